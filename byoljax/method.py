@@ -1,0 +1,140 @@
+"""What a self-supervised method is: six pure functions and the promises that they keep.
+
+The train step, the loop, the evaluations and the checkpoints know nothing else about a method.
+A linear probe is a method, too.
+
+The contract, checked for every row of `byoljax.methods.METHODS`:
+
+1. `loss` is this device's value; its mean over the devices is the objective. Terms that need the
+   global batch use `parallel.all_gather` or `parallel.pmean`.
+2. What comes back in `method_state` is identical on all devices.
+3. `key` is the same on all devices and a function of (seed, step). Noise that differs between
+   examples folds in the example's global position, so results do not depend on the device count.
+4. Schedules are functions of the traced `step`; there is no Python branch on it.
+5. `init` copies, it never aliases: the whole state is donated to the step.
+6. Losses, moving averages and statistics are float32 whatever the compute dtype.
+7. A method imports no other method, and reads `batch['label']` only if it is supervised.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+PyTree = Any
+Batch = dict[str, Any]
+"""One device's part of a batch, b examples.
+
+views: tuple of float32 [b, S, S, 3], normalised; sizes may differ between views.
+index: int32 [b], position in the data set. label: int32 [b], -1 where unknown.
+"""
+
+
+class Aux(NamedTuple):
+  """What `Method.loss` returns beside the loss.
+
+  Attributes:
+    method_state: the new method state, identical on all devices.
+    metrics: scalars of this device; the step averages them over the devices.
+    embedding: float32 [b, D], the encoder's output for view 0, for probes and collapse metrics.
+  """
+
+  method_state: PyTree
+  metrics: dict[str, jax.Array]
+  embedding: jax.Array
+
+
+class Method(NamedTuple):
+  """A self-supervised method as pure functions; see the module's contract.
+
+  Attributes:
+    init: (key, batch) -> (params, method_state). `params` is a dict of roles ('encoder', ...).
+    loss: (params, method_state, batch, key, step) -> (float32 scalar, Aux). Differentiated with
+      respect to `params` only.
+    post_step: (params, method_state, step) -> (params, method_state), after the optimiser.
+    embed: (params, method_state, images [N, S, S, 3]) -> {tap: [N, D]}; evaluation mode, without
+      collectives. The default tap is 'embedding'.
+    groups: (params) -> tree of optimiser group names with the structure of `params`.
+    refresh: None, or (params, method_state, features, key) -> method_state: rare host-side work.
+  """
+
+  init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
+  loss: Callable[[PyTree, PyTree, Batch, jax.Array, jax.Array], tuple[jax.Array, Aux]]
+  post_step: Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, PyTree]]
+  embed: Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]]
+  groups: Callable[[PyTree], PyTree]
+  refresh: Callable[[PyTree, PyTree, Any, jax.Array], PyTree] | None = None
+
+
+def default_groups(params: PyTree) -> PyTree:
+  """Puts every parameter into the optimiser group 'default'."""
+  return jax.tree.map(lambda _: 'default', params)
+
+
+def keep(params: PyTree, method_state: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:
+  """The `post_step` of a method that does nothing after the optimiser."""
+  del step
+  return params, method_state
+
+
+def with_online_probe(
+  method: Method,
+  head_init: Callable[[jax.Array, jax.Array], PyTree],
+  head_apply: Callable[[PyTree, jax.Array], jax.Array],
+  probe_loss: Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]],
+) -> Method:
+  """Adds a linear classifier that watches the embedding and never touches it.
+
+  The probe sees the embedding of view 0 behind a stop-gradient, its parameters form the optimiser
+  group 'probe', and its metrics are named 'probe/*'. The encoder's training is bit-equal with and
+  without it, whatever the labels are.
+
+  Args:
+    method: the method to watch.
+    head_init: (key, embedding [b, D]) -> head parameters.
+    head_apply: (head parameters, embedding [b, D]) -> logits [b, C].
+    probe_loss: (logits [b, C], labels int32 [b]) -> (scalar, metrics); labels of -1 do not count.
+
+  Returns:
+    The method with one more role, 'probe', in its parameters.
+  """
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
+    params, state = method.init(key, batch)
+    embedding = method.embed(params, state, batch['views'][0])['embedding']
+    return params | {'probe': head_init(jax.random.fold_in(key, 1), embedding)}, state
+
+  def loss(
+    params: PyTree, state: PyTree, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    value, aux = method.loss(_without_probe(params), state, batch, key, step)
+    logits = head_apply(params['probe'], jax.lax.stop_gradient(aux.embedding))
+    probe_value, metrics = probe_loss(logits, batch['label'])
+    named = {f'probe/{name}': metric for name, metric in metrics.items()}
+    return value + probe_value, aux._replace(metrics=aux.metrics | named)
+
+  def post_step(params: PyTree, state: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:
+    inner, state = method.post_step(_without_probe(params), state, step)
+    return inner | {'probe': params['probe']}, state
+
+  def embed(params: PyTree, state: PyTree, images: jax.Array) -> dict[str, jax.Array]:
+    return method.embed(_without_probe(params), state, images)
+
+  def groups(params: PyTree) -> PyTree:
+    probe = jax.tree.map(lambda _: 'probe', params['probe'])
+    return method.groups(_without_probe(params)) | {'probe': probe}
+
+  return method._replace(
+    init=init, loss=loss, post_step=post_step, embed=embed, groups=groups
+  )
+
+
+def _without_probe(params: PyTree) -> PyTree:
+  return {role: value for role, value in params.items() if role != 'probe'}
+
+
+def embedding_size(method: Method, params: PyTree, state: PyTree, images: jax.Array) -> int:
+  """The number D of embedding dimensions, found without computing anything."""
+  shapes = jax.eval_shape(method.embed, params, state, images)
+  return int(shapes['embedding'].shape[-1])
+

@@ -1,0 +1,161 @@
+"""Devices and processes: per-device code over one named axis, and how it is mapped.
+
+Every loss, batch normalisation and train step is written for ONE device and names the axis
+`AXIS` where it needs the others. The collectives here are the identity when the axis is None, so
+the same functions run eagerly in a notebook.
+
+`spmd` maps such a function with `jax.pmap`; `spmd_shard_map` is its twin on `jax.shard_map`, kept
+equal by a test, so that leaving `pmap` is a change of one line. State has no device axis: it is
+placed once by `replicate` and stays where it is, donated from step to step.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+AXIS = 'batch'
+PyTree = Any
+
+
+def pmean(tree: PyTree, axis: str | None = AXIS) -> PyTree:
+  """Mean over the devices of `axis`; the identity when `axis` is None."""
+  return tree if axis is None else lax.pmean(tree, axis)
+
+
+def psum(tree: PyTree, axis: str | None = AXIS) -> PyTree:
+  """Sum over the devices of `axis`; the identity when `axis` is None."""
+  return tree if axis is None else lax.psum(tree, axis)
+
+
+def all_gather(x: jax.Array, axis: str | None = AXIS) -> jax.Array:
+  """Concatenates [b, ...] of every device to the global [B, ...], in device order.
+
+  Differentiable: the cotangents of all devices' copies are summed back to the owner.
+  """
+  return x if axis is None else lax.all_gather(x, axis, tiled=True)
+
+
+def axis_index(axis: str | None = AXIS) -> jax.Array:
+  """This device's position on `axis`, int32; 0 when `axis` is None."""
+  return jnp.zeros((), jnp.int32) if axis is None else lax.axis_index(axis)
+
+
+def axis_size(axis: str | None = AXIS) -> int:
+  """Number of devices on `axis`; 1 when `axis` is None."""
+  return 1 if axis is None else lax.axis_size(axis)
+
+
+def local_mesh() -> Mesh:
+  """This process's devices as a one-axis mesh, in the order in which `pmap` uses them."""
+  return Mesh(np.array(jax.local_devices()), (AXIS,))
+
+
+def replicate(tree: PyTree) -> PyTree:
+  """Copies a tree of arrays to every local device, without adding a device axis.
+
+  The copy is real: `device_put` would alias a buffer that already lies on the first device, and
+  donating the result would then delete the caller's array as well. Placed like this once, a state
+  neither recompiles nor is resharded by `spmd`.
+  """
+  sharding = NamedSharding(local_mesh(), PartitionSpec())
+  return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), tree)
+
+
+def shard(batch: Mapping[str, Any]) -> dict[str, Any]:
+  """Splits the leading axis of each host array [n, ...] into [local devices, n / devices, ...]."""
+  devices = jax.local_device_count()
+
+  def split(x: np.ndarray) -> np.ndarray:
+    if x.shape[0] % devices:
+      raise ValueError(
+        f'A batch of {x.shape[0]} examples cannot be split over {devices} devices: '
+        f'use a multiple of {devices}.'
+      )
+    return x.reshape(devices, x.shape[0] // devices, *x.shape[1:])
+
+  return jax.tree.map(split, dict(batch))
+
+
+def fetch(tree: PyTree) -> PyTree:
+  """Copies a replicated tree to the host as NumPy arrays: this waits for the device."""
+  return jax.tree.map(_fetch_leaf, tree)
+
+
+def _fetch_leaf(x: Any) -> np.ndarray:
+  # Any one replica is the value; asking for the whole array would fail across processes.
+  if isinstance(x, jax.Array) and not x.is_fully_addressable:
+    return np.asarray(x.addressable_data(0))
+  return np.asarray(x)
+
+
+def spmd(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
+  """Maps `step(state, batch) -> outputs` over the local devices (and all processes) by `pmap`.
+
+  Args:
+    step: per-device function over the axis `AXIS`; its outputs must be equal on all devices.
+    donate: whether the state's buffers may be reused for the outputs.
+
+  Returns:
+    A compiled function of (state without a device axis, batch [local devices, b, ...]).
+  """
+  return jax.pmap(
+    step,
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=None,  # type: ignore[arg-type]
+    donate_argnums=(0,) if donate else (),
+  )
+
+
+def spmd_shard_map(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
+  """The twin of `spmd` on `jax.shard_map`: batches are [B, ...], split along the first axis.
+
+  `check_vma=False` is not a detail: with it on, differentiating with respect to the replicated
+  parameters already sums the gradients over the devices, and the step's own mean would be wrong
+  by a factor of the device count.
+  """
+  mesh = Mesh(np.array(jax.devices()), (AXIS,))
+  mapped = jax.shard_map(
+    step,
+    mesh=mesh,
+    in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+    out_specs=PartitionSpec(),
+    check_vma=False,
+  )
+  return jax.jit(mapped, donate_argnums=(0,) if donate else ())
+
+
+def spmd_map(fn: Callable[..., Any]) -> Callable[..., Any]:
+  """Maps `fn(replicated, sharded) -> sharded`: outputs keep a leading [local devices] axis."""
+  return jax.pmap(fn, axis_name=AXIS, in_axes=(None, 0), out_axes=0)
+
+
+def must_await_every_step() -> bool:
+  """Whether steps may not be queued ahead of the devices.
+
+  The CPU backend aborts the process when too many multi-device steps are in flight.
+  """
+  return jax.default_backend() == 'cpu' and jax.device_count() > 1
+
+
+def initialize_processes(
+  coordinator_address: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+  """Joins this process to the others before any device is used; does nothing when none is named.
+
+  Raises:
+    ValueError: only some of the three were given.
+  """
+  given = [value is not None for value in (coordinator_address, num_processes, process_id)]
+  if not any(given):
+    return
+  if not all(given):
+    raise ValueError(
+      '--coordinator_address, --num_processes and --process_id go together: give all three or none.'
+    )
+  jax.distributed.initialize(coordinator_address, num_processes, process_id)

@@ -1,0 +1,159 @@
+"""The one train step: per device, pure, and ignorant of the method that it trains.
+
+Pretraining, a linear probe and fine-tuning all go through `train_step`. Randomness is a function
+of (seed, step, example), so the step number in the state is the only cursor and a resumed run is
+bit-equal to an uninterrupted one.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from byoljax import parallel
+from byoljax.method import Aux, Batch, Method
+
+PyTree = Any
+Metrics = dict[str, jax.Array]
+Augment = Callable[[Batch, jax.Array], Batch]
+Diagnose = Callable[[jax.Array], Metrics]
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything that training changes; arrays only.
+
+  Attributes:
+    step: int32 scalar, the number of optimiser steps done.
+    params: what the optimiser trains, a dict of roles.
+    opt_state: the optimiser's state.
+    method_state: what the method changes without a gradient (targets, statistics, queues).
+    key: uint32 [2], the run's random key data; it never changes.
+  """
+
+  step: jax.Array
+  params: PyTree
+  opt_state: PyTree
+  method_state: PyTree
+  key: jax.Array
+
+
+def init_state(
+  method: Method, tx: optax.GradientTransformation, batch: Batch, seed: int
+) -> TrainState:
+  """Builds the state at step 0 from an augmented example batch (only its shapes matter)."""
+  key = jax.random.key(seed)
+
+  def create() -> TrainState:
+    params, method_state = method.init(jax.random.fold_in(key, 0), batch)
+    return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      opt_state=tx.init(params),
+      method_state=method_state,
+      key=jax.random.key_data(jax.random.fold_in(key, 1)),
+    )
+
+  return jax.jit(create)()
+
+
+def train_step(
+  state: TrainState,
+  batch: Batch,
+  *,
+  method: Method,
+  tx: optax.GradientTransformation,
+  augment: Augment,
+  diagnose: Diagnose | None = None,
+  accumulate: int = 1,
+  axis: str | None = parallel.AXIS,
+) -> tuple[TrainState, Metrics]:
+  """One optimiser step on this device's part of the batch.
+
+  Args:
+    state: the same on all devices.
+    batch: this device's b examples, before augmentation.
+    method: see `byoljax.method`.
+    tx: the optimiser of all parameter groups.
+    augment: (batch, step) -> batch with float32 'views'.
+    diagnose: embedding [b, D] -> metrics that are already global, such as collapse metrics.
+    accumulate: splits the batch into this many micro-batches whose gradients are averaged, to save
+      memory. Batch statistics are per micro-batch; the optimiser, the target's moving average and
+      every schedule still move once per step.
+    axis: the mapped axis, or None on a single device.
+
+  Returns:
+    The next state and the step's metrics, both equal on all devices.
+  """
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+  def gradients(method_state: PyTree, part: Batch, part_key: jax.Array) -> tuple[PyTree, Aux]:
+    def objective(params: PyTree) -> tuple[jax.Array, Aux]:
+      value, aux = method.loss(
+        params, method_state, augment(part, state.step), part_key, state.step
+      )
+      # Averaged here and again below: this is right under every way of mapping the step.
+      return parallel.pmean(value, axis), aux
+
+    (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+    return grads, aux
+
+  if accumulate == 1:
+    grads, aux = gradients(state.method_state, batch, key)
+  else:
+    grads, aux = _accumulated(gradients, state.method_state, batch, key, accumulate)
+  grads, metrics = parallel.pmean((grads, aux.metrics), axis)
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  params, method_state = method.post_step(params, aux.method_state, state.step)
+  metrics |= _gradient_norms(grads, method.groups(state.params))
+  if diagnose is not None:
+    metrics |= diagnose(aux.embedding)
+  next_state = state.replace(  # type: ignore[attr-defined]
+    step=state.step + 1, params=params, opt_state=opt_state, method_state=method_state
+  )
+  return next_state, metrics
+
+
+def _accumulated(
+  gradients: Callable[[PyTree, Batch, jax.Array], tuple[PyTree, Aux]],
+  method_state: PyTree,
+  batch: Batch,
+  key: jax.Array,
+  parts: int,
+) -> tuple[PyTree, Aux]:
+  """Averages gradients and metrics over micro-batches, threading the method state through them.
+
+  Micro-batch i holds the examples whose position is i modulo `parts`. Strided like this its global
+  content, and with it every batch statistic, does not depend on the number of devices.
+  """
+
+  def split(x: jax.Array) -> jax.Array:
+    return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+
+  def one(carry: PyTree, part: tuple[Batch, jax.Array]) -> tuple[PyTree, Any]:
+    micro_batch, position = part
+    grads, aux = gradients(carry, micro_batch, jax.random.fold_in(key, position))
+    return aux.method_state, (grads, aux.metrics, aux.embedding)
+
+  micro = jax.tree.map(split, batch)
+  method_state, (grads, metrics, embedding) = jax.lax.scan(
+    one, method_state, (micro, jnp.arange(parts))
+  )
+  grads, metrics = jax.tree.map(lambda x: x.mean(0), (grads, metrics))
+  return grads, Aux(method_state, metrics, embedding.reshape(-1, embedding.shape[-1]))
+
+
+def _gradient_norms(grads: PyTree, groups: PyTree) -> Metrics:
+  """Global L2 norms: 'grad_norm' of the method's own parameters, 'probe/grad_norm' of the probe's.
+
+  Kept apart because the probe's gradient depends on the labels, the method's must not.
+  """
+  pairs = list(zip(jax.tree.leaves(grads), jax.tree.leaves(groups), strict=True))
+  own = [leaf for leaf, group in pairs if group != 'probe']
+  probe = [leaf for leaf, group in pairs if group == 'probe']
+  norms = {'grad_norm': optax.global_norm(own)}
+  return norms | ({'probe/grad_norm': optax.global_norm(probe)} if probe else {})
