@@ -66,6 +66,30 @@ class Method(NamedTuple):
   refresh: Callable[[PyTree, PyTree, Any, jax.Array], PyTree] | None = None
 
 
+class Setting(NamedTuple):
+  """What a method's builder may know about the run that it is built for.
+
+  Attributes:
+    total_steps: optimiser steps of the whole run; schedules end there.
+    num_examples: size of the training set.
+    num_classes: classes of the training set; 0 without labels.
+    axis: the mapped axis, or None on a single device.
+    dtype: compute type of the networks, 'float32' or 'bfloat16'.
+    pretrained: (params, batch statistics) of an encoder to start from, or None.
+  """
+
+  total_steps: int
+  num_examples: int = 0
+  num_classes: int = 0
+  axis: str | None = None
+  dtype: str = 'float32'
+  pretrained: tuple[PyTree, PyTree] | None = None
+
+
+MakeEncoder = Callable[[str | None], Any]
+"""Batch-norm axis -> encoder module; a method decides where its statistics are synchronised."""
+
+
 def default_groups(params: PyTree) -> PyTree:
   """Puts every parameter into the optimiser group 'default'."""
   return jax.tree.map(lambda _: 'default', params)

@@ -1,0 +1,268 @@
+"""Configurations: load a recipe, override fields, say what is wrong with them in one sentence.
+
+A recipe is a Python file with `get_config(arg='') -> ConfigDict`, named on the command line as
+`configs/byol.py:arg`. It is code and runs as code: do not load one that you do not trust.
+Every field can be overridden (`--config.optim.base_lr=0.3`), keeps the type of its default, and
+holds a base quantity: peak learning rates, steps per epoch and the like are derived when the run
+is assembled, so that an override never leaves a stale value behind.
+
+Durations are strings with a unit: '40 epochs', '500 steps', '1000000 examples' or '10 %' of the
+run.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import difflib
+import importlib.util
+import json
+import math
+import pathlib
+import re
+import sys
+from typing import Any
+
+import ml_collections
+
+# Fields that may change between two starts of one run: they do not change what is computed.
+NEUTRAL = ('log', 'profile', 'checkpoint', 'data.dir', 'data.threads')
+
+_UNITS = {
+  'step': 'steps',
+  'steps': 'steps',
+  'epoch': 'epochs',
+  'epochs': 'epochs',
+  'ep': 'epochs',
+  'example': 'examples',
+  'examples': 'examples',
+  '%': '%',
+}
+
+
+class ConfigError(ValueError):
+  """A mistake in a configuration or on the command line; the message is for the user."""
+
+
+@contextlib.contextmanager
+def user_errors(where: str = '') -> Iterator[None]:
+  """Turns a builder's complaint about its arguments into a `ConfigError`.
+
+  Args:
+    where: prefix of the message, such as 'config.encoder'.
+
+  Raises:
+    ConfigError: from ValueError, TypeError and OSError inside the block.
+  """
+  try:
+    yield
+  except ConfigError:
+    raise
+  except (ValueError, TypeError, OSError) as error:
+    prefix = f'{where}: ' if where else ''
+    raise ConfigError(f'{prefix}{error}') from error
+
+
+def choose(kind: str, name: str, table: Mapping[str, Any] | Sequence[str]) -> Any:
+  """Looks `name` up in a table (or checks it against a list) of what is allowed.
+
+  Raises:
+    ConfigError: unknown name; the message lists the valid ones and the closest.
+  """
+  if name not in table:
+    raise ConfigError(f"unknown {kind} '{name}'{closest(name, table)}; valid: {', '.join(table)}.")
+  return table[name] if isinstance(table, Mapping) else name
+
+
+def closest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
+  """Returns ", did you mean 'x'?" or an empty string."""
+  near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+  return f", did you mean '{near[0]}'?" if near else ''
+
+
+def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collections.ConfigDict:
+  """Runs a recipe and applies overrides.
+
+  Args:
+    spec: path of the recipe, optionally followed by ':' and its argument.
+    overrides: (dotted field, text) pairs, applied in order.
+
+  Raises:
+    ConfigError: no such file, an argument that the recipe refuses, an unknown field, a value of
+      the wrong type.
+  """
+  path_text, _, arg = spec.partition(':')
+  path = pathlib.Path(path_text)
+  if not path.is_file():
+    recipes = sorted(str(p) for p in path.parent.glob('*.py') if p.stem != 'base')
+    hint = closest(str(path), recipes) or f'; recipes there: {", ".join(recipes) or "none"}'
+    raise ConfigError(f"no configuration file '{path}'{hint}")
+  get_config = _import(path)
+  with user_errors(f"--config={path}:{arg}" if arg else f'--config={path}'):
+    config = get_config(arg)
+  for name, text in overrides:
+    override(config, name, text)
+  return config.lock()
+
+
+def _import(path: pathlib.Path) -> Any:
+  """Imports a recipe by path; its directory's parent is importable meanwhile (`configs.base`)."""
+  root = str(path.resolve().parent.parent)
+  module_spec = importlib.util.spec_from_file_location(f'byoljax_recipe_{path.stem}', path)
+  if module_spec is None or module_spec.loader is None:
+    raise ConfigError(f"'{path}' is not a Python file.")
+  module = importlib.util.module_from_spec(module_spec)
+  sys.path.insert(0, root)
+  try:
+    module_spec.loader.exec_module(module)
+  except SyntaxError as error:
+    raise ConfigError(f"'{path}' is not valid Python: {error}.") from error
+  finally:
+    sys.path.remove(root)
+  if not hasattr(module, 'get_config'):
+    raise ConfigError(f"'{path}' has no get_config(arg) function.")
+  return module.get_config
+
+
+def override(config: ml_collections.ConfigDict, name: str, text: str) -> None:
+  """Sets the dotted field `name` from text, in place, keeping the type of the present value.
+
+  Raises:
+    ConfigError: no such field (with the closest one), or text that does not fit the type.
+  """
+  fields = flatten(config)
+  if name not in fields:
+    inner = [field for field in fields if field.startswith(f'{name}.')]
+    if inner:
+      raise ConfigError(f"'{name}' is a group of fields; set one of {', '.join(inner)}.")
+    near = difflib.get_close_matches(name, fields, n=1, cutoff=0.6) or [
+      f for f in fields if f.split('.')[-1] == name.split('.')[-1]
+    ]
+    hint = f", did you mean '{near[0]}'?" if near else '; --print_config shows all fields.'
+    raise ConfigError(f"unknown field '{name}' in --config.{name}={text}{hint}")
+  *groups, last = name.split('.')
+  target = config
+  for group in groups:
+    target = target[group]
+  with target.unlocked():
+    target[last] = _convert(name, text, fields[name])
+
+
+def _convert(name: str, text: str, present: Any) -> Any:
+  """Parses text as the type of the present value."""
+  kind = type(present)
+  try:
+    if kind is bool:
+      return {'true': True, '1': True, 'false': False, '0': False}[text.lower()]
+    if kind is int:
+      number = float(text) if re.search(r'[.eE]', text) else int(text)
+      if number != int(number):
+        raise ValueError
+      return int(number)
+    if kind is float:
+      return float(text)
+    if kind is tuple:
+      return _convert_tuple(text, present)
+    return text
+  except (ValueError, KeyError, SyntaxError, TypeError, OverflowError):
+    wanted = {bool: 'true or false', int: 'a whole number', float: 'a number'}.get(
+      kind, f'a tuple such as {present}'
+    )
+    raise ConfigError(
+      f"--config.{name}={text}: '{text}' is not {wanted} (the default is {present!r})."
+    ) from None
+
+
+def _convert_tuple(text: str, present: tuple[Any, ...]) -> tuple[Any, ...]:
+  value = ast.literal_eval(text)
+  items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+  if present:
+    kind = type(present[0])
+    if kind in (int, float) and not all(type(item) in (int, float) for item in items):
+      raise ValueError
+    if any(kind(item) != item for item in items):
+      raise ValueError
+    items = tuple(kind(item) for item in items)
+  return items
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Returns {dotted field: value} for every leaf of a nested configuration."""
+  flat: dict[str, Any] = {}
+  for name, value in config.items():
+    if isinstance(value, (Mapping, ml_collections.ConfigDict)):
+      flat |= flatten(value, f'{prefix}{name}.')  # type: ignore[arg-type]
+    else:
+      flat[f'{prefix}{name}'] = value
+  return flat
+
+
+def describe(config: ml_collections.ConfigDict) -> str:
+  """One 'field = value' line per leaf, as `--print_config` shows them."""
+  flat = flatten(config)
+  width = max(len(name) for name in flat)
+  return '\n'.join(f'--config.{name:<{width}} = {value!r}' for name, value in flat.items())
+
+
+def to_json(config: ml_collections.ConfigDict) -> str:
+  """The configuration as indented JSON; tuples become lists."""
+  return json.dumps(json.loads(config.to_json()), indent=2)
+
+
+def from_json(data: Mapping[str, Any]) -> ml_collections.ConfigDict:
+  """The inverse of `to_json` on parsed JSON: every list becomes a tuple again."""
+
+  def restore(value: Any) -> Any:
+    if isinstance(value, Mapping):
+      return {name: restore(item) for name, item in value.items()}
+    return tuple(restore(item) for item in value) if isinstance(value, list) else value
+
+  return ml_collections.ConfigDict(restore(data)).lock()
+
+
+def differences(
+  old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+) -> list[str]:
+  """Lists the fields that make two runs different, as 'field: old -> new'; see `NEUTRAL`."""
+  a, b = flatten(old), flatten(new)
+  absent = '(absent)'
+  return [
+    f'{name}: {a.get(name, absent)!r} -> {b.get(name, absent)!r}'
+    for name in sorted(a.keys() | b.keys())
+    if a.get(name, absent) != b.get(name, absent)
+    and not any(name == field or name.startswith(f'{field}.') for field in NEUTRAL)
+  ]
+
+
+def duration(
+  field: str, text: str, *, steps_per_epoch: int, batch_size: int, total_steps: int | None = None
+) -> int:
+  """Converts a duration to a whole number of optimiser steps.
+
+  Args:
+    field: the field's name, for messages.
+    text: '40 epochs', '500 steps', '1e6 examples' or, of a known total, '10 %'.
+    steps_per_epoch: whole batches in one pass over the data.
+    batch_size: global examples per step.
+    total_steps: the run's length, needed for percentages.
+
+  Raises:
+    ConfigError: not a duration, negative, or a percentage where no total is known.
+  """
+  match = re.fullmatch(r'\s*([0-9.eE+-]+)\s*([a-z%]+)\s*', str(text))
+  unit = _UNITS.get(match.group(2)) if match else None
+  try:
+    amount = float(match.group(1)) if match else math.nan
+  except ValueError:
+    amount = math.nan
+  if unit is None or not math.isfinite(amount) or amount < 0 or (unit == '%' and not total_steps):
+    units = "steps, epochs or examples" + (', or in % of the run' if total_steps else '')
+    raise ConfigError(
+      f"{field}='{text}' is not a duration: write a number in {units}, such as '10 epochs'."
+    )
+  per_unit = {
+    'steps': 1.0,
+    'epochs': float(steps_per_epoch),
+    'examples': 1.0 / batch_size,
+    '%': (total_steps or 0) / 100.0,
+  }
+  return round(amount * per_unit[unit])

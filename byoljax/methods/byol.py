@@ -1,0 +1,184 @@
+"""BYOL: Bootstrap Your Own Latent (Grill et al. 2020, arXiv 2006.07733).
+
+An online network (encoder, projector, predictor) predicts, from one view of an image, the
+projection that a slowly moving target network (encoder, projector) gives to the other view.
+
+As in the paper and in the authors' code: every view is a forward pass of its own, so batch
+normalisation sees one view at a time and its running statistics move twice a step; the two
+directions of the loss are summed, not averaged; the target runs in train mode with its own batch
+statistics, and only its parameters are moving averages; tau rises to 1 on a cosine, per optimiser
+step; the average takes in the parameters that the optimiser has just written.
+
+Different from the authors' code:
+- the target holds no predictor and no classifier, which were never used there;
+- the target starts as an independent draw, as theirs does, but its running statistics are kept
+  only so that it can be evaluated.
+
+Beyond the paper's method: the ablations of its target (`target_mode`), a one-directional loss.
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax.losses import regression
+from byoljax.method import Aux, Batch, MakeEncoder, Method, Setting, default_groups
+from byoljax.models import heads
+from byoljax.models.net import Net, stack
+from byoljax.ops import ema
+
+PyTree = Any
+Schedule = Callable[[jax.Array], jax.Array]
+
+TARGET_MODES = ('ema', 'constant_random', 'stop_gradient', 'none')
+_SHARED = ('encoder', 'projector')
+
+
+@flax.struct.dataclass
+class ByolState:
+  """What BYOL changes without a gradient.
+
+  Attributes:
+    bn: running statistics of the online network, by role.
+    target_params: encoder and projector of the target.
+    target_bn: running statistics of the target.
+  """
+
+  bn: PyTree
+  target_params: PyTree
+  target_bn: PyTree
+
+
+def byol(
+  online: Net,
+  target: Net,
+  *,
+  tau: Schedule,
+  target_mode: str = 'ema',
+  symmetric: bool = True,
+) -> Method:
+  """BYOL over two networks; `build` makes them.
+
+  Args:
+    online: outputs 'embedding', 'projection' and, unless it is ablated, 'prediction'.
+    target: outputs 'embedding' and 'projection'; its parameters are the online ones' namesakes.
+    tau: step -> weight of the old target in the moving average, in [0, 1].
+    target_mode: 'ema'; 'constant_random' (never updated); 'stop_gradient' (the online network
+      behind a stop-gradient); 'none' (the online network, gradients included).
+    symmetric: sum both directions of the loss, or predict view 1 from view 0 only.
+  """
+  separate = target_mode in ('ema', 'constant_random')
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, ByolState]:
+    view = batch['views'][0]
+    params, bn = online.init(jax.random.fold_in(key, 0), view)
+    if not separate:
+      return params, ByolState(bn, {}, {})
+    target_params, target_bn = target.init(jax.random.fold_in(key, 1), view)
+    return params, ByolState(bn, target_params, target_bn)
+
+  def loss(
+    params: PyTree, state: ByolState, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    del key
+    first, second = batch['views']
+    on_first, bn = online.apply(params, state.bn, first, train=True)
+    on_second, bn = online.apply(params, bn, second, train=True)
+    target_bn = state.target_bn
+    if separate:
+      to_first, target_bn = target.apply(state.target_params, target_bn, first, train=True)
+      to_second, target_bn = target.apply(state.target_params, target_bn, second, train=True)
+    else:
+      to_first, to_second = on_first, on_second
+    goal = (lambda z: z) if target_mode == 'none' else lax.stop_gradient
+    p_first, p_second = _prediction(on_first), _prediction(on_second)
+    value = regression.cosine_regression(p_first, goal(to_second['projection']))
+    if symmetric:
+      value += regression.cosine_regression(p_second, goal(to_first['projection']))
+    metrics = {
+      'loss': value,
+      'tau': tau(step) if target_mode == 'ema' else jnp.ones((), jnp.float32),
+      'collapse/online_target_cosine': _mean_cosine(
+        on_first['projection'], to_first['projection']
+      ),
+    }
+    new_state = state.replace(bn=bn, target_bn=target_bn)  # type: ignore[attr-defined]
+    return value, Aux(new_state, metrics, on_first['embedding'])
+
+  def post_step(params: PyTree, state: ByolState, step: jax.Array) -> tuple[PyTree, ByolState]:
+    if target_mode != 'ema':
+      return params, state
+    shared = {role: params[role] for role in _SHARED}
+    moved = ema.update(state.target_params, shared, tau(step))
+    return params, state.replace(target_params=moved)  # type: ignore[attr-defined]
+
+  def embed(params: PyTree, state: ByolState, images: jax.Array) -> dict[str, jax.Array]:
+    outputs, _ = online.apply(params, state.bn, images, train=False, upto='projection')
+    return {name: outputs[name] for name in ('embedding', 'projection')}
+
+  return Method(init, loss, post_step, embed, default_groups)
+
+
+def _prediction(outputs: dict[str, jax.Array]) -> jax.Array:
+  """The predictor's output, or the projection itself where the predictor is ablated."""
+  return outputs.get('prediction', outputs['projection'])
+
+
+def _mean_cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+  """Mean cosine similarity of [b, D] pairs: how far the target is from the online network."""
+  return 1.0 - 0.5 * regression.cosine_regression(lax.stop_gradient(a), lax.stop_gradient(b))
+
+
+def build(
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  *,
+  projector: Sequence[int] = (4096, 256),
+  predictor: Sequence[int] = (4096, 256),
+  base_tau: float = 0.99,
+  target_mode: str = 'ema',
+  symmetric: bool = True,
+) -> Method:
+  """Builds BYOL from an encoder factory and its configuration.
+
+  Args:
+    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    setting: the run; tau reaches 1 at its last step.
+    projector: hidden and output sizes of the projector.
+    predictor: hidden and output sizes of the predictor; () removes it (it will collapse).
+    base_tau: tau at step 0, in [0, 1]; the paper's .99 for 300 epochs, .996 for 1000.
+    target_mode: one of `TARGET_MODES`.
+    symmetric: whether both directions of the loss are summed.
+
+  Raises:
+    ValueError: an unknown target mode, tau outside [0, 1], sizes that do not fit together.
+  """
+  if target_mode not in TARGET_MODES:
+    raise ValueError(f"target_mode='{target_mode}' is not one of {', '.join(TARGET_MODES)}.")
+  if not 0.0 <= base_tau <= 1.0:
+    raise ValueError(f'base_tau={base_tau} must be between 0 and 1.')
+  if not projector:
+    raise ValueError('projector=() is empty: give at least an output size, such as (4096, 256).')
+  if predictor and predictor[-1] != projector[-1]:
+    raise ValueError(
+      f'the predictor puts out {predictor[-1]} values but the projector {projector[-1]}: '
+      f'the last numbers of both must be equal.'
+    )
+  head = functools.partial(heads.MLPHead, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype))
+  shared = (
+    ('encoder', 'embedding', make_encoder(setting.axis)),
+    ('projector', 'projection', head(features=tuple(projector))),
+  )
+  last = ('predictor', 'prediction', head(features=tuple(predictor)))
+  return byol(
+    stack((*shared, last) if predictor else shared),
+    stack(shared),
+    tau=ema.cosine_tau(base_tau, setting.total_steps),
+    target_mode=target_mode,
+    symmetric=symmetric,
+  )

@@ -1,0 +1,134 @@
+"""What the recipes share: every field there is, with a value that is right for most of them.
+
+Recipes start from `get_config()`, replace what differs and end in `finish(config, options)`.
+All values are base quantities; see `byoljax.config` for durations and overrides.
+"""
+
+from ml_collections import ConfigDict
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+
+
+def view(**changes) -> dict:
+  """One view's augmentation: BYOL's first view (arXiv 2006.07733, table 6), with changes."""
+  return {
+    'size': 224,  # pixels
+    'crop_scale': (0.08, 1.0),  # share of the area
+    'crop_ratio': (0.75, 4 / 3),  # width / height, log-uniform
+    'flip_prob': 0.5,
+    'jitter_prob': 0.8,  # the four below, in random order
+    'brightness': 0.4,
+    'contrast': 0.4,
+    'saturation': 0.2,
+    'hue': 0.1,
+    'gray_prob': 0.2,
+    'blur_prob': 1.0,  # kernel size follows the view's size
+    'blur_sigma': (0.1, 2.0),  # pixels
+    'solarize_prob': 0.0,
+    'solarize_threshold': 0.5,
+  } | changes
+
+
+def linear_protocol(**changes) -> dict:
+  """Linear evaluation as in BYOL's appendix C.1, with changes."""
+  return {
+    'length': '80 epochs',
+    'batch_size': 1024,
+    # Each rate trains a head of its own, side by side; the best on held-out training images wins.
+    'base_lr': (0.4, 0.3, 0.2, 0.1, 0.05),  # per 256 examples
+    'held_out': 0.1,  # share of the training images that chooses the rate
+    'crop_scale': (0.08, 1.0),
+    'seed': 0,
+  } | changes
+
+
+def get_config() -> ConfigDict:
+  """Every field, for pretraining at ImageNet's scale unless a recipe says otherwise."""
+  return ConfigDict(
+    {
+      'task': 'pretrain',
+      'seed': 0,
+      'train': {
+        'length': '300 epochs',
+        'batch_size': 4096,  # global
+        'accumulate': 1,  # micro-batches per step
+      },
+      'data': {
+        'name': 'imagenet2012',
+        'dir': '',  # '' = $TFDS_DATA_DIR or TFDS's default; a path for folder and npz
+        'mean': IMAGENET_MEAN,
+        'std': IMAGENET_STD,
+        'threads': 0,  # 0 = as many as there are cores
+      },
+      'augment': {'device': 'accelerator'},  # or 'host': photometric part in tf.data
+      'views': {'view1': view(), 'view2': view(blur_prob=0.1, solarize_prob=0.2)},
+      'encoder': {
+        'name': 'resnet50',
+        'width': 1,
+        'stem': 'imagenet',  # or 'cifar'
+        'padding': 'torch',  # or 'same'
+        'zero_init_residual': False,
+        'dtype': 'float32',  # or 'bfloat16' for the computation
+      },
+      'method': {'name': 'byol'},
+      'optim': {
+        'name': 'lars',
+        'base_lr': 0.3,  # per 256 examples
+        'warmup': '10 epochs',
+        'end_lr': 0.0,  # share of the peak
+        'weight_decay': 1e-6,
+        'momentum': 0.9,
+        'nesterov': False,
+        'trust_coefficient': 0.001,
+        'exclude_bias_and_norm': True,  # from weight decay and adaptation
+        'clip_norm': 0.0,  # 0 = off
+      },
+      # A linear classifier that watches the encoder; it has its own optimiser and no way back.
+      'probe': {'online': True, 'base_lr': 0.2, 'momentum': 0.9},
+      'evals': {
+        'image_size': 224,
+        'batch_size': 512,
+        'knn': {
+          'every': '10 epochs',  # '0 epochs' = at the end only
+          'k': (1, 5, 10, 20, 50, 100, 200),
+          'temperature': (0.07, 0.1, 0.2),
+          'max_bank': 50000,  # training images in the periodic bank; 0 = all
+        },
+        'final': False,  # k-NN and linear table with baselines at the end of the run
+        'linear': linear_protocol(),
+      },
+      'checkpoint': {'every': '10 epochs', 'keep': 2},
+      'log': {'every': '50 steps', 'tensorboard': True, 'csv': False, 'verbose': False},
+      'profile': {'start': 0, 'steps': 0},  # trace of these steps; 0 steps = off
+    }
+  )
+
+
+def smoke(config: ConfigDict) -> ConfigDict:
+  """A minute on any computer: the same code path with a tiny budget on the built-in images."""
+  config.data.update(name='shapes', dir='')
+  config.train.update(length='6 steps', batch_size=16)
+  for name in config.get('views', {}):
+    config.views[name].size = 32
+  config.encoder.update(name='small', width=1, dtype='float32')
+  config.optim.warmup = '2 steps'
+  config.evals.update(image_size=32, batch_size=64, final=False)
+  config.evals.knn.update(every='0 epochs', max_bank=256)
+  config.checkpoint.every = '3 steps'
+  config.log.every = '2 steps'
+  return config
+
+
+def finish(config: ConfigDict, options: list[str]) -> ConfigDict:
+  """Applies what every recipe understands: `smoke`. Anything left over is a mistake.
+
+  Raises:
+    ValueError: an option that no one understood.
+  """
+  if 'smoke' in options:
+    smoke(config)
+  unknown = [option for option in options if option != 'smoke']
+  if unknown:
+    raise ValueError(f"unknown option '{unknown[0]}' after the colon.")
+  return config
