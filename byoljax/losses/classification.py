@@ -1,0 +1,64 @@
+"""Cross-entropy and top-k accuracy for probes, fine-tuning and evaluation. Rows without a label (< 0) never count."""
+
+import jax
+import jax.numpy as jnp
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+  """Mean of -log softmax(logits)[label] over the rows that count.
+
+  Args:
+    logits: [b,C], any float dtype; the computation is float32.
+    labels: integer [b], below C; a negative label means none and its row does not count.
+    mask: bool [b], False for rows that do not count (padding).
+  Returns:
+    float32 scalar >= 0, over this device's rows; 0, with zero gradient, when no row counts.
+  Raises:
+    ValueError: shapes or types other than these.
+  """
+  counts = _counted(logits, labels, mask)
+  log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+  picked = jnp.take_along_axis(log_probabilities, jnp.maximum(labels, 0)[:, None], axis=-1)[:, 0]
+  # where, not a product: a padded row may hold inf or nan, and 0 * nan is nan
+  return -jnp.sum(jnp.where(counts, picked, 0.0)) / jnp.maximum(jnp.sum(counts), 1)
+
+
+def top_k_correct(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
+  """Whether each row's label is among its k largest logits: bool [b], from logits [b,C] and integer labels [b].
+
+  Equal logits rank by class number, so constant logits are right for class 0 only, and a NaN logit outranks all, so
+  a broken classifier is never right by accident. False where the label is negative. No gradient.
+  """
+  if k < 1:
+    raise ValueError(f'top-k accuracy needs k of at least 1, got {k}')
+  counts = _counted(logits, labels, None)
+  logits = logits.astype(jnp.float32)
+  own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=-1)
+  before = jnp.arange(logits.shape[-1])[None, :] < labels[:, None]
+  ahead = ~(logits <= own) | ((logits == own) & before)
+  return (jnp.sum(ahead, axis=-1) < k) & counts
+
+
+def accuracy(
+  logits: jax.Array, labels: jax.Array, k: int = 1, mask: jax.Array | None = None
+) -> jax.Array:
+  """Share of the counting rows whose label is among the k largest logits, float32 in [0, 1]; 0 when no row counts.
+
+  Arguments as for `cross_entropy` and `top_k_correct`; to pool over devices or batches, sum `top_k_correct` instead.
+  """
+  counts = _counted(logits, labels, mask)
+  right = jnp.sum(top_k_correct(logits, labels, k) & counts)
+  return right.astype(jnp.float32) / jnp.maximum(jnp.sum(counts), 1)
+
+
+def _counted(logits: jax.Array, labels: jax.Array, mask: jax.Array | None) -> jax.Array:
+  """The rows that count, bool [b], after checking the shapes."""
+  if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+    raise ValueError(
+      f'need logits [b,C] and labels [b], got logits {logits.shape} and labels {labels.shape}'
+    )
+  if not jnp.issubdtype(labels.dtype, jnp.integer):
+    raise ValueError(f'labels must be integers, got {labels.dtype}')
+  if mask is not None and mask.shape != labels.shape:
+    raise ValueError(f'mask must be [b] like the labels {labels.shape}, got {mask.shape}')
+  return labels >= 0 if mask is None else mask.astype(bool) & (labels >= 0)

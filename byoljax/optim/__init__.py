@@ -1,0 +1,193 @@
+"""Optimisers as optax transformations: LARS in four forms, SGD, AdamW; schedules; masks and groups by parameter path.
+
+    schedule = make_schedule('cosine', peak_lr(0.3, 4096), total_steps=K, warmup_steps=W)
+    settings = {'default': dict(name='lars', weight_decay=1e-6), 'probe': dict(name='sgd', nesterov=True)}
+    tx = make(method.groups, {g: make_optimizer(schedule=schedule, **s) for g, s in settings.items()})
+    print(param_report(params, method.groups(params), settings))
+
+The learning rate of a step is `schedule(step)`: nothing needs to be dug out of the optimiser's state.
+"""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from byoljax.optim import lars
+from byoljax.optim.groups import decay_mask, freeze, is_bias_or_norm, make, param_report, path_name
+from byoljax.optim.schedules import (
+  SCHEDULES,
+  TAU_SCHEDULES,
+  Schedule,
+  constant,
+  cosine,
+  make_schedule,
+  peak_lr,
+  step_decay,
+  tau_constant,
+  tau_cosine,
+)
+
+__all__ = [
+  'OPTIMIZERS',
+  'SCHEDULES',
+  'TAU_SCHEDULES',
+  'Schedule',
+  'constant',
+  'cosine',
+  'decay_mask',
+  'freeze',
+  'is_bias_or_norm',
+  'make',
+  'make_optimizer',
+  'make_schedule',
+  'param_report',
+  'path_name',
+  'peak_lr',
+  'step_decay',
+  'tau_constant',
+  'tau_cosine',
+]
+
+
+class _Settings(NamedTuple):
+  """make_optimizer's arguments, checked, with what follows from them."""
+
+  schedule: Schedule
+  stacked: bool
+  mask: lars.Mask
+  weight_decay: float
+  momentum: float
+  nesterov: bool
+  trust_coefficient: float
+  b1: float
+  b2: float
+  eps: float
+
+
+Chain = tuple[optax.GradientTransformation, ...]
+
+
+def _decay_and_adapt(s: _Settings) -> Chain:
+  return (
+    optax.add_decayed_weights(s.weight_decay, s.mask),
+    lars.scale_by_trust_ratio(s.trust_coefficient, s.mask, s.stacked),
+  )
+
+
+def _momentum(s: _Settings) -> Chain:
+  return (optax.trace(s.momentum, s.nesterov),)
+
+
+def _rate(s: _Settings) -> Chain:
+  return (lars.scale_by_rate(s.schedule),)
+
+
+def _larc(s: _Settings, clip_at: Schedule | None) -> Chain:
+  return (lars.scale_by_larc(s.trust_coefficient, s.weight_decay, s.mask, s.stacked, clip_at),)
+
+
+def _lars_byol(s: _Settings) -> Chain:
+  return *_decay_and_adapt(s), *_momentum(s), *_rate(s)
+
+
+def _lars_simclr(s: _Settings) -> Chain:
+  return *_decay_and_adapt(s), *_rate(s), *_momentum(s)
+
+
+def _larc_plain(s: _Settings) -> Chain:
+  return *_larc(s, None), *_momentum(s), *_rate(s)
+
+
+def _larc_clip(s: _Settings) -> Chain:
+  return *_larc(s, s.schedule), *_momentum(s), *_rate(s)
+
+
+def _sgd(s: _Settings) -> Chain:
+  return optax.add_decayed_weights(s.weight_decay, s.mask), *_momentum(s), *_rate(s)
+
+
+def _adamw(s: _Settings) -> Chain:
+  decay = optax.add_decayed_weights(s.weight_decay, s.mask)
+  return optax.scale_by_adam(s.b1, s.b2, s.eps), decay, *_rate(s)
+
+
+# name -> the chain between clipping and the sign; the four forms of LARS are written out in byoljax/optim/lars.py
+OPTIMIZERS: dict[str, Callable[[_Settings], Chain]] = {
+  'lars': _lars_byol,
+  'lars_simclr': _lars_simclr,
+  'larc': _larc_plain,
+  'larc_clip': _larc_clip,
+  'sgd': _sgd,
+  'adamw': _adamw,
+}
+
+
+def make_optimizer(
+  name: str,
+  *,
+  schedule: Schedule,
+  weight_decay: float = 0.0,
+  momentum: float = 0.9,
+  nesterov: bool = False,
+  trust_coefficient: float = 1e-3,
+  exclude_bias_and_norm: bool = True,
+  clip_norm: float = 0.0,
+  b1: float = 0.9,
+  b2: float = 0.999,
+  eps: float = 1e-8,
+) -> optax.GradientTransformation:
+  """The named optimiser; its updates are to be added to the parameters.
+
+  Stacked heads: when `schedule` gives rates [n], every parameter must have a leading axis of n. Each slice then gets
+  its own rate, norms and clipping, and the n slices train exactly as n separate runs would. Feed gradients of the SUM
+  of the n losses.
+
+  Args:
+    name: a key of OPTIMIZERS. LARS is 'lars' (BYOL's form), 'lars_simclr', 'larc' (apex), 'larc_clip' (solo-learn).
+    schedule: update number from 0 -> learning rate, [] or [n].
+    weight_decay: lambda >= 0; added to the gradient, in 'adamw' decoupled: w -= lr lambda w.
+    momentum: mu in [0, 1); not used by 'adamw'.
+    nesterov: the look-ahead form g + mu m; not used by 'adamw'.
+    trust_coefficient: eta of LARS > 0 (published: 1e-3; 'larc_clip' 0.02).
+    exclude_bias_and_norm: spare biases and normalisation parameters weight decay and LARS adaptation, as the authors of
+      all LARS forms but 'larc' do; False as in SGD recipes after PyTorch.
+    clip_norm: upper limit on the norm of all the group's gradients together, before anything else; 0 for none.
+    b1: decay of AdamW's first moment.
+    b2: decay of AdamW's second moment.
+    eps: AdamW's epsilon.
+  Raises:
+    ValueError: an unknown name, or a value out of range.
+  """
+  if name not in OPTIMIZERS:
+    close = get_close_matches(name, OPTIMIZERS, n=1)
+    hint = f'; did you mean {close[0]!r}?' if close else ''
+    raise ValueError(f'unknown optimizer {name!r}: choose one of {", ".join(OPTIMIZERS)}{hint}')
+  for field, value, good, allowed in (
+    ('weight_decay', weight_decay, weight_decay >= 0, '>= 0'),
+    ('clip_norm', clip_norm, clip_norm >= 0, '>= 0'),
+    ('momentum', momentum, 0 <= momentum < 1, 'in [0, 1)'),
+    ('trust_coefficient', trust_coefficient, trust_coefficient > 0, '> 0'),
+  ):
+    if not good:
+      raise ValueError(f'{field} must be {allowed}, got {value}')
+  stacked = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32)).ndim == 1
+  chain = OPTIMIZERS[name](
+    _Settings(
+      schedule=schedule,
+      stacked=stacked,
+      mask=decay_mask(exclude_bias_and_norm),
+      weight_decay=weight_decay,
+      momentum=momentum,
+      nesterov=nesterov,
+      trust_coefficient=trust_coefficient,
+      b1=b1,
+      b2=b2,
+      eps=eps,
+    )
+  )
+  clip = (lars.clip_by_norm(clip_norm, stacked),) if clip_norm else ()
+  return optax.chain(*clip, *chain, optax.scale(-1.0))

@@ -1,0 +1,106 @@
+"""Which parameter is treated how: masks by path, groups, and the table of both that a run prints."""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+# The last name of a path: linen calls shifts 'bias' and the scales of its normalisation layers 'scale'.
+EXCLUDED_NAMES = ('bias', 'scale')
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+  """'encoder/stem_conv/kernel' from a key path of jax.tree_util."""
+  return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
+
+
+def is_bias_or_norm(path: tuple[Any, ...]) -> bool:
+  """Whether a path ends at a bias or at the scale or bias of a normalisation layer."""
+  return path_name(path).rpartition('/')[2] in EXCLUDED_NAMES
+
+
+def decay_mask(exclude_bias_and_norm: bool) -> Callable[[Any], Any]:
+  """params -> tree of bool: True where weight decay and LARS adaptation apply."""
+
+  def mask(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: not (exclude_bias_and_norm and is_bias_or_norm(path)), params
+    )
+
+  return mask
+
+
+def freeze() -> optax.GradientTransformation:
+  """Updates that leave every parameter bit-identical: negative zeros, since -0. + 0. would turn a -0. into 0."""
+
+  def update(updates, state, params=None):
+    del params
+    return jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def make(
+  groups: Any | Callable[[Any], Any], specs: Mapping[str, optax.GradientTransformation]
+) -> optax.GradientTransformation:
+  """One optimiser per group of parameters, as one transformation.
+
+  Args:
+    groups: tree of group names like the parameters, or a function that makes it from them (`Method.groups`).
+    specs: group name -> transformation. 'frozen' need not be given: its parameters stay bit-identical.
+  Raises:
+    ValueError: a group without a transformation (with a function, at init).
+  """
+  specs = {'frozen': freeze(), **specs}
+
+  def checked(tree: Any) -> Any:
+    for name in sorted(set(jax.tree.leaves(tree))):
+      if name not in specs:
+        close = get_close_matches(str(name), specs, n=1)
+        hint = f'; did you mean {close[0]!r}?' if close else ''
+        raise ValueError(
+          f'parameter group {name!r} has no optimiser: there is one for {", ".join(specs)}{hint}'
+        )
+    return tree
+
+  labels = (lambda params: checked(groups(params))) if callable(groups) else checked(groups)
+  return optax.multi_transform(specs, labels)
+
+
+def param_report(params: Any, groups: Any, settings: Mapping[str, Mapping[str, Any]]) -> str:
+  """A table of what happens to which parameters, for a run's log; numbers in paths are folded to '*'.
+
+  Args:
+    params: parameters, or their shapes (jax.eval_shape).
+    groups: tree of group names like `params`.
+    settings: group name -> the keyword arguments its `make_optimizer` call got (name, weight_decay,
+      exclude_bias_and_norm are read); a group that is absent is frozen.
+  Returns:
+    Lines of text: path pattern, tensors, parameters, shape (or '...' where it varies), group, decayed?, adapted?
+  """
+  rows: dict[tuple[str, str], list[Any]] = {}
+  leaves = jax.tree_util.tree_leaves_with_path(params)
+  for (path, leaf), group in zip(leaves, jax.tree.leaves(groups), strict=True):
+    pattern = re.sub(r'\d+', '*', path_name(path))
+    spec = settings.get(group, {})
+    treated = bool(spec) and not (spec.get('exclude_bias_and_norm', True) and is_bias_or_norm(path))
+    decayed = treated and spec.get('weight_decay', 0.0) > 0
+    adapted = treated and spec['name'].startswith('lar')
+    row = rows.setdefault((pattern, group), [0, 0, str(list(leaf.shape)), decayed, adapted])
+    row[0] += 1
+    row[1] += leaf.size
+    row[2] = row[2] if row[2] == str(list(leaf.shape)) else '...'
+  yes = {True: 'yes', False: '-'}
+  table = [('parameters', 'tensors', 'count', 'shape', 'group', 'decayed', 'adapted')]
+  for (pattern, group), (tensors, count, shape, decayed, adapted) in rows.items():
+    table.append((pattern, str(tensors), f'{count:,}', shape, group, yes[decayed], yes[adapted]))
+  total = sum(row[1] for row in rows.values())
+  table.append(('total', str(sum(row[0] for row in rows.values())), f'{total:,}', '', '', '', ''))
+  widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+  return '\n'.join(
+    '  '.join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in table
+  )

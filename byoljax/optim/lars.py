@@ -1,0 +1,126 @@
+"""LARS in the four forms that published code uses. They are not interchangeable: a learning rate belongs to its form.
+
+With lr_t the scheduled rate, lambda the weight decay, eta the trust coefficient, mu the momentum, and every norm taken
+over one tensor (You et al., arXiv 1708.03888):
+
+  A  'lars'         BYOL, MoCo v3, Barlow Twins, VICReg, DINO, MAE's probe
+                    g' = g + lambda w;  u = eta |w|/|g'| g';          m = mu m + u;         w -= lr_t m
+  B  'lars_simclr'  SimCLR ("classic momentum"), optax.lars
+                    g' = g + lambda w;  u = eta |w|/|g'| g';          m = mu m + lr_t u;    w -= m
+  C  'larc'         apex LARC with clip=False: SwAV, DeepCluster-v2, SimSiam's probe
+                    r = eta |w|/(|g| + lambda |w| + 1e-8);            m = mu m + r (g + lambda w);   w -= lr_t m
+  D  'larc_clip'    solo-learn; published with eta = 0.02
+                    as C with r replaced by min(r / lr_t, 1)
+
+A and B agree only under a constant rate. Where a norm is zero, A and B take the ratio as 1 and still decay; C and D
+leave the gradient as it is, undecayed. Excluded tensors get no decay and no ratio: u = g. What the authors exclude:
+biases and normalisation parameters in A, B and D, nothing in C.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from byoljax.optim.schedules import Schedule
+
+Mask = Callable[[Any], Any]  # params -> tree of bool, True where decay and adaptation apply
+
+_LARC_EPSILON = 1e-8
+
+
+class CountState(NamedTuple):
+  """Number of updates made, int32 []."""
+
+  count: jax.Array
+
+
+def tensor_norm(x: jax.Array, stacked: bool) -> jax.Array:
+  """Euclidean norm in float32, kept broadcastable against x; of each slice of the leading axis when stacked."""
+  axes = tuple(range(1 if stacked else 0, x.ndim))
+  return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=axes, keepdims=True))
+
+
+def per_slice(rate: jax.Array, x: jax.Array) -> jax.Array:
+  """A scalar as it is; rates [n] reshaped to multiply the slices of x [n,...]; ValueError if x has not n slices."""
+  if rate.ndim == 0:
+    return rate
+  if x.shape[:1] != rate.shape:
+    raise ValueError(
+      f'{rate.shape[0]} learning rates need parameters with a leading axis of {rate.shape[0]}, got {list(x.shape)}'
+    )
+  return rate.reshape((-1,) + (1,) * (x.ndim - 1))
+
+
+def scale_by_trust_ratio(
+  trust_coefficient: float, mask: Mask, stacked: bool
+) -> optax.GradientTransformation:
+  """u = eta |w|/|u| u where the mask is True and neither norm is zero (forms A and B, after weight decay)."""
+
+  def adapt(u: jax.Array, w: jax.Array, adapted: bool) -> jax.Array:
+    if not adapted:
+      return u
+    u_norm, w_norm = tensor_norm(u, stacked), tensor_norm(w, stacked)
+    nonzero = (u_norm > 0) & (w_norm > 0)
+    return u * jnp.where(nonzero, trust_coefficient * w_norm / jnp.where(nonzero, u_norm, 1.0), 1.0)
+
+  return _stateless(lambda updates, params: jax.tree.map(adapt, updates, params, mask(params)))
+
+
+def scale_by_larc(
+  trust_coefficient: float, weight_decay: float, mask: Mask, stacked: bool, clip_at: Schedule | None
+) -> optax.GradientTransformation:
+  """u = r (g + lambda w) where the mask is True and neither norm is zero (forms C, and D with `clip_at` = lr_t)."""
+
+  def update(updates, state, params=None):
+    rate = None if clip_at is None else jnp.asarray(clip_at(state.count))
+
+    def adapt(g: jax.Array, w: jax.Array, adapted: bool) -> jax.Array:
+      if not adapted:
+        return g
+      g_norm, w_norm = tensor_norm(g, stacked), tensor_norm(w, stacked)
+      ratio = trust_coefficient * w_norm / (g_norm + weight_decay * w_norm + _LARC_EPSILON)
+      if rate is not None:
+        # at rate 0, the first step of a warm-up, the quotient is inf and the ratio 1
+        ratio = jnp.minimum(ratio / per_slice(rate, g), 1.0)
+      return jnp.where((g_norm > 0) & (w_norm > 0), ratio * (g + weight_decay * w), g)
+
+    updates = jax.tree.map(adapt, updates, params, mask(params))
+    return updates, CountState(optax.safe_increment(state.count))
+
+  return optax.GradientTransformation(lambda params: CountState(jnp.zeros([], jnp.int32)), update)
+
+
+def clip_by_norm(limit: float, stacked: bool) -> optax.GradientTransformation:
+  """g min(1, limit / |g|) with the norm over all tensors of the group; per slice of the leading axis when stacked."""
+
+  def clip(updates, params):
+    del params
+    leaves = jax.tree.leaves(updates)
+    squares = [jnp.square(tensor_norm(g, stacked)).reshape(-1 if stacked else ()) for g in leaves]
+    norm = jnp.sqrt(sum(squares)) if leaves else jnp.zeros([])
+    scale = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-16))
+    return jax.tree.map(lambda g: g * per_slice(scale, g), updates)
+
+  return _stateless(clip)
+
+
+def scale_by_rate(schedule: Schedule) -> optax.GradientTransformation:
+  """u = lr_t u; a schedule of rates [n] gives each slice of the leading axis its own. t counts updates from 0."""
+
+  def update(updates, state, params=None):
+    del params
+    rate = jnp.asarray(schedule(state.count))
+    updates = jax.tree.map(lambda u: per_slice(rate, u) * u, updates)
+    return updates, CountState(optax.safe_increment(state.count))
+
+  return optax.GradientTransformation(lambda params: CountState(jnp.zeros([], jnp.int32)), update)
+
+
+def _stateless(function: Callable[[Any, Any], Any]) -> optax.GradientTransformation:
+  def update(updates, state, params=None):
+    return function(updates, params), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
