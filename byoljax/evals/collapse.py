@@ -1,0 +1,123 @@
+"""Collapse monitors: is the representation still spread out, or shrinking to a point or a line?
+
+Three numbers that tell complete collapse (all images get one vector) and dimensional collapse
+(they fill only a few directions) from a healthy run, when the loss cannot: BYOL's loss is lowest
+when everything has collapsed.
+
+All are safe under `jit` and exact over the global batch when the mapped axis is named. They are
+float32, whatever comes in, and carry no gradient.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax import parallel
+
+# Eigenvalues of the second-moment matrix below this share of the largest are rounding, not signal:
+# float32 leaves about 10 * 2^-23 there, whose square roots would add up to a visible rank.
+_EIGENVALUE_FLOOR = 32 * 2.0**-23
+
+
+def normalized_std(embedding: jax.Array, axis: str | None = None) -> jax.Array:
+  """Spread of the L2-normalised embeddings: sqrt(D) * mean_d std_b(x_bd / ||x_b||), in [0, 1].
+
+  1 when every direction is equally used (a vector that is uniform on the sphere has a standard
+  deviation of 1 / sqrt(D) in each dimension: Chen & He, "SimSiam", 2021, §4.1), 0 when all
+  embeddings are equal. Population standard deviation over the batch. Cost: O(b D).
+
+  Args:
+    embedding: [b, D] of this device.
+    axis: mapped axis whose batches count as one, each device holding equally many rows.
+
+  Returns:
+    Float32 scalar, equal on all devices.
+  """
+  x = _unit(lax.stop_gradient(embedding))
+  # Two passes: E[x^2] - E[x]^2 cancels where it matters, when x is almost constant.
+  mean = parallel.pmean(jnp.mean(x, axis=0, keepdims=True), axis)
+  variance = parallel.pmean(jnp.mean(jnp.square(x - mean), axis=0), axis)
+  return jnp.mean(jnp.sqrt(variance)) * x.shape[1] ** 0.5
+
+
+def effective_rank(
+  embedding: jax.Array, axis: str | None = None, *, max_size: int = 512
+) -> jax.Array:
+  """Effective rank of the embedding matrix, in [1, min(B, D)].
+
+  erank(X) = exp(-sum_i p_i log p_i),   p_i = s_i / sum_j s_j,   s the singular values of X
+
+  (Roy & Vetterli, "The effective rank", 2007, def. 1). X is [B, D] and not centred, so that equal
+  rows have rank 1; orthogonal rows of equal length have rank B. The singular values are the roots
+  of the eigenvalues of the smaller of X'X and XX', in float32; those under 0.2 % of the largest
+  count as zero, which costs a few per cent of the rank where the spectrum has a long tail.
+
+  Cost: O(B D min(B, D)) for the product and O(min(B, D)^3) for the eigenvalues, about 25 ms for
+  512 on two CPU cores: too much for every step of a small network, nothing at logging steps.
+  Where both B and D exceed `max_size`, only that many rows, evenly spaced, are used, and the
+  result cannot exceed it.
+
+  Args:
+    embedding: [b, D] of this device.
+    axis: mapped axis whose batches are stacked to B rows.
+    max_size: largest matrix whose eigenvalues are computed.
+
+  Returns:
+    Float32 scalar, equal on all devices; 0 when all embeddings are zero.
+  """
+  x = lax.stop_gradient(embedding).astype(jnp.float32)
+  rows, size = x.shape[0] * parallel.axis_size(axis), x.shape[1]
+  # Singular values scale with x and p does not: keeps squares of large features finite.
+  peak = parallel.all_gather(jnp.max(jnp.abs(x))[None], axis)
+  x = x / jnp.maximum(jnp.max(peak), 1e-30)
+  if size <= min(rows, max_size):
+    moment = parallel.psum(_product(x.T, x), axis)
+  else:
+    x = parallel.all_gather(x, axis)
+    if rows > max_size:
+      x = x[jnp.arange(max_size) * rows // max_size]
+    moment = _product(x, x.T)
+  eigenvalues = jnp.linalg.eigvalsh(moment)
+  kept = eigenvalues > jnp.max(eigenvalues) * _EIGENVALUE_FLOOR
+  singular = jnp.sqrt(jnp.where(kept, eigenvalues, 0.0))
+  total = jnp.sum(singular)
+  p = singular / jnp.where(total > 0, total, 1.0)
+  entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0))
+  return jnp.where(total > 0, jnp.exp(entropy), 0.0)
+
+
+def online_target_cosine(
+  online: jax.Array, target: jax.Array, axis: str | None = None
+) -> jax.Array:
+  """Mean cosine similarity of paired rows, in [-1, 1]: mean_b cos(online_b, target_b).
+
+  Close to 1 with a small `normalized_std` is collapse; close to 1 with a large one is success.
+
+  Args:
+    online: [b, D], e.g. predictions or projections of the online network.
+    target: [b, D], the target network's projections of the paired views.
+    axis: mapped axis over which to average.
+
+  Returns:
+    Float32 scalar, equal on all devices.
+  """
+  online, target = _unit(lax.stop_gradient(online)), _unit(lax.stop_gradient(target))
+  return parallel.pmean(jnp.mean(jnp.sum(online * target, axis=-1)), axis)
+
+
+def collapse_metrics(embedding: jax.Array, axis: str | None = None) -> dict[str, jax.Array]:
+  """`normalized_std` and `effective_rank` of embeddings [b, D] under their metric names."""
+  return {
+    'collapse/std': normalized_std(embedding, axis),
+    'collapse/rank': effective_rank(embedding, axis),
+  }
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  x = x.astype(jnp.float32)
+  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+  # Full float32: a rank cannot be read off products rounded to tf32 or bfloat16.
+  return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)

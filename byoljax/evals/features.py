@@ -1,0 +1,163 @@
+"""Frozen features of a whole data set: the input of k-NN, linear and every other offline probe.
+
+An extractor maps a method's `embed` over this process's devices, batch by batch, drops the padded
+rows, and gives every process the features of all of them. The answer is a function of the examples
+alone: neither the batch size, nor the padding, nor the number of devices or processes changes which
+rows come out or their order.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+import difflib
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+import jax.numpy as jnp
+import numpy as np
+
+from byoljax import parallel
+
+PyTree = Any
+Embed = Callable[[PyTree, PyTree, jax.Array], Mapping[str, jax.Array]]
+Extract = Callable[
+  [PyTree, PyTree, Iterable[Mapping[str, np.ndarray]]], tuple[np.ndarray, np.ndarray]
+]
+
+# Rows of every process that are exchanged at a time: bounds the device memory of the exchange to
+# processes * _ROWS_PER_GATHER * D floats, whatever the size of the data set.
+_ROWS_PER_GATHER = 4096
+
+
+def make_extractor(
+  embed: Embed,
+  transform: Callable[[jax.Array], jax.Array] | None = None,
+  *,
+  tap: str = 'embedding',
+) -> Extract:
+  """Builds `extract(params, method_state, batches) -> (features, labels)`.
+
+  Args:
+    embed: `(params, method_state, images [b, S, S, 3]) -> {tap: [b, D]}` in eval mode, a function
+      of each image alone.
+    transform: applied on the device to the batch's images (uint8 [b, S, S, 3]) before `embed`,
+      e.g. scaling and normalisation; None passes them on as they are.
+    tap: which of `embed`'s outputs to keep.
+
+  Returns:
+    A function of (params, method_state, batches), compiled once for one shape of batch. A batch
+    holds host arrays of equal length n, a multiple of the local device count: 'image'
+    [n, S, S, 3], 'index' [n] (the example's number in the data set), 'label' [n] (-1: none) and
+    'mask' bool [n] (False: padding). Every process must give equally many batches. It returns
+    features float32 [N, D] and labels int32 [N] of all N distinct examples of all processes, in
+    the order of their index, to every process. No gradient. It raises ValueError when there is no
+    example or no such tap.
+  """
+
+  def features_of(variables: tuple[PyTree, PyTree], images: jax.Array) -> jax.Array:
+    params, method_state = variables
+    outputs = embed(params, method_state, images if transform is None else transform(images))
+    if tap not in outputs:
+      raise ValueError(_unknown_tap(tap, outputs))
+    return outputs[tap].astype(jnp.float32)
+
+  mapped = parallel.spmd_map(features_of)
+
+  def extract(
+    params: PyTree, method_state: PyTree, batches: Iterable[Mapping[str, np.ndarray]]
+  ) -> tuple[np.ndarray, np.ndarray]:
+    variables = parallel.replicate((params, method_state))
+    rows = _Rows()
+    pending = None
+    for batch in batches:
+      on_device = mapped(variables, parallel.shard({'image': batch['image']})['image'])
+      # One batch behind: the devices compute this batch while the last one is copied to the host.
+      if pending is not None:
+        rows.add(*pending)
+      pending = (on_device, batch)
+    if pending is not None:
+      rows.add(*pending)
+    return rows.assemble()
+
+  return extract
+
+
+def _unknown_tap(tap: str, outputs: Mapping[str, jax.Array]) -> str:
+  close = difflib.get_close_matches(tap, list(outputs), n=1)
+  hint = f', did you mean {close[0]!r}?' if close else '.'
+  return f'There is no feature tap {tap!r}; the method offers {", ".join(sorted(outputs))}{hint}'
+
+
+class _Rows:
+  """The real rows of the batches seen so far, on the host."""
+
+  def __init__(self) -> None:
+    self.features: list[np.ndarray] = []
+    self.index: list[np.ndarray] = []
+    self.labels: list[np.ndarray] = []
+
+  def add(self, on_device: jax.Array, batch: Mapping[str, np.ndarray]) -> None:
+    """Keeps the rows of [devices, b, D] whose mask is set."""
+    keep = np.asarray(batch['mask'], bool)
+    features = np.asarray(on_device)
+    self.features.append(features.reshape(-1, features.shape[-1])[keep])
+    self.index.append(np.asarray(batch['index'], np.int64)[keep])
+    self.labels.append(np.asarray(batch['label'], np.int32)[keep])
+
+  def assemble(self) -> tuple[np.ndarray, np.ndarray]:
+    """Every process's rows, each example once, in the order of the index."""
+    self._gather()
+    index = np.concatenate(self.index) if self.index else np.zeros(0, np.int64)
+    if not index.size:
+      raise ValueError('There is no example to take features of: the data set (or split) is empty.')
+    _, first, position = np.unique(index, return_index=True, return_inverse=True)
+    labels = np.concatenate(self.labels)[first]
+    features = np.empty((first.size, self.features[0].shape[1]), np.float32)
+    # Chunk by chunk and releasing each: twice the features of ImageNet would not fit many hosts.
+    self.features.reverse()
+    start = 0
+    while self.features:
+      chunk = self.features.pop()
+      features[position[start : start + len(chunk)]] = chunk
+      start += len(chunk)
+    return features, labels
+
+  def _gather(self) -> None:
+    """Replaces this process's rows by those of all processes."""
+    if jax.process_count() == 1:
+      return
+    count = sum(len(chunk) for chunk in self.index)
+    width = self.features[0].shape[1] if self.features else 0
+    facts = multihost_utils.process_allgather(np.array([count, width], np.int32))
+    counts, width = np.asarray(facts)[:, 0], int(np.asarray(facts)[:, 1].max())
+    local = self.features, self.index, self.labels
+    self.features, self.index, self.labels = [], [], []
+    block = _blocks(*local, width)
+    for start in range(0, int(counts.max()), _ROWS_PER_GATHER):
+      features, index, labels = map(np.asarray, multihost_utils.process_allgather(block(start)))
+      for process, real in enumerate(np.clip(counts - start, 0, _ROWS_PER_GATHER)):
+        self.features.append(features[process, :real])
+        self.index.append(index[process, :real].astype(np.int64))
+        self.labels.append(labels[process, :real])
+
+
+def _blocks(
+  features: list[np.ndarray], index: list[np.ndarray], labels: list[np.ndarray], width: int
+) -> Callable[[int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """`block(start)`: rows start : start + _ROWS_PER_GATHER, zero-padded to that many."""
+  columns = (
+    np.concatenate(features or [np.zeros((0, width), np.float32)]),
+    np.concatenate(index or [np.zeros(0)]).astype(np.int32),  # JAX has no int64 by default.
+    np.concatenate(labels or [np.zeros(0)]).astype(np.int32),
+  )
+
+  def block(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def cut(column: np.ndarray) -> np.ndarray:
+      out = np.zeros((_ROWS_PER_GATHER, *column.shape[1:]), column.dtype)
+      rows = column[start : start + _ROWS_PER_GATHER]
+      out[: len(rows)] = rows
+      return out
+
+    features_, index_, labels_ = map(cut, columns)
+    return features_, index_, labels_
+
+  return block
