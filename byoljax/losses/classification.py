@@ -1,4 +1,7 @@
-"""Cross-entropy and top-k accuracy for probes, fine-tuning and evaluation. Rows without a label (< 0) never count."""
+"""Cross-entropy and top-k accuracy for probes, fine-tuning and evaluation.
+
+Rows without a label (negative) never count.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -11,23 +14,27 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None =
     logits: [b,C], any float dtype; the computation is float32.
     labels: integer [b], below C; a negative label means none and its row does not count.
     mask: bool [b], False for rows that do not count (padding).
+
   Returns:
     float32 scalar >= 0, over this device's rows; 0, with zero gradient, when no row counts.
+
   Raises:
     ValueError: shapes or types other than these.
   """
   counts = _counted(logits, labels, mask)
-  log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+  # Replaced, not multiplied by 0: a padded row may hold inf or nan, and 0 * nan is nan.
+  logits = jnp.where(counts[:, None], logits.astype(jnp.float32), 0.0)
+  log_probabilities = jax.nn.log_softmax(logits, axis=-1)
   picked = jnp.take_along_axis(log_probabilities, jnp.maximum(labels, 0)[:, None], axis=-1)[:, 0]
-  # where, not a product: a padded row may hold inf or nan, and 0 * nan is nan
   return -jnp.sum(jnp.where(counts, picked, 0.0)) / jnp.maximum(jnp.sum(counts), 1)
 
 
 def top_k_correct(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
-  """Whether each row's label is among its k largest logits: bool [b], from logits [b,C] and integer labels [b].
+  """Whether each row's label is among its k largest logits: bool [b].
 
-  Equal logits rank by class number, so constant logits are right for class 0 only, and a NaN logit outranks all, so
-  a broken classifier is never right by accident. False where the label is negative. No gradient.
+  Equal logits rank by class number, so constant logits are right for class 0 only, and a NaN logit
+  outranks all, so a broken classifier is never right by accident. False where the label is
+  negative. No gradient.
   """
   if k < 1:
     raise ValueError(f'top-k accuracy needs k of at least 1, got {k}')
@@ -42,9 +49,10 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array
 def accuracy(
   logits: jax.Array, labels: jax.Array, k: int = 1, mask: jax.Array | None = None
 ) -> jax.Array:
-  """Share of the counting rows whose label is among the k largest logits, float32 in [0, 1]; 0 when no row counts.
+  """Share of the counting rows whose label is among their k largest logits, in [0, 1].
 
-  Arguments as for `cross_entropy` and `top_k_correct`; to pool over devices or batches, sum `top_k_correct` instead.
+  Arguments as for `cross_entropy` and `top_k_correct`; to pool over devices or batches, sum
+  `top_k_correct` instead.
   """
   counts = _counted(logits, labels, mask)
   right = jnp.sum(top_k_correct(logits, labels, k) & counts)

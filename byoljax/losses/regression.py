@@ -1,7 +1,8 @@
 """Regression of one view's prediction on another view's projection (BYOL).
 
-Same values and gradients as BYOL's code, which the paper's pseudo-code (-2 cos) matches up to a constant. The loss of
-one direction only: BYOL adds the two directions and does not average them, which is the method's business.
+Same values and gradients as BYOL's code, which the paper's pseudo-code (-2 cos) matches up to a
+constant. The loss of one direction only: BYOL adds the two directions and does not average them,
+which is the method's business.
 """
 
 import jax
@@ -9,19 +10,22 @@ import jax.numpy as jnp
 
 
 def l2_normalise(x: jax.Array) -> jax.Array:
-  """x / max(||x||, 1e-6) along the last axis, in float32: x [...,D] -> float32 [...,D]; a zero vector stays zero."""
+  """x / max(|x|, 1e-6) along the last axis, [...,D] -> float32 [...,D]; zero stays zero."""
   x = x.astype(jnp.float32)
   return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
 def cosine_regression(p: jax.Array, z: jax.Array) -> jax.Array:
-  """Mean over the batch of ||p/|p| - z/|z|| ||^2 = 2 - 2 cos(p, z), BYOL equation 2 (arXiv 2006.07733).
+  """Mean of |p/|p| - z/|z||^2 = 2 - 2 cos(p, z) (BYOL, arXiv 2006.07733, equation 2).
 
   Args:
     p: predictions [b,D], any float dtype.
     z: target projections [b,D]. Gradients flow into both: stop them on z at the call.
+
   Returns:
-    float32 scalar in [0, 4]; blind to the length of either vector. Mean over this device's b rows, no collective.
+    float32 scalar in [0, 4]; blind to the length of either vector. Mean over this device's b rows,
+    no collective.
+
   Raises:
     ValueError: p and z are not both [b,D] with the same b and D.
   """

@@ -1,4 +1,4 @@
-"""Encoders by name. Each is a linen module called as module(images, train=...) -> embedding float32 [b,D]."""
+"""Encoders by name: linen modules called as module(images, train=...) -> float32 [b,D]."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -50,14 +50,18 @@ def make_encoder(
   """The named encoder: images float32 [b,H,W,3] -> embedding float32 [b,D].
 
   Args:
-    name: 'resnet18' | '34' | '50' | '101' | '152' | '200' (D = 512 * width up to 34, else 2048 * width), 'small'
-      (D = 256 * width) or 'pixels' (D = H * W * 3; every other argument is without effect).
+    name: 'resnet18' | '34' | '50' | '101' | '152' | '200' (D = 512 * width up to 34, else 2048 *
+      width), 'small' (D = 256 * width) or 'pixels' (D = H * W * 3; every other argument is without
+      effect).
     width: factor on every channel count, >= 1.
-    stem: 'imagenet' (7x7 stride 2, max-pool) or 'cifar' (3x3 stride 1, no pool, for images of about 32 px); ResNets only.
+    stem: 'imagenet' (7x7 stride 2, max-pool) or 'cifar' (3x3 stride 1, no pool, for images of about
+      32 px); ResNets only.
     padding: 'torch' (symmetric) or 'same' (TensorFlow's and Haiku's).
     zero_init_residual: start the last BN scale of every residual block at 0 instead of 1.
-    dtype: compute type, 'float32' or 'bfloat16'. Parameters, BN statistics and the embedding are float32 either way.
+    dtype: compute type, 'float32' or 'bfloat16'. Parameters, BN statistics and the embedding are
+      float32 either way.
     bn_axis: mapped axis whose devices share BN statistics in training; None keeps them per device.
+
   Raises:
     ValueError: for a value outside these.
   """

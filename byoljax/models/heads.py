@@ -1,7 +1,8 @@
 """Heads on top of an encoder: BYOL's projector and predictor, and a linear classifier.
 
-Initialisation is BYOL's (Haiku's default for linear layers): a normal of sigma 1/sqrt(fan_in) cut at two sigma and not
-rescaled, so the real standard deviation is 0.88 of that; biases zero. It is not PyTorch's uniform nor He's normal.
+Initialisation is BYOL's (Haiku's default for linear layers): a normal of sigma 1/sqrt(fan_in) cut
+at two sigma and not rescaled, so the real standard deviation is 0.88 of that; biases zero. It is
+not PyTorch's uniform nor He's normal.
 """
 
 import math
@@ -14,7 +15,7 @@ from byoljax.models import layers
 
 
 def fan_in_truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-  """N(0, 1/fan_in) cut at two sigma, for a kernel [..., fan_in, fan_out]; not rescaled after the cut."""
+  """N(0, 1/fan_in) cut at two sigma and not rescaled, for a kernel [fan_in, fan_out]."""
   sigma = 1.0 / math.sqrt(math.prod(shape[:-1]))
   return sigma * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
 
@@ -31,10 +32,10 @@ def _linear(features: int, use_bias: bool, dtype: jnp.dtype, name: str) -> nn.De
 
 
 class MLPHead(nn.Module):
-  """BYOL's projector g and predictor q: Linear with bias, BN, relu for all but the last; then Linear without bias.
+  """BYOL's projector g and predictor q: (Linear, BN, relu)s, then a Linear without bias.
 
-  There is no normalisation on the output (arXiv 2006.07733, section 3.3). `features` gives every layer's width:
-  (4096, 256) is the published head, (256,) a single linear layer.
+  There is no normalisation on the output (arXiv 2006.07733, section 3.3). `features` gives every
+  layer's width: (4096, 256) is the published head, (256,) a single linear layer.
   """
 
   features: tuple[int, ...] = (4096, 256)
@@ -52,7 +53,7 @@ class MLPHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-  """Linear classifier with bias; always computed in float32, because probes are small and logits decide accuracies."""
+  """Linear classifier with bias; float32, because probes are small and logits decide."""
 
   features: int
 

@@ -1,17 +1,19 @@
-"""`Net`: a network as two pure functions over plain dicts. The only bridge to flax.linen's variable collections.
+"""`Net`: a network as two pure functions over plain dicts.
 
-Everything above works on `params` and `batch_stats`, two dicts with the same role names on top ('encoder',
-'projector', 'predictor', ...), and never sees a linen collection. Running statistics are returned, not mutated.
+The only bridge to flax.linen's variable collections. Everything above works on `params` and
+`batch_stats`, two dicts with the same role names on top ('encoder', 'projector', 'predictor', ...),
+and never sees a linen collection. Running statistics are returned, not mutated.
 
-    net = stack((('encoder', 'embedding', make_encoder('resnet18')), ('projector', 'projection', MLPHead((512, 64)))))
-    params, batch_stats = net.init(key, images)
-    outputs, batch_stats = net.apply(params, batch_stats, images, train=True)   # {'embedding', 'projection'}
-    features, _ = net.apply(params, batch_stats, images, train=False, upto='embedding')   # the heads are not computed
+    encoder, projector = make_encoder('resnet18'), MLPHead((512, 64))
+    net = stack((('encoder', 'embedding', encoder), ('projector', 'projection', projector)))
+    params, stats = net.init(key, images)
+    outputs, stats = net.apply(params, stats, images, train=True)  # 'embedding' and 'projection'
+    outputs, _ = net.apply(params, stats, images, train=False, upto='embedding')  # no projector run
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,49 +24,36 @@ BatchStats = dict[str, Any]
 Part = tuple[str, str, nn.Module]
 
 
-class Init(Protocol):
-  """(key, x) -> (params, batch_stats)."""
-
-  def __call__(self, key: jax.Array, x: Any) -> tuple[Params, BatchStats]: ...
-
-
-class Apply(Protocol):
-  """(params, batch_stats, x, *, train, upto=None) -> (outputs, new batch_stats)."""
-
-  def __call__(
-    self,
-    params: Mapping[str, Any],
-    batch_stats: Mapping[str, Any],
-    x: jax.Array,
-    *,
-    train: bool,
-    upto: str | None = None,
-  ) -> tuple[dict[str, jax.Array], BatchStats]: ...
-
-
 class Net(NamedTuple):
-  """A network: `init` draws float32 parameters, `apply` runs it.
+  """A network as functions; see `stack`.
 
-  init(key, x): only the shape of x [b,H,W,3] is used (a jax.ShapeDtypeStruct will do). Needs no mapped axis.
-  apply(params, batch_stats, x, *, train, upto=None): outputs are float32 [b,...] by name. `train=True` uses the
-    batch's statistics (over the devices of the modules' BN axis, which must then be mapped) and returns updated
-    running ones; `train=False` uses the running ones, has no collective and returns `batch_stats` as it came.
-    `upto` names the last output wanted: later parts are not computed and their parameters may be absent.
+  Attributes:
+    init: (key, x) -> (params, batch_stats), all float32. Only the shape of x [b,H,W,3] matters (a
+      jax.ShapeDtypeStruct will do), and no mapped axis is needed.
+    apply: (params, batch_stats, x, *, train, upto=None) -> (outputs, batch_stats). Outputs are
+      float32 by name, [b,...]. With train=True, normalisation uses the batch's statistics, over
+      all devices of the modules' BN axis, which must then be mapped, and updated running ones are
+      returned; with train=False it uses the running ones, without a collective, and they are
+      returned as they came. `upto` names the last output wanted: later parts are not computed, and
+      their parameters may be absent.
   """
 
-  init: Init
-  apply: Apply
+  init: Callable[[jax.Array, Any], tuple[Params, BatchStats]]
+  apply: Callable[..., tuple[dict[str, jax.Array], BatchStats]]
 
 
 def stack(parts: Sequence[Part], taps: Sequence[str] = ()) -> Net:
   """A Net that runs linen modules in sequence, each fed with the one before it.
 
   Args:
-    parts: (role, output name, module) in order; a module is called as module(x, train=...). `role` is its key in
-      params and batch_stats (present even when empty).
-    taps: names of inner feature maps to put among the outputs as well, e.g. 'stage3' of a ResNet: float32 [b,h,w,C].
+    parts: (role, output name, module) in order; a module is called as module(x, train=...). `role`
+      is its key in params and batch_stats (present even when empty).
+    taps: names of inner feature maps to put among the outputs as well, e.g. 'stage3' of a ResNet:
+      float32 [b,h,w,C].
+
   Raises:
-    ValueError: no parts; a role, or a name of an output, given twice; at `apply`, an unknown `upto` or tap.
+    ValueError: no parts; a role, or a name of an output, given twice; at `apply`, an unknown `upto`
+      or tap.
   """
   parts, taps = tuple(parts), tuple(taps)
   roles, names = [p[0] for p in parts], [p[1] for p in parts]
@@ -113,7 +102,7 @@ def stack(parts: Sequence[Part], taps: Sequence[str] = ()) -> Net:
 
 
 def _draw(module: nn.Module, key: jax.Array, shape: jax.ShapeDtypeStruct) -> dict[str, Any]:
-  """Linen variables for an input of that shape; jitted, so that the forward pass is traced but never computed."""
+  """Linen variables for an input of that shape; under jit the forward pass is never computed."""
   draw = jax.jit(lambda k: module.init(k, jnp.zeros(shape.shape, shape.dtype), train=False))
   return dict(draw(key))
 

@@ -1,11 +1,12 @@
 """ResNet-18 to -200, any width: the v1.5 form (a bottleneck's stride sits on its 3x3 convolution).
 
-He et al., arXiv 1512.03385. Same network, initialisation and parameter count as torchvision's, without the fully
-connected layer. Differences from the ResNets of BYOL's code (Haiku): that one pads 'same' (`padding='same'` here),
-projects the shortcut in all four stages even where the shape already fits (only in ResNet-18 and -34 does it matter),
-initialises with truncated normals of sigma 1/sqrt(fan_in), and zeroes the last scale of a block in bottlenecks only
-(`zero_init_residual` here zeroes it in both kinds of block, as torchvision does). DeepMind's published numbers were
-obtained with that scale at one.
+He et al., arXiv 1512.03385. Same network, initialisation and parameter count as torchvision's,
+without the fully connected layer. Differences from the ResNets of BYOL's code (Haiku): that one
+pads 'same' (`padding='same'` here), projects the shortcut in all four stages even where the shape
+already fits (only in ResNet-18 and -34 does it matter), initialises with truncated normals of sigma
+1/sqrt(fan_in), and zeroes the last scale of a block in bottlenecks only (`zero_init_residual` here
+zeroes it in both kinds of block, as torchvision does). DeepMind's published numbers were obtained
+with that scale at one.
 """
 
 import flax.linen as nn
@@ -26,7 +27,7 @@ RESNETS = {
 
 
 class ResidualBlock(nn.Module):
-  """relu(x + f(x)) with f = conv-BN-relu ... conv-BN; the shortcut is a 1x1 convolution and BN where the shape changes.
+  """relu(x + f(x)) with f = conv-BN-relu ... conv-BN; x goes through 1x1 conv-BN to fit f(x).
 
   `channels` is the width of the 3x3 convolutions; a bottleneck gives out 4 * channels.
   """
@@ -64,9 +65,9 @@ class ResidualBlock(nn.Module):
 class ResNet(nn.Module):
   """Stem, four stages of residual blocks (stride 1, 2, 2, 2), mean over space.
 
-  `stem` 'imagenet': 7x7 stride 2, BN, relu, 3x3 max-pool stride 2; 'cifar': 3x3 stride 1 padded by 1, BN, relu, no
-  pool. `width` multiplies every channel count. Feature maps 'stem' and 'stage1' ... 'stage4' can be read out through
-  `byoljax.models.net.stack(..., taps=...)`.
+  `stem` 'imagenet': 7x7 stride 2, BN, relu, 3x3 max-pool stride 2; 'cifar': 3x3 stride 1 padded by
+  1, BN, relu, no pool. `width` multiplies every channel count. Feature maps 'stem' and 'stage1' ...
+  'stage4' can be read out through `byoljax.models.net.stack(..., taps=...)`.
   """
 
   blocks: tuple[int, ...]
@@ -80,7 +81,7 @@ class ResNet(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Images float32 [b,H,W,3] -> embedding float32 [b,512 * width], with bottlenecks [b,2048 * width]."""
+    """Images float32 [b,H,W,3] -> embedding float32 [b,D], D = 512 or 2048 times width."""
     kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
     x = layers.conv(64 * self.width, kernel, stride, self.padding, self.dtype, 'stem_conv')(x)
     x = nn.relu(layers.batch_norm(train, self.bn_axis, self.dtype, 'stem_bn')(x))

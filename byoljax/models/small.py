@@ -1,4 +1,4 @@
-"""Encoders for small machines: a residual network that trains on CPU cores in minutes, and the raw-pixel baseline."""
+"""Encoders for small machines: a residual network for CPUs, and the raw-pixel baseline."""
 
 import flax.linen as nn
 import jax
@@ -13,8 +13,9 @@ CHANNELS = (32, 64, 128, 256)
 class SmallResNet(nn.Module):
   """A four-stage residual network for images of 32 to 96 px on a CPU: 1.2 M parameters at width 1.
 
-  The resolution is halved in the stem already and again in every later stage, because convolutions over large maps
-  with few channels are what a CPU does worst. `width` multiplies every channel count.
+  The resolution is halved in the stem already and again in every later stage, because convolutions
+  over large maps with few channels are what a CPU does worst. `width` multiplies every channel
+  count.
   """
 
   width: int = 1

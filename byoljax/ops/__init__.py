@@ -1,1 +1,1 @@
-"""Array operations that methods share: pure functions over arrays and trees of arrays, no parameters, no gradient tricks."""
+"""What methods share beside losses: pure functions over arrays and trees of arrays."""

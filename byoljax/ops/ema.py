@@ -1,8 +1,10 @@
 """Exponential moving average of parameters: the target network of BYOL and its relatives.
 
-Parameters only. BYOL's target has BN statistics of its own, from its own train-mode forwards: they are never averaged.
+Parameters only. BYOL's target has batch statistics of its own, from its own train-mode forwards;
+they are never averaged.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import jax
@@ -11,31 +13,58 @@ import jax.numpy as jnp
 Tree = TypeVar('Tree')
 
 
-def copy(tree: Tree) -> Tree:
-  """The same values in fresh arrays: a target must not share buffers with the online network, whose state is donated."""
-  return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
-
-
 def update(target: Tree, online: Tree, tau: float | jax.Array) -> Tree:
   """tau * target + (1 - tau) * online, leaf by leaf (BYOL, arXiv 2006.07733, equation 1).
 
   Args:
     target: tree of float32 arrays.
-    online: tree of the same structure and shapes, any float dtype. The parameters after the optimiser step.
-    tau: in [0, 1], scalar; 1 keeps the target bit for bit (as long as online is finite), 0 copies online.
+    online: tree of the same structure and shapes, any float dtype: the parameters as the optimiser
+      has just written them.
+    tau: float32 scalar in [0, 1]; 1 keeps the target bit for bit, 0 gives the online values.
+
   Returns:
-    A tree like `target` in fresh float32 arrays. No gradient is meant to flow through it.
+    A tree like `target`, float32, in fresh arrays: a target that shared buffers with the online
+    network could not be donated with it.
+
   Raises:
-    ValueError: a target leaf is not float32 (in bfloat16 an average with tau near 1 never moves), or shapes differ.
+    ValueError: a target leaf is not float32 (in bfloat16 an average with tau near 1 never moves),
+      or shapes differ.
   """
   tau = jnp.asarray(tau, jnp.float32)
 
   def leaf(path, t, o):
     if t.dtype != jnp.float32 or t.shape != o.shape:
       raise ValueError(
-        f'the moving average of {jax.tree_util.keystr(path)} needs a float32 target of the online shape, '
-        f'got target {t.dtype}{list(t.shape)} and online {o.dtype}{list(o.shape)}'
+        f'the moving average of {jax.tree_util.keystr(path)} needs a float32 target of the online '
+        f'shape, got target {t.dtype}{list(t.shape)} and online {o.dtype}{list(o.shape)}'
       )
     return tau * t + (1.0 - tau) * o.astype(jnp.float32)
 
   return jax.tree_util.tree_map_with_path(leaf, target, online)
+
+
+def cosine_tau(base_tau: float, total_steps: int) -> Callable[[int | jax.Array], jax.Array]:
+  """tau_k = 1 - (1 - tau_0) (cos(pi k / K) + 1) / 2 (BYOL, arXiv 2006.07733, section 3.3).
+
+  Args:
+    base_tau: tau_0 in [0, 1].
+    total_steps: K >= 1, the number of optimiser steps (neither epochs nor micro-batches, with which
+      tau reaches 1 too late or far too soon).
+
+  Returns:
+    k, the optimiser step before it is counted up, int or int32 [] -> float32 []. Rises from tau_0
+    at k = 0 to exactly 1 at K and stays there.
+
+  Raises:
+    ValueError: tau_0 outside [0, 1] or K < 1.
+  """
+  if not 0.0 <= base_tau <= 1.0:
+    raise ValueError(f'tau {base_tau} must lie in [0, 1]')
+  if total_steps < 1:
+    raise ValueError(f'the schedule of tau needs at least 1 step of training, got {total_steps}')
+
+  def schedule(step: int | jax.Array) -> jax.Array:
+    done = jnp.clip(jnp.asarray(step, jnp.float32) / total_steps, 0.0, 1.0)
+    return 1.0 - (1.0 - base_tau) * 0.5 * (jnp.cos(jnp.pi * done) + 1.0)
+
+  return schedule

@@ -1,11 +1,14 @@
-"""Optimisers as optax transformations: LARS in four forms, SGD, AdamW; schedules; masks and groups by parameter path.
+"""Optimisers as optax transformations: LARS in four forms, SGD, AdamW.
+
+Beside them schedules, and masks and groups by parameter path.
 
     schedule = make_schedule('cosine', peak_lr(0.3, 4096), total_steps=K, warmup_steps=W)
-    settings = {'default': dict(name='lars', weight_decay=1e-6), 'probe': dict(name='sgd', nesterov=True)}
-    tx = make(method.groups, {g: make_optimizer(schedule=schedule, **s) for g, s in settings.items()})
+    settings = {'default': dict(name='lars', weight_decay=1e-6), 'probe': dict(name='sgd')}
+    specs = {group: make_optimizer(schedule=schedule, **s) for group, s in settings.items()}
+    tx = make(method.groups, specs)
     print(param_report(params, method.groups(params), settings))
 
-The learning rate of a step is `schedule(step)`: nothing needs to be dug out of the optimiser's state.
+The learning rate of a step is `schedule(step)`: nothing has to be dug out of the optimiser's state.
 """
 
 from collections.abc import Callable
@@ -20,21 +23,17 @@ from byoljax.optim import lars
 from byoljax.optim.groups import decay_mask, freeze, is_bias_or_norm, make, param_report, path_name
 from byoljax.optim.schedules import (
   SCHEDULES,
-  TAU_SCHEDULES,
   Schedule,
   constant,
   cosine,
   make_schedule,
   peak_lr,
   step_decay,
-  tau_constant,
-  tau_cosine,
 )
 
 __all__ = [
   'OPTIMIZERS',
   'SCHEDULES',
-  'TAU_SCHEDULES',
   'Schedule',
   'constant',
   'cosine',
@@ -48,8 +47,6 @@ __all__ = [
   'path_name',
   'peak_lr',
   'step_decay',
-  'tau_constant',
-  'tau_cosine',
 ]
 
 
@@ -98,11 +95,11 @@ def _lars_simclr(s: _Settings) -> Chain:
   return *_decay_and_adapt(s), *_rate(s), *_momentum(s)
 
 
-def _larc_plain(s: _Settings) -> Chain:
+def _lars_apex(s: _Settings) -> Chain:
   return *_larc(s, None), *_momentum(s), *_rate(s)
 
 
-def _larc_clip(s: _Settings) -> Chain:
+def _lars_clipped(s: _Settings) -> Chain:
   return *_larc(s, s.schedule), *_momentum(s), *_rate(s)
 
 
@@ -115,12 +112,13 @@ def _adamw(s: _Settings) -> Chain:
   return optax.scale_by_adam(s.b1, s.b2, s.eps), decay, *_rate(s)
 
 
-# name -> the chain between clipping and the sign; the four forms of LARS are written out in byoljax/optim/lars.py
+# name -> the chain between clipping and the sign; the four forms of LARS are written out in
+# byoljax/optim/lars.py
 OPTIMIZERS: dict[str, Callable[[_Settings], Chain]] = {
   'lars': _lars_byol,
   'lars_simclr': _lars_simclr,
-  'larc': _larc_plain,
-  'larc_clip': _larc_clip,
+  'lars_apex': _lars_apex,
+  'lars_clipped': _lars_clipped,
   'sgd': _sgd,
   'adamw': _adamw,
 }
@@ -142,23 +140,27 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """The named optimiser; its updates are to be added to the parameters.
 
-  Stacked heads: when `schedule` gives rates [n], every parameter must have a leading axis of n. Each slice then gets
-  its own rate, norms and clipping, and the n slices train exactly as n separate runs would. Feed gradients of the SUM
-  of the n losses.
+  Stacked heads: when `schedule` gives rates [n], every parameter must have a leading axis of n.
+  Each slice then gets its own rate, norms and clipping, and the n slices train exactly as n
+  separate runs would. Feed gradients of the SUM of the n losses.
 
   Args:
-    name: a key of OPTIMIZERS. LARS is 'lars' (BYOL's form), 'lars_simclr', 'larc' (apex), 'larc_clip' (solo-learn).
+    name: a key of OPTIMIZERS. LARS is 'lars' (BYOL's form), 'lars_simclr', 'lars_apex' (apex),
+      'lars_clipped' (solo-learn).
     schedule: update number from 0 -> learning rate, [] or [n].
     weight_decay: lambda >= 0; added to the gradient, in 'adamw' decoupled: w -= lr lambda w.
     momentum: mu in [0, 1); not used by 'adamw'.
     nesterov: the look-ahead form g + mu m; not used by 'adamw'.
-    trust_coefficient: eta of LARS > 0 (published: 1e-3; 'larc_clip' 0.02).
-    exclude_bias_and_norm: spare biases and normalisation parameters weight decay and LARS adaptation, as the authors of
-      all LARS forms but 'larc' do; False as in SGD recipes after PyTorch.
-    clip_norm: upper limit on the norm of all the group's gradients together, before anything else; 0 for none.
+    trust_coefficient: eta of LARS > 0 (published: 1e-3; 'lars_clipped' 0.02).
+    exclude_bias_and_norm: spare biases and normalisation parameters weight decay and LARS
+      adaptation, as the authors of all forms of LARS but 'lars_apex' do; False as in SGD recipes
+      after PyTorch.
+    clip_norm: upper limit on the norm of all the group's gradients together, before anything else;
+      0 for none.
     b1: decay of AdamW's first moment.
     b2: decay of AdamW's second moment.
     eps: AdamW's epsilon.
+
   Raises:
     ValueError: an unknown name, or a value out of range.
   """

@@ -1,4 +1,4 @@
-"""Which parameter is treated how: masks by path, groups, and the table of both that a run prints."""
+"""Which parameter is treated how: masks by path, groups, and the table that a run prints."""
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# The last name of a path: linen calls shifts 'bias' and the scales of its normalisation layers 'scale'.
+# The last name of a path: linen calls shifts 'bias' and the scales of its normalisation layers
+# 'scale'.
 EXCLUDED_NAMES = ('bias', 'scale')
 
 
@@ -35,7 +36,7 @@ def decay_mask(exclude_bias_and_norm: bool) -> Callable[[Any], Any]:
 
 
 def freeze() -> optax.GradientTransformation:
-  """Updates that leave every parameter bit-identical: negative zeros, since -0. + 0. would turn a -0. into 0."""
+  """Updates that change no bit: negative zeros, since adding 0. would turn a -0. into 0."""
 
   def update(updates, state, params=None):
     del params
@@ -50,8 +51,11 @@ def make(
   """One optimiser per group of parameters, as one transformation.
 
   Args:
-    groups: tree of group names like the parameters, or a function that makes it from them (`Method.groups`).
-    specs: group name -> transformation. 'frozen' need not be given: its parameters stay bit-identical.
+    groups: tree of group names like the parameters, or a function that makes it from them
+      (`Method.groups`).
+    specs: group name -> transformation. 'frozen' need not be given: its parameters stay
+      bit-identical.
+
   Raises:
     ValueError: a group without a transformation (with a function, at init).
   """
@@ -72,15 +76,17 @@ def make(
 
 
 def param_report(params: Any, groups: Any, settings: Mapping[str, Mapping[str, Any]]) -> str:
-  """A table of what happens to which parameters, for a run's log; numbers in paths are folded to '*'.
+  """A table of what happens to which parameters; numbers in paths are folded to '*'.
 
   Args:
     params: parameters, or their shapes (jax.eval_shape).
     groups: tree of group names like `params`.
     settings: group name -> the keyword arguments its `make_optimizer` call got (name, weight_decay,
       exclude_bias_and_norm are read); a group that is absent is frozen.
+
   Returns:
-    Lines of text: path pattern, tensors, parameters, shape (or '...' where it varies), group, decayed?, adapted?
+    Lines of text: path pattern, tensors, parameters, shape (or '...' where it varies), group,
+    decayed?, adapted?
   """
   rows: dict[tuple[str, str], list[Any]] = {}
   leaves = jax.tree_util.tree_leaves_with_path(params)
@@ -89,7 +95,7 @@ def param_report(params: Any, groups: Any, settings: Mapping[str, Mapping[str, A
     spec = settings.get(group, {})
     treated = bool(spec) and not (spec.get('exclude_bias_and_norm', True) and is_bias_or_norm(path))
     decayed = treated and spec.get('weight_decay', 0.0) > 0
-    adapted = treated and spec['name'].startswith('lar')
+    adapted = treated and spec['name'].startswith('lars')
     row = rows.setdefault((pattern, group), [0, 0, str(list(leaf.shape)), decayed, adapted])
     row[0] += 1
     row[1] += leaf.size

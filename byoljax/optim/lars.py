@@ -1,20 +1,23 @@
-"""LARS in the four forms that published code uses. They are not interchangeable: a learning rate belongs to its form.
+"""LARS in the four forms that published code uses.
 
-With lr_t the scheduled rate, lambda the weight decay, eta the trust coefficient, mu the momentum, and every norm taken
-over one tensor (You et al., arXiv 1708.03888):
+They are not interchangeable: a learning rate belongs to its form.
 
-  A  'lars'         BYOL, MoCo v3, Barlow Twins, VICReg, DINO, MAE's probe
-                    g' = g + lambda w;  u = eta |w|/|g'| g';          m = mu m + u;         w -= lr_t m
-  B  'lars_simclr'  SimCLR ("classic momentum"), optax.lars
-                    g' = g + lambda w;  u = eta |w|/|g'| g';          m = mu m + lr_t u;    w -= m
-  C  'larc'         apex LARC with clip=False: SwAV, DeepCluster-v2, SimSiam's probe
-                    r = eta |w|/(|g| + lambda |w| + 1e-8);            m = mu m + r (g + lambda w);   w -= lr_t m
-  D  'larc_clip'    solo-learn; published with eta = 0.02
-                    as C with r replaced by min(r / lr_t, 1)
+With lr_t the scheduled rate, lambda the weight decay, eta the trust coefficient, mu the momentum,
+and every norm taken over one tensor (You et al., arXiv 1708.03888):
 
-A and B agree only under a constant rate. Where a norm is zero, A and B take the ratio as 1 and still decay; C and D
-leave the gradient as it is, undecayed. Excluded tensors get no decay and no ratio: u = g. What the authors exclude:
-biases and normalisation parameters in A, B and D, nothing in C.
+  A  'lars'          BYOL, MoCo v3, Barlow Twins, VICReg, DINO, MAE's probe
+     g' = g + lambda w;  u = eta |w|/|g'| g';  m = mu m + u;  w -= lr_t m
+  B  'lars_simclr'   SimCLR ("classic momentum"), optax.lars
+     g' = g + lambda w;  u = eta |w|/|g'| g';  m = mu m + lr_t u;  w -= m
+  C  'lars_apex'     apex LARC with clip=False: SwAV, DeepCluster-v2, SimSiam's probe
+     r = eta |w|/(|g| + lambda |w| + 1e-8);  m = mu m + r (g + lambda w);  w -= lr_t m
+  D  'lars_clipped'  solo-learn; published with eta = 0.02
+     as C with min(r / lr_t, 1) in place of r
+
+A and B agree only under a constant rate. Where a norm is zero, A and B take the ratio as 1 and
+still decay; C and D leave the gradient as it is, undecayed. Excluded tensors get no decay and no
+ratio: u = g. What the authors exclude: biases and normalisation parameters in A, B and D, nothing
+in C.
 """
 
 from collections.abc import Callable
@@ -38,18 +41,19 @@ class CountState(NamedTuple):
 
 
 def tensor_norm(x: jax.Array, stacked: bool) -> jax.Array:
-  """Euclidean norm in float32, kept broadcastable against x; of each slice of the leading axis when stacked."""
+  """L2 norm in float32, broadcastable against x; one per slice of the leading axis if stacked."""
   axes = tuple(range(1 if stacked else 0, x.ndim))
   return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=axes, keepdims=True))
 
 
 def per_slice(rate: jax.Array, x: jax.Array) -> jax.Array:
-  """A scalar as it is; rates [n] reshaped to multiply the slices of x [n,...]; ValueError if x has not n slices."""
+  """A scalar rate as it is; rates [n] reshaped to multiply x [n,...], ValueError for other x."""
   if rate.ndim == 0:
     return rate
   if x.shape[:1] != rate.shape:
     raise ValueError(
-      f'{rate.shape[0]} learning rates need parameters with a leading axis of {rate.shape[0]}, got {list(x.shape)}'
+      f'{rate.shape[0]} learning rates need parameters with a leading axis of that length, '
+      f'got {list(x.shape)}'
     )
   return rate.reshape((-1,) + (1,) * (x.ndim - 1))
 
@@ -57,7 +61,7 @@ def per_slice(rate: jax.Array, x: jax.Array) -> jax.Array:
 def scale_by_trust_ratio(
   trust_coefficient: float, mask: Mask, stacked: bool
 ) -> optax.GradientTransformation:
-  """u = eta |w|/|u| u where the mask is True and neither norm is zero (forms A and B, after weight decay)."""
+  """u = eta |w|/|u| u where the mask is True and neither norm zero: forms A, B, after decay."""
 
   def adapt(u: jax.Array, w: jax.Array, adapted: bool) -> jax.Array:
     if not adapted:
@@ -72,7 +76,7 @@ def scale_by_trust_ratio(
 def scale_by_larc(
   trust_coefficient: float, weight_decay: float, mask: Mask, stacked: bool, clip_at: Schedule | None
 ) -> optax.GradientTransformation:
-  """u = r (g + lambda w) where the mask is True and neither norm is zero (forms C, and D with `clip_at` = lr_t)."""
+  """u = r (g + lambda w) where the mask is True and neither norm zero: C; D if `clip_at` = lr."""
 
   def update(updates, state, params=None):
     rate = None if clip_at is None else jnp.asarray(clip_at(state.count))
@@ -94,7 +98,7 @@ def scale_by_larc(
 
 
 def clip_by_norm(limit: float, stacked: bool) -> optax.GradientTransformation:
-  """g min(1, limit / |g|) with the norm over all tensors of the group; per slice of the leading axis when stacked."""
+  """g min(1, limit / |g|), |g| over all tensors of the group; one norm per slice if stacked."""
 
   def clip(updates, params):
     del params
@@ -108,7 +112,7 @@ def clip_by_norm(limit: float, stacked: bool) -> optax.GradientTransformation:
 
 
 def scale_by_rate(schedule: Schedule) -> optax.GradientTransformation:
-  """u = lr_t u; a schedule of rates [n] gives each slice of the leading axis its own. t counts updates from 0."""
+  """u = lr_t u with t counting updates from 0; rates [n] go to the slices of the leading axis."""
 
   def update(updates, state, params=None):
     del params
