@@ -1,0 +1,196 @@
+"""Image files as bytes: what is inside, and the one exact decoder for all of them.
+
+TensorFlow decodes ordinary JPEG and PNG files fast, and JPEG by parts, but not exactly everything:
+it ignores EXIF orientation, converts CMYK without its profile's inversion, drops the alpha channel
+and has no WebP. `inspect` looks at the header only (microseconds) and says who may decode a file
+and how large the upright image is; `decode` is Pillow's, for everything. The rules:
+
+- orientation: the EXIF tag is applied, so images are upright and H, W are the upright sizes;
+- transparency (RGBA, grey + alpha, palette or PNG with a transparent colour): shown on white;
+- 16 bit: the high byte is kept, x // 256; grey and palette become RGB; CMYK by Pillow's conversion;
+- GIF, WebP and other animations: the first frame.
+
+NumPy and Pillow only.
+"""
+
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# Who may decode a file. TensorFlow gives the same picture as `decode` for the first two.
+JPEG = 0
+PNG = 1
+PILLOW = 2
+
+_FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'DIB', 'GIF', 'WEBP', 'TIFF', 'PPM')
+_ORIENTATION_TAG = 0x0112
+_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, all Huffman coded
+_STANDALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
+_WHITE = (255, 255, 255, 255)
+
+
+class UnreadableImageError(ValueError):
+  """The bytes are not an image that can be decoded; the message is the reason."""
+
+
+def inspect(data: bytes) -> tuple[int, int, int]:
+  """Reads a header: who may decode the file, and how large the upright image is.
+
+  Args:
+    data: a whole image file.
+
+  Returns:
+    (JPEG, PNG or PILLOW, height, width) in pixels, height and width at least 1.
+
+  Raises:
+    UnreadableImageError: empty, not an image, or a header that makes no sense.
+  """
+  if not data:
+    raise UnreadableImageError('the file is empty or cannot be opened')
+  plain = None
+  if data[:3] == b'\xff\xd8\xff':
+    plain = _inspect_jpeg(data)
+  elif data[:8] == b'\x89PNG\r\n\x1a\n':
+    plain = _inspect_png(data)
+  if plain is not None:
+    return plain
+  try:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+      width, height = image.size
+      if _orientation(image) >= 5:
+        width, height = height, width
+  except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to.
+    raise UnreadableImageError(_reason(error)) from error
+  if height < 1 or width < 1:
+    raise UnreadableImageError(f'the image has {height} x {width} pixels')
+  return PILLOW, height, width
+
+
+def decode(data: bytes) -> np.ndarray:
+  """Decodes any image file by the rules of this module.
+
+  Args:
+    data: a whole image file.
+
+  Returns:
+    The upright image, uint8 [H, W, 3]; the size is the one that `inspect` gives.
+
+  Raises:
+    UnreadableImageError: not an image, truncated or damaged.
+  """
+  if not data:
+    raise UnreadableImageError('the file is empty or cannot be opened')
+  try:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+      orientation = _orientation(image)
+      pixels = _to_rgb(image)
+  except Exception as error:  # As above; a truncated file surfaces only here.
+    raise UnreadableImageError(_reason(error)) from error
+  return np.ascontiguousarray(_upright(pixels, orientation))
+
+
+def _reason(error: Exception) -> str:
+  text = ' '.join(str(error).split())
+  if 'cannot identify image file' in text:
+    return 'not an image file'
+  return text or type(error).__name__
+
+
+def _inspect_jpeg(data: bytes) -> tuple[int, int, int] | None:
+  """Header of a JPEG that TensorFlow decodes exactly; None for every other."""
+  position, orientation, size = 2, 1, None
+  end = len(data)
+  while position + 4 <= end:
+    if data[position] != 0xFF:
+      return None
+    marker = data[position + 1]
+    if marker == 0xFF:  # fill byte
+      position += 1
+      continue
+    if marker in _STANDALONE:
+      position += 2
+      continue
+    length = int.from_bytes(data[position + 2 : position + 4], 'big')
+    body = position + 4
+    if marker in _FRAMES and body + 6 <= end:
+      precision, components = data[body], data[body + 5]
+      if precision != 8 or components not in (1, 3):
+        return None
+      height = int.from_bytes(data[body + 1 : body + 3], 'big')
+      width = int.from_bytes(data[body + 3 : body + 5], 'big')
+      size = (height, width)
+    elif marker == 0xE1 and data[body : body + 6] == b'Exif\x00\x00':
+      orientation = _exif_orientation(data[body + 6 : position + 2 + length])
+    elif marker == 0xDA:
+      # No end-of-image marker after the start of the scan: truncated. A decoder that stops at the
+      # crop would not notice, and whether a file counts as readable must not depend on the crop.
+      whole = data.rfind(b'\xff\xd9', body) >= 0
+      upright = whole and orientation == 1 and size is not None and min(size) > 0
+      return (JPEG, *size) if upright and size else None
+    position += 2 + length
+  return None
+
+
+def _exif_orientation(block: bytes) -> int:
+  """Orientation 1..8 in the first directory of a TIFF block; 1 where there is none."""
+  order = {b'II': 'little', b'MM': 'big'}.get(block[:2])
+  if order is None:
+    return 1
+
+  def number(start: int, count: int) -> int:
+    return int.from_bytes(block[start : start + count], order)  # type: ignore[arg-type]
+
+  directory = number(4, 4)
+  for entry in range(min(number(directory, 2), 512)):
+    start = directory + 2 + 12 * entry
+    if number(start, 2) == _ORIENTATION_TAG:
+      value = number(start + 8, 2)
+      return value if 1 <= value <= 8 else 1
+  return 1
+
+
+def _inspect_png(data: bytes) -> tuple[int, int, int] | None:
+  """Header of an 8-bit grey or RGB PNG without transparency or EXIF; None for every other."""
+  if len(data) < 33 or data[12:16] != b'IHDR':
+    return None
+  width, height = int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big')
+  depth, colour = data[24], data[25]
+  pixels = data.find(b'IDAT', 33)
+  if depth != 8 or colour not in (0, 2) or pixels < 0 or min(height, width) < 1:
+    return None
+  if data.find(b'tRNS', 33, pixels) >= 0 or data.find(b'eXIf', 33, pixels) >= 0:
+    return None
+  return PNG, height, width
+
+
+def _orientation(image: Any) -> int:
+  try:
+    value = image.getexif().get(_ORIENTATION_TAG, 1)
+  except Exception:  # A damaged EXIF block does not make the picture unreadable.
+    return 1
+  return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _to_rgb(image: Any) -> np.ndarray:
+  """The first frame of an open Pillow image as uint8 [H, W, 3], not yet upright."""
+  image.load()
+  if image.mode == 'I' or image.mode.startswith('I;16'):
+    grey = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+  if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
+    top = image.convert('RGBA')
+    return np.asarray(Image.alpha_composite(Image.new('RGBA', top.size, _WHITE), top))[:, :, :3]
+  return np.asarray(image.convert('RGB'))
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+  """Undoes the camera's rotation (EXIF 2.32, table 6: where row 0 and column 0 of the file lie)."""
+  if orientation >= 5:
+    pixels = pixels.transpose(1, 0, 2)
+  if orientation in (2, 3, 6, 7):
+    pixels = pixels[:, ::-1]
+  if orientation in (3, 4, 7, 8):
+    pixels = pixels[::-1]
+  return pixels

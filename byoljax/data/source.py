@@ -1,0 +1,172 @@
+"""Random access to a data set: the one type that every kind of data is turned into.
+
+A `Source` numbers its examples 0..N-1 and hands out any of them by number. The pipeline asks for
+exactly the examples that a step needs, so the order is free, a resumed run starts at its step at
+once, and nothing about the reader has to be saved. State is data: the fields say what the data are,
+the closures how to get them; there is no class hierarchy and nothing to close.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import hashlib
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+UNREADABLE_FILE = 'unreadable.txt'
+
+
+class UnreadableLog:
+  """The examples that could not be read, each once; kept in memory and appended to a file.
+
+  Attributes:
+    names: name of each unreadable example -> the reason, in the order they were met.
+
+  """
+
+  def __init__(self, path: str | os.PathLike | None = None):
+    """Keeps the log in `path`.
+
+    Args:
+      path: file to append to, one `name<TAB>reason` per line; a directory gets `unreadable.txt`;
+        None keeps no file. The file is created when the first example fails.
+    """
+    self.path = None if path is None else os.fspath(path)
+    if self.path is not None and os.path.isdir(self.path):
+      self.path = os.path.join(self.path, UNREADABLE_FILE)
+    self.names: dict[str, str] = {}
+    self._lock = threading.Lock()
+    self._on_file: set[str] | None = None
+
+  def add(self, name: str, reason: str) -> None:
+    """Notes one unreadable example; a name that was noted before, in any run, is not repeated."""
+    reason = ' '.join(str(reason).split())
+    with self._lock:
+      if name in self.names:
+        return
+      self.names[name] = reason
+      if self.path is None:
+        return
+      if self._on_file is None:
+        self._on_file = _first_columns(self.path)
+      if name not in self._on_file:
+        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
+        with open(self.path, 'a', encoding='utf-8', errors='surrogateescape') as file:
+          file.write(f'{name}\t{reason}\n')
+
+  def __len__(self) -> int:
+    """How many different examples were unreadable."""
+    return len(self.names)
+
+
+def _first_columns(path: str) -> set[str]:
+  try:
+    with open(path, encoding='utf-8', errors='surrogateescape') as file:
+      return {line.split('\t', 1)[0].rstrip('\n') for line in file}
+  except FileNotFoundError:
+    return set()
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """A data set, or a part of one, with random access.
+
+  Attributes:
+    name: what to call it in messages.
+    size: number of examples N, at least 1.
+    num_classes: 0 where there are no labels.
+    class_names: one per class, or empty.
+    encoded: True: `read` gives image files as bytes (object [b]); False: uint8 [b, H, W, 3].
+    image_shape: (H, W) where every image has the same, else None.
+    fingerprint: short hash of what the data are (name, version, size, members); equal data give
+      equal fingerprints wherever they lie. A resumed run compares it.
+    fetch: int64 [b] -> (images, labels int32 [b], -1 where unknown); called through `read`.
+    fetch_labels: () -> int32 [N], or None where there are no labels; called through `labels`.
+    locate: index -> the example's file or record, for messages.
+    unreadable: where examples that cannot be read are noted.
+  """
+
+  name: str
+  size: int
+  num_classes: int
+  class_names: tuple[str, ...]
+  encoded: bool
+  image_shape: tuple[int, int] | None
+  fingerprint: str
+  fetch: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+  fetch_labels: Callable[[], np.ndarray | None]
+  locate: Callable[[int], str]
+  unreadable: UnreadableLog = dataclasses.field(default_factory=UnreadableLog)
+
+  def __post_init__(self):
+    """Refuses an empty set."""
+    if self.size < 1:
+      raise ValueError(f'{self.name} holds no example.')
+
+  def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Reads examples in the given order.
+
+    Args:
+      indices: integer [b] in [0, N); repeats are allowed.
+
+    Returns:
+      Images (object [b] of bytes, empty where a file could not be opened, or uint8 [b, H, W, 3])
+      and labels int32 [b], -1 where unknown.
+
+    Raises:
+      ValueError: an index is out of range.
+    """
+    return self.fetch(_checked(indices, self.size, self.name))
+
+  @property
+  def labels(self) -> np.ndarray | None:
+    """Labels of all examples, int32 [N] (-1: unknown), or None; read once, on first use."""
+    return self.fetch_labels()
+
+  def subset(self, indices: np.ndarray) -> 'Source':
+    """The examples `indices` as a source of their own, numbered 0..len(indices)-1 in that order.
+
+    Args:
+      indices: integer [n] in [0, N), n >= 1.
+
+    Raises:
+      ValueError: an index is out of range, or there is none.
+    """
+    chosen = _checked(indices, self.size, self.name)
+
+    def labels() -> np.ndarray | None:
+      parents = self.labels
+      return None if parents is None else parents[chosen]
+
+    return dataclasses.replace(
+      self,
+      size=len(chosen),
+      fingerprint=fingerprint(self.fingerprint, chosen.astype('<i8').tobytes()),
+      fetch=lambda rows: self.fetch(chosen[rows]),
+      fetch_labels=functools.cache(labels),
+      locate=lambda row: self.locate(int(chosen[row])),
+    )
+
+
+def _checked(indices: np.ndarray, size: int, name: str) -> np.ndarray:
+  indices = np.asarray(indices)
+  if indices.ndim != 1 or not (np.issubdtype(indices.dtype, np.integer) or not indices.size):
+    raise ValueError(
+      f'indices must be one row of whole numbers, got {indices.dtype} {list(indices.shape)}.'
+    )
+  if indices.size and not 0 <= indices.min() <= indices.max() < size:
+    wrong = indices.min() if indices.min() < 0 else indices.max()
+    raise ValueError(f'index {wrong} is not in {name}, which has examples 0 to {size - 1}.')
+  return indices.astype(np.int64)
+
+
+def fingerprint(*parts: Any) -> str:
+  """Hash of the parts (bytes, or anything with an unambiguous repr) as 12 hexadecimal digits."""
+  digest = hashlib.blake2b(digest_size=6)
+  for part in parts:
+    raw = part if isinstance(part, bytes) else repr(part).encode('utf-8', 'surrogateescape')
+    digest.update(len(raw).to_bytes(8, 'little') + raw)
+  return digest.hexdigest()
