@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from byoljax import parallel
-from byoljax.evals.collapse import (
-  collapse_metrics,
-  effective_rank,
-  normalized_std,
-  online_target_cosine,
-)
+from byoljax.evals import collapse
+from byoljax.evals.collapse import collapse_metrics
+
+# Compiled, as they are used: one compilation per shape instead of one per operation.
+effective_rank = jax.jit(collapse.effective_rank, static_argnames=('axis', 'max_size'))
+normalized_std = jax.jit(collapse.normalized_std, static_argnames='axis')
+online_target_cosine = jax.jit(collapse.online_target_cosine, static_argnames='axis')
 
 
 def random(seed, *shape):

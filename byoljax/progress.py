@@ -1,0 +1,129 @@
+"""The line a run shows while it works: how far it is, how fast, and what is left."""
+
+from collections.abc import Callable, Mapping
+import math
+import shutil
+import sys
+import time as time_module
+from typing import TextIO
+
+import jax
+
+
+class Progress:
+  """One line that says how far the run is and how fast: redrawn on a terminal, else now and then.
+
+  Args:
+    total_steps: steps of the whole run.
+    stream: where to show it; standard error when None.
+    steps_per_epoch: shows epochs when given.
+    interval: seconds between two lines where the stream is no terminal (a log file).
+    quiet: show nothing; always so on processes other than the first.
+    width: columns of the terminal; None asks it, each time. Fields that do not fit are left out,
+      the least needed first.
+    time: the clock, in seconds.
+  """
+
+  def __init__(
+    self,
+    total_steps: int,
+    stream: TextIO | None = None,
+    *,
+    steps_per_epoch: float | None = None,
+    interval: float = 10.0,
+    quiet: bool = False,
+    width: int | None = None,
+    time: Callable[[], float] = time_module.monotonic,
+  ) -> None:
+    self._total = total_steps
+    self._stream = sys.stderr if stream is None else stream
+    self._steps_per_epoch = steps_per_epoch
+    self._terminal = self._stream.isatty()
+    self._interval = 0.1 if self._terminal else interval
+    self._quiet = quiet or jax.process_index() != 0
+    self._width = width
+    self._time = time
+    self._next = -math.inf
+    self._drawn = ''
+
+  def update(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Shows `step` and those of 'loss', 'lr', 'tau' and `clock.Clock.read`'s that there are.
+
+    Does nothing when the last line is too recent; the last step is always shown.
+    """
+    now = self._time()
+    if self._quiet or (now < self._next and step < self._total):
+      return
+    self._next = now + self._interval
+    if not self._terminal:
+      self._write('  '.join(text for _, text in self._fields(step, metrics)) + '\n')
+      return
+    self._draw(self._fit(self._fields(step, metrics)))
+
+  def message(self, text: str) -> None:
+    """Prints a line of its own above the progress line."""
+    if self._quiet:
+      return
+    if not self._terminal:
+      self._write(text + '\n')
+      return
+    line = self._drawn
+    self._draw('')
+    self._write('\r' + text + '\n')
+    self._draw(line)
+
+  def close(self) -> None:
+    """Leaves the last line standing."""
+    if self._drawn:
+      self._write('\n')
+      self._drawn = ''
+
+  def _write(self, text: str) -> None:
+    self._stream.write(text)
+    self._stream.flush()
+
+  def _draw(self, line: str) -> None:
+    # Blanks rather than an escape sequence: they erase the old line on every terminal.
+    self._write('\r' + line.ljust(len(self._drawn)))
+    self._drawn = line
+
+  def _fields(self, step: int, metrics: Mapping[str, float]) -> list[tuple[int, str]]:
+    """(need, text) of each field in the order of display; the lowest need is left out first."""
+    fields = [(9, f'{step:>{len(str(self._total))}}/{self._total}')]
+    if self._steps_per_epoch:
+      epoch, epochs = step / self._steps_per_epoch, self._total / self._steps_per_epoch
+      fields.append((2, f'epoch {epoch:.1f}/{epochs:.4g}'))
+    for name, need, form in _FIELDS:
+      value = metrics.get(name)
+      if value is not None:
+        fields.append((need, form(float(value))))
+    return fields
+
+  def _fit(self, fields: list[tuple[int, str]]) -> str:
+    # The last column stays free: writing there wraps the line on some terminals.
+    width = (self._width or shutil.get_terminal_size().columns) - 1
+    while len(fields) > 1 and sum(len(text) + 2 for _, text in fields) - 2 > width:
+      fields.remove(min(fields, key=lambda field: field[0]))
+    return '  '.join(text for _, text in fields)[: max(width, 0)]
+
+
+_FIELDS: tuple[tuple[str, int, Callable[[float], str]], ...] = (
+  ('loss', 8, lambda x: f'loss {x:.4f}'),
+  ('lr', 4, lambda x: f'lr {x:.3g}'),
+  ('tau', 3, lambda x: f'tau {x:.5f}'),
+  ('time/img_per_s', 6, lambda x: f'{x:,.0f} img/s' if x >= 10 else f'{x:.2g} img/s'),
+  ('time/wait', 5, lambda x: f'data wait {x:.0%}'),
+  ('time/left_s', 7, lambda x: f'{duration(x)} left'),
+)
+
+
+def duration(seconds: float) -> str:
+  """Seconds as m:ss, h:mm:ss or days; '?' when unknown (NaN or infinite)."""
+  if not math.isfinite(seconds):
+    return '?'
+  whole = max(round(seconds), 0)
+  minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+  if days:
+    return f'{days} d {hours % 24} h'
+  clock = f'{minutes % 60:02}:{whole % 60:02}'
+  return f'{hours}:{clock}' if hours else clock.removeprefix('0')
