@@ -100,12 +100,13 @@ class Checkpoints:
       FileNotFoundError: there is no checkpoint.
       ValueError: the checkpoint holds another structure or other shapes.
     """
+    self._manager.wait_until_finished()
     step = self.latest_step() if step is None else step
     if step is None:
       raise FileNotFoundError(f'no checkpoint in {self._manager.directory}.')
     host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), jax.eval_shape(lambda: template))
     stored = self._manager.item_metadata(step)['state']
-    _require_equal_shapes(stored.tree if hasattr(stored, 'tree') else stored, host)
+    require_equal_shapes(stored.tree if hasattr(stored, 'tree') else stored, host)
     restored = self._manager.restore(
       step, args=ocp.args.Composite(state=ocp.args.StandardRestore(host))
     )
@@ -206,8 +207,12 @@ def _globally_addressed(state: PyTree) -> PyTree:
   return jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, state)
 
 
-def _require_equal_shapes(stored: PyTree, wanted: PyTree) -> None:
-  """Compares a checkpoint with what is wanted; Orbax's own complaint is thousands of lines."""
+def require_equal_shapes(stored: PyTree, wanted: PyTree) -> None:
+  """Compares a checkpoint with what is wanted; Orbax's own complaint is thousands of lines.
+
+  Raises:
+    ValueError: missing or unexpected names, or other shapes; the first dozen are listed.
+  """
   have = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(stored)}
   want = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(wanted)}
   lines = [f'- {name} (missing)' for name in want if name not in have]

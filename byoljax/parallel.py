@@ -159,3 +159,8 @@ def initialize_processes(
       '--coordinator_address, --num_processes and --process_id go together: give all three or none.'
     )
   jax.distributed.initialize(coordinator_address, num_processes, process_id)
+
+
+def is_first_process() -> bool:
+  """Whether this process writes what only one may write."""
+  return jax.process_index() == 0

@@ -19,7 +19,7 @@ from byoljax.method import Aux, Batch, Method
 PyTree = Any
 Metrics = dict[str, jax.Array]
 Augment = Callable[[Batch, jax.Array], Batch]
-Diagnose = Callable[[jax.Array], Metrics]
+Diagnose = Callable[[jax.Array, jax.Array], Metrics]
 
 
 @flax.struct.dataclass
@@ -79,7 +79,7 @@ def train_step(
     method: see `byoljax.method`.
     tx: the optimiser of all parameter groups.
     augment: (batch, step) -> batch with float32 'views'.
-    diagnose: embedding [b, D] -> metrics that are already global, such as collapse metrics.
+    diagnose: (embedding [b, D], step) -> metrics that are already global: collapse metrics.
     accumulate: splits the batch into this many micro-batches whose gradients are averaged, to save
       memory. Batch statistics are per micro-batch; the optimiser, the target's moving average and
       every schedule still move once per step.
@@ -111,7 +111,7 @@ def train_step(
   params, method_state = method.post_step(params, aux.method_state, state.step)
   metrics |= _gradient_norms(grads, method.groups(state.params))
   if diagnose is not None:
-    metrics |= diagnose(aux.embedding)
+    metrics |= diagnose(aux.embedding, state.step)
   next_state = state.replace(  # type: ignore[attr-defined]
     step=state.step + 1, params=params, opt_state=opt_state, method_state=method_state
   )
@@ -155,5 +155,5 @@ def _gradient_norms(grads: PyTree, groups: PyTree) -> Metrics:
   pairs = list(zip(jax.tree.leaves(grads), jax.tree.leaves(groups), strict=True))
   own = [leaf for leaf, group in pairs if group != 'probe']
   probe = [leaf for leaf, group in pairs if group == 'probe']
-  norms = {'grad_norm': optax.global_norm(own)}
-  return norms | ({'probe/grad_norm': optax.global_norm(probe)} if probe else {})
+  norms = {'grad_norm': optax.tree.norm(own)}
+  return norms | ({'probe/grad_norm': optax.tree.norm(probe)} if probe else {})

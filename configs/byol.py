@@ -75,7 +75,7 @@ def cifar10(config: ConfigDict, options: list[str]) -> None:
   config.views.view1 = base.view(size=32, blur_prob=0.0)
   config.views.view2 = base.view(size=32, blur_prob=0.0, solarize_prob=0.2)
   config.encoder.update(name='resnet18', stem='cifar')
-  config.optim.update(name='lars_clipped', base_lr=1.0, weight_decay=1e-5, trust_coefficient=0.02)
+  config.optim.update(name='larc_clip', base_lr=1.0, weight_decay=1e-5, trust_coefficient=0.02)
   config.evals.update(image_size=32, final=True)
   config.evals.linear.update(length='100 epochs', batch_size=256)
 

@@ -68,13 +68,14 @@ def linear_probe(
     logits = _logits(params['head'], features)
     each = jax.vmap(classification.cross_entropy, (0, None))(logits, batch['label'])
     right = jax.vmap(classification.accuracy, (0, None))(logits, batch['label'])
-    metrics = {'loss': each.min(), 'top1': right.max()}
+    metrics = {'loss': jnp.nanmin(each), 'top1': right.max()}
     return each.sum(), Aux(state, metrics, features)
 
   def embed(params: PyTree, state: FrozenEncoder, images: jax.Array) -> dict[str, jax.Array]:
     features = _features(state, images)
     logits = _logits(params['head'], features)
-    rows = jnp.moveaxis(logits, 0, 1).reshape(images.shape[0], num_heads * num_classes)
+    # Fewer heads than at first when the caller has picked some.
+    rows = jnp.moveaxis(logits, 0, 1).reshape(images.shape[0], -1)
     return {'embedding': features, 'logits': rows}
 
   return Method(init, loss, keep, embed, default_groups)

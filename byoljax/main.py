@@ -1,0 +1,116 @@
+"""The command line: python -m byoljax.main --config=configs/byol.py [--workdir=runs/byol]."""
+
+import argparse
+from collections.abc import Sequence
+import logging
+import os
+import sys
+
+from byoljax import __version__
+from byoljax import config as config_lib
+
+_EPILOG = """\
+Every field of a configuration can be set: --config.optim.base_lr=0.3 --config.train.length='5 epochs'.
+--print_config lists the fields with their values. The part after a ':' chooses a preset:
+
+  --config=configs/byol.py                 BYOL on the built-in images, minutes on a CPU
+  --config=configs/byol.py:cifar10         ResNet-18 on CIFAR-10; also imagenette, imagenet,300, folder, npz, smoke
+  --config=configs/linear.py --config.pretrained=runs/byol
+  --config=configs/knn.py --config.pretrained=runs/byol
+  --config=configs/byol.py --config.task=views     only a contact sheet of the augmented views
+
+Starting a run again in the same --workdir resumes it where it stopped.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs a task; returns the exit status: 0, 2 for a user's mistake, 3 for a loss that diverged."""
+  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  try:
+    overrides, rest = _split_overrides(arguments)
+    options = _parser().parse_args(rest)
+    config = config_lib.load(options.config, overrides)
+    if options.print_config:
+      print(config_lib.describe(config))
+      return 0
+    return _run(config, options)
+  except config_lib.ConfigError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except FloatingPointError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 3
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    return 130
+
+
+def _run(config: config_lib.ml_collections.ConfigDict, options: argparse.Namespace) -> int:
+  """Imports the rest only now: a mistake in the configuration is answered at once."""
+  if 'task' not in config:
+    raise config_lib.ConfigError(f"{options.config} does not say what to do: it has no field 'task'.")
+  _set_verbosity(config.log.verbose)
+  from byoljax import parallel, tasks
+
+  with config_lib.user_errors():
+    parallel.initialize_processes(
+      options.coordinator_address, options.num_processes, options.process_id
+    )
+  task = config_lib.choose('task', config.task, tasks.TASKS)
+  return task(config, tasks.Invocation(options.config, options.workdir))
+
+
+def _split_overrides(arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+  """Separates --config.field=value (or --config.field value) from everything else."""
+  overrides, rest = [], []
+  remaining = iter(arguments)
+  for argument in remaining:
+    if not argument.startswith('--config.'):
+      rest.append(argument)
+      continue
+    name, equals, text = argument.removeprefix('--config.').partition('=')
+    if not equals:
+      text = next(remaining, '--')
+      if text.startswith('--'):
+        raise config_lib.ConfigError(f'--config.{name} has no value: write --config.{name}=VALUE.')
+    overrides.append((name, text))
+  return overrides, rest
+
+
+class _Parser(argparse.ArgumentParser):
+  """Answers a mistake in one sentence, like the rest of the program."""
+
+  def error(self, message: str) -> None:  # type: ignore[override]
+    raise config_lib.ConfigError(f'{message}; see --help.')
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(
+    prog='python -m byoljax.main',
+    description='Self-supervised pretraining and evaluation of image encoders in JAX.',
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('--config', required=True, metavar='FILE[:ARG]', help='the recipe to run')
+  parser.add_argument('--workdir', default='', help='where to write (default: runs/<recipe>)')
+  parser.add_argument('--print_config', action='store_true', help='show all fields and stop')
+  parser.add_argument('--coordinator_address', metavar='HOST:PORT', help='several processes: where')
+  parser.add_argument('--num_processes', type=int, help='several processes: how many')
+  parser.add_argument('--process_id', type=int, help='several processes: which one this is')
+  parser.add_argument('--version', action='version', version=f'byoljax {__version__}')
+  return parser
+
+
+def _set_verbosity(verbose: bool) -> None:
+  """Silences the libraries' start-up messages unless they were asked for."""
+  if verbose:
+    os.environ['TF_CPP_MIN_LOG_LEVEL'] = '0'
+    logging.basicConfig(level=logging.INFO)
+    return
+  for name in ('absl', 'jax', 'orbax', 'tensorstore'):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+
+if __name__ == '__main__':
+  sys.exit(main())

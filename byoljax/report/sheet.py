@@ -1,0 +1,71 @@
+"""A contact sheet: each image beside the augmented views that training makes of it."""
+
+from collections.abc import Sequence
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_CELL = 96  # Least side of a picture on the sheet, in pixels.
+_GAP = 6
+_HEADER = 22
+_PAPER, _INK = (255, 255, 255), (40, 40, 40)
+
+
+def write(
+  path: str | os.PathLike[str],
+  originals: Sequence[np.ndarray],
+  views: Sequence[Sequence[np.ndarray]],
+  names: Sequence[str],
+) -> None:
+  """Draws one row an image: the original, then its views.
+
+  Args:
+    path: the PNG to write.
+    originals: n images, uint8 [H, W, 3]; sizes may differ.
+    views: one sequence of n images for each view, float in [0, 1] or uint8, [S, S, 3].
+    names: a heading for each view.
+
+  Raises:
+    ValueError: the lengths do not fit together.
+  """
+  if len(names) != len(views) or any(len(view) != len(originals) for view in views):
+    raise ValueError(
+      f'{len(originals)} originals, {len(names)} names and views of '
+      f'{[len(view) for view in views]} images do not make a sheet.'
+    )
+  cell = max(_CELL, *(image.shape[0] for view in views for image in view))
+  columns = [originals, *views]
+  width = len(columns) * (cell + _GAP) + _GAP
+  height = len(originals) * (cell + _GAP) + _GAP + _HEADER
+  sheet = Image.new('RGB', (width, height), _PAPER)
+  pen = ImageDraw.Draw(sheet)
+  font = ImageFont.load_default(size=13)
+  for column, (title, images) in enumerate(zip(('image', *names), columns, strict=True)):
+    left = _GAP + column * (cell + _GAP)
+    pen.text((left, 4), title, fill=_INK, font=font)
+    for row, image in enumerate(images):
+      picture = _fit(_to_uint8(image), cell)
+      # Pictures that are not square sit in the middle of their cell.
+      x = left + (cell - picture.width) // 2
+      y = _HEADER + row * (cell + _GAP) + (cell - picture.height) // 2
+      sheet.paste(picture, (x, y))
+  target = pathlib.Path(path)
+  scratch = target.with_name(target.name + '.tmp')
+  sheet.save(scratch, format='PNG')
+  os.replace(scratch, target)
+
+
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+  if image.dtype == np.uint8:
+    return image
+  return np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _fit(image: np.ndarray, cell: int) -> Image.Image:
+  """Scales to the cell; small images are enlarged without smoothing, so that pixels stay visible."""
+  picture = Image.fromarray(image)
+  scale = cell / max(picture.size)
+  size = tuple(max(1, round(side * scale)) for side in picture.size)
+  return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)

@@ -1,0 +1,48 @@
+"""Being asked to stop: SIGTERM and SIGINT end a run after the step in progress, saved and resumable.
+
+On several processes JAX's own preemption service receives SIGTERM on any of them and makes all of
+them agree on one step to stop at; a handler of ours would hide the signal from it.
+"""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+
+class StopRequest:
+  """Context manager that remembers whether SIGTERM or SIGINT arrived; a second SIGINT interrupts."""
+
+  def __init__(self) -> None:
+    self._received = False
+    self._previous: dict[int, Any] = {}
+
+  def __enter__(self) -> 'StopRequest':
+    # Only the main thread may install handlers; elsewhere (notebooks, tests) there is no request.
+    if threading.current_thread() is threading.main_thread():
+      several = jax.process_count() > 1
+      for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
+        self._previous[number] = signal.signal(number, self._receive)
+    return self
+
+  def __exit__(self, *unused: object) -> None:
+    for number, handler in self._previous.items():
+      signal.signal(number, handler)
+    self._previous = {}
+
+  def requested(self, step: int) -> bool:
+    """Whether to stop after `step`; all processes get the same answer."""
+    if jax.process_count() == 1:
+      return self._received
+    return multihost_utils.reached_preemption_sync_point(step)
+
+  def _receive(self, number: int, frame: FrameType | None) -> None:
+    del frame
+    if self._received and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    self._received = True
+
+

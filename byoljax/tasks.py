@@ -1,0 +1,363 @@
+"""What can be run from the command line: pretrain, linear, knn, views.
+
+A task takes a configuration and says what came out of it; everything that it prints or leaves in a
+directory is for a person. Results are JSON with the protocol that they came from.
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+import json
+import logging
+import os
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+import byoljax
+from byoljax import checkpoint, evaluate, parallel, train
+from byoljax import config as config_lib
+from byoljax.config import ConfigError, user_errors
+from byoljax.data import datasets
+from byoljax.data.source import Source
+from byoljax.evaluate import Encoder, EvalData
+from byoljax.report import curves, sheet, table
+from byoljax.step import TrainState
+
+log = logging.getLogger('byoljax')
+
+
+class Invocation(NamedTuple):
+  """How a task was called.
+
+  Attributes:
+    recipe: the configuration's file and argument, 'configs/byol.py:cifar10'.
+    workdir: where to write; empty for a place that follows from the recipe.
+  """
+
+  recipe: str
+  workdir: str
+
+
+def pretrain(config: ConfigDict, invocation: Invocation) -> int:
+  """Trains an encoder, evaluates it, and leaves checkpoints, metrics and figures in the workdir."""
+  workdir = pathlib.Path(invocation.workdir or _default_workdir(invocation.recipe))
+  source = _load(config, 'pretrain', workdir)
+  run = train.assemble(config, source)
+  data = _eval_data(config, workdir)
+  _open_workdir(workdir, config, invocation, source)
+  _log_to(workdir / 'run.log')
+  _say(_headline(run, workdir))
+  log.info('parameters\n%s', run.report)
+  if parallel.is_first_process():
+    _views_sheet(run, workdir / 'views.png')
+  knn = functools.partial(_periodic_knn, config, data) if data else None
+  began = time.monotonic()
+  state, complete = train.train(
+    run,
+    workdir,
+    evaluate=knn,
+    evaluate_every=config.evals.knn.every,
+    save_every=config.checkpoint.every,
+    keep=config.checkpoint.keep,
+  )
+  _say_unreadable(source)
+  if not complete:
+    _say(f'Stopped at step {int(state.step)} and saved: the same command goes on from there.')
+    return 0
+  _say(f'Trained in {_minutes(time.monotonic() - began)}.')
+  if data and config.evals.final:
+    _final_table(config, data, state, workdir)
+  elif not data:
+    _say('No k-NN or linear evaluation: it needs labelled images and a test split.')
+  _say_files(workdir, int(state.step))
+  return 0
+
+
+def linear(config: ConfigDict, invocation: Invocation) -> int:
+  """Linear evaluation of a pretrained encoder; see `configs/linear.py`."""
+  encoder, source_config, directory = evaluate.load_encoder(config.pretrained, config.network)
+  home = pathlib.Path(invocation.workdir or _evals_dir(directory) / _label('linear', config, directory))
+  data = _data_of(config, source_config, config.linear.batch_size, home)
+  _say(f'Linear evaluation of {directory} ({config.network} network) on {data.test.name}.')
+  home.mkdir(parents=True, exist_ok=True)
+  result = evaluate.linear_result(
+    encoder, data, config.linear, log=config.log, workdir=home
+  )
+  if result is None:
+    _say('Stopped and saved: the same command goes on from there.')
+    return 0
+  _write_result(home / 'result.json', result, config, directory)
+  top5 = f', top-5 {result["top5"]:.2%}' if 'top5' in result else ''
+  _say(
+    f'top-1 {result["top1"]:.2%}{top5} on {result["test_examples"]:,} test images '
+    f'(base_lr {result["base_lr"]:g}, {result["held_out_top1"]:.2%} on held-out training images)'
+  )
+  _say(f'result  {home / "result.json"}')
+  return 0
+
+
+def knn(config: ConfigDict, invocation: Invocation) -> int:
+  """k-NN evaluation of a pretrained encoder; see `configs/knn.py`."""
+  encoder, source_config, directory = evaluate.load_encoder(config.pretrained, config.network)
+  home = pathlib.Path(invocation.workdir or _evals_dir(directory) / _label('knn', config, directory))
+  data = _data_of(config, source_config, config.batch_size, home)
+  result = evaluate.knn_result(encoder, data, config.knn)
+  home.mkdir(parents=True, exist_ok=True)
+  _write_result(home / 'result.json', result, config, directory)
+  _say(f'k-NN of {directory} ({config.network} network) on {data.test.name}')
+  _say(_knn_table(result))
+  _say(f'result  {home / "result.json"}')
+  return 0
+
+
+def views(config: ConfigDict, invocation: Invocation) -> int:
+  """Writes a contact sheet of the augmented views that a configuration produces."""
+  workdir = pathlib.Path(invocation.workdir or _default_workdir(invocation.recipe))
+  run = train.assemble(config, _load(config, 'pretrain', workdir))
+  with user_errors():
+    workdir.mkdir(parents=True, exist_ok=True)
+  _views_sheet(run, workdir / 'views.png')
+  _say(f'views  {workdir / "views.png"}')
+  return 0
+
+
+TASKS: dict[str, Callable[[ConfigDict, Invocation], int]] = {
+  'pretrain': pretrain,
+  'linear': linear,
+  'knn': knn,
+  'views': views,
+}
+
+
+def _load(config: ConfigDict, split: str, workdir: pathlib.Path | None) -> Source:
+  with user_errors():
+    return datasets.load(
+      config.data.name, split, data_dir=config.data.dir, unreadable_log=workdir
+    )
+
+
+def _eval_data(config: ConfigDict, workdir: pathlib.Path) -> EvalData | None:
+  """Labelled training and test images, or None where the data have no labels or no test split."""
+  try:
+    found = [
+      datasets.load(config.data.name, split, data_dir=config.data.dir, unreadable_log=workdir)
+      for split in ('train', 'test')
+    ]
+  except ValueError as error:
+    log.info('no evaluation during training: %s', error)
+    return None
+  if min(source.num_classes for source in found) < 2:
+    return None
+  return EvalData(
+    found[0],
+    found[1],
+    image_size=config.evals.image_size,
+    mean=config.data.mean,
+    std=config.data.std,
+    batch_size=_fit_to_devices(config.evals.batch_size),
+    threads=config.data.threads,
+  )
+
+
+def _data_of(
+  config: ConfigDict, pretraining: ConfigDict, batch_size: int, log_dir: pathlib.Path
+) -> EvalData:
+  """The data of an evaluation: what its own configuration leaves open is as in pretraining."""
+  merged = ConfigDict(pretraining.to_dict())
+  if config.data.name:
+    merged.data.name, merged.data.dir = config.data.name, config.data.dir
+  elif config.data.dir:
+    merged.data.dir = config.data.dir
+  sources = [_load(merged, split, log_dir) for split in ('train', 'test')]
+  if sources[0].num_classes < 2:
+    raise ConfigError(f'{sources[0].name} has no labels: there is nothing to evaluate.')
+  if sources[0].num_classes != sources[1].num_classes:
+    raise ConfigError(
+      f'{sources[0].num_classes} training classes but {sources[1].num_classes} test classes.'
+    )
+  return EvalData(
+    *sources,
+    image_size=config.image_size or merged.evals.image_size,
+    mean=merged.data.mean,
+    std=merged.data.std,
+    batch_size=_fit_to_devices(batch_size),
+    threads=config.data.threads,
+  )
+
+
+def _fit_to_devices(batch_size: int) -> int:
+  """The nearest batch size that all devices can share; evaluation does not depend on it."""
+  devices = jax.device_count()
+  return max(1, round(batch_size / devices)) * devices
+
+
+def _periodic_knn(config: ConfigDict, data: EvalData, state: TrainState) -> dict[str, float]:
+  """k-NN of the encoder in training, under names of its own: 'knn/*'."""
+  encoder = _online(config, state)
+  result = evaluate.knn_result(encoder, data, config.evals.knn, config.seed)
+  return {f'knn/{name}': result[name] for name in ('top1', 'top5') if name in result}
+
+
+def _online(config: ConfigDict, state: TrainState) -> Encoder:
+  params = {'encoder': state.params['encoder']}
+  bn = {'encoder': state.method_state.bn['encoder']}
+  return Encoder(config.encoder, evaluate.network(config.encoder), params, bn)
+
+
+def _final_table(
+  config: ConfigDict, data: EvalData, state: TrainState, workdir: pathlib.Path
+) -> None:
+  """Evaluates the encoder beside what it has to beat, prints the table and writes results.json."""
+  pixels = dict(config.encoder) | {'name': 'pixels'}
+  rows = {
+    config.method.name: _online(config, state),
+    'random initialisation': evaluate.random_encoder(
+      config.encoder, data.image_size, config.seed
+    ),
+    'raw pixels': evaluate.random_encoder(pixels, data.image_size, config.seed),
+  }
+  full_bank = dict(config.evals.knn) | {'max_bank': 0}
+  results = {}
+  for name, encoder in rows.items():
+    _say(f'evaluating {name} ...')
+    results[name] = {
+      'knn': evaluate.knn_result(encoder, data, full_bank),
+      'linear': evaluate.linear_result(encoder, data, config.evals.linear, log=config.log),
+    }
+  _write_result(workdir / 'results.json', results, config, workdir / 'checkpoints' / str(state.step))
+  cells = [
+    {'encoder': name, 'k-NN top-1': r['knn']['top1'], 'linear top-1': r['linear']['top1']}
+    for name, r in results.items()
+  ]
+  _say('\n' + table.format_table(cells, ['encoder', 'k-NN top-1', 'linear top-1']) + '\n')
+
+
+def _knn_table(result: Mapping[str, Any]) -> str:
+  return table.format_table(result['sweep'], ['k', 'temperature', 'top1'])
+
+
+def _open_workdir(
+  workdir: pathlib.Path, config: ConfigDict, invocation: Invocation, source: Source
+) -> None:
+  """Makes the directory, or checks that what lies there is this very run.
+
+  Raises:
+    ConfigError: the directory cannot be written, or belongs to another run.
+  """
+  path = workdir / 'config.json'
+  if path.exists():
+    changed = config_lib.differences(evaluate.run_config(workdir), config)
+    stored = json.loads(path.read_text()).get('data_fingerprint', source.fingerprint)
+    if stored != source.fingerprint:
+      changed.append(f'the images of {source.name} are not those that the run was started with')
+    if changed:
+      raise ConfigError(
+        f"'{workdir}' holds a run with another configuration:\n  " + '\n  '.join(changed)
+        + '\nChoose another --workdir, or set these fields back to go on with it.'
+      )
+    return
+  if not parallel.is_first_process():
+    return
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_json(
+      path,
+      {
+        'recipe': invocation.recipe,
+        'config': json.loads(config_lib.to_json(config)),
+        'data_fingerprint': source.fingerprint,
+        'byoljax': byoljax.__version__,
+        'versions': checkpoint.versions(),
+      },
+    )
+  except OSError as error:
+    raise ConfigError(f"--workdir='{workdir}' cannot be written: {error.strerror}.") from error
+
+
+def _views_sheet(run: train.Run, path: pathlib.Path) -> None:
+  count = min(8, run.source.size)
+  sheet.write(path, *train.example_views(run, count), names=sorted(run.config.views))
+
+
+def _write_result(
+  path: pathlib.Path, result: Mapping[str, Any], config: ConfigDict, directory: pathlib.Path
+) -> None:
+  """One JSON with the numbers and everything they depend on."""
+  if not parallel.is_first_process():
+    return
+  checkpoint.write_json(
+    path,
+    {
+      'result': result,
+      'checkpoint': str(directory),
+      'config': json.loads(config_lib.to_json(config)),
+      'versions': checkpoint.versions(),
+    },
+  )
+
+
+def _default_workdir(recipe: str) -> str:
+  path, _, arg = recipe.partition(':')
+  return os.path.join('runs', '-'.join([pathlib.Path(path).stem, *filter(None, arg.split(','))]))
+
+
+def _evals_dir(directory: pathlib.Path) -> pathlib.Path:
+  return directory.parent.parent / 'evals'
+
+
+def _label(task: str, config: ConfigDict, directory: pathlib.Path) -> str:
+  target = [config.data.name] if config.data.name else []
+  return '-'.join([task, config.network, directory.name, *target])
+
+
+def _headline(run: train.Run, workdir: pathlib.Path) -> str:
+  config, length = run.config, run.length
+  warmup = length.steps('optim.warmup', config.optim.warmup)
+  devices = f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
+  return (
+    f'byoljax {byoljax.__version__}: {config.method.name}, {config.encoder.name} encoder, '
+    f'{run.source.size:,} images of {run.source.name}, {devices}\n'
+    f'{config.train.length} = {length.total_steps:,} steps of {length.batch_size} images, '
+    f'warm-up {warmup:,} steps; workdir {workdir}'
+  )
+
+
+def _say_files(workdir: pathlib.Path, step: int) -> None:
+  if not parallel.is_first_process():
+    return
+  figure = curves.plot_run(workdir)
+  _say(f'checkpoint  {workdir / "checkpoints" / str(step)}')
+  _say(f'metrics     {workdir / "metrics.jsonl"}  (tensorboard --logdir {workdir})')
+  _say(f'figures     {figure}  {workdir / "views.png"}')
+
+
+def _say_unreadable(source: Source) -> None:
+  if len(source.unreadable):
+    _say(
+      f'{len(source.unreadable)} images could not be read and were replaced by others: '
+      f'see {source.unreadable.path}.'
+    )
+
+
+def _minutes(seconds: float) -> str:
+  return f'{seconds / 60:.1f} min' if seconds >= 60 else f'{seconds:.0f} s'
+
+
+def _say(text: str) -> None:
+  """For the person at the terminal, and for the run's log."""
+  if parallel.is_first_process():
+    print(text, flush=True)
+  log.info('%s', text)
+
+
+def _log_to(path: pathlib.Path) -> None:
+  if not parallel.is_first_process():
+    return
+  handler = logging.FileHandler(path)
+  handler.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
+  log.addHandler(handler)
+  log.setLevel(logging.INFO)
+  log.propagate = False

@@ -1,0 +1,263 @@
+"""The contract that every method keeps; one case for every row of METHODS."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from byoljax import checkpoint, parallel
+from byoljax.losses import classification
+from byoljax.method import Setting, with_online_probe
+from byoljax.methods import METHODS
+from byoljax.models import heads, layers
+from byoljax.step import init_state, train_step
+
+SIZE, CLASSES, BATCH, STEPS = 8, 3, 32, 20
+
+
+class TinyEncoder(nn.Module):
+  """A network that compiles quickly and still has batch statistics."""
+
+  bn_axis: str | None
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    x = nn.Conv(8, (3, 3), strides=2, dtype=self.dtype, param_dtype=jnp.float32)(x)
+    x = nn.relu(layers.batch_norm(train, self.bn_axis, self.dtype, 'bn')(x))
+    return x.mean((1, 2)).astype(jnp.float32)
+
+
+def _frozen():
+  encoder = TinyEncoder(None)
+  variables = encoder.init(jax.random.key(7), jnp.zeros((2, SIZE, SIZE, 3)), train=False)
+  return {'encoder': variables['params']}, {'encoder': variables['batch_stats']}
+
+
+# name -> (arguments of the builder, number of views)
+CASES = {
+  'byol': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
+  'linear_probe': ({'num_heads': 2}, 1),
+}
+every_method = pytest.mark.parametrize('name', sorted(METHODS))
+
+
+def make(name, axis=parallel.AXIS, dtype='float32', **changes):
+  arguments, _ = CASES[name]
+  setting = Setting(
+    total_steps=STEPS, num_examples=64, num_classes=CLASSES, axis=axis, dtype=dtype,
+    pretrained=_frozen(),
+  )  # fmt: skip
+  encoder = functools.partial(TinyEncoder, dtype=jnp.dtype(dtype))
+  return METHODS[name](encoder, setting, **(arguments | changes))
+
+
+def batch_of(name, seed=0, rows=BATCH):
+  rng = np.random.default_rng(seed)
+  _, views = CASES[name]
+  return {
+    'views': tuple(rng.normal(size=(rows, SIZE, SIZE, 3)).astype(np.float32) for _ in range(views)),
+    'index': np.arange(rows, dtype=np.int32),
+    'label': rng.integers(0, CLASSES, rows).astype(np.int32),
+  }
+
+
+def pure_step(method, axis=parallel.AXIS, accumulate=1, traces=None):
+  def augment(batch, step):
+    del step
+    if traces is not None:
+      traces.append(1)
+    return batch
+
+  tx = optax.sgd(0.1, momentum=0.9)
+  step = functools.partial(
+    train_step, method=method, tx=tx, augment=augment, axis=axis, accumulate=accumulate
+  )
+  return step, functools.partial(init_state, method, tx)
+
+
+def run(name, steps, *, how=parallel.spmd, axis=parallel.AXIS, accumulate=1, **changes):
+  """Trains a few steps; returns the state and the last metrics on the host."""
+  step, create = pure_step(make(name, axis, **changes), axis, accumulate)
+  state = parallel.replicate(create(batch_of(name), 0))
+  mapped = how(step)
+  for number in range(steps):
+    batch = batch_of(name, seed=number)
+    state, metrics = mapped(state, parallel.shard(batch) if how is parallel.spmd else batch)
+  return parallel.fetch(state), parallel.fetch(metrics)
+
+
+def assert_close(a, b, tolerance):
+  pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+  for x, y in pairs:
+    np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_every_method_has_a_case():
+  assert set(CASES) == set(METHODS)
+
+
+@every_method
+def test_step_trains_is_finite_and_compiles_once(name):
+  traces = []
+  step, create = pure_step(make(name), traces=traces)
+  first = create(batch_of(name), 0)
+  before = parallel.fetch(first)
+  state, mapped = parallel.replicate(first), parallel.spmd(step)
+  state, metrics = mapped(state, parallel.shard(batch_of(name)))
+  once = len(traces)
+  for seed in range(3):
+    state, metrics = mapped(state, parallel.shard(batch_of(name, seed)))
+  assert len(traces) == once, 'the step was traced again'
+  assert int(state.step) == 4
+  assert all(np.isfinite(value) for value in parallel.fetch(metrics).values())
+  after = parallel.fetch(state)
+  moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), before.params, after.params)
+  assert any(jax.tree.leaves(moved))
+
+
+@every_method
+def test_four_devices_are_one_device(name):
+  four, metrics = run(name, 3)
+  alone, metrics_alone = run(name, 3, how=jax.jit, axis=None)
+  assert_close(four, alone, 2e-5)
+  assert_close(metrics, metrics_alone, 2e-5)
+
+
+@every_method
+def test_shard_map_is_pmap(name):
+  assert_close(run(name, 3), run(name, 3, how=parallel.spmd_shard_map), 1e-6)
+
+
+@every_method
+@pytest.mark.parametrize('accumulate', [2, 4])
+def test_accumulation_does_not_depend_on_devices(name, accumulate):
+  four, _ = run(name, 2, accumulate=accumulate)
+  alone, _ = run(name, 2, how=jax.jit, axis=None, accumulate=accumulate)
+  assert int(four.step) == 2
+  # Batch statistics over 8 examples amplify rounding; other micro-batches would differ by 1e-2.
+  assert_close(four, alone, 1e-4)
+
+
+@every_method
+def test_replicas_are_equal(name):
+  """What would come back from every device, were it not assumed to be the same."""
+  step, create = pure_step(make(name))
+  state = create(batch_of(name), 0)
+  batch = jax.tree.map(lambda x: x.reshape(4, BATCH // 4, *x.shape[1:]), batch_of(name))
+  outputs = jax.vmap(step, in_axes=(None, 0), axis_name=parallel.AXIS)(state, batch)
+  for leaf in jax.tree.leaves(outputs):
+    np.testing.assert_allclose(leaf, np.broadcast_to(leaf[:1], leaf.shape), rtol=1e-6, atol=1e-7)
+
+
+@every_method
+def test_resume_is_bit_exact(name, tmp_path):
+  step, create = pure_step(make(name))
+  mapped = parallel.spmd(step)
+  example = batch_of(name)
+  state = parallel.replicate(create(example, 0))
+  checkpoints = checkpoint.Checkpoints(tmp_path)
+  for number in range(4):
+    if number == 2:
+      checkpoints.save(2, state, {'loss': 1.0})
+    state, _ = mapped(state, parallel.shard(batch_of(name, number)))
+  restored = checkpoints.restore(jax.eval_shape(create, example, 0), 2)
+  checkpoints.close()
+  assert type(restored) is type(state)
+  again = parallel.replicate(restored)
+  for number in (2, 3):
+    again, _ = mapped(again, parallel.shard(batch_of(name, number)))
+  assert_equal(parallel.fetch(state), parallel.fetch(again))
+
+
+@every_method
+def test_bfloat16_compute_keeps_float32_state_and_loss(name):
+  state, metrics = run(name, 2, dtype='bfloat16')
+  for leaf in jax.tree.leaves((state.params, state.method_state)):
+    assert leaf.dtype in (np.float32, np.int32, np.uint32)
+  assert metrics['loss'].dtype == np.float32 and np.isfinite(metrics['loss'])
+
+
+@every_method
+def test_embedding_is_deterministic_and_per_image(name):
+  method = make(name, axis=None)
+  params, state = method.init(jax.random.key(0), batch_of(name))
+  images = batch_of(name)['views'][0]
+  together = method.embed(params, state, images)
+  assert together['embedding'].shape[0] == BATCH
+  alone = method.embed(params, state, images[3:4])
+  for tap, value in together.items():
+    np.testing.assert_allclose(value[3:4], alone[tap], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('name', sorted(set(METHODS) - {'linear_probe'}))
+def test_labels_cannot_leak(name):
+  """The probe learns from garbage; everything else is bit-equal."""
+  head = heads.LinearHead(CLASSES)
+  method = with_online_probe(
+    make(name),
+    lambda key, x: head.init(key, x, train=True)['params'],
+    lambda params, x: head.apply({'params': params}, x, train=True),
+    lambda logits, labels: (classification.cross_entropy(logits, labels), {}),
+  )
+  states = []
+  for garbage in (0, 1):
+    step, create = pure_step(method)
+    state, mapped = parallel.replicate(create(batch_of(name), 0)), parallel.spmd(step)
+    for number in range(3):
+      batch = batch_of(name, number)
+      batch['label'] = (batch['label'] + garbage * (1 + number)) % CLASSES
+      state, metrics = mapped(state, parallel.shard(batch))
+    states.append((parallel.fetch(state), parallel.fetch(metrics)))
+  (right, right_metrics), (wrong, wrong_metrics) = states
+  assert not np.array_equal(
+    right.params['probe']['linear1']['kernel'], wrong.params['probe']['linear1']['kernel']
+  )
+  own = [{k: v for k, v in s.params.items() if k != 'probe'} for s in (right, wrong)]
+  assert_equal(*own)
+  assert_equal(right.method_state, wrong.method_state)
+  for metric in right_metrics:
+    if not metric.startswith('probe/'):
+      np.testing.assert_array_equal(right_metrics[metric], wrong_metrics[metric])
+
+
+def test_probe_does_not_change_the_encoder():
+  """Training with and without a probe: the encoder is the same."""
+  head = heads.LinearHead(CLASSES)
+  plain, _ = run('byol', 3)
+  watched = with_online_probe(
+    make('byol'),
+    lambda key, x: head.init(key, x, train=True)['params'],
+    lambda params, x: head.apply({'params': params}, x, train=True),
+    lambda logits, labels: (classification.cross_entropy(logits, labels), {}),
+  )
+  step, create = pure_step(watched)
+  state, mapped = parallel.replicate(create(batch_of('byol'), 0)), parallel.spmd(step)
+  for number in range(3):
+    state, _ = mapped(state, parallel.shard(batch_of('byol', number)))
+  assert_close(plain.params['encoder'], parallel.fetch(state).params['encoder'], 1e-7)
+
+
+def test_linear_probe_never_touches_the_encoder():
+  state, _ = run('linear_probe', 4)
+  before_params, before_bn = _frozen()
+  assert_equal(state.method_state.params, parallel.fetch(before_params))
+  assert_equal(state.method_state.bn, parallel.fetch(before_bn))
+
+
+def test_stacked_probe_heads_are_separate_runs():
+  """Two heads side by side are one head alone, twice."""
+  two, _ = run('linear_probe', 3)
+  one, _ = run('linear_probe', 3, num_heads=1)
+  for head in range(2):
+    np.testing.assert_allclose(
+      two.params['head']['kernel'][head], one.params['head']['kernel'][0], rtol=1e-5, atol=1e-6
+    )
