@@ -56,6 +56,12 @@ class Checkpoints:
       item_names=('state', 'meta'),
     )
 
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *unused: object) -> None:
+    self.close()
+
   def latest_step(self) -> int | None:
     """The newest finished checkpoint's step, or None."""
     return self._manager.latest_step()

@@ -11,7 +11,6 @@ to come out bit-identical.
 
 from collections.abc import Mapping
 import contextlib
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -19,9 +18,9 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
-from byoljax import checkpoint, parallel, train
+from byoljax import assemble, checkpoint, parallel, train, workdirs
 from byoljax.clock import Clock
-from byoljax.config import ConfigError, choose, from_json, user_errors
+from byoljax.config import ConfigError, choose, user_errors
 from byoljax.data import device, pipeline
 from byoljax.data.source import Source
 from byoljax.evals import features, knn
@@ -37,7 +36,10 @@ MAX_HELD_OUT = 10_000
 # Where a network's encoder lies in a checkpoint's state: parameters, running statistics.
 NETWORKS = {
   'online': (('params', 'encoder'), ('method_state', 'bn', 'encoder')),
-  'target': (('method_state', 'target_params', 'encoder'), ('method_state', 'target_bn', 'encoder')),
+  'target': (
+    ('method_state', 'target_params', 'encoder'),
+    ('method_state', 'target_bn', 'encoder'),
+  ),
 }
 
 
@@ -114,7 +116,7 @@ def load_encoder(pretrained: str, network_name: str) -> tuple[Encoder, ConfigDic
   prefixes = choose('network', network_name, NETWORKS)
   with user_errors('config.pretrained'):
     directory = checkpoint.checkpoint_directory(pretrained)
-  config = run_config(directory.parent.parent)
+  config = workdirs.run_config(directory.parent.parent)
   try:
     found = checkpoint.restore_subtrees(directory, prefixes)
   except KeyError as error:
@@ -127,21 +129,6 @@ def load_encoder(pretrained: str, network_name: str) -> tuple[Encoder, ConfigDic
   with user_errors(f"config.encoder of '{directory.parent.parent}'"):
     checkpoint.require_equal_shapes((params, bn), (fresh.params, fresh.bn))
   return fresh._replace(params=params, bn=bn), config, directory
-
-
-def run_config(workdir: pathlib.Path) -> ConfigDict:
-  """The configuration that a run was started with.
-
-  Raises:
-    ConfigError: the directory has no readable config.json.
-  """
-  path = workdir / 'config.json'
-  try:
-    return from_json(json.loads(path.read_text())['config'])
-  except (OSError, ValueError, KeyError) as error:
-    raise ConfigError(
-      f"'{path}' cannot be read ({error}): checkpoints are loaded with the configuration of their run."
-    ) from error
 
 
 def knn_result(
@@ -219,14 +206,15 @@ def linear_result(
   rates = tuple(protocol['base_lr'])
   held_out, rest = _split(data.train, protocol['held_out'], protocol['seed'])
   config = _probe_config(encoder, data, protocol, rates, log)
-  run = train.assemble(config, rest, pretrained=(encoder.params, encoder.bn))
+  run = assemble.assemble(config, rest, pretrained=(encoder.params, encoder.bn))
   state, complete = _fit(run, workdir)
   if not complete:
     return None
   _require_frozen(state, encoder)
   scores = _accuracies(run, state, held_out, data, top=1)
   best = int(np.argmax(scores))
-  chosen = state.replace(params=jax.tree.map(lambda x: x[best : best + 1], state.params))  # type: ignore[attr-defined]
+  one_head = jax.tree.map(lambda x: x[best : best + 1], state.params)
+  chosen = state.replace(params=one_head)  # type: ignore[attr-defined]
   result = {'top1': _accuracies(run, chosen, data.test, data, top=1)[0]}
   if data.train.num_classes > 5:
     result['top5'] = _accuracies(run, chosen, data.test, data, top=5)[0]
@@ -270,7 +258,11 @@ def _probe_config(
   return ConfigDict(
     {
       'seed': protocol['seed'],
-      'train': {'length': protocol['length'], 'batch_size': protocol['batch_size'], 'accumulate': 1},
+      'train': {
+        'length': protocol['length'],
+        'batch_size': protocol['batch_size'],
+        'accumulate': 1,
+      },
       'data': {'mean': data.mean, 'std': data.std, 'threads': data.threads},
       'augment': {'device': 'accelerator'},
       'views': {'view1': view},
@@ -292,15 +284,15 @@ def _probe_config(
   )
 
 
-def _fit(run: train.Run, workdir: pathlib.Path | None) -> tuple[TrainState, bool]:
+def _fit(run: assemble.Run, workdir: pathlib.Path | None) -> tuple[TrainState, bool]:
   if workdir is not None:
     # A head whose learning rate is too high may diverge: the others do not notice.
     return train.train(run, workdir, save_every='20 %', must_be_finite=('loss',))
   state = parallel.replicate(run.create())
   clock = Clock(run.length.total_steps, run.length.batch_size)
   with contextlib.closing(train.training(run, state, 0, clock)) as steps:
-    for _, state, _ in steps:
-      pass
+    for step in steps:
+      state = step[1]
   return state, True
 
 
@@ -314,7 +306,7 @@ def _require_frozen(state: TrainState, encoder: Encoder) -> None:
 
 
 def _accuracies(
-  run: train.Run, state: TrainState, source: Source, data: EvalData, *, top: int
+  run: assemble.Run, state: TrainState, source: Source, data: EvalData, *, top: int
 ) -> list[float]:
   """Top-k accuracy in [0, 1] of every stacked head on un-augmented images."""
   transform = device.make_eval_transform(data.mean, data.std)

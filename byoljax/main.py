@@ -10,11 +10,12 @@ from byoljax import __version__
 from byoljax import config as config_lib
 
 _EPILOG = """\
-Every field of a configuration can be set: --config.optim.base_lr=0.3 --config.train.length='5 epochs'.
+Every field of a configuration can be set, as in --config.train.length='5 epochs'.
 --print_config lists the fields with their values. The part after a ':' chooses a preset:
 
   --config=configs/byol.py                 BYOL on the built-in images, minutes on a CPU
-  --config=configs/byol.py:cifar10         ResNet-18 on CIFAR-10; also imagenette, imagenet,300, folder, npz, smoke
+  --config=configs/byol.py:cifar10         ResNet-18 on CIFAR-10
+                                           also: imagenette  imagenet,300  folder  npz  smoke
   --config=configs/linear.py --config.pretrained=runs/byol
   --config=configs/knn.py --config.pretrained=runs/byol
   --config=configs/byol.py --config.task=views     only a contact sheet of the augmented views
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(config: config_lib.ml_collections.ConfigDict, options: argparse.Namespace) -> int:
   """Imports the rest only now: a mistake in the configuration is answered at once."""
   if 'task' not in config:
-    raise config_lib.ConfigError(f"{options.config} does not say what to do: it has no field 'task'.")
+    raise config_lib.ConfigError(f"{options.config} has no field 'task' that says what to do.")
   _set_verbosity(config.log.verbose)
   from byoljax import parallel, tasks
 

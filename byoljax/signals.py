@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and SIGINT end a run after the step in progress, saved and resumable.
+"""Being asked to stop: SIGTERM and SIGINT end a run after its step, saved and resumable.
 
 On several processes JAX's own preemption service receives SIGTERM on any of them and makes all of
 them agree on one step to stop at; a handler of ours would hide the signal from it.
@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 
 class StopRequest:
-  """Context manager that remembers whether SIGTERM or SIGINT arrived; a second SIGINT interrupts."""
+  """Remembers, as a context manager, that a signal arrived; a second SIGINT interrupts."""
 
   def __init__(self) -> None:
     self._received = False

@@ -6,53 +6,39 @@ directory is for a person. Results are JSON with the protocol that they came fro
 
 from collections.abc import Callable, Mapping
 import functools
-import json
 import logging
-import os
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
 import byoljax
-from byoljax import checkpoint, evaluate, parallel, train
-from byoljax import config as config_lib
+from byoljax import assemble, evaluate, parallel, preview, train, workdirs
 from byoljax.config import ConfigError, user_errors
 from byoljax.data import datasets
 from byoljax.data.source import Source
 from byoljax.evaluate import Encoder, EvalData
-from byoljax.report import curves, sheet, table
+from byoljax.report import curves, table
 from byoljax.step import TrainState
+from byoljax.workdirs import Invocation, say
 
 log = logging.getLogger('byoljax')
 
 
-class Invocation(NamedTuple):
-  """How a task was called.
-
-  Attributes:
-    recipe: the configuration's file and argument, 'configs/byol.py:cifar10'.
-    workdir: where to write; empty for a place that follows from the recipe.
-  """
-
-  recipe: str
-  workdir: str
-
-
 def pretrain(config: ConfigDict, invocation: Invocation) -> int:
   """Trains an encoder, evaluates it, and leaves checkpoints, metrics and figures in the workdir."""
-  workdir = pathlib.Path(invocation.workdir or _default_workdir(invocation.recipe))
+  workdir = pathlib.Path(invocation.workdir or workdirs.default_workdir(invocation.recipe))
   source = _load(config, 'pretrain', workdir)
-  run = train.assemble(config, source)
+  run = assemble.assemble(config, source)
   data = _eval_data(config, workdir)
-  _open_workdir(workdir, config, invocation, source)
-  _log_to(workdir / 'run.log')
-  _say(_headline(run, workdir))
+  workdirs.open_workdir(workdir, config, invocation, source)
+  workdirs.log_to(workdir / 'run.log')
+  say(_headline(run, workdir))
   log.info('parameters\n%s', run.report)
   if parallel.is_first_process():
-    _views_sheet(run, workdir / 'views.png')
+    preview.write_sheet(run, workdir / 'views.png')
   knn = functools.partial(_periodic_knn, config, data) if data else None
   began = time.monotonic()
   state, complete = train.train(
@@ -65,13 +51,13 @@ def pretrain(config: ConfigDict, invocation: Invocation) -> int:
   )
   _say_unreadable(source)
   if not complete:
-    _say(f'Stopped at step {int(state.step)} and saved: the same command goes on from there.')
+    say(f'Stopped at step {int(state.step)} and saved: the same command goes on from there.')
     return 0
-  _say(f'Trained in {_minutes(time.monotonic() - began)}.')
+  say(f'Trained in {_minutes(time.monotonic() - began)}.')
   if data and config.evals.final:
     _final_table(config, data, state, workdir)
   elif not data:
-    _say('No k-NN or linear evaluation: it needs labelled images and a test split.')
+    say('No k-NN or linear evaluation: it needs labelled images and a test split.')
   _say_files(workdir, int(state.step))
   return 0
 
@@ -79,48 +65,49 @@ def pretrain(config: ConfigDict, invocation: Invocation) -> int:
 def linear(config: ConfigDict, invocation: Invocation) -> int:
   """Linear evaluation of a pretrained encoder; see `configs/linear.py`."""
   encoder, source_config, directory = evaluate.load_encoder(config.pretrained, config.network)
-  home = pathlib.Path(invocation.workdir or _evals_dir(directory) / _label('linear', config, directory))
+  home = _home('linear', config, directory, invocation)
   data = _data_of(config, source_config, config.linear.batch_size, home)
-  _say(f'Linear evaluation of {directory} ({config.network} network) on {data.test.name}.')
-  home.mkdir(parents=True, exist_ok=True)
+  with config.unlocked():
+    config.pretrained = str(directory.resolve())  # The same however the user wrote it.
+  workdirs.open_workdir(home, config, invocation, data.train)
+  say(f'Linear evaluation of {directory} ({config.network} network) on {data.test.name}.')
   result = evaluate.linear_result(
     encoder, data, config.linear, log=config.log, workdir=home
   )
   if result is None:
-    _say('Stopped and saved: the same command goes on from there.')
+    say('Stopped and saved: the same command goes on from there.')
     return 0
-  _write_result(home / 'result.json', result, config, directory)
+  workdirs.write_result(home / 'result.json', result, config, directory)
   top5 = f', top-5 {result["top5"]:.2%}' if 'top5' in result else ''
-  _say(
+  say(
     f'top-1 {result["top1"]:.2%}{top5} on {result["test_examples"]:,} test images '
     f'(base_lr {result["base_lr"]:g}, {result["held_out_top1"]:.2%} on held-out training images)'
   )
-  _say(f'result  {home / "result.json"}')
+  say(f'result  {home / "result.json"}')
   return 0
 
 
 def knn(config: ConfigDict, invocation: Invocation) -> int:
   """k-NN evaluation of a pretrained encoder; see `configs/knn.py`."""
   encoder, source_config, directory = evaluate.load_encoder(config.pretrained, config.network)
-  home = pathlib.Path(invocation.workdir or _evals_dir(directory) / _label('knn', config, directory))
+  home = _home('knn', config, directory, invocation)
   data = _data_of(config, source_config, config.batch_size, home)
   result = evaluate.knn_result(encoder, data, config.knn)
-  home.mkdir(parents=True, exist_ok=True)
-  _write_result(home / 'result.json', result, config, directory)
-  _say(f'k-NN of {directory} ({config.network} network) on {data.test.name}')
-  _say(_knn_table(result))
-  _say(f'result  {home / "result.json"}')
+  workdirs.write_result(home / 'result.json', result, config, directory)
+  say(f'k-NN of {directory} ({config.network} network) on {data.test.name}')
+  say(_knn_table(result))
+  say(f'result  {home / "result.json"}')
   return 0
 
 
 def views(config: ConfigDict, invocation: Invocation) -> int:
   """Writes a contact sheet of the augmented views that a configuration produces."""
-  workdir = pathlib.Path(invocation.workdir or _default_workdir(invocation.recipe))
-  run = train.assemble(config, _load(config, 'pretrain', workdir))
+  workdir = pathlib.Path(invocation.workdir or workdirs.default_workdir(invocation.recipe))
+  run = assemble.assemble(config, _load(config, 'pretrain', workdir))
   with user_errors():
     workdir.mkdir(parents=True, exist_ok=True)
-  _views_sheet(run, workdir / 'views.png')
-  _say(f'views  {workdir / "views.png"}')
+  preview.write_sheet(run, workdir / 'views.png')
+  say(f'views  {workdir / "views.png"}')
   return 0
 
 
@@ -135,15 +122,21 @@ TASKS: dict[str, Callable[[ConfigDict, Invocation], int]] = {
 def _load(config: ConfigDict, split: str, workdir: pathlib.Path | None) -> Source:
   with user_errors():
     return datasets.load(
-      config.data.name, split, data_dir=config.data.dir, unreadable_log=workdir
+      config.data.name, split, data_dir=config.data.dir, unreadable_log=_unreadable(workdir)
     )
+
+
+def _unreadable(workdir: pathlib.Path | None) -> pathlib.Path | None:
+  return None if workdir is None else workdir / 'unreadable.txt'
 
 
 def _eval_data(config: ConfigDict, workdir: pathlib.Path) -> EvalData | None:
   """Labelled training and test images, or None where the data have no labels or no test split."""
   try:
     found = [
-      datasets.load(config.data.name, split, data_dir=config.data.dir, unreadable_log=workdir)
+      datasets.load(
+        config.data.name, split, data_dir=config.data.dir, unreadable_log=_unreadable(workdir)
+      )
       for split in ('train', 'test')
     ]
   except ValueError as error:
@@ -222,98 +215,36 @@ def _final_table(
   full_bank = dict(config.evals.knn) | {'max_bank': 0}
   results = {}
   for name, encoder in rows.items():
-    _say(f'evaluating {name} ...')
+    say(f'evaluating {name} ...')
     results[name] = {
       'knn': evaluate.knn_result(encoder, data, full_bank),
       'linear': evaluate.linear_result(encoder, data, config.evals.linear, log=config.log),
     }
-  _write_result(workdir / 'results.json', results, config, workdir / 'checkpoints' / str(state.step))
+  directory = workdir / 'checkpoints' / str(int(state.step))
+  workdirs.write_result(workdir / 'results.json', results, config, directory)
   cells = [
     {'encoder': name, 'k-NN top-1': r['knn']['top1'], 'linear top-1': r['linear']['top1']}
     for name, r in results.items()
   ]
-  _say('\n' + table.format_table(cells, ['encoder', 'k-NN top-1', 'linear top-1']) + '\n')
+  say('\n' + table.format_table(cells, ['encoder', 'k-NN top-1', 'linear top-1']) + '\n')
 
 
 def _knn_table(result: Mapping[str, Any]) -> str:
   return table.format_table(result['sweep'], ['k', 'temperature', 'top1'])
 
 
-def _open_workdir(
-  workdir: pathlib.Path, config: ConfigDict, invocation: Invocation, source: Source
-) -> None:
-  """Makes the directory, or checks that what lies there is this very run.
-
-  Raises:
-    ConfigError: the directory cannot be written, or belongs to another run.
-  """
-  path = workdir / 'config.json'
-  if path.exists():
-    changed = config_lib.differences(evaluate.run_config(workdir), config)
-    stored = json.loads(path.read_text()).get('data_fingerprint', source.fingerprint)
-    if stored != source.fingerprint:
-      changed.append(f'the images of {source.name} are not those that the run was started with')
-    if changed:
-      raise ConfigError(
-        f"'{workdir}' holds a run with another configuration:\n  " + '\n  '.join(changed)
-        + '\nChoose another --workdir, or set these fields back to go on with it.'
-      )
-    return
-  if not parallel.is_first_process():
-    return
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(
-      path,
-      {
-        'recipe': invocation.recipe,
-        'config': json.loads(config_lib.to_json(config)),
-        'data_fingerprint': source.fingerprint,
-        'byoljax': byoljax.__version__,
-        'versions': checkpoint.versions(),
-      },
-    )
-  except OSError as error:
-    raise ConfigError(f"--workdir='{workdir}' cannot be written: {error.strerror}.") from error
+def _home(
+  task: str, config: ConfigDict, checkpoint_dir: pathlib.Path, invocation: Invocation
+) -> pathlib.Path:
+  """Where an evaluation's results go: beside the run, named after what was evaluated on what."""
+  if invocation.workdir:
+    return pathlib.Path(invocation.workdir)
+  on = [config.data.name.replace(':', '-')] if config.data.name else []
+  name = '-'.join([task, config.network, checkpoint_dir.name, *on])
+  return workdirs.evals_dir(checkpoint_dir) / name
 
 
-def _views_sheet(run: train.Run, path: pathlib.Path) -> None:
-  count = min(8, run.source.size)
-  sheet.write(path, *train.example_views(run, count), names=sorted(run.config.views))
-
-
-def _write_result(
-  path: pathlib.Path, result: Mapping[str, Any], config: ConfigDict, directory: pathlib.Path
-) -> None:
-  """One JSON with the numbers and everything they depend on."""
-  if not parallel.is_first_process():
-    return
-  checkpoint.write_json(
-    path,
-    {
-      'result': result,
-      'checkpoint': str(directory),
-      'config': json.loads(config_lib.to_json(config)),
-      'versions': checkpoint.versions(),
-    },
-  )
-
-
-def _default_workdir(recipe: str) -> str:
-  path, _, arg = recipe.partition(':')
-  return os.path.join('runs', '-'.join([pathlib.Path(path).stem, *filter(None, arg.split(','))]))
-
-
-def _evals_dir(directory: pathlib.Path) -> pathlib.Path:
-  return directory.parent.parent / 'evals'
-
-
-def _label(task: str, config: ConfigDict, directory: pathlib.Path) -> str:
-  target = [config.data.name] if config.data.name else []
-  return '-'.join([task, config.network, directory.name, *target])
-
-
-def _headline(run: train.Run, workdir: pathlib.Path) -> str:
+def _headline(run: assemble.Run, workdir: pathlib.Path) -> str:
   config, length = run.config, run.length
   warmup = length.steps('optim.warmup', config.optim.warmup)
   devices = f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
@@ -329,14 +260,14 @@ def _say_files(workdir: pathlib.Path, step: int) -> None:
   if not parallel.is_first_process():
     return
   figure = curves.plot_run(workdir)
-  _say(f'checkpoint  {workdir / "checkpoints" / str(step)}')
-  _say(f'metrics     {workdir / "metrics.jsonl"}  (tensorboard --logdir {workdir})')
-  _say(f'figures     {figure}  {workdir / "views.png"}')
+  say(f'checkpoint  {workdir / "checkpoints" / str(step)}')
+  say(f'metrics     {workdir / "metrics.jsonl"}  (tensorboard --logdir {workdir})')
+  say(f'figures     {figure}  {workdir / "views.png"}')
 
 
 def _say_unreadable(source: Source) -> None:
   if len(source.unreadable):
-    _say(
+    say(
       f'{len(source.unreadable)} images could not be read and were replaced by others: '
       f'see {source.unreadable.path}.'
     )
@@ -344,20 +275,3 @@ def _say_unreadable(source: Source) -> None:
 
 def _minutes(seconds: float) -> str:
   return f'{seconds / 60:.1f} min' if seconds >= 60 else f'{seconds:.0f} s'
-
-
-def _say(text: str) -> None:
-  """For the person at the terminal, and for the run's log."""
-  if parallel.is_first_process():
-    print(text, flush=True)
-  log.info('%s', text)
-
-
-def _log_to(path: pathlib.Path) -> None:
-  if not parallel.is_first_process():
-    return
-  handler = logging.FileHandler(path)
-  handler.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
-  log.addHandler(handler)
-  log.setLevel(logging.INFO)
-  log.propagate = False

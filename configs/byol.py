@@ -1,12 +1,15 @@
 """BYOL (Grill et al. 2020, arXiv 2006.07733).
 
-    python -m byoljax.main --config=configs/byol.py                    built-in shapes, minutes on a CPU
-    python -m byoljax.main --config=configs/byol.py:cifar10            ResNet-18, 200 epochs (:cifar10,1000)
-    python -m byoljax.main --config=configs/byol.py:imagenette         ResNet-18 at 128 px, 1000 epochs
-    python -m byoljax.main --config=configs/byol.py:imagenet,300       ResNet-50, batch 4096; 40|100|300|1000
-    python -m byoljax.main --config=configs/byol.py:folder --config.data.dir=photos
-    python -m byoljax.main --config=configs/byol.py:npz --config.data.dir=images.npz
-    python -m byoljax.main --config=configs/byol.py:smoke              seconds, to see that it runs
+    python -m byoljax.main --config=configs/byol.py
+
+trains on the built-in shapes, minutes on a CPU. After a colon:
+
+    :cifar10                    ResNet-18, 200 epochs; :cifar10,1000 for 1000
+    :imagenette                 ResNet-18 at 128 px, 1000 epochs
+    :imagenet,300               ResNet-50, batch 4096; 40, 100, 300 or 1000 epochs
+    :folder                     your photographs: --config.data.dir=photos
+    :npz                        arrays, without TensorFlow: --config.data.dir=images.npz
+    :smoke                      seconds, to see that it runs
 
 Published results (theirs, not ours): ImageNet ResNet-50 linear top-1 72.5 % at 300 epochs, 74.3 %
 at 1000; CIFAR-10 ResNet-18 92.58 % (solo-learn, 1000 epochs, online classifier); Imagenette

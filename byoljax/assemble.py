@@ -1,0 +1,254 @@
+"""Makes the parts of a run from a configuration: the only module that knows everybody.
+
+Nothing is computed here. Everything in a configuration that does not fit the data, the devices or
+the rest of the configuration is found here, before any compute.
+"""
+
+from collections.abc import Callable, Mapping
+import functools
+import logging
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+import numpy as np
+import optax
+
+from byoljax import config as config_lib
+from byoljax import optim, parallel
+from byoljax.config import ConfigError, user_errors
+from byoljax.data import device
+from byoljax.data.source import Source
+from byoljax.data.views import ViewSpec
+from byoljax.evals import collapse
+from byoljax.losses import classification
+from byoljax.method import Batch, Method, Setting, with_online_probe
+from byoljax.methods import METHODS
+from byoljax.models import heads, make_encoder
+from byoljax.step import TrainState, init_state, train_step
+
+PyTree = Any
+log = logging.getLogger('byoljax')
+
+
+class Length(NamedTuple):
+  """How long a run is: its durations in optimiser steps."""
+
+  batch_size: int
+  steps_per_epoch: int
+  total_steps: int
+
+  def steps(self, field: str, text: str) -> int:
+    """Converts the duration in `field`; see `config.duration`."""
+    return config_lib.duration(
+      field,
+      text,
+      steps_per_epoch=self.steps_per_epoch,
+      batch_size=self.batch_size,
+      total_steps=self.total_steps,
+    )
+
+
+class Run(NamedTuple):
+  """Everything that training needs, made from a configuration; nothing here changes.
+
+  Attributes:
+    config: the resolved configuration.
+    source: the training images.
+    specs: one augmentation per view.
+    length: durations in steps.
+    method: see `byoljax.method`.
+    tx: the optimiser of all parameter groups.
+    schedule: step -> learning rate of the group 'default'.
+    step: the mapped train step: (state, batch [devices, b, ...]) -> (state, metrics).
+    create: () -> the TrainState at step 0, on the default device.
+    report: table of the parameters and how each is optimised.
+  """
+
+  config: ConfigDict
+  source: Source
+  specs: tuple[ViewSpec, ...]
+  length: Length
+  method: Method
+  tx: optax.GradientTransformation
+  schedule: Callable[[int], Any]
+  step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+  create: Callable[[], TrainState]
+  report: str
+
+
+def assemble(
+  config: ConfigDict, source: Source, *, pretrained: tuple[PyTree, PyTree] | None = None
+) -> Run:
+  """Makes the parts of a training run; computes nothing yet.
+
+  Args:
+    config: fields `seed`, `train`, `data`, `augment`, `views`, `encoder`, `method`, `optim`,
+      `probe`, `log`.
+    source: the training images.
+    pretrained: encoder parameters and statistics, for methods that start from some.
+
+  Raises:
+    ConfigError: anything in the configuration that does not fit the data or the devices.
+  """
+  length = _length(config, source)
+  with user_errors('config.views'):
+    specs = tuple(ViewSpec.from_mapping(config.views[name]) for name in sorted(config.views))
+  encoder = functools.partial(_encoder, config.encoder)
+  setting = Setting(
+    total_steps=length.total_steps,
+    num_examples=source.size,
+    num_classes=source.num_classes,
+    axis=parallel.AXIS,
+    dtype=config.encoder.dtype,
+    pretrained=pretrained,
+  )
+  build = config_lib.choose('method', config.method.name, METHODS)
+  arguments = {name: value for name, value in config.method.items() if name != 'name'}
+  with user_errors('config.method'):
+    method = build(encoder, setting, **arguments)
+  if config.probe.online and source.num_classes > 1:
+    method = _watched(method, source.num_classes)
+  schedule, optimisers, settings = _optimisers(config, length)
+  tx = optim.make(method.groups, optimisers)
+  augment = augmentation(config, specs, length, config.data.mean, config.data.std)
+  example = {
+    'views': tuple(np.zeros((2, spec.size, spec.size, 3), np.float32) for spec in specs),
+    'index': np.zeros(2, np.int32),
+    'label': np.zeros(2, np.int32),
+  }
+  create = functools.partial(init_state, method, tx, example, config.seed)
+  with user_errors('config'):
+    shapes = jax.eval_shape(create)
+  every = max(1, length.steps('log.every', config.log.every))
+  step = functools.partial(
+    train_step,
+    method=method,
+    tx=tx,
+    augment=augment,
+    diagnose=_diagnosis(every, length.total_steps),
+    accumulate=config.train.accumulate,
+  )
+  report = optim.param_report(shapes.params, method.groups(shapes.params), settings)
+  return Run(
+    config, source, specs, length, method, tx, schedule, parallel.spmd(step), create, report
+  )
+
+
+def augmentation(
+  config: ConfigDict,
+  specs: tuple[ViewSpec, ...],
+  length: Length,
+  mean: tuple[float, ...],
+  std: tuple[float, ...],
+) -> Callable[[Batch, Any], Batch]:
+  """The part of the augmentation that happens in the step."""
+  config_lib.choose('augment.device', config.augment.device, ('accelerator', 'host'))
+  with user_errors('config.data'):
+    return device.make_augment(
+      specs,
+      seed=config.seed,
+      steps_per_epoch=length.steps_per_epoch,
+      mean=mean,
+      std=std,
+      photometric_on=config.augment.device,
+    )
+
+
+def _diagnosis(every: int, total: int) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
+  """Collapse metrics at the steps that are logged; NaN at others, since eigenvalues cost time."""
+
+  def diagnose(embedding: jax.Array, step: jax.Array) -> dict[str, jax.Array]:
+    measure = functools.partial(collapse.collapse_metrics, axis=parallel.AXIS)
+    skipped = jax.tree.map(
+      lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(measure, embedding)
+    )
+    due = ((step + 1) % every == 0) | (step + 1 == total)
+    return jax.lax.cond(due, measure, lambda _: skipped, embedding)
+
+  return diagnose
+
+
+def _encoder(fields: Mapping[str, Any], bn_axis: str | None) -> Any:
+  with user_errors('config.encoder'):
+    return make_encoder(**fields, bn_axis=bn_axis)
+
+
+def _watched(method: Method, num_classes: int) -> Method:
+  """Adds the online probe, a linear classifier on the embedding."""
+  head = heads.LinearHead(num_classes)
+
+  def loss(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    value = classification.cross_entropy(logits, labels)
+    return value, {'loss': value, 'top1': classification.accuracy(logits, labels)}
+
+  return with_online_probe(
+    method,
+    lambda key, x: head.init(key, x, train=True)['params'],
+    lambda params, x: head.apply({'params': params}, x, train=True),
+    loss,
+  )
+
+
+def _length(config: ConfigDict, source: Source) -> Length:
+  """Checks batch size, data size and devices against one another and converts the durations."""
+  batch_size, parts = config.train.batch_size, config.train.accumulate
+  devices = jax.device_count()
+  if batch_size < 1 or parts < 1:
+    raise ConfigError(
+      f'train.batch_size={batch_size} and train.accumulate={parts} must both be at least 1.'
+    )
+  if batch_size % (devices * parts):
+    unit = devices * parts
+    below = max(unit, batch_size // unit * unit)
+    raise ConfigError(
+      f'train.batch_size={batch_size} is not a multiple of {devices} devices x {parts} '
+      f'micro-batches; use {below} or {below + unit}.'
+    )
+  if batch_size > source.size:
+    raise ConfigError(
+      f'train.batch_size={batch_size} is more than the {source.size} images of {source.name}; '
+      f'use at most {source.size // devices * devices}.'
+    )
+  per_epoch = source.size // batch_size
+  total = config_lib.duration(
+    'train.length', config.train.length, steps_per_epoch=per_epoch, batch_size=batch_size
+  )
+  if total < 1:
+    raise ConfigError(f"train.length='{config.train.length}' is less than one step.")
+  length = Length(batch_size, per_epoch, total)
+  warmup = length.steps('optim.warmup', config.optim.warmup)
+  if warmup > total:
+    raise ConfigError(
+      f"optim.warmup='{config.optim.warmup}' is {warmup} steps, longer than the training of "
+      f'{total} steps; shorten one or lengthen the other.'
+    )
+  return length
+
+
+def _optimisers(
+  config: ConfigDict, length: Length
+) -> tuple[Callable[[int], Any], dict[str, optax.GradientTransformation], dict[str, Any]]:
+  """The learning-rate schedule, the optimiser of each parameter group, and their settings."""
+  fields = dict(config.optim)
+  base_lr, end, warmup = fields.pop('base_lr'), fields.pop('end_lr'), fields.pop('warmup')
+  with user_errors('config.optim'):
+    peak = optim.peak_lr(base_lr, length.batch_size)
+    schedule = optim.cosine(
+      peak,
+      total_steps=length.total_steps,
+      warmup_steps=length.steps('optim.warmup', warmup),
+      end=end,
+    )
+    optimisers = {'default': optim.make_optimizer(schedule=schedule, **fields)}
+  settings = {'default': fields}
+  if config.probe.online:
+    probe = {'name': 'sgd', 'momentum': config.probe.momentum, 'nesterov': True}
+    with user_errors('config.probe'):
+      rate = optim.cosine(
+        optim.peak_lr(config.probe.base_lr, length.batch_size), total_steps=length.total_steps
+      )
+      optimisers['probe'] = optim.make_optimizer(schedule=rate, **probe)
+    settings['probe'] = probe
+  return schedule, optimisers, settings

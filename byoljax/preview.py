@@ -1,0 +1,36 @@
+"""What training really sees: the views of the first images, as the run itself makes them."""
+
+import contextlib
+import pathlib
+
+import jax
+import numpy as np
+
+from byoljax import train
+from byoljax.assemble import Run, augmentation
+from byoljax.data import pipeline
+from byoljax.report import sheet
+
+
+def write_sheet(run: Run, path: pathlib.Path, count: int = 8) -> None:
+  """Writes a contact sheet of `count` images of the first batch beside their augmented views."""
+  originals, views = example_views(run, min(count, run.source.size))
+  sheet.write(path, originals, views, names=sorted(run.config.views))
+
+
+def example_views(run: Run, count: int) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+  """The first `count` images of the first batch, and what step 0 makes of them, for looking at.
+
+  Returns:
+    Original images, uint8, and for every view a list of float32 images in [0, 1].
+  """
+  with contextlib.closing(train.batches(run, 0)) as source:
+    batch = jax.tree.map(lambda x: x[:count], next(source))
+  augment = augmentation(run.config, run.specs, run.length, mean=(0.0,) * 3, std=(1.0,) * 3)
+  views = jax.jit(augment)(batch, 0)['views']
+  clean = pipeline.eval_batches(
+    run.source.subset(batch['index']), image_size=run.specs[0].size, batch_size=count
+  )
+  with contextlib.closing(clean) as source:
+    originals = next(source)['image']
+  return list(originals), [list(np.asarray(view)) for view in views]
