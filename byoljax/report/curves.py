@@ -120,14 +120,15 @@ def plot_run(
     raise ValueError(f"'{workdir}' has no metrics to draw yet: run the training first.")
   import matplotlib
   from matplotlib.figure import Figure
+  from matplotlib.layout_engine import ConstrainedLayoutEngine
 
   columns = {1: 1, 2: 2, 4: 2}.get(len(panels), 3 if len(panels) < 7 else 4)
   lines = -(-len(panels) // columns)
   with matplotlib.rc_context():
     matplotlib.rcdefaults()  # A user's own style must not decide about ours.
     matplotlib.rcParams.update(_STYLE)
-    figure = Figure(figsize=(4.6 * columns, 3.1 * lines + 0.5), dpi=110, layout='constrained')
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(4.6 * columns, 3.1 * lines + 0.5), dpi=110, layout=layout)
     for number, panel in enumerate(panels, 1):
       _draw(figure.add_subplot(lines, columns, number), panel, rows)
     name = pathlib.Path(workdir).resolve().name
@@ -139,7 +140,7 @@ def plot_run(
   return path
 
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
   'font.size': 9,
   'axes.titlesize': 10.5,
   'axes.titleweight': 'bold',
