@@ -134,10 +134,11 @@ def override(config: ml_collections.ConfigDict, name: str, text: str) -> None:
     inner = [field for field in fields if field.startswith(f'{name}.')]
     if inner:
       raise ConfigError(f"'{name}' is a group of fields; set one of {', '.join(inner)}.")
-    near = difflib.get_close_matches(name, fields, n=1, cutoff=0.6) or [
-      f for f in fields if f.split('.')[-1] == name.split('.')[-1]
-    ]
-    hint = f", did you mean '{near[0]}'?" if near else '; --print_config shows all fields.'
+    # The right name in the wrong group is likelier than a misspelling.
+    near = [f for f in fields if f.split('.')[-1] == name.split('.')[-1]]
+    near = near or difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
+    meant = "' or '".join(near[:3])
+    hint = f", did you mean '{meant}'?" if near else '; --print_config shows all fields.'
     raise ConfigError(f"unknown field '{name}' in --config.{name}={text}{hint}")
   *groups, last = name.split('.')
   target = config

@@ -11,6 +11,7 @@ to come out bit-identical.
 
 from collections.abc import Mapping
 import contextlib
+import functools
 import pathlib
 from typing import Any, NamedTuple
 
@@ -88,7 +89,12 @@ def network(fields: Mapping[str, Any]) -> Net:
     ConfigError: an unknown encoder or option.
   """
   with user_errors('config.encoder'):
-    return stack((('encoder', 'embedding', make_encoder(**fields)),))
+    return _network(tuple(sorted(fields.items())))
+
+
+@functools.cache
+def _network(fields: tuple[tuple[str, Any], ...]) -> Net:
+  return stack((('encoder', 'embedding', make_encoder(**dict(fields))),))
 
 
 def random_encoder(fields: Mapping[str, Any], image_size: int, seed: int) -> Encoder:
@@ -142,7 +148,7 @@ def knn_result(
     fields: 'k' and 'temperature' (tuples), 'max_bank' (0 = all training images).
     seed: chooses the bank's images where `max_bank` limits them.
   """
-  extract = _extractor(encoder.net, data)
+  extract = _extractor(encoder.net, tuple(data.mean), tuple(data.std))
   bank = data.train
   if 0 < fields['max_bank'] < bank.size:
     order = np.random.default_rng((seed, 1)).permutation(bank.size)
@@ -172,11 +178,16 @@ def eval_batches(source: Source, data: EvalData) -> Any:
   )
 
 
-def _extractor(net: Net, data: EvalData) -> features.Extract:
+@functools.cache
+def _extractor(
+  net: Net, mean: tuple[float, ...], std: tuple[float, ...]
+) -> features.Extract:
+  """One for every network, so that periodic evaluations compile only once."""
+
   def embed(params: PyTree, bn: PyTree, images: jax.Array) -> dict[str, jax.Array]:
     return net.apply(params, bn, images, train=False)[0]
 
-  return features.make_extractor(embed, device.make_eval_transform(data.mean, data.std))
+  return features.make_extractor(embed, device.make_eval_transform(mean, std))
 
 
 def linear_result(

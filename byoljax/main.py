@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   try:
     overrides, rest = _split_overrides(arguments)
-    options = _parser().parse_args(rest)
+    options = _parse(rest)
     config = config_lib.load(options.config, overrides)
     if options.print_config:
       print(config_lib.describe(config))
@@ -78,6 +78,21 @@ def _split_overrides(arguments: list[str]) -> tuple[list[tuple[str, str]], list[
   return overrides, rest
 
 
+def _parse(arguments: list[str]) -> argparse.Namespace:
+  """Parses everything but the overrides."""
+  parser = _parser()
+  options, unknown = parser.parse_known_args(arguments)
+  if unknown:
+    flags = [action.option_strings[-1] for action in parser._actions]
+    name = unknown[0].partition('=')[0]
+    raise config_lib.ConfigError(
+      f"unknown argument '{unknown[0]}'{config_lib.closest(name, flags) or '; see --help.'}"
+    )
+  if not options.config:
+    raise config_lib.ConfigError('--config is missing: name a recipe, such as configs/byol.py.')
+  return options
+
+
 class _Parser(argparse.ArgumentParser):
   """Answers a mistake in one sentence, like the rest of the program."""
 
@@ -93,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  parser.add_argument('--config', required=True, metavar='FILE[:ARG]', help='the recipe to run')
+  parser.add_argument('--config', default='', metavar='FILE[:ARG]', help='the recipe to run')
   parser.add_argument('--workdir', default='', help='where to write (default: runs/<recipe>)')
   parser.add_argument('--print_config', action='store_true', help='show all fields and stop')
   parser.add_argument('--coordinator_address', metavar='HOST:PORT', help='several processes: where')

@@ -226,11 +226,14 @@ def _final_table(
     {'encoder': name, 'k-NN top-1': r['knn']['top1'], 'linear top-1': r['linear']['top1']}
     for name, r in results.items()
   ]
-  say('\n' + table.format_table(cells, ['encoder', 'k-NN top-1', 'linear top-1']) + '\n')
+  columns = ['encoder', 'k-NN top-1', 'linear top-1']
+  say('\n' + table.format_table(cells, columns, formats=dict.fromkeys(columns[1:], '{:.1%}')) + '\n')
 
 
 def _knn_table(result: Mapping[str, Any]) -> str:
-  return table.format_table(result['sweep'], ['k', 'temperature', 'top1'])
+  return table.format_table(
+    result['sweep'], ['k', 'temperature', 'top1'], formats={'top1': '{:.2%}'}
+  )
 
 
 def _home(

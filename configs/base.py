@@ -4,6 +4,8 @@ Recipes start from `get_config()`, replace what differs and end in `finish(confi
 All values are base quantities; see `byoljax.config` for durations and overrides.
 """
 
+from collections.abc import Iterable
+
 from ml_collections import ConfigDict
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -120,8 +122,13 @@ def smoke(config: ConfigDict) -> ConfigDict:
   return config
 
 
-def finish(config: ConfigDict, options: list[str]) -> ConfigDict:
+def finish(config: ConfigDict, options: list[str], known: Iterable[str] = ()) -> ConfigDict:
   """Applies what every recipe understands: `smoke`. Anything left over is a mistake.
+
+  Args:
+    config: changed in place.
+    options: what is left of the part after the colon.
+    known: the recipe's own options, for the message.
 
   Raises:
     ValueError: an option that no one understood.
@@ -130,5 +137,6 @@ def finish(config: ConfigDict, options: list[str]) -> ConfigDict:
     smoke(config)
   unknown = [option for option in options if option != 'smoke']
   if unknown:
-    raise ValueError(f"unknown option '{unknown[0]}' after the colon.")
+    valid = ', '.join([*known, 'smoke'])
+    raise ValueError(f"unknown option '{unknown[0]}' after the colon; valid: {valid}.")
   return config

@@ -45,7 +45,7 @@ def get_config(arg: str = '') -> ConfigDict:
   )
   scale = options.pop(0) if options and options[0] in SCALES else 'shapes'
   SCALES[scale](config, options)
-  return base.finish(config, options)
+  return base.finish(config, options, known=SCALES)
 
 
 def _epochs(options: list[str], default: int) -> int:

@@ -33,4 +33,4 @@ def get_config(arg: str = '') -> ConfigDict:
   if 'smoke' in options:
     options.remove('smoke')
     config.linear.update(length='4 steps', batch_size=64)
-  return base.finish(config, options)
+  return base.finish(config, options, known=['quick'])

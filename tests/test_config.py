@@ -1,0 +1,157 @@
+"""Configurations: loading, overriding, durations, and what is said about mistakes."""
+
+import json
+import pathlib
+
+import ml_collections
+import pytest
+
+from byoljax import config as config_lib
+from byoljax.config import ConfigError
+
+ROOT = pathlib.Path(__file__).parent.parent
+RECIPES = sorted(p for p in (ROOT / 'configs').glob('*.py') if p.stem != 'base')
+BYOL = str(ROOT / 'configs' / 'byol.py')
+
+
+@pytest.mark.parametrize('recipe', RECIPES, ids=lambda p: p.stem)
+def test_every_recipe_loads_and_has_a_smoke_version(recipe):
+  for arg in ('', ':smoke'):
+    config = config_lib.load(f'{recipe}{arg}')
+    assert config.task
+    assert config.is_locked
+
+
+@pytest.mark.parametrize(
+  'arg', ['shapes', 'cifar10', 'cifar10,1000', 'imagenette', 'imagenet,40', 'imagenet,1000',
+          'folder', 'npz', 'folder,smoke']
+)  # fmt: skip
+def test_byol_presets_load(arg):
+  config_lib.load(f'{BYOL}:{arg}')
+
+
+def test_imagenet_presets_are_the_published_ones():
+  config = config_lib.load(f'{BYOL}:imagenet,1000')
+  assert (config.optim.base_lr, config.optim.weight_decay) == (0.2, 1.5e-6)
+  assert config.method.base_tau == 0.996
+  assert config.train.batch_size == 4096
+  assert (config.views.view1.blur_prob, config.views.view2.blur_prob) == (1.0, 0.1)
+  assert (config.views.view1.solarize_prob, config.views.view2.solarize_prob) == (0.0, 0.2)
+  assert config.optim.name == 'lars' and config.optim.warmup == '10 epochs'
+
+
+def test_overrides_keep_the_type():
+  config = config_lib.load(
+    BYOL,
+    [
+      ('optim.base_lr', '1'),
+      ('seed', '1e3'),
+      ('train.length', '5 epochs'),
+      ('method.projector', '(64,32)'),
+      ('optim.nesterov', 'true'),
+      ('views.view1.crop_scale', '(0.2,1)'),
+      ('evals.linear.base_lr', '0.1'),
+    ],
+  )
+  assert config.optim.base_lr == 1.0 and isinstance(config.optim.base_lr, float)
+  assert config.seed == 1000 and isinstance(config.seed, int)
+  assert config.train.length == '5 epochs'
+  assert config.method.projector == (64, 32)
+  assert config.optim.nesterov is True
+  assert config.views.view1.crop_scale == (0.2, 1.0)
+  assert config.evals.linear.base_lr == (0.1,)
+
+
+@pytest.mark.parametrize(
+  ('name', 'text', 'said'),
+  [
+    ('optim.bse_lr', '1', "did you mean 'optim.base_lr'"),
+    ('warmup', '1', "did you mean 'optim.warmup'"),
+    ('optim', '1', 'is a group of fields'),
+    ('zzz', '1', '--print_config'),
+    ('optim.base_lr', 'fast', 'is not a number'),
+    ('seed', '1.5', 'is not a whole number'),
+    ('seed', 'inf', 'is not a whole number'),
+    ('optim.nesterov', 'maybe', 'true or false'),
+    ('method.projector', '(a,b)', 'is not a tuple'),
+    ('method.projector', '(1.5,2)', 'is not a tuple'),
+    ('method.projector', '("x",)', 'is not a tuple'),
+  ],
+)
+def test_bad_overrides_are_one_sentence(name, text, said):
+  with pytest.raises(ConfigError, match='.*') as error:
+    config_lib.load(BYOL, [(name, text)])
+  assert said in str(error.value)
+  assert '\n' not in str(error.value)
+
+
+def test_missing_and_broken_recipes(tmp_path):
+  with pytest.raises(ConfigError, match='no configuration file'):
+    config_lib.load(str(tmp_path / 'nothing.py'))
+  broken = tmp_path / 'broken.py'
+  broken.write_text('def get_config(:')
+  with pytest.raises(ConfigError, match='not valid Python'):
+    config_lib.load(str(broken))
+  broken.write_text('x = 1')
+  with pytest.raises(ConfigError, match='get_config'):
+    config_lib.load(str(broken))
+  with pytest.raises(ConfigError, match='valid: shapes'):
+    config_lib.load(f'{BYOL}:imagnet')
+  with pytest.raises(ConfigError, match='no preset of 50 epochs'):
+    config_lib.load(f'{BYOL}:imagenet,50')
+
+
+@pytest.mark.parametrize(
+  ('text', 'steps'),
+  [('3 epochs', 30), ('0.5 epochs', 5), ('7 steps', 7), ('1 step', 1), ('6400 examples', 100),
+   ('1e3steps', 1000), ('10 %', 20), ('10%', 20), ('2 ep', 20), ('0 steps', 0)],
+)  # fmt: skip
+def test_durations(text, steps):
+  found = config_lib.duration('f', text, steps_per_epoch=10, batch_size=64, total_steps=200)
+  assert found == steps
+
+
+@pytest.mark.parametrize('text', ['', '3', 'epochs', '-1 steps', '3 hours', 'nan steps', '1e999 steps'])
+def test_bad_durations(text):
+  with pytest.raises(ConfigError, match="is not a duration.*such as '10 epochs'"):
+    config_lib.duration('f', text, steps_per_epoch=10, batch_size=64, total_steps=200)
+
+
+def test_percentage_needs_a_total():
+  with pytest.raises(ConfigError, match='is not a duration'):
+    config_lib.duration('f', '10 %', steps_per_epoch=10, batch_size=64)
+
+
+def test_json_round_trip_is_exact():
+  config = config_lib.load(BYOL)
+  back = config_lib.from_json(json.loads(config_lib.to_json(config)))
+  assert config_lib.flatten(back) == config_lib.flatten(config)
+  assert config_lib.differences(config, back) == []
+
+
+def test_differences_name_what_matters_only():
+  config = config_lib.load(BYOL)
+  other = config_lib.load(
+    BYOL, [('seed', '1'), ('log.every', '1 steps'), ('checkpoint.keep', '9'), ('data.dir', 'x')]
+  )
+  assert config_lib.differences(config, other) == ['seed: 0 -> 1']
+
+
+def test_describe_shows_every_field():
+  config = config_lib.load(BYOL)
+  text = config_lib.describe(config)
+  for name in config_lib.flatten(config):
+    assert f'--config.{name} ' in text or f'--config.{name}=' in text.replace(' ', '')
+
+
+def test_nothing_derived_is_stored():
+  """Doubling the batch must not leave a stale learning rate or step count behind."""
+  config = config_lib.load(BYOL)
+  doubled = config_lib.load(BYOL, [('train.batch_size', str(2 * config.train.batch_size))])
+  assert config_lib.differences(config, doubled) == [
+    f'train.batch_size: {config.train.batch_size} -> {2 * config.train.batch_size}'
+  ]
+
+
+def test_configs_are_config_dicts():
+  assert isinstance(config_lib.load(BYOL), ml_collections.ConfigDict)
