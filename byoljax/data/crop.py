@@ -1,4 +1,4 @@
-"""Random-resized crop and centre crop: where to cut, and one resampling that cuts, resizes, mirrors.
+"""Random-resized crop and centre crop: boxes, and one resampling that cuts, resizes and mirrors.
 
 The boxes follow BYOL's sampler (arXiv 2006.07733, appendix B and the authors' code): the area is
 uniform, the ratio log-uniform, width and height are rounded and clamped to the image, nothing is
@@ -117,7 +117,9 @@ def resample(xp: Any, images: Any, boxes: Any, flip: Any, size: int) -> Any:
   Returns:
     float32 [b, size, size, 3]: multiples of 1/255 in [0, 1].
   """
-  levels = to_levels(xp, images)
+  # On the scale 0..255, as TensorFlow resizes: the sums of weighted integers round alike.
+  levels = xp.asarray(images, dtype=_FLOAT)
+  levels = levels if images.dtype == np.uint8 else levels * 255.0
   height, width = _side(xp, images, 1), _side(xp, images, 2)
   rows = _weights(xp, boxes[:, 0], boxes[:, 2], size, height, None)
   columns = _weights(xp, boxes[:, 1], boxes[:, 3], size, width, flip)
@@ -126,13 +128,7 @@ def resample(xp: Any, images: Any, boxes: Any, flip: Any, size: int) -> Any:
   out = xp.transpose(xp.reshape(out, (-1, size, width, 3)), (0, 2, 1, 3))
   out = xp.matmul(columns, xp.reshape(out, (-1, width, size * 3)))
   out = xp.transpose(xp.reshape(out, (-1, size, size, 3)), (0, 2, 1, 3))
-  return xp.floor(xp.clip(out, 0.0, 255.0) + 0.5) * (1 / 255)
-
-
-def to_levels(xp: Any, images: Any) -> Any:
-  """Pixel values as float32 on the scale 0..255, from uint8 or from floats in [0, 1]."""
-  levels = xp.asarray(images, dtype=_FLOAT)
-  return levels if images.dtype == np.uint8 else levels * 255.0
+  return xp.floor(xp.clip(out, 0.0, 255.0) + 0.5) * _FLOAT(1 / 255)
 
 
 def _side(xp, images, axis):

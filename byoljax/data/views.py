@@ -5,9 +5,9 @@ Every random decision about a view reads its own column of the [b, NUM_DRAWS] un
 so recorded runs keep their pictures.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import difflib
-from collections.abc import Mapping
 from typing import Any
 
 # Columns of the draws. Crop and flip are read by crop.py, the rest by photometric.py.
