@@ -123,12 +123,10 @@ def resample(xp: Any, images: Any, boxes: Any, flip: Any, size: int) -> Any:
   height, width = _side(xp, images, 1), _side(xp, images, 2)
   rows = _weights(xp, boxes[:, 0], boxes[:, 2], size, height, None)
   columns = _weights(xp, boxes[:, 1], boxes[:, 3], size, width, flip)
-  out = xp.matmul(rows, xp.reshape(levels, (-1, height, width * 3)))
-  # Swapping the two axes makes the second pass a plain batched product as well.
-  out = xp.transpose(xp.reshape(out, (-1, size, width, 3)), (0, 2, 1, 3))
-  out = xp.matmul(columns, xp.reshape(out, (-1, width, size * 3)))
-  out = xp.transpose(xp.reshape(out, (-1, size, size, 3)), (0, 2, 1, 3))
-  return xp.floor(xp.clip(out, 0.0, 255.0) + 0.5) * _FLOAT(1 / 255)
+  columns = xp.swapaxes(columns, 1, 2)
+  planes = [xp.matmul(xp.matmul(rows, levels[..., c]), columns) for c in range(3)]
+  out = xp.clip(xp.stack(planes, axis=-1), 0.0, 255.0)
+  return xp.floor(out + 0.5) * _FLOAT(1 / 255)
 
 
 def _side(xp, images, axis):

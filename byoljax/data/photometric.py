@@ -72,7 +72,8 @@ def normalize(xp: Any, images: Any, mean: Sequence[float], std: Sequence[float])
     std: three positive numbers.
   """
   del xp
-  return (images - np.asarray(mean, np.float32)) * (1 / np.asarray(std, np.float32))
+  shift, scale = (np.asarray(x, np.float32).reshape(1, 1, 1, 3) for x in (mean, std))
+  return (images - shift) * (1 / scale)
 
 
 def to_unit(xp: Any, images: Any) -> Any:
