@@ -51,7 +51,7 @@ def make_encoder(
 
   Args:
     name: 'resnet18' | '34' | '50' | '101' | '152' | '200' (D = 512 * width up to 34, else 2048 *
-      width), 'small' (D = 256 * width) or 'pixels' (D = H * W * 3; every other argument is without
+      width), 'small' (D = 128 * width) or 'pixels' (D = H * W * 3; every other argument is without
       effect).
     width: factor on every channel count, >= 1.
     stem: 'imagenet' (7x7 stride 2, max-pool) or 'cifar' (3x3 stride 1, no pool, for images of about

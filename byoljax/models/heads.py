@@ -5,19 +5,11 @@ at two sigma and not rescaled, so the real standard deviation is 0.88 of that; b
 not PyTorch's uniform nor He's normal.
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from byoljax.models import layers
-
-
-def fan_in_truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-  """N(0, 1/fan_in) cut at two sigma and not rescaled, for a kernel [fan_in, fan_out]."""
-  sigma = 1.0 / math.sqrt(math.prod(shape[:-1]))
-  return sigma * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
 
 
 def _linear(features: int, use_bias: bool, dtype: jnp.dtype, name: str) -> nn.Dense:
@@ -26,7 +18,7 @@ def _linear(features: int, use_bias: bool, dtype: jnp.dtype, name: str) -> nn.De
     use_bias=use_bias,
     dtype=dtype,
     param_dtype=jnp.float32,
-    kernel_init=fan_in_truncated_normal,
+    kernel_init=layers.fan_in_truncated_normal,
     name=name,
   )
 

@@ -5,11 +5,17 @@ and stored in float32. Differences: Haiku's BatchNorm (BYOL's code) keeps zero-d
 averages, so they are valid after one step, while these start at mean 0 and variance 1 and forget
 that start as 0.9^steps; PyTorch's running variance is the unbiased one, this (like Haiku's and
 TensorFlow's) is the biased one. All three normalise training batches alike.
+
+Random initial values are drawn in one piece per network (`draw_together`), because every separate
+draw is compiled separately: that takes longer than compiling a small network.
 """
 
 from collections.abc import Callable
+import math
+from typing import Any
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -18,8 +24,70 @@ import jax.numpy as jnp
 BN_MOMENTUM = 0.9
 BN_EPSILON = 1e-5
 
-# He et al. 2015, N(0, 2 / fan_out): what torchvision's ResNets start from.
-he_normal_fan_out = nn.initializers.variance_scaling(2.0, 'fan_out', 'normal')
+
+@flax.struct.dataclass
+class Drawn(nn.meta.AxisMetadata):
+  """A parameter that starts from a normal distribution: its value, and how it was drawn.
+
+  Attributes:
+    value: float32 array, what linen works with.
+    sigma: standard deviation of the normal, before it is cut.
+    cut: bounds in units of sigma, beyond which nothing is drawn; 0 for none.
+  """
+
+  value: jax.Array
+  sigma: float = flax.struct.field(pytree_node=False)
+  cut: float = flax.struct.field(pytree_node=False)
+
+  def unbox(self) -> jax.Array:
+    """The value alone."""
+    return self.value
+
+  def replace_boxed(self, val: jax.Array) -> 'Drawn':
+    """The same distribution around another value."""
+    return self.replace(value=val)  # type: ignore[attr-defined]
+
+  def add_axis(self, index: int, params: dict) -> 'Drawn':
+    """Unchanged: a distribution has no axes."""
+    del index, params
+    return self
+
+  def remove_axis(self, index: int, params: dict) -> 'Drawn':
+    """Unchanged: a distribution has no axes."""
+    del index, params
+    return self
+
+
+def he_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
+  """N(0, 2 / fan_out) for a kernel [...,in,out] (He et al. 2015): torchvision's ResNets' start."""
+  sigma = math.sqrt(2.0 / (math.prod(shape[:-2]) * shape[-1]))
+  return Drawn(sigma * jax.random.normal(key, shape, dtype), sigma, 0.0)
+
+
+def fan_in_truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
+  """N(0, 1 / fan_in) cut at two sigma, not rescaled, for a kernel [...,out] (Haiku's default)."""
+  sigma = 1.0 / math.sqrt(math.prod(shape[:-1]))
+  return Drawn(sigma * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype), sigma, 2.0)
+
+
+def draw_together(tree: Any, key: jax.Array) -> Any:
+  """The tree with every Drawn replaced by a fresh draw from its distribution, as a plain array.
+
+  All values of one kind come from a single draw that is cut into pieces, in the order of the tree.
+  Other leaves stay as they are.
+  """
+  leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, Drawn))
+  for cut in sorted({leaf.cut for leaf in leaves if isinstance(leaf, Drawn)}):
+    where = [i for i, x in enumerate(leaves) if isinstance(x, Drawn) and x.cut == cut]
+    total = sum(leaves[i].value.size for i in where)
+    if cut:
+      noise = jax.random.truncated_normal(jax.random.fold_in(key, 1), -cut, cut, (total,))
+    else:
+      noise = jax.random.normal(jax.random.fold_in(key, 0), (total,))
+    for i in where:
+      own, noise = jnp.split(noise, [leaves[i].value.size])
+      leaves[i] = leaves[i].sigma * own.reshape(leaves[i].value.shape)
+  return jax.tree.unflatten(structure, leaves)
 
 
 def padding_of(kernel: int, padding: str) -> str | tuple[tuple[int, int], tuple[int, int]]:

@@ -19,6 +19,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from byoljax.models import layers
+
 Params = dict[str, Any]
 BatchStats = dict[str, Any]
 Part = tuple[str, str, nn.Module]
@@ -70,7 +72,8 @@ def stack(parts: Sequence[Part], taps: Sequence[str] = ()) -> Net:
       variables = _draw(module, jax.random.fold_in(key, i), shape)
       params[role] = variables.get('params', {})
       batch_stats[role] = variables.get('batch_stats', {})
-      shape = jax.eval_shape(lambda v, s, m=module: m.apply(v, s, train=False), variables, shape)
+      if i + 1 < len(parts):
+        shape = jax.eval_shape(lambda v, s, m=module: m.apply(v, s, train=False), variables, shape)
     return params, batch_stats
 
   def apply(
@@ -103,8 +106,13 @@ def stack(parts: Sequence[Part], taps: Sequence[str] = ()) -> Net:
 
 def _draw(module: nn.Module, key: jax.Array, shape: jax.ShapeDtypeStruct) -> dict[str, Any]:
   """Linen variables for an input of that shape; under jit the forward pass is never computed."""
-  draw = jax.jit(lambda k: module.init(k, jnp.zeros(shape.shape, shape.dtype), train=False))
-  return dict(draw(key))
+
+  @jax.jit
+  def draw(key: jax.Array) -> dict[str, Any]:
+    variables = module.init(key, jnp.zeros(shape.shape, shape.dtype), train=False)
+    return layers.draw_together(dict(variables), key)
+
+  return draw(key)
 
 
 def _run(

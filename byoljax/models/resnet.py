@@ -29,12 +29,15 @@ RESNETS = {
 class ResidualBlock(nn.Module):
   """relu(x + f(x)) with f = conv-BN-relu ... conv-BN; x goes through 1x1 conv-BN to fit f(x).
 
-  `channels` is the width of the 3x3 convolutions; a bottleneck gives out 4 * channels.
+  `channels` is the width of the 3x3 convolutions; a bottleneck gives out 4 * channels. With
+  `pooled_shortcut`, a strided shortcut averages the pixels it skips (ResNet-D); the ResNets here
+  do not.
   """
 
   channels: int
   stride: int
   bottleneck: bool
+  pooled_shortcut: bool = False
   padding: str = 'torch'
   zero_init_residual: bool = False
   dtype: jnp.dtype = jnp.float32
@@ -57,7 +60,11 @@ class ResidualBlock(nn.Module):
       if not last:
         y = nn.relu(y)
     if x.shape[-1] != y.shape[-1] or self.stride != 1:
-      x = layers.conv(y.shape[-1], 1, self.stride, self.padding, self.dtype, 'shortcut_conv')(x)
+      stride = self.stride
+      if self.pooled_shortcut and stride > 1:
+        window, stride = (stride, stride), 1
+        x = nn.avg_pool(x, window, window, padding='SAME', count_include_pad=False)
+      x = layers.conv(y.shape[-1], 1, stride, self.padding, self.dtype, 'shortcut_conv')(x)
       x = layers.batch_norm(train, self.bn_axis, self.dtype, 'shortcut_bn')(x)
     return nn.relu(x + y)
 

@@ -1,0 +1,490 @@
+"""Encoders, heads and the bridge to linen: shapes, initial values, torchvision, batch statistics."""
+
+import math
+import pathlib
+import re
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byoljax import models, parallel
+from byoljax.models import heads, layers, resnet
+from byoljax.models.net import stack
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+sys.path.append(str(GOLDEN))
+import philox  # noqa: E402
+
+IMAGES = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+
+
+def encoder_net(name, taps=(), **settings):
+  return stack((('encoder', 'embedding', models.make_encoder(name, **settings)),), taps)
+
+
+def drawn_images(batch, size):
+  return jnp.asarray(philox.images('test', batch, size))
+
+
+def paths(tree):
+  return {
+    jax.tree_util.keystr(path, simple=True, separator='/'): leaf
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+  }
+
+
+@pytest.fixture(scope='module')
+def golden():
+  return dict(np.load(GOLDEN / 'resnet.npz'))
+
+
+# --- torchvision ----------------------------------------------------------------------------------
+
+
+def torchvision_name(path):
+  """'stage2_block0/conv1/kernel' -> 'layer2.0.conv1.weight'."""
+  module, leaf = re.sub(r'stage(\d)_block(\d+)/', r'layer\1.\2.', path).rsplit('/', 1)
+  module = module.replace('stem_conv', 'conv1').replace('stem_bn', 'bn1')
+  module = module.replace('shortcut_conv', 'downsample.0').replace('shortcut_bn', 'downsample.1')
+  names = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
+  return f'{module}.{names.get(leaf, leaf)}'
+
+
+def drawn_like_torchvision(tree):
+  """The tree with every leaf drawn under its torchvision name, kernels turned to HWIO."""
+
+  def leaf(path, shape):
+    name = torchvision_name(jax.tree_util.keystr(path, simple=True, separator='/'))
+    if len(shape.shape) == 4:
+      height, width, inputs, outputs = shape.shape
+      kernel = philox.resnet_tensor(name, (outputs, inputs, height, width))
+      return kernel.transpose(2, 3, 1, 0)
+    return philox.resnet_tensor(name, shape.shape)
+
+  return {'encoder': jax.tree_util.tree_map_with_path(leaf, tree['encoder'])}
+
+
+@pytest.mark.parametrize(
+  ('case', 'name', 'stem', 'size'),
+  [
+    ('resnet18', 'resnet18', 'imagenet', 64),
+    ('resnet50', 'resnet50', 'imagenet', 64),
+    ('resnet18_cifar', 'resnet18', 'cifar', 32),
+  ],
+)
+def test_outputs_equal_torchvisions_with_its_weights(golden, case, name, stem, size):
+  net = encoder_net(name, taps=('stage1', 'stage2', 'stage3'), stem=stem)
+  batch = 16 if name == 'resnet50' else 8
+  x = philox.images(case, batch, size)
+  params, stats = map(drawn_like_torchvision, jax.eval_shape(net.init, jax.random.key(0), x))
+
+  evaluated, kept = jax.jit(lambda p, s, x: net.apply(p, s, x, train=False))(params, stats, x)
+  np.testing.assert_allclose(evaluated['embedding'][:4], golden[f'{case}/eval'], atol=1e-4)
+  for stage in ('stage1', 'stage2', 'stage3'):
+    means = evaluated[stage][0].mean((0, 1))
+    np.testing.assert_allclose(means, golden[f'{case}/eval/{stage}'], atol=1e-4)
+  jax.tree.map(np.testing.assert_array_equal, kept, stats)
+
+  trained, moved = jax.jit(lambda p, s, x: net.apply(p, s, x, train=True))(params, stats, x)
+  np.testing.assert_allclose(trained['embedding'][:4], golden[f'{case}/train'], atol=1e-4)
+  moved, start = paths(moved['encoder']), paths(stats['encoder'])
+  # Values behind each statistic: PyTorch stores the unbiased variance, this the biased one.
+  stem_size, stage2_size = (size // 2, size // 8) if stem == 'imagenet' else (size, size // 2)
+  stage4_size = stage2_size // 4
+  for layer, path, edge in (
+    ('bn1', 'stem_bn', stem_size),
+    ('layer2.0.downsample.1', 'stage2_block0/shortcut_bn', stage2_size),
+    ('layer4.1.bn2', 'stage4_block1/bn2', stage4_size),
+  ):
+    n = batch * edge * edge
+    mean, var = (
+      golden[f'{case}/train/{layer}.running_mean'],
+      golden[f'{case}/train/{layer}.running_var'],
+    )
+    np.testing.assert_allclose(moved[f'{path}/mean'], mean, atol=1e-4)
+    batch_var = (var - 0.9 * start[f'{path}/var']) * (n - 1) / n
+    np.testing.assert_allclose(
+      moved[f'{path}/var'], 0.9 * start[f'{path}/var'] + batch_var, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+  ('name', 'count'),
+  [
+    ('resnet18', 11_176_512),
+    ('resnet34', 21_284_672),
+    ('resnet50', 23_508_032),
+    ('resnet101', 42_500_160),
+    ('resnet152', 58_143_808),
+    ('resnet200', 62_624_832),  # not in torchvision: counted below
+  ],
+)
+def test_parameter_counts_equal_torchvisions(golden, name, count):
+  params, _ = jax.eval_shape(encoder_net(name).init, jax.random.key(0), IMAGES)
+  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+  if name == 'resnet200':
+    # 16 more bottlenecks in stage 2 than ResNet-152, each 512-128-128-512
+    block = 512 * 128 + 9 * 128 * 128 + 128 * 512 + 2 * (128 + 128 + 512)
+    assert count == 58_143_808 + 16 * block
+  else:
+    assert count == golden[f'count/{name}']
+
+
+# --- variants -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', ['resnet18', 'resnet50', 'small', 'pixels'])
+@pytest.mark.parametrize('width', [1, 2])
+def test_width_multiplies_the_embedding_and_every_channel_count(name, width):
+  net = encoder_net(name, width=width)
+  params, stats = jax.eval_shape(net.init, jax.random.key(0), IMAGES)
+  outputs, _ = jax.eval_shape(
+    lambda p, s, x: net.apply(p, s, x, train=False), params, stats, IMAGES
+  )
+  one = {'resnet18': 512, 'resnet50': 2048, 'small': 128, 'pixels': 0}[name]
+  size = 32 * 32 * 3 if name == 'pixels' else one * width
+  assert outputs['embedding'].shape == (2, size)
+  assert outputs['embedding'].dtype == jnp.float32
+  narrow, _ = jax.eval_shape(encoder_net(name).init, jax.random.key(0), IMAGES)
+  for path, leaf in paths(params).items():
+    assert leaf.dtype == jnp.float32
+    assert leaf.shape[-1] == width * paths(narrow)[path].shape[-1], path
+
+
+@pytest.mark.parametrize(
+  ('stem', 'edges'), [('imagenet', (16, 8, 4, 2)), ('cifar', (64, 32, 16, 8))]
+)
+@pytest.mark.parametrize('padding', ['torch', 'same'])
+def test_stems_and_paddings_give_the_same_resolutions(stem, padding, edges):
+  taps = ('stage1', 'stage2', 'stage3', 'stage4')
+  net = encoder_net('resnet18', taps=taps, stem=stem, padding=padding)
+  x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+  params, stats = jax.eval_shape(net.init, jax.random.key(0), x)
+  outputs, _ = jax.eval_shape(lambda p, s, x: net.apply(p, s, x, train=False), params, stats, x)
+  assert tuple(outputs[tap].shape[1] for tap in taps) == edges
+
+
+@pytest.mark.parametrize(
+  ('padding', 'expected'),
+  [
+    ('torch', [0 + 1 + 2, 2 + 3 + 4]),  # windows start one before the image
+    ('same', [1 + 2 + 3, 3 + 4 + 0]),  # an even size needs one column of padding: on the right
+  ],
+)
+def test_padding_of_a_strided_convolution(padding, expected):
+  module = layers.conv(1, 3, 2, padding, jnp.float32, 'conv')
+  kernel = jnp.zeros((3, 3, 1, 1)).at[1].set(1.0)  # sums three neighbours in a row
+  rows = jnp.ones((4, 1)) * jnp.arange(1.0, 5.0)[None, :]
+  out = module.apply({'params': {'kernel': kernel}}, rows[None, :, :, None])
+  assert out[0, 0, :, 0].tolist() == expected
+
+
+def test_same_padding_changes_the_values_not_only_the_code_path():
+  x = drawn_images(2, 32)
+  net = encoder_net('resnet18')
+  params, stats = net.init(jax.random.key(0), x)
+  other = encoder_net('resnet18', padding='same')
+  a, _ = net.apply(params, stats, x, train=False)
+  b, _ = other.apply(params, stats, x, train=False)
+  assert float(jnp.abs(a['embedding'] - b['embedding']).max()) > 1e-2
+
+
+@pytest.mark.parametrize(
+  ('name', 'blocks', 'last'), [('resnet18', 8, 'bn2'), ('resnet50', 16, 'bn3'), ('small', 2, 'bn2')]
+)
+def test_zero_init_residual_zeroes_the_last_scale_of_every_block_only(name, blocks, last):
+  zeroed = encoder_net(name, zero_init_residual=True).init(jax.random.key(0), IMAGES)[0]
+  plain = encoder_net(name).init(jax.random.key(0), IMAGES)[0]
+  zeros = [
+    path for path, leaf in paths(zeroed).items() if path.endswith('scale') and not leaf.any()
+  ]
+  assert len(zeros) == blocks
+  assert all(re.fullmatch(rf'encoder/stage\d_block\d/{last}/scale', path) for path in zeros)
+  assert all(leaf.all() for path, leaf in paths(plain).items() if path.endswith('scale'))
+
+
+def test_initial_kernels_are_he_normal_over_fan_out():
+  params, _ = encoder_net('resnet18').init(jax.random.key(0), IMAGES)
+  for path, leaf in paths(params).items():
+    if path.endswith('kernel'):
+      fan_out = leaf.shape[0] * leaf.shape[1] * leaf.shape[3]
+      noise = 4 / math.sqrt(2 * leaf.size)  # four standard errors
+      assert float(leaf.std()) == pytest.approx(math.sqrt(2 / fan_out), rel=noise), path
+      assert float(jnp.abs(leaf).max()) > 2.5 * math.sqrt(2 / fan_out)  # not truncated
+
+
+def test_initial_statistics_and_reproducibility():
+  net = encoder_net('small')
+  params, stats = net.init(jax.random.key(0), IMAGES)
+  for path, leaf in paths(stats).items():
+    assert (leaf == (0 if path.endswith('mean') else 1)).all()
+  again, _ = net.init(jax.random.key(0), IMAGES)
+  other, _ = net.init(jax.random.key(1), IMAGES)
+  jax.tree.map(np.testing.assert_array_equal, params, again)
+  assert (params['encoder']['stem_conv']['kernel'] != other['encoder']['stem_conv']['kernel']).any()
+
+
+def test_small_encoder_has_the_documented_size_and_halves_four_times():
+  net = encoder_net('small', taps=('stem', 'stage1', 'stage2'))
+  params, stats = net.init(jax.random.key(0), IMAGES)
+  # kernels: stem 432; blocks 9 (ab + bb) + ab; scales and biases: 2 (16 + 3 * 32 + 3 * 128)
+  blocks = sum(9 * (a * b + b * b) + a * b for a, b in ((16, 32), (32, 128)))
+  count = sum(leaf.size for leaf in jax.tree.leaves(params))
+  assert count == 432 + blocks + 2 * (16 + 96 + 384) == 204_176
+  for size, edges in ((32, (16, 8, 4)), (33, (17, 9, 5)), (8, (4, 2, 1))):
+    outputs, _ = net.apply(params, stats, drawn_images(2, 40)[:, :size, :size], train=False)
+    assert tuple(outputs[tap].shape[1] for tap in ('stem', 'stage1', 'stage2')) == edges
+
+
+def test_a_pooled_shortcut_averages_the_pixels_it_skips():
+  block = resnet.ResidualBlock(2, 2, bottleneck=False, pooled_shortcut=True)
+  x = drawn_images(3, 8)[..., :2]
+  variables = nn.meta.unbox(block.init(jax.random.key(0), x, train=True))
+  params = variables['params']
+  params['bn2']['scale'] = jnp.zeros(2)  # leaves the shortcut alone
+  params['shortcut_conv']['kernel'] = jnp.eye(2).reshape(1, 1, 2, 2)
+  y = block.apply(variables, x, train=False)
+  means = x.reshape(3, 4, 2, 4, 2, 2).mean((2, 4))
+  np.testing.assert_allclose(y, np.maximum(means, 0) / math.sqrt(1 + 1e-5), atol=1e-6)
+
+
+def test_pixels_is_the_flattened_image():
+  x = drawn_images(3, 8)
+  net = encoder_net('pixels')
+  params, stats = net.init(jax.random.key(0), x)
+  assert (params, stats) == ({'encoder': {}}, {'encoder': {}})
+  outputs, _ = net.apply(params, stats, x, train=True)
+  np.testing.assert_array_equal(outputs['embedding'], np.asarray(x).reshape(3, -1))
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'name': 'resnet5'}, "unknown encoder 'resnet5'.*resnet18.*did you mean 'resnet50'"),
+    ({'name': 'small', 'stem': 'cifar10'}, "unknown stem 'cifar10'.*did you mean 'cifar'"),
+    ({'name': 'small', 'padding': 'valid'}, "unknown padding 'valid': choose one of torch, same"),
+    (
+      {'name': 'small', 'dtype': 'float16'},
+      "unknown dtype 'float16'.*did you mean 'bfloat16'|'float32'",
+    ),
+    ({'name': 'small', 'width': 0}, 'encoder width 0 must be a whole number of at least 1'),
+    ({'name': 'small', 'width': 1.5}, 'encoder width 1.5'),
+  ],
+)
+def test_wrong_settings_are_named_with_what_is_allowed(settings, message):
+  with pytest.raises(ValueError, match=message):
+    models.make_encoder(**settings)
+
+
+# --- precision and batch statistics ---------------------------------------------------------------
+
+
+def byol_net(**settings):
+  dtype = settings.get('dtype', 'float32')
+  axis = settings.get('bn_axis')
+  head = heads.MLPHead((48, 16), bn_axis=axis, dtype=jnp.dtype(dtype))
+  return stack(
+    (
+      ('encoder', 'embedding', models.make_encoder('small', **settings)),
+      ('projector', 'projection', head),
+      ('predictor', 'prediction', head),
+    )
+  )
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_everything_else_float32():
+  x = drawn_images(8, 32)
+  exact, rounded = byol_net(), byol_net(dtype='bfloat16')
+  params, stats = rounded.init(jax.random.key(0), x)
+  outputs, moved = rounded.apply(params, stats, x, train=True)
+  assert {leaf.dtype for leaf in jax.tree.leaves((params, stats, outputs, moved))} == {
+    jnp.dtype('float32')
+  }
+  text = str(jax.make_jaxpr(lambda p, x: rounded.apply(p, stats, x, train=True)[0])(params, x))
+  products = re.findall(r':(\w+)\[[\d,]*\] = (?:conv_general_dilated|dot_general)', text)
+  assert products and set(products) == {'bf16'}
+  reference, _ = exact.apply(params, stats, x, train=True)
+  for name, value in outputs.items():
+    error = jnp.abs(value - reference[name]).max() / jnp.abs(reference[name]).max()
+    assert 1e-6 < float(error) < 0.1, name
+
+
+def test_running_statistics_move_by_a_tenth_towards_the_batch():
+  norm = layers.batch_norm(True, None, jnp.float32, 'bn')
+  x = jnp.asarray(philox.uniform('bn', (6, 3), -1.0, 5.0))
+  variables = norm.init(jax.random.key(0), x)
+  y, updates = norm.apply(variables, x, mutable=['batch_stats'])
+  mean, var = x.mean(0), x.var(0)
+  np.testing.assert_allclose(updates['batch_stats']['mean'], 0.1 * mean, rtol=1e-5)
+  np.testing.assert_allclose(updates['batch_stats']['var'], 0.9 + 0.1 * var, rtol=1e-5)
+  np.testing.assert_allclose(y, (x - mean[None]) / jnp.sqrt(var[None] + 1e-5), rtol=1e-4, atol=1e-5)
+
+
+def test_batch_statistics_over_four_devices_equal_those_of_the_whole_batch():
+  x = drawn_images(16, 32) * jnp.linspace(0.5, 3.0, 16)[:, None, None, None]
+  single, synced = byol_net(), byol_net(bn_axis=parallel.AXIS)
+  params, stats = single.init(jax.random.key(0), x)
+  expected, expected_stats = single.apply(params, stats, x, train=True)
+  split = x.reshape(4, 4, 32, 32, 3)
+
+  def over_devices(net):
+    step = jax.pmap(
+      lambda x: net.apply(params, stats, x, train=True), axis_name=parallel.AXIS, in_axes=0
+    )
+    return step(split)
+
+  outputs, moved = over_devices(synced)
+  for name, value in outputs.items():
+    np.testing.assert_allclose(value.reshape(16, -1), expected[name], atol=2e-4)
+  for device in range(4):
+    jax.tree.map(
+      lambda a, b, d=device: np.testing.assert_allclose(a[d], b, atol=1e-5), moved, expected_stats
+    )
+  alone, _ = over_devices(single)  # without an axis every device normalises by itself
+  assert float(jnp.abs(alone['projection'].reshape(16, -1) - expected['projection']).max()) > 0.05
+
+
+def test_evaluation_and_initialisation_need_no_mapped_axis():
+  x = drawn_images(4, 32)
+  net = byol_net(bn_axis=parallel.AXIS)
+  params, stats = net.init(jax.random.key(0), x)
+  whole, kept = net.apply(params, stats, x, train=False)
+  first, _ = net.apply(params, stats, x[:1], train=False)
+  assert kept['encoder'] is stats['encoder']
+  np.testing.assert_allclose(first['embedding'], whole['embedding'][:1], atol=1e-5)
+
+
+# --- net and heads --------------------------------------------------------------------------------
+
+
+def test_a_stack_feeds_each_part_with_the_one_before():
+  x = drawn_images(4, 32)
+  net = byol_net()
+  params, stats = net.init(jax.random.key(0), x)
+  assert set(params) == set(stats) == {'encoder', 'projector', 'predictor'}
+  outputs, _ = net.apply(params, stats, x, train=False)
+  assert {name: value.shape for name, value in outputs.items()} == {
+    'embedding': (4, 128),
+    'projection': (4, 16),
+    'prediction': (4, 16),
+  }
+  head = stack((('projector', 'out', heads.MLPHead((48, 16))),))
+  again, _ = head.apply(params, stats, outputs['embedding'], train=False)
+  np.testing.assert_allclose(again['out'], outputs['projection'], atol=1e-5)
+  same_shapes = jax.tree.structure(params['projector']) == jax.tree.structure(params['predictor'])
+  assert same_shapes and params['projector']['linear2']['kernel'].shape == (48, 16)
+
+
+def test_upto_runs_no_later_part_and_needs_none_of_its_parameters():
+  x = drawn_images(4, 32)
+  net = byol_net()
+  params, stats = net.init(jax.random.key(0), x)
+  whole, _ = net.apply(params, stats, x, train=True)
+  part, moved = net.apply(
+    {'encoder': params['encoder']},
+    {'encoder': stats['encoder']},
+    x,
+    train=True,
+    upto='embedding',
+  )
+  assert set(part) == {'embedding'} and set(moved) == {'encoder'}
+  np.testing.assert_allclose(part['embedding'], whole['embedding'], atol=1e-6)
+  _, moved = net.apply(params, stats, x, train=True, upto='projection')
+  jax.tree.map(np.testing.assert_array_equal, moved['predictor'], stats['predictor'])
+  assert (moved['projector']['bn1']['mean'] != stats['projector']['bn1']['mean']).any()
+
+
+def test_parts_without_statistics_still_have_their_role():
+  net = stack(
+    (
+      ('encoder', 'embedding', models.make_encoder('pixels')),
+      ('head', 'logits', heads.LinearHead(5)),
+    )
+  )
+  params, stats = net.init(jax.random.key(0), IMAGES)
+  assert stats == {'encoder': {}, 'head': {}} and params['encoder'] == {}
+  outputs, moved = net.apply(params, stats, drawn_images(2, 32), train=True)
+  assert outputs['logits'].shape == (2, 5) and moved == stats
+
+
+@pytest.mark.parametrize(
+  ('parts', 'taps', 'message'),
+  [
+    ((), (), 'at least one'),
+    (
+      (('a', 'x', None), ('a', 'y', None)),
+      (),
+      'every role of a stack must be given once, got a, a',
+    ),
+    ((('a', 'x', None), ('b', 'x', None)), (), 'every output name .* once, got x, x'),
+    ((('a', 'x', None),), ('x',), 'every output name .* once, got x, x'),
+  ],
+)
+def test_ambiguous_stacks_are_refused(parts, taps, message):
+  with pytest.raises(ValueError, match=message):
+    stack(parts, taps)
+
+
+def test_unknown_outputs_and_taps_are_named():
+  x = drawn_images(2, 32)
+  net = encoder_net('small', taps=('stage9',))
+  params, stats = net.init(jax.random.key(0), x)
+  with pytest.raises(
+    ValueError, match="unknown tap 'stage9': this stack has .*stage1.*did you mean"
+  ):
+    net.apply(params, stats, x, train=False)
+  with pytest.raises(ValueError, match="unknown output 'embeding'.*did you mean 'embedding'"):
+    net.apply(params, stats, x, train=False, upto='embeding')
+
+
+def test_byols_head_has_a_bias_in_the_first_layer_only_and_no_output_norm():
+  net = stack((('projector', 'projection', heads.MLPHead()),))
+  params, stats = jax.eval_shape(
+    net.init, jax.random.key(0), jax.ShapeDtypeStruct((2, 512), jnp.float32)
+  )
+  assert {path: leaf.shape for path, leaf in paths(params).items()} == {
+    'projector/linear1/kernel': (512, 4096),
+    'projector/linear1/bias': (4096,),
+    'projector/bn1/scale': (4096,),
+    'projector/bn1/bias': (4096,),
+    'projector/linear2/kernel': (4096, 256),
+  }
+  assert set(stats['projector']) == {'bn1'}
+  deep, _ = jax.eval_shape(
+    stack((('p', 'out', heads.MLPHead((64, 32, 16))),)).init,
+    jax.random.key(0),
+    jax.ShapeDtypeStruct((2, 8), jnp.float32),
+  )
+  assert set(deep['p']) == {'linear1', 'bn1', 'linear2', 'bn2', 'linear3'}
+
+
+def test_head_computes_linear_norm_relu_linear():
+  net = stack((('projector', 'projection', heads.MLPHead((6, 3))),))
+  x = philox.uniform('head', (5, 4), -1.0, 1.0)
+  params, stats = net.init(jax.random.key(0), x)
+  params = jax.tree.map(
+    lambda a: jnp.asarray(philox.uniform(str(a.shape), a.shape, -1.0, 1.0)), params
+  )
+  outputs, _ = net.apply(params, stats, x, train=True)
+  p = jax.tree.map(lambda a: np.asarray(a, np.float64), params['projector'])
+  hidden = x @ p['linear1']['kernel'] + p['linear1']['bias']
+  hidden = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5)
+  hidden = np.maximum(hidden * p['bn1']['scale'] + p['bn1']['bias'], 0.0)
+  np.testing.assert_allclose(outputs['projection'], hidden @ p['linear2']['kernel'], atol=1e-5)
+
+
+@pytest.mark.parametrize('head', [heads.MLPHead((4096, 8)), heads.LinearHead(4096)])
+def test_heads_start_from_a_normal_cut_at_two_sigma(head):
+  net = stack((('head', 'out', head),))
+  params, _ = net.init(jax.random.key(0), jax.ShapeDtypeStruct((2, 64), jnp.float32))
+  kernel, bias = params['head']['linear1']['kernel'], params['head']['linear1']['bias']
+  sigma = 1 / math.sqrt(64)
+  assert float(jnp.abs(kernel).max()) <= 2 * sigma
+  assert float(jnp.abs(kernel).max()) > 1.95 * sigma
+  # standard deviation of a normal cut at two sigma: sqrt(1 - 4 phi(2) / (2 Phi(2) - 1)) = 0.8796
+  assert float(kernel.std()) == pytest.approx(0.8796 * sigma, rel=0.01)
+  assert not bias.any()
