@@ -87,8 +87,8 @@ def load(
     split: 'pretrain', 'train' or 'test'.
     data_dir: the directory with prepared TFDS sets (empty: $TFDS_DATA_DIR, else
       ~/tensorflow_datasets; for shapes its own cache), the folder of images, or the `.npz` file.
-    unreadable_log: file to which unreadable images are appended, or a directory that gets
-      `unreadable.txt`; None keeps no file.
+    unreadable_log: directory in which `unreadable.txt` lists the images that cannot be read, or
+      the path of such a .txt file; None keeps no file.
     image_key: TFDS feature that holds the image.
     label_key: TFDS feature that holds the class.
 

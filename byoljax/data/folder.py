@@ -59,8 +59,9 @@ def from_folder(
         f'{root} has no test images: put them into {os.path.join(root, "val")}, beside the '
         f'training images in {os.path.join(root, "train")}.'
       )
-    return _make(*_test_files(tests, classes), split, unreadable or source.UnreadableLog())
-  return _make(train, files, classes, split, unreadable or source.UnreadableLog())
+    train, files, classes = _test_files(tests, classes)
+  log = source.UnreadableLog() if unreadable is None else unreadable
+  return _make(train, files, classes, split, log)
 
 
 def _splits_of(root: str) -> tuple[str, list[str]]:

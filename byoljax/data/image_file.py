@@ -17,14 +17,28 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import (
+  BmpImagePlugin,
+  GifImagePlugin,
+  Image,
+  JpegImagePlugin,
+  PngImagePlugin,
+  WebPImagePlugin,
+)
 
 # Who may decode a file. TensorFlow gives the same picture as `decode` for the first two.
 JPEG = 0
 PNG = 1
 PILLOW = 2
 
-_FORMATS = ('JPEG', 'MPO', 'PNG', 'BMP', 'DIB', 'GIF', 'WEBP', 'TIFF', 'PPM')
+# Naming the readers registers them; Pillow's other forty formats stay out of reach of odd files.
+_FORMATS = (
+  JpegImagePlugin.JpegImageFile.format,
+  PngImagePlugin.PngImageFile.format,
+  BmpImagePlugin.BmpImageFile.format,
+  GifImagePlugin.GifImageFile.format,
+  WebPImagePlugin.WebPImageFile.format,
+)
 _ORIENTATION_TAG = 0x0112
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, all Huffman coded
 _STANDALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length

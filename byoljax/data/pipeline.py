@@ -10,25 +10,87 @@ needs travels to it. Sources of arrays give the whole images, and the crop is ma
 accelerator: that needs neither TensorFlow nor a fast host. Either way the pictures are the same,
 because crops and draws are functions of (seed, epoch, example, view). `photometric_on='host'` makes
 finished views on the host for both.
+
+Threads make groups of examples, two batches ahead of the one that is asked for. What a batch holds
+depends neither on their number nor on their timing.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
 import os
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from byoljax.data import arrays, crop, decode_graph, image_file, photometric, plans, views
-from byoljax.data import source as source_lib
+from byoljax.data import arrays, crop, decode, examples, order, photometric, views
+from byoljax.data.source import Source
 
 _AHEAD = 2
+# Examples that one thread makes at a time: enough to hide the cost of a call into TensorFlow.
+_MAX_GROUP = 64
+_MIN_GROUP = 4
 Batch = dict[str, Any]
 
 
+class Batches(Iterator[Batch]):
+  """The batches of consecutive steps, made ahead of time by threads.
+
+  Making them begins at once, not at the first `next`: while the train step is being compiled.
+  """
+
+  def __init__(
+    self,
+    steps: range,
+    submit: Callable[[futures.Executor, int], Callable[[], Batch]],
+    threads: int,
+  ):
+    """Starts the threads.
+
+    Args:
+      steps: which steps.
+      submit: hands the work of a step to an executor and returns what waits for its batch.
+      threads: how many threads.
+    """
+    self._steps = iter(steps)
+    self._submit = submit
+    self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix='batches')
+    self._waiting: deque[Callable[[], Batch]] = deque()
+    self._fill()
+
+  def _fill(self) -> None:
+    while len(self._waiting) <= _AHEAD:
+      step = next(self._steps, None)
+      if step is None:
+        return
+      self._waiting.append(self._submit(self._pool, step))
+
+  def __iter__(self) -> Self:
+    """Itself."""
+    return self
+
+  def __next__(self) -> Batch:
+    """The next batch; ends the threads after the last one, or when making a batch failed."""
+    if not self._waiting:
+      self.close()
+      raise StopIteration
+    try:
+      batch = self._waiting.popleft()()
+    except BaseException:
+      self.close()
+      raise
+    self._fill()
+    return batch
+
+  def close(self) -> None:
+    """Ends the threads, after the groups that they are making; there are no more batches."""
+    self._waiting.clear()
+    self._steps = iter(())
+    self._pool.shutdown(wait=True, cancel_futures=True)
+
+
 def train_batches(
-  source: source_lib.Source,
+  source: Source,
   specs: Sequence[views.ViewSpec],
   *,
   batch_size: int,
@@ -39,7 +101,7 @@ def train_batches(
   process_count: int = 1,
   photometric_on: str = 'accelerator',
   threads: int = 0,
-) -> Generator[Batch, None, None]:
+) -> Batches:
   """This process's share of the batches of steps start_step, ..., stop_step - 1.
 
   Args:
@@ -53,17 +115,17 @@ def train_batches(
     process_count: number of processes P.
     photometric_on: 'accelerator' leaves the photometric augmentation to the train step, 'host' does
       it here.
-    threads: for decoding; 0 means every core that this process may use.
+    threads: for decoding; 0 means one for every core that this process may use.
 
   Returns:
-    A generator of dicts of b = B / P rows: 'index' int32 [b], 'label' int32 [b] (-1: none), and
-    'views', a tuple of uint8 [b, S, S, 3]; or, for a source of arrays with the photometric part on
-    the accelerator, 'image' uint8 [b, H, W, 3]. `close()` ends its threads early.
+    Dicts of b = B / P rows: 'index' int32 [b], 'label' int32 [b] (-1: none), and 'views', a tuple
+    of uint8 [b, S, S, 3]; or, for a source of arrays with the photometric part on the accelerator,
+    'image' uint8 [b, H, W, 3].
 
   Raises:
     ValueError: an argument out of range; or, while iterating, data that cannot be read at all.
   """
-  order = plans.Order(source.size, batch_size, seed, process_index, process_count)
+  plan = order.Order(source.size, batch_size, seed, process_index, process_count)
   if photometric_on not in ('accelerator', 'host'):
     raise ValueError(
       f"photometric_on is {photometric_on!r}, but it must be 'accelerator' or 'host'."
@@ -72,33 +134,37 @@ def train_batches(
     raise ValueError(f'start_step {start_step} must lie in [0, stop_step], which is {stop_step}.')
   if not specs:
     raise ValueError('there is no view: give at least one ViewSpec.')
-  host_specs = tuple(specs) if photometric_on == 'host' else ()
-  geometry = plans.random_geometry(specs, seed, keep_draws=bool(host_specs))
   steps = range(start_step, stop_step)
-  if not source.encoded:
-    make = _array_batch(source, order, geometry if host_specs else None, host_specs)
-    return _ahead(make, steps)
-  plan = plans.train_plan(source, order, geometry)
-  sizes = tuple(spec.size for spec in specs)
-  decoded = _decoded(source, plan, steps, sizes, host_specs, threads)
+  host_specs = tuple(specs) if photometric_on == 'host' else ()
+  geometry_of = examples.random_geometry(specs, seed)
+  if source.encoded:
+    decoder = decode.make_decoder(
+      tuple(spec.size for spec in specs), source.image_shape, host_specs
+    )
+    read = examples.make_reader(source, geometry_of, decoder, replace=True)
+    return _from_files(steps, plan.at, read, threads, lambda group: {'views': group.views})
 
-  def repair(made: plans.Plan, row: int, step: int) -> tuple[int, int, list[np.ndarray]]:
-    epoch = order.at(step)[0]
-    index, label, image = _readable(source, int(made.index[row]), int(made.label[row]))
-    return index, label, _views_of(image, index, epoch, geometry, sizes, host_specs)
+  def make(step: int) -> Batch:
+    epoch, index = plan.at(step)
+    images, labels = source.read(index)
+    rest = {'index': index.astype(np.int32), 'label': labels}
+    if not host_specs:
+      return {'image': images, **rest}
+    made = _views_of_arrays(images, index, epoch, geometry_of, host_specs)
+    return {'views': made, **rest}
 
-  return _train(decoded, plan, steps, sizes, repair)
+  return _from_arrays(steps, make)
 
 
 def eval_batches(
-  source: source_lib.Source,
+  source: Source,
   *,
   image_size: int,
   batch_size: int,
   process_index: int = 0,
   process_count: int = 1,
   threads: int = 0,
-) -> Generator[Batch, None, None]:
+) -> Batches:
   """Every example once, in order, over all processes; each process gets ceil(N / B) batches.
 
   The picture is the centre crop that "shorter side to S / 0.875, then S x S" shows; an S x S image
@@ -110,39 +176,58 @@ def eval_batches(
     batch_size: global batch B, a multiple of process_count; the last batch is padded.
     process_index: this process.
     process_count: number of processes P.
-    threads: for decoding; 0 means every core that this process may use.
+    threads: for decoding; 0 means one for every core that this process may use.
 
   Returns:
-    A generator of dicts of b = B / P rows: 'image' uint8 [b, S, S, 3], 'index' int32 [b], 'label'
-    int32 [b] (-1: none) and 'mask' bool [b]: False for padding and for examples that cannot be
-    read, whose index is -1 and whose image is black.
+    Dicts of b = B / P rows: 'image' uint8 [b, S, S, 3], 'index' int32 [b], 'label' int32 [b] (-1:
+    none) and 'mask' bool [b]: False for padding and for examples that cannot be read, whose index
+    is -1 and whose image is black.
 
   Raises:
     ValueError: an argument out of range.
   """
-  plans.check_processes(batch_size, process_index, process_count)
+  order.check_processes(batch_size, process_index, process_count)
   if image_size < 1:
     raise ValueError(f'image_size is {image_size}, but an image needs at least one pixel.')
-  geometry = plans.centre_geometry(image_size)
-  share = (batch_size, process_index, process_count)
+  geometry_of = examples.centre_geometry(image_size)
   steps = range(-(-source.size // batch_size))
-  if not source.encoded:
-    return _ahead(_array_eval_batch(source, geometry, image_size, share), steps)
-  plan = plans.eval_plan(source, geometry, *share)
-  decoded = _decoded(source, plan, steps, (image_size,), (), threads)
-  return _evaluate(source, decoded, plan, steps, geometry, image_size)
+
+  def indices(step: int) -> np.ndarray:
+    return order.eval_indices(source.size, batch_size, process_index, process_count, step)
+
+  def finish(group: examples.Group) -> Batch:
+    return {'image': group.views[0], 'mask': group.index >= 0}
+
+  if source.encoded:
+    decoder = decode.make_decoder((image_size,), source.image_shape)
+    read = examples.make_reader(source, geometry_of, decoder, replace=False)
+    return _from_files(steps, lambda step: (0, indices(step)), read, threads, finish)
+
+  def make(step: int) -> Batch:
+    index = indices(step)
+    group = examples.empty_group(index, (image_size,))
+    inside = index >= 0
+    if inside.any():
+      images, group.label[inside] = source.read(index[inside])
+      if images.shape[1:3] != (image_size, image_size):
+        made, _ = _resampled(images, index[inside], 0, geometry_of, (image_size,))
+        images = _to_bytes(made[0])
+      group.views[0][inside] = images
+    return {**finish(group), 'index': group.index, 'label': group.label}
+
+  return _from_arrays(steps, make)
 
 
-def in_memory(source: source_lib.Source, *, image_size: int, threads: int = 0) -> source_lib.Source:
+def in_memory(source: Source, *, image_size: int, threads: int = 0) -> Source:
   """Decodes a whole data set into arrays: for sets that fit, which then need no TensorFlow again.
 
   Args:
     source: the data; examples that cannot be read are left out.
     image_size: side S of the images in pixels, as for `eval_batches`.
-    threads: for decoding; 0 means every core that this process may use.
+    threads: for decoding; 0 means one for every core that this process may use.
 
   Returns:
-    A source of uint8 [S, S, 3] images in memory.
+    A source of uint8 [S, S, 3] images in memory, with the fingerprint of arrays.
   """
   images, labels = [], []
   for batch in eval_batches(source, image_size=image_size, batch_size=256, threads=threads):
@@ -157,179 +242,72 @@ def in_memory(source: source_lib.Source, *, image_size: int, threads: int = 0) -
   )
 
 
-def _decoded(source, plan, steps, sizes, host_specs, threads):
-  return decode_graph.batches(
-    plan,
-    steps,
-    sizes,
-    image_shape=source.image_shape,
-    host_specs=host_specs,
-    threads=threads or _cores(),
-  )
-
-
 def _cores() -> int:
   affinity = getattr(os, 'sched_getaffinity', None)
   return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def _ahead(make: Callable[[int], Batch], steps: range) -> Generator[Batch, None, None]:
-  """make(step) for every step in order, computed two batches ahead by one thread."""
-  pool = futures.ThreadPoolExecutor(1, thread_name_prefix='batches')
-  waiting: deque[futures.Future[Batch]] = deque()
-  try:
-    for step in steps:
-      waiting.append(pool.submit(make, step))
-      if len(waiting) > _AHEAD:
-        yield waiting.popleft().result()
-    while waiting:
-      yield waiting.popleft().result()
-  finally:
-    pool.shutdown(wait=True, cancel_futures=True)
+def _from_arrays(steps: range, make: Callable[[int], Batch]) -> Batches:
+  """One thread, one batch at a time: copying rows is bound by memory, not by cores."""
+  return Batches(steps, lambda pool, step: pool.submit(make, step).result, 1)
 
 
-def _array_batch(
-  source: source_lib.Source,
-  order: plans.Order,
-  geometry: plans.Geometry | None,
-  host_specs: Sequence[views.ViewSpec],
-) -> Callable[[int], Batch]:
-  """Training batches of a source of arrays; finished views where there is a geometry."""
+def _from_files(
+  steps: range,
+  at: Callable[[int], tuple[int, np.ndarray]],
+  read: Callable[[np.ndarray, int], examples.Group],
+  threads: int,
+  finish: Callable[[examples.Group], Batch],
+) -> Batches:
+  """A batch is made in groups, by as many threads as there are."""
+  threads = threads or _cores()
 
-  def make(step: int) -> Batch:
-    epoch, index = order.at(step)
-    images, labels = source.read(index)
-    batch = {'index': index.astype(np.int32), 'label': labels}
-    if geometry is None:
-      return {'image': images, **batch}
-    sizes = [spec.size for spec in host_specs]
-    made = _numpy_views(images, index, epoch, geometry, sizes, host_specs)
-    return {'views': tuple(made), **batch}
+  def submit(pool: futures.Executor, step: int) -> Callable[[], Batch]:
+    epoch, index = at(step)
+    size = min(max(-(-len(index) // threads), _MIN_GROUP), _MAX_GROUP)
+    parts = [index[start : start + size] for start in range(0, len(index), size)]
+    pending = [pool.submit(read, part, epoch) for part in parts]
 
-  return make
+    def batch() -> Batch:
+      group = examples.joined([future.result() for future in pending])
+      return {**finish(group), 'index': group.index, 'label': group.label}
 
+    return batch
 
-def _array_eval_batch(
-  source: source_lib.Source, geometry: plans.Geometry, image_size: int, share: tuple[int, int, int]
-) -> Callable[[int], Batch]:
-  def make(step: int) -> Batch:
-    index = plans.eval_indices(source.size, *share, step)
-    mask = index >= 0
-    images = np.zeros((len(index), image_size, image_size, 3), np.uint8)
-    labels = np.full(len(index), -1, np.int32)
-    if mask.any():
-      content, labels[mask] = source.read(index[mask])
-      if content.shape[1:3] != (image_size, image_size):
-        (content,) = _numpy_views(content, index[mask], 0, geometry, [image_size], ())
-      images[mask] = content
-    return {'image': images, 'index': index.astype(np.int32), 'label': labels, 'mask': mask}
-
-  return make
+  return Batches(steps, submit, threads)
 
 
-def _numpy_views(
+def _resampled(
   images: np.ndarray,
   index: np.ndarray,
   epoch: int,
-  geometry: plans.Geometry,
+  geometry_of: examples.GeometryOf,
   sizes: Sequence[int],
-  host_specs: Sequence[views.ViewSpec],
-) -> list[np.ndarray]:
-  """Views uint8 [b, S, S, 3] of images that are decoded already, uint8 [b, H, W, 3]."""
+) -> tuple[list[np.ndarray], np.ndarray]:
+  """Views float32 [b, S, S, 3] of images uint8 [b, H, W, 3], and their draws."""
   sides = [np.full(len(index), side, np.int32) for side in images.shape[1:3]]
-  boxes, flips, numbers = geometry(index, *sides, epoch)
-  made = []
-  for view, size in enumerate(sizes):
-    pixels = crop.resample(np, images, boxes[:, view], flips[:, view], size)
-    if host_specs:
-      pixels = photometric.photometric(np, pixels, numbers[:, view], host_specs[view])
-    made.append(np.floor(pixels * np.float32(255) + np.float32(0.5)).astype(np.uint8))
-  return made
+  boxes, flips, numbers = geometry_of(index, *sides, epoch)
+  made = [
+    crop.resample(np, images, boxes[:, view], flips[:, view], size)
+    for view, size in enumerate(sizes)
+  ]
+  return made, numbers
 
 
-def _views_of(
-  image: np.ndarray,
-  index: int,
+def _views_of_arrays(
+  images: np.ndarray,
+  index: np.ndarray,
   epoch: int,
-  geometry: plans.Geometry,
-  sizes: Sequence[int],
-  host_specs: Sequence[views.ViewSpec],
-) -> list[np.ndarray]:
-  """Views uint8 [S, S, 3] of one image."""
-  made = _numpy_views(image[None], np.array([index]), epoch, geometry, sizes, host_specs)
-  return [view[0] for view in made]
+  geometry_of: examples.GeometryOf,
+  specs: Sequence[views.ViewSpec],
+) -> tuple[np.ndarray, ...]:
+  """Finished views uint8 [b, S, S, 3] of images uint8 [b, H, W, 3]."""
+  made, numbers = _resampled(images, index, epoch, geometry_of, [spec.size for spec in specs])
+  return tuple(
+    _to_bytes(photometric.photometric(np, pixels, numbers[:, view], spec))
+    for view, (pixels, spec) in enumerate(zip(made, specs, strict=True))
+  )
 
 
-def _readable(source: source_lib.Source, index: int, label: int) -> tuple[int, int, np.ndarray]:
-  """An example that failed to decode, by Pillow, or else the next that Pillow can decode."""
-  try:
-    return index, label, image_file.decode(source.read(np.array([index]))[0][0])
-  except image_file.UnreadableImageError as error:
-    plans.note(source, index, error)
-  index, label, _, image = plans.next_readable(source, index, image_file.decode)
-  return index, label, image
-
-
-def _train(
-  decoded: Iterator[Any],
-  plan: Callable[[int], plans.Plan],
-  steps: range,
-  sizes: Sequence[int],
-  repair: Callable[[plans.Plan, int, int], tuple[int, int, list[np.ndarray]]],
-) -> Generator[Batch, None, None]:
-  """The decoded batches, with the rows that failed in them made good."""
-  for step, made in _each_step(decoded, steps):
-    if made is not None and len(made.row) == len(made.index):
-      yield {'views': made.views, 'index': made.index, 'label': made.label}
-      continue
-    whole = plan(step)
-    index, label = whole.index.copy(), whole.label.copy()
-    pixels = [np.zeros((len(index), size, size, 3), np.uint8) for size in sizes]
-    there = np.zeros(0, np.int32) if made is None else made.row
-    if made is not None:
-      for out, view in zip(pixels, made.views, strict=True):
-        out[there] = view
-    for row in np.setdiff1d(np.arange(len(index)), there):
-      index[row], label[row], repaired = repair(whole, int(row), step)
-      for out, view in zip(pixels, repaired, strict=True):
-        out[row] = view
-    yield {'views': tuple(pixels), 'index': index, 'label': label}
-
-
-def _evaluate(
-  source: source_lib.Source,
-  decoded: Iterator[Any],
-  plan: Callable[[int], plans.Plan],
-  steps: range,
-  geometry: plans.Geometry,
-  size: int,
-) -> Generator[Batch, None, None]:
-  """The decoded batches, padded; rows that failed get Pillow's picture, or none."""
-  for step, made in _each_step(decoded, steps):
-    whole = plan(step) if made is None else made
-    index, label = whole.index.copy(), whole.label.copy()
-    image = np.zeros((len(index), size, size, 3), np.uint8)
-    there = np.zeros(0, np.int32) if made is None else made.row
-    if made is not None:
-      image[whole.position[there]] = made.views[0]
-    for row in np.setdiff1d(np.arange(len(whole.position)), there):
-      place = int(whole.position[row])
-      number = int(index[place])
-      try:
-        pixels = image_file.decode(source.read(np.array([number]))[0][0])
-        image[place] = _views_of(pixels, number, 0, geometry, (size,), ())[0]
-      except image_file.UnreadableImageError as error:
-        plans.note(source, number, error)
-        index[place], label[place] = -1, -1
-    yield {'image': image, 'index': index, 'label': label, 'mask': index >= 0}
-
-
-def _each_step(decoded: Iterator[Any], steps: range) -> Iterator[tuple[int, Any]]:
-  """(step, batch) for every step; None for a batch of which nothing could be decoded."""
-  following = next(decoded, None)
-  for step in steps:
-    if following is not None and following.step == step:
-      yield step, following
-      following = next(decoded, None)
-    else:
-      yield step, None
+def _to_bytes(pixels: np.ndarray) -> np.ndarray:
+  return np.floor(pixels * np.float32(255) + np.float32(0.5)).astype(np.uint8)

@@ -31,11 +31,12 @@ class UnreadableLog:
     """Keeps the log in `path`.
 
     Args:
-      path: file to append to, one `name<TAB>reason` per line; a directory gets `unreadable.txt`;
-        None keeps no file. The file is created when the first example fails.
+      path: file to append to, one `name<TAB>reason` per line; without the suffix .txt it is a
+        directory that gets `unreadable.txt`; None keeps no file. Nothing is created before the
+        first example fails.
     """
     self.path = None if path is None else os.fspath(path)
-    if self.path is not None and os.path.isdir(self.path):
+    if self.path is not None and not self.path.endswith('.txt'):
       self.path = os.path.join(self.path, UNREADABLE_FILE)
     self.names: dict[str, str] = {}
     self._lock = threading.Lock()

@@ -78,7 +78,7 @@ def from_tfds(
     fetch=fetch,
     fetch_labels=labels,
     locate=lambda row: f'{label}[{row}]',
-    unreadable=unreadable or source.UnreadableLog(),
+    unreadable=source.UnreadableLog() if unreadable is None else unreadable,
   )
 
 
