@@ -35,7 +35,9 @@ _MIN_CHROMA = 1e-20
 def photometric(xp: Any, images: Any, u: Any, spec: views.ViewSpec) -> Any:
   """Jitter in random order, grey, blur, solarise; each with its own probability per image.
 
-  An image that an operation leaves out keeps its exact values.
+  An image that an operation leaves out keeps its exact values. The namespaces agree to about 1e-6,
+  except that with solarize_threshold other than 0.5, where solarising jumps, a pixel within 1e-6 of
+  the threshold may fall on either side.
 
   Args:
     xp: array namespace.
