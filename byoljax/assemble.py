@@ -26,6 +26,7 @@ from byoljax.losses import classification
 from byoljax.method import Batch, Method, Setting, with_online_probe
 from byoljax.methods import METHODS
 from byoljax.models import heads, make_encoder
+from byoljax.models.net import stack
 from byoljax.step import TrainState, init_state, train_step
 
 PyTree = Any
@@ -177,18 +178,16 @@ def _encoder(fields: Mapping[str, Any], bn_axis: str | None) -> Any:
 
 def _watched(method: Method, num_classes: int) -> Method:
   """Adds the online probe, a linear classifier on the embedding."""
-  head = heads.LinearHead(num_classes)
+  head = stack((('probe', 'logits', heads.LinearHead(num_classes)),))
+
+  def apply(params: PyTree, x: jax.Array) -> jax.Array:
+    return head.apply({'probe': params}, {'probe': {}}, x, train=True)[0]['logits']
 
   def loss(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     value = classification.cross_entropy(logits, labels)
     return value, {'loss': value, 'top1': classification.accuracy(logits, labels)}
 
-  return with_online_probe(
-    method,
-    lambda key, x: head.init(key, x, train=True)['params'],
-    lambda params, x: head.apply({'params': params}, x, train=True),
-    loss,
-  )
+  return with_online_probe(method, lambda key, x: head.init(key, x)[0]['probe'], apply, loss)
 
 
 def _length(config: ConfigDict, source: Source) -> Length:

@@ -111,8 +111,7 @@ class Checkpoints:
     if step is None:
       raise FileNotFoundError(f'no checkpoint in {self._manager.directory}.')
     host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), jax.eval_shape(lambda: template))
-    stored = self._manager.item_metadata(step)['state']
-    require_equal_shapes(stored.tree if hasattr(stored, 'tree') else stored, host)
+    require_equal_shapes(_stored_tree(pathlib.Path(self._manager.directory) / str(step)), host)
     restored = self._manager.restore(
       step, args=ocp.args.Composite(state=ocp.args.StandardRestore(host))
     )
@@ -150,19 +149,32 @@ def restore_subtrees(
     KeyError: the state has no such path.
   """
   _quiet_orbax()
-  path = pathlib.Path(os.path.abspath(checkpoint)) / 'state'
-  if not path.is_dir():
-    raise FileNotFoundError(f"'{checkpoint}' is not a checkpoint: it has no 'state' directory.")
-  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-    tree = reader.metadata(path).item_metadata.tree
+  directory = pathlib.Path(os.path.abspath(checkpoint))
+  tree = _stored_tree(directory)
   wanted: dict[str, Any] = {}
   for prefix in prefixes:
     _graft(wanted, prefix, _template(_lookup(tree, prefix)))
   restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
   with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
     args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
-    restored = reader.restore(path, args=args)
+    restored = reader.restore(directory / 'state', args=args)
   return {prefix: _lookup(restored, prefix) for prefix in prefixes}
+
+
+def _stored_tree(checkpoint: pathlib.Path) -> PyTree:
+  """Shapes and dtypes of everything in a checkpoint's state, as nested dicts and lists."""
+  path = checkpoint / 'state'
+  if not path.is_dir():
+    raise FileNotFoundError(f"'{checkpoint}' is not a checkpoint: it has no 'state' directory.")
+  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
+    return reader.metadata(path).item_metadata.tree
+
+
+def latest_finished(workdir: str | os.PathLike[str]) -> int | None:
+  """The newest complete checkpoint's step in a workdir, without opening it; None if there is none."""
+  folder = pathlib.Path(workdir) / 'checkpoints'
+  steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit() and (p / 'state').is_dir()]
+  return max(steps, default=None)
 
 
 def checkpoint_directory(pretrained: str | os.PathLike[str]) -> pathlib.Path:
@@ -174,14 +186,13 @@ def checkpoint_directory(pretrained: str | os.PathLike[str]) -> pathlib.Path:
   path = pathlib.Path(pretrained)
   if (path / 'state').is_dir():
     return path
-  folder = path / 'checkpoints'
-  steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit() and (p / 'state').is_dir()]
-  if not steps:
+  latest = latest_finished(path)
+  if latest is None:
     what = 'exists but holds no checkpoint' if path.exists() else 'does not exist'
     raise FileNotFoundError(
       f"'{pretrained}' {what}: name a run's workdir or one of its checkpoints/<step> directories."
     )
-  return folder / str(max(steps))
+  return path / 'checkpoints' / str(latest)
 
 
 def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:

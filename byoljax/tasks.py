@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 import byoljax
-from byoljax import assemble, evaluate, parallel, preview, train, workdirs
+from byoljax import assemble, checkpoint, evaluate, parallel, preview, train, workdirs
 from byoljax.config import ConfigError, user_errors
 from byoljax.data import datasets
 from byoljax.data.source import Source
@@ -40,6 +40,9 @@ def pretrain(config: ConfigDict, invocation: Invocation) -> int:
   if parallel.is_first_process():
     preview.write_sheet(run, workdir / 'views.png')
   knn = functools.partial(_periodic_knn, config, data) if data else None
+  done_before = checkpoint.latest_finished(workdir) == run.length.total_steps
+  if done_before:
+    say(f'This run is already complete ({run.length.total_steps:,} steps): nothing is trained.')
   began = time.monotonic()
   state, complete = train.train(
     run,
@@ -53,7 +56,8 @@ def pretrain(config: ConfigDict, invocation: Invocation) -> int:
   if not complete:
     say(f'Stopped at step {int(state.step)} and saved: the same command goes on from there.')
     return 0
-  say(f'Trained in {_minutes(time.monotonic() - began)}.')
+  if not done_before:
+    say(f'Trained in {_minutes(time.monotonic() - began)}.')
   if data and config.evals.final:
     _final_table(config, data, state, workdir)
   elif not data:
@@ -204,8 +208,26 @@ def _final_table(
   config: ConfigDict, data: EvalData, state: TrainState, workdir: pathlib.Path
 ) -> None:
   """Evaluates the encoder beside what it has to beat, prints the table and writes results.json."""
+  path = workdir / 'results.json'
+  step = int(state.step)
+  results = workdirs.read_result(path, step)
+  if results is None:
+    results = _final_results(config, data, state)
+    directory = workdir / 'checkpoints' / str(step)
+    workdirs.write_result(path, results, config, directory, step=step)
+  cells = [
+    {'encoder': name, 'k-NN top-1': r['knn']['top1'], 'linear top-1': r['linear']['top1']}
+    for name, r in results.items()
+  ]
+  columns = ['encoder', 'k-NN top-1', 'linear top-1']
+  formats = dict.fromkeys(columns[1:], '{:.1%}')
+  say('\n' + table.format_table(cells, columns, formats=formats) + '\n')
+
+
+def _final_results(config: ConfigDict, data: EvalData, state: TrainState) -> dict[str, Any]:
+  """k-NN and linear evaluation of the trained encoder, a random one and raw pixels."""
   pixels = dict(config.encoder) | {'name': 'pixels'}
-  rows = {
+  encoders = {
     config.method.name: _online(config, state),
     'random initialisation': evaluate.random_encoder(
       config.encoder, data.image_size, config.seed
@@ -214,20 +236,13 @@ def _final_table(
   }
   full_bank = dict(config.evals.knn) | {'max_bank': 0}
   results = {}
-  for name, encoder in rows.items():
+  for name, encoder in encoders.items():
     say(f'evaluating {name} ...')
     results[name] = {
       'knn': evaluate.knn_result(encoder, data, full_bank),
       'linear': evaluate.linear_result(encoder, data, config.evals.linear, log=config.log),
     }
-  directory = workdir / 'checkpoints' / str(int(state.step))
-  workdirs.write_result(workdir / 'results.json', results, config, directory)
-  cells = [
-    {'encoder': name, 'k-NN top-1': r['knn']['top1'], 'linear top-1': r['linear']['top1']}
-    for name, r in results.items()
-  ]
-  columns = ['encoder', 'k-NN top-1', 'linear top-1']
-  say('\n' + table.format_table(cells, columns, formats=dict.fromkeys(columns[1:], '{:.1%}')) + '\n')
+  return results
 
 
 def _knn_table(result: Mapping[str, Any]) -> str:

@@ -77,9 +77,22 @@ def open_workdir(
 
 
 def write_result(
-  path: pathlib.Path, result: Mapping[str, Any], config: ConfigDict, directory: pathlib.Path
+  path: pathlib.Path,
+  result: Mapping[str, Any],
+  config: ConfigDict,
+  directory: pathlib.Path,
+  *,
+  step: int | None = None,
 ) -> None:
-  """One JSON with the numbers and everything they depend on."""
+  """One JSON with the numbers and everything they depend on.
+
+  Args:
+    path: the file.
+    result: numbers.
+    config: what was asked for.
+    directory: the checkpoint that was evaluated.
+    step: its step; `read_result` compares it.
+  """
   if not parallel.is_first_process():
     return
   with config_lib.user_errors():
@@ -89,10 +102,20 @@ def write_result(
     {
       'result': result,
       'checkpoint': str(directory),
+      'step': step,
       'config': json.loads(config_lib.to_json(config)),
       'versions': checkpoint.versions(),
     },
   )
+
+
+def read_result(path: pathlib.Path, step: int) -> dict[str, Any] | None:
+  """The numbers that `write_result` stored for this step; None when there are none."""
+  try:
+    stored = json.loads(path.read_text())
+  except (OSError, ValueError):
+    return None
+  return stored['result'] if stored.get('step') == step else None
 
 
 def default_workdir(recipe: str) -> str:
@@ -117,6 +140,9 @@ def log_to(path: pathlib.Path) -> None:
   """Also writes everything that is said, and more, to a file."""
   if not parallel.is_first_process():
     return
+  for old in list(log.handlers):
+    log.removeHandler(old)
+    old.close()
   handler = logging.FileHandler(path)
   handler.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
   log.addHandler(handler)

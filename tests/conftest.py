@@ -1,15 +1,58 @@
-"""Four virtual CPU devices for every test, and strict settings for our own code."""
+"""Four virtual CPU devices for every test, strict settings, and small data to train on."""
 
 import os
+import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
-# Compiling is most of a test's time; the compiled steps run only a few times.
-os.environ['XLA_FLAGS'] = (
-  os.environ.get('XLA_FLAGS', '')
-  + ' --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1'
-)
+# Compiling is most of a test's time; the compiled steps run only a few times. Tests that start
+# processes of their own inherit all of this.
+if 'device_count' not in os.environ.get('XLA_FLAGS', ''):
+  os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '')
+    + ' --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1'
+  )
+_CACHE = tempfile.TemporaryDirectory(prefix='byoljax-compiled-')
+os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+@pytest.fixture(scope='session')
+def npz(tmp_path_factory):
+  """A small labelled data set as arrays: three classes that differ in colour, 12 pixels."""
+  rng = np.random.default_rng(0)
+  arrays = {}
+  for split, count in (('train', 80), ('test', 24)):
+    labels = rng.integers(0, 3, count).astype(np.int32)
+    images = rng.integers(0, 100, (count, 12, 12, 3), dtype=np.uint8)
+    images[np.arange(count), :, :, labels] += 120
+    arrays |= {f'x_{split}': images, f'y_{split}': labels}
+  path = tmp_path_factory.mktemp('data') / 'tiny.npz'
+  np.savez(path, **arrays)
+  return path
+
+
+@pytest.fixture(scope='session')
+def tiny(npz):
+  """Arguments of a run of seconds on `npz`, without TensorFlow: 10 steps, 2 of them warm-up."""
+  return [
+    '--config=configs/byol.py:smoke',
+    '--config.data.name=npz',
+    f'--config.data.dir={npz}',
+    '--config.train.length=2 epochs',
+    '--config.views.view1.size=12',
+    '--config.views.view2.size=12',
+    '--config.evals.image_size=12',
+    '--config.evals.batch_size=16',
+    '--config.method.projector=(16,8)',
+    '--config.method.predictor=(16,8)',
+    '--config.checkpoint.every=5 steps',
+    '--config.log.every=1 steps',
+    '--config.log.tensorboard=false',
+  ]

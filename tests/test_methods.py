@@ -14,6 +14,7 @@ from byoljax.losses import classification
 from byoljax.method import Setting, with_online_probe
 from byoljax.methods import METHODS
 from byoljax.models import heads, layers
+from byoljax.models.net import stack
 from byoljax.step import init_state, train_step
 
 SIZE, CLASSES, BATCH, STEPS = 8, 3, 32, 20
@@ -34,8 +35,8 @@ class TinyEncoder(nn.Module):
 
 def _frozen():
   encoder = TinyEncoder(None)
-  variables = encoder.init(jax.random.key(7), jnp.zeros((2, SIZE, SIZE, 3)), train=False)
-  return {'encoder': variables['params']}, {'encoder': variables['batch_stats']}
+  net = stack((('encoder', 'embedding', encoder),))
+  return net.init(jax.random.key(7), jnp.zeros((2, SIZE, SIZE, 3)))
 
 
 # name -> (arguments of the builder, number of views)
@@ -201,11 +202,11 @@ def test_embedding_is_deterministic_and_per_image(name):
 @pytest.mark.parametrize('name', sorted(set(METHODS) - {'linear_probe'}))
 def test_labels_cannot_leak(name):
   """The probe learns from garbage; everything else is bit-equal."""
-  head = heads.LinearHead(CLASSES)
+  head = stack((('probe', 'logits', heads.LinearHead(CLASSES)),))
   method = with_online_probe(
     make(name),
-    lambda key, x: head.init(key, x, train=True)['params'],
-    lambda params, x: head.apply({'params': params}, x, train=True),
+    lambda key, x: head.init(key, x)[0]['probe'],
+    lambda params, x: head.apply({'probe': params}, {'probe': {}}, x, train=True)[0]['logits'],
     lambda logits, labels: (classification.cross_entropy(logits, labels), {}),
   )
   states = []
@@ -231,12 +232,12 @@ def test_labels_cannot_leak(name):
 
 def test_probe_does_not_change_the_encoder():
   """Training with and without a probe: the encoder is the same."""
-  head = heads.LinearHead(CLASSES)
+  head = stack((('probe', 'logits', heads.LinearHead(CLASSES)),))
   plain, _ = run('byol', 3)
   watched = with_online_probe(
     make('byol'),
-    lambda key, x: head.init(key, x, train=True)['params'],
-    lambda params, x: head.apply({'params': params}, x, train=True),
+    lambda key, x: head.init(key, x)[0]['probe'],
+    lambda params, x: head.apply({'probe': params}, {'probe': {}}, x, train=True)[0]['logits'],
     lambda logits, labels: (classification.cross_entropy(logits, labels), {}),
   )
   step, create = pure_step(watched)
