@@ -1,4 +1,4 @@
-"""Encoders, heads and the bridge to linen: shapes, initial values, torchvision, batch statistics."""
+"""Encoders, heads and the bridge to linen: torchvision, initial values, batch statistics."""
 
 import math
 import pathlib
@@ -24,6 +24,10 @@ IMAGES = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
 
 def encoder_net(name, taps=(), **settings):
   return stack((('encoder', 'embedding', models.make_encoder(name, **settings)),), taps)
+
+
+def run(net, params, stats, x, **options):
+  return jax.jit(lambda p, s, x: net.apply(p, s, x, **options))(params, stats, x)
 
 
 def drawn_images(batch, size):
@@ -82,14 +86,14 @@ def test_outputs_equal_torchvisions_with_its_weights(golden, case, name, stem, s
   x = philox.images(case, batch, size)
   params, stats = map(drawn_like_torchvision, jax.eval_shape(net.init, jax.random.key(0), x))
 
-  evaluated, kept = jax.jit(lambda p, s, x: net.apply(p, s, x, train=False))(params, stats, x)
+  evaluated, kept = run(net, params, stats, x, train=False)
   np.testing.assert_allclose(evaluated['embedding'][:4], golden[f'{case}/eval'], atol=1e-4)
   for stage in ('stage1', 'stage2', 'stage3'):
     means = evaluated[stage][0].mean((0, 1))
     np.testing.assert_allclose(means, golden[f'{case}/eval/{stage}'], atol=1e-4)
   jax.tree.map(np.testing.assert_array_equal, kept, stats)
 
-  trained, moved = jax.jit(lambda p, s, x: net.apply(p, s, x, train=True))(params, stats, x)
+  trained, moved = run(net, params, stats, x, train=True)
   np.testing.assert_allclose(trained['embedding'][:4], golden[f'{case}/train'], atol=1e-4)
   moved, start = paths(moved['encoder']), paths(stats['encoder'])
   # Values behind each statistic: PyTorch stores the unbiased variance, this the biased one.
@@ -188,8 +192,8 @@ def test_same_padding_changes_the_values_not_only_the_code_path():
   net = encoder_net('resnet18')
   params, stats = net.init(jax.random.key(0), x)
   other = encoder_net('resnet18', padding='same')
-  a, _ = net.apply(params, stats, x, train=False)
-  b, _ = other.apply(params, stats, x, train=False)
+  a, _ = run(net, params, stats, x, train=False)
+  b, _ = run(other, params, stats, x, train=False)
   assert float(jnp.abs(a['embedding'] - b['embedding']).max()) > 1e-2
 
 
@@ -198,19 +202,19 @@ def test_same_padding_changes_the_values_not_only_the_code_path():
 )
 def test_zero_init_residual_zeroes_the_last_scale_of_every_block_only(name, blocks, last):
   zeroed = encoder_net(name, zero_init_residual=True).init(jax.random.key(0), IMAGES)[0]
-  plain = encoder_net(name).init(jax.random.key(0), IMAGES)[0]
   zeros = [
     path for path, leaf in paths(zeroed).items() if path.endswith('scale') and not leaf.any()
   ]
   assert len(zeros) == blocks
   assert all(re.fullmatch(rf'encoder/stage\d_block\d/{last}/scale', path) for path in zeros)
-  assert all(leaf.all() for path, leaf in paths(plain).items() if path.endswith('scale'))
 
 
-def test_initial_kernels_are_he_normal_over_fan_out():
+def test_initial_kernels_are_he_normal_over_fan_out_and_scales_one():
   params, _ = encoder_net('resnet18').init(jax.random.key(0), IMAGES)
   for path, leaf in paths(params).items():
-    if path.endswith('kernel'):
+    if path.endswith('scale'):
+      assert (leaf == 1).all()
+    elif path.endswith('kernel'):
       fan_out = leaf.shape[0] * leaf.shape[1] * leaf.shape[3]
       noise = 4 / math.sqrt(2 * leaf.size)  # four standard errors
       assert float(leaf.std()) == pytest.approx(math.sqrt(2 / fan_out), rel=noise), path
@@ -236,7 +240,7 @@ def test_small_encoder_has_the_documented_size_and_halves_four_times():
   count = sum(leaf.size for leaf in jax.tree.leaves(params))
   assert count == 432 + blocks + 2 * (16 + 96 + 384) == 204_176
   for size, edges in ((32, (16, 8, 4)), (33, (17, 9, 5)), (8, (4, 2, 1))):
-    outputs, _ = net.apply(params, stats, drawn_images(2, 40)[:, :size, :size], train=False)
+    outputs, _ = run(net, params, stats, drawn_images(2, 40)[:, :size, :size], train=False)
     assert tuple(outputs[tap].shape[1] for tap in ('stem', 'stage1', 'stage2')) == edges
 
 
@@ -257,7 +261,7 @@ def test_pixels_is_the_flattened_image():
   net = encoder_net('pixels')
   params, stats = net.init(jax.random.key(0), x)
   assert (params, stats) == ({'encoder': {}}, {'encoder': {}})
-  outputs, _ = net.apply(params, stats, x, train=True)
+  outputs, _ = run(net, params, stats, x, train=True)
   np.testing.assert_array_equal(outputs['embedding'], np.asarray(x).reshape(3, -1))
 
 
@@ -300,14 +304,14 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_everything_else_float32():
   x = drawn_images(8, 32)
   exact, rounded = byol_net(), byol_net(dtype='bfloat16')
   params, stats = rounded.init(jax.random.key(0), x)
-  outputs, moved = rounded.apply(params, stats, x, train=True)
+  outputs, moved = run(rounded, params, stats, x, train=True)
   assert {leaf.dtype for leaf in jax.tree.leaves((params, stats, outputs, moved))} == {
     jnp.dtype('float32')
   }
   text = str(jax.make_jaxpr(lambda p, x: rounded.apply(p, stats, x, train=True)[0])(params, x))
   products = re.findall(r':(\w+)\[[\d,]*\] = (?:conv_general_dilated|dot_general)', text)
   assert products and set(products) == {'bf16'}
-  reference, _ = exact.apply(params, stats, x, train=True)
+  reference, _ = run(exact, params, stats, x, train=True)
   for name, value in outputs.items():
     error = jnp.abs(value - reference[name]).max() / jnp.abs(reference[name]).max()
     assert 1e-6 < float(error) < 0.1, name
@@ -328,7 +332,7 @@ def test_batch_statistics_over_four_devices_equal_those_of_the_whole_batch():
   x = drawn_images(16, 32) * jnp.linspace(0.5, 3.0, 16)[:, None, None, None]
   single, synced = byol_net(), byol_net(bn_axis=parallel.AXIS)
   params, stats = single.init(jax.random.key(0), x)
-  expected, expected_stats = single.apply(params, stats, x, train=True)
+  expected, expected_stats = run(single, params, stats, x, train=True)
   split = x.reshape(4, 4, 32, 32, 3)
 
   def over_devices(net):
@@ -352,9 +356,9 @@ def test_evaluation_and_initialisation_need_no_mapped_axis():
   x = drawn_images(4, 32)
   net = byol_net(bn_axis=parallel.AXIS)
   params, stats = net.init(jax.random.key(0), x)
-  whole, kept = net.apply(params, stats, x, train=False)
-  first, _ = net.apply(params, stats, x[:1], train=False)
-  assert kept['encoder'] is stats['encoder']
+  whole, kept = run(net, params, stats, x, train=False)
+  first, _ = run(net, params, stats, x[:1], train=False)
+  jax.tree.map(np.testing.assert_array_equal, kept, stats)
   np.testing.assert_allclose(first['embedding'], whole['embedding'][:1], atol=1e-5)
 
 
@@ -366,14 +370,14 @@ def test_a_stack_feeds_each_part_with_the_one_before():
   net = byol_net()
   params, stats = net.init(jax.random.key(0), x)
   assert set(params) == set(stats) == {'encoder', 'projector', 'predictor'}
-  outputs, _ = net.apply(params, stats, x, train=False)
+  outputs, _ = run(net, params, stats, x, train=False)
   assert {name: value.shape for name, value in outputs.items()} == {
     'embedding': (4, 128),
     'projection': (4, 16),
     'prediction': (4, 16),
   }
   head = stack((('projector', 'out', heads.MLPHead((48, 16))),))
-  again, _ = head.apply(params, stats, outputs['embedding'], train=False)
+  again, _ = run(head, params, stats, outputs['embedding'], train=False)
   np.testing.assert_allclose(again['out'], outputs['projection'], atol=1e-5)
   same_shapes = jax.tree.structure(params['projector']) == jax.tree.structure(params['predictor'])
   assert same_shapes and params['projector']['linear2']['kernel'].shape == (48, 16)
@@ -383,8 +387,9 @@ def test_upto_runs_no_later_part_and_needs_none_of_its_parameters():
   x = drawn_images(4, 32)
   net = byol_net()
   params, stats = net.init(jax.random.key(0), x)
-  whole, _ = net.apply(params, stats, x, train=True)
-  part, moved = net.apply(
+  whole, _ = run(net, params, stats, x, train=True)
+  part, moved = run(
+    net,
     {'encoder': params['encoder']},
     {'encoder': stats['encoder']},
     x,
@@ -393,7 +398,7 @@ def test_upto_runs_no_later_part_and_needs_none_of_its_parameters():
   )
   assert set(part) == {'embedding'} and set(moved) == {'encoder'}
   np.testing.assert_allclose(part['embedding'], whole['embedding'], atol=1e-6)
-  _, moved = net.apply(params, stats, x, train=True, upto='projection')
+  _, moved = run(net, params, stats, x, train=True, upto='projection')
   jax.tree.map(np.testing.assert_array_equal, moved['predictor'], stats['predictor'])
   assert (moved['projector']['bn1']['mean'] != stats['projector']['bn1']['mean']).any()
 
@@ -407,7 +412,7 @@ def test_parts_without_statistics_still_have_their_role():
   )
   params, stats = net.init(jax.random.key(0), IMAGES)
   assert stats == {'encoder': {}, 'head': {}} and params['encoder'] == {}
-  outputs, moved = net.apply(params, stats, drawn_images(2, 32), train=True)
+  outputs, moved = run(net, params, stats, drawn_images(2, 32), train=True)
   assert outputs['logits'].shape == (2, 5) and moved == stats
 
 
@@ -469,7 +474,7 @@ def test_head_computes_linear_norm_relu_linear():
   params = jax.tree.map(
     lambda a: jnp.asarray(philox.uniform(str(a.shape), a.shape, -1.0, 1.0)), params
   )
-  outputs, _ = net.apply(params, stats, x, train=True)
+  outputs, _ = run(net, params, stats, x, train=True)
   p = jax.tree.map(lambda a: np.asarray(a, np.float64), params['projector'])
   hidden = x @ p['linear1']['kernel'] + p['linear1']['bias']
   hidden = (hidden - hidden.mean(0)) / np.sqrt(hidden.var(0) + 1e-5)
