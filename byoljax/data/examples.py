@@ -10,6 +10,7 @@ has met before, so a resumed run still sees the same batches. Evaluations leave 
 """
 
 from collections.abc import Callable, Sequence
+import contextlib
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,9 @@ class Group(NamedTuple):
   index: np.ndarray
   label: np.ndarray
   views: tuple[np.ndarray, ...]
+
+
+_Single = tuple[Geometry, tuple[np.ndarray, ...]]
 
 
 def empty_group(index: np.ndarray, sizes: Sequence[int]) -> Group:
@@ -119,40 +123,83 @@ def make_reader(
     there = np.flatnonzero(index >= 0)
     data = np.full(len(index), b'', object)
     data[there], group.label[there] = source.read(index[there])
-    headers, readable = _headers(source, group.index, data)
+    headers = _headers(source, data)
     geometry = geometry_of(index, headers[:, 1], headers[:, 2], epoch)
-    fast = np.flatnonzero(readable & (headers[:, 0] != image_file.PILLOW))
+    fast = np.flatnonzero(np.isin(headers[:, 0], (image_file.JPEG, image_file.PNG)))
     done = _decode_fast(decoder, data, headers, geometry, fast, group.views)
     for row in np.setdiff1d(there, done):
-      image = _decode_slowly(source, int(index[row]), data[row]) if readable[row] else None
-      if image is None and replace:
-        group.index[row], group.label[row], image = _next_readable(source, int(index[row]))
-        sides = [np.array([side], np.int32) for side in image.shape[:2]]
-        found = geometry_of(group.index[row : row + 1], *sides, epoch)
-        for old, new in zip(geometry, found, strict=True):
-          old[row] = new[0]
-      if image is None:
+      made = one(int(index[row]), data[row], epoch)
+      if made is None and replace:
+        group.index[row], group.label[row], made = next_one(int(index[row]), epoch)
+      if made is None:
         group.index[row], group.label[row] = -1, -1
         continue
-      made = decoder.resize(image, geometry.boxes[row], geometry.flips[row])
-      for out, view in zip(group.views, made, strict=True):
+      geometry.draws[row] = made[0].draws[0]
+      for out, view in zip(group.views, made[1], strict=True):
         out[row] = view
     return group._replace(views=decoder.finish(group.views, geometry.draws))
+
+  def one(index: int, data: bytes, epoch: int) -> _Single | None:
+    try:
+      return _single(source, geometry_of, decoder, index, data, epoch)
+    except image_file.UnreadableImageError as error:
+      source.unreadable.add(source.locate(index), str(error))
+      return None
+
+  def next_one(index: int, epoch: int) -> tuple[int, int, _Single]:
+    limit = min(source.size - 1, _MAX_UNREADABLE_IN_A_ROW)
+    for step in range(1, limit + 1):
+      candidate = (index + step) % source.size
+      data, label = source.read(np.array([candidate]))
+      made = one(candidate, data[0], epoch)
+      if made is not None:
+        return candidate, int(label[0]), made
+    name = source.locate(index)
+    raise ValueError(
+      f'{limit + 1} examples of {source.name} in a row cannot be read; the first is {name}: '
+      f'{source.unreadable.names[name]}.'
+    )
 
   return read
 
 
-def _headers(source: Source, index: np.ndarray, data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """(kind, height, width) int32 [n, 3] of each file, and which of them make sense, bool [n]."""
-  headers = np.ones((len(data), 3), np.int32)
-  readable = np.zeros(len(data), bool)
-  for row in np.flatnonzero(index >= 0):
-    try:
-      headers[row] = _look(source, data[row])
-      readable[row] = True
-    except image_file.UnreadableImageError as error:
-      _note(source, int(index[row]), error)
-  return headers, readable
+_NOTHING = -1  # in the place of a kind: nobody can decode the file
+
+
+def _headers(source: Source, data: np.ndarray) -> np.ndarray:
+  """(kind, height, width) of each file, int32 [n, 3]."""
+  headers = np.full((len(data), 3), (_NOTHING, 1, 1), np.int32)
+  for row, file in enumerate(data):
+    with contextlib.suppress(image_file.UnreadableImageError):
+      headers[row] = _look(source, file)
+  return headers
+
+
+def _single(
+  source: Source,
+  geometry_of: GeometryOf,
+  decoder: decode.Decoder,
+  index: int,
+  data: bytes,
+  epoch: int,
+) -> _Single:
+  """One example: where its views lie, and the views, uint8 [S, S, 3] each.
+
+  Raises:
+    UnreadableImageError: no image, or a damaged one. What TensorFlow refuses is not given to
+      Pillow, which makes a picture of many a damaged file.
+  """
+  kind, *sides = _look(source, data)
+  height, width = np.array(sides, np.int32)[:, None]
+  geometry = geometry_of(np.array([index]), height, width, epoch)
+  if kind == image_file.PILLOW:
+    image = image_file.decode(data)
+    return geometry, decoder.resize(image, geometry.boxes[0], geometry.flips[0])
+  one = np.array([data], object), np.array([kind], np.int32), np.array([sides], np.int32)
+  made = decoder.decode(*one, geometry.boxes, geometry.flips)
+  if made is None:
+    raise image_file.UnreadableImageError('the image data are damaged')
+  return geometry, tuple(view[0] for view in made)
 
 
 def _decode_fast(
@@ -179,54 +226,12 @@ def _decode_fast(
   return rows
 
 
-def _decode_slowly(source: Source, index: int, data: bytes) -> np.ndarray | None:
-  try:
-    return _decode(source, data)
-  except image_file.UnreadableImageError as error:
-    _note(source, index, error)
-    return None
-
-
 def _look(source: Source, data: bytes) -> tuple[int, int, int]:
   """`image_file.inspect`, which also refuses an image of another size than the source's own."""
   kind, height, width = image_file.inspect(data)
-  _check_size(source, height, width)
-  return kind, height, width
-
-
-def _decode(source: Source, data: bytes) -> np.ndarray:
-  image = image_file.decode(data)
-  _check_size(source, *image.shape[:2])
-  return image
-
-
-def _check_size(source: Source, height: int, width: int) -> None:
   due = source.image_shape
   if due is not None and due != (height, width):
     raise image_file.UnreadableImageError(
       f'the image is {height} x {width}, not {due[0]} x {due[1]}'
     )
-
-
-def _note(source: Source, index: int, error: Exception) -> None:
-  source.unreadable.add(source.locate(index), str(error))
-
-
-def _next_readable(source: Source, index: int) -> tuple[int, int, np.ndarray]:
-  """The first example after `index`, around the end, that can be read: index, label, image.
-
-  Raises:
-    ValueError: a thousand in a row, or all there are, cannot be read.
-  """
-  limit = min(source.size - 1, _MAX_UNREADABLE_IN_A_ROW)
-  for step in range(1, limit + 1):
-    candidate = (index + step) % source.size
-    data, labels = source.read(np.array([candidate]))
-    image = _decode_slowly(source, candidate, data[0])
-    if image is not None:
-      return candidate, int(labels[0]), image
-  name = source.locate(index)
-  reason = source.unreadable.names.get(name, 'unreadable')
-  raise ValueError(
-    f'{limit + 1} examples of {source.name} in a row cannot be read; the first is {name}: {reason}.'
-  )
+  return kind, height, width
