@@ -88,7 +88,7 @@ def recurrence(form, name, momentum=0.9, excluded=quadratic.EXCLUDED):
 
 @pytest.mark.parametrize('excluding', [True, False])
 @pytest.mark.parametrize(
-  ('name', 'form'), [('lars', 'A'), ('lars_simclr', 'B'), ('lars_apex', 'C'), ('lars_clipped', 'D')]
+  ('name', 'form'), [('lars', 'A'), ('lars_simclr', 'B'), ('larc', 'C'), ('larc_clip', 'D')]
 )
 def test_lars_follows_its_published_recurrence(name, form, excluding):
   tx = optim.make_optimizer(name, schedule=schedule, exclude_bias_and_norm=excluding, **SETTINGS)
@@ -108,8 +108,8 @@ def test_the_four_forms_differ_so_that_a_mix_up_would_show():
 @pytest.mark.parametrize(
   ('case', 'settings'),
   [
-    ('lars_apex', {'name': 'lars_apex', 'exclude_bias_and_norm': False}),
-    ('lars_clipped', {'name': 'lars_clipped'}),
+    ('larc', {'name': 'larc', 'exclude_bias_and_norm': False}),
+    ('larc_clip', {'name': 'larc_clip'}),
     ('sgd', {'name': 'sgd', 'exclude_bias_and_norm': False}),
     ('sgd_nesterov', {'name': 'sgd', 'nesterov': True}),
     ('adamw', {'name': 'adamw'}),
@@ -148,10 +148,10 @@ def test_simclrs_form_equals_optax_lars():
     ('lars', 2.0, -0.5 * 2.0, 0.0),  # g + lambda w is zero
     ('lars_simclr', 0.0, 3.0, -3.0),
     # no ratio, no decay
-    ('lars_apex', 0.0, 3.0, -3.0),
-    ('lars_apex', 2.0, 0.0, 0.0),
-    ('lars_clipped', 0.0, 3.0, -3.0),
-    ('lars_clipped', 2.0, 0.0, 0.0),
+    ('larc', 0.0, 3.0, -3.0),
+    ('larc', 2.0, 0.0, 0.0),
+    ('larc_clip', 0.0, 3.0, -3.0),
+    ('larc_clip', 2.0, 0.0, 0.0),
   ],
 )
 def test_zero_norms(name, w, g, update):

@@ -90,8 +90,8 @@ def draw_together(tree: Any, key: jax.Array) -> Any:
   return jax.tree.unflatten(structure, leaves)
 
 
-def padding_of(kernel: int, padding: str) -> str | tuple[tuple[int, int], tuple[int, int]]:
-  """Spatial padding of an odd kernel.
+def padding_of(kernel: int, padding: str) -> Any:
+  """Spatial padding of an odd kernel, as linen's convolutions and pools take it.
 
   'torch' pads (kernel - 1) / 2 on both sides; 'same' (TensorFlow, Haiku) pads less at the top and
   left when a stride divides the size, so weights trained with the one lose accuracy with the other.

@@ -124,7 +124,8 @@ def _run(
     {'params': params, 'batch_stats': stats}, x, train=train, mutable=mutable
   )
   # Linen keeps every value sown under a name in a tuple; these are sown once per call.
-  found = {k: v[0] for k, v in updates.get('intermediates', {}).items() if isinstance(v, tuple)}
+  sown = updates.get('intermediates') or {}
+  found = {name: values[0] for name, values in sown.items() if isinstance(values, tuple)}
   return y, updates.get('batch_stats', stats), found
 
 

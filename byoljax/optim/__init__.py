@@ -83,10 +83,6 @@ def _rate(s: _Settings) -> Chain:
   return (lars.scale_by_rate(s.schedule),)
 
 
-def _larc(s: _Settings, clip_at: Schedule | None) -> Chain:
-  return (lars.scale_by_larc(s.trust_coefficient, s.weight_decay, s.mask, s.stacked, clip_at),)
-
-
 def _lars_byol(s: _Settings) -> Chain:
   return *_decay_and_adapt(s), *_momentum(s), *_rate(s)
 
@@ -95,12 +91,13 @@ def _lars_simclr(s: _Settings) -> Chain:
   return *_decay_and_adapt(s), *_rate(s), *_momentum(s)
 
 
-def _lars_apex(s: _Settings) -> Chain:
-  return *_larc(s, None), *_momentum(s), *_rate(s)
+def _larc(s: _Settings, clip_at: Schedule | None = None) -> Chain:
+  ratio = lars.scale_by_larc(s.trust_coefficient, s.weight_decay, s.mask, s.stacked, clip_at)
+  return ratio, *_momentum(s), *_rate(s)
 
 
-def _lars_clipped(s: _Settings) -> Chain:
-  return *_larc(s, s.schedule), *_momentum(s), *_rate(s)
+def _larc_clip(s: _Settings) -> Chain:
+  return _larc(s, clip_at=s.schedule)
 
 
 def _sgd(s: _Settings) -> Chain:
@@ -117,8 +114,8 @@ def _adamw(s: _Settings) -> Chain:
 OPTIMIZERS: dict[str, Callable[[_Settings], Chain]] = {
   'lars': _lars_byol,
   'lars_simclr': _lars_simclr,
-  'lars_apex': _lars_apex,
-  'lars_clipped': _lars_clipped,
+  'larc': _larc,
+  'larc_clip': _larc_clip,
   'sgd': _sgd,
   'adamw': _adamw,
 }
@@ -145,15 +142,15 @@ def make_optimizer(
   separate runs would. Feed gradients of the SUM of the n losses.
 
   Args:
-    name: a key of OPTIMIZERS. LARS is 'lars' (BYOL's form), 'lars_simclr', 'lars_apex' (apex),
-      'lars_clipped' (solo-learn).
+    name: a key of OPTIMIZERS. LARS is 'lars' (BYOL's form), 'lars_simclr', 'larc' (apex),
+      'larc_clip' (solo-learn).
     schedule: update number from 0 -> learning rate, [] or [n].
     weight_decay: lambda >= 0; added to the gradient, in 'adamw' decoupled: w -= lr lambda w.
     momentum: mu in [0, 1); not used by 'adamw'.
     nesterov: the look-ahead form g + mu m; not used by 'adamw'.
-    trust_coefficient: eta of LARS > 0 (published: 1e-3; 'lars_clipped' 0.02).
+    trust_coefficient: eta of LARS > 0 (published: 1e-3; 'larc_clip' 0.02).
     exclude_bias_and_norm: spare biases and normalisation parameters weight decay and LARS
-      adaptation, as the authors of all forms of LARS but 'lars_apex' do; False as in SGD recipes
+      adaptation, as the authors of all forms of LARS but 'larc' do; False as in SGD recipes
       after PyTorch.
     clip_norm: upper limit on the norm of all the group's gradients together, before anything else;
       0 for none.

@@ -72,7 +72,7 @@ def make(
     return tree
 
   labels = (lambda params: checked(groups(params))) if callable(groups) else checked(groups)
-  return optax.multi_transform(specs, labels)
+  return optax.multi_transform({**specs}, labels)
 
 
 def param_report(params: Any, groups: Any, settings: Mapping[str, Mapping[str, Any]]) -> str:

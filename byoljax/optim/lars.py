@@ -5,13 +5,13 @@ They are not interchangeable: a learning rate belongs to its form.
 With lr_t the scheduled rate, lambda the weight decay, eta the trust coefficient, mu the momentum,
 and every norm taken over one tensor (You et al., arXiv 1708.03888):
 
-  A  'lars'          BYOL, MoCo v3, Barlow Twins, VICReg, DINO, MAE's probe
+  A  'lars'         BYOL, MoCo v3, Barlow Twins, VICReg, DINO, MAE's probe
      g' = g + lambda w;  u = eta |w|/|g'| g';  m = mu m + u;  w -= lr_t m
-  B  'lars_simclr'   SimCLR ("classic momentum"), optax.lars
+  B  'lars_simclr'  SimCLR ("classic momentum"), optax.lars
      g' = g + lambda w;  u = eta |w|/|g'| g';  m = mu m + lr_t u;  w -= m
-  C  'lars_apex'     apex LARC with clip=False: SwAV, DeepCluster-v2, SimSiam's probe
+  C  'larc'         apex's LARC with clip=False: SwAV, DeepCluster-v2, SimSiam's probe
      r = eta |w|/(|g| + lambda |w| + 1e-8);  m = mu m + r (g + lambda w);  w -= lr_t m
-  D  'lars_clipped'  solo-learn; published with eta = 0.02
+  D  'larc_clip'    solo-learn; published with eta = 0.02
      as C with min(r / lr_t, 1) in place of r
 
 A and B agree only under a constant rate. Where a norm is zero, A and B take the ratio as 1 and
@@ -37,7 +37,7 @@ _LARC_EPSILON = 1e-8
 class CountState(NamedTuple):
   """Number of updates made, int32 []."""
 
-  count: jax.Array
+  count: jax.typing.ArrayLike
 
 
 def tensor_norm(x: jax.Array, stacked: bool) -> jax.Array:

@@ -49,8 +49,8 @@ def main() -> None:
   sgd, decayed = torch.optim.SGD, lambda name: 0.0 if name in EXCLUDED else DECAY
   plain = lambda w, _: sgd(w, lr=1.0, momentum=0.9)  # noqa: E731
   runs = {
-    'lars_apex': run(plain, clip=False),
-    'lars_clipped': run(plain, clip=True, excluded=EXCLUDED),
+    'larc': run(plain, clip=False),
+    'larc_clip': run(plain, clip=True, excluded=EXCLUDED),
     'sgd': run(lambda w, _: sgd(w, lr=1.0, momentum=0.9, weight_decay=DECAY)),
     'sgd_nesterov': run(
       lambda w, name: sgd(w, lr=1.0, momentum=0.9, weight_decay=decayed(name), nesterov=True)
@@ -65,9 +65,9 @@ def main() -> None:
     names=adapted,
   )
   for name in SHAPES:
-    np.testing.assert_allclose(runs['lars_apex'][name], lightly[name], rtol=1e-12)
+    np.testing.assert_allclose(runs['larc'][name], lightly[name], rtol=1e-12)
   for name in adapted:
-    np.testing.assert_allclose(runs['lars_clipped'][name], timm[name], rtol=1e-12)
+    np.testing.assert_allclose(runs['larc_clip'][name], timm[name], rtol=1e-12)
   path = pathlib.Path(__file__).with_name('optim.npz')
   flat = {f'{form}/{name}': w for form, ws in runs.items() for name, w in ws.items()}
   np.savez_compressed(path, **flat)
