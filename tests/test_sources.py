@@ -604,7 +604,7 @@ def test_load_errors(tmp_path):
 def test_importing_tensorflow_is_silent():
   environment = {k: v for k, v in os.environ.items() if k != 'TF_CPP_MIN_LOG_LEVEL'}
   code = (
-    'from byoljax.data import tensorflow_import as t; tf = t.tensorflow(); '
+    'import jax; from byoljax.data import tensorflow_import as t; tf = t.tensorflow(); '
     't.tensorflow_datasets(); print(tf.config.get_visible_devices("GPU"))'
   )
   found = subprocess.run(

@@ -23,6 +23,9 @@ from byoljax.data import crop, image_file, photometric, tensorflow_import, views
 
 # Largest image, in pixels, for which the crops of a whole group are made at once.
 _SMALL = 64 * 64
+# JPEG stores the colour at half the size and smooths it on the way back, across the border of what
+# is decoded. With this many pixels more on each side, a part is exactly what the whole would give.
+_MARGIN = 4
 # Skipping rows and columns costs the JPEG decoder its fast path: from this share of the image on,
 # decoding all of it is cheaper (measured at 144 and 375 pixels).
 _WHOLE_FROM = 0.75
@@ -63,8 +66,8 @@ def make_decoder(
   """
   tf = tensorflow_import.tensorflow()
   small = image_shape is not None and image_shape[0] * image_shape[1] <= _SMALL
-  compiled = _small_views(tf, sizes, image_shape) if small and image_shape else _views(tf, sizes)
-  one = _one_view(tf)
+  compiled = _small_views(sizes, image_shape) if small and image_shape else _views(sizes)
+  one = _one_view()
 
   def decode(files, kind, sides, boxes, flips):
     part = np.zeros((len(files), 4), np.int32) if small else _union(boxes, sides)
@@ -86,9 +89,9 @@ def make_decoder(
 
 
 def _union(boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
-  """The smallest part of each image that holds its crops, int32 [n, 4]; or the whole image."""
-  start = boxes[:, :, :2].min(1)
-  extent = (boxes[:, :, :2] + boxes[:, :, 2:]).max(1) - start
+  """A part of each image that holds all its crops, int32 [n, 4]; or the whole image."""
+  start = np.maximum(boxes[:, :, :2].min(1) - _MARGIN, 0)
+  extent = np.minimum((boxes[:, :, :2] + boxes[:, :, 2:]).max(1) + _MARGIN, sides) - start
   # In floating point: the area of a large photograph overflows int32.
   large = np.prod(extent / sides, axis=1) >= _WHOLE_FROM
   whole = np.concatenate([np.zeros_like(sides), sides], 1)
@@ -126,8 +129,10 @@ def _resized(tf: Any, pixels: Any, size: Any, flip: Any) -> Any:
   return tf.where(flip, tf.reverse(pixels, [1]), pixels)
 
 
-def _views(tf: Any, sizes: tuple[int, ...]) -> Any:
+@functools.lru_cache(maxsize=16)
+def _views(sizes: tuple[int, ...]) -> Any:
   """Views of images of any size."""
+  tf = tensorflow_import.tensorflow()
 
   @tf.function(input_signature=_signature(tf, len(sizes)), autograph=False)
   def compiled(files, kind, part, boxes, flips):
@@ -148,8 +153,10 @@ def _views(tf: Any, sizes: tuple[int, ...]) -> Any:
   return compiled
 
 
-def _small_views(tf: Any, sizes: tuple[int, ...], shape: tuple[int, int]) -> Any:
+@functools.lru_cache(maxsize=16)
+def _small_views(sizes: tuple[int, ...], shape: tuple[int, int]) -> Any:
   """Views of small images of one size."""
+  tf = tensorflow_import.tensorflow()
   height, width = shape
 
   @tf.function(input_signature=_signature(tf, len(sizes)), autograph=False)
@@ -157,7 +164,8 @@ def _small_views(tf: Any, sizes: tuple[int, ...], shape: tuple[int, int]) -> Any
     del part
 
     def example(inputs):
-      image = _decode_part(tf, *inputs, [0, 0, height, width])
+      data, kind = inputs
+      image = _decode_part(tf, data, kind, [0, 0, height, width])
       return tf.ensure_shape(image, [height, width, 3])
 
     whole = tf.TensorSpec([height, width, 3], tf.uint8)
@@ -176,7 +184,9 @@ def _to_bytes(tf: Any, pixels: Any) -> Any:
   return tf.cast(tf.floor(pixels * 255.0 + 0.5), tf.uint8)
 
 
-def _one_view(tf: Any) -> Any:
+@functools.cache
+def _one_view() -> Any:
+  tf = tensorflow_import.tensorflow()
   signature = [
     tf.TensorSpec([None, None, 3], tf.uint8),
     tf.TensorSpec([], tf.int32),
@@ -191,7 +201,12 @@ def _photometric(tf: Any, specs: tuple[views.ViewSpec, ...]) -> Callable[..., An
   if not specs:
     return lambda pixels, numbers: pixels
 
-  @tf.function(autograph=False, reduce_retracing=True)
+  signature = [
+    tuple(tf.TensorSpec([None, spec.size, spec.size, 3], tf.uint8) for spec in specs),
+    tf.TensorSpec([None, len(specs), views.NUM_DRAWS], tf.float32),
+  ]
+
+  @tf.function(input_signature=signature, autograph=False)
   def compiled(pixels, numbers):
     made = []
     for view, spec in enumerate(specs):

@@ -122,13 +122,15 @@ def make_reader(
     group = empty_group(index, decoder.sizes)
     there = np.flatnonzero(index >= 0)
     data = np.full(len(index), b'', object)
+    if not len(there):
+      return group
     data[there], group.label[there] = source.read(index[there])
     headers = _headers(source, data)
     geometry = geometry_of(index, headers[:, 1], headers[:, 2], epoch)
     fast = np.flatnonzero(np.isin(headers[:, 0], (image_file.JPEG, image_file.PNG)))
     done = _decode_fast(decoder, data, headers, geometry, fast, group.views)
     for row in np.setdiff1d(there, done):
-      made = one(int(index[row]), data[row], epoch)
+      made = one(int(index[row]), bytes(data[row]), epoch)
       if made is None and replace:
         group.index[row], group.label[row], made = next_one(int(index[row]), epoch)
       if made is None:

@@ -285,8 +285,8 @@ def _resampled(
   sizes: Sequence[int],
 ) -> tuple[list[np.ndarray], np.ndarray]:
   """Views float32 [b, S, S, 3] of images uint8 [b, H, W, 3], and their draws."""
-  sides = [np.full(len(index), side, np.int32) for side in images.shape[1:3]]
-  boxes, flips, numbers = geometry_of(index, *sides, epoch)
+  height, width = (np.full(len(index), side, np.int32) for side in images.shape[1:3])
+  boxes, flips, numbers = geometry_of(index, height, width, epoch)
   made = [
     crop.resample(np, images, boxes[:, view], flips[:, view], size)
     for view, size in enumerate(sizes)

@@ -3,9 +3,9 @@
 TensorFlow costs 6-20 s and 0.6 GB to import, so nothing imports it until an image file has to be
 decoded; arrays never need it. Its start-up messages come from C++ and ignore every Python logger,
 and the variable that silences oneDNN's also switches oneDNN off (measured: 3.7 times slower), so
-file descriptor 2 is redirected for the time of the import. Whoever sets TF_CPP_MIN_LOG_LEVEL has
-asked for the messages and gets them. The accelerators are hidden from TensorFlow: it would
-otherwise reserve the memory that JAX needs.
+file descriptor 2 is redirected for the time of the import. TF_CPP_MIN_LOG_LEVEL=0 asks for the
+messages and gets them (other values do not: importing JAX sets it to 1). The accelerators are
+hidden from TensorFlow: it would otherwise reserve the memory that JAX needs.
 """
 
 from collections.abc import Iterator
@@ -43,12 +43,14 @@ def _silent(quiet: bool) -> Iterator[None]:
 
 @functools.cache
 def _quiet() -> bool:
-  """Whether to silence TensorFlow: decided once, before anything here sets the variable."""
-  if _LEVEL in os.environ:
+  """Whether to silence TensorFlow: decided once, before the variable is set here."""
+  if os.environ.get(_LEVEL) == '0':
     return False
   os.environ[_LEVEL] = '3'
-  # TFDS reports its own deprecations through absl's logger.
-  logging.getLogger('absl').setLevel(logging.ERROR)
+  # TFDS reports its own deprecations through absl's logger; TensorFlow counts how often functions
+  # of one name are traced, and every set of views has its own.
+  for name in ('absl', 'tensorflow'):
+    logging.getLogger(name).setLevel(logging.ERROR)
   return True
 
 

@@ -169,7 +169,7 @@ def _features(
 ) -> tuple[Any, tuple[str, ...], int]:
   """The image feature, and the names and number of the classes (0: unlabelled)."""
   features = dict(info.features.items())
-  image = features.get(image_key)
+  image: Any = features.get(image_key)
   if not isinstance(image, tfds.features.Image):
     images = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
     raise ValueError(
@@ -180,7 +180,7 @@ def _features(
     raise ValueError(
       f'{info.full_name}: images of type {image.np_dtype} are not supported, only uint8 and uint16.'
     )
-  label = features.get(label_key)
+  label: Any = features.get(label_key)
   if not isinstance(label, tfds.features.ClassLabel):
     return image, (), 0
   return image, tuple(label.names or ()), int(label.num_classes or 0)
@@ -234,7 +234,7 @@ def _parse(
   wanted = {image_key: tf.io.FixedLenFeature((), tf.string)}
   if label_key is not None:
     wanted[label_key] = tf.io.FixedLenFeature((), tf.int64, default_value=-1)
-  parsed = tf.io.parse_example(serialised, wanted)
+  parsed = tf.io.parse_example(tf.constant(serialised, tf.string), wanted)
   images = parsed[image_key].numpy()
   if label_key is None:
     return images, np.full(len(serialised), -1, np.int32)
