@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 import optax
 
 from byoljax import config as config_lib
 from byoljax import optim, parallel
-from byoljax.config import ConfigError, user_errors
+from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data import device
 from byoljax.data.source import Source
 from byoljax.data.views import ViewSpec
@@ -67,7 +66,7 @@ class Run(NamedTuple):
     report: table of the parameters and how each is optimised.
   """
 
-  config: ConfigDict
+  config: Config
   source: Source
   specs: tuple[ViewSpec, ...]
   length: Length
@@ -80,7 +79,7 @@ class Run(NamedTuple):
 
 
 def assemble(
-  config: ConfigDict, source: Source, *, pretrained: tuple[PyTree, PyTree] | None = None
+  config: Config, source: Source, *, pretrained: tuple[PyTree, PyTree] | None = None
 ) -> Run:
   """Makes the parts of a training run; computes nothing yet.
 
@@ -138,7 +137,7 @@ def assemble(
 
 
 def augmentation(
-  config: ConfigDict,
+  config: Config,
   specs: tuple[ViewSpec, ...],
   length: Length,
   mean: tuple[float, ...],
@@ -190,7 +189,7 @@ def _watched(method: Method, num_classes: int) -> Method:
   return with_online_probe(method, lambda key, x: head.init(key, x)[0]['probe'], apply, loss)
 
 
-def _length(config: ConfigDict, source: Source) -> Length:
+def _length(config: Config, source: Source) -> Length:
   """Checks batch size, data size and devices against one another and converts the durations."""
   batch_size, parts = config.train.batch_size, config.train.accumulate
   devices = jax.device_count()
@@ -227,7 +226,7 @@ def _length(config: ConfigDict, source: Source) -> Length:
 
 
 def _optimisers(
-  config: ConfigDict, length: Length
+  config: Config, length: Length
 ) -> tuple[Callable[[int], Any], dict[str, optax.GradientTransformation], dict[str, Any]]:
   """The learning-rate schedule, the optimiser of each parameter group, and their settings."""
   fields = dict(config.optim)

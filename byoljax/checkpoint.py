@@ -171,7 +171,7 @@ def _stored_tree(checkpoint: pathlib.Path) -> PyTree:
 
 
 def latest_finished(workdir: str | os.PathLike[str]) -> int | None:
-  """The newest complete checkpoint's step in a workdir, without opening it; None if there is none."""
+  """The newest complete checkpoint's step in a workdir, without opening it; None without one."""
   folder = pathlib.Path(workdir) / 'checkpoints'
   steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit() and (p / 'state').is_dir()]
   return max(steps, default=None)

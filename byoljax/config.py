@@ -24,6 +24,9 @@ from typing import Any
 
 import ml_collections
 
+# A ConfigDict. Its fields are attributes that no type checker knows.
+Config = Any
+
 # Fields that may change between two starts of one run: they do not change what is computed.
 NEUTRAL = ('log', 'profile', 'checkpoint', 'data.dir', 'data.threads')
 
@@ -79,7 +82,7 @@ def closest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
   return f", did you mean '{near[0]}'?" if near else ''
 
 
-def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> ml_collections.ConfigDict:
+def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
   """Runs a recipe and applies overrides.
 
   Args:
@@ -123,7 +126,7 @@ def _import(path: pathlib.Path) -> Any:
   return module.get_config
 
 
-def override(config: ml_collections.ConfigDict, name: str, text: str) -> None:
+def override(config: Config, name: str, text: str) -> None:
   """Sets the dotted field `name` from text, in place, keeping the type of the present value.
 
   Raises:
@@ -197,19 +200,19 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def describe(config: ml_collections.ConfigDict) -> str:
+def describe(config: Config) -> str:
   """One 'field = value' line per leaf, as `--print_config` shows them."""
   flat = flatten(config)
   width = max(len(name) for name in flat)
   return '\n'.join(f'--config.{name:<{width}} = {value!r}' for name, value in flat.items())
 
 
-def to_json(config: ml_collections.ConfigDict) -> str:
+def to_json(config: Config) -> str:
   """The configuration as indented JSON; tuples become lists."""
   return json.dumps(json.loads(config.to_json()), indent=2)
 
 
-def from_json(data: Mapping[str, Any]) -> ml_collections.ConfigDict:
+def from_json(data: Mapping[str, Any]) -> Config:
   """The inverse of `to_json` on parsed JSON: every list becomes a tuple again."""
 
   def restore(value: Any) -> Any:
@@ -221,7 +224,7 @@ def from_json(data: Mapping[str, Any]) -> ml_collections.ConfigDict:
 
 
 def differences(
-  old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+  old: Config, new: Config
 ) -> list[str]:
   """Lists the fields that make two runs different, as 'field: old -> new'; see `NEUTRAL`."""
   a, b = flatten(old), flatten(new)

@@ -16,12 +16,13 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 import numpy as np
 
 from byoljax import assemble, checkpoint, parallel, train, workdirs
 from byoljax.clock import Clock
-from byoljax.config import ConfigError, choose, user_errors
+from byoljax.config import Config, ConfigError, choose, user_errors
 from byoljax.data import device, pipeline
 from byoljax.data.source import Source
 from byoljax.evals import features, knn
@@ -104,7 +105,7 @@ def random_encoder(fields: Mapping[str, Any], image_size: int, seed: int) -> Enc
   return Encoder(fields, net, *net.init(jax.random.key(seed), image))
 
 
-def load_encoder(pretrained: str, network_name: str) -> tuple[Encoder, ConfigDict, pathlib.Path]:
+def load_encoder(pretrained: str, network_name: str) -> tuple[Encoder, Config, pathlib.Path]:
   """Reads only the encoder out of a run's checkpoint.
 
   Args:
@@ -225,7 +226,7 @@ def linear_result(
   scores = _accuracies(run, state, held_out, data, top=1)
   best = int(np.argmax(scores))
   one_head = jax.tree.map(lambda x: x[best : best + 1], state.params)
-  chosen = state.replace(params=one_head)  # type: ignore[attr-defined]
+  chosen = state.replace(params=one_head)
   result = {'top1': _accuracies(run, chosen, data.test, data, top=1)[0]}
   if data.train.num_classes > 5:
     result['top5'] = _accuracies(run, chosen, data.test, data, top=5)[0]
@@ -257,7 +258,7 @@ def _probe_config(
   protocol: Mapping[str, Any],
   rates: tuple[float, ...],
   log: Mapping[str, Any],
-) -> ConfigDict:
+) -> Config:
   """The probe's training run as a configuration: crops and flips, SGD with Nesterov momentum."""
   view = {
     'size': data.image_size,
@@ -324,4 +325,6 @@ def _accuracies(
   extract = features.make_extractor(run.method.embed, transform, tap='logits')
   logits, labels = extract(state.params, state.method_state, eval_batches(source, data))
   each = np.split(logits, logits.shape[1] // data.train.num_classes, axis=1)
-  return [float(classification.accuracy(head, labels, top)) for head in each]
+  return [
+    float(classification.accuracy(jnp.asarray(head), jnp.asarray(labels), top)) for head in each
+  ]

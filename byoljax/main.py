@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 130
 
 
-def _run(config: config_lib.ml_collections.ConfigDict, options: argparse.Namespace) -> int:
+def _run(config: config_lib.Config, options: argparse.Namespace) -> int:
   """Imports the rest only now: a mistake in the configuration is answered at once."""
   if 'task' not in config:
     raise config_lib.ConfigError(f"{options.config} has no field 'task' that says what to do.")

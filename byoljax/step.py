@@ -22,8 +22,7 @@ Augment = Callable[[Batch, jax.Array], Batch]
 Diagnose = Callable[[jax.Array, jax.Array], Metrics]
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
   """Everything that training changes; arrays only.
 
   Attributes:
@@ -112,7 +111,7 @@ def train_step(
   metrics |= _gradient_norms(grads, method.groups(state.params))
   if diagnose is not None:
     metrics |= diagnose(aux.embedding, state.step)
-  next_state = state.replace(  # type: ignore[attr-defined]
+  next_state = state.replace(
     step=state.step + 1, params=params, opt_state=opt_state, method_state=method_state
   )
   return next_state, metrics

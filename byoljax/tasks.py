@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 import byoljax
 from byoljax import assemble, checkpoint, evaluate, parallel, preview, train, workdirs
-from byoljax.config import ConfigError, user_errors
+from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data import datasets
 from byoljax.data.source import Source
 from byoljax.evaluate import Encoder, EvalData
@@ -27,7 +27,7 @@ from byoljax.workdirs import Invocation, say
 log = logging.getLogger('byoljax')
 
 
-def pretrain(config: ConfigDict, invocation: Invocation) -> int:
+def pretrain(config: Config, invocation: Invocation) -> int:
   """Trains an encoder, evaluates it, and leaves checkpoints, metrics and figures in the workdir."""
   workdir = pathlib.Path(invocation.workdir or workdirs.default_workdir(invocation.recipe))
   source = _load(config, 'pretrain', workdir)
@@ -66,7 +66,7 @@ def pretrain(config: ConfigDict, invocation: Invocation) -> int:
   return 0
 
 
-def linear(config: ConfigDict, invocation: Invocation) -> int:
+def linear(config: Config, invocation: Invocation) -> int:
   """Linear evaluation of a pretrained encoder; see `configs/linear.py`."""
   encoder, source_config, directory = evaluate.load_encoder(config.pretrained, config.network)
   home = _home('linear', config, directory, invocation)
@@ -91,7 +91,7 @@ def linear(config: ConfigDict, invocation: Invocation) -> int:
   return 0
 
 
-def knn(config: ConfigDict, invocation: Invocation) -> int:
+def knn(config: Config, invocation: Invocation) -> int:
   """k-NN evaluation of a pretrained encoder; see `configs/knn.py`."""
   encoder, source_config, directory = evaluate.load_encoder(config.pretrained, config.network)
   home = _home('knn', config, directory, invocation)
@@ -104,7 +104,7 @@ def knn(config: ConfigDict, invocation: Invocation) -> int:
   return 0
 
 
-def views(config: ConfigDict, invocation: Invocation) -> int:
+def views(config: Config, invocation: Invocation) -> int:
   """Writes a contact sheet of the augmented views that a configuration produces."""
   workdir = pathlib.Path(invocation.workdir or workdirs.default_workdir(invocation.recipe))
   run = assemble.assemble(config, _load(config, 'pretrain', workdir))
@@ -115,7 +115,7 @@ def views(config: ConfigDict, invocation: Invocation) -> int:
   return 0
 
 
-TASKS: dict[str, Callable[[ConfigDict, Invocation], int]] = {
+TASKS: dict[str, Callable[[Config, Invocation], int]] = {
   'pretrain': pretrain,
   'linear': linear,
   'knn': knn,
@@ -123,7 +123,7 @@ TASKS: dict[str, Callable[[ConfigDict, Invocation], int]] = {
 }
 
 
-def _load(config: ConfigDict, split: str, workdir: pathlib.Path | None) -> Source:
+def _load(config: Config, split: str, workdir: pathlib.Path | None) -> Source:
   with user_errors():
     return datasets.load(
       config.data.name, split, data_dir=config.data.dir, unreadable_log=_unreadable(workdir)
@@ -134,7 +134,7 @@ def _unreadable(workdir: pathlib.Path | None) -> pathlib.Path | None:
   return None if workdir is None else workdir / 'unreadable.txt'
 
 
-def _eval_data(config: ConfigDict, workdir: pathlib.Path) -> EvalData | None:
+def _eval_data(config: Config, workdir: pathlib.Path) -> EvalData | None:
   """Labelled training and test images, or None where the data have no labels or no test split."""
   try:
     found = [
@@ -160,10 +160,10 @@ def _eval_data(config: ConfigDict, workdir: pathlib.Path) -> EvalData | None:
 
 
 def _data_of(
-  config: ConfigDict, pretraining: ConfigDict, batch_size: int, log_dir: pathlib.Path
+  config: Config, pretraining: Config, batch_size: int, log_dir: pathlib.Path
 ) -> EvalData:
   """The data of an evaluation: what its own configuration leaves open is as in pretraining."""
-  merged = ConfigDict(pretraining.to_dict())
+  merged: Config = ConfigDict(pretraining.to_dict())
   if config.data.name:
     merged.data.name, merged.data.dir = config.data.name, config.data.dir
   elif config.data.dir:
@@ -191,21 +191,21 @@ def _fit_to_devices(batch_size: int) -> int:
   return max(1, round(batch_size / devices)) * devices
 
 
-def _periodic_knn(config: ConfigDict, data: EvalData, state: TrainState) -> dict[str, float]:
+def _periodic_knn(config: Config, data: EvalData, state: TrainState) -> dict[str, float]:
   """k-NN of the encoder in training, under names of its own: 'knn/*'."""
   encoder = _online(config, state)
   result = evaluate.knn_result(encoder, data, config.evals.knn, config.seed)
   return {f'knn/{name}': result[name] for name in ('top1', 'top5') if name in result}
 
 
-def _online(config: ConfigDict, state: TrainState) -> Encoder:
+def _online(config: Config, state: TrainState) -> Encoder:
   params = {'encoder': state.params['encoder']}
   bn = {'encoder': state.method_state.bn['encoder']}
   return Encoder(config.encoder, evaluate.network(config.encoder), params, bn)
 
 
 def _final_table(
-  config: ConfigDict, data: EvalData, state: TrainState, workdir: pathlib.Path
+  config: Config, data: EvalData, state: TrainState, workdir: pathlib.Path
 ) -> None:
   """Evaluates the encoder beside what it has to beat, prints the table and writes results.json."""
   path = workdir / 'results.json'
@@ -224,7 +224,7 @@ def _final_table(
   say('\n' + table.format_table(cells, columns, formats=formats) + '\n')
 
 
-def _final_results(config: ConfigDict, data: EvalData, state: TrainState) -> dict[str, Any]:
+def _final_results(config: Config, data: EvalData, state: TrainState) -> dict[str, Any]:
   """k-NN and linear evaluation of the trained encoder, a random one and raw pixels."""
   pixels = dict(config.encoder) | {'name': 'pixels'}
   encoders = {
@@ -252,7 +252,7 @@ def _knn_table(result: Mapping[str, Any]) -> str:
 
 
 def _home(
-  task: str, config: ConfigDict, checkpoint_dir: pathlib.Path, invocation: Invocation
+  task: str, config: Config, checkpoint_dir: pathlib.Path, invocation: Invocation
 ) -> pathlib.Path:
   """Where an evaluation's results go: beside the run, named after what was evaluated on what."""
   if invocation.workdir:

@@ -5,7 +5,7 @@ through it as a pretraining run of weeks does. `train` adds the rest: resuming, 
 evaluations, checkpoints, and stopping when asked to.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 import contextlib
 import logging
 import pathlib
@@ -43,7 +43,7 @@ def batches(run: Run, start_step: int) -> Any:
 
 def training(
   run: Run, state: TrainState, start_step: int, clock: Clock
-) -> Iterator[tuple[int, TrainState, dict[str, jax.Array]]]:
+) -> Generator[tuple[int, TrainState, dict[str, jax.Array]], None, None]:
   """The loop: yields (steps done, state, metrics on the device) after every step.
 
   The yielded state is donated to the next step: copy what must outlive it.

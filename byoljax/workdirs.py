@@ -15,12 +15,10 @@ import os
 import pathlib
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 import byoljax
 from byoljax import checkpoint, parallel
 from byoljax import config as config_lib
-from byoljax.config import ConfigError
+from byoljax.config import Config, ConfigError
 from byoljax.data.source import Source
 
 log = logging.getLogger('byoljax')
@@ -39,7 +37,7 @@ class Invocation(NamedTuple):
 
 
 def open_workdir(
-  workdir: pathlib.Path, config: ConfigDict, invocation: Invocation, source: Source
+  workdir: pathlib.Path, config: Config, invocation: Invocation, source: Source
 ) -> None:
   """Makes the directory, or checks that what lies there is this very run.
 
@@ -79,7 +77,7 @@ def open_workdir(
 def write_result(
   path: pathlib.Path,
   result: Mapping[str, Any],
-  config: ConfigDict,
+  config: Config,
   directory: pathlib.Path,
   *,
   step: int | None = None,
@@ -150,7 +148,7 @@ def log_to(path: pathlib.Path) -> None:
   log.propagate = False
 
 
-def run_config(workdir: pathlib.Path) -> ConfigDict:
+def run_config(workdir: pathlib.Path) -> Config:
   """The configuration that a run was started with.
 
   Raises:

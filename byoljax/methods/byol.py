@@ -39,8 +39,7 @@ TARGET_MODES = ('ema', 'constant_random', 'stop_gradient', 'none')
 _SHARED = ('encoder', 'projector')
 
 
-@flax.struct.dataclass
-class ByolState:
+class ByolState(flax.struct.PyTreeNode):
   """What BYOL changes without a gradient.
 
   Attributes:
@@ -107,7 +106,7 @@ def byol(
         on_first['projection'], to_first['projection']
       ),
     }
-    new_state = state.replace(bn=bn, target_bn=target_bn)  # type: ignore[attr-defined]
+    new_state = state.replace(bn=bn, target_bn=target_bn)
     return value, Aux(new_state, metrics, on_first['embedding'])
 
   def post_step(params: PyTree, state: ByolState, step: jax.Array) -> tuple[PyTree, ByolState]:
@@ -115,7 +114,7 @@ def byol(
       return params, state
     shared = {role: params[role] for role in _SHARED}
     moved = ema.update(state.target_params, shared, tau(step))
-    return params, state.replace(target_params=moved)  # type: ignore[attr-defined]
+    return params, state.replace(target_params=moved)
 
   def embed(params: PyTree, state: ByolState, images: jax.Array) -> dict[str, jax.Array]:
     outputs, _ = online.apply(params, state.bn, images, train=False, upto='projection')

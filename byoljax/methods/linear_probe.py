@@ -25,8 +25,7 @@ from byoljax.models.net import Net, stack
 PyTree = Any
 
 
-@flax.struct.dataclass
-class FrozenEncoder:
+class FrozenEncoder(flax.struct.PyTreeNode):
   """The encoder under the probe: its parameters and running statistics, by role."""
 
   params: PyTree

@@ -64,8 +64,9 @@ def _to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def _fit(image: np.ndarray, cell: int) -> Image.Image:
-  """Scales to the cell; small images are enlarged without smoothing, so that pixels stay visible."""
+  """Scales to the cell; small images are enlarged without smoothing: pixels stay visible."""
   picture = Image.fromarray(image)
   scale = cell / max(picture.size)
-  size = tuple(max(1, round(side * scale)) for side in picture.size)
-  return picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+  width, height = (max(1, round(side * scale)) for side in picture.size)
+  method = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
+  return picture.resize((width, height), method)
