@@ -32,12 +32,15 @@ PNG = 1
 PILLOW = 2
 
 # Naming the readers registers them; Pillow's other forty formats stay out of reach of odd files.
-_FORMATS = (
-  JpegImagePlugin.JpegImageFile.format,
-  PngImagePlugin.PngImageFile.format,
-  BmpImagePlugin.BmpImageFile.format,
-  GifImagePlugin.GifImageFile.format,
-  WebPImagePlugin.WebPImageFile.format,
+_FORMATS = tuple(
+  str(reader.format)
+  for reader in (
+    JpegImagePlugin.JpegImageFile,
+    PngImagePlugin.PngImageFile,
+    BmpImagePlugin.BmpImageFile,
+    GifImagePlugin.GifImageFile,
+    WebPImagePlugin.WebPImageFile,
+  )
 )
 _ORIENTATION_TAG = 0x0112
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, all Huffman coded

@@ -9,10 +9,12 @@ NumPy only; ArrayRecord needs the package `array_record`.
 from collections.abc import Callable, Sequence
 import contextlib
 import functools
+import importlib
 import mmap
 import os
 import struct
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -150,7 +152,7 @@ def array_record_reader(paths: Sequence[str]) -> tuple[list[int], Callable[[int,
     ValueError: `array_record` is not installed, or a shard is missing or damaged.
   """
   try:
-    from array_record.python import array_record_module
+    module: Any = importlib.import_module('array_record.python.array_record_module')
   except ImportError as error:
     raise ValueError(
       "the data set is prepared as ArrayRecord, which needs 'pip install array-record' "
@@ -158,11 +160,11 @@ def array_record_reader(paths: Sequence[str]) -> tuple[list[int], Callable[[int,
     ) from error
 
   @functools.lru_cache(_OPEN_FILES)
-  def shard_reader(path: str, process: int) -> array_record_module.ArrayRecordReader:
+  def shard_reader(path: str, process: int) -> Any:
     del process
     # Random access: read-ahead would fetch the neighbours that nobody asked for.
     options = 'readahead_buffer_size:0,max_parallelism:0'
-    return array_record_module.ArrayRecordReader(path, options=options)
+    return module.ArrayRecordReader(path, options=options)
 
   counts = []
   for path in paths:
