@@ -211,6 +211,7 @@ def test_probabilities(name, strengths):
   # Five standard errors; the images left out are bit-equal (`changed`), the others are the same
   # pictures that p = 1 gives.
   on = changed[0.3][0]
+  np.testing.assert_array_equal(on, u[:, getattr(views, name[:-5].upper())] < np.float32(0.3))
   assert abs(on.mean() - 0.3) < 5 * np.sqrt(0.21 / 600)
   np.testing.assert_array_equal(changed[0.3][1][on], changed[1.0][1][on])
 

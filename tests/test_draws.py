@@ -109,6 +109,14 @@ def test_streams_are_independent():
   assert np.abs(columns - np.eye(views.NUM_DRAWS)).max() < 5 / np.sqrt(len(INDEX))
 
 
+def test_views_and_examples_share_no_number_in_any_column():
+  base = draw(views.NUM_DRAWS)[:-1]
+  others = draw(views.NUM_DRAWS, view=1)[:-1], draw(views.NUM_DRAWS)[1:]
+  for other in others:
+    shared = np.any(base[:, :, None] == other[:, None, :], axis=(1, 2))
+    assert shared.mean() < 1e-3
+
+
 def test_wrapping_sums_do_not_warn():
   with warnings.catch_warnings():
     warnings.simplefilter('error')
