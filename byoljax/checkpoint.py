@@ -250,9 +250,7 @@ def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
 
 def _name(path: Sequence[Any]) -> str:
   # Tuples and dataclasses come back from disk as lists and dicts: only the names count.
-  return '/'.join(
-    str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path
-  )
+  return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
 
 
 def _lookup(tree: PyTree, prefix: tuple[str, ...]) -> PyTree:

@@ -100,7 +100,7 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     hint = closest(str(path), recipes) or f'; recipes there: {", ".join(recipes) or "none"}'
     raise ConfigError(f"no configuration file '{path}'{hint}")
   get_config = _import(path)
-  with user_errors(f"--config={path}:{arg}" if arg else f'--config={path}'):
+  with user_errors(f'--config={path}:{arg}' if arg else f'--config={path}'):
     config = get_config(arg)
   for name, text in overrides:
     override(config, name, text)
@@ -223,9 +223,7 @@ def from_json(data: Mapping[str, Any]) -> Config:
   return ml_collections.ConfigDict(restore(data)).lock()
 
 
-def differences(
-  old: Config, new: Config
-) -> list[str]:
+def differences(old: Config, new: Config) -> list[str]:
   """Lists the fields that make two runs different, as 'field: old -> new'; see `NEUTRAL`."""
   a, b = flatten(old), flatten(new)
   absent = '(absent)'
@@ -259,7 +257,7 @@ def duration(
   except ValueError:
     amount = math.nan
   if unit is None or not math.isfinite(amount) or amount < 0 or (unit == '%' and not total_steps):
-    units = "steps, epochs or examples" + (', or in % of the run' if total_steps else '')
+    units = 'steps, epochs or examples' + (', or in % of the run' if total_steps else '')
     raise ConfigError(
       f"{field}='{text}' is not a duration: write a number in {units}, such as '10 epochs'."
     )

@@ -180,9 +180,7 @@ def eval_batches(source: Source, data: EvalData) -> Any:
 
 
 @functools.cache
-def _extractor(
-  net: Net, mean: tuple[float, ...], std: tuple[float, ...]
-) -> features.Extract:
+def _extractor(net: Net, mean: tuple[float, ...], std: tuple[float, ...]) -> features.Extract:
   """One for every network, so that periodic evaluations compile only once."""
 
   def embed(params: PyTree, bn: PyTree, images: jax.Array) -> dict[str, jax.Array]:

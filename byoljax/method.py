@@ -148,9 +148,7 @@ def with_online_probe(
     probe = jax.tree.map(lambda _: 'probe', params['probe'])
     return method.groups(_without_probe(params)) | {'probe': probe}
 
-  return method._replace(
-    init=init, loss=loss, post_step=post_step, embed=embed, groups=groups
-  )
+  return method._replace(init=init, loss=loss, post_step=post_step, embed=embed, groups=groups)
 
 
 def _without_probe(params: PyTree) -> PyTree:
@@ -161,4 +159,3 @@ def embedding_size(method: Method, params: PyTree, state: PyTree, images: jax.Ar
   """The number D of embedding dimensions, found without computing anything."""
   shapes = jax.eval_shape(method.embed, params, state, images)
   return int(shapes['embedding'].shape[-1])
-

@@ -44,5 +44,3 @@ class StopRequest:
     if self._received and number == signal.SIGINT:
       raise KeyboardInterrupt
     self._received = True
-
-

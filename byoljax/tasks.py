@@ -75,9 +75,7 @@ def linear(config: Config, invocation: Invocation) -> int:
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   workdirs.open_workdir(home, config, invocation, data.train)
   say(f'Linear evaluation of {directory} ({config.network} network) on {data.test.name}.')
-  result = evaluate.linear_result(
-    encoder, data, config.linear, log=config.log, workdir=home
-  )
+  result = evaluate.linear_result(encoder, data, config.linear, log=config.log, workdir=home)
   if result is None:
     say('Stopped and saved: the same command goes on from there.')
     return 0
@@ -204,9 +202,7 @@ def _online(config: Config, state: TrainState) -> Encoder:
   return Encoder(config.encoder, evaluate.network(config.encoder), params, bn)
 
 
-def _final_table(
-  config: Config, data: EvalData, state: TrainState, workdir: pathlib.Path
-) -> None:
+def _final_table(config: Config, data: EvalData, state: TrainState, workdir: pathlib.Path) -> None:
   """Evaluates the encoder beside what it has to beat, prints the table and writes results.json."""
   path = workdir / 'results.json'
   step = int(state.step)
@@ -229,9 +225,7 @@ def _final_results(config: Config, data: EvalData, state: TrainState) -> dict[st
   pixels = dict(config.encoder) | {'name': 'pixels'}
   encoders = {
     config.method.name: _online(config, state),
-    'random initialisation': evaluate.random_encoder(
-      config.encoder, data.image_size, config.seed
-    ),
+    'random initialisation': evaluate.random_encoder(config.encoder, data.image_size, config.seed),
     'raw pixels': evaluate.random_encoder(pixels, data.image_size, config.seed),
   }
   full_bank = dict(config.evals.knn) | {'max_bank': 0}

@@ -152,16 +152,12 @@ class Record:
     profiler: call it after every step.
   """
 
-  def __init__(
-    self, run: Run, workdir: pathlib.Path, start: int, must_be_finite: tuple[str, ...]
-  ):
+  def __init__(self, run: Run, workdir: pathlib.Path, start: int, must_be_finite: tuple[str, ...]):
     self._run, self._must_be_finite, self._since = run, must_be_finite, start
     self._latest: dict[str, float] = {}
     options, profile = run.config.log, run.config.profile
     self.clock = Clock(run.length.total_steps, run.length.batch_size, start_step=start)
-    self.profiler = ProfileWindow(
-      workdir / 'profile', start=profile.start, steps=profile.steps
-    )
+    self.profiler = ProfileWindow(workdir / 'profile', start=profile.start, steps=profile.steps)
     self._progress = progress.Progress(
       run.length.total_steps, steps_per_epoch=run.length.steps_per_epoch
     )

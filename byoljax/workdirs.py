@@ -1,11 +1,11 @@
 """A run's directory: opening it, what lies in it, and what the person at the terminal is told.
 
-    config.json      the resolved configuration, recipe, versions; written once, compared on resume
-    run.log          everything that was said, with times
-    checkpoints/     see `byoljax.checkpoint`
-    metrics.jsonl    see `byoljax.metrics`
-    results.json     the final evaluation with its protocol
-    evals/           later evaluations, one directory each
+config.json      the resolved configuration, recipe, versions; written once, compared on resume
+run.log          everything that was said, with times
+checkpoints/     see `byoljax.checkpoint`
+metrics.jsonl    see `byoljax.metrics`
+results.json     the final evaluation with its protocol
+evals/           later evaluations, one directory each
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,8 @@ def open_workdir(
       changed.append(f'the images of {source.name} are not those that the run was started with')
     if changed:
       raise ConfigError(
-        f"'{workdir}' holds a run with another configuration:\n  " + '\n  '.join(changed)
+        f"'{workdir}' holds a run with another configuration:\n  "
+        + '\n  '.join(changed)
         + '\nChoose another --workdir, or set these fields back to go on with it.'
       )
     return

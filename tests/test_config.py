@@ -111,7 +111,9 @@ def test_durations(text, steps):
   assert found == steps
 
 
-@pytest.mark.parametrize('text', ['', '3', 'epochs', '-1 steps', '3 hours', 'nan steps', '1e999 steps'])
+@pytest.mark.parametrize(
+  'text', ['', '3', 'epochs', '-1 steps', '3 hours', 'nan steps', '1e999 steps']
+)
 def test_bad_durations(text):
   with pytest.raises(ConfigError, match="is not a duration.*such as '10 epochs'"):
     config_lib.duration('f', text, steps_per_epoch=10, batch_size=64, total_steps=200)

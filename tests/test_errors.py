@@ -117,6 +117,7 @@ def test_unwritable_workdir(tiny, tmp_path, capsys):
 def test_workdir_of_another_run_is_refused_with_the_differences(tiny, tmp_path, capsys):
   config = {'recipe': 'x', 'config': {}, 'versions': {}}
   from byoljax import config as config_lib
+
   overrides = [a.removeprefix('--config.').split('=', 1) for a in tiny if a.startswith('--config.')]
   loaded = config_lib.load('configs/byol.py:smoke', [tuple(pair) for pair in overrides])
   config['config'] = json.loads(config_lib.to_json(loaded))
@@ -178,7 +179,9 @@ def test_folder_without_classes_is_unlabelled(tmp_path):
   folder.mkdir()
   rng = np.random.default_rng(0)
   for number in range(3):
-    Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(folder / f'{number}.png')
+    Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(
+      folder / f'{number}.png'
+    )
   from byoljax.data import datasets
 
   source = datasets.load('folder', 'pretrain', data_dir=str(folder))

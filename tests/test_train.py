@@ -130,7 +130,12 @@ def test_a_finished_run_started_again_does_nothing_new(finished, tiny, capsys):
 
 def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path, capsys):
   """An absurd learning rate: exit status 3, the step window, and only finite checkpoints."""
-  arguments = [*tiny, f'--workdir={tmp_path}', '--config.optim.name=sgd', '--config.log.every=3 steps']
+  arguments = [
+    *tiny,
+    f'--workdir={tmp_path}',
+    '--config.optim.name=sgd',
+    '--config.log.every=3 steps',
+  ]
   assert main([*arguments, '--config.optim.base_lr=1e38', '--config.optim.warmup=6 steps']) == 3
   error = capsys.readouterr().err
   assert 'became' in error and 'between step' in error and 'Traceback' not in error

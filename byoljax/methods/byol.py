@@ -102,9 +102,7 @@ def byol(
     metrics = {
       'loss': value,
       'tau': tau(step) if target_mode == 'ema' else jnp.ones((), jnp.float32),
-      'collapse/online_target_cosine': _mean_cosine(
-        on_first['projection'], to_first['projection']
-      ),
+      'collapse/online_target_cosine': _mean_cosine(on_first['projection'], to_first['projection']),
     }
     new_state = state.replace(bn=bn, target_bn=target_bn)
     return value, Aux(new_state, metrics, on_first['embedding'])
