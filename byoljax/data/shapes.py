@@ -21,185 +21,18 @@ import zipfile
 
 import numpy as np
 
+from byoljax.data import drawing
+
 VERSION = '1.0.0'
 SEED = 0
-SIZE = 32
+SIZE = drawing.SIZE
 NUM_TRAIN = 8000
 NUM_TEST = 2000
 SPLITS = {'train': NUM_TRAIN, 'test': NUM_TEST}
-CLASS_NAMES = (
-  'circle',
-  'square',
-  'triangle',
-  'star',
-  'cross',
-  'ring',
-  'crescent',
-  'heart',
-  'arrow',
-  'bar',
-)
-
-_SUPERSAMPLE = 2
+CLASS_NAMES = tuple(drawing.OUTLINES)
 _STREAMS = {'train': 1, 'test': 2}
 _LABEL_STREAM = 16
 _Array = np.ndarray
-
-
-def _grid() -> tuple[_Array, _Array]:
-  """Centres of the sub-pixels, in pixels from the middle of the image; y points down."""
-  n = SIZE * _SUPERSAMPLE
-  axis = ((np.arange(n) + 0.5) / _SUPERSAMPLE - SIZE / 2).astype(np.float32)
-  x, y = np.meshgrid(axis, axis)
-  return x, y
-
-
-_X, _Y = _grid()
-
-
-# Signed distances (negative inside) on coordinates where the shape's radius is about 1.
-# They are exact near the outline, which is all that anti-aliasing needs.
-
-
-def _half_planes(x: _Array, y: _Array, angles: list[float], offset: float) -> _Array:
-  """Convex polygon: the largest of the distances to its edges' lines."""
-  edges = [x * np.float32(np.cos(a)) + y * np.float32(np.sin(a)) for a in angles]
-  return functools.reduce(np.maximum, edges) - np.float32(offset)
-
-
-def _box(x: _Array, y: _Array, half_width: float, half_height: float) -> _Array:
-  return np.maximum(np.abs(x) - np.float32(half_width), np.abs(y) - np.float32(half_height))
-
-
-def _disc(x: _Array, y: _Array, radius: float) -> _Array:
-  return np.sqrt(x * x + y * y) - np.float32(radius)
-
-
-def _triangle(x: _Array, y: _Array) -> _Array:
-  angles = [np.pi / 2, np.pi / 2 + 2 * np.pi / 3, np.pi / 2 - 2 * np.pi / 3]
-  return _half_planes(x, y - 0.2, angles, 0.62)
-
-
-def _star(x: _Array, y: _Array) -> _Array:
-  """Five points: fold the plane into one half of one point, where the outline is one line."""
-  sector = np.float32(2 * np.pi / 5)
-  angle = np.arctan2(x, -y)
-  angle = np.abs(angle - sector * np.round(angle / sector))
-  radius = np.sqrt(x * x + y * y)
-  along, across = radius * np.cos(angle), radius * np.sin(angle)
-  tip, notch = 1.12, 0.46
-  notch_along, notch_across = notch * np.cos(np.pi / 5), notch * np.sin(np.pi / 5)
-  length = np.hypot(tip - notch_along, notch_across)
-  normal_along, normal_across = notch_across / length, (tip - notch_along) / length
-  return (along - np.float32(tip)) * np.float32(normal_along) + across * np.float32(normal_across)
-
-
-def _cross(x: _Array, y: _Array) -> _Array:
-  return np.minimum(_box(x, y, 1.0, 0.32), _box(x, y, 0.32, 1.0))
-
-
-def _ring(x: _Array, y: _Array) -> _Array:
-  return np.abs(_disc(x, y, 0.75)) - np.float32(0.22)
-
-
-def _crescent(x: _Array, y: _Array) -> _Array:
-  return np.maximum(_disc(x, y, 1.0), -_disc(x - 0.5, y, 0.82))
-
-
-def _heart(x: _Array, y: _Array) -> _Array:
-  """A square standing on its corner, with half discs on its two upper edges."""
-  s = np.float32(np.sqrt(0.5))
-  u, v = (x + y - 0.12) * s, (y - x - 0.12) * s
-  side = 0.62
-  lobes = np.minimum(_disc(u, v + side, side), _disc(u + side, v, side))
-  return np.minimum(_box(u, v, side, side), lobes)
-
-
-def _arrow(x: _Array, y: _Array) -> _Array:
-  head = np.maximum(0.05 - x, _half_planes(x - 1.05, y, [np.pi / 4.4, -np.pi / 4.4], 0.0))
-  return np.minimum(head, _box(x + 0.45, y, 0.6, 0.24))
-
-
-def _bar(x: _Array, y: _Array) -> _Array:
-  return _box(x, y, 1.12, 0.3)
-
-
-_OUTLINES = {
-  'circle': lambda x, y: _disc(x, y, 0.9),
-  'square': lambda x, y: _box(x, y, 0.78, 0.78),
-  'triangle': _triangle,
-  'star': _star,
-  'cross': _cross,
-  'ring': _ring,
-  'crescent': _crescent,
-  'heart': _heart,
-  'arrow': _arrow,
-  'bar': _bar,
-}
-
-
-def _coverage(distance: _Array, scale: float) -> _Array:
-  """Part of each sub-pixel inside the outline, [0, 1]; `scale` is the size of one unit in pixels."""
-  return np.clip(np.float32(0.5) - distance * np.float32(scale * _SUPERSAMPLE), 0, 1)
-
-
-def _texture(rng: np.random.Generator) -> _Array:
-  """A random pattern in [0, 1]: plain, gradient, stripes, dots, checks or smooth noise."""
-  kind, angle, wavelength, phase, phase2, duty = rng.random(6).astype(np.float32)
-  angle = np.float32(angle * 2 * np.pi)
-  u = _X * np.cos(angle) + _Y * np.sin(angle)
-  if kind < 0.2:
-    return np.zeros_like(u)
-  if kind < 0.4:
-    return np.clip(u / SIZE + np.float32(0.5), 0, 1)
-  frequency = np.float32(2 * np.pi) / (4 + 5 * wavelength)
-  if kind < 0.8:
-    first = np.sin(u * frequency + phase * np.float32(2 * np.pi))
-    if kind < 0.6:
-      wave = first + (duty - np.float32(0.5))
-    else:
-      v = _Y * np.cos(angle) - _X * np.sin(angle)
-      second = np.sin(v * frequency + phase2 * np.float32(2 * np.pi))
-      wave = first * second if kind < 0.7 else first + second - np.float32(0.6)
-    return np.clip(wave * 3 + np.float32(0.5), 0, 1)
-  coarse = rng.random((9, 9), np.float32)
-  position = (np.arange(_X.shape[0], dtype=np.float32) + 0.5) * (8 / _X.shape[0])
-  low = position.astype(np.int64)
-  weight = (position - low).astype(np.float32)
-  weight = weight * weight * (3 - 2 * weight)
-  rows = coarse[low] * (1 - weight)[:, None] + coarse[low + 1] * weight[:, None]
-  return rows[:, low] * (1 - weight) + rows[:, low + 1] * weight
-
-
-def _colour(rng: np.random.Generator, lightness: float) -> _Array:
-  """A random hue and saturation whose mean over the channels is about `lightness`; float32 [3]."""
-  hue, saturation = rng.random(2)
-  wheel = np.cos(2 * np.pi * (hue + np.array([0, 1 / 3, 2 / 3])))
-  return np.clip(lightness + 0.35 * saturation * wheel, 0, 1).astype(np.float32)
-
-
-def _surface(rng: np.random.Generator, lightness: float, spread: float) -> _Array:
-  """A textured area in two colours around `lightness`; float32 [n, n, 3]."""
-  delta = spread * rng.uniform(-1, 1)
-  first, second = _colour(rng, lightness + delta), _colour(rng, lightness - delta)
-  return first + _texture(rng)[:, :, None] * (second - first)
-
-
-def _paint(image: _Array, coverage: _Array, colour: _Array) -> None:
-  """Lays a colour or a surface over `image`, in place."""
-  image += coverage[:, :, None] * (colour - image)
-
-
-def _clutter(rng: np.random.Generator, image: _Array, count: int, lightness: float) -> None:
-  """Draws strokes and dots, all much smaller than an object, in place."""
-  for _ in range(count):
-    x0, y0 = rng.uniform(-16, 16, 2).astype(np.float32)
-    angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0, 9) * rng.integers(2)
-    dx, dy = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    x, y = _X - x0, _Y - y0
-    along = np.clip(x * dx + y * dy, 0, np.float32(length))
-    distance = _disc(x - along * dx, y - along * dy, rng.uniform(0.5, 1.5))
-    _paint(image, _coverage(distance, 1.0), _colour(rng, lightness + rng.uniform(-0.35, 0.35)))
 
 
 def _generator(seed: int, split: str, index: int, stream: int = 0) -> np.random.Generator:
@@ -234,26 +67,7 @@ def draw(seed: int, split: str, index: int) -> tuple[_Array, int]:
   if index < 0:
     raise ValueError(f'index {index} is negative: examples are numbered from 0.')
   label = _label(seed, split, index)
-  rng = _generator(seed, split, index)
-  # The object is lighter or darker than the background, with equal chance.
-  contrast = rng.uniform(0.28, 0.5) * (1 if rng.integers(2) else -1)
-  background = rng.uniform(max(0.15, 0.15 - contrast), min(0.85, 0.85 - contrast))
-  image = _surface(rng, background, 0.1)
-  _clutter(rng, image, int(rng.integers(2, 6)), background)
-
-  radius = rng.uniform(7.5, 11.5)
-  x0, y0 = rng.uniform(-4.5, 4.5, 2)
-  angle, mirror = rng.uniform(-0.5, 0.5), 1 if rng.integers(2) else -1
-  c, s = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
-  x, y = _X - np.float32(x0), _Y - np.float32(y0)
-  distance = _OUTLINES[CLASS_NAMES[label]]((c * x + s * y) * np.float32(mirror), c * y - s * x)
-  _paint(image, _coverage(distance, radius), _surface(rng, background + contrast, 0.1))
-
-  _clutter(rng, image, int(rng.integers(0, 2)), background)
-  n = _SUPERSAMPLE
-  image = image.reshape(SIZE, n, SIZE, n, 3).mean((1, 3))
-  image += rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(0, 0.04))
-  return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8), label
+  return drawing.picture(_generator(seed, split, index), CLASS_NAMES[label]), label
 
 
 def default_data_dir() -> str:
@@ -294,7 +108,7 @@ def arrays(split: str, data_dir: str | None = None) -> tuple[_Array, _Array]:
   path = os.path.join(directory, 'shapes_arrays', f'{VERSION}-{split}.npz')
   # A missing, truncated or foreign file is replaced: it can always be drawn again.
   with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-    with np.load(path) as kept:
+    with open(path, 'rb') as file, np.load(file) as kept:
       images, labels = kept['images'], kept['labels']
     if images.shape == (SPLITS[split], SIZE, SIZE, 3) and labels.shape == (SPLITS[split],):
       return images, labels
