@@ -90,8 +90,9 @@ def cifar10(config: ConfigDict, options: list[str]) -> None:
 
 def cifar10_small(config: ConfigDict, options: list[str]) -> None:
   """CIFAR-10 for a computer without a GPU: the small encoder, about an hour on two cores."""
+  epochs = _epochs(options, 40)
   cifar10(config, options)
-  config.train.length = f'{_epochs(options, 40)} epochs'
+  config.train.length = f'{epochs} epochs'
   for name in config.views:
     config.views[name].crop_scale = (0.2, 1.0)
   config.encoder.update(name='small')
