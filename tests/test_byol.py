@@ -41,8 +41,9 @@ def test_loss_is_the_sum_of_both_directions_by_hand():
   def encode(p, x):
     dimensions = jax.lax.conv_dimension_numbers(x.shape, p['Conv_0']['kernel'].shape,
                                                 ('NHWC', 'HWIO', 'NHWC'))  # fmt: skip
-    y = jax.lax.conv_general_dilated(x, p['Conv_0']['kernel'], (2, 2), 'SAME',
-                                     dimension_numbers=dimensions) + p['Conv_0']['bias']  # fmt: skip
+    kernel, bias = p['Conv_0']['kernel'], p['Conv_0']['bias']
+    y = jax.lax.conv_general_dilated(x, kernel, (2, 2), 'SAME', dimension_numbers=dimensions)
+    y = y + bias
     y = (y - y.mean((0, 1, 2))) / np.sqrt(y.var((0, 1, 2)) + 1e-5)
     y = y * p['bn']['scale'] + p['bn']['bias']
     return np.maximum(np.asarray(y), 0).mean((1, 2))
@@ -63,7 +64,7 @@ def test_loss_is_the_sum_of_both_directions_by_hand():
 
 
 def test_random_networks_start_near_four():
-  """Independent unit vectors in many dimensions are orthogonal: 2 - 2 cos = 2 for each direction."""
+  """Independent unit vectors of many dimensions are orthogonal: 2 - 2 cos = 2 a direction."""
   values = []
   for seed in range(8):
     method = make('byol', axis=None, projector=(64, 256), predictor=(64, 256))

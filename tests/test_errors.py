@@ -54,7 +54,10 @@ MISTAKES = {
   'unknown task': (['TINY', '--config.task=pretran'], ["did you mean 'pretrain'"]),
   'unknown method': (['TINY', '--config.method.name=byl'], ["did you mean 'byol'"]),
   'unknown encoder': (['TINY', '--config.encoder.name=resnet51'], ['resnet50']),
-  'unknown stem': (['TINY', '--config.encoder.name=resnet18', '--config.encoder.stem=cfar'], ['cifar']),
+  'unknown stem': (
+    ['TINY', '--config.encoder.name=resnet18', '--config.encoder.stem=cfar'],
+    ['cifar'],
+  ),
   'unknown dtype': (['TINY', '--config.encoder.dtype=float16'], ['bfloat16']),
   'unknown optimiser': (['TINY', '--config.optim.name=lrs'], ['lars']),
   'unknown data': (['TINY', '--config.data.name=cifar'], ['cifar10']),
@@ -62,7 +65,10 @@ MISTAKES = {
   'unknown place': (['TINY', '--config.augment.device=gpu'], ['accelerator']),
   'tau': (['TINY', '--config.method.base_tau=1.5'], ['between 0 and 1']),
   'heads': (['TINY', '--config.method.predictor=(16,9)'], ['must be equal']),
-  'indivisible batch': (['TINY', '--config.train.batch_size=18'], ['18', '4 devices', 'use 16 or 20']),
+  'indivisible batch': (
+    ['TINY', '--config.train.batch_size=18'],
+    ['18', '4 devices', 'use 16 or 20'],
+  ),
   'accumulation': (['TINY', '--config.train.accumulate=3'], ['3 micro-batches']),
   'batch of nothing': (['TINY', '--config.train.batch_size=0'], ['at least 1']),
   'batch too large': (['TINY', '--config.train.batch_size=96'], ['96', '80 images']),
@@ -74,14 +80,21 @@ MISTAKES = {
   'momentum': (['TINY', '--config.optim.momentum=1.0'], ['momentum']),
   'nothing pretrained': (['--config=configs/linear.py'], ['config.pretrained is empty']),
   'pretrained missing': (
-    ['--config=configs/knn.py', '--config.pretrained=/nowhere'], ["'/nowhere' does not exist"]
+    ['--config=configs/knn.py', '--config.pretrained=/nowhere'],
+    ["'/nowhere' does not exist"],
   ),
   'network': (['--config=configs/knn.py', '--config.network=onlin'], ['pretrained']),
   'npz missing': (['TINY', '--config.data.dir=/nowhere.npz'], ['/nowhere.npz']),
-  'folder missing': (['TINY', '--config.data.name=folder', '--config.data.dir=/nowhere'], ['/nowhere']),
-  'folder not named': (['TINY', '--config.data.name=folder', '--config.data.dir='], ['config.data.dir']),
+  'folder missing': (
+    ['TINY', '--config.data.name=folder', '--config.data.dir=/nowhere'],
+    ['/nowhere'],
+  ),
+  'folder not named': (
+    ['TINY', '--config.data.name=folder', '--config.data.dir='],
+    ['config.data.dir'],
+  ),
   'processes': (['TINY', '--num_processes=2'], ['go together']),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)
