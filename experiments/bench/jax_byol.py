@@ -1,0 +1,122 @@
+"""byoljax's BYOL step as a contestant: the real `train_step` under `parallel.spmd`, on one device.
+
+What a training run has around it is absent: augmentation (views arrive finished), online probe and
+collapse metrics. What the step itself always does is there: gradient norm and the cosine of online
+and target projections are computed too, and every step copies its batch from the host.
+"""
+
+import functools
+import time
+from typing import Any
+
+import contest
+import jax
+import numpy as np
+
+from byoljax import __version__, optim, parallel
+from byoljax.method import Method, Setting
+from byoljax.methods import byol
+from byoljax.models import make_encoder
+from byoljax.step import TrainState, init_state, train_step
+
+PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
+
+
+def flat(tree: Any) -> dict[str, np.ndarray]:
+  """Arrays by their path, 'encoder/stem_conv/kernel', as copies on the host."""
+  leaves = jax.tree_util.tree_leaves_with_path(parallel.fetch(tree))
+  return {optim.path_name(path): np.array(leaf) for path, leaf in leaves}
+
+
+def views(case: dict[str, Any]) -> tuple[np.ndarray, ...]:
+  """Two random views, float32 [b, S, S, 3]: what is in them does not change a step's time."""
+  rng = np.random.default_rng(0)
+  shape = (case['batch_size'], case['size'], case['size'], 3)
+  return tuple(rng.standard_normal(shape, np.float32) for _ in range(2))
+
+
+def method_of(case: dict[str, Any]) -> Method:
+  """BYOL as `assemble` would build it."""
+
+  def encoder(axis: str | None) -> Any:
+    return make_encoder(case['encoder'], stem='cifar', dtype=case['dtype'], bn_axis=axis)
+
+  setting = Setting(case['total_steps'], axis=parallel.AXIS, dtype=case['dtype'])
+  return byol.build(
+    encoder,
+    setting,
+    projector=case['projector'],
+    predictor=case['predictor'],
+    base_tau=case['base_tau'],
+  )
+
+
+class Contestant:
+  """Answers 'prepare', 'check' and 'steps'; see step_bench.py for what is asked when."""
+
+  def prepare(self, case: dict[str, Any], start: str) -> contest.Reply:
+    """Builds the step and writes its initial weights and views for the others to `start`."""
+    if jax.device_count() != 1:
+      raise RuntimeError(f'{jax.device_count()} devices, but one is meant: look at XLA_FLAGS.')
+    method = method_of(case)
+    optimiser = optim.make_optimizer(
+      'lars',
+      schedule=optim.constant(case['lr'], total_steps=case['total_steps']),
+      weight_decay=case['weight_decay'],
+      momentum=case['momentum'],
+      trust_coefficient=case['trust_coefficient'],
+    )
+    tx = optim.make(method.groups, {'default': optimiser})
+    self._step = parallel.spmd(
+      functools.partial(train_step, method=method, tx=tx, augment=lambda batch, step: batch)
+    )
+    pair, count = views(case), case['batch_size']
+    index = np.arange(count, dtype=np.int32)
+    self._batch = parallel.shard({'views': pair, 'index': index, 'label': -np.ones_like(index)})
+    example = {'views': tuple(view[:2] for view in pair)}
+    self._state: TrainState = parallel.replicate(init_state(method, tx, example, seed=0))
+    self._start = self._weights()
+    np.savez(start, view1=pair[0], view2=pair[1], **self._start)
+    counts = {
+      role: sum(v.size for name, v in self._start.items() if name.startswith(role))
+      for role in ('online', 'target')
+    }
+    versions = {'byoljax': __version__} | contest.versions(PACKAGES)
+    return {'parameters': counts, 'versions': versions}
+
+  def _weights(self) -> dict[str, np.ndarray]:
+    online, target = flat(self._state.params), flat(self._state.method_state.target_params)
+    return {f'online/{k}': v for k, v in online.items()} | {
+      f'target/{k}': v for k, v in target.items()
+    }
+
+  def _one(self) -> Any:
+    self._state, metrics = self._step(self._state, self._batch)
+    jax.block_until_ready(self._state)
+    return metrics
+
+  def check(self, steps: int) -> contest.Reply:
+    """The first steps: their losses, and how far each kind of parameter has moved by then."""
+    begin = time.perf_counter()
+    losses = [float(self._one()['loss'])]
+    first = time.perf_counter() - begin
+    losses += [float(self._one()['loss']) for _ in range(steps - 1)]
+    squares = dict.fromkeys(('online, adapted', 'online, excluded', 'target'), 0.0)
+    for name, value in self._weights().items():
+      kind = 'adapted' if name.endswith('kernel') else 'excluded'
+      group = 'target' if name.startswith('target') else f'online, {kind}'
+      squares[group] += float(np.sum(np.square(value - self._start[name], dtype=np.float64)))
+    moved = {group: square**0.5 for group, square in squares.items()}
+    return {'losses': losses, 'moved': moved, 'first_step_s': first}
+
+  def steps(self, count: int) -> contest.Reply:
+    """Times steps one by one; each waits for the device."""
+    wall, cpu = zip(*(contest.timed(self._one) for _ in range(count)), strict=True)
+    return {'wall': wall, 'cpu': cpu}
+
+
+if __name__ == '__main__':
+  contestant = Contestant()
+  contest.serve(
+    {'prepare': contestant.prepare, 'check': contestant.check, 'steps': contestant.steps}
+  )

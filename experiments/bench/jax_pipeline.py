@@ -1,0 +1,91 @@
+"""byoljax's input as a contestant: `pipeline.train_batches`, and the augmentation of the step.
+
+The host's part and the accelerator's part are timed apart, as they run on different hardware when
+there is an accelerator. Here both run on the CPU: their sum is what a finished view costs.
+"""
+
+from typing import Any
+
+import contest
+import jax
+import numpy as np
+
+from byoljax import __version__
+from byoljax.data import datasets, device, pipeline
+from byoljax.data.views import ViewSpec
+
+PACKAGES = ('jax', 'jaxlib', 'numpy', 'tensorflow', 'tensorflow-cpu', 'pillow')
+_PLACES = ('accelerator', 'host')
+
+
+class Contestant:
+  """Answers 'prepare', 'host' and 'device'; see pipeline_bench.py."""
+
+  def prepare(self, case: dict[str, Any]) -> contest.Reply:
+    """Opens the images and compiles the augmentation, for both places of the photometric part."""
+    self._case = case
+    self._specs = tuple(ViewSpec.from_mapping(view) for view in case['views'])
+    name = 'npz' if case['path'].endswith('.npz') else 'folder'
+    self._source = datasets.load(name, 'pretrain', data_dir=case['path'])
+    self._next = 0
+    self._batches: dict[str, dict[str, Any]] = {}  # the last one made, by place
+    self._augment = {
+      place: jax.jit(
+        device.make_augment(
+          self._specs,
+          seed=0,
+          steps_per_epoch=self._source.size // case['batch_size'],
+          mean=case['mean'],
+          std=case['std'],
+          photometric_on=place,
+        )
+      )
+      for place in _PLACES
+    }
+    for place in _PLACES:
+      self.host(place, 1)
+      self.device(place, 1)
+    return {'versions': {'byoljax': __version__} | contest.versions(PACKAGES)}
+
+  def host(self, place: str, batches: int) -> contest.Reply:
+    """Makes that many batches, from opening the pipeline to its end."""
+    start, self._next = self._next, self._next + batches
+    images = 0
+
+    def work() -> None:
+      nonlocal images
+      source = pipeline.train_batches(
+        self._source,
+        self._specs,
+        batch_size=self._case['batch_size'],
+        seed=0,
+        start_step=start,
+        stop_step=start + batches,
+        photometric_on=place,
+        threads=self._case['workers'],
+      )
+      for batch in source:
+        images += len(batch['index'])
+        self._batches[place] = batch
+
+    wall, cpu = contest.timed(work)
+    return {'images': images, 'wall': wall, 'cpu': cpu}
+
+  def device(self, place: str, batches: int) -> contest.Reply:
+    """Augments one batch of the host's, again and again, to normalised float32 views."""
+    batch, augment = self._batches[place], self._augment[place]
+    jax.block_until_ready(augment(batch, np.int32(0)))
+
+    def work() -> None:
+      for step in range(batches):
+        jax.block_until_ready(augment(batch, np.int32(step)))
+
+    wall, cpu = contest.timed(work)
+    return {'images': batches * len(batch['index']), 'wall': wall, 'cpu': cpu}
+
+
+if __name__ == '__main__':
+  contestant = Contestant()
+  contest.serve(
+    {'prepare': contestant.prepare, 'host': contestant.host, 'device': contestant.device}
+  )

@@ -1,0 +1,147 @@
+"""Measures byoljax's speed beside PyTorch's and lightly's, all in one run on one machine.
+
+    python experiments/bench/run.py --torch-python path/to/python
+
+Writes results.json (every sample, versions, machine, load) and the tables in README.md beside this
+file, or table.md in another --out. See README.md for what is measured and how.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+import json
+import os
+import pathlib
+import shlex
+import sys
+import tempfile
+from typing import Any
+
+import machine
+import render
+from setting import HERE, ROOT, Setting
+
+sys.path.insert(0, str(ROOT))  # This checkout's byoljax and configs, installed or not.
+
+import pipeline_bench  # noqa: E402
+import startup_bench  # noqa: E402
+import step_bench  # noqa: E402
+import wait_bench  # noqa: E402
+
+PARTS: dict[str, Callable[[Setting], Any]] = {
+  'step': step_bench.measure,
+  'pipeline': pipeline_bench.measure,
+  'startup': startup_bench.measure,
+  'wait': wait_bench.measure,
+}
+
+
+def main(arguments: list[str]) -> int:
+  """Measures, writes, and returns the exit status."""
+  options = _parse(arguments)
+  out = options.out or (ROOT / 'runs' / 'bench_quick' if options.quick else HERE)
+  out.mkdir(parents=True, exist_ok=True)
+  before = machine.now()
+  if machine.is_busy(before):
+    _say(f'Others use {before["busy_cores"]:.1f} cores: the results will carry a warning.')
+  parts = {}
+  with tempfile.TemporaryDirectory(prefix='byoljax-bench-') as scratch:
+    setting = Setting(
+      pathlib.Path(scratch),
+      options.torch_python,
+      options.torch_variants,
+      options.data,
+      machine.cores(),
+      options.quick,
+      _say,
+    )
+    for name in options.only:
+      parts[name] = PARTS[name](setting)
+  after = machine.now()
+  results = {
+    'command': _shown(arguments),
+    'quick': options.quick,
+    'busy': machine.is_busy(before) or machine.is_busy(after),
+    'cores': machine.cores(),
+    'machine': machine.facts(),
+    'before': before,
+    'after': after,
+    'versions': dict(_versions(parts)),
+    'parts': parts,
+  }
+  write(results, out)
+  return 0
+
+
+def write(results: dict[str, Any], out: pathlib.Path) -> None:
+  """Writes results.json and the tables."""
+  text = render.report(results)
+  (out / 'results.json').write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
+  if out.resolve() == HERE:
+    render.put(text, HERE / 'README.md')
+  else:
+    (out / 'table.md').write_text(text, encoding='utf-8')
+  print(text)
+
+
+def _versions(found: Any) -> Iterator[tuple[str, str]]:
+  """All versions that contestants have reported; each part has its own contestants."""
+  if isinstance(found, dict):
+    for contestant, versions in found.get('versions', {}).items():
+      side = '' if contestant == 'byoljax' else ' beside PyTorch'
+      both = ('python', 'numpy', 'pillow')  # They may differ between the two environments.
+      for name, version in versions.items():
+        yield f'{name}{side if name in both else ""}', version
+  for inner in found.values() if isinstance(found, dict) else found:
+    if isinstance(inner, dict | list):
+      yield from _versions(inner)
+
+
+def _shown(arguments: list[str]) -> str:
+  """The command, without this machine's paths."""
+  shown = [
+    str(pathlib.Path(text).name) if os.path.isabs(text) else text
+    for argument in arguments
+    for text in argument.split('=', 1)
+  ]
+  return shlex.join(['python', 'experiments/bench/run.py', *shown])
+
+
+def _say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
+
+
+def _names(text: str) -> list[str]:
+  names = text.split(',')
+  if unknown := sorted(set(names) - set(PARTS)):
+    raise argparse.ArgumentTypeError(f'no part {unknown[0]!r}; there are {", ".join(PARTS)}')
+  return [name for name in PARTS if name in names]
+
+
+def _folder(text: str) -> pathlib.Path:
+  path = pathlib.Path(text)
+  if not path.is_dir():
+    raise argparse.ArgumentTypeError(f'{text} is not a folder')
+  return path.resolve()
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+  parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+  parser.add_argument(
+    '--torch-python',
+    help='interpreter with PyTorch, torchvision and lightly; without it only byoljax is measured',
+  )
+  parser.add_argument(
+    '--torch-variants',
+    type=lambda text: tuple(text.split(',')),
+    default=('eager', 'channels_last'),
+    help='how PyTorch runs the step: eager, channels_last, compiled (default: the first two)',
+  )
+  parser.add_argument('--only', type=_names, default=list(PARTS), help=f'of {",".join(PARTS)}')
+  parser.add_argument('--data', type=_folder, help='folder of JPEGs; drawn ones without it')
+  parser.add_argument('--out', type=pathlib.Path, help='where to write (default: beside this file)')
+  parser.add_argument('--quick', action='store_true', help='tiny settings: does everything work?')
+  return parser.parse_args(arguments)
+
+
+if __name__ == '__main__':
+  sys.exit(main(sys.argv[1:]))
