@@ -95,6 +95,7 @@ def test_step_table_has_medians_and_ratios_of_medians():
   ours = _cells(text, 'small, batch 64, float32: byoljax')
   assert ours[1:] == ['200 [150, 550]', '320', '1.50', '']
   assert _cells(text, 'small, batch 64, float32: PyTorch eager')[2:] == ['160', '1.50', '2.00']
+  assert 'over the fastest PyTorch: small float32 2.00.' in text
   assert 'at most 0.25 s' in text and '1.0e-07' in text and '3.0e-04 (losses)' in text
 
 
@@ -238,7 +239,12 @@ def test_jpegs_are_drawn_or_linked(tmp_path):
 
 @pytest.mark.parametrize(
   ('arguments', 'message'),
-  [(['--only=setp'], "no part 'setp'"), (['--data=/does/not/exist'], 'is not a folder')],
+  [
+    (['--only=setp'], "no part 'setp'"),
+    (['--data=/does/not/exist'], 'is not a folder'),
+    (['--torch-python=/does/not/exist'], 'cannot be run'),
+    (['--torch-variants=eager,fast'], "no variant 'fast'"),
+  ],
 )
 def test_mistakes_on_the_command_line(arguments, message, capsys):
   import run

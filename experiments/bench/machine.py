@@ -11,8 +11,6 @@ from typing import Any
 _TELLING = ('avx2', 'avx512f', 'avx512_bf16', 'avx512_vnni', 'amx_bf16', 'asimd', 'bf16')
 _SETTINGS = (
   'XLA_FLAGS',
-  'JAX_PLATFORMS',
-  'JAX_COMPILATION_CACHE_DIR',
   'OMP_NUM_THREADS',
   'MKL_NUM_THREADS',
   'TF_NUM_INTRAOP_THREADS',

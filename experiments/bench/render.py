@@ -38,7 +38,7 @@ def spread(samples: Sequence[float]) -> str:
 
 def step(results: list[dict[str, Any]]) -> str:
   """Part `step`: one row for each network, type and contestant."""
-  rows, notes = [], []
+  rows, notes, best = [], [], []
   for result in results:
     case, samples = result['case'], result['samples']
     size = case['batch_size']
@@ -49,6 +49,9 @@ def step(results: list[dict[str, Any]]) -> str:
       what = f'{result["network"]}, batch {size}, {case["dtype"]}: {name}'
       milliseconds = [1000 * seconds for seconds in found['wall']]
       rows.append([what, spread(milliseconds), number(rates[name]), f'{busy:.2f}', ratio])
+    if len(rates) > 1:
+      fastest = max(rate for name, rate in rates.items() if name != _OURS)
+      best.append(f'{result["network"]} {case["dtype"]} {rates[_OURS] / fastest:.2f}')
     for name, errors in result['agreement'].items():
       worst = max(errors, key=lambda what: errors[what])
       notes.append(
@@ -56,9 +59,11 @@ def step(results: list[dict[str, Any]]) -> str:
         f'{errors["first loss"]:.1e}, after the checked steps at most {errors[worst]:.1e} ({worst})'
       )
   idle = [s for r in results for found in r['samples'].values() for s in found['idle_cpu']]
-  header = ['train step', 'ms [quartiles]', 'img/s', 'cores used', 'byoljax is faster by']
+  header = ['train step', 'ms [quartiles]', 'img/s', 'cores used', 'byoljax / this']
   text = table(header, rows)
   text += f'\n\nCPU time of a contestant between its turns: at most {max(idle):.2f} s.'
+  if best:
+    text += f' byoljax over the fastest PyTorch: {"; ".join(best)}.'
   if notes:
     text += ' Same computation, relative to byoljax:\n\n' + '\n'.join(f'- {note}' for note in notes)
   return text

@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import shlex
+import shutil
 import sys
 import tempfile
 from typing import Any
@@ -33,6 +34,7 @@ PARTS: dict[str, Callable[[Setting], Any]] = {
   'startup': startup_bench.measure,
   'wait': wait_bench.measure,
 }
+_VARIANTS = ('eager', 'channels_last', 'compiled')  # Those of torch_byol.py.
 
 
 def main(arguments: list[str]) -> int:
@@ -68,14 +70,15 @@ def main(arguments: list[str]) -> int:
     'versions': dict(_versions(parts)),
     'parts': parts,
   }
-  write(results, out)
+  write(results, out, scratch)
   return 0
 
 
-def write(results: dict[str, Any], out: pathlib.Path) -> None:
-  """Writes results.json and the tables."""
+def write(results: dict[str, Any], out: pathlib.Path, scratch: str) -> None:
+  """Writes results.json and the tables, without the path of the directory that is gone."""
   text = render.report(results)
-  (out / 'results.json').write_text(json.dumps(results, indent=1) + '\n', encoding='utf-8')
+  record = json.dumps(results, indent=1).replace(scratch, 'scratch')
+  (out / 'results.json').write_text(record + '\n', encoding='utf-8')
   if out.resolve() == HERE:
     render.put(text, HERE / 'README.md')
   else:
@@ -117,6 +120,19 @@ def _names(text: str) -> list[str]:
   return [name for name in PARTS if name in names]
 
 
+def _variants(text: str) -> tuple[str, ...]:
+  names = tuple(text.split(','))
+  if unknown := sorted(set(names) - set(_VARIANTS)):
+    raise argparse.ArgumentTypeError(f'no variant {unknown[0]!r}: there are {", ".join(_VARIANTS)}')
+  return names
+
+
+def _program(text: str) -> str:
+  if shutil.which(text) is None:
+    raise argparse.ArgumentTypeError(f'{text} cannot be run')
+  return text
+
+
 def _folder(text: str) -> pathlib.Path:
   path = pathlib.Path(text)
   if not path.is_dir():
@@ -128,13 +144,14 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument(
     '--torch-python',
+    type=_program,
     help='interpreter with PyTorch, torchvision and lightly; without it only byoljax is measured',
   )
   parser.add_argument(
     '--torch-variants',
-    type=lambda text: tuple(text.split(',')),
-    default=('eager', 'channels_last'),
-    help='how PyTorch runs the step: eager, channels_last, compiled (default: the first two)',
+    type=_variants,
+    default=_VARIANTS[:2],
+    help=f'how PyTorch runs the step, of {",".join(_VARIANTS)} (default: the first two)',
   )
   parser.add_argument('--only', type=_names, default=list(PARTS), help=f'of {",".join(PARTS)}')
   parser.add_argument('--data', type=_folder, help='folder of JPEGs; drawn ones without it')
