@@ -47,14 +47,14 @@ def _one(setting: Setting, name: str, recipe: str, jpeg: bool) -> dict[str, Any]
   """One kind of images: every part of byoljax and lightly, in turns."""
   batch = 16 if setting.quick else 128
   count = batch * (2 if setting.quick else 16)
-  rounds = 2 if setting.quick else 6
+  rounds = 2 if setting.quick else 5
   path = setting.scratch / ('jpeg' if jpeg else 'arrays.npz')
   images = pictures.folder(path, count, setting.data) if jpeg else pictures.arrays(path, count)
   setting.say(f'pipeline: {name}: {images}')
   case = {'path': str(path), 'batch_size': batch, 'workers': setting.cores}
   case |= view_settings(recipe)
-  # Turns of seconds, though what they make differs in cost by two orders of magnitude.
-  passes = 1 if setting.quick or jpeg else 4
+  # Long enough for what happens once in a turn (starting workers, tracing) not to count.
+  passes = 1 if setting.quick else 2 if jpeg else 4
   batches = passes * count // batch
   with contextlib.ExitStack() as stack:
     ours = stack.enter_context(setting.ours('jax_pipeline.py'))
