@@ -87,7 +87,25 @@ def test_distance_is_one_to_one_near_the_outline(name):
 
 def test_edges_are_softened():
   assert drawing._coverage(np.float32(0)) == 0.5
-  np.testing.assert_allclose(drawing._coverage(np.float32([-0.3, -0.125, 0.125, 0.3])), [1, 0.75, 0.25, 0])
+  np.testing.assert_allclose(
+    drawing._coverage(np.float32([-0.3, -0.125, 0.125, 0.3])), [1, 0.75, 0.25, 0]
+  )
+
+
+def test_contact_sheet_has_one_row_for_each_class():
+  sheet = shapes.contact_sheet(columns=3)
+  assert sheet.shape == (342, 104, 3)
+  for index in range(30):
+    image, label = shapes.draw(shapes.SEED, 'train', index)
+    top, left = 2 + 34 * label, 2 + 34 * (index // 10)
+    np.testing.assert_array_equal(sheet[top : top + 32, left : left + 32], image)
+
+
+def test_published_pictures_do_not_change():
+  """A change of the drawing needs a new VERSION, for prepared files would not show it."""
+  sheet = shapes.contact_sheet(columns=4).astype(np.float64)
+  assert shapes.VERSION == '1.0.0'
+  np.testing.assert_allclose(sheet.mean((0, 1)), [152.397, 147.255, 156.709], atol=0.02)
 
 
 def test_mean_colour_says_nothing_about_the_class():

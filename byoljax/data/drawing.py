@@ -10,6 +10,16 @@ import functools
 import numpy as np
 
 SIZE = 32
+# What varies within every class; lengths in pixels, colours in [0, 1], angles in radians.
+RADIUS = (6.0, 9.5)
+ANGLE = 0.35
+CONTRAST = (0.28, 0.5)  # Between object and background, of either sign.
+MIDDLE = (0.4, 0.6)  # Lightness half-way between the two.
+COLOUR = 0.5  # Of a fully saturated colour, around its lightness.
+TEXTURE = 0.1
+LIGHT = 0.12  # Of a slope of brightness across the image.
+NOISE = 0.02
+
 _SUPERSAMPLE = 2
 _N = SIZE * _SUPERSAMPLE
 _TURN = np.float32(2 * np.pi)
@@ -148,20 +158,17 @@ def _colour(rng: np.random.Generator, lightness: float) -> _Array:
   return colour.astype(np.float32)[:, None, None]
 
 
-COLOUR = 0.5
-TEXTURE = 0.1
-LIGHT = 0.12
-NOISE = 0.02
-CONTRAST = (0.28, 0.5)
-RADIUS = (6.0, 9.5)
-ANGLE = 0.35
-
-
 def _surface(rng: np.random.Generator, lightness: float) -> _Array:
   """A textured area around one colour; float32 [3, n, n]."""
   colour = _colour(rng, lightness)
   step = rng.uniform(-TEXTURE, TEXTURE, 3).astype(np.float32)
   return colour + (_texture(rng) - np.float32(0.5)) * step[:, None, None]
+
+
+def _span(start: float, end: float, margin: float) -> slice:
+  """The sub-pixels between two positions, and `margin` pixels more on either side."""
+  low, high = min(start, end) - margin, max(start, end) + margin
+  return slice(*np.searchsorted(_AXIS, (low, high)))
 
 
 def _clutter(rng: np.random.Generator, image: _Array, count: int, lightness: float) -> None:
@@ -172,10 +179,8 @@ def _clutter(rng: np.random.Generator, image: _Array, count: int, lightness: flo
     radius, dx, dy = rng.uniform(0.5, 1.5), np.cos(angle), np.sin(angle)
     colour = _colour(rng, lightness + rng.uniform(-0.35, 0.35))
     # Only the stroke's surroundings are computed.
-    columns, rows = (
-      slice(*np.searchsorted(_AXIS, sorted((c, c + length * d)) + np.array([-1, 1]) * (radius + 1)))
-      for c, d in ((x0, dx), (y0, dy))
-    )
+    columns = _span(x0, x0 + length * dx, radius + 1)
+    rows = _span(y0, y0 + length * dy, radius + 1)
     x = _X[rows, columns] - np.float32(x0)
     y = _Y[rows, columns] - np.float32(y0)
     dx, dy = np.float32(dx), np.float32(dy)
@@ -196,7 +201,7 @@ def picture(rng: np.random.Generator, name: str) -> _Array:
   """
   # The object is lighter or darker than the background, with equal chance.
   contrast = rng.uniform(*CONTRAST) * (1 if rng.integers(2) else -1)
-  background = rng.uniform(max(0.15, 0.15 - contrast), min(0.85, 0.85 - contrast))
+  background = rng.uniform(*MIDDLE) - 0.5 * contrast
   image = _surface(rng, background)
   _clutter(rng, image, int(rng.integers(2, 6)), background)
 

@@ -5,7 +5,7 @@ textured background among strokes and dots. The class is the outline alone: ligh
 its surroundings, striped or plain, an object keeps its label, so pixels and colour statistics say
 little about it. Every example is a function of (seed, split, index) and of nothing else.
 
-The drawing needs NumPy only; TensorFlow Datasets is imported inside `builder` and `prepare`, the
+The drawing (`byoljax.data.drawing`) needs NumPy only; TensorFlow Datasets is imported inside `builder` and `prepare`, the
 files are prepared once per cache directory, and there is no network access.
 """
 
@@ -68,6 +68,18 @@ def draw(seed: int, split: str, index: int) -> tuple[_Array, int]:
     raise ValueError(f'index {index} is negative: examples are numbered from 0.')
   label = _label(seed, split, index)
   return drawing.picture(_generator(seed, split, index), CLASS_NAMES[label]), label
+
+
+def contact_sheet(columns: int = 16, seed: int = SEED) -> _Array:
+  """The first training pictures, a row for each class, on white; uint8 [H, W, 3]."""
+  step = SIZE + 2
+  sheet = np.full((len(CLASS_NAMES) * step + 2, columns * step + 2, 3), 255, np.uint8)
+  for index in range(len(CLASS_NAMES) * columns):
+    image, label = draw(seed, 'train', index)
+    # Ten neighbours hold every class once, so each block of ten is a column.
+    top, left = 2 + label * step, 2 + index // len(CLASS_NAMES) * step
+    sheet[top : top + SIZE, left : left + SIZE] = image
+  return sheet
 
 
 def default_data_dir() -> str:
