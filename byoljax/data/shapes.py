@@ -5,8 +5,9 @@ textured background among strokes and dots. The class is the outline alone: ligh
 its surroundings, striped or plain, an object keeps its label, so pixels and colour statistics say
 little about it. Every example is a function of (seed, split, index) and of nothing else.
 
-The drawing (`byoljax.data.drawing`) needs NumPy only; TensorFlow Datasets is imported inside `builder` and `prepare`, the
-files are prepared once per cache directory, and there is no network access.
+The drawing (`byoljax.data.drawing`) needs NumPy only; TensorFlow Datasets is imported inside
+`builder` and `prepare`, the files are prepared once per cache directory, and there is no network
+access.
 """
 
 from collections.abc import Iterator
@@ -14,14 +15,13 @@ import contextlib
 import functools
 import io
 import os
-import sys
 import tempfile
 from typing import Any
 import zipfile
 
 import numpy as np
 
-from byoljax.data import drawing
+from byoljax.data import drawing, tensorflow_import
 
 VERSION = '1.0.0'
 SEED = 0
@@ -133,22 +133,6 @@ def arrays(split: str, data_dir: str | None = None) -> tuple[_Array, _Array]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-  """Drops what TFDS prints, and what native libraries write to file descriptor 2."""
-  sys.stderr.flush()
-  saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-  os.dup2(null, 2)
-  try:
-    with contextlib.redirect_stdout(io.StringIO()):
-      yield
-  finally:
-    sys.stderr.flush()
-    os.dup2(saved, 2)
-    os.close(saved)
-    os.close(null)
-
-
-@contextlib.contextmanager
 def _locked(path: str) -> Iterator[None]:
   """Holds an exclusive lock between processes, where the system and its file system have one."""
   with open(path, 'a', encoding='utf-8') as file:
@@ -163,9 +147,10 @@ def _locked(path: str) -> Iterator[None]:
 
 @functools.cache
 def _builder_class() -> Any:
-  import tensorflow_datasets as tfds
+  tfds = tensorflow_import.tensorflow_datasets()
+  from tensorflow_datasets.core import registered
 
-  with tfds.core.registered.skip_registration():
+  with registered.skip_registration():
 
     class Shapes(tfds.core.GeneratorBasedBuilder):
       """Ten drawn shapes on 32x32 pixels."""
@@ -202,19 +187,16 @@ def _builder_class() -> Any:
 def builder(data_dir: str | None = None) -> Any:
   """The `tfds.core.GeneratorBasedBuilder` of this set under `data_dir`; see `prepare`."""
   directory = os.path.abspath(os.path.expanduser(data_dir or default_data_dir()))
-  with _quiet():
-    return _builder_class()(data_dir=directory)
+  return _builder_class()(data_dir=directory)
 
 
 def _prepare_files(directory: str, complete: str) -> None:
-  import tensorflow_datasets as tfds
-
+  tfds = tensorflow_import.tensorflow_datasets()
+  tfds.disable_progress_bar()
   config = tfds.download.DownloadConfig(try_download_gcs=False)
   try:
-    shapes = builder(directory)
-    with _quiet():
-      tfds.disable_progress_bar()
-      shapes.download_and_prepare(download_config=config)
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces what it does.
+      builder(directory).download_and_prepare(download_config=config)
   except Exception:
     # Without a working lock another process may have finished first, which is as good.
     if not os.path.exists(complete):
