@@ -45,6 +45,10 @@ NETWORKS = {
 }
 
 
+# What a result has to be compared with; nothing is read from the checkpoint.
+BASELINES = ('random', 'pixels')
+
+
 class Encoder(NamedTuple):
   """An encoder with its weights.
 
@@ -110,7 +114,8 @@ def load_encoder(pretrained: str, network_name: str) -> tuple[Encoder, Config, p
 
   Args:
     pretrained: a run's workdir, or one of its checkpoints/<step>.
-    network_name: 'online' or 'target'.
+    network_name: 'online' or 'target'; or a baseline: 'random', the same encoder as it was
+      before training, or 'pixels'.
 
   Returns:
     The encoder, the run's configuration and the checkpoint's directory.
@@ -120,10 +125,15 @@ def load_encoder(pretrained: str, network_name: str) -> tuple[Encoder, Config, p
   """
   if not pretrained:
     raise ConfigError("config.pretrained is empty: name a run's workdir, such as runs/byol.")
-  prefixes = choose('network', network_name, NETWORKS)
+  choose('network', network_name, (*NETWORKS, *BASELINES))
   with user_errors('config.pretrained'):
     directory = checkpoint.checkpoint_directory(pretrained)
   config = workdirs.run_config(directory.parent.parent)
+  if network_name in BASELINES:
+    pixels = {'name': 'pixels'} if network_name == 'pixels' else {}
+    fields = dict(config.encoder) | pixels
+    return random_encoder(fields, config.evals.image_size, config.seed), config, directory
+  prefixes = NETWORKS[network_name]
   try:
     found = checkpoint.restore_subtrees(directory, prefixes)
   except KeyError as error:

@@ -16,7 +16,7 @@ def get_config(arg: str = '') -> ConfigDict:
     {
       'task': 'knn',
       'pretrained': '',  # a run's workdir, or one of its checkpoints/<step>
-      'network': 'online',  # or 'target'
+      'network': 'online',  # or 'target'; baselines: 'random', 'pixels'
       # '' means: as in pretraining.
       'data': {'name': '', 'dir': '', 'threads': 0},
       'image_size': 0,  # 0 = as in pretraining

@@ -159,7 +159,7 @@ def test_encoder_is_restored_without_knowing_the_rest(finished):
   assert any(not np.array_equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize('network', ['online', 'target'])
+@pytest.mark.parametrize('network', ['online', 'target', 'pixels'])
 def test_linear_and_knn_from_a_checkpoint(finished, network, tmp_path, capsys):
   common = [f'--config.pretrained={finished}', f'--config.network={network}']
   linear = [
