@@ -572,6 +572,10 @@ def test_tfrecord_index(tmp_path, monkeypatch):
   monkeypatch.setattr(records, '_walk_lengths', None)
   assert records.tfrecord_reader([file])[0] == [4]
   monkeypatch.undo()
+  # A file that another thread pushes out of the cache stays open while it is read.
+  monkeypatch.setattr(records, '_open_file', lambda path, process: records._File(path))
+  assert [read(0, i) for i in range(4)] == content
+  monkeypatch.undo()
   # A cache that cannot be written is done without.
   (tmp_path / 'blocked').write_text('')
   monkeypatch.setenv('BYOLJAX_DATA', str(tmp_path / 'blocked'))

@@ -1,8 +1,7 @@
-"""Image files turned into views: reading, looking, decoding, and what to do when that fails.
+"""What a group of examples is made of: which examples, their files, and where the views lie.
 
-A group of examples is made as a whole by one thread. Ordinary JPEG and PNG files go through one
-call into TensorFlow; the others are decoded by Pillow, one by one. Which part of an image is
-decoded, and where each view is cut from it, is known before, from the header.
+A plan is a function of (seed, epoch, indices) and the data. It is made from the headers alone:
+which part of an image is decoded, and where each view is cut from it, is known before decoding.
 
 An example that cannot be read is replaced by the next one in the data set that can, with everything
 that belongs to it: index, label, crops, draws. That depends on the data alone, not on what the run
@@ -10,7 +9,6 @@ has met before, so a resumed run still sees the same batches. Evaluations leave 
 """
 
 from collections.abc import Callable, Sequence
-import contextlib
 from typing import NamedTuple
 
 import numpy as np
@@ -38,39 +36,6 @@ class Geometry(NamedTuple):
 
 # (index int64 [n], height and width int32 [n], epoch) -> the geometry of n examples.
 GeometryOf = Callable[[np.ndarray, np.ndarray, np.ndarray, int], Geometry]
-
-
-class Group(NamedTuple):
-  """Finished examples.
-
-  Attributes:
-    index: int32 [n]; -1: could not be read.
-    label: int32 [n]; -1: none.
-    views: uint8 [n, S, S, 3] for each view.
-  """
-
-  index: np.ndarray
-  label: np.ndarray
-  views: tuple[np.ndarray, ...]
-
-
-_Single = tuple[Geometry, tuple[np.ndarray, ...]]
-
-
-def empty_group(index: np.ndarray, sizes: Sequence[int]) -> Group:
-  """Black images without labels, to be filled in."""
-  pixels = tuple(np.zeros((len(index), size, size, 3), np.uint8) for size in sizes)
-  return Group(index.astype(np.int32), np.full(len(index), -1, np.int32), pixels)
-
-
-def joined(groups: Sequence[Group]) -> Group:
-  """One group out of several."""
-  index, label, pixels = zip(*groups, strict=True)
-  return Group(
-    np.concatenate(index),
-    np.concatenate(label),
-    tuple(np.concatenate(view) for view in zip(*pixels, strict=True)),
-  )
 
 
 def random_geometry(specs: Sequence[views.ViewSpec], seed: int) -> GeometryOf:
@@ -102,138 +67,123 @@ def centre_geometry(size: int) -> GeometryOf:
   return geometry
 
 
-def make_reader(
-  source: Source, geometry_of: GeometryOf, decoder: decode.Decoder, *, replace: bool
-) -> Callable[[np.ndarray, int], Group]:
-  """Builds `read(index, epoch) -> Group`, which may be called by several threads at once.
+class Plan(NamedTuple):
+  """Everything that is needed to make a group of n examples, m of which are there.
 
-  Args:
-    source: encoded.
-    geometry_of: where the views lie.
-    decoder: how to decode and resize.
-    replace: whether the next readable example takes the place of an unreadable one.
-
-  Returns:
-    A function of the examples' indices, int64 [n] with n >= 1 (-1: padding), and the epoch. It
-    raises ValueError when very many examples in a row cannot be read.
+  Attributes:
+    index: number of each example in its source, int32 [n]; -1: nothing there.
+    label: int32 [n]; -1: none.
+    row: row of the group that each file belongs to, int32 [m].
+    files: image files, object [m] of bytes.
+    kind: who decodes them, int32 [m] (`image_file`).
+    part: which part of each image is decoded, int32 [m, 4] (y, x, h, w).
+    boxes, flips, draws: as in `Geometry`, of the m examples.
   """
 
-  def read(index: np.ndarray, epoch: int) -> Group:
-    group = empty_group(index, decoder.sizes)
+  index: np.ndarray
+  label: np.ndarray
+  row: np.ndarray
+  files: np.ndarray
+  kind: np.ndarray
+  part: np.ndarray
+  boxes: np.ndarray
+  flips: np.ndarray
+  draws: np.ndarray
+
+  def only(self, position: int) -> 'Plan':
+    """The same with one of the m files."""
+    one = slice(position, position + 1)
+    return Plan(self.index, self.label, *(field[one] for field in self[2:]))
+
+
+class Planner:
+  """Plans the groups of one run or evaluation; several threads may do so at once."""
+
+  def __init__(self, source: Source, geometry_of: GeometryOf, *, replace: bool):
+    """Plans for one source.
+
+    Args:
+      source: encoded.
+      geometry_of: where the views lie.
+      replace: whether the next readable example takes the place of an unreadable one.
+    """
+    self._source = source
+    self._geometry_of = geometry_of
+    self._replace = replace
+    # Examples whose header is fine but which cannot be decoded, and the epoch that is true for
+    # (None: for all). Of a damaged JPEG, a crop above the damage can be decoded: were it left out
+    # for good, the batches would depend on whether the run has met it.
+    self._broken: set[tuple[int, int | None]] = set()
+
+  def plan(self, index: np.ndarray, epoch: int) -> Plan:
+    """The plan of a group.
+
+    Args:
+      index: the examples, int64 [n], n >= 1; -1: padding.
+      epoch: the epoch.
+
+    Raises:
+      ValueError: very many examples in a row cannot be read.
+    """
+    index, label = index.copy(), np.full(len(index), -1, np.int32)
+    files, headers = np.full(len(index), b'', object), np.zeros((len(index), 3), np.int32)
     there = np.flatnonzero(index >= 0)
-    data = np.full(len(index), b'', object)
-    if not len(there):
-      return group
-    data[there], group.label[there] = source.read(index[there])
-    headers = _headers(source, data)
-    geometry = geometry_of(index, headers[:, 1], headers[:, 2], epoch)
-    fast = np.flatnonzero(np.isin(headers[:, 0], (image_file.JPEG, image_file.PNG)))
-    done = _decode_fast(decoder, data, headers, geometry, fast, group.views)
-    for row in np.setdiff1d(there, done):
-      made = one(int(index[row]), bytes(data[row]), epoch)
-      if made is None and replace:
-        group.index[row], group.label[row], made = next_one(int(index[row]), epoch)
-      if made is None:
-        group.index[row], group.label[row] = -1, -1
-        continue
-      geometry.draws[row] = made[0].draws[0]
-      for out, view in zip(group.views, made[1], strict=True):
-        out[row] = view
-    return group._replace(views=decoder.finish(group.views, geometry.draws))
+    if len(there):
+      files[there], label[there] = self._source.read(index[there])
+    for row in there:
+      header = self._look(int(index[row]), files[row], epoch)
+      if header is not None:
+        headers[row] = header
+      elif self._replace:
+        index[row], label[row], files[row], headers[row] = self._next(int(index[row]), epoch)
+      else:
+        index[row], label[row] = -1, -1
+    row = np.flatnonzero(index >= 0)
+    kind, height, width = headers[row].T
+    geometry = self._geometry_of(index[row], height, width, epoch)
+    part = decode.parts(kind, headers[row, 1:], geometry.boxes, self._source.image_shape)
+    numbers = index.astype(np.int32)
+    return Plan(numbers, label, row.astype(np.int32), files[row], kind, part, *geometry)
 
-  def one(index: int, data: bytes, epoch: int) -> _Single | None:
-    try:
-      return _single(source, geometry_of, decoder, index, data, epoch)
-    except image_file.UnreadableImageError as error:
-      source.unreadable.add(source.locate(index), str(error))
+  def reject(self, plan: Plan, position: int, epoch: int) -> None:
+    """Notes that the file at `position` cannot be decoded: plans will do without the example."""
+    index, kind = int(plan.index[plan.row[position]]), plan.kind[position]
+    self._broken.add((index, epoch if kind == image_file.JPEG else None))
+    reason = 'the image data are damaged'
+    if kind == image_file.PILLOW:
+      try:
+        image_file.decode(plan.files[position])
+      except image_file.UnreadableImageError as error:
+        reason = str(error)
+    self._source.unreadable.add(self._source.locate(index), reason)
+
+  def _look(self, index: int, data: bytes, epoch: int) -> tuple[int, int, int] | None:
+    """(kind, height, width); None, and a note, where the example cannot be used."""
+    if (index, None) in self._broken or (index, epoch) in self._broken:
       return None
+    due = self._source.image_shape
+    try:
+      kind, height, width = image_file.inspect(data)
+      if due is not None and due != (height, width):
+        raise image_file.UnreadableImageError(
+          f'the image is {height} x {width}, not {due[0]} x {due[1]}'
+        )
+    except image_file.UnreadableImageError as error:
+      self._source.unreadable.add(self._source.locate(index), str(error))
+      return None
+    return kind, height, width
 
-  def next_one(index: int, epoch: int) -> tuple[int, int, _Single]:
-    limit = min(source.size - 1, _MAX_UNREADABLE_IN_A_ROW)
+  def _next(self, index: int, epoch: int) -> tuple[int, int, bytes, tuple[int, int, int]]:
+    """The first example after `index`, around the end, that can be used: with label and file."""
+    limit = min(self._source.size - 1, _MAX_UNREADABLE_IN_A_ROW)
     for step in range(1, limit + 1):
-      candidate = (index + step) % source.size
-      data, label = source.read(np.array([candidate]))
-      made = one(candidate, data[0], epoch)
-      if made is not None:
-        return candidate, int(label[0]), made
-    name = source.locate(index)
+      candidate = (index + step) % self._source.size
+      files, label = self._source.read(np.array([candidate]))
+      header = self._look(candidate, files[0], epoch)
+      if header is not None:
+        return candidate, int(label[0]), files[0], header
+    name = self._source.locate(index)
     raise ValueError(
-      f'{limit + 1} examples of {source.name} in a row cannot be read; the first is {name}: '
-      f'{source.unreadable.names[name]}.'
+      f'{limit + 1} examples of {self._source.name} in a row cannot be read; the first is {name}: '
+      f'{self._source.unreadable.names[name]}.'
     )
-
-  return read
-
-
-_NOTHING = -1  # in the place of a kind: nobody can decode the file
-
-
-def _headers(source: Source, data: np.ndarray) -> np.ndarray:
-  """(kind, height, width) of each file, int32 [n, 3]."""
-  headers = np.full((len(data), 3), (_NOTHING, 1, 1), np.int32)
-  for row, file in enumerate(data):
-    with contextlib.suppress(image_file.UnreadableImageError):
-      headers[row] = _look(source, file)
-  return headers
-
-
-def _single(
-  source: Source,
-  geometry_of: GeometryOf,
-  decoder: decode.Decoder,
-  index: int,
-  data: bytes,
-  epoch: int,
-) -> _Single:
-  """One example: where its views lie, and the views, uint8 [S, S, 3] each.
-
-  Raises:
-    UnreadableImageError: no image, or a damaged one. What TensorFlow refuses is not given to
-      Pillow, which makes a picture of many a damaged file.
-  """
-  kind, *sides = _look(source, data)
-  height, width = np.array(sides, np.int32)[:, None]
-  geometry = geometry_of(np.array([index]), height, width, epoch)
-  if kind == image_file.PILLOW:
-    image = image_file.decode(data)
-    return geometry, decoder.resize(image, geometry.boxes[0], geometry.flips[0])
-  one = np.array([data], object), np.array([kind], np.int32), np.array([sides], np.int32)
-  made = decoder.decode(*one, geometry.boxes, geometry.flips)
-  if made is None:
-    raise image_file.UnreadableImageError('the image data are damaged')
-  return geometry, tuple(view[0] for view in made)
-
-
-def _decode_fast(
-  decoder: decode.Decoder,
-  data: np.ndarray,
-  headers: np.ndarray,
-  geometry: Geometry,
-  rows: np.ndarray,
-  pixels: tuple[np.ndarray, ...],
-) -> np.ndarray:
-  """Fills in the views of those of `rows` that TensorFlow can decode, and returns these."""
-  if not len(rows):
-    return rows
-  made = decoder.decode(
-    data[rows], headers[rows, 0], headers[rows, 1:], geometry.boxes[rows], geometry.flips[rows]
-  )
-  if made is None:
-    # One of them is damaged; the call does not say which.
-    halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :]) if len(rows) > 1 else ()
-    parts = [_decode_fast(decoder, data, headers, geometry, half, pixels) for half in halves]
-    return np.concatenate([rows[:0], *parts])
-  for out, view in zip(pixels, made, strict=True):
-    out[rows] = view
-  return rows
-
-
-def _look(source: Source, data: bytes) -> tuple[int, int, int]:
-  """`image_file.inspect`, which also refuses an image of another size than the source's own."""
-  kind, height, width = image_file.inspect(data)
-  due = source.image_shape
-  if due is not None and due != (height, width):
-    raise image_file.UnreadableImageError(
-      f'the image is {height} x {width}, not {due[0]} x {due[1]}'
-    )
-  return kind, height, width

@@ -11,23 +11,19 @@ accelerator: that needs neither TensorFlow nor a fast host. Either way the pictu
 because crops and draws are functions of (seed, epoch, example, view). `photometric_on='host'` makes
 finished views on the host for both.
 
-Threads make groups of examples, two batches ahead of the one that is asked for. What a batch holds
-depends neither on their number nor on their timing.
+Batches are made ahead of the one that is asked for: from image files by a tf.data graph, with every
+core; from arrays by one thread. What a batch holds depends on neither.
 """
 
-from collections.abc import Callable, Sequence
-from concurrent import futures
+from collections.abc import Sequence
 import os
 
 import numpy as np
 
 from byoljax.data import arrays, crop, decode, examples, order, photometric, views
-from byoljax.data.batches import Batch, Batches
+from byoljax.data.batches import Batch, Batches, ThreadBatches
+from byoljax.data.file_batches import FileBatches
 from byoljax.data.source import Source
-
-# Examples that one thread makes at a time: enough to hide the cost of a call into TensorFlow.
-_MAX_GROUP = 64
-_MIN_GROUP = 4
 
 
 def train_batches(
@@ -79,11 +75,15 @@ def train_batches(
   host_specs = tuple(specs) if photometric_on == 'host' else ()
   geometry_of = examples.random_geometry(specs, seed)
   if source.encoded:
-    decoder = decode.make_decoder(
-      tuple(spec.size for spec in specs), source.image_shape, host_specs
+    sizes = tuple(spec.size for spec in specs)
+    return FileBatches(
+      steps,
+      plan.at,
+      examples.Planner(source, geometry_of, replace=True),
+      decode.make_decoder(sizes, source.image_shape, host_specs),
+      sizes=sizes,
+      threads=threads or _cores(),
     )
-    read = examples.make_reader(source, geometry_of, decoder, replace=True)
-    return _from_files(steps, plan.at, read, threads, lambda group: {'views': group.views})
 
   def make(step: int) -> Batch:
     epoch, index = plan.at(step)
@@ -94,7 +94,7 @@ def train_batches(
     made = _views_of_arrays(images, index, epoch, geometry_of, host_specs)
     return {'views': made, **rest}
 
-  return _from_arrays(steps, make)
+  return ThreadBatches(steps, make)
 
 
 def eval_batches(
@@ -136,27 +136,31 @@ def eval_batches(
   def indices(step: int) -> np.ndarray:
     return order.eval_indices(source.size, batch_size, process_index, process_count, step)
 
-  def finish(group: examples.Group) -> Batch:
-    return {'image': group.views[0], 'mask': group.index >= 0}
-
   if source.encoded:
-    decoder = decode.make_decoder((image_size,), source.image_shape)
-    read = examples.make_reader(source, geometry_of, decoder, replace=False)
-    return _from_files(steps, lambda step: (0, indices(step)), read, threads, finish)
+    return FileBatches(
+      steps,
+      lambda step: (0, indices(step)),
+      examples.Planner(source, geometry_of, replace=False),
+      decode.make_decoder((image_size,), source.image_shape),
+      sizes=(image_size,),
+      threads=threads or _cores(),
+      finish=_for_evaluation,
+    )
 
   def make(step: int) -> Batch:
     index = indices(step)
-    group = examples.empty_group(index, (image_size,))
     inside = index >= 0
+    image = np.zeros((len(index), image_size, image_size, 3), np.uint8)
+    label = np.full(len(index), -1, np.int32)
     if inside.any():
-      images, group.label[inside] = source.read(index[inside])
-      if images.shape[1:3] != (image_size, image_size):
-        made, _ = _resampled(images, index[inside], 0, geometry_of, (image_size,))
-        images = _to_bytes(made[0])
-      group.views[0][inside] = images
-    return {**finish(group), 'index': group.index, 'label': group.label}
+      pixels, label[inside] = source.read(index[inside])
+      if pixels.shape[1:3] != (image_size, image_size):
+        made, _ = _resampled(pixels, index[inside], 0, geometry_of, (image_size,))
+        pixels = _to_bytes(made[0])
+      image[inside] = pixels
+    return _for_evaluation({'index': index.astype(np.int32), 'label': label, 'views': (image,)})
 
-  return _from_arrays(steps, make)
+  return ThreadBatches(steps, make)
 
 
 def in_memory(source: Source, *, image_size: int, threads: int = 0) -> Source:
@@ -183,39 +187,14 @@ def in_memory(source: Source, *, image_size: int, threads: int = 0) -> Source:
   )
 
 
+def _for_evaluation(batch: Batch) -> Batch:
+  index, label, (image,) = batch['index'], batch['label'], batch['views']
+  return {'image': image, 'index': index, 'label': label, 'mask': index >= 0}
+
+
 def _cores() -> int:
   affinity = getattr(os, 'sched_getaffinity', None)
   return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def _from_arrays(steps: range, make: Callable[[int], Batch]) -> Batches:
-  """One thread, one batch at a time: copying rows is bound by memory, not by cores."""
-  return Batches(steps, lambda pool, step: pool.submit(make, step).result, 1)
-
-
-def _from_files(
-  steps: range,
-  at: Callable[[int], tuple[int, np.ndarray]],
-  read: Callable[[np.ndarray, int], examples.Group],
-  threads: int,
-  finish: Callable[[examples.Group], Batch],
-) -> Batches:
-  """A batch is made in groups, by as many threads as there are."""
-  threads = threads or _cores()
-
-  def submit(pool: futures.Executor, step: int) -> Callable[[], Batch]:
-    epoch, index = at(step)
-    size = min(max(-(-len(index) // threads), _MIN_GROUP), _MAX_GROUP)
-    parts = [index[start : start + size] for start in range(0, len(index), size)]
-    pending = [pool.submit(read, part, epoch) for part in parts]
-
-    def batch() -> Batch:
-      group = examples.joined([future.result() for future in pending])
-      return {**finish(group), 'index': group.index, 'label': group.label}
-
-    return batch
-
-  return Batches(steps, submit, threads)
 
 
 def _resampled(

@@ -137,7 +137,9 @@ def tfrecord_reader(paths: Sequence[str]) -> tuple[list[int], Callable[[int, int
 
   def read(shard: int, row: int) -> bytes:
     offset, length = tables[shard][row]
-    data = os.pread(_open_file(paths[shard], os.getpid()).number, int(length), int(offset))
+    # Held while it is read: it may leave the cache, or never have entered it, in the meantime.
+    file = _open_file(paths[shard], os.getpid())
+    data = os.pread(file.number, int(length), int(offset))
     if len(data) != length:
       raise OSError(f'{paths[shard]} ends inside record {row}')
     return data
