@@ -3,7 +3,7 @@
     python experiments/collect.py --out experiments/shapes_byol runs/shapes-0 runs/shapes-1
 
 Each run is a workdir with results.json. Written are results.json (every run's numbers, protocol and
-versions), metrics/<run>.jsonl, curves.png, and table.md, which the experiment's README includes.
+versions), metrics/<run>.jsonl, curves.png, and table.md, to be copied into the experiment's README.
 """
 
 import argparse
