@@ -50,6 +50,10 @@ def tiny(npz):
     '--config.views.view2.size=12',
     '--config.evals.image_size=12',
     '--config.evals.batch_size=16',
+    # Adam divides by the gradient's size, which amplifies rounding; LARS does not.
+    '--config.optim.name=lars',
+    '--config.optim.base_lr=1.0',
+    '--config.optim.weight_decay=1e-5',
     '--config.method.projector=(16,8)',
     '--config.method.predictor=(16,8)',
     '--config.checkpoint.every=5 steps',
