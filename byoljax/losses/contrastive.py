@@ -1,0 +1,211 @@
+"""Contrastive losses: tell the positive of a query or an anchor from its negatives.
+
+InfoNCE against given negatives (MoCo, InterCLR) or against the batch's keys (MoCo v3, NNCLR), and
+NT-Xent (SimCLR). All are per example; a method averages them, and its mean over devices is the
+objective.
+
+Constants in front of the mean are the method's business: SimCLR's code returns twice the mean over
+the 2B anchors, MoCo v3's 2T times each direction.
+
+Different from the authors' code: NT-Xent leaves an anchor itself out of its candidates, where
+SimCLR's code subtracts 1e9 from that similarity; and it can stream over the candidates, so that
+large batches do not need the [2b, 2B] similarities in memory.
+"""
+
+from functools import partial
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax import parallel
+from byoljax.losses.regression import l2_normalise
+
+
+def info_nce(
+  q: jax.Array,
+  k: jax.Array,
+  negatives: jax.Array,
+  temperature: float | jax.Array,
+  *,
+  margin: float = 0.0,
+  negative_mask: jax.Array | None = None,
+) -> jax.Array:
+  """-log(e^{(q.k - m)/T} / (e^{(q.k - m)/T} + sum_j e^{q.n_j/T})) (MoCo, arXiv 1911.05722, eq. 1).
+
+  Args:
+    q: queries [b,D], any length: normalised here.
+    k: the positive of every query [b,D], any length: normalised here.
+    negatives: unit rows, [K,D] for all queries or [b,K,D] for each its own.
+    temperature: T > 0.
+    margin: m, subtracted from the positive's cosine; negative values loosen the boundary (InterCLR,
+      arXiv 2008.11702, uses -0.5).
+    negative_mask: bool [b,K], False leaves a negative out; a query may lose all of them.
+
+  Returns:
+    float32 [b], per query; with m = 0 above 0. Gradients flow into q, k and negatives: stop them at
+    the call.
+
+  Raises:
+    ValueError: shapes other than these, or T <= 0.
+  """
+  _check_pair('q', q, 'k', k)
+  check_temperature(temperature)
+  shapes = ((negatives.shape[0], q.shape[1]), (q.shape[0], *negatives.shape[1:2], q.shape[1]))
+  if negatives.shape not in shapes:
+    raise ValueError(
+      f'negatives must be [K,D] or [b,K,D] for queries {q.shape}, got {negatives.shape}'
+    )
+  q, k, negatives = l2_normalise(q), l2_normalise(k), negatives.astype(jnp.float32)
+  positive = (jnp.sum(q * k, axis=-1) - margin) / temperature
+  form = 'bd,kd->bk' if negatives.ndim == 2 else 'bd,bkd->bk'
+  others = jnp.einsum(form, q, negatives, precision=lax.Precision.HIGHEST) / temperature
+  if negative_mask is not None:
+    if negative_mask.shape != others.shape:
+      raise ValueError(f'negative_mask must be [b,K] {others.shape}, got {negative_mask.shape}')
+    others = jnp.where(negative_mask, others, -jnp.inf)
+  candidates = jnp.concatenate([positive[:, None], others], axis=1)
+  return jax.nn.logsumexp(candidates, axis=1) - positive
+
+
+def info_nce_in_batch(
+  q: jax.Array,
+  keys: jax.Array,
+  temperature: float | jax.Array,
+  *,
+  offset: int | jax.Array,
+) -> jax.Array:
+  """InfoNCE among the keys of the whole batch (MoCo v3, arXiv 2104.02057, algorithm 1).
+
+  Args:
+    q: this device's queries [b,D], any length: normalised here.
+    keys: keys of all devices [B,D] in device order, any length: normalised here.
+    temperature: T > 0.
+    offset: position in `keys` of the first query's positive, device * b; int or int32 [].
+
+  Returns:
+    float32 [b], per query, >= 0; the paper's factor 2T is not in it. Gradients flow into both.
+
+  Raises:
+    ValueError: shapes other than these, or T <= 0.
+  """
+  if q.ndim != 2 or keys.ndim != 2 or q.shape[1] != keys.shape[1] or len(q) > len(keys):
+    raise ValueError(f'need q [b,D] and keys [B,D] with b <= B, got {q.shape} and {keys.shape}')
+  check_temperature(temperature)
+  similarity = _similarities(l2_normalise(q), l2_normalise(keys)) / temperature
+  own = jnp.asarray(offset, jnp.int32) + jnp.arange(q.shape[0], dtype=jnp.int32)
+  positive = jnp.take_along_axis(similarity, own[:, None], axis=1)[:, 0]
+  return jax.nn.logsumexp(similarity, axis=1) - positive
+
+
+def nt_xent(
+  first: jax.Array,
+  second: jax.Array,
+  temperature: float | jax.Array,
+  *,
+  axis: str | None = None,
+  chunk: int = 0,
+  memory: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """-log(e^{z_i.z_j/T} / sum_{k != i} e^{z_i.z_k/T}) (SimCLR, arXiv 2002.05709, equation 1).
+
+  Every row of either view is an anchor, its positive is the same row of the other view, and its
+  candidates are the 2B - 1 other rows of both views and of all devices.
+
+  Args:
+    first: projections of one view [b,D], any length: normalised here.
+    second: projections of the other view [b,D].
+    temperature: T > 0.
+    axis: the mapped axis over which the views are gathered, gradients included; None for one
+      device.
+    chunk: 0 computes all similarities at once, [2b, 2B] floats; above 0 streams over this many
+      candidates at a time, O(b * chunk) floats in the backward pass too, at the price of
+      computing the similarities twice. Same value and gradient for any chunk.
+    memory: unit rows [K,D] that are further negatives of every anchor (SimCLR v2), the same on all
+      devices; constants.
+
+  Returns:
+    (float32 [b], float32 [b]), the losses of both views' anchors, >= 0; their mean is the paper's
+    equation.
+
+  Raises:
+    ValueError: shapes other than these, T <= 0, or a negative chunk.
+  """
+  _check_pair('first', first, 'second', second)
+  check_temperature(temperature)
+  if chunk < 0:
+    raise ValueError(f'chunk must be 0 (all at once) or a positive number, got {chunk}')
+  first, second = l2_normalise(first), l2_normalise(second)
+  b = first.shape[0]
+  views = [parallel.all_gather(first, axis), parallel.all_gather(second, axis)]
+  if memory is not None:
+    if memory.ndim != 2 or memory.shape[1] != first.shape[1]:
+      raise ValueError(f'memory must be [K,{first.shape[1]}], got {memory.shape}')
+    views.append(lax.stop_gradient(memory.astype(jnp.float32)))
+  candidates = jnp.concatenate(views)
+  own = parallel.axis_index(axis) * b + jnp.arange(b, dtype=jnp.int32)
+  own = jnp.concatenate([own, views[0].shape[0] + own])
+  anchors = jnp.concatenate([first, second])
+  positive = jnp.sum(first * second, axis=-1) / temperature
+  positive = jnp.concatenate([positive, positive])
+  if chunk:
+    total = _streamed_log_sum_exp(anchors, candidates, own, positive, temperature, chunk)
+  else:
+    similarity = _similarities(anchors, candidates) / temperature
+    is_self = jnp.arange(candidates.shape[0])[None, :] == own[:, None]
+    total = jax.nn.logsumexp(jnp.where(is_self, -jnp.inf, similarity), axis=1)
+  losses = total - positive
+  return losses[:b], losses[b:]
+
+
+def _streamed_log_sum_exp(
+  anchors: jax.Array,
+  candidates: jax.Array,
+  own: jax.Array,
+  positive: jax.Array,
+  temperature: float | jax.Array,
+  chunk: int,
+) -> jax.Array:
+  """log sum_{k != own_i} e^{a_i.c_k/T} for all anchors [a,D], `chunk` candidates [M,D] at a time.
+
+  The running maximum starts at the positive's logit, one of the terms, so it is always finite. It
+  cancels in the result, hence no gradient through it.
+  """
+  count = candidates.shape[0]
+  blocks = -(-count // chunk)
+  padded = jnp.pad(candidates, ((0, blocks * chunk - count), (0, 0)))
+
+  @partial(jax.checkpoint, prevent_cse=False)
+  def add(
+    carry: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]
+  ) -> tuple[tuple[jax.Array, jax.Array], None]:
+    highest, total = carry
+    rows, start = block
+    position = start + jnp.arange(chunk, dtype=jnp.int32)[None, :]
+    counts = (position < count) & (position != own[:, None])
+    logits = jnp.where(counts, _similarities(anchors, rows) / temperature, -jnp.inf)
+    raised = jnp.maximum(highest, lax.stop_gradient(jnp.max(logits, axis=1)))
+    total = total * jnp.exp(highest - raised) + jnp.sum(jnp.exp(logits - raised[:, None]), axis=1)
+    return (raised, total), None
+
+  starts = chunk * jnp.arange(blocks, dtype=jnp.int32)
+  blocked = padded.reshape(blocks, chunk, candidates.shape[1])
+  initial = (lax.stop_gradient(positive), jnp.zeros_like(positive))
+  (highest, total), _ = lax.scan(add, initial, (blocked, starts))
+  return highest + jnp.log(total)
+
+
+def _similarities(a: jax.Array, b: jax.Array) -> jax.Array:
+  """a b^T, [n,D] and [m,D] -> float32 [n,m]; exact, because T divides it and then it is exp'ed."""
+  return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
+
+
+def _check_pair(name: str, a: jax.Array, other: str, b: jax.Array) -> None:
+  if a.ndim != 2 or a.shape != b.shape:
+    raise ValueError(f'need {name} and {other} of one shape [b,D], got {a.shape} and {b.shape}')
+
+
+def check_temperature(temperature: float | jax.Array) -> None:
+  """Refuses a temperature that is known to be no positive number (a traced one is not known)."""
+  if isinstance(temperature, int | float) and not temperature > 0:
+    raise ValueError(f'temperature must be above 0, got {temperature}')

@@ -1,0 +1,65 @@
+"""A first-in, first-out queue of rows: MoCo's dictionary, SwAV's and NNCLR's support sets.
+
+Different from the authors' code: the batch need not divide the queue, because rows are written
+at their position modulo its size.
+"""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax.ops import sphere
+
+
+class Queue(NamedTuple):
+  """Rows in a ring.
+
+  Attributes:
+    items: float32 [K,D].
+    pointer: int32 scalar in [0, K), where the next row goes: the oldest one once it is full.
+    filled: int32 scalar in [0, K], how many rows were pushed, for methods that wait for them.
+  """
+
+  items: jax.Array
+  pointer: jax.Array
+  filled: jax.Array
+
+
+def init(key: jax.Array, size: int, dim: int) -> Queue:
+  """A queue of `size` random unit rows of `dim` numbers, none of which counts as pushed.
+
+  Raises:
+    ValueError: size or dim below 1.
+  """
+  if size < 1 or dim < 1:
+    raise ValueError(f'a queue needs a size and a dimension of at least 1, got {size} and {dim}')
+  zero = jnp.zeros((), jnp.int32)
+  return Queue(sphere.random_points(key, size, dim), zero, jnp.zeros_like(zero))
+
+
+def push(queue: Queue, rows: jax.Array) -> Queue:
+  """Writes a batch over the oldest rows.
+
+  Args:
+    queue: K rows; donated to a compiled step it is changed in place.
+    rows: [B,D] of all devices, in order of age, any float dtype. Of more than K the last K stay.
+      No gradient flows through the queue.
+
+  Returns:
+    The queue after B pushes.
+
+  Raises:
+    ValueError: rows are not [B,D] with the queue's D.
+  """
+  size, dim = queue.items.shape
+  if rows.ndim != 2 or rows.shape[1] != dim:
+    raise ValueError(f'a queue of {dim} numbers per row takes rows [B,{dim}], got {rows.shape}')
+  count = rows.shape[0]
+  kept = lax.stop_gradient(rows[max(count - size, 0) :].astype(jnp.float32))
+  first = queue.pointer + (count - kept.shape[0])
+  positions = (first + jnp.arange(kept.shape[0], dtype=jnp.int32)) % size
+  items = queue.items.at[positions].set(kept, unique_indices=True, mode='promise_in_bounds')
+  pointer = (queue.pointer + count) % size
+  return Queue(items, pointer, jnp.minimum(queue.filled + count, size))

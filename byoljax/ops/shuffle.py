@@ -1,0 +1,36 @@
+"""Shuffled batch normalisation (MoCo, arXiv 1911.05722, section 3.3).
+
+With batch statistics per device, a query and its key would share a sub-batch, and the network could
+tell them from other pairs by its statistics. So the keys' images are permuted over all devices
+before they are encoded, and the keys are put back afterwards.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax import parallel
+
+
+def shuffle(x: jax.Array, key: jax.Array, axis: str | None) -> jax.Array:
+  """This device's slice [b,...] of the globally permuted batch.
+
+  Args:
+    x: this device's rows [b,...].
+    key: the same on all devices; the permutation depends on it and on the global batch size only.
+    axis: the mapped axis; None permutes a single device's rows.
+  """
+  everything = parallel.all_gather(x, axis)
+  order = jax.random.permutation(key, everything.shape[0])
+  return everything[_own(order, x.shape[0], axis)]
+
+
+def unshuffle(y: jax.Array, key: jax.Array, axis: str | None) -> jax.Array:
+  """Rows computed from `shuffle(x, key, axis)`, [b,...], back at the places of x's rows."""
+  everything = parallel.all_gather(y, axis)
+  order = jax.random.permutation(key, everything.shape[0])
+  return everything[_own(jnp.argsort(order), y.shape[0], axis)]
+
+
+def _own(positions: jax.Array, rows: int, axis: str | None) -> jax.Array:
+  return lax.dynamic_slice_in_dim(positions, parallel.axis_index(axis) * rows, rows)

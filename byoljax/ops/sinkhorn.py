@@ -1,0 +1,62 @@
+"""Equal assignment of a batch to prototypes by the Sinkhorn-Knopp iteration (SwAV, DINOv2).
+
+Different from the authors' code: it runs on logarithms, so that no score overflows, whatever
+epsilon, and a prototype far from every example does not divide by zero.
+"""
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax import parallel
+
+
+def assign(
+  scores: jax.Array,
+  *,
+  epsilon: float,
+  iterations: int,
+  axis: str | None = None,
+  extra: jax.Array | None = None,
+) -> jax.Array:
+  """Q = diag(u) exp(S / epsilon) diag(v), nearly equal mass per prototype (SwAV, eq. 3-5).
+
+  arXiv 2006.09882. An iteration gives every prototype equal mass, then every example; so examples
+  are exact and prototypes nearly.
+
+  Args:
+    scores: this device's similarities to the prototypes [b,K], any float dtype.
+    epsilon: > 0; smaller is sharper. .05 in SwAV.
+    iterations: >= 1; 3 in SwAV.
+    axis: the mapped axis, or None for one device: prototypes' masses are over the global batch.
+    extra: scores [m,K] of queued examples, the same on all devices, which take part once.
+
+  Returns:
+    float32 [b,K] without the rows of `extra`; each row sums to 1. No gradient.
+
+  Raises:
+    ValueError: other shapes, epsilon <= 0, or no iteration.
+  """
+  if scores.ndim != 2 or (extra is not None and extra.shape[1:] != scores.shape[1:]):
+    raise ValueError(
+      f'need scores [b,K] and extra [m,K], got {scores.shape} and '
+      f'{None if extra is None else extra.shape}'
+    )
+  if not epsilon > 0 or iterations < 1:
+    raise ValueError(
+      f'need epsilon above 0 and at least 1 iteration, got {epsilon} and {iterations}'
+    )
+  groups = [scores] if extra is None else [scores, extra]
+  logs = [lax.stop_gradient(group.astype(jnp.float32)) / epsilon for group in groups]
+  prototypes = jnp.zeros((scores.shape[1],), jnp.float32)
+  examples = [jnp.zeros((log.shape[0], 1), jnp.float32) for log in logs]
+  # The constant factors 1/K and 1/B of the published iteration cancel in the next half-step.
+  for _ in range(iterations):
+    masses = [
+      jax.nn.logsumexp(log - example, axis=0, keepdims=True)
+      for log, example in zip(logs, examples, strict=True)
+    ]
+    masses[0] = parallel.all_gather(masses[0], axis)
+    prototypes = jax.nn.logsumexp(jnp.concatenate(masses), axis=0)
+    examples = [jax.nn.logsumexp(log - prototypes[None, :], axis=1, keepdims=True) for log in logs]
+  return jnp.exp(logs[0] - prototypes[None, :] - examples[0])
