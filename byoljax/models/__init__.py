@@ -1,26 +1,29 @@
 """Encoders by name: linen modules called as module(images, train=...) -> float32 [b,D]."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from difflib import get_close_matches
 from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from byoljax.models import resnet, small
+from byoljax.models import resnet, small, vit
 
 STEMS = ('imagenet', 'cifar')
 PADDINGS = ('torch', 'same')
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
-def _resnet(name: str, **settings) -> nn.Module:
+def _resnet(name: str, *, patch_size: int, pool: str, **settings) -> nn.Module:
+  del patch_size, pool
   bottleneck, blocks = resnet.RESNETS[name]
   return resnet.ResNet(blocks=blocks, bottleneck=bottleneck, **settings)
 
 
-def _small(*, stem: str, **settings) -> nn.Module:
-  del stem  # it has one of its own, made for CPUs
+def _small(
+  *, stem: str, selective_kernel: bool, resnet_d: bool, patch_size: int, pool: str, **settings
+) -> nn.Module:
+  del stem, selective_kernel, resnet_d, patch_size, pool  # its stem is its own, made for CPUs
   return small.SmallResNet(**settings)
 
 
@@ -29,11 +32,17 @@ def _pixels(**settings) -> nn.Module:
   return small.Pixels()
 
 
+def _vit(name: str, *, width: int, patch_size: int, pool: str, dtype, **settings) -> nn.Module:
+  del settings  # no convolutions, no batch normalisation
+  return vit.make(name, width=width, patch_size=patch_size, pool=pool, dtype=dtype)
+
+
 # name -> function of make_encoder's keyword arguments
 ENCODERS: dict[str, Callable[..., nn.Module]] = {
   **{name: partial(_resnet, name) for name in resnet.RESNETS},
   'small': _small,
   'pixels': _pixels,
+  **{name: partial(_vit, name) for name in vit.VITS},
 }
 
 
@@ -46,14 +55,20 @@ def make_encoder(
   zero_init_residual: bool = False,
   dtype: str = 'float32',
   bn_axis: str | None = None,
+  bn_groups: int = 0,
+  selective_kernel: bool = False,
+  resnet_d: bool = False,
+  patch_size: int = 0,
+  pool: str = 'cls',
 ) -> nn.Module:
   """The named encoder: images float32 [b,H,W,3] -> embedding float32 [b,D].
 
   Args:
     name: 'resnet18' | '34' | '50' | '101' | '152' | '200' (D = 512 * width up to 34, else 2048 *
-      width), 'small' (D = 128 * width) or 'pixels' (D = H * W * 3; every other argument is without
-      effect).
-    width: factor on every channel count, >= 1.
+      width), 'small' (D = 128 * width), 'pixels' (D = H * W * 3; every other argument is without
+      effect) or 'vit_micro' | 'tiny' | 'small' | 'small_6heads' | 'base' (D = 64, 192, 384, 384,
+      768 times width; stem, padding, zero_init_residual and bn_* are without effect).
+    width: factor on every channel count (of ViTs also on the heads), >= 1.
     stem: 'imagenet' (7x7 stride 2, max-pool) or 'cifar' (3x3 stride 1, no pool, for images of about
       32 px); ResNets only.
     padding: 'torch' (symmetric) or 'same' (TensorFlow's and Haiku's).
@@ -61,6 +76,12 @@ def make_encoder(
     dtype: compute type, 'float32' or 'bfloat16'. Parameters, BN statistics and the embedding are
       float32 either way.
     bn_axis: mapped axis whose devices share BN statistics in training; None keeps them per device.
+    bn_groups: number of groups of the global batch with statistics of their own, 0 for none; see
+      `layers.batch_norm`.
+    selective_kernel: SimCLR v2's selective kernels, with `resnet_d`; ResNets only.
+    resnet_d: three 3x3 convolutions in the stem, averaging shortcuts; ResNets only.
+    patch_size: edge of a patch in pixels, 0 for the network's own (16; 'vit_micro' 4); ViTs only.
+    pool: what the embedding is, the class token ('cls') or the patches' mean ('mean'); ViTs only.
 
   Raises:
     ValueError: for a value outside these.
@@ -70,13 +91,21 @@ def make_encoder(
     ('stem', stem, STEMS),
     ('padding', padding, PADDINGS),
     ('dtype', dtype, DTYPES),
+    ('pool', pool, vit.POOLS),
   ):
-    if value not in valid:
-      close = get_close_matches(str(value), valid, n=1)
-      hint = f'; did you mean {close[0]!r}?' if close else ''
-      raise ValueError(f'unknown {field} {value!r}: choose one of {", ".join(valid)}{hint}')
+    _check_name(field, value, valid)
   if width < 1 or int(width) != width:
     raise ValueError(f'encoder width {width} must be a whole number of at least 1')
+  for field, number in (('patch_size', patch_size), ('bn_groups', bn_groups)):
+    if number < 0:
+      raise ValueError(f'encoder {field} {number} must not be negative; 0 is the default')
+  for field, value, names in (
+    ('selective_kernel', selective_kernel, resnet.RESNETS),
+    ('resnet_d', resnet_d, resnet.RESNETS),
+    ('patch_size', patch_size, vit.VITS),
+  ):
+    if value and name not in names:
+      raise ValueError(f'encoder {name!r} has no {field}: only {", ".join(names)} have one')
   return ENCODERS[name](
     width=int(width),
     stem=stem,
@@ -84,4 +113,16 @@ def make_encoder(
     zero_init_residual=zero_init_residual,
     dtype=DTYPES[dtype],
     bn_axis=bn_axis,
+    bn_groups=bn_groups,
+    selective_kernel=selective_kernel,
+    resnet_d=resnet_d,
+    patch_size=patch_size,
+    pool=pool,
   )
+
+
+def _check_name(field: str, value: str, valid: Collection[str]) -> None:
+  if value not in valid:
+    close = get_close_matches(str(value), valid, n=1)
+    hint = f'; did you mean {close[0]!r}?' if close else ''
+    raise ValueError(f'unknown {field} {value!r}: choose one of {", ".join(valid)}{hint}')

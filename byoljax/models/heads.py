@@ -1,9 +1,23 @@
-"""Heads on top of an encoder: BYOL's projector and predictor, and a linear classifier.
+"""Heads on top of an encoder: projectors, predictors, prototypes and a linear classifier.
 
-Initialisation is BYOL's (Haiku's default for linear layers): a normal of sigma 1/sqrt(fan_in) cut
-at two sigma and not rescaled, so the real standard deviation is 0.88 of that; biases zero. It is
-not PyTorch's uniform nor He's normal.
+One module covers the multilayer perceptrons of every joint-embedding method; what differs is where
+biases and normalisation are, and how kernels start:
+
+    BYOL       MLPHead((4096, 256))
+    SimCLR     MLPHead((2048, 128), hidden_bias=False, last_norm='bn_no_bias', init='normal_0.01')
+    MoCo v2    MLPHead((2048, 128), norm=False, last_bias=True)
+    MoCo v3    MLPHead((4096, 256), hidden_bias=False, last_norm='bn_no_affine')
+    SimSiam    MLPHead((2048, 2048, 2048), hidden_bias=False, last_norm='bn_no_affine')
+    VICReg     MLPHead((8192, 8192, 8192)); Barlow Twins the same with hidden_bias=False
+
+The default start is BYOL's (Haiku's default for linear layers): a normal of sigma 1/sqrt(fan_in)
+cut at two sigma and not rescaled, so the real standard deviation is 0.88 of that. It is not
+PyTorch's uniform, with which most of the others were published, nor He's normal. Biases start at
+zero.
 """
+
+from collections.abc import Callable
+import functools
 
 import flax.linen as nn
 import jax
@@ -11,37 +25,181 @@ import jax.numpy as jnp
 
 from byoljax.models import layers
 
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+  'relu': nn.relu,
+  'gelu': functools.partial(nn.gelu, approximate=False),
+}
+# name -> (scale?, bias?) of the batch normalisation on the output; None: there is none
+LAST_NORMS: dict[str, tuple[bool, bool] | None] = {
+  'none': None,
+  'bn': (True, True),
+  'bn_no_affine': (False, False),
+  'bn_no_bias': (True, False),
+}
+# DINO's normal is cut at +-2, which are 100 sigma: nothing is ever cut.
+INITS: dict[str, Callable[..., layers.Drawn]] = {
+  'fan_in': layers.fan_in_truncated_normal,
+  'normal_0.01': layers.normal(0.01),
+  'truncated_0.02': layers.normal(0.02),
+}
 
-def _linear(features: int, use_bias: bool, dtype: jnp.dtype, name: str) -> nn.Dense:
+
+def _linear(
+  features: int, use_bias: bool, dtype: jnp.dtype, name: str, init: str = 'fan_in'
+) -> nn.Dense:
   return nn.Dense(
     features,
     use_bias=use_bias,
     dtype=dtype,
     param_dtype=jnp.float32,
-    kernel_init=layers.fan_in_truncated_normal,
+    kernel_init=INITS[init],
     name=name,
   )
 
 
 class MLPHead(nn.Module):
-  """BYOL's projector g and predictor q: (Linear, BN, relu)s, then a Linear without bias.
+  """(Linear, BN, activation)s, then a Linear and perhaps a BN: projectors and predictors.
 
-  There is no normalisation on the output (arXiv 2006.07733, section 3.3). `features` gives every
-  layer's width: (4096, 256) is the published head, (256,) a single linear layer.
+  The defaults are BYOL's g and q (arXiv 2006.07733, section 3.3): relu, no bias in the last layer
+  and no normalisation on the output. Outputs of the activations can be read out as 'hidden1',
+  'hidden2', ... through `byoljax.models.net.stack(..., taps=...)`.
+
+  Attributes:
+    features: every layer's width: (4096, 256) is BYOL's head, (256,) a single linear layer.
+    hidden_bias: whether all linear layers but the last have a bias.
+    norm: whether batch normalisation follows them.
+    activation: 'relu' or 'gelu' (exact), after them.
+    last_bias: whether the last linear layer has a bias.
+    last_norm: batch normalisation on the output: 'none', 'bn', 'bn_no_affine' or 'bn_no_bias'.
+    bn_axis: mapped axis whose devices share batch statistics in training.
+    bn_groups: see `layers.batch_norm`.
+    dtype: compute type.
+    init: start of the kernels: 'fan_in' (see the module's header), 'normal_0.01' (sigma .01;
+      SimCLR) or 'truncated_0.02' (sigma .02; DINO, ViT).
   """
 
   features: tuple[int, ...] = (4096, 256)
+  hidden_bias: bool = True
+  norm: bool = True
+  activation: str = 'relu'
+  last_bias: bool = False
+  last_norm: str = 'none'
   bn_axis: str | None = None
+  bn_groups: int = 0
   dtype: jnp.dtype = jnp.float32
+  init: str = 'fan_in'
+
+  def __post_init__(self) -> None:
+    """Refuses names that are not in the tables.
+
+    Raises:
+      ValueError: an unknown activation, last_norm or init, or no features.
+    """
+    for field, value, valid in (
+      ('activation', self.activation, ACTIVATIONS),
+      ('last_norm', self.last_norm, LAST_NORMS),
+      ('init', self.init, INITS),
+    ):
+      if value not in valid:
+        raise ValueError(f'{field}={value!r} of a head is not one of {", ".join(valid)}.')
+    if not self.features:
+      raise ValueError('features=() of a head is empty: give at least an output size.')
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b,D] -> float32 [b,features[-1]]."""
+    linear = functools.partial(_linear, dtype=self.dtype, init=self.init)
+    norm = functools.partial(
+      layers.batch_norm, train, self.bn_axis, self.dtype, groups=self.bn_groups
+    )
+    last = len(self.features)
     for i, width in enumerate(self.features[:-1], start=1):
-      x = _linear(width, True, self.dtype, f'linear{i}')(x)
-      x = nn.relu(layers.batch_norm(train, self.bn_axis, self.dtype, f'bn{i}')(x))
-    x = _linear(self.features[-1], False, self.dtype, f'linear{len(self.features)}')(x)
+      x = linear(width, self.hidden_bias, name=f'linear{i}')(x)
+      if self.norm:
+        x = norm(f'bn{i}')(x)
+      x = ACTIVATIONS[self.activation](x)
+      self.sow('intermediates', f'hidden{i}', x)
+    x = linear(self.features[-1], self.last_bias, name=f'linear{last}')(x)
+    affine = LAST_NORMS[self.last_norm]
+    if affine is not None:
+      x = norm(f'bn{last}', use_scale=affine[0], use_bias=affine[1])(x)
     return x.astype(jnp.float32)
+
+
+class Prototypes(nn.Module):
+  """Scores of a vector against `count` prototypes: x / |x| times the kernel [D,count], no bias.
+
+  The kernel's columns are unit vectors by contract, so that scores are cosines: the method calls
+  `normalise_prototypes` before it uses them and after every change. Here they start from the
+  default draw, which is not normalised.
+  """
+
+  count: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[b,D] -> float32 [b,count]; products in the compute dtype, summed in float32."""
+    del train
+    kernel = self.param('kernel', INITS['fan_in'], (x.shape[-1], self.count), jnp.float32)
+    return _scores(layers.unit(x, -1), kernel, self.dtype)
+
+
+def normalise_prototypes(kernel: jax.Array) -> jax.Array:
+  """The kernel [D,count] of `Prototypes` with columns of unit length, float32."""
+  return layers.unit(kernel, 0)
+
+
+class WeightNormLinear(nn.Module):
+  """Cosines to `count` learned directions: DINO's last layer (arXiv 2104.14294, appendix C).
+
+  x / |x| times the kernel [D,count] with every column divided by its length: weight normalisation
+  whose gain stays 1. Gradients go through both divisions; the stored columns have any length.
+  """
+
+  count: int
+  dtype: jnp.dtype = jnp.float32
+  init: str = 'truncated_0.02'
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[b,D] -> float32 [b,count] in [-1, 1]; products in the compute dtype, summed in float32."""
+    del train
+    kernel = self.param('kernel', INITS[self.init], (x.shape[-1], self.count), jnp.float32)
+    return _scores(layers.unit(x, -1), layers.unit(kernel, 0), self.dtype)
+
+
+class DINOHead(nn.Module):
+  """DINO's projector: `MLPHead` with gelu and biases, without BN, then `WeightNormLinear`.
+
+  Parameters are 'mlp/linear1', ... and 'last/kernel'; DINO freezes the latter in its first epoch.
+  `features` ends with the bottleneck, whose output is L2-normalised.
+  """
+
+  features: tuple[int, ...] = (2048, 2048, 256)
+  count: int = 65536
+  norm: bool = False
+  bn_axis: str | None = None
+  bn_groups: int = 0
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[b,D] -> logits float32 [b,count] in [-1, 1]."""
+    bottleneck = MLPHead(
+      self.features,
+      hidden_bias=True,
+      norm=self.norm,
+      activation='gelu',
+      last_bias=True,
+      bn_axis=self.bn_axis,
+      bn_groups=self.bn_groups,
+      dtype=self.dtype,
+      init='truncated_0.02',
+      name='mlp',
+    )(x, train=train)
+    return WeightNormLinear(self.count, self.dtype, name='last')(bottleneck, train=train)
 
 
 class LinearHead(nn.Module):
@@ -54,3 +212,7 @@ class LinearHead(nn.Module):
     """[b,D] -> logits float32 [b,features]."""
     del train
     return _linear(self.features, True, jnp.float32, 'linear1')(x.astype(jnp.float32))
+
+
+def _scores(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
+  return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)

@@ -1,10 +1,15 @@
-"""The convolution and batch normalisation every encoder and head here is built from.
+"""The convolution, batch normalisation and initial values that every network here is built from.
 
-Both keep float32 parameters; `dtype` is only the compute type. Batch statistics are always reduced
-and stored in float32. Differences: Haiku's BatchNorm (BYOL's code) keeps zero-debiased running
-averages, so they are valid after one step, while these start at mean 0 and variance 1 and forget
-that start as 0.9^steps; PyTorch's running variance is the unbiased one, this (like Haiku's and
-TensorFlow's) is the biased one. All three normalise training batches alike.
+All layers keep float32 parameters; `dtype` is only the compute type. Batch statistics are always
+reduced and stored in float32. Differences: Haiku's BatchNorm (BYOL's code) keeps zero-debiased
+running averages, so they are valid after one step, while these start at mean 0 and variance 1 and
+forget that start as 0.9^steps; PyTorch's running variance is the unbiased one, this (like Haiku's
+and TensorFlow's) is the biased one. All three normalise training batches alike.
+
+Batch normalisation by groups ("ghost" batch normalisation, Hoffer et al., arXiv 1705.08741) counts
+its groups over the global batch, so that a method which needs separate statistics (MoCo's 8 GPUs)
+has the same ones on any number of devices. MoCo's running statistics are those of one GPU; these
+are the mean over all groups.
 
 Random initial values are drawn in one piece per network (`draw_together`), because every separate
 draw is compiled separately: that takes longer than compiling a small network.
@@ -17,7 +22,10 @@ from typing import Any
 import flax.linen as nn
 import flax.struct
 import jax
+from jax import lax
 import jax.numpy as jnp
+
+from byoljax import parallel
 
 # running = 0.9 * running + 0.1 * batch: PyTorch writes the same thing "momentum 0.1"; Flax's
 # default is 0.99.
@@ -25,19 +33,27 @@ BN_MOMENTUM = 0.9
 BN_EPSILON = 1e-5
 
 
+# kind -> (constant folded into the key, (key, shape) -> noise of unit scale)
+_NOISE: dict[str, tuple[int, Callable[..., jax.Array]]] = {
+  'normal': (0, jax.random.normal),
+  'truncated': (1, lambda key, shape: jax.random.truncated_normal(key, -2.0, 2.0, shape)),
+  'uniform': (2, lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)),
+}
+
+
 @flax.struct.dataclass
 class Drawn(nn.meta.AxisMetadata):
-  """A parameter that starts from a normal distribution: its value, and how it was drawn.
+  """A parameter with a random initial value: that value, and how it was drawn.
 
   Attributes:
     value: float32 array, what linen works with.
-    sigma: standard deviation of the normal, before it is cut.
-    cut: bounds in units of sigma, beyond which nothing is drawn; 0 for none.
+    scale: standard deviation of the normal, before it is cut, or bound of the uniform distribution.
+    kind: 'normal', 'truncated' (a normal cut at two sigma, not rescaled) or 'uniform'.
   """
 
   value: jax.Array
-  sigma: float = flax.struct.field(pytree_node=False)
-  cut: float = flax.struct.field(pytree_node=False)
+  scale: float = flax.struct.field(pytree_node=False)
+  kind: str = flax.struct.field(pytree_node=False)
 
   def unbox(self) -> jax.Array:
     """The value alone."""
@@ -58,16 +74,38 @@ class Drawn(nn.meta.AxisMetadata):
     return self
 
 
+def _draw(key: jax.Array, shape: tuple[int, ...], scale: float, kind: str) -> Drawn:
+  return Drawn(scale * _NOISE[kind][1](key, shape), scale, kind)
+
+
 def he_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
   """N(0, 2 / fan_out) for a kernel [...,in,out] (He et al. 2015): torchvision's ResNets' start."""
-  sigma = math.sqrt(2.0 / (math.prod(shape[:-2]) * shape[-1]))
-  return Drawn(sigma * jax.random.normal(key, shape, dtype), sigma, 0.0)
+  del dtype  # all parameters are float32
+  return _draw(key, shape, math.sqrt(2.0 / (math.prod(shape[:-2]) * shape[-1])), 'normal')
 
 
 def fan_in_truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
   """N(0, 1 / fan_in) cut at two sigma, not rescaled, for a kernel [...,out] (Haiku's default)."""
-  sigma = 1.0 / math.sqrt(math.prod(shape[:-1]))
-  return Drawn(sigma * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype), sigma, 2.0)
+  del dtype
+  return _draw(key, shape, 1.0 / math.sqrt(math.prod(shape[:-1])), 'truncated')
+
+
+def normal(sigma: float) -> Callable[..., Drawn]:
+  """The initialiser N(0, sigma^2), for any shape."""
+  return lambda key, shape, dtype=jnp.float32: _draw(key, shape, sigma, 'normal')
+
+
+def xavier_uniform(parts: int = 1) -> Callable[..., Drawn]:
+  """U(-a, a) with a = sqrt(6 / (in + out / parts)), for a kernel [in,out] (Glorot, Bengio 2010).
+
+  `parts` is the number of matrices that lie side by side in the kernel.
+  """
+
+  def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
+    del dtype
+    return _draw(key, shape, math.sqrt(6.0 / (shape[0] + shape[1] / parts)), 'uniform')
+
+  return init
 
 
 def draw_together(tree: Any, key: jax.Array) -> Any:
@@ -77,16 +115,15 @@ def draw_together(tree: Any, key: jax.Array) -> Any:
   Other leaves stay as they are.
   """
   leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, Drawn))
-  for cut in sorted({leaf.cut for leaf in leaves if isinstance(leaf, Drawn)}):
-    where = [i for i, x in enumerate(leaves) if isinstance(x, Drawn) and x.cut == cut]
+  for kind, (constant, draw) in _NOISE.items():
+    where = [i for i, x in enumerate(leaves) if isinstance(x, Drawn) and x.kind == kind]
+    if not where:
+      continue
     total = sum(leaves[i].value.size for i in where)
-    if cut:
-      noise = jax.random.truncated_normal(jax.random.fold_in(key, 1), -cut, cut, (total,))
-    else:
-      noise = jax.random.normal(jax.random.fold_in(key, 0), (total,))
+    noise = draw(jax.random.fold_in(key, constant), (total,))
     for i in where:
       own, noise = jnp.split(noise, [leaves[i].value.size])
-      leaves[i] = leaves[i].sigma * own.reshape(leaves[i].value.shape)
+      leaves[i] = leaves[i].scale * own.reshape(leaves[i].value.shape)
   return jax.tree.unflatten(structure, leaves)
 
 
@@ -116,25 +153,104 @@ def conv(
   )
 
 
+def unit(x: jax.Array, axis: int) -> jax.Array:
+  """x / max(|x|, 1e-6) along `axis`, float32; zero stays zero."""
+  x = x.astype(jnp.float32)
+  return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), 1e-12))
+
+
 def batch_norm(
   train: bool,
   axis: str | None,
   dtype: jnp.dtype,
   name: str,
   scale_init: Callable[..., jax.Array] = nn.initializers.ones,
-) -> nn.BatchNorm:
-  """Batch normalisation over all but the last dimension, with scale and bias.
+  groups: int = 0,
+  use_scale: bool = True,
+  use_bias: bool = True,
+) -> nn.Module:
+  """Batch normalisation over all but the last dimension.
 
-  In training the mean and variance are those of the batch over all devices on the named axis (one
-  stacked pmean; `axis` None: this device only); in evaluation the running ones, no collective.
+  Args:
+    train: normalise by the batch's statistics and move the running ones; otherwise by the running
+      ones, without a collective.
+    axis: the mapped axis. Without groups, mean and variance are those of the batch over all its
+      devices (one stacked pmean); None: this device only.
+    dtype: compute type.
+    name: the module's name.
+    scale_init: initialiser of the scale.
+    groups: 0, or the number of groups of consecutive rows of the global batch that are normalised
+      separately: a multiple of the number of devices that divides the batch. Running statistics
+      are then the mean over all groups. Parameters and statistics are the same with any number.
+    use_scale: whether there is a learned scale.
+    use_bias: whether there is a learned bias.
+
+  Raises:
+    ValueError: in training, groups that do not fit the devices or the batch.
   """
+  shared: dict[str, Any] = {
+    'dtype': dtype,
+    'scale_init': scale_init,
+    'use_scale': use_scale,
+    'use_bias': use_bias,
+  }
+  if groups and train:
+    return _GroupedBatchNorm(groups=groups, axis=axis, name=name, **shared)
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=BN_MOMENTUM,
     epsilon=BN_EPSILON,
     axis_name=axis,
-    dtype=dtype,
     param_dtype=jnp.float32,
-    scale_init=scale_init,
     name=name,
+    **shared,
   )
+
+
+class _GroupedBatchNorm(nn.Module):
+  """Training-mode nn.BatchNorm with statistics per group; variables have the same names."""
+
+  groups: int
+  axis: str | None
+  dtype: jnp.dtype
+  scale_init: Callable[..., jax.Array]
+  use_scale: bool
+  use_bias: bool
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[b,...,C] -> [b,...,C] in the compute dtype."""
+    shape = (x.shape[-1],)
+    running_mean = self.variable('batch_stats', 'mean', jnp.zeros, shape, jnp.float32)
+    running_var = self.variable('batch_stats', 'var', jnp.ones, shape, jnp.float32)
+    # When variables are made, no axis is mapped and the rows are not a batch.
+    groups = 1 if self.is_initializing() else _groups_here(self.groups, x.shape[0], self.axis)
+    y = x.astype(jnp.float32).reshape(groups, x.shape[0] // groups, *x.shape[1:])
+    inner = tuple(range(1, y.ndim - 1))
+    mean = y.mean(inner, keepdims=True)
+    # The same one-pass variance as nn.BatchNorm's, which rounding can make negative.
+    var = jnp.maximum(0.0, (y * y).mean(inner, keepdims=True) - mean * mean)
+    if not self.is_initializing():
+      both = jnp.stack([mean, var]).reshape(2, groups, -1).mean(1)
+      means = parallel.pmean(both, self.axis)
+      for running, batch in zip((running_mean, running_var), means, strict=True):
+        running.value = BN_MOMENTUM * running.value + (1.0 - BN_MOMENTUM) * batch
+    factor = lax.rsqrt(var + BN_EPSILON)
+    one_each = (1,) * (y.ndim - 1) + shape
+    if self.use_scale:
+      factor *= self.param('scale', self.scale_init, shape, jnp.float32).reshape(one_each)
+    y = (y - mean) * factor
+    if self.use_bias:
+      y += self.param('bias', nn.initializers.zeros, shape, jnp.float32).reshape(one_each)
+    return y.astype(self.dtype).reshape(x.shape)
+
+
+def _groups_here(groups: int, rows: int, axis: str | None) -> int:
+  """How many of the global batch's groups lie on this device."""
+  devices = parallel.axis_size(axis)
+  if groups < 1 or groups % devices or rows % (groups // devices):
+    raise ValueError(
+      f'{groups} groups of batch normalisation do not fit {devices} devices with {rows} rows each: '
+      f'the number of groups must be a multiple of {devices} that divides {devices * rows}.'
+    )
+  return groups // devices

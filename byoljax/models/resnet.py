@@ -7,7 +7,17 @@ already fits (only in ResNet-18 and -34 does it matter), initialises with trunca
 1/sqrt(fan_in), and zeroes the last scale of a block in bottlenecks only (`zero_init_residual` here
 zeroes it in both kinds of block, as torchvision does). DeepMind's published numbers were obtained
 with that scale at one.
+
+Two variants, from SimCLR v2 (arXiv 2006.10029), off by default: `resnet_d` has three 3x3
+convolutions in the stem and strided shortcuts that average the pixels they would skip (ResNet-D,
+He et al., arXiv 1812.01187); `selective_kernel` has both and puts a `SelectiveKernel` in place of
+every block's 3x3 convolution with the stride. Without its classifier ResNet-50 then has 35.2
+million parameters. Differences from SimCLR's code: it also averages 2x2 pixels in the shortcuts
+without a stride (those of stage 1), pads averaged maps of odd size with zeros, and knows selective
+kernels in bottlenecks only; in basic blocks they replace the first convolution here.
 """
+
+import functools
 
 import flax.linen as nn
 import jax
@@ -26,37 +36,86 @@ RESNETS = {
 }
 
 
+# Channels between the two layers that weigh the paths of a selective kernel: SimCLR v2's values.
+SK_RATIO = 0.0625
+SK_MINIMUM = 32
+
+
+class SelectiveKernel(nn.Module):
+  """Two 3x3 convolutions, weighed channel by channel by what the whole map looks like.
+
+  u_i = relu(BN(conv3x3_i(x))); s = mean over space of u_1 + u_2; the result is sum_i a_i u_i with
+  a = softmax over i of W_i relu(BN(V s)), V s having max(channels / 16, 32) channels (Li et al.,
+  arXiv 1903.06586, equations 1 to 6, as changed in SimCLR v2: both kernels are 3x3, so they are one
+  convolution).
+  """
+
+  channels: int
+  stride: int
+  padding: str = 'torch'
+  dtype: jnp.dtype = jnp.float32
+  bn_axis: str | None = None
+  bn_groups: int = 0
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[b,H,W,C] -> [b,H/stride,W/stride,channels] in the compute dtype."""
+    conv = functools.partial(layers.conv, padding=self.padding, dtype=self.dtype)
+    norm = functools.partial(
+      layers.batch_norm, train, self.bn_axis, self.dtype, groups=self.bn_groups
+    )
+    x = conv(2 * self.channels, 3, self.stride, name='conv')(x)
+    x = nn.relu(norm('bn')(x))
+    paths = x.reshape(*x.shape[:-1], 2, self.channels)
+    seen = jnp.mean(paths.sum(-2), axis=(1, 2), keepdims=True, dtype=jnp.float32)
+    middle = max(int(SK_RATIO * self.channels), SK_MINIMUM)
+    seen = conv(middle, 1, 1, name='reduce_conv')(seen)
+    seen = nn.relu(norm('reduce_bn')(seen))
+    logits = conv(2 * self.channels, 1, 1, name='weigh_conv')(seen).astype(jnp.float32)
+    weights = nn.softmax(logits.reshape(*logits.shape[:-1], 2, self.channels), axis=-2)
+    return (paths * weights.astype(self.dtype)).sum(-2)
+
+
 class ResidualBlock(nn.Module):
   """relu(x + f(x)) with f = conv-BN-relu ... conv-BN; x goes through 1x1 conv-BN to fit f(x).
 
   `channels` is the width of the 3x3 convolutions; a bottleneck gives out 4 * channels. With
-  `pooled_shortcut`, a strided shortcut averages the pixels it skips (ResNet-D); the ResNets here
-  do not.
+  `pooled_shortcut`, a strided shortcut averages the pixels it would skip (ResNet-D). With
+  `selective_kernel`, the 3x3 convolution with the stride is a `SelectiveKernel`.
   """
 
   channels: int
   stride: int
   bottleneck: bool
   pooled_shortcut: bool = False
+  selective_kernel: bool = False
   padding: str = 'torch'
   zero_init_residual: bool = False
   dtype: jnp.dtype = jnp.float32
   bn_axis: str | None = None
+  bn_groups: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b,H,W,C] -> [b,H/stride,W/stride,channels or 4 * channels] in the compute dtype."""
+    norm = functools.partial(
+      layers.batch_norm, train, self.bn_axis, self.dtype, groups=self.bn_groups
+    )
+    selective = (2 if self.bottleneck else 1) if self.selective_kernel else 0
     if self.bottleneck:
       plan = ((1, 1, self.channels), (3, self.stride, self.channels), (1, 1, 4 * self.channels))
     else:
       plan = ((3, self.stride, self.channels), (3, 1, self.channels))
     y = x
     for i, (kernel, stride, features) in enumerate(plan, start=1):
+      if i == selective:
+        y = self._selective_kernel(features)(y, train=train)
+        continue
       last = i == len(plan)
       zero = last and self.zero_init_residual
       scale_init = nn.initializers.zeros if zero else nn.initializers.ones
       y = layers.conv(features, kernel, stride, self.padding, self.dtype, f'conv{i}')(y)
-      y = layers.batch_norm(train, self.bn_axis, self.dtype, f'bn{i}', scale_init)(y)
+      y = norm(f'bn{i}', scale_init=scale_init)(y)
       if not last:
         y = nn.relu(y)
     if x.shape[-1] != y.shape[-1] or self.stride != 1:
@@ -65,15 +124,28 @@ class ResidualBlock(nn.Module):
         window, stride = (stride, stride), 1
         x = nn.avg_pool(x, window, window, padding='SAME', count_include_pad=False)
       x = layers.conv(y.shape[-1], 1, stride, self.padding, self.dtype, 'shortcut_conv')(x)
-      x = layers.batch_norm(train, self.bn_axis, self.dtype, 'shortcut_bn')(x)
+      x = norm('shortcut_bn')(x)
     return nn.relu(x + y)
+
+  def _selective_kernel(self, features: int) -> SelectiveKernel:
+    return SelectiveKernel(
+      features,
+      self.stride,
+      self.padding,
+      self.dtype,
+      self.bn_axis,
+      self.bn_groups,
+      name='selective_kernel',
+    )
 
 
 class ResNet(nn.Module):
   """Stem, four stages of residual blocks (stride 1, 2, 2, 2), mean over space.
 
   `stem` 'imagenet': 7x7 stride 2, BN, relu, 3x3 max-pool stride 2; 'cifar': 3x3 stride 1 padded by
-  1, BN, relu, no pool. `width` multiplies every channel count. Feature maps 'stem' and 'stage1' ...
+  1, BN, relu, no pool. With `resnet_d` or `selective_kernel`, three 3x3 convolutions with BN and
+  relu (the first with stride 2, the first two with half the channels) stand in for the 7x7; the
+  CIFAR stem stays. `width` multiplies every channel count. Feature maps 'stem' and 'stage1' ...
   'stage4' can be read out through `byoljax.models.net.stack(..., taps=...)`.
   """
 
@@ -83,28 +155,42 @@ class ResNet(nn.Module):
   stem: str = 'imagenet'
   padding: str = 'torch'
   zero_init_residual: bool = False
+  selective_kernel: bool = False
+  resnet_d: bool = False
   dtype: jnp.dtype = jnp.float32
   bn_axis: str | None = None
+  bn_groups: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Images float32 [b,H,W,3] -> embedding float32 [b,D], D = 512 or 2048 times width."""
+    as_d = self.resnet_d or self.selective_kernel
+    channels = 64 * self.width
     kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
-    x = layers.conv(64 * self.width, kernel, stride, self.padding, self.dtype, 'stem_conv')(x)
-    x = nn.relu(layers.batch_norm(train, self.bn_axis, self.dtype, 'stem_bn')(x))
+    plan = [('stem', kernel, stride, channels)]
+    if as_d and self.stem == 'imagenet':
+      plan = [('stem1', 3, 2, channels // 2), ('stem2', 3, 1, channels // 2)]
+      plan.append(('stem', 3, 1, channels))
+    for name, kernel, stride, features in plan:
+      x = layers.conv(features, kernel, stride, self.padding, self.dtype, f'{name}_conv')(x)
+      norm = layers.batch_norm(train, self.bn_axis, self.dtype, f'{name}_bn', groups=self.bn_groups)
+      x = nn.relu(norm(x))
     if self.stem == 'imagenet':
       x = nn.max_pool(x, (3, 3), (2, 2), padding=layers.padding_of(3, self.padding))
     self.sow('intermediates', 'stem', x)
     for stage, depth in enumerate(self.blocks, start=1):
       for block in range(depth):
         x = ResidualBlock(
-          channels=64 * self.width * 2 ** (stage - 1),
+          channels=channels * 2 ** (stage - 1),
           stride=2 if stage > 1 and block == 0 else 1,
           bottleneck=self.bottleneck,
+          pooled_shortcut=as_d,
+          selective_kernel=self.selective_kernel,
           padding=self.padding,
           zero_init_residual=self.zero_init_residual,
           dtype=self.dtype,
           bn_axis=self.bn_axis,
+          bn_groups=self.bn_groups,
           name=f'stage{stage}_block{block}',
         )(x, train=train)
       self.sow('intermediates', f'stage{stage}', x)

@@ -22,13 +22,15 @@ class SmallResNet(nn.Module):
   zero_init_residual: bool = False
   dtype: jnp.dtype = jnp.float32
   bn_axis: str | None = None
+  bn_groups: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Images float32 [b,H,W,3] -> embedding float32 [b,channels[-1] * width]."""
     stem, *stages = (self.width * c for c in self.channels)
     x = layers.conv(stem, 3, 2, self.padding, self.dtype, 'stem_conv')(x)
-    x = nn.relu(layers.batch_norm(train, self.bn_axis, self.dtype, 'stem_bn')(x))
+    norm = layers.batch_norm(train, self.bn_axis, self.dtype, 'stem_bn', groups=self.bn_groups)
+    x = nn.relu(norm(x))
     self.sow('intermediates', 'stem', x)
     for stage, channels in enumerate(stages, start=1):
       x = resnet.ResidualBlock(
@@ -40,6 +42,7 @@ class SmallResNet(nn.Module):
         zero_init_residual=self.zero_init_residual,
         dtype=self.dtype,
         bn_axis=self.bn_axis,
+        bn_groups=self.bn_groups,
         name=f'stage{stage}_block0',
       )(x, train=train)
       self.sow('intermediates', f'stage{stage}', x)

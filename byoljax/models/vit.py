@@ -1,0 +1,178 @@
+"""Vision transformers with fixed positions: the encoders of MoCo v3, DINO and MAE.
+
+Dosovitskiy et al., arXiv 2010.11929, in the form of MoCo v3 (arXiv 2104.02057): pre-norm blocks,
+exact GELU, LayerNorm with eps 1e-6, biases everywhere, 2-D sine-cosine positions that are not
+learned, the class token at position zero. Xavier-uniform linear layers, query, key and value as
+three matrices of their own and the patch embedding as the linear layer that it is; biases zero; the
+class token normal with sigma 1e-6.
+
+Differences: positions are continuous. Whatever the number of patches, they span the same range of
+coordinates (14 x 14, those of 224 pixels in patches of 16), patch i of n being centred at
+(i + 1/2) 14/n - 1/2: small crops see the whole range more coarsely, as with DINO's interpolation of
+learned positions. Other patch sizes than 16 keep that range, where MoCo v3's code would count
+patches. There is no stochastic depth, which DINO's student has (rate 0.1) and MoCo v3 has not:
+every pass is a pure function of parameters and images. The residual stream, LayerNorm and softmax
+are float32 under any compute type.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byoljax.models import layers
+
+POOLS = ('cls', 'mean')
+LAYER_NORM_EPSILON = 1e-6
+
+
+class Size(NamedTuple):
+  """Dimensions of a vision transformer.
+
+  Attributes:
+    dim: width of a token.
+    depth: blocks.
+    heads: attention heads of a block; they divide `dim`.
+    patch: default edge of a patch in pixels.
+    grid: coordinates span this many patches on each side.
+  """
+
+  dim: int
+  depth: int
+  heads: int
+  patch: int = 16
+  grid: int = 14
+
+
+# DINO's ViT-S has 6 heads (as DeiT's), MoCo v3's 12; parameters are alike. 'vit_micro' is for CPU
+# cores and images of about 32 px: 0.2 M parameters.
+VITS = {
+  'vit_micro': Size(64, 4, 4, patch=4, grid=8),
+  'vit_tiny': Size(192, 12, 3),
+  'vit_small': Size(384, 12, 12),
+  'vit_small_6heads': Size(384, 12, 6),
+  'vit_base': Size(768, 12, 12),
+}
+
+
+def sincos_positions(height: int, width: int, dim: int, grid: int) -> np.ndarray:
+  """Positions of height x width patches, row by row: float32 [height * width,dim].
+
+  [sin(y w), cos(y w), sin(x w), cos(x w)] with frequencies w_k = 10000^(-k / (dim / 4)) and y, x
+  the patch's coordinates in [-1/2, grid - 1/2]; whole numbers where the map is grid x grid
+  (MoCo v3's code; its naming swaps y and x).
+
+  Raises:
+    ValueError: dim is not a multiple of 4.
+  """
+  if dim % 4:
+    raise ValueError(f'2-D sine-cosine positions need a multiple of 4 values, not {dim}.')
+  omega = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
+  angles = []
+  for axis, count in enumerate((height, width)):
+    coordinate = (np.arange(count) + 0.5) * grid / count - 0.5
+    shape = (count, 1, 1) if axis == 0 else (1, count, 1)
+    angle = coordinate.reshape(shape) * omega[None, None, :]
+    angles.append(np.broadcast_to(angle, (height, width, dim // 4)).reshape(-1, dim // 4))
+  parts = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
+  return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def _linear(features: int, dtype: jnp.dtype, name: str, parts: int = 1) -> nn.Dense:
+  return nn.Dense(
+    features,
+    dtype=dtype,
+    param_dtype=jnp.float32,
+    kernel_init=layers.xavier_uniform(parts),
+    name=name,
+  )
+
+
+def _norm(name: str) -> nn.LayerNorm:
+  return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.float32, name=name)
+
+
+class Block(nn.Module):
+  """x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x)) with 4 times the width inside."""
+
+  heads: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """Tokens float32 [b,n,D] -> float32 [b,n,D]."""
+    batch, tokens, dim = x.shape
+    linear = functools.partial(_linear, dtype=self.dtype)
+    y = linear(3 * dim, name='qkv', parts=3)(_norm('norm1')(x))
+    y = y.reshape(batch, tokens, 3, self.heads, dim // self.heads)
+    # Its default implementation sums products and takes the softmax in float32.
+    y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
+    x = x + linear(dim, name='proj')(y.reshape(batch, tokens, dim)).astype(jnp.float32)
+    y = linear(4 * dim, name='fc1')(_norm('norm2')(x))
+    y = linear(dim, name='fc2')(nn.gelu(y, approximate=False))
+    return x + y.astype(jnp.float32)
+
+
+class ViT(nn.Module):
+  """Patches, class token, blocks, LayerNorm; then the class token or the mean of the patches.
+
+  `pool` 'cls' or 'mean' (patches only; the class token takes part in attention all the same, and
+  parameters are alike). Images of any size that the patch divides, square or not. The tokens after
+  each block, float32 [b,1 + patches,D] with the class token first, can be read out as 'tokens1' ...
+  through `byoljax.models.net.stack(..., taps=...)`.
+  """
+
+  size: Size
+  patch_size: int = 0
+  pool: str = 'cls'
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Images float32 [b,H,W,3] -> embedding float32 [b,D].
+
+    Raises:
+      ValueError: H or W is not a multiple of the patch.
+    """
+    del train  # nothing here depends on it
+    dim, depth, heads, _, grid = self.size
+    patch = self.patch_size or self.size.patch
+    batch, height, width = x.shape[0], x.shape[1] // patch, x.shape[2] // patch
+    x = _linear(dim, self.dtype, 'patch_embed')(patches(x, patch)).astype(jnp.float32)
+    x = x + sincos_positions(height, width, dim, grid)[None]
+    cls = self.param('cls', layers.normal(1e-6), (dim,), jnp.float32)
+    cls = jnp.broadcast_to(cls[None, None, :], (batch, 1, dim))
+    x = jnp.concatenate([cls, x], axis=1)
+    for i in range(1, depth + 1):
+      x = Block(heads, self.dtype, name=f'block{i}')(x)
+      self.sow('intermediates', f'tokens{i}', x)
+    x = _norm('norm')(x)
+    return x[:, 0] if self.pool == 'cls' else jnp.mean(x[:, 1:], axis=1)
+
+
+def patches(images: jax.Array, patch: int) -> jax.Array:
+  """Images [b,H,W,C] cut into squares, row by row: [b,(H / patch) * (W / patch),patch^2 * C].
+
+  Raises:
+    ValueError: H or W is not a multiple of the patch.
+  """
+  batch, height, width, channels = images.shape
+  if height % patch or width % patch:
+    raise ValueError(
+      f'images of {height} x {width} pixels cannot be cut into patches of {patch}: '
+      f'choose an image size that is a multiple of {patch}, or another patch_size.'
+    )
+  x = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
+  return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
+
+
+def make(
+  name: str, *, width: int = 1, patch_size: int = 0, pool: str = 'cls', dtype: Any = jnp.float32
+) -> ViT:
+  """The named vision transformer; `width` multiplies the tokens' width and the heads."""
+  size = VITS[name]
+  wide = size._replace(dim=size.dim * width, heads=size.heads * width)
+  return ViT(wide, patch_size, pool, dtype)
