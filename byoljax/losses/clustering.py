@@ -42,7 +42,7 @@ def swapped_prediction(
 ) -> jax.Array:
   """Mean over assigned crops i and crops v != i of -q_i . log softmax(s_v / T) (SwAV, eq. 2).
 
-  arXiv 2006.09882; with more than two crops as in its section 3.3.
+  arXiv 2006.09882; with more than two crops as in its section on multi-crop.
 
   Args:
     codes: assignments of the first crops, each [b,K], rows that sum to 1; constants.

@@ -100,7 +100,7 @@ def vicreg(
 
 
 def w_mse(a: jax.Array, b: jax.Array, *, axis: str | None = None, eps: float = 1e-3) -> jax.Array:
-  """Mean of 2 - 2 cos(w(a), w(b)) of whitened views (W-MSE, arXiv 2007.06346, equations 5-7).
+  """Mean of 2 - 2 cos(w(a), w(b)) of whitened views (W-MSE, arXiv 2007.06346, section 3).
 
   w(z) = L^-1 (z - mean z) with L L^T = (1 - eps) Cov(z) + eps I, the Cholesky factor; mean and
   covariance (divided by B - 1) are of the global batch, for each view by itself.

@@ -1,0 +1,60 @@
+"""A memory bank: one unit row per training image (Wu et al. 2018, arXiv 1805.01978).
+
+A bank of ImageNet is 656 MB, so updates are scatters that a donated state does in place.
+"""
+
+import math
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax.ops import sphere
+
+
+def init(key: jax.Array, size: int, dim: int) -> jax.Array:
+  """Uniform draws from +-sqrt(3/D), float32 [N,D]: rows of length about 1, as the authors draw.
+
+  Raises:
+    ValueError: size or dim below 1.
+  """
+  if size < 1 or dim < 1:
+    raise ValueError(f'a bank needs a size and a dimension of at least 1, got {size} and {dim}')
+  bound = math.sqrt(3.0 / dim)
+  return jax.random.uniform(key, (size, dim), jnp.float32, -bound, bound)
+
+
+def update(
+  bank: jax.Array, index: jax.Array, rows: jax.Array, momentum: float | jax.Array
+) -> jax.Array:
+  """v_i <- n(m v_i + (1 - m) n(f_i)), n the normalisation to length 1.
+
+  Args:
+    bank: float32 [N,D]; donated to a compiled step it is changed in place.
+    index: int [B] in [0, N), positions of the rows of all devices. Of an index that occurs twice
+      the last row counts, whatever the device: a scatter alone would leave that to chance. Others
+      than these are ignored.
+    rows: embeddings [B,D], any length and float dtype. No gradient flows through the bank.
+    momentum: m in [0, 1]; .5 in the paper, 0 overwrites.
+
+  Returns:
+    The bank after the update, float32 [N,D].
+
+  Raises:
+    ValueError: shapes or types other than these.
+  """
+  if rows.ndim != 2 or rows.shape[1:] != bank.shape[1:] or index.shape != rows.shape[:1]:
+    raise ValueError(
+      f'a bank {bank.shape} takes index [B] and rows [B,{bank.shape[-1]}], got {index.shape} and '
+      f'{rows.shape}'
+    )
+  if not jnp.issubdtype(index.dtype, jnp.integer):
+    raise ValueError(f'index must hold integers, got {index.dtype}')
+  size = bank.shape[0]
+  position = jnp.arange(index.shape[0], dtype=jnp.int32)
+  repeats = (index[:, None] == index[None, :]) & (position[:, None] < position[None, :])
+  counts = ~jnp.any(repeats, axis=1) & (index >= 0)
+  old = bank.at[index].get(mode='clip')
+  new = sphere.normalise(momentum * old + (1.0 - momentum) * sphere.normalise(rows))
+  # Rows that do not count go past the end, where the scatter drops them.
+  return bank.at[jnp.where(counts, index, size)].set(lax.stop_gradient(new), mode='drop')
