@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from byoljax import config as config_lib
-from byoljax import optim, parallel
+from byoljax import durations, optim, parallel
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data import device
 from byoljax.data.source import Source
@@ -26,6 +26,7 @@ from byoljax.method import Batch, Method, Setting, with_online_probe
 from byoljax.methods import METHODS
 from byoljax.models import heads, make_encoder
 from byoljax.models.net import stack
+from byoljax.optim import recipe
 from byoljax.step import TrainState, init_state, train_step
 
 PyTree = Any
@@ -40,14 +41,19 @@ class Length(NamedTuple):
   total_steps: int
 
   def steps(self, field: str, text: str) -> int:
-    """Converts the duration in `field`; see `config.duration`."""
-    return config_lib.duration(
-      field,
-      text,
-      steps_per_epoch=self.steps_per_epoch,
-      batch_size=self.batch_size,
-      total_steps=self.total_steps,
-    )
+    """Converts the duration in `field`; see `durations.steps`.
+
+    Raises:
+      ConfigError: not a duration.
+    """
+    with user_errors():
+      return durations.steps(
+        field,
+        text,
+        steps_per_epoch=self.steps_per_epoch,
+        batch_size=self.batch_size,
+        total_steps=self.total_steps,
+      )
 
 
 class Run(NamedTuple):
@@ -94,10 +100,13 @@ def assemble(
   """
   length = _length(config, source)
   with user_errors('config.views'):
-    specs = tuple(ViewSpec.from_mapping(config.views[name]) for name in sorted(config.views))
+    specs = view_specs(config)
   encoder = functools.partial(_encoder, config.encoder)
   setting = Setting(
     total_steps=length.total_steps,
+    steps_per_epoch=length.steps_per_epoch,
+    batch_size=length.batch_size // config.train.accumulate,
+    num_devices=jax.device_count(),
     num_examples=source.size,
     num_classes=source.num_classes,
     axis=parallel.AXIS,
@@ -110,8 +119,10 @@ def assemble(
     method = build(encoder, setting, **arguments)
   if config.probe.online and source.num_classes > 1:
     method = _watched(method, source.num_classes)
-  schedule, optimisers, settings = _optimisers(config, length)
-  tx = optim.make(method.groups, optimisers)
+  optimisers = _optimisers(config, length)
+  tx = optim.make(
+    lambda params: optimisers.label(method.groups(params), params), optimisers.transformations
+  )
   augment = augmentation(config, specs, length, config.data.mean, config.data.std)
   example = {
     'views': tuple(np.zeros((2, spec.size, spec.size, 3), np.float32) for spec in specs),
@@ -130,10 +141,40 @@ def assemble(
     diagnose=_diagnosis(every, length.total_steps),
     accumulate=config.train.accumulate,
   )
-  report = optim.param_report(shapes.params, method.groups(shapes.params), settings)
+  labels = optimisers.label(method.groups(shapes.params), shapes.params)
+  report = optim.param_report(shapes.params, labels, optimisers.settings)
   return Run(
-    config, source, specs, length, method, tx, schedule, parallel.spmd(step), create, report
+    config,
+    source,
+    specs,
+    length,
+    method,
+    tx,
+    optimisers.schedule,
+    parallel.spmd(step),
+    create,
+    report,
   )
+
+
+def view_specs(config: Config) -> tuple[ViewSpec, ...]:
+  """One specification per view, in the order of the numbers in their names: view1, view2, ...
+
+  A view may stand for several alike: `{'size': 96, ..., 'repeat': 6}`.
+  """
+  specs = []
+  for name in view_names(config):
+    fields = dict(config.views[name])
+    repeat = fields.pop('repeat', 1)
+    if not isinstance(repeat, int) or repeat < 1:
+      raise ConfigError(f'views.{name}.repeat={repeat} must be a whole number of at least 1.')
+    specs += [ViewSpec.from_mapping(fields)] * repeat
+  return tuple(specs)
+
+
+def view_names(config: Config) -> list[str]:
+  """The names of the configured views, view2 before view10."""
+  return sorted(config.views, key=lambda name: (len(name), name))
 
 
 def augmentation(
@@ -170,9 +211,9 @@ def _diagnosis(every: int, total: int) -> Callable[[jax.Array, jax.Array], dict[
   return diagnose
 
 
-def _encoder(fields: Mapping[str, Any], bn_axis: str | None) -> Any:
+def _encoder(fields: Mapping[str, Any], bn_axis: str | None, bn_groups: int = 0) -> Any:
   with user_errors('config.encoder'):
-    return make_encoder(**fields, bn_axis=bn_axis)
+    return make_encoder(**fields, bn_axis=bn_axis, bn_groups=bn_groups)
 
 
 def _watched(method: Method, num_classes: int) -> Method:
@@ -210,9 +251,10 @@ def _length(config: Config, source: Source) -> Length:
       f'use at most {source.size // devices * devices}.'
     )
   per_epoch = source.size // batch_size
-  total = config_lib.duration(
-    'train.length', config.train.length, steps_per_epoch=per_epoch, batch_size=batch_size
-  )
+  with user_errors():
+    total = durations.steps(
+      'train.length', config.train.length, steps_per_epoch=per_epoch, batch_size=batch_size
+    )
   if total < 1:
     raise ConfigError(f"train.length='{config.train.length}' is less than one step.")
   length = Length(batch_size, per_epoch, total)
@@ -225,28 +267,25 @@ def _length(config: Config, source: Source) -> Length:
   return length
 
 
-def _optimisers(
-  config: Config, length: Length
-) -> tuple[Callable[[int], Any], dict[str, optax.GradientTransformation], dict[str, Any]]:
-  """The learning-rate schedule, the optimiser of each parameter group, and their settings."""
-  fields = dict(config.optim)
-  base_lr, end, warmup = fields.pop('base_lr'), fields.pop('end_lr'), fields.pop('warmup')
+def _optimisers(config: Config, length: Length) -> recipe.Recipe:
+  """The optimisers of all parameter groups, the online probe's among them."""
+  fields = config.optim.to_dict()
+  warmup = length.steps('optim.warmup', fields.pop('warmup'))
   with user_errors('config.optim'):
-    peak = optim.peak_lr(base_lr, length.batch_size)
-    schedule = optim.cosine(
-      peak,
+    own = recipe.make_recipe(
+      fields,
+      batch_size=length.batch_size,
       total_steps=length.total_steps,
-      warmup_steps=length.steps('optim.warmup', warmup),
-      end=end,
+      steps_per_epoch=length.steps_per_epoch,
+      warmup_steps=warmup,
     )
-    optimisers = {'default': optim.make_optimizer(schedule=schedule, **fields)}
-  settings = {'default': fields}
-  if config.probe.online:
-    probe = {'name': 'sgd', 'momentum': config.probe.momentum, 'nesterov': True}
-    with user_errors('config.probe'):
-      rate = optim.cosine(
-        optim.peak_lr(config.probe.base_lr, length.batch_size), total_steps=length.total_steps
-      )
-      optimisers['probe'] = optim.make_optimizer(schedule=rate, **probe)
-    settings['probe'] = probe
-  return schedule, optimisers, settings
+  if not config.probe.online:
+    return own
+  probe = {'name': 'sgd', 'momentum': config.probe.momentum, 'nesterov': True}
+  with user_errors('config.probe'):
+    rate = optim.cosine(
+      optim.peak_lr(config.probe.base_lr, length.batch_size), total_steps=length.total_steps
+    )
+    transformation = optim.make_optimizer(schedule=rate, **probe)
+  own.transformations['probe'], own.settings['probe'] = transformation, probe
+  return own

@@ -16,7 +16,6 @@ import contextlib
 import difflib
 import importlib.util
 import json
-import math
 import pathlib
 import re
 import sys
@@ -29,17 +28,6 @@ Config = Any
 
 # Fields that may change between two starts of one run: they do not change what is computed.
 NEUTRAL = ('log', 'profile', 'checkpoint', 'data.dir', 'data.threads')
-
-_UNITS = {
-  'step': 'steps',
-  'steps': 'steps',
-  'epoch': 'epochs',
-  'epochs': 'epochs',
-  'ep': 'epochs',
-  'example': 'examples',
-  'examples': 'examples',
-  '%': '%',
-}
 
 
 class ConfigError(ValueError):
@@ -233,38 +221,3 @@ def differences(old: Config, new: Config) -> list[str]:
     if a.get(name, absent) != b.get(name, absent)
     and not any(name == field or name.startswith(f'{field}.') for field in NEUTRAL)
   ]
-
-
-def duration(
-  field: str, text: str, *, steps_per_epoch: int, batch_size: int, total_steps: int | None = None
-) -> int:
-  """Converts a duration to a whole number of optimiser steps.
-
-  Args:
-    field: the field's name, for messages.
-    text: '40 epochs', '500 steps', '1e6 examples' or, of a known total, '10 %'.
-    steps_per_epoch: whole batches in one pass over the data.
-    batch_size: global examples per step.
-    total_steps: the run's length, needed for percentages.
-
-  Raises:
-    ConfigError: not a duration, negative, or a percentage where no total is known.
-  """
-  match = re.fullmatch(r'\s*([0-9.eE+-]+)\s*([a-z%]+)\s*', str(text))
-  unit = _UNITS.get(match.group(2)) if match else None
-  try:
-    amount = float(match.group(1)) if match else math.nan
-  except ValueError:
-    amount = math.nan
-  if unit is None or not math.isfinite(amount) or amount < 0 or (unit == '%' and not total_steps):
-    units = 'steps, epochs or examples' + (', or in % of the run' if total_steps else '')
-    raise ConfigError(
-      f"{field}='{text}' is not a duration: write a number in {units}, such as '10 epochs'."
-    )
-  per_unit = {
-    'steps': 1.0,
-    'epochs': float(steps_per_epoch),
-    'examples': 1.0 / batch_size,
-    '%': (total_steps or 0) / 100.0,
-  }
-  return round(amount * per_unit[unit])

@@ -148,22 +148,32 @@ def load_encoder(pretrained: str, network_name: str) -> tuple[Encoder, Config, p
   return fresh._replace(params=params, bn=bn), config, directory
 
 
-def knn_result(
-  encoder: Encoder, data: EvalData, fields: Mapping[str, Any], seed: int = 0
-) -> dict[str, Any]:
+def training_only(data: EvalData, fields: Mapping[str, Any], seed: int) -> EvalData:
+  """Evaluation data without the test set: training images, at random, as queries and as bank.
+
+  Args:
+    data: see `EvalData`.
+    fields: 'max_bank' (0 = all the others) and 'max_queries', which takes at most a fifth of all.
+    seed: chooses the images.
+  """
+  order = np.random.default_rng((seed, 1)).permutation(data.train.size)
+  queries = max(1, min(fields['max_queries'], data.train.size // 5))
+  bank = order[queries:][: fields['max_bank'] or None]
+  return data._replace(
+    test=data.train.subset(np.sort(order[:queries])), train=data.train.subset(np.sort(bank))
+  )
+
+
+def knn_result(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> dict[str, Any]:
   """k-NN of an encoder: {'top1': headline, 'sweep': every k and temperature, ...}.
 
   Args:
     encoder: see `Encoder`.
     data: bank and queries.
-    fields: 'k' and 'temperature' (tuples), 'max_bank' (0 = all training images).
-    seed: chooses the bank's images where `max_bank` limits them.
+    fields: 'k' and 'temperature' (tuples).
   """
   extract = _extractor(encoder.net, tuple(data.mean), tuple(data.std))
   bank = data.train
-  if 0 < fields['max_bank'] < bank.size:
-    order = np.random.default_rng((seed, 1)).permutation(bank.size)
-    bank = bank.subset(np.sort(order[: fields['max_bank']]))
   bank_features, bank_labels = extract(encoder.params, encoder.bn, eval_batches(bank, data))
   features_, labels = extract(encoder.params, encoder.bn, eval_batches(data.test, data))
   with user_errors('k-NN'):

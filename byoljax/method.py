@@ -16,10 +16,12 @@ The contract, checked for every row of `byoljax.methods.METHODS`:
 7. A method imports no other method, and reads `batch['label']` only if it is supervised.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+
+from byoljax import durations
 
 PyTree = Any
 Batch = dict[str, Any]
@@ -44,6 +46,26 @@ class Aux(NamedTuple):
   embedding: jax.Array
 
 
+class Refresh(NamedTuple):
+  """Rare work between two steps that needs the whole data set: clustering, say.
+
+  It is a function of its arguments alone and happens before the step that it is due at, so that a
+  resumed run repeats it exactly.
+
+  Attributes:
+    every: steps from one to the next; the first one is due before step 0.
+    apply: (params, method_state, features, key, step) -> (params, method_state). Runs on the host,
+      on every process alike. `features()` computes {tap: float32 [N, D]}, what `embed` gives for
+      every training image, un-augmented, in the order of their index; it is slow, and not called
+      unless it is needed. `key` is a function of (seed, step).
+  """
+
+  every: int
+  apply: Callable[
+    [PyTree, PyTree, Callable[[], dict[str, Any]], jax.Array, int], tuple[PyTree, PyTree]
+  ]
+
+
 class Method(NamedTuple):
   """A self-supervised method as pure functions; see the module's contract.
 
@@ -55,7 +77,7 @@ class Method(NamedTuple):
     embed: (params, method_state, images [N, S, S, 3]) -> {tap: [N, D]}; evaluation mode, without
       collectives. The default tap is 'embedding'.
     groups: (params) -> tree of optimiser group names with the structure of `params`.
-    refresh: None, or (params, method_state, features, key) -> method_state: rare host-side work.
+    refresh: rare work between steps, such as clustering; see `Refresh`.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -63,7 +85,7 @@ class Method(NamedTuple):
   post_step: Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, PyTree]]
   embed: Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]]
   groups: Callable[[PyTree], PyTree]
-  refresh: Callable[[PyTree, PyTree, Any, jax.Array], PyTree] | None = None
+  refresh: Refresh | None = None
 
 
 class Setting(NamedTuple):
@@ -71,6 +93,9 @@ class Setting(NamedTuple):
 
   Attributes:
     total_steps: optimiser steps of the whole run; schedules end there.
+    steps_per_epoch: optimiser steps in one pass over the data.
+    batch_size: global batch B of one forward pass: of a micro-batch where gradients accumulate.
+    num_devices: how many devices share a batch.
     num_examples: size of the training set.
     num_classes: classes of the training set; 0 without labels.
     axis: the mapped axis, or None on a single device.
@@ -79,20 +104,85 @@ class Setting(NamedTuple):
   """
 
   total_steps: int
+  steps_per_epoch: int = 1
+  batch_size: int = 256
+  num_devices: int = 1
   num_examples: int = 0
   num_classes: int = 0
   axis: str | None = None
   dtype: str = 'float32'
   pretrained: tuple[PyTree, PyTree] | None = None
 
+  def steps(self, field: str, text: str) -> int:
+    """The duration `text` ('2 epochs', '500 steps', '10 %') of the field in optimiser steps.
 
-MakeEncoder = Callable[[str | None], Any]
-"""Batch-norm axis -> encoder module; a method decides where its statistics are synchronised."""
+    Raises:
+      ValueError: not a duration.
+    """
+    return durations.steps(
+      field,
+      text,
+      steps_per_epoch=self.steps_per_epoch,
+      batch_size=self.batch_size,
+      total_steps=self.total_steps,
+    )
+
+
+MakeEncoder = Callable[..., Any]
+"""(bn_axis, bn_groups=0) -> encoder module: a method decides where its statistics are shared.
+
+`bn_axis` is the mapped axis or None; `bn_groups` splits the global batch into that many groups with
+statistics of their own, 0 keeps it whole.
+"""
 
 
 def default_groups(params: PyTree) -> PyTree:
   """Puts every parameter into the optimiser group 'default'."""
   return jax.tree.map(lambda _: 'default', params)
+
+
+def evaluation_outputs(
+  net: Any, *taps: str
+) -> Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]]:
+  """The `embed` of a method whose running statistics are `method_state.bn`.
+
+  Args:
+    net: a `models.net.Net`.
+    taps: names of its outputs, in its order; nothing after the last one is computed.
+  """
+
+  def embed(params: PyTree, method_state: PyTree, images: jax.Array) -> dict[str, jax.Array]:
+    outputs, _ = net.apply(params, method_state.bn, images, train=False, upto=taps[-1])
+    return {tap: outputs[tap] for tap in taps}
+
+  return embed
+
+
+def check_sizes(projector: Sequence[int], predictor: Sequence[int] = ()) -> None:
+  """Raises ValueError unless the sizes of a projector and of its predictor, if any, make sense."""
+  sizes = (*projector, *predictor)
+  if not projector or min(sizes) < 1:
+    raise ValueError(
+      f'projector={tuple(projector)} and predictor={tuple(predictor)}: give at least an output '
+      f'size of the projector, and sizes of at least 1, such as (2048, 256).'
+    )
+  if predictor and predictor[-1] != projector[-1]:
+    raise ValueError(
+      f'the predictor puts out {predictor[-1]} values but the projector {projector[-1]}: '
+      f'the last numbers of both must be equal.'
+    )
+
+
+def check_groups(bn_groups: int, setting: Setting) -> None:
+  """Raises ValueError unless the batch splits into groups of batch normalisation, whole devices."""
+  if bn_groups == 0:
+    return
+  batch, devices = setting.batch_size, setting.num_devices
+  if bn_groups < 0 or bn_groups % devices or batch % bn_groups or batch // bn_groups < 2:
+    raise ValueError(
+      f'bn_groups={bn_groups} must be a multiple of the {devices} devices and split a batch of '
+      f'{batch} into equal parts of at least 2; 0 shares statistics over the whole batch.'
+    )
 
 
 def keep(params: PyTree, method_state: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:

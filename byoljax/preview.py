@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from byoljax import train
-from byoljax.assemble import Run, augmentation
+from byoljax.assemble import Run, augmentation, view_names
 from byoljax.data import pipeline
 from byoljax.report import sheet
 
@@ -15,7 +15,16 @@ from byoljax.report import sheet
 def write_sheet(run: Run, path: pathlib.Path, count: int = 8) -> None:
   """Writes a contact sheet of `count` images of the first batch beside their augmented views."""
   originals, views = example_views(run, min(count, run.source.size))
-  sheet.write(path, originals, views, names=sorted(run.config.views))
+  sheet.write(path, originals, views, names=_names(run))
+
+
+def _names(run: Run) -> list[str]:
+  """One name per view; repeated views are counted: view3 1, view3 2, ..."""
+  names = []
+  for name in view_names(run.config):
+    repeat = run.config.views[name].get('repeat', 1)
+    names += [name] if repeat == 1 else [f'{name} {i + 1}' for i in range(repeat)]
+  return names
 
 
 def example_views(run: Run, count: int) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:

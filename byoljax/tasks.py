@@ -190,9 +190,15 @@ def _fit_to_devices(batch_size: int) -> int:
 
 
 def _periodic_knn(config: Config, data: EvalData, state: TrainState) -> dict[str, float]:
-  """k-NN of the encoder in training, under names of its own: 'knn/*'."""
+  """k-NN of the encoder in training, under names of its own: 'knn/*'.
+
+  It classifies training images that are left out of the bank: the best checkpoint is chosen by it,
+  and choosing is not the test set's business.
+  """
   encoder = _online(config, state)
-  result = evaluate.knn_result(encoder, data, config.evals.knn, config.seed)
+  result = evaluate.knn_result(
+    encoder, evaluate.training_only(data, config.evals.knn, config.seed), config.evals.knn
+  )
   return {f'knn/{name}': result[name] for name in ('top1', 'top5') if name in result}
 
 
@@ -228,12 +234,11 @@ def _final_results(config: Config, data: EvalData, state: TrainState) -> dict[st
     'random initialisation': evaluate.random_encoder(config.encoder, data.image_size, config.seed),
     'raw pixels': evaluate.random_encoder(pixels, data.image_size, config.seed),
   }
-  full_bank = dict(config.evals.knn) | {'max_bank': 0}
   results = {}
   for name, encoder in encoders.items():
     say(f'evaluating {name} ...')
     results[name] = {
-      'knn': evaluate.knn_result(encoder, data, full_bank),
+      'knn': evaluate.knn_result(encoder, data, config.evals.knn),
       'linear': evaluate.linear_result(encoder, data, config.evals.linear, log=config.log),
     }
   return results

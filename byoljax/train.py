@@ -7,6 +7,7 @@ evaluations, checkpoints, and stopping when asked to.
 
 from collections.abc import Callable, Generator, Mapping
 import contextlib
+import functools
 import logging
 import pathlib
 from typing import Any
@@ -18,7 +19,8 @@ from byoljax import checkpoint, metrics, parallel, progress
 from byoljax.assemble import Run
 from byoljax.clock import Clock, ProfileWindow
 from byoljax.config import user_errors
-from byoljax.data import pipeline
+from byoljax.data import device, pipeline
+from byoljax.evals import features as features_lib
 from byoljax.signals import StopRequest
 from byoljax.step import TrainState
 
@@ -49,8 +51,12 @@ def training(
   The yielded state is donated to the next step: copy what must outlive it.
   """
   wait_for_each = parallel.must_await_every_step()
+  refresh = run.method.refresh
   with contextlib.closing(batches(run, start_step)) as source:
     for done in range(start_step + 1, run.length.total_steps + 1):
+      if refresh is not None and (done - 1) % refresh.every == 0:
+        with clock.paused():
+          state = refreshed(run, state, done - 1)
       with clock.waiting():
         batch = parallel.shard(next(source))
       state, values = run.step(state, batch)
@@ -58,6 +64,40 @@ def training(
         jax.block_until_ready(state)
       clock.tick(done)
       yield done, state, values
+
+
+def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
+  """The state after the method's rare work before `step`, such as clustering all features.
+
+  The steps' own randomness is not touched: the key is folded in with a number of its own.
+  """
+  refresh = run.method.refresh
+  assert refresh is not None
+
+  def features() -> dict[str, np.ndarray]:
+    config = run.config
+    clean = pipeline.eval_batches(
+      run.source,
+      image_size=run.specs[0].size,
+      batch_size=run.length.batch_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      threads=config.data.threads,
+    )
+    extract = _extractor(run.method.embed, tuple(config.data.mean), tuple(config.data.std))
+    return extract(state.params, state.method_state, clean, run.source.size)
+
+  key = jax.random.fold_in(jax.random.wrap_key_data(parallel.fetch(state.key)), step)
+  params, method_state = refresh.apply(
+    state.params, state.method_state, features, jax.random.fold_in(key, 1 << 20), step
+  )
+  return parallel.replicate(state.replace(params=params, method_state=method_state))
+
+
+@functools.cache
+def _extractor(embed: Callable[..., Any], mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
+  """One for every run: compiled once."""
+  return features_lib.every_tap(embed, device.make_eval_transform(mean, std))
 
 
 Evaluate = Callable[[TrainState], dict[str, float]]

@@ -76,15 +76,26 @@ def get_config() -> ConfigDict:
       'method': {'name': 'byol'},
       'optim': {
         'name': 'lars',
-        'base_lr': 0.3,  # per 256 examples
+        'base_lr': 0.3,  # per 256 examples, where lr_scaling is linear
+        'lr_scaling': 'linear',  # in the batch size; or 'sqrt', 'none'
+        'schedule': 'cosine',  # or 'constant', 'step'
+        'granularity': 'step',  # how often the rate moves; or 'epoch'
         'warmup': '10 epochs',
-        'end_lr': 0.0,  # share of the peak
+        'start_lr': 0.0,  # share of the peak, at the start of the warm-up
+        'end_lr': 0.0,  # share of the peak, for 'cosine'
+        'decay_at': (0.6, 0.8),  # shares of training, for 'step'
+        'decay_factor': 0.1,
         'weight_decay': 1e-6,
+        'weight_decay_end': -1.0,  # on a cosine, with adamw; -1 = constant
         'momentum': 0.9,
         'nesterov': False,
         'trust_coefficient': 0.001,
         'exclude_bias_and_norm': True,  # from weight decay and adaptation
-        'clip_norm': 0.0,  # 0 = off
+        'clip_norm': 0.0,  # of a whole group's gradient; 0 = off
+        'clip_tensor_norm': 0.0,  # of every tensor's gradient; 0 = off
+        # Fields that differ for some parameters: {'predictor': {'schedule': 'constant'}} for a
+        # role, {'bias_and_norm': {'base_lr': 0.0048}}.
+        'groups': {},
       },
       # A linear classifier that watches the encoder; it has its own optimiser and no way back.
       'probe': {'online': True, 'base_lr': 0.2, 'momentum': 0.9},
@@ -95,7 +106,9 @@ def get_config() -> ConfigDict:
           'every': '10 epochs',  # '0 epochs' = at the end only
           'k': (1, 5, 10, 20, 50, 100, 200),
           'temperature': (0.07, 0.1, 0.2),
-          'max_bank': 50000,  # training images in the periodic bank; 0 = all
+          # While training, both are training images; the test set is for the end.
+          'max_bank': 50000,  # 0 = all that are not queries
+          'max_queries': 10000,  # and at most a fifth of the training images
         },
         'final': False,  # k-NN and linear table with baselines at the end of the run
         'linear': linear_protocol(),

@@ -24,12 +24,10 @@ def get_config(arg: str = '') -> ConfigDict:
       'knn': {
         'k': (1, 5, 10, 20, 50, 100, 200),
         'temperature': (0.07, 0.1, 0.2),
-        'max_bank': 0,  # 0 = the whole training set
       },
       'log': {'verbose': False},
     }
   )
   if 'smoke' in options:
     options.remove('smoke')
-    config.knn.max_bank = 256
   return base.finish(config, options)

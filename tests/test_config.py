@@ -7,6 +7,7 @@ import ml_collections
 import pytest
 
 from byoljax import config as config_lib
+from byoljax import durations
 from byoljax.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -107,7 +108,7 @@ def test_missing_and_broken_recipes(tmp_path):
    ('1e3steps', 1000), ('10 %', 20), ('10%', 20), ('2 ep', 20), ('0 steps', 0)],
 )  # fmt: skip
 def test_durations(text, steps):
-  found = config_lib.duration('f', text, steps_per_epoch=10, batch_size=64, total_steps=200)
+  found = durations.steps('f', text, steps_per_epoch=10, batch_size=64, total_steps=200)
   assert found == steps
 
 
@@ -115,13 +116,13 @@ def test_durations(text, steps):
   'text', ['', '3', 'epochs', '-1 steps', '3 hours', 'nan steps', '1e999 steps']
 )
 def test_bad_durations(text):
-  with pytest.raises(ConfigError, match="is not a duration.*such as '10 epochs'"):
-    config_lib.duration('f', text, steps_per_epoch=10, batch_size=64, total_steps=200)
+  with pytest.raises(ValueError, match="is not a duration.*such as '10 epochs'"):
+    durations.steps('f', text, steps_per_epoch=10, batch_size=64, total_steps=200)
 
 
 def test_percentage_needs_a_total():
-  with pytest.raises(ConfigError, match='is not a duration'):
-    config_lib.duration('f', '10 %', steps_per_epoch=10, batch_size=64)
+  with pytest.raises(ValueError, match='is not a duration'):
+    durations.steps('f', '10 %', steps_per_epoch=10, batch_size=64)
 
 
 def test_json_round_trip_is_exact():

@@ -81,6 +81,38 @@ def make_extractor(
   return extract
 
 
+def every_tap(
+  embed: Embed, transform: Callable[[jax.Array], jax.Array] | None = None
+) -> Callable[[PyTree, PyTree, Iterable[Mapping[str, np.ndarray]], int], dict[str, np.ndarray]]:
+  """Builds `extract(params, method_state, batches, size) -> {tap: float32 [size, D]}`.
+
+  As `make_extractor`, in one pass for all taps, and row i is the example of index i: one that could
+  not be read is a row of zeros.
+  """
+  widths: dict[str, int] = {}
+
+  def side_by_side(params: PyTree, method_state: PyTree, images: jax.Array) -> dict[str, jax.Array]:
+    outputs = {tap: x.astype(jnp.float32) for tap, x in embed(params, method_state, images).items()}
+    widths.update({tap: x.shape[-1] for tap, x in outputs.items()})
+    return {'all': jnp.concatenate(list(outputs.values()), axis=-1)}
+
+  extract = make_extractor(side_by_side, transform, tap='all')
+
+  def extract_all(
+    params: PyTree, method_state: PyTree, batches: Iterable[Mapping[str, np.ndarray]], size: int
+  ) -> dict[str, np.ndarray]:
+    # The index in the place of the label comes back with its row.
+    numbered = ({**batch, 'label': batch['index']} for batch in batches)
+    found, index = extract(params, method_state, numbered)
+    rows = np.zeros((size, found.shape[1]), np.float32)
+    rows[index] = found
+    return dict(
+      zip(widths, np.split(rows, np.cumsum(list(widths.values()))[:-1], axis=1), strict=True)
+    )
+
+  return extract_all
+
+
 def _unknown_tap(tap: str, outputs: Mapping[str, jax.Array]) -> str:
   close = difflib.get_close_matches(tap, list(outputs), n=1)
   hint = f', did you mean {close[0]!r}?' if close else '.'

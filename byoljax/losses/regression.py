@@ -1,4 +1,4 @@
-"""Regression of one view's prediction on another view's projection (BYOL).
+"""Regression of one view's prediction on another view's projection (BYOL, SimSiam).
 
 Same values and gradients as BYOL's code, which the paper's pseudo-code (-2 cos) matches up to a
 constant. The loss of one direction only: BYOL adds the two directions and does not average them,
@@ -34,3 +34,14 @@ def cosine_regression(p: jax.Array, z: jax.Array) -> jax.Array:
       f'cosine_regression needs p and z of one shape [b,D], got p {p.shape} and z {z.shape}'
     )
   return jnp.mean(jnp.sum((l2_normalise(p) - l2_normalise(z)) ** 2, axis=-1))
+
+
+def negative_cosine(p: jax.Array, z: jax.Array) -> jax.Array:
+  """Mean of -cos(p, z) (SimSiam, arXiv 2011.10566, equation 1): half of BYOL's, less 1.
+
+  Arguments and errors as for `cosine_regression`.
+
+  Returns:
+    float32 scalar in [-1, 1].
+  """
+  return 0.5 * cosine_regression(p, z) - 1.0

@@ -16,6 +16,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -42,6 +43,30 @@ class Net(NamedTuple):
 
   init: Callable[[jax.Array, Any], tuple[Params, BatchStats]]
   apply: Callable[..., tuple[dict[str, jax.Array], BatchStats]]
+
+
+class Statistics(flax.struct.PyTreeNode):
+  """The method state of methods that keep nothing but running statistics.
+
+  Attributes:
+    bn: by role, as `Net.init` gives them.
+  """
+
+  bn: BatchStats
+
+
+def apply_each(
+  net: Net, params: Mapping[str, Any], batch_stats: Mapping[str, Any], views: Sequence[jax.Array]
+) -> tuple[list[dict[str, jax.Array]], BatchStats]:
+  """Train-mode outputs of every view in a forward pass of its own.
+
+  Normalisation sees one view at a time; running statistics move once per view, in order.
+  """
+  stats, outputs = dict(batch_stats), []
+  for view in views:
+    made, stats = net.apply(params, stats, view, train=True)
+    outputs.append(made)
+  return outputs, stats
 
 
 def stack(parts: Sequence[Part], taps: Sequence[str] = ()) -> Net:

@@ -68,3 +68,10 @@ def cosine_tau(base_tau: float, total_steps: int) -> Callable[[int | jax.Array],
     return 1.0 - (1.0 - base_tau) * 0.5 * (jnp.cos(jnp.pi * done) + 1.0)
 
   return schedule
+
+
+def constant_tau(tau: float) -> Callable[[int | jax.Array], jax.Array]:
+  """The schedule of a target whose tau never changes (MoCo); ValueError outside [0, 1]."""
+  if not 0.0 <= tau <= 1.0:
+    raise ValueError(f'tau {tau} must lie in [0, 1]')
+  return lambda step: jnp.full((), tau, jnp.float32)

@@ -57,6 +57,7 @@ class _Settings(NamedTuple):
   stacked: bool
   mask: lars.Mask
   weight_decay: float
+  decay_schedule: Schedule | None
   momentum: float
   nesterov: bool
   trust_coefficient: float
@@ -105,7 +106,10 @@ def _sgd(s: _Settings) -> Chain:
 
 
 def _adamw(s: _Settings) -> Chain:
-  decay = optax.add_decayed_weights(s.weight_decay, s.mask)
+  if s.decay_schedule is None:
+    decay = optax.add_decayed_weights(s.weight_decay, s.mask)
+  else:
+    decay = lars.add_scheduled_decay(s.decay_schedule, s.mask)
   return optax.scale_by_adam(s.b1, s.b2, s.eps), decay, *_rate(s)
 
 
@@ -126,11 +130,13 @@ def make_optimizer(
   *,
   schedule: Schedule,
   weight_decay: float = 0.0,
+  decay_schedule: Schedule | None = None,
   momentum: float = 0.9,
   nesterov: bool = False,
   trust_coefficient: float = 1e-3,
   exclude_bias_and_norm: bool = True,
   clip_norm: float = 0.0,
+  clip_tensor_norm: float = 0.0,
   b1: float = 0.9,
   b2: float = 0.999,
   eps: float = 1e-8,
@@ -146,6 +152,7 @@ def make_optimizer(
       'larc_clip' (solo-learn).
     schedule: update number from 0 -> learning rate, [] or [n].
     weight_decay: lambda >= 0; added to the gradient, in 'adamw' decoupled: w -= lr lambda w.
+    decay_schedule: update number from 0 -> lambda, in place of `weight_decay`; 'adamw' only.
     momentum: mu in [0, 1); not used by 'adamw'.
     nesterov: the look-ahead form g + mu m; not used by 'adamw'.
     trust_coefficient: eta of LARS > 0 (published: 1e-3; 'larc_clip' 0.02).
@@ -154,6 +161,7 @@ def make_optimizer(
       after PyTorch.
     clip_norm: upper limit on the norm of all the group's gradients together, before anything else;
       0 for none.
+    clip_tensor_norm: upper limit on the norm of each gradient tensor by itself; 0 for none.
     b1: decay of AdamW's first moment.
     b2: decay of AdamW's second moment.
     eps: AdamW's epsilon.
@@ -168,11 +176,14 @@ def make_optimizer(
   for field, value, good, allowed in (
     ('weight_decay', weight_decay, weight_decay >= 0, '>= 0'),
     ('clip_norm', clip_norm, clip_norm >= 0, '>= 0'),
+    ('clip_tensor_norm', clip_tensor_norm, clip_tensor_norm >= 0, '>= 0'),
     ('momentum', momentum, 0 <= momentum < 1, 'in [0, 1)'),
     ('trust_coefficient', trust_coefficient, trust_coefficient > 0, '> 0'),
   ):
     if not good:
       raise ValueError(f'{field} must be {allowed}, got {value}')
+  if decay_schedule is not None and name != 'adamw':
+    raise ValueError(f"a schedule of the weight decay needs optimizer 'adamw', not {name!r}")
   stacked = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32)).ndim == 1
   chain = OPTIMIZERS[name](
     _Settings(
@@ -180,6 +191,7 @@ def make_optimizer(
       stacked=stacked,
       mask=decay_mask(exclude_bias_and_norm),
       weight_decay=weight_decay,
+      decay_schedule=decay_schedule,
       momentum=momentum,
       nesterov=nesterov,
       trust_coefficient=trust_coefficient,
@@ -189,4 +201,6 @@ def make_optimizer(
     )
   )
   clip = (lars.clip_by_norm(clip_norm, stacked),) if clip_norm else ()
+  if clip_tensor_norm:
+    clip += (lars.clip_each_by_norm(clip_tensor_norm, stacked),)
   return optax.chain(*clip, *chain, optax.scale(-1.0))

@@ -111,6 +111,28 @@ def clip_by_norm(limit: float, stacked: bool) -> optax.GradientTransformation:
   return _stateless(clip)
 
 
+def clip_each_by_norm(limit: float, stacked: bool) -> optax.GradientTransformation:
+  """g min(1, limit / |g|) for every tensor by itself (DINO); one norm per slice if stacked."""
+
+  def clip(g: jax.Array) -> jax.Array:
+    return g * jnp.minimum(1.0, limit / jnp.maximum(tensor_norm(g, stacked), 1e-16))
+
+  return _stateless(lambda updates, params: jax.tree.map(clip, updates))
+
+
+def add_scheduled_decay(decay: Schedule, mask: Mask) -> optax.GradientTransformation:
+  """u + lambda_t w where the mask is True, t counting updates from 0."""
+
+  def update(updates, state, params=None):
+    weight = jnp.asarray(decay(state.count))
+    updates = jax.tree.map(
+      lambda u, w, decayed: u + weight * w if decayed else u, updates, params, mask(params)
+    )
+    return updates, CountState(optax.safe_increment(state.count))
+
+  return optax.GradientTransformation(lambda params: CountState(jnp.zeros([], jnp.int32)), update)
+
+
 def scale_by_rate(schedule: Schedule) -> optax.GradientTransformation:
   """u = lr_t u with t counting updates from 0; rates [n] go to the slices of the leading axis."""
 

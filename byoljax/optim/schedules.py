@@ -12,6 +12,7 @@ stacked head (see `byoljax.optim.make_optimizer`). The target's tau is scheduled
 
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
+import math
 
 import jax
 import jax.numpy as jnp
@@ -21,14 +22,30 @@ Schedule = Callable[[int | jax.Array], jax.Array]
 Rate = float | Sequence[float]
 
 
-def peak_lr(base_lr: Rate, batch_size: int) -> Rate:
-  """base_lr * batch_size / 256, the linear scaling rule (Goyal et al., arXiv 1706.02677).
+SCALINGS: dict[str, Callable[[int], float]] = {
+  'linear': lambda batch_size: batch_size / 256,  # Goyal et al., arXiv 1706.02677
+  'sqrt': math.sqrt,  # SimCLR, arXiv 2002.05709, appendix B.1
+  'none': lambda batch_size: 1.0,
+}
 
-  `base_lr` is per 256 examples, a number or one per stacked head; `batch_size` is global.
+
+def peak_lr(base_lr: Rate, batch_size: int, scaling: str = 'linear') -> Rate:
+  """The learning rate of a batch: base_lr times B / 256, the root of B, or 1.
+
+  Args:
+    base_lr: a number or one per stacked head; under 'linear' it is per 256 examples.
+    batch_size: B, global.
+    scaling: a key of SCALINGS.
+
+  Raises:
+    ValueError: an unknown scaling.
   """
+  if scaling not in SCALINGS:
+    raise ValueError(f'unknown lr_scaling {scaling!r}: choose one of {", ".join(SCALINGS)}')
+  factor = SCALINGS[scaling](batch_size)
   if isinstance(base_lr, Sequence):
-    return tuple(lr * batch_size / 256 for lr in base_lr)
-  return base_lr * batch_size / 256
+    return tuple(lr * factor for lr in base_lr)
+  return base_lr * factor
 
 
 def cosine(
@@ -125,6 +142,23 @@ def make_schedule(name: str, peak: Rate, **settings) -> Schedule:
     hint = f'; did you mean {close[0]!r}?' if close else ''
     raise ValueError(f'unknown schedule {name!r}: choose one of {", ".join(SCHEDULES)}{hint}')
   return SCHEDULES[name](peak, **settings)
+
+
+def by_epoch(schedule: Schedule, steps_per_epoch: int, warmup_steps: int) -> Schedule:
+  """The schedule held constant within each epoch, as PyTorch recipes step it; warm-up is per step.
+
+  Args:
+    schedule: a function of the step.
+    steps_per_epoch: E >= 1; after the warm-up, step s is given the value of step s - s % E.
+    warmup_steps: steps that are left as they are.
+  """
+
+  def held(step: int | jax.Array) -> jax.Array:
+    step = jnp.asarray(step)
+    start = step - step % steps_per_epoch
+    return schedule(jnp.where(step < warmup_steps, step, jnp.maximum(start, warmup_steps)))
+
+  return held
 
 
 def _warmed_up(

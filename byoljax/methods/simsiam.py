@@ -1,0 +1,102 @@
+"""SimSiam (Chen and He 2020, arXiv 2011.10566).
+
+One network, no target, no negatives: the prediction of each view is drawn towards the projection
+of the other, through which no gradient flows. Views are forward passes of their own, statistics
+are shared by all devices.
+
+As in the authors' code: the last batch normalisation of the projector has neither scale nor shift;
+the predictor is a bottleneck without normalisation on its output. Its learning rate is constant in
+their recipe: see `groups` in configs/simsiam.py.
+
+Different from the authors' code: the projector's linear layers have no bias at all, where theirs
+leaves one, frozen, in front of a normalisation that removes it.
+
+Ablations: `stop_gradient=False` and `predictor=()`, both of which collapse.
+"""
+
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax.losses import regression
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  check_sizes,
+  default_groups,
+  evaluation_outputs,
+  keep,
+)
+from byoljax.models import heads
+from byoljax.models.net import Net, Statistics, apply_each, stack
+
+PyTree = Any
+
+
+def simsiam(net: Net, *, stop_gradient: bool = True) -> Method:
+  """SimSiam over a network; `build` makes it.
+
+  Args:
+    net: outputs 'embedding', 'projection' and, unless it is ablated, 'prediction'.
+    stop_gradient: whether the projections are constants to the loss.
+  """
+  goal = lax.stop_gradient if stop_gradient else (lambda z: z)
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
+    params, bn = net.init(key, batch['views'][0])
+    return params, Statistics(bn)
+
+  def loss(
+    params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    del key, step
+    (first, second), bn = apply_each(net, params, state.bn, batch['views'])
+    p_first = first.get('prediction', first['projection'])
+    p_second = second.get('prediction', second['projection'])
+    value = 0.5 * (
+      regression.negative_cosine(p_first, goal(second['projection']))
+      + regression.negative_cosine(p_second, goal(first['projection']))
+    )
+    return value, Aux(Statistics(bn), {'loss': value}, first['embedding'])
+
+  embed = evaluation_outputs(net, 'embedding', 'projection')
+  return Method(init, loss, keep, embed, default_groups)
+
+
+def build(
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  *,
+  projector: Sequence[int] = (2048, 2048, 2048),
+  predictor: Sequence[int] = (512, 2048),
+  stop_gradient: bool = True,
+) -> Method:
+  """Builds SimSiam from an encoder factory and its configuration.
+
+  Args:
+    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    setting: the run.
+    projector: sizes of its layers; two layers are enough on CIFAR-10.
+    predictor: bottleneck and output size; () removes it (it will collapse).
+    stop_gradient: False lets gradients through the projections (it will collapse).
+
+  Raises:
+    ValueError: sizes that do not fit together.
+  """
+  check_sizes(projector, predictor)
+  head = functools.partial(
+    heads.MLPHead, hidden_bias=False, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype)
+  )
+  shared = (
+    ('encoder', 'embedding', make_encoder(setting.axis)),
+    ('projector', 'projection', head(features=tuple(projector), last_norm='bn_no_affine')),
+  )
+  last = ('predictor', 'prediction', head(features=tuple(predictor), last_bias=True))
+  return simsiam(stack((*shared, last) if predictor else shared), stop_gradient=stop_gradient)
