@@ -57,7 +57,7 @@ def triplet(
   rows = (distances, same & ~jnp.eye(count, dtype=bool), ~same)
   one = {'all': _all, 'batch_hard': _batch_hard, 'semi_hard': _semi_hard}[mode]
   # A few anchors at a time: one anchor's triplets are n^2 numbers, and are recomputed backwards.
-  at_once = max(1, min(count, 2**22 // count**2))
+  at_once = count if mode == 'batch_hard' else max(1, min(count, 2**22 // count**2))
   per_anchor = jax.checkpoint(partial(one, margin))
   total, active, chosen = lax.map(lambda row: per_anchor(*row), rows, batch_size=at_once)
   number = jnp.maximum(jnp.sum(chosen), 1.0)
