@@ -106,6 +106,7 @@ def assemble(
     total_steps=length.total_steps,
     steps_per_epoch=length.steps_per_epoch,
     batch_size=length.batch_size // config.train.accumulate,
+    accumulate=config.train.accumulate,
     num_devices=jax.device_count(),
     num_examples=source.size,
     num_classes=source.num_classes,

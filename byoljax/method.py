@@ -95,6 +95,7 @@ class Setting(NamedTuple):
     total_steps: optimiser steps of the whole run; schedules end there.
     steps_per_epoch: optimiser steps in one pass over the data.
     batch_size: global batch B of one forward pass: of a micro-batch where gradients accumulate.
+    accumulate: micro-batches per optimiser step.
     num_devices: how many devices share a batch.
     num_examples: size of the training set.
     num_classes: classes of the training set; 0 without labels.
@@ -106,6 +107,7 @@ class Setting(NamedTuple):
   total_steps: int
   steps_per_epoch: int = 1
   batch_size: int = 256
+  accumulate: int = 1
   num_devices: int = 1
   num_examples: int = 0
   num_classes: int = 0
@@ -123,7 +125,7 @@ class Setting(NamedTuple):
       field,
       text,
       steps_per_epoch=self.steps_per_epoch,
-      batch_size=self.batch_size,
+      batch_size=self.batch_size * self.accumulate,
       total_steps=self.total_steps,
     )
 

@@ -71,6 +71,10 @@ def get_config() -> ConfigDict:
         'stem': 'imagenet',  # or 'cifar'
         'padding': 'torch',  # or 'same'
         'zero_init_residual': False,
+        'selective_kernel': False,  # SimCLR v2's ResNets
+        'resnet_d': False,
+        'patch_size': 0,  # of ViTs; 0 = the encoder's own
+        'pool': 'cls',  # of ViTs; or 'mean'
         'dtype': 'float32',  # or 'bfloat16' for the computation
       },
       'method': {'name': 'byol'},
@@ -124,9 +128,12 @@ def smoke(config: ConfigDict) -> ConfigDict:
   """A minute on any computer: the same code path with a tiny budget on the built-in images."""
   config.data.update(name='shapes', dir='')
   config.train.update(length='6 steps', batch_size=16)
-  for name in config.get('views', {}):
-    config.views[name].size = 32
+  sizes = [view.size for view in config.get('views', {}).values()]
+  for view in config.get('views', {}).values():
+    view.size = 32 if view.size == max(sizes) else 16
+    view.update({'repeat': 2} if view.get('repeat', 1) > 1 else {})
   config.encoder.update(name='small', width=1, dtype='float32')
+  config.encoder.update(selective_kernel=False, resnet_d=False, patch_size=0)
   config.optim.warmup = '2 steps'
   config.evals.update(image_size=32, batch_size=64, final=False)
   config.evals.knn.update(every='0 epochs', max_bank=256)

@@ -24,12 +24,13 @@ class TinyEncoder(nn.Module):
   """A network that compiles quickly and still has batch statistics."""
 
   bn_axis: str | None
+  bn_groups: int = 0
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x, *, train):
     x = nn.Conv(8, (3, 3), strides=2, dtype=self.dtype, param_dtype=jnp.float32)(x)
-    x = nn.relu(layers.batch_norm(train, self.bn_axis, self.dtype, 'bn')(x))
+    x = nn.relu(layers.batch_norm(train, self.bn_axis, self.dtype, 'bn', groups=self.bn_groups)(x))
     return x.mean((1, 2)).astype(jnp.float32)
 
 
@@ -41,16 +42,31 @@ def _frozen():
 
 # name -> (arguments of the builder, number of views)
 CASES = {
+  'barlow_twins': ({'projector': (16, 16, 8)}, 2),
   'byol': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
+  'dino': ({'projector': (16, 8), 'outputs': 12, 'freeze_last': '1 steps'}, 3),
   'linear_probe': ({'num_heads': 2}, 1),
-}
+  'moco': ({'projector': (16, 8), 'queue_size': 80, 'tau': 0.9, 'symmetric': True,
+            'bn_groups': 4}, 2),
+  'moco_v3': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
+  'simclr': ({'projector': (16, 8), 'memory_size': 80, 'memory_tau': 0.9, 'chunk': 24}, 2),
+  'simsiam': ({'projector': (16, 8), 'predictor': (4, 8)}, 2),
+  'swav': (
+    {'projector': (16, 8), 'prototypes': 6, 'queue_size': 48, 'queue_from': '2 steps',
+     'freeze': '1 steps'},
+    3,
+  ),
+  'vicreg': ({'projector': (16, 16, 8)}, 2),
+  'w_mse': ({'projector': (16, 4)}, 2),
+}  # fmt: skip
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
 
 
-def make(name, axis=parallel.AXIS, dtype='float32', **changes):
+def make(name, axis=parallel.AXIS, dtype='float32', accumulate=1, **changes):
   arguments, _ = CASES[name]
   setting = Setting(
-    total_steps=STEPS, num_examples=64, num_classes=CLASSES, axis=axis, dtype=dtype,
+    total_steps=STEPS, steps_per_epoch=2, batch_size=BATCH // accumulate, accumulate=accumulate,
+    num_devices=4 if axis else 1, num_examples=64, num_classes=CLASSES, axis=axis, dtype=dtype,
     pretrained=_frozen(),
   )  # fmt: skip
   encoder = functools.partial(TinyEncoder, dtype=jnp.dtype(dtype))
@@ -61,7 +77,11 @@ def batch_of(name, seed=0, rows=BATCH):
   rng = np.random.default_rng(seed)
   _, views = CASES[name]
   return {
-    'views': tuple(rng.normal(size=(rows, SIZE, SIZE, 3)).astype(np.float32) for _ in range(views)),
+    # From the third view on small crops, as methods with more than two have them.
+    'views': tuple(
+      rng.normal(size=(rows, *(2 * (SIZE if view < 2 else SIZE // 2,)), 3)).astype(np.float32)
+      for view in range(views)
+    ),
     'index': np.arange(rows, dtype=np.int32),
     'label': rng.integers(0, CLASSES, rows).astype(np.int32),
   }
@@ -83,7 +103,7 @@ def pure_step(method, axis=parallel.AXIS, accumulate=1, traces=None):
 
 def run(name, steps, *, how=parallel.spmd, axis=parallel.AXIS, accumulate=1, **changes):
   """Trains a few steps; returns the state and the last metrics on the host."""
-  step, create = pure_step(make(name, axis, **changes), axis, accumulate)
+  step, create = pure_step(make(name, axis, accumulate=accumulate, **changes), axis, accumulate)
   state = parallel.replicate(create(batch_of(name), 0))
   mapped = how(step)
   for number in range(steps):

@@ -8,9 +8,30 @@ row in the contract test.
 from collections.abc import Callable
 
 from byoljax.method import Method
-from byoljax.methods import byol, linear_probe
+from byoljax.methods import (
+  barlow_twins,
+  byol,
+  dino,
+  linear_probe,
+  moco,
+  moco_v3,
+  simclr,
+  simsiam,
+  swav,
+  vicreg,
+  w_mse,
+)
 
 METHODS: dict[str, Callable[..., Method]] = {
+  'barlow_twins': barlow_twins.build,
   'byol': byol.build,
+  'dino': dino.build,
   'linear_probe': linear_probe.build,
+  'moco': moco.build,
+  'moco_v3': moco_v3.build,
+  'simclr': simclr.build,
+  'simsiam': simsiam.build,
+  'swav': swav.build,
+  'vicreg': vicreg.build,
+  'w_mse': w_mse.build,
 }

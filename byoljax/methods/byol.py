@@ -14,7 +14,9 @@ Different from the authors' code:
 - the target starts as an independent draw, as theirs does, but its running statistics are kept
   only so that it can be evaluated.
 
-Beyond the paper's method: the ablations of its target (`target_mode`), a one-directional loss.
+Beyond the paper's method: the ablations of its target (`target_mode`), a one-directional loss, and
+the negatives of SimCLR with a weight `beta` (appendix F.4), which with `predictor=()`,
+`target_mode='none'` and beta = 1 is SimCLR's loss on BYOL's network; see configs/bridge.py.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,15 +28,28 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax.losses import regression
-from byoljax.method import Aux, Batch, MakeEncoder, Method, Setting, default_groups
+from byoljax.losses import bridge, regression
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  check_sizes,
+  default_groups,
+  evaluation_outputs,
+)
 from byoljax.models import heads
-from byoljax.models.net import Net, stack
+from byoljax.models.net import Net, apply_each, stack
 from byoljax.ops import ema
 
 PyTree = Any
 Schedule = Callable[[jax.Array], jax.Array]
 
+TAU_SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
+  'cosine': ema.cosine_tau,
+  'constant': lambda tau, total_steps: ema.constant_tau(tau),
+}
 TARGET_MODES = ('ema', 'constant_random', 'stop_gradient', 'none')
 _SHARED = ('encoder', 'projector')
 
@@ -60,6 +75,9 @@ def byol(
   tau: Schedule,
   target_mode: str = 'ema',
   symmetric: bool = True,
+  beta: float = 0.0,
+  alpha: float = 0.1,
+  axis: str | None = None,
 ) -> Method:
   """BYOL over two networks; `build` makes them.
 
@@ -70,6 +88,9 @@ def byol(
     target_mode: 'ema'; 'constant_random' (never updated); 'stop_gradient' (the online network
       behind a stop-gradient); 'none' (the online network, gradients included).
     symmetric: sum both directions of the loss, or predict view 1 from view 0 only.
+    beta: weight of the negatives, 0 for none.
+    alpha: their temperature.
+    axis: the mapped axis, over which negatives are gathered.
   """
   separate = target_mode in ('ema', 'constant_random')
 
@@ -85,20 +106,19 @@ def byol(
     params: PyTree, state: ByolState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key
-    first, second = batch['views']
-    on_first, bn = online.apply(params, state.bn, first, train=True)
-    on_second, bn = online.apply(params, bn, second, train=True)
-    target_bn = state.target_bn
+    views = batch['views']
+    (on_first, on_second), bn = apply_each(online, params, state.bn, views)
+    (to_first, to_second), target_bn = (on_first, on_second), state.target_bn
     if separate:
-      to_first, target_bn = target.apply(state.target_params, target_bn, first, train=True)
-      to_second, target_bn = target.apply(state.target_params, target_bn, second, train=True)
-    else:
-      to_first, to_second = on_first, on_second
+      (to_first, to_second), target_bn = apply_each(
+        target, state.target_params, state.target_bn, views
+      )
     goal = (lambda z: z) if target_mode == 'none' else lax.stop_gradient
     p_first, p_second = _prediction(on_first), _prediction(on_second)
-    value = regression.cosine_regression(p_first, goal(to_second['projection']))
+    z_first, z_second = goal(to_first['projection']), goal(to_second['projection'])
+    value = _direction(p_first, z_first, z_second)
     if symmetric:
-      value += regression.cosine_regression(p_second, goal(to_first['projection']))
+      value += _direction(p_second, z_second, z_first)
     metrics = {
       'loss': value,
       'tau': tau(step) if target_mode == 'ema' else jnp.ones((), jnp.float32),
@@ -107,6 +127,13 @@ def byol(
     new_state = state.replace(bn=bn, target_bn=target_bn)
     return value, Aux(new_state, metrics, on_first['embedding'])
 
+  def _direction(p: jax.Array, own_view: jax.Array, other_view: jax.Array) -> jax.Array:
+    """The loss of one view's predictions [b, D], given what the target makes of both views."""
+    value = regression.cosine_regression(p, other_view)
+    if beta:
+      value += beta * bridge.dispersion(p, own_view, other_view, alpha, axis=axis)
+    return value
+
   def post_step(params: PyTree, state: ByolState, step: jax.Array) -> tuple[PyTree, ByolState]:
     if target_mode != 'ema':
       return params, state
@@ -114,10 +141,7 @@ def byol(
     moved = ema.update(state.target_params, shared, tau(step))
     return params, state.replace(target_params=moved)
 
-  def embed(params: PyTree, state: ByolState, images: jax.Array) -> dict[str, jax.Array]:
-    outputs, _ = online.apply(params, state.bn, images, train=False, upto='projection')
-    return {name: outputs[name] for name in ('embedding', 'projection')}
-
+  embed = evaluation_outputs(online, 'embedding', 'projection')
   return Method(init, loss, post_step, embed, default_groups)
 
 
@@ -138,8 +162,11 @@ def build(
   projector: Sequence[int] = (4096, 256),
   predictor: Sequence[int] = (4096, 256),
   base_tau: float = 0.99,
+  tau_schedule: str = 'cosine',
   target_mode: str = 'ema',
   symmetric: bool = True,
+  beta: float = 0.0,
+  alpha: float = 0.1,
 ) -> Method:
   """Builds BYOL from an encoder factory and its configuration.
 
@@ -149,23 +176,24 @@ def build(
     projector: hidden and output sizes of the projector.
     predictor: hidden and output sizes of the predictor; () removes it (it will collapse).
     base_tau: tau at step 0, in [0, 1]; the paper's .99 for 300 epochs, .996 for 1000.
+    tau_schedule: 'cosine', or 'constant' as in the paper's ablation of the target.
     target_mode: one of `TARGET_MODES`.
     symmetric: whether both directions of the loss are summed.
+    beta: weight >= 0 of negatives in the loss: 0 is BYOL, 1 SimCLR's share.
+    alpha: temperature > 0 of the negatives.
 
   Raises:
-    ValueError: an unknown target mode, tau outside [0, 1], sizes that do not fit together.
+    ValueError: an unknown target mode, values out of range, sizes that do not fit together.
   """
   if target_mode not in TARGET_MODES:
     raise ValueError(f"target_mode='{target_mode}' is not one of {', '.join(TARGET_MODES)}.")
+  if tau_schedule not in TAU_SCHEDULES:
+    raise ValueError(f"tau_schedule='{tau_schedule}' is not one of {', '.join(TAU_SCHEDULES)}.")
   if not 0.0 <= base_tau <= 1.0:
     raise ValueError(f'base_tau={base_tau} must be between 0 and 1.')
-  if not projector:
-    raise ValueError('projector=() is empty: give at least an output size, such as (4096, 256).')
-  if predictor and predictor[-1] != projector[-1]:
-    raise ValueError(
-      f'the predictor puts out {predictor[-1]} values but the projector {projector[-1]}: '
-      f'the last numbers of both must be equal.'
-    )
+  check_sizes(projector, predictor)
+  if beta < 0 or alpha <= 0:
+    raise ValueError(f'beta={beta} must be 0 or more and alpha={alpha} positive.')
   head = functools.partial(heads.MLPHead, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype))
   shared = (
     ('encoder', 'embedding', make_encoder(setting.axis)),
@@ -175,7 +203,10 @@ def build(
   return byol(
     stack((*shared, last) if predictor else shared),
     stack(shared),
-    tau=ema.cosine_tau(base_tau, setting.total_steps),
+    tau=TAU_SCHEDULES[tau_schedule](base_tau, setting.total_steps),
     target_mode=target_mode,
     symmetric=symmetric,
+    beta=beta,
+    alpha=alpha,
+    axis=setting.axis,
   )

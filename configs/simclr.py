@@ -1,0 +1,91 @@
+"""SimCLR v1 and v2 (Chen et al. 2020, arXiv 2002.05709 and 2006.10029).
+
+    python -m byoljax.main --config=configs/simclr.py
+
+    :cifar10 :cifar10_small :imagenette :imagenet,100 :folder :npz    scales, see configs/scales.py
+    ...,v2        the deeper head, ResNet-D with selective kernels, v2's rate (on ResNets)
+    ...,smoke     seconds, to see that it runs
+
+Published results (theirs, not ours): ImageNet ResNet-50 linear top-1 64.5 % at 100 epochs, 69.3 %
+at 1000 (v1), 71.7 % at 800 (v2); CIFAR-10 ResNet-18 90.74 % (solo-learn, 1000 epochs, online
+classifier).
+
+The authors do not normalise their inputs; the recipes here do, as all others.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import scales
+
+METHOD = {
+  'name': 'simclr',
+  'projector': (2048, 128),  # hidden, output
+  'temperature': 0.1,
+  'chunk': 0,  # candidates of the loss at a time; 0 = all at once
+  'memory_size': 0,  # queued negatives of v2; 0 = none, 65536 in the paper
+  'memory_tau': 0.999,
+}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  return scales.build(arg, METHOD, ADAPT, variants={'v2': v2})
+
+
+def shapes(config: ConfigDict, epochs: int) -> None:
+  """A small head and a higher temperature."""
+  del epochs
+  config.method.update(projector=(512, 128), temperature=0.2)
+
+
+def cifar10(config: ConfigDict, epochs: int) -> None:
+  """Close to solo-learn's recipe (which has no batch normalisation in its head), without blur."""
+  del epochs
+  config.method.update(projector=(2048, 256), temperature=0.2)
+  config.optim.update(base_lr=0.4, weight_decay=1e-4)
+  colour(config, blur_prob=0.0)
+
+
+def cifar10_small(config: ConfigDict, epochs: int) -> None:
+  """A small head."""
+  del epochs
+  config.method.update(projector=(512, 128), temperature=0.2)
+  colour(config, blur_prob=0.0)
+
+
+def imagenette(config: ConfigDict, epochs: int) -> None:
+  """The paper's views at 128 px."""
+  del epochs
+  config.optim.update(name='lars_simclr', base_lr=0.3, weight_decay=1e-6)
+  colour(config)
+
+
+def imagenet(config: ConfigDict, epochs: int) -> None:
+  """As in the paper; their code decays weights by 1e-4."""
+  del epochs
+  config.optim.update(name='lars_simclr', base_lr=0.3, weight_decay=1e-6)
+  colour(config)
+
+
+def colour(config: ConfigDict, **changes) -> None:
+  """The paper's colour jitter at strength 1, the same for both views."""
+  strength = {'brightness': 0.8, 'contrast': 0.8, 'saturation': 0.8, 'hue': 0.2}
+  scales.alike(config, **({'blur_prob': 0.5} | strength | changes))
+
+
+def v2(config: ConfigDict) -> None:
+  """A third layer in the head; at ImageNet's scale its encoder and its rate, too."""
+  *hidden, out = config.method.projector
+  config.method.projector = (*hidden, hidden[-1], out)
+  if config.encoder.name.startswith('resnet'):
+    config.encoder.update(selective_kernel=True, resnet_d=True)
+  if config.encoder.name == 'resnet50':
+    config.optim.update(base_lr=0.1, lr_scaling='sqrt', warmup='5 %', weight_decay=1e-4)
+
+
+ADAPT = {
+  'shapes': shapes,
+  'cifar10': cifar10,
+  'cifar10_small': cifar10_small,
+  'imagenette': imagenette,
+  'imagenet': imagenet,
+}
