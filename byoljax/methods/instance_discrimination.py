@@ -1,0 +1,241 @@
+"""Instance discrimination with a memory bank (Wu et al. 2018, arXiv 1805.01978).
+
+Every image is a class of its own. A bank holds one unit vector per image, a moving average of the
+image's past projections, and the loss asks which entry a new projection of the image belongs to:
+among all entries (`full_softmax`), among noise by noise-contrastive estimation (`nce`, the
+paper's equation 7), or among noise by a softmax (`infonce`, the authors' later model).
+
+As in the authors' code: one view per image; the bank is read before and written after the loss;
+it starts with uniform noise of length about 1; NCE's normalising constant is estimated once, from
+the first batch, positives included, and never again.
+
+Different from the authors' code:
+- noise is a function of (key, global position of the example), so it does not depend on the number
+  of devices; it is drawn with replacement, uniformly;
+- `ensure_negatives` draws from the other N - 1 images directly, where theirs never checks;
+- the constant is the mean over the batch of all devices, kept as a logarithm;
+- batch statistics are shared by all devices;
+- the proximal term (equation 9) is absent, as it is from their code.
+
+The bank of N x D floats lives on every device: 656 MB for ImageNet. `nce` and `infonce` gather
+[b, K, D] entries of it; `full_softmax` needs [b, N] similarities.
+"""
+
+from collections.abc import Sequence
+import math
+from typing import Any
+
+import flax.struct
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax import parallel
+from byoljax.losses import classification, contrastive
+from byoljax.losses import nce as nce_loss
+from byoljax.losses.regression import l2_normalise
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  check_sizes,
+  default_groups,
+  evaluation_outputs,
+  keep,
+)
+from byoljax.models import heads
+from byoljax.models.net import Net, stack
+from byoljax.ops import bank as bank_ops
+
+PyTree = Any
+
+CRITERIA = ('full_softmax', 'nce', 'infonce')
+
+
+class InstanceState(flax.struct.PyTreeNode):
+  """What instance discrimination changes without a gradient.
+
+  Attributes:
+    bn: running statistics of the network, by role.
+    bank: float32 [N, D], one entry per training image.
+    log_z: float32 [], logarithm of NCE's normalising constant Z; -inf until the first batch.
+  """
+
+  bn: PyTree
+  bank: jax.Array
+  log_z: jax.Array
+
+
+def noise_indices(
+  key: jax.Array,
+  positions: jax.Array,
+  count: int,
+  size: int,
+  exclude: jax.Array | None = None,
+) -> jax.Array:
+  """Uniform draws with replacement from 0, ..., size - 1: int32 [b, count].
+
+  Args:
+    key: the same on all devices.
+    positions: int32 [b], the examples' positions in the global batch; row i is a function of the
+      key and positions[i] alone.
+    count: draws per example.
+    size: N >= 2.
+    exclude: int32 [b] or None; row i never holds exclude[i].
+  """
+
+  def row(position: jax.Array, own: jax.Array) -> jax.Array:
+    own_key = jax.random.fold_in(key, position)
+    if exclude is None:
+      return jax.random.randint(own_key, (count,), 0, size)
+    # One draw fewer, and those from `own` on move up by one: uniform over the others.
+    drawn = jax.random.randint(own_key, (count,), 0, size - 1)
+    return drawn + (drawn >= own)
+
+  return jax.vmap(row)(positions, positions if exclude is None else exclude)
+
+
+def instance_discrimination(
+  net: Net,
+  *,
+  num_examples: int,
+  dim: int,
+  criterion: str,
+  temperature: float,
+  bank_momentum: float,
+  num_noise: int,
+  ensure_negatives: bool,
+  axis: str | None,
+) -> Method:
+  """Instance discrimination over a network; `build` makes it.
+
+  Args:
+    net: outputs 'embedding' and 'projection' [b, dim].
+    num_examples: N, entries of the bank.
+    dim: D, size of a projection.
+    criterion: one of `CRITERIA`.
+    temperature: of all criteria.
+    bank_momentum: weight of an entry's old value in [0, 1).
+    num_noise: K, noise entries per example; not used by 'full_softmax'.
+    ensure_negatives: whether an image is never its own noise.
+    axis: the mapped axis, or None.
+  """
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, InstanceState]:
+    params, bn = net.init(jax.random.fold_in(key, 0), batch['views'][0])
+    entries = bank_ops.init(jax.random.fold_in(key, 1), num_examples, dim)
+    return params, InstanceState(bn, entries, jnp.full((), -jnp.inf, jnp.float32))
+
+  def criterion_of(
+    z: jax.Array, state: InstanceState, index: jax.Array, key: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:
+    """This device's loss, and log Z."""
+    if criterion == 'full_softmax':
+      logits = z @ state.bank.T / temperature
+      return classification.cross_entropy(logits, index), state.log_z
+    positions = parallel.axis_index(axis) * len(index) + jnp.arange(len(index))
+    exclude = index if ensure_negatives else None
+    noise = state.bank[noise_indices(key, positions, num_noise, num_examples, exclude)]
+    own = state.bank[index]
+    if criterion == 'infonce':
+      return contrastive.info_nce(z, own, noise, temperature).mean(), state.log_z
+    positive = jnp.sum(z * own, axis=-1) / temperature
+    negatives = jnp.einsum('bd,bkd->bk', z, noise) / temperature
+    measured = _log_constant(positive, negatives, num_examples, axis)
+    log_z = jnp.where(jnp.isfinite(state.log_z), state.log_z, measured)
+    each = nce_loss.nce(positive, negatives, log_z, num_noise, num_examples)
+    return each.mean(), log_z
+
+  def loss(
+    params: PyTree, state: InstanceState, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    del step
+    outputs, bn = net.apply(params, state.bn, batch['views'][0], train=True)
+    z, index = l2_normalise(outputs['projection']), batch['index']
+    value, log_z = criterion_of(z, state, index, key)
+    fixed = lax.stop_gradient(z)
+    metrics = {
+      'loss': value,
+      'positive_cosine': jnp.mean(jnp.sum(fixed * l2_normalise(state.bank[index]), axis=-1)),
+    }
+    if criterion == 'nce':
+      metrics['log_z'] = log_z
+    rows, places = parallel.all_gather(fixed, axis), parallel.all_gather(index, axis)
+    entries = bank_ops.update(state.bank, places, rows, bank_momentum)
+    new_state = state.replace(bn=bn, bank=entries, log_z=log_z)
+    return value, Aux(new_state, metrics, outputs['embedding'])
+
+  embed = evaluation_outputs(net, 'embedding', 'projection')
+  return Method(init, loss, keep, embed, default_groups)
+
+
+def _log_constant(
+  positive: jax.Array, negatives: jax.Array, num_examples: int, axis: str | None
+) -> jax.Array:
+  """log Z = log(N mean exp(logit)) over the positives and noise of all devices; no gradient."""
+  logits = lax.stop_gradient(jnp.concatenate([positive[:, None], negatives], axis=1))
+  each = parallel.all_gather(jax.nn.logsumexp(logits)[None], axis)
+  return jax.nn.logsumexp(each) + math.log(num_examples / (logits.size * each.size))
+
+
+def build(
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  *,
+  projector: Sequence[int] = (128,),
+  criterion: str = 'nce',
+  temperature: float = 0.07,
+  bank_momentum: float = 0.5,
+  num_noise: int = 4096,
+  ensure_negatives: bool = False,
+) -> Method:
+  """Builds instance discrimination from an encoder factory and its configuration.
+
+  Args:
+    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    setting: the run; `num_examples` is the size of the bank.
+    projector: sizes of the layers from the embedding to the projection; one number is the paper's
+      single linear layer.
+    criterion: one of `CRITERIA`; the paper's `nce` for ImageNet, `full_softmax` for CIFAR-10.
+    temperature: the paper's .07; .1 for CIFAR-10.
+    bank_momentum: weight of the old entry, in [0, 1).
+    num_noise: noise entries per example: 4096 for `nce`, 65536 for `infonce`.
+    ensure_negatives: whether an image is never its own noise.
+
+  Raises:
+    ValueError: an unknown criterion, a value out of range, fewer than two images.
+  """
+  if criterion not in CRITERIA:
+    raise ValueError(f"criterion='{criterion}' is not one of {', '.join(CRITERIA)}.")
+  check_sizes(projector)
+  contrastive.check_temperature(temperature)
+  if not 0.0 <= bank_momentum < 1.0:
+    raise ValueError(f'bank_momentum={bank_momentum} must be at least 0 and below 1.')
+  if num_noise < 1:
+    raise ValueError(f'num_noise={num_noise} must be at least 1.')
+  if setting.num_examples < 2:
+    raise ValueError(
+      f'instance discrimination tells images apart and needs at least 2, got '
+      f'{setting.num_examples}.'
+    )
+  head = heads.MLPHead(
+    features=tuple(projector),
+    last_bias=True,
+    bn_axis=setting.axis,
+    dtype=jnp.dtype(setting.dtype),
+  )
+  encoder = make_encoder(setting.axis)
+  net = stack((('encoder', 'embedding', encoder), ('projector', 'projection', head)))
+  return instance_discrimination(
+    net,
+    num_examples=setting.num_examples,
+    dim=projector[-1],
+    criterion=criterion,
+    temperature=temperature,
+    bank_momentum=bank_momentum,
+    num_noise=num_noise,
+    ensure_negatives=ensure_negatives,
+    axis=setting.axis,
+  )

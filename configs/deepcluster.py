@@ -1,0 +1,111 @@
+"""DeepCluster (Caron et al. 2018, arXiv 1807.05520).
+
+    python -m byoljax.main --config=configs/deepcluster.py
+
+trains on the built-in shapes, minutes on a CPU. After a colon, a scale of `configs/scales.py`.
+
+The paper's encoders are AlexNet and VGG-16 on edges (a Sobel filter); `:imagenet` is its schedule
+and its number of clusters with a ResNet-50 on colour, so its results are none to compare with.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, scales
+
+METHOD = {
+  'name': 'deepcluster',
+  'num_clusters': 10000,
+  'pca_dim': 256,  # at most
+  'iterations': 20,  # of k-means
+}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  return scales.build(arg, METHOD, ADAPT, epochs={'imagenet': 200}, variants={'smoke': smoke})
+
+
+def shapes(config: ConfigDict, epochs: int) -> None:
+  """Ten clusters per class."""
+  del epochs
+  _one_view(config)
+  config.method.update(num_clusters=100, pca_dim=64)
+  _plain_head(config, base_lr=0.2)
+
+
+def cifar10(config: ConfigDict, epochs: int) -> None:
+  """Ten clusters per class, the paper's optimiser."""
+  del epochs
+  _one_view(config)
+  config.method.num_clusters = 100
+  _sgd(config)
+
+
+def cifar10_small(config: ConfigDict, epochs: int) -> None:
+  """Ten clusters per class, the small encoder's optimiser."""
+  del epochs
+  _one_view(config)
+  config.method.update(num_clusters=100, pca_dim=64)
+  _plain_head(config, base_lr=0.05)
+
+
+def imagenette(config: ConfigDict, epochs: int) -> None:
+  """Ten clusters per class, the paper's optimiser."""
+  del epochs
+  _one_view(config)
+  config.method.num_clusters = 100
+  _sgd(config)
+
+
+def imagenet(config: ConfigDict, epochs: int) -> None:
+  """The paper's clusters and optimiser."""
+  del epochs
+  config.train.batch_size = 256
+  _one_view(config)
+  _sgd(config)
+
+
+def smoke(config: ConfigDict) -> None:
+  """Few clusters."""
+  base.smoke(config)
+  config.method.num_clusters = 20
+
+
+def _one_view(config: ConfigDict) -> None:
+  config.views = ConfigDict({'view1': config.views.view1.to_dict()})
+
+
+def _sgd(config: ConfigDict) -> None:
+  """A constant rate for all parameters, the top layer without momentum."""
+  config.optim.update(
+    name='sgd',
+    base_lr=0.05,
+    weight_decay=1e-5,
+    warmup='0 epochs',
+    schedule='constant',
+    exclude_bias_and_norm=False,
+  )
+  _plain_head(config, base_lr=0.05)
+
+
+def _plain_head(config: ConfigDict, *, base_lr: float) -> None:
+  """The top layer starts anew every epoch: a momentum of the old one would be noise."""
+  config.optim.groups = ConfigDict(
+    {
+      'head': {
+        'name': 'sgd',
+        'momentum': 0.0,
+        'base_lr': base_lr,
+        'schedule': 'constant',
+        'weight_decay': 1e-5,
+      }
+    }
+  )
+
+
+ADAPT = {
+  'shapes': shapes,
+  'cifar10': cifar10,
+  'cifar10_small': cifar10_small,
+  'imagenette': imagenette,
+  'imagenet': imagenet,
+}

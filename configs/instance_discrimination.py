@@ -1,0 +1,117 @@
+"""Instance discrimination with a memory bank (Wu et al. 2018, arXiv 1805.01978).
+
+    python -m byoljax.main --config=configs/instance_discrimination.py
+
+trains on the built-in shapes, minutes on a CPU. After a colon, a scale of `configs/scales.py`:
+
+    :cifar10            ResNet-18, softmax over all images
+    :imagenet           ResNet-50, batch 256, 200 epochs; noise-contrastive estimation
+    :imagenet,infonce   the authors' later criterion, 65536 noise entries
+
+Published results (theirs, not ours): ImageNet k-NN top-1 41.0 % with ResNet-18, 46.8 % with
+ResNet-50.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, scales
+
+METHOD = {
+  'name': 'instance_discrimination',
+  'projector': (128,),  # a linear layer
+  'criterion': 'nce',  # or 'full_softmax', 'infonce'
+  'temperature': 0.07,
+  'bank_momentum': 0.5,  # weight of an entry's old value
+  'num_noise': 4096,  # per image; not for full_softmax
+  'ensure_negatives': False,  # an image is never its own noise
+}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  epochs = {'imagenet': 200}
+  return scales.build(arg, METHOD, ADAPT, epochs=epochs, variants=VARIANTS)
+
+
+def shapes(config: ConfigDict, epochs: int) -> None:
+  """All 8000 images are few enough for a softmax."""
+  del epochs
+  _one_view(config)
+  config.method.update(criterion='full_softmax', temperature=0.1)
+
+
+def cifar10(config: ConfigDict, epochs: int) -> None:
+  """The authors' criterion and augmentation; SGD as for ImageNet with more decay."""
+  del epochs
+  _one_view(config, **COLOUR)
+  config.method.update(criterion='full_softmax', temperature=0.1)
+  config.train.batch_size = 128
+  _sgd(config, base_lr=0.06, weight_decay=5e-4)
+
+
+def cifar10_small(config: ConfigDict, epochs: int) -> None:
+  """The small encoder with its AdamW."""
+  del epochs
+  _one_view(config, **COLOUR)
+  config.method.update(criterion='full_softmax', temperature=0.1)
+
+
+def imagenette(config: ConfigDict, epochs: int) -> None:
+  """As for ImageNet."""
+  del epochs
+  _one_view(config, **COLOUR)
+  _sgd(config, base_lr=0.03, weight_decay=1e-4)
+
+
+def imagenet(config: ConfigDict, epochs: int) -> None:
+  """As published."""
+  del epochs
+  config.train.batch_size = 256
+  _one_view(config, **COLOUR)
+  _sgd(config, base_lr=0.03, weight_decay=1e-4)
+
+
+def infonce(config: ConfigDict) -> None:
+  """The criterion of the authors' later model."""
+  config.method.update(criterion='infonce', num_noise=65536)
+
+
+def smoke(config: ConfigDict) -> None:
+  """Less noise."""
+  base.smoke(config)
+  config.method.num_noise = 64
+
+
+COLOUR = {
+  'crop_scale': (0.2, 1.0),
+  'jitter_prob': 1.0,
+  'saturation': 0.4,
+  'hue': 0.4,
+  'blur_prob': 0.0,
+}
+
+
+def _one_view(config: ConfigDict, **changes) -> None:
+  config.views = ConfigDict({'view1': config.views.view1.to_dict() | changes})
+
+
+def _sgd(config: ConfigDict, *, base_lr: float, weight_decay: float) -> None:
+  """Decay by 10 at 60 and 80 % of the training, for all parameters alike."""
+  config.optim.update(
+    name='sgd',
+    base_lr=base_lr,
+    weight_decay=weight_decay,
+    warmup='0 epochs',
+    schedule='step',
+    decay_at=(0.6, 0.8),
+    exclude_bias_and_norm=False,
+  )
+
+
+ADAPT = {
+  'shapes': shapes,
+  'cifar10': cifar10,
+  'cifar10_small': cifar10_small,
+  'imagenette': imagenette,
+  'imagenet': imagenet,
+}
+VARIANTS = {'infonce': infonce, 'smoke': smoke}

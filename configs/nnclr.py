@@ -1,0 +1,71 @@
+"""NNCLR (Dwibedi et al. 2021, arXiv 2104.14548).
+
+    python -m byoljax.main --config=configs/nnclr.py
+
+trains on the built-in shapes, minutes on a CPU. After a colon, a scale of `configs/scales.py`;
+`:imagenet,1000` is the paper's setting, with BYOL's views.
+
+Published result (theirs, not ours): ImageNet ResNet-50 linear top-1 75.6 % with multi-crop.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, scales
+
+METHOD = {
+  'name': 'nnclr',
+  'projector': (2048, 2048, 256),
+  'predictor': (4096, 256),
+  'queue_size': 98304,  # smaller than an epoch, or images find themselves
+  'temperature': 0.1,
+}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  return scales.build(arg, METHOD, ADAPT, epochs={'imagenet': 1000}, variants={'smoke': smoke})
+
+
+def shapes(config: ConfigDict, epochs: int) -> None:
+  """Small heads, and a queue of a quarter of the 8000 images."""
+  del epochs
+  config.method.update(projector=(512, 512, 128), predictor=(512, 128), queue_size=2048)
+
+
+def cifar10(config: ConfigDict, epochs: int) -> None:
+  """A queue of a third of the 50000 images."""
+  del epochs
+  config.method.queue_size = 16384
+  config.optim.update(base_lr=0.4, weight_decay=1e-5)
+
+
+def cifar10_small(config: ConfigDict, epochs: int) -> None:
+  """Small heads."""
+  del epochs
+  config.method.update(projector=(512, 512, 128), predictor=(512, 128), queue_size=16384)
+
+
+def imagenette(config: ConfigDict, epochs: int) -> None:
+  """A queue of less than half of the 9469 images."""
+  del epochs
+  config.method.queue_size = 4096
+
+
+def imagenet(config: ConfigDict, epochs: int) -> None:
+  """As published."""
+  del epochs
+  config.optim.update(base_lr=0.3, weight_decay=1e-6)
+
+
+def smoke(config: ConfigDict) -> None:
+  """Small heads and a short queue."""
+  base.smoke(config)
+  config.method.update(projector=(64, 64, 32), predictor=(64, 32), queue_size=64)
+
+
+ADAPT = {
+  'shapes': shapes,
+  'cifar10': cifar10,
+  'cifar10_small': cifar10_small,
+  'imagenette': imagenette,
+  'imagenet': imagenet,
+}
