@@ -41,9 +41,10 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
-  """Thirty clusters per class."""
+  """Thirty clusters per class, the rate of SwAV's small batches."""
   del epochs
   config.method.prototypes = (300, 300, 300)
+  config.optim.update(name='larc', base_lr=0.6, end_lr=0.001, exclude_bias_and_norm=False)
 
 
 def imagenet(config: ConfigDict, epochs: int) -> None:

@@ -39,7 +39,7 @@ def get_config(arg: str = '') -> ConfigDict:
 def shapes(config: ConfigDict, epochs: int) -> None:
   """Ten clusters per class, a small head, a queue of a quarter of the images."""
   del epochs
-  config.method.update(projector=(512, 128), queue_size=2048, tau=0.99, bn_groups=2)
+  config.method.update(projector=(512, 128), queue_size=2048, tau=0.99, bn_groups=4)
   config.method.update(num_clusters=100, repair_every='1 epochs')
 
 

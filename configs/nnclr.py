@@ -48,6 +48,7 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
   """A queue of less than half of the 9469 images."""
   del epochs
   config.method.queue_size = 4096
+  config.optim.base_lr = 0.3
 
 
 def imagenet(config: ConfigDict, epochs: int) -> None:

@@ -30,6 +30,13 @@ def shapes(config: ConfigDict, epochs: int) -> None:
   config.method.projector = (512, 128)
 
 
+def cifar10(config: ConfigDict, epochs: int) -> None:
+  """A hidden layer and plain SGD; ours."""
+  del epochs
+  config.method.projector = (512, 128)
+  config.optim.update(name='sgd', base_lr=0.1, weight_decay=1e-4)
+
+
 def imagenet(config: ConfigDict, epochs: int) -> None:
   """Schedule, margin and number of views of the scaled-up exemplar task; batch size ours."""
   del epochs
@@ -52,4 +59,10 @@ def smoke(config: ConfigDict) -> None:
   config.method.projector = (64,)
 
 
-ADAPT = {'shapes': shapes, 'cifar10_small': shapes, 'imagenet': imagenet}
+ADAPT = {
+  'shapes': shapes,
+  'cifar10': cifar10,
+  'cifar10_small': shapes,
+  'imagenette': cifar10,
+  'imagenet': imagenet,
+}
