@@ -151,7 +151,7 @@ def test_target_modes(mode):
   [
     ({'target_mode': 'moving'}, 'ema'),
     ({'base_tau': 1.01}, 'between 0 and 1'),
-    ({'projector': ()}, 'empty'),
+    ({'projector': ()}, 'at least an output size'),
     ({'predictor': (16, 4)}, 'must be equal'),
   ],
 )

@@ -148,7 +148,7 @@ def test_all_curves_of_a_long_run(tmp_path, panels):
   assert [p.name for p in path.parent.iterdir() if p.suffix == '.tmp'] == []
   assert list(panels) == [panel.title for panel in curves.PANELS]
   # In per cent, unsmoothed where it is few.
-  knn = panels['Accuracy']['k-NN top-1 (evaluation images)']
+  knn = panels['Accuracy']['k-NN top-1 (held-out training images)']
   np.testing.assert_allclose(knn[:, 0], np.arange(100, 2001, 100))
   np.testing.assert_allclose(knn[-1, 1], 70)
   np.testing.assert_allclose(panels['Learning rate']['learning rate'][0], [10, 0.3 * 199 / 200])

@@ -62,7 +62,7 @@ PANELS = (
   Panel(
     'Accuracy',
     (
-      Curve('knn/top1', 'k-NN top-1 (evaluation images)', 100),
+      Curve('knn/top1', 'k-NN top-1 (held-out training images)', 100),
       Curve('probe/top1', 'online probe top-1 (training batches)', 100, noisy=True),
     ),
     'accuracy [%]',
