@@ -166,7 +166,7 @@ def build(
     features=tuple(projector),
     hidden_bias=False,
     last_norm='bn_no_bias',
-    init='normal_0.01',
+    start='normal_0.01',
     bn_axis=setting.axis,
     dtype=jnp.dtype(setting.dtype),
   )

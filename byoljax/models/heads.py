@@ -4,7 +4,7 @@ One module covers the multilayer perceptrons of every joint-embedding method; wh
 biases and normalisation are, and how kernels start:
 
     BYOL       MLPHead((4096, 256))
-    SimCLR     MLPHead((2048, 128), hidden_bias=False, last_norm='bn_no_bias', init='normal_0.01')
+    SimCLR     MLPHead((2048, 128), hidden_bias=False, last_norm='bn_no_bias', start='normal_0.01')
     MoCo v2    MLPHead((2048, 128), norm=False, last_bias=True)
     MoCo v3    MLPHead((4096, 256), hidden_bias=False, last_norm='bn_no_affine')
     SimSiam    MLPHead((2048, 2048, 2048), hidden_bias=False, last_norm='bn_no_affine')
@@ -37,7 +37,7 @@ LAST_NORMS: dict[str, tuple[bool, bool] | None] = {
   'bn_no_bias': (True, False),
 }
 # DINO's normal is cut at +-2, which are 100 sigma: nothing is ever cut.
-INITS: dict[str, Callable[..., layers.Drawn]] = {
+STARTS: dict[str, Callable[..., layers.Drawn]] = {
   'fan_in': layers.fan_in_truncated_normal,
   'normal_0.01': layers.normal(0.01),
   'truncated_0.02': layers.normal(0.02),
@@ -45,14 +45,14 @@ INITS: dict[str, Callable[..., layers.Drawn]] = {
 
 
 def _linear(
-  features: int, use_bias: bool, dtype: jnp.dtype, name: str, init: str = 'fan_in'
+  features: int, use_bias: bool, dtype: jnp.dtype, name: str, start: str = 'fan_in'
 ) -> nn.Dense:
   return nn.Dense(
     features,
     use_bias=use_bias,
     dtype=dtype,
     param_dtype=jnp.float32,
-    kernel_init=INITS[init],
+    kernel_init=STARTS[start],
     name=name,
   )
 
@@ -74,7 +74,7 @@ class MLPHead(nn.Module):
     bn_axis: mapped axis whose devices share batch statistics in training.
     bn_groups: see `layers.batch_norm`.
     dtype: compute type.
-    init: start of the kernels: 'fan_in' (see the module's header), 'normal_0.01' (sigma .01;
+    start: how kernels start: 'fan_in' (see the module's header), 'normal_0.01' (sigma .01;
       SimCLR) or 'truncated_0.02' (sigma .02; DINO, ViT).
   """
 
@@ -87,18 +87,18 @@ class MLPHead(nn.Module):
   bn_axis: str | None = None
   bn_groups: int = 0
   dtype: jnp.dtype = jnp.float32
-  init: str = 'fan_in'
+  start: str = 'fan_in'
 
   def __post_init__(self) -> None:
     """Refuses names that are not in the tables.
 
     Raises:
-      ValueError: an unknown activation, last_norm or init, or no features.
+      ValueError: an unknown activation, last_norm or start, or no features.
     """
     for field, value, valid in (
       ('activation', self.activation, ACTIVATIONS),
       ('last_norm', self.last_norm, LAST_NORMS),
-      ('init', self.init, INITS),
+      ('start', self.start, STARTS),
     ):
       if value not in valid:
         raise ValueError(f'{field}={value!r} of a head is not one of {", ".join(valid)}.')
@@ -109,7 +109,7 @@ class MLPHead(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b,D] -> float32 [b,features[-1]]."""
-    linear = functools.partial(_linear, dtype=self.dtype, init=self.init)
+    linear = functools.partial(_linear, dtype=self.dtype, start=self.start)
     norm = functools.partial(
       layers.batch_norm, train, self.bn_axis, self.dtype, groups=self.bn_groups
     )
@@ -142,7 +142,7 @@ class Prototypes(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b,D] -> float32 [b,count]; products in the compute dtype, summed in float32."""
     del train
-    kernel = self.param('kernel', INITS['fan_in'], (x.shape[-1], self.count), jnp.float32)
+    kernel = self.param('kernel', STARTS['fan_in'], (x.shape[-1], self.count), jnp.float32)
     return _scores(layers.unit(x, -1), kernel, self.dtype)
 
 
@@ -160,13 +160,13 @@ class WeightNormLinear(nn.Module):
 
   count: int
   dtype: jnp.dtype = jnp.float32
-  init: str = 'truncated_0.02'
+  start: str = 'truncated_0.02'
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b,D] -> float32 [b,count] in [-1, 1]; products in the compute dtype, summed in float32."""
     del train
-    kernel = self.param('kernel', INITS[self.init], (x.shape[-1], self.count), jnp.float32)
+    kernel = self.param('kernel', STARTS[self.start], (x.shape[-1], self.count), jnp.float32)
     return _scores(layers.unit(x, -1), layers.unit(kernel, 0), self.dtype)
 
 
@@ -196,7 +196,7 @@ class DINOHead(nn.Module):
       bn_axis=self.bn_axis,
       bn_groups=self.bn_groups,
       dtype=self.dtype,
-      init='truncated_0.02',
+      start='truncated_0.02',
       name='mlp',
     )(x, train=train)
     return WeightNormLinear(self.count, self.dtype, name='last')(bottleneck, train=train)
