@@ -41,7 +41,7 @@ def unit(name: str, *shape: int) -> torch.Tensor:
 
 def store(name: str, value: torch.Tensor, **inputs: torch.Tensor) -> None:
   """Keeps a value (its mean, if it is per example, is differentiated) and its gradients."""
-  gradients = torch.autograd.grad(value.mean(), list(inputs.values()))
+  gradients = torch.autograd.grad(value.mean(), list(inputs.values()), retain_graph=True)
   RESULTS[name] = value.detach().numpy()
   for key, gradient in zip(inputs, gradients, strict=True):
     RESULTS[f'{name}/{key}'] = gradient.numpy()
@@ -64,7 +64,7 @@ def contrastive() -> None:
 
   store('info_nce', loss(nq @ queue.T, 0.0, None), q=q, k=k, negatives=queue)
   moco = NTXentLoss(temperature=0.2, memory_bank_size=(20, 8))
-  moco.memory_bank.bank = queue.detach().T.clone()
+  moco.memory_bank.bank = queue.detach().clone()
   moco.memory_bank.bank_ptr = torch.zeros(1, dtype=torch.long)
   np.testing.assert_allclose(moco(q, k).item(), RESULTS['info_nce'].mean(), rtol=1e-6)
   store('info_nce_margin', loss(nq @ queue.T, -0.5, None), q=q, k=k, negatives=queue)
@@ -154,7 +154,7 @@ def triplets() -> None:
     a, p, n = torch.tensor(triples).T
     hinges = functional.relu(d[a, p] - d[a, n] + 0.2)
     store(f'triplet_{mode}', hinges.mean(), z=z)
-    RESULTS[f'triplet_{mode}/active'] = np.array((hinges > 0).double().mean())
+    RESULTS[f'triplet_{mode}/active'] = np.array((hinges > 0).double().mean().item())
 
 
 def main() -> None:
