@@ -7,6 +7,8 @@ import pytest
 
 from byoljax.ops import bank
 
+update = jax.jit(bank.update)
+
 
 def test_a_new_bank_is_uniform_with_rows_of_length_about_1():
   entries = bank.init(jax.random.key(0), 1000, 12)
@@ -18,21 +20,19 @@ def test_a_new_bank_is_uniform_with_rows_of_length_about_1():
 def test_update_by_hand():
   entries = jnp.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
   index, rows = jnp.array([2, 0]), jnp.array([[0.0, 5.0], [0.0, 3.0]])
-  updated = bank.update(entries, index, rows, 0.5)
+  updated = update(entries, index, rows, 0.5)
   half = np.sqrt(0.5)
   between = np.array([0.3, 0.9]) / np.linalg.norm([0.3, 0.9])
   np.testing.assert_allclose(updated, [[half, half], [0.0, 1.0], between], rtol=1e-6)
   # overwritten at m = 0, kept but normalised at m = 1
-  np.testing.assert_allclose(
-    bank.update(entries, index, rows, 0.0), [[0, 1], [0, 1], [0, 1]], atol=1e-7
-  )
-  np.testing.assert_allclose(bank.update(2 * entries, index, rows, 1.0)[2], [0.6, 0.8], rtol=1e-6)
+  np.testing.assert_allclose(update(entries, index, rows, 0.0), [[0, 1], [0, 1], [0, 1]], atol=1e-7)
+  np.testing.assert_allclose(update(2 * entries, index, rows, 1.0)[2], [0.6, 0.8], rtol=1e-6)
 
 
 def test_only_the_rows_at_the_index_change():
   entries = bank.init(jax.random.key(0), 50, 8)
   index = jnp.array([49, 3, 17])
-  updated = jax.jit(bank.update)(entries, index, jnp.ones((3, 8)), 0.5)
+  updated = update(entries, index, jnp.ones((3, 8)), 0.5)
   others = np.setdiff1d(np.arange(50), index)
   np.testing.assert_array_equal(updated[others], entries[others])
   np.testing.assert_allclose(jnp.linalg.norm(updated[index], axis=1), np.ones(3), rtol=1e-5)
@@ -44,13 +44,13 @@ def test_the_last_of_duplicates_counts():
   index = jnp.array([1, 4, 1, 1, 4, 0])
   rows = jax.random.normal(jax.random.key(1), (6, 4))
   last = jnp.array([3, 4, 5])
-  expected = bank.update(entries, index[last], rows[last], 0.5)
-  np.testing.assert_array_equal(bank.update(entries, index, rows, 0.5), expected)
+  expected = update(entries, index[last], rows[last], 0.5)
+  np.testing.assert_array_equal(update(entries, index, rows, 0.5), expected)
 
 
 def test_positions_outside_the_bank_are_ignored():
   entries = bank.init(jax.random.key(0), 6, 4)
-  updated = bank.update(entries, jnp.array([-1, 6, 2]), jnp.ones((3, 4)), 0.5)
+  updated = update(entries, jnp.array([-1, 6, 2]), jnp.ones((3, 4)), 0.5)
   np.testing.assert_array_equal(updated[jnp.array([0, 1, 3, 4, 5])], entries[np.r_[0, 1, 3:6]])
   assert not np.array_equal(updated[2], entries[2])
 
@@ -58,9 +58,9 @@ def test_positions_outside_the_bank_are_ignored():
 def test_no_gradient_and_float32():
   entries = bank.init(jax.random.key(0), 6, 4)
   index = jnp.array([1, 2])
-  total = lambda rows: jnp.sum(bank.update(entries, index, rows, 0.5))  # noqa: E731
+  total = lambda rows: jnp.sum(update(entries, index, rows, 0.5))  # noqa: E731
   assert not jax.grad(total)(jnp.ones((2, 4))).any()
-  assert bank.update(entries, index, jnp.ones((2, 4), jnp.bfloat16), 0.5).dtype == jnp.float32
+  assert update(entries, index, jnp.ones((2, 4), jnp.bfloat16), 0.5).dtype == jnp.float32
 
 
 def test_a_donated_bank_is_changed_in_place():

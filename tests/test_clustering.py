@@ -35,37 +35,39 @@ def cosines(seed, rows, prototypes, dim=128):
   return a @ b.T
 
 
+assign = jax.jit(sinkhorn.assign, static_argnames=('epsilon', 'iterations'))
+
 # --- Sinkhorn -------------------------------------------------------------------------------------
 
 
 def test_sinkhorn_equals_lightlys(golden):
   scores = draw('scores0', 6, 5)
-  codes = sinkhorn.assign(scores, epsilon=0.05, iterations=3)
+  codes = assign(scores, epsilon=0.05, iterations=3)
   np.testing.assert_allclose(codes, golden['sinkhorn'], rtol=1e-4, atol=1e-6)
   queued = draw('queued0', 9, 5)
-  codes = sinkhorn.assign(scores, epsilon=0.05, iterations=3, extra=queued)
+  codes = assign(scores, epsilon=0.05, iterations=3, extra=queued)
   np.testing.assert_allclose(codes, golden['sinkhorn_queue'], rtol=1e-4, atol=1e-6)
 
 
 def test_rows_sum_to_1_and_prototypes_nearly_share_the_batch():
   scores = cosines(0, 512, 30)
-  codes = sinkhorn.assign(scores, epsilon=0.05, iterations=3)
+  codes = assign(scores, epsilon=0.05, iterations=3)
   np.testing.assert_allclose(codes.sum(1), np.ones(512), rtol=1e-5)
   masses = codes.sum(0) / (512 / 30)
   assert 1e-4 < float(jnp.abs(masses - 1).max()) < 0.1
-  exact = sinkhorn.assign(scores, epsilon=0.05, iterations=50)
+  exact = assign(scores, epsilon=0.05, iterations=50)
   np.testing.assert_allclose(exact.sum(0) / (512 / 30), np.ones(30), rtol=1e-4)
   assert codes.dtype == jnp.float32
 
 
 def test_equal_scores_are_shared_equally():
-  codes = sinkhorn.assign(jnp.ones((6, 4)), epsilon=0.05, iterations=3)
+  codes = assign(jnp.ones((6, 4)), epsilon=0.05, iterations=3)
   np.testing.assert_allclose(codes, np.full((6, 4), 0.25), rtol=1e-6)
 
 
 def test_sinkhorn_separates_what_argmax_would_collapse():
   """Both rows prefer prototype 0; the one that prefers it less is moved."""
-  codes = sinkhorn.assign(jnp.array([[1.0, 0.0], [1.0, 0.6]]), epsilon=0.2, iterations=50)
+  codes = assign(jnp.array([[1.0, 0.0], [1.0, 0.6]]), epsilon=0.2, iterations=50)
   # Q = [[p, 1 - p], [1 - p, p]] with p^2 / (1 - p)^2 = e^{(1 + .6 - 1 - 0) / .2}
   p = 1 / (1 + math.exp(-1.5))
   np.testing.assert_allclose(codes, [[p, 1 - p], [1 - p, p]], rtol=1e-4)
@@ -76,7 +78,7 @@ def test_large_scores_stay_finite(epsilon):
   scores = cosines(1, 64, 10).at[:, 3].set(-1.0).at[5].set(1.0)
   scores = (scores if epsilon < 0.01 else 50.0 * scores).astype(jnp.bfloat16)
   assert float(jnp.abs(scores / epsilon).max()) >= 999  # beyond exp's range
-  codes = sinkhorn.assign(scores, epsilon=epsilon, iterations=3)
+  codes = assign(scores, epsilon=epsilon, iterations=3)
   assert jnp.isfinite(codes).all()
   np.testing.assert_allclose(codes.sum(1), np.ones(64), rtol=1e-4)
 
@@ -108,7 +110,7 @@ SCORES = tuple(draw(f'scores{i}', 6, 5) for i in range(5))
 
 
 def agree(golden, name, loss, inputs, names):
-  value, gradients = jax.value_and_grad(loss)(inputs)
+  value, gradients = jax.jit(jax.value_and_grad(loss))(inputs)
   np.testing.assert_allclose(value, golden[name], rtol=2e-5)
   for key, gradient in zip(names, jax.tree.leaves(gradients), strict=True):
     np.testing.assert_allclose(gradient, golden[f'{name}/{key}'], rtol=1e-3, atol=1e-6)

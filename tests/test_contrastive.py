@@ -9,11 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.losses.contrastive import info_nce, info_nce_in_batch, nt_xent
+from byoljax.losses import contrastive
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 sys.path.append(str(GOLDEN))
 import philox  # noqa: E402
+
+info_nce = jax.jit(contrastive.info_nce, static_argnames=('temperature', 'margin'))
+info_nce_in_batch = jax.jit(contrastive.info_nce_in_batch, static_argnames='temperature')
+nt_xent = jax.jit(contrastive.nt_xent, static_argnames=('temperature', 'axis', 'chunk'))
 
 
 @pytest.fixture(scope='module')
@@ -101,7 +105,7 @@ def test_a_query_without_negatives_is_finite():
 
   values = loss(q, k, negatives)
   assert float(values[2]) == 0.0 and (values[jnp.arange(6) != 2] > 0).all()
-  gradients = jax.grad(lambda *x: jnp.sum(loss(*x)), (0, 1, 2))(q, k, negatives)
+  gradients = jax.jit(jax.grad(lambda *x: jnp.sum(loss(*x)), (0, 1, 2)))(q, k, negatives)
   assert all(jnp.isfinite(g).all() for g in gradients)
   assert not gradients[0][2].any() and gradients[0][1].any()
 
@@ -180,7 +184,9 @@ def test_chunks_do_not_overflow_or_underflow_at_a_small_temperature(chunk):
   def mean(a, b, chunk):
     return jnp.mean(jnp.stack(nt_xent(a, b, 1e-3, chunk=chunk)))
 
-  naive, streamed = (jax.value_and_grad(mean, (0, 1))(a, b, c) for c in (0, chunk))
+  naive, streamed = (
+    jax.jit(jax.value_and_grad(mean, (0, 1)), static_argnums=2)(a, b, c) for c in (0, chunk)
+  )
   assert np.isfinite(float(naive[0]))
   np.testing.assert_allclose(streamed[0], naive[0], rtol=1e-5)
   for got, expected in zip(streamed[1], naive[1], strict=True):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.losses.redundancy import barlow_twins, vicreg, w_mse
+from byoljax.losses import redundancy
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 sys.path.append(str(GOLDEN))
@@ -19,6 +19,10 @@ import philox  # noqa: E402
 def golden():
   return dict(np.load(GOLDEN / 'family_losses.npz'))
 
+
+barlow_twins = jax.jit(redundancy.barlow_twins, static_argnames='axis')
+vicreg = jax.jit(redundancy.vicreg, static_argnames=('halved_variance', 'axis'))
+w_mse = jax.jit(redundancy.w_mse, static_argnames='axis')
 
 A = philox.uniform('a', (16, 5), -2.0, 1.0)
 B = philox.uniform('b', (16, 5), -1.0, 0.5)
@@ -32,7 +36,7 @@ LOSSES = {
 
 @pytest.mark.parametrize('name', LOSSES)
 def test_value_and_gradient_equal_lightlys(golden, name):
-  value, gradients = jax.value_and_grad(LOSSES[name], (0, 1))(A, B)
+  value, gradients = jax.jit(jax.value_and_grad(LOSSES[name], (0, 1)))(A, B)
   np.testing.assert_allclose(value, golden[name], rtol=2e-5)
   for key, gradient in zip('ab', gradients, strict=True):
     np.testing.assert_allclose(gradient, golden[f'{name}/{key}'], rtol=1e-3, atol=1e-5)
@@ -80,7 +84,7 @@ def test_vicregs_variance_term_of_a_constant_is_99_hundredths():
   assert float(terms['variance']) == pytest.approx(0.99, abs=1e-6)
   assert float(terms['invariance']) == 0.0 == float(terms['covariance'])
   assert float(value) == pytest.approx(25 * 0.99, rel=1e-6)
-  gradient = jax.grad(lambda a: vicreg(a, constant)[0])(constant)
+  gradient = jax.jit(jax.grad(lambda a: vicreg(a, constant)[0]))(constant)
   assert jnp.isfinite(gradient).all()
 
 
@@ -95,7 +99,7 @@ def test_w_mse_ignores_any_linear_map_of_a_view():
 
 def test_w_mse_survives_a_dead_dimension():
   a = jax.random.normal(jax.random.key(0), (32, 4)).at[:, 2].set(1.0)
-  value, gradient = jax.value_and_grad(w_mse)(a, a[::-1])
+  value, gradient = jax.jit(jax.value_and_grad(w_mse))(a, a[::-1])
   assert np.isfinite(float(value)) and jnp.isfinite(gradient).all()
 
 

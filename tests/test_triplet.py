@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from byoljax.losses.nce import nce
-from byoljax.losses.triplet import MODES, triplet
+from byoljax.losses.triplet import MODES
+from byoljax.losses.triplet import triplet as unjitted
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 sys.path.append(str(GOLDEN))
@@ -23,6 +24,7 @@ def golden():
 
 
 Z = philox.uniform('rows', (10, 4), -1.0, 1.0)
+triplet = jax.jit(unjitted, static_argnames=('margin', 'mode'))
 
 # --- triplet --------------------------------------------------------------------------------------
 
@@ -31,7 +33,7 @@ Z = philox.uniform('rows', (10, 4), -1.0, 1.0)
 def test_triplet_equals_a_loop_in_value_and_gradient(golden, mode):
   groups = jnp.asarray(golden['groups'], jnp.int32)
   loss = lambda z: triplet(z, groups, margin=0.2, mode=mode)  # noqa: E731
-  (value, active), gradient = jax.value_and_grad(loss, has_aux=True)(Z)
+  (value, active), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(Z)
   np.testing.assert_allclose(value, golden[f'triplet_{mode}'], rtol=1e-5)
   np.testing.assert_allclose(active, golden[f'triplet_{mode}/active'], rtol=1e-6)
   np.testing.assert_allclose(gradient, golden[f'triplet_{mode}/z'], rtol=1e-3, atol=1e-6)
@@ -65,7 +67,7 @@ def test_scaling_one_row_changes_nothing(mode):
 @pytest.mark.parametrize('groups', [[0] * 4, [0, 1, 2, 3]])
 def test_without_negatives_or_without_positives_nothing_is_lost(mode, groups):
   loss = lambda z: triplet(z, jnp.array(groups), margin=0.5, mode=mode)  # noqa: E731
-  (value, active), gradient = jax.value_and_grad(loss, has_aux=True)(Z[:4])
+  (value, active), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(Z[:4])
   assert float(value) == 0.0 == float(active)
   assert not gradient.any()
 

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from byoljax import parallel
 
+Potentials = tuple[jax.Array, list[jax.Array]]
+
 
 def assign(
   scores: jax.Array,
@@ -48,15 +50,18 @@ def assign(
     )
   groups = [scores] if extra is None else [scores, extra]
   logs = [lax.stop_gradient(group.astype(jnp.float32)) / epsilon for group in groups]
-  prototypes = jnp.zeros((scores.shape[1],), jnp.float32)
-  examples = [jnp.zeros((log.shape[0], 1), jnp.float32) for log in logs]
-  # The constant factors 1/K and 1/B of the published iteration cancel in the next half-step.
-  for _ in range(iterations):
+
+  def halves(_: int, potentials: Potentials) -> Potentials:
+    _, examples = potentials
+    # The constant factors 1/K and 1/B of the published iteration cancel in the next half.
     masses = [
       jax.nn.logsumexp(log - example, axis=0, keepdims=True)
       for log, example in zip(logs, examples, strict=True)
     ]
     masses[0] = parallel.all_gather(masses[0], axis)
-    prototypes = jax.nn.logsumexp(jnp.concatenate(masses), axis=0)
-    examples = [jax.nn.logsumexp(log - prototypes[None, :], axis=1, keepdims=True) for log in logs]
-  return jnp.exp(logs[0] - prototypes[None, :] - examples[0])
+    prototypes = jax.nn.logsumexp(jnp.concatenate(masses), axis=0, keepdims=True)
+    return prototypes, [jax.nn.logsumexp(log - prototypes, axis=1, keepdims=True) for log in logs]
+
+  start = jnp.zeros((1, scores.shape[1])), [jnp.zeros((log.shape[0], 1)) for log in logs]
+  prototypes, examples = lax.fori_loop(0, iterations, halves, start)
+  return jnp.exp(logs[0] - prototypes - examples[0])
