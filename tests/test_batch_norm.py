@@ -81,9 +81,8 @@ def test_one_group_is_the_batch_normalisation_without_groups():
       y, running = apply(module, given, x)
       return (y * weights).sum(), (y, running)
 
-    (_, (y, running)), grads = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(
-      variables(), inputs()
-    )
+    both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    (_, (y, running)), grads = both(variables(), inputs())
     return y, running, grads[0]['params'], grads[1]
 
   assert_close(outcome(norm(1)), outcome(norm(0)))
@@ -118,7 +117,7 @@ def test_four_devices_give_what_one_gives(groups):
     )
     return y, dx, running, parallel.pmean(grads, axis)
 
-  y, dx, running, grads = outcome(None, variables(), inputs(), weights)
+  y, dx, running, grads = jax.jit(lambda x, w: outcome(None, variables(), x, w))(inputs(), weights)
   split = lambda a: a.reshape(4, ROWS // 4, *a.shape[1:])  # noqa: E731
   mapped = jax.pmap(
     lambda x, w: outcome(parallel.AXIS, variables(), x, w), axis_name=parallel.AXIS

@@ -37,7 +37,7 @@ LAST_NORMS: dict[str, tuple[bool, bool] | None] = {
   'bn_no_bias': (True, False),
 }
 # DINO's normal is cut at +-2, which are 100 sigma: nothing is ever cut.
-STARTS: dict[str, Callable[..., layers.Drawn]] = {
+STARTS: dict[str, layers.Initialiser] = {
   'fan_in': layers.fan_in_truncated_normal,
   'normal_0.01': layers.normal(0.01),
   'truncated_0.02': layers.normal(0.02),

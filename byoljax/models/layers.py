@@ -40,6 +40,10 @@ _NOISE: dict[str, tuple[int, Callable[..., jax.Array]]] = {
   'uniform': (2, lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)),
 }
 
+# Not Callable[..., Drawn]: linen hands out what was drawn as a plain array, which type checkers
+# cannot know.
+Initialiser = Callable[..., Any]
+
 
 @flax.struct.dataclass
 class Drawn(nn.meta.AxisMetadata):
@@ -90,12 +94,12 @@ def fan_in_truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.fl
   return _draw(key, shape, 1.0 / math.sqrt(math.prod(shape[:-1])), 'truncated')
 
 
-def normal(sigma: float) -> Callable[..., Drawn]:
+def normal(sigma: float) -> Initialiser:
   """The initialiser N(0, sigma^2), for any shape."""
   return lambda key, shape, dtype=jnp.float32: _draw(key, shape, sigma, 'normal')
 
 
-def xavier_uniform(parts: int = 1) -> Callable[..., Drawn]:
+def xavier_uniform(parts: int = 1) -> Initialiser:
   """U(-a, a) with a = sqrt(6 / (in + out / parts)), for a kernel [in,out] (Glorot, Bengio 2010).
 
   `parts` is the number of matrices that lie side by side in the kernel.
