@@ -22,7 +22,7 @@ from byoljax.data.source import Source
 from byoljax.data.views import ViewSpec
 from byoljax.evals import collapse
 from byoljax.losses import classification
-from byoljax.method import Batch, Method, Setting, with_online_probe
+from byoljax.method import Batch, Method, Setting, Teacher, with_online_probe
 from byoljax.methods import METHODS
 from byoljax.models import heads, make_encoder
 from byoljax.models.net import stack
@@ -85,7 +85,11 @@ class Run(NamedTuple):
 
 
 def assemble(
-  config: Config, source: Source, *, pretrained: tuple[PyTree, PyTree] | None = None
+  config: Config,
+  source: Source,
+  *,
+  pretrained: tuple[PyTree, PyTree] | None = None,
+  teacher: Teacher | None = None,
 ) -> Run:
   """Makes the parts of a training run; computes nothing yet.
 
@@ -94,6 +98,7 @@ def assemble(
       `probe`, `log`.
     source: the training images.
     pretrained: encoder parameters and statistics, for methods that start from some.
+    teacher: for methods that learn from one.
 
   Raises:
     ConfigError: anything in the configuration that does not fit the data or the devices.
@@ -113,6 +118,7 @@ def assemble(
     axis=parallel.AXIS,
     dtype=config.encoder.dtype,
     pretrained=pretrained,
+    teacher=teacher,
   )
   build = config_lib.choose('method', config.method.name, METHODS)
   arguments = {name: value for name, value in config.method.items() if name != 'name'}

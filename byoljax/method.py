@@ -88,6 +88,21 @@ class Method(NamedTuple):
   refresh: Refresh | None = None
 
 
+class Teacher(NamedTuple):
+  """A frozen classifier.
+
+  Attributes:
+    logits: (variables, images float32 [b, S, S, 3], normalised) -> float32 [b, C], in evaluation
+      mode, without collectives.
+    variables: its parameters and statistics, a tree of arrays.
+    num_classes: C.
+  """
+
+  logits: Callable[[PyTree, jax.Array], jax.Array]
+  variables: PyTree
+  num_classes: int
+
+
 class Setting(NamedTuple):
   """What a method's builder may know about the run that it is built for.
 
@@ -102,6 +117,7 @@ class Setting(NamedTuple):
     axis: the mapped axis, or None on a single device.
     dtype: compute type of the networks, 'float32' or 'bfloat16'.
     pretrained: (params, batch statistics) of an encoder to start from, or None.
+    teacher: a classifier to learn from, or None.
   """
 
   total_steps: int
@@ -114,6 +130,7 @@ class Setting(NamedTuple):
   axis: str | None = None
   dtype: str = 'float32'
   pretrained: tuple[PyTree, PyTree] | None = None
+  teacher: Teacher | None = None
 
   def steps(self, field: str, text: str) -> int:
     """The duration `text` ('2 epochs', '500 steps', '10 %') of the field in optimiser steps.

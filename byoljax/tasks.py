@@ -15,7 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 import byoljax
-from byoljax import assemble, checkpoint, evaluate, parallel, preview, train, workdirs
+from byoljax import assemble, checkpoint, evaluate, parallel, preview, teachers, train, workdirs
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data import datasets
 from byoljax.data.source import Source
@@ -31,7 +31,8 @@ def pretrain(config: Config, invocation: Invocation) -> int:
   """Trains an encoder, evaluates it, and leaves checkpoints, metrics and figures in the workdir."""
   workdir = pathlib.Path(invocation.workdir or workdirs.default_workdir(invocation.recipe))
   source = _load(config, 'pretrain', workdir)
-  run = assemble.assemble(config, source)
+  teacher = teachers.load(config.teacher, config) if 'teacher' in config else None
+  run = assemble.assemble(config, source, teacher=teacher)
   data = _eval_data(config, workdir)
   workdirs.open_workdir(workdir, config, invocation, source)
   workdirs.log_to(workdir / 'run.log')

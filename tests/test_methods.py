@@ -11,7 +11,7 @@ import pytest
 
 from byoljax import checkpoint, parallel
 from byoljax.losses import classification
-from byoljax.method import Setting, with_online_probe
+from byoljax.method import Setting, Teacher, with_online_probe
 from byoljax.methods import METHODS
 from byoljax.models import heads, layers
 from byoljax.models.net import stack
@@ -40,11 +40,18 @@ def _frozen():
   return net.init(jax.random.key(7), jnp.zeros((2, SIZE, SIZE, 3)))
 
 
+def _teacher():
+  """A classifier of the mean colour."""
+  weight = jax.random.normal(jax.random.key(3), (3, CLASSES))
+  return Teacher(lambda variables, x: x.mean((1, 2)) @ variables, 5.0 * weight, CLASSES)
+
+
 # name -> (arguments of the builder, number of views)
 CASES = {
   'barlow_twins': ({'projector': (16, 16, 8)}, 2),
   'byol': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
   'dino': ({'projector': (16, 8), 'outputs': 12, 'freeze_last': '1 steps'}, 3),
+  'distillation': ({'temperature': 0.5}, 1),
   'linear_probe': ({'num_heads': 2}, 1),
   'moco': ({'projector': (16, 8), 'queue_size': 80, 'tau': 0.9, 'symmetric': True,
             'bn_groups': 4}, 2),
@@ -67,7 +74,7 @@ def make(name, axis=parallel.AXIS, dtype='float32', accumulate=1, **changes):
   setting = Setting(
     total_steps=STEPS, steps_per_epoch=2, batch_size=BATCH // accumulate, accumulate=accumulate,
     num_devices=4 if axis else 1, num_examples=64, num_classes=CLASSES, axis=axis, dtype=dtype,
-    pretrained=_frozen(),
+    pretrained=_frozen(), teacher=_teacher(),
   )  # fmt: skip
   encoder = functools.partial(TinyEncoder, dtype=jnp.dtype(dtype))
   return METHODS[name](encoder, setting, **(arguments | changes))
