@@ -29,10 +29,10 @@ def draw(name, *shape, low=-1.0, high=1.0):
 
 def cosines(seed, rows, prototypes, dim=128):
   """Similarities of random unit vectors: what SwAV's scores are at the start."""
-  keys = jax.random.split(jax.random.key(seed))
-  a, b = (jax.random.normal(k, (n, dim)) for k, n in zip(keys, (rows, prototypes), strict=True))
-  a, b = (x / jnp.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
-  return a @ b.T
+  rng = np.random.default_rng(seed)
+  a, b = (rng.normal(size=(count, dim)) for count in (rows, prototypes))
+  a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+  return jnp.asarray(a @ b.T, jnp.float32)
 
 
 assign = jax.jit(sinkhorn.assign, static_argnames=('epsilon', 'iterations'))

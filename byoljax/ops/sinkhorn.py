@@ -51,7 +51,7 @@ def assign(
   groups = [scores] if extra is None else [scores, extra]
   logs = [lax.stop_gradient(group.astype(jnp.float32)) / epsilon for group in groups]
 
-  def halves(_: int, potentials: Potentials) -> Potentials:
+  def halves(_: jax.Array, potentials: Potentials) -> Potentials:
     _, examples = potentials
     # The constant factors 1/K and 1/B of the published iteration cancel in the next half.
     masses = [
