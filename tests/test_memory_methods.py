@@ -70,26 +70,35 @@ def at(method, batch, state=None, params=None, key=0, step=0):
 
 
 def built(module, **changes):
-  setting = Setting(total_steps=100, steps_per_epoch=4, batch_size=32, num_examples=64)
+  setting = Setting(total_steps=100, steps_per_epoch=20, batch_size=32, num_examples=64)
   return module.build(TinyEncoder, setting, **changes)
 
 
-def pictures(seed, views=2):
-  """Sixteen images of eight kinds; views differ by noise."""
-  rng, kinds = np.random.default_rng(seed), np.random.default_rng(0).normal(size=(8, SIZE, SIZE, 3))
-  index = rng.permutation(64)[:32].astype(np.int32)
-  noisy = (kinds[index % 8] + 0.5 * rng.normal(size=(32, SIZE, SIZE, 3)) for _ in range(views))
-  return {'views': tuple(view.astype(np.float32) for view in noisy), 'index': index}
+def pictures(index, seed, views):
+  """64 images of 8 kinds, which differ from their kind; views differ from their image."""
+  kinds = np.random.default_rng(0).normal(size=(8, SIZE, SIZE, 3))
+  own = np.random.default_rng(1).normal(size=(64, SIZE, SIZE, 3))
+  images = kinds[index % 8] + 0.6 * own[index]
+  rng = np.random.default_rng(seed)
+  noisy = (images + 0.8 * rng.normal(size=images.shape) for _ in range(views))
+  return tuple(view.astype(np.float32) for view in noisy)
 
 
-def features_of(method, params, state):
-  kinds = np.random.default_rng(0).normal(size=(8, SIZE, SIZE, 3)).astype(np.float32)
-  images = kinds[np.arange(64) % 8]
-  return lambda: {k: np.asarray(v) for k, v in method.embed(params, state, images).items()}
+def share_of_kind(method, state):
+  """How many images have one of their own kind as nearest neighbour."""
+  index = np.arange(64)
+  (images,) = pictures(index, 999, 1)
+  found = unit(np.asarray(method.embed(state.params, state.method_state, images)['embedding']))
+  similarity = found @ found.T - 2 * np.eye(64)
+  return (similarity.argmax(1) % 8 == index % 8).mean()
 
 
 SMALL = {
-  'instance_discrimination': (instance_discrimination, {'projector': (8,), 'num_noise': 32}, 1),
+  'instance_discrimination': (
+    instance_discrimination,
+    {'projector': (8,), 'criterion': 'full_softmax', 'temperature': 0.2},
+    1,
+  ),
   'interclr': (
     interclr,
     {'projector': (16, 8), 'queue_size': 64, 'tau': 0.9, 'bn_groups': 2, 'num_clusters': 8,
@@ -105,33 +114,33 @@ SMALL = {
 
 @pytest.mark.parametrize('name', sorted(SMALL))
 def test_images_of_a_kind_come_together(name):
-  """Sixty steps: the nearest projections of an embedding are of its own kind, as the loss falls."""
+  """A hundred steps, clusterings included."""
   module, fields, views = SMALL[name]
   method = built(module, **fields)
-  tx = optax.adam(3e-3)
+  tx = optax.adam(1e-2)
+
+  def batch(seed):
+    index = np.random.default_rng(seed).permutation(64)[:32].astype(np.int32)
+    return {'views': pictures(index, seed, views), 'index': index}
+
   step = jax.jit(
     functools.partial(train_step, method=method, tx=tx, augment=lambda b, s: b, axis=None)
   )
-  state = init_state(method, tx, pictures(0, views), 0)
-  losses = []
-  for number in range(60):
-    refresh = method.refresh
-    if refresh is not None and number % refresh.every == 0:
-      features = features_of(method, state.params, state.method_state)
-      params, method_state = refresh.apply(
-        state.params, state.method_state, features, jax.random.key(number), number
+  state = init_state(method, tx, batch(0), 0)
+  before, losses = share_of_kind(method, state), []
+  (clean,) = pictures(np.arange(64), 777, 1)
+  for number in range(100):
+    if method.refresh is not None and number % method.refresh.every == 0:
+      taps = method.embed(state.params, state.method_state, clean)
+      params, method_state = method.refresh.apply(
+        state.params, state.method_state, lambda taps=taps: taps, jax.random.key(number), number
       )
       state = state.replace(params=params, method_state=method_state)
-    state, metrics = step(state, pictures(number, views))
+    state, metrics = step(state, batch(number))
     losses.append(float(metrics['loss']))
-  assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[1:6]), losses
-  test = pictures(999, views)
-  found = unit(
-    np.asarray(method.embed(state.params, state.method_state, test['views'][0])['embedding'])
-  )
-  similarity = found @ found.T - 2 * np.eye(len(found))
-  kinds = test['index'] % 8
-  assert (kinds[similarity.argmax(1)] == kinds).mean() > 0.6
+  assert np.mean(losses[-20:]) < np.mean(losses[:20])
+  # Measured: .52 before, .69 to .92 after.
+  assert share_of_kind(method, state) > before + 0.1
 
 
 class TestInstanceDiscrimination:
