@@ -11,7 +11,7 @@ from byoljax import durations
 from byoljax.config import ConfigError
 
 ROOT = pathlib.Path(__file__).parent.parent
-RECIPES = sorted(p for p in (ROOT / 'configs').glob('*.py') if p.stem != 'base')
+RECIPES = sorted(p for p in (ROOT / 'configs').glob('*.py') if p.stem not in ('base', 'scales'))
 BYOL = str(ROOT / 'configs' / 'byol.py')
 
 
