@@ -199,9 +199,11 @@ def build(
     ('encoder', 'embedding', make_encoder(setting.axis)),
     ('projector', 'projection', head(features=tuple(projector))),
   )
-  last = ('predictor', 'prediction', head(features=tuple(predictor)))
+  online = shared
+  if predictor:
+    online += (('predictor', 'prediction', head(features=tuple(predictor))),)
   return byol(
-    stack((*shared, last) if predictor else shared),
+    stack(online),
     stack(shared),
     tau=TAU_SCHEDULES[tau_schedule](base_tau, setting.total_steps),
     target_mode=target_mode,

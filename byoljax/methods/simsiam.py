@@ -11,7 +11,7 @@ their recipe: see `groups` in configs/simsiam.py.
 Different from the authors' code: the projector's linear layers have no bias at all, where theirs
 leaves one, frozen, in front of a normalisation that removes it.
 
-Ablations: `stop_gradient=False` and `predictor=()`, both of which collapse.
+Ablations: `stop_gradient=False` and `predictor=()`, both of which collapse in the paper.
 """
 
 from collections.abc import Sequence
@@ -84,8 +84,8 @@ def build(
     make_encoder: called with the mapped axis: statistics are synchronised over all devices.
     setting: the run.
     projector: sizes of its layers; two layers are enough on CIFAR-10.
-    predictor: bottleneck and output size; () removes it (it will collapse).
-    stop_gradient: False lets gradients through the projections (it will collapse).
+    predictor: bottleneck and output size; () removes it.
+    stop_gradient: False lets gradients through the projections.
 
   Raises:
     ValueError: sizes that do not fit together.
@@ -94,9 +94,11 @@ def build(
   head = functools.partial(
     heads.MLPHead, hidden_bias=False, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype)
   )
-  shared = (
+  parts = (
     ('encoder', 'embedding', make_encoder(setting.axis)),
     ('projector', 'projection', head(features=tuple(projector), last_norm='bn_no_affine')),
   )
-  last = ('predictor', 'prediction', head(features=tuple(predictor), last_bias=True))
-  return simsiam(stack((*shared, last) if predictor else shared), stop_gradient=stop_gradient)
+  if predictor:
+    last = head(features=tuple(predictor), last_bias=True)
+    parts += (('predictor', 'prediction', last),)
+  return simsiam(stack(parts), stop_gradient=stop_gradient)
