@@ -175,8 +175,8 @@ class TestInterclr:
     constants = {
       'num_examples': IMAGES, 'dim': DIM, 'queue_size': 20, 'num_clusters': IMAGES,
       'sampling': pseudo_classes.Sampling('hard', 5, 7), 'temperature': 0.2, 'margin': -0.5,
-      'intra_weight': 0.75, 'inter_weight': 0.25, 'centroid_every': 3, 'min_cluster_size': 2,
-      'repair_every': 9,
+      'intra_weight': 0.75, 'inter_weight': 0.25, 'warmup_steps': 0, 'centroid_every': 3,
+      'min_cluster_size': 2, 'repair_every': 9,
     } | changes  # fmt: skip
     return interclr.interclr(
       toy(), interclr.Constants(**constants), tau=ema.constant_tau(0.9), shuffled=True, axis=None
@@ -198,6 +198,9 @@ class TestInterclr:
     assert float(metrics['loss/intra']) == pytest.approx(intra, rel=1e-5)
     assert float(metrics['loss/inter']) == pytest.approx(inter, rel=1e-5)
     assert value == pytest.approx(0.75 * intra + 0.25 * inter, rel=1e-5)
+    late = self.method(warmup_steps=2)
+    for step, wanted in ((1, intra), (2, value)):
+      assert at(late, batch, step=step)[0] == pytest.approx(wanted, rel=1e-5)
 
   @pytest.mark.parametrize('step', [3, 4])
   def test_memory_after_a_batch(self, step):

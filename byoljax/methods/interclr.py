@@ -90,6 +90,7 @@ class Constants(NamedTuple):
   margin: float
   intra_weight: float
   inter_weight: float
+  warmup_steps: int
   centroid_every: int
   min_cluster_size: int
   repair_every: int
@@ -162,14 +163,14 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
   def loss(
     params: PyTree, state: InterState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    first, second = batch['views']
-    index = batch['index']
+    (first, second), index = batch['views'], batch['index']
     outputs, bn = net.apply(params, state.bn, first, train=True)
     q = sphere.normalise(outputs['projection'])
     k, target_bn = keys_of(state, second, jax.random.fold_in(key, 0))
     intra = contrastive.info_nce(q, k, state.queue.items, c.temperature).mean()
     inter = between_images(q, index, state, jax.random.fold_in(key, 1)).mean()
-    value = c.intra_weight * intra + c.inter_weight * inter
+    both = c.intra_weight * intra + c.inter_weight * inter
+    value = jnp.where(step >= c.warmup_steps, both, intra)
     queue, bank, labels, centroids, changed = remember(state, k, index, step)
     new_state = state.replace(
       bn=bn, target_bn=target_bn, queue=queue, bank=bank, labels=labels, centroids=centroids
@@ -221,6 +222,7 @@ def build(
   margin: float = -0.5,
   intra_weight: float = 0.75,
   inter_weight: float = 0.25,
+  warmup: str = '0 epochs',
   centroid_every: int = 10,
   min_cluster_size: int = 20,
   repair_every: str = '500 steps',
@@ -245,6 +247,8 @@ def build(
     margin: subtracted from the positive's cosine between images; below 0 it helps.
     intra_weight: weight of the MoCo branch.
     inter_weight: weight of the branch between images.
+    warmup: a duration, before which the weights are 1 and 0: pseudo-classes of an untrained encoder
+      mislead it.
     centroid_every: steps between two computations of the centroids.
     min_cluster_size: smaller clusters are dissolved.
     repair_every: how often, a duration.
@@ -285,6 +289,7 @@ def build(
     margin=margin,
     intra_weight=intra_weight,
     inter_weight=inter_weight,
+    warmup_steps=setting.steps('warmup', warmup),
     centroid_every=centroid_every,
     min_cluster_size=min_cluster_size,
     repair_every=every,
