@@ -28,9 +28,9 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:
-  """Ten clusters per class, a small head."""
+  """Three clusters per class, a small head."""
   del epochs
-  config.method.update(projector=(512, 128), prototypes=(100, 100, 100))
+  config.method.update(projector=(512, 128), prototypes=(30, 30, 30))
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:

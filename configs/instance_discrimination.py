@@ -28,14 +28,19 @@ METHOD = {
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  epochs = {'imagenet': 200}
+  epochs = {'shapes': 60, 'imagenet': 200}
   return scales.build(arg, METHOD, ADAPT, epochs=epochs, variants=VARIANTS)
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:
-  """All 8000 images are few enough for a softmax."""
+  """All 8000 images are few enough for a softmax.
+
+  An image's own entry is the oldest in the bank, so the network must move little within an epoch: a
+  low rate, and more epochs.
+  """
   del epochs
   _one_view(config)
+  config.optim.base_lr = 2e-3
   config.method.update(criterion='full_softmax', temperature=0.1)
 
 
