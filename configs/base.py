@@ -130,7 +130,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
   config.train.update(length='6 steps', batch_size=16)
   sizes = [view.size for view in config.get('views', {}).values()]
   for view in config.get('views', {}).values():
-    view.size = 32 if view.size == max(sizes) else 16
+    view.size = 32 if view.size == max(sizes) else 20
     view.update({'repeat': 2} if view.get('repeat', 1) > 1 else {})
   config.encoder.update(name='small', width=1, dtype='float32')
   config.encoder.update(selective_kernel=False, resnet_d=False, patch_size=0)

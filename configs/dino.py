@@ -38,7 +38,7 @@ def shapes(config: ConfigDict, epochs: int) -> None:
   """Small heads, few outputs, a faster teacher, four small crops beside the global ones."""
   del epochs
   config.method.update(projector=(512, 512, 64), outputs=512, base_tau=0.98)
-  scales.small_crops(config, 4, 16, (0.1, 0.3))
+  scales.small_crops(config, 4, 20, (0.1, 0.3))
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
@@ -53,7 +53,7 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
   """Small heads, four small crops."""
   del epochs
   config.method.update(projector=(512, 512, 64), outputs=1024, base_tau=0.99)
-  scales.small_crops(config, 4, 16, (0.05, 0.3))
+  scales.small_crops(config, 4, 20, (0.05, 0.3))
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:

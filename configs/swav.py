@@ -36,7 +36,7 @@ def shapes(config: ConfigDict, epochs: int) -> None:
   """Small heads, few prototypes, four small crops beside the large ones."""
   del epochs
   config.method.update(projector=(512, 128), prototypes=60)
-  scales.small_crops(config, 4, 16, (0.1, 0.3))
+  scales.small_crops(config, 4, 20, (0.1, 0.3))
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
@@ -52,7 +52,7 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
   del epochs
   config.method.update(projector=(512, 128), prototypes=300)
   simclr.colour(config, blur_prob=0.0)
-  scales.small_crops(config, 4, 16, (0.05, 0.2))
+  scales.small_crops(config, 4, 20, (0.05, 0.2))
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
