@@ -18,6 +18,7 @@ from configs import scales
 METHOD = {
   'name': 'moco',
   'projector': (2048, 128),  # hidden, output; (128,) in v1
+  'projector_norm': False,
   'temperature': 0.2,
   'tau': 0.999,
   'queue_size': 65536,

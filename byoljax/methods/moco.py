@@ -139,6 +139,7 @@ def build(
   setting: Setting,
   *,
   projector: Sequence[int] = (2048, 128),
+  projector_norm: bool = False,
   temperature: float = 0.2,
   tau: float = 0.999,
   queue_size: int = 65536,
@@ -150,7 +151,8 @@ def build(
   Args:
     make_encoder: called with the mapped axis and `bn_groups`.
     setting: the run.
-    projector: (128,) for v1, (2048, 128) for v2; no batch normalisation.
+    projector: (128,) for v1, (2048, 128) for v2.
+    projector_norm: batch normalisation after its hidden layers; the paper has none.
     temperature: .07 for v1, .2 for v2.
     tau: weight of the old key network, in [0, 1].
     queue_size: K >= 1.
@@ -165,7 +167,12 @@ def build(
   check_groups(bn_groups, setting)
   contrastive.check_temperature(temperature)
   head = heads.MLPHead(
-    features=tuple(projector), norm=False, last_bias=True, dtype=jnp.dtype(setting.dtype)
+    features=tuple(projector),
+    norm=projector_norm,
+    last_bias=True,
+    bn_axis=setting.axis,
+    bn_groups=bn_groups,
+    dtype=jnp.dtype(setting.dtype),
   )
   net = stack(
     (
