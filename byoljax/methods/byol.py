@@ -23,7 +23,6 @@ from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -40,7 +39,7 @@ from byoljax.method import (
   evaluation_outputs,
 )
 from byoljax.models import heads
-from byoljax.models.net import Net, apply_each, stack
+from byoljax.models.net import Net, WithTarget, apply_each, stack
 from byoljax.ops import ema
 
 PyTree = Any
@@ -52,20 +51,6 @@ TAU_SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
 }
 TARGET_MODES = ('ema', 'constant_random', 'stop_gradient', 'none')
 _SHARED = ('encoder', 'projector')
-
-
-class ByolState(flax.struct.PyTreeNode):
-  """What BYOL changes without a gradient.
-
-  Attributes:
-    bn: running statistics of the online network, by role.
-    target_params: encoder and projector of the target.
-    target_bn: running statistics of the target.
-  """
-
-  bn: PyTree
-  target_params: PyTree
-  target_bn: PyTree
 
 
 def byol(
@@ -94,16 +79,16 @@ def byol(
   """
   separate = target_mode in ('ema', 'constant_random')
 
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, ByolState]:
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, WithTarget]:
     view = batch['views'][0]
     params, bn = online.init(jax.random.fold_in(key, 0), view)
     if not separate:
-      return params, ByolState(bn, {}, {})
+      return params, WithTarget(bn, {}, {})
     target_params, target_bn = target.init(jax.random.fold_in(key, 1), view)
-    return params, ByolState(bn, target_params, target_bn)
+    return params, WithTarget(bn, target_params, target_bn)
 
   def loss(
-    params: PyTree, state: ByolState, batch: Batch, key: jax.Array, step: jax.Array
+    params: PyTree, state: WithTarget, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key
     views = batch['views']
@@ -134,7 +119,7 @@ def byol(
       value += beta * bridge.dispersion(p, own_view, other_view, alpha, axis=axis)
     return value
 
-  def post_step(params: PyTree, state: ByolState, step: jax.Array) -> tuple[PyTree, ByolState]:
+  def post_step(params: PyTree, state: WithTarget, step: jax.Array) -> tuple[PyTree, WithTarget]:
     if target_mode != 'ema':
       return params, state
     shared = {role: params[role] for role in _SHARED}

@@ -18,7 +18,6 @@ there is no stochastic depth.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -37,7 +36,7 @@ from byoljax.method import (
 )
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
-from byoljax.models.net import Net, stack
+from byoljax.models.net import Net, WithTarget, stack
 from byoljax.ops import ema
 from byoljax.ops.gate import trained_from
 
@@ -47,19 +46,13 @@ Schedule = Callable[[jax.Array], jax.Array]
 GLOBAL_CROPS = 2
 
 
-class DinoState(flax.struct.PyTreeNode):
-  """What DINO changes without a gradient.
+class DinoState(WithTarget):
+  """What DINO changes without a gradient; the target is the teacher.
 
   Attributes:
-    bn: running statistics of the student, by role.
-    target_params: the teacher.
-    target_bn: running statistics of the teacher.
     centre: float32 [1, K], the moving average of the teacher's logits.
   """
 
-  bn: PyTree
-  target_params: PyTree
-  target_bn: PyTree
   centre: jax.Array
 
 
@@ -91,7 +84,8 @@ def dino(
     params, bn = net.init(key, view)
     made = jax.eval_shape(lambda p, s, x: net.apply(p, s, x, train=False)[0], params, bn, view)
     centre = jnp.zeros((1, made['projection'].shape[-1]), jnp.float32)
-    return params, DinoState(bn, *jax.tree.map(jnp.copy, (params, bn)), centre)
+    target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
+    return params, DinoState(bn, target_params, target_bn, centre)
 
   def loss(
     params: PyTree, state: DinoState, batch: Batch, key: jax.Array, step: jax.Array

@@ -27,7 +27,6 @@ from collections.abc import Callable, Sequence
 import functools
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -48,7 +47,7 @@ from byoljax.method import (
   evaluation_outputs,
 )
 from byoljax.models import heads
-from byoljax.models.net import Net, stack
+from byoljax.models.net import Net, WithTarget, stack
 from byoljax.ops import bank as bank_ops
 from byoljax.ops import ema, kmeans, pseudo_classes, ring, shuffle, sphere
 
@@ -56,22 +55,16 @@ PyTree = Any
 Schedule = Callable[[jax.Array], jax.Array]
 
 
-class InterState(flax.struct.PyTreeNode):
+class InterState(WithTarget):
   """What InterCLR changes without a gradient.
 
   Attributes:
-    bn: running statistics of the query network, by role.
-    target_params: encoder and projector of the key network.
-    target_bn: its running statistics.
     queue: keys of past batches, the negatives of the MoCo branch.
     bank: float32 [N, D], the last key of every training image, unit vectors.
     labels: int32 [N], the pseudo-class of every training image.
     centroids: float32 [C, D], unit vectors.
   """
 
-  bn: PyTree
-  target_params: PyTree
-  target_bn: PyTree
   queue: ring.Queue
   bank: jax.Array
   labels: jax.Array
@@ -124,10 +117,12 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
 
   def keys_of(state: InterState, view: jax.Array, order: jax.Array) -> tuple[jax.Array, PyTree]:
     """Unit keys [b, D] of a view, constants, and the new statistics."""
-    images = shuffle.shuffle(view, order, axis) if shuffled else view
-    outputs, bn = net.apply(state.target_params, state.target_bn, images, train=True)
-    k = lax.stop_gradient(sphere.normalise(outputs['projection']))
-    return (shuffle.unshuffle(k, order, axis) if shuffled else k), bn
+
+    def encode(images: jax.Array) -> tuple[jax.Array, PyTree]:
+      outputs, bn = net.apply(state.target_params, state.target_bn, images, train=True)
+      return lax.stop_gradient(sphere.normalise(outputs['projection'])), bn
+
+    return shuffle.through_shuffle(encode, view, order, axis) if shuffled else encode(view)
 
   def between_images(
     q: jax.Array, index: jax.Array, state: InterState, key: jax.Array

@@ -18,7 +18,6 @@ groups, where theirs are those of the first GPU. The queue need not be a multipl
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -38,26 +37,20 @@ from byoljax.method import (
   evaluation_outputs,
 )
 from byoljax.models import heads
-from byoljax.models.net import Net, stack
+from byoljax.models.net import Net, WithTarget, stack
 from byoljax.ops import ema, ring, shuffle
 
 PyTree = Any
 Schedule = Callable[[jax.Array], jax.Array]
 
 
-class MocoState(flax.struct.PyTreeNode):
+class MocoState(WithTarget):
   """What MoCo changes without a gradient.
 
   Attributes:
-    bn: running statistics of the query network, by role.
-    target_params: encoder and projector of the key network.
-    target_bn: running statistics of the key network.
     queue: earlier keys, unit rows.
   """
 
-  bn: PyTree
-  target_params: PyTree
-  target_bn: PyTree
   queue: ring.Queue
 
 
@@ -88,7 +81,8 @@ def moco(
     params, bn = net.init(jax.random.fold_in(key, 0), view)
     width = jax.eval_shape(lambda p, s, x: net.apply(p, s, x, train=False)[0], params, bn, view)
     queue = ring.init(jax.random.fold_in(key, 1), queue_size, width['projection'].shape[-1])
-    return params, MocoState(bn, *jax.tree.map(jnp.copy, (params, bn)), queue)
+    target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
+    return params, MocoState(bn, target_params, target_bn, queue)
 
   def loss(
     params: PyTree, state: MocoState, batch: Batch, key: jax.Array, step: jax.Array
@@ -103,7 +97,7 @@ def moco(
       losses.append(contrastive.info_nce(outputs['projection'], k, state.queue.items, temperature))
       queries.append(outputs)
       keys.append(k)
-    value = sum(jnp.mean(each) for each in losses)
+    value = jnp.sum(jnp.stack([jnp.mean(each) for each in losses]))
     new_state = state.replace(bn=bn, target_bn=target_bn, queue=_enqueued(state.queue, keys))
     metrics = {
       'loss': value,
@@ -118,10 +112,12 @@ def moco(
     target_params: PyTree, target_bn: PyTree, view: jax.Array, order: jax.Array
   ) -> tuple[jax.Array, PyTree]:
     """Unit keys [b, D] of a view, constants, and the new statistics."""
-    images = shuffle.shuffle(view, order, axis) if shuffled else view
-    outputs, target_bn = net.apply(target_params, target_bn, images, train=True)
-    k = lax.stop_gradient(l2_normalise(outputs['projection']))
-    return (shuffle.unshuffle(k, order, axis) if shuffled else k), target_bn
+
+    def encode(images: jax.Array) -> tuple[jax.Array, PyTree]:
+      outputs, moved = net.apply(target_params, target_bn, images, train=True)
+      return lax.stop_gradient(l2_normalise(outputs['projection'])), moved
+
+    return shuffle.through_shuffle(encode, view, order, axis) if shuffled else encode(view)
 
   def _enqueued(queue: ring.Queue, keys: list[jax.Array]) -> ring.Queue:
     return ring.push(queue, jnp.concatenate([parallel.all_gather(k, axis) for k in keys]))

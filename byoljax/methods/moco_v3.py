@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 import functools
 from typing import Any
 
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -33,27 +32,13 @@ from byoljax.method import (
   evaluation_outputs,
 )
 from byoljax.models import heads
-from byoljax.models.net import Net, apply_each, stack
+from byoljax.models.net import Net, WithTarget, apply_each, stack
 from byoljax.ops import ema
 
 PyTree = Any
 Schedule = Callable[[jax.Array], jax.Array]
 
 PATCH_EMBED = 'patch_embed'
-
-
-class MocoV3State(flax.struct.PyTreeNode):
-  """What MoCo v3 changes without a gradient.
-
-  Attributes:
-    bn: running statistics of the online network, by role.
-    target_params: encoder and projector of the target.
-    target_bn: running statistics of the target.
-  """
-
-  bn: PyTree
-  target_params: PyTree
-  target_bn: PyTree
 
 
 def moco_v3(
@@ -76,13 +61,13 @@ def moco_v3(
     axis: the mapped axis.
   """
 
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, MocoV3State]:
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, WithTarget]:
     params, bn = online.init(key, batch['views'][0])
     copies = ({role: tree[role] for role in ('encoder', 'projector')} for tree in (params, bn))
-    return params, MocoV3State(bn, *(jax.tree.map(jnp.copy, tree) for tree in copies))
+    return params, WithTarget(bn, *(jax.tree.map(jnp.copy, tree) for tree in copies))
 
   def loss(
-    params: PyTree, state: MocoV3State, batch: Batch, key: jax.Array, step: jax.Array
+    params: PyTree, state: WithTarget, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key
     outputs, bn = apply_each(online, params, state.bn, batch['views'])
@@ -106,7 +91,7 @@ def moco_v3(
     losses = contrastive.info_nce_in_batch(q, everyone, temperature, offset=offset)
     return 2.0 * temperature * jnp.mean(losses)
 
-  def post_step(params: PyTree, state: MocoV3State, step: jax.Array) -> tuple[PyTree, MocoV3State]:
+  def post_step(params: PyTree, state: WithTarget, step: jax.Array) -> tuple[PyTree, WithTarget]:
     shared = {role: params[role] for role in state.target_params}
     return params, state.replace(target_params=ema.update(state.target_params, shared, tau(step)))
 

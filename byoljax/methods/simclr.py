@@ -89,7 +89,8 @@ def simclr(
       return params, SimclrState(bn, None, None, None)
     made = jax.eval_shape(lambda p, s, x: net.apply(p, s, x, train=False)[0], params, bn, view)
     queue = ring.init(jax.random.fold_in(key, 1), memory_size, made['projection'].shape[-1])
-    return params, SimclrState(bn, *jax.tree.map(jnp.copy, (params, bn)), queue)
+    target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
+    return params, SimclrState(bn, target_params, target_bn, queue)
 
   def loss(
     params: PyTree, state: SimclrState, batch: Batch, key: jax.Array, step: jax.Array

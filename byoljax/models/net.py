@@ -55,6 +55,18 @@ class Statistics(flax.struct.PyTreeNode):
   bn: BatchStats
 
 
+class WithTarget(Statistics):
+  """The method state of methods with a second network that moves slowly behind the first.
+
+  Attributes:
+    target_params: parameters of its roles; an encoder is found there under the name 'target'.
+    target_bn: its own running statistics.
+  """
+
+  target_params: Params
+  target_bn: BatchStats
+
+
 def apply_each(
   net: Net, params: Mapping[str, Any], batch_stats: Mapping[str, Any], views: Sequence[jax.Array]
 ) -> tuple[list[dict[str, jax.Array]], BatchStats]:

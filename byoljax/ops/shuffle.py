@@ -5,6 +5,9 @@ tell them from other pairs by its statistics. So the keys' images are permuted o
 before they are encoded, and the keys are put back afterwards.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -30,6 +33,17 @@ def unshuffle(y: jax.Array, key: jax.Array, axis: str | None) -> jax.Array:
   everything = parallel.all_gather(y, axis)
   order = jax.random.permutation(key, everything.shape[0])
   return everything[_own(jnp.argsort(order), y.shape[0], axis)]
+
+
+def through_shuffle(
+  encode: Callable[[jax.Array], tuple[jax.Array, Any]],
+  x: jax.Array,
+  key: jax.Array,
+  axis: str | None,
+) -> tuple[jax.Array, Any]:
+  """`encode(x)`, (rows [b,...], anything), with the rows computed in shuffled company."""
+  rows, rest = encode(shuffle(x, key, axis))
+  return unshuffle(rows, key, axis), rest
 
 
 def _own(positions: jax.Array, rows: int, axis: str | None) -> jax.Array:
