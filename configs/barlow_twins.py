@@ -28,7 +28,7 @@ def get_config(arg: str = '') -> ConfigDict:
 def shapes(config: ConfigDict, epochs: int) -> None:
   """A narrower projector, whose off-diagonal terms weigh more each."""
   del epochs
-  config.method.update(projector=(512, 512, 512), off_diagonal=0.02, loss_scale=0.1)
+  config.method.update(projector=(512, 128), off_diagonal=0.01, loss_scale=0.1)
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:

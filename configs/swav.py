@@ -33,9 +33,12 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:
-  """Small heads, few prototypes, four small crops beside the large ones."""
+  """Small heads, few prototypes, sharper codes, four small crops beside the large ones.
+
+  With the paper's epsilon of .05 the loss stayed at log 60 for 8 epochs.
+  """
   del epochs
-  config.method.update(projector=(512, 128), prototypes=60)
+  config.method.update(projector=(512, 128), prototypes=60, epsilon=0.03)
   scales.small_crops(config, 4, 20, (0.1, 0.3))
 
 
