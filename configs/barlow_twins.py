@@ -29,6 +29,7 @@ def shapes(config: ConfigDict, epochs: int) -> None:
   """A narrower projector, whose off-diagonal terms weigh more each."""
   del epochs
   config.method.update(projector=(512, 128), off_diagonal=0.01, loss_scale=0.1)
+  config.optim.base_lr = 2e-2
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
@@ -36,6 +37,12 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
   del epochs
   config.method.update(projector=(2048, 2048, 2048), loss_scale=0.1)
   config.optim.update(base_lr=0.3, weight_decay=1e-4)
+
+
+def cifar10_small(config: ConfigDict, epochs: int) -> None:
+  """The shapes' projector."""
+  del epochs
+  config.method.update(projector=(512, 128), off_diagonal=0.01, loss_scale=0.1)
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
@@ -66,7 +73,7 @@ def lars(config: ConfigDict, base_lr: float) -> None:
 ADAPT = {
   'shapes': shapes,
   'cifar10': cifar10,
-  'cifar10_small': shapes,
+  'cifar10_small': cifar10_small,
   'imagenette': imagenette,
   'imagenet': imagenet,
 }

@@ -3,7 +3,7 @@
     python -m byoljax.main --config=configs/nnclr.py
 
 trains on the built-in shapes, minutes on a CPU. After a colon, a scale of `configs/scales.py`;
-`:imagenet,1000` is the paper's setting, with BYOL's views.
+`:imagenet,1000` has the paper's heads, queue and temperature, with BYOL's views and optimiser.
 
 Published result (theirs, not ours): ImageNet ResNet-50 linear top-1 75.6 % with multi-crop.
 """
@@ -52,7 +52,7 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
 
 
 def imagenet(config: ConfigDict, epochs: int) -> None:
-  """As published."""
+  """BYOL's rate and weight decay of 300 epochs."""
   del epochs
   config.optim.update(base_lr=0.3, weight_decay=1e-6)
 

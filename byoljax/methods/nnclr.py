@@ -7,9 +7,8 @@ shall be closer to that neighbour than the predictions of all other images in th
 As in the paper (algorithm 1): the neighbour is the anchor of the softmax, the predictions of the
 global batch are its candidates, so gradients flow into the predictor's side alone; both
 directions are averaged; the projector has batch normalisation after every layer, the predictor
-after its first; the projections of view 0 enter the queue after the loss. The term that exchanges
-the roles of anchor and candidates, without effect on the results according to the paper, is left
-out.
+after its first; the projections of view 0 enter the queue after the loss. The roles of anchor and
+candidates are not exchanged.
 
 Different from the paper:
 - the queue starts empty, not with random vectors: a neighbour is searched among the rows that
