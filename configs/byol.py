@@ -9,6 +9,7 @@ trains on the built-in shapes, minutes on a CPU. After a colon:
     :imagenette                 ResNet-18 at 128 px, 1000 epochs
     :imagenet,300               ResNet-50, batch 4096; 40, 100, 300 or 1000 epochs
     :folder                     your photographs: --config.data.dir=photos
+    :folder_small               the same at 64 px with the small encoder, without a GPU
     :npz                        arrays, without TensorFlow: --config.data.dir=images.npz
     :smoke                      seconds, to see that it runs
 

@@ -56,7 +56,7 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
   """Small heads, four small crops."""
   del epochs
   config.method.update(projector=(512, 512, 64), outputs=1024, base_tau=0.99)
-  scales.small_crops(config, 4, 20, (0.05, 0.3))
+  scales.small_crops(config, 4, config.views.view1.size * 5 // 8, (0.05, 0.3))
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:

@@ -9,8 +9,10 @@ what is named after the scale. A recipe's part after the colon is
     cifar10         ResNet-18, as solo-learn's recipes
     cifar10_small   CIFAR-10 with the small encoder, for computers without a GPU
     imagenette      ResNet-18 at 128 px
+    imagenette_small  Imagenette at 64 px with the small encoder, without a GPU
     imagenet        ResNet-50 at 224 px
     folder          your photographs: --config.data.dir=photos
+    folder_small    the same at 64 px with the small encoder, without a GPU
     npz             arrays, without TensorFlow: --config.data.dir=images.npz
 """
 
@@ -134,6 +136,18 @@ def imagenette(config: ConfigDict) -> None:
   config.checkpoint.every = config.evals.knn.every = '20 epochs'
 
 
+def imagenette_small(config: ConfigDict) -> None:
+  """Imagenette at 64 px for a computer without a GPU: CIFAR-10's small recipe on photographs."""
+  cifar10_small(config)
+  config.data.update(name='imagenette', mean=base.IMAGENET_MEAN, std=base.IMAGENET_STD)
+  for view in config.views.values():
+    view.size = 64
+  config.train.batch_size = 128
+  config.evals.image_size = 64
+  config.evals.linear.batch_size = 128
+  config.checkpoint.every = config.evals.knn.every = '5 epochs'
+
+
 def imagenet(config: ConfigDict) -> None:
   """ResNet-50 at 224 px, batch 4096."""
   config.train.batch_size = 4096
@@ -145,6 +159,12 @@ def folder(config: ConfigDict) -> None:
   config.data.name = 'folder'
   config.optim.base_lr = 1.0
   config.checkpoint.every = config.evals.knn.every = '10 epochs'
+
+
+def folder_small(config: ConfigDict) -> None:
+  """A folder of photographs at 64 px, for a computer without a GPU."""
+  imagenette_small(config)
+  config.data.name = 'folder'
 
 
 def npz(config: ConfigDict) -> None:
@@ -195,8 +215,10 @@ SCALES: dict[str, Callable[[ConfigDict], None]] = {
   'cifar10': cifar10,
   'cifar10_small': cifar10_small,
   'imagenette': imagenette,
+  'imagenette_small': imagenette_small,
   'imagenet': imagenet,
   'folder': folder,
+  'folder_small': folder_small,
   'npz': npz,
 }
 EPOCHS = {
@@ -204,9 +226,16 @@ EPOCHS = {
   'cifar10': 200,
   'cifar10_small': 40,
   'imagenette': 200,
+  'imagenette_small': 40,
   'imagenet': 100,
   'folder': 200,
+  'folder_small': 40,
   'npz': 200,
 }
 # Where a method says nothing for a scale, it does what it does at a scale like it.
-RELATED = {'npz': 'cifar10', 'folder': 'imagenette'}
+RELATED = {
+  'npz': 'cifar10',
+  'folder': 'imagenette',
+  'imagenette_small': 'cifar10_small',
+  'folder_small': 'cifar10_small',
+}

@@ -94,7 +94,9 @@ def test_every_recipe_runs_and_goes_on(name, npz, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('scale', ['cifar10', 'cifar10_small', 'imagenette', 'imagenet', 'folder'])
+@pytest.mark.parametrize(
+  'scale', ['cifar10', 'cifar10_small', 'imagenette', 'imagenet', 'folder', 'folder_small']
+)
 @pytest.mark.parametrize('name', RECIPES)
 def test_every_recipe_fits_every_scale(name, scale, monkeypatch):
   """Assembled at its real size against data of the right number of images, without computing."""
@@ -106,7 +108,7 @@ def test_every_recipe_fits_every_scale(name, scale, monkeypatch):
 
   monkeypatch.setenv('JAX_PLATFORMS', os.environ.get('JAX_PLATFORMS', 'cpu'))
   size = 1_300_000 if scale == 'imagenet' else 50_000
-  if scale in ('imagenette', 'folder'):
+  if scale in ('imagenette', 'folder', 'folder_small'):
     size = 9_469
   # One image, as often as need be: nothing is read.
   image = np.broadcast_to(np.zeros((1, 8, 8, 3), np.uint8), (size, 8, 8, 3))
