@@ -148,8 +148,10 @@ def test_a_process_that_forgets_to_close_exits(name):
   """In the middle of reading, with many graphs open; a deadlock would run into the timeout."""
   ending, code, said = _ENDINGS[name]
   setup = """
-    import atexit, sys
+    import atexit, signal, sys
     from byoljax.data import graph
+    # A parent that was started in the background by a shell hands down a SIGINT that is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from tests import test_graph
     # Runs after the streams' own hook, which is registered later.
     atexit.register(lambda: print('left open:', len(graph._OPEN)))
