@@ -147,8 +147,9 @@ def main() -> None:
   everything = [run for each in runs.values() for run in each]
   for run in everything:
     run['config']['data']['dir'] = pathlib.Path(run['config']['data']['dir']).name
-  record = {'command': sys.argv[1:], 'processor': processor(), 'runs': everything}
-  record['command'] = [pathlib.Path(word).name if '/' in word else word for word in sys.argv[1:]]
+  # Names alone: where data and interpreter lie on this machine is nobody's business.
+  command = [pathlib.Path(word).name if '/' in word else word for word in sys.argv[1:]]
+  record = {'command': command, 'processor': processor(), 'runs': everything}
   (options.out / 'results.json').write_text(json.dumps(record, indent=1) + '\n')
   (options.out / 'table.md').write_text(table(runs))
   plot(runs, options.out / 'scores.png')
