@@ -228,13 +228,12 @@ def _final_table(config: Config, data: EvalData, state: TrainState, workdir: pat
 
 
 def _final_results(config: Config, data: EvalData, state: TrainState) -> dict[str, Any]:
-  """k-NN and linear evaluation of the trained encoder, a random one and raw pixels."""
-  pixels = dict(config.encoder) | {'name': 'pixels'}
-  encoders = {
-    config.method.name: _online(config, state),
-    'random initialisation': evaluate.random_encoder(config.encoder, data.image_size, config.seed),
-    'raw pixels': evaluate.random_encoder(pixels, data.image_size, config.seed),
-  }
+  """k-NN and linear evaluation of the trained encoder and, unless told not to, of what it beats."""
+  encoders = {config.method.name: _online(config, state)}
+  if config.evals.baselines:
+    pixels = dict(config.encoder) | {'name': 'pixels'}
+    for name, fields in {'random initialisation': config.encoder, 'raw pixels': pixels}.items():
+      encoders[name] = evaluate.random_encoder(fields, data.image_size, config.seed)
   results = {}
   for name, encoder in encoders.items():
     say(f'evaluating {name} ...')

@@ -114,7 +114,8 @@ def get_config() -> ConfigDict:
           'max_bank': 50000,  # 0 = all that are not queries
           'max_queries': 10000,  # and at most a fifth of the training images
         },
-        'final': False,  # k-NN and linear table with baselines at the end of the run
+        'final': False,  # k-NN and linear table at the end of the run ...
+        'baselines': True,  # ... with a random encoder and raw pixels beside it
         'linear': linear_protocol(),
       },
       'checkpoint': {'every': '10 epochs', 'keep': 2},

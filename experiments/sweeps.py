@@ -1,19 +1,18 @@
 """BYOL against SimCLR when the batch shrinks and when augmentations are taken away.
 
-    python experiments/sweeps/run.py --epochs 15 --seeds 0
+    PYTHONPATH=. python experiments/sweeps.py --epochs 10 --seeds 0 --out experiments/sweeps
 
 Each run is one start of `byoljax.main` on the built-in images; finished runs are not repeated.
-Written beside this file are results.json, table.md and sweeps.png.
+Written are results.json, table.md and sweeps.png.
 """
 
 import argparse
 import json
 import pathlib
 import statistics
-import subprocess
-import sys
 
-HERE = pathlib.Path(__file__).parent
+from runner import Job, run_all
+
 METHODS = ('byol', 'simclr')
 BATCHES = (256, 128, 64, 32, 16)
 VIEWS = ('view1', 'view2')
@@ -52,20 +51,21 @@ def runs(options: argparse.Namespace) -> list[dict]:
   return planned
 
 
-def score(run: dict, options: argparse.Namespace) -> dict:
-  """The run with its k-NN and linear accuracy, trained if need be."""
+def job(run: dict, options: argparse.Namespace) -> Job:
+  """How the run is started."""
   tag = '-'.join([run['sweep'], run['setting'].replace(' ', '_'), run['method'], str(run['seed'])])
-  workdir = options.runs / tag
-  if not (workdir / 'results.json').exists():
-    command = [
-      sys.executable, '-m', 'byoljax.main',
-      f'--config=configs/{run["method"]}.py:shapes,{options.epochs}',
-      f'--config.seed={run["seed"]}', f'--workdir={workdir}', *run['overrides'],
-    ]  # fmt: skip
-    print(tag, flush=True)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-  result = json.loads((workdir / 'results.json').read_text())['result'][run['method']]
-  return run | {'knn': 100 * result['knn']['top1'], 'linear': 100 * result['linear']['top1']}
+  return Job(
+    f'{run["method"]}:shapes,{options.epochs}',
+    options.runs / tag,
+    [f'--config.seed={run["seed"]}', '--config.evals.baselines=false',
+     '--config.log.tensorboard=false', *run['overrides'], *options.override],
+  )  # fmt: skip
+
+
+def scored(run: dict, outcome: dict) -> dict:
+  """The run with its k-NN and linear accuracy, in per cent."""
+  result = outcome['result'][run['method']]
+  return run | {name: 100 * result[name]['top1'] for name in ('knn', 'linear')}
 
 
 def summary(scores: list[dict]) -> dict:
@@ -129,14 +129,20 @@ def main() -> None:
   )
   parser.add_argument('--epochs', type=int, default=15)
   parser.add_argument('--seeds', type=int, nargs='+', default=[0])
+  parser.add_argument('--out', type=pathlib.Path, required=True)
   parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs/sweeps'))
+  parser.add_argument('--workers', type=int, default=1, help='runs at a time')
+  parser.add_argument('override', nargs='*', help='-- --config.data.name=npz ...')
   options = parser.parse_args()
-  scores = [score(run, options) for run in runs(options)]
+  planned = runs(options)
+  outcomes = run_all([job(run, options) for run in planned], options.workers)
+  scores = [scored(run, outcome) for run, outcome in zip(planned, outcomes, strict=True) if outcome]
   means = summary(scores)
   record = {'epochs': options.epochs, 'seeds': options.seeds, 'runs': scores}
-  (HERE / 'results.json').write_text(json.dumps(record, indent=1) + '\n')
-  (HERE / 'table.md').write_text(table(means))
-  plot(means, HERE / 'sweeps.png')
+  options.out.mkdir(parents=True, exist_ok=True)
+  (options.out / 'results.json').write_text(json.dumps(record, indent=1) + '\n')
+  (options.out / 'table.md').write_text(table(means))
+  plot(means, options.out / 'sweeps.png')
   print(table(means))
 
 
