@@ -1,4 +1,4 @@
-"""What a self-supervised method is: six pure functions and the promises that they keep.
+"""What a self-supervised method is: a few pure functions and the promises that they keep.
 
 The train step, the loop, the evaluations and the checkpoints know nothing else about a method.
 A linear probe is a method, too.
@@ -13,7 +13,9 @@ The contract, checked for every row of `byoljax.methods.METHODS`:
 4. Schedules are functions of the traced `step`; there is no Python branch on it.
 5. `init` copies, it never aliases: the whole state is donated to the step.
 6. Losses, moving averages and statistics are float32 whatever the compute dtype.
-7. A method imports no other method, and reads `batch['label']` only if it is supervised.
+7. Queues and banks are written by `remember` alone, after the gradients: a memory that `loss` wrote
+   while the backward pass may still read it would be copied in every step.
+8. A method imports no other method, and reads `batch['label']` only if it is supervised.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,11 +41,13 @@ class Aux(NamedTuple):
     method_state: the new method state, identical on all devices.
     metrics: scalars of this device; the step averages them over the devices.
     embedding: float32 [b, D], the encoder's output for view 0, for probes and collapse metrics.
+    rows: what `Method.remember` writes into queues and banks, arrays identical on all devices.
   """
 
   method_state: PyTree
   metrics: dict[str, jax.Array]
   embedding: jax.Array
+  rows: PyTree = ()
 
 
 class Refresh(NamedTuple):
@@ -78,6 +82,9 @@ class Method(NamedTuple):
       collectives. The default tap is 'embedding'.
     groups: (params) -> tree of optimiser group names with the structure of `params`.
     refresh: rare work between steps, such as clustering; see `Refresh`.
+    remember: (method_state, rows, finite) -> method_state, before `post_step`: writes the rows of a
+      batch into queues and banks, unless the bool scalar `finite` says that its gradient was not.
+      Micro-batches are written one after the other once the gradients of all are there.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -86,6 +93,7 @@ class Method(NamedTuple):
   embed: Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]]
   groups: Callable[[PyTree], PyTree]
   refresh: Refresh | None = None
+  remember: Callable[[PyTree, PyTree, jax.Array], PyTree] = lambda state, rows, finite: state
 
 
 class Teacher(NamedTuple):

@@ -32,8 +32,8 @@ def psum(tree: PyTree, axis: str | None = AXIS) -> PyTree:
   return tree if axis is None else lax.psum(tree, axis)
 
 
-def all_gather(x: jax.Array, axis: str | None = AXIS) -> jax.Array:
-  """Concatenates [b, ...] of every device to the global [B, ...], in device order.
+def all_gather(x: Any, axis: str | None = AXIS) -> Any:
+  """Concatenates [b, ...] of every device to the global [B, ...], in device order; trees leafwise.
 
   Differentiable: the cotangents of all devices' copies are summed back to the owner.
   """

@@ -105,10 +105,14 @@ def train_step(
   else:
     grads, aux = _accumulated(gradients, state.method_state, batch, key, accumulate)
   grads, metrics = parallel.pmean((grads, aux.metrics), axis)
+  norms = _gradient_norms(grads, method.groups(state.params))
+  # Depends on the whole backward pass, so that what it read is written in place afterwards.
+  finite = jnp.isfinite(norms['grad_norm'])
+  method_state = _remembered(method, aux, finite, accumulate)
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
-  params, method_state = method.post_step(params, aux.method_state, state.step)
-  metrics |= _gradient_norms(grads, method.groups(state.params))
+  params, method_state = method.post_step(params, method_state, state.step)
+  metrics |= norms
   if diagnose is not None:
     metrics |= diagnose(aux.embedding, state.step)
   next_state = state.replace(
@@ -136,14 +140,25 @@ def _accumulated(
   def one(carry: PyTree, part: tuple[Batch, jax.Array]) -> tuple[PyTree, Any]:
     micro_batch, position = part
     grads, aux = gradients(carry, micro_batch, jax.random.fold_in(key, position))
-    return aux.method_state, (grads, aux.metrics, aux.embedding)
+    return aux.method_state, (grads, aux.metrics, aux.embedding, aux.rows)
 
   micro = jax.tree.map(split, batch)
-  method_state, (grads, metrics, embedding) = jax.lax.scan(
+  method_state, (grads, metrics, embedding, rows) = jax.lax.scan(
     one, method_state, (micro, jnp.arange(parts))
   )
   grads, metrics = jax.tree.map(lambda x: x.mean(0), (grads, metrics))
-  return grads, Aux(method_state, metrics, embedding.reshape(-1, embedding.shape[-1]))
+  return grads, Aux(method_state, metrics, embedding.reshape(-1, embedding.shape[-1]), rows)
+
+
+def _remembered(method: Method, aux: Aux, finite: jax.Array, parts: int) -> PyTree:
+  """The method state after the rows of all micro-batches were written, in their order."""
+  if parts == 1:
+    return method.remember(aux.method_state, aux.rows, finite)
+
+  def one(method_state: PyTree, rows: PyTree) -> tuple[PyTree, None]:
+    return method.remember(method_state, rows, finite), None
+
+  return jax.lax.scan(one, aux.method_state, aux.rows, length=parts)[0]
 
 
 def _gradient_norms(grads: PyTree, groups: PyTree) -> Metrics:

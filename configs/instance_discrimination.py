@@ -24,6 +24,8 @@ METHOD = {
   'bank_momentum': 0.5,  # weight of an entry's old value
   'num_noise': 4096,  # per image; not for full_softmax
   'ensure_negatives': False,  # an image is never its own noise
+  'output_norm': False,  # batch normalisation after the projector
+  'fill': False,  # the bank starts with projections, not with noise
 }
 
 

@@ -55,6 +55,12 @@ def test_positions_outside_the_bank_are_ignored():
   assert not np.array_equal(updated[2], entries[2])
 
 
+def test_rows_that_are_not_valid_leave_no_trace():
+  entries = bank.init(jax.random.key(0), 6, 4)
+  index, rows = jnp.array([1, 2]), jnp.full((2, 4), jnp.nan)
+  np.testing.assert_array_equal(update(entries, index, rows, 0.5, jnp.bool_(False)), entries)
+
+
 def test_no_gradient_and_float32():
   entries = bank.init(jax.random.key(0), 6, 4)
   index = jnp.array([1, 2])

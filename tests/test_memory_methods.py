@@ -66,7 +66,9 @@ def at(method, batch, state=None, params=None, key=0, step=0):
   drawn = method.init(jax.random.key(5), batch)
   params, state = params or drawn[0], state or drawn[1]
   value, aux = method.loss(params, state, batch, jax.random.key(key), jnp.int32(step))
-  return float(value), aux.metrics, state, aux.method_state
+  after = method.remember(aux.method_state, aux.rows, jnp.bool_(True))
+  _, after = method.post_step(params, after, jnp.int32(step))
+  return float(value), aux.metrics, state, after
 
 
 def built(module, **changes):
@@ -147,7 +149,8 @@ class TestInstanceDiscrimination:
   def method(self, **changes):
     fields = {
       'num_examples': IMAGES, 'dim': DIM, 'criterion': 'full_softmax', 'temperature': 0.2,
-      'bank_momentum': 0.5, 'num_noise': 15, 'ensure_negatives': False, 'axis': None,
+      'bank_momentum': 0.5, 'num_noise': 15, 'ensure_negatives': False, 'refresh': None,
+      'axis': None,
     }  # fmt: skip
     return instance_discrimination.instance_discrimination(toy(), **(fields | changes))
 
@@ -195,6 +198,27 @@ class TestInstanceDiscrimination:
     where = batch['index']
     wanted[where] = unit(0.5 * wanted[where] + 0.5 * rows_of(batch['views'][0]))
     np.testing.assert_allclose(after.bank, wanted, rtol=1e-5, atol=1e-6)
+
+  def test_bank_filled_with_projections_of_the_untrained_network(self):
+    images = pictures(np.arange(64), 3, 1)
+    method = built(instance_discrimination, projector=(8,), fill=True)
+    params, state = method.init(jax.random.key(0), {'views': images})
+    taps = method.embed(params, state, images[0])
+    assert method.refresh.every == 100, 'once in the run'
+    _, filled = method.refresh.apply(params, state, lambda: taps, jax.random.key(0), 0)
+    np.testing.assert_allclose(filled.bank, unit(np.asarray(taps['projection'])), rtol=1e-5)
+    assert built(instance_discrimination).refresh is None
+
+  def test_output_norm_takes_the_mean_away(self):
+    images = pictures(np.arange(64), 3, 1)
+    means = {}
+    for on in (False, True):
+      method = built(instance_discrimination, projector=(8,), output_norm=on)
+      params, state = method.init(jax.random.key(0), {'views': images})
+      batch = {'views': images, 'index': np.arange(64, dtype=np.int32)}
+      _, aux = method.loss(params, state, batch, jax.random.key(0), jnp.int32(0))
+      means[on] = np.abs(np.asarray(aux.rows[1]).mean(0)).max()
+    assert means[True] < 0.1 < 0.2 < means[False]
 
   def test_rows_and_indices_stay_together(self):
     """Permuting the examples changes nothing; permuting their indices alone does."""

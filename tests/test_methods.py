@@ -79,15 +79,15 @@ CASES = {
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
 
 
-def make(name, axis=parallel.AXIS, dtype='float32', accumulate=1, **changes):
+def make(name, axis=parallel.AXIS, dtype='float32', accumulate=1, setting=None, **changes):
   arguments, _ = CASES[name]
-  setting = Setting(
+  run = Setting(
     total_steps=STEPS, steps_per_epoch=2, batch_size=BATCH // accumulate, accumulate=accumulate,
     num_devices=4 if axis else 1, num_examples=64, num_classes=CLASSES, axis=axis, dtype=dtype,
     pretrained=_frozen(), teacher=_teacher(),
-  )  # fmt: skip
+  )._replace(**(setting or {}))  # fmt: skip
   encoder = functools.partial(TinyEncoder, dtype=jnp.dtype(dtype))
-  return METHODS[name](encoder, setting, **(arguments | changes))
+  return METHODS[name](encoder, run, **(arguments | changes))
 
 
 def batch_of(name, seed=0, rows=BATCH):
@@ -238,6 +238,47 @@ def test_embedding_is_deterministic_and_per_image(name):
   alone = method.embed(params, state, images[3:4])
   for tap, value in together.items():
     np.testing.assert_allclose(value[3:4], alone[tap], rtol=1e-5, atol=1e-6)
+
+
+ROWS, WIDTH = 1 << 14, 256
+# name -> arguments that make the memory large, and how many rows it then has
+MEMORIES = {
+  'deepcluster_v2': ({'projector': (16, WIDTH)}, 2 * ROWS),
+  'instance_discrimination': ({'projector': (WIDTH,)}, ROWS),
+  'interclr': ({'projector': (16, WIDTH), 'queue_size': ROWS, 'bn_groups': 0}, 2 * ROWS),
+  'moco': ({'projector': (16, WIDTH), 'queue_size': ROWS, 'bn_groups': 0}, ROWS),
+  'nnclr': ({'projector': (16, WIDTH), 'predictor': (16, WIDTH), 'queue_size': ROWS}, ROWS),
+  'simclr': ({'projector': (16, WIDTH), 'memory_size': ROWS}, ROWS),
+  'swav': ({'projector': (16, WIDTH), 'queue_size': ROWS}, 2 * ROWS),
+}
+
+
+@pytest.mark.parametrize('accumulate', [1, 2])
+@pytest.mark.parametrize('name', sorted(MEMORIES))
+def test_memories_are_written_in_place(name, accumulate):
+  changes, rows = MEMORIES[name]
+  setting = {'num_examples': ROWS, 'batch_size': 2, 'num_devices': 1}
+  method = make(name, None, accumulate=accumulate, setting=setting, **changes)
+  step, create = pure_step(method, None, accumulate)
+  batch = batch_of(name, rows=2 * accumulate)
+  state = jax.eval_shape(lambda: create(batch, 0))
+  compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+  # What grows with the memory, such as similarities of a small batch with it, is far smaller.
+  assert compiled.memory_analysis().temp_size_in_bytes < 4 * rows * WIDTH / 3
+
+
+def test_a_batch_with_a_gradient_that_is_not_finite_is_not_remembered():
+  method = make('moco', None, setting={'num_devices': 1})
+  step, create = pure_step(method, None)
+  batch = batch_of('moco')
+  state = create(batch, 0)
+  good, _ = jax.jit(step)(state, batch)
+  assert int(good.method_state.queue.pointer) == 2 * BATCH
+  batch['views'][0][3] = np.nan
+  bad, metrics = jax.jit(step)(state, batch)
+  assert not np.isfinite(metrics['grad_norm'])
+  before, after = state.method_state.queue, bad.method_state.queue
+  jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
 @pytest.mark.parametrize('name', sorted(set(METHODS) - {'linear_probe'}))

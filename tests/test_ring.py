@@ -41,6 +41,14 @@ def test_pushes_of_any_size_are_first_in_first_out(batch):
     np.testing.assert_array_equal(oldest_first[-len(newest) :, 0], list(newest))
 
 
+def test_rows_that_are_not_valid_leave_no_trace():
+  queue = ring.push(ring.init(jax.random.key(0), 10, 3), rows(0, 7))
+  after = jax.jit(ring.push)(queue, jnp.full((5, 3), jnp.nan), jnp.bool_(False))
+  for kept, before in zip(after, queue, strict=True):
+    np.testing.assert_array_equal(kept, before)
+  assert int(jax.jit(ring.push)(queue, rows(7, 5), jnp.bool_(True)).pointer) == 2
+
+
 def test_rows_outside_the_push_are_kept():
   queue = ring.init(jax.random.key(0), 10, 3)
   pushed = ring.push(ring.push(queue, rows(0, 8)), rows(8, 4))  # wraps around

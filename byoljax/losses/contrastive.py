@@ -141,7 +141,7 @@ def nt_xent(
   if memory is not None:
     if memory.ndim != 2 or memory.shape[1] != first.shape[1]:
       raise ValueError(f'memory must be [K,{first.shape[1]}], got {memory.shape}')
-    views.append(lax.stop_gradient(memory.astype(jnp.float32)))
+    memory = lax.stop_gradient(memory.astype(jnp.float32))
   candidates = jnp.concatenate(views)
   own = parallel.axis_index(axis) * b + jnp.arange(b, dtype=jnp.int32)
   own = jnp.concatenate([own, views[0].shape[0] + own])
@@ -149,11 +149,14 @@ def nt_xent(
   positive = jnp.sum(first * second, axis=-1) / temperature
   positive = jnp.concatenate([positive, positive])
   if chunk:
-    total = _streamed_log_sum_exp(anchors, candidates, own, positive, temperature, chunk)
+    total = _streamed_log_sum_exp(anchors, candidates, memory, own, positive, temperature, chunk)
   else:
     similarity = _similarities(anchors, candidates) / temperature
     is_self = jnp.arange(candidates.shape[0])[None, :] == own[:, None]
     total = jax.nn.logsumexp(jnp.where(is_self, -jnp.inf, similarity), axis=1)
+    if memory is not None:
+      of_memory = jax.nn.logsumexp(_similarities(anchors, memory) / temperature, axis=1)
+      total = jnp.logaddexp(total, of_memory)
   losses = total - positive
   return losses[:b], losses[b:]
 
@@ -161,37 +164,52 @@ def nt_xent(
 def _streamed_log_sum_exp(
   anchors: jax.Array,
   candidates: jax.Array,
+  memory: jax.Array | None,
   own: jax.Array,
   positive: jax.Array,
   temperature: float | jax.Array,
   chunk: int,
 ) -> jax.Array:
-  """log sum_{k != own_i} e^{a_i.c_k/T} for all anchors [a,D], `chunk` candidates [M,D] at a time.
+  """log sum_{k != own_i} e^{a_i.c_k/T} for all anchors [a,D], `chunk` candidates at a time.
+
+  Candidates [M,D] are cut into blocks, whose gradients come back in blocks; the memory [K,D], which
+  may be large and has no gradient, is read where it is.
 
   The running maximum starts at the positive's logit, one of the terms, so it is always finite. It
   cancels in the result, hence no gradient through it.
   """
-  count = candidates.shape[0]
-  blocks = -(-count // chunk)
-  padded = jnp.pad(candidates, ((0, blocks * chunk - count), (0, 0)))
+  Sums = tuple[jax.Array, jax.Array]
 
-  @partial(jax.checkpoint, prevent_cse=False)
-  def add(
-    carry: tuple[jax.Array, jax.Array], block: tuple[jax.Array, jax.Array]
-  ) -> tuple[tuple[jax.Array, jax.Array], None]:
+  def add(carry: Sums, rows: jax.Array, counts: jax.Array) -> Sums:
     highest, total = carry
-    rows, start = block
-    position = start + jnp.arange(chunk, dtype=jnp.int32)[None, :]
-    counts = (position < count) & (position != own[:, None])
     logits = jnp.where(counts, _similarities(anchors, rows) / temperature, -jnp.inf)
     raised = jnp.maximum(highest, lax.stop_gradient(jnp.max(logits, axis=1)))
-    total = total * jnp.exp(highest - raised) + jnp.sum(jnp.exp(logits - raised[:, None]), axis=1)
-    return (raised, total), None
+    return raised, total * jnp.exp(highest - raised) + jnp.sum(
+      jnp.exp(logits - raised[:, None]), axis=1
+    )
 
-  starts = chunk * jnp.arange(blocks, dtype=jnp.int32)
-  blocked = padded.reshape(blocks, chunk, candidates.shape[1])
-  initial = (lax.stop_gradient(positive), jnp.zeros_like(positive))
-  (highest, total), _ = lax.scan(add, initial, (blocked, starts))
+  @partial(jax.checkpoint, prevent_cse=False)
+  def of_candidates(carry: Sums, block: tuple[jax.Array, jax.Array]) -> tuple[Sums, None]:
+    rows, start = block
+    position = start + jnp.arange(chunk, dtype=jnp.int32)[None, :]
+    return add(carry, rows, (position < count) & (position != own[:, None])), None
+
+  @partial(jax.checkpoint, prevent_cse=False)
+  def of_memory(carry: Sums, start: jax.Array) -> tuple[Sums, None]:
+    # A last block that is not full begins earlier and does not count what was counted.
+    begin = jnp.minimum(start, memory.shape[0] - piece)
+    rows = lax.dynamic_slice_in_dim(memory, begin, piece)
+    return add(carry, rows, (begin + jnp.arange(piece) >= start)[None, :]), None
+
+  count, dim = candidates.shape
+  starts = jnp.arange(0, count, chunk, dtype=jnp.int32)
+  padded = jnp.pad(candidates, ((0, len(starts) * chunk - count), (0, 0)))
+  sums = (lax.stop_gradient(positive), jnp.zeros_like(positive))
+  sums, _ = lax.scan(of_candidates, sums, (padded.reshape(-1, chunk, dim), starts))
+  if memory is not None:
+    piece = min(chunk, memory.shape[0])
+    sums, _ = lax.scan(of_memory, sums, jnp.arange(0, memory.shape[0], piece, dtype=jnp.int32))
+  highest, total = sums
   return highest + jnp.log(total)
 
 

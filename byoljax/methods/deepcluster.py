@@ -22,7 +22,6 @@ Different from the authors' code:
 
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -39,7 +38,7 @@ from byoljax.method import (
   keep,
 )
 from byoljax.models import heads
-from byoljax.models.net import Net, stack
+from byoljax.models.net import Net, Statistics, stack
 from byoljax.ops import kmeans
 
 PyTree = Any
@@ -47,16 +46,14 @@ PyTree = Any
 _HEAD_SIGMA = 0.01
 
 
-class DeepClusterState(flax.struct.PyTreeNode):
+class DeepClusterState(Statistics):
   """What DeepCluster changes without a gradient.
 
   Attributes:
-    bn: running statistics of the encoder, by role.
     labels: int32 [N], the cluster of every training image.
     sizes: int32 [K], images per cluster.
   """
 
-  bn: PyTree
   labels: jax.Array
   sizes: jax.Array
 

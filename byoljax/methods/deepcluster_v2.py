@@ -23,7 +23,6 @@ Different from the authors' code:
 from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -44,7 +43,7 @@ from byoljax.method import (
 )
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
-from byoljax.models.net import Net, stack
+from byoljax.models.net import Net, Statistics, output_shapes, stack
 from byoljax.ops import bank as bank_ops
 from byoljax.ops import kmeans
 
@@ -53,17 +52,15 @@ PyTree = Any
 _LARGE = 2
 
 
-class DeepClusterV2State(flax.struct.PyTreeNode):
+class DeepClusterV2State(Statistics):
   """What DeepCluster-v2 changes without a gradient.
 
   Attributes:
-    bn: running statistics of the network, by role.
     banks: two float32 [N, D], the last projections of crop 0 and of crop 1, unit vectors.
     prototypes: one float32 [K, D] per clustering, its centroids, unit vectors.
     labels: one int32 [N] per clustering, the cluster of every training image.
   """
 
-  bn: PyTree
   banks: tuple[jax.Array, jax.Array]
   prototypes: tuple[jax.Array, ...]
   labels: tuple[jax.Array, ...]
@@ -100,8 +97,7 @@ def deepcluster_v2(
       raise ValueError('DeepCluster-v2 needs at least 2 views, the large crops, got 1.')
     view = batch['views'][0]
     params, bn = backbone.init(jax.random.fold_in(key, 0), view)
-    shapes = jax.eval_shape(lambda p, s, x: backbone.apply(p, s, x, train=False)[0],
-                            params, bn, view)  # fmt: skip
+    shapes = output_shapes(backbone, params, bn, view)
     head_params, head_bn = head.init(jax.random.fold_in(key, 1), shapes['embedding'])
     # Never trained on: the first clustering comes before the first step.
     first, second = (
@@ -133,13 +129,17 @@ def deepcluster_v2(
       right.append(jnp.mean((jnp.argmax(logits, axis=-1) == wanted).astype(jnp.float32)))
     value = jnp.mean(jnp.stack(losses))
     metrics = {'loss': value, 'pretext_top1': jnp.mean(jnp.stack(right))}
-    places = parallel.all_gather(batch['index'], axis)
-    newest = parallel.all_gather(lax.stop_gradient(z).reshape(rows, views, -1), axis)
+    large = lax.stop_gradient(z).reshape(rows, views, -1)[:, :_LARGE]
+    newest = parallel.all_gather((batch['index'], large), axis)
+    return value, Aux(state.replace(bn=bn), metrics, crops[0]['embedding'], newest)
+
+  def remember(state: DeepClusterV2State, rows: PyTree, finite: jax.Array) -> DeepClusterV2State:
+    places, large = rows
     first, second = (
-      bank_ops.update(bank, places, newest[:, crop], 0.0) for crop, bank in enumerate(state.banks)
+      bank_ops.update(bank, places, large[:, crop], 0.0, valid=finite)
+      for crop, bank in enumerate(state.banks)
     )
-    new_state = state.replace(bn=bn, banks=(first, second))
-    return value, Aux(new_state, metrics, crops[0]['embedding'])
+    return state.replace(banks=(first, second))
 
   def embed(params: PyTree, state: DeepClusterV2State, images: jax.Array) -> dict[str, jax.Array]:
     outputs, _ = backbone.apply(params, state.bn, images, train=False)
@@ -169,7 +169,7 @@ def deepcluster_v2(
     centroids, labels = zip(*found, strict=True)
     return params, state.replace(banks=banks, prototypes=centroids, labels=labels)
 
-  return Method(init, loss, keep, embed, default_groups, Refresh(every, cluster))
+  return Method(init, loss, keep, embed, default_groups, Refresh(every, cluster), remember)
 
 
 def build(

@@ -36,7 +36,7 @@ from byoljax.method import (
 )
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
-from byoljax.models.net import Net, WithTarget, stack
+from byoljax.models.net import Net, WithTarget, output_shapes, stack
 from byoljax.ops import ema
 from byoljax.ops.gate import trained_from
 
@@ -82,8 +82,8 @@ def dino(
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, DinoState]:
     view = batch['views'][0]
     params, bn = net.init(key, view)
-    made = jax.eval_shape(lambda p, s, x: net.apply(p, s, x, train=False)[0], params, bn, view)
-    centre = jnp.zeros((1, made['projection'].shape[-1]), jnp.float32)
+    width = output_shapes(net, params, bn, view)['projection'].shape[-1]
+    centre = jnp.zeros((1, width), jnp.float32)
     target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
     return params, DinoState(bn, target_params, target_bn, centre)
 

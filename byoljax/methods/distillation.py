@@ -10,7 +10,6 @@ images belong to fine-tuning.
 
 from typing import Any
 
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -28,20 +27,18 @@ from byoljax.method import (
   keep,
 )
 from byoljax.models import heads
-from byoljax.models.net import Net, stack
+from byoljax.models.net import Net, Statistics, stack
 
 PyTree = Any
 
 
-class StudentState(flax.struct.PyTreeNode):
+class StudentState(Statistics):
   """What distillation keeps beside the student's parameters.
 
   Attributes:
-    bn: running statistics of the student, by role.
     teacher: the teacher's variables; they never change.
   """
 
-  bn: PyTree
   teacher: PyTree
 
 

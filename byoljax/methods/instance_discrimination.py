@@ -25,7 +25,6 @@ from collections.abc import Sequence
 import math
 from typing import Any
 
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -39,6 +38,7 @@ from byoljax.method import (
   Batch,
   MakeEncoder,
   Method,
+  Refresh,
   Setting,
   check_sizes,
   default_groups,
@@ -46,7 +46,7 @@ from byoljax.method import (
   keep,
 )
 from byoljax.models import heads
-from byoljax.models.net import Net, stack
+from byoljax.models.net import Net, Statistics, stack
 from byoljax.ops import bank as bank_ops
 
 PyTree = Any
@@ -54,16 +54,14 @@ PyTree = Any
 CRITERIA = ('full_softmax', 'nce', 'infonce')
 
 
-class InstanceState(flax.struct.PyTreeNode):
+class InstanceState(Statistics):
   """What instance discrimination changes without a gradient.
 
   Attributes:
-    bn: running statistics of the network, by role.
     bank: float32 [N, D], one entry per training image.
     log_z: float32 [], logarithm of NCE's normalising constant Z; -inf until the first batch.
   """
 
-  bn: PyTree
   bank: jax.Array
   log_z: jax.Array
 
@@ -107,6 +105,7 @@ def instance_discrimination(
   bank_momentum: float,
   num_noise: int,
   ensure_negatives: bool,
+  refresh: Refresh | None,
   axis: str | None,
 ) -> Method:
   """Instance discrimination over a network; `build` makes it.
@@ -120,6 +119,7 @@ def instance_discrimination(
     bank_momentum: weight of an entry's old value in [0, 1).
     num_noise: K, noise entries per example; not used by 'full_softmax'.
     ensure_negatives: whether an image is never its own noise.
+    refresh: what fills the bank, or None.
     axis: the mapped axis, or None.
   """
 
@@ -162,13 +162,22 @@ def instance_discrimination(
     }
     if criterion == 'nce':
       metrics['log_z'] = log_z
-    rows, places = parallel.all_gather(fixed, axis), parallel.all_gather(index, axis)
-    entries = bank_ops.update(state.bank, places, rows, bank_momentum)
-    new_state = state.replace(bn=bn, bank=entries, log_z=log_z)
-    return value, Aux(new_state, metrics, outputs['embedding'])
+    rows = parallel.all_gather((index, fixed), axis)
+    return value, Aux(state.replace(bn=bn, log_z=log_z), metrics, outputs['embedding'], rows)
+
+  def remember(state: InstanceState, rows: PyTree, finite: jax.Array) -> InstanceState:
+    return state.replace(bank=bank_ops.update(state.bank, *rows, bank_momentum, valid=finite))
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups)
+  return Method(init, loss, keep, embed, default_groups, refresh, remember)
+
+
+def _filled(
+  params: PyTree, state: InstanceState, features: Any, key: jax.Array, step: int
+) -> tuple[PyTree, InstanceState]:
+  """The bank before the first step: every image's projection."""
+  del key, step
+  return params, state.replace(bank=l2_normalise(jnp.asarray(features()['projection'])))
 
 
 def _log_constant(
@@ -190,6 +199,8 @@ def build(
   bank_momentum: float = 0.5,
   num_noise: int = 4096,
   ensure_negatives: bool = False,
+  output_norm: bool = False,
+  fill: bool = False,
 ) -> Method:
   """Builds instance discrimination from an encoder factory and its configuration.
 
@@ -203,6 +214,11 @@ def build(
     bank_momentum: weight of the old entry, in [0, 1).
     num_noise: noise entries per example: 4096 for `nce`, 65536 for `infonce`.
     ensure_negatives: whether an image is never its own noise.
+    output_norm: batch normalisation without affine after the projector. An image's own entry is the
+      oldest in the bank: a network that moves fast can tell entries by their age instead of by
+      their image, from the mean of its projections, which this takes away. The paper has none.
+    fill: whether the bank starts with the untrained network's projections; the paper: with noise,
+      so that the first epoch has nothing to learn from.
 
   Raises:
     ValueError: an unknown criterion, a value out of range, fewer than two images.
@@ -222,7 +238,8 @@ def build(
     )
   head = heads.MLPHead(
     features=tuple(projector),
-    last_bias=True,
+    last_bias=not output_norm,
+    last_norm='bn_no_affine' if output_norm else 'none',
     bn_axis=setting.axis,
     dtype=jnp.dtype(setting.dtype),
   )
@@ -237,5 +254,6 @@ def build(
     bank_momentum=bank_momentum,
     num_noise=num_noise,
     ensure_negatives=ensure_negatives,
+    refresh=Refresh(setting.total_steps, _filled) if fill else None,
     axis=setting.axis,
   )

@@ -138,22 +138,14 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
     near, far = state.bank[positive], state.bank[negatives]
     return contrastive.info_nce(q, near, far, c.temperature, margin=c.margin, negative_mask=counts)
 
-  def remember(state: InterState, k: jax.Array, index: jax.Array, step: jax.Array) -> tuple:
-    """Queue, bank, labels and centroids after a batch, and the share of labels that changed."""
-    rows, places = parallel.all_gather(k, axis), parallel.all_gather(index, axis)
-    nearest = jnp.argmax(rows @ state.centroids.T, axis=-1).astype(jnp.int32)
-    changed = jnp.mean((nearest != state.labels[places]).astype(jnp.float32))
-    bank = bank_ops.update(state.bank, places, rows, 0.0)
-    labels = state.labels.at[places].set(nearest)
-    centroids = lax.cond(
-      step % c.centroid_every == 0,
-      functools.partial(pseudo_classes.centroids, axis=axis),
-      lambda bank, labels, old: old,
-      bank,
-      labels,
-      state.centroids,
+  def remember(state: InterState, rows: PyTree, finite: jax.Array) -> InterState:
+    places, k, nearest = rows
+    queue = ring.push(state.queue, k, finite)
+    bank = bank_ops.update(state.bank, places, k, 0.0, valid=finite)
+    places = jnp.where(finite, places, c.num_examples)
+    return state.replace(
+      queue=queue, bank=bank, labels=state.labels.at[places].set(nearest, mode='drop')
     )
-    return ring.push(state.queue, rows), bank, labels, centroids, changed
 
   def loss(
     params: PyTree, state: InterState, batch: Batch, key: jax.Array, step: jax.Array
@@ -166,20 +158,28 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
     inter = between_images(q, index, state, jax.random.fold_in(key, 1)).mean()
     both = c.intra_weight * intra + c.inter_weight * inter
     value = jnp.where(step >= c.warmup_steps, both, intra)
-    queue, bank, labels, centroids, changed = remember(state, k, index, step)
-    new_state = state.replace(
-      bn=bn, target_bn=target_bn, queue=queue, bank=bank, labels=labels, centroids=centroids
-    )
+    nearest = jnp.argmax(k @ state.centroids.T, axis=-1).astype(jnp.int32)
+    changed = jnp.mean((nearest != state.labels[index]).astype(jnp.float32))
     metrics = {'loss': value, 'loss/intra': intra, 'loss/inter': inter, 'labels_changed': changed}
-    return value, Aux(new_state, metrics, outputs['embedding'])
+    rows = parallel.all_gather((index, k, nearest), axis)
+    new_state = state.replace(bn=bn, target_bn=target_bn)
+    return value, Aux(new_state, metrics, outputs['embedding'], rows)
 
   def post_step(params: PyTree, state: InterState, step: jax.Array) -> tuple[PyTree, InterState]:
     moved = ema.update(state.target_params, params, tau(step))
-    return params, state.replace(target_params=moved)
+    centroids = lax.cond(
+      step % c.centroid_every == 0,
+      functools.partial(pseudo_classes.centroids, axis=axis),
+      lambda bank, labels, old: old,
+      state.bank,
+      state.labels,
+      state.centroids,
+    )
+    return params, state.replace(target_params=moved, centroids=centroids)
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   refresh = Refresh(c.repair_every, functools.partial(_recluster, c))
-  return Method(init, loss, post_step, embed, default_groups, refresh)
+  return Method(init, loss, post_step, embed, default_groups, refresh, remember)
 
 
 def _recluster(

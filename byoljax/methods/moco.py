@@ -37,7 +37,7 @@ from byoljax.method import (
   evaluation_outputs,
 )
 from byoljax.models import heads
-from byoljax.models.net import Net, WithTarget, stack
+from byoljax.models.net import Net, WithTarget, output_shapes, stack
 from byoljax.ops import ema, ring, shuffle
 
 PyTree = Any
@@ -79,8 +79,8 @@ def moco(
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, MocoState]:
     view = batch['views'][0]
     params, bn = net.init(jax.random.fold_in(key, 0), view)
-    width = jax.eval_shape(lambda p, s, x: net.apply(p, s, x, train=False)[0], params, bn, view)
-    queue = ring.init(jax.random.fold_in(key, 1), queue_size, width['projection'].shape[-1])
+    width = output_shapes(net, params, bn, view)['projection'].shape[-1]
+    queue = ring.init(jax.random.fold_in(key, 1), queue_size, width)
     target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
     return params, MocoState(bn, target_params, target_bn, queue)
 
@@ -98,7 +98,8 @@ def moco(
       queries.append(outputs)
       keys.append(k)
     value = jnp.sum(jnp.stack([jnp.mean(each) for each in losses]))
-    new_state = state.replace(bn=bn, target_bn=target_bn, queue=_enqueued(state.queue, keys))
+    new_state = state.replace(bn=bn, target_bn=target_bn)
+    rows = jnp.concatenate([parallel.all_gather(k, axis) for k in keys])
     metrics = {
       'loss': value,
       'tau': tau(step),
@@ -106,7 +107,7 @@ def moco(
         jnp.sum(lax.stop_gradient(l2_normalise(queries[0]['projection'])) * keys[0], axis=-1)
       ),
     }
-    return value, Aux(new_state, metrics, queries[0]['embedding'])
+    return value, Aux(new_state, metrics, queries[0]['embedding'], rows)
 
   def _keys(
     target_params: PyTree, target_bn: PyTree, view: jax.Array, order: jax.Array
@@ -119,15 +120,15 @@ def moco(
 
     return shuffle.through_shuffle(encode, view, order, axis) if shuffled else encode(view)
 
-  def _enqueued(queue: ring.Queue, keys: list[jax.Array]) -> ring.Queue:
-    return ring.push(queue, jnp.concatenate([parallel.all_gather(k, axis) for k in keys]))
+  def remember(state: MocoState, rows: jax.Array, finite: jax.Array) -> MocoState:
+    return state.replace(queue=ring.push(state.queue, rows, finite))
 
   def post_step(params: PyTree, state: MocoState, step: jax.Array) -> tuple[PyTree, MocoState]:
     moved = ema.update(state.target_params, params, tau(step))
     return params, state.replace(target_params=moved)
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, post_step, embed, default_groups)
+  return Method(init, loss, post_step, embed, default_groups, remember=remember)
 
 
 def build(

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 import functools
 from typing import Any
 
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -42,21 +41,19 @@ from byoljax.method import (
   keep,
 )
 from byoljax.models import heads
-from byoljax.models.net import Net, stack
+from byoljax.models.net import Net, Statistics, apply_each, stack
 from byoljax.ops import ring
 
 PyTree = Any
 
 
-class NnclrState(flax.struct.PyTreeNode):
+class NnclrState(Statistics):
   """What NNCLR changes without a gradient.
 
   Attributes:
-    bn: running statistics of the network, by role.
     queue: the support set, past projections of view 0 as unit vectors.
   """
 
-  bn: PyTree
   queue: ring.Queue
 
 
@@ -97,9 +94,7 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
     params: PyTree, state: NnclrState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key, step
-    first, second = batch['views']
-    on_first, bn = net.apply(params, state.bn, first, train=True)
-    on_second, bn = net.apply(params, bn, second, train=True)
+    (on_first, on_second), bn = apply_each(net, params, state.bn, batch['views'])
     z_first, z_second = (l2_normalise(on['projection']) for on in (on_first, on_second))
     near_first, cosine = nearest(state.queue, z_first)
     near_second, _ = nearest(state.queue, z_second)
@@ -118,11 +113,13 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
       'queue_filled': state.queue.filled / queue_size,
     }
     rows = parallel.all_gather(lax.stop_gradient(z_first), axis)
-    new_state = state.replace(bn=bn, queue=ring.push(state.queue, rows))
-    return value, Aux(new_state, metrics, on_first['embedding'])
+    return value, Aux(state.replace(bn=bn), metrics, on_first['embedding'], rows)
+
+  def remember(state: NnclrState, rows: jax.Array, finite: jax.Array) -> NnclrState:
+    return state.replace(queue=ring.push(state.queue, rows, finite))
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups)
+  return Method(init, loss, keep, embed, default_groups, remember=remember)
 
 
 def build(

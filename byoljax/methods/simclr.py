@@ -18,7 +18,6 @@ out.
 from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -36,23 +35,21 @@ from byoljax.method import (
   default_groups,
 )
 from byoljax.models import heads
-from byoljax.models.net import Net, stack
+from byoljax.models.net import Net, Statistics, output_shapes, stack
 from byoljax.ops import ema, ring
 
 PyTree = Any
 
 
-class SimclrState(flax.struct.PyTreeNode):
+class SimclrState(Statistics):
   """What SimCLR changes without a gradient; the last three are None without a memory.
 
   Attributes:
-    bn: running statistics, by role.
     target_params: the memory's network, a moving average.
     target_bn: its running statistics.
     queue: its earlier projections, unit rows.
   """
 
-  bn: PyTree
   target_params: PyTree
   target_bn: PyTree
   queue: ring.Queue | None
@@ -87,8 +84,8 @@ def simclr(
     params, bn = net.init(jax.random.fold_in(key, 0), view)
     if not memory_size:
       return params, SimclrState(bn, None, None, None)
-    made = jax.eval_shape(lambda p, s, x: net.apply(p, s, x, train=False)[0], params, bn, view)
-    queue = ring.init(jax.random.fold_in(key, 1), memory_size, made['projection'].shape[-1])
+    width = output_shapes(net, params, bn, view)['projection'].shape[-1]
+    queue = ring.init(jax.random.fold_in(key, 1), memory_size, width)
     target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
     return params, SimclrState(bn, target_params, target_bn, queue)
 
@@ -104,19 +101,24 @@ def simclr(
       first, second, temperature, axis=axis, chunk=chunk, memory=memory
     )
     value = jnp.mean(of_first) + jnp.mean(of_second)
-    new_state = _remembered(state.replace(bn=bn), views)
     embedding = jnp.split(outputs['embedding'], 2)[0]
-    return value, Aux(new_state, {'loss': value}, embedding)
+    target_bn, rows = _keys(state, views)
+    new_state = state.replace(bn=bn, target_bn=target_bn)
+    return value, Aux(new_state, {'loss': value}, embedding, rows)
 
-  def _remembered(state: SimclrState, views: jax.Array) -> SimclrState:
+  def _keys(state: SimclrState, views: jax.Array) -> tuple[PyTree, PyTree]:
+    """The memory network's statistics, and its projections of all devices as unit rows."""
     if state.queue is None:
-      return state
+      return state.target_bn, ()
     outputs, target_bn = net.apply(state.target_params, state.target_bn, views, train=True)
     rows = lax.stop_gradient(l2_normalise(outputs['projection']))
     gathered = [parallel.all_gather(half, axis) for half in jnp.split(rows, 2)]
-    return state.replace(
-      target_bn=target_bn, queue=ring.push(state.queue, jnp.concatenate(gathered))
-    )
+    return target_bn, jnp.concatenate(gathered)
+
+  def remember(state: SimclrState, rows: PyTree, finite: jax.Array) -> SimclrState:
+    if state.queue is None:
+      return state
+    return state.replace(queue=ring.push(state.queue, rows, finite))
 
   def post_step(params: PyTree, state: SimclrState, step: jax.Array) -> tuple[PyTree, SimclrState]:
     del step
@@ -129,7 +131,7 @@ def simclr(
     outputs, _ = tapped.apply(params, state.bn, images, train=False)
     return {tap: outputs[tap] for tap in taps}
 
-  return Method(init, loss, post_step, embed, default_groups)
+  return Method(init, loss, post_step, embed, default_groups, remember=remember)
 
 
 def build(

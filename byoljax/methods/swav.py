@@ -16,7 +16,6 @@ while the prototypes are frozen weight decay still shortens them, which their no
 from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -35,7 +34,7 @@ from byoljax.method import (
 )
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
-from byoljax.models.net import Net, stack
+from byoljax.models.net import Net, Statistics, output_shapes, stack
 from byoljax.ops import ring, sinkhorn
 from byoljax.ops.gate import trained_from
 
@@ -44,15 +43,13 @@ PyTree = Any
 LARGE_CROPS = 2
 
 
-class SwavState(flax.struct.PyTreeNode):
+class SwavState(Statistics):
   """What SwAV changes without a gradient.
 
   Attributes:
-    bn: running statistics, by role.
     queues: earlier projections of each large crop, unit rows; () without a queue.
   """
 
-  bn: PyTree
   queues: tuple[ring.Queue, ...]
 
 
@@ -86,8 +83,7 @@ def swav(
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, SwavState]:
     view = batch['views'][0]
     params, bn = backbone.init(jax.random.fold_in(key, 0), view)
-    shapes = jax.eval_shape(lambda p, s, x: backbone.apply(p, s, x, train=False)[0],
-                            params, bn, view)  # fmt: skip
+    shapes = output_shapes(backbone, params, bn, view)
     head_params, head_bn = head.init(jax.random.fold_in(key, 1), shapes['embedding'])
     params, bn = _normalised(params | head_params), bn | head_bn
     width = params['prototypes']['kernel'].shape[0]
@@ -117,13 +113,17 @@ def swav(
     value = clustering.swapped_prediction(
       codes, [scores[:, crop] for crop in range(views)], temperature
     )
-    queues = tuple(
-      ring.push(queue, parallel.all_gather(lax.stop_gradient(projections[:, crop]), axis))
-      for crop, queue in enumerate(state.queues)
+    rows = tuple(
+      parallel.all_gather(lax.stop_gradient(projections[:, crop]), axis)
+      for crop in range(len(state.queues))
     )
     shares = parallel.pmean(jnp.mean(codes[0], axis=0), axis)
     metrics = {'loss': value, 'prototypes/perplexity': jnp.exp(_entropy(shares))}
-    return value, Aux(SwavState(bn, queues), metrics, crops[0]['embedding'])
+    return value, Aux(state.replace(bn=bn), metrics, crops[0]['embedding'], rows)
+
+  def remember(state: SwavState, rows: tuple[jax.Array, ...], finite: jax.Array) -> SwavState:
+    pushed = [ring.push(*each, finite) for each in zip(state.queues, rows, strict=True)]
+    return state.replace(queues=tuple(pushed))
 
   def _codes(
     state: SwavState, crop: int, scores: jax.Array, kernel: jax.Array, step: jax.Array
@@ -159,7 +159,7 @@ def swav(
     )
     return {'embedding': outputs['embedding'], 'projection': projected['projection']}
 
-  return Method(init, loss, post_step, embed, default_groups)
+  return Method(init, loss, post_step, embed, default_groups, remember=remember)
 
 
 def _normalised(params: PyTree) -> PyTree:

@@ -17,7 +17,6 @@ hardest negative may be on any device.
 from collections.abc import Sequence
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
@@ -36,19 +35,9 @@ from byoljax.method import (
 )
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
-from byoljax.models.net import Net, stack
+from byoljax.models.net import Net, Statistics, stack
 
 PyTree = Any
-
-
-class TripletState(flax.struct.PyTreeNode):
-  """What the method changes without a gradient.
-
-  Attributes:
-    bn: running statistics of the network, by role.
-  """
-
-  bn: PyTree
 
 
 def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
@@ -61,14 +50,14 @@ def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
     axis: the mapped axis, or None.
   """
 
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, TripletState]:
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
     if len(batch['views']) < 2:
       raise ValueError('the triplet loss needs at least 2 views of every image, got 1.')
     params, bn = net.init(key, batch['views'][0])
-    return params, TripletState(bn)
+    return params, Statistics(bn)
 
   def loss(
-    params: PyTree, state: TripletState, batch: Batch, key: jax.Array, step: jax.Array
+    params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key, step
     outputs, bn = apply_crops(net, params, state.bn, batch['views'], train=True)

@@ -81,6 +81,17 @@ def apply_each(
   return outputs, stats
 
 
+def output_shapes(
+  net: Net, params: Mapping[str, Any], batch_stats: Mapping[str, Any], x: Any
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of a network's outputs for an input like x, found without computing anything."""
+
+  def evaluate(params: Any, batch_stats: Any, x: jax.Array) -> dict[str, jax.Array]:
+    return net.apply(params, batch_stats, x, train=False)[0]
+
+  return jax.eval_shape(evaluate, params, batch_stats, x)
+
+
 def stack(parts: Sequence[Part], taps: Sequence[str] = ()) -> Net:
   """A Net that runs linen modules in sequence, each fed with the one before it.
 

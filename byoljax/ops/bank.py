@@ -25,7 +25,11 @@ def init(key: jax.Array, size: int, dim: int) -> jax.Array:
 
 
 def update(
-  bank: jax.Array, index: jax.Array, rows: jax.Array, momentum: float | jax.Array
+  bank: jax.Array,
+  index: jax.Array,
+  rows: jax.Array,
+  momentum: float | jax.Array,
+  valid: jax.Array | bool = True,
 ) -> jax.Array:
   """v_i <- n(m v_i + (1 - m) n(f_i)), n the normalisation to length 1.
 
@@ -36,6 +40,7 @@ def update(
       than these are ignored.
     rows: embeddings [B,D], any length and float dtype. No gradient flows through the bank.
     momentum: m in [0, 1]; .5 in the paper, 0 overwrites.
+    valid: bool scalar; if not, nothing is written.
 
   Returns:
     The bank after the update, float32 [N,D].
@@ -53,7 +58,7 @@ def update(
   size = bank.shape[0]
   position = jnp.arange(index.shape[0], dtype=jnp.int32)
   repeats = (index[:, None] == index[None, :]) & (position[:, None] < position[None, :])
-  counts = ~jnp.any(repeats, axis=1) & (index >= 0)
+  counts = ~jnp.any(repeats, axis=1) & (index >= 0) & valid
   old = bank.at[index].get(mode='clip')
   new = sphere.normalise(momentum * old + (1.0 - momentum) * sphere.normalise(rows))
   # Rows that do not count go past the end, where the scatter drops them.

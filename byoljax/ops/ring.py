@@ -39,13 +39,14 @@ def init(key: jax.Array, size: int, dim: int) -> Queue:
   return Queue(sphere.random_points(key, size, dim), zero, jnp.zeros_like(zero))
 
 
-def push(queue: Queue, rows: jax.Array) -> Queue:
+def push(queue: Queue, rows: jax.Array, valid: jax.Array | bool = True) -> Queue:
   """Writes a batch over the oldest rows.
 
   Args:
     queue: K rows; donated to a compiled step it is changed in place.
     rows: [B,D] of all devices, in order of age, any float dtype. Of more than K the last K stay.
       No gradient flows through the queue.
+    valid: bool scalar; if not, nothing is pushed.
 
   Returns:
     The queue after B pushes.
@@ -60,6 +61,9 @@ def push(queue: Queue, rows: jax.Array) -> Queue:
   kept = lax.stop_gradient(rows[max(count - size, 0) :].astype(jnp.float32))
   first = queue.pointer + (count - kept.shape[0])
   positions = (first + jnp.arange(kept.shape[0], dtype=jnp.int32)) % size
-  items = queue.items.at[positions].set(kept, unique_indices=True, mode='promise_in_bounds')
-  pointer = (queue.pointer + count) % size
-  return Queue(items, pointer, jnp.minimum(queue.filled + count, size))
+  # Positions past the end are dropped: a choice between two queues would copy them.
+  positions += jnp.where(valid, 0, size)
+  items = queue.items.at[positions].set(kept, unique_indices=True, mode='drop')
+  pushed = jnp.where(valid, count, 0)
+  pointer = (queue.pointer + pushed) % size
+  return Queue(items, pointer, jnp.minimum(queue.filled + pushed, size))
