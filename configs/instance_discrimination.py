@@ -30,20 +30,19 @@ METHOD = {
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  epochs = {'shapes': 60, 'imagenet': 200}
-  return scales.build(arg, METHOD, ADAPT, epochs=epochs, variants=VARIANTS)
+  return scales.build(arg, METHOD, ADAPT, epochs={'imagenet': 200}, variants=VARIANTS)
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:
   """All 8000 images are few enough for a softmax.
 
-  An image's own entry is the oldest in the bank, so the network must move little within an epoch: a
-  low rate, and more epochs.
+  With the paper's noise in the bank and no normalisation nothing was learned in 12 epochs (k-NN
+  13 %, random 14 %); a bank that starts with projections gave 27 %, with `output_norm` it stands
+  the other methods' rate and a higher temperature and gave 43 % (one seed each).
   """
   del epochs
   _one_view(config)
-  config.optim.base_lr = 2e-3
-  config.method.update(criterion='full_softmax', temperature=0.1)
+  config.method.update(criterion='full_softmax', temperature=0.2, output_norm=True, fill=True)
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:

@@ -12,6 +12,8 @@ the first batch, positives included, and never again.
 Different from the authors' code:
 - noise is a function of (key, global position of the example), so it does not depend on the number
   of devices; it is drawn with replacement, uniformly;
+- `fill` starts the bank with the untrained network's projections, and `output_norm` normalises over
+  the batch after the projector: both off unless a recipe asks for them;
 - `ensure_negatives` draws from the other N - 1 images directly, where theirs never checks;
 - the constant is the mean over the batch of all devices, kept as a logarithm;
 - batch statistics are shared by all devices;
