@@ -1,3 +1,16 @@
 """Self-supervised visual representation learning in pure JAX: BYOL and its peers."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+  from byoljax.embedding import Embedder
+
 __version__ = '0.1.0'
+__all__ = ['load']
+
+
+def load(run: str, network: str = 'online') -> 'Embedder':
+  """A trained encoder as a pure function of images; see `byoljax.embedding.load`."""
+  from byoljax import embedding  # JAX is imported when it is needed, not by `import byoljax`.
+
+  return embedding.load(run, network)

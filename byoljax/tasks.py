@@ -1,4 +1,4 @@
-"""What can be run from the command line: pretrain, linear, knn, views.
+"""What can be run from the command line: pretrain, linear, knn, views, import, export.
 
 A task takes a configuration and says what came out of it; everything that it prints or leaves in a
 directory is for a person. Results are JSON with the protocol that they came from.
@@ -22,6 +22,7 @@ from byoljax.data.source import Source
 from byoljax.evaluate import Encoder, EvalData
 from byoljax.report import curves, table
 from byoljax.step import TrainState
+from byoljax.weights import exporting, importing
 from byoljax.workdirs import Invocation, say
 
 log = logging.getLogger('byoljax')
@@ -119,6 +120,8 @@ TASKS: dict[str, Callable[[Config, Invocation], int]] = {
   'linear': linear,
   'knn': knn,
   'views': views,
+  'import': importing.import_weights,
+  'export': exporting.export_run,
 }
 
 

@@ -1,0 +1,242 @@
+"""An encoder as a folder that other libraries read.
+
+    model.safetensors    weights; ResNets under torchvision's names, in PyTorch's layout
+    config.json          which network, in timm's words and in ours; how to normalise images
+    encoder.stablehlo    the whole encoder with its weights, for any batch size (`jax.export`)
+    README.md            a model card with code to copy
+    model_card.json      the same as data
+
+The folder is what Hugging Face's hub takes as a model repository. `encoder.stablehlo` needs JAX and
+nothing of byoljax:
+
+    run = export.deserialize(bytearray(open('encoder.stablehlo', 'rb').read()))  # from jax
+    h = run.call(images)  # uint8 [b, S, S, 3]
+"""
+
+from collections.abc import Mapping
+import json
+import os
+import pathlib
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+import jax
+from jax import export
+import numpy as np
+
+import byoljax
+from byoljax import checkpoint, embedding, evaluate
+from byoljax.config import Config, user_errors
+from byoljax.embedding import Embedder
+from byoljax.models.resnet import RESNETS
+from byoljax.weights import files, torch_names
+from byoljax.workdirs import Invocation, say
+
+PLATFORMS = ('cpu', 'cuda', 'tpu')
+
+
+def has_torch_names(fields: Mapping[str, Any]) -> bool:
+  """Whether an encoder is one of torchvision's ResNets, apart from width and stem."""
+  return (
+    fields['name'] in RESNETS
+    and fields['padding'] == 'torch'
+    and not (fields['selective_kernel'] or fields['resnet_d'])
+  )
+
+
+def weights_of(embedder: Embedder) -> dict[str, np.ndarray]:
+  """Weights by name: torchvision's where it has this network, else paths of ours."""
+  encoder = embedder.encoder
+  params, bn = (jax.device_get(tree['encoder']) for tree in (encoder.params, encoder.bn))
+  if has_torch_names(encoder.fields):
+    return torch_names.to_torch(params, bn)
+  trees = {'params': params, 'batch_stats': bn}
+  return {name: np.asarray(value) for name, value in flatten_dict(trees, sep='/').items()}
+
+
+def serialised(embedder: Embedder) -> bytes:
+  """The encoder with its weights as StableHLO: uint8 [b, S, S, 3] -> float32 [b, D]."""
+  side = embedder.image_size
+  (batch,) = export.symbolic_shape('b')
+  images = jax.ShapeDtypeStruct((batch, side, side, 3), np.uint8)
+
+  def embed(images: jax.Array) -> jax.Array:
+    return embedder.apply(embedder.encoder.params, embedder.encoder.bn, images)
+
+  return bytes(export.export(jax.jit(embed), platforms=PLATFORMS)(images).serialize())
+
+
+def write(embedder: Embedder, folder: pathlib.Path, about: Mapping[str, Any]) -> None:
+  """Writes the folder.
+
+  Args:
+    embedder: what to write.
+    folder: made if need be; must not exist, or be empty.
+    about: what the card says: {'method', 'data', 'step', 'results', ...}.
+
+  Raises:
+    OSError: it cannot be written.
+    ValueError: there is something in it.
+  """
+  from safetensors.numpy import save
+
+  if folder.exists() and any(folder.iterdir()):
+    raise ValueError(f"'{folder}' is not empty: choose another folder.")
+  folder.mkdir(parents=True, exist_ok=True)
+  weights = weights_of(embedder)
+  numbers = sum(array.size for array in weights.values() if array.dtype == np.float32)
+  card = _card(embedder, about, numbers)
+  (folder / files.SAFETENSORS).write_bytes(save(weights, metadata={'format': 'pt'}))
+  (folder / 'encoder.stablehlo').write_bytes(serialised(embedder))
+  checkpoint.write_json(folder / 'model_card.json', card)
+  (folder / 'README.md').write_text(_readme(card))
+  checkpoint.write_json(folder / 'config.json', _config(embedder))
+
+
+def _config(embedder: Embedder) -> dict[str, Any]:
+  fields, side = dict(embedder.encoder.fields), embedder.image_size
+  ours = {
+    'encoder': fields,
+    'mean': list(embedder.mean),
+    'std': list(embedder.std),
+    'image_size': side,
+    'version': byoljax.__version__,
+  }
+  if not (has_torch_names(fields) and fields['width'] == 1 and fields['stem'] == 'imagenet'):
+    return {'library_name': 'byoljax', 'byoljax': ours}
+  return {
+    'library_name': 'timm',
+    'architecture': fields['name'],
+    'num_classes': 0,
+    'num_features': embedder.dim,
+    'pretrained_cfg': {
+      'input_size': [3, side, side],
+      'mean': list(embedder.mean),
+      'std': list(embedder.std),
+      'crop_pct': 0.875,
+      'interpolation': 'bilinear',
+      'num_classes': 0,
+      'pool_size': [-(-side // 32)] * 2,
+      'first_conv': 'conv1',
+      'classifier': 'fc',
+    },
+    'byoljax': ours,
+  }
+
+
+def _card(embedder: Embedder, about: Mapping[str, Any], numbers: int) -> dict[str, Any]:
+  return {
+    'encoder': dict(embedder.encoder.fields),
+    'features': embedder.dim,
+    'numbers': numbers,
+    'image_size': embedder.image_size,
+    'mean': list(embedder.mean),
+    'std': list(embedder.std),
+    'names': 'torchvision' if has_torch_names(embedder.encoder.fields) else 'byoljax',
+    'byoljax': byoljax.__version__,
+    **about,
+  }
+
+
+def _readme(card: Mapping[str, Any]) -> str:
+  """The model card as Markdown; its head is what Hugging Face's hub reads."""
+  encoder, side = card['encoder'], card['image_size']
+  lines = [
+    '---',
+    'library_name: byoljax',
+    'tags: [self-supervised-learning, image-feature-extraction]',
+    '---',
+    f'# {encoder["name"]}, pretrained with {card["method"]} on {card["data"]}',
+    '',
+    f'{card["numbers"]:,} numbers; images of {side} pixels give {card["features"]} features. '
+    f'Images are scaled to [0, 1], then normalised with mean {_three(card["mean"])} and standard '
+    f'deviation {_three(card["std"])}, per channel.',
+    '',
+    '| | |',
+    '|---|---|',
+    f'| method | {card["method"]} |',
+    f'| data | {card["data"]} |',
+    f'| network | {card["network"]}, step {card["step"]} |',
+    f'| encoder | {encoder["name"]}, width {encoder["width"]}, stem {encoder["stem"]} |',
+    f'| trained with | byoljax {card["byoljax"]} |',
+    '',
+    '## Use',
+    '',
+    'Without byoljax, with JAX; the normalisation is inside:',
+    '',
+    '```python',
+    'from jax import export',
+    '',
+    "run = export.deserialize(bytearray(open('encoder.stablehlo', 'rb').read()))",
+    f'features = run.call(images)  # uint8 [b, {side}, {side}, 3] -> float32 [b, '
+    f'{card["features"]}]',
+    '```',
+    '',
+  ]
+  if card['names'] == 'torchvision' and encoder['width'] == 1:
+    lines += [
+      'In PyTorch; images are float [b, 3, S, S], normalised as above:',
+      '',
+      '```python',
+      'import safetensors.torch, torch, torchvision',
+      '',
+      f'model = torchvision.models.{encoder["name"]}()',
+      'model.fc = torch.nn.Identity()',
+      *(_CIFAR_STEM if encoder['stem'] == 'cifar' else ()),
+      "model.load_state_dict(safetensors.torch.load_file('model.safetensors'))",
+      'features = model.eval()(images)',
+      '```',
+      '',
+    ]
+  lines += ['## Results', '']
+  if card['results']:
+    lines += ['| encoder | k-NN top-1 | linear top-1 |', '|---|---|---|']
+    lines += [
+      f'| {name} | {each["knn"]["top1"]:.1%} | {each["linear"]["top1"]:.1%} |'
+      for name, each in card['results'].items()
+    ]
+    lines += ['', "From the run's own results.json, which holds the protocol."]
+  else:
+    lines += ['None were stored with the run.']
+  return '\n'.join(lines) + '\n'
+
+
+_CIFAR_STEM = (
+  'model.conv1 = torch.nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)',
+  'model.maxpool = torch.nn.Identity()',
+)
+
+
+def _three(numbers: list[float]) -> str:
+  return '(' + ', '.join(f'{number:g}' for number in numbers) + ')'
+
+
+def export_run(config: Config, invocation: Invocation) -> int:
+  """Task: writes a run's encoder as a folder; see `configs/export.py`."""
+  encoder, source, directory = evaluate.load_encoder(config.pretrained, config.network)
+  run = directory.parent.parent
+  folder = pathlib.Path(invocation.workdir or run / 'export')
+  about = {
+    'method': source.get('method', {}).get('name', 'another library'),
+    'data': source.data.name,
+    'network': config.network,
+    'step': int(directory.name),
+    'results': _results(run),
+  }
+  with user_errors('--workdir'):
+    write(embedding.of(encoder, source), folder, about)
+  for path in sorted(folder.iterdir()):
+    say(f'{os.path.getsize(path):>12,} bytes  {path}')
+  return 0
+
+
+def _results(run: pathlib.Path) -> dict[str, Any]:
+  """The final table of a run, without what depends on this machine."""
+  try:
+    stored = json.loads((run / 'results.json').read_text())['result']
+    return {
+      name: {kind: {'top1': each[kind]['top1']} for kind in ('knn', 'linear')}
+      for name, each in stored.items()
+    }
+  except (OSError, ValueError, KeyError, TypeError):
+    return {}

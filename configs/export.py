@@ -1,0 +1,22 @@
+"""A trained encoder as a folder for other libraries: safetensors, StableHLO, a model card.
+
+    python -m byoljax.main --config=configs/export.py --config.pretrained=runs/byol
+
+writes runs/byol/export, or --workdir. See `byoljax/weights/exporting.py` for what is in it.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  config = ConfigDict(
+    {
+      'task': 'export',
+      'pretrained': '',  # a run's workdir, or one of its checkpoints/<step>
+      'network': 'online',  # or 'target'
+      'log': {'verbose': False},
+    }
+  )
+  return base.finish(config, [option for option in arg.split(',') if option])
