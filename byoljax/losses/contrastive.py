@@ -161,6 +161,10 @@ def nt_xent(
   return losses[:b], losses[b:]
 
 
+# The largest logit so far, and the sum of exponentials relative to it, both [a].
+_Sums = tuple[jax.Array, jax.Array]
+
+
 def _streamed_log_sum_exp(
   anchors: jax.Array,
   candidates: jax.Array,
@@ -178,9 +182,8 @@ def _streamed_log_sum_exp(
   The running maximum starts at the positive's logit, one of the terms, so it is always finite. It
   cancels in the result, hence no gradient through it.
   """
-  Sums = tuple[jax.Array, jax.Array]
 
-  def add(carry: Sums, rows: jax.Array, counts: jax.Array) -> Sums:
+  def add(carry: _Sums, rows: jax.Array, counts: jax.Array) -> _Sums:
     highest, total = carry
     logits = jnp.where(counts, _similarities(anchors, rows) / temperature, -jnp.inf)
     raised = jnp.maximum(highest, lax.stop_gradient(jnp.max(logits, axis=1)))
@@ -189,13 +192,13 @@ def _streamed_log_sum_exp(
     )
 
   @partial(jax.checkpoint, prevent_cse=False)
-  def of_candidates(carry: Sums, block: tuple[jax.Array, jax.Array]) -> tuple[Sums, None]:
+  def of_candidates(carry: _Sums, block: tuple[jax.Array, jax.Array]) -> tuple[_Sums, None]:
     rows, start = block
     position = start + jnp.arange(chunk, dtype=jnp.int32)[None, :]
     return add(carry, rows, (position < count) & (position != own[:, None])), None
 
-  @partial(jax.checkpoint, prevent_cse=False)
-  def of_memory(carry: Sums, start: jax.Array) -> tuple[Sums, None]:
+  def of_memory(memory: jax.Array, carry: _Sums, start: jax.Array) -> tuple[_Sums, None]:
+    piece = min(chunk, memory.shape[0])
     # A last block that is not full begins earlier and does not count what was counted.
     begin = jnp.minimum(start, memory.shape[0] - piece)
     rows = lax.dynamic_slice_in_dim(memory, begin, piece)
@@ -207,8 +210,9 @@ def _streamed_log_sum_exp(
   sums = (lax.stop_gradient(positive), jnp.zeros_like(positive))
   sums, _ = lax.scan(of_candidates, sums, (padded.reshape(-1, chunk, dim), starts))
   if memory is not None:
-    piece = min(chunk, memory.shape[0])
-    sums, _ = lax.scan(of_memory, sums, jnp.arange(0, memory.shape[0], piece, dtype=jnp.int32))
+    blocks = jnp.arange(0, memory.shape[0], min(chunk, memory.shape[0]), dtype=jnp.int32)
+    body = jax.checkpoint(partial(of_memory, memory), prevent_cse=False)
+    sums, _ = lax.scan(body, sums, blocks)
   highest, total = sums
   return highest + jnp.log(total)
 

@@ -168,7 +168,9 @@ def instance_discrimination(
     return value, Aux(state.replace(bn=bn, log_z=log_z), metrics, outputs['embedding'], rows)
 
   def remember(state: InstanceState, rows: PyTree, finite: jax.Array) -> InstanceState:
-    return state.replace(bank=bank_ops.update(state.bank, *rows, bank_momentum, valid=finite))
+    places, newest = rows
+    bank = bank_ops.update(state.bank, places, newest, bank_momentum, valid=finite)
+    return state.replace(bank=bank)
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   return Method(init, loss, keep, embed, default_groups, refresh, remember)

@@ -106,8 +106,9 @@ def from_torch(
   """
   missing, differ, known, made = [], [], set(), []
   for tree in (params, batch_stats):
-    leaves = {}
-    for path, wanted in flatten_dict(tree).items():
+    leaves: dict[tuple[str, ...], np.ndarray] = {}
+    wanted: dict[tuple[str, ...], Any] = flatten_dict(tree)
+    for path, own in wanted.items():
       name = prefix + name_of(path)
       known.add(name)
       if name not in state:
@@ -115,13 +116,13 @@ def from_torch(
         continue
       array = np.asarray(state[name], np.float32)
       array = np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array)
-      if array.shape != tuple(wanted.shape):
-        differ.append(f'{name}: {array.shape}, not {tuple(wanted.shape)}')
+      if array.shape != tuple(own.shape):
+        differ.append(f'{name}: {array.shape}, not {tuple(own.shape)}')
       leaves[path] = array
     made.append(unflatten_dict(leaves))
   if missing or differ:
-    own = [name for name in state if name.startswith(prefix)]
-    unexpected = [name for name in own if name not in known and not _harmless(name, prefix)]
+    theirs = [name for name in state if name.startswith(prefix)]
+    unexpected = [name for name in theirs if name not in known and not _harmless(name, prefix)]
     found = {'missing': missing, 'of another shape': differ, 'unexpected': unexpected}
     lines = [f'{what}: {_listed(names)}' for what, names in found.items() if names]
     raise ValueError('the weights do not fit the encoder:\n  ' + '\n  '.join(lines))
