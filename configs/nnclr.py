@@ -10,7 +10,7 @@ Published result (theirs, not ours): ImageNet ResNet-50 linear top-1 75.6 % with
 
 from ml_collections import ConfigDict
 
-from configs import base, scales
+from configs import scales
 
 METHOD = {
   'name': 'nnclr',
@@ -22,7 +22,7 @@ METHOD = {
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  return scales.build(arg, METHOD, ADAPT, epochs={'imagenet': 1000}, variants={'smoke': smoke})
+  return scales.build(arg, METHOD, ADAPT, epochs={'imagenet': 1000})
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:
@@ -57,9 +57,9 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   config.optim.update(base_lr=0.3, weight_decay=1e-6)
 
 
-def smoke(config: ConfigDict) -> None:
+def smoke(config: ConfigDict, epochs: int) -> None:
   """Small heads and a short queue."""
-  base.smoke(config)
+  del epochs
   config.method.update(projector=(64, 64, 32), predictor=(64, 32), queue_size=64)
 
 
@@ -69,4 +69,5 @@ ADAPT = {
   'cifar10_small': cifar10_small,
   'imagenette': imagenette,
   'imagenet': imagenet,
+  'smoke': smoke,
 }

@@ -42,7 +42,8 @@ def build(
   Args:
     arg: the part of the recipe's name after the colon.
     method: fields of `config.method` with the paper's values, 'name' among them.
-    adapt: scale -> what the method changes there; a scale that is absent changes nothing.
+    adapt: scale -> what the method changes there; a scale that is absent changes nothing. 'smoke':
+      what it changes further where `smoke` is asked for.
     epochs: default lengths that differ from `EPOCHS`.
     variants: further options: name -> change of the finished recipe.
 
@@ -65,7 +66,10 @@ def build(
   for option in [option for option in options if option in variants]:
     options.remove(option)
     variants[option](config)
-  return base.finish(config, options, known=[*SCALES, *variants])
+  base.finish(config, options, known=[*SCALES, *variants])
+  if 'smoke' in options and 'smoke' in adapt:
+    adapt['smoke'](config, length)
+  return config
 
 
 def preset(table: Mapping[int, tuple], epochs: int) -> tuple:

@@ -10,12 +10,11 @@ The first term is `regression.cosine_regression` less 2; the second one is here.
 """
 
 import jax
-from jax import lax
 import jax.numpy as jnp
 
 from byoljax import parallel
 from byoljax.losses.contrastive import check_temperature
-from byoljax.losses.regression import l2_normalise
+from byoljax.ops import sphere
 
 
 def dispersion(
@@ -47,9 +46,9 @@ def dispersion(
       f'{other_view.shape}'
     )
   check_temperature(alpha)
-  anchors, rows = l2_normalise(p), p.shape[0]
-  gathered = [parallel.all_gather(l2_normalise(view), axis) for view in (own_view, other_view)]
-  similarity = jnp.matmul(anchors, jnp.concatenate(gathered).T, precision=lax.Precision.HIGHEST)
+  anchors, rows = sphere.normalise(p), p.shape[0]
+  gathered = [parallel.all_gather(sphere.normalise(view), axis) for view in (own_view, other_view)]
+  similarity = sphere.similarities(anchors, jnp.concatenate(gathered))
   own = parallel.axis_index(axis) * rows + jnp.arange(rows, dtype=jnp.int32)
   is_self = jnp.arange(similarity.shape[1])[None, :] == own[:, None]
   terms = jax.nn.logsumexp(jnp.where(is_self, -jnp.inf, similarity / alpha), axis=1)

@@ -19,7 +19,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from byoljax import parallel
-from byoljax.losses.regression import l2_normalise
+from byoljax.ops import sphere
 
 
 def info_nce(
@@ -56,7 +56,7 @@ def info_nce(
     raise ValueError(
       f'negatives must be [K,D] or [b,K,D] for queries {q.shape}, got {negatives.shape}'
     )
-  q, k, negatives = l2_normalise(q), l2_normalise(k), negatives.astype(jnp.float32)
+  q, k, negatives = sphere.normalise(q), sphere.normalise(k), negatives.astype(jnp.float32)
   positive = (jnp.sum(q * k, axis=-1) - margin) / temperature
   form = 'bd,kd->bk' if negatives.ndim == 2 else 'bd,bkd->bk'
   others = jnp.einsum(form, q, negatives, precision=lax.Precision.HIGHEST) / temperature
@@ -92,7 +92,7 @@ def info_nce_in_batch(
   if q.ndim != 2 or keys.ndim != 2 or q.shape[1] != keys.shape[1] or len(q) > len(keys):
     raise ValueError(f'need q [b,D] and keys [B,D] with b <= B, got {q.shape} and {keys.shape}')
   check_temperature(temperature)
-  similarity = _similarities(l2_normalise(q), l2_normalise(keys)) / temperature
+  similarity = sphere.similarities(sphere.normalise(q), sphere.normalise(keys)) / temperature
   own = jnp.asarray(offset, jnp.int32) + jnp.arange(q.shape[0], dtype=jnp.int32)
   positive = jnp.take_along_axis(similarity, own[:, None], axis=1)[:, 0]
   return jax.nn.logsumexp(similarity, axis=1) - positive
@@ -135,7 +135,7 @@ def nt_xent(
   check_temperature(temperature)
   if chunk < 0:
     raise ValueError(f'chunk must be 0 (all at once) or a positive number, got {chunk}')
-  first, second = l2_normalise(first), l2_normalise(second)
+  first, second = sphere.normalise(first), sphere.normalise(second)
   b = first.shape[0]
   views = [parallel.all_gather(first, axis), parallel.all_gather(second, axis)]
   if memory is not None:
@@ -151,11 +151,11 @@ def nt_xent(
   if chunk:
     total = _streamed_log_sum_exp(anchors, candidates, memory, own, positive, temperature, chunk)
   else:
-    similarity = _similarities(anchors, candidates) / temperature
+    similarity = sphere.similarities(anchors, candidates) / temperature
     is_self = jnp.arange(candidates.shape[0])[None, :] == own[:, None]
     total = jax.nn.logsumexp(jnp.where(is_self, -jnp.inf, similarity), axis=1)
     if memory is not None:
-      of_memory = jax.nn.logsumexp(_similarities(anchors, memory) / temperature, axis=1)
+      of_memory = jax.nn.logsumexp(sphere.similarities(anchors, memory) / temperature, axis=1)
       total = jnp.logaddexp(total, of_memory)
   losses = total - positive
   return losses[:b], losses[b:]
@@ -185,7 +185,7 @@ def _streamed_log_sum_exp(
 
   def add(carry: _Sums, rows: jax.Array, counts: jax.Array) -> _Sums:
     highest, total = carry
-    logits = jnp.where(counts, _similarities(anchors, rows) / temperature, -jnp.inf)
+    logits = jnp.where(counts, sphere.similarities(anchors, rows) / temperature, -jnp.inf)
     raised = jnp.maximum(highest, lax.stop_gradient(jnp.max(logits, axis=1)))
     return raised, total * jnp.exp(highest - raised) + jnp.sum(
       jnp.exp(logits - raised[:, None]), axis=1
@@ -215,11 +215,6 @@ def _streamed_log_sum_exp(
     sums, _ = lax.scan(body, sums, blocks)
   highest, total = sums
   return highest + jnp.log(total)
-
-
-def _similarities(a: jax.Array, b: jax.Array) -> jax.Array:
-  """a b^T, [n,D] and [m,D] -> float32 [n,m]; exact, because T divides it and then it is exp'ed."""
-  return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
 
 
 def _check_pair(name: str, a: jax.Array, other: str, b: jax.Array) -> None:

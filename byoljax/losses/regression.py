@@ -8,11 +8,7 @@ which is the method's business.
 import jax
 import jax.numpy as jnp
 
-
-def l2_normalise(x: jax.Array) -> jax.Array:
-  """x / max(|x|, 1e-6) along the last axis, [...,D] -> float32 [...,D]; zero stays zero."""
-  x = x.astype(jnp.float32)
-  return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
+from byoljax.ops import sphere
 
 
 def cosine_regression(p: jax.Array, z: jax.Array) -> jax.Array:
@@ -33,7 +29,7 @@ def cosine_regression(p: jax.Array, z: jax.Array) -> jax.Array:
     raise ValueError(
       f'cosine_regression needs p and z of one shape [b,D], got p {p.shape} and z {z.shape}'
     )
-  return jnp.mean(jnp.sum((l2_normalise(p) - l2_normalise(z)) ** 2, axis=-1))
+  return jnp.mean(jnp.sum((sphere.normalise(p) - sphere.normalise(z)) ** 2, axis=-1))
 
 
 def negative_cosine(p: jax.Array, z: jax.Array) -> jax.Array:

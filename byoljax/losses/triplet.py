@@ -15,7 +15,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax.losses.regression import l2_normalise
+from byoljax.ops import sphere
 
 MODES = ('all', 'batch_hard', 'semi_hard')
 _BEYOND = 8.0  # above any squared distance on the unit sphere, and finite
@@ -49,9 +49,9 @@ def triplet(
     raise ValueError(f'triplet mode {mode!r} is not one of {", ".join(MODES)}')
   if margin < 0:
     raise ValueError(f'triplet margin must be at least 0, got {margin}')
-  z = l2_normalise(z)
+  z = sphere.normalise(z)
   count = z.shape[0]
-  cosines = jnp.matmul(z, z.T, precision=lax.Precision.HIGHEST)
+  cosines = sphere.similarities(z, z)
   distances = jnp.maximum(2.0 - 2.0 * cosines, 0.0)
   same = groups[:, None] == groups[None, :]
   rows = (distances, same & ~jnp.eye(count, dtype=bool), ~same)

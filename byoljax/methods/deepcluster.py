@@ -25,7 +25,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byoljax.losses.regression import l2_normalise
 from byoljax.method import (
   Aux,
   Batch,
@@ -39,7 +38,7 @@ from byoljax.method import (
 )
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, stack
-from byoljax.ops import kmeans
+from byoljax.ops import kmeans, sphere
 
 PyTree = Any
 
@@ -116,7 +115,7 @@ def deepcluster(
   ) -> tuple[PyTree, DeepClusterState]:
     del step
     x = jnp.asarray(features()['embedding'], jnp.float32)
-    x = l2_normalise(kmeans.pca_whiten(x, min(pca_dim, x.shape[1], x.shape[0] - 1)))
+    x = sphere.normalise(kmeans.pca_whiten(x, min(pca_dim, x.shape[1], x.shape[0] - 1)))
     _, labels = kmeans.kmeans(
       x,
       num_clusters,

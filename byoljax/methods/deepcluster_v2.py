@@ -29,7 +29,6 @@ import jax.numpy as jnp
 
 from byoljax import parallel
 from byoljax.losses import classification
-from byoljax.losses.regression import l2_normalise
 from byoljax.method import (
   Aux,
   Batch,
@@ -45,7 +44,7 @@ from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, Statistics, output_shapes, stack
 from byoljax.ops import bank as bank_ops
-from byoljax.ops import kmeans
+from byoljax.ops import kmeans, sphere
 
 PyTree = Any
 
@@ -101,11 +100,11 @@ def deepcluster_v2(
     head_params, head_bn = head.init(jax.random.fold_in(key, 1), shapes['embedding'])
     # Never trained on: the first clustering comes before the first step.
     first, second = (
-      l2_normalise(bank_ops.init(jax.random.fold_in(key, 2 + crop), num_examples, dim))
+      sphere.normalise(bank_ops.init(jax.random.fold_in(key, 2 + crop), num_examples, dim))
       for crop in range(_LARGE)
     )
     centroids = tuple(
-      l2_normalise(jax.random.normal(jax.random.fold_in(key, 2 + _LARGE + i), (count, dim)))
+      sphere.normalise(jax.random.normal(jax.random.fold_in(key, 2 + _LARGE + i), (count, dim)))
       for i, count in enumerate(prototypes)
     )
     labels = tuple(jnp.arange(num_examples, dtype=jnp.int32) % count for count in prototypes)
@@ -120,11 +119,11 @@ def deepcluster_v2(
     embeddings = jnp.stack([crop['embedding'] for crop in crops], axis=1)
     rows, views = embeddings.shape[:2]
     outputs, bn = head.apply(params, bn, embeddings.reshape(rows * views, -1), train=True)
-    z = l2_normalise(outputs['projection'])
+    z = sphere.normalise(outputs['projection'])
     losses, right = [], []
     for centroids, labels in zip(state.prototypes, state.labels, strict=True):
       wanted = jnp.repeat(labels[batch['index']], views)
-      logits = z @ centroids.T / temperature
+      logits = sphere.similarities(z, centroids) / temperature
       losses.append(classification.cross_entropy(logits, wanted))
       right.append(jnp.mean((jnp.argmax(logits, axis=-1) == wanted).astype(jnp.float32)))
     value = jnp.mean(jnp.stack(losses))
@@ -150,7 +149,7 @@ def deepcluster_v2(
     params: PyTree, state: DeepClusterV2State, features: Any, key: jax.Array, step: int
   ) -> tuple[PyTree, DeepClusterV2State]:
     if step == 0:
-      filled = l2_normalise(jnp.asarray(features()['projection']))
+      filled = sphere.normalise(jnp.asarray(features()['projection']))
       banks = (filled, jnp.copy(filled))
     else:
       first, second = parallel.fetch(state.banks)

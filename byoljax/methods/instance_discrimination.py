@@ -34,7 +34,6 @@ import jax.numpy as jnp
 from byoljax import parallel
 from byoljax.losses import classification, contrastive
 from byoljax.losses import nce as nce_loss
-from byoljax.losses.regression import l2_normalise
 from byoljax.method import (
   Aux,
   Batch,
@@ -50,6 +49,7 @@ from byoljax.method import (
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, stack
 from byoljax.ops import bank as bank_ops
+from byoljax.ops import sphere
 
 PyTree = Any
 
@@ -135,7 +135,7 @@ def instance_discrimination(
   ) -> tuple[jax.Array, jax.Array]:
     """This device's loss, and log Z."""
     if criterion == 'full_softmax':
-      logits = z @ state.bank.T / temperature
+      logits = sphere.similarities(z, state.bank) / temperature
       return classification.cross_entropy(logits, index), state.log_z
     positions = parallel.axis_index(axis) * len(index) + jnp.arange(len(index))
     exclude = index if ensure_negatives else None
@@ -144,7 +144,7 @@ def instance_discrimination(
     if criterion == 'infonce':
       return contrastive.info_nce(z, own, noise, temperature).mean(), state.log_z
     positive = jnp.sum(z * own, axis=-1) / temperature
-    negatives = jnp.einsum('bd,bkd->bk', z, noise) / temperature
+    negatives = jnp.einsum('bd,bkd->bk', z, noise, precision=lax.Precision.HIGHEST) / temperature
     measured = _log_constant(positive, negatives, num_examples, axis)
     log_z = jnp.where(jnp.isfinite(state.log_z), state.log_z, measured)
     each = nce_loss.nce(positive, negatives, log_z, num_noise, num_examples)
@@ -155,12 +155,12 @@ def instance_discrimination(
   ) -> tuple[jax.Array, Aux]:
     del step
     outputs, bn = net.apply(params, state.bn, batch['views'][0], train=True)
-    z, index = l2_normalise(outputs['projection']), batch['index']
+    z, index = sphere.normalise(outputs['projection']), batch['index']
     value, log_z = criterion_of(z, state, index, key)
     fixed = lax.stop_gradient(z)
     metrics = {
       'loss': value,
-      'positive_cosine': jnp.mean(jnp.sum(fixed * l2_normalise(state.bank[index]), axis=-1)),
+      'positive_cosine': jnp.mean(jnp.sum(fixed * sphere.normalise(state.bank[index]), axis=-1)),
     }
     if criterion == 'nce':
       metrics['log_z'] = log_z
@@ -181,7 +181,7 @@ def _filled(
 ) -> tuple[PyTree, InstanceState]:
   """The bank before the first step: every image's projection."""
   del key, step
-  return params, state.replace(bank=l2_normalise(jnp.asarray(features()['projection'])))
+  return params, state.replace(bank=sphere.normalise(jnp.asarray(features()['projection'])))
 
 
 def _log_constant(

@@ -158,7 +158,7 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
     inter = between_images(q, index, state, jax.random.fold_in(key, 1)).mean()
     both = c.intra_weight * intra + c.inter_weight * inter
     value = jnp.where(step >= c.warmup_steps, both, intra)
-    nearest = jnp.argmax(k @ state.centroids.T, axis=-1).astype(jnp.int32)
+    nearest = jnp.argmax(sphere.similarities(k, state.centroids), axis=-1).astype(jnp.int32)
     changed = jnp.mean((nearest != state.labels[index]).astype(jnp.float32))
     metrics = {'loss': value, 'loss/intra': intra, 'loss/inter': inter, 'labels_changed': changed}
     rows = parallel.all_gather((index, k, nearest), axis)

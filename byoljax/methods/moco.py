@@ -24,7 +24,6 @@ import jax.numpy as jnp
 
 from byoljax import parallel
 from byoljax.losses import contrastive
-from byoljax.losses.regression import l2_normalise
 from byoljax.method import (
   Aux,
   Batch,
@@ -38,7 +37,7 @@ from byoljax.method import (
 )
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, output_shapes, stack
-from byoljax.ops import ema, ring, shuffle
+from byoljax.ops import ema, ring, shuffle, sphere
 
 PyTree = Any
 Schedule = Callable[[jax.Array], jax.Array]
@@ -104,7 +103,7 @@ def moco(
       'loss': value,
       'tau': tau(step),
       'collapse/online_target_cosine': jnp.mean(
-        jnp.sum(lax.stop_gradient(l2_normalise(queries[0]['projection'])) * keys[0], axis=-1)
+        jnp.sum(lax.stop_gradient(sphere.normalise(queries[0]['projection'])) * keys[0], axis=-1)
       ),
     }
     return value, Aux(new_state, metrics, queries[0]['embedding'], rows)
@@ -116,7 +115,7 @@ def moco(
 
     def encode(images: jax.Array) -> tuple[jax.Array, PyTree]:
       outputs, moved = net.apply(target_params, target_bn, images, train=True)
-      return lax.stop_gradient(l2_normalise(outputs['projection'])), moved
+      return lax.stop_gradient(sphere.normalise(outputs['projection'])), moved
 
     return shuffle.through_shuffle(encode, view, order, axis) if shuffled else encode(view)
 

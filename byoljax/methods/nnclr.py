@@ -28,7 +28,6 @@ import jax.numpy as jnp
 
 from byoljax import parallel
 from byoljax.losses import contrastive
-from byoljax.losses.regression import l2_normalise
 from byoljax.method import (
   Aux,
   Batch,
@@ -42,7 +41,7 @@ from byoljax.method import (
 )
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, apply_each, stack
-from byoljax.ops import ring
+from byoljax.ops import ring, sphere
 
 PyTree = Any
 
@@ -69,7 +68,7 @@ def nearest(queue: ring.Queue, z: jax.Array) -> tuple[jax.Array, jax.Array]:
   """
   z = lax.stop_gradient(z)
   real = jnp.arange(queue.items.shape[0]) < queue.filled
-  similarity = jnp.where(real[None, :], z @ queue.items.T, -jnp.inf)
+  similarity = jnp.where(real[None, :], sphere.similarities(z, queue.items), -jnp.inf)
   found = queue.items[jnp.argmax(similarity, axis=-1)]
   neighbours = jnp.where(queue.filled > 0, found, z)
   return neighbours, jnp.sum(neighbours * z, axis=-1)
@@ -95,13 +94,13 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
   ) -> tuple[jax.Array, Aux]:
     del key, step
     (on_first, on_second), bn = apply_each(net, params, state.bn, batch['views'])
-    z_first, z_second = (l2_normalise(on['projection']) for on in (on_first, on_second))
+    z_first, z_second = (sphere.normalise(on['projection']) for on in (on_first, on_second))
     near_first, cosine = nearest(state.queue, z_first)
     near_second, _ = nearest(state.queue, z_second)
     offset = parallel.axis_index(axis) * z_first.shape[0]
 
     def direction(neighbours: jax.Array, outputs: dict[str, jax.Array]) -> jax.Array:
-      candidates = parallel.all_gather(l2_normalise(outputs['prediction']), axis)
+      candidates = parallel.all_gather(sphere.normalise(outputs['prediction']), axis)
       return contrastive.info_nce_in_batch(
         neighbours, candidates, temperature, offset=offset
       ).mean()

@@ -24,7 +24,6 @@ import jax.numpy as jnp
 
 from byoljax import parallel
 from byoljax.losses import contrastive
-from byoljax.losses.regression import l2_normalise
 from byoljax.method import (
   Aux,
   Batch,
@@ -36,7 +35,7 @@ from byoljax.method import (
 )
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, output_shapes, stack
-from byoljax.ops import ema, ring
+from byoljax.ops import ema, ring, sphere
 
 PyTree = Any
 
@@ -111,7 +110,7 @@ def simclr(
     if state.queue is None:
       return state.target_bn, ()
     outputs, target_bn = net.apply(state.target_params, state.target_bn, views, train=True)
-    rows = lax.stop_gradient(l2_normalise(outputs['projection']))
+    rows = lax.stop_gradient(sphere.normalise(outputs['projection']))
     gathered = [parallel.all_gather(half, axis) for half in jnp.split(rows, 2)]
     return target_bn, jnp.concatenate(gathered)
 

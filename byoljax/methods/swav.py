@@ -22,7 +22,6 @@ import jax.numpy as jnp
 
 from byoljax import parallel
 from byoljax.losses import clustering
-from byoljax.losses.regression import l2_normalise
 from byoljax.method import (
   Aux,
   Batch,
@@ -35,7 +34,7 @@ from byoljax.method import (
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, Statistics, output_shapes, stack
-from byoljax.ops import ring, sinkhorn
+from byoljax.ops import ring, sinkhorn, sphere
 from byoljax.ops.gate import trained_from
 
 PyTree = Any
@@ -105,7 +104,7 @@ def swav(
       train=True,
     )
     scores = outputs['scores'].reshape(rows, views, -1)
-    projections = l2_normalise(outputs['projection']).reshape(rows, views, -1)
+    projections = sphere.normalise(outputs['projection']).reshape(rows, views, -1)
     codes = [
       _codes(state, crop, scores[:, crop], prototypes['kernel'], step)
       for crop in range(LARGE_CROPS)
@@ -143,7 +142,7 @@ def swav(
         epsilon=epsilon,
         iterations=iterations,
         axis=axis,
-        extra=lax.stop_gradient(queue.items @ kernel),
+        extra=lax.stop_gradient(sphere.similarities(queue.items, kernel.T)),
       )
 
     return lax.cond((step >= queue_from) & (queue.filled == queue_size), with_queue, alone)

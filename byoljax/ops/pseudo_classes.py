@@ -93,7 +93,7 @@ def draw_negatives(
   if mode == 'random':
     index = _uniform(keys, count, size)
   else:
-    similarity = lax.stop_gradient(queries) @ bank.T
+    similarity = sphere.similarities(lax.stop_gradient(queries), bank)
     if mode == 'hard':
       other = labels[None, :] != classes[:, None]
       _, index = lax.top_k(jnp.where(other, similarity, -jnp.inf), count)

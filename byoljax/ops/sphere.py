@@ -11,6 +11,15 @@ def normalise(x: jax.Array) -> jax.Array:
   return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
 
 
+def similarities(a: jax.Array, b: jax.Array) -> jax.Array:
+  """a b^T, [n,D] and [m,D] -> float32 [n,m].
+
+  Exact on every device: accelerators multiply float32 with 10 bits by default, and a temperature
+  divides these, then they are exponentiated or ranked.
+  """
+  return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
+
+
 def random_points(key: jax.Array, count: int, dim: int) -> jax.Array:
   """Uniform draws from the unit sphere, float32 [count,dim]."""
   return normalise(jax.random.normal(key, (count, dim), jnp.float32))
