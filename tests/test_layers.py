@@ -47,6 +47,7 @@ OWN = {
   'weights/torch_names.py': set(),
   'weights/files.py': {'weights'},
   'embedding.py': {'evaluate', 'data'},
+  'cli.py': {'main', 'config', ''},
   'main.py': {'config', 'parallel', 'tasks', ''},
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'flax', 'optax', 'orbax', 'matplotlib', 'absl',

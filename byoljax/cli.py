@@ -1,0 +1,188 @@
+"""The command `byoljax`: what `python -m byoljax.main` does, by name, from anywhere.
+
+    byoljax pretrain byol:cifar10 --train.length='100 epochs'
+    byoljax linear runs/byol-cifar10
+
+A subcommand is a recipe of `configs/` with its most important field as an argument. Every other
+field is an option, with or without `config.` in front of its name. The recipes are installed with
+the package, so no clone is needed; a path to a recipe of one's own works as well.
+"""
+
+import argparse
+from collections.abc import Sequence
+import difflib
+import pathlib
+import sys
+from typing import NamedTuple
+
+from byoljax import __version__, main
+from byoljax import config as config_lib
+
+
+class Command(NamedTuple):
+  """A subcommand.
+
+  Attributes:
+    help: one line.
+    recipe: the configuration's file name without suffix; empty where the argument names it.
+    argument: what is named behind the command, for the help.
+    field: of the configuration, that the argument sets; empty where it is the recipe.
+    overrides: fields with values that the command stands for.
+  """
+
+  help: str
+  recipe: str
+  argument: str
+  field: str = ''
+  overrides: tuple[str, ...] = ()
+
+
+COMMANDS = {
+  'pretrain': Command('train an encoder without labels', '', 'RECIPE'),
+  'views': Command("look at a recipe's augmentations", '', 'RECIPE',
+                   overrides=('--config.task=views',)),
+  'knn': Command('k-NN evaluation of a run', 'knn', 'RUN', 'pretrained'),
+  'linear': Command('linear evaluation of a run', 'linear', 'RUN', 'pretrained'),
+  'export': Command('write an encoder for other libraries', 'export', 'RUN', 'pretrained'),
+  'import': Command("make a run of another library's weights", 'import_weights', 'FILE', 'file'),
+}  # fmt: skip
+# Recipes that are not trained, and what recipes are made of.
+_NOT_TRAINED = ('base', 'scales', 'knn', 'linear', 'export', 'import_weights')
+
+_EPILOG = """\
+RECIPE is a name and, after a colon, its options, or the path of a file:
+
+  byoljax recipes                        all names
+  byoljax pretrain byol                  the built-in images, minutes on a CPU
+  byoljax pretrain simclr:cifar10 --train.batch_size=512 --workdir runs/mine
+  byoljax pretrain byol:folder --data.dir=photos
+  byoljax linear runs/mine
+  byoljax export runs/mine
+
+Every field of a recipe is an option: `byoljax pretrain byol --print_config` lists them.
+Completion: eval "$(byoljax completion bash)", or zsh.
+"""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+  """Runs a subcommand; returns the exit status of `main.main`."""
+  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  try:
+    options, rest = _parser().parse_known_args(arguments)
+    if options.command == 'recipes':
+      print('\n'.join(recipes()))
+      return 0
+    if options.command == 'completion':
+      print(completion(options.shell))
+      return 0
+    return main.main(_as_main(COMMANDS[options.command], options, rest))
+  except config_lib.ConfigError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+
+
+def recipes_directory() -> pathlib.Path:
+  """Where the recipes lie: in the installed package, else beside it in a clone."""
+  package = pathlib.Path(__file__).parent
+  inside = package / 'configs'
+  return inside if inside.is_dir() else package.parent / 'configs'
+
+
+def recipes() -> list[str]:
+  """Names of all recipes that train something."""
+  names = (path.stem for path in recipes_directory().glob('[!_]*.py'))
+  return sorted(set(names) - set(_NOT_TRAINED))
+
+
+def completion(shell: str) -> str:
+  """A script that completes commands, options, recipes' names, directories and files."""
+  import shtab
+
+  names = ' '.join(recipes())
+  preamble = {
+    'bash': f'_byoljax_recipes() {{ compgen -W "{names}" -- "$1"; }}',
+    'zsh': f'_byoljax_recipes() {{ compadd {names} }}',
+  }
+  return shtab.complete(_parser(), shell, preamble=preamble)
+
+
+def _as_main(command: Command, options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
+  """The same as arguments of `main.main`."""
+  own_recipe = recipes_directory() / f'{command.recipe}.py'
+  recipe = own_recipe if command.recipe else _located(options.argument)
+  arguments = [f'--config={recipe}', *command.overrides]
+  if command.field:
+    arguments.append(f'--config.{command.field}={options.argument}')
+  if options.workdir:
+    arguments.append(f'--workdir={options.workdir}')
+  if options.print_config:
+    arguments.append('--print_config')
+  for text in rest:
+    own = text.startswith('--') and not text.startswith(('--config.', *_MAIN_FLAGS))
+    arguments.append(f'--config.{text[2:]}' if own else text)
+  return arguments
+
+
+_MAIN_FLAGS = ('--coordinator_address', '--num_processes', '--process_id')
+
+
+def _located(recipe: str) -> str:
+  """The recipe's path with its options."""
+  name, colon, options = recipe.partition(':')
+  path = pathlib.Path(name)
+  if path.suffix != '.py':
+    path = recipes_directory() / f'{name}.py'
+    if name not in recipes():
+      near = difflib.get_close_matches(name, recipes(), n=1)
+      hint = f"did you mean '{near[0]}'? " if near else ''
+      raise config_lib.ConfigError(
+        f"there is no recipe '{name}': {hint}Names: {', '.join(recipes())}; or the path of a file."
+      )
+  return f'{path}{colon}{options}'
+
+
+# What shells complete an argument with; the names are shtab's own, apart from the first.
+_COMPLETED = {
+  'RECIPE': {'bash': '_byoljax_recipes', 'zsh': '_byoljax_recipes'},
+  'RUN': {'bash': '_shtab_compgen_dirs', 'zsh': '_files -/'},
+  'FILE': {'bash': '_shtab_compgen_files', 'zsh': '_files'},
+}
+
+
+class _Parser(argparse.ArgumentParser):
+  """Answers a mistake in one sentence, like the rest of the program."""
+
+  def error(self, message: str) -> None:  # type: ignore[override]
+    raise config_lib.ConfigError(f'{message}; see byoljax --help.')
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(
+    prog='byoljax',
+    description='Self-supervised pretraining and evaluation of image encoders in JAX.',
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('--version', action='version', version=f'byoljax {__version__}')
+  commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+  for name, command in COMMANDS.items():
+    sub = commands.add_parser(
+      name,
+      help=command.help,
+      description=f'{command.help[0].upper()}{command.help[1:]}.',
+      epilog='Any field of the configuration is an option: --name=value.',
+      allow_abbrev=False,
+    )
+    argument = sub.add_argument('argument', metavar=command.argument)
+    argument.complete = _COMPLETED[command.argument]  # type: ignore[attr-defined]
+    sub.add_argument('--workdir', default='', help='where to write')
+    sub.add_argument('--print_config', action='store_true', help='show all fields and stop')
+  commands.add_parser('recipes', help='list the recipes')
+  shell = commands.add_parser('completion', help='print a script for your shell to complete names')
+  shell.add_argument('shell', choices=('bash', 'zsh'))
+  return parser
+
+
+if __name__ == '__main__':
+  sys.exit(run())

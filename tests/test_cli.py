@@ -1,0 +1,133 @@
+"""The console command: names instead of paths, from anywhere, out of a wheel."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+
+from byoljax import cli
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def said(arguments, capsys):
+  status = cli.run(arguments)
+  captured = capsys.readouterr()
+  return status, captured.out, captured.err
+
+
+def test_recipes_are_found_by_name_from_anywhere(tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  status, out, _ = said(['pretrain', 'byol:cifar10', '--print_config'], capsys)
+  assert status == 0 and '--config.data.name' in out and "'cifar10'" in out
+  status, out, _ = said(['recipes'], capsys)
+  assert {'byol', 'simclr', 'moco', 'bridge'} <= set(out.split())
+  assert not {'base', 'scales', 'knn', 'export'} & set(out.split())
+
+
+@pytest.mark.parametrize(
+  'option',
+  [['--train.batch_size=32'], ['--config.train.batch_size=32'], ['--train.batch_size', '32']],
+)
+def test_every_field_is_an_option(option, capsys):
+  status, out, _ = said(['pretrain', 'byol', '--print_config', *option], capsys)
+  assert status == 0
+  assert any('train.batch_size' in line and line.endswith('= 32') for line in out.splitlines())
+
+
+def test_arguments_become_fields(capsys):
+  for command, field in (('knn', 'pretrained'), ('linear', 'pretrained'), ('import', 'file')):
+    _, out, _ = said([command, 'some/where', '--print_config'], capsys)
+    assert any(field in line and "'some/where'" in line for line in out.splitlines()), command
+  _, out, _ = said(['views', 'byol', '--print_config'], capsys)
+  assert any('task' in line and "'views'" in line for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'sentence'),
+  [
+    (['pretrain', 'boyl'], "did you mean 'byol'"),
+    (['pretrain', 'mine.py'], 'no configuration file'),
+    (['pretrain'], 'required: RECIPE'),
+    (['pretrian', 'byol'], "invalid choice: 'pretrian'"),
+    ([], 'required: COMMAND'),
+    (['pretrain', 'byol', '--train.bach_size=3'], 'train.batch_size'),
+    (['pretrain', 'byol', 'more'], "unknown argument 'more'"),
+    (['pretrain', 'byol:imagenet,301'], 'there is no preset of 301 epochs'),
+    (['pretrain', 'knn'], "there is no recipe 'knn'"),
+    (['export', 'nowhere'], 'does not exist'),
+    (['import', 'nowhere.pth'], 'there is no file'),
+    (['completion', 'fish'], "invalid choice: 'fish'"),
+  ],
+)
+def test_mistakes_are_one_sentence(arguments, sentence, capsys, monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  status, out, err = said(arguments, capsys)
+  assert status == 2 and not out
+  assert err.startswith('error: ') and sentence in err
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('shell', ['bash', 'zsh'])
+def test_completion(shell, tmp_path):
+  script = cli.completion(shell)
+  assert 'barlow_twins' in script and 'pretrain' in script and '--workdir' in script
+  if shutil.which(shell):
+    path = tmp_path / 'completion'
+    path.write_text(script)
+    subprocess.run([shell, '-n', path], check=True)
+
+
+@pytest.mark.skipif(not shutil.which('bash'), reason='needs bash')
+def test_bash_completes_recipes(tmp_path):
+  path = tmp_path / 'completion'
+  path.write_text(cli.completion('bash'))
+  ask = (
+    f'source {path}; COMP_WORDS=(byoljax pretrain simc); COMP_CWORD=2; '
+    '_shtab_byoljax; echo "${COMPREPLY[@]}"'
+  )
+  shown = subprocess.run(['bash', '-c', ask], capture_output=True, text=True, check=True)
+  assert shown.stdout.split() == ['simclr']
+
+
+def test_every_directory_is_packaged():
+  listed = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['setuptools']['packages']
+  found = {path.parent.relative_to(ROOT) for path in (ROOT / 'byoljax').rglob('__init__.py')}
+  assert set(listed) == {'.'.join(path.parts) for path in found} | {'byoljax.configs'}
+
+
+def test_a_wheel_is_enough(tmp_path):
+  """Built, unpacked, and used where there is no clone."""
+  source, built, site, elsewhere = (
+    tmp_path / name for name in ('source', 'built', 'site', 'elsewhere')
+  )
+  built.mkdir()
+  elsewhere.mkdir()
+  for name in ('byoljax', 'configs'):
+    shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
+  for name in ('pyproject.toml', 'README.md', 'LICENSE'):
+    shutil.copy(ROOT / name, source)
+  build = f'from setuptools import build_meta; build_meta.build_wheel({str(built)!r})'
+  subprocess.run([sys.executable, '-c', build], cwd=source, check=True, capture_output=True)
+  (wheel,) = built.glob('*.whl')
+  with zipfile.ZipFile(wheel) as archive:
+    archive.extractall(site)
+  environment = os.environ | {'PYTHONPATH': str(site)}
+  run = [sys.executable, '-m', 'byoljax.cli']
+  shown = subprocess.run(
+    [*run, 'pretrain', 'byol:smoke', '--data.name=npz', '--data.dir=no.npz'],
+    cwd=elsewhere, env=environment, capture_output=True, text=True,
+  )  # fmt: skip
+  assert 'no.npz' in shown.stderr and shown.returncode == 2, shown.stderr
+  where = subprocess.run(
+    [sys.executable, '-c', 'from byoljax import cli; print(cli.recipes_directory())'],
+    cwd=elsewhere, env=environment, capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  assert where.stdout.strip() == str(site / 'byoljax' / 'configs')
+  entry = next(site.glob('*.dist-info')) / 'entry_points.txt'
+  assert 'byoljax = byoljax.cli:run' in entry.read_text()
