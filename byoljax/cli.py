@@ -58,6 +58,7 @@ RECIPE is a name and, after a colon, its options, or the path of a file:
   byoljax pretrain byol:folder --data.dir=photos
   byoljax linear runs/mine
   byoljax export runs/mine
+  byoljax compare runs/mine runs/other --out comparison
 
 Every field of a recipe is an option: `byoljax pretrain byol --print_config` lists them.
 Completion: eval "$(byoljax completion bash)", or zsh.
@@ -69,8 +70,16 @@ def run(arguments: Sequence[str] | None = None) -> int:
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   try:
     options, rest = _parser().parse_known_args(arguments)
+    if rest and options.command not in COMMANDS:
+      raise config_lib.ConfigError(f"unknown argument '{rest[0]}'; see byoljax --help.")
     if options.command == 'recipes':
       print('\n'.join(recipes()))
+      return 0
+    if options.command == 'compare':
+      from byoljax.report import compare
+
+      with config_lib.user_errors():
+        compare.run(options.runs, options.out)
       return 0
     if options.command == 'completion':
       print(completion(options.shell))
@@ -99,11 +108,11 @@ def completion(shell: str) -> str:
   import shtab
 
   names = ' '.join(recipes())
-  preamble = {
+  preambles = {
     'bash': f'_byoljax_recipes() {{ compgen -W "{names}" -- "$1"; }}',
     'zsh': f'_byoljax_recipes() {{ compadd {names} }}',
   }
-  return shtab.complete(_parser(), shell, preamble=preamble)
+  return shtab.complete(_parser(), shell, preamble=preambles[shell])
 
 
 def _as_main(command: Command, options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
@@ -178,6 +187,10 @@ def _parser() -> argparse.ArgumentParser:
     argument.complete = _COMPLETED[command.argument]  # type: ignore[attr-defined]
     sub.add_argument('--workdir', default='', help='where to write')
     sub.add_argument('--print_config', action='store_true', help='show all fields and stop')
+  compare = commands.add_parser('compare', help='several runs in one table and one plot')
+  runs = compare.add_argument('runs', nargs='+', metavar='RUN', help='directories of finished runs')
+  runs.complete = _COMPLETED['RUN']  # type: ignore[attr-defined]
+  compare.add_argument('--out', default='', help='folder for table.md, table.csv and scores.png')
   commands.add_parser('recipes', help='list the recipes')
   shell = commands.add_parser('completion', help='print a script for your shell to complete names')
   shell.add_argument('shell', choices=('bash', 'zsh'))

@@ -47,7 +47,7 @@ OWN = {
   'weights/torch_names.py': set(),
   'weights/files.py': {'weights'},
   'embedding.py': {'evaluate', 'data'},
-  'cli.py': {'main', 'config', ''},
+  'cli.py': {'main', 'config', 'report', ''},
   'main.py': {'config', 'parallel', 'tasks', ''},
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'flax', 'optax', 'orbax', 'matplotlib', 'absl',
