@@ -43,11 +43,12 @@ COMMANDS = {
                    overrides=('--config.task=views',)),
   'knn': Command('k-NN evaluation of a run', 'knn', 'RUN', 'pretrained'),
   'linear': Command('linear evaluation of a run', 'linear', 'RUN', 'pretrained'),
+  'embed': Command('features of a whole data set in files', 'embed', 'RUN', 'pretrained'),
   'export': Command('write an encoder for other libraries', 'export', 'RUN', 'pretrained'),
   'import': Command("make a run of another library's weights", 'import_weights', 'FILE', 'file'),
 }  # fmt: skip
 # Recipes that are not trained, and what recipes are made of.
-_NOT_TRAINED = ('base', 'scales', 'knn', 'linear', 'export', 'import_weights')
+_NOT_TRAINED = ('base', 'scales', 'knn', 'linear', 'embed', 'export', 'import_weights')
 
 _EPILOG = """\
 RECIPE is a name and, after a colon, its options, or the path of a file:
@@ -58,6 +59,8 @@ RECIPE is a name and, after a colon, its options, or the path of a file:
   byoljax pretrain byol:folder --data.dir=photos
   byoljax linear runs/mine
   byoljax export runs/mine
+  byoljax embed runs/mine --data.name=folder --data.dir=photos --workdir runs/index
+  byoljax search runs/index holiday.jpg
   byoljax compare runs/mine runs/other --out comparison
 
 Every field of a recipe is an option: `byoljax pretrain byol --print_config` lists them.
@@ -80,6 +83,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
       with config_lib.user_errors():
         compare.run(options.runs, options.out)
+      return 0
+    if options.command == 'search':
+      from byoljax import search
+
+      search.run(options.embeddings, options.images, options.out, options.count)
       return 0
     if options.command == 'completion':
       print(completion(options.shell))
@@ -191,6 +199,13 @@ def _parser() -> argparse.ArgumentParser:
   runs = compare.add_argument('runs', nargs='+', metavar='RUN', help='directories of finished runs')
   runs.complete = _COMPLETED['RUN']  # type: ignore[attr-defined]
   compare.add_argument('--out', default='', help='folder for table.md, table.csv and scores.png')
+  search = commands.add_parser('search', help='find the nearest images of an image')
+  folder = search.add_argument('embeddings', metavar='EMBEDDINGS', help='folder of byoljax embed')
+  folder.complete = _COMPLETED['RUN']  # type: ignore[attr-defined]
+  images = search.add_argument('images', nargs='+', metavar='IMAGE', help='files to look for')
+  images.complete = _COMPLETED['FILE']  # type: ignore[attr-defined]
+  search.add_argument('--out', default='found.png', help='the contact sheet (default: found.png)')
+  search.add_argument('--count', type=int, default=8, help='images per query (default: 8)')
   commands.add_parser('recipes', help='list the recipes')
   shell = commands.add_parser('completion', help='print a script for your shell to complete names')
   shell.add_argument('shell', choices=('bash', 'zsh'))

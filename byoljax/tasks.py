@@ -1,4 +1,4 @@
-"""What can be run from the command line: pretrain, linear, knn, views, import, export.
+"""What can be run from the command line: pretrain, linear, knn, views, import, export, embed.
 
 A task takes a configuration and says what came out of it; everything that it prints or leaves in a
 directory is for a person. Results are JSON with the protocol that they came from.
@@ -15,7 +15,17 @@ import jax
 from ml_collections import ConfigDict
 
 import byoljax
-from byoljax import assemble, checkpoint, evaluate, parallel, preview, teachers, train, workdirs
+from byoljax import (
+  assemble,
+  checkpoint,
+  embed_data,
+  evaluate,
+  parallel,
+  preview,
+  teachers,
+  train,
+  workdirs,
+)
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data import datasets
 from byoljax.data.source import Source
@@ -122,6 +132,7 @@ TASKS: dict[str, Callable[[Config, Invocation], int]] = {
   'views': views,
   'import': importing.import_weights,
   'export': exporting.export_run,
+  'embed': embed_data.embed,
 }
 
 

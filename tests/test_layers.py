@@ -47,7 +47,8 @@ OWN = {
   'weights/torch_names.py': set(),
   'weights/files.py': {'weights'},
   'embedding.py': {'evaluate', 'data'},
-  'cli.py': {'main', 'config', 'report', ''},
+  'cli.py': {'main', 'config', 'report', 'search', ''},
+  'search.py': {'config', 'data', 'embed_data', 'embedding', 'report'},
   'main.py': {'config', 'parallel', 'tasks', ''},
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'flax', 'optax', 'orbax', 'matplotlib', 'absl',

@@ -18,6 +18,8 @@ def write(
   originals: Sequence[np.ndarray],
   views: Sequence[Sequence[np.ndarray]],
   names: Sequence[str],
+  *,
+  first: str = 'image',
 ) -> None:
   """Draws one row an image: the original, then its views.
 
@@ -26,6 +28,7 @@ def write(
     originals: n images, uint8 [H, W, 3]; sizes may differ.
     views: one sequence of n images for each view, float in [0, 1] or uint8, [S, S, 3].
     names: a heading for each view.
+    first: the heading of the originals.
 
   Raises:
     ValueError: the lengths do not fit together.
@@ -42,7 +45,7 @@ def write(
   sheet = Image.new('RGB', (width, height), _PAPER)
   pen = ImageDraw.Draw(sheet)
   font = ImageFont.load_default(size=13)
-  for column, (title, images) in enumerate(zip(('image', *names), columns, strict=True)):
+  for column, (title, images) in enumerate(zip((first, *names), columns, strict=True)):
     left = _GAP + column * (cell + _GAP)
     pen.text((left, 4), title, fill=_INK, font=font)
     for row, image in enumerate(images):
