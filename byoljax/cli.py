@@ -61,6 +61,7 @@ RECIPE is a name and, after a colon, its options, or the path of a file:
   byoljax export runs/mine
   byoljax embed runs/mine --data.name=folder --data.dir=photos --workdir runs/index
   byoljax search runs/index holiday.jpg
+  byoljax report runs/mine
   byoljax compare runs/mine runs/other --out comparison
 
 Every field of a recipe is an option: `byoljax pretrain byol --print_config` lists them.
@@ -83,6 +84,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
       with config_lib.user_errors():
         compare.run(options.runs, options.out)
+      return 0
+    if options.command == 'report':
+      from byoljax import report_run
+
+      report_run.run_report(options.run)
       return 0
     if options.command == 'search':
       from byoljax import search
@@ -199,6 +205,9 @@ def _parser() -> argparse.ArgumentParser:
   runs = compare.add_argument('runs', nargs='+', metavar='RUN', help='directories of finished runs')
   runs.complete = _COMPLETED['RUN']  # type: ignore[attr-defined]
   compare.add_argument('--out', default='', help='folder for table.md, table.csv and scores.png')
+  report = commands.add_parser('report', help='one HTML page about a run')
+  run = report.add_argument('run', metavar='RUN', help='directory of a run with a checkpoint')
+  run.complete = _COMPLETED['RUN']  # type: ignore[attr-defined]
   search = commands.add_parser('search', help='find the nearest images of an image')
   folder = search.add_argument('embeddings', metavar='EMBEDDINGS', help='folder of byoljax embed')
   folder.complete = _COMPLETED['RUN']  # type: ignore[attr-defined]

@@ -22,6 +22,7 @@ from byoljax import (
   evaluate,
   parallel,
   preview,
+  report_run,
   teachers,
   train,
   workdirs,
@@ -75,6 +76,8 @@ def pretrain(config: Config, invocation: Invocation) -> int:
   elif not data:
     say('No k-NN or linear evaluation: it needs labelled images and a test split.')
   _say_files(workdir, int(state.step))
+  if config.evals.report:
+    say(f'report      {report_run.write(workdir)}')
   return 0
 
 

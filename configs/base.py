@@ -115,6 +115,7 @@ def get_config() -> ConfigDict:
           'max_queries': 10000,  # and at most a fifth of the training images
         },
         'final': False,  # k-NN and linear table at the end of the run ...
+        'report': True,  # report.html at the end of the run
         'baselines': True,  # ... with a random encoder and raw pixels beside it
         'linear': linear_protocol(),
       },
@@ -136,7 +137,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
   config.encoder.update(name='small', width=1, dtype='float32')
   config.encoder.update(selective_kernel=False, resnet_d=False, patch_size=0)
   config.optim.warmup = '2 steps'
-  config.evals.update(image_size=32, batch_size=64, final=False)
+  config.evals.update(image_size=32, batch_size=64, final=False, report=False)
   config.evals.knn.update(every='0 epochs', max_bank=256)
   config.checkpoint.every = '3 steps'
   config.log.every = '2 steps'
@@ -154,7 +155,7 @@ def finish(config: ConfigDict, options: list[str], known: Iterable[str] = ()) ->
   Raises:
     ValueError: an option that no one understood.
   """
-  if 'smoke' in options:
+  if 'smoke' in options and 'train' in config:  # Evaluations are short as they are.
     smoke(config)
   unknown = [option for option in options if option != 'smoke']
   if unknown:

@@ -11,7 +11,6 @@ from configs import base
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  options = [option for option in arg.split(',') if option]
   config = ConfigDict(
     {
       'task': 'knn',
@@ -28,6 +27,4 @@ def get_config(arg: str = '') -> ConfigDict:
       'log': {'verbose': False},
     }
   )
-  if 'smoke' in options:
-    options.remove('smoke')
-  return base.finish(config, options)
+  return base.finish(config, [option for option in arg.split(',') if option])

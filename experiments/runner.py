@@ -33,7 +33,7 @@ class Job(NamedTuple):
     name, _, options = self.recipe.partition(':')
     return [
       sys.executable, '-m', 'byoljax.main', f'--config=configs/{name}.py:{options}',
-      f'--workdir={self.workdir}', *self.overrides,
+      f'--workdir={self.workdir}', '--config.evals.report=false', *self.overrides,
     ]  # fmt: skip
 
 

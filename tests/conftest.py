@@ -1,5 +1,6 @@
 """Four virtual CPU devices for every test, strict settings, and small data to train on."""
 
+import json
 import os
 import tempfile
 
@@ -36,6 +37,26 @@ def npz(tmp_path_factory):
   path = tmp_path_factory.mktemp('data') / 'tiny.npz'
   np.savez(path, **arrays)
   return path
+
+
+@pytest.fixture(scope='session')
+def untrained(tmp_path_factory, npz):
+  """A run's directory with the small encoder as it is before training, of `npz` at 12 pixels."""
+  from byoljax import checkpoint, cli, evaluate
+  from byoljax import config as config_lib
+  from byoljax.weights import importing
+
+  workdir = tmp_path_factory.mktemp('untrained')
+  config = config_lib.load(f'{cli.recipes_directory()}/byol.py:npz,smoke')
+  with config.unlocked():
+    config.data.update(name='npz', dir=str(npz))
+    config.evals.image_size = 12
+  encoder = evaluate.random_encoder(config.encoder, 12, 0)
+  with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
+    checkpoints.save(0, importing.Imported(encoder.params, {'bn': encoder.bn}), {})
+  stored = {'recipe': 'configs/byol.py:npz,smoke', 'config': json.loads(config.to_json())}
+  checkpoint.write_json(workdir / 'config.json', stored)
+  return workdir
 
 
 @pytest.fixture(scope='session')

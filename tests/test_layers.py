@@ -47,7 +47,7 @@ OWN = {
   'weights/torch_names.py': set(),
   'weights/files.py': {'weights'},
   'embedding.py': {'evaluate', 'data'},
-  'cli.py': {'main', 'config', 'report', 'search', ''},
+  'cli.py': {'main', 'config', 'report', 'search', 'report_run', ''},
   'search.py': {'config', 'data', 'embed_data', 'embedding', 'report'},
   'main.py': {'config', 'parallel', 'tasks', ''},
 }
@@ -61,7 +61,8 @@ HEAVY_ALLOWED = {
   'data/': {'tensorflow', 'tensorflow_datasets'},
   'checkpoint.py': {'orbax'},
   'metrics.py': {'tensorboardX'},
-  'report/': {'matplotlib'},
+  'report/': {'matplotlib', 'flax'},
+  'report_run.py': {'tensorboardX'},
   'config.py': {'ml_collections'},
   'workdirs.py': {'ml_collections'},
   'assemble.py': {'ml_collections', 'optax'},

@@ -1,37 +1,18 @@
 """Embedding a data set into files, and finding images in them."""
 
 import csv
-import json
 
 import numpy as np
 from PIL import Image
 import pytest
 
-from byoljax import checkpoint, cli, embed_data, evaluate, search
-from byoljax.weights import importing
+from byoljax import cli, embed_data, evaluate, search
 
 SIDE = 12
 
 
-@pytest.fixture(scope='module')
-def run(tmp_path_factory, npz):
-  """A run of no steps with a small random encoder."""
-  workdir = tmp_path_factory.mktemp('run')
-  from byoljax import config as config_lib
-
-  config = config_lib.load(f'{cli.recipes_directory()}/byol.py:npz,smoke', [])
-  with config.unlocked():
-    config.data.update(name='npz', dir=str(npz))
-    config.evals.image_size = SIDE
-  encoder = evaluate.random_encoder(config.encoder, SIDE, 0)
-  with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
-    checkpoints.save(0, importing.Imported(encoder.params, {'bn': encoder.bn}), {})
-  checkpoint.write_json(workdir / 'config.json', {'config': json.loads(config.to_json())})
-  return workdir
-
-
-def by_hand(run, npz, split):
-  encoder, config, _ = evaluate.load_encoder(str(run), 'online')
+def by_hand(untrained, npz, split):
+  encoder, config, _ = evaluate.load_encoder(str(untrained), 'online')
   images = np.load(npz)[f'x_{split}'] / np.float32(255)
   normalised = (images - np.float32(config.data.mean)) / np.float32(config.data.std)
   return np.asarray(
@@ -39,14 +20,14 @@ def by_hand(run, npz, split):
   )
 
 
-def test_parts_hold_every_image_and_are_made_once(run, npz, tmp_path, capsys):
+def test_parts_hold_every_image_and_are_made_once(untrained, npz, tmp_path, capsys):
   folder = tmp_path / 'index'
-  command = ['embed', str(run), f'--workdir={folder}', '--part_size=30', '--batch_size=16']
+  command = ['embed', str(untrained), f'--workdir={folder}', '--part_size=30', '--batch_size=16']
   assert cli.run(command) == 0
   paths = embed_data.read_parts(folder)
   parts = [embed_data.read_part(path) for path in paths]
   assert [len(part.index) for part in parts] == [30, 30, 20]
-  wanted = by_hand(run, npz, 'train')
+  wanted = by_hand(untrained, npz, 'train')
   np.testing.assert_allclose(
     np.concatenate([p.features for p in parts]), wanted, rtol=1e-4, atol=1e-5
   )
@@ -65,18 +46,19 @@ def test_parts_hold_every_image_and_are_made_once(run, npz, tmp_path, capsys):
   assert 'holds other embeddings: ' in capsys.readouterr().err
 
 
-def test_csv_holds_the_same_numbers(run, npz, tmp_path):
-  assert cli.run(['embed', str(run), f'--workdir={tmp_path}', '--split=test', '--format=csv']) == 0
+def test_csv_holds_the_same_numbers(untrained, npz, tmp_path):
+  command = ['embed', str(untrained), f'--workdir={tmp_path}', '--split=test', '--format=csv']
+  assert cli.run(command) == 0
   with (tmp_path / 'part-00000.csv').open() as file:
     rows = list(csv.reader(file))
-  wanted = by_hand(run, npz, 'test')
+  wanted = by_hand(untrained, npz, 'test')
   assert rows[0][:4] == ['name', 'index', 'label', 'f0'] and len(rows) == 1 + len(wanted)
   got = np.array([row[3:] for row in rows[1:]], np.float32)
   np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_parquet_holds_the_same_numbers(run, npz, tmp_path, capsys, monkeypatch):
-  command = ['embed', str(run), f'--workdir={tmp_path}', '--split=test', '--format=parquet']
+def test_parquet_holds_the_same_numbers(untrained, npz, tmp_path, capsys, monkeypatch):
+  command = ['embed', str(untrained), f'--workdir={tmp_path}', '--split=test', '--format=parquet']
   monkeypatch.setitem(__import__('sys').modules, 'pyarrow', None)
   assert cli.run(command) == 2
   assert 'needs pyarrow' in capsys.readouterr().err
@@ -86,10 +68,10 @@ def test_parquet_holds_the_same_numbers(run, npz, tmp_path, capsys, monkeypatch)
   table = parquet.read_table(tmp_path / 'part-00000.parquet')
   assert table.column_names == ['name', 'index', 'label', 'features']
   got = np.array(table['features'].to_pylist(), np.float32)
-  np.testing.assert_allclose(got, by_hand(run, npz, 'test'), rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(got, by_hand(untrained, npz, 'test'), rtol=1e-4, atol=1e-5)
 
 
-def test_a_file_that_cannot_be_read_has_no_row(run, tmp_path):
+def test_a_file_that_cannot_be_read_has_no_row(untrained, tmp_path):
   photos = tmp_path / 'photos'
   photos.mkdir()
   rng = np.random.default_rng(0)
@@ -99,7 +81,7 @@ def test_a_file_that_cannot_be_read_has_no_row(run, tmp_path):
   (photos / '2.png').write_bytes(b'no image')
   pytest.importorskip('tensorflow', reason='folders need TensorFlow')
   index = tmp_path / 'index'
-  assert cli.run(['embed', str(run), f'--workdir={index}', '--data.name=folder',
+  assert cli.run(['embed', str(untrained), f'--workdir={index}', '--data.name=folder',
                   f'--data.dir={photos}']) == 0  # fmt: skip
   part = embed_data.read_part(*embed_data.read_parts(index))
   assert part.index.tolist() == [0, 1, 3]
@@ -108,9 +90,9 @@ def test_a_file_that_cannot_be_read_has_no_row(run, tmp_path):
 
 class TestSearch:
   @pytest.fixture
-  def index(self, run, tmp_path):
+  def index(self, untrained, tmp_path):
     folder = tmp_path / 'index'
-    assert cli.run(['embed', str(run), f'--workdir={folder}', '--part_size=30']) == 0
+    assert cli.run(['embed', str(untrained), f'--workdir={folder}', '--part_size=30']) == 0
     return folder
 
   def test_an_image_finds_itself(self, index, npz, tmp_path, capsys):

@@ -112,6 +112,53 @@ def knn_accuracy(
   return main | {'bank': voters, 'queries': counted, 'sweep': sweep, 'best': best}
 
 
+def nearest(
+  bank: np.ndarray, queries: np.ndarray, count: int, *, query_block: int = 1024
+) -> tuple[np.ndarray, np.ndarray]:
+  """The bank rows of largest cosine similarity for each query.
+
+  Args:
+    bank: features [N, D].
+    queries: features [M, D].
+    count: k; at most N come back.
+    query_block: queries compared at a time.
+
+  Returns:
+    Similarities float32 [M, k], descending, and rows int32 [M, k].
+  """
+  block = min(query_block, len(queries))
+  # The search carries a label with each row: here its own number.
+  found = _search(
+    bank,
+    np.arange(len(bank)),
+    queries,
+    k=min(count, len(bank)),
+    query_block=block,
+    bank_block=min(32768, len(bank)),
+  )
+  blocks = jax.device_get(found)
+  similarities = np.concatenate([part for part, _ in blocks])
+  rows = np.concatenate([part for _, part in blocks])
+  return similarities[: len(queries)], rows[: len(queries)]
+
+
+def vote(
+  similarities: np.ndarray, labels: np.ndarray, num_classes: int, temperature: float
+) -> np.ndarray:
+  """The class that the neighbours of each query vote for, int64 [M]; see `knn_accuracy`.
+
+  Args:
+    similarities: [M, k], descending.
+    labels: int [M, k], of the neighbours; -1 does not vote.
+    num_classes: C.
+    temperature: above 0.
+  """
+  weights = np.exp((similarities - similarities[:, :1]) / temperature) * (labels >= 0)
+  votes = np.zeros((len(labels), num_classes))
+  np.add.at(votes, (np.arange(len(labels))[:, None], np.maximum(labels, 0)), weights)
+  return votes.argmax(1)
+
+
 def _search(
   bank: np.ndarray,
   bank_labels: np.ndarray,

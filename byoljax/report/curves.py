@@ -115,7 +115,7 @@ def plot_run(
     ValueError: there is no record, or nothing in it that can be drawn.
   """
   rows = metrics.read(workdir)
-  panels = [p for p in PANELS if any(_points(rows, curve)[1].size for curve in p.curves)]
+  panels = [p for p in PANELS if any(points(rows, curve)[1].size for curve in p.curves)]
   if not panels:
     raise ValueError(f"'{workdir}' has no metrics to draw yet: run the training first.")
   import matplotlib
@@ -163,7 +163,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def _points(rows: Sequence[Mapping[str, Any]], curve: Curve) -> tuple[np.ndarray, np.ndarray]:
+def points(rows: Sequence[Mapping[str, Any]], curve: Curve) -> tuple[np.ndarray, np.ndarray]:
   """Steps and values where the metric is a finite number."""
   pairs = [
     (row['step'], row[curve.key] * curve.scale)
@@ -187,7 +187,7 @@ def _draw(axes: Any, panel: Panel, rows: Sequence[Mapping[str, Any]]) -> None:
 
   other, handles = None, []
   for colour, curve in zip(_COLOURS, panel.curves, strict=False):
-    x, y = _points(rows, curve)
+    x, y = points(rows, curve)
     if not x.size:
       continue
     target = axes

@@ -1,0 +1,137 @@
+"""The report's pictures as files: neighbours, map, confusion matrix, first-layer filters."""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from byoljax.report.page import Gallery, Map
+
+_CELL, _GAP, _TEXT = 72, 6, 16
+_GOOD, _BAD, _SOFT, _INK = (26, 127, 75), (184, 53, 44), (150, 156, 166), (40, 40, 40)
+_MOST_TICKS = 40
+
+
+def gallery(path: pathlib.Path, shown: Gallery, names: Sequence[str]) -> pathlib.Path:
+  """Queries on the left, neighbours in frames: green for the query's class, red for another."""
+  rows, columns = shown.neighbours.shape[:2]
+  wide, high = _CELL + _GAP, _CELL + _TEXT + _GAP
+  sheet = Image.new('RGB', ((columns + 1) * wide + 3 * _GAP, rows * high + _GAP), 'white')
+  pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+
+  def put(image: np.ndarray, x: int, y: int, frame: Any, text: str) -> None:
+    picture = Image.fromarray(image).resize((_CELL - 6, _CELL - 6), Image.Resampling.LANCZOS)
+    pen.rectangle((x, y, x + _CELL - 1, y + _CELL - 1), fill=frame)
+    sheet.paste(picture, (x + 3, y + 3))
+    pen.text((x, y + _CELL), text[:12], fill=_INK, font=font)
+
+  for row, (query, label, images, labels, cosines) in enumerate(zip(*shown, strict=True)):
+    y = _GAP + row * high
+    put(query, _GAP, y, _SOFT, _name(label, names))
+    for column, (image, other) in enumerate(zip(images, labels, strict=True)):
+      known = label >= 0 and other >= 0
+      frame = (_GOOD if other == label else _BAD) if known else _SOFT
+      text = _name(other, names) or f'{cosines[column]:.2f}'
+      put(image, 3 * _GAP + (column + 1) * wide, y, frame, text)
+  return _saved(sheet, path)
+
+
+def scatter(path: pathlib.Path, shown: Map, names: Sequence[str]) -> pathlib.Path:
+  """One panel a layout, one colour a class."""
+  figure = _figure(5.4 * len(shown.layouts), 5.2)
+  classes = sorted({int(label) for label in shown.labels})
+  colours = _hues(len(classes))
+  panels = figure.subplots(1, len(shown.layouts), squeeze=False)[0]
+  for panel, (name, points) in zip(panels, shown.layouts.items(), strict=True):
+    for colour, label in zip(colours, classes, strict=True):
+      own = points[shown.labels == label]
+      panel.scatter(*own.T, s=9, color=colour, label=_name(label, names), linewidths=0, alpha=0.8)
+    panel.set_title(name, fontsize=11)
+    panel.set_xticks([])
+    panel.set_yticks([])
+  if 1 < len(classes) <= _MOST_TICKS:
+    panels[-1].legend(
+      loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, markerscale=2
+    )
+  figure.savefig(path, dpi=110)
+  return path
+
+
+def confusion(path: pathlib.Path, counts: np.ndarray, names: Sequence[str]) -> pathlib.Path:
+  """Rows are true classes, in per cent of each."""
+  count = len(counts)
+  side = min(14.0, max(5.0, 0.42 * count + 1.6))
+  figure = _figure(side, side)
+  panel = figure.subplots()
+  shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  panel.imshow(shares, cmap='Blues', vmin=0, vmax=100)
+  panel.set_xlabel('predicted')
+  panel.set_ylabel('true')
+  if count <= _MOST_TICKS:
+    panel.set_xticks(range(count), [_name(i, names) for i in range(count)], rotation=90)
+    panel.set_yticks(range(count), [_name(i, names) for i in range(count)])
+  if count <= 20:
+    for (i, j), share in np.ndenumerate(shares):
+      colour = 'white' if share > 55 else '#333333'
+      panel.text(j, i, f'{share:.0f}', ha='center', va='center', fontsize=8, color=colour)
+  panel.set_title('k-NN, % of each class', fontsize=11)
+  figure.savefig(path, dpi=110)
+  return path
+
+
+def first_kernel(params: Mapping[str, Any]) -> np.ndarray | None:
+  """The first convolution's kernel on colours, float32 [h, w, 3, n], or None without one."""
+  from flax.traverse_util import flatten_dict
+
+  leaves: Any = flatten_dict(dict(params))
+  found = [
+    np.asarray(leaf)
+    for path, leaf in leaves.items()
+    if path[-1] == 'kernel' and np.ndim(leaf) == 4 and np.shape(leaf)[2] == 3
+  ]
+  return found[0] if found else None
+
+
+def filters(path: pathlib.Path, kernel: np.ndarray) -> pathlib.Path:
+  """Every kernel as a small colour picture, scaled to its own range."""
+  height, width, _, count = kernel.shape
+  low, high = kernel.min((0, 1, 2)), kernel.max((0, 1, 2))
+  scaled = ((kernel - low) / np.maximum(high - low, 1e-12) * 255).round().astype(np.uint8)
+  zoom = max(1, 48 // max(height, width))
+  across = min(count, 16)
+  cell_x, cell_y = width * zoom + 4, height * zoom + 4
+  sheet = Image.new('RGB', (across * cell_x + 4, -(-count // across) * cell_y + 4), 'white')
+  for number in range(count):
+    tile = Image.fromarray(scaled[..., number]).resize(
+      (width * zoom, height * zoom), Image.Resampling.NEAREST
+    )
+    sheet.paste(tile, (4 + number % across * cell_x, 4 + number // across * cell_y))
+  return _saved(sheet, path)
+
+
+def _figure(width: float, height: float) -> Any:
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(width, height), layout='constrained')
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def _hues(count: int) -> list[Any]:
+  import matplotlib
+
+  return [matplotlib.colormaps['hsv'](0.95 * i / max(1, count)) for i in range(count)]
+
+
+def _name(label: int, names: Sequence[str]) -> str:
+  if label < 0:
+    return ''
+  return names[label] if label < len(names) else str(label)
+
+
+def _saved(sheet: Image.Image, path: pathlib.Path) -> pathlib.Path:
+  sheet.save(path, 'PNG')
+  return path

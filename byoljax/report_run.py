@@ -1,0 +1,359 @@
+"""The report of a run: gathers what the page shows, and writes the page and its pictures.
+
+    <run>/report.html            everything, in one file
+    <run>/report/*.png           the pictures by themselves; TensorBoard shows them, too
+
+k-NN, the gallery and the map are of the last checkpoint's online encoder on at most a few thousand
+images, drawn at random with a fixed seed; the page says how many.
+"""
+
+from collections.abc import Mapping
+import functools
+import io
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from PIL import Image
+
+import byoljax
+from byoljax import config as config_lib
+from byoljax import evaluate, metrics, parallel, workdirs
+from byoljax.config import Config, ConfigError
+from byoljax.data import datasets, device, pipeline
+from byoljax.data.source import Source
+from byoljax.evals import features, knn
+from byoljax.report import charts, page, pictures
+from byoljax.report.page import Gallery, Map, Page
+
+FILE, FOLDER = 'report.html', 'report'
+_MOST_BANK, _MOST_QUERIES, _MOST_POINTS = 10_000, 2_000, 1_000
+_GALLERY_ROWS, _GALLERY_COLUMNS = 12, 8
+
+
+class Sample(NamedTuple):
+  """Images with their embeddings.
+
+  Attributes:
+    images: uint8 [n, S, S, 3].
+    features: float32 [n, D].
+    labels: int32 [n], -1 where unknown.
+  """
+
+  images: np.ndarray
+  features: np.ndarray
+  labels: np.ndarray
+
+
+def write(workdir: str | pathlib.Path) -> pathlib.Path:
+  """Writes the report of a run with a checkpoint.
+
+  Args:
+    workdir: the run's directory.
+
+  Returns:
+    The page.
+
+  Raises:
+    ConfigError: no run there, or its images are not where they were.
+  """
+  run = pathlib.Path(workdir)
+  encoder, config, directory = evaluate.load_encoder(str(run), 'online')
+  run = directory.parent.parent
+  bank_source, query_source = _sources(config)
+  bank = _sample(encoder, config, bank_source, _MOST_BANK, seed=0)
+  queries = _sample(encoder, config, query_source, _MOST_QUERIES, seed=1)
+  same = bank_source.fingerprint == query_source.fingerprint
+  similarities, rows = knn.nearest(bank.features, queries.features, knn.HEADLINE_K + same)
+  if same:  # Without a test split a query is in the bank as well, as its own nearest neighbour.
+    similarities, rows = similarities[:, 1:], rows[:, 1:]
+  gallery = _gallery(queries, bank, similarities, rows)
+  confusion = None
+  classes = query_source.num_classes
+  if classes > 1 and not same:
+    predicted = knn.vote(similarities, bank.labels[rows], classes, knn.HEADLINE_TEMPERATURE)
+    known = queries.labels >= 0
+    confusion = np.zeros((classes, classes), int)
+    np.add.at(confusion, (queries.labels[known], predicted[known]), 1)
+  shown = _map(queries)
+  names = list(query_source.class_names) or [str(i) for i in range(classes)]
+  made = _pictures(run, encoder, gallery, shown, confusion, names)
+  record = metrics.read(run)
+  content = Page(
+    title=f'{config.get("method", {}).get("name", "encoder")} on {config.data.name}: {run.name}',
+    facts=_facts(run, config, encoder, bank_source, record, directory),
+    results=_results(run),
+    protocol=_protocol(config),
+    changes=_changes(run, config),
+    recipe=config_lib.flatten(config),
+    charts=charts.line_charts(record),
+    pictures={
+      name: path.read_bytes()
+      for name, path in (
+        ('Augmented views', run / 'views.png'),
+        ('First layer', run / FOLDER / 'filters.png'),
+      )
+      if path.exists()
+    },
+    gallery=gallery,
+    map=shown,
+    confusion=confusion,
+    class_names=names,
+    notes=_notes(bank, queries, same),
+  )
+  if parallel.is_first_process():
+    with config_lib.user_errors():
+      scratch = run / (FILE + '.tmp')
+      scratch.write_text(page.render(content))
+      scratch.replace(run / FILE)
+      _show_in_tensorboard(run, made, int(directory.name))
+  return run / FILE
+
+
+def _sources(config: Config) -> tuple[Source, Source]:
+  """(bank, queries): the training and the test images, or the training images twice."""
+  load = functools.partial(datasets.load, config.data.name, data_dir=config.data.dir)
+  with config_lib.user_errors():
+    try:
+      return load('train'), load('test')
+    except ValueError:
+      whole = load('pretrain')
+      return whole, whole
+
+
+def _sample(
+  encoder: evaluate.Encoder, config: Config, source: Source, most: int, seed: int
+) -> Sample:
+  """A random part of the images that can be read, with their embeddings."""
+  order = np.random.default_rng((0, seed)).permutation(source.size)[:most]
+  chosen = source.subset(np.sort(order))
+  devices = jax.device_count()
+  images: dict[int, np.ndarray] = {}
+
+  def batches() -> Any:
+    for batch in pipeline.eval_batches(
+      chosen,
+      image_size=config.evals.image_size,
+      batch_size=max(1, round(config.evals.batch_size / devices)) * devices,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+    ):
+      images.update(
+        {int(i): image for i, image, real in
+         zip(batch['index'], batch['image'], batch['mask'], strict=True) if real}
+      )  # fmt: skip
+      # The index in the place of the label comes back with its row.
+      yield {**batch, 'label': batch['index']}
+
+  transform = device.make_eval_transform(tuple(config.data.mean), tuple(config.data.std))
+  found, index = _extractor(encoder.net, transform)(encoder.params, encoder.bn, batches())
+  # Of several processes each shows its own images.
+  own = np.array([i for i, number in enumerate(index) if int(number) in images], int)
+  labels = chosen.labels
+  return Sample(
+    np.stack([images[int(index[i])] for i in own]),
+    found[own],
+    np.full(len(own), -1, np.int32) if labels is None else labels[index[own]],
+  )
+
+
+def _extractor(net: Any, transform: Any) -> features.Extract:
+  def embed(params: Any, bn: Any, images: jax.Array) -> Mapping[str, jax.Array]:
+    return net.apply(params, bn, images, train=False)[0]
+
+  return features.make_extractor(embed, transform)
+
+
+def _gallery(queries: Sample, bank: Sample, similarities: np.ndarray, rows: np.ndarray) -> Gallery:
+  """A dozen random queries, of every class in turn where there are classes."""
+  order = np.random.default_rng(2).permutation(len(queries.labels))
+  # Stable: the first of every class, then the second of every class, ...
+  seen: dict[int, int] = {}
+  turn = []
+  for i in order:
+    label = int(queries.labels[i])
+    turn.append(seen.get(label, 0))
+    seen[label] = turn[-1] + 1
+  chosen = order[np.lexsort((np.arange(len(order)), turn))][:_GALLERY_ROWS]
+  near = rows[chosen, :_GALLERY_COLUMNS]
+  return Gallery(
+    queries.images[chosen],
+    queries.labels[chosen],
+    bank.images[near],
+    bank.labels[near],
+    similarities[chosen, :_GALLERY_COLUMNS],
+  )
+
+
+def _map(sample: Sample) -> Map:
+  """Principal components and t-SNE of unit features."""
+  from sklearn.manifold import TSNE
+
+  count = min(_MOST_POINTS, len(sample.labels))
+  unit = sample.features[:count] / np.maximum(
+    np.linalg.norm(sample.features[:count], axis=1, keepdims=True), 1e-12
+  )
+  centred = unit - unit.mean(0)
+  _, _, axes = np.linalg.svd(centred, full_matrices=False)
+  layouts = {}
+  if count > 5:
+    perplexity = min(30.0, (count - 1) / 3)
+    tsne = TSNE(2, perplexity=perplexity, init='pca', random_state=0)
+    layouts['t-SNE'] = tsne.fit_transform(unit)
+  components = centred @ axes[:2].T
+  layouts['PCA'] = np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
+  return Map(layouts, sample.labels[:count], sample.images[:count])
+
+
+def _pictures(
+  run: pathlib.Path,
+  encoder: evaluate.Encoder,
+  gallery: Gallery,
+  shown: Map,
+  confusion: np.ndarray | None,
+  names: list[str],
+) -> dict[str, pathlib.Path]:
+  """Writes the PNGs; their paths by name."""
+  folder = run / FOLDER
+  if not parallel.is_first_process():
+    return {}
+  with config_lib.user_errors():
+    folder.mkdir(parents=True, exist_ok=True)
+    made = {
+      'neighbours': pictures.gallery(folder / 'neighbours.png', gallery, names),
+      'map': pictures.scatter(folder / 'map.png', shown, names),
+    }
+    kernel = pictures.first_kernel(jax.device_get(encoder.params['encoder']))
+    if kernel is not None:
+      made['filters'] = pictures.filters(folder / 'filters.png', kernel)
+    if confusion is not None:
+      made['confusion'] = pictures.confusion(folder / 'confusion.png', confusion, names)
+  return made
+
+
+def _show_in_tensorboard(run: pathlib.Path, made: Mapping[str, pathlib.Path], step: int) -> None:
+  """Adds the pictures to the run's event files, where it has any."""
+  board = run / metrics.TENSORBOARD
+  if not board.is_dir():
+    return
+  import tensorboardX
+
+  every = {**made, 'views': run / 'views.png'}
+  with tensorboardX.SummaryWriter(str(board), filename_suffix='.report') as writer:
+    for name, path in every.items():
+      if path.exists():
+        with Image.open(io.BytesIO(path.read_bytes())) as picture:
+          pixels = np.asarray(picture.convert('RGB'))
+        writer.add_image(f'report/{name}', pixels, step, dataformats='HWC')
+
+
+def _facts(
+  run: pathlib.Path,
+  config: Config,
+  encoder: evaluate.Encoder,
+  source: Source,
+  record: list[dict[str, Any]],
+  directory: pathlib.Path,
+) -> dict[str, str]:
+  count = sum(x.size for x in jax.tree.leaves(encoder.params))
+  last = record[-1] if record else {}
+  stored = _stored(run / 'config.json')
+  facts = {
+    'method': config.get('method', {}).get('name', 'another library'),
+    'encoder': f'{encoder.fields["name"]}, {count:,} parameters',
+    'images': f'{source.size:,} of {source.name}',
+    'length': f'step {int(directory.name):,}'
+    + (f', epoch {last["epoch"]:.4g}' if 'epoch' in last else ''),
+    'batch': f'{config.train.batch_size}' if 'train' in config else '',
+    'precision': encoder.fields['dtype'],
+    'seed': str(config.seed),
+    'training': f'{last["time/elapsed_s"] / 60:.1f} min' if 'time/elapsed_s' in last else '',
+    'speed': f'{last["time/img_per_s_run"]:,.0f} images/s' if 'time/img_per_s_run' in last else '',
+    'recipe': stored.get('recipe', ''),
+    'byoljax': stored.get('byoljax', byoljax.__version__),
+  }
+  return {name: value for name, value in facts.items() if value}
+
+
+def _results(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
+  """The final table, and later evaluations of this run."""
+  tables: dict[str, list[dict[str, str]]] = {}
+  final = _stored(run / 'results.json').get('result', {})
+  if final:
+    tables['Last step, beside what it has to beat'] = [
+      {
+        'encoder': name,
+        'k-NN top-1': _percent(each, 'knn'),
+        'linear top-1': _percent(each, 'linear'),
+      }
+      for name, each in final.items()
+    ]
+  later = []
+  for path in sorted(run.glob('evals/*/result.json')):
+    stored = _stored(path)
+    if 'top1' in stored.get('result', {}):
+      later.append(
+        {
+          'evaluation': stored['config'].get('task', path.parent.name),
+          'network': str(stored['config'].get('network', '')),
+          'on': str(stored['config'].get('data', {}).get('name', '') or 'the same data'),
+          'step': pathlib.Path(stored['checkpoint']).name,
+          'top-1': f'{stored["result"]["top1"]:.1%}',
+        }
+      )
+  if later:
+    tables['Later evaluations'] = later
+  return tables
+
+
+def _percent(result: Mapping[str, Any], kind: str) -> str:
+  return f'{result[kind]["top1"]:.1%}' if kind in result else '–'
+
+
+def _protocol(config: Config) -> dict[str, Any]:
+  fields = {
+    name: value
+    for name, value in config_lib.flatten(config).items()
+    if name.startswith(('evals.knn.k', 'evals.knn.temperature', 'evals.linear', 'evals.image_size'))
+  }
+  headline = f'k = {knn.HEADLINE_K}, T = {knn.HEADLINE_TEMPERATURE}, cosine, un-augmented images'
+  return {'k-NN headline': headline} | fields
+
+
+def _changes(run: pathlib.Path, config: Config) -> list[str]:
+  """How the run's settings differ from its recipe's; nothing where the recipe is not to be had."""
+  recipe = _stored(run / 'config.json').get('recipe', '')
+  try:
+    return config_lib.differences(config_lib.load(recipe), config)
+  except (ConfigError, OSError):
+    return []
+
+
+def _notes(bank: Sample, queries: Sample, same: bool) -> dict[str, str]:
+  where = 'the same images' if same else f'{len(bank.labels):,} training images'
+  kind = 'images' if same else 'test images'
+  return {
+    'Nearest neighbours': f'Random {kind} on the left, the nearest of {where} by cosine '
+    'similarity.',
+    'Map of the embeddings': f'{min(_MOST_POINTS, len(queries.labels)):,} {kind}; t-SNE keeps '
+    'neighbourhoods, not distances. Point at a dot to see the image, choose a class to see it '
+    'alone.',
+    'Classes': f'k-NN (k = {knn.HEADLINE_K}, T = {knn.HEADLINE_TEMPERATURE}) of '
+    f'{len(queries.labels):,} {kind} against {where}.',
+    'Augmented views': 'An image on the left, what training makes of it beside it.',
+    'First layer': 'Kernels of the first convolution, each scaled to its own range.',
+  }
+
+
+def _stored(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    return {}
+
+
+def run_report(run: str) -> None:
+  """The command: writes the report and says where it is."""
+  workdirs.say(f'report  {write(run)}')
