@@ -24,7 +24,8 @@ class Command(NamedTuple):
 
   Attributes:
     help: one line.
-    recipe: the configuration's file name without suffix; empty where the argument names it.
+    recipe: the configuration's file name without suffix, with its options; empty where the
+      argument names it.
     argument: what is named behind the command, for the help.
     field: of the configuration, that the argument sets; empty where it is the recipe.
     overrides: fields with values that the command stands for.
@@ -43,12 +44,16 @@ COMMANDS = {
                    overrides=('--config.task=views',)),
   'knn': Command('k-NN evaluation of a run', 'knn', 'RUN', 'pretrained'),
   'linear': Command('linear evaluation of a run', 'linear', 'RUN', 'pretrained'),
+  'logistic': Command('logistic regression on frozen features', 'frozen:logistic', 'RUN',
+                      'pretrained'),
+  'few-labels': Command('the same with a few labels', 'frozen:few_labels', 'RUN', 'pretrained'),
+  'anomaly': Command('one class against the rest, AUROC', 'frozen:anomaly', 'RUN', 'pretrained'),
   'embed': Command('features of a whole data set in files', 'embed', 'RUN', 'pretrained'),
   'export': Command('write an encoder for other libraries', 'export', 'RUN', 'pretrained'),
   'import': Command("make a run of another library's weights", 'import_weights', 'FILE', 'file'),
 }  # fmt: skip
 # Recipes that are not trained, and what recipes are made of.
-_NOT_TRAINED = ('base', 'scales', 'knn', 'linear', 'embed', 'export', 'import_weights')
+_NOT_TRAINED = ('base', 'scales', 'knn', 'linear', 'frozen', 'embed', 'export', 'import_weights')
 
 _EPILOG = """\
 RECIPE is a name and, after a colon, its options, or the path of a file:
@@ -131,7 +136,8 @@ def completion(shell: str) -> str:
 
 def _as_main(command: Command, options: argparse.Namespace, rest: Sequence[str]) -> list[str]:
   """The same as arguments of `main.main`."""
-  own_recipe = recipes_directory() / f'{command.recipe}.py'
+  name, colon, arg = command.recipe.partition(':')
+  own_recipe = f'{recipes_directory() / name}.py{colon}{arg}'
   recipe = own_recipe if command.recipe else _located(options.argument)
   arguments = [f'--config={recipe}', *command.overrides]
   if command.field:

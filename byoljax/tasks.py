@@ -20,6 +20,7 @@ from byoljax import (
   checkpoint,
   embed_data,
   evaluate,
+  frozen_tasks,
   parallel,
   preview,
   report_run,
@@ -136,6 +137,7 @@ TASKS: dict[str, Callable[[Config, Invocation], int]] = {
   'import': importing.import_weights,
   'export': exporting.export_run,
   'embed': embed_data.embed,
+  **frozen_tasks.TASKS,
 }
 
 

@@ -1,0 +1,214 @@
+"""Evaluations of frozen features on the host: logistic regression, few labels, anomalies.
+
+Features [n, D] and labels in, numbers out. scikit-learn does the fitting. Features are used as they
+are, neither centred nor scaled, as in the transfer protocol.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+# Transfer by linear evaluation: 45 values, evenly spaced on a logarithmic scale (Kornblith et al.,
+# arXiv 1805.08974, appendix A.5; taken over by SimCLR, appendix B.8.1, and BYOL, appendix E.1).
+LAMBDAS = tuple(float(value) for value in np.logspace(-6, 5, 45))
+
+
+def logistic(
+  train: tuple[np.ndarray, np.ndarray],
+  test: tuple[np.ndarray, np.ndarray],
+  *,
+  lambdas: Sequence[float] = LAMBDAS,
+  held_out: float = 0.1,
+  seed: int = 0,
+  max_iterations: int = 1000,
+) -> dict[str, Any]:
+  """Multinomial logistic regression by L-BFGS; the regularisation is chosen on held-out images.
+
+  minimises sum_i CE(W x_i + b, y_i) + lambda / 2 |W|^2; the best lambda on a stratified held-out
+  part of the training images is fitted again on all of them, and tested once.
+
+  Args:
+    train: features [N, D] and labels [N] >= 0.
+    test: features [M, D] and labels [M] >= 0.
+    lambdas: candidates, above 0.
+    held_out: share of the training images that chooses, in (0, 1).
+    seed: of the split.
+    max_iterations: of L-BFGS.
+
+  Returns:
+    {'top1', 'mean_per_class' (mean of the classes' accuracies), 'lambda', 'held_out_top1',
+    'at_the_edge' (whether the best lambda is the first or last of several), 'train_examples',
+    'test_examples'}, accuracies in [0, 1].
+
+  Raises:
+    ValueError: fewer than two classes, or a class with a single training image.
+  """
+  from sklearn.model_selection import train_test_split
+
+  _check(*train)
+  rest, chosen = train_test_split(
+    np.arange(len(train[1])), test_size=held_out, random_state=seed, stratify=train[1]
+  )
+  scores, start = [], None
+  order = sorted(lambdas, reverse=True)  # From the simplest: each fit starts at the last one.
+  for value in order:
+    model = _fit(train[0][rest], train[1][rest], value, max_iterations, start)
+    scores.append(float(np.mean(model.predict(train[0][chosen]) == train[1][chosen])))
+    start = model
+  best = int(np.argmax(scores))
+  model = _fit(*train, order[best], max_iterations)
+  right = model.predict(test[0]) == test[1]
+  return {
+    'top1': float(np.mean(right)),
+    'mean_per_class': float(np.mean([right[test[1] == c].mean() for c in np.unique(test[1])])),
+    'lambda': order[best],
+    'held_out_top1': scores[best],
+    'at_the_edge': len(order) > 1 and best in (0, len(order) - 1),
+    'train_examples': len(train[1]),
+    'test_examples': len(test[1]),
+  }
+
+
+def few_labels(
+  train: tuple[np.ndarray, np.ndarray],
+  test: tuple[np.ndarray, np.ndarray],
+  *,
+  shots: Sequence[int],
+  shares: Sequence[float],
+  draws: int,
+  value: float,
+  seed: int = 0,
+  max_iterations: int = 1000,
+) -> list[dict[str, Any]]:
+  """Logistic regression on small, stratified, reproducible parts of the training images.
+
+  Args:
+    train: features [N, D] and labels [N] >= 0.
+    test: features [M, D] and labels [M] >= 0.
+    shots: images per class.
+    shares: shares of the training images in (0, 1], each class by its share.
+    draws: different parts for each entry; draw d of a seed is always the same.
+    value: lambda of `logistic`; nothing is tuned, for there is nothing to tune on.
+    seed: of the draws.
+    max_iterations: of L-BFGS.
+
+  Returns:
+    For each entry {'labels' ('5 per class', '1 %'), 'examples', 'top1', 'top1_sd' (over draws)}.
+
+  Raises:
+    ValueError: more images per class than there are, or fewer than two classes.
+  """
+  _check(*train)
+  least = int(np.bincount(train[1])[np.unique(train[1])].min())
+  wanted = [(f'{count} per class', count, None) for count in shots]
+  wanted += [(f'{100 * share:g} %', None, share) for share in shares]
+  rows = []
+  for name, count, share in wanted:
+    if count is not None and not 1 <= count <= least:
+      raise ValueError(f'shots={count}: the smallest class has {least} training images.')
+    scores, size = [], 0
+    for draw in range(draws):
+      part = subset(train[1], count=count, share=share, seed=(seed, draw))
+      model = _fit(train[0][part], train[1][part], value, max_iterations)
+      scores.append(float(np.mean(model.predict(test[0]) == test[1])))
+      size = len(part)
+    spread = float(np.std(scores, ddof=1)) if draws > 1 else None
+    rows.append(
+      {'labels': name, 'examples': size, 'top1': float(np.mean(scores)), 'top1_sd': spread}
+    )
+  return rows
+
+
+def subset(
+  labels: np.ndarray,
+  *,
+  count: int | None = None,
+  share: float | None = None,
+  seed: int | tuple[int, ...] = 0,
+) -> np.ndarray:
+  """Positions of a stratified part of a labelled set, ascending, int64.
+
+  A function of the labels and the seed alone. With `share`, every class gives its rounded share and
+  at least one image.
+
+  Args:
+    labels: int [N]; -1 is never chosen.
+    count: images of each class, or
+    share: share of each class in (0, 1].
+    seed: different seeds draw different parts.
+
+  Raises:
+    ValueError: neither or both of count and share.
+  """
+  if (count is None) == (share is None):
+    raise ValueError('give either count or share.')
+  rng = np.random.default_rng(seed)
+  chosen = []
+  for label in np.unique(labels[labels >= 0]):
+    own = rng.permutation(np.flatnonzero(labels == label))
+    size = count if count is not None else max(1, round((share or 0.0) * len(own)))
+    chosen.append(own[:size])
+  return np.sort(np.concatenate(chosen))
+
+
+def anomaly(
+  train: tuple[np.ndarray, np.ndarray],
+  test: tuple[np.ndarray, np.ndarray],
+  *,
+  neighbours: int = 2,
+) -> dict[str, Any]:
+  """One class is normal, all others are not: area under the ROC curve, for every class in turn.
+
+  The score of a test image is the mean cosine similarity to its nearest `neighbours` among the
+  normal training images.
+
+  Args:
+    train: features [N, D] and labels [N] >= 0.
+    test: features [M, D] and labels [M] >= 0.
+    neighbours: k.
+
+  Returns:
+    {'auroc' (mean over classes), 'by_class' {class: AUROC}}, in [0, 1]; 0.5 is chance.
+
+  Raises:
+    ValueError: fewer than two classes.
+  """
+  from sklearn.metrics import roc_auc_score
+
+  from byoljax.evals import knn
+
+  _check(*train)
+  found = {}
+  for label in np.unique(test[1]):
+    normal = train[0][train[1] == label]
+    if not len(normal) or np.all(test[1] == label):
+      continue
+    similarities, _ = knn.nearest(normal, test[0], neighbours)
+    found[int(label)] = float(roc_auc_score(test[1] == label, similarities.mean(1)))
+  return {'auroc': float(np.mean(list(found.values()))), 'by_class': found}
+
+
+def _fit(x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: Any = None) -> Any:
+  import warnings
+
+  from sklearn.exceptions import ConvergenceWarning
+  from sklearn.linear_model import LogisticRegression
+
+  model = LogisticRegression(C=1.0 / value, max_iter=iterations, warm_start=start is not None)
+  if start is not None:
+    model.coef_, model.intercept_ = start.coef_.copy(), start.intercept_.copy()
+    model.classes_ = start.classes_
+  with warnings.catch_warnings():
+    # With hardly any regularisation the minimum lies far away; held-out images judge the result.
+    warnings.simplefilter('ignore', ConvergenceWarning)
+    return model.fit(np.asarray(x, np.float32), y)
+
+
+def _check(features: np.ndarray, labels: np.ndarray) -> None:
+  if features.ndim != 2 or labels.shape != (len(features),):
+    raise ValueError(f'need features [N, D] and labels [N], got {features.shape}, {labels.shape}.')
+  if len(np.unique(labels)) < 2:
+    raise ValueError('need at least two classes among the training images.')
+  if np.min(labels) < 0:
+    raise ValueError('labels must be known, got -1 for some images.')

@@ -1,0 +1,130 @@
+"""Tasks on the frozen features of a run: logistic regression, few labels, anomalies.
+
+Each reads the encoder of a checkpoint, takes the features of both splits once, and writes one
+result.json with its protocol beside the run.
+"""
+
+from collections.abc import Callable
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from byoljax import evaluate, workdirs
+from byoljax.config import Config, ConfigError, user_errors
+from byoljax.data import datasets, device
+from byoljax.evals import features, frozen
+from byoljax.evaluate import EvalData
+from byoljax.report import table
+from byoljax.workdirs import Invocation, say
+
+Split = tuple[np.ndarray, np.ndarray]
+
+
+def _task(name: str, compute: Callable[[Config, Split, Split], tuple[dict[str, Any], str]]) -> Any:
+  """A task: `compute` gives the result and what to print of it."""
+
+  def run(config: Config, invocation: Invocation) -> int:
+    encoder, source, directory = evaluate.load_encoder(config.pretrained, config.network)
+    on = f'-{config.data.name.replace(":", "-")}' if config.data.name else ''
+    home = pathlib.Path(
+      invocation.workdir
+      or workdirs.evals_dir(directory) / f'{name}-{config.network}-{directory.name}{on}'
+    )
+    data = _data(config, source, home)
+    say(f'{name} of {directory} ({config.network} network) on {data.test.name}')
+    splits = _features(encoder, data)
+    with user_errors(name):
+      result, text = compute(config, *splits)
+    workdirs.write_result(home / 'result.json', result, config, directory)
+    say(text)
+    say(f'result  {home / "result.json"}')
+    return 0
+
+  return run
+
+
+def _data(config: Config, source: Config, home: pathlib.Path) -> EvalData:
+  name = config.data.name or source.data.name
+  where = config.data.dir or ('' if config.data.name else source.data.dir)
+  with user_errors():
+    splits = [
+      datasets.load(name, split, data_dir=where, unreadable_log=home / 'unreadable.txt')
+      for split in ('train', 'test')
+    ]
+  if splits[0].num_classes < 2:
+    raise ConfigError(f'{splits[0].name} has no labels: there is nothing to evaluate.')
+  devices = jax.device_count()
+  return EvalData(
+    *splits,
+    image_size=config.image_size or source.evals.image_size,
+    mean=source.data.mean,
+    std=source.data.std,
+    batch_size=max(1, round(config.batch_size / devices)) * devices,
+    threads=config.data.threads,
+  )
+
+
+def _features(encoder: evaluate.Encoder, data: EvalData) -> tuple[Split, Split]:
+  """Features and labels of both splits; images without a label are left out."""
+
+  def embed(params: Any, bn: Any, images: jax.Array) -> dict[str, jax.Array]:
+    return encoder.net.apply(params, bn, images, train=False)[0]
+
+  transform = device.make_eval_transform(tuple(data.mean), tuple(data.std))
+  extract = features.make_extractor(embed, transform)
+  made = []
+  for source in (data.train, data.test):
+    found, labels = extract(encoder.params, encoder.bn, evaluate.eval_batches(source, data))
+    made.append((found[labels >= 0], labels[labels >= 0]))
+  return made[0], made[1]
+
+
+def _logistic(config: Config, train: Split, test: Split) -> tuple[dict[str, Any], str]:
+  fields = config.logistic
+  result = frozen.logistic(
+    train,
+    test,
+    lambdas=fields.lambdas or frozen.LAMBDAS,
+    held_out=fields.held_out,
+    seed=fields.seed,
+    max_iterations=fields.max_iterations,
+  )
+  text = (
+    f'top-1 {result["top1"]:.2%}, mean per class {result["mean_per_class"]:.2%} on '
+    f'{result["test_examples"]:,} test images (lambda {result["lambda"]:.3g}, '
+    f'{result["held_out_top1"]:.2%} on held-out training images)'
+  )
+  edge = '\nThe best lambda is at the end of the range: widen logistic.lambdas.'
+  return result, text + (edge if result['at_the_edge'] else '')
+
+
+def _few_labels(config: Config, train: Split, test: Split) -> tuple[dict[str, Any], str]:
+  fields = config.few_labels
+  rows = frozen.few_labels(
+    train,
+    test,
+    shots=fields.shots,
+    shares=fields.shares,
+    draws=fields.draws,
+    value=fields.regularisation,
+    seed=fields.seed,
+  )
+  columns = ['labels', 'examples', 'top1', 'top1_sd']
+  formats = {'top1': '{:.1%}', 'top1_sd': '{:.1%}'}
+  return {'rows': rows}, table.format_table(rows, columns, formats=formats)
+
+
+def _anomaly(config: Config, train: Split, test: Split) -> tuple[dict[str, Any], str]:
+  result = frozen.anomaly(train, test, neighbours=config.anomaly.neighbours)
+  rows = [{'normal class': str(c), 'AUROC': value} for c, value in result['by_class'].items()]
+  shown = table.format_table(rows, ['normal class', 'AUROC'], formats={'AUROC': '{:.3f}'})
+  return result, f'{shown}\nmean AUROC {result["auroc"]:.3f} (chance: 0.5)'
+
+
+TASKS = {
+  'logistic': _task('logistic', _logistic),
+  'few_labels': _task('few_labels', _few_labels),
+  'anomaly': _task('anomaly', _anomaly),
+}

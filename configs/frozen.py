@@ -1,0 +1,53 @@
+"""Evaluations of frozen, un-augmented features; the part after the colon says which.
+
+    python -m byoljax.main --config=configs/frozen.py:logistic --config.pretrained=runs/byol
+
+    :logistic    multinomial logistic regression by L-BFGS over 45 regularisations: the transfer
+                 protocol of SimCLR and BYOL
+    :few_labels  the same on 1 % and 10 % of the labels and on a few per class, several draws
+    :anomaly     one class normal, the others not: AUROC of the distance to the normal images
+
+The encoder, the data and the normalisation come from the pretrained run's own config.json; with
+`--config.data.name=...` another data set is classified.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+PROTOCOLS = {
+  'logistic': {
+    'lambdas': (),  # () = 45 values from 1e-6 to 1e5
+    'held_out': 0.1,  # share of the training images that chooses among them
+    'max_iterations': 1000,
+    'seed': 0,
+  },
+  'few_labels': {
+    'shots': (1, 5, 20),  # images per class
+    'shares': (0.01, 0.1),  # of the training images
+    'draws': 5,
+    'regularisation': 1.0,  # lambda
+    'seed': 0,
+  },
+  'anomaly': {'neighbours': 2},
+}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  options = [option for option in arg.split(',') if option]
+  named = [option for option in options if option in PROTOCOLS]
+  which = named[0] if named else 'logistic'
+  config = ConfigDict(
+    {
+      'task': which,
+      'pretrained': '',  # a run's workdir, or one of its checkpoints/<step>
+      'network': 'online',  # or 'target'; baselines: 'random', 'pixels'
+      # '' means: as in pretraining.
+      'data': {'name': '', 'dir': '', 'threads': 0},
+      'image_size': 0,  # 0 = as in pretraining
+      'batch_size': 512,
+      which: PROTOCOLS[which],
+      'log': {'verbose': False},
+    }
+  )
+  return base.finish(config, [option for option in options if option != which], known=PROTOCOLS)

@@ -1,0 +1,149 @@
+"""Evaluations of frozen features: against scikit-learn's objective, by hand, and end to end."""
+
+import json
+
+import numpy as np
+import pytest
+
+from byoljax import cli
+from byoljax.evals import frozen
+
+RNG = np.random.default_rng(0)
+
+
+def blobs(count, spread, seed, classes=3, dim=4):
+  rng = np.random.default_rng(seed)
+  labels = rng.integers(0, classes, count)
+  centres = np.random.default_rng(9).normal(size=(classes, dim)) * 3
+  return (centres[labels] + spread * rng.normal(size=(count, dim))).astype(np.float32), labels
+
+
+class TestLogistic:
+  def test_the_minimum_is_that_of_the_stated_objective(self):
+    """Gradient of sum CE + lambda/2 |W|^2, written down here, vanishes at what was fitted."""
+    x, y = blobs(60, 2.0, 1)
+    model = frozen._fit(x, y, 3.0, 10000)
+    logits = x @ model.coef_.T + model.intercept_
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    residual = p - np.eye(3)[y]
+    weights = residual.T @ x + 3.0 * model.coef_
+    assert np.abs(weights).max() < 0.05 < np.abs(residual.T @ x).max()
+    assert np.abs(residual.sum(0)).max() < 0.05
+
+  def test_chooses_on_held_out_images_and_tests_once(self):
+    train, test = blobs(400, 1.5, 1), blobs(200, 1.5, 2)
+    result = frozen.logistic(train, test, lambdas=(1e-3, 1.0, 1e6))
+    assert result['lambda'] < 1e6 and result['top1'] > 0.9
+    assert (result['train_examples'], result['test_examples']) == (400, 200)
+    # Features times ten with a hundred times the penalty are the same problem.
+    scaled = frozen.logistic(
+      (10 * train[0], train[1]), (10 * test[0], test[1]), lambdas=(0.1, 100.0, 1e8)
+    )
+    assert scaled['top1'] == pytest.approx(result['top1'], abs=0.011)
+
+  def test_mean_per_class_counts_every_class_alike(self):
+    train = blobs(300, 0.1, 1)
+    keep = (train[1] > 0) | (np.arange(300) % 10 == 0)
+    test_x, test_y = blobs(100, 0.1, 2)
+    wrong = test_y.copy()
+    wrong[test_y == 0] = 1  # every image of one class counts as wrong for another
+    result = frozen.logistic((train[0][keep], train[1][keep]), (test_x, wrong), lambdas=(1.0,))
+    right = np.mean(test_y != 0)
+    ones = np.mean(test_y[wrong == 1] == 1)
+    assert result['top1'] == pytest.approx(right)
+    assert result['mean_per_class'] == pytest.approx((ones + 1.0) / 2)
+
+  def test_the_range_is_the_protocols(self):
+    assert len(frozen.LAMBDAS) == 45
+    assert frozen.LAMBDAS[0] == pytest.approx(1e-6) and frozen.LAMBDAS[-1] == pytest.approx(1e5)
+    ratios = np.diff(np.log(frozen.LAMBDAS))
+    np.testing.assert_allclose(ratios, ratios[0])
+
+
+class TestSubset:
+  LABELS = np.repeat([0, 1, 2, -1], [100, 30, 6, 50])
+
+  def test_stratified_and_reproducible(self):
+    part = frozen.subset(self.LABELS, share=0.1, seed=3)
+    assert np.bincount(self.LABELS[part]).tolist() == [10, 3, 1]
+    np.testing.assert_array_equal(part, frozen.subset(self.LABELS, share=0.1, seed=3))
+    assert not np.array_equal(part, frozen.subset(self.LABELS, share=0.1, seed=4))
+    assert np.bincount(self.LABELS[frozen.subset(self.LABELS, count=5)]).tolist() == [5, 5, 5]
+    assert np.bincount(self.LABELS[frozen.subset(self.LABELS, share=0.001)]).tolist() == [1, 1, 1]
+    whole = frozen.subset(self.LABELS, share=1.0)
+    np.testing.assert_array_equal(whole, np.flatnonzero(self.LABELS >= 0))
+
+  def test_either_or(self):
+    with pytest.raises(ValueError, match='either count or share'):
+      frozen.subset(self.LABELS)
+
+
+def test_more_labels_are_better():
+  rows = frozen.few_labels(
+    blobs(600, 2.5, 1), blobs(300, 2.5, 2), shots=(1, 20), shares=(0.5,), draws=4, value=1.0
+  )
+  assert [row['labels'] for row in rows] == ['1 per class', '20 per class', '50 %']
+  assert [row['examples'] for row in rows][:2] == [3, 60]
+  assert rows[0]['top1'] < rows[1]['top1'] <= rows[2]['top1'] + 0.02
+  assert rows[0]['top1_sd'] > rows[2]['top1_sd']
+  with pytest.raises(ValueError, match='shots=1000'):
+    frozen.few_labels(blobs(60, 1, 1), blobs(9, 1, 2), shots=(1000,), shares=(), draws=1, value=1.0)
+
+
+class TestAnomaly:
+  def test_by_hand(self):
+    angles = np.deg2rad([0.0, 2.0, 90.0, 92.0])
+    train = np.stack([np.cos(angles), np.sin(angles)], 1), np.array([0, 0, 1, 1])
+    angles = np.deg2rad([1.0, 80.0, 89.0, 10.0])
+    test = np.stack([np.cos(angles), np.sin(angles)], 1), np.array([0, 0, 1, 1])
+    result = frozen.anomaly(train, test, neighbours=1)
+    # Of class 0 (1 and 80 degrees) against 89 and 10: 1 beats both, 80 beats 89 alone.
+    assert result['by_class'] == {0: pytest.approx(0.75), 1: pytest.approx(0.75)}
+
+  def test_noise_is_chance_and_classes_are_found(self):
+    noise = RNG.normal(size=(600, 8)), np.arange(600) % 3
+    assert frozen.anomaly(noise, noise)['auroc'] > 0.5  # it knows the very images
+    other = RNG.normal(size=(600, 8)), np.arange(600) % 3
+    assert frozen.anomaly(noise, other)['auroc'] == pytest.approx(0.5, abs=0.06)
+    assert frozen.anomaly(blobs(300, 0.3, 1), blobs(100, 0.3, 2))['auroc'] > 0.99
+
+
+@pytest.mark.parametrize(
+  ('features', 'labels', 'sentence'),
+  [
+    (np.zeros((3, 2)), np.array([0, 0, 0]), 'at least two classes'),
+    (np.zeros((3, 2)), np.array([0, 1]), 'labels'),
+    (np.zeros((3, 2)), np.array([0, 1, -1]), 'must be known'),
+  ],
+)
+def test_bad_input(features, labels, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    frozen.anomaly((features, labels), (features, labels))
+
+
+@pytest.mark.parametrize('task', ['logistic', 'few-labels', 'anomaly'])
+def test_tasks_write_results_with_their_protocol(task, untrained, tmp_path, capsys):
+  extra = {
+    'logistic': ['--logistic.lambdas=(0.1,1.0)'],
+    'few-labels': ['--few_labels.shots=(1,3)', '--few_labels.draws=2'],
+    'anomaly': [],
+  }[task]
+  assert cli.run([task, str(untrained), f'--workdir={tmp_path}', *extra]) == 0
+  stored = json.loads((tmp_path / 'result.json').read_text())
+  assert stored['config']['task'] == task.replace('-', '_') and stored['versions']
+  shown = capsys.readouterr().out
+  if task == 'logistic':
+    # Three classes that differ in colour: an untrained network tells them apart.
+    assert stored['result']['top1'] > 0.6 and 'top-1' in shown
+  elif task == 'few-labels':
+    assert [row['examples'] for row in stored['result']['rows']] == [3, 9, 3, 8]
+  else:
+    assert set(stored['result']['by_class']) == {'0', '1', '2'}
+
+
+def test_mistakes_are_one_sentence(untrained, tmp_path, capsys):
+  assert cli.run(['few-labels', str(untrained), f'--workdir={tmp_path}',
+                  '--few_labels.shots=(500,)']) == 2  # fmt: skip
+  assert 'shots=500: the smallest class has' in capsys.readouterr().err
+  assert not (tmp_path / 'result.json').exists()
