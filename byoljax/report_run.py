@@ -34,15 +34,17 @@ _GALLERY_ROWS, _GALLERY_COLUMNS = 12, 8
 
 
 class Sample(NamedTuple):
-  """Images with their embeddings.
+  """A random part of a data set with its embeddings; the images stay where they are.
 
   Attributes:
-    images: uint8 [n, S, S, 3].
+    source: the data set.
+    rows: int [n], positions in it.
     features: float32 [n, D].
     labels: int32 [n], -1 where unknown.
   """
 
-  images: np.ndarray
+  source: Source
+  rows: np.ndarray
   features: np.ndarray
   labels: np.ndarray
 
@@ -69,7 +71,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   similarities, rows = knn.nearest(bank.features, queries.features, knn.HEADLINE_K + same)
   if same:  # Without a test split a query is in the bank as well, as its own nearest neighbour.
     similarities, rows = similarities[:, 1:], rows[:, 1:]
-  gallery = _gallery(queries, bank, similarities, rows)
+  gallery = _gallery(config, queries, bank, similarities, rows)
   confusion = None
   classes = query_source.num_classes
   if classes > 1 and not same:
@@ -77,7 +79,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     known = queries.labels >= 0
     confusion = np.zeros((classes, classes), int)
     np.add.at(confusion, (queries.labels[known], predicted[known]), 1)
-  shown = _map(queries)
+  shown = _map(config, queries)
   names = list(query_source.class_names) or [str(i) for i in range(classes)]
   made = _pictures(run, encoder, gallery, shown, confusion, names)
   record = metrics.read(run)
@@ -126,37 +128,40 @@ def _sources(config: Config) -> tuple[Source, Source]:
 def _sample(
   encoder: evaluate.Encoder, config: Config, source: Source, most: int, seed: int
 ) -> Sample:
-  """A random part of the images that can be read, with their embeddings."""
+  """At most `most` of the images that can be read."""
   order = np.random.default_rng((0, seed)).permutation(source.size)[:most]
-  chosen = source.subset(np.sort(order))
-  devices = jax.device_count()
-  images: dict[int, np.ndarray] = {}
-
-  def batches() -> Any:
-    for batch in pipeline.eval_batches(
-      chosen,
-      image_size=config.evals.image_size,
-      batch_size=max(1, round(config.evals.batch_size / devices)) * devices,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-    ):
-      images.update(
-        {int(i): image for i, image, real in
-         zip(batch['index'], batch['image'], batch['mask'], strict=True) if real}
-      )  # fmt: skip
-      # The index in the place of the label comes back with its row.
-      yield {**batch, 'label': batch['index']}
-
+  rows = np.sort(order)
+  chosen = source.subset(rows)
+  # The index in the place of the label comes back with its row.
+  numbered = ({**batch, 'label': batch['index']} for batch in _batches(config, chosen))
   transform = device.make_eval_transform(tuple(config.data.mean), tuple(config.data.std))
-  found, index = _extractor(encoder.net, transform)(encoder.params, encoder.bn, batches())
-  # Of several processes each shows its own images.
-  own = np.array([i for i, number in enumerate(index) if int(number) in images], int)
+  found, index = _extractor(encoder.net, transform)(encoder.params, encoder.bn, numbered)
   labels = chosen.labels
-  return Sample(
-    np.stack([images[int(index[i])] for i in own]),
-    found[own],
-    np.full(len(own), -1, np.int32) if labels is None else labels[index[own]],
+  known = np.full(len(index), -1, np.int32) if labels is None else labels[index]
+  return Sample(source, rows[index], found, known)
+
+
+def _batches(config: Config, source: Source, batch_size: int = 0) -> Any:
+  """Every image once, un-augmented."""
+  devices = jax.device_count()
+  return pipeline.eval_batches(
+    source,
+    image_size=config.evals.image_size,
+    batch_size=batch_size or max(1, round(config.evals.batch_size / devices)) * devices,
+    process_index=0 if batch_size else jax.process_index(),
+    process_count=1 if batch_size else jax.process_count(),
   )
+
+
+def _images(config: Config, source: Source, rows: np.ndarray) -> np.ndarray:
+  """The images at these positions, uint8 [..., S, S, 3]; every process reads all of them."""
+  wanted, back = np.unique(rows, return_inverse=True)
+  side = config.evals.image_size
+  made = np.zeros((len(wanted), side, side, 3), np.uint8)
+  for batch in _batches(config, source.subset(wanted), batch_size=64):
+    real = batch['mask']
+    made[batch['index'][real]] = batch['image'][real]
+  return made[back.reshape(rows.shape)]
 
 
 def _extractor(net: Any, transform: Any) -> features.Extract:
@@ -166,7 +171,9 @@ def _extractor(net: Any, transform: Any) -> features.Extract:
   return features.make_extractor(embed, transform)
 
 
-def _gallery(queries: Sample, bank: Sample, similarities: np.ndarray, rows: np.ndarray) -> Gallery:
+def _gallery(
+  config: Config, queries: Sample, bank: Sample, similarities: np.ndarray, rows: np.ndarray
+) -> Gallery:
   """A dozen random queries, of every class in turn where there are classes."""
   order = np.random.default_rng(2).permutation(len(queries.labels))
   # Stable: the first of every class, then the second of every class, ...
@@ -179,15 +186,15 @@ def _gallery(queries: Sample, bank: Sample, similarities: np.ndarray, rows: np.n
   chosen = order[np.lexsort((np.arange(len(order)), turn))][:_GALLERY_ROWS]
   near = rows[chosen, :_GALLERY_COLUMNS]
   return Gallery(
-    queries.images[chosen],
+    _images(config, queries.source, queries.rows[chosen]),
     queries.labels[chosen],
-    bank.images[near],
+    _images(config, bank.source, bank.rows[near]),
     bank.labels[near],
     similarities[chosen, :_GALLERY_COLUMNS],
   )
 
 
-def _map(sample: Sample) -> Map:
+def _map(config: Config, sample: Sample) -> Map:
   """Principal components and t-SNE of unit features."""
   from sklearn.manifold import TSNE
 
@@ -204,7 +211,8 @@ def _map(sample: Sample) -> Map:
     layouts['t-SNE'] = tsne.fit_transform(unit)
   components = centred @ axes[:2].T
   layouts['PCA'] = np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
-  return Map(layouts, sample.labels[:count], sample.images[:count])
+  images = _images(config, sample.source, sample.rows[:count])
+  return Map(layouts, sample.labels[:count], images)
 
 
 def _pictures(
