@@ -33,12 +33,13 @@ def runs(options: argparse.Namespace) -> list[dict]:
   planned = []
   for method in METHODS:
     for seed in options.seeds:
-      for batch in BATCHES:
+      for batch in options.batches:
         planned.append(
           {'sweep': 'batch', 'setting': str(batch), 'method': method, 'seed': seed,
            'overrides': [f'--config.train.batch_size={batch}']}
         )  # fmt: skip
-      for name, fields in REMOVALS.items():
+      for name in options.removals:
+        fields = REMOVALS[name]
         overrides = [
           f'--config.views.{view}.{field}={value}'
           for view in VIEWS
@@ -131,6 +132,8 @@ def main() -> None:
   parser.add_argument('--seeds', type=int, nargs='+', default=[0])
   parser.add_argument('--out', type=pathlib.Path, required=True)
   parser.add_argument('--runs', type=pathlib.Path, default=pathlib.Path('runs/sweeps'))
+  parser.add_argument('--batches', type=int, nargs='+', default=BATCHES)
+  parser.add_argument('--removals', nargs='+', default=list(REMOVALS), choices=list(REMOVALS))
   parser.add_argument('--workers', type=int, default=1, help='runs at a time')
   parser.add_argument('override', nargs='*', help='-- --config.data.name=npz ...')
   options = parser.parse_args()
