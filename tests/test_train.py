@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from byoljax import checkpoint, evaluate, metrics, tasks
+from byoljax import config as config_lib
 from byoljax.main import main
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -198,5 +199,9 @@ def test_views_task_writes_a_contact_sheet(tiny, tmp_path):
   assert (tmp_path / 'views.png').stat().st_size > 1000
 
 
-def test_every_task_of_a_recipe_exists():
-  assert {'pretrain', 'linear', 'knn', 'views'} == set(tasks.TASKS)
+def test_every_task_of_a_recipe_exists_and_has_one():
+  names = {path.stem for path in (ROOT / 'configs').glob('*.py')} - {'base', 'scales', '__init__'}
+  found = {config_lib.load(str(ROOT / 'configs' / f'{name}.py')).task for name in names}
+  found |= {config_lib.load(f'{ROOT}/configs/frozen.py:{name}').task
+            for name in ('few_labels', 'anomaly')}  # fmt: skip
+  assert found | {'views'} == set(tasks.TASKS)  # A field of any recipe turns it into views.

@@ -264,7 +264,6 @@ def test_import_embed_and_export_again(tmp_path, npz, capsys):
   features = np.asarray(embed(images))
   assert features.shape == (5, embed.dim) == (5, 512)
 
-  assert main.main(['--config=configs/knn.py', f'--config.pretrained={run}']) == 0
   assert main.main(['--config=configs/export.py', f'--config.pretrained={run}',
                     f'--workdir={folder}']) == 0  # fmt: skip
   written = load_file(folder / 'model.safetensors')
