@@ -195,9 +195,11 @@ def _gallery(
 
 
 def _map(config: Config, sample: Sample) -> Map:
-  """Principal components and t-SNE of unit features."""
-  from sklearn.manifold import TSNE
-
+  """Principal components of unit features, and t-SNE where scikit-learn is installed."""
+  try:
+    from sklearn.manifold import TSNE
+  except ImportError:  # Machines for training may have little more than JAX.
+    TSNE = None
   count = min(_MOST_POINTS, len(sample.labels))
   unit = sample.features[:count] / np.maximum(
     np.linalg.norm(sample.features[:count], axis=1, keepdims=True), 1e-12
@@ -205,7 +207,7 @@ def _map(config: Config, sample: Sample) -> Map:
   centred = unit - unit.mean(0)
   _, _, axes = np.linalg.svd(centred, full_matrices=False)
   layouts = {}
-  if count > 5:
+  if TSNE is not None and count > 5:
     perplexity = min(30.0, (count - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init='pca', random_state=0)
     layouts['t-SNE'] = tsne.fit_transform(unit)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import sys
 
 import numpy as np
 from PIL import Image
@@ -207,6 +208,17 @@ def test_images_without_labels(untrained, tmp_path):
   assert 'classes' not in reader.ids and 'nearest-neighbours' in reader.ids
   # An image is not its own neighbour.
   assert '1.00</figcaption>' not in text
+
+
+def test_without_scikit_learn_the_map_has_principal_components(written, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'sklearn', None)
+  monkeypatch.setitem(sys.modules, 'sklearn.manifold', None)
+  before = (written / 'report.html').read_text()
+  assert cli.run(['report', str(written)]) == 0
+  text = (written / 'report.html').read_text()
+  (written / 'report.html').write_text(before)
+  assert 'data-layout="PCA"' in text and 'data-layout="t-SNE"' not in text
+  assert 'data-layout="t-SNE"' in before
 
 
 def test_no_run_is_a_sentence(tmp_path, capsys):
