@@ -20,7 +20,7 @@ import numpy as np
 
 from byoljax import checkpoint, evaluate, parallel
 from byoljax.config import Config, ConfigError, choose, user_errors
-from byoljax.data import datasets, device, pipeline
+from byoljax.data import datasets, pipeline
 from byoljax.data.source import Source
 from byoljax.evals import features
 from byoljax.workdirs import Invocation, say
@@ -76,8 +76,7 @@ def embed(config: Config, invocation: Invocation) -> int:
     'class_names': list(source.class_names),
   }
   _open(folder, about)
-  transform = device.make_eval_transform(tuple(data.mean), tuple(data.std))
-  extract = features.make_extractor(_tap(encoder), transform)
+  extract = evaluate.extractor(encoder.net, tuple(data.mean), tuple(data.std))
   parts = -(-source.size // config.part_size)
   done = 0
   for number in range(parts):
@@ -96,13 +95,6 @@ def embed(config: Config, invocation: Invocation) -> int:
   return 0
 
 
-def _tap(encoder: evaluate.Encoder) -> features.Embed:
-  def embed(params: Any, bn: Any, images: jax.Array) -> Mapping[str, jax.Array]:
-    return encoder.net.apply(params, bn, images, train=False)[0]
-
-  return embed
-
-
 def _embedded(
   extract: features.Extract,
   encoder: evaluate.Encoder,
@@ -111,11 +103,10 @@ def _embedded(
   image_size: int,
   config: Config,
 ) -> Part:
-  devices = jax.device_count()
   batches = pipeline.eval_batches(
     source,
     image_size=image_size,
-    batch_size=max(1, round(config.batch_size / devices)) * devices,
+    batch_size=evaluate.fit_to_devices(config.batch_size),
     process_index=jax.process_index(),
     process_count=jax.process_count(),
     threads=config.data.threads,

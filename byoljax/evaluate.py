@@ -172,7 +172,7 @@ def knn_result(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> d
     data: bank and queries.
     fields: 'k' and 'temperature' (tuples).
   """
-  extract = _extractor(encoder.net, tuple(data.mean), tuple(data.std))
+  extract = extractor(encoder.net, tuple(data.mean), tuple(data.std))
   bank = data.train
   bank_features, bank_labels = extract(encoder.params, encoder.bn, eval_batches(bank, data))
   features_, labels = extract(encoder.params, encoder.bn, eval_batches(data.test, data))
@@ -188,6 +188,12 @@ def knn_result(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> d
     ) | {'bank_size': bank.size, 'queries': data.test.size}
 
 
+def fit_to_devices(batch_size: int) -> int:
+  """The nearest batch size that all devices can share; evaluation does not depend on it."""
+  devices = jax.device_count()
+  return max(1, round(batch_size / devices)) * devices
+
+
 def eval_batches(source: Source, data: EvalData) -> Any:
   """Every example once, un-augmented, over all processes."""
   return pipeline.eval_batches(
@@ -200,7 +206,7 @@ def eval_batches(source: Source, data: EvalData) -> Any:
 
 
 @functools.cache
-def _extractor(net: Net, mean: tuple[float, ...], std: tuple[float, ...]) -> features.Extract:
+def extractor(net: Net, mean: tuple[float, ...], std: tuple[float, ...]) -> features.Extract:
   """One for every network, so that periodic evaluations compile only once."""
 
   def embed(params: PyTree, bn: PyTree, images: jax.Array) -> dict[str, jax.Array]:

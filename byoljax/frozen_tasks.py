@@ -8,13 +8,12 @@ from collections.abc import Callable
 import pathlib
 from typing import Any
 
-import jax
 import numpy as np
 
 from byoljax import evaluate, workdirs
 from byoljax.config import Config, ConfigError, user_errors
-from byoljax.data import datasets, device
-from byoljax.evals import features, frozen
+from byoljax.data import datasets
+from byoljax.evals import frozen
 from byoljax.evaluate import EvalData
 from byoljax.report import table
 from byoljax.workdirs import Invocation, say
@@ -55,25 +54,19 @@ def _data(config: Config, source: Config, home: pathlib.Path) -> EvalData:
     ]
   if splits[0].num_classes < 2:
     raise ConfigError(f'{splits[0].name} has no labels: there is nothing to evaluate.')
-  devices = jax.device_count()
   return EvalData(
     *splits,
     image_size=config.image_size or source.evals.image_size,
     mean=source.data.mean,
     std=source.data.std,
-    batch_size=max(1, round(config.batch_size / devices)) * devices,
+    batch_size=evaluate.fit_to_devices(config.batch_size),
     threads=config.data.threads,
   )
 
 
 def _features(encoder: evaluate.Encoder, data: EvalData) -> tuple[Split, Split]:
   """Features and labels of both splits; images without a label are left out."""
-
-  def embed(params: Any, bn: Any, images: jax.Array) -> dict[str, jax.Array]:
-    return encoder.net.apply(params, bn, images, train=False)[0]
-
-  transform = device.make_eval_transform(tuple(data.mean), tuple(data.std))
-  extract = features.make_extractor(embed, transform)
+  extract = evaluate.extractor(encoder.net, tuple(data.mean), tuple(data.std))
   made = []
   for source in (data.train, data.test):
     found, labels = extract(encoder.params, encoder.bn, evaluate.eval_batches(source, data))

@@ -22,9 +22,9 @@ import byoljax
 from byoljax import config as config_lib
 from byoljax import evaluate, metrics, parallel, workdirs
 from byoljax.config import Config, ConfigError
-from byoljax.data import datasets, device, pipeline
+from byoljax.data import datasets, pipeline
 from byoljax.data.source import Source
-from byoljax.evals import features, knn
+from byoljax.evals import knn
 from byoljax.report import charts, page, pictures
 from byoljax.report.page import Gallery, Map, Page
 
@@ -69,8 +69,8 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   queries = _sample(encoder, config, query_source, _MOST_QUERIES, seed=1)
   same = bank_source.fingerprint == query_source.fingerprint
   similarities, rows = knn.nearest(bank.features, queries.features, knn.HEADLINE_K + same)
-  if same:  # Without a test split a query is in the bank as well, as its own nearest neighbour.
-    similarities, rows = similarities[:, 1:], rows[:, 1:]
+  if same:
+    similarities, rows = without_self(similarities, rows, bank.rows[rows] == queries.rows[:, None])
   gallery = _gallery(config, queries, bank, similarities, rows)
   confusion = None
   classes = query_source.num_classes
@@ -134,20 +134,37 @@ def _sample(
   chosen = source.subset(rows)
   # The index in the place of the label comes back with its row.
   numbered = ({**batch, 'label': batch['index']} for batch in _batches(config, chosen))
-  transform = device.make_eval_transform(tuple(config.data.mean), tuple(config.data.std))
-  found, index = _extractor(encoder.net, transform)(encoder.params, encoder.bn, numbered)
+  extract = evaluate.extractor(encoder.net, tuple(config.data.mean), tuple(config.data.std))
+  found, index = extract(encoder.params, encoder.bn, numbered)
   labels = chosen.labels
   known = np.full(len(index), -1, np.int32) if labels is None else labels[index]
   return Sample(source, rows[index], found, known)
 
 
+def without_self(
+  similarities: np.ndarray, rows: np.ndarray, own: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """One neighbour fewer: the query itself where it is among them, else the farthest.
+
+  Args:
+    similarities: [M, k], descending.
+    rows: [M, k].
+    own: bool [M, k], at most one a row: where the neighbour is the query. Without a test split
+      queries and bank are the same images; the query need not come first, for images may occur
+      twice, and need not be there at all, for a large bank is a part of them.
+  """
+  keep = ~own
+  keep[~own.any(1), -1] = False
+  shape = (len(rows), rows.shape[1] - 1)
+  return similarities[keep].reshape(shape), rows[keep].reshape(shape)
+
+
 def _batches(config: Config, source: Source, batch_size: int = 0) -> Any:
   """Every image once, un-augmented."""
-  devices = jax.device_count()
   return pipeline.eval_batches(
     source,
     image_size=config.evals.image_size,
-    batch_size=batch_size or max(1, round(config.evals.batch_size / devices)) * devices,
+    batch_size=batch_size or evaluate.fit_to_devices(config.evals.batch_size),
     process_index=0 if batch_size else jax.process_index(),
     process_count=1 if batch_size else jax.process_count(),
   )
@@ -162,13 +179,6 @@ def _images(config: Config, source: Source, rows: np.ndarray) -> np.ndarray:
     real = batch['mask']
     made[batch['index'][real]] = batch['image'][real]
   return made[back.reshape(rows.shape)]
-
-
-def _extractor(net: Any, transform: Any) -> features.Extract:
-  def embed(params: Any, bn: Any, images: jax.Array) -> Mapping[str, jax.Array]:
-    return net.apply(params, bn, images, train=False)[0]
-
-  return features.make_extractor(embed, transform)
 
 
 def _gallery(

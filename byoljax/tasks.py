@@ -172,7 +172,7 @@ def _eval_data(config: Config, workdir: pathlib.Path) -> EvalData | None:
     image_size=config.evals.image_size,
     mean=config.data.mean,
     std=config.data.std,
-    batch_size=_fit_to_devices(config.evals.batch_size),
+    batch_size=evaluate.fit_to_devices(config.evals.batch_size),
     threads=config.data.threads,
   )
 
@@ -198,15 +198,9 @@ def _data_of(
     image_size=config.image_size or merged.evals.image_size,
     mean=merged.data.mean,
     std=merged.data.std,
-    batch_size=_fit_to_devices(batch_size),
+    batch_size=evaluate.fit_to_devices(batch_size),
     threads=config.data.threads,
   )
-
-
-def _fit_to_devices(batch_size: int) -> int:
-  """The nearest batch size that all devices can share; evaluation does not depend on it."""
-  devices = jax.device_count()
-  return max(1, round(batch_size / devices)) * devices
 
 
 def _periodic_knn(config: Config, data: EvalData, state: TrainState) -> dict[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byoljax import cli
+from byoljax import cli, report_run
 from byoljax.evals import knn
 from byoljax.report import charts, page, pictures
 
@@ -192,6 +192,15 @@ def test_a_run_becomes_a_page(written):
   assert files == {'neighbours.png', 'map.png', 'filters.png', 'confusion.png'}
   (events,) = (written / 'tensorboard').iterdir()
   assert b'report/neighbours' in events.read_bytes()
+
+
+def test_a_query_is_not_its_own_neighbour_wherever_it_stands():
+  similarities = np.array([[0.9, 0.8, 0.7], [0.9, 0.8, 0.7], [0.9, 0.8, 0.7]])
+  rows = np.array([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
+  own = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
+  kept, left = report_run.without_self(similarities, rows, own)
+  np.testing.assert_array_equal(left, [[1, 2], [3, 5], [6, 7]])
+  np.testing.assert_array_equal(kept, [[0.8, 0.7], [0.9, 0.7], [0.9, 0.8]])
 
 
 def test_images_without_labels(untrained, tmp_path):
