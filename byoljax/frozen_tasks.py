@@ -5,14 +5,12 @@ result.json with its protocol beside the run.
 """
 
 from collections.abc import Callable
-import pathlib
 from typing import Any
 
 import numpy as np
 
-from byoljax import evaluate, workdirs
-from byoljax.config import Config, ConfigError, user_errors
-from byoljax.data import datasets
+from byoljax import eval_setup, evaluate, workdirs
+from byoljax.config import Config, user_errors
 from byoljax.evals import frozen
 from byoljax.evaluate import EvalData
 from byoljax.report import table
@@ -26,12 +24,8 @@ def _task(name: str, compute: Callable[[Config, Split, Split], tuple[dict[str, A
 
   def run(config: Config, invocation: Invocation) -> int:
     encoder, source, directory = evaluate.load_encoder(config.pretrained, config.network)
-    on = f'-{config.data.name.replace(":", "-")}' if config.data.name else ''
-    home = pathlib.Path(
-      invocation.workdir
-      or workdirs.evals_dir(directory) / f'{name}-{config.network}-{directory.name}{on}'
-    )
-    data = _data(config, source, home)
+    home = eval_setup.home(name, config, directory, invocation)
+    data = eval_setup.data_of(config, source, config.batch_size, home)
     say(f'{name} of {directory} ({config.network} network) on {data.test.name}')
     splits = _features(encoder, data)
     with user_errors(name):
@@ -42,26 +36,6 @@ def _task(name: str, compute: Callable[[Config, Split, Split], tuple[dict[str, A
     return 0
 
   return run
-
-
-def _data(config: Config, source: Config, home: pathlib.Path) -> EvalData:
-  name = config.data.name or source.data.name
-  where = config.data.dir or ('' if config.data.name else source.data.dir)
-  with user_errors():
-    splits = [
-      datasets.load(name, split, data_dir=where, unreadable_log=home / 'unreadable.txt')
-      for split in ('train', 'test')
-    ]
-  if splits[0].num_classes < 2:
-    raise ConfigError(f'{splits[0].name} has no labels: there is nothing to evaluate.')
-  return EvalData(
-    *splits,
-    image_size=config.image_size or source.evals.image_size,
-    mean=source.data.mean,
-    std=source.data.std,
-    batch_size=evaluate.fit_to_devices(config.batch_size),
-    threads=config.data.threads,
-  )
 
 
 def _features(encoder: evaluate.Encoder, data: EvalData) -> tuple[Split, Split]:

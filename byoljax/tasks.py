@@ -12,13 +12,13 @@ import time
 from typing import Any
 
 import jax
-from ml_collections import ConfigDict
 
 import byoljax
 from byoljax import (
   assemble,
   checkpoint,
   embed_data,
+  eval_setup,
   evaluate,
   frozen_tasks,
   parallel,
@@ -28,7 +28,7 @@ from byoljax import (
   train,
   workdirs,
 )
-from byoljax.config import Config, ConfigError, user_errors
+from byoljax.config import Config, user_errors
 from byoljax.data import datasets
 from byoljax.data.source import Source
 from byoljax.evaluate import Encoder, EvalData
@@ -85,8 +85,8 @@ def pretrain(config: Config, invocation: Invocation) -> int:
 def linear(config: Config, invocation: Invocation) -> int:
   """Linear evaluation of a pretrained encoder; see `configs/linear.py`."""
   encoder, source_config, directory = evaluate.load_encoder(config.pretrained, config.network)
-  home = _home('linear', config, directory, invocation)
-  data = _data_of(config, source_config, config.linear.batch_size, home)
+  home = eval_setup.home('linear', config, directory, invocation)
+  data = eval_setup.data_of(config, source_config, config.linear.batch_size, home)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   workdirs.open_workdir(home, config, invocation, data.train)
@@ -108,8 +108,8 @@ def linear(config: Config, invocation: Invocation) -> int:
 def knn(config: Config, invocation: Invocation) -> int:
   """k-NN evaluation of a pretrained encoder; see `configs/knn.py`."""
   encoder, source_config, directory = evaluate.load_encoder(config.pretrained, config.network)
-  home = _home('knn', config, directory, invocation)
-  data = _data_of(config, source_config, config.batch_size, home)
+  home = eval_setup.home('knn', config, directory, invocation)
+  data = eval_setup.data_of(config, source_config, config.batch_size, home)
   result = evaluate.knn_result(encoder, data, config.knn)
   workdirs.write_result(home / 'result.json', result, config, directory)
   say(f'k-NN of {directory} ({config.network} network) on {data.test.name}')
@@ -177,32 +177,6 @@ def _eval_data(config: Config, workdir: pathlib.Path) -> EvalData | None:
   )
 
 
-def _data_of(
-  config: Config, pretraining: Config, batch_size: int, log_dir: pathlib.Path
-) -> EvalData:
-  """The data of an evaluation: what its own configuration leaves open is as in pretraining."""
-  merged: Config = ConfigDict(pretraining.to_dict())
-  if config.data.name:
-    merged.data.name, merged.data.dir = config.data.name, config.data.dir
-  elif config.data.dir:
-    merged.data.dir = config.data.dir
-  sources = [_load(merged, split, log_dir) for split in ('train', 'test')]
-  if sources[0].num_classes < 2:
-    raise ConfigError(f'{sources[0].name} has no labels: there is nothing to evaluate.')
-  if sources[0].num_classes != sources[1].num_classes:
-    raise ConfigError(
-      f'{sources[0].num_classes} training classes but {sources[1].num_classes} test classes.'
-    )
-  return EvalData(
-    *sources,
-    image_size=config.image_size or merged.evals.image_size,
-    mean=merged.data.mean,
-    std=merged.data.std,
-    batch_size=evaluate.fit_to_devices(batch_size),
-    threads=config.data.threads,
-  )
-
-
 def _periodic_knn(config: Config, data: EvalData, state: TrainState) -> dict[str, float]:
   """k-NN of the encoder in training, under names of its own: 'knn/*'.
 
@@ -261,17 +235,6 @@ def _knn_table(result: Mapping[str, Any]) -> str:
   return table.format_table(
     result['sweep'], ['k', 'temperature', 'top1'], formats={'top1': '{:.2%}'}
   )
-
-
-def _home(
-  task: str, config: Config, checkpoint_dir: pathlib.Path, invocation: Invocation
-) -> pathlib.Path:
-  """Where an evaluation's results go: beside the run, named after what was evaluated on what."""
-  if invocation.workdir:
-    return pathlib.Path(invocation.workdir)
-  on = [config.data.name.replace(':', '-')] if config.data.name else []
-  name = '-'.join([task, config.network, checkpoint_dir.name, *on])
-  return workdirs.evals_dir(checkpoint_dir) / name
 
 
 def _headline(run: assemble.Run, workdir: pathlib.Path) -> str:

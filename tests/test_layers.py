@@ -68,6 +68,7 @@ HEAVY_ALLOWED = {
   'assemble.py': {'ml_collections', 'optax'},
   'evaluate.py': {'ml_collections'},
   'tasks.py': {'ml_collections'},
+  'eval_setup.py': {'ml_collections'},
   'weights/': {'flax'},
 }
 # The part of data/ that runs on machines with nothing but JAX.
