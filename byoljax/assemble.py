@@ -124,7 +124,7 @@ def assemble(
   arguments = {name: value for name, value in config.method.items() if name != 'name'}
   with user_errors('config.method'):
     method = build(encoder, setting, **arguments)
-  if config.probe.online and source.num_classes > 1:
+  if config.probe.online and source.num_classes > 1 and not source.multi_label:
     method = _watched(method, source.num_classes)
   optimisers = _optimisers(config, length)
   tx = optim.make(
@@ -134,7 +134,7 @@ def assemble(
   example = {
     'views': tuple(np.zeros((2, spec.size, spec.size, 3), np.float32) for spec in specs),
     'index': np.zeros(2, np.int32),
-    'label': np.zeros(2, np.int32),
+    'label': np.zeros((2, *source.label_shape), np.int32),
   }
   create = functools.partial(init_state, method, tx, example, config.seed)
   with user_errors('config'):

@@ -44,6 +44,9 @@ COMMANDS = {
                    overrides=('--config.task=views',)),
   'knn': Command('k-NN evaluation of a run', 'knn', 'RUN', 'pretrained'),
   'linear': Command('linear evaluation of a run', 'linear', 'RUN', 'pretrained'),
+  'finetune': Command('fine-tune the encoder, and train it from scratch', 'finetune', 'RUN',
+                      'pretrained'),
+  'transfer': Command('one encoder on many data sets', 'transfer', 'RUN', 'pretrained'),
   'logistic': Command('logistic regression on frozen features', 'frozen:logistic', 'RUN',
                       'pretrained'),
   'few-labels': Command('the same with a few labels', 'frozen:few_labels', 'RUN', 'pretrained'),
@@ -53,7 +56,8 @@ COMMANDS = {
   'import': Command("make a run of another library's weights", 'import_weights', 'FILE', 'file'),
 }  # fmt: skip
 # Recipes that are not trained, and what recipes are made of.
-_NOT_TRAINED = ('base', 'scales', 'knn', 'linear', 'frozen', 'embed', 'export', 'import_weights')
+_NOT_TRAINED = ('base', 'scales', 'knn', 'linear', 'finetune', 'transfer', 'frozen', 'embed',
+                'export', 'import_weights')  # fmt: skip
 
 _EPILOG = """\
 RECIPE is a name and, after a colon, its options, or the path of a file:

@@ -165,6 +165,8 @@ def _convert(name: str, text: str, present: Any) -> Any:
 
 
 def _convert_tuple(text: str, present: tuple[Any, ...]) -> tuple[Any, ...]:
+  if present and isinstance(present[0], str) and not re.search('[\'"()\\[]', text):
+    return tuple(item.strip() for item in text.split(',') if item.strip())  # cifar10,dtd
   value = ast.literal_eval(text)
   items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
   if present:

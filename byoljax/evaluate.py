@@ -1,39 +1,28 @@
-"""Evaluations of a frozen encoder: k-NN and a linear classifier, on clean images.
+"""Evaluations of a frozen encoder on clean images: where it comes from, its features, k-NN.
 
 An evaluation sees an encoder and two labelled sets, never the method that trained it. The encoder
 of any run is found by its name in the checkpoint alone; the same functions serve a randomly
-initialised encoder and raw pixels, which is what a result has to be compared with.
-
-Linear evaluation runs `train.training` with the probe as its method. The learning rate is chosen on
-training images held out from the probe, the test set is looked at once, and the encoder is checked
-to come out bit-identical.
+initialised encoder and raw pixels, which is what a result has to be compared with. Classifiers that
+are trained on an encoder are in `byoljax.classify`.
 """
 
 from collections.abc import Mapping
-import contextlib
 import functools
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-from ml_collections import ConfigDict
 import numpy as np
 
-from byoljax import assemble, checkpoint, parallel, train, workdirs
-from byoljax.clock import Clock
+from byoljax import checkpoint, workdirs
 from byoljax.config import Config, ConfigError, choose, user_errors
 from byoljax.data import device, pipeline
 from byoljax.data.source import Source
 from byoljax.evals import features, knn
-from byoljax.losses import classification
 from byoljax.models import make_encoder
 from byoljax.models.net import Net, stack
-from byoljax.step import TrainState
 
 PyTree = Any
-# The held-out part need not grow with the data: BYOL's paper held out 10,009 ImageNet images.
-MAX_HELD_OUT = 10_000
 
 # Where a network's encoder lies in a checkpoint's state: parameters, running statistics.
 NETWORKS = {
@@ -174,6 +163,8 @@ def knn_result(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> d
   """
   extract = extractor(encoder.net, tuple(data.mean), tuple(data.std))
   bank = data.train
+  if bank.multi_label:
+    raise ConfigError(f'{bank.name} has several labels per image: k-NN needs one.')
   bank_features, bank_labels = extract(encoder.params, encoder.bn, eval_batches(bank, data))
   features_, labels = extract(encoder.params, encoder.bn, eval_batches(data.test, data))
   with user_errors('k-NN'):
@@ -213,142 +204,3 @@ def extractor(net: Net, mean: tuple[float, ...], std: tuple[float, ...]) -> feat
     return net.apply(params, bn, images, train=False)[0]
 
   return features.make_extractor(embed, device.make_eval_transform(mean, std))
-
-
-def linear_result(
-  encoder: Encoder,
-  data: EvalData,
-  protocol: Mapping[str, Any],
-  *,
-  log: Mapping[str, Any],
-  workdir: pathlib.Path | None = None,
-) -> dict[str, Any] | None:
-  """Trains linear heads on the frozen encoder and tests the one that is best on held-out images.
-
-  Args:
-    encoder: see `Encoder`.
-    data: the probe trains on `data.train` less the held-out part.
-    protocol: as in `configs.base.linear_protocol`.
-    log: as in `config.log`.
-    workdir: where the probe's own run can be resumed; None keeps it in memory.
-
-  Returns:
-    {'top1', 'top5' (from 6 classes on), 'base_lr', 'held_out_top1', ...}, accuracies in [0, 1];
-    None when the process was asked to stop.
-
-  Raises:
-    RuntimeError: the encoder changed, which must not happen.
-  """
-  rates = tuple(protocol['base_lr'])
-  held_out, rest = _split(data.train, protocol['held_out'], protocol['seed'])
-  config = _probe_config(encoder, data, protocol, rates, log)
-  run = assemble.assemble(config, rest, pretrained=(encoder.params, encoder.bn))
-  state, complete = _fit(run, workdir)
-  if not complete:
-    return None
-  _require_frozen(state, encoder)
-  scores = _accuracies(run, state, held_out, data, top=1)
-  best = int(np.argmax(scores))
-  one_head = jax.tree.map(lambda x: x[best : best + 1], state.params)
-  chosen = state.replace(params=one_head)
-  result = {'top1': _accuracies(run, chosen, data.test, data, top=1)[0]}
-  if data.train.num_classes > 5:
-    result['top5'] = _accuracies(run, chosen, data.test, data, top=5)[0]
-  return result | {
-    'base_lr': rates[best],
-    'held_out_top1': scores[best],
-    'held_out_top1_by_lr': dict(zip(map(str, rates), scores, strict=True)),
-    'train_examples': rest.size,
-    'held_out_examples': held_out.size,
-    'test_examples': data.test.size,
-    'steps': run.length.total_steps,
-  }
-
-
-def _split(source: Source, share: float, seed: int) -> tuple[Source, Source]:
-  """(held out, rest), at random."""
-  if not 0 < share < 1:
-    raise ConfigError(f'linear.held_out={share} must be between 0 and 1, such as 0.1.')
-  count = min(MAX_HELD_OUT, max(1, round(share * source.size)))
-  if count >= source.size:
-    raise ConfigError(f'{source.name} has only {source.size} training images: too few to split.')
-  order = np.random.default_rng((seed, 2)).permutation(source.size)
-  return source.subset(np.sort(order[:count])), source.subset(np.sort(order[count:]))
-
-
-def _probe_config(
-  encoder: Encoder,
-  data: EvalData,
-  protocol: Mapping[str, Any],
-  rates: tuple[float, ...],
-  log: Mapping[str, Any],
-) -> Config:
-  """The probe's training run as a configuration: crops and flips, SGD with Nesterov momentum."""
-  view = {
-    'size': data.image_size,
-    'crop_scale': tuple(protocol['crop_scale']),
-    'jitter_prob': 0.0,
-    'gray_prob': 0.0,
-    'blur_prob': 0.0,
-  }
-  return ConfigDict(
-    {
-      'seed': protocol['seed'],
-      'train': {
-        'length': protocol['length'],
-        'batch_size': protocol['batch_size'],
-        'accumulate': 1,
-      },
-      'data': {'mean': data.mean, 'std': data.std, 'threads': data.threads},
-      'augment': {'device': 'accelerator'},
-      'views': {'view1': view},
-      'encoder': dict(encoder.fields),
-      'method': {'name': 'linear_probe', 'num_heads': len(rates)},
-      'optim': {
-        'name': 'sgd',
-        'base_lr': rates,
-        'warmup': '0 steps',
-        'end_lr': 0.0,
-        'weight_decay': 0.0,
-        'momentum': 0.9,
-        'nesterov': True,
-      },
-      'probe': {'online': False},
-      'log': dict(log),
-      'profile': {'start': 0, 'steps': 0},
-    }
-  )
-
-
-def _fit(run: assemble.Run, workdir: pathlib.Path | None) -> tuple[TrainState, bool]:
-  if workdir is not None:
-    # A head whose learning rate is too high may diverge: the others do not notice.
-    return train.train(run, workdir, save_every='20 %', must_be_finite=('loss',))
-  state = parallel.replicate(run.create())
-  clock = Clock(run.length.total_steps, run.length.batch_size)
-  with contextlib.closing(train.training(run, state, 0, clock)) as steps:
-    for step in steps:
-      state = step[1]
-  return state, True
-
-
-def _require_frozen(state: TrainState, encoder: Encoder) -> None:
-  """Compares the encoder under the probe with the one that went in, bit for bit."""
-  after = parallel.fetch((state.method_state.params, state.method_state.bn))
-  before = parallel.fetch((encoder.params, encoder.bn))
-  same = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), after, before)
-  if not all(jax.tree.leaves(same)):
-    raise RuntimeError('the frozen encoder changed during linear evaluation.')
-
-
-def _accuracies(
-  run: assemble.Run, state: TrainState, source: Source, data: EvalData, *, top: int
-) -> list[float]:
-  """Top-k accuracy in [0, 1] of every stacked head on un-augmented images."""
-  transform = device.make_eval_transform(data.mean, data.std)
-  extract = features.make_extractor(run.method.embed, transform, tap='logits')
-  logits, labels = extract(state.params, state.method_state, eval_batches(source, data))
-  each = np.split(logits, logits.shape[1] // data.train.num_classes, axis=1)
-  return [
-    float(classification.accuracy(jnp.asarray(head), jnp.asarray(labels), top)) for head in each
-  ]

@@ -11,7 +11,7 @@ import numpy as np
 
 from byoljax import eval_setup, evaluate, workdirs
 from byoljax.config import Config, user_errors
-from byoljax.evals import frozen
+from byoljax.evals import frozen, scores
 from byoljax.evaluate import EvalData
 from byoljax.report import table
 from byoljax.workdirs import Invocation, say
@@ -27,7 +27,7 @@ def _task(name: str, compute: Callable[[Config, Split, Split], tuple[dict[str, A
     home = eval_setup.home(name, config, directory, invocation)
     data = eval_setup.data_of(config, source, config.batch_size, home)
     say(f'{name} of {directory} ({config.network} network) on {data.test.name}')
-    splits = _features(encoder, data)
+    splits = features(encoder, data)
     with user_errors(name):
       result, text = compute(config, *splits)
     workdirs.write_result(home / 'result.json', result, config, directory)
@@ -38,13 +38,14 @@ def _task(name: str, compute: Callable[[Config, Split, Split], tuple[dict[str, A
   return run
 
 
-def _features(encoder: evaluate.Encoder, data: EvalData) -> tuple[Split, Split]:
+def features(encoder: evaluate.Encoder, data: EvalData) -> tuple[Split, Split]:
   """Features and labels of both splits; images without a label are left out."""
   extract = evaluate.extractor(encoder.net, tuple(data.mean), tuple(data.std))
   made = []
   for source in (data.train, data.test):
     found, labels = extract(encoder.params, encoder.bn, evaluate.eval_batches(source, data))
-    made.append((found[labels >= 0], labels[labels >= 0]))
+    known = labels >= 0 if labels.ndim == 1 else np.full(len(labels), True)
+    made.append((found[known], labels[known]))
   return made[0], made[1]
 
 
@@ -59,9 +60,8 @@ def _logistic(config: Config, train: Split, test: Split) -> tuple[dict[str, Any]
     max_iterations=fields.max_iterations,
   )
   text = (
-    f'top-1 {result["top1"]:.2%}, mean per class {result["mean_per_class"]:.2%} on '
-    f'{result["test_examples"]:,} test images (lambda {result["lambda"]:.3g}, '
-    f'{result["held_out_top1"]:.2%} on held-out training images)'
+    f'{scores.in_words(result)} on {result["test_examples"]:,} test images '
+    f'(lambda {result["lambda"]:.3g}, {result["held_out"]:.2%} on held-out training images)'
   )
   edge = '\nThe best lambda is at the end of the range: widen logistic.lambdas.'
   return result, text + (edge if result['at_the_edge'] else '')

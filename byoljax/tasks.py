@@ -1,4 +1,4 @@
-"""What can be run from the command line: pretrain, linear, knn, views, import, export, embed.
+"""What can be run from the command line, by the name of the task in a configuration.
 
 A task takes a configuration and says what came out of it; everything that it prints or leaves in a
 directory is for a person. Results are JSON with the protocol that they came from.
@@ -17,20 +17,24 @@ import byoljax
 from byoljax import (
   assemble,
   checkpoint,
+  classify,
   embed_data,
   eval_setup,
   evaluate,
+  finetune_task,
   frozen_tasks,
   parallel,
   preview,
   report_run,
   teachers,
   train,
+  transfer,
   workdirs,
 )
 from byoljax.config import Config, user_errors
 from byoljax.data import datasets
 from byoljax.data.source import Source
+from byoljax.evals import scores
 from byoljax.evaluate import Encoder, EvalData
 from byoljax.report import curves, table
 from byoljax.step import TrainState
@@ -91,18 +95,21 @@ def linear(config: Config, invocation: Invocation) -> int:
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   workdirs.open_workdir(home, config, invocation, data.train)
   say(f'Linear evaluation of {directory} ({config.network} network) on {data.test.name}.')
-  result = evaluate.linear_result(encoder, data, config.linear, log=config.log, workdir=home)
+  result = classify.linear_result(encoder, data, config.linear, log=config.log, workdir=home)
   if result is None:
     say('Stopped and saved: the same command goes on from there.')
     return 0
   workdirs.write_result(home / 'result.json', result, config, directory)
-  top5 = f', top-5 {result["top5"]:.2%}' if 'top5' in result else ''
-  say(
-    f'top-1 {result["top1"]:.2%}{top5} on {result["test_examples"]:,} test images '
-    f'(base_lr {result["base_lr"]:g}, {result["held_out_top1"]:.2%} on held-out training images)'
-  )
+  say(f'{scores.in_words(result)} on {result["test_examples"]:,} test images ({_chosen(result)})')
   say(f'result  {home / "result.json"}')
   return 0
+
+
+def _chosen(result: Mapping[str, Any]) -> str:
+  rate = f'base_lr {result["base_lr"]:g}'
+  if 'held_out_top1' not in result:
+    return f'{rate}, the only one'
+  return f'{rate}, {result["held_out_top1"]:.2%} on held-out training images'
 
 
 def knn(config: Config, invocation: Invocation) -> int:
@@ -137,6 +144,8 @@ TASKS: dict[str, Callable[[Config, Invocation], int]] = {
   'import': importing.import_weights,
   'export': exporting.export_run,
   'embed': embed_data.embed,
+  'finetune': finetune_task.finetune,
+  'transfer': transfer.transfer,
   **frozen_tasks.TASKS,
 }
 
@@ -226,7 +235,7 @@ def _final_results(config: Config, data: EvalData, state: TrainState) -> dict[st
     say(f'evaluating {name} ...')
     results[name] = {
       'knn': evaluate.knn_result(encoder, data, config.evals.knn),
-      'linear': evaluate.linear_result(encoder, data, config.evals.linear, log=config.log),
+      'linear': classify.linear_result(encoder, data, config.evals.linear, log=config.log),
     }
   return results
 

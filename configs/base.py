@@ -35,13 +35,77 @@ def view(**changes) -> dict:
 def linear_protocol(**changes) -> dict:
   """Linear evaluation as in BYOL's appendix C.1, with changes."""
   return {
+    'protocol': 'byol_paper',  # what to call it in results
     'length': '80 epochs',
     'batch_size': 1024,
     # Each rate trains a head of its own, side by side; the best on held-out training images wins.
-    'base_lr': (0.4, 0.3, 0.2, 0.1, 0.05),  # per 256 examples
-    'held_out': 0.1,  # share of the training images that chooses the rate
+    'base_lr': (0.4, 0.3, 0.2, 0.1, 0.05),  # per 256 examples, where lr_scaling is linear
+    'held_out': 0.1,  # share of the training images that chooses the rate; unused with a single one
+    'name': 'sgd',  # the optimiser; momentum 0.9
+    'nesterov': True,
+    'lr_scaling': 'linear',  # or 'sqrt', 'none'
+    'schedule': 'cosine',  # or 'step', with decay_at, or 'constant'
+    'granularity': 'step',  # how often the rate moves; or 'epoch'
+    'decay_at': (0.6, 0.8),
+    'warmup': '0 epochs',
+    'weight_decay': 0.0,
+    'start': 'zeros',  # of the heads; or 'normal_0.01', 'fan_in'
+    'norm': False,  # batch normalisation of the features, without scale and shift
     'crop_scale': (0.08, 1.0),
     'seed': 0,
+  } | changes
+
+
+def finetune_protocol(**changes) -> dict:
+  """Fine-tuning with few labels as in BYOL's appendix C.2, with changes.
+
+  Theirs chooses on a validation set of its own; ours on a part of the labelled images.
+  """
+  return {
+    'protocol': 'byol',  # what to call it in results
+    'length': '50 epochs',
+    'batch_size': 1024,  # global; at most the number of labelled images
+    'optim': optimiser(name='sgd', base_lr=0.02, lr_scaling='none', nesterov=True,
+                       warmup='0 epochs', weight_decay=0.0),
+    'head_lr': 1.0,  # of the classifier, times the encoder's
+    # Every combination is tried on held-out labelled images; () = the one value above.
+    'sweep': {
+      'base_lr': (0.005, 0.01, 0.02, 0.05, 0.1),
+      'length': ('30 epochs', '50 epochs'),
+      'weight_decay': (),
+    },
+    'held_out': 0.2,  # share of the labelled images that chooses among them
+    'batch_norm': 'batch',  # or 'frozen': the running statistics of pretraining
+    'head_layers': 0,  # of the projector that stay under the classifier
+    'crop_scale': (0.08, 1.0),
+    'seed': 0,
+  } | changes  # fmt: skip
+
+
+def optimiser(**changes) -> dict:
+  """Every field of an optimiser, with changes."""
+  return {
+    'name': 'lars',
+    'base_lr': 0.3,  # per 256 examples, where lr_scaling is linear
+    'lr_scaling': 'linear',  # in the batch size; or 'sqrt', 'none'
+    'schedule': 'cosine',  # or 'constant', 'step'
+    'granularity': 'step',  # how often the rate moves; or 'epoch'
+    'warmup': '10 epochs',
+    'start_lr': 0.0,  # share of the peak, at the start of the warm-up
+    'end_lr': 0.0,  # share of the peak, for 'cosine'
+    'decay_at': (0.6, 0.8),  # shares of training, for 'step'
+    'decay_factor': 0.1,
+    'weight_decay': 1e-6,
+    'weight_decay_end': -1.0,  # on a cosine, with adamw; -1 = constant
+    'momentum': 0.9,
+    'nesterov': False,
+    'trust_coefficient': 0.001,
+    'exclude_bias_and_norm': True,  # from weight decay and adaptation
+    'clip_norm': 0.0,  # of a whole group's gradient; 0 = off
+    'clip_tensor_norm': 0.0,  # of every tensor's gradient; 0 = off
+    # Fields that differ for some parameters: {'predictor': {'schedule': 'constant'}} for a
+    # role, {'bias_and_norm': {'base_lr': 0.0048}}.
+    'groups': {},
   } | changes
 
 
@@ -78,29 +142,7 @@ def get_config() -> ConfigDict:
         'dtype': 'float32',  # or 'bfloat16' for the computation
       },
       'method': {'name': 'byol'},
-      'optim': {
-        'name': 'lars',
-        'base_lr': 0.3,  # per 256 examples, where lr_scaling is linear
-        'lr_scaling': 'linear',  # in the batch size; or 'sqrt', 'none'
-        'schedule': 'cosine',  # or 'constant', 'step'
-        'granularity': 'step',  # how often the rate moves; or 'epoch'
-        'warmup': '10 epochs',
-        'start_lr': 0.0,  # share of the peak, at the start of the warm-up
-        'end_lr': 0.0,  # share of the peak, for 'cosine'
-        'decay_at': (0.6, 0.8),  # shares of training, for 'step'
-        'decay_factor': 0.1,
-        'weight_decay': 1e-6,
-        'weight_decay_end': -1.0,  # on a cosine, with adamw; -1 = constant
-        'momentum': 0.9,
-        'nesterov': False,
-        'trust_coefficient': 0.001,
-        'exclude_bias_and_norm': True,  # from weight decay and adaptation
-        'clip_norm': 0.0,  # of a whole group's gradient; 0 = off
-        'clip_tensor_norm': 0.0,  # of every tensor's gradient; 0 = off
-        # Fields that differ for some parameters: {'predictor': {'schedule': 'constant'}} for a
-        # role, {'bias_and_norm': {'base_lr': 0.0048}}.
-        'groups': {},
-      },
+      'optim': optimiser(),
       # A linear classifier that watches the encoder; it has its own optimiser and no way back.
       'probe': {'online': True, 'base_lr': 0.2, 'momentum': 0.9},
       'evals': {

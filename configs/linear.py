@@ -3,18 +3,71 @@
     python -m byoljax.main --config=configs/linear.py --config.pretrained=runs/byol
     python -m byoljax.main --config=configs/linear.py --config.pretrained=runs/byol/checkpoints/1240
 
+    :byol_paper    the default: SGD, five learning rates side by side, the best on held-out images
+    :byol_repo :simclr :moco :moco_v3 :moco_v3_vit :simsiam :barlow_twins :vicreg :swav :dino :mae
+                   the probe of another paper: its optimiser, rate, length, start
+    ...,quick      20 epochs of batch 256
+    ...,smoke      seconds, to see that it runs
+
 The encoder, the data and the normalisation come from the pretrained run's own config.json; only the
 protocol stands here. Every learning rate trains a head of its own in one pass, the best on held-out
-training images is taken, and the test set is touched once.
+training images is taken, and the test set is touched once. A protocol with a single rate trains on
+all training images. All of them see random crops and flips, and test on centre crops.
+
+What the named protocols do not carry over: DINO's concatenation of four blocks' class tokens and
+the ten-crop tests of older papers.
 """
 
 from ml_collections import ConfigDict
 
 from configs import base
 
+_PYTORCH = {
+  'nesterov': False,
+  'start': 'normal_0.01',
+  'granularity': 'epoch',
+  'length': '100 epochs',
+  'batch_size': 256,
+  'lr_scaling': 'none',
+}
+# Where their authors' code and paper differ, the code.
+PROTOCOLS = {
+  'byol_paper': {},
+  'byol_repo': {'base_lr': (0.2,), 'batch_size': 4096, 'start': 'fan_in'},
+  'simclr': {'base_lr': (0.1,), 'batch_size': 4096, 'length': '90 epochs'},
+  'moco': _PYTORCH | {'base_lr': (30.0,), 'schedule': 'step', 'decay_at': (0.6, 0.8)},
+  'moco_v3': _PYTORCH
+  | {'base_lr': (0.1,), 'lr_scaling': 'linear', 'batch_size': 1024, 'length': '90 epochs'},
+  'moco_v3_vit': _PYTORCH
+  | {'base_lr': (3.0,), 'lr_scaling': 'linear', 'batch_size': 1024, 'length': '90 epochs'},
+  'simsiam': _PYTORCH
+  | {
+    'name': 'larc',
+    'base_lr': (0.1,),
+    'lr_scaling': 'linear',
+    'batch_size': 4096,
+    'length': '90 epochs',
+  },
+  'barlow_twins': _PYTORCH | {'base_lr': (0.3,), 'weight_decay': 1e-6},
+  'vicreg': _PYTORCH | {'base_lr': (0.02,), 'weight_decay': 1e-6},
+  'swav': _PYTORCH | {'base_lr': (0.3,), 'weight_decay': 1e-6},
+  'dino': _PYTORCH | {'base_lr': (0.001,), 'lr_scaling': 'linear', 'batch_size': 1024},
+  'mae': {
+    'name': 'lars',
+    'nesterov': False,
+    'base_lr': (0.1,),
+    'batch_size': 16384,
+    'length': '90 epochs',
+    'warmup': '10 epochs',
+    'start': 'normal_0.01',
+    'norm': True,
+  },
+}
+
 
 def get_config(arg: str = '') -> ConfigDict:
   options = [option for option in arg.split(',') if option]
+  named = next((option for option in options if option in PROTOCOLS), 'byol_paper')
   config = ConfigDict(
     {
       'task': 'linear',
@@ -23,14 +76,15 @@ def get_config(arg: str = '') -> ConfigDict:
       # '' and () mean: as in pretraining.
       'data': {'name': '', 'dir': '', 'threads': 0},
       'image_size': 0,  # 0 = as in pretraining
-      'linear': base.linear_protocol(),
+      'linear': base.linear_protocol(protocol=named, **PROTOCOLS[named]),
       'log': {'every': '50 steps', 'tensorboard': True, 'csv': False, 'verbose': False},
     }
   )
+  options = [option for option in options if option != named]
   if 'quick' in options:
     options.remove('quick')
-    config.linear.update(length='20 epochs', batch_size=256)
+    config.linear.update(protocol=f'{named}, quick', length='20 epochs', batch_size=256)
   if 'smoke' in options:
     options.remove('smoke')
-    config.linear.update(length='4 steps', batch_size=64)
-  return base.finish(config, options, known=['quick'])
+    config.linear.update(length='4 steps', batch_size=64, warmup='1 steps')
+  return base.finish(config, options, known=[*PROTOCOLS, 'quick'])

@@ -526,6 +526,45 @@ def test_tfds_slices_sums_and_names(tfds_root, monkeypatch):
     assert datasets.load('tfds:tiny', split).size == size
 
 
+def test_tfds_with_several_labels_per_image(tmp_path):
+  """As VOC has them: all classes, and those that are not difficult; also through the pipeline."""
+  from byoljax.data import pipeline, tensorflow_import
+
+  tfds = tensorflow_import.tensorflow_datasets()
+  classes = tfds.features.ClassLabel(names=['cat', 'dog', 'tree'])
+  rows = [([0, 2], [2]), ([1], [1]), ([], []), ([0, 1, 2], [0, 1, 2])]
+  tfds.dataset_builders.store_as_tfds_dataset(
+    name='pictures',
+    version='1.0.0',
+    features=tfds.features.FeaturesDict(
+      {
+        'image': tfds.features.Image(shape=(None, None, 3), encoding_format='png'),
+        'labels': tfds.features.Sequence(classes),
+        'labels_no_difficult': tfds.features.Sequence(classes),
+      }
+    ),
+    split_datasets={
+      'train': [
+        (i, {'image': _pixels(8, 8, i), 'labels': shown, 'labels_no_difficult': counting})
+        for i, (shown, counting) in enumerate(rows)
+      ]
+    },
+    data_dir=str(tmp_path),
+    disable_shuffling=True,
+  )
+  found = tfds_source.from_tfds('pictures', 'train', data_dir=tmp_path)
+  due = np.array([[-1, 0, 1], [0, 1, 0], [0, 0, 0], [1, 1, 1]])
+  assert found.multi_label and found.num_classes == 3 and found.label_shape == (3,)
+  assert found.class_names == ('cat', 'dog', 'tree')
+  np.testing.assert_array_equal(found.labels, due)
+  np.testing.assert_array_equal(found.subset(np.array([2, 0])).labels, due[[2, 0]])
+  batches = list(pipeline.eval_batches(found, image_size=8, batch_size=3))
+  assert batches[1]['mask'].tolist() == [True, False, False]
+  np.testing.assert_array_equal(
+    np.concatenate([batch['label'][batch['mask']] for batch in batches]), due
+  )
+
+
 def test_tfds_errors(tfds_root):
   for name, split, options, message in (
     ('cifar10', 'train', {}, r'cifar10 is not prepared in .*download_and_prepare\(\)'),

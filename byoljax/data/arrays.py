@@ -2,7 +2,8 @@
 
 An `.npz` holds `x_train`, `y_train`, `x_test`, `y_test` and, for pretraining alone, `x_unlabelled`:
 images uint8 [N, H, W, 3] (or grey [N, H, W] / [N, H, W, 1], repeated to three channels when read),
-labels whole numbers [N], -1 for none; every `y_` may be absent. A file written by `np.savez` is
+labels whole numbers [N], -1 for none, or [N, C] with 1, 0 and -1 (does not count) where images have
+several labels each; every `y_` may be absent. A file written by `np.savez` is
 stored uncompressed, so its images are mapped from the file rather than loaded; what
 `np.savez_compressed` writes is loaded as a whole.
 """
@@ -37,7 +38,7 @@ def from_arrays(
 
   Args:
     images: uint8 [N, H, W, 3], [N, H, W, 1] or [N, H, W].
-    labels: whole numbers [N] (-1: none), or None.
+    labels: whole numbers [N] (-1: none), [N, C] for several labels per image, or None.
     name: for messages and the fingerprint.
     class_names: one per class, or empty.
     num_classes: by default the number of names, else the largest label + 1.
@@ -89,7 +90,7 @@ def from_npz(path: str | os.PathLike, split: str) -> source.Source:
   class_names = () if names is None else tuple(str(n) for n in np.asarray(names).ravel())
   # Both splits count the classes of both, so that a test set without the last class agrees.
   every = [np.asarray(members[key]) for key in ('y_train', 'y_test') if key in members]
-  most = max((int(y.max()) + 1 for y in every if y.size), default=0)
+  most = max((_classes(y) for y in every if y.size), default=0)
   mark = source.fingerprint(
     'npz', split, [(key, members[key].shape, checksums[key]) for key in wanted]
   )
@@ -106,14 +107,16 @@ def _make(
   mark: str,
 ) -> source.Source:
   starts = np.cumsum([0] + [len(x) for x in images])
+  # Of arrays without labels beside others with some, every label is unknown.
+  shape = next((part.shape[1:] for part in labels if part is not None), ())
   y = np.concatenate(
     [
-      np.full(len(x), -1, np.int32) if part is None else part
+      np.full((len(x), *shape), -1, np.int32) if part is None else part
       for x, part in zip(images, labels, strict=True)
     ]
   )
   if num_classes is None:
-    num_classes = len(class_names) or int(y.max(initial=-1)) + 1
+    num_classes = len(class_names) or _classes(y)
   if class_names and len(class_names) != num_classes:
     raise ValueError(
       f'{name} names {len(class_names)} classes but its labels need {num_classes}; name each one.'
@@ -142,7 +145,14 @@ def _make(
     fetch=fetch,
     fetch_labels=lambda: y if labelled else None,
     locate=lambda row: f'{name}[{row}]',
+    multi_label=labelled and bool(shape),
   )
+
+
+def _classes(labels: np.ndarray) -> int:
+  """How many classes there are at least."""
+  several = labels.ndim == 2 and labels.shape[1] > 1
+  return labels.shape[1] if several else int(labels.max(initial=-1)) + 1
 
 
 def _check_images(images: Any, where: str, key: str) -> np.ndarray:
@@ -168,12 +178,14 @@ def _check_labels(labels: Any, count: int, where: str, key: str) -> np.ndarray:
     raise ValueError(f'{where}: {key} has type {y.dtype}, but labels must be whole numbers.')
   if y.ndim == 2 and y.shape[1] == 1:
     y = y[:, 0]
-  if y.ndim != 1:
-    raise ValueError(f'{where}: {key} has shape {list(y.shape)}, but labels must be [N].')
+  if y.ndim not in (1, 2):
+    raise ValueError(f'{where}: {key} has shape {list(y.shape)}, but labels must be [N] or [N, C].')
   if len(y) != count:
     raise ValueError(f'{where}: {key} has {len(y)} labels for {count} images.')
   if y.size and int(y.min()) < -1:
     raise ValueError(f'{where}: {key} holds {y.min()}, but labels are >= 0, or -1 for none.')
+  if y.ndim == 2 and y.size and int(y.max()) > 1:
+    raise ValueError(f'{where}: {key} holds {y.max()}, but labels [N, C] are 1, 0 or -1.')
   return y.astype(np.int32)
 
 

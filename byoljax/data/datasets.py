@@ -30,6 +30,7 @@ class Facts:
     tfds: name in TFDS, for kind 'tfds'.
     pretrain, train, test: the splits in TFDS's notation, for kind 'tfds'.
     image_size: side in pixels at which the set is usually trained; 0 where it is up to the data.
+    metric: the one that the literature reports, a name of `evals.scores`.
   """
 
   kind: str
@@ -38,6 +39,7 @@ class Facts:
   train: str = 'train'
   test: str = 'test'
   image_size: int = 0
+  metric: str = 'top1'
 
 
 DATASETS = {
@@ -49,7 +51,18 @@ DATASETS = {
   'imagenet2012': Facts('tfds', 'imagenet2012', test='validation', image_size=224),
   'folder': Facts('folder'),
   'npz': Facts('npz'),
-}
+  # Transfer, as by Kornblith et al. (arXiv 1805.08974, appendix A.1): what is trained on is
+  # training and validation images together.
+  'food101': Facts('tfds', 'food101', test='validation'),
+  'flowers102': Facts('tfds', 'oxford_flowers102', train='train+validation',
+                      metric='mean_per_class'),
+  'pets': Facts('tfds', 'oxford_iiit_pet', metric='mean_per_class'),
+  'dtd': Facts('tfds', 'dtd', train='train+validation'),
+  'cars': Facts('tfds', 'cars196'),
+  'sun397': Facts('tfds', 'sun397/tfds', train='train+validation'),
+  'caltech101': Facts('tfds', 'caltech101', metric='mean_per_class'),
+  'voc2007': Facts('tfds', 'voc/2007', train='train+validation', metric='map11'),
+}  # fmt: skip
 
 
 def facts(name: str) -> Facts:

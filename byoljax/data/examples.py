@@ -72,7 +72,7 @@ class Plan(NamedTuple):
 
   Attributes:
     index: number of each example in its source, int32 [n]; -1: nothing there.
-    label: int32 [n]; -1: none.
+    label: int32 [n, *label_shape]; -1: none.
     row: row of the group that each file belongs to, int32 [m].
     files: image files, object [m] of bytes.
     kind: who decodes them, int32 [m] (`image_file`).
@@ -115,6 +115,11 @@ class Planner:
     # for good, the batches would depend on whether the run has met it.
     self._broken: set[tuple[int, int | None]] = set()
 
+  @property
+  def label_shape(self) -> tuple[int, ...]:
+    """See `Source.label_shape`."""
+    return self._source.label_shape
+
   def plan(self, index: np.ndarray, epoch: int) -> Plan:
     """The plan of a group.
 
@@ -125,7 +130,7 @@ class Planner:
     Raises:
       ValueError: very many examples in a row cannot be read.
     """
-    index, label = index.copy(), np.full(len(index), -1, np.int32)
+    index, label = index.copy(), np.full((len(index), *self.label_shape), -1, np.int32)
     files, headers = np.full(len(index), b'', object), np.zeros((len(index), 3), np.int32)
     there = np.flatnonzero(index >= 0)
     if len(there):
@@ -173,7 +178,7 @@ class Planner:
       return None
     return kind, height, width
 
-  def _next(self, index: int, epoch: int) -> tuple[int, int, bytes, tuple[int, int, int]]:
+  def _next(self, index: int, epoch: int) -> tuple[int, np.ndarray, bytes, tuple[int, int, int]]:
     """The first example after `index`, around the end, that can be used: with label and file."""
     limit = min(self._source.size - 1, _MAX_UNREADABLE_IN_A_ROW)
     for step in range(1, limit + 1):
@@ -181,7 +186,7 @@ class Planner:
       files, label = self._source.read(np.array([candidate]))
       header = self._look(candidate, files[0], epoch)
       if header is not None:
-        return candidate, int(label[0]), files[0], header
+        return candidate, label[0], files[0], header
     name = self._source.locate(index)
     raise ValueError(
       f'{limit + 1} examples of {self._source.name} in a row cannot be read; the first is {name}: '

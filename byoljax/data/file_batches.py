@@ -41,7 +41,7 @@ class FileBatches(Batches):
       decoder: carries them out (`decode.make_decoder`).
       sizes: side of each view in pixels.
       threads: for decoding.
-      finish: from 'index' int32 [b], 'label' int32 [b] and 'views', a tuple of uint8
+      finish: from 'index' int32 [b], 'label' int32 [b, ...] and 'views', a tuple of uint8
         [b, S, S, 3], to what is handed out.
     """
     super().__init__(steps)
@@ -76,7 +76,8 @@ class FileBatches(Batches):
     self._stream.close_with(self)
 
   def _at(self, step: int) -> Batch:
-    index, label = np.full((2, self._size), -1, np.int32)
+    index = np.full(self._size, -1, np.int32)
+    label = np.full((self._size, *self._planner.label_shape), -1, np.int32)
     views = tuple(np.zeros((self._size, size, size, 3), np.uint8) for size in self._sizes)
     for group in range(self._groups):
       number = step * self._groups + group

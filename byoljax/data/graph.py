@@ -158,7 +158,7 @@ def _stages(
   Without `threads` nothing is made before it is asked for.
   """
   fields = _fields(num_views)
-  nothing = tuple(np.zeros([side or 0 for side in shape], kind) for kind, shape in fields)
+  nothing = tuple(np.zeros([side or 0 for side in shape or [None]], kind) for kind, shape in fields)
 
   def plan(number: np.ndarray) -> tuple[np.ndarray, ...]:
     if not wanted():
@@ -188,11 +188,11 @@ def _stages(
   return data.map(plain(carried_out), num_parallel_calls=threads)
 
 
-def _fields(num_views: int) -> list[tuple[type, list[int | None]]]:
+def _fields(num_views: int) -> list[tuple[type, list[int | None] | None]]:
   """Types and shapes of the fields of a `Plan`."""
   return [
     (np.int32, [None]),
-    (np.int32, [None]),
+    (np.int32, None),  # Labels: a number, or a row of them.
     (np.int32, [None]),
     (np.bytes_, [None]),
     (np.int32, [None]),

@@ -55,9 +55,9 @@ def train_batches(
     threads: for decoding; 0 means one for every core that this process may use.
 
   Returns:
-    Dicts of b = B / P rows: 'index' int32 [b], 'label' int32 [b] (-1: none), and 'views', a tuple
-    of uint8 [b, S, S, 3]; or, for a source of arrays with the photometric part on the accelerator,
-    'image' uint8 [b, H, W, 3].
+    Dicts of b = B / P rows: 'index' int32 [b], 'label' int32 [b, *source.label_shape] (-1: none),
+    and 'views', a tuple of uint8 [b, S, S, 3]; or, for a source of arrays with the photometric part
+    on the accelerator, 'image' uint8 [b, H, W, 3].
 
   Raises:
     ValueError: an argument out of range; or, while iterating, data that cannot be read at all.
@@ -120,9 +120,9 @@ def eval_batches(
     threads: for decoding; 0 means one for every core that this process may use.
 
   Returns:
-    Dicts of b = B / P rows: 'image' uint8 [b, S, S, 3], 'index' int32 [b], 'label' int32 [b] (-1:
-    none) and 'mask' bool [b]: False for padding and for examples that cannot be read, whose index
-    is -1 and whose image is black.
+    Dicts of b = B / P rows: 'image' uint8 [b, S, S, 3], 'index' int32 [b], 'label' int32
+    [b, *source.label_shape] (-1: none) and 'mask' bool [b]: False for padding and for examples that
+    cannot be read, whose index is -1 and whose image is black.
 
   Raises:
     ValueError: an argument out of range.
@@ -151,7 +151,7 @@ def eval_batches(
     index = indices(step)
     inside = index >= 0
     image = np.zeros((len(index), image_size, image_size, 3), np.uint8)
-    label = np.full(len(index), -1, np.int32)
+    label = np.full((len(index), *source.label_shape), -1, np.int32)
     if inside.any():
       pixels, label[inside] = source.read(index[inside])
       if pixels.shape[1:3] != (image_size, image_size):

@@ -88,6 +88,8 @@ class Source:
     fetch_labels: () -> int32 [N], or None where there are no labels; called through `labels`.
     locate: index -> the example's file or record, for messages.
     unreadable: where examples that cannot be read are noted.
+    multi_label: True: images have several labels each, and labels are int32 [b, C] instead: 1 where
+      the class is there, 0 where not, -1 where that does not count.
   """
 
   name: str
@@ -101,6 +103,7 @@ class Source:
   fetch_labels: Callable[[], np.ndarray | None]
   locate: Callable[[int], str]
   unreadable: UnreadableLog = dataclasses.field(default_factory=UnreadableLog)
+  multi_label: bool = False
 
   def __post_init__(self):
     """Refuses an empty set."""
@@ -115,7 +118,7 @@ class Source:
 
     Returns:
       Images (object [b] of bytes, empty where a file could not be opened, or uint8 [b, H, W, 3])
-      and labels int32 [b], -1 where unknown.
+      and labels int32 [b, *label_shape], -1 where unknown.
 
     Raises:
       ValueError: an index is out of range.
@@ -124,8 +127,13 @@ class Source:
 
   @property
   def labels(self) -> np.ndarray | None:
-    """Labels of all examples, int32 [N] (-1: unknown), or None; read once, on first use."""
+    """Labels of all examples, int32 [N, *label_shape], or None; read once, on first use."""
     return self.fetch_labels()
+
+  @property
+  def label_shape(self) -> tuple[int, ...]:
+    """The shape of one example's label: () or, with several labels each, (C,)."""
+    return (self.num_classes,) if self.multi_label else ()
 
   def subset(self, indices: np.ndarray) -> 'Source':
     """The examples `indices` as a source of their own, numbered 0..len(indices)-1 in that order.

@@ -44,7 +44,8 @@ def from_tfds(
     split: a split, a slice or a sum of them, in TFDS's notation.
     data_dir: where sets are prepared; empty means `default_dir()`.
     image_key: feature that holds the image.
-    label_key: feature that holds the class; where it is missing the examples are unlabelled.
+    label_key: feature that holds the class; where it is missing, 'labels' is looked for (several
+      per image; VOC's `labels_no_difficult` says which count), else the examples are unlabelled.
     unreadable: where images that cannot be decoded are noted.
 
   Raises:
@@ -54,17 +55,21 @@ def from_tfds(
   tfds = tensorflow_import.tensorflow_datasets()
   builder = tfds.builder_from_directory(directory)
   info = builder.info
-  image, names, classes = _features(tfds, info, image_key, label_key)
+  image, label_keys, names, classes = _features(tfds, info, image_key, label_key)
+  multi_label = len(label_keys) == 2
   fetch_records, size = _open_split(info, split)
   label = f'{info.full_name}:{split}'
-  parse = functools.partial(_parse, image_key=image_key, label_key=label_key if classes else None)
+  parse = functools.partial(
+    _parse, image_key=image_key, label_keys=label_keys if classes else (), classes=classes
+  )
 
   def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return parse(fetch_records(rows))
 
   @functools.cache
   def labels() -> np.ndarray | None:
-    return _all_labels(label, directory, size, fetch) if classes else None
+    shape = (size, classes) if multi_label else (size,)
+    return _all_labels(label, directory, shape, fetch) if classes else None
 
   height, width = image.shape[:2]
   return source.Source(
@@ -79,6 +84,7 @@ def from_tfds(
     fetch_labels=labels,
     locate=lambda row: f'{label}[{row}]',
     unreadable=source.UnreadableLog() if unreadable is None else unreadable,
+    multi_label=multi_label,
   )
 
 
@@ -166,8 +172,12 @@ def _prepared_somewhere(base: str) -> bool:
 
 def _features(
   tfds: Any, info: Any, image_key: str, label_key: str
-) -> tuple[Any, tuple[str, ...], int]:
-  """The image feature, and the names and number of the classes (0: unlabelled)."""
+) -> tuple[Any, tuple[str, ...], tuple[str, ...], int]:
+  """The image feature, the labels' keys, and the names and number of the classes (0: unlabelled).
+
+  Several labels per image have two keys: of all classes, and of those that count (VOC's objects
+  that are not 'difficult'), the same one where there is no such distinction.
+  """
   features = dict(info.features.items())
   image: Any = features.get(image_key)
   if not isinstance(image, tfds.features.Image):
@@ -181,9 +191,19 @@ def _features(
       f'{info.full_name}: images of type {image.np_dtype} are not supported, only uint8 and uint16.'
     )
   label: Any = features.get(label_key)
+  keys: tuple[str, ...] = (label_key,)
+  if label is None and _several(tfds, features.get('labels')):
+    keys = ('labels', 'labels_no_difficult' if 'labels_no_difficult' in features else 'labels')
+    label = dict(info.features.items())['labels'].feature
   if not isinstance(label, tfds.features.ClassLabel):
-    return image, (), 0
-  return image, tuple(label.names or ()), int(label.num_classes or 0)
+    return image, (), (), 0
+  return image, keys, tuple(label.names or ()), int(label.num_classes or 0)
+
+
+def _several(tfds: Any, feature: Any) -> bool:
+  """Whether a feature holds any number of class labels."""
+  sequence = isinstance(feature, tfds.features.Sequence)
+  return sequence and isinstance(feature.feature, tfds.features.ClassLabel)
 
 
 def _open_split(info: Any, split: str) -> tuple[Any, int]:
@@ -227,27 +247,39 @@ def _open_split(info: Any, split: str) -> tuple[Any, int]:
 
 
 def _parse(
-  serialised: list[bytes], *, image_key: str, label_key: str | None
+  serialised: list[bytes], *, image_key: str, label_keys: tuple[str, ...], classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Encoded images, object [b] of bytes, and labels int32 [b], of serialised examples."""
+  """Encoded images, object [b] of bytes, and labels int32 [b] or [b, C], of serialised examples."""
   tf = tensorflow_import.tensorflow()
-  wanted = {image_key: tf.io.FixedLenFeature((), tf.string)}
-  if label_key is not None:
-    wanted[label_key] = tf.io.FixedLenFeature((), tf.int64, default_value=-1)
+  wanted: dict[str, Any] = {image_key: tf.io.FixedLenFeature((), tf.string)}
+  one = tf.io.FixedLenFeature((), tf.int64, default_value=-1)
+  several = tf.io.RaggedFeature(tf.int64)
+  wanted |= dict.fromkeys(label_keys, one if len(label_keys) == 1 else several)
   parsed = tf.io.parse_example(tf.constant(serialised, tf.string), wanted)
   images = parsed[image_key].numpy()
-  if label_key is None:
+  if not label_keys:
     return images, np.full(len(serialised), -1, np.int32)
-  return images, parsed[label_key].numpy().astype(np.int32)
+  if len(label_keys) == 1:
+    return images, parsed[label_keys[0]].numpy().astype(np.int32)
+  shown, counting = (_marks(parsed[key], classes) for key in label_keys)
+  return images, np.where(shown & ~counting, -1, counting).astype(np.int32)
 
 
-def _all_labels(name: str, directory: str, size: int, fetch: Any) -> np.ndarray:
+def _marks(ragged: Any, classes: int) -> np.ndarray:
+  """Whether each class is among an example's labels, bool [b, C]."""
+  marks = np.zeros((int(ragged.nrows()), classes), bool)
+  marks[ragged.value_rowids().numpy(), ragged.values.numpy()] = True
+  return marks
+
+
+def _all_labels(name: str, directory: str, shape: tuple[int, ...], fetch: Any) -> np.ndarray:
   """Labels of a whole split: one pass over its records, kept in the cache."""
   key = records.file_key(os.path.join(directory, 'dataset_info.json'))
-  cache = records.cache_path('labels', name, size, *key)
+  cache = records.cache_path('labels', name, *shape, *key)
   known = records.load_cached(cache)
-  if known is not None and known.shape == (size,) and known.dtype == np.int32:
+  if known is not None and known.shape == shape and known.dtype == np.int32:
     return known
+  size = shape[0]
   rows = np.arange(size)
   parts = [fetch(rows[i : i + _LABEL_BATCH])[1] for i in range(0, size, _LABEL_BATCH)]
   labels = np.concatenate(parts)

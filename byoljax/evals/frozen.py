@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from byoljax.evals import scores
+
 # Transfer by linear evaluation: 45 values, evenly spaced on a logarithmic scale (Kornblith et al.,
 # arXiv 1805.08974, appendix A.5; taken over by SimCLR, appendix B.8.1, and BYOL, appendix E.1).
 LAMBDAS = tuple(float(value) for value in np.logspace(-6, 5, 45))
@@ -26,20 +28,21 @@ def logistic(
   """Multinomial logistic regression by L-BFGS; the regularisation is chosen on held-out images.
 
   minimises sum_i CE(W x_i + b, y_i) + lambda / 2 |W|^2; the best lambda on a stratified held-out
-  part of the training images is fitted again on all of them, and tested once.
+  part of the training images is fitted again on all of them, and tested once. Where images have
+  several labels each, every class is a problem of two classes of its own.
 
   Args:
-    train: features [N, D] and labels [N] >= 0.
-    test: features [M, D] and labels [M] >= 0.
+    train: features [N, D] and labels [N] >= 0, or [N, C]: 1 present, 0 absent, -1 does not count.
+    test: features [M, D] and labels, alike.
     lambdas: candidates, above 0.
     held_out: share of the training images that chooses, in (0, 1).
     seed: of the split.
     max_iterations: of L-BFGS.
 
   Returns:
-    {'top1', 'mean_per_class' (mean of the classes' accuracies), 'lambda', 'held_out_top1',
-    'at_the_edge' (whether the best lambda is the first or last of several), 'train_examples',
-    'test_examples'}, accuracies in [0, 1].
+    Scores of the test images (see `scores.of_logits`) with {'lambda', 'held_out' (their first, on
+    held-out images), 'at_the_edge' (whether the best lambda is the first or last of several),
+    'train_examples', 'test_examples'}.
 
   Raises:
     ValueError: fewer than two classes, or a class with a single training image.
@@ -47,23 +50,25 @@ def logistic(
   from sklearn.model_selection import train_test_split
 
   _check(*train)
+  classes = _classes(train[1], test[1])
   rest, chosen = train_test_split(
-    np.arange(len(train[1])), test_size=held_out, random_state=seed, stratify=train[1]
+    np.arange(len(train[1])),
+    test_size=held_out,
+    random_state=seed,
+    stratify=train[1] if train[1].ndim == 1 else None,
   )
-  scores, start = [], None
+  held, start = [], None
   order = sorted(lambdas, reverse=True)  # From the simplest: each fit starts at the last one.
   for value in order:
-    model = _fit(train[0][rest], train[1][rest], value, max_iterations, start)
-    scores.append(float(np.mean(model.predict(train[0][chosen]) == train[1][chosen])))
-    start = model
-  best = int(np.argmax(scores))
-  model = _fit(*train, order[best], max_iterations)
-  right = model.predict(test[0]) == test[1]
+    start = _models(train[0][rest], train[1][rest], value, max_iterations, start)
+    found = scores.of_logits(_logits(start, train[0][chosen], classes), train[1][chosen])
+    held.append(next(iter(found.values())))
+  best = int(np.argmax(held))
+  model = _models(*train, order[best], max_iterations)
   return {
-    'top1': float(np.mean(right)),
-    'mean_per_class': float(np.mean([right[test[1] == c].mean() for c in np.unique(test[1])])),
+    **scores.of_logits(_logits(model, test[0], classes), test[1]),
     'lambda': order[best],
-    'held_out_top1': scores[best],
+    'held_out': held[best],
     'at_the_edge': len(order) > 1 and best in (0, len(order) - 1),
     'train_examples': len(train[1]),
     'test_examples': len(test[1]),
@@ -99,6 +104,7 @@ def few_labels(
   Raises:
     ValueError: more images per class than there are, or fewer than two classes.
   """
+  _check_single(train[1])
   _check(*train)
   least = int(np.bincount(train[1])[np.unique(train[1])].min())
   wanted = [(f'{count} per class', count, None) for count in shots]
@@ -107,15 +113,15 @@ def few_labels(
   for name, count, share in wanted:
     if count is not None and not 1 <= count <= least:
       raise ValueError(f'shots={count}: the smallest class has {least} training images.')
-    scores, size = [], 0
+    found, size = [], 0
     for draw in range(draws):
       part = subset(train[1], count=count, share=share, seed=(seed, draw))
       model = _fit(train[0][part], train[1][part], value, max_iterations)
-      scores.append(float(np.mean(model.predict(test[0]) == test[1])))
+      found.append(float(np.mean(model.predict(test[0]) == test[1])))
       size = len(part)
-    spread = float(np.std(scores, ddof=1)) if draws > 1 else None
+    spread = float(np.std(found, ddof=1)) if draws > 1 else None
     rows.append(
-      {'labels': name, 'examples': size, 'top1': float(np.mean(scores)), 'top1_sd': spread}
+      {'labels': name, 'examples': size, 'top1': float(np.mean(found)), 'top1_sd': spread}
     )
   return rows
 
@@ -178,6 +184,7 @@ def anomaly(
 
   from byoljax.evals import knn
 
+  _check_single(train[1])
   _check(*train)
   found = {}
   for label in np.unique(test[1]):
@@ -187,6 +194,38 @@ def anomaly(
     similarities, _ = knn.nearest(normal, test[0], neighbours)
     found[int(label)] = float(roc_auc_score(test[1] == label, similarities.mean(1)))
   return {'auroc': float(np.mean(list(found.values()))), 'by_class': found}
+
+
+def _classes(*labels: np.ndarray) -> int:
+  return labels[0].shape[1] if labels[0].ndim == 2 else 1 + int(max(y.max() for y in labels))
+
+
+def _models(
+  x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: list[Any] | None = None
+) -> list[Any]:
+  """One fitted model; or one for every class, None where its labels are all alike."""
+  if y.ndim == 1:
+    return [_fit(x, y, value, iterations, start[0] if start else None)]
+  made = []
+  for label in range(y.shape[1]):
+    own = y[:, label]
+    counts = own >= 0
+    alike = len(np.unique(own[counts])) < 2
+    before = start[label] if start else None
+    made.append(None if alike else _fit(x[counts], own[counts], value, iterations, before))
+  return made
+
+
+def _logits(models: list[Any], x: np.ndarray, classes: int) -> np.ndarray:
+  """Scores [n, C]; a class that was not there to be learned is never the first."""
+  out = np.full((len(x), classes), -np.inf)
+  if len(models) == 1:
+    out[:, models[0].classes_] = models[0].predict_log_proba(x)
+    return out
+  for label, model in enumerate(models):
+    if model is not None:
+      out[:, label] = model.decision_function(x)
+  return out
 
 
 def _fit(x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: Any = None) -> Any:
@@ -205,9 +244,16 @@ def _fit(x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: Any
     return model.fit(np.asarray(x, np.float32), y)
 
 
+def _check_single(labels: np.ndarray) -> None:
+  if labels.ndim != 1:
+    raise ValueError('this evaluation needs one label per image; these images have several each.')
+
+
 def _check(features: np.ndarray, labels: np.ndarray) -> None:
-  if features.ndim != 2 or labels.shape != (len(features),):
+  if features.ndim != 2 or labels.ndim not in (1, 2) or len(labels) != len(features):
     raise ValueError(f'need features [N, D] and labels [N], got {features.shape}, {labels.shape}.')
+  if labels.ndim == 2:
+    return
   if len(np.unique(labels)) < 2:
     raise ValueError('need at least two classes among the training images.')
   if np.min(labels) < 0:

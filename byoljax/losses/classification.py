@@ -29,6 +29,26 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None =
   return -jnp.sum(jnp.where(counts, picked, 0.0)) / jnp.maximum(jnp.sum(counts), 1)
 
 
+def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+  """For several labels per image: the sum over classes of each one's binary cross-entropy.
+
+  Args:
+    logits: [b,C], any float dtype; the computation is float32.
+    labels: integer [b,C]: 1 present, 0 absent; a negative one does not count.
+
+  Returns:
+    float32 scalar >= 0: the mean over this device's rows.
+
+  Raises:
+    ValueError: shapes that differ.
+  """
+  if logits.shape != labels.shape:
+    raise ValueError(f'need logits and labels [b,C], got {logits.shape} and {labels.shape}')
+  logits = logits.astype(jnp.float32)
+  each = jax.nn.softplus(logits) - logits * (labels > 0)
+  return jnp.mean(jnp.sum(jnp.where(labels >= 0, each, 0.0), axis=-1))
+
+
 def top_k_correct(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
   """Whether each row's label is among its k largest logits: bool [b].
 

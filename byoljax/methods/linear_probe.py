@@ -8,7 +8,9 @@ in, which the caller checks.
 Protocol of BYOL's linear evaluation (arXiv 2006.07733, appendix C.1): SGD with Nesterov momentum,
 no weight decay, cosine schedule, random crops and flips only, the learning rate chosen on
 held-out training images. The heads start at zero, which is where the convex problem may start as
-well as anywhere; the authors' code draws them from a truncated normal.
+well as anywhere; the authors' code draws them from a truncated normal. How other papers' probes
+differ is configuration (`configs/linear.py`): the optimiser, the start, and MAE's normalisation of
+the features.
 """
 
 from typing import Any
@@ -20,20 +22,34 @@ import jax.numpy as jnp
 
 from byoljax.losses import classification
 from byoljax.method import Aux, Batch, MakeEncoder, Method, Setting, default_groups, keep
+from byoljax.models import heads
 from byoljax.models.net import Net, stack
 
 PyTree = Any
 
 
 class FrozenEncoder(flax.struct.PyTreeNode):
-  """The encoder under the probe: its parameters and running statistics, by role."""
+  """The encoder under the probe: its parameters and running statistics, by role.
+
+  Attributes:
+    params: never change.
+    bn: never change.
+    norm: running statistics of the features, {'norm': ...}, where they are normalised.
+  """
 
   params: PyTree
   bn: PyTree
+  norm: PyTree
 
 
 def linear_probe(
-  net: Net, frozen: tuple[PyTree, PyTree], num_classes: int, num_heads: int
+  net: Net,
+  frozen: tuple[PyTree, PyTree],
+  num_classes: int,
+  num_heads: int,
+  *,
+  start: str = 'zeros',
+  norm: Net | None = None,
 ) -> Method:
   """Linear heads over a network whose output 'embedding' they see.
 
@@ -42,29 +58,43 @@ def linear_probe(
     frozen: its parameters and running statistics, {'encoder': ...} each.
     num_classes: C.
     num_heads: L, the number of stacked heads.
+    start: how kernels start, the same for every head: see `heads.LinearHead`.
+    norm: normalises the features before the heads; output 'normalised'. None: they are not.
 
   Returns:
     A method with parameters {'head': {'kernel' [L, D, C], 'bias' [L, 1, C]}}; `embed` adds the tap
     'logits' [N, L * C].
   """
 
+  head = stack((('head', 'logits', heads.LinearHead(num_classes, start)),))
+
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, FrozenEncoder]:
-    del key
-    state = FrozenEncoder(*jax.tree.map(jnp.array, frozen))
-    size = jax.eval_shape(_features, state, batch['views'][0]).shape[-1]
-    kernel = jnp.zeros((num_heads, size, num_classes), jnp.float32)
-    bias = jnp.zeros((num_heads, 1, num_classes), jnp.float32)
-    return {'head': {'kernel': kernel, 'bias': bias}}, state
+    params, bn = jax.tree.map(jnp.array, frozen)
+    features = jax.eval_shape(_features, FrozenEncoder(params, bn, {}), batch['views'][0])
+    one = head.init(key, features)[0]['head']['linear1']
+    kernel = jnp.tile(one['kernel'], (num_heads, 1, 1))
+    bias = jnp.tile(one['bias'], (num_heads, 1, 1))
+    statistics = norm.init(key, features)[1] if norm else {}
+    return {'head': {'kernel': kernel, 'bias': bias}}, FrozenEncoder(params, bn, statistics)
 
   def _features(state: FrozenEncoder, images: jax.Array) -> jax.Array:
     return net.apply(state.params, state.bn, images, train=False)[0]['embedding']
+
+  def _normalised(
+    state: FrozenEncoder, features: jax.Array, train: bool
+  ) -> tuple[jax.Array, FrozenEncoder]:
+    if norm is None:
+      return features, state
+    outputs, statistics = norm.apply({'norm': {}}, state.norm, features, train=train)
+    return outputs['normalised'], state.replace(norm=statistics)
 
   def loss(
     params: PyTree, state: FrozenEncoder, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key, step
     features = lax.stop_gradient(_features(state, batch['views'][0]))
-    logits = _logits(params['head'], features)
+    inputs, state = _normalised(state, features, train=True)
+    logits = _logits(params['head'], inputs)
     each = jax.vmap(classification.cross_entropy, (0, None))(logits, batch['label'])
     right = jax.vmap(classification.accuracy, (0, None))(logits, batch['label'])
     metrics = {'loss': jnp.nanmin(each), 'top1': right.max()}
@@ -72,7 +102,7 @@ def linear_probe(
 
   def embed(params: PyTree, state: FrozenEncoder, images: jax.Array) -> dict[str, jax.Array]:
     features = _features(state, images)
-    logits = _logits(params['head'], features)
+    logits = _logits(params['head'], _normalised(state, features, train=False)[0])
     # Fewer heads than at first when the caller has picked some.
     rows = jnp.moveaxis(logits, 0, 1).reshape(images.shape[0], -1)
     return {'embedding': features, 'logits': rows}
@@ -80,25 +110,40 @@ def linear_probe(
   return Method(init, loss, keep, embed, default_groups)
 
 
-def _logits(head: PyTree, features: jax.Array) -> jax.Array:
+def _logits(stacked: PyTree, features: jax.Array) -> jax.Array:
   """[N, D] -> [L, N, C] in float32."""
-  return jnp.einsum('nd,ldc->lnc', features, head['kernel']) + head['bias']
+  return jnp.einsum('nd,ldc->lnc', features, stacked['kernel']) + stacked['bias']
 
 
-def build(make_encoder: MakeEncoder, setting: Setting, *, num_heads: int = 1) -> Method:
+def build(
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  *,
+  num_heads: int = 1,
+  start: str = 'zeros',
+  norm: bool = False,
+) -> Method:
   """Builds the probe on a pretrained encoder.
 
   Args:
     make_encoder: the encoder that `setting.pretrained` belongs to.
     setting: the run; it must name the classes and hold the encoder's weights.
     num_heads: how many heads train side by side, one per learning rate.
+    start: a key of `heads.STARTS`.
+    norm: batch normalisation of the features, without scale and shift (MAE, arXiv 2111.06377,
+      appendix A.1).
 
   Raises:
-    ValueError: the data have no labels, or there is no encoder to probe.
+    ValueError: the data have no labels, there is no encoder to probe, or an unknown start.
   """
   if setting.num_classes < 2:
     raise ValueError('a linear probe needs labelled images of at least 2 classes.')
   if setting.pretrained is None:
     raise ValueError('a linear probe needs a pretrained encoder: set config.pretrained.')
+  if start not in heads.STARTS:
+    raise ValueError(f"start='{start}' is not one of {', '.join(heads.STARTS)}.")
   net = stack((('encoder', 'embedding', make_encoder(setting.axis)),))
-  return linear_probe(net, setting.pretrained, setting.num_classes, num_heads)
+  normalise = stack((('norm', 'normalised', heads.FeatureNorm(setting.axis)),)) if norm else None
+  return linear_probe(
+    net, setting.pretrained, setting.num_classes, num_heads, start=start, norm=normalise
+  )

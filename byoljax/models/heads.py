@@ -41,6 +41,7 @@ STARTS: dict[str, layers.Initialiser] = {
   'fan_in': layers.fan_in_truncated_normal,
   'normal_0.01': layers.normal(0.01),
   'truncated_0.02': layers.normal(0.02),
+  'zeros': nn.initializers.zeros,
 }
 
 
@@ -75,7 +76,9 @@ class MLPHead(nn.Module):
     bn_groups: see `layers.batch_norm`.
     dtype: compute type.
     start: how kernels start: 'fan_in' (see the module's header), 'normal_0.01' (sigma .01;
-      SimCLR) or 'truncated_0.02' (sigma .02; DINO, ViT).
+      SimCLR), 'truncated_0.02' (sigma .02; DINO, ViT) or 'zeros'.
+    trunk: the first layers of a head alone: all of them are hidden, and the output is that of the
+      last one's activation.
   """
 
   features: tuple[int, ...] = (4096, 256)
@@ -88,6 +91,7 @@ class MLPHead(nn.Module):
   bn_groups: int = 0
   dtype: jnp.dtype = jnp.float32
   start: str = 'fan_in'
+  trunk: bool = False
 
   def __post_init__(self) -> None:
     """Refuses names that are not in the tables.
@@ -114,12 +118,14 @@ class MLPHead(nn.Module):
       layers.batch_norm, train, self.bn_axis, self.dtype, groups=self.bn_groups
     )
     last = len(self.features)
-    for i, width in enumerate(self.features[:-1], start=1):
+    for i, width in enumerate(self.features if self.trunk else self.features[:-1], start=1):
       x = linear(width, self.hidden_bias, name=f'linear{i}')(x)
       if self.norm:
         x = norm(f'bn{i}')(x)
       x = ACTIVATIONS[self.activation](x)
       self.sow('intermediates', f'hidden{i}', x)
+    if self.trunk:
+      return x.astype(jnp.float32)
     x = linear(self.features[-1], self.last_bias, name=f'linear{last}')(x)
     affine = LAST_NORMS[self.last_norm]
     if affine is not None:
@@ -203,15 +209,36 @@ class DINOHead(nn.Module):
 
 
 class LinearHead(nn.Module):
-  """Linear classifier with bias; float32, because probes are small and logits decide."""
+  """Linear classifier with bias; float32, because probes are small and logits decide.
+
+  Attributes:
+    features: the number of classes.
+    start: how the kernel starts, as for `MLPHead`; or 'zeros'.
+  """
 
   features: int
+  start: str = 'fan_in'
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b,D] -> logits float32 [b,features]."""
     del train
-    return _linear(self.features, True, jnp.float32, 'linear1')(x.astype(jnp.float32))
+    linear = _linear(self.features, True, jnp.float32, 'linear1', self.start)
+    return linear(x.astype(jnp.float32))
+
+
+class FeatureNorm(nn.Module):
+  """Batch normalisation without scale and shift, in front of MAE's linear probe; float32."""
+
+  bn_axis: str | None = None
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[b,D] -> float32 [b,D]."""
+    norm = layers.batch_norm(
+      train, self.bn_axis, jnp.float32, 'bn', use_scale=False, use_bias=False
+    )
+    return norm(x.astype(jnp.float32))
 
 
 def _scores(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:

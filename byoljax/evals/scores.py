@@ -1,0 +1,109 @@
+"""Scores of a classifier's outputs: top-k accuracy, mean per class, VOC's mean average precision.
+
+Scores and labels in, numbers out, on the host. Which one is a data set's headline is known in
+`byoljax.data.datasets`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from byoljax.losses import classification
+
+# What each is called where people read it.
+METRICS = {
+  'top1': 'top-1',
+  'top5': 'top-5',
+  'mean_per_class': 'mean per class',
+  'map11': '11-point mAP',
+}
+
+
+def in_words(result: Mapping[str, Any]) -> str:
+  """'top-1 71.20%, mean per class 70.10%': the scores among a result's fields."""
+  return ', '.join(f'{text} {result[name]:.2%}' for name, text in METRICS.items() if name in result)
+
+
+def of_logits(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+  """What can be said of a classifier's outputs on a whole test set.
+
+  Args:
+    logits: [N, C], any monotonous score.
+    labels: int [N], -1 does not count; or int [N, C] for several labels per image: 1 present, 0
+      absent, -1 does not count.
+
+  Returns:
+    One label per image: {'top1', 'top5' (from 6 classes on), 'mean_per_class'}; several: {'map11'}.
+    All in [0, 1].
+
+  Raises:
+    ValueError: shapes other than these, or no image that counts.
+  """
+  if labels.ndim == 2:
+    return {'map11': mean_average_precision(logits, labels)}
+  known = labels >= 0
+  if not known.any():
+    raise ValueError('no test image has a label: there is nothing to score.')
+  given, due = jnp.asarray(logits[known]), jnp.asarray(labels[known])
+  right = np.asarray(classification.top_k_correct(given, due))
+  found = {'top1': float(right.mean())}
+  if given.shape[1] > 5:
+    found['top5'] = float(np.asarray(classification.top_k_correct(given, due, 5)).mean())
+  return found | {'mean_per_class': mean_per_class(right, labels[known])}
+
+
+def mean_per_class(right: np.ndarray, labels: np.ndarray) -> float:
+  """Mean of the classes' accuracies, so that every class counts alike.
+
+  Args:
+    right: bool [N], whether each image was classified correctly.
+    labels: int [N] >= 0.
+  """
+  return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+
+
+def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Eleven-point interpolated average precision of one class (PASCAL VOC 2007, Everingham 2010).
+
+  The mean, over recalls of 0, 0.1, ..., 1, of the highest precision at that recall or a higher one.
+  Equal scores rank in the order given.
+
+  Args:
+    scores: float [n], higher is more certain.
+    positive: bool [n], at least one.
+
+  Raises:
+    ValueError: no positive example.
+  """
+  if not positive.any():
+    raise ValueError('a class without a positive example has no average precision.')
+  hits = np.cumsum(positive[np.argsort(-scores, kind='stable')])
+  precision = hits / np.arange(1, len(hits) + 1)
+  # Recall is hits / hits[-1]; compared as whole numbers, since 3 * 0.1 > 0.3.
+  reached = [10 * hits >= tenths * hits[-1] for tenths in range(11)]
+  return float(np.mean([precision[enough].max() for enough in reached]))
+
+
+def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+  """Mean of `average_precision` over classes; a class without a positive image does not count.
+
+  Args:
+    scores: float [N, C].
+    labels: int [N, C]: 1 present, 0 absent, -1 does not count (VOC's 'difficult').
+
+  Raises:
+    ValueError: shapes differ, or no class has a positive image.
+  """
+  if scores.shape != labels.shape:
+    raise ValueError(f'need scores and labels [N, C], got {scores.shape} and {labels.shape}.')
+  each = [
+    average_precision(own[counts], marks[counts] > 0)
+    for own, marks in zip(scores.T, labels.T, strict=True)
+    for counts in [marks >= 0]
+    if (marks > 0).any()
+  ]
+  if not each:
+    raise ValueError('no class has an image that shows it: there is nothing to score.')
+  return float(np.mean(each))
