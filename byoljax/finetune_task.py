@@ -32,11 +32,11 @@ def finetune(config: Config, invocation: Invocation) -> int:
     f'{data.test.name}.'
   )
   head = None
-  starts = {config.network: encoder}
   if config.finetune.head_layers:
     encoder, head = _with_head(encoder, directory, config.network, config.finetune.head_layers)
-    starts = {config.network: encoder}
-  if config.scratch and config.network != 'random':
+  starts = {config.network: encoder}
+  if config.scratch or config.network == 'random':
+    # Drawn with this training's seed, not with that of the pretraining.
     starts['random'] = _without_weights(config, pretraining, encoder)
   results = {}
   for name, start in starts.items():

@@ -4,7 +4,7 @@ Runs side by side share the cores out among them, an equal number each, so a run
 own cores is close to the time that it would take on them alone. Used by the scripts beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 import json
 import os
@@ -12,7 +12,7 @@ import pathlib
 import queue
 import subprocess
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Job(NamedTuple):
@@ -48,6 +48,13 @@ def run_all(jobs: Sequence[Job], workers: int) -> list[dict | None]:
     For each job {'cpu_minutes', 'training_minutes', 'result', 'config', 'versions'}; 'result' is
     that of the run's own results.json.
   """
+  return on_shares(_result, jobs, workers)
+
+
+def on_shares(
+  function: Callable[[Any, Sequence[int]], Any], items: Sequence[Any], workers: int
+) -> list[Any]:
+  """`function(item, cores)` of every item; `workers` at a time share the cores out."""
   cores = sorted(os.sched_getaffinity(0))
   share = len(cores) // workers
   if share < 1:
@@ -56,22 +63,22 @@ def run_all(jobs: Sequence[Job], workers: int) -> list[dict | None]:
   for worker in range(workers):
     shares.put(cores[worker * share : (worker + 1) * share])
 
-  def on_a_share(job: Job) -> dict | None:
+  def on_a_share(item: Any) -> Any:
     own = shares.get()
     try:
-      return _result(job, own)
+      return function(item, own)
     finally:
       shares.put(own)
 
   with futures.ThreadPoolExecutor(workers) as pool:
-    return list(pool.map(on_a_share, jobs))
+    return list(pool.map(on_a_share, items))
 
 
 def _result(job: Job, cores: Sequence[int]) -> dict | None:
   done = job.workdir / 'done.json'
   if not done.exists():
     print(job.workdir.name, flush=True)
-    status, cpu_s = _measured(job.command(), cores, _log(job.workdir))
+    status, cpu_s = measured(job.command(), cores, _log(job.workdir))
     if status:
       print(f'{job.workdir.name} failed: see {_log(job.workdir)}', flush=True)
       return None
@@ -95,7 +102,7 @@ def _log(workdir: pathlib.Path) -> pathlib.Path:
   return workdir.parent / f'{workdir.name}.log'
 
 
-def _measured(command: Sequence[str], cores: Sequence[int], log: pathlib.Path) -> tuple[int, float]:
+def measured(command: Sequence[str], cores: Sequence[int], log: pathlib.Path) -> tuple[int, float]:
   """The exit status of a command on these cores, and the CPU seconds that it took."""
   log.parent.mkdir(parents=True, exist_ok=True)
   with log.open('wb') as file:

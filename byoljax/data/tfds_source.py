@@ -190,11 +190,11 @@ def _features(
     raise ValueError(
       f'{info.full_name}: images of type {image.np_dtype} are not supported, only uint8 and uint16.'
     )
-  label: Any = features.get(label_key)
   keys: tuple[str, ...] = (label_key,)
-  if label is None and _several(tfds, features.get('labels')):
+  several: Any = features.get('labels')
+  if label_key not in features and _several(tfds, several):
     keys = ('labels', 'labels_no_difficult' if 'labels_no_difficult' in features else 'labels')
-    label = dict(info.features.items())['labels'].feature
+  label: Any = features.get(label_key) if len(keys) == 1 else several.feature
   if not isinstance(label, tfds.features.ClassLabel):
     return image, (), (), 0
   return image, keys, tuple(label.names or ()), int(label.num_classes or 0)
