@@ -2,6 +2,7 @@
 
     byoljax pretrain byol:cifar10 --train.length='100 epochs'
     byoljax linear runs/byol-cifar10
+    byoljax linear:simclr runs/byol-cifar10
 
 A subcommand is a recipe of `configs/` with its most important field as an argument. Every other
 field is an option, with or without `config.` in front of its name. The recipes are installed with
@@ -67,6 +68,8 @@ RECIPE is a name and, after a colon, its options, or the path of a file:
   byoljax pretrain simclr:cifar10 --train.batch_size=512 --workdir runs/mine
   byoljax pretrain byol:folder --data.dir=photos
   byoljax linear runs/mine
+  byoljax linear:simclr runs/mine        by another paper's protocol
+  byoljax finetune:small runs/mine --labels='10 %'
   byoljax export runs/mine
   byoljax embed runs/mine --data.name=folder --data.dir=photos --workdir runs/index
   byoljax search runs/index holiday.jpg
@@ -82,6 +85,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
   """Runs a subcommand; returns the exit status of `main.main`."""
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   try:
+    arguments[:1], protocol = _named(arguments[:1])
     options, rest = _parser().parse_known_args(arguments)
     if rest and options.command not in COMMANDS:
       raise config_lib.ConfigError(f"unknown argument '{rest[0]}'; see byoljax --help.")
@@ -107,10 +111,32 @@ def run(arguments: Sequence[str] | None = None) -> int:
     if options.command == 'completion':
       print(completion(options.shell))
       return 0
-    return main.main(_as_main(COMMANDS[options.command], options, rest))
+    return main.main(_as_main(_with_options(options.command, protocol), options, rest))
   except config_lib.ConfigError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
+
+
+def _named(first: list[str]) -> tuple[list[str], str]:
+  """'linear:simclr' -> the command and the options of its recipe."""
+  name, colon, options = first[0].partition(':') if first else ('', '', '')
+  if not colon or name not in COMMANDS:
+    return first, ''
+  if not COMMANDS[name].recipe:
+    raise config_lib.ConfigError(
+      f"'{first[0]}': options of a recipe stand behind its name, as in "
+      f"'byoljax {name} byol:{options}'."
+    )
+  return [name], options
+
+
+def _with_options(name: str, options: str) -> Command:
+  """The command, its recipe called with further options."""
+  command = COMMANDS[name]
+  if not options:
+    return command
+  joint = ',' if ':' in command.recipe else ':'
+  return command._replace(recipe=f'{command.recipe}{joint}{options}')
 
 
 def recipes_directory() -> pathlib.Path:

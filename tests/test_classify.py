@@ -50,15 +50,10 @@ class TestLinearProtocols:
   @pytest.mark.parametrize('name', ['moco', 'mae'])
   def test_another_papers_probe_runs(self, name, untrained, tmp_path, capsys):
     rate = {'moco': '(1.0,)', 'mae': '(100.0,)'}[name]
-    command = ['linear', str(untrained), f'--workdir={tmp_path}', *QUIET,
+    command = [f'linear:{name}', str(untrained), f'--workdir={tmp_path}', *QUIET,
                '--linear.length=12 epochs', '--linear.batch_size=16', f'--linear.base_lr={rate}',
                '--linear.crop_scale=(0.5,1.0)', '--linear.warmup=0 epochs']  # fmt: skip
-    found = cli.COMMANDS['linear']._replace(recipe=f'linear:{name}')
-    original, cli.COMMANDS['linear'] = cli.COMMANDS['linear'], found
-    try:
-      assert cli.run(command) == 0
-    finally:
-      cli.COMMANDS['linear'] = original
+    assert cli.run(command) == 0
     result = result_of(tmp_path)
     assert result['top1'] > 0.6, 'colours are linearly separable'
     # A single rate: nothing is held out.

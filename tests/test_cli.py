@@ -131,3 +131,13 @@ def test_a_wheel_is_enough(tmp_path):
   assert where.stdout.strip() == str(site / 'byoljax' / 'configs')
   entry = next(site.glob('*.dist-info')) / 'entry_points.txt'
   assert 'byoljax = byoljax.cli:run' in entry.read_text()
+
+
+def test_options_of_a_command_are_those_of_its_recipe(capsys, untrained):
+  assert cli.run(['linear:simclr', str(untrained), '--print_config']) == 0
+  shown = capsys.readouterr().out
+  assert "'simclr'" in shown and '(0.1,)' in shown
+  assert cli.run(['linear:simcl', str(untrained), '--print_config']) == 2
+  assert "unknown option 'simcl'" in capsys.readouterr().err
+  assert cli.run(['pretrain:cifar10', 'byol']) == 2
+  assert "'byoljax pretrain byol:cifar10'" in capsys.readouterr().err

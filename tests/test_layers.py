@@ -33,6 +33,7 @@ OWN = {
   'signals.py': set(),
   'evals/': {'parallel', 'evals', 'losses'},
   'report/': {'metrics', 'report'},
+  'report/__main__.py': {'cli'},
   'weights/': {
     'weights',
     'models',

@@ -203,6 +203,15 @@ def test_a_query_is_not_its_own_neighbour_wherever_it_stands():
   np.testing.assert_array_equal(kept, [[0.8, 0.7], [0.9, 0.7], [0.9, 0.8]])
 
 
+def test_as_a_module(untrained, monkeypatch, capsys):
+  import runpy
+
+  monkeypatch.setattr(sys, 'argv', ['byoljax.report', 'nowhere'])
+  with pytest.raises(SystemExit) as stopped:
+    runpy.run_module('byoljax.report', run_name='__main__')
+  assert stopped.value.code == 2 and "'nowhere' does not exist" in capsys.readouterr().err
+
+
 def test_images_without_labels(untrained, tmp_path):
   rng = np.random.default_rng(0)
   np.savez(tmp_path / 'bare.npz', x_train=rng.integers(0, 256, (30, 12, 12, 3), dtype=np.uint8))
