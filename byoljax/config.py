@@ -127,6 +127,7 @@ def override(config: Config, name: str, text: str) -> None:
       raise ConfigError(f"'{name}' is a group of fields; set one of {', '.join(inner)}.")
     # The right name in the wrong group is likelier than a misspelling.
     near = [f for f in fields if f.split('.')[-1] == name.split('.')[-1]]
+    near.sort(key=lambda field: field.count('.'))
     near = near or difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
     meant = "' or '".join(near[:3])
     hint = f", did you mean '{meant}'?" if near else '; --print_config shows all fields.'
