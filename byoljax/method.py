@@ -85,6 +85,8 @@ class Method(NamedTuple):
     remember: (method_state, rows, finite) -> method_state, before `post_step`: writes the rows of a
       batch into queues and banks, unless the bool scalar `finite` says that its gradient was not.
       Micro-batches are written one after the other once the gradients of all are there.
+    net: the `models.net.Net` whose parts `params` holds by role, from images on, the encoder first:
+      evaluations read any of its taps; None for an encoder alone.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -94,6 +96,7 @@ class Method(NamedTuple):
   groups: Callable[[PyTree], PyTree]
   refresh: Refresh | None = None
   remember: Callable[[PyTree, PyTree, jax.Array], PyTree] = lambda state, rows, finite: state
+  net: Any = None
 
 
 class Teacher(NamedTuple):

@@ -24,7 +24,7 @@ from byoljax import evaluate, metrics, parallel, workdirs
 from byoljax.config import Config, ConfigError
 from byoljax.data import datasets, pipeline
 from byoljax.data.source import Source
-from byoljax.evals import knn
+from byoljax.evals import features, knn
 from byoljax.report import charts, page, pictures
 from byoljax.report.page import Gallery, Map, Page
 
@@ -132,9 +132,8 @@ def _sample(
   order = np.random.default_rng((0, seed)).permutation(source.size)[:most]
   rows = np.sort(order)
   chosen = source.subset(rows)
-  # The index in the place of the label comes back with its row.
-  numbered = ({**batch, 'label': batch['index']} for batch in _batches(config, chosen))
-  extract = evaluate.extractor(encoder.net, tuple(config.data.mean), tuple(config.data.std))
+  numbered = features.numbered(_batches(config, chosen))
+  extract = evaluate.extractor(encoder, config.data.mean, config.data.std)
   found, index = extract(encoder.params, encoder.bn, numbered)
   labels = chosen.labels
   known = np.full(len(index), -1, np.int32) if labels is None else labels[index]

@@ -24,6 +24,7 @@ from byoljax import (
   parallel,
   preview,
   report_run,
+  tap_tasks,
   teachers,
   train,
   workdirs,
@@ -107,12 +108,14 @@ def linear(config: Config, invocation: Invocation) -> int:
 
 def knn(config: Config, invocation: Invocation) -> int:
   """k-NN evaluation of a pretrained encoder; see `configs/knn.py`."""
-  encoder, source_config, directory = evaluate.load_encoder(config.pretrained, config.network)
+  encoder, source_config, directory = evaluate.load_encoder(
+    config.pretrained, config.network, config.tap
+  )
   home = eval_setup.home('knn', config, directory, invocation)
   data = eval_setup.data_of(config, source_config, config.batch_size, home)
   result = evaluate.knn_result(encoder, data, config.knn)
   workdirs.write_result(home / 'result.json', result, config, directory)
-  say(f'k-NN of {directory} ({config.network} network) on {data.test.name}')
+  say(f'k-NN of {directory} ({eval_setup.which(config)}) on {data.test.name}')
   say(_knn_table(result))
   say(f'result  {home / "result.json"}')
   return 0
@@ -138,6 +141,7 @@ TASKS: dict[str, Callable[[Config, Invocation], int]] = {
   'export': exporting.export_run,
   'embed': embed_data.embed,
   **frozen_tasks.TASKS,
+  **tap_tasks.TASKS,
 }
 
 
