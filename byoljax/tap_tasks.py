@@ -5,7 +5,7 @@ embedding h, the projection z, the prediction p. One pass over the images gives 
 memory is N times the sum of the taps' widths, in float32.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 import functools
 import pathlib
 from typing import Any
@@ -20,7 +20,7 @@ from byoljax.data.source import Source
 from byoljax.encoders import Encoder
 from byoljax.evals import features, frozen, hypersphere, knn, spectrum
 from byoljax.evaluate import EvalData
-from byoljax.report import spectra, table
+from byoljax.report import by_tap
 from byoljax.workdirs import Invocation, say
 
 PIXELS = 'pixels'
@@ -53,7 +53,7 @@ def layers(config: Config, invocation: Invocation) -> int:
       )
   result = {'rows': rows, 'k': knn.HEADLINE_K, 'temperature': knn.HEADLINE_TEMPERATURE}
   workdirs.write_result(home / 'result.json', result, config, directory)
-  say(format_rows('layers', rows))
+  say(by_tap.format_rows('layers', rows))
   say(f'result  {home / "result.json"}')
   return 0
 
@@ -103,7 +103,7 @@ def sphere(config: Config, invocation: Invocation) -> int:
       )
   result = {'rows': rows, 'alpha': alpha, 't': t, 'images': len(next(iter(first.values())))}
   workdirs.write_result(home / 'result.json', result, config, directory)
-  say(format_rows('hypersphere', rows))
+  say(by_tap.format_rows('hypersphere', rows))
   say(
     f'alignment 0 ... {2**alpha:g}, lower: views of an image agree; uniformity 0 ... {-4 * t:g}, '
     f'lower: images are spread out, {-2 * t:g} = evenly in many dimensions'
@@ -119,37 +119,22 @@ def collapse(config: Config, invocation: Invocation) -> int:
   data = eval_setup.images_of(config, source, home)
   say(f'collapse of {directory} ({config.network} network) on {data.test.name}')
   found, _ = _of_taps(encoder, taps, data.test, data)
-  rows, sentences = [], []
-  for tap in taps:
-    with user_errors('collapse'):
-      measured = spectrum.measure(found[tap])
-    kind, sentence = spectrum.verdict(measured)
-    rows.append({'tap': tap, 'verdict': kind} | measured)
-    sentences.append(f'{tap}: {sentence}')
-  result = {'rows': rows, 'sentences': sentences}
+  with user_errors('collapse'):
+    measured = {tap: spectrum.measure(found[tap]) for tap in taps}
+  rows = [{'tap': tap, 'verdict': spectrum.verdict(each)} | each for tap, each in measured.items()]
+  sentence = spectrum.summary(measured)
+  result = {'rows': rows, 'verdict': sentence}
   workdirs.write_result(home / 'result.json', result, config, directory)
-  say(format_rows('collapse', rows))
-  say('\n'.join(sentences))
+  say(by_tap.format_rows('collapse', rows))
+  say(sentence)
   if parallel.is_first_process():
-    spectra.plot({row['tap']: row for row in rows}, home / 'spectrum.png')
+    by_tap.plot(measured, home / 'spectrum.png')
   say(f'spectrum  {home / "spectrum.png"}')
   say(f'result    {home / "result.json"}')
   return 0
 
 
 TASKS = {'layers': layers, 'hypersphere': sphere, 'collapse': collapse}
-
-
-# Task -> what its table shows: field of a row, heading, format.
-SHOWN = spectra.SHOWN
-
-
-def format_rows(task: str, rows: Sequence[Mapping[str, Any]]) -> str:
-  """The table of a task's result."""
-  shown = [{heading: row[name] for name, heading, _ in SHOWN[task] if name in row} for row in rows]
-  headings = [heading for _, heading, _ in SHOWN[task] if heading in shown[0]]
-  formats = {heading: form for _, heading, form in SHOWN[task] if form and heading in headings}
-  return table.format_table(shown, headings, formats=formats)
 
 
 def _several(config: Config) -> tuple[Encoder, tuple[str, ...], Config, pathlib.Path]:

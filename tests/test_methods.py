@@ -240,6 +240,23 @@ def test_embedding_is_deterministic_and_per_image(name):
     np.testing.assert_allclose(value[3:4], alone[tap], rtol=1e-5, atol=1e-6)
 
 
+@every_method
+def test_the_network_gives_what_embed_gives(name):
+  """Evaluations read a run's heads through `net`, with the weights that `params` holds by role."""
+  method = make(name, axis=None)
+  params, state = method.init(jax.random.key(0), batch_of(name))
+  if method.net is None:
+    assert name == 'linear_probe'  # An encoder alone.
+    return
+  images = batch_of(name)['views'][0]
+  assert [role for role, _, _ in method.net.parts][0] == 'encoder'
+  outputs, _ = method.net.apply(params, state.bn, images, train=False)
+  for tap, value in method.embed(params, state, images).items():
+    if tap in outputs:
+      np.testing.assert_allclose(outputs[tap], value, rtol=1e-5, atol=1e-6)
+  assert 'embedding' in outputs and set(outputs) & {'projection', 'logits'}
+
+
 ROWS, WIDTH = 1 << 14, 256
 # name -> arguments that make the memory large, and how many rows it then has
 MEMORIES = {

@@ -9,6 +9,7 @@ All but the dead dimensions and the spectrum of the raw features are of L2-norma
 since cosine is what k-NN and most losses see.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -70,30 +71,57 @@ def measure(features: np.ndarray) -> dict[str, Any]:
   }
 
 
-def verdict(measured: dict[str, Any]) -> tuple[str, str]:
-  """(kind, sentence): 'collapsed', 'dimensional' or 'healthy', with the numbers and thresholds.
+def verdict(measured: Mapping[str, Any]) -> str:
+  """'collapsed', 'low rank' or 'healthy', by the thresholds that `summary` states.
 
-  Complete collapse: the spread `std` is below 0.05. Dimensional collapse: the centred effective
-  rank is below a tenth of the min(N - 1, D) that it could be. Neither says how good the features
-  are.
+  Collapsed: the spread `std` is below 0.05. Low rank, or dimensional collapse: the centred
+  effective rank is below a tenth of the min(N - 1, D) that it could be.
   """
-  std, rank = measured['std'], measured['centred_rank']
-  most = min(measured['images'] - 1, measured['dimensions'])
-  of = f'effective rank {rank:.1f} of at most {most}'
-  if std < COLLAPSED_STD:
-    return 'collapsed', (
-      f'Collapsed: all images get nearly the same vector (spread {std:.3f}, below '
-      f'{COLLAPSED_STD:g}; isotropic features have 1).'
+  if measured['std'] < COLLAPSED_STD:
+    return 'collapsed'
+  return 'low rank' if measured['centred_rank'] < DIMENSIONAL_SHARE * _most(measured) else 'healthy'
+
+
+def summary(taps: Mapping[str, Mapping[str, Any]]) -> str:
+  """One sentence about a run, with the numbers and thresholds that it rests on.
+
+  A run has collapsed if any of its taps has: losses see the projection, which collapses first. The
+  rank is judged at the first tap, the embedding; heads may do with few directions, and that is
+  said. None of this says how good the features are.
+
+  Args:
+    taps: tap -> what `measure` says, in the order of computation.
+  """
+  kinds = {tap: verdict(measured) for tap, measured in taps.items()}
+  collapsed = [
+    f'{tap} {taps[tap]["std"]:.3f}' for tap, kind in kinds.items() if kind == 'collapsed'
+  ]
+  share = f'{DIMENSIONAL_SHARE:.0%}'
+  if collapsed:
+    return (
+      f'Collapsed: all images get nearly the same vector (spread below {COLLAPSED_STD:g}, where '
+      f'isotropic features have 1: {", ".join(collapsed)}).'
     )
-  if rank < DIMENSIONAL_SHARE * most:
-    return 'dimensional', (
-      f'Dimensional collapse: few directions carry everything ({of}, below '
-      f'{DIMENSIONAL_SHARE:.0%} of it; spread {std:.2f}).'
+  first, measured = next(iter(taps.items()))
+  of = f'effective rank {measured["centred_rank"]:.1f} of at most {_most(measured)}'
+  if kinds[first] == 'low rank':
+    return (
+      f'Dimensional collapse: a few directions of the {first} carry everything ({of}, below '
+      f'{share} of it), although images differ (spread {measured["std"]:.2f}).'
     )
-  return 'healthy', (
-    f'Not collapsed: spread {std:.2f} (collapsed below {COLLAPSED_STD:g}), {of} (dimensional '
-    f'collapse below {DIMENSIONAL_SHARE:.0%} of it).'
+  few = [
+    f'{tap} {taps[tap]["centred_rank"]:.1f}' for tap, kind in kinds.items() if kind != 'healthy'
+  ]
+  heads = f' Heads with few directions, which they may have: {", ".join(few)}.' if few else ''
+  return (
+    f'Not collapsed: the spread is {min(each["std"] for each in taps.values()):.2f} or more '
+    f'(collapsed below {COLLAPSED_STD:g}), the {first} has {of} (low below {share} of it).{heads}'
   )
+
+
+def _most(measured: Mapping[str, Any]) -> int:
+  """The rank that centred features can have."""
+  return min(measured['images'] - 1, measured['dimensions'])
 
 
 def _singular_values(x: np.ndarray) -> np.ndarray:
