@@ -9,8 +9,8 @@ __version__ = '0.1.0'
 __all__ = ['load']
 
 
-def load(run: str, network: str = 'online') -> 'Embedder':
+def load(run: str, network: str = 'online', tap: str = 'embedding') -> 'Embedder':
   """A trained encoder as a pure function of images; see `byoljax.embedding.load`."""
   from byoljax import embedding  # JAX is imported when it is needed, not by `import byoljax`.
 
-  return embedding.load(run, network)
+  return embedding.load(run, network, tap)

@@ -22,10 +22,10 @@ from byoljax.data.source import Source
 from byoljax.data.views import ViewSpec
 from byoljax.evals import collapse
 from byoljax.losses import classification
-from byoljax.method import Batch, Method, Setting, Teacher, with_online_probe
+from byoljax.method import Batch, Method, Pretrained, Setting, Teacher, with_online_probe
 from byoljax.methods import METHODS
 from byoljax.models import heads, make_encoder
-from byoljax.models.net import stack
+from byoljax.models.net import Net, stack
 from byoljax.optim import recipe
 from byoljax.step import TrainState, init_state, train_step
 
@@ -88,7 +88,7 @@ def assemble(
   config: Config,
   source: Source,
   *,
-  pretrained: tuple[PyTree, PyTree] | None = None,
+  pretrained: Pretrained | None = None,
   teacher: Teacher | None = None,
 ) -> Run:
   """Makes the parts of a training run; computes nothing yet.
@@ -97,7 +97,7 @@ def assemble(
     config: fields `seed`, `train`, `data`, `augment`, `views`, `encoder`, `method`, `optim`,
       `probe`, `log`.
     source: the training images.
-    pretrained: encoder parameters and statistics, for methods that start from some.
+    pretrained: a network, for methods that start from one.
     teacher: for methods that learn from one.
 
   Raises:
@@ -162,6 +162,30 @@ def assemble(
     create,
     report,
   )
+
+
+def network(config: Config) -> Net | None:
+  """The network of a finished run, encoder and heads; None where only its encoder is known.
+
+  Nothing but the network is taken from the method, so what else its builder asks about the run is
+  answered with values that fit; encoders of other libraries have no heads.
+  """
+  build = METHODS.get(config.get('method', {}).get('name', ''))
+  if build is None or 'train' not in config:
+    return None
+  setting = Setting(
+    total_steps=1_000_000,
+    steps_per_epoch=1_000,
+    batch_size=config.train.batch_size // config.train.accumulate,
+    accumulate=config.train.accumulate,
+    num_examples=2**31 - 1,
+    dtype=config.encoder.dtype,
+  )
+  arguments = {name: value for name, value in config.method.items() if name != 'name'}
+  try:
+    return build(functools.partial(_encoder, config.encoder), setting, **arguments).net
+  except (TypeError, ValueError):  # A method that starts from what is not here: a teacher, say.
+    return None
 
 
 def view_specs(config: Config) -> tuple[ViewSpec, ...]:

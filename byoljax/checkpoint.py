@@ -161,6 +161,15 @@ def restore_subtrees(
   return {prefix: _lookup(restored, prefix) for prefix in prefixes}
 
 
+def stored_names(checkpoint: str | os.PathLike[str], prefix: tuple[str, ...]) -> list[str]:
+  """The names right under a path into a checkpoint's state; none where there is no such path."""
+  _quiet_orbax()
+  try:
+    return list(_lookup(_stored_tree(pathlib.Path(os.path.abspath(checkpoint))), prefix) or ())
+  except KeyError:
+    return []
+
+
 def _stored_tree(checkpoint: pathlib.Path) -> PyTree:
   """Shapes and dtypes of everything in a checkpoint's state, as nested dicts and lists."""
   path = checkpoint / 'state'

@@ -24,6 +24,7 @@ from byoljax.data import device
 from byoljax.data.source import Source
 from byoljax.evals import features, frozen, scores
 from byoljax.evaluate import Encoder, EvalData
+from byoljax.method import Pretrained
 from byoljax.step import TrainState
 from byoljax.workdirs import say
 
@@ -67,7 +68,7 @@ def linear_result(
   method |= {'start': protocol['start'], 'norm': protocol['norm']}
   optim = {'base_lr': rates} | {name: protocol[name] for name in _LINEAR_OPTIM}
   config = _supervised(encoder, data, protocol, method=method, optim=optim, log=log)
-  run = assemble.assemble(config, rest, pretrained=(encoder.params, encoder.bn))
+  run = assemble.assemble(config, rest, pretrained=_weights(encoder))
   # A head whose learning rate is too high may diverge: the others do not notice.
   state, complete = _fit(run, workdir, must_be_finite=('loss',))
   if not complete:
@@ -235,7 +236,11 @@ def _finetuning(
     optim=optim,
     log=log,
   )
-  return assemble.assemble(config, labelled, pretrained=(encoder.params, encoder.bn))
+  return assemble.assemble(config, labelled, pretrained=_weights(encoder))
+
+
+def _weights(encoder: Encoder) -> Pretrained:
+  return Pretrained(encoder.params, encoder.bn, encoder.read)
 
 
 def _split(source: Source, share: float, seed: int) -> tuple[Source, Source]:

@@ -52,13 +52,18 @@ COMMANDS = {
                       'pretrained'),
   'few-labels': Command('the same with a few labels', 'frozen:few_labels', 'RUN', 'pretrained'),
   'anomaly': Command('one class against the rest, AUROC', 'frozen:anomaly', 'RUN', 'pretrained'),
+  'layers': Command('k-NN layer by layer, from pixels to prediction', 'taps:layers', 'RUN',
+                    'pretrained'),
+  'hypersphere': Command('alignment and uniformity', 'taps:hypersphere', 'RUN', 'pretrained'),
+  'collapse': Command('rank, spread and spectrum of the features', 'taps:collapse', 'RUN',
+                      'pretrained'),
   'embed': Command('features of a whole data set in files', 'embed', 'RUN', 'pretrained'),
   'export': Command('write an encoder for other libraries', 'export', 'RUN', 'pretrained'),
   'import': Command("make a run of another library's weights", 'import_weights', 'FILE', 'file'),
 }  # fmt: skip
 # Recipes that are not trained, and what recipes are made of.
-_NOT_TRAINED = ('base', 'scales', 'knn', 'linear', 'finetune', 'transfer', 'frozen', 'embed',
-                'export', 'import_weights')  # fmt: skip
+_NOT_TRAINED = ('base', 'scales', 'knn', 'linear', 'finetune', 'transfer', 'frozen', 'taps',
+                'embed', 'export', 'import_weights')  # fmt: skip
 
 _EPILOG = """\
 RECIPE is a name and, after a colon, its options, or the path of a file:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byoljax import checkpoint, evaluate, parallel
+from byoljax import checkpoint, eval_setup, evaluate, parallel
 from byoljax.config import Config, ConfigError, choose, user_errors
 from byoljax.data import datasets, pipeline
 from byoljax.data.source import Source
@@ -52,13 +52,15 @@ def embed(config: Config, invocation: Invocation) -> int:
     _require_pyarrow()
   if config.part_size < 1:
     raise ConfigError(f'part_size={config.part_size} must be at least 1.')
-  encoder, source_config, directory = evaluate.load_encoder(config.pretrained, config.network)
+  encoder, source_config, directory = evaluate.load_encoder(
+    config.pretrained, config.network, config.tap
+  )
   data = source_config.data
   name = config.data.name or data.name
   where = config.data.dir or ('' if config.data.name else data.dir)
+  what = [name.replace(':', '-'), config.split, *eval_setup.tap_suffix(config)]
   folder = pathlib.Path(
-    invocation.workdir
-    or directory.parent.parent / 'embeddings' / f'{name.replace(":", "-")}-{config.split}'
+    invocation.workdir or directory.parent.parent / 'embeddings' / '-'.join(what)
   )
   with user_errors():
     source = datasets.load(name, config.split, data_dir=where, unreadable_log=folder)
@@ -66,6 +68,7 @@ def embed(config: Config, invocation: Invocation) -> int:
   about = {
     'pretrained': str(directory.resolve()),
     'network': config.network,
+    'tap': config.tap,
     'data': {'name': name, 'dir': where and str(pathlib.Path(where).resolve())},
     'split': config.split,
     'fingerprint': source.fingerprint,
@@ -76,7 +79,7 @@ def embed(config: Config, invocation: Invocation) -> int:
     'class_names': list(source.class_names),
   }
   _open(folder, about)
-  extract = evaluate.extractor(encoder.net, tuple(data.mean), tuple(data.std))
+  extract = evaluate.extractor(encoder, data.mean, data.std)
   parts = -(-source.size // config.part_size)
   done = 0
   for number in range(parts):
@@ -112,9 +115,7 @@ def _embedded(
     threads=config.data.threads,
   )
   labels = source.labels
-  # The index in the place of the label comes back with its row.
-  numbered = ({**batch, 'label': batch['index']} for batch in batches)
-  found, index = extract(encoder.params, encoder.bn, numbered)
+  found, index = extract(encoder.params, encoder.bn, features.numbered(batches))
   names = np.array([source.locate(int(i)) for i in index])
   known = np.full(len(index), -1, np.int32) if labels is None else labels[index].astype(np.int32)
   return Part(found, rows[index], known, names)
@@ -128,7 +129,7 @@ def _open(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
   """
   path = folder / INDEX
   if path.exists():
-    stored = read_index(folder)
+    stored = {'tap': 'embedding'} | read_index(folder)  # Folders of version 0.1 do not name it.
     other = [name for name, value in about.items() if stored.get(name) != value]
     if other:
       raise ConfigError(

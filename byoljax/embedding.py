@@ -60,24 +60,25 @@ class Embedder:
   def apply(self, params: PyTree, bn: PyTree, images: jax.Array) -> jax.Array:
     """The same as a pure function of the weights, to be compiled, exported or differentiated."""
     normalised = device.make_eval_transform(self.mean, self.std)(images)
-    return self.encoder.net.apply(params, bn, normalised, train=False)[0]['embedding']
+    return self.encoder.read(params, bn, normalised)
 
   @functools.cached_property
   def _compiled(self) -> Any:
     return jax.jit(self.apply)
 
 
-def load(run: str, network: str = 'online') -> Embedder:
+def load(run: str, network: str = 'online', tap: str = 'embedding') -> Embedder:
   """The encoder of a run.
 
   Args:
     run: a run's directory, or one of its checkpoints/<step>.
-    network: 'online' or 'target'; 'random' and 'pixels' are baselines.
+    network: 'online' or 'target'; 'random', 'random_rescaled' and 'pixels' are baselines.
+    tap: where it is read out: 'embedding', an inner map such as 'stage1', 'projection', ...
 
   Raises:
-    ConfigError: nothing to load there.
+    ConfigError: nothing to load there, or no such tap.
   """
-  encoder, config, _ = evaluate.load_encoder(str(run), network)
+  encoder, config, _ = evaluate.load_encoder(str(run), network, tap)
   return of(encoder, config)
 
 

@@ -4,9 +4,10 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from byoljax import evaluate, workdirs
+from byoljax import encoders, evaluate, workdirs
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data import datasets
+from byoljax.data.source import Source
 from byoljax.evaluate import EvalData
 from byoljax.workdirs import Invocation
 
@@ -15,21 +16,8 @@ def data_of(
   config: Config, pretraining: Config, batch_size: int, log_dir: pathlib.Path
 ) -> EvalData:
   """The data of an evaluation: what its own configuration leaves open is as in pretraining."""
-  merged: Config = ConfigDict(pretraining.to_dict())
-  if config.data.name:
-    merged.data.name, merged.data.dir = config.data.name, config.data.dir
-  elif config.data.dir:
-    merged.data.dir = config.data.dir
-  with user_errors():
-    sources = [
-      datasets.load(
-        merged.data.name,
-        split,
-        data_dir=merged.data.dir,
-        unreadable_log=log_dir / 'unreadable.txt',
-      )
-      for split in ('train', 'test')
-    ]
+  merged = _merged(config, pretraining)
+  sources = [_load(merged, split, log_dir) for split in ('train', 'test')]
   if sources[0].num_classes < 2:
     raise ConfigError(f'{sources[0].name} has no labels: there is nothing to evaluate.')
   if sources[0].num_classes != sources[1].num_classes:
@@ -46,6 +34,48 @@ def data_of(
   )
 
 
+def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> EvalData:
+  """One split, `config.split`, for evaluations that need no labels: it stands for both.
+
+  Raises:
+    ConfigError: there is no such split.
+  """
+  merged = _merged(config, pretraining)
+  try:
+    source = _load(merged, config.split, log_dir)
+  except ConfigError as error:
+    raise ConfigError(f'{error} With --config.split=pretrain all images are taken.') from error
+  return EvalData(
+    source,
+    source,
+    image_size=config.image_size or merged.evals.image_size,
+    mean=merged.data.mean,
+    std=merged.data.std,
+    batch_size=evaluate.fit_to_devices(config.batch_size),
+    threads=config.data.threads,
+  )
+
+
+def _merged(config: Config, pretraining: Config) -> Config:
+  """The run's configuration with the data that the evaluation names."""
+  merged: Config = ConfigDict(pretraining.to_dict())
+  if config.data.name:
+    merged.data.name, merged.data.dir = config.data.name, config.data.dir
+  elif config.data.dir:
+    merged.data.dir = config.data.dir
+  return merged
+
+
+def _load(config: Config, split: str, log_dir: pathlib.Path) -> Source:
+  with user_errors():
+    return datasets.load(
+      config.data.name,
+      split,
+      data_dir=config.data.dir,
+      unreadable_log=log_dir / 'unreadable.txt',
+    )
+
+
 def home(
   task: str, config: Config, checkpoint_dir: pathlib.Path, invocation: Invocation
 ) -> pathlib.Path:
@@ -53,5 +83,16 @@ def home(
   if invocation.workdir:
     return pathlib.Path(invocation.workdir)
   on = [config.data.name.replace(':', '-')] if config.data.name else []
-  name = '-'.join([task, config.network, checkpoint_dir.name, *on])
+  name = '-'.join([task, config.network, checkpoint_dir.name, *on, *tap_suffix(config)])
   return workdirs.evals_dir(checkpoint_dir) / name
+
+
+def tap_suffix(config: Config) -> list[str]:
+  """What tells results of another tap from those of the embedding: [] or ['projection']."""
+  tap = config.get('tap', encoders.EMBEDDING)
+  return [] if tap == encoders.EMBEDDING else [tap.replace('/', '-')]
+
+
+def which(config: Config) -> str:
+  """What is evaluated, for a person: 'online network', 'online network, projection'."""
+  return ', '.join([f'{config.network} network', *tap_suffix(config)])

@@ -97,7 +97,7 @@ def _with_head(
   where = f"finetune.head_layers={layers}: '{directory}'"
   if network not in evaluate.NETWORKS:
     raise ConfigError(f'{where} is of no use for network={network}, which has no projector.')
-  prefixes = tuple((*prefix[:-1], 'projector') for prefix in evaluate.NETWORKS[network])
+  prefixes = tuple((*prefix, 'projector') for prefix in evaluate.NETWORKS[network])
   try:
     params, bn = checkpoint.restore_subtrees(directory, prefixes).values()
   except KeyError as error:

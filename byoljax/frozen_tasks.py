@@ -23,10 +23,12 @@ def _task(name: str, compute: Callable[[Config, Split, Split], tuple[dict[str, A
   """A task: `compute` gives the result and what to print of it."""
 
   def run(config: Config, invocation: Invocation) -> int:
-    encoder, source, directory = evaluate.load_encoder(config.pretrained, config.network)
+    encoder, source, directory = evaluate.load_encoder(
+      config.pretrained, config.network, config.tap
+    )
     home = eval_setup.home(name, config, directory, invocation)
     data = eval_setup.data_of(config, source, config.batch_size, home)
-    say(f'{name} of {directory} ({config.network} network) on {data.test.name}')
+    say(f'{name} of {directory} ({eval_setup.which(config)}) on {data.test.name}')
     splits = features(encoder, data)
     with user_errors(name):
       result, text = compute(config, *splits)
@@ -40,10 +42,9 @@ def _task(name: str, compute: Callable[[Config, Split, Split], tuple[dict[str, A
 
 def features(encoder: evaluate.Encoder, data: EvalData) -> tuple[Split, Split]:
   """Features and labels of both splits; images without a label are left out."""
-  extract = evaluate.extractor(encoder.net, tuple(data.mean), tuple(data.std))
   made = []
   for source in (data.train, data.test):
-    found, labels = extract(encoder.params, encoder.bn, evaluate.eval_batches(source, data))
+    found, labels = evaluate.extract(encoder, source, data)
     known = labels >= 0 if labels.ndim == 1 else np.full(len(labels), True)
     made.append((found[known], labels[known]))
   return made[0], made[1]

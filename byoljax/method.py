@@ -85,6 +85,8 @@ class Method(NamedTuple):
     remember: (method_state, rows, finite) -> method_state, before `post_step`: writes the rows of a
       batch into queues and banks, unless the bool scalar `finite` says that its gradient was not.
       Micro-batches are written one after the other once the gradients of all are there.
+    net: the `models.net.Net` whose parts `params` holds by role, from images on, the encoder first:
+      evaluations read any of its taps; None for an encoder alone.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -94,6 +96,7 @@ class Method(NamedTuple):
   groups: Callable[[PyTree], PyTree]
   refresh: Refresh | None = None
   remember: Callable[[PyTree, PyTree, jax.Array], PyTree] = lambda state, rows, finite: state
+  net: Any = None
 
 
 class Teacher(NamedTuple):
@@ -111,6 +114,21 @@ class Teacher(NamedTuple):
   num_classes: int
 
 
+class Pretrained(NamedTuple):
+  """A network to start from, or to put something on.
+
+  Attributes:
+    params: parameters by role, 'encoder' among them.
+    bn: running statistics by role.
+    features: (params, bn, images float32 [b, S, S, 3], normalised) -> float32 [b, D], in evaluation
+      mode, without collectives.
+  """
+
+  params: PyTree
+  bn: PyTree
+  features: Callable[[PyTree, PyTree, jax.Array], jax.Array]
+
+
 class Setting(NamedTuple):
   """What a method's builder may know about the run that it is built for.
 
@@ -124,7 +142,7 @@ class Setting(NamedTuple):
     num_classes: classes of the training set; 0 without labels.
     axis: the mapped axis, or None on a single device.
     dtype: compute type of the networks, 'float32' or 'bfloat16'.
-    pretrained: (params, batch statistics) of an encoder to start from, or None.
+    pretrained: a network to start from, or None.
     teacher: a classifier to learn from, or None.
   """
 
@@ -137,7 +155,7 @@ class Setting(NamedTuple):
   num_classes: int = 0
   axis: str | None = None
   dtype: str = 'float32'
-  pretrained: tuple[PyTree, PyTree] | None = None
+  pretrained: Pretrained | None = None
   teacher: Teacher | None = None
 
   def steps(self, field: str, text: str) -> int:

@@ -40,4 +40,4 @@ def from_projections(net: Net, criterion: Criterion) -> Method:
     return value, Aux(Statistics(bn), metrics, first['embedding'])
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups)
+  return Method(init, loss, keep, embed, default_groups, net=net)

@@ -24,8 +24,8 @@ from byoljax import evaluate, metrics, parallel, workdirs
 from byoljax.config import Config, ConfigError
 from byoljax.data import datasets, pipeline
 from byoljax.data.source import Source
-from byoljax.evals import knn
-from byoljax.report import charts, page, pictures
+from byoljax.evals import features, knn
+from byoljax.report import by_tap, charts, page, pictures
 from byoljax.report.page import Gallery, Map, Page
 
 FILE, FOLDER = 'report.html', 'report'
@@ -96,6 +96,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
       for name, path in (
         ('Augmented views', run / 'views.png'),
         ('First layer', run / FOLDER / 'filters.png'),
+        ('Spectrum', run / 'evals' / f'collapse-online-{directory.name}' / 'spectrum.png'),
       )
       if path.exists()
     },
@@ -132,9 +133,8 @@ def _sample(
   order = np.random.default_rng((0, seed)).permutation(source.size)[:most]
   rows = np.sort(order)
   chosen = source.subset(rows)
-  # The index in the place of the label comes back with its row.
-  numbered = ({**batch, 'label': batch['index']} for batch in _batches(config, chosen))
-  extract = evaluate.extractor(encoder.net, tuple(config.data.mean), tuple(config.data.std))
+  numbered = features.numbered(_batches(config, chosen))
+  extract = evaluate.extractor(encoder, config.data.mean, config.data.std)
   found, index = extract(encoder.params, encoder.bn, numbered)
   labels = chosen.labels
   known = np.full(len(index), -1, np.int32) if labels is None else labels[index]
@@ -318,6 +318,7 @@ def _results(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
         {
           'evaluation': stored['config'].get('task', path.parent.name),
           'network': str(stored['config'].get('network', '')),
+          'tap': str(stored['config'].get('tap', 'embedding')),
           'on': str(stored['config'].get('data', {}).get('name', '') or 'the same data'),
           'step': pathlib.Path(stored['checkpoint']).name,
           'top-1': f'{stored["result"]["top1"]:.1%}',
@@ -325,7 +326,7 @@ def _results(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
       )
   if later:
     tables['Later evaluations'] = later
-  return tables
+  return tables | by_tap.tables(run)
 
 
 def _percent(result: Mapping[str, Any], kind: str) -> str:
@@ -363,6 +364,8 @@ def _notes(bank: Sample, queries: Sample, same: bool) -> dict[str, str]:
     'Classes': f'k-NN (k = {knn.HEADLINE_K}, T = {knn.HEADLINE_TEMPERATURE}) of '
     f'{len(queries.labels):,} {kind} against {where}.',
     'Augmented views': 'An image on the left, what training makes of it beside it.',
+    'Spectrum': 'Singular values of the centred features of each tap, and the spread of their '
+    'dimensions: a curve that falls off a cliff is dimensional collapse.',
     'First layer': 'Kernels of the first convolution, each scaled to its own range.',
   }
 

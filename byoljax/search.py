@@ -97,7 +97,7 @@ def run(folder: str, images: Sequence[str], out: str, count: int) -> None:
   if about['format'] != 'npz' or not parts:
     raise ConfigError(f"'{folder}' has no .npz parts: embed with --format=npz to search in it.")
   queries = read_images(images, about['image_size'])
-  embedder = embedding.load(about['pretrained'], about['network'])
+  embedder = embedding.load(about['pretrained'], about['network'], about.get('tap', 'embedding'))
   found = nearest(np.asarray(embedder(queries)), parts, count)
   for path, cosine, names in zip(images, found.cosine, found.name, strict=True):
     rows = [

@@ -26,6 +26,7 @@ from byoljax import (
   parallel,
   preview,
   report_run,
+  tap_tasks,
   teachers,
   train,
   transfer,
@@ -88,13 +89,15 @@ def pretrain(config: Config, invocation: Invocation) -> int:
 
 def linear(config: Config, invocation: Invocation) -> int:
   """Linear evaluation of a pretrained encoder; see `configs/linear.py`."""
-  encoder, source_config, directory = evaluate.load_encoder(config.pretrained, config.network)
+  encoder, source_config, directory = evaluate.load_encoder(
+    config.pretrained, config.network, config.tap
+  )
   home = eval_setup.home('linear', config, directory, invocation)
   data = eval_setup.data_of(config, source_config, config.linear.batch_size, home)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   workdirs.open_workdir(home, config, invocation, data.train)
-  say(f'Linear evaluation of {directory} ({config.network} network) on {data.test.name}.')
+  say(f'Linear evaluation of {directory} ({eval_setup.which(config)}) on {data.test.name}.')
   result = classify.linear_result(encoder, data, config.linear, log=config.log, workdir=home)
   if result is None:
     say('Stopped and saved: the same command goes on from there.')
@@ -114,12 +117,14 @@ def _chosen(result: Mapping[str, Any]) -> str:
 
 def knn(config: Config, invocation: Invocation) -> int:
   """k-NN evaluation of a pretrained encoder; see `configs/knn.py`."""
-  encoder, source_config, directory = evaluate.load_encoder(config.pretrained, config.network)
+  encoder, source_config, directory = evaluate.load_encoder(
+    config.pretrained, config.network, config.tap
+  )
   home = eval_setup.home('knn', config, directory, invocation)
   data = eval_setup.data_of(config, source_config, config.batch_size, home)
   result = evaluate.knn_result(encoder, data, config.knn)
   workdirs.write_result(home / 'result.json', result, config, directory)
-  say(f'k-NN of {directory} ({config.network} network) on {data.test.name}')
+  say(f'k-NN of {directory} ({eval_setup.which(config)}) on {data.test.name}')
   say(_knn_table(result))
   say(f'result  {home / "result.json"}')
   return 0
@@ -147,6 +152,7 @@ TASKS: dict[str, Callable[[Config, Invocation], int]] = {
   'finetune': finetune_task.finetune,
   'transfer': transfer.transfer,
   **frozen_tasks.TASKS,
+  **tap_tasks.TASKS,
 }
 
 

@@ -31,7 +31,14 @@ def load(path: str, config: Config) -> Teacher:
   protocol = workdirs.run_config(home)
   if protocol.get('task') != 'linear':
     raise ConfigError(f"config.teacher='{path}' is not the directory of a linear evaluation.")
-  encoder, source, _ = evaluate.load_encoder(protocol.pretrained, protocol.network)
+  if protocol.linear.get('norm'):
+    raise ConfigError(
+      f"config.teacher='{path}' normalises its features (linear.norm=true), which a teacher does "
+      'not: evaluate with another protocol.'
+    )
+  encoder, source, _ = evaluate.load_encoder(
+    protocol.pretrained, protocol.network, protocol.get('tap', 'embedding')
+  )
   for name in ('mean', 'std'):
     if tuple(source.data[name]) != tuple(config.data[name]):
       raise ConfigError(
@@ -39,11 +46,10 @@ def load(path: str, config: Config) -> Teacher:
         f"where the teacher '{path}' was trained; use the same."
       )
   kernel, bias = _head(home, tuple(protocol.linear.base_lr))
-  net = encoder.net
 
   def logits(variables, images: jax.Array) -> jax.Array:
-    outputs, _ = net.apply(variables['params'], variables['bn'], images, train=False)
-    return outputs['embedding'] @ variables['kernel'] + variables['bias'][None, :]
+    features = encoder.read(variables['params'], variables['bn'], images)
+    return features @ variables['kernel'] + variables['bias'][None, :]
 
   variables = {'params': encoder.params, 'bn': encoder.bn, 'kernel': kernel, 'bias': bias}
   return Teacher(logits, jax.tree.map(jnp.asarray, variables), kernel.shape[-1])

@@ -18,7 +18,8 @@ def get_config(arg: str = '') -> ConfigDict:
     {
       'task': 'embed',
       'pretrained': '',  # a run's workdir, or one of its checkpoints/<step>
-      'network': 'online',  # or 'target'; baselines: 'random', 'pixels'
+      'network': 'online',  # or 'target'; baselines: 'random', 'random_rescaled', 'pixels'
+      'tap': 'embedding',  # or 'projection', 'prediction', an inner map: 'stem', 'stage1', ...
       # '' means: as in pretraining.
       'data': {'name': '', 'dir': '', 'threads': 0},
       'split': 'train',  # or 'test'; 'pretrain' adds the images without labels

@@ -41,7 +41,8 @@ def get_config(arg: str = '') -> ConfigDict:
     {
       'task': which,
       'pretrained': '',  # a run's workdir, or one of its checkpoints/<step>
-      'network': 'online',  # or 'target'; baselines: 'random', 'pixels'
+      'network': 'online',  # or 'target'; baselines: 'random', 'random_rescaled', 'pixels'
+      'tap': 'embedding',  # or 'projection', 'prediction', an inner map: 'stem', 'stage1', ...
       # '' means: as in pretraining.
       'data': {'name': '', 'dir': '', 'threads': 0},
       'image_size': 0,  # 0 = as in pretraining

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from byoljax import classify, cli, labelled
+from byoljax import checkpoint, classify, cli, labelled
 from byoljax import config as config_lib
 from byoljax.data import arrays
 from configs import finetune as finetune_config
@@ -60,6 +60,22 @@ class TestLinearProtocols:
     assert result['train_examples'] == 80 and 'held_out_top1' not in result
     assert 'the only one' in capsys.readouterr().out
 
+  def test_on_the_projection(self, tiny, tmp_path, capsys):
+    from byoljax.main import main
+
+    run = tmp_path / 'run'
+    assert main([*tiny, f'--workdir={run}']) == 0
+    command = ['linear', str(run), *QUIET, '--linear.length=2 epochs', '--linear.batch_size=16']
+    assert cli.run([*command, '--tap=projection']) == 0
+    assert 'online network, projection' in capsys.readouterr().out
+    (home,) = (run / 'evals').iterdir()
+    kernel = checkpoint.restore_subtrees(
+      checkpoint.checkpoint_directory(home), [('params', 'head')]
+    )[('params', 'head')]['kernel']
+    assert home.name.endswith('-projection') and kernel.shape[1] == 8, 'the projector puts out 8'
+    assert cli.run([*command, '--tap=projektion']) == 2
+    assert "did you mean 'projection'" in capsys.readouterr().err
+
 
 class TestFinetune:
   def test_beside_scratch_with_a_sweep_and_resumed(self, untrained, tmp_path, capsys):
@@ -110,8 +126,6 @@ class TestFinetune:
     command = ['finetune', str(run), '--labels=10 per class', *SHORT, '--finetune.head_layers=1',
                '--finetune.sweep.base_lr=()', '--finetune.length=2 steps']  # fmt: skip
     assert cli.run([*command, f'--workdir={tmp_path / "out"}']) == 0
-    from byoljax import checkpoint
-
     step = checkpoint.checkpoint_directory(tmp_path / 'out' / 'online')
     stored = checkpoint.restore_subtrees(step, [('params',)])[('params',)]
     assert set(stored) == {'encoder', 'projector', 'head'}

@@ -11,7 +11,7 @@ import pytest
 
 from byoljax import checkpoint, parallel
 from byoljax.losses import classification
-from byoljax.method import Setting, Teacher, with_online_probe
+from byoljax.method import Pretrained, Setting, Teacher, with_online_probe
 from byoljax.methods import METHODS
 from byoljax.models import heads, layers
 from byoljax.models.net import stack
@@ -37,7 +37,12 @@ class TinyEncoder(nn.Module):
 def _frozen():
   encoder = TinyEncoder(None)
   net = stack((('encoder', 'embedding', encoder),))
-  return net.init(jax.random.key(7), jnp.zeros((2, SIZE, SIZE, 3)))
+  params, bn = net.init(jax.random.key(7), jnp.zeros((2, SIZE, SIZE, 3)))
+
+  def features(params, bn, images):
+    return net.apply(params, bn, images, train=False)[0]['embedding']
+
+  return Pretrained(params, bn, features)
 
 
 def _teacher():
@@ -241,6 +246,23 @@ def test_embedding_is_deterministic_and_per_image(name):
     np.testing.assert_allclose(value[3:4], alone[tap], rtol=1e-5, atol=1e-6)
 
 
+@every_method
+def test_the_network_gives_what_embed_gives(name):
+  """Evaluations read a run's heads through `net`, with the weights that `params` holds by role."""
+  method = make(name, axis=None)
+  params, state = method.init(jax.random.key(0), batch_of(name))
+  if method.net is None:
+    assert name == 'linear_probe'  # An encoder alone.
+    return
+  images = batch_of(name)['views'][0]
+  assert [role for role, _, _ in method.net.parts][0] == 'encoder'
+  outputs, _ = method.net.apply(params, state.bn, images, train=False)
+  for tap, value in method.embed(params, state, images).items():
+    if tap in outputs:
+      np.testing.assert_allclose(outputs[tap], value, rtol=1e-5, atol=1e-6)
+  assert 'embedding' in outputs and set(outputs) & {'projection', 'logits'}
+
+
 ROWS, WIDTH = 1 << 14, 256
 # name -> arguments that make the memory large, and how many rows it then has
 MEMORIES = {
@@ -332,7 +354,7 @@ def test_probe_does_not_change_the_encoder():
 
 def test_linear_probe_never_touches_the_encoder():
   state, _ = run('linear_probe', 4)
-  before_params, before_bn = _frozen()
+  before_params, before_bn, _ = _frozen()
   assert_equal(state.method_state.params, parallel.fetch(before_params))
   assert_equal(state.method_state.bn, parallel.fetch(before_bn))
 

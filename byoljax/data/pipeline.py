@@ -17,6 +17,7 @@ core; from arrays by one thread. What a batch holds depends on neither.
 
 from collections.abc import Sequence
 import os
+from typing import Any
 
 import numpy as np
 
@@ -161,6 +162,69 @@ def eval_batches(
     return _for_evaluation({'index': index.astype(np.int32), 'label': label, 'views': (image,)})
 
   return ThreadBatches(steps, make)
+
+
+def view_batches(
+  source: Source,
+  specs: Sequence[views.ViewSpec],
+  *,
+  batch_size: int,
+  seed: int,
+  process_index: int = 0,
+  process_count: int = 1,
+  threads: int = 0,
+) -> Batches:
+  """Every example once, in order, with the augmentation of epoch 0: `eval_batches` of views.
+
+  Args:
+    source: the data.
+    specs: one per view.
+    batch_size: global batch B, a multiple of process_count; the last batch is padded.
+    seed: 0 <= seed < 2^32; with the examples' indices it decides the pictures, B does not.
+    process_index: this process.
+    process_count: number of processes P.
+    threads: for decoding; 0 means one for every core that this process may use.
+
+  Returns:
+    Dicts of b = B / P rows: what `device.make_augment` takes ('index' int32 [b], and 'views' or
+    'image' as from `train_batches`) under 'image', and 'index', 'label' and 'mask' as from
+    `eval_batches`.
+
+  Raises:
+    ValueError: an argument out of range.
+  """
+  order.check_processes(batch_size, process_index, process_count)
+  geometry_of = examples.random_geometry(specs, seed)
+  steps = range(-(-source.size // batch_size))
+
+  def indices(step: int) -> np.ndarray:
+    return order.eval_indices(source.size, batch_size, process_index, process_count, step)
+
+  if source.encoded:
+    sizes = tuple(spec.size for spec in specs)
+    return FileBatches(
+      steps,
+      lambda step: (0, indices(step)),
+      examples.Planner(source, geometry_of, replace=False),
+      decode.make_decoder(sizes, source.image_shape),
+      sizes=sizes,
+      threads=threads or _cores(),
+      finish=lambda batch: _masked(batch, {'views': batch['views']}),
+    )
+
+  def make(step: int) -> Batch:
+    index = indices(step)
+    images, label = source.read(np.maximum(index, 0))
+    rest = {'index': index.astype(np.int32), 'label': np.where(index < 0, -1, label)}
+    return _masked(rest, {'image': images})
+
+  return ThreadBatches(steps, make)
+
+
+def _masked(batch: Batch, pictures: dict[str, Any]) -> Batch:
+  index = batch['index']
+  rest = {'index': index, 'label': batch['label'].astype(np.int32), 'mask': index >= 0}
+  return {'image': {**pictures, 'index': np.maximum(index, 0)}, **rest}
 
 
 def in_memory(source: Source, *, image_size: int, threads: int = 0) -> Source:

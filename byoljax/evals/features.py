@@ -6,7 +6,7 @@ alone: neither the batch size, nor the padding, nor the number of devices or pro
 rows come out or their order.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import difflib
 from typing import Any
 
@@ -46,15 +46,15 @@ def make_extractor(
   Returns:
     A function of (params, method_state, batches), compiled once for one shape of batch. A batch
     holds host arrays of equal length n, a multiple of the local device count: 'image'
-    [n, S, S, 3], 'index' [n] (the example's number in the data set), 'label' [n] (-1: none) and
-    'mask' bool [n] (False: padding). Every process must give equally many batches. It returns
-    features float32 [N, D] and labels int32 [N] of all N distinct examples of all processes, in
-    the order of their index, to every process. No gradient. It raises ValueError when there is no
-    example or no such tap.
+    [n, S, S, 3] (or a tree of arrays, if `transform` takes one), 'index' [n] (the example's number
+    in the data set), 'label' [n] (-1: none) and 'mask' bool [n] (False: padding). Every process
+    must give equally many batches. It returns features float32 [N, D] and labels int32 [N] of all N
+    distinct examples of all processes, in the order of their index, to every process. No gradient.
+    It raises ValueError when there is no example or no such tap.
   """
 
-  def features_of(variables: tuple[PyTree, PyTree], images: jax.Array) -> jax.Array:
-    params, method_state = variables
+  def features_of(variables: tuple[PyTree, PyTree, Any], images: Any) -> jax.Array:
+    params, method_state, _ = variables
     outputs = embed(params, method_state, images if transform is None else transform(images))
     if tap not in outputs:
       raise ValueError(_unknown_tap(tap, outputs))
@@ -65,7 +65,9 @@ def make_extractor(
   def extract(
     params: PyTree, method_state: PyTree, batches: Iterable[Mapping[str, np.ndarray]]
   ) -> tuple[np.ndarray, np.ndarray]:
-    variables = parallel.replicate((params, method_state))
+    # A third, for pmap (JAX 0.10) splits trees wrongly behind one without leaves: raw pixels have
+    # neither parameters nor statistics.
+    variables = parallel.replicate((params, method_state, np.zeros(1, np.float32)))
     rows = _Rows()
     pending = None
     for batch in batches:
@@ -81,34 +83,58 @@ def make_extractor(
   return extract
 
 
-def every_tap(
-  embed: Embed, transform: Callable[[jax.Array], jax.Array] | None = None
-) -> Callable[[PyTree, PyTree, Iterable[Mapping[str, np.ndarray]], int], dict[str, np.ndarray]]:
-  """Builds `extract(params, method_state, batches, size) -> {tap: float32 [size, D]}`.
+def numbered(batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+  """Batches with the index in the place of the label: an extractor gives it back with its row."""
+  return ({**batch, 'label': batch['index']} for batch in batches)
 
-  As `make_extractor`, in one pass for all taps, and row i is the example of index i: one that could
-  not be read is a row of zeros.
+
+def side_by_side(
+  embed: Embed, transform: Callable[[Any], Any] | None = None
+) -> Callable[
+  [PyTree, PyTree, Iterable[Mapping[str, Any]]], tuple[dict[str, np.ndarray], np.ndarray]
+]:
+  """Builds `extract(params, method_state, batches) -> ({tap: float32 [N, D]}, labels int32 [N])`.
+
+  As `make_extractor`, in one pass for all taps, in the order in which `embed` names them.
   """
   widths: dict[str, int] = {}
 
-  def side_by_side(params: PyTree, method_state: PyTree, images: jax.Array) -> dict[str, jax.Array]:
+  def together(params: PyTree, method_state: PyTree, images: Any) -> dict[str, jax.Array]:
     outputs = {tap: x.astype(jnp.float32) for tap, x in embed(params, method_state, images).items()}
     widths.update({tap: x.shape[-1] for tap, x in outputs.items()})
     return {'all': jnp.concatenate(list(outputs.values()), axis=-1)}
 
-  extract = make_extractor(side_by_side, transform, tap='all')
+  extract = make_extractor(together, transform, tap='all')
 
   def extract_all(
-    params: PyTree, method_state: PyTree, batches: Iterable[Mapping[str, np.ndarray]], size: int
+    params: PyTree, method_state: PyTree, batches: Iterable[Mapping[str, Any]]
+  ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    found, labels = extract(params, method_state, batches)
+    parts = np.split(found, np.cumsum(list(widths.values()))[:-1], axis=1)
+    return dict(zip(widths, parts, strict=True)), labels
+
+  return extract_all
+
+
+def every_tap(
+  embed: Embed, transform: Callable[[jax.Array], jax.Array] | None = None
+) -> Callable[[PyTree, PyTree, Iterable[Mapping[str, Any]], int], dict[str, np.ndarray]]:
+  """Builds `extract(params, method_state, batches, size) -> {tap: float32 [size, D]}`.
+
+  As `side_by_side`, and row i is the example of index i: one that could not be read is a row of
+  zeros.
+  """
+  extract = side_by_side(embed, transform)
+
+  def extract_all(
+    params: PyTree, method_state: PyTree, batches: Iterable[Mapping[str, Any]], size: int
   ) -> dict[str, np.ndarray]:
-    # The index in the place of the label comes back with its row.
-    numbered = ({**batch, 'label': batch['index']} for batch in batches)
-    found, index = extract(params, method_state, numbered)
-    rows = np.zeros((size, found.shape[1]), np.float32)
-    rows[index] = found
-    return dict(
-      zip(widths, np.split(rows, np.cumsum(list(widths.values()))[:-1], axis=1), strict=True)
-    )
+    found, index = extract(params, method_state, numbered(batches))
+    made = {}
+    for tap, rows in found.items():
+      made[tap] = np.zeros((size, rows.shape[1]), np.float32)
+      made[tap][index] = rows
+    return made
 
   return extract_all
 

@@ -127,7 +127,7 @@ def byol(
     return params, state.replace(target_params=moved)
 
   embed = evaluation_outputs(online, 'embedding', 'projection')
-  return Method(init, loss, post_step, embed, default_groups)
+  return Method(init, loss, post_step, embed, default_groups, net=online)
 
 
 def _prediction(outputs: dict[str, jax.Array]) -> jax.Array:

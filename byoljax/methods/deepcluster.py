@@ -129,7 +129,7 @@ def deepcluster(
     return params | {'head': head}, state.replace(labels=labels, sizes=sizes)
 
   embed = evaluation_outputs(net, 'embedding')
-  return Method(init, loss, keep, embed, default_groups, Refresh(every, cluster))
+  return Method(init, loss, keep, embed, default_groups, Refresh(every, cluster), net=net)
 
 
 def _fresh(head: PyTree, key: jax.Array) -> PyTree:

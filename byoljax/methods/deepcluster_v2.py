@@ -168,7 +168,16 @@ def deepcluster_v2(
     centroids, labels = zip(*found, strict=True)
     return params, state.replace(banks=banks, prototypes=centroids, labels=labels)
 
-  return Method(init, loss, keep, embed, default_groups, Refresh(every, cluster), remember)
+  return Method(
+    init,
+    loss,
+    keep,
+    embed,
+    default_groups,
+    Refresh(every, cluster),
+    remember,
+    net=stack((*backbone.parts, *head.parts)),
+  )
 
 
 def build(

@@ -122,7 +122,7 @@ def dino(
     return params, state.replace(target_params=moved)
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, post_step, embed, default_groups)
+  return Method(init, loss, post_step, embed, default_groups, net=net)
 
 
 def _entropy(probabilities: jax.Array) -> jax.Array:

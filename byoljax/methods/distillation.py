@@ -71,7 +71,7 @@ def distillation(net: Net, teacher: Teacher, *, temperature: float) -> Method:
     outputs, _ = net.apply(params, state.bn, images, train=False)
     return {tap: outputs[tap] for tap in ('embedding', 'logits')}
 
-  return Method(init, loss, keep, embed, default_groups)
+  return Method(init, loss, keep, embed, default_groups, net=net)
 
 
 def build(make_encoder: MakeEncoder, setting: Setting, *, temperature: float = 1.0) -> Method:

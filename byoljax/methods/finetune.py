@@ -23,6 +23,7 @@ from byoljax.method import (
   Batch,
   MakeEncoder,
   Method,
+  Pretrained,
   Setting,
   default_groups,
   evaluation_outputs,
@@ -35,20 +36,20 @@ PyTree = Any
 BATCH_NORMS = ('batch', 'frozen')
 
 
-def finetune(net: Net, start: tuple[PyTree, PyTree] | None, *, batch_norm: str) -> Method:
+def finetune(net: Net, start: Pretrained | None, *, batch_norm: str) -> Method:
   """Supervised training of a network; `build` makes it.
 
   Args:
     net: outputs 'embedding' and 'logits' [b, C]; its role 'head' is the classifier.
-    start: parameters and running statistics of some of its other roles, or None.
+    start: weights of some of its other roles, or None.
     batch_norm: 'batch' normalises with the batch's statistics, 'frozen' with the running ones.
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
     params, bn = net.init(key, batch['views'][0])
     if start is not None:
-      params |= jax.tree.map(jnp.array, start[0])
-      bn |= jax.tree.map(jnp.array, start[1])
+      params |= jax.tree.map(jnp.array, start.params)
+      bn |= jax.tree.map(jnp.array, start.bn)
     return params, Statistics(bn)
 
   def loss(
@@ -66,7 +67,8 @@ def finetune(net: Net, start: tuple[PyTree, PyTree] | None, *, batch_norm: str) 
       metrics = {'loss': value, 'top1': classification.accuracy(logits, labels)}
     return value, Aux(state.replace(bn=bn), metrics, outputs['embedding'])
 
-  return Method(init, loss, keep, evaluation_outputs(net, 'embedding', 'logits'), default_groups)
+  embed = evaluation_outputs(net, 'embedding', 'logits')
+  return Method(init, loss, keep, embed, default_groups, net=net)
 
 
 def build(

@@ -173,7 +173,7 @@ def instance_discrimination(
     return state.replace(bank=bank)
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups, refresh, remember)
+  return Method(init, loss, keep, embed, default_groups, refresh, remember, net=net)
 
 
 def _filled(

@@ -179,7 +179,7 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   refresh = Refresh(c.repair_every, functools.partial(_recluster, c))
-  return Method(init, loss, post_step, embed, default_groups, refresh, remember)
+  return Method(init, loss, post_step, embed, default_groups, refresh, remember, net=net)
 
 
 def _recluster(

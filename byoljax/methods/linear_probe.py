@@ -21,7 +21,16 @@ from jax import lax
 import jax.numpy as jnp
 
 from byoljax.losses import classification
-from byoljax.method import Aux, Batch, MakeEncoder, Method, Setting, default_groups, keep
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Pretrained,
+  Setting,
+  default_groups,
+  keep,
+)
 from byoljax.models import heads
 from byoljax.models.net import Net, stack
 
@@ -43,19 +52,17 @@ class FrozenEncoder(flax.struct.PyTreeNode):
 
 
 def linear_probe(
-  net: Net,
-  frozen: tuple[PyTree, PyTree],
+  frozen: Pretrained,
   num_classes: int,
   num_heads: int,
   *,
   start: str = 'zeros',
   norm: Net | None = None,
 ) -> Method:
-  """Linear heads over a network whose output 'embedding' they see.
+  """Linear heads over a frozen network's features.
 
   Args:
-    net: the encoder as a one-part stack of role 'encoder'.
-    frozen: its parameters and running statistics, {'encoder': ...} each.
+    frozen: the network.
     num_classes: C.
     num_heads: L, the number of stacked heads.
     start: how kernels start, the same for every head: see `heads.LinearHead`.
@@ -69,7 +76,7 @@ def linear_probe(
   head = stack((('head', 'logits', heads.LinearHead(num_classes, start)),))
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, FrozenEncoder]:
-    params, bn = jax.tree.map(jnp.array, frozen)
+    params, bn = jax.tree.map(jnp.array, (frozen.params, frozen.bn))
     features = jax.eval_shape(_features, FrozenEncoder(params, bn, {}), batch['views'][0])
     one = head.init(key, features)[0]['head']['linear1']
     kernel = jnp.tile(one['kernel'], (num_heads, 1, 1))
@@ -78,7 +85,7 @@ def linear_probe(
     return {'head': {'kernel': kernel, 'bias': bias}}, FrozenEncoder(params, bn, statistics)
 
   def _features(state: FrozenEncoder, images: jax.Array) -> jax.Array:
-    return net.apply(state.params, state.bn, images, train=False)[0]['embedding']
+    return frozen.features(state.params, state.bn, images)
 
   def _normalised(
     state: FrozenEncoder, features: jax.Array, train: bool
@@ -126,8 +133,8 @@ def build(
   """Builds the probe on a pretrained encoder.
 
   Args:
-    make_encoder: the encoder that `setting.pretrained` belongs to.
-    setting: the run; it must name the classes and hold the encoder's weights.
+    make_encoder: not needed: `setting.pretrained` brings its own.
+    setting: the run; it must name the classes and hold the network.
     num_heads: how many heads train side by side, one per learning rate.
     start: a key of `heads.STARTS`.
     norm: batch normalisation of the features, without scale and shift (MAE, arXiv 2111.06377,
@@ -136,14 +143,14 @@ def build(
   Raises:
     ValueError: the data have no labels, there is no encoder to probe, or an unknown start.
   """
+  del make_encoder
   if setting.num_classes < 2:
     raise ValueError('a linear probe needs labelled images of at least 2 classes.')
   if setting.pretrained is None:
     raise ValueError('a linear probe needs a pretrained encoder: set config.pretrained.')
   if start not in heads.STARTS:
     raise ValueError(f"start='{start}' is not one of {', '.join(heads.STARTS)}.")
-  net = stack((('encoder', 'embedding', make_encoder(setting.axis)),))
   normalise = stack((('norm', 'normalised', heads.FeatureNorm(setting.axis)),)) if norm else None
   return linear_probe(
-    net, setting.pretrained, setting.num_classes, num_heads, start=start, norm=normalise
+    setting.pretrained, setting.num_classes, num_heads, start=start, norm=normalise
   )

@@ -127,7 +127,7 @@ def moco(
     return params, state.replace(target_params=moved)
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, post_step, embed, default_groups, remember=remember)
+  return Method(init, loss, post_step, embed, default_groups, remember=remember, net=net)
 
 
 def build(

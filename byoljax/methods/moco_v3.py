@@ -103,7 +103,7 @@ def moco_v3(
     return names
 
   embed = evaluation_outputs(online, 'embedding', 'projection')
-  return Method(init, loss, post_step, embed, groups)
+  return Method(init, loss, post_step, embed, groups, net=online)
 
 
 def build(

@@ -118,7 +118,7 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
     return state.replace(queue=ring.push(state.queue, rows, finite))
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups, remember=remember)
+  return Method(init, loss, keep, embed, default_groups, remember=remember, net=net)
 
 
 def build(

@@ -130,7 +130,7 @@ def simclr(
     outputs, _ = tapped.apply(params, state.bn, images, train=False)
     return {tap: outputs[tap] for tap in taps}
 
-  return Method(init, loss, post_step, embed, default_groups, remember=remember)
+  return Method(init, loss, post_step, embed, default_groups, remember=remember, net=net)
 
 
 def build(

@@ -67,7 +67,7 @@ def simsiam(net: Net, *, stop_gradient: bool = True) -> Method:
     return value, Aux(Statistics(bn), {'loss': value}, first['embedding'])
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups)
+  return Method(init, loss, keep, embed, default_groups, net=net)
 
 
 def build(

@@ -158,7 +158,15 @@ def swav(
     )
     return {'embedding': outputs['embedding'], 'projection': projected['projection']}
 
-  return Method(init, loss, post_step, embed, default_groups, remember=remember)
+  return Method(
+    init,
+    loss,
+    post_step,
+    embed,
+    default_groups,
+    remember=remember,
+    net=stack((*backbone.parts, *head.parts)),
+  )
 
 
 def _normalised(params: PyTree) -> PyTree:

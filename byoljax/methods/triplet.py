@@ -72,7 +72,7 @@ def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
     return value, Aux(state.replace(bn=bn), metrics, outputs[0]['embedding'])
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups)
+  return Method(init, loss, keep, embed, default_groups, net=net)
 
 
 def build(

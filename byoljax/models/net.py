@@ -39,10 +39,12 @@ class Net(NamedTuple):
       returned; with train=False it uses the running ones, without a collective, and they are
       returned as they came. `upto` names the last output wanted: later parts are not computed, and
       their parameters may be absent.
+    parts: what it was stacked from.
   """
 
   init: Callable[[jax.Array, Any], tuple[Params, BatchStats]]
   apply: Callable[..., tuple[dict[str, jax.Array], BatchStats]]
+  parts: tuple[Part, ...] = ()
 
 
 class Statistics(flax.struct.PyTreeNode):
@@ -98,8 +100,8 @@ def stack(parts: Sequence[Part], taps: Sequence[str] = ()) -> Net:
   Args:
     parts: (role, output name, module) in order; a module is called as module(x, train=...). `role`
       is its key in params and batch_stats (present even when empty).
-    taps: names of inner feature maps to put among the outputs as well, e.g. 'stage3' of a ResNet:
-      float32 [b,h,w,C].
+    taps: names of inner feature maps to put among the outputs as well: 'stage3' of a ResNet,
+      float32 [b,h,w,C]; 'predictor/hidden1', with its role, where several parts have one of a name.
 
   Raises:
     ValueError: no parts; a role, or a name of an output, given twice; at `apply`, an unknown `upto`
@@ -140,16 +142,78 @@ def stack(parts: Sequence[Part], taps: Sequence[str] = ()) -> Net:
         module, params[role], batch_stats[role], x, train, bool(taps)
       )
       outputs[name] = x.astype(jnp.float32)
-      inner |= found
+      inner |= {f'{role}/{tap}': value for tap, value in found.items()}
       if name == upto:
         break
     for tap in taps:
-      if tap not in inner:
-        raise ValueError(_unknown('tap', tap, list(inner)))
-      outputs[tap] = inner[tap].astype(jnp.float32)
+      outputs[tap] = inner[_full_name(tap, list(inner))].astype(jnp.float32)
     return outputs, new_stats
 
-  return Net(init, apply)
+  return Net(init, apply, parts)
+
+
+def taps_of(net: Net, x: Any) -> dict[str, tuple[int, ...]]:
+  """Everything that can be read out of a network, in the order in which it is computed.
+
+  Inner feature maps of the first part go by their own name ('stage1'), those of later parts by
+  their role, too ('projector/hidden1'); outputs by theirs. Nothing is computed.
+
+  Args:
+    net: a stack.
+    x: an input, of which the shape matters.
+
+  Returns:
+    {name: shape}, with the batch first.
+  """
+  found: dict[str, tuple[int, ...]] = {}
+
+  def run(key: jax.Array, x: jax.Array) -> None:
+    params, stats = net.init(key, x)
+    for number, (role, name, module) in enumerate(net.parts):
+      x, _, inner = _run(module, params[role], stats[role], x, False, True)
+      prefix = f'{role}/' if number else ''
+      found.update({prefix + tap: value.shape for tap, value in inner.items()})
+      found[name] = x.shape
+
+  jax.eval_shape(run, jax.random.key(0), jax.ShapeDtypeStruct(x.shape, jnp.float32))
+  return found
+
+
+def cut(net: Net, taps: Sequence[str]) -> Net:
+  """The network as far as these taps need it, with the inner ones among its outputs.
+
+  Args:
+    net: a stack.
+    taps: names of `taps_of`.
+  """
+  names = [name for _, name, _ in net.parts]
+  roles = [role for role, _, _ in net.parts]
+  inner = tuple(tap for tap in taps if tap not in names)
+  # An inner map's role stands in front of its name; without one it is the first part's.
+  need = [names.index(tap) if tap in names else _part(tap, roles) for tap in taps]
+  return stack(net.parts[: max(need) + 1], inner)
+
+
+def _part(tap: str, roles: list[str]) -> int:
+  role = tap.partition('/')[0]
+  return roles.index(role) if role in roles else 0
+
+
+def pooled(x: jax.Array, pool: str = 'cls') -> jax.Array:
+  """One vector an image, float32 [b,D], from any tap.
+
+  Args:
+    x: [b,D], which stays as it is; a feature map [b,h,w,C], averaged over h and w; or the tokens of
+      a vision transformer [b,1 + patches,D].
+    pool: of tokens: 'cls', the class token, or 'mean', the patches' mean, as the encoder itself
+      does it.
+  """
+  x = x.astype(jnp.float32)
+  if x.ndim == 4:
+    return x.mean((1, 2))
+  if x.ndim == 3:
+    return x[:, 0] if pool == 'cls' else x[:, 1:].mean(1)
+  return x
 
 
 def _draw(module: nn.Module, key: jax.Array, shape: jax.ShapeDtypeStruct) -> dict[str, Any]:
@@ -175,6 +239,16 @@ def _run(
   sown = updates.get('intermediates') or {}
   found = {name: values[0] for name, values in sown.items() if isinstance(values, tuple)}
   return y, updates.get('batch_stats', stats), found
+
+
+def _full_name(tap: str, inner: list[str]) -> str:
+  """A tap's name with its role; without one it is the first part's, or the only part's, by it."""
+  if tap in inner:
+    return tap
+  alike = [name for name in inner if name.partition('/')[2] == tap]
+  if not alike:
+    raise ValueError(_unknown('tap', tap, [name.partition('/')[2] for name in inner]))
+  return alike[0]
 
 
 def _unknown(kind: str, name: str, valid: list[str]) -> str:

@@ -5,7 +5,9 @@
 Runs that differ in nothing but the seed are one row, mean ± standard deviation. A row is named by
 its method and by the settings in which it differs from the others. Baselines that the runs were
 evaluated with stand below. Numbers are those of the last step, from each run's `results.json`;
-where runs were evaluated by different protocols or on different data, that is said.
+where runs were evaluated by different protocols or on different data, that is said. Evaluations by
+tap (`byoljax layers`, `hypersphere`, `collapse`) follow where runs have them, of the last step that
+was evaluated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byoljax import metrics
-from byoljax.report import table
+from byoljax.report import by_tap, table
 
 SCORES = (('k-NN top-1', 'knn'), ('linear top-1', 'linear'))
 # What may differ between runs that count as seeds of one another.
@@ -44,12 +46,14 @@ class Run(NamedTuple):
     fields: its configuration, by dotted name.
     results: encoder -> {'knn': {'top1', ...}, 'linear': {'top1', ...}}.
     rows: its metrics.
+    taps: task -> rows of its evaluations by tap, where there are any.
   """
 
   name: str
   fields: dict[str, Any]
   results: dict[str, Any]
   rows: list[dict[str, float]]
+  taps: dict[str, list[dict[str, Any]]]
 
   @property
   def method(self) -> str:
@@ -73,7 +77,7 @@ def load(workdir: pathlib.Path) -> Run:
       f"'{workdir}' has no final results: they are in results.json when a run with "
       f'evals.final=true is complete.'
     ) from error
-  return Run(workdir.name, fields, results, metrics.read(workdir))
+  return Run(workdir.name, fields, results, metrics.read(workdir), by_tap.newest(workdir))
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -168,6 +172,34 @@ def as_table(made: Sequence[Mapping[str, Any]], style: str | None = None) -> str
   return table.format_table(cells, columns, formats={'minutes': '{:.1f}'}, style=style)
 
 
+def tap_tables(groups: Mapping[str, Sequence[Run]], style: str | None = None) -> dict[str, str]:
+  """Heading -> table of the evaluations by tap that the runs have; numbers are means over seeds."""
+  made = {}
+  for task, title in by_tap.TITLES.items():
+    shown = []
+    for name, group in groups.items():
+      every = [row for run in group for row in run.taps.get(task, ())]
+      for tap in dict.fromkeys(row['tap'] for row in every):
+        alike = [row for row in every if row['tap'] == tap]
+        shown.append({'encoder': name} | _mean(alike))
+    if shown:
+      made[title] = by_tap.format_rows(task, shown, style)
+  return made
+
+
+def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """Field by field: numbers are averaged, texts listed, each once."""
+  made: dict[str, Any] = {}
+  for name, value in rows[0].items():
+    values = [row[name] for row in rows if name in row]
+    if isinstance(value, str):
+      made[name] = ', '.join(dict.fromkeys(values))
+    elif isinstance(value, int | float):
+      same = len(set(values)) == 1  # Counts stay whole.
+      made[name] = value if same else statistics.mean(values)
+  return made
+
+
 def write_csv(made: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
   """All columns, unrounded."""
   columns = list(dict.fromkeys(name for row in made for name in row))
@@ -239,12 +271,15 @@ def run(workdirs: Sequence[str], out: str = '') -> None:
   groups = grouped(runs)
   made = rows(groups)
   print(as_table(made))
+  for title, text in tap_tables(groups).items():
+    print(f'\n{title}\n{text}')
   for sentence in protocols(runs):
     print(f'Careful: {sentence}.')
   if out:
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'table.md').write_text(as_table(made, 'markdown') + '\n')
+    more = [f'## {title}\n\n{text}' for title, text in tap_tables(groups, 'markdown').items()]
+    (folder / 'table.md').write_text('\n\n'.join([as_table(made, 'markdown'), *more]) + '\n')
     write_csv(made, folder / 'table.csv')
     plot(groups, folder / 'scores.png')
     print(f'written  {folder}')

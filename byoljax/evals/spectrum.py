@@ -1,0 +1,140 @@
+"""Has an encoder collapsed? What the features of a whole data set say, exactly.
+
+While training, `evals.collapse` looks at one batch; this looks at all features [N, D] at once, on
+the host in float64. Two kinds of collapse (Jing et al., "Understanding Dimensional Collapse in
+Contrastive Self-supervised Learning", arXiv 2110.09348): complete, all images get one vector, and
+dimensional, the vectors fill only a few directions, which the singular values show.
+
+All but the dead dimensions and the spectrum of the raw features are of L2-normalised rows u_i,
+since cosine is what k-NN and most losses see.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from byoljax.evals.hypersphere import unit
+
+# The verdict's thresholds, for features of N images in D dimensions. Isotropic features have the
+# spread 1 and, centred, an effective rank of nearly min(N - 1, D).
+COLLAPSED_STD = 0.05
+DIMENSIONAL_SHARE = 0.1
+# A dimension that varies this much less than the others carries nothing.
+DEAD_SHARE = 0.01
+
+
+def measure(features: np.ndarray) -> dict[str, Any]:
+  """Collapse metrics of features [N, D], N >= 2.
+
+  Returns:
+    'images' N, 'dimensions' D;
+    'std': sqrt(D) * mean_d std_i(u_id), in [0, 1], 1 for isotropic features (the definition of
+      `collapse.normalized_std`);
+    'effective_rank': exp of the entropy of the singular values of [u_i], divided by their sum (Roy
+      & Vetterli 2007; `collapse.effective_rank`);
+    'centred_rank': the same of [u_i - mean u], which a common offset does not raise or lower;
+    'mean_cosine': over all pairs i < j, exactly;
+    'dead': dimensions d with std_i(x_id) under 1 % of the root mean square over d;
+    'std_by_dimension': std_i(u_id) * sqrt(D), descending;
+    'spectrum': singular values of [u_i - mean u] / sqrt(N), descending, min(N, D) of them: the
+      standard deviations along the principal axes.
+
+  Raises:
+    ValueError: fewer than two rows, or features that are not finite.
+  """
+  if features.ndim != 2 or len(features) < 2:
+    raise ValueError(f'need at least two features [N, D], got {features.shape}.')
+  if not np.isfinite(features).all():
+    raise ValueError('some features are NaN or infinite: the encoder may have diverged.')
+  count, size = features.shape
+  x = np.asarray(features, np.float64)
+  raw = x.std(0)
+  rms = np.sqrt(np.mean(np.square(raw)))
+  u = unit(x)
+  mean = u.mean(0)
+  spread = u.std(0) * np.sqrt(size)
+  # |sum_i u_i|^2 is the sum of all cosines, those of the N rows with themselves among them.
+  own = np.sum(np.square(u))
+  cosine = (np.sum(np.square(u.sum(0))) - own) / (count * (count - 1))
+  spectrum = _singular_values(u - mean) / np.sqrt(count)
+  return {
+    'images': count,
+    'dimensions': size,
+    'std': float(spread.mean()),
+    'effective_rank': _effective_rank(_singular_values(u)),
+    'centred_rank': _effective_rank(spectrum),
+    'mean_cosine': float(cosine),
+    'dead': int(np.sum(raw <= DEAD_SHARE * rms)),
+    'std_by_dimension': np.sort(spread)[::-1].tolist(),
+    'spectrum': spectrum.tolist(),
+  }
+
+
+def verdict(measured: Mapping[str, Any]) -> str:
+  """'collapsed', 'low rank' or 'healthy', by the thresholds that `summary` states.
+
+  Collapsed: the spread `std` is below 0.05. Low rank, or dimensional collapse: the centred
+  effective rank is below a tenth of the min(N - 1, D) that it could be.
+  """
+  if measured['std'] < COLLAPSED_STD:
+    return 'collapsed'
+  return 'low rank' if measured['centred_rank'] < DIMENSIONAL_SHARE * _most(measured) else 'healthy'
+
+
+def summary(taps: Mapping[str, Mapping[str, Any]]) -> str:
+  """One sentence about a run, with the numbers and thresholds that it rests on.
+
+  A run has collapsed if any of its taps has: losses see the projection, which collapses first. The
+  rank is judged at the first tap, the embedding; heads may do with few directions, and that is
+  said. None of this says how good the features are.
+
+  Args:
+    taps: tap -> what `measure` says, in the order of computation.
+  """
+  kinds = {tap: verdict(measured) for tap, measured in taps.items()}
+  collapsed = [
+    f'{tap} {taps[tap]["std"]:.3f}' for tap, kind in kinds.items() if kind == 'collapsed'
+  ]
+  share = f'{DIMENSIONAL_SHARE:.0%}'
+  if collapsed:
+    return (
+      f'Collapsed: all images get nearly the same vector (spread below {COLLAPSED_STD:g}, where '
+      f'isotropic features have 1: {", ".join(collapsed)}).'
+    )
+  first, measured = next(iter(taps.items()))
+  of = f'effective rank {measured["centred_rank"]:.1f} of at most {_most(measured)}'
+  if kinds[first] == 'low rank':
+    return (
+      f'Dimensional collapse: a few directions of the {first} carry everything ({of}, below '
+      f'{share} of it), although images differ (spread {measured["std"]:.2f}).'
+    )
+  few = [
+    f'{tap} {taps[tap]["centred_rank"]:.1f}' for tap, kind in kinds.items() if kind != 'healthy'
+  ]
+  heads = f' Heads with few directions, which they may have: {", ".join(few)}.' if few else ''
+  return (
+    f'Not collapsed: the spread is {min(each["std"] for each in taps.values()):.2f} or more '
+    f'(collapsed below {COLLAPSED_STD:g}), the {first} has {of} (low below {share} of it).{heads}'
+  )
+
+
+def _most(measured: Mapping[str, Any]) -> int:
+  """The rank that centred features can have."""
+  return min(measured['images'] - 1, measured['dimensions'])
+
+
+def _singular_values(x: np.ndarray) -> np.ndarray:
+  """Of [N, D] in float64, descending, min(N, D) of them."""
+  if min(x.shape) <= 2048 and max(x.shape) <= 4 * min(x.shape):
+    return np.linalg.svd(x, compute_uv=False)
+  # Squares lose what is below 1e-8 of the largest; an SVD of all rows would take minutes.
+  moment = x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T
+  return np.sqrt(np.maximum(np.linalg.eigvalsh(moment)[::-1], 0.0))
+
+
+def _effective_rank(singular: np.ndarray) -> float:
+  if not np.any(singular > 0):
+    return 0.0
+  p = singular[singular > 0] / singular.sum()
+  return float(np.exp(-np.sum(p * np.log(p))))

@@ -1,0 +1,108 @@
+"""The 'random rescaled' baseline: a random network whose every unit fits the data.
+
+Krähenbühl, Doersch, Donahue, Darrell, "Data-dependent initializations of convolutional neural
+networks" (arXiv 1511.06856), its within-layer step on the network's own random kernels: layer by
+layer, in the order in which they compute, every unit is made to have mean 0 and standard deviation
+1 over some images (and all places of a map), given the layers below it that have been treated
+already.
+
+    kernel /= std(unit),   bias -> (bias - mean(unit)) / std(unit)
+
+Batch normalisation takes the images' mean and variance for its running statistics, which does the
+same to the convolution below it, that has no bias. A linear layer without a bias is scaled only.
+Units that are constant over the images keep their scale.
+
+Left out: the between-layer step, a factor for each layer that makes all of them learn at one rate
+when the network is fine-tuned. It only scales the features of a network of convolutions and ReLUs,
+and nothing is fine-tuned here. The paper's better start with k-means or principal components of
+patches is another baseline, which tables call by these names.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax.models.net import BatchStats, Net, Params
+
+# A unit that varies by less than this counts as constant: ReLUs that are never on, say.
+_LEAST_STD = 1e-6
+
+
+def rescaled(
+  net: Net, params: Params, batch_stats: BatchStats, images: jax.Array
+) -> tuple[Params, BatchStats]:
+  """Parameters and running statistics that fit the images; see the module.
+
+  Args:
+    net: a stack of convolutions, linear layers and batch normalisation; other layers stay as they
+      are.
+    params: a random draw of `net.init`.
+    batch_stats: its running statistics.
+    images: float32 [b,H,W,3], as the network gets them. One forward pass of all: b counts.
+  """
+
+  @jax.jit
+  def fit(params: Params, batch_stats: BatchStats, x: jax.Array) -> tuple[Params, BatchStats]:
+    new_params, new_stats = {}, {}
+    for role, _, module in net.parts:
+      found: dict[tuple[str, ...], dict[str, jax.Array]] = {}
+      variables = {'params': params[role], 'batch_stats': batch_stats[role]}
+      with nn.intercept_methods(_recorder(found)):
+        # Train mode: batch normalisation sees what its running statistics are going to be.
+        x, _ = module.apply(variables, x, train=True, mutable=['batch_stats'])
+      new_params[role] = _replaced(params[role], found)
+      new_stats[role] = _replaced(batch_stats[role], found)
+    return new_params, new_stats
+
+  return fit(params, batch_stats, images)
+
+
+def _recorder(found: dict[tuple[str, ...], dict[str, jax.Array]]) -> Any:
+  """Normalises what linear layers put out, and writes down the variables that do so by path."""
+
+  def intercept(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
+    module = context.module
+    if context.method_name != '__call__':
+      return call(*args, **kwargs)
+    if isinstance(module, nn.BatchNorm):
+      mean, variance = _moments(args[0])
+      found[module.path] = {'mean': mean, 'var': variance}
+    y = call(*args, **kwargs)
+    if not isinstance(module, nn.Dense | nn.Conv):
+      return y
+    mean, variance = _moments(y)
+    own = module.variables['params']
+    std = jnp.sqrt(variance)
+    std = jnp.where(std > _LEAST_STD, std, 1.0)
+    found[module.path] = {'kernel': own['kernel'] / std[(None,) * (own['kernel'].ndim - 1)]}
+    if not module.use_bias:
+      return (y / _row(std, y)).astype(y.dtype)
+    found[module.path]['bias'] = (own['bias'] - mean) / std
+    return ((y - _row(mean, y)) / _row(std, y)).astype(y.dtype)
+
+  return intercept
+
+
+def _row(x: jax.Array, like: jax.Array) -> jax.Array:
+  return x[(None,) * (like.ndim - 1)]
+
+
+def _moments(y: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Mean and variance over all but the last axis, float32, in two passes."""
+  y = lax.stop_gradient(y).astype(jnp.float32)
+  axes = tuple(range(y.ndim - 1))
+  mean = jnp.mean(y, axes)
+  return mean, jnp.mean(jnp.square(y - _row(mean, y)), axes)
+
+
+def _replaced(tree: Any, found: dict[tuple[str, ...], dict[str, jax.Array]]) -> Any:
+  """The tree with what was found in the places of its namesakes."""
+
+  def pick(path: Any, leaf: jax.Array) -> jax.Array:
+    names = tuple(key.key for key in path)
+    return found.get(names[:-1], {}).get(names[-1], leaf)
+
+  return jax.tree_util.tree_map_with_path(pick, tree)

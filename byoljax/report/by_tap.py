@@ -1,0 +1,139 @@
+"""Evaluations that have a row for every tap of a run: tables, and the spectra as a picture."""
+
+from collections.abc import Iterator, Mapping, Sequence
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from byoljax.report import table
+
+# Task -> (field of a row, heading, format), in the order of the columns.
+SHOWN: dict[str, tuple[tuple[str, str, str], ...]] = {
+  'layers': (
+    ('tap', 'tap', ''),
+    ('dimensions', 'dimensions', '{:,}'),
+    ('knn_top1', 'k-NN top-1', '{:.1%}'),
+    ('logistic_top1', 'logistic top-1', '{:.1%}'),
+  ),
+  'hypersphere': (
+    ('tap', 'tap', ''),
+    ('alignment', 'alignment', '{:.3f}'),
+    ('uniformity', 'uniformity', '{:.3f}'),
+    ('uniformity_clean', 'un-augmented', '{:.3f}'),
+  ),
+  'collapse': (
+    ('tap', 'tap', ''),
+    ('dimensions', 'dimensions', '{:,}'),
+    ('std', 'spread', '{:.3f}'),
+    ('effective_rank', 'rank', '{:.1f}'),
+    ('centred_rank', 'centred rank', '{:.1f}'),
+    ('mean_cosine', 'mean cosine', '{:.3f}'),
+    ('dead', 'dead', '{:,.4g}'),
+    ('verdict', 'verdict', ''),
+  ),
+}
+TITLES = {
+  'layers': 'Layer by layer',
+  'hypersphere': 'Alignment and uniformity',
+  'collapse': 'Collapse',
+}
+_COLOURS = ('#1f5fa8', '#d9730d', '#2e8b57', '#8e44ad', '#b03a3a', '#7f6000', '#4c4c4c', '#008b8b')
+# Below this share of the largest, singular values are rounding of float32 features.
+_FLOOR = 1e-7
+
+
+def format_rows(task: str, rows: Sequence[Mapping[str, Any]], style: str | None = None) -> str:
+  """The table of a task's rows, for the terminal or for Markdown; fields before them stay."""
+  own = {name: heading for name, heading, _ in SHOWN[task]}
+  names = [name for row in rows for name in row if name in own or name == 'encoder']
+  shown = [{own.get(name, name): row[name] for name in row if name in names} for row in rows]
+  columns = [name for name in ('encoder', *own) if name in names]
+  headings = [own.get(name, name) for name in columns]
+  formats = {heading: form for _, heading, form in SHOWN[task] if form and heading in headings}
+  return table.format_table(shown, headings, formats=formats, style=style)
+
+
+def stored(run: pathlib.Path) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+  """(everything that result.json says, its rows) of each of these evaluations of a run."""
+  for path in sorted(run.glob('evals/*/result.json')):
+    try:
+      found = json.loads(path.read_text())
+      if found['config'].get('task') in SHOWN:
+        yield found, found['result']['rows']
+    except (OSError, ValueError, KeyError, TypeError):
+      continue
+
+
+def newest(run: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+  """Task -> rows of the online network of the last evaluated checkpoint, on the run's own data."""
+  made: dict[str, tuple[int, list[dict[str, Any]]]] = {}
+  for found, rows in stored(run):
+    config = found['config']
+    if config.get('network') != 'online' or config.get('data', {}).get('name'):
+      continue
+    step = int(pathlib.Path(found['checkpoint']).name)
+    made[config['task']] = max(made.get(config['task'], (-1, [])), (step, rows), key=lambda x: x[0])
+  return {task: rows for task, (_, rows) in made.items()}
+
+
+def tables(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
+  """Heading -> rows of text, for the report's page."""
+  made = {}
+  for found, rows in stored(run):
+    config = found['config']
+    task, where = config['task'], config.get('data', {}).get('name', '')
+    step = pathlib.Path(found['checkpoint']).name
+    heading = f'{TITLES[task]}, {config.get("network", "")} network, step {step}'
+    made[heading + (f', on {where}' if where else '')] = [
+      {
+        heading: form.format(row[name]) if form else str(row[name])
+        for name, heading, form in SHOWN[task]
+        if name in row
+      }
+      for row in rows
+    ]
+  return made
+
+
+def plot(rows: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> pathlib.Path:
+  """Writes a PNG: singular values on a logarithmic axis, and the spread of every dimension.
+
+  Args:
+    rows: tap -> what `evals.spectrum.measure` says.
+    path: the file.
+  """
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+  from matplotlib.figure import Figure
+
+  figure = Figure(figsize=(11, 4.2), layout='constrained')
+  FigureCanvasAgg(figure)
+  left, right = figure.subplots(1, 2)
+  for number, (tap, row) in enumerate(rows.items()):
+    colour = _COLOURS[number % len(_COLOURS)]
+    singular = np.array(row['spectrum'])
+    if singular[0] > 0:
+      shares = np.maximum(singular / singular[0], _FLOOR)
+      label = f'{tap}: rank {row["centred_rank"]:.1f} of {row["dimensions"]:,}'
+      left.plot(np.arange(1, len(shares) + 1), shares, color=colour, label=label, linewidth=1.6)
+    spread = np.array(row['std_by_dimension'])
+    places = (np.arange(len(spread)) + 0.5) / len(spread)
+    right.plot(places, spread, color=colour, label=f'{tap}: {row["std"]:.2f}', linewidth=1.6)
+  left.set_yscale('log')
+  left.set_xscale('log')
+  left.set_title('singular values of the centred features, largest = 1', fontsize=11)
+  left.set_xlabel('number')
+  right.axhline(1.0, color='#9a9a9a', linestyle=':', linewidth=1)
+  right.set_title('spread of the dimensions, isotropic = 1', fontsize=11)
+  right.set_xlabel('share of the dimensions, largest first')
+  right.set_xlim(0, 1)
+  right.set_ylim(0, None)
+  for panel in (left, right):
+    panel.grid(alpha=0.3)
+    if panel.get_legend_handles_labels()[0]:
+      panel.legend(frameon=False, fontsize=9)
+    for side in ('top', 'right'):
+      panel.spines[side].set_visible(False)
+  figure.savefig(path, dpi=120)
+  return path

@@ -1,0 +1,55 @@
+"""Several taps of a run side by side; the part after the colon says what is looked at.
+
+    python -m byoljax.main --config=configs/taps.py:layers --config.pretrained=runs/byol
+
+    :layers       k-NN from the pixels to the prediction, layer by layer
+    :hypersphere  alignment and uniformity of h, z and p
+    :collapse     spread, effective rank, dead dimensions and spectrum of h, z and p
+
+A tap is a place where the network is read out, in the order in which it computes: inner maps
+('stem', 'stage1', ..., of vision transformers 'tokens1', ...), 'embedding', then the run's heads
+('projector/hidden1', 'projection', 'predictor/hidden1', 'prediction') as far as the network has
+them: a target has no predictor. Maps are averaged over height and width; of tokens the class token
+is taken, or the patches' mean where the encoder does that. The last map of a ResNet, averaged, is
+the embedding.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+WHAT = {
+  'layers': {
+    'logistic': False,  # logistic regression on every tap, too: minutes
+    'lambdas': (),  # its regularisations; () = 45 values from 1e-6 to 1e5
+  },
+  'hypersphere': {
+    'alpha': 2.0,  # power of the distance between two views
+    't': 2.0,  # of the Gaussian potential between two images
+    'seed': 0,  # of the views
+  },
+  'collapse': {},
+}
+
+
+def get_config(arg: str = '') -> ConfigDict:
+  options = [option for option in arg.split(',') if option]
+  named = [option for option in options if option in WHAT]
+  which = named[0] if named else 'layers'
+  config = ConfigDict(
+    {
+      'task': which,
+      'pretrained': '',  # a run's workdir, or one of its checkpoints/<step>
+      'network': 'online',  # or 'target'; baselines: 'random', 'random_rescaled', 'pixels'
+      'taps': (),  # () = all for layers, h, z and p for the others
+      # '' means: as in pretraining.
+      'data': {'name': '', 'dir': '', 'threads': 0},
+      'image_size': 0,  # 0 = as in pretraining
+      'batch_size': 512,
+      which: WHAT[which],
+      'log': {'verbose': False},
+    }
+  )
+  if which != 'layers':
+    config.split = 'test'  # or 'train', 'pretrain'; labels are not needed
+  return base.finish(config, [option for option in options if option != which], known=WHAT)
