@@ -136,7 +136,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 
 def make_schedule(name: str, peak: Rate, **settings) -> Schedule:
-  """SCHEDULES[name](peak, **settings); ValueError for a name that is not there."""
+  """`SCHEDULES[name](peak, **settings)`; ValueError for a name that is not there."""
   if name not in SCHEDULES:
     close = get_close_matches(name, SCHEDULES, n=1)
     hint = f'; did you mean {close[0]!r}?' if close else ''

@@ -17,6 +17,8 @@ RENAMED = {
   'CONTRIBUTING.md': 'contributing.md',
   'CHANGELOG.md': 'changelog.md',
 }
+# Folders that have a page of their own, and not the one of their README.
+FOLDERS = {'configs': 'recipes.md'}
 # Suffixes of files that a link shows as a page, with the language of their code.
 SHOWN = {'.py': 'python', '.toml': 'toml', '.txt': 'text', '': 'text'}
 _LINK = re.compile(r'(\]\()([^)\s]+)((?:\s+"[^"]*")?\))')
@@ -31,8 +33,8 @@ def outside() -> list[str]:
 
 def site_path(path: str) -> str:
   """Where the site keeps a file of the repository; both relative, with forward slashes."""
-  if path in RENAMED:
-    return RENAMED[path]
+  if path in RENAMED or path in FOLDERS:
+    return RENAMED.get(path) or FOLDERS[path]
   path = path.removeprefix('docs/')
   if path.endswith('.ipynb'):
     return path.removesuffix('.ipynb') + '.md'
@@ -54,7 +56,8 @@ def target(origin: str, link: str) -> str:
   """
   name = link.partition('#')[0]
   path = posixpath.normpath(posixpath.join(posixpath.dirname(origin), name)) if name else origin
-  return posixpath.join(path, 'README.md') if (ROOT / path).is_dir() else path
+  is_folder = (ROOT / path).is_dir() and path not in FOLDERS
+  return posixpath.join(path, 'README.md') if is_folder else path
 
 
 def rewritten(text: str, origin: str, page: str) -> str:
