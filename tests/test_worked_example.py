@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from byoljax import config as config_lib
 from byoljax import metrics
 from byoljax.main import main
 from byoljax.methods import METHODS
@@ -44,17 +45,17 @@ def test_it_is_as_short_as_the_title_says():
   assert all(len(line) <= 100 for line in MODULE.splitlines())
 
 
+# The rest of the contract compiles for long, and the page's method has no memory and no target.
 @pytest.mark.parametrize(
   'promise',
   [
     contract.test_step_trains_is_finite_and_compiles_once,
     contract.test_four_devices_are_one_device,
-    contract.test_shard_map_is_pmap,
-    contract.test_replicas_are_equal,
     contract.test_embedding_is_deterministic_and_per_image,
-    contract.test_labels_cannot_leak,
+    pytest.param(contract.test_shard_map_is_pmap, marks=pytest.mark.slow),
+    pytest.param(contract.test_replicas_are_equal, marks=pytest.mark.slow),
+    pytest.param(contract.test_labels_cannot_leak, marks=pytest.mark.slow),
   ],
-  ids=lambda promise: promise.__name__,
 )
 def test_it_keeps_the_contract(promise):
   promise(NAME)
@@ -75,14 +76,29 @@ def test_bad_values_are_refused(module):
     module.build(None, None, weight=-1.0)
 
 
-def test_its_recipe_trains(tiny, tmp_path, monkeypatch):
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+  """The page's recipe as a file beside no other one."""
   (tmp_path / 'configs').mkdir()
-  (tmp_path / 'configs' / f'{NAME}.py').write_text(RECIPE)
+  path = tmp_path / 'configs' / f'{NAME}.py'
+  path.write_text(RECIPE)
   monkeypatch.setattr(sys, 'path', [*sys.path, str(markdown_pages.ROOT)])
-  recipe = f'--config={tmp_path / "configs" / NAME}.py:smoke'
+  return path
+
+
+@pytest.mark.parametrize('scale', ['shapes', 'cifar10', 'imagenet,100', 'npz,smoke'])
+def test_its_recipe_loads_at_every_scale(recipe, scale):
+  config = config_lib.load(f'{recipe}:{scale}')
+  assert config.method.name == NAME
+  assert config.method.projector == ((512, 128) if scale == 'shapes' else (2048, 128))
+
+
+@pytest.mark.slow
+def test_its_recipe_trains(recipe, tiny, tmp_path):
   rest = [a for a in tiny if not a.startswith(('--config=', '--config.method.predictor'))]
   workdir = tmp_path / 'run'
-  assert main([recipe, *rest, '--config.train.length=1 epochs', f'--workdir={workdir}']) == 0
+  arguments = [f'--config={recipe}:smoke', *rest, f'--workdir={workdir}']
+  assert main([*arguments, '--config.train.length=1 epochs']) == 0
   last = metrics.read(workdir)[-1]
   assert last['loss'] == pytest.approx(last['loss/align'] + last['loss/uniform'], abs=1e-5)
   assert 0 <= last['loss/align'] <= 4 and -8 <= last['loss/uniform'] <= 0
