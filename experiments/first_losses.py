@@ -3,8 +3,9 @@
     PYTHONPATH=. python experiments/first_losses.py start --out first.json
     PYTHONPATH=. python experiments/first_losses.py table --first first.json --runs runs/family
 
-`start` makes one step of every recipe at scale `shapes`: its loss is the one of an untrained network,
-since it is computed before the parameters move. `table` joins it with finished runs of `family.py`.
+`start` makes one step of every recipe at scale `shapes`: its loss is the one of an untrained
+network, since it is computed before the parameters move. `table` joins it with finished runs of
+`family.py`.
 """
 
 import argparse
@@ -25,8 +26,8 @@ def start(name: str, workdir: pathlib.Path, extra: list[str]) -> dict[str, float
   command = [
     sys.executable, '-m', 'byoljax.main', f'--config=configs/{name}.py', f'--workdir={workdir}',
     '--config.train.length=2 steps', '--config.optim.warmup=1 steps', '--config.log.every=1 steps',
-    '--config.evals.final=false', '--config.evals.report=false', '--config.evals.knn.every=0 epochs',
-    '--config.log.tensorboard=false', *extra,
+    '--config.evals.final=false', '--config.evals.report=false',
+    '--config.evals.knn.every=0 epochs', '--config.log.tensorboard=false', *extra,
   ]  # fmt: skip
   subprocess.run(command, check=True, capture_output=True, text=True)
   rows = (workdir / 'metrics.jsonl').read_text().splitlines()

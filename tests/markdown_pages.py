@@ -13,7 +13,9 @@ import notebooks  # noqa: E402, F401
 import pages  # noqa: E402
 import recipe_pages  # noqa: E402, F401
 
-_BLOCK = re.compile(r'(?P<mark><!-- not run -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```', re.S | re.M)
+_BLOCK = re.compile(
+  r'(?P<mark><!-- not run -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```', re.S | re.M
+)
 
 
 class Block(NamedTuple):
@@ -36,6 +38,7 @@ def written() -> dict[str, str]:
 def blocks(text: str, language: str) -> list[Block]:
   """The fenced blocks of one language."""
   found = [
-    Block(match['language'], match['text'], match['mark'] is None) for match in _BLOCK.finditer(text)
+    Block(match['language'], match['text'], match['mark'] is None)
+    for match in _BLOCK.finditer(text)
   ]
   return [block for block in found if block.language == language]

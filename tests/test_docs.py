@@ -41,8 +41,17 @@ def test_links_resolve(origin):
       assert anchor in anchors(WRITTEN[target]), f'{origin} links to {link}'
 
 
+def test_links_of_notebooks_resolve():
+  for path in sorted((ROOT / 'docs' / 'notebooks').glob('*.ipynb')):
+    origin = path.relative_to(ROOT).as_posix()
+    for link in pages.links(markdown_pages.notebooks.markdown(markdown_pages.notebooks.read(path))):
+      assert (ROOT / pages.target(origin, link)).exists(), f'{origin} links to {link}'
+
+
 def test_link_targets_are_found_and_code_is_left_alone():
-  text = 'a [b](../configs/byol.py) `[c](d)`\n```\n[e](f)\n```\n[g](methods/) [h](https://i) [j](#k)'
+  text = (
+    'a [b](../configs/byol.py) `[c](d)`\n```\n[e](f)\n```\n[g](methods/) [h](https://i) [j](#k)'
+  )
   assert list(pages.links(text)) == ['../configs/byol.py', 'methods/', '#k']
   assert pages.rewritten(text, 'docs/x.md', 'x.md') == text.replace(
     '../configs/byol.py', 'source/configs/byol.py.md'
@@ -60,7 +69,7 @@ def test_navigation_lists_every_page_and_no_other():
 
 
 def commands():
-  """(page, command line) of every `byoljax ...` and `python -m byoljax.main ...` in a shell block."""
+  """(page, command line) of every `byoljax ...` and `python -m byoljax.main ...` of docs/."""
   for origin, text in WRITTEN.items():
     if not origin.startswith('docs/'):
       continue
@@ -129,8 +138,8 @@ def test_the_page_of_recipes_holds_them_all():
   text = recipe_pages.page()
   for name in cli.recipes():
     assert f'### {name}\n' in text
-    first = recipe_pages._docstring(name).splitlines()[0]
-    assert first in text
+    first, *rest = recipe_pages._docstring(name).splitlines()
+    assert f'### {name}\n\n{first}\n\n' + '\n'.join(rest).strip('\n') in text
   for scale in ('cifar10', 'imagenette_small', 'npz'):
     assert f'| `{scale}` |' in text
   row = next(line for line in text.splitlines() if line.startswith('| [`moco`]'))

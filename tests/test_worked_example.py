@@ -13,7 +13,8 @@ from byoljax import config as config_lib
 from byoljax import metrics
 from byoljax.main import main
 from byoljax.methods import METHODS
-from tests import markdown_pages, test_methods as contract
+from tests import markdown_pages
+from tests import test_methods as contract
 
 NAME = 'alignment_uniformity'
 MODULE, RECIPE = [

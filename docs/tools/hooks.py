@@ -8,11 +8,10 @@ import pathlib
 import tempfile
 from typing import Any
 
+from mkdocs.structure.files import File
 import notebooks
 import pages
 import recipe_pages
-
-from mkdocs.structure.files import File
 
 # Page of the site -> file of the repository, for the links.
 _origins: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """Notebooks without Jupyter: as Markdown for the site, and run cell by cell.
 
-They are stored without outputs. `run` executes the code in one namespace and collects what each cell
-prints, its last expression and its figures, which is all that these notebooks need of a kernel.
+They are stored without outputs. `run` executes the code in one namespace and collects what each
+cell prints, its last expression and its figures: all that these notebooks need of a kernel.
 """
 
 import ast

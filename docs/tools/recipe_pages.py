@@ -25,11 +25,11 @@ def page() -> str:
   parts = [
     '# Recipes and presets',
     'This page is made from the files in `configs/` when the site is built: the texts are their '
-    'docstrings, the numbers what they return. A recipe is named with its part after the colon, as in '
-    '`byoljax pretrain simclr:cifar10,v2` or `--config=configs/simclr.py:cifar10,v2`; '
+    'docstrings, the numbers what they return. A recipe is named with its part after the colon, '
+    'as in `byoljax pretrain simclr:cifar10,v2` or `--config=configs/simclr.py:cifar10,v2`; '
     '`--print_config` shows every field.',
     '## Scales',
-    _body(_docstring('scales')),
+    _docstring('scales'),
     _scales(),
     '## Lengths and heads of the methods',
     'Default length, and what the method itself sets, at the scale of the built-in images and at '
@@ -54,12 +54,8 @@ def _evaluations() -> set[str]:
 
 def _section(name: str) -> str:
   title, _, rest = _docstring(name).partition('\n')
-  return f'### {name}\n\n{title}\n{_body(rest)}'
-
-
-def _body(text: str) -> str:
-  """The docstring as Markdown: indented blocks are code already; a bare colon needs no change."""
-  return text.replace('\\\\', '\\').strip()
+  # Docstrings are Markdown as they stand: what is indented is code.
+  return f'### {name}\n\n{title}\n\n' + rest.strip('\n')
 
 
 def _docstring(name: str) -> str:
@@ -125,5 +121,7 @@ def _plain(value: Any) -> str:
 
 
 def _table(columns: tuple[str, ...], rows: list[list]) -> str:
-  lines = ['| ' + ' | '.join(map(str, row)) + ' |' for row in (columns, ['---'] * len(columns), *rows)]
+  lines = [
+    '| ' + ' | '.join(map(str, row)) + ' |' for row in (columns, ['---'] * len(columns), *rows)
+  ]
   return '\n'.join(lines)
