@@ -10,7 +10,16 @@ __all__ = ['load']
 
 
 def load(run: str, network: str = 'online', tap: str = 'embedding') -> 'Embedder':
-  """A trained encoder as a pure function of images; see `byoljax.embedding.load`."""
+  """A trained encoder as a pure function of images; see `byoljax.embedding.load`.
+
+  Examples:
+    >>> import numpy as np
+    >>> embed = load('runs/byol')
+    >>> embed.dim
+    128
+    >>> embed(np.zeros((2, 12, 12, 3), np.uint8)).shape
+    (2, 128)
+  """
   from byoljax import embedding  # JAX is imported when it is needed, not by `import byoljax`.
 
   return embedding.load(run, network, tap)

@@ -119,6 +119,15 @@ def override(config: Config, name: str, text: str) -> None:
 
   Raises:
     ConfigError: no such field (with the closest one), or text that does not fit the type.
+
+  Examples:
+    >>> config = ml_collections.ConfigDict({'optim': {'base_lr': 0.3}})
+    >>> override(config, 'optim.base_lr', '1e-2')
+    >>> config.optim.base_lr
+    0.01
+    >>> override(config, 'optim.base_rl', '1')
+    Traceback (most recent call last):
+    byoljax.config.ConfigError: unknown field ... did you mean 'optim.base_lr'?
   """
   fields = flatten(config)
   if name not in fields:

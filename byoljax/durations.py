@@ -29,6 +29,12 @@ def steps(
 
   Raises:
     ValueError: not a duration, negative, or a percentage where no total is known.
+
+  Examples:
+    >>> steps('train.length', '40 epochs', steps_per_epoch=125, batch_size=64)
+    5000
+    >>> steps('optim.warmup', '10 %', steps_per_epoch=125, batch_size=64, total_steps=5000)
+    500
   """
   match = re.fullmatch(r'\s*([0-9.eE+-]+)\s*([a-z%]+)\s*', str(text))
   unit = _UNITS.get(match.group(2)) if match else None

@@ -1,7 +1,7 @@
 """Distillation on unlabelled images (SimCLR v2, Chen et al. 2020, arXiv 2006.10029, section 2).
 
     python -m byoljax.main --config=configs/linear.py --config.pretrained=runs/simclr
-    python -m byoljax.main --config=configs/distillation.py \
+    python -m byoljax.main --config=configs/distillation.py \\
       --config.teacher=runs/simclr/evals/linear-online-3750
 
     :cifar10 :cifar10_small :imagenette :imagenet,400 :folder :npz    scales, see configs/scales.py

@@ -125,6 +125,12 @@ def nearest(
 
   Returns:
     Similarities float32 [M, k], descending, and rows int32 [M, k].
+
+  Examples:
+    >>> bank = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, -2.0]])
+    >>> similarities, rows = nearest(bank, np.array([[3.0, 0.0]]), 2)
+    >>> print(similarities.round(3), rows)
+    [[1.  0.6]] [[0 1]]
   """
   block = min(query_block, len(queries))
   # The search carries a label with each row: here its own number.

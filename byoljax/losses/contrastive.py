@@ -48,6 +48,13 @@ def info_nce(
 
   Raises:
     ValueError: shapes other than these, or T <= 0.
+
+  Examples:
+    Where nothing is told apart it is the logarithm of the number of candidates, here log 8:
+
+    >>> one = jnp.ones((1, 4))
+    >>> print(info_nce(one, one, jnp.full((7, 4), 0.5), 0.2).round(4))
+    [2.0794]
   """
   _check_pair('q', q, 'k', k)
   check_temperature(temperature)

@@ -24,6 +24,11 @@ def cosine_regression(p: jax.Array, z: jax.Array) -> jax.Array:
 
   Raises:
     ValueError: p and z are not both [b,D] with the same b and D.
+
+  Examples:
+    >>> p, z = jnp.array([[2.0, 0.0]]), jnp.array([[0.0, 5.0]])  # at right angles
+    >>> print(cosine_regression(p, p), cosine_regression(p, z), cosine_regression(p, -p))
+    0.0 2.0 4.0
   """
   if p.ndim != 2 or p.shape != z.shape:
     raise ValueError(

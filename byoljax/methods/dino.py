@@ -70,7 +70,7 @@ def dino(
 
   Args:
     net: outputs 'embedding' and 'projection', logits [b, K]; the layer that is frozen at first is
-      params['projector']['last'].
+      `params['projector']['last']`.
     tau: step -> weight of the old teacher in the moving average, in [0, 1].
     student_temperature: of the student's softmax.
     teacher_temperature: step -> temperature of the teacher's softmax.

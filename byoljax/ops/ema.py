@@ -29,6 +29,11 @@ def update(target: Tree, online: Tree, tau: float | jax.Array) -> Tree:
   Raises:
     ValueError: a target leaf is not float32 (in bfloat16 an average with tau near 1 never moves),
       or shapes differ.
+
+  Examples:
+    >>> moved = update({'w': jnp.zeros(2)}, {'w': jnp.array([1.0, 4.0])}, 0.75)
+    >>> print(moved['w'])
+    [0.25 1.  ]
   """
   tau = jnp.asarray(tau, jnp.float32)
 
@@ -57,6 +62,11 @@ def cosine_tau(base_tau: float, total_steps: int) -> Callable[[int | jax.Array],
 
   Raises:
     ValueError: tau_0 outside [0, 1] or K < 1.
+
+  Examples:
+    >>> tau = cosine_tau(0.99, total_steps=1000)
+    >>> print(tau(0), tau(500), tau(1000))
+    0.99 0.995 1.0
   """
   if not 0.0 <= base_tau <= 1.0:
     raise ValueError(f'tau {base_tau} must lie in [0, 1]')

@@ -39,6 +39,10 @@ def peak_lr(base_lr: Rate, batch_size: int, scaling: str = 'linear') -> Rate:
 
   Raises:
     ValueError: an unknown scaling.
+
+  Examples:
+    >>> peak_lr(0.3, 4096)
+    4.8
   """
   if scaling not in SCALINGS:
     raise ValueError(f'unknown lr_scaling {scaling!r}: choose one of {", ".join(SCALINGS)}')
@@ -71,6 +75,11 @@ def cosine(
 
   Raises:
     ValueError: K < 1 or W outside [0, K].
+
+  Examples:
+    >>> rate = cosine(2.0, total_steps=1000, warmup_steps=100)
+    >>> print(rate(0), rate(50), rate(100), rate(1000))
+    0.0 1.0 2.0 0.0
   """
   _check_steps(total_steps, warmup_steps)
 
@@ -136,7 +145,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 
 def make_schedule(name: str, peak: Rate, **settings) -> Schedule:
-  """SCHEDULES[name](peak, **settings); ValueError for a name that is not there."""
+  """`SCHEDULES[name](peak, **settings)`; ValueError for a name that is not there."""
   if name not in SCHEDULES:
     close = get_close_matches(name, SCHEDULES, n=1)
     hint = f'; did you mean {close[0]!r}?' if close else ''

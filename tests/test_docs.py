@@ -1,0 +1,168 @@
+"""The documentation: links, navigation, commands, code blocks, and the site itself."""
+
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import yaml
+
+from byoljax import cli
+from byoljax import config as config_lib
+from byoljax.main import _split_overrides
+from tests import markdown_pages
+from tests.markdown_pages import ROOT, pages, recipe_pages
+
+WRITTEN = markdown_pages.written()
+# Pages whose Python is not run here, and why.
+ELSEWHERE = {
+  'docs/adding_a_method.md': 'tests/test_worked_example.py',
+  'docs/shapes.md': 'draws the whole data set and writes TFDS files: tests/test_shapes.py',
+}
+
+
+def anchors(text):
+  """Ids of the headings, as the site and code hosts make them."""
+  headings = re.findall(r'^#+ +(.*)$', pages._CODE.sub('', text), re.M)
+  plain = (re.sub(r'\[([^\]]*)\]\([^)]*\)', r'\1', heading) for heading in headings)
+  return {re.sub(r'[^\w\- ]', '', heading).strip().lower().replace(' ', '-') for heading in plain}
+
+
+@pytest.mark.parametrize('origin', sorted(WRITTEN))
+def test_links_resolve(origin):
+  for link in pages.links(WRITTEN[origin]):
+    target = pages.target(origin, link)
+    assert (ROOT / target).exists(), f'{origin} links to {link}'
+    anchor = link.partition('#')[2]
+    if anchor and target in WRITTEN:
+      assert anchor in anchors(WRITTEN[target]), f'{origin} links to {link}'
+
+
+def test_links_of_notebooks_resolve():
+  for path in sorted((ROOT / 'docs' / 'notebooks').glob('*.ipynb')):
+    origin = path.relative_to(ROOT).as_posix()
+    for link in pages.links(markdown_pages.notebooks.markdown(markdown_pages.notebooks.read(path))):
+      assert (ROOT / pages.target(origin, link)).exists(), f'{origin} links to {link}'
+
+
+def test_link_targets_are_found_and_code_is_left_alone():
+  text = (
+    'a [b](../configs/byol.py) `[c](d)`\n```\n[e](f)\n```\n[g](methods/) [h](https://i) [j](#k)'
+  )
+  assert list(pages.links(text)) == ['../configs/byol.py', 'methods/', '#k']
+  assert pages.rewritten(text, 'docs/x.md', 'x.md') == text.replace(
+    '../configs/byol.py', 'source/configs/byol.py.md'
+  ).replace('(methods/)', '(methods/README.md)')
+  assert pages.rewritten('[a](docs/shapes.md)', 'README.md', 'index.md') == '[a](shapes.md)'
+  moved = pages.rewritten('[a](../../README.md#methods)', 'docs/methods/byol.md', 'methods/byol.md')
+  assert moved == '[a](../index.md#methods)'
+
+
+def test_navigation_lists_every_page_and_no_other():
+  nav = yaml.safe_load((ROOT / 'mkdocs.yml').read_text())['nav']
+  found = [*pages.sources(), 'recipes.md']
+  listed = list(pages._leaves(pages.expanded(nav, found)))
+  assert sorted(listed) == sorted(found)
+
+
+def commands():
+  """(page, command line) of every `byoljax ...` and `python -m byoljax.main ...` of docs/."""
+  for origin, text in WRITTEN.items():
+    if not origin.startswith('docs/'):
+      continue
+    lines = [
+      line
+      for block in markdown_pages.blocks(text, '')
+      for line in block.text.replace('\\\n', ' ').splitlines()
+    ]
+    if origin in ELSEWHERE:
+      continue
+    inline = re.findall(r'`(byoljax [^`]*)`', text.replace('\n', ' '))
+    for line in [*lines, *inline]:
+      words = line.strip()
+      if words.startswith(('byoljax ', 'python -m byoljax.main --')):
+        yield pytest.param(origin, words, id=f'{origin}: {words[:60]}')
+
+
+@pytest.mark.parametrize(('origin', 'line'), list(commands()))
+def test_commands_name_real_recipes_and_fields(origin, line, monkeypatch):
+  monkeypatch.chdir(ROOT)
+  words = shlex.split(line, comments=True)
+  if words[0] == 'byoljax':
+    words[1:2], protocol = cli._named(words[1:2])
+    if len(words) == 2:  # A command's name, without what it is applied to.
+      assert words[1] in {*cli.COMMANDS, 'search', 'report', 'compare', 'recipes', '--help'}
+      return
+    options, rest = cli._parser().parse_known_args(words[1:])
+    if options.command not in cli.COMMANDS:
+      assert not rest
+      return
+    words = cli._as_main(cli._with_options(options.command, protocol), options, rest)
+  overrides, rest = _split_overrides(words)
+  recipe = next(word for word in rest if word.startswith('--config='))
+  config_lib.load(recipe.removeprefix('--config='), overrides)
+
+
+def test_commands_are_found():
+  assert len(list(commands())) > 25
+
+
+@pytest.fixture
+def with_a_run(untrained, tmp_path, monkeypatch):
+  """An empty directory with the runs that pages speak of."""
+  (tmp_path / 'runs').mkdir()
+  for name in ('byol', 'simclr'):
+    (tmp_path / 'runs' / name).symlink_to(untrained, target_is_directory=True)
+  monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'origin',
+  sorted(
+    origin
+    for origin, text in WRITTEN.items()
+    if origin not in ELSEWHERE and markdown_pages.blocks(text, 'python')
+  ),
+)
+def test_python_blocks_run(origin, with_a_run):
+  """In order, in one namespace per page, which begins with some images."""
+  namespace = {'images': np.zeros((2, 12, 12, 3), np.uint8)}
+  for block in markdown_pages.blocks(WRITTEN[origin], 'python'):
+    if block.runs:
+      exec(compile(block.text, origin, 'exec'), namespace)
+
+
+def test_the_page_of_recipes_holds_them_all():
+  text = recipe_pages.page()
+  for name in cli.recipes():
+    assert f'### {name}\n' in text
+    first, *rest = recipe_pages._docstring(name).splitlines()
+    assert f'### {name}\n\n{first}\n\n' + '\n'.join(rest).strip('\n') in text
+  for scale in ('cifar10', 'imagenette_small', 'npz'):
+    assert f'| `{scale}` |' in text
+  row = next(line for line in text.splitlines() if line.startswith('| [`moco`]'))
+  assert 'queue_size 4096' in row and 'queue_size 65536' in row
+
+
+def test_strict_build(tmp_path):
+  """Every warning of the documentation's build is an error: links, anchors, pages, references."""
+  pytest.importorskip('material', reason="the site needs pip install '.[docs]'")
+  pytest.importorskip('mkdocstrings', reason="the site needs pip install '.[docs]'")
+  built = subprocess.run(
+    [sys.executable, '-m', 'mkdocs', 'build', '--strict', '--site-dir', str(tmp_path / 'site')],
+    cwd=ROOT, capture_output=True, text=True,
+  )  # fmt: skip
+  assert built.returncode == 0, built.stderr
+  pages_built = [path for path in (tmp_path / 'site').rglob('*.html') if path.name != '404.html']
+  assert len(pages_built) > 40
+  for path in [*pages_built, *(tmp_path / 'site').rglob('*.css')]:
+    loaded = re.findall(
+      r'(?:<script[^>]+src|<link[^>]+rel="stylesheet"[^>]+href|<img[^>]+src)="(https?://[^"]+)',
+      path.read_text(),
+    ) + re.findall(r'@import[^;]*https?:[^;]*', path.read_text())
+    assert not loaded, f'{path.name} loads {loaded[0]}'
+  home = (tmp_path / 'site' / 'index.html').read_text()
+  assert str(pathlib.Path(ROOT)) not in home
