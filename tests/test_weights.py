@@ -19,7 +19,7 @@ from byoljax import embedding, evaluate, main
 from byoljax.models import make_encoder
 from byoljax.models.net import stack
 from byoljax.models.resnet import RESNETS
-from byoljax.weights import exporting, files, importing, torch_file, torch_names
+from byoljax.weights import exporting, files, formats, importing, torch_file, torch_names
 from tests.golden import philox
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -181,7 +181,7 @@ class TestNames:
     golden = np.load(GOLDEN / 'resnet.npz')[f'{case}/eval']
     path = tmp_path / 'weights.safetensors'
     save_file(drawn(name, stem, 'module.encoder_q.'), path)
-    encoder, prefix = importing.encoder_of(str(path), FIELDS, image_size=size)
+    encoder, prefix, _ = importing.encoder_of(str(path), FIELDS, image_size=size)
     assert prefix == 'module.encoder_q.'
     assert (encoder.fields['name'], encoder.fields['stem']) == (name, stem)
     x = philox.images(case, batch, size)[: len(golden)]
@@ -194,7 +194,8 @@ class TestNames:
     net = stack((('encoder', 'embedding', make_encoder(name)),))
     image = jax.ShapeDtypeStruct((2, 64, 64, 3), np.float32)
     params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), image))
-    made = torch_names.from_torch(state, params['encoder'], bn['encoder'])
+    found = torch_names.find_out(state, '', {})
+    made = formats.placed(torch_names.FORMAT, state, '', found, params['encoder'], bn['encoder'])
     back = torch_names.to_torch(*made)
     counters = {key for key in back if key.endswith('num_batches_tracked')}
     assert set(back) - counters == set(state)
@@ -218,7 +219,8 @@ class TestNames:
       state = {'p.' + key: np.broadcast_to(np.float32(0), shape)
                for key, shape in shapes_of(name, stem, width).items()}  # fmt: skip
       assert torch_names.prefixes([*state, 'p.projector.conv1.weight']) == ['p.']
-      assert torch_names.architecture(state, 'p.', RESNETS) == (name, width, stem)
+      found = torch_names.find_out(state, 'p.', {})
+      assert found.fields == {'name': name, 'width': width, 'stem': stem}
 
   def test_what_does_not_fit_is_listed(self, tmp_path):
     path = tmp_path / 'weights.safetensors'
@@ -242,7 +244,7 @@ class TestNames:
     with pytest.raises(ValueError, match="begin with 'other.'"):
       importing.encoder_of(str(path), FIELDS, prefix='other.')
     save_file({'blocks.0.weight': np.zeros(3, np.float32)}, path)
-    with pytest.raises(ValueError, match='no names like torchvision'):
+    with pytest.raises(ValueError, match='known are ResNets under torchvision'):
       importing.encoder_of(str(path), FIELDS)
 
 
@@ -280,7 +282,7 @@ def test_import_embed_and_export_again(tmp_path, npz, capsys):
   assert main.main(['--config=configs/export.py', f'--config.pretrained={run}',
                     f'--workdir={folder}']) == 2  # fmt: skip
   assert 'not empty' in capsys.readouterr().err
-  again, _ = importing.encoder_of(str(folder), FIELDS, image_size=12)
+  again, *_ = importing.encoder_of(str(folder), FIELDS, image_size=12)
   jax.tree.map(np.testing.assert_array_equal, again.params, embed.encoder.params)
 
 
@@ -303,7 +305,7 @@ def test_an_embedder_is_a_pure_function_of_each_image():
 def test_a_timm_folder_names_its_architecture(tmp_path):
   path = tmp_path / 'weights.safetensors'
   save_file(drawn('resnet18'), path)
-  encoder, _ = importing.encoder_of(str(path), FIELDS, image_size=64)
+  encoder, *_ = importing.encoder_of(str(path), FIELDS, image_size=64)
   embedder = embedding.Embedder(encoder, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 64)
   about = {'method': 'byol', 'data': 'shapes', 'network': 'online', 'step': 3, 'results': {}}
   exporting.write(embedder, tmp_path / 'folder', about)

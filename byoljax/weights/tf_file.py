@@ -104,7 +104,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     raise ValueError(f"'{error.filename}' cannot be read: {error.strerror or error}.") from error
   except _Damaged as error:
     raise ValueError(f"'{path}' is no TensorFlow checkpoint that can be read: {error}.") from error
-  except (ValueError, IndexError, OverflowError, MemoryError) as error:
+  except (ValueError, TypeError, IndexError, KeyError, OverflowError, MemoryError) as error:
     raise ValueError(f"'{path}' is a damaged TensorFlow checkpoint.") from error
 
 
@@ -238,4 +238,5 @@ def _own_names(entries: dict[str, _Entry], contents: list[Any]) -> dict[str, str
 
 
 def _fields(content: bytes, wanted: int) -> Iterator[bytes]:
-  return (value for field, value in _message(content) if field == wanted and value != 0)
+  found = (value for field, value in _message(content) if field == wanted)
+  return (value for value in found if isinstance(value, bytes))

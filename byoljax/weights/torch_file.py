@@ -114,6 +114,18 @@ class _Unpickler(pickles.Unpickler):
     return storage
 
 
+def is_one(path: str | os.PathLike[str]) -> bool:
+  """Whether a file begins like PyTorch's, whatever it is called."""
+  with open(path, 'rb') as file:
+    if zipfile.is_zipfile(file):
+      return True
+    file.seek(0)
+    try:
+      return _Unpickler(file).load() == _MAGIC
+    except pickles.WHAT_DAMAGE_RAISES:
+      return False
+
+
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   """All tensors of a file by dotted name, such as 'state_dict.module.encoder_q.conv1.weight'.
 
