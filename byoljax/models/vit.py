@@ -91,10 +91,9 @@ def resample_matrix(count: int, length: int) -> np.ndarray:
 
   DINO's rule: cubic convolution (Keys, 1981) with a = -3/4 at (i + 1/2) length / (count + 0.1) -
   1/2, edges repeated, no smoothing where count < length. The 0.1 is the authors' way around a
-  rounding error; without it weights that were trained with it see other positions.
+  rounding error; without it weights that were trained with it see other positions. It also moves
+  the side of an oblong map that has the table's length.
   """
-  if count == length:
-    return np.eye(count, dtype=np.float32)
   a = -0.75
   matrix = np.zeros((count, length))
   for i in range(count):

@@ -1,9 +1,9 @@
 """Reads pickles of NumPy arrays, such as DeepMind's BYOL checkpoints, without running what they say.
 
 These are written with `dill` from nested mappings of arrays (Haiku's parameters and state) inside a
-named tuple. See `pickles`: here a pickle can note down an array, a NumPy type and bytes; anything
-else that it names, dill's own functions among them, is an inert stand-in. Neither dill nor Haiku nor
-the code that defined the named tuples is needed.
+named tuple. See `pickles`: here a pickle can note down an array, a NumPy type, bytes, and which
+fields a named tuple has; anything else that it names is an inert stand-in, such as the functions by
+which dill makes code. Neither dill nor Haiku nor the code that defined the named tuples is needed.
 
 Not read: arrays of objects, strings and records.
 """
@@ -101,8 +101,8 @@ class _Scalar(_Function):
     return Noted((), kind, False, content)
 
 
-class _JaxArray(_Function):
-  """jax's: (numpy's function, its arguments, state, more)."""
+class _Filled(_Function):
+  """jax's and dill's: (numpy's function, its arguments, state, more)."""
 
   __slots__ = ()
 
@@ -113,6 +113,16 @@ class _JaxArray(_Function):
     noted = Noted()
     noted.__setstate__(state)
     return noted
+
+
+class _NamedTuple(_Function):
+  """dill's: (name, names of the fields, module) -> a class."""
+
+  __slots__ = ()
+
+  def __call__(self, name: Any, fields: Any, *unused: Any) -> type:
+    del name, unused
+    return Sealed('_Fields', (pickles.Fields,), {'names': tuple(map(str, fields))})
 
 
 class _Encode(_Function):
@@ -154,8 +164,13 @@ _FUNCTIONS: dict[tuple[str, str], Any] = {
   ('builtins', 'bytes'): _Empty(),
   ('byol.byol_experiment', '_ByolExperimentState'): _Pretraining,
   ('byol.eval_experiment', '_EvalExperimentState'): _Evaluation,
-  ('jax._src.array', '_reconstruct_array'): _JaxArray(),
+  ('jax._src.array', '_reconstruct_array'): _Filled(),
 }
+for _module in ('_dill', 'dill'):
+  _FUNCTIONS |= {
+    (f'dill.{_module}', '_create_array'): _Filled(),
+    (f'dill.{_module}', '_create_namedtuple'): _NamedTuple(),
+  }
 for _core in ('core', '_core'):
   _FUNCTIONS |= {
     (f'numpy.{_core}.multiarray', '_reconstruct'): _Reconstruct(),
