@@ -225,6 +225,9 @@ def _own_names(entries: dict[str, _Entry], contents: list[Any]) -> dict[str, str
   whole = bytes(_bytes(_GRAPH, entries[_GRAPH], contents))
   # One string: its length, the length's checksum, the string.
   length, at = _number(whole, 0)
+  summed = length.to_bytes(4, 'little') + whole[at:]
+  if masked(checksum(summed)) != entries[_GRAPH].crc:
+    raise _Damaged('the checksum of its object graph does not fit')
   told: dict[str, str] = {}
   for node in _fields(whole[at + 4 : at + 4 + length], 1):
     for attribute in _fields(node, 2):
