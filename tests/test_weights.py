@@ -1,12 +1,10 @@
 """Weights of other libraries: files that are not trusted, names, folders to share."""
 
-import io
 import json
 import os
 import pathlib
 import pickle
 import struct
-import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -20,16 +18,13 @@ from byoljax.models import make_encoder
 from byoljax.models.net import stack
 from byoljax.models.resnet import RESNETS
 from byoljax.weights import exporting, files, formats, importing, torch_file, torch_names
+from tests import imported
 from tests.golden import philox
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 FORMS = ('torch_zip.pth', 'torch_legacy.pth')
 every_form = pytest.mark.parametrize('form', FORMS)
-FIELDS = {
-  'name': 'resnet18', 'width': 1, 'stem': 'imagenet', 'padding': 'torch', 'dtype': 'float32',
-  'zero_init_residual': False, 'selective_kernel': False, 'resnet_d': False, 'patch_size': 0,
-  'pool': 'cls',
-}  # fmt: skip
+FIELDS = imported.FIELDS
 
 
 def shapes_of(name, stem='imagenet', width=1):
@@ -86,7 +81,7 @@ class TestTorchFiles:
 
     tree = {'state': {'x': Evil()}, 'list': [Evil()], 'class': (Evil(), {'y': Evil()})}[depth]
     path = tmp_path / 'evil.pth'
-    path.write_bytes(as_file(pickle.dumps(tree), zipped))
+    path.write_bytes(imported.as_torch_file(pickle.dumps(tree), zipped))
     assert torch_file.read(path) == {}
     assert not mark.exists()
     pickle.loads(pickle.dumps(tree))
@@ -101,7 +96,7 @@ class TestTorchFiles:
       # BUILD with (None, {'__call__': 1}) sets an attribute of what lies below it.
       program = target.encode() + b'(N(dS"__call__"\nI1\nstb.'
       path = tmp_path / 'evil.pth'
-      path.write_bytes(as_file(program, True))
+      path.write_bytes(imported.as_torch_file(program, True))
       with pytest.raises(ValueError, match='no PyTorch checkpoint'):
         torch_file.read(path)
     assert torch_file.read(GOLDEN / FORMS[0])
@@ -109,15 +104,8 @@ class TestTorchFiles:
   @every_form
   def test_damage_is_a_sentence(self, form, tmp_path):
     """Cut anywhere, any bit turned: arrays, or a ValueError of one line."""
-    whole = (GOLDEN / form).read_bytes()
-    rng = np.random.default_rng(0)
-    damaged = [whole[:cut] for cut in rng.integers(0, len(whole), 60)]
-    for place in rng.integers(0, len(whole), 240):
-      turned = bytearray(whole)
-      turned[place] ^= 1 << rng.integers(8)
-      damaged.append(bytes(turned))
     path, refused = tmp_path / 'damaged.pth', 0
-    for content in damaged:
+    for content in imported.damaged((GOLDEN / form).read_bytes(), 60, 240):
       path.write_bytes(content)
       try:
         torch_file.read(path)
@@ -137,16 +125,13 @@ class TestTorchFiles:
     ],
   )
   def test_tensors_stay_within_their_storage(self, tmp_path, shape, strides, offset):
-    def numbers(values):
-      return b'(' + b''.join(b'I%d\n' % value for value in values) + b't'
-
     storage = b'(S"storage"\nctorch\nFloatStorage\nS"0"\nS"cpu"\nI16\ntQ'
     program = (
       b'(dS"x"\nctorch._utils\n_rebuild_tensor_v2\n('
-      + storage + b'I%d\n' % offset + numbers(shape) + numbers(strides) + b'tRs.'
+      + storage + b'I%d\n' % offset + imported.numbers(shape) + imported.numbers(strides) + b'tRs.'
     )  # fmt: skip
     path = tmp_path / 'x.pth'
-    path.write_bytes(as_file(program, True, {'0': bytes(64)}))
+    path.write_bytes(imported.as_torch_file(program, True, {'0': bytes(64)}))
     with pytest.raises(ValueError, match='a tensor of shape'):
       torch_file.read(path)
 
@@ -157,19 +142,6 @@ class TestTorchFiles:
     for name in ('text.pth', 'empty.pth', 'broken.safetensors', 'absent.pth'):
       with pytest.raises(ValueError, match=name):
         files.read(tmp_path / name)
-
-
-def as_file(program, zipped, storages=None):
-  """A pickle as a PyTorch file."""
-  if zipped:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, 'w') as archive:
-      archive.writestr('archive/data.pkl', program)
-      for key, content in (storages or {}).items():
-        archive.writestr(f'archive/data/{key}', content)
-    return made.getvalue()
-  head = [0x1950A86A20F9469CFC6C, 1001, {'little_endian': True}]
-  return b''.join(pickle.dumps(x, 2) for x in head) + program + pickle.dumps([], 2)
 
 
 class TestNames:
@@ -234,6 +206,12 @@ class TestNames:
     said = str(refused.value)
     assert 'missing: layer4.1.bn2.bias' in said and 'layer2.0.bn1.weight: (7,), not (128,)' in said
     assert 'unexpected: layer1.0.conv3.extra' in said
+
+  def test_a_network_with_more_inside_is_not_taken_for_a_plain_one(self, tmp_path):
+    path = tmp_path / 'weights.safetensors'
+    save_file(drawn('resnet18') | {'layer1.0.se.fc1.weight': np.zeros(3, np.float32)}, path)
+    with pytest.raises(ValueError, match='unexpected: layer1.0.se.fc1.weight'):
+      importing.encoder_of(str(path), FIELDS)
 
   def test_several_networks_need_a_choice(self, tmp_path):
     path = tmp_path / 'weights.safetensors'

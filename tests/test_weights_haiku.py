@@ -212,7 +212,9 @@ def attacks(mark):
 @pytest.mark.parametrize('protocol', [2, 5])
 def test_nothing_in_a_file_is_executed(name, protocol, tmp_path):
   mark, path = tmp_path / 'was_here', tmp_path / 'evil.pkl'
-  content = pickle.dumps({'params': {'x': {'w': np.ones(2)}}, 'evil': attacks(mark)[name]}, protocol)
+  content = pickle.dumps(
+    {'params': {'x': {'w': np.ones(2)}}, 'evil': attacks(mark)[name]}, protocol
+  )
   path.write_bytes(content)
   try:
     assert set(array_pickle.read(path)) == {'params.x.w'}

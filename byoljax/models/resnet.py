@@ -4,9 +4,9 @@ He et al., arXiv 1512.03385. Same network, initialisation and parameter count as
 without the fully connected layer. Differences from the ResNets of BYOL's code (Haiku): that one
 pads 'same' (`padding='same'` here), projects the shortcut in all four stages even where the shape
 already fits (only in ResNet-18 and -34 does it matter; `first_projection` here), initialises with
-truncated normals of sigma 1/sqrt(fan_in), and zeroes the last scale of a block in bottlenecks only (`zero_init_residual` here
-zeroes it in both kinds of block, as torchvision does). DeepMind's published numbers were obtained
-with that scale at one.
+truncated normals of sigma 1/sqrt(fan_in), and zeroes the last scale of a block in bottlenecks only
+(`zero_init_residual` here zeroes it in both kinds of block, as torchvision does). DeepMind's
+published numbers were obtained with that scale at one.
 
 Two variants, from SimCLR v2 (arXiv 2006.10029), off by default: `resnet_d` has three 3x3
 convolutions in the stem and strided shortcuts that average the pixels they would skip (ResNet-D,

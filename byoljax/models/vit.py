@@ -12,9 +12,9 @@ coordinates (14 x 14, those of 224 pixels in patches of 16), patch i of n being 
 learned positions. Other patch sizes than 16 keep that range, where MoCo v3's code would count
 patches. With `positions='learned'`, as in DINO and timm, the class token has a position, too, and
 maps of another size than the table's see it resampled by DINO's rule (timm's, which averages where
-a map shrinks, differs a little). There is no stochastic depth, which DINO's student has (rate 0.1) and MoCo v3 has not:
-every pass is a pure function of parameters and images. The residual stream, LayerNorm and softmax
-are float32 under any compute type.
+a map shrinks, differs a little). There is no stochastic depth, which DINO's student has (rate 0.1)
+and MoCo v3 has not: every pass is a pure function of parameters and images. The residual stream,
+LayerNorm and softmax are float32 under any compute type.
 """
 
 import functools
@@ -160,9 +160,9 @@ class ViT(nn.Module):
 
   `pool` 'cls' or 'mean' (patches only; the class token takes part in attention all the same, and
   parameters are alike). `positions` 'sincos' or 'learned'; learned ones start as normals of sigma
-  0.02, for the `size.grid`. Images of any size that the patch divides, square or not. The tokens after
-  each block, float32 [b,1 + patches,D] with the class token first, can be read out as 'tokens1' ...
-  through `byoljax.models.net.stack(..., taps=...)`.
+  0.02, for the `size.grid`. Images of any size that the patch divides, square or not. The tokens
+  after each block, float32 [b,1 + patches,D] with the class token first, can be read out as
+  'tokens1' ... through `byoljax.models.net.stack(..., taps=...)`.
   """
 
   size: Size

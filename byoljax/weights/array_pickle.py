@@ -1,4 +1,4 @@
-"""Reads pickles of NumPy arrays, such as DeepMind's BYOL checkpoints, without running what they say.
+"""Reads pickles of NumPy arrays, such as DeepMind's BYOL checkpoints, without running them.
 
 These are written with `dill` from nested mappings of arrays (Haiku's parameters and state) inside a
 named tuple. See `pickles`: here a pickle can note down an array, a NumPy type, bytes, and which
@@ -37,7 +37,7 @@ class _Type(metaclass=Sealed):
     """Raises pickle.UnpicklingError: not a plain type of numbers."""
     if not (isinstance(self.code, str) and _NUMBERS.fullmatch(self.code)):
       raise pickle.UnpicklingError(f'it holds arrays of type {self.code!r}')
-    return np.dtype(self.code).newbyteorder({'<': '<', '>': '>'}.get(self.order, '='))
+    return np.dtype(('>' if self.order == '>' else '<') + self.code)
 
 
 class Noted(metaclass=Sealed):

@@ -114,7 +114,7 @@ def resnet_of(bottleneck: bool, depth: tuple[int, ...]) -> str:
   raise ValueError(f'{depth} {kind} blocks are none of {", ".join(RESNETS)}.')
 
 
-def depth_of(places: Collection[tuple[str, str]], first: int = 1) -> tuple[int, ...]:
+def depth_of(places: Collection[tuple[Any, ...]], first: int = 1) -> tuple[int, ...]:
   """Blocks in each stage, from the (stage, block) numbers of their names; blocks count from 0."""
   counts: dict[int, int] = {}
   for stage, block in places:

@@ -91,8 +91,10 @@ def _turned(path: Path, array: np.ndarray) -> np.ndarray:
 
 def _inside(prefix: str, name: str) -> bool:
   bookkeeping = name.endswith(('.counter', '.hidden'))
-  return name.startswith(prefix) and not bookkeeping and bool(
-    _INSIDE.fullmatch(name.removeprefix(prefix))
+  return (
+    name.startswith(prefix)
+    and not bookkeeping
+    and bool(_INSIDE.fullmatch(name.removeprefix(prefix)))
   )
 
 

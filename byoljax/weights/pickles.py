@@ -60,6 +60,8 @@ class Inert(metaclass=Sealed):
     del state
 
   def __call__(self, *args: Any, **kwargs: Any) -> 'Inert':
+    """What a function that is not known gives."""
+    del args, kwargs
     return self
 
   def __setitem__(self, key: Any, value: Any) -> None:
@@ -72,8 +74,22 @@ class Inert(metaclass=Sealed):
     """Ignored."""
 
 
+def _bytearray(unpickler: Any) -> None:
+  """The instruction BYTEARRAY8 as bytes: of what is there, whatever its length says."""
+  length = int.from_bytes(unpickler.read(8), 'little')
+  content = unpickler.read(length)
+  if len(content) < length:
+    raise EOFError('it ends too early')
+  unpickler.append(content)
+
+
 # pickle.Unpickler is the one in C wherever there is one.
-class Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
+_InPython: Any = pickle._Unpickler  # type: ignore[attr-defined]
+# These fetch what this process has registered, or buffers that are not in the file.
+_REFUSED = {name[0] for name in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER)}
+
+
+class Unpickler(_InPython):
   """Finds nothing but what a table lists.
 
   Args:
@@ -81,7 +97,11 @@ class Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
     functions: (module, name) -> what stands for it: a sealed class or an object without attributes.
   """
 
-  dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+  dispatch = {
+    instruction: act
+    for instruction, act in _InPython.dispatch.items()
+    if instruction not in _REFUSED
+  } | {pickle.BYTEARRAY8[0]: _bytearray}
 
   def __init__(self, file: BinaryIO, functions: Mapping[tuple[str, str], Callable[..., Any]]):
     super().__init__(file)
@@ -90,20 +110,6 @@ class Unpickler(pickle._Unpickler):  # type: ignore[name-defined]
   def find_class(self, module: str, name: str) -> Any:
     """An entry of the table, or a stand-in. Dots in a name are no attributes of anything."""
     return self._functions.get((module, name), Inert)
-
-  def _bytearray(self) -> None:
-    """The instruction BYTEARRAY8 as bytes: of what is there, whatever its length says."""
-    length = int.from_bytes(self.read(8), 'little')
-    content = self.read(length)
-    if len(content) < length:
-      raise EOFError('it ends too early')
-    self.append(content)
-
-  dispatch[pickle.BYTEARRAY8[0]] = _bytearray
-  # These fetch what this process has registered, or buffers that are not in the file.
-  for instruction in (pickle.EXT1, pickle.EXT2, pickle.EXT4, pickle.NEXT_BUFFER):
-    del dispatch[instruction[0]]
-  del instruction
 
 
 def flat(tree: Any, kinds: type | tuple[type, ...]) -> dict[str, Any]:

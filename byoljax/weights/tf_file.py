@@ -1,4 +1,4 @@
-"""Reads TensorFlow's checkpoints without TensorFlow: those of TF1, of TF2, and SavedModels' variables.
+"""Reads TensorFlow's checkpoints without TensorFlow: TF1's, TF2's, and SavedModels' variables.
 
 A checkpoint is an index, `model.ckpt-1000.index`, and one or more files of numbers beside it,
 `model.ckpt-1000.data-00000-of-00001`. The index is a sorted table of LevelDB's kind: blocks of
@@ -90,7 +90,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   try:
     records = dict(_table(path.read_bytes()))
     shards = _shards(records.pop(b'', b''))
-    entries = {key.decode(): _entry(value) for key, value in records.items()}
+    # The names of slices begin with a zero.
+    whole = {key.decode(): value for key, value in records.items() if not key.startswith(b'\0')}
+    entries = {key: _entry(value) for key, value in whole.items()}
     stem = path.name.removesuffix('.index')
     files = [path.with_name(f'{stem}.data-{i:05}-of-{shards:05}') for i in range(shards)]
     contents = [np.memmap(file, np.uint8, 'r') if file.stat().st_size else b'' for file in files]

@@ -142,7 +142,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   try:
     with open(path, 'rb') as file:
       found, bytes_of = _zipped(file) if zipfile.is_zipfile(file) else _sequence(file)
-      return {name: _array(tensor, bytes_of) for name, tensor in pickles.flat(found, _Tensor).items()}
+      return {
+        name: _array(tensor, bytes_of) for name, tensor in pickles.flat(found, _Tensor).items()
+      }
   except OSError as error:
     raise ValueError(f"'{path}' cannot be read: {error.strerror or error}.") from error
   except pickles.WHAT_DAMAGE_RAISES as error:

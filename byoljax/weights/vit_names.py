@@ -135,9 +135,7 @@ def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
   return Found(found, image_size=grid * patch, doubt=doubt)
 
 
-def _positions(
-  table: np.ndarray | None, dim: int, default: int, prefix: str
-) -> tuple[int, bool]:
+def _positions(table: np.ndarray | None, dim: int, default: int, prefix: str) -> tuple[int, bool]:
   """(patches on a side, whether they are MoCo v3's fixed ones)."""
   if table is None:
     return default, False  # what is missing is listed later

@@ -35,7 +35,9 @@ def main() -> None:
     }
     patch, dim = VIT['patch_size'], VIT['embed_dim']
     if case == 'moco_v3':
-      state['pos_embed'] = torch.from_numpy(moco_v3_positions(VIT['img_size'] // patch, dim)).double()
+      state['pos_embed'] = torch.from_numpy(
+        moco_v3_positions(VIT['img_size'] // patch, dim)
+      ).double()
     model.load_state_dict(state)
     x = torch.from_numpy(vit_images(height, width).transpose(0, 3, 1, 2).copy()).double()
     with torch.no_grad():
