@@ -133,12 +133,15 @@ def get_config() -> ConfigDict:
         'name': 'resnet50',
         'width': 1,
         'stem': 'imagenet',  # or 'cifar'
-        'padding': 'torch',  # or 'same'
+        'padding': 'torch',  # or 'same', 'fixed'
         'zero_init_residual': False,
         'selective_kernel': False,  # SimCLR v2's ResNets
         'resnet_d': False,
+        'first_projection': False,  # of other libraries' ResNet-18 and -34
         'patch_size': 0,  # of ViTs; 0 = the encoder's own
         'pool': 'cls',  # of ViTs; or 'mean'
+        'positions': 'sincos',  # of ViTs; or 'learned'
+        'grid': 0,  # of ViTs: patches on each side that positions are made for; 0 = its own
         'dtype': 'float32',  # or 'bfloat16' for the computation
       },
       'method': {'name': 'byol'},
@@ -177,7 +180,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
     view.size = 32 if view.size == max(sizes) else 20
     view.update({'repeat': 2} if view.get('repeat', 1) > 1 else {})
   config.encoder.update(name='small', width=1, dtype='float32')
-  config.encoder.update(selective_kernel=False, resnet_d=False, patch_size=0)
+  config.encoder.update(selective_kernel=False, resnet_d=False, first_projection=False)
+  config.encoder.update(patch_size=0, grid=0)
   config.optim.warmup = '2 steps'
   config.evals.update(image_size=32, batch_size=64, final=False, report=False)
   config.evals.knn.update(every='0 epochs', max_bank=256)

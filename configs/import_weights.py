@@ -4,11 +4,20 @@
     python -m byoljax.main --config=configs/linear.py --config.pretrained=runs/resnet50 \\
       --config.data.name=imagenette
 
-Read are safetensors and PyTorch's checkpoints (`.pth`, `.pt`, `.pth.tar`), without PyTorch and
-without running what is in them: ResNets under torchvision's or timm's names, as published by MoCo,
-SimSiam, SwAV, Barlow Twins, VICReg, DINO, solo-learn and lightly. Depth, width and stem are found
-out. Where a file holds several networks (MoCo's query and key, DINO's student and teacher),
-`prefix` says which.
+Read are, without the libraries that wrote them and without running what is in them:
+
+    safetensors; `.pth`, `.pt`, `.pth.tar`   ResNets under torchvision's names (MoCo, SimSiam, SwAV,
+                                             Barlow Twins, VICReg, solo-learn, lightly) and ViTs
+                                             under timm's (MoCo v3, DINO, MAE, timm)
+    model.ckpt-1000, SavedModels             SimCLR and SimCLR v2 (TensorFlow 1 and 2)
+    `.pkl`                                   DeepMind's BYOL (Haiku)
+
+What network it is, is found out: depth, width, stem, padding, patches, positions. A ViT's heads are
+not in its weights: 64 channels a head, but 12 heads for a ViT-S with MoCo v3's positions; say
+`--config.encoder.name=vit_small_6heads` or `vit_small` where that is wrong. Where a file holds
+several networks (query and key, student and teacher, BYOL's online and target, SimCLR v2's EMA),
+`prefix` says which. SimCLR's networks see images that are not normalised: `data.mean` and
+`data.std` follow.
 """
 
 from ml_collections import ConfigDict
@@ -21,12 +30,13 @@ def get_config(arg: str = '') -> ConfigDict:
   config = ConfigDict(
     {
       'task': 'import',
-      'file': '',  # or a folder with model.safetensors
-      'prefix': '',  # what stands before 'conv1.weight'; '' = there is only one
+      'file': '',  # or a folder with model.safetensors or a TensorFlow checkpoint
+      'prefix': '',  # what stands before the encoder's names; '' = there is only one
       'seed': 0,  # of the random encoder that results are compared with
       'data': shared.data,  # what evaluations use unless they name their own
       'encoder': shared.encoder,
-      'evals': {'image_size': 224, 'batch_size': 512},
+      # 0 = what the weights were made for, 224 where they do not tell.
+      'evals': {'image_size': 0, 'batch_size': 512},
       'log': {'verbose': False},
     }
   )

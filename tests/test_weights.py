@@ -1,12 +1,10 @@
 """Weights of other libraries: files that are not trusted, names, folders to share."""
 
-import io
 import json
 import os
 import pathlib
 import pickle
 import struct
-import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -19,17 +17,14 @@ from byoljax import embedding, evaluate, main
 from byoljax.models import make_encoder
 from byoljax.models.net import stack
 from byoljax.models.resnet import RESNETS
-from byoljax.weights import exporting, files, importing, torch_file, torch_names
+from byoljax.weights import exporting, files, formats, importing, torch_file, torch_names
+from tests import imported
 from tests.golden import philox
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 FORMS = ('torch_zip.pth', 'torch_legacy.pth')
 every_form = pytest.mark.parametrize('form', FORMS)
-FIELDS = {
-  'name': 'resnet18', 'width': 1, 'stem': 'imagenet', 'padding': 'torch', 'dtype': 'float32',
-  'zero_init_residual': False, 'selective_kernel': False, 'resnet_d': False, 'patch_size': 0,
-  'pool': 'cls',
-}  # fmt: skip
+FIELDS = imported.FIELDS
 
 
 def shapes_of(name, stem='imagenet', width=1):
@@ -86,7 +81,7 @@ class TestTorchFiles:
 
     tree = {'state': {'x': Evil()}, 'list': [Evil()], 'class': (Evil(), {'y': Evil()})}[depth]
     path = tmp_path / 'evil.pth'
-    path.write_bytes(as_file(pickle.dumps(tree), zipped))
+    path.write_bytes(imported.as_torch_file(pickle.dumps(tree), zipped))
     assert torch_file.read(path) == {}
     assert not mark.exists()
     pickle.loads(pickle.dumps(tree))
@@ -101,7 +96,7 @@ class TestTorchFiles:
       # BUILD with (None, {'__call__': 1}) sets an attribute of what lies below it.
       program = target.encode() + b'(N(dS"__call__"\nI1\nstb.'
       path = tmp_path / 'evil.pth'
-      path.write_bytes(as_file(program, True))
+      path.write_bytes(imported.as_torch_file(program, True))
       with pytest.raises(ValueError, match='no PyTorch checkpoint'):
         torch_file.read(path)
     assert torch_file.read(GOLDEN / FORMS[0])
@@ -109,15 +104,8 @@ class TestTorchFiles:
   @every_form
   def test_damage_is_a_sentence(self, form, tmp_path):
     """Cut anywhere, any bit turned: arrays, or a ValueError of one line."""
-    whole = (GOLDEN / form).read_bytes()
-    rng = np.random.default_rng(0)
-    damaged = [whole[:cut] for cut in rng.integers(0, len(whole), 60)]
-    for place in rng.integers(0, len(whole), 240):
-      turned = bytearray(whole)
-      turned[place] ^= 1 << rng.integers(8)
-      damaged.append(bytes(turned))
     path, refused = tmp_path / 'damaged.pth', 0
-    for content in damaged:
+    for content in imported.damaged((GOLDEN / form).read_bytes(), 60, 240):
       path.write_bytes(content)
       try:
         torch_file.read(path)
@@ -137,16 +125,13 @@ class TestTorchFiles:
     ],
   )
   def test_tensors_stay_within_their_storage(self, tmp_path, shape, strides, offset):
-    def numbers(values):
-      return b'(' + b''.join(b'I%d\n' % value for value in values) + b't'
-
     storage = b'(S"storage"\nctorch\nFloatStorage\nS"0"\nS"cpu"\nI16\ntQ'
     program = (
       b'(dS"x"\nctorch._utils\n_rebuild_tensor_v2\n('
-      + storage + b'I%d\n' % offset + numbers(shape) + numbers(strides) + b'tRs.'
+      + storage + b'I%d\n' % offset + imported.numbers(shape) + imported.numbers(strides) + b'tRs.'
     )  # fmt: skip
     path = tmp_path / 'x.pth'
-    path.write_bytes(as_file(program, True, {'0': bytes(64)}))
+    path.write_bytes(imported.as_torch_file(program, True, {'0': bytes(64)}))
     with pytest.raises(ValueError, match='a tensor of shape'):
       torch_file.read(path)
 
@@ -159,19 +144,6 @@ class TestTorchFiles:
         files.read(tmp_path / name)
 
 
-def as_file(program, zipped, storages=None):
-  """A pickle as a PyTorch file."""
-  if zipped:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, 'w') as archive:
-      archive.writestr('archive/data.pkl', program)
-      for key, content in (storages or {}).items():
-        archive.writestr(f'archive/data/{key}', content)
-    return made.getvalue()
-  head = [0x1950A86A20F9469CFC6C, 1001, {'little_endian': True}]
-  return b''.join(pickle.dumps(x, 2) for x in head) + program + pickle.dumps([], 2)
-
-
 class TestNames:
   @pytest.mark.parametrize(
     ('case', 'name', 'stem', 'size', 'batch'),
@@ -181,7 +153,7 @@ class TestNames:
     golden = np.load(GOLDEN / 'resnet.npz')[f'{case}/eval']
     path = tmp_path / 'weights.safetensors'
     save_file(drawn(name, stem, 'module.encoder_q.'), path)
-    encoder, prefix = importing.encoder_of(str(path), FIELDS, image_size=size)
+    encoder, prefix, _ = importing.encoder_of(str(path), FIELDS, image_size=size)
     assert prefix == 'module.encoder_q.'
     assert (encoder.fields['name'], encoder.fields['stem']) == (name, stem)
     x = philox.images(case, batch, size)[: len(golden)]
@@ -194,7 +166,8 @@ class TestNames:
     net = stack((('encoder', 'embedding', make_encoder(name)),))
     image = jax.ShapeDtypeStruct((2, 64, 64, 3), np.float32)
     params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), image))
-    made = torch_names.from_torch(state, params['encoder'], bn['encoder'])
+    found = torch_names.find_out(state, '', {})
+    made = formats.placed(torch_names.FORMAT, state, '', found, params['encoder'], bn['encoder'])
     back = torch_names.to_torch(*made)
     counters = {key for key in back if key.endswith('num_batches_tracked')}
     assert set(back) - counters == set(state)
@@ -218,7 +191,8 @@ class TestNames:
       state = {'p.' + key: np.broadcast_to(np.float32(0), shape)
                for key, shape in shapes_of(name, stem, width).items()}  # fmt: skip
       assert torch_names.prefixes([*state, 'p.projector.conv1.weight']) == ['p.']
-      assert torch_names.architecture(state, 'p.', RESNETS) == (name, width, stem)
+      found = torch_names.find_out(state, 'p.', {})
+      assert found.fields == {'name': name, 'width': width, 'stem': stem}
 
   def test_what_does_not_fit_is_listed(self, tmp_path):
     path = tmp_path / 'weights.safetensors'
@@ -233,6 +207,12 @@ class TestNames:
     assert 'missing: layer4.1.bn2.bias' in said and 'layer2.0.bn1.weight: (7,), not (128,)' in said
     assert 'unexpected: layer1.0.conv3.extra' in said
 
+  def test_a_network_with_more_inside_is_not_taken_for_a_plain_one(self, tmp_path):
+    path = tmp_path / 'weights.safetensors'
+    save_file(drawn('resnet18') | {'layer1.0.se.fc1.weight': np.zeros(3, np.float32)}, path)
+    with pytest.raises(ValueError, match='unexpected: layer1.0.se.fc1.weight'):
+      importing.encoder_of(str(path), FIELDS)
+
   def test_several_networks_need_a_choice(self, tmp_path):
     path = tmp_path / 'weights.safetensors'
     save_file(drawn('resnet18', prefix='q.') | drawn('resnet18', prefix='k.'), path)
@@ -242,7 +222,7 @@ class TestNames:
     with pytest.raises(ValueError, match="begin with 'other.'"):
       importing.encoder_of(str(path), FIELDS, prefix='other.')
     save_file({'blocks.0.weight': np.zeros(3, np.float32)}, path)
-    with pytest.raises(ValueError, match='no names like torchvision'):
+    with pytest.raises(ValueError, match='known are ResNets under torchvision'):
       importing.encoder_of(str(path), FIELDS)
 
 
@@ -280,7 +260,7 @@ def test_import_embed_and_export_again(tmp_path, npz, capsys):
   assert main.main(['--config=configs/export.py', f'--config.pretrained={run}',
                     f'--workdir={folder}']) == 2  # fmt: skip
   assert 'not empty' in capsys.readouterr().err
-  again, _ = importing.encoder_of(str(folder), FIELDS, image_size=12)
+  again, *_ = importing.encoder_of(str(folder), FIELDS, image_size=12)
   jax.tree.map(np.testing.assert_array_equal, again.params, embed.encoder.params)
 
 
@@ -303,7 +283,7 @@ def test_an_embedder_is_a_pure_function_of_each_image():
 def test_a_timm_folder_names_its_architecture(tmp_path):
   path = tmp_path / 'weights.safetensors'
   save_file(drawn('resnet18'), path)
-  encoder, _ = importing.encoder_of(str(path), FIELDS, image_size=64)
+  encoder, *_ = importing.encoder_of(str(path), FIELDS, image_size=64)
   embedder = embedding.Embedder(encoder, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 64)
   about = {'method': 'byol', 'data': 'shapes', 'network': 'online', 'step': 3, 'results': {}}
   exporting.write(embedder, tmp_path / 'folder', about)

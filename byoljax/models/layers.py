@@ -132,12 +132,18 @@ def draw_together(tree: Any, key: jax.Array) -> Any:
 
 
 def padding_of(kernel: int, padding: str) -> Any:
-  """Spatial padding of an odd kernel, as linen's convolutions and pools take it.
+  """Spatial padding of an odd kernel, as linen's convolutions take it.
 
   'torch' pads (kernel - 1) / 2 on both sides; 'same' (TensorFlow, Haiku) pads less at the top and
   left when a stride divides the size, so weights trained with the one lose accuracy with the other.
+  'fixed' (SimCLR's code) is 'torch' for convolutions and 'same' for pools.
   """
   return 'SAME' if padding == 'same' else (((kernel - 1) // 2,) * 2,) * 2
+
+
+def pool_padding_of(kernel: int, padding: str) -> Any:
+  """The same as linen's pools take it."""
+  return padding_of(kernel, 'same' if padding == 'fixed' else padding)
 
 
 def conv(

@@ -3,18 +3,19 @@
 He et al., arXiv 1512.03385. Same network, initialisation and parameter count as torchvision's,
 without the fully connected layer. Differences from the ResNets of BYOL's code (Haiku): that one
 pads 'same' (`padding='same'` here), projects the shortcut in all four stages even where the shape
-already fits (only in ResNet-18 and -34 does it matter), initialises with truncated normals of sigma
-1/sqrt(fan_in), and zeroes the last scale of a block in bottlenecks only (`zero_init_residual` here
-zeroes it in both kinds of block, as torchvision does). DeepMind's published numbers were obtained
-with that scale at one.
+already fits (only in ResNet-18 and -34 does it matter; `first_projection` here), initialises with
+truncated normals of sigma 1/sqrt(fan_in), and zeroes the last scale of a block in bottlenecks only
+(`zero_init_residual` here zeroes it in both kinds of block, as torchvision does). DeepMind's
+published numbers were obtained with that scale at one.
 
 Two variants, from SimCLR v2 (arXiv 2006.10029), off by default: `resnet_d` has three 3x3
 convolutions in the stem and strided shortcuts that average the pixels they would skip (ResNet-D,
 He et al., arXiv 1812.01187); `selective_kernel` has both and puts a `SelectiveKernel` in place of
 every block's 3x3 convolution with the stride. Without its classifier ResNet-50 then has 35.2
 million parameters. Differences from SimCLR's code: it also averages 2x2 pixels in the shortcuts
-without a stride (those of stage 1), pads averaged maps of odd size with zeros, and knows selective
-kernels in bottlenecks only; in basic blocks they replace the first convolution here.
+without a stride (those of stage 1) and pads averaged maps of odd size with zeros, both as here with
+`padding='fixed'`; and it knows selective kernels in bottlenecks only; in basic blocks they replace
+the first convolution here.
 """
 
 import functools
@@ -80,13 +81,15 @@ class ResidualBlock(nn.Module):
   """relu(x + f(x)) with f = conv-BN-relu ... conv-BN; x goes through 1x1 conv-BN to fit f(x).
 
   `channels` is the width of the 3x3 convolutions; a bottleneck gives out 4 * channels. With
-  `pooled_shortcut`, a strided shortcut averages the pixels it would skip (ResNet-D). With
-  `selective_kernel`, the 3x3 convolution with the stride is a `SelectiveKernel`.
+  `projection`, x goes through the 1x1 convolution even where it fits. With `pooled_shortcut`, a
+  strided shortcut averages the pixels it would skip (ResNet-D). With `selective_kernel`, the 3x3
+  convolution with the stride is a `SelectiveKernel`.
   """
 
   channels: int
   stride: int
   bottleneck: bool
+  projection: bool = False
   pooled_shortcut: bool = False
   selective_kernel: bool = False
   padding: str = 'torch'
@@ -118,11 +121,12 @@ class ResidualBlock(nn.Module):
       y = norm(f'bn{i}', scale_init=scale_init)(y)
       if not last:
         y = nn.relu(y)
-    if x.shape[-1] != y.shape[-1] or self.stride != 1:
+    if self.projection or x.shape[-1] != y.shape[-1] or self.stride != 1:
       stride = self.stride
-      if self.pooled_shortcut and stride > 1:
-        window, stride = (stride, stride), 1
-        x = nn.avg_pool(x, window, window, padding='SAME', count_include_pad=False)
+      if self.pooled_shortcut and (stride > 1 or self.padding == 'fixed'):
+        zeros = stride > 1 and self.padding == 'fixed'
+        strides, stride = (stride, stride), 1
+        x = nn.avg_pool(x, (2, 2), strides, padding='SAME', count_include_pad=zeros)
       x = layers.conv(y.shape[-1], 1, stride, self.padding, self.dtype, 'shortcut_conv')(x)
       x = norm('shortcut_bn')(x)
     return nn.relu(x + y)
@@ -145,7 +149,8 @@ class ResNet(nn.Module):
   `stem` 'imagenet': 7x7 stride 2, BN, relu, 3x3 max-pool stride 2; 'cifar': 3x3 stride 1 padded by
   1, BN, relu, no pool. With `resnet_d` or `selective_kernel`, three 3x3 convolutions with BN and
   relu (the first with stride 2, the first two with half the channels) stand in for the 7x7; the
-  CIFAR stem stays. `width` multiplies every channel count. Feature maps 'stem' and 'stage1' ...
+  CIFAR stem stays. `width` multiplies every channel count. `first_projection` gives stage 1 a
+  projected shortcut even where none is needed. Feature maps 'stem' and 'stage1' ...
   'stage4' can be read out through `byoljax.models.net.stack(..., taps=...)`.
   """
 
@@ -157,6 +162,7 @@ class ResNet(nn.Module):
   zero_init_residual: bool = False
   selective_kernel: bool = False
   resnet_d: bool = False
+  first_projection: bool = False
   dtype: jnp.dtype = jnp.float32
   bn_axis: str | None = None
   bn_groups: int = 0
@@ -176,7 +182,7 @@ class ResNet(nn.Module):
       norm = layers.batch_norm(train, self.bn_axis, self.dtype, f'{name}_bn', groups=self.bn_groups)
       x = nn.relu(norm(x))
     if self.stem == 'imagenet':
-      x = nn.max_pool(x, (3, 3), (2, 2), padding=layers.padding_of(3, self.padding))
+      x = nn.max_pool(x, (3, 3), (2, 2), padding=layers.pool_padding_of(3, self.padding))
     self.sow('intermediates', 'stem', x)
     for stage, depth in enumerate(self.blocks, start=1):
       for block in range(depth):
@@ -184,6 +190,7 @@ class ResNet(nn.Module):
           channels=channels * 2 ** (stage - 1),
           stride=2 if stage > 1 and block == 0 else 1,
           bottleneck=self.bottleneck,
+          projection=self.first_projection and stage == 1 and block == 0,
           pooled_shortcut=as_d,
           selective_kernel=self.selective_kernel,
           padding=self.padding,

@@ -1,4 +1,4 @@
-"""Vision transformers with fixed positions: the encoders of MoCo v3, DINO and MAE.
+"""Vision transformers: the encoders of MoCo v3, DINO and MAE.
 
 Dosovitskiy et al., arXiv 2010.11929, in the form of MoCo v3 (arXiv 2104.02057): pre-norm blocks,
 exact GELU, LayerNorm with eps 1e-6, biases everywhere, 2-D sine-cosine positions that are not
@@ -10,12 +10,15 @@ Differences: positions are continuous. Whatever the number of patches, they span
 coordinates (14 x 14, those of 224 pixels in patches of 16), patch i of n being centred at
 (i + 1/2) 14/n - 1/2: small crops see the whole range more coarsely, as with DINO's interpolation of
 learned positions. Other patch sizes than 16 keep that range, where MoCo v3's code would count
-patches. There is no stochastic depth, which DINO's student has (rate 0.1) and MoCo v3 has not:
-every pass is a pure function of parameters and images. The residual stream, LayerNorm and softmax
-are float32 under any compute type.
+patches. With `positions='learned'`, as in DINO and timm, the class token has a position, too, and
+maps of another size than the table's see it resampled by DINO's rule (timm's, which averages where
+a map shrinks, differs a little). There is no stochastic depth, which DINO's student has (rate 0.1)
+and MoCo v3 has not: every pass is a pure function of parameters and images. The residual stream,
+LayerNorm and softmax are float32 under any compute type.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -26,6 +29,7 @@ import numpy as np
 from byoljax.models import layers
 
 POOLS = ('cls', 'mean')
+POSITIONS = ('sincos', 'learned')
 LAYER_NORM_EPSILON = 1e-6
 
 
@@ -55,6 +59,7 @@ VITS = {
   'vit_small': Size(384, 12, 12),
   'vit_small_6heads': Size(384, 12, 6),
   'vit_base': Size(768, 12, 12),
+  'vit_large': Size(1024, 24, 16),
 }
 
 
@@ -79,6 +84,40 @@ def sincos_positions(height: int, width: int, dim: int, grid: int) -> np.ndarray
     angles.append(np.broadcast_to(angle, (height, width, dim // 4)).reshape(-1, dim // 4))
   parts = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
   return np.concatenate(parts, axis=1).astype(np.float32)
+
+
+def resample_matrix(count: int, length: int) -> np.ndarray:
+  """How `count` values in a row depend on `length` given ones: float32 [count,length].
+
+  DINO's rule: cubic convolution (Keys, 1981) with a = -3/4 at (i + 1/2) length / (count + 0.1) -
+  1/2, edges repeated, no smoothing where count < length. The 0.1 is the authors' way around a
+  rounding error; without it weights that were trained with it see other positions. It also moves
+  the side of an oblong map that has the table's length.
+  """
+  a = -0.75
+  matrix = np.zeros((count, length))
+  for i in range(count):
+    at = (i + 0.5) * length / (count + 0.1) - 0.5
+    for near in range(int(np.floor(at)) - 1, int(np.floor(at)) + 3):
+      x = abs(at - near)
+      inner = ((a + 2) * x - (a + 3)) * x * x + 1
+      outer = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+      matrix[i, min(max(near, 0), length - 1)] += inner if x <= 1 else outer
+  return matrix.astype(np.float32)
+
+
+def resampled(table: jax.Array, height: int, width: int) -> jax.Array:
+  """Positions [1 + grid^2,D], the class token's first, for a map: [1 + height * width,D].
+
+  A map of the table's own size gets it unchanged; see `resample_matrix`.
+  """
+  grid, dim = math.isqrt(table.shape[0] - 1), table.shape[1]
+  if (height, width) == (grid, grid):
+    return table
+  rows, columns = resample_matrix(height, grid), resample_matrix(width, grid)
+  patches_ = table[1:].reshape(grid, grid, dim)
+  here = jnp.einsum('yi,xj,ijd->yxd', rows, columns, patches_, precision='highest')
+  return jnp.concatenate([table[:1], here.reshape(height * width, dim)])
 
 
 def _linear(features: int, dtype: jnp.dtype, name: str, parts: int = 1) -> nn.Dense:
@@ -120,14 +159,16 @@ class ViT(nn.Module):
   """Patches, class token, blocks, LayerNorm; then the class token or the mean of the patches.
 
   `pool` 'cls' or 'mean' (patches only; the class token takes part in attention all the same, and
-  parameters are alike). Images of any size that the patch divides, square or not. The tokens after
-  each block, float32 [b,1 + patches,D] with the class token first, can be read out as 'tokens1' ...
-  through `byoljax.models.net.stack(..., taps=...)`.
+  parameters are alike). `positions` 'sincos' or 'learned'; learned ones start as normals of sigma
+  0.02, for the `size.grid`. Images of any size that the patch divides, square or not. The tokens
+  after each block, float32 [b,1 + patches,D] with the class token first, can be read out as
+  'tokens1' ... through `byoljax.models.net.stack(..., taps=...)`.
   """
 
   size: Size
   patch_size: int = 0
   pool: str = 'cls'
+  positions: str = 'sincos'
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -142,8 +183,14 @@ class ViT(nn.Module):
     patch = self.patch_size or self.size.patch
     batch, height, width = x.shape[0], x.shape[1] // patch, x.shape[2] // patch
     x = _linear(dim, self.dtype, 'patch_embed')(patches(x, patch)).astype(jnp.float32)
-    x = x + sincos_positions(height, width, dim, grid)[None]
     cls = self.param('cls', layers.normal(1e-6), (dim,), jnp.float32)
+    if self.positions == 'learned':
+      shape = (1 + grid * grid, dim)
+      table = self.param('positions', layers.normal(0.02), shape, jnp.float32)
+      here = resampled(table, height, width)
+      cls, x = cls + here[0], x + here[None, 1:]
+    else:
+      x = x + sincos_positions(height, width, dim, grid)[None]
     cls = jnp.broadcast_to(cls[None, None, :], (batch, 1, dim))
     x = jnp.concatenate([cls, x], axis=1)
     for i in range(1, depth + 1):
@@ -170,9 +217,16 @@ def patches(images: jax.Array, patch: int) -> jax.Array:
 
 
 def make(
-  name: str, *, width: int = 1, patch_size: int = 0, pool: str = 'cls', dtype: Any = jnp.float32
+  name: str,
+  *,
+  width: int = 1,
+  patch_size: int = 0,
+  pool: str = 'cls',
+  positions: str = 'sincos',
+  grid: int = 0,
+  dtype: Any = jnp.float32,
 ) -> ViT:
   """The named vision transformer; `width` multiplies the tokens' width and the heads."""
   size = VITS[name]
-  wide = size._replace(dim=size.dim * width, heads=size.heads * width)
-  return ViT(wide, patch_size, pool, dtype)
+  size = size._replace(dim=size.dim * width, heads=size.heads * width, grid=grid or size.grid)
+  return ViT(size, patch_size, pool, positions, dtype)

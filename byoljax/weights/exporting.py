@@ -1,6 +1,7 @@
 """An encoder as a folder that other libraries read.
 
-    model.safetensors    weights; ResNets under torchvision's names, in PyTorch's layout
+    model.safetensors    weights in PyTorch's layout: ResNets under torchvision's names, ViTs under
+                         timm's
     config.json          which network, in timm's words and in ours; how to normalise images
     encoder.stablehlo    the whole encoder with its weights, for any batch size (`jax.export`)
     README.md            a model card with code to copy
@@ -28,28 +29,59 @@ import byoljax
 from byoljax import checkpoint, embedding, evaluate
 from byoljax.config import Config, user_errors
 from byoljax.embedding import Embedder
+from byoljax.models import vit
 from byoljax.models.resnet import RESNETS
-from byoljax.weights import files, torch_names
+from byoljax.weights import files, torch_names, vit_names
 from byoljax.workdirs import Invocation, say
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
-def has_torch_names(fields: Mapping[str, Any]) -> bool:
-  """Whether an encoder is one of torchvision's ResNets, apart from width and stem."""
-  return (
-    fields['name'] in RESNETS
-    and fields['padding'] == 'torch'
-    and not (fields['selective_kernel'] or fields['resnet_d'])
-  )
+def library_of(fields: Mapping[str, Any]) -> str:
+  """Who else has this network, apart from a ResNet's width and stem: whose names it gets."""
+  if fields['name'] in vit.VITS:
+    return 'timm'
+  other = any(fields.get(name) for name in ('selective_kernel', 'resnet_d', 'first_projection'))
+  plain = fields['name'] in RESNETS and fields['padding'] == 'torch' and not other
+  return 'torchvision' if plain else 'byoljax'
+
+
+def _vit_arguments(fields: Mapping[str, Any], side: int) -> dict[str, Any]:
+  """A ViT in the words of timm's constructor."""
+  size, width = vit.VITS[fields['name']], fields['width']
+  pooled = {'global_pool': 'avg', 'fc_norm': False} if fields['pool'] == 'mean' else {}
+  return {
+    'img_size': _positions_for(fields, side),
+    'patch_size': fields['patch_size'] or size.patch,
+    'embed_dim': size.dim * width,
+    'depth': size.depth,
+    'num_heads': size.heads * width,
+    'num_classes': 0,
+  } | pooled
+
+
+def _positions_for(fields: Mapping[str, Any], side: int) -> int:
+  """Side of the images that a ViT's table of positions is written for."""
+  size = vit.VITS[fields['name']]
+  learned = fields.get('positions') == 'learned'
+  return (fields['grid'] or size.grid) * (fields['patch_size'] or size.patch) if learned else side
 
 
 def weights_of(embedder: Embedder) -> dict[str, np.ndarray]:
-  """Weights by name: torchvision's where it has this network, else paths of ours."""
+  """Weights by name: those of torchvision and timm where they have this network, else ours."""
   encoder = embedder.encoder
   params, bn = (jax.device_get(tree['encoder']) for tree in (encoder.params, encoder.bn))
-  if has_torch_names(encoder.fields):
+  fields, library = encoder.fields, library_of(encoder.fields)
+  if library == 'torchvision':
     return torch_names.to_torch(params, bn)
+  if library == 'timm':
+    size = vit.VITS[fields['name']]
+    patch = fields['patch_size'] or size.patch
+    table = None
+    if 'positions' not in params:
+      count, dim = embedder.image_size // patch, size.dim * fields['width']
+      table = vit.sincos_positions(count, count, dim, fields.get('grid') or size.grid)
+    return vit_names.to_timm(params, patch, table)
   trees = {'params': params, 'batch_stats': bn}
   return {name: np.asarray(value) for name, value in flatten_dict(trees, sep='/').items()}
 
@@ -102,11 +134,20 @@ def _config(embedder: Embedder) -> dict[str, Any]:
     'image_size': side,
     'version': byoljax.__version__,
   }
-  if not (has_torch_names(fields) and fields['width'] == 1 and fields['stem'] == 'imagenet'):
+  library = library_of(fields)
+  if library == 'timm':
+    arguments = _vit_arguments(fields, side)
+    own = {'architecture': _timm_name(fields), 'model_args': arguments}
+    side = arguments['img_size']
+    network = {'pool_size': None, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
+  elif library == 'torchvision' and fields['width'] == 1 and fields['stem'] == 'imagenet':
+    own = {'architecture': fields['name']}
+    network = {'pool_size': [-(-side // 32)] * 2, 'first_conv': 'conv1', 'classifier': 'fc'}
+  else:
     return {'library_name': 'byoljax', 'byoljax': ours}
   return {
     'library_name': 'timm',
-    'architecture': fields['name'],
+    **own,
     'num_classes': 0,
     'num_features': embedder.dim,
     'pretrained_cfg': {
@@ -116,12 +157,16 @@ def _config(embedder: Embedder) -> dict[str, Any]:
       'crop_pct': 0.875,
       'interpolation': 'bilinear',
       'num_classes': 0,
-      'pool_size': [-(-side // 32)] * 2,
-      'first_conv': 'conv1',
-      'classifier': 'fc',
+      **network,
     },
     'byoljax': ours,
   }
+
+
+def _timm_name(fields: Mapping[str, Any]) -> str:
+  """The nearest of timm's ViTs; its size, patch and image size are given beside it."""
+  sizes = ('tiny', 'small', 'base', 'large')
+  return f'vit_{next((s for s in sizes if s in fields["name"]), sizes[0])}_patch16_224'
 
 
 def _card(embedder: Embedder, about: Mapping[str, Any], numbers: int) -> dict[str, Any]:
@@ -132,7 +177,7 @@ def _card(embedder: Embedder, about: Mapping[str, Any], numbers: int) -> dict[st
     'image_size': embedder.image_size,
     'mean': list(embedder.mean),
     'std': list(embedder.std),
-    'names': 'torchvision' if has_torch_names(embedder.encoder.fields) else 'byoljax',
+    'names': library_of(embedder.encoder.fields),
     'byoljax': byoljax.__version__,
     **about,
   }
@@ -157,7 +202,7 @@ def _readme(card: Mapping[str, Any]) -> str:
     f'| method | {card["method"]} |',
     f'| data | {card["data"]} |',
     f'| network | {card["network"]}, step {card["step"]} |',
-    f'| encoder | {encoder["name"]}, width {encoder["width"]}, stem {encoder["stem"]} |',
+    f'| encoder | {encoder["name"]}, width {encoder["width"]}{_details(encoder)} |',
     f'| trained with | byoljax {card["byoljax"]} |',
     '',
     '## Use',
@@ -188,6 +233,20 @@ def _readme(card: Mapping[str, Any]) -> str:
       '```',
       '',
     ]
+  if card['names'] == 'timm':
+    arguments = ', '.join(f'{k}={v!r}' for k, v in _vit_arguments(encoder, side).items())
+    lines += [
+      'In PyTorch, with timm; images are float [b, 3, S, S], normalised as above:',
+      '',
+      '```python',
+      'import safetensors.torch, timm',
+      '',
+      f"model = timm.create_model('{_timm_name(encoder)}', {arguments})",
+      "model.load_state_dict(safetensors.torch.load_file('model.safetensors'))",
+      'features = model.eval()(images)',
+      '```',
+      '',
+    ]
   lines += ['## Results', '']
   if card['results']:
     lines += ['| encoder | k-NN top-1 | linear top-1 |', '|---|---|---|']
@@ -199,6 +258,15 @@ def _readme(card: Mapping[str, Any]) -> str:
   else:
     lines += ['None were stored with the run.']
   return '\n'.join(lines) + '\n'
+
+
+def _details(encoder: Mapping[str, Any]) -> str:
+  if encoder['name'] in RESNETS:
+    return f', stem {encoder["stem"]}'
+  if encoder['name'] in vit.VITS:
+    patch = encoder['patch_size'] or vit.VITS[encoder['name']].patch
+    return f', patches of {patch} pixels, embedding {encoder["pool"]}'
+  return ''
 
 
 _CIFAR_STEM = (

@@ -5,26 +5,36 @@ import pathlib
 
 import numpy as np
 
-from byoljax.weights import torch_file
+from byoljax.weights import array_pickle, tf_file, torch_file
 
 SAFETENSORS = 'model.safetensors'
+PICKLES = ('.pkl', '.pickle', '.dill')
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-  """All tensors of a safetensors file, or of a PyTorch checkpoint, which is never executed.
+  """All arrays of a file, in which nothing is ever executed.
 
   Args:
-    path: the file, or a folder with a `model.safetensors`.
+    path: safetensors, a PyTorch checkpoint, a pickle of arrays, a TensorFlow checkpoint
+      ('model.ckpt-1000' or any of its files), or a folder with one of the first or the last.
 
   Raises:
     ValueError: no such file, or none of these; says what is wrong.
   """
   file = pathlib.Path(path).expanduser()
-  if file.is_dir():
+  if file.is_dir() and (file / SAFETENSORS).is_file():
     file = file / SAFETENSORS
+  if index := tf_file.index_of(file):
+    return tf_file.read(index)
+  if file.is_dir():
+    raise ValueError(f"there is neither a {SAFETENSORS} nor a TensorFlow checkpoint in '{file}'.")
   if not file.is_file():
     raise ValueError(f"there is no file '{file}'.")
-  return _safetensors(file) if file.suffix == '.safetensors' else torch_file.read(file)
+  if file.suffix == '.safetensors':
+    return _safetensors(file)
+  if file.suffix in PICKLES and not torch_file.is_one(file):
+    return array_pickle.read(file)
+  return torch_file.read(file)
 
 
 def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ weights belong to and the data that they are to be evaluated on, and `checkpoint
 from collections.abc import Mapping
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -16,11 +16,12 @@ import numpy as np
 from byoljax import checkpoint, evaluate
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.evaluate import Encoder
-from byoljax.models.resnet import RESNETS
-from byoljax.weights import files, torch_names
+from byoljax.weights import files, formats, haiku_names, simclr_names, torch_names, vit_names
+from byoljax.weights.formats import Format, Found
 from byoljax.workdirs import Invocation, say
 
 PyTree = Any
+DEFAULT_SIZE = 224  # where neither weights nor configuration say a size
 
 
 class Imported(flax.struct.PyTreeNode):
@@ -35,59 +36,80 @@ class Imported(flax.struct.PyTreeNode):
   method_state: PyTree
 
 
+FORMATS = (torch_names.FORMAT, vit_names.FORMAT, simclr_names.FORMAT, haiku_names.FORMAT)
+
+
+class Reading(NamedTuple):
+  """An encoder from another library, and how it was made to be used.
+
+  Attributes:
+    encoder: see `Encoder`.
+    prefix: what stood before its names.
+    found: what its weights told.
+  """
+
+  encoder: Encoder
+  prefix: str
+  found: Found
+
+
 def encoder_of(
-  path: str, fields: Mapping[str, Any], *, prefix: str = '', image_size: int = 224
-) -> tuple[Encoder, str]:
+  path: str, fields: Mapping[str, Any], *, prefix: str = '', image_size: int = 0
+) -> Reading:
   """The encoder whose weights lie in a file.
 
   Args:
-    path: safetensors, a PyTorch checkpoint, or a folder that `exporting.write` made.
-    fields: as in `config.encoder`; which ResNet it is, its width and its stem are found out.
+    path: any file or folder that `files.read` takes, or a folder that `exporting.write` made.
+    fields: as in `config.encoder`; what follows from the weights is found out.
     prefix: of the encoder's names; needed only where the file holds several encoders.
-    image_size: side S of the images that it will see.
-
-  Returns:
-    The encoder, and the prefix.
+    image_size: side S of the images that it will see; 0 for what the weights were made for.
 
   Raises:
-    ValueError: the file cannot be read, holds no ResNet or several, or weights that do not fit.
+    ValueError: the file cannot be read, holds no encoder or several, or weights that do not fit.
   """
   state = files.read(path)
-  found = torch_names.prefixes(state)
-  if prefix and prefix not in found:
-    raise ValueError(f"no ResNet has names that begin with '{prefix}'; {_choices(found, state)}")
-  if not prefix and len(found) != 1:
-    raise ValueError(f"'{path}' holds {len(found)} ResNets; {_choices(found, state)}")
-  prefix = prefix or found[0]
-  which = torch_names.architecture(state, prefix, RESNETS)
-  fields = dict(fields) | {'name': which.name, 'width': which.width, 'stem': which.stem}
+  found = [(form, start) for form in FORMATS for start in form.prefixes(state)]
+  chosen = [each for each in found if each[1] == prefix] if prefix else found
+  if len(chosen) != 1:
+    begin = f" with names that begin with '{prefix}'" if prefix else ''
+    raise ValueError(f"'{path}' holds {len(chosen)} encoders{begin}; {_choices(found, state)}")
+  form, prefix = chosen[0]
+  told = form.find_out(state, prefix, fields)
+  fields = dict(fields) | told.fields
   net = evaluate.network(fields)
-  image = jax.ShapeDtypeStruct((2, image_size, image_size, 3), np.float32)
+  side = image_size or told.image_size or DEFAULT_SIZE
+  image = jax.ShapeDtypeStruct((2, side, side, 3), np.float32)
   params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), image))
-  made = torch_names.from_torch(state, params['encoder'], bn['encoder'], prefix)
-  return Encoder(fields, net, *({'encoder': tree} for tree in made)), prefix
+  trees = formats.placed(form, state, prefix, told, params['encoder'], bn['encoder'])
+  own_params, own_bn = ({'encoder': tree} for tree in trees)
+  encoder = Encoder(fields, net, own_params, own_bn)
+  return Reading(encoder, prefix, told._replace(image_size=side))
 
 
-def _choices(found: list[str], state: Mapping[str, np.ndarray]) -> str:
+def _choices(found: list[tuple[Format, str]], state: Mapping[str, np.ndarray]) -> str:
   if found:
-    return 'set prefix to one of ' + ', '.join(repr(name) for name in found) + '.'
+    return 'set prefix to one of ' + ', '.join(repr(name) for _, name in found) + '.'
   some = ', '.join(list(state)[:5]) or 'nothing'
-  return f"there are no names like torchvision's (conv1.weight, layer1.0.conv1.weight): {some}, ..."
+  known = '; '.join(form.what for form in FORMATS)
+  return f'its names are {some}, ..., and known are {known}.'
 
 
 def import_weights(config: Config, invocation: Invocation) -> int:
   """Task: makes a run's directory of a file; see `configs/import_weights.py`."""
   if not config.file:
-    raise ConfigError('config.file is empty: name a .safetensors or PyTorch file.')
+    raise ConfigError('config.file is empty: name a file with weights, such as resnet50.pth.')
   workdir = pathlib.Path(invocation.workdir or f'runs/{pathlib.Path(config.file).stem}')
   if checkpoint.latest_finished(workdir) is not None or (workdir / 'config.json').exists():
     raise ConfigError(f"'{workdir}' holds a run already: choose another --workdir.")
   with user_errors('config.file'):
-    encoder, prefix = encoder_of(
+    encoder, prefix, found = encoder_of(
       config.file, config.encoder, prefix=config.prefix, image_size=config.evals.image_size
     )
   as_run = config.copy_and_resolve_references()
   as_run.encoder.update(encoder.fields)
+  as_run.evals.image_size = found.image_size
+  if found.mean and found.std:
+    as_run.data.mean, as_run.data.std = found.mean, found.std
   with user_errors('--workdir'):
     workdir.mkdir(parents=True, exist_ok=True)
     with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
@@ -101,9 +123,22 @@ def import_weights(config: Config, invocation: Invocation) -> int:
       'versions': checkpoint.versions(),
     },
   )
-  fields = encoder.fields
-  width = f' x {fields["width"]}' if fields['width'] > 1 else ''
-  behind = f" behind '{prefix}'" if prefix else ''
-  say(f'{fields["name"]}{width} with the {fields["stem"]} stem{behind}: every weight fits.')
+  say(_told(encoder.fields, prefix, found))
   say(f'run  {workdir}  (--config.pretrained={workdir})')
   return 0
+
+
+def _told(fields: Mapping[str, Any], prefix: str, found: Found) -> str:
+  """What was found out, in a sentence."""
+  width = f' x {fields["width"]}' if fields['width'] > 1 else ''
+  if 'stem' in found.fields:
+    kernels = ' and selective kernels' if fields.get('selective_kernel') else ''
+    form = f' with the {fields["stem"]} stem{kernels}'
+  else:
+    form = (
+      f' with patches of {fields["patch_size"]} pixels, {fields["positions"]} positions for images '
+      f'of {fields["grid"] * fields["patch_size"]} and {found.doubt}'
+    )
+  behind = f", behind '{prefix}'" if prefix else ''
+  scaled = '; images are scaled to [0, 1] and not normalised' if found.std == (1.0,) * 3 else ''
+  return f'{fields["name"]}{width}{form}{behind}: every weight fits{scaled}.'

@@ -1,8 +1,8 @@
 """Reads PyTorch's checkpoint files without PyTorch and without running what is in them.
 
-Such a file is a pickle, and a pickle is a program. Here it can call five functions, all of this
-module, that take note of a tensor; every other class that it names becomes an inert stand-in. Both
-forms are read: the zip archive (PyTorch 1.6 and later) and the older sequence of pickles. Tensors
+Such a file is a pickle, see `pickles`. Here it can call five functions, all of this module, that
+take note of a tensor; every other class that it names becomes an inert stand-in. Both forms are
+read: the zip archive (PyTorch 1.6 and later) and the older sequence of pickles. Tensors
 are materialised after the pickle has ended, within the bounds of the bytes that are really there.
 
 Not read: sparse and quantised tensors, tensor subclasses, and files in which a tensor is more than
@@ -22,10 +22,10 @@ import zipfile
 import ml_dtypes
 import numpy as np
 
+from byoljax.weights import pickles
+
 # What the older form begins with.
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-# An attacker's pickle may nest as deep as it likes.
-_MAX_DEPTH = 64
 
 _DTYPES: Mapping[str, Any] = {
   'DoubleStorage': np.float64,
@@ -58,35 +58,6 @@ class _Tensor(NamedTuple):
   strides: tuple[int, ...]
 
 
-class _Sealed(type):
-  """Classes whose attributes a pickle cannot replace."""
-
-  def __setattr__(cls, name: str, value: Any) -> None:
-    raise AttributeError(f'{name} stays as it is')
-
-
-class _Inert(metaclass=_Sealed):
-  """Stands for any class that is not known: takes everything, does nothing."""
-
-  def __init__(self, *args: Any, **kwargs: Any):
-    del args, kwargs
-
-  def __setstate__(self, state: Any) -> None:
-    del state
-
-  def __call__(self, *args: Any, **kwargs: Any) -> '_Inert':
-    return self
-
-  def __setitem__(self, key: Any, value: Any) -> None:
-    del key, value
-
-  def append(self, value: Any) -> None:
-    """Ignored."""
-
-  def extend(self, values: Any) -> None:
-    """Ignored."""
-
-
 class _RebuildTensor:
   """A function without attributes that a pickle could set."""
 
@@ -95,7 +66,7 @@ class _RebuildTensor:
   def __call__(self, storage: Any, offset: Any, size: Any, stride: Any, *unused: Any) -> Any:
     del unused
     if not isinstance(storage, _Storage):
-      return _Inert()
+      return pickles.Inert()
     return _Tensor(storage, int(offset), tuple(map(int, size)), tuple(map(int, stride)))
 
 
@@ -118,18 +89,18 @@ _FUNCTIONS: Mapping[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickles.Unpickler):
   """Finds nothing but what is listed above; `item_sizes` are bytes by storage, of all it met."""
 
   def __init__(self, file: BinaryIO):
-    super().__init__(file)
+    super().__init__(file, _FUNCTIONS)
     self.item_sizes: dict[str, int] = {}
 
   def find_class(self, module: str, name: str) -> Any:
-    """A function of this module, the name of a storage's type, or a stand-in."""
+    """Also the name of a storage's type."""
     if module in ('torch', 'torch.storage') and name in _DTYPES:
       return name
-    return _FUNCTIONS.get((module, name), _Inert)
+    return super().find_class(module, name)
 
   def persistent_load(self, pid: Any) -> Any:
     """A storage: ('storage', type, key, location, count, ...)."""
@@ -137,10 +108,22 @@ class _Unpickler(pickle.Unpickler):
       raise pickle.UnpicklingError('it refers to something other than a storage')
     _, kind, key, _, count = pid[:5]
     if not isinstance(kind, str) or kind not in _DTYPES:
-      return _Inert()
+      return pickles.Inert()
     storage = _Storage(str(key), np.dtype(_DTYPES[kind]), int(count))
     self.item_sizes[storage.key] = storage.dtype.itemsize
     return storage
+
+
+def is_one(path: str | os.PathLike[str]) -> bool:
+  """Whether a file begins like PyTorch's, whatever it is called."""
+  with open(path, 'rb') as file:
+    if zipfile.is_zipfile(file):
+      return True
+    file.seek(0)
+    try:
+      return _Unpickler(file).load() == _MAGIC
+    except pickles.WHAT_DAMAGE_RAISES:
+      return False
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -159,19 +142,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   try:
     with open(path, 'rb') as file:
       found, bytes_of = _zipped(file) if zipfile.is_zipfile(file) else _sequence(file)
-      return {name: _array(tensor, bytes_of) for name, tensor in _flat(found).items()}
+      return {
+        name: _array(tensor, bytes_of) for name, tensor in pickles.flat(found, _Tensor).items()
+      }
   except OSError as error:
     raise ValueError(f"'{path}' cannot be read: {error.strerror or error}.") from error
-  except _WHAT_A_PICKLE_MAY_RAISE as error:
-    raise ValueError(f"'{path}' is no PyTorch checkpoint that can be read: {error}.") from error
-
-
-# Unpickling damaged bytes raises whatever the instruction at hand raises.
-_WHAT_A_PICKLE_MAY_RAISE = (
-  pickle.UnpicklingError, zipfile.BadZipFile, ValueError, TypeError, KeyError, IndexError, EOFError,
-  AttributeError, OverflowError, MemoryError, RecursionError, UnicodeError, NotImplementedError,
-  ImportError,
-)  # fmt: skip
+  except pickles.WHAT_DAMAGE_RAISES as error:
+    why = pickles.why(error)
+    raise ValueError(f"'{path}' is no PyTorch checkpoint that can be read: {why}.") from error
 
 
 def _zipped(file: BinaryIO) -> tuple[Any, Callable[[_Storage], bytes]]:
@@ -225,22 +203,6 @@ def _sequence(file: BinaryIO) -> tuple[Any, Callable[[_Storage], bytes]]:
     return contents[storage.key]
 
   return found, bytes_of
-
-
-def _flat(tree: Any) -> dict[str, _Tensor]:
-  """Tensors below nested dicts, by dotted name; everything else is left out."""
-  found: dict[str, _Tensor] = {}
-
-  def visit(prefix: str, node: Any, depth: int) -> None:
-    if isinstance(node, _Tensor):
-      found[prefix] = node
-    elif isinstance(node, dict) and depth < _MAX_DEPTH:
-      for key, value in node.items():
-        if isinstance(key, str):
-          visit(f'{prefix}.{key}' if prefix else key, value, depth + 1)
-
-  visit('', tree, 0)
-  return found
 
 
 def _array(tensor: _Tensor, bytes_of: Callable[[_Storage], bytes]) -> np.ndarray:

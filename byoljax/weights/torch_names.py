@@ -16,14 +16,16 @@ PyTorch's running variance is the unbiased one, ours the biased one: with hundre
 channel in a batch they hardly differ, and evaluation uses either alike.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 import numpy as np
 
-PyTree = Any
+from byoljax.weights import formats
+from byoljax.weights.formats import Format, Found, Path, PyTree, State
+
 _LEAVES = {
   'kernel': 'weight',
   'scale': 'weight',
@@ -32,23 +34,11 @@ _LEAVES = {
   'var': 'running_var',
 }
 _ANCHOR = 'conv1.weight'
+_BLOCK = re.compile(r'layer(\d+)\.(\d+)\.conv1\.weight')
+_STEMS = {(7, 7): 'imagenet', (3, 3): 'cifar'}
 
 
-class Architecture(NamedTuple):
-  """What a ResNet's weights tell about it.
-
-  Attributes:
-    name: 'resnet18' ... 'resnet200'.
-    width: multiplies all channels.
-    stem: 'imagenet' or 'cifar'.
-  """
-
-  name: str
-  width: int
-  stem: str
-
-
-def name_of(path: tuple[str, ...]) -> str:
+def name_of(path: Path) -> str:
   """torchvision's name of a leaf of an encoder's parameters or statistics.
 
   Args:
@@ -90,100 +80,51 @@ def to_torch(params: PyTree, batch_stats: PyTree) -> dict[str, np.ndarray]:
   return state
 
 
-def from_torch(
-  state: Mapping[str, np.ndarray], params: PyTree, batch_stats: PyTree, prefix: str = ''
-) -> tuple[PyTree, PyTree]:
-  """A state dict as an encoder's parameters and statistics, float32.
-
-  Args:
-    state: arrays by name.
-    params: what is wanted: a tree with the names and shapes, values do not matter.
-    batch_stats: the same for the running statistics.
-    prefix: stands before every name that counts.
-
-  Raises:
-    ValueError: names are missing or shapes differ; all of them are listed.
-  """
-  missing, differ, known, made = [], [], set(), []
-  for tree in (params, batch_stats):
-    leaves: dict[tuple[str, ...], np.ndarray] = {}
-    wanted: dict[tuple[str, ...], Any] = flatten_dict(tree)
-    for path, own in wanted.items():
-      name = prefix + name_of(path)
-      known.add(name)
-      if name not in state:
-        missing.append(name)
-        continue
-      array = np.asarray(state[name], np.float32)
-      array = np.ascontiguousarray(array.transpose(2, 3, 1, 0) if array.ndim == 4 else array)
-      if array.shape != tuple(own.shape):
-        differ.append(f'{name}: {array.shape}, not {tuple(own.shape)}')
-      leaves[path] = array
-    made.append(unflatten_dict(leaves))
-  if missing or differ:
-    theirs = [name for name in state if name.startswith(prefix)]
-    unexpected = [name for name in theirs if name not in known and not _harmless(name, prefix)]
-    found = {'missing': missing, 'of another shape': differ, 'unexpected': unexpected}
-    lines = [f'{what}: {_listed(names)}' for what, names in found.items() if names]
-    raise ValueError('the weights do not fit the encoder:\n  ' + '\n  '.join(lines))
-  return made[0], made[1]
-
-
-def prefixes(names: Iterable[str]) -> list[str]:
+def prefixes(names: Collection[str]) -> list[str]:
   """What may stand before a ResNet's names, in the order in which it is found.
 
   Every name of the stem is looked for, so that a projector's `conv1` is none.
   """
-  names = list(names)
-  stem = ('conv1.weight', 'bn1.weight', 'bn1.running_var', 'layer1.0.conv1.weight')
+  stem = (_ANCHOR, 'bn1.weight', 'bn1.running_var', 'layer1.0.conv1.weight')
   found = [name.removesuffix(_ANCHOR) for name in names if name.endswith(_ANCHOR)]
   present = set(names)
   return [prefix for prefix in found if all(prefix + name in present for name in stem)]
 
 
-def architecture(
-  state: Mapping[str, np.ndarray], prefix: str, known: Mapping[str, tuple[bool, tuple[int, ...]]]
-) -> Architecture:
-  """Which ResNet the weights belong to.
-
-  Args:
-    state: arrays by name.
-    prefix: stands before every name that counts.
-    known: name -> (bottleneck blocks?, blocks in each stage), `models.resnet.RESNETS`.
-
-  Raises:
-    ValueError: none that is known.
-  """
+def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
+  """Depth, width and stem; see `Format.find_out`."""
+  del fields
   stem = state[prefix + _ANCHOR]
-  blocks = re.compile(re.escape(prefix) + r'layer(\d+)\.(\d+)\.conv1\.weight')
-  counts: dict[int, int] = {}
-  for name in state:
-    if match := blocks.fullmatch(name):
-      stage = int(match[1])
-      counts[stage] = max(counts.get(stage, 0), int(match[2]) + 1)
-  depth = tuple(counts[stage] for stage in sorted(counts))
-  bottleneck = f'{prefix}layer1.0.conv3.weight' in state
-  names = [name for name, form in known.items() if form == (bottleneck, depth)]
-  if not names:
-    raise ValueError(
-      f'{depth} {"bottleneck" if bottleneck else "basic"} blocks are none of {", ".join(known)}.'
-    )
-  kernels = {(7, 7): 'imagenet', (3, 3): 'cifar'}
-  if stem.ndim != 4 or stem.shape[2:] not in kernels or stem.shape[1] != 3 or stem.shape[0] % 64:
+  own = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
+  depth = formats.depth_of([match.groups() for name in own if (match := _BLOCK.fullmatch(name))])
+  name = formats.resnet_of('layer1.0.conv3.weight' in own, depth)
+  if stem.ndim != 4 or stem.shape[2:] not in _STEMS or stem.shape[1] != 3 or stem.shape[0] % 64:
     raise ValueError(
       f'{prefix}{_ANCHOR} is {stem.shape}: a stem has 64, 128, ... channels and kernels of '
       f'3 x 7 x 7 or 3 x 3 x 3.'
     )
-  return Architecture(names[0], stem.shape[0] // 64, kernels[stem.shape[2:]])
+  return Found({'name': name, 'width': stem.shape[0] // 64, 'stem': _STEMS[stem.shape[2:]]})
 
 
-def _harmless(name: str, prefix: str) -> bool:
-  """Whether a name that is not needed is no sign of another network: a classifier, a counter."""
+def _turned(path: Path, array: np.ndarray) -> np.ndarray:
+  del path
+  return array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+
+
+def _inside(prefix: str, name: str) -> bool:
   rest = name.removeprefix(prefix)
-  return rest.startswith(('fc.', 'head.')) or rest.endswith('num_batches_tracked')
+  return bool(
+    name.startswith(prefix)
+    and re.match(r'(conv\d|bn\d|layer\d+)\.', rest)
+    and not rest.endswith('num_batches_tracked')
+  )
 
 
-def _listed(names: list[str]) -> str:
-  """The first few names, and how many more there are."""
-  shown = ', '.join(names[:8])
-  return shown if len(names) <= 8 else f'{shown} and {len(names) - 8} more'
+FORMAT = Format(
+  what="ResNets under torchvision's names (conv1.weight, layer1.0.conv1.weight, ...)",
+  prefixes=prefixes,
+  find_out=find_out,
+  names=lambda state, prefix, found: lambda path: prefix + name_of(path),
+  turned=_turned,
+  inside=_inside,
+)

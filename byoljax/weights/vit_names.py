@@ -1,0 +1,187 @@
+"""A vision transformer's parameters under timm's names, and back.
+
+timm's ViTs, MoCo v3's, DINO's and MAE's encoders share their names; the computation is the same:
+pre-norm blocks, exact GELU, LayerNorm with epsilon 1e-6.
+
+    ours                          theirs
+    patch_embed/kernel  (HWI)O    patch_embed.proj.weight  OIHW
+    cls  D                        cls_token  11D
+    positions  (1+n)D             pos_embed  1(1+n)D
+    block1/qkv/kernel  IO         blocks.0.attn.qkv.weight  OI
+    block1/fc1                    blocks.0.mlp.fc1
+    norm/{scale,bias}             norm.{weight,bias}
+
+Fixed positions (MoCo v3's) are stored, too: they are recognised by their values. The number of
+heads is not in the weights: it is 64 channels a head, DINO's and timm's rule, except for a ViT-S
+with MoCo v3's positions, which has 12. Where query, key and value have no bias it becomes zero.
+"""
+
+from collections.abc import Collection, Mapping
+import math
+import re
+from typing import Any
+
+from flax.traverse_util import flatten_dict
+import numpy as np
+
+from byoljax.models.vit import VITS, sincos_positions
+from byoljax.weights import formats
+from byoljax.weights.formats import Format, Found, Path, PyTree, State
+
+_LEAVES = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias'}
+_TOP = {'patch_embed': 'patch_embed.proj', 'norm': 'norm'}
+_PARTS = {
+  'norm1': 'norm1',
+  'qkv': 'attn.qkv',
+  'proj': 'attn.proj',
+  'norm2': 'norm2',
+  'fc1': 'mlp.fc1',
+  'fc2': 'mlp.fc2',
+}
+_ALONE = {'cls': 'cls_token', 'positions': 'pos_embed'}
+_ANCHOR = 'patch_embed.proj.weight'
+_QKV = re.compile(r'blocks\.(\d+)\.attn\.qkv\.weight')
+_INSIDE = (
+  'blocks.', 'patch_embed.', 'norm.', 'norm_pre.', 'fc_norm.', 'cls_token', 'reg_token',
+  'register_tokens', 'dist_token', 'rel_pos', 'patch_norm.',
+)  # fmt: skip
+_HEAD_WIDTH = 64
+
+
+def name_of(path: Path) -> str:
+  """timm's name of a leaf of an encoder's parameters.
+
+  Args:
+    path: ('block1', 'qkv', 'kernel'), say.
+
+  Raises:
+    ValueError: its ViTs have no such thing.
+  """
+  *modules, leaf = path
+  if not modules and leaf in _ALONE:
+    return _ALONE[leaf]
+  if len(modules) == 1 and modules[0] in _TOP:
+    return f'{_TOP[modules[0]]}.{_LEAVES[leaf]}'
+  block = re.fullmatch(r'block(\d+)', modules[0]) if len(modules) == 2 else None
+  if block is None or modules[1] not in _PARTS:
+    raise ValueError(f'{"/".join(path)} has no counterpart in a ViT of timm.')
+  return f'blocks.{int(block[1]) - 1}.{_PARTS[modules[1]]}.{_LEAVES[leaf]}'
+
+
+def to_timm(params: PyTree, patch: int, positions: np.ndarray | None) -> dict[str, np.ndarray]:
+  """An encoder's weights as a state dict, float32.
+
+  Args:
+    params: nested dicts of a ViT's parameters.
+    patch: edge of a patch in pixels.
+    positions: [n,D] of the patches where they are fixed; None where they are among the parameters.
+  """
+  state: dict[str, np.ndarray] = {}
+  for path, value in flatten_dict(params).items():
+    array = np.asarray(value, np.float32)
+    if path == ('patch_embed', 'kernel'):
+      array = array.reshape(patch, patch, -1, array.shape[-1]).transpose(3, 2, 0, 1).copy()
+    elif path[-1] == 'kernel':
+      array = array.T.copy()
+    elif path[-1] in _ALONE:
+      array = array.reshape(1, -1, array.shape[-1])
+    state[name_of(path)] = array
+  if positions is not None:
+    state['pos_embed'] = np.pad(positions.astype(np.float32), ((1, 0), (0, 0)))[None]
+  return state
+
+
+def prefixes(names: Collection[str]) -> list[str]:
+  """What may stand before a ViT's names, in the order in which it is found."""
+  present = set(names)
+  found = [name.removesuffix(_ANCHOR) for name in names if name.endswith(_ANCHOR)]
+  return [prefix for prefix in found if f'{prefix}blocks.0.attn.qkv.weight' in present]
+
+
+def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
+  """Size, patch, positions and image size; see `Format.find_out`.
+
+  `fields['name']` counts where several of our encoders have weights like these: it says how many
+  heads there are.
+  """
+  kernel = state[prefix + _ANCHOR]
+  if kernel.ndim != 4 or kernel.shape[1] != 3 or kernel.shape[2] != kernel.shape[3]:
+    raise ValueError(
+      f'{prefix}{_ANCHOR} is {kernel.shape}: patches are squares of 3 channels, (D, 3, p, p).'
+    )
+  dim, patch = kernel.shape[0], kernel.shape[2]
+  own = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
+  (depth,) = formats.depth_of([('1', m[1]) for name in own if (m := _QKV.fullmatch(name))])
+  names = [name for name, size in VITS.items() if (size.dim, size.depth) == (dim, depth)]
+  if not names:
+    known = ', '.join(f'{name} ({size.dim}, {size.depth})' for name, size in VITS.items())
+    raise ValueError(f'a ViT of width {dim} and depth {depth} is none of {known}.')
+  grid, fixed = _positions(state.get(f'{prefix}pos_embed'), dim, VITS[names[0]].grid, prefix)
+  usual = [name for name in names if VITS[name].heads == dim // _HEAD_WIDTH]
+  name = (usual or names)[0] if not fixed else names[0]
+  if fields.get('name') in names:
+    name = fields['name']
+  others = [f'encoder.name={other}' for other in names if other != name]
+  doubt = f'{VITS[name].heads} heads'
+  if others:
+    doubt += f', which the weights do not tell ({" or ".join(others)} for another number)'
+  found = {
+    'name': name,
+    'width': 1,
+    'patch_size': patch,
+    'positions': 'sincos' if fixed else 'learned',
+    'grid': grid,
+  }
+  return Found(found, image_size=grid * patch, doubt=doubt)
+
+
+def _positions(table: np.ndarray | None, dim: int, default: int, prefix: str) -> tuple[int, bool]:
+  """(patches on a side, whether they are MoCo v3's fixed ones)."""
+  if table is None:
+    return default, False  # what is missing is listed later
+  grid = math.isqrt(max(table.shape[1] - 1, 0)) if table.ndim == 3 else 0
+  if not grid or table.shape != (1, 1 + grid * grid, dim):
+    raise ValueError(
+      f'{prefix}pos_embed is {table.shape}: positions are those of a square map of patches behind '
+      f"the class token's, (1, 1 + n x n, {dim})."
+    )
+  if dim % 4 or table[0, 0].any():
+    return grid, False
+  own = sincos_positions(grid, grid, dim, grid)
+  return grid, bool(np.allclose(table[0, 1:], own, rtol=0, atol=1e-5))
+
+
+def _turned(path: Path, array: np.ndarray) -> np.ndarray:
+  if path == ('patch_embed', 'kernel') and array.ndim == 4:
+    return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
+  if path[-1] == 'kernel' and array.ndim == 2:
+    return array.T
+  if path[-1] in _ALONE and array.ndim == 3:
+    return array.reshape(-1) if path[-1] == 'cls' else array[0]
+  return array
+
+
+def _inside(prefix: str, name: str) -> bool:
+  return name.startswith(prefix) and name.removeprefix(prefix).startswith(_INSIDE)
+
+
+def _completed(state: State, prefix: str) -> State:
+  """With a bias of zeros for query, key and value where no block has one."""
+  own = [name for name in state if name.startswith(prefix)]
+  kernels = [name for name in own if _QKV.fullmatch(name.removeprefix(prefix))]
+  biases = [name.removesuffix('weight') + 'bias' for name in kernels]
+  if any(name in state for name in biases):
+    return state
+  zeros = (np.zeros(len(state[name]), np.float32) for name in kernels)
+  return dict(state) | dict(zip(biases, zeros, strict=True))
+
+
+FORMAT = Format(
+  what="ViTs under timm's names (patch_embed.proj.weight, blocks.0.attn.qkv.weight, ...)",
+  prefixes=prefixes,
+  find_out=find_out,
+  names=lambda state, prefix, found: lambda path: prefix + name_of(path),
+  turned=_turned,
+  inside=_inside,
+  completed=_completed,
+)
