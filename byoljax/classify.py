@@ -142,7 +142,7 @@ def finetune_result(
     data: `data.train` are the labelled images, all of them known.
     protocol: as in `configs.base.finetune_protocol`.
     log: as in `config.log`.
-    head: arguments of the projector's layers that stay, see `finetune.build`; its weights are
+    head: arguments of the projector's layers that stay, see `supervised.build`; its weights are
       those of the encoder's role 'projector', if it has one.
     workdir: where the runs can be resumed; None keeps them in memory.
 
@@ -232,7 +232,7 @@ def _finetuning(
     encoder,
     data,
     {**protocol, 'length': choice.length, 'batch_size': fitting},
-    method={'name': 'finetune', 'batch_norm': protocol['batch_norm'], 'head': dict(head or {})},
+    method={'name': 'supervised', 'batch_norm': protocol['batch_norm'], 'head': dict(head or {})},
     optim=optim,
     log=log,
   )

@@ -25,7 +25,7 @@ from byoljax.config import Config, ConfigError
 from byoljax.data import datasets, pipeline
 from byoljax.data.source import Source
 from byoljax.evals import features, knn
-from byoljax.report import by_tap, charts, page, pictures
+from byoljax.report import by_tap, charts, evaluations, page, pictures
 from byoljax.report.page import Gallery, Map, Page
 
 FILE, FOLDER = 'report.html', 'report'
@@ -310,23 +310,7 @@ def _results(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
       }
       for name, each in final.items()
     ]
-  later = []
-  for path in sorted(run.glob('evals/*/result.json')):
-    stored = _stored(path)
-    if 'top1' in stored.get('result', {}):
-      later.append(
-        {
-          'evaluation': stored['config'].get('task', path.parent.name),
-          'network': str(stored['config'].get('network', '')),
-          'tap': str(stored['config'].get('tap', 'embedding')),
-          'on': str(stored['config'].get('data', {}).get('name', '') or 'the same data'),
-          'step': pathlib.Path(stored['checkpoint']).name,
-          'top-1': f'{stored["result"]["top1"]:.1%}',
-        }
-      )
-  if later:
-    tables['Later evaluations'] = later
-  return tables | by_tap.tables(run)
+  return tables | evaluations.tables(run) | by_tap.tables(run)
 
 
 def _percent(result: Mapping[str, Any], kind: str) -> str:

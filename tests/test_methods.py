@@ -59,7 +59,7 @@ CASES = {
   'deepcluster_v2': ({'projector': (16, 8), 'prototypes': (6, 5)}, 3),
   'dino': ({'projector': (16, 8), 'outputs': 12, 'freeze_last': '1 steps'}, 3),
   'distillation': ({'temperature': 0.5}, 1),
-  'finetune': ({}, 1),
+  'supervised': ({}, 1),
   'instance_discrimination': ({'projector': (8,), 'num_noise': 12}, 1),
   'interclr': (
     {'projector': (16, 8), 'queue_size': 80, 'tau': 0.9, 'bn_groups': 4, 'num_clusters': 6,
@@ -304,7 +304,7 @@ def test_a_batch_with_a_gradient_that_is_not_finite_is_not_remembered():
   jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
-@pytest.mark.parametrize('name', sorted(set(METHODS) - {'linear_probe', 'finetune'}))
+@pytest.mark.parametrize('name', sorted(set(METHODS) - {'linear_probe', 'supervised'}))
 def test_labels_cannot_leak(name):
   """The probe learns from garbage; everything else is bit-equal."""
   head = stack((('probe', 'logits', heads.LinearHead(CLASSES)),))

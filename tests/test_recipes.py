@@ -10,7 +10,7 @@ from byoljax.main import main
 from byoljax.methods import METHODS
 from tests.test_train import ROOT, assert_same_state
 
-RECIPES = sorted(set(METHODS) - {'linear_probe', 'finetune', 'distillation'})
+RECIPES = sorted(set(METHODS) - {'linear_probe', 'supervised', 'distillation'})
 # What a recipe needs on 80 images beside its smoke version.
 SMALL = {
   'deepcluster': ['--config.method.num_clusters=6'],

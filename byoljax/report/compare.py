@@ -6,8 +6,8 @@ Runs that differ in nothing but the seed are one row, mean ± standard deviation
 its method and by the settings in which it differs from the others. Baselines that the runs were
 evaluated with stand below. Numbers are those of the last step, from each run's `results.json`;
 where runs were evaluated by different protocols or on different data, that is said. Evaluations by
-tap (`byoljax layers`, `hypersphere`, `collapse`) follow where runs have them, of the last step that
-was evaluated.
+tap (`byoljax layers`, `hypersphere`, `collapse`), of the last step that was evaluated, and
+fine-tuning follow where runs have them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byoljax import metrics
-from byoljax.report import by_tap, table
+from byoljax.report import by_tap, evaluations, table
 
 SCORES = (('k-NN top-1', 'knn'), ('linear top-1', 'linear'))
 # What may differ between runs that count as seeds of one another.
@@ -47,6 +47,7 @@ class Run(NamedTuple):
     results: encoder -> {'knn': {'top1', ...}, 'linear': {'top1', ...}}.
     rows: its metrics.
     taps: task -> rows of its evaluations by tap, where there are any.
+    finetuned: results of fine-tuning, where there are any; see `evaluations.finetuned`.
   """
 
   name: str
@@ -54,6 +55,7 @@ class Run(NamedTuple):
   results: dict[str, Any]
   rows: list[dict[str, float]]
   taps: dict[str, list[dict[str, Any]]]
+  finetuned: list[dict[str, Any]]
 
   @property
   def method(self) -> str:
@@ -77,7 +79,14 @@ def load(workdir: pathlib.Path) -> Run:
       f"'{workdir}' has no final results: they are in results.json when a run with "
       f'evals.final=true is complete.'
     ) from error
-  return Run(workdir.name, fields, results, metrics.read(workdir), by_tap.newest(workdir))
+  return Run(
+    workdir.name,
+    fields,
+    results,
+    metrics.read(workdir),
+    by_tap.newest(workdir),
+    evaluations.finetuned(workdir),
+  )
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -172,6 +181,22 @@ def as_table(made: Sequence[Mapping[str, Any]], style: str | None = None) -> str
   return table.format_table(cells, columns, formats={'minutes': '{:.1f}'}, style=style)
 
 
+def finetune_table(groups: Mapping[str, Sequence[Run]], style: str | None = None) -> str:
+  """Fine-tuning of the runs that have it, mean ± standard deviation in per cent; '' without any."""
+  rows: list[dict[str, Any]] = []
+  mark = '+-' if style == 'ascii' else '±'
+  for name, group in groups.items():
+    every = [row for run in group for row in run.finetuned if 'top1' in row]
+    for labels, start in dict.fromkeys((row['labels'], row['start']) for row in every):
+      own = [100 * row['top1'] for row in every if (row['labels'], row['start']) == (labels, start)]
+      spread = f' {mark} {statistics.stdev(own):.1f}' if len(own) > 1 else ''
+      shown = f'{statistics.mean(own):.1f}{spread}'
+      rows.append(
+        {'encoder': name, 'labels': labels, 'start': start, 'top-1': shown, 'results': len(own)}
+      )
+  return table.format_table(rows, list(rows[0]), style=style) if rows else ''
+
+
 def tap_tables(groups: Mapping[str, Sequence[Run]], style: str | None = None) -> dict[str, str]:
   """Heading -> table of the evaluations by tap that the runs have; numbers are means over seeds."""
   made = {}
@@ -185,6 +210,11 @@ def tap_tables(groups: Mapping[str, Sequence[Run]], style: str | None = None) ->
     if shown:
       made[title] = by_tap.format_rows(task, shown, style)
   return made
+
+
+def _further(groups: Mapping[str, Sequence[Run]], style: str | None = None) -> dict[str, str]:
+  finetuned = finetune_table(groups, style)
+  return ({'Fine-tuning': finetuned} if finetuned else {}) | tap_tables(groups, style)
 
 
 def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -271,14 +301,14 @@ def run(workdirs: Sequence[str], out: str = '') -> None:
   groups = grouped(runs)
   made = rows(groups)
   print(as_table(made))
-  for title, text in tap_tables(groups).items():
+  for title, text in _further(groups).items():
     print(f'\n{title}\n{text}')
   for sentence in protocols(runs):
     print(f'Careful: {sentence}.')
   if out:
     folder = pathlib.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    more = [f'## {title}\n\n{text}' for title, text in tap_tables(groups, 'markdown').items()]
+    more = [f'## {title}\n\n{text}' for title, text in _further(groups, 'markdown').items()]
     (folder / 'table.md').write_text('\n\n'.join([as_table(made, 'markdown'), *more]) + '\n')
     write_csv(made, folder / 'table.csv')
     plot(groups, folder / 'scores.png')

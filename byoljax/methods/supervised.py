@@ -36,7 +36,7 @@ PyTree = Any
 BATCH_NORMS = ('batch', 'frozen')
 
 
-def finetune(net: Net, start: Pretrained | None, *, batch_norm: str) -> Method:
+def supervised(net: Net, start: Pretrained | None, *, batch_norm: str) -> Method:
   """Supervised training of a network; `build` makes it.
 
   Args:
@@ -83,7 +83,7 @@ def build(
   Args:
     make_encoder: the encoder that `setting.pretrained`, if any, belongs to.
     setting: the run; it must name the classes.
-    batch_norm: see `finetune`.
+    batch_norm: see `supervised`.
     head: arguments of the `heads.MLPHead`, cut after an activation, that stays between encoder and
       classifier; None: there is none.
 
@@ -99,4 +99,4 @@ def build(
     trunk = heads.MLPHead(**head, trunk=True, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype))
     parts.append(('projector', 'trunk', trunk))
   parts.append(('head', 'logits', heads.LinearHead(setting.num_classes, 'zeros')))
-  return finetune(stack(parts), setting.pretrained, batch_norm=batch_norm)
+  return supervised(stack(parts), setting.pretrained, batch_norm=batch_norm)

@@ -1,0 +1,132 @@
+"""What was evaluated of a run after its training, as tables for the report and the comparison.
+
+Every evaluation leaves `evals/<name>/result.json` beside the run: its numbers and its protocol.
+Evaluations that look at several taps of the network are in `by_tap`.
+"""
+
+from collections.abc import Callable, Mapping
+import json
+import pathlib
+from typing import Any
+
+Rows = list[dict[str, Any]]
+STARTS = {'online': 'online network', 'target': 'target network', 'random': 'from scratch'}
+
+
+def stored(run: pathlib.Path) -> list[dict[str, Any]]:
+  """Every readable result of a run's later evaluations, by directory; [] without any."""
+  found = []
+  for path in sorted(run.glob('evals/*/result.json')):
+    try:
+      each = json.loads(path.read_text())
+      found.append({'result': each['result'], 'config': each['config'],
+                    'step': pathlib.Path(each['checkpoint']).name})  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError):
+      continue
+  return found
+
+
+def tables(run: pathlib.Path) -> dict[str, Rows]:
+  """Title -> rows of text, for everything that there is."""
+  made: dict[str, Rows] = {}
+  for each in stored(run):
+    task = each['config'].get('task', '')
+    title, rows_of = _SHOWN.get(task, ('Later evaluations', _one))
+    rows = rows_of(each)
+    if rows:
+      made.setdefault(title, []).extend(rows)
+  return made
+
+
+def finetuned(run: pathlib.Path) -> Rows:
+  """{'labels', 'start', 'top1' (or 'map11') in [0, 1]} of every fine-tuning of a run."""
+  return [
+    {'labels': each['config']['labels'], 'start': STARTS.get(start, start)}
+    | {name: result[name] for name in ('top1', 'map11') if name in result}
+    for each in stored(run)
+    if each['config'].get('task') == 'finetune'
+    for start, result in each['result'].items()
+  ]
+
+
+def _on(config: Mapping[str, Any]) -> str:
+  return str(config.get('data', {}).get('name', '') or 'the same data')
+
+
+def _one(each: Mapping[str, Any]) -> Rows:
+  """An evaluation with one headline."""
+  result, config = each['result'], each['config']
+  shown = {'top1': 'top-1', 'map11': '11-point mAP', 'auroc': 'mean AUROC'}
+  name = next((name for name in shown if name in result), None)
+  if name is None:
+    return []
+  protocol = config.get(config.get('task', ''), {})
+  return [
+    {
+      'evaluation': config.get('task', ''),
+      'protocol': str(protocol.get('protocol', '')) if isinstance(protocol, dict) else '',
+      'network': str(config.get('network', '')),
+      'tap': str(config.get('tap', 'embedding')),
+      'on': _on(config),
+      'step': each['step'],
+      'metric': shown[name],
+      'result': f'{result[name]:.1%}' if name != 'auroc' else f'{result[name]:.3f}',
+    }
+  ]
+
+
+def _finetune(each: Mapping[str, Any]) -> Rows:
+  config = each['config']
+  return [
+    {
+      'labels': config['labels'],
+      'images': f'{result["train_examples"]:,}',
+      'on': _on(config),
+      'start': STARTS.get(start, start),
+      'result': f'{result.get("top1", result.get("map11")):.1%}',
+      'base_lr': f'{result["base_lr"]:g}',
+      'length': result['length'],
+      'protocol': config['finetune'].get('protocol', ''),
+    }
+    for start, result in each['result'].items()
+  ]
+
+
+def _few_labels(each: Mapping[str, Any]) -> Rows:
+  return [
+    {
+      'labels': row['labels'],
+      'images': f'{row["examples"]:,}',
+      'on': _on(each['config']),
+      'network': str(each['config'].get('network', '')),
+      'top-1': f'{row["top1"]:.1%}'
+      + (f' ± {row["top1_sd"]:.1%}' if row.get('top1_sd') is not None else ''),
+    }
+    for row in each['result'].get('rows', ())
+  ]
+
+
+def _transfer(each: Mapping[str, Any]) -> Rows:
+  return [
+    {
+      name: f'{value:.1%}' if isinstance(value, float) else str(value)
+      for name, value in row.items()
+    }
+    for row in each['result'].get('rows', ())
+  ]
+
+
+def _nothing(each: Mapping[str, Any]) -> Rows:
+  del each
+  return []  # `by_tap` shows it.
+
+
+# Tasks with tables of their own: title, rows.
+_SHOWN: dict[str, tuple[str, Callable[[Mapping[str, Any]], Rows]]] = {
+  'finetune': ('Fine-tuning, beside training from scratch', _finetune),
+  'few_labels': ('Few labels, frozen features', _few_labels),
+  'transfer': ('Transfer', _transfer),
+  'layers': ('', _nothing),
+  'hypersphere': ('', _nothing),
+  'collapse': ('', _nothing),
+}

@@ -1,0 +1,54 @@
+"""Later evaluations of a run as tables: from results as the tasks write them."""
+
+import json
+
+from byoljax.report import compare, evaluations
+
+
+def write(run, name, result, **config):
+  folder = run / 'evals' / name
+  folder.mkdir(parents=True)
+  text = {'result': result, 'config': config, 'checkpoint': 'runs/x/checkpoints/40'}
+  (folder / 'result.json').write_text(json.dumps(text))
+
+
+def some(run, online=0.5):
+  write(run, 'linear', {'top1': 0.25}, task='linear', network='online',
+        linear={'protocol': 'simclr'}, data={'name': 'cifar10'})  # fmt: skip
+  write(run, 'anomaly', {'auroc': 0.75}, task='anomaly', network='target')
+  each = {'train_examples': 1000, 'base_lr': 0.1, 'length': '30 epochs'}
+  write(run, 'finetune', {'online': {**each, 'top1': online}, 'random': {**each, 'top1': 0.25}},
+        task='finetune', labels='10 %', finetune={'protocol': 'small'})  # fmt: skip
+  write(run, 'few', {'rows': [{'labels': '1 %', 'examples': 80, 'top1': 0.5, 'top1_sd': 0.01}]},
+        task='few_labels', network='online')  # fmt: skip
+  write(run, 'transfer', {'rows': [{'data set': 'dtd', 'metric': 'top-1', 'knn, online': 0.125}]},
+        task='transfer')  # fmt: skip
+  (run / 'evals' / 'broken').mkdir()
+  (run / 'evals' / 'broken' / 'result.json').write_text('{')
+
+
+def test_tables(tmp_path):
+  assert evaluations.tables(tmp_path) == {}
+  some(tmp_path)
+  found = evaluations.tables(tmp_path)
+  by_task = {row['evaluation']: row for row in found['Later evaluations']}
+  linear, anomaly = by_task['linear'], by_task['anomaly']
+  assert (linear['result'], linear['protocol'], linear['on']) == ('25.0%', 'simclr', 'cifar10')
+  assert (anomaly['result'], anomaly['metric'], anomaly['step']) == ('0.750', 'mean AUROC', '40')
+  tuned = found['Fine-tuning, beside training from scratch']
+  assert [(row['start'], row['result'], row['images']) for row in tuned] == [
+    ('online network', '50.0%', '1,000'), ('from scratch', '25.0%', '1,000'),
+  ]  # fmt: skip
+  assert found['Few labels, frozen features'][0]['top-1'] == '50.0% ± 1.0%'
+  assert found['Transfer'] == [{'data set': 'dtd', 'metric': 'top-1', 'knn, online': '12.5%'}]
+
+
+def test_fine_tuning_in_the_comparison(tmp_path):
+  groups = {'byol': []}
+  for seed, score in enumerate((0.5, 0.7)):
+    some(tmp_path / str(seed), score)
+    finetuned = evaluations.finetuned(tmp_path / str(seed))
+    groups['byol'].append(compare.Run(str(seed), {}, {}, [], {}, finetuned))
+  text = compare.finetune_table(groups, 'ascii')
+  assert '60.0 +- 14.1' in text and '25.0 +- 0.0' in text and 'from scratch' in text
+  assert compare.finetune_table({'byol': []}) == ''
