@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from byoljax import checkpoint, metrics, parallel, progress
+from byoljax import checkpoint, metrics, parallel, progress, workdirs
 from byoljax.assemble import Run
 from byoljax.clock import Clock, ProfileWindow
 from byoljax.config import user_errors
@@ -165,13 +165,15 @@ def train(
 
 def restore(run: Run, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, int]:
   """The state to go on from, placed on the devices, and its step: the newest checkpoint or 0."""
-  latest = checkpoints.latest_step()
-  if latest is None:
+  with user_errors('checkpoint'):
+    found = checkpoints.restore_newest(jax.eval_shape(run.create))
+  for note in checkpoints.notes:
+    workdirs.say(note)
+  if found is None:
     return parallel.replicate(run.create()), 0
-  with user_errors():
-    state = checkpoints.restore(jax.eval_shape(run.create), latest)
-  log.info('resuming from step %d', latest)
-  return parallel.replicate(state), latest
+  state, step = found
+  (workdirs.say if checkpoints.notes else log.info)(f'resuming from step {step}')
+  return parallel.replicate(state), step
 
 
 def _due(step: int, every: int) -> bool:
