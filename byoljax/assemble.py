@@ -136,7 +136,8 @@ def assemble(
     'index': np.zeros(2, np.int32),
     'label': np.zeros(2, np.int32),
   }
-  create = functools.partial(init_state, method, tx, example, config.seed)
+  skip = config_lib.skips_non_finite(config)
+  create = functools.partial(init_state, method, tx, example, config.seed, skip_non_finite=skip)
   with user_errors('config'):
     shapes = jax.eval_shape(create)
   every = max(1, length.steps('log.every', config.log.every))
@@ -147,6 +148,7 @@ def assemble(
     augment=augment,
     diagnose=_diagnosis(every, length.total_steps),
     accumulate=config.train.accumulate,
+    skip_non_finite=skip,
   )
   labels = optimisers.label(method.groups(shapes.params), shapes.params)
   report = optim.param_report(shapes.params, labels, optimisers.settings)

@@ -219,11 +219,18 @@ class Record:
     """The metrics after `done` steps, on the host; waits for the device.
 
     Raises:
-      FloatingPointError: a metric that must be finite is not.
+      FloatingPointError: a metric that must be finite is not, or too many steps were skipped.
     """
     row = {name: float(value) for name, value in parallel.fetch(dict(values)).items()}
     self.clock.tick(done)  # Only now are the steps up to here really done.
-    for name in self._must_be_finite:
+    limit = self._run.config.train.get('max_skipped', 0)
+    if row.get('skipped_in_a_row', 0) >= limit > 0:
+      raise FloatingPointError(
+        f'{row["skipped_in_a_row"]:.0f} steps in a row up to step {done} had a loss or a gradient '
+        f'that is not finite. The last checkpoint before that stays. A lower optim.base_lr may '
+        f'help, or a larger train.max_skipped={limit}.'
+      )
+    for name in self._must_be_finite if 'skipped' not in row else ():
       if not np.isfinite(row[name]):
         raise FloatingPointError(
           f'{name} became {row[name]} between step {self._since + 1} and step {done}. The last '
