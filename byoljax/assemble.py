@@ -140,6 +140,9 @@ def assemble(
   create = functools.partial(init_state, method, tx, example, config.seed, skip_non_finite=skip)
   with user_errors('config'):
     shapes = jax.eval_shape(create)
+  if setting.batch_size == 1:
+    with user_errors('config.train.batch_size=1'):
+      _trace_one(method, shapes, example)
   every = max(1, length.steps('log.every', config.log.every))
   step = functools.partial(
     train_step,
@@ -164,6 +167,13 @@ def assemble(
     create,
     report,
   )
+
+
+def _trace_one(method: Method, state: TrainState, example: Batch) -> None:
+  """Raises what a loss that needs several examples says to one; computes nothing."""
+  one = jax.tree.map(lambda x: x[None, :1], example)
+  loss = jax.vmap(method.loss, in_axes=(None, None, 0, None, None), axis_name=parallel.AXIS)
+  jax.eval_shape(loss, state.params, state.method_state, one, jax.random.key(0), state.step)
 
 
 def view_specs(config: Config) -> tuple[ViewSpec, ...]:

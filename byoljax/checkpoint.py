@@ -12,11 +12,13 @@ one before it. Every process reads for itself; `parallel.all_agree` keeps them t
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import errno
 import importlib.metadata
 import json
 import os
 import pathlib
 import platform
+import re
 from typing import Any
 
 import jax
@@ -64,6 +66,7 @@ class Checkpoints:
       ]
     )
     self.notes: list[str] = []
+    self._saved_last: int | None = None
     self._directory = pathlib.Path(os.path.abspath(workdir)) / 'checkpoints'
     self._set_aside_what_orbax_would_stumble_over()
     self._manager = ocp.CheckpointManager(
@@ -103,20 +106,24 @@ class Checkpoints:
     if parallel.is_first_process():  # The only one that writes JSON.
       leaves = stored.by_name(parallel.fetch(state))
       record = integrity.make(leaves, step=step, metrics=numbers, version=__version__)
-    saved = self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_globally_addressed(state)),
-        meta=ocp.args.JsonSave({'metrics': numbers, 'versions': versions(), integrity.ITEM: True}),
-        **{integrity.ITEM: ocp.args.JsonSave(record)},
-      ),
-      metrics=numbers,
-      force=True,
-    )
+    with self._writing():  # An error of the one before comes up here.
+      saved = self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(_globally_addressed(state)),
+          meta=ocp.args.JsonSave(
+            {'metrics': numbers, 'versions': versions(), integrity.ITEM: True}
+          ),
+          **{integrity.ITEM: ocp.args.JsonSave(record)},
+        ),
+        metrics=numbers,
+        force=True,
+      )
     if not saved:
       raise RuntimeError(
         f'checkpoint {step} was not saved: later ones are already there ({self.steps()}).'
       )
+    self._saved_last = step
 
   def restore(self, template: PyTree, step: int | None = None) -> PyTree:
     """Reads a checkpoint into NumPy arrays and compares them with its integrity record.
@@ -204,13 +211,46 @@ class Checkpoints:
     parallel.all_agree(True)
 
   def wait(self) -> None:
-    """Blocks until everything that was saved is on disk."""
-    self._manager.wait_until_finished()
+    """Blocks until everything that was saved is on disk.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    saved, self._saved_last = self._saved_last, None
+    with self._writing():
+      self._manager.wait_until_finished()
+    if (
+      saved is not None
+      and parallel.is_first_process()
+      and not _is_whole(self._directory / str(saved))
+    ):
+      raise OSError(errno.EIO, f'checkpoint {saved} is not in {self._directory} after it was saved')
 
   def close(self) -> None:
-    """Waits for pending saves and releases the directory."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for pending saves and releases the directory; raises what `wait` does."""
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Makes one sentence of what Orbax and TensorStore say about a disk that does not take more."""
+    try:
+      yield
+    except Exception as error:
+      self._saved_last = None
+      number = getattr(error, 'errno', None)
+      found = re.search(r"os_error_code='(\d+)'", str(error))
+      number = int(found[1]) if found else number
+      if not isinstance(number, int):
+        raise
+      raise OSError(
+        number,
+        f'a checkpoint could not be written: {os.strerror(number)}; there are those of the steps '
+        f'{", ".join(map(str, self.steps())) or "(none)"}, and the same command goes on from there',
+        str(self._directory),
+      ) from error
 
 
 def latest_finished(workdir: str | os.PathLike[str]) -> int | None:

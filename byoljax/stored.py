@@ -194,5 +194,5 @@ def _graft(tree: dict[str, Any], prefix: tuple[str, ...], value: PyTree) -> None
 
 
 def quiet_orbax() -> None:
-  """Orbax reports every phase of every save; only problems are of interest here."""
-  logging.getLogger('absl').setLevel(logging.ERROR)
+  """Orbax reports every phase of every save, and prints every error that it raises as well."""
+  logging.getLogger('absl').setLevel(logging.CRITICAL)
