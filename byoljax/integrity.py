@@ -26,6 +26,15 @@ import numpy as np
 ITEM = 'integrity'
 FORMAT = 1
 _THREADS = 8
+_DTYPES = frozenset(
+  [
+    'bool',
+    'bfloat16',
+    *(f'{kind}{bits}' for kind in ('int', 'uint') for bits in (8, 16, 32, 64)),
+    *(f'float{bits}' for bits in (16, 32, 64)),
+    *(f'complex{bits}' for bits in (64, 128)),
+  ]
+)
 
 Leaves = Mapping[str, np.ndarray]
 
@@ -182,11 +191,19 @@ def _is_older(directory: pathlib.Path) -> bool:
 
 
 def _is_well_formed(record: Mapping[str, Any]) -> bool:
-  try:
-    shapes(record)
-    return isinstance(record['metrics'], dict) and isinstance(record['step'], int)
-  except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-    return False
+  """Whether everything that is read of a record has its type; a digest does not promise that."""
+
+  def is_leaf(leaf: Any) -> bool:
+    if not (isinstance(leaf, list) and len(leaf) == 3):
+      return False
+    dtype, shape, digest = leaf
+    sizes = isinstance(shape, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in shape)
+    return sizes and isinstance(dtype, str) and dtype in _DTYPES and isinstance(digest, str)
+
+  kinds = {'step': int, 'metrics': dict, 'leaves': dict, 'byoljax': str}
+  return all(isinstance(record.get(key), kind) for key, kind in kinds.items()) and all(
+    map(is_leaf, record['leaves'].values())
+  )
 
 
 def _digests(arrays: Iterable[np.ndarray]) -> list[str]:

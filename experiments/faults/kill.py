@@ -51,19 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('--out', default='', help='JSON to write')
   parser.add_argument('--cases', default=CASES, help='method:processes:kills, ...')
+  parser.add_argument('--add', action='store_true', help='to the cases that --out already has')
   parser.add_argument('--seed', type=int, default=0)
   options = parser.parse_args(arguments)
   with tempfile.TemporaryDirectory(prefix='byoljax-kills-') as scratch:
     home = pathlib.Path(scratch)
     data = home / 'tiny.npz'
     write_data(data)
-    cases = []
+    out = pathlib.Path(options.out) if options.out else None
+    cases = json.loads(out.read_text())['cases'] if out and options.add else []
     for case in options.cases.split(','):
       method, processes, kills = case.split(':')
       cases.append(run_case(home, data, method, int(processes), int(kills), options.seed))
-      if options.out:
-        given = sys.argv[1:] if arguments is None else arguments
-        write_tally(pathlib.Path(options.out), cases, given)
+      if out:
+        write_tally(out, cases, sys.argv[1:] if arguments is None else arguments)
   return 0 if all(case['equal'] for case in cases) else 1
 
 
