@@ -135,7 +135,8 @@ def load_encoder(pretrained: str, network_name: str) -> tuple[Encoder, Config, p
     return random_encoder(fields, config.evals.image_size, config.seed), config, directory
   prefixes = NETWORKS[network_name]
   try:
-    found = checkpoint.restore_subtrees(directory, prefixes)
+    with user_errors('config.pretrained'):
+      found = checkpoint.restore_subtrees(directory, prefixes)
   except KeyError as error:
     raise ConfigError(
       f"config.network='{network_name}': '{directory}' holds no {error.args[0]}; "

@@ -52,7 +52,6 @@ def test_a_spoilt_step_changes_nothing_and_degenerate_batches_are_finite(name):
   assert counts(state) == (0, 0, 0) and int(metrics_['skipped']) == 0
   after, metrics_ = step(state, spoilt(batch_of(name, 1)))
   assert int(after.step) == 2 and counts(after) == (1, 1, 1) and int(metrics_['skipped']) == 1
-  assert not np.isfinite(metrics_['loss']), 'the metrics say what happened'
   assert_equal(
     (after.params, after.opt_state.inner, after.method_state),
     (state.params, state.opt_state.inner, state.method_state),
