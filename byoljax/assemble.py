@@ -136,9 +136,13 @@ def assemble(
     'index': np.zeros(2, np.int32),
     'label': np.zeros((2, *source.label_shape), np.int32),
   }
-  create = functools.partial(init_state, method, tx, example, config.seed)
+  skip = config_lib.skips_non_finite(config)
+  create = functools.partial(init_state, method, tx, example, config.seed, skip_non_finite=skip)
   with user_errors('config'):
     shapes = jax.eval_shape(create)
+  if setting.batch_size == 1:
+    with user_errors('config.train.batch_size=1'):
+      _trace_one(method, shapes, example)
   every = max(1, length.steps('log.every', config.log.every))
   step = functools.partial(
     train_step,
@@ -147,6 +151,7 @@ def assemble(
     augment=augment,
     diagnose=_diagnosis(every, length.total_steps),
     accumulate=config.train.accumulate,
+    skip_non_finite=skip,
   )
   labels = optimisers.label(method.groups(shapes.params), shapes.params)
   report = optim.param_report(shapes.params, labels, optimisers.settings)
@@ -186,6 +191,13 @@ def network(config: Config) -> Net | None:
     return build(functools.partial(_encoder, config.encoder), setting, **arguments).net
   except (TypeError, ValueError):  # A method that starts from what is not here: a teacher, say.
     return None
+
+
+def _trace_one(method: Method, state: TrainState, example: Batch) -> None:
+  """Raises what a loss that needs several examples says to one; computes nothing."""
+  one = jax.tree.map(lambda x: x[None, :1], example)
+  loss = jax.vmap(method.loss, in_axes=(None, None, 0, None, None), axis_name=parallel.AXIS)
+  jax.eval_shape(loss, state.params, state.method_state, one, jax.random.key(0), state.step)
 
 
 def view_specs(config: Config) -> tuple[ViewSpec, ...]:

@@ -1,25 +1,47 @@
 """Checkpoints on disk, by Orbax: asynchronous, atomic, the last k and the best one kept.
 
     <workdir>/config.json              the resolved configuration, versions, the recipe's name
-    <workdir>/checkpoints/<step>/      state (the TrainState) and meta (metrics, versions)
+    <workdir>/checkpoints/<step>/      state (the TrainState), meta (metrics, versions), integrity
+    <workdir>/damaged-checkpoints/     those that could not be read; nothing is deleted
 
 A checkpoint holds arrays only and does not depend on the number of devices. `restore_subtrees`
-reads the encoder of any run without knowing its method or optimiser.
+reads the encoder of any run without knowing its method or optimiser. Whatever is read is compared
+with the digests written beside it (`byoljax.integrity`), and a damaged checkpoint makes way for the
+one before it. Every process reads for itself; `parallel.all_agree` keeps them together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+import contextlib
+import errno
 import importlib.metadata
 import json
-import logging
 import os
 import pathlib
 import platform
+import re
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from byoljax import __version__, integrity, parallel, stored
+from byoljax.integrity import DamagedError
+from byoljax.stored import require_equal_shapes, restore_subtrees, stored_names
+
+__all__ = [
+  'BEST_METRIC',
+  'Checkpoints',
+  'DamagedError',
+  'checkpoint_directory',
+  'latest_finished',
+  'require_equal_shapes',
+  'restore_subtrees',
+  'stored_names',
+  'versions',
+  'write_json',
+]  # fmt: skip
 
 PyTree = Any
 BEST_METRIC = 'knn/top1'
@@ -33,6 +55,9 @@ class Checkpoints:
     workdir: the run's directory; it is made if need be.
     keep: how many of the newest checkpoints stay. The one with the best `BEST_METRIC` stays, too.
 
+  Attributes:
+    notes: sentences for the user about what was found to be wrong.
+
   Raises:
     ValueError: `keep` below 1.
   """
@@ -40,7 +65,7 @@ class Checkpoints:
   def __init__(self, workdir: str | os.PathLike[str], *, keep: int = 2):
     if keep < 1:
       raise ValueError(f'checkpoint.keep={keep}: at least 1 checkpoint must stay.')
-    _quiet_orbax()
+    stored.quiet_orbax()
     # `best_fn` with `max_to_keep` would delete the newest checkpoint when its metric is worse.
     policy = preservation_policy.AnyPreservationPolicy(
       [
@@ -48,12 +73,16 @@ class Checkpoints:
         preservation_policy.BestN(get_metric_fn=_best_metric, n=1),
       ]
     )
+    self.notes: list[str] = []
+    self._saved_last: int | None = None
+    self._directory = pathlib.Path(os.path.abspath(workdir)) / 'checkpoints'
+    self._set_aside_what_orbax_would_stumble_over()
     self._manager = ocp.CheckpointManager(
-      os.path.abspath(pathlib.Path(workdir) / 'checkpoints'),
+      self._directory,
       options=ocp.CheckpointManagerOptions(
         preservation_policy=policy, best_fn=_best_metric, cleanup_tmp_directories=True
       ),
-      item_names=('state', 'meta'),
+      item_names=('state', 'meta', integrity.ITEM),
     )
 
   def __enter__(self) -> 'Checkpoints':
@@ -81,22 +110,31 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     numbers = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
-    saved = self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        state=ocp.args.StandardSave(_globally_addressed(state)),
-        meta=ocp.args.JsonSave({'metrics': numbers, 'versions': versions()}),
-      ),
-      metrics=numbers,
-      force=True,
-    )
+    record = {}
+    if parallel.is_first_process():  # The only one that writes JSON.
+      leaves = stored.by_name(parallel.fetch(state))
+      record = integrity.make(leaves, step=step, metrics=numbers, version=__version__)
+    with self._writing():  # An error of the one before comes up here.
+      saved = self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(_globally_addressed(state)),
+          meta=ocp.args.JsonSave(
+            {'metrics': numbers, 'versions': versions(), integrity.ITEM: True}
+          ),
+          **{integrity.ITEM: ocp.args.JsonSave(record)},
+        ),
+        metrics=numbers,
+        force=True,
+      )
     if not saved:
       raise RuntimeError(
         f'checkpoint {step} was not saved: later ones are already there ({self.steps()}).'
       )
+    self._saved_last = step
 
   def restore(self, template: PyTree, step: int | None = None) -> PyTree:
-    """Reads a checkpoint into NumPy arrays.
+    """Reads a checkpoint into NumPy arrays and compares them with its integrity record.
 
     Args:
       template: a tree with the shapes and dtypes to expect; its values do not matter.
@@ -104,86 +142,135 @@ class Checkpoints:
 
     Raises:
       FileNotFoundError: there is no checkpoint.
-      ValueError: the checkpoint holds another structure or other shapes.
+      DamagedError: the checkpoint cannot be read, or is not what was written.
+      ValueError: the checkpoint holds another structure, other shapes or types.
     """
     self._manager.wait_until_finished()
     step = self.latest_step() if step is None else step
     if step is None:
-      raise FileNotFoundError(f'no checkpoint in {self._manager.directory}.')
+      raise FileNotFoundError(f'no checkpoint in {self._directory}.')
+    directory = self._directory / str(step)
     host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), jax.eval_shape(lambda: template))
-    require_equal_shapes(_stored_tree(pathlib.Path(self._manager.directory) / str(step)), host)
-    restored = self._manager.restore(
-      step, args=ocp.args.Composite(state=ocp.args.StandardRestore(host))
-    )
-    return restored['state']
+    if not (directory / 'state').is_dir():
+      raise DamagedError("its 'state' directory is missing")
+    record = integrity.read(directory)
+    if record is None:
+      self.notes.append(
+        f'Checkpoint {step} comes from an earlier version, which wrote no integrity record: it is '
+        f'used without having been verified.'
+      )
+      require_equal_shapes(stored.shapes(directory), host)
+      return stored.read(directory, host)
+    with _naming_the_version(record['byoljax']):
+      require_equal_shapes(integrity.shapes(record), host, types=True)
+    integrity.verify_shapes(record, stored.by_name(stored.shapes(directory)))
+    state = stored.read(directory, host)
+    integrity.verify(record, stored.by_name(state))
+    return state
 
-  def metrics(self, step: int) -> dict[str, float]:
-    """The metrics stored with a checkpoint."""
-    args = ocp.args.Composite(meta=ocp.args.JsonRestore())
-    return self._manager.restore(step, args=args)['meta']['metrics']
+  def restore_newest(self, template: PyTree) -> tuple[PyTree, int] | None:
+    """Reads the newest checkpoint that is undamaged; moves those that are damaged out of the way.
+
+    All processes call it, and all get the same step.
+
+    Args:
+      template: see `restore`.
+
+    Returns:
+      The state in NumPy arrays and its step; None where there never was a checkpoint.
+
+    Raises:
+      DamagedError: there are checkpoints, but none can be read.
+      ValueError: the checkpoint holds another structure, other shapes or types.
+    """
+    self._manager.wait_until_finished()
+    while (step := self.latest_step()) is not None:
+      state, fault = None, ''
+      try:
+        state = self.restore(template, step)
+      except DamagedError as error:
+        fault = str(error)
+      if parallel.all_agree(not fault):
+        return state, step
+      self._set_aside(step, fault or 'another process could not read it')
+      parallel.all_agree(True)  # Nobody goes on before the directory is gone.
+      self._manager.reload()
+    if not parallel.all_agree(not self.notes):
+      raise DamagedError(
+        ' '.join(self.notes) + ' There is no other one to go on from: starting again begins at '
+        'step 0.'
+      )
+    return None
+
+  def _set_aside(self, step: int, fault: str) -> None:
+    if not parallel.is_first_process():
+      return
+    kept = integrity.set_aside(self._directory / str(step))
+    self.notes.append(f"Checkpoint {step} is damaged: {fault}; it is kept in '{kept}'.")
+
+  def _set_aside_what_orbax_would_stumble_over(self) -> None:
+    """Orbax reads the metrics of all checkpoints at once, and one that it cannot read ends it."""
+    if parallel.is_first_process() and self._directory.is_dir():
+      for step in sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit()):
+        try:
+          integrity.check_small_files(self._directory / str(step))
+        except DamagedError as error:
+          self._set_aside(step, str(error))
+    parallel.all_agree(True)
 
   def wait(self) -> None:
-    """Blocks until everything that was saved is on disk."""
-    self._manager.wait_until_finished()
+    """Blocks until everything that was saved is on disk.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    saved, self._saved_last = self._saved_last, None
+    with self._writing():
+      self._manager.wait_until_finished()
+    if (
+      saved is not None
+      and parallel.is_first_process()
+      and not _is_whole(self._directory / str(saved))
+    ):
+      raise OSError(errno.EIO, f'checkpoint {saved} is not in {self._directory} after it was saved')
 
   def close(self) -> None:
-    """Waits for pending saves and releases the directory."""
-    self._manager.wait_until_finished()
-    self._manager.close()
+    """Waits for pending saves and releases the directory; raises what `wait` does."""
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
 
-
-def restore_subtrees(
-  checkpoint: str | os.PathLike[str], prefixes: Sequence[tuple[str, ...]]
-) -> dict[tuple[str, ...], PyTree]:
-  """Reads parts of a checkpoint's state without knowing the rest of it.
-
-  Args:
-    checkpoint: a step's directory.
-    prefixes: paths into the state, such as ('params', 'encoder').
-
-  Returns:
-    {prefix: nested dict of NumPy arrays}; an empty dict where a subtree holds no arrays.
-
-  Raises:
-    FileNotFoundError: no checkpoint there.
-    KeyError: the state has no such path.
-  """
-  _quiet_orbax()
-  directory = pathlib.Path(os.path.abspath(checkpoint))
-  tree = _stored_tree(directory)
-  wanted: dict[str, Any] = {}
-  for prefix in prefixes:
-    _graft(wanted, prefix, _template(_lookup(tree, prefix)))
-  restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-    args = ocp.args.PyTreeRestore(wanted, restore_args=restore_args, partial_restore=True)
-    restored = reader.restore(directory / 'state', args=args)
-  return {prefix: _lookup(restored, prefix) for prefix in prefixes}
-
-
-def stored_names(checkpoint: str | os.PathLike[str], prefix: tuple[str, ...]) -> list[str]:
-  """The names right under a path into a checkpoint's state; none where there is no such path."""
-  _quiet_orbax()
-  try:
-    return list(_lookup(_stored_tree(pathlib.Path(os.path.abspath(checkpoint))), prefix) or ())
-  except KeyError:
-    return []
-
-
-def _stored_tree(checkpoint: pathlib.Path) -> PyTree:
-  """Shapes and dtypes of everything in a checkpoint's state, as nested dicts and lists."""
-  path = checkpoint / 'state'
-  if not path.is_dir():
-    raise FileNotFoundError(f"'{checkpoint}' is not a checkpoint: it has no 'state' directory.")
-  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-    return reader.metadata(path).item_metadata.tree
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Makes one sentence of what Orbax and TensorStore say about a disk that does not take more."""
+    try:
+      yield
+    except Exception as error:
+      self._saved_last = None
+      number = getattr(error, 'errno', None)
+      found = re.search(r"os_error_code='(\d+)'", str(error))
+      number = int(found[1]) if found else number
+      if not isinstance(number, int):
+        raise
+      raise OSError(
+        number,
+        f'a checkpoint could not be written: {os.strerror(number)}; there are those of the steps '
+        f'{", ".join(map(str, self.steps())) or "(none)"}, and the same command goes on from there',
+        str(self._directory),
+      ) from error
 
 
 def latest_finished(workdir: str | os.PathLike[str]) -> int | None:
   """The newest complete checkpoint's step in a workdir, without opening it; None without one."""
   folder = pathlib.Path(workdir) / 'checkpoints'
-  steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit() and (p / 'state').is_dir()]
+  steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit() and _is_whole(p)]
   return max(steps, default=None)
+
+
+def _is_whole(directory: pathlib.Path) -> bool:
+  # With the record comes everything else: all of it is put in its place in one go.
+  return (directory / 'state').is_dir() and integrity.is_there(directory)
 
 
 def checkpoint_directory(pretrained: str | os.PathLike[str]) -> pathlib.Path:
@@ -207,7 +294,10 @@ def checkpoint_directory(pretrained: str | os.PathLike[str]) -> pathlib.Path:
 def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
   """Writes JSON so that the file is either the old one or the new one, never half of it."""
   scratch = path.with_name(path.name + '.tmp')
-  scratch.write_text(json.dumps(data, indent=2) + '\n')
+  with scratch.open('w') as file:
+    file.write(json.dumps(data, indent=2) + '\n')
+    file.flush()
+    os.fsync(file.fileno())
   os.replace(scratch, path)
 
 
@@ -233,55 +323,12 @@ def _globally_addressed(state: PyTree) -> PyTree:
   return jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, state)
 
 
-def require_equal_shapes(stored: PyTree, wanted: PyTree) -> None:
-  """Compares a checkpoint with what is wanted; Orbax's own complaint is thousands of lines.
-
-  Raises:
-    ValueError: missing or unexpected names, or other shapes; the first dozen are listed.
-  """
-  have = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(stored)}
-  want = {_name(path): tuple(leaf.shape) for path, leaf in _leaves(wanted)}
-  lines = [f'- {name} (missing)' for name in want if name not in have]
-  lines += [f'+ {name} (unexpected)' for name in have if name not in want]
-  lines += [
-    f'! {name}: {have[name]} in the checkpoint, {want[name]} expected'
-    for name in want
-    if name in have and have[name] != want[name]
-  ]
-  if lines:
-    shown = lines[:12] + ([f'... and {len(lines) - 12} more'] if len(lines) > 12 else [])
-    raise ValueError('the checkpoint does not fit this run:\n  ' + '\n  '.join(shown))
-
-
-def _leaves(tree: PyTree) -> list[tuple[Any, Any]]:
-  return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))[0]
-
-
-def _name(path: Sequence[Any]) -> str:
-  # Tuples and dataclasses come back from disk as lists and dicts: only the names count.
-  return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
-
-
-def _lookup(tree: PyTree, prefix: tuple[str, ...]) -> PyTree:
-  for depth, key in enumerate(prefix):
-    if not isinstance(tree, Mapping) or key not in tree:
-      raise KeyError('/'.join(prefix[: depth + 1]))
-    tree = tree[key]
-  return tree
-
-
-def _template(tree: PyTree) -> PyTree:
-  return jax.tree.map(
-    lambda leaf: np.empty(leaf.shape, leaf.dtype), tree, is_leaf=lambda x: hasattr(x, 'shape')
-  )
-
-
-def _graft(tree: dict[str, Any], prefix: tuple[str, ...], value: PyTree) -> None:
-  for key in prefix[:-1]:
-    tree = tree.setdefault(key, {})
-  tree[prefix[-1]] = value
-
-
-def _quiet_orbax() -> None:
-  """Orbax reports every phase of every save; only problems are of interest here."""
-  logging.getLogger('absl').setLevel(logging.ERROR)
+@contextlib.contextmanager
+def _naming_the_version(version: str) -> Iterator[None]:
+  """Says so when what does not fit was written by another version of byoljax."""
+  try:
+    yield
+  except ValueError as error:
+    if version == __version__:
+      raise
+    raise ValueError(f'{error}\n(written by byoljax {version}, read by {__version__})') from error

@@ -27,7 +27,25 @@ import ml_collections
 Config = Any
 
 # Fields that may change between two starts of one run: they do not change what is computed.
-NEUTRAL = ('log', 'profile', 'checkpoint', 'data.dir', 'data.threads')
+NEUTRAL = ('log', 'profile', 'checkpoint', 'data.dir', 'data.threads', 'train.max_skipped')
+# Fields that came later: what runs did that were started without them.
+LATER = {
+  'train.non_finite': 'stop',
+  'encoder.first_projection': False,
+  'encoder.positions': 'sincos',
+  'encoder.grid': 0,
+  'evals.linear.protocol': 'byol_paper',
+  'evals.linear.name': 'sgd',
+  'evals.linear.nesterov': True,
+  'evals.linear.lr_scaling': 'linear',
+  'evals.linear.schedule': 'cosine',
+  'evals.linear.granularity': 'step',
+  'evals.linear.decay_at': (0.6, 0.8),
+  'evals.linear.warmup': '0 epochs',
+  'evals.linear.weight_decay': 0.0,
+  'evals.linear.start': 'zeros',
+  'evals.linear.norm': False,
+}
 
 
 class ConfigError(ValueError):
@@ -223,9 +241,22 @@ def from_json(data: Mapping[str, Any]) -> Config:
   return ml_collections.ConfigDict(restore(data)).lock()
 
 
+def skips_non_finite(config: Config) -> bool:
+  """Whether updates that are not finite are left out, rather than ending the run.
+
+  Raises:
+    ConfigError: an unknown policy, or a limit that ends the run at once.
+  """
+  policy, limit = config.train.get('non_finite', 'stop'), config.train.get('max_skipped', 1)
+  choose('train.non_finite', policy, ('stop', 'skip'))
+  if limit < 1:
+    raise ConfigError(f'train.max_skipped={limit} must be at least 1.')
+  return policy == 'skip'
+
+
 def differences(old: Config, new: Config) -> list[str]:
   """Lists the fields that make two runs different, as 'field: old -> new'; see `NEUTRAL`."""
-  a, b = flatten(old), flatten(new)
+  a, b = LATER | flatten(old), LATER | flatten(new)
   absent = '(absent)'
   return [
     f'{name}: {a.get(name, absent)!r} -> {b.get(name, absent)!r}'

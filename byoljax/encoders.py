@@ -172,7 +172,8 @@ def _whole(
   net = assemble.network(config) or network(fields)
   if network_name in BASELINES:
     return net
-  there = checkpoint.stored_names(directory, NETWORKS[network_name][0])
+  with user_errors('config.pretrained'):
+    there = checkpoint.stored_names(directory, NETWORKS[network_name][0])
   parts = tuple(itertools.takewhile(lambda part: part[0] in there, net.parts))
   return stack(parts or net.parts[:1])  # Without an encoder, reading it says what is missing.
 
@@ -193,11 +194,12 @@ def _stored(
   where, where_bn = NETWORKS[network_name]
   roles = [role for role, _, _ in net.parts]
   try:
-    with_bn = checkpoint.stored_names(directory, where_bn)
-    paths = [(*where, role) for role in roles]
-    # Heads without normalisation may have left nothing there; the encoder always has its place.
-    paths += [(*where_bn, role) for role in roles if role == 'encoder' or role in with_bn]
-    found = checkpoint.restore_subtrees(directory, paths)
+    with user_errors('config.pretrained'):
+      with_bn = checkpoint.stored_names(directory, where_bn)
+      paths = [(*where, role) for role in roles]
+      # Heads without normalisation may have left nothing there; the encoder always has its place.
+      paths += [(*where_bn, role) for role in roles if role == 'encoder' or role in with_bn]
+      found = checkpoint.restore_subtrees(directory, paths)
   except KeyError as error:
     raise ConfigError(
       f"config.network='{network_name}': '{directory}' holds no {error.args[0]}; "

@@ -26,10 +26,24 @@ def finetune(config: Config, invocation: Invocation) -> int:
   with user_errors():
     some = labelled.part(data.train, config.labels, config.draw)
   data = data._replace(train=some)
-  workdirs.open_workdir(home, config, invocation, some)
+  with workdirs.held(home):
+    return _trained(config, invocation, home, encoder, pretraining, directory, data)
+
+
+def _trained(
+  config: Config,
+  invocation: Invocation,
+  home: pathlib.Path,
+  encoder: Encoder,
+  pretraining: Config,
+  directory: pathlib.Path,
+  data: evaluate.EvalData,
+) -> int:
+  """The part of `finetune` that one process at a time may do in a directory."""
+  workdirs.open_workdir(home, config, invocation, data.train)
   say(
-    f'Fine-tuning of {directory} ({config.network} network) with {some.size:,} labelled images of '
-    f'{data.test.name}.'
+    f'Fine-tuning of {directory} ({config.network} network) with {data.train.size:,} labelled '
+    f'images of {data.test.name}.'
   )
   head = None
   if config.finetune.head_layers:

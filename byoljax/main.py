@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+import errno
 import logging
 import os
 import sys
@@ -24,8 +25,16 @@ Starting a run again in the same --workdir resumes it where it stopped.
 """
 
 
+# Full, over its quota, read-only, broken, gone: nothing that a traceback would explain.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs a task; returns the exit status: 0, 2 for a user's mistake, 3 for a loss that diverged."""
+  """Runs a task; returns the exit status.
+
+  Returns:
+    0; 2 for a user's mistake, 3 for a loss that diverged, 4 for a disk that takes no more.
+  """
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   try:
     overrides, rest = _split_overrides(arguments)
@@ -41,6 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
   except FloatingPointError as error:
     print(f'error: {error}', file=sys.stderr)
     return 3
+  except OSError as error:
+    if error.errno not in _DISK:
+      raise
+    where = f" ('{error.filename}')" if error.filename else ''
+    print(f'error: {error.strerror}{where}.', file=sys.stderr)
+    return 4
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     return 130

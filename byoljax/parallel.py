@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 from jax import lax
+from jax.experimental import multihost_utils
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import numpy as np
@@ -159,6 +160,13 @@ def initialize_processes(
       '--coordinator_address, --num_processes and --process_id go together: give all three or none.'
     )
   jax.distributed.initialize(coordinator_address, num_processes, process_id)
+
+
+def all_agree(fine: bool) -> bool:
+  """Whether `fine` on every process; all of them call it, and none goes on before the others."""
+  if jax.process_count() == 1:
+    return fine
+  return bool(np.all(multihost_utils.process_allgather(np.asarray(fine))))
 
 
 def is_first_process() -> bool:

@@ -37,8 +37,11 @@ def example_views(run: Run, count: int) -> tuple[list[np.ndarray], list[list[np.
     batch = jax.tree.map(lambda x: x[:count], next(source))
   augment = augmentation(run.config, run.specs, run.length, mean=(0.0,) * 3, std=(1.0,) * 3)
   views = jax.jit(augment)(batch, 0)['views']
+  # A batch, or this process's part of it, may hold fewer than were asked for.
   clean = pipeline.eval_batches(
-    run.source.subset(batch['index']), image_size=run.specs[0].size, batch_size=count
+    run.source.subset(batch['index']),
+    image_size=run.specs[0].size,
+    batch_size=len(batch['index']),
   )
   with contextlib.closing(clean) as source:
     originals = next(source)['image']

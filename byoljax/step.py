@@ -6,7 +6,7 @@ bit-equal to an uninterrupted one.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -40,18 +40,42 @@ class TrainState(flax.struct.PyTreeNode):
   key: jax.Array
 
 
+class Skipping(NamedTuple):
+  """The optimiser's state where updates that are not finite are left out.
+
+  Attributes:
+    inner: the optimiser's own state.
+    total: int32 scalar, how many updates were left out.
+    in_a_row: int32 scalar, how many of them since the last one that was not.
+    longest: int32 scalar, the most that there ever were in a row.
+  """
+
+  inner: PyTree
+  total: jax.Array
+  in_a_row: jax.Array
+  longest: jax.Array
+
+
 def init_state(
-  method: Method, tx: optax.GradientTransformation, batch: Batch, seed: int
+  method: Method,
+  tx: optax.GradientTransformation,
+  batch: Batch,
+  seed: int,
+  *,
+  skip_non_finite: bool = False,
 ) -> TrainState:
   """Builds the state at step 0 from an augmented example batch (only its shapes matter)."""
   key = jax.random.key(seed)
 
   def create() -> TrainState:
     params, method_state = method.init(jax.random.fold_in(key, 0), batch)
+    opt_state = tx.init(params)
+    if skip_non_finite:
+      opt_state = Skipping(opt_state, *(jnp.zeros((), jnp.int32) for _ in range(3)))
     return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
-      opt_state=tx.init(params),
+      opt_state=opt_state,
       method_state=method_state,
       key=jax.random.key_data(jax.random.fold_in(key, 1)),
     )
@@ -68,6 +92,7 @@ def train_step(
   augment: Augment,
   diagnose: Diagnose | None = None,
   accumulate: int = 1,
+  skip_non_finite: bool = False,
   axis: str | None = parallel.AXIS,
 ) -> tuple[TrainState, Metrics]:
   """One optimiser step on this device's part of the batch.
@@ -82,6 +107,10 @@ def train_step(
     accumulate: splits the batch into this many micro-batches whose gradients are averaged, to save
       memory. Batch statistics are per micro-batch; the optimiser, the target's moving average and
       every schedule still move once per step.
+    skip_non_finite: whether a step whose loss or gradient is not finite changes nothing but the
+      step's number: no parameter, optimiser state, moving average, statistic or memory. The state
+      must be made with it, too. Adds the metrics 'skipped', such steps so far, and
+      'skipped_in_a_row', the most of them one after the other so far.
     axis: the mapped axis, or None on a single device.
 
   Returns:
@@ -108,10 +137,20 @@ def train_step(
   norms = _gradient_norms(grads, method.groups(state.params))
   # Depends on the whole backward pass, so that what it read is written in place afterwards.
   finite = jnp.isfinite(norms['grad_norm'])
-  method_state = _remembered(method, aux, finite, accumulate)
-  updates, opt_state = tx.update(grads, state.opt_state, state.params)
-  params = optax.apply_updates(state.params, updates)
-  params, method_state = method.post_step(params, method_state, state.step)
+
+  def updated(opt_state: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    method_state = _remembered(method, aux, finite, accumulate)
+    updates, opt_state = tx.update(grads, opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    params, method_state = method.post_step(params, method_state, state.step)
+    return params, opt_state, method_state
+
+  if skip_non_finite:
+    numbers = [*norms.values(), metrics['loss']]
+    params, opt_state, method_state = _unless_spoilt(state, updated, numbers, axis)
+    metrics |= {'skipped': opt_state.total, 'skipped_in_a_row': opt_state.longest}
+  else:
+    params, opt_state, method_state = updated(state.opt_state)
   metrics |= norms
   if diagnose is not None:
     metrics |= diagnose(aux.embedding, state.step)
@@ -119,6 +158,28 @@ def train_step(
     step=state.step + 1, params=params, opt_state=opt_state, method_state=method_state
   )
   return next_state, metrics
+
+
+def _unless_spoilt(
+  state: TrainState,
+  updated: Callable[[PyTree], tuple[PyTree, PyTree, PyTree]],
+  numbers: list[jax.Array],
+  axis: str | None,
+) -> tuple[PyTree, Skipping, PyTree]:
+  """What `updated` makes of the state if all numbers are finite, else what it was, counted."""
+  fine = jnp.all(jnp.isfinite(jnp.stack(numbers)))
+  # There are collectives in the branches: all devices must take the same.
+  fine = parallel.pmean(fine.astype(jnp.float32), axis) == 1
+  before: Skipping = state.opt_state
+  params, inner, method_state = jax.lax.cond(
+    fine,
+    lambda: updated(before.inner),
+    lambda: (state.params, before.inner, state.method_state),
+  )
+  in_a_row = jnp.where(fine, 0, before.in_a_row + 1)
+  total = before.total + jnp.where(fine, 0, 1)
+  counted = Skipping(inner, total, in_a_row, jnp.maximum(before.longest, in_a_row))
+  return params, counted, method_state
 
 
 def _accumulated(

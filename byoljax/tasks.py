@@ -52,6 +52,18 @@ def pretrain(config: Config, invocation: Invocation) -> int:
   teacher = teachers.load(config.teacher, config) if 'teacher' in config else None
   run = assemble.assemble(config, source, teacher=teacher)
   data = _eval_data(config, workdir)
+  with workdirs.held(workdir):
+    return _pretrain(config, invocation, run, data, workdir)
+
+
+def _pretrain(
+  config: Config,
+  invocation: Invocation,
+  run: assemble.Run,
+  data: EvalData | None,
+  workdir: pathlib.Path,
+) -> int:
+  source = run.source
   workdirs.open_workdir(workdir, config, invocation, source)
   workdirs.log_to(workdir / 'run.log')
   say(_headline(run, workdir))
@@ -96,9 +108,10 @@ def linear(config: Config, invocation: Invocation) -> int:
   data = eval_setup.data_of(config, source_config, config.linear.batch_size, home)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
-  workdirs.open_workdir(home, config, invocation, data.train)
-  say(f'Linear evaluation of {directory} ({eval_setup.which(config)}) on {data.test.name}.')
-  result = classify.linear_result(encoder, data, config.linear, log=config.log, workdir=home)
+  with workdirs.held(home):
+    workdirs.open_workdir(home, config, invocation, data.train)
+    say(f'Linear evaluation of {directory} ({eval_setup.which(config)}) on {data.test.name}.')
+    result = classify.linear_result(encoder, data, config.linear, log=config.log, workdir=home)
   if result is None:
     say('Stopped and saved: the same command goes on from there.')
     return 0

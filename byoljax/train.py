@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from byoljax import checkpoint, metrics, parallel, progress
+from byoljax import checkpoint, metrics, parallel, progress, workdirs
 from byoljax.assemble import Run
 from byoljax.clock import Clock, ProfileWindow
 from byoljax.config import user_errors
@@ -165,13 +165,15 @@ def train(
 
 def restore(run: Run, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, int]:
   """The state to go on from, placed on the devices, and its step: the newest checkpoint or 0."""
-  latest = checkpoints.latest_step()
-  if latest is None:
+  with user_errors('checkpoint'):
+    found = checkpoints.restore_newest(jax.eval_shape(run.create))
+  for note in checkpoints.notes:
+    workdirs.say(note)
+  if found is None:
     return parallel.replicate(run.create()), 0
-  with user_errors():
-    state = checkpoints.restore(jax.eval_shape(run.create), latest)
-  log.info('resuming from step %d', latest)
-  return parallel.replicate(state), latest
+  state, step = found
+  (workdirs.say if checkpoints.notes else log.info)(f'resuming from step {step}')
+  return parallel.replicate(state), step
 
 
 def _due(step: int, every: int) -> bool:
@@ -217,11 +219,18 @@ class Record:
     """The metrics after `done` steps, on the host; waits for the device.
 
     Raises:
-      FloatingPointError: a metric that must be finite is not.
+      FloatingPointError: a metric that must be finite is not, or too many steps were skipped.
     """
     row = {name: float(value) for name, value in parallel.fetch(dict(values)).items()}
     self.clock.tick(done)  # Only now are the steps up to here really done.
-    for name in self._must_be_finite:
+    limit = self._run.config.train.get('max_skipped', 0)
+    if row.get('skipped_in_a_row', 0) >= limit > 0:
+      raise FloatingPointError(
+        f'{row["skipped_in_a_row"]:.0f} steps in a row up to step {done} had a loss or a gradient '
+        f'that is not finite. The last checkpoint before that stays. A lower optim.base_lr may '
+        f'help, or a larger train.max_skipped={limit}.'
+      )
+    for name in self._must_be_finite if 'skipped' not in row else ():
       if not np.isfinite(row[name]):
         raise FloatingPointError(
           f'{name} became {row[name]} between step {self._since + 1} and step {done}. The last '

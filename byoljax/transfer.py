@@ -38,6 +38,18 @@ def transfer(config: Config, invocation: Invocation) -> int:
   starts = {config.network: encoder}
   if config.baselines and config.network != 'random':
     starts['random'] = evaluate.random_encoder(encoder.fields, size, pretraining.seed)
+  with workdirs.held(home):
+    return _tabulated(config, home, pretraining, starts, directory)
+
+
+def _tabulated(
+  config: Config,
+  home: pathlib.Path,
+  pretraining: Config,
+  starts: Mapping[str, Encoder],
+  directory: pathlib.Path,
+) -> int:
+  """The part of `transfer` that one process at a time may do in a directory."""
   rows, skipped = [], {}
   for entry in config.datasets:
     try:

@@ -5,14 +5,17 @@ run.log          everything that was said, with times
 checkpoints/     see `byoljax.checkpoint`
 metrics.jsonl    see `byoljax.metrics`
 results.json     the final evaluation with its protocol
+lock             held while a run goes on here; who holds it
 evals/           later evaluations, one directory each
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+import contextlib
 import json
 import logging
 import os
 import pathlib
+import platform
 from typing import Any, NamedTuple
 
 import byoljax
@@ -21,7 +24,13 @@ from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError
 from byoljax.data.source import Source
 
+try:
+  import fcntl
+except ImportError:  # Windows has no flock: two runs in one directory are not kept apart there.
+  fcntl = None
+
 log = logging.getLogger('byoljax')
+LOCK = 'lock'
 
 
 class Invocation(NamedTuple):
@@ -36,6 +45,54 @@ class Invocation(NamedTuple):
   workdir: str
 
 
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps every other run out of a directory while the block lasts.
+
+  The lock is the operating system's (flock), on `<workdir>/lock`, held by the first process. It
+  ends with the process however that ends, so a killed run leaves nothing that is in the way; the
+  file only says who holds it. Where a file system knows no locks the run goes on without one.
+
+  Raises:
+    ConfigError: another run holds it, or the directory cannot be written; on every process.
+  """
+  problem, descriptor = '', None
+  if parallel.is_first_process():
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      descriptor = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+      problem = _lock(workdir, descriptor)
+    except OSError as error:
+      problem = f"--workdir='{workdir}' cannot be written: {error.strerror}."
+  try:
+    if not parallel.all_agree(not problem):
+      raise ConfigError(problem or f"the first process could not take '{workdir}'.")
+    yield
+  finally:
+    if descriptor is not None:
+      os.close(descriptor)
+
+
+def _lock(workdir: pathlib.Path, descriptor: int) -> str:
+  """Locks an open file and writes who did; returns what is in the way, if anything."""
+  if fcntl is None:
+    return ''
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except (BlockingIOError, PermissionError):
+    holder = ' '.join(os.pread(descriptor, 200, 0).decode(errors='replace').split())
+    return (
+      f"'{workdir}' is in use by another run ({holder or 'it has just been started'}): "
+      f'wait for it, stop it, or choose another --workdir.'
+    )
+  except OSError as error:
+    log.info('%s: no locks on this file system (%s)', workdir, error.strerror)
+    return ''
+  os.ftruncate(descriptor, 0)
+  os.pwrite(descriptor, f'process {os.getpid()} on {platform.node()}\n'.encode(), 0)
+  return ''
+
+
 def open_workdir(
   workdir: pathlib.Path, config: Config, invocation: Invocation, source: Source
 ) -> None:
@@ -44,21 +101,34 @@ def open_workdir(
   Raises:
     ConfigError: the directory cannot be written, or belongs to another run.
   """
+  for turn in (True, False):  # The first process writes what the others then compare.
+    problem = ''
+    if parallel.is_first_process() == turn:
+      problem = _opened(workdir, config, invocation, source)
+    if not parallel.all_agree(not problem):
+      raise ConfigError(problem or f"another process could not open '{workdir}'.")
+
+
+def _opened(workdir: pathlib.Path, config: Config, invocation: Invocation, source: Source) -> str:
+  """Writes config.json, or compares it; returns what is wrong, if anything."""
   path = workdir / 'config.json'
   if path.exists():
-    changed = config_lib.differences(run_config(workdir), config)
+    try:
+      changed = config_lib.differences(run_config(workdir), config)
+    except ConfigError as error:
+      return str(error)
     stored = json.loads(path.read_text()).get('data_fingerprint', source.fingerprint)
     if stored != source.fingerprint:
       changed.append(f'the images of {source.name} are not those that the run was started with')
-    if changed:
-      raise ConfigError(
-        f"'{workdir}' holds a run with another configuration:\n  "
-        + '\n  '.join(changed)
-        + '\nChoose another --workdir, or set these fields back to go on with it.'
-      )
-    return
+    if not changed:
+      return ''
+    return (
+      f"'{workdir}' holds a run with another configuration:\n  "
+      + '\n  '.join(changed)
+      + '\nChoose another --workdir, or set these fields back to go on with it.'
+    )
   if not parallel.is_first_process():
-    return
+    return ''
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoint.write_json(
@@ -72,7 +142,8 @@ def open_workdir(
       },
     )
   except OSError as error:
-    raise ConfigError(f"--workdir='{workdir}' cannot be written: {error.strerror}.") from error
+    return f"--workdir='{workdir}' cannot be written: {error.strerror}."
+  return ''
 
 
 def write_result(
@@ -158,7 +229,7 @@ def run_config(workdir: pathlib.Path) -> Config:
   path = workdir / 'config.json'
   try:
     return config_lib.from_json(json.loads(path.read_text())['config'])
-  except (OSError, ValueError, KeyError) as error:
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise ConfigError(
       f"'{path}' cannot be read ({error}), but a checkpoint is loaded with its run's configuration."
     ) from error

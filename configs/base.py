@@ -119,6 +119,8 @@ def get_config() -> ConfigDict:
         'length': '300 epochs',
         'batch_size': 4096,  # global
         'accumulate': 1,  # micro-batches per step
+        'non_finite': 'stop',  # the run; or 'skip' a step whose loss or gradient is not finite
+        'max_skipped': 10,  # in a row; then the run stops
       },
       'data': {
         'name': 'imagenet2012',

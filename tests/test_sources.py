@@ -357,6 +357,42 @@ def test_bytes_that_are_no_image():
   assert image_file.inspect(jpeg[:-20])[0] == image_file.PILLOW
 
 
+def _png_header(width, height):
+  """A PNG that is nothing but a claim about its size."""
+  import struct
+  import zlib
+
+  def chunk(name, body):
+    return struct.pack('>I', len(body)) + name + body + struct.pack('>I', zlib.crc32(name + body))
+
+  return (
+    b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0))
+    + chunk(b'IDAT', zlib.compress(bytes(1000))) + chunk(b'IEND', b'')
+  )  # fmt: skip
+
+
+def test_decompression_bombs_are_refused_by_their_header():
+  jpeg = bytearray(_encoded(_smooth(), 'JPEG'))
+  frame = jpeg.index(b'\xff\xc0')
+  jpeg[frame + 5 : frame + 9] = b'\xff\xff\xff\xff'  # 65535 x 65535
+  gif = bytearray(_encoded(_pixels(), 'GIF'))
+  gif[6:10] = b'\xff\xff\xff\xff'
+  for data in (_png_header(60000, 60000), _png_header(2**31 - 1, 1), bytes(jpeg), bytes(gif)):
+    with pytest.raises(image_file.UnreadableImageError, match='pixels'):
+      image_file.inspect(data)
+    with pytest.raises(image_file.UnreadableImageError):
+      image_file.decode(data)
+  assert image_file.inspect(_png_header(13000, 13000)) == (image_file.PNG, 13000, 13000)
+
+
+def test_the_suffix_does_not_matter(tmp_path):
+  for name, kind in (('a.jpg', 'PNG'), ('b.png', 'JPEG'), ('c.gif', 'WEBP'), ('d.webp', 'BMP')):
+    (tmp_path / name).write_bytes(_encoded(_smooth(), kind))
+  found = folder.from_folder(tmp_path, 'train')
+  for data in found.read(np.arange(4))[0]:
+    np.testing.assert_allclose(image_file.decode(data).astype(int), _smooth(), atol=30)
+
+
 # --- folders ------------------------------------------------------------------------------------
 
 
@@ -432,6 +468,45 @@ def test_folder_links(tmp_path):
   found = folder.from_folder(tmp_path / 'root', 'train')
   names = [os.path.relpath(found.locate(i), tmp_path / 'root') for i in range(found.size)]
   assert names == ['a/1.png', 'b/1.png', 'b/gone.png', 'b/more/x.png']
+  assert found.read(np.array([2]))[0][0] == b''
+
+
+def test_names_that_are_no_text_or_very_long(tmp_path):
+  odd, long = os.fsencode(tmp_path) + b'/\xff\xfe\x80.png', 'x' * 251 + '.png'
+  deep = tmp_path
+  for _ in range(12):
+    deep /= 'y' * 100
+  deep.mkdir(parents=True)
+  data = _encoded(_pixels(), 'PNG')
+  try:
+    for path in (odd, tmp_path / long, deep / 'line\nbreak\t.png'):
+      with open(path, 'wb') as file:
+        file.write(data)
+  except OSError:
+    pytest.skip('this file system takes no such names')
+  log = source.UnreadableLog(tmp_path / 'run')
+  found = folder.from_folder(tmp_path, 'train', unreadable=log)
+  assert found.size == 3 and len(found.fingerprint) == 12
+  for read in found.read(np.arange(3))[0]:
+    np.testing.assert_array_equal(image_file.decode(read), _pixels())
+  for row in range(3):
+    log.add(found.locate(row), 'broken')
+  again = source.UnreadableLog(tmp_path / 'run')
+  again.add(found.locate(2), 'broken')
+  assert len((tmp_path / 'run' / 'unreadable.txt').read_bytes().splitlines()) >= 3
+
+
+def test_files_that_vanish_or_change_while_a_run_reads_them(tmp_path):
+  _write(tmp_path, 'a.png', 'b.png', 'c.png')
+  found = folder.from_folder(tmp_path, 'train')
+  (tmp_path / 'a.png').unlink()
+  (tmp_path / 'b.png').write_bytes(b'')
+  Image.fromarray(_pixels(30, 5)).save(tmp_path / 'c.png')  # Another picture, another size.
+  gone, empty, other = found.read(np.arange(3))[0]
+  assert gone == empty == b''
+  assert image_file.inspect(other)[1:] == (30, 5)
+  (tmp_path / 'c.png').unlink()
+  (tmp_path / 'c.png').mkdir()
   assert found.read(np.array([2]))[0][0] == b''
 
 

@@ -1,9 +1,13 @@
 """Whole runs through the command line's own function, on arrays: no TensorFlow, no network."""
 
+import errno
+import itertools
 import json
 import os
 import pathlib
+import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -117,9 +121,58 @@ def test_a_crash_after_a_checkpoint_loses_nothing_before_it(finished, tiny, tmp_
     with pytest.raises(RuntimeError, match='machine is gone'):
       main(arguments)
   assert metrics.read(tmp_path)[-1]['step'] == 8
+  with (tmp_path / 'metrics.jsonl').open('a') as file:
+    file.write('{"step": 9, "loss": 3.1')  # Cut off by the crash.
   assert main(arguments) == 0
   assert_same_state(finished, tmp_path, 10)
   assert [row['step'] for row in metrics.read(tmp_path)] == list(range(1, 11))
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
+  finished, tiny, tmp_path, monkeypatch, capsys
+):
+  arguments = [*tiny, f'--workdir={tmp_path}', '--config.log.csv=true']
+  write = metrics.Writer.write
+
+  def write_while_there_is_room(self, step, row):
+    if step == 7:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / 'metrics.jsonl'))
+    write(self, step, row)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(metrics.Writer, 'write', write_while_there_is_room)
+    assert main(arguments) == 4
+  error = capsys.readouterr().err
+  assert error.endswith(f"error: No space left on device ('{tmp_path / 'metrics.jsonl'}').\n")
+  assert 'Traceback' not in error
+  assert main(arguments) == 0
+  assert_same_state(finished, tmp_path, 10)
+
+
+def test_a_damaged_checkpoint_is_replaced_by_training_on_from_the_one_before(
+  finished, tiny, tmp_path, monkeypatch, capsys
+):
+  """And clocks that run backwards meanwhile change nothing."""
+  run = tmp_path / 'run'
+  shutil.copytree(finished, run)
+  data = max((run / 'checkpoints/10/state').rglob('*'), key=lambda p: p.stat().st_size)
+  raw = bytearray(data.read_bytes())
+  raw[len(raw) // 2] ^= 4
+  data.write_bytes(raw)
+  assert main(['--config=configs/knn.py', f'--config.pretrained={run}']) == 2
+  error = capsys.readouterr().err
+  assert "checkpoints/10' is damaged" in error and 'Traceback' not in error
+  jumps = itertools.count()
+  with monkeypatch.context() as patch:
+    # Every call is a day before the last one.
+    patch.setattr(time, 'time', lambda: 1.7e9 - 86400 * next(jumps))
+    assert main([*tiny, f'--workdir={run}', '--config.log.csv=true']) == 0
+  assert next(jumps) > 0
+  out = capsys.readouterr().out
+  assert 'Checkpoint 10 is damaged' in out and 'resuming from step 5' in out
+  assert (run / 'damaged-checkpoints' / '10').is_dir()
+  assert_same_state(finished, run, 10)
+  assert [row['step'] for row in metrics.read(run)] == list(range(1, 11))
 
 
 def test_a_finished_run_started_again_does_nothing_new(finished, tiny, capsys):

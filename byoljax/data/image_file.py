@@ -8,7 +8,9 @@ and how large the upright image is; `decode` is Pillow's, for everything. The ru
 - orientation: the EXIF tag is applied, so images are upright and H, W are the upright sizes;
 - transparency (RGBA, grey + alpha, palette or PNG with a transparent colour): shown on white;
 - 16 bit: the high byte is kept, x // 256; grey and palette become RGB; CMYK by Pillow's conversion;
-- GIF, WebP and other animations: the first frame.
+- GIF, WebP and other animations: the first frame;
+- a header that promises more than `MAX_PIXELS` is refused before anything is decoded: a file of a
+  few kilobytes can claim gigabytes.
 
 NumPy and Pillow only.
 """
@@ -30,6 +32,9 @@ from PIL import (
 JPEG = 0
 PNG = 1
 PILLOW = 2
+
+# Twice Pillow's limit for a warning, where Pillow refuses, too: 537 MB as RGB.
+MAX_PIXELS = 178_956_970
 
 # Naming the readers registers them; Pillow's other forty formats stay out of reach of odd files.
 _FORMATS = tuple(
@@ -72,6 +77,7 @@ def inspect(data: bytes) -> tuple[int, int, int]:
   elif data[:8] == b'\x89PNG\r\n\x1a\n':
     plain = _inspect_png(data)
   if plain is not None:
+    _check_size(*plain[1:])
     return plain
   try:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
@@ -80,9 +86,13 @@ def inspect(data: bytes) -> tuple[int, int, int]:
         width, height = height, width
   except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to.
     raise UnreadableImageError(_reason(error)) from error
-  if height < 1 or width < 1:
-    raise UnreadableImageError(f'the image has {height} x {width} pixels')
+  _check_size(height, width)
   return PILLOW, height, width
+
+
+def _check_size(height: int, width: int) -> None:
+  if not 1 <= height * width <= MAX_PIXELS or height < 1:
+    raise UnreadableImageError(f'the image has {height} x {width} pixels')
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -101,6 +111,7 @@ def decode(data: bytes) -> np.ndarray:
     raise UnreadableImageError('the file is empty or cannot be opened')
   try:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+      _check_size(image.height, image.width)
       orientation = _orientation(image)
       pixels = _to_rgb(image)
   except Exception as error:  # As above; a truncated file surfaces only here.

@@ -1,0 +1,227 @@
+"""What a checkpoint must hold, bit for bit: the record that is written with it and read before it.
+
+Orbax stores arrays without checksums: a flipped bit comes back as a number like any other. So each
+step's directory has `integrity/metadata`, a small JSON with the SHA-256 digest, shape and dtype of
+every array, computed from the arrays that are saved, and a digest of the record itself. It is
+committed together with the rest: a checkpoint is complete with its record or not there at all.
+
+    {"format": 1, "byoljax": "0.1.0", "step": 400, "metrics": {...},
+     "leaves": {"params/encoder/conv1/kernel": ["float32", [3, 3, 3, 64], "<64 hex digits>"], ...},
+     "sha256": "<digest of all of the above>"}
+
+Digests find accidents, not forgeries: who can write the directory can write the record, too.
+"""
+
+from collections.abc import Iterable, Mapping
+import concurrent.futures
+import hashlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+ITEM = 'integrity'
+FORMAT = 1
+_THREADS = 8
+_DTYPES = frozenset(
+  [
+    'bool',
+    'bfloat16',
+    *(f'{kind}{bits}' for kind in ('int', 'uint') for bits in (8, 16, 32, 64)),
+    *(f'float{bits}' for bits in (16, 32, 64)),
+    *(f'complex{bits}' for bits in (64, 128)),
+  ]
+)
+
+Leaves = Mapping[str, np.ndarray]
+
+
+class DamagedError(ValueError):
+  """A checkpoint is not what was written; the message says what is wrong with it."""
+
+
+def make(
+  leaves: Leaves, *, step: int, metrics: Mapping[str, float], version: str
+) -> dict[str, Any]:
+  """The record of a checkpoint.
+
+  Args:
+    leaves: every array that is saved, by its path in the state.
+    step: the checkpoint's step.
+    metrics: the numbers stored beside the state.
+    version: of byoljax.
+  """
+  found = zip(leaves, leaves.values(), _digests(leaves.values()), strict=True)
+  record = {
+    'format': FORMAT,
+    'byoljax': version,
+    'step': step,
+    'metrics': dict(metrics),
+    'leaves': {name: [str(x.dtype), list(x.shape), digest] for name, x, digest in found},
+  }
+  return record | {'sha256': _own_digest(record)}
+
+
+def read(directory: pathlib.Path) -> dict[str, Any] | None:
+  """Reads and checks the record of a step's directory; None where none was ever written.
+
+  Raises:
+    DamagedError: the record is missing, unreadable or not the one that was written.
+    ValueError: a later version of byoljax wrote it.
+  """
+  try:
+    record = json.loads((directory / ITEM / 'metadata').read_bytes())
+  except FileNotFoundError:
+    if _is_older(directory):
+      return None
+    raise DamagedError('its integrity record is missing') from None
+  except (OSError, ValueError, RecursionError) as error:
+    raise DamagedError(f'its integrity record cannot be read ({short(error)})') from error
+  if not isinstance(record, dict) or record.get('sha256') != _own_digest(
+    {key: value for key, value in record.items() if key != 'sha256'}
+  ):
+    raise DamagedError('its integrity record is damaged')
+  if record.get('format') != FORMAT:
+    raise ValueError(
+      f"'{directory}': the integrity record has format {record.get('format')}, written by byoljax "
+      f'{record.get("byoljax")}: this version reads format {FORMAT}; use that one.'
+    )
+  if not _is_well_formed(record):
+    raise DamagedError('its integrity record makes no sense')
+  if directory.name.isdigit() and record['step'] != int(directory.name):
+    raise DamagedError(f'it holds step {record["step"]}')
+  return record
+
+
+def is_there(directory: pathlib.Path) -> bool:
+  """Whether a step's directory is complete: it has its record, or is of the time before records."""
+  return (directory / ITEM / 'metadata').is_file() or _is_older(directory)
+
+
+def shapes(record: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes and dtypes of all arrays, by their path in the state."""
+  return {
+    name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
+    for name, (dtype, shape, _) in record['leaves'].items()
+  }
+
+
+def verify_shapes(record: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
+  """Compares the checkpoint's own metadata with the record, before anything large is read.
+
+  Args:
+    record: see `read`.
+    stored: all arrays, or what has their shape and dtype, by their path in the state.
+
+  Raises:
+    DamagedError: they disagree.
+  """
+  wanted = shapes(record)
+  if stored.keys() != wanted.keys():
+    raise DamagedError('the names of its arrays changed after they were written')
+  for name, leaf in stored.items():
+    if wanted[name].shape != tuple(leaf.shape) or wanted[name].dtype != leaf.dtype:
+      raise DamagedError(f'the shape or type of {name} changed after it was written')
+
+
+def verify(record: Mapping[str, Any], leaves: Leaves) -> None:
+  """Compares arrays that were read with what was written.
+
+  Args:
+    record: see `read`.
+    leaves: some or all arrays of the checkpoint, by their path in the state.
+
+  Raises:
+    DamagedError: an array is not in the record, or has other bytes; the first three are named.
+  """
+  wrong = []
+  for (name, array), digest in zip(leaves.items(), _digests(leaves.values()), strict=True):
+    if record['leaves'].get(name) != [str(array.dtype), list(array.shape), digest]:
+      wrong.append(name)
+  if wrong:
+    more = f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''
+    raise DamagedError(f'{", ".join(wrong[:3])}{more} changed after it was written')
+
+
+def check_small_files(directory: pathlib.Path) -> None:
+  """Reads what is read of every checkpoint when a run starts: the record and the metrics.
+
+  Raises:
+    DamagedError: one of them cannot be read, or they disagree.
+  """
+  record = read(directory)
+  path = directory / 'metrics' / 'metrics'
+  try:
+    metrics = json.loads(path.read_bytes()) if path.exists() else {}
+    whole = json.loads((directory / '_CHECKPOINT_METADATA').read_bytes())
+  except (OSError, ValueError, RecursionError) as error:
+    raise DamagedError(f'its metrics cannot be read ({short(error)})') from error
+  if not isinstance(metrics, dict) or not isinstance(whole, dict):
+    raise DamagedError('its metrics are damaged')
+  if record is not None and metrics != record['metrics']:
+    raise DamagedError('its metrics changed after they were written')
+
+
+def set_aside(directory: pathlib.Path) -> pathlib.Path:
+  """Moves a step's directory out of the way; nothing is deleted.
+
+  Returns:
+    Where it is now: <workdir>/damaged-checkpoints/<step>, or <step>-2 and so on.
+  """
+  home = directory.parent.parent / 'damaged-checkpoints'
+  home.mkdir(exist_ok=True)
+  target, number = home / directory.name, 1
+  while target.exists():
+    number += 1
+    target = home / f'{directory.name}-{number}'
+  os.rename(directory, target)
+  return target
+
+
+def _is_older(directory: pathlib.Path) -> bool:
+  """Whether a checkpoint comes from a version that wrote no records: it does not promise one."""
+  try:
+    meta = json.loads((directory / 'meta' / 'metadata').read_bytes())
+  except (OSError, ValueError, RecursionError):
+    return not (directory / 'meta').exists()
+  return not (isinstance(meta, dict) and meta.get(ITEM))
+
+
+def _is_well_formed(record: Mapping[str, Any]) -> bool:
+  """Whether everything that is read of a record has its type; a digest does not promise that."""
+
+  def is_leaf(leaf: Any) -> bool:
+    if not (isinstance(leaf, list) and len(leaf) == 3):
+      return False
+    dtype, shape, digest = leaf
+    sizes = isinstance(shape, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in shape)
+    return sizes and isinstance(dtype, str) and dtype in _DTYPES and isinstance(digest, str)
+
+  kinds = {'step': int, 'metrics': dict, 'leaves': dict, 'byoljax': str}
+  return all(isinstance(record.get(key), kind) for key, kind in kinds.items()) and all(
+    map(is_leaf, record['leaves'].values())
+  )
+
+
+def _digests(arrays: Iterable[np.ndarray]) -> list[str]:
+  # Hashing releases the interpreter's lock.
+  with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    return list(pool.map(_digest, arrays))
+
+
+def _digest(array: np.ndarray) -> str:
+  raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+  return hashlib.sha256(raw.data).hexdigest()
+
+
+def _own_digest(record: Mapping[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def short(error: BaseException) -> str:
+  """An error's text in one line, not all of a page of it."""
+  text = ' '.join(str(error).split()) or type(error).__name__
+  return text if len(text) <= 160 else f'{text[:160]} ...'

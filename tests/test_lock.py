@@ -1,0 +1,81 @@
+"""Two runs in one directory: the second is refused; what a killed one leaves is no obstacle."""
+
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from byoljax import workdirs
+from byoljax.config import ConfigError
+from byoljax.main import main
+
+ROOT = pathlib.Path(__file__).parent.parent
+fcntl = pytest.importorskip('fcntl', reason='this system has no flock')
+
+# A process of its own that takes the lock as a run does, says so, and stays.
+HOLDER = """
+import fcntl, os, sys, time
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o666)
+fcntl.flock(descriptor, fcntl.LOCK_EX)
+os.pwrite(descriptor, f'process {os.getpid()} on elsewhere\\n'.encode(), 0)
+print('held', flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+  process = subprocess.Popen(
+    [sys.executable, '-c', HOLDER, str(tmp_path / workdirs.LOCK)], stdout=subprocess.PIPE, text=True
+  )
+  assert process.stdout.readline() == 'held\n'
+  yield process
+  process.kill()
+  process.communicate()
+
+
+def test_the_second_run_is_refused_and_a_killed_one_is_not_in_the_way(
+  other, tiny, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(ROOT)
+  assert main([*tiny, f'--workdir={tmp_path}']) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and error.count('\n') == 1
+  assert f'process {other.pid} on elsewhere' in error and '--workdir' in error
+  assert sorted(p.name for p in tmp_path.iterdir()) == [workdirs.LOCK], 'it wrote something'
+  other.send_signal(signal.SIGKILL)
+  other.wait()
+  with workdirs.held(tmp_path):
+    pass
+
+
+def test_the_lock_says_who_and_ends_with_the_block(tmp_path):
+  run = tmp_path / 'new' / 'run'
+  with workdirs.held(run):
+    assert re.fullmatch(r'process \d+ on \S+\n', (run / workdirs.LOCK).read_text())
+    with pytest.raises(ConfigError, match='in use by another run'), workdirs.held(run):
+      pass
+  with pytest.raises(RuntimeError), workdirs.held(run):
+    raise RuntimeError
+  with workdirs.held(run):
+    pass
+
+
+def test_only_the_first_process_locks(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  with workdirs.held(tmp_path / 'run'), workdirs.held(tmp_path / 'run'):
+    pass
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
+  def flock(descriptor, how):
+    raise OSError(95, 'Operation not supported')
+
+  monkeypatch.setattr(workdirs.fcntl, 'flock', flock)
+  with workdirs.held(tmp_path), workdirs.held(tmp_path):
+    pass

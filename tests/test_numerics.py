@@ -1,0 +1,212 @@
+"""Numbers that go wrong: steps that are skipped, batches that teach nothing, batches of one."""
+
+import functools
+import pathlib
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from byoljax import config as config_lib
+from byoljax import metrics, parallel, train
+from byoljax.methods import METHODS
+from byoljax.step import Skipping, init_state, train_step
+from tests.test_methods import BATCH, MEMORIES, ROWS, WIDTH, batch_of, make
+
+ROOT = pathlib.Path(__file__).parent.parent
+every_method = pytest.mark.parametrize('name', sorted(METHODS))
+
+
+def stepper(name, axis=None, accumulate=1, skip=True, rows=BATCH, **changes):
+  """(create, step) of a method; on one device unless an axis is named."""
+  setting = {'batch_size': rows // accumulate, 'num_devices': 4 if axis else 1}
+  method = make(name, axis, accumulate=accumulate, setting=setting, **changes)
+  tx = optax.sgd(0.1, momentum=0.9)
+  step = functools.partial(
+    train_step, method=method, tx=tx, augment=lambda batch, step: batch, axis=axis,
+    accumulate=accumulate, skip_non_finite=skip,
+  )  # fmt: skip
+  return functools.partial(init_state, method, tx, skip_non_finite=skip), step
+
+
+def spoilt(batch, value=np.nan):
+  views = [view.copy() for view in batch['views']]
+  views[0][3] = value
+  return batch | {'views': tuple(views)}
+
+
+def assert_equal(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def counts(state):
+  return tuple(int(x) for x in state.opt_state[1:])
+
+
+@every_method
+def test_a_spoilt_step_changes_nothing_and_degenerate_batches_are_finite(name):
+  create, step = stepper(name)
+  step = jax.jit(step)
+  state, metrics_ = step(create(batch_of(name), 0), batch_of(name))
+  assert counts(state) == (0, 0, 0) and int(metrics_['skipped']) == 0
+  after, metrics_ = step(state, spoilt(batch_of(name, 1)))
+  assert int(after.step) == 2 and counts(after) == (1, 1, 1) and int(metrics_['skipped']) == 1
+  assert_equal(
+    (after.params, after.opt_state.inner, after.method_state),
+    (state.params, state.opt_state.inner, state.method_state),
+  )
+  # As if the step's number had moved by itself.
+  state = state.replace(step=state.step + 1)
+  good, _ = step(after, batch_of(name, 2))
+  due, _ = step(state, batch_of(name, 2))
+  assert counts(good) == (1, 0, 1)
+  assert_equal(
+    good.replace(opt_state=good.opt_state.inner), due.replace(opt_state=due.opt_state.inner)
+  )
+  plain = batch_of(name, 3)
+  for changed in (
+    {'views': tuple(np.full_like(view, 0.3) for view in plain['views'])},  # one grey everywhere
+    {'views': tuple(np.zeros_like(view) for view in plain['views'])},
+    {'views': tuple(np.broadcast_to(view[:1], view.shape) for view in plain['views'])},
+    {'label': np.zeros_like(plain['label'])},  # one class only
+    {'index': np.zeros_like(plain['index'])},  # one example many times
+  ):
+    good, metrics_ = step(good, plain | changed)
+    assert np.isfinite(metrics_['loss']) and int(metrics_['skipped']) == 1, changed.keys()
+  for leaf in jax.tree.leaves(parallel.fetch(good)):
+    assert np.all(np.isfinite(leaf.astype(np.float64)))
+
+
+@pytest.mark.parametrize(('name', 'accumulate'), [('moco', 1), ('byol', 2), ('swav', 1)])
+def test_all_devices_skip_together(name, accumulate):
+  """Only one of four devices sees the bad example."""
+  create, step = stepper(name, parallel.AXIS, accumulate)
+  mapped = parallel.spmd(step, donate=False)
+  state = parallel.replicate(create(batch_of(name), 0))
+  state, _ = mapped(state, parallel.shard(batch_of(name)))
+  after, _ = mapped(state, parallel.shard(spoilt(batch_of(name, 1), np.inf)))
+  assert counts(after) == (1, 1, 1) and int(after.step) == 2
+  ours = parallel.fetch((after.params, after.opt_state.inner, after.method_state))
+  due = parallel.fetch((state.params, state.opt_state.inner, state.method_state))
+  assert_equal(ours, due)
+  for leaf in jax.tree.leaves(after):
+    first, *others = (np.asarray(shard.data) for shard in leaf.addressable_shards)
+    for other in others:
+      np.testing.assert_array_equal(first, other)
+
+
+@pytest.mark.parametrize('name', ['byol', 'moco'])
+def test_without_a_bad_number_skipping_changes_nothing(name):
+  """Another compiled program, the same numbers up to rounding."""
+  states = []
+  for skip in (False, True):
+    create, step = stepper(name, skip=skip)
+    step, state = jax.jit(step), create(batch_of(name), 0)
+    for seed in range(3):
+      state, _ = step(state, batch_of(name, seed))
+    inner = state.opt_state.inner if skip else state.opt_state
+    states.append((state.params, inner, state.method_state))
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), *states)
+
+
+def test_counts_in_a_row():
+  create, step = stepper('simsiam')
+  step, state, seen = jax.jit(step), create(batch_of('simsiam'), 0), []
+  for bad in (1, 1, 0, 1, 1, 1, 0, 1):
+    batch = batch_of('simsiam')
+    state, metrics_ = step(state, spoilt(batch) if bad else batch)
+    seen.append((*counts(state), int(metrics_['skipped_in_a_row'])))
+  assert seen == [
+    (1, 1, 1, 1), (2, 2, 2, 2), (2, 0, 2, 2), (3, 1, 2, 2), (4, 2, 2, 2), (5, 3, 3, 3),
+    (5, 0, 3, 3), (6, 1, 3, 3),
+  ]  # fmt: skip
+
+
+@pytest.mark.parametrize('name', ['instance_discrimination', 'moco'])
+def test_memories_are_still_written_in_place(name):
+  changes, rows = MEMORIES[name]
+  setting = {'num_examples': ROWS, 'batch_size': 2, 'num_devices': 1}
+  method = make(name, None, setting=setting, **changes)
+  tx = optax.sgd(0.1, momentum=0.9)
+  step = functools.partial(
+    train_step, method=method, tx=tx, augment=lambda batch, step: batch, axis=None,
+    skip_non_finite=True,
+  )  # fmt: skip
+  batch = batch_of(name, rows=2)
+  state = jax.eval_shape(lambda: init_state(method, tx, batch, 0, skip_non_finite=True))
+  compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+  assert compiled.memory_analysis().temp_size_in_bytes < 4 * rows * WIDTH / 3
+
+
+# What a batch of one cannot give, and what is said then. The others train on it.
+NEEDS_MORE = {
+  'barlow_twins': 'at least 2 rows',
+  'vicreg': 'at least 2 rows',
+  'w_mse': 'the batch larger',
+}
+
+
+@every_method
+def test_batches_of_one(name):
+  changes = {'bn_groups': 0} if name in ('moco', 'interclr') else {}
+
+  def trace():
+    create, step = stepper(name, rows=1, **changes)
+    batch = batch_of(name, rows=1)
+    return jax.eval_shape(step, jax.eval_shape(lambda: create(batch, 0)), batch)
+
+  if name in NEEDS_MORE:
+    with pytest.raises(ValueError, match=NEEDS_MORE[name]):
+      trace()
+  else:
+    assert isinstance(trace()[0].opt_state, Skipping)
+
+
+class FakeRun:
+  """As much of a run as a record of it needs."""
+
+  def __init__(self, **fields):
+    config = config_lib.load(f'{ROOT}/configs/byol.py:smoke')
+    with config.unlocked():
+      config.train.update(fields)
+      config.log.tensorboard = False
+    self.config = config
+    self.length = type('Length', (), {'total_steps': 9, 'steps_per_epoch': 3, 'batch_size': 2})
+    self.schedule = lambda step: 0.1
+
+
+def test_the_run_stops_after_so_many_in_a_row(tmp_path):
+  run = FakeRun(non_finite='skip', max_skipped=3)
+  with train.Record(run, tmp_path, 0, ('loss', 'grad_norm')) as record:
+    row = {'loss': np.nan, 'grad_norm': np.inf, 'skipped': 2, 'skipped_in_a_row': 2}
+    read = record.read(4, row)
+    assert read['skipped'] == 2 and 'loss' not in read
+    record.write(4, read)
+    with pytest.raises(FloatingPointError, match='3 steps in a row up to step 7 .*max_skipped=3'):
+      record.read(7, row | {'skipped': 5, 'skipped_in_a_row': 3})
+  assert metrics.read(tmp_path)[0]['skipped'] == 2
+  with (
+    train.Record(FakeRun(), tmp_path, 0, ('loss',)) as record,
+    pytest.raises(FloatingPointError, match='loss became nan'),
+  ):
+    record.read(4, {'loss': np.nan})
+
+
+def test_policies_are_checked():
+  for field, value, word in (
+    ('train.non_finite', 'skp', "did you mean 'skip'"),
+    ('train.max_skipped', '0', 'at least 1'),
+  ):
+    config = config_lib.load(f'{ROOT}/configs/byol.py:smoke', [(field, value)])
+    with pytest.raises(config_lib.ConfigError, match=word):
+      config_lib.skips_non_finite(config)
+
+
+def test_runs_of_before_the_policy_go_on():
+  config = config_lib.load(f'{ROOT}/configs/byol.py:smoke')
+  before = config_lib.load(f'{ROOT}/configs/byol.py:smoke').unlock()
+  del before.train.non_finite, before.train.max_skipped
+  assert config_lib.differences(before, config) == []
+  config = config_lib.load(f'{ROOT}/configs/byol.py:smoke', [('train.non_finite', 'skip')])
+  assert config_lib.differences(before, config) == ["train.non_finite: 'stop' -> 'skip'"]
