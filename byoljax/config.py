@@ -27,7 +27,7 @@ import ml_collections
 Config = Any
 
 # Fields that may change between two starts of one run: they do not change what is computed.
-NEUTRAL = ('log', 'profile', 'checkpoint', 'data.dir', 'data.threads')
+NEUTRAL = ('log', 'profile', 'checkpoint', 'data.dir', 'data.threads', 'data.resident')
 
 
 class ConfigError(ValueError):

@@ -20,6 +20,7 @@ def data_of(
     merged.data.name, merged.data.dir = config.data.name, config.data.dir
   elif config.data.dir:
     merged.data.dir = config.data.dir
+  mode = merged.data.get('resident', 'auto')  # Runs before this field was there have none.
   with user_errors():
     sources = [
       datasets.load(
@@ -27,6 +28,7 @@ def data_of(
         split,
         data_dir=merged.data.dir,
         unreadable_log=log_dir / 'unreadable.txt',
+        in_memory=mode != 'off',
       )
       for split in ('train', 'test')
     ]
@@ -43,6 +45,7 @@ def data_of(
     std=merged.data.std,
     batch_size=evaluate.fit_to_devices(batch_size),
     threads=config.data.threads,
+    resident=mode,
   )
 
 

@@ -76,6 +76,7 @@ class EvalData(NamedTuple):
     std: per channel.
     batch_size: global batch for features; it does not change results.
     threads: input threads, 0 for as many as there are cores.
+    resident: whether a probe's images live on the accelerator: 'auto', 'on' or 'off'.
   """
 
   train: Source
@@ -85,6 +86,7 @@ class EvalData(NamedTuple):
   std: tuple[float, ...]
   batch_size: int
   threads: int = 0
+  resident: str = 'auto'
 
 
 def network(fields: Mapping[str, Any]) -> Net:
@@ -299,7 +301,12 @@ def _probe_config(
         'batch_size': protocol['batch_size'],
         'accumulate': 1,
       },
-      'data': {'mean': data.mean, 'std': data.std, 'threads': data.threads},
+      'data': {
+        'mean': data.mean,
+        'std': data.std,
+        'threads': data.threads,
+        'resident': data.resident,
+      },
       'augment': {'device': 'accelerator'},
       'views': {'view1': view},
       'encoder': dict(encoder.fields),

@@ -72,7 +72,8 @@ HEAVY_ALLOWED = {
   'weights/': {'flax'},
 }
 # The part of data/ that runs on machines with nothing but JAX.
-PURE_DATA = ('draws', 'views', 'crop', 'photometric', 'device', 'arrays', 'source')
+PURE_DATA = ('draws', 'views', 'crop', 'photometric', 'device', 'arrays', 'source', 'memory',
+             'order', 'resident')  # fmt: skip
 
 
 def row(table, module):

@@ -88,6 +88,8 @@ class Source:
     fetch_labels: () -> int32 [N], or None where there are no labels; called through `labels`.
     locate: index -> the example's file or record, for messages.
     unreadable: where examples that cannot be read are noted.
+    decode: () -> the same examples as arrays in memory, made on the first call (`memory.keep`);
+      None where every batch reads and decodes anew. The pipeline calls it.
   """
 
   name: str
@@ -101,6 +103,7 @@ class Source:
   fetch_labels: Callable[[], np.ndarray | None]
   locate: Callable[[int], str]
   unreadable: UnreadableLog = dataclasses.field(default_factory=UnreadableLog)
+  decode: 'Callable[[], Source] | None' = None
 
   def __post_init__(self):
     """Refuses an empty set."""
@@ -127,6 +130,10 @@ class Source:
     """Labels of all examples, int32 [N] (-1: unknown), or None; read once, on first use."""
     return self.fetch_labels()
 
+  def opened(self) -> 'Source':
+    """The source to make batches from: decoded, where it is to be kept in memory, else itself."""
+    return self if self.decode is None else self.decode()
+
   def subset(self, indices: np.ndarray) -> 'Source':
     """The examples `indices` as a source of their own, numbered 0..len(indices)-1 in that order.
 
@@ -137,6 +144,7 @@ class Source:
       ValueError: an index is out of range, or there is none.
     """
     chosen = _checked(indices, self.size, self.name)
+    whole = self.decode
 
     def labels() -> np.ndarray | None:
       parents = self.labels
@@ -149,6 +157,7 @@ class Source:
       fetch=lambda rows: self.fetch(chosen[rows]),
       fetch_labels=functools.cache(labels),
       locate=lambda row: self.locate(int(chosen[row])),
+      decode=None if whole is None else functools.cache(lambda: whole().subset(chosen)),
     )
 
 
