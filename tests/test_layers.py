@@ -49,7 +49,8 @@ OWN = {
   'embedding.py': {'evaluate', 'data'},
   'cli.py': {'main', 'config', 'report', 'search', 'report_run', ''},
   'search.py': {'config', 'data', 'embed_data', 'embedding', 'report'},
-  'main.py': {'config', 'parallel', 'tasks', ''},
+  'main.py': {'config', 'parallel', 'program_cache', 'tasks', ''},
+  'program_cache.py': set(),
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'flax', 'optax', 'orbax', 'matplotlib', 'absl',
          'ml_collections', 'tensorboardX', 'torch'}  # fmt: skip
