@@ -306,6 +306,27 @@ def test_training_is_the_same_in_loops_and_resumes_bit_exactly(
   assert sorted(compiled) == ['jit(_fun)', *['jit(create)'] * 2]
 
 
+def test_what_travels_between_host_and_devices(npz, tmp_path, loops, monkeypatch):
+  """To the devices only which examples a call consists of; back only what is logged."""
+  monkeypatch.setattr(train, '_steps_at_once', lambda seconds: 6)
+  run, fetched, sent = assembled(npz, mode='on'), [], []
+
+  def guarded(state, data, index, count):
+    sent.append(index.nbytes + count.nbytes)
+    devices = jax.sharding.Mesh(np.array(jax.local_devices()), (parallel.AXIS,))
+    by_device = jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec(parallel.AXIS))
+    index, count = jax.device_put(index, by_device), parallel.replicate(count)
+    with jax.transfer_guard_host_to_device('disallow'):
+      return run.many_steps(state, data, index, count)
+
+  fetch = parallel.fetch
+  monkeypatch.setattr(parallel, 'fetch', lambda tree: fetched.append(tree) or fetch(tree))
+  monkeypatch.setattr(checkpoint.Checkpoints, 'save', lambda *unused: None)
+  train.train(run._replace(many_steps=guarded), tmp_path)
+  assert sent == [4 * 16 * resident.MAX_STEPS + 4] * 5, 'steps 1, 2, 3-4, 5-8 and 9-10'
+  assert [set(tree) >= {'loss', 'grad_norm'} for tree in fetched] == [True] * 3
+
+
 def test_calls_end_where_something_is_due(npz, loops, monkeypatch):
   """Counts of steps per call: the first step, the timed second, then up to what is due."""
   monkeypatch.setattr(train, '_steps_at_once', lambda seconds: 6)
