@@ -11,13 +11,15 @@ import hashlib
 import os
 import pathlib
 import platform
+from typing import Any
 
 import jax
 
 
 def enable() -> None:
   """Turns the cache on, unless the user has chosen a place or none can be written."""
-  if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+  settings: Any = jax.config  # Its options are attributes that no type checker knows.
+  if settings.jax_compilation_cache_dir or not settings.jax_enable_compilation_cache:
     return
   home = os.environ.get('BYOLJAX_DATA') or os.path.join('~', '.cache', 'byoljax')
   folder = pathlib.Path(home).expanduser().absolute() / 'compiled' / _processor()
@@ -26,7 +28,7 @@ def enable() -> None:
   except OSError:
     return
   if os.access(folder, os.W_OK):
-    jax.config.update('jax_compilation_cache_dir', str(folder))
+    settings.update('jax_compilation_cache_dir', str(folder))
 
 
 def _processor() -> str:
