@@ -17,7 +17,7 @@ import optax
 from byoljax import config as config_lib
 from byoljax import durations, optim, parallel
 from byoljax.config import Config, ConfigError, user_errors
-from byoljax.data import device
+from byoljax.data import device, resident
 from byoljax.data.source import Source
 from byoljax.data.views import ViewSpec
 from byoljax.evals import collapse
@@ -70,6 +70,8 @@ class Run(NamedTuple):
     step: the mapped train step: (state, batch [devices, b, ...]) -> (state, metrics).
     create: () -> the TrainState at step 0, on the default device.
     report: table of the parameters and how each is optimised.
+    many_steps: the mapped `resident.make_steps`, for data that live on the devices: (state, data,
+      index [devices, K, b], count) -> (state, metrics). None where images differ in size.
   """
 
   config: Config
@@ -82,6 +84,7 @@ class Run(NamedTuple):
   step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
   create: Callable[[], TrainState]
   report: str
+  many_steps: Callable[..., tuple[TrainState, dict[str, jax.Array]]] | None
 
 
 def assemble(
@@ -106,6 +109,8 @@ def assemble(
   length = _length(config, source)
   with user_errors('config.views'):
     specs = view_specs(config)
+  with user_errors():
+    resident.check(config.data.get('resident', 'auto'), source, config.augment.device)
   encoder = functools.partial(_encoder, config.encoder)
   setting = Setting(
     total_steps=length.total_steps,
@@ -166,6 +171,7 @@ def assemble(
     parallel.spmd(step),
     create,
     report,
+    _many_steps(step, source),
   )
 
 
@@ -198,6 +204,12 @@ def _trace_one(method: Method, state: TrainState, example: Batch) -> None:
   one = jax.tree.map(lambda x: x[None, :1], example)
   loss = jax.vmap(method.loss, in_axes=(None, None, 0, None, None), axis_name=parallel.AXIS)
   jax.eval_shape(loss, state.params, state.method_state, one, jax.random.key(0), state.step)
+
+
+def _many_steps(step: resident.Step, source: Source) -> Callable[..., Any] | None:
+  if source.image_shape is None:
+    return None
+  return parallel.spmd(resident.make_steps(step, source.image_shape), in_axes=(None, None, 0, None))
 
 
 def view_specs(config: Config) -> tuple[ViewSpec, ...]:

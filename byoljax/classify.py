@@ -302,7 +302,12 @@ def _supervised(
         'batch_size': protocol['batch_size'],
         'accumulate': 1,
       },
-      'data': {'mean': data.mean, 'std': data.std, 'threads': data.threads},
+      'data': {
+        'mean': data.mean,
+        'std': data.std,
+        'threads': data.threads,
+        'resident': data.resident,
+      },
       'augment': {'device': 'accelerator'},
       'views': {'view1': view},
       'encoder': dict(encoder.fields),

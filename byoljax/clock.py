@@ -171,6 +171,12 @@ class ProfileWindow:
       jax.block_until_ready(wait_for)
       self.close()
 
+  def due(self, step: int) -> float:
+    """The next step after `step` at which it has to be called; infinity when there is none."""
+    if self._done:
+      return math.inf
+    return max(self._stop if self._tracing else self._start, step + 1)
+
   def close(self) -> None:
     """Ends a trace that is under way, e.g. because the run ends first."""
     if self._tracing:

@@ -31,6 +31,7 @@ def data_of(
     std=merged.data.std,
     batch_size=evaluate.fit_to_devices(batch_size),
     threads=config.data.threads,
+    resident=_mode(merged),
   )
 
 
@@ -53,6 +54,7 @@ def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> Eva
     std=merged.data.std,
     batch_size=evaluate.fit_to_devices(config.batch_size),
     threads=config.data.threads,
+    resident=_mode(merged),
   )
 
 
@@ -66,6 +68,11 @@ def _merged(config: Config, pretraining: Config) -> Config:
   return merged
 
 
+def _mode(config: Config) -> str:
+  """`data.resident`; runs from before this field was there have none."""
+  return config.data.get('resident', 'auto')
+
+
 def _load(config: Config, split: str, log_dir: pathlib.Path) -> Source:
   with user_errors():
     return datasets.load(
@@ -73,6 +80,7 @@ def _load(config: Config, split: str, log_dir: pathlib.Path) -> Source:
       split,
       data_dir=config.data.dir,
       unreadable_log=log_dir / 'unreadable.txt',
+      in_memory=_mode(config) != 'off',
     )
 
 

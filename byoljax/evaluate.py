@@ -42,6 +42,7 @@ class EvalData(NamedTuple):
     std: per channel.
     batch_size: global batch for features; it does not change results.
     threads: input threads, 0 for as many as there are cores.
+    resident: whether a probe's images live on the accelerator: 'auto', 'on' or 'off'.
   """
 
   train: Source
@@ -51,6 +52,7 @@ class EvalData(NamedTuple):
   std: tuple[float, ...]
   batch_size: int
   threads: int = 0
+  resident: str = 'auto'
 
 
 def training_only(data: EvalData, fields: Mapping[str, Any], seed: int) -> EvalData:

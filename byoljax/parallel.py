@@ -94,12 +94,15 @@ def _fetch_leaf(x: Any) -> np.ndarray:
   return np.asarray(x)
 
 
-def spmd(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
+def spmd(
+  step: Callable[..., Any], *, donate: bool = True, in_axes: tuple[int | None, ...] = (None, 0)
+) -> Callable[..., Any]:
   """Maps `step(state, batch) -> outputs` over the local devices (and all processes) by `pmap`.
 
   Args:
     step: per-device function over the axis `AXIS`; its outputs must be equal on all devices.
     donate: whether the state's buffers may be reused for the outputs.
+    in_axes: for each argument, 0 where it has a device axis in front, None where it has none.
 
   Returns:
     A compiled function of (state without a device axis, batch [local devices, b, ...]).
@@ -107,7 +110,7 @@ def spmd(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]
   return jax.pmap(
     step,
     axis_name=AXIS,
-    in_axes=(None, 0),
+    in_axes=in_axes,
     out_axes=None,  # type: ignore[arg-type]
     donate_argnums=(0,) if donate else (),
   )
@@ -142,6 +145,22 @@ def must_await_every_step() -> bool:
   The CPU backend aborts the process when too many multi-device steps are in flight.
   """
   return jax.default_backend() == 'cpu' and jax.device_count() > 1
+
+
+def must_unroll() -> bool:
+  """Whether convolutions have to stay out of loops.
+
+  XLA's CPU compiler puts the gradients of convolutions into a form that it computes fast, but only
+  outside of loops: inside, a step of the small encoder takes eleven times as long.
+  """
+  return jax.default_backend() == 'cpu'
+
+
+def first_says(value: int) -> int:
+  """The first process's value, in all of them: what each has measured for itself may differ."""
+  if jax.process_count() == 1:
+    return value
+  return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def initialize_processes(

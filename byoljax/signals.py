@@ -18,6 +18,7 @@ class StopRequest:
 
   def __init__(self) -> None:
     self._received = False
+    self._asked = 0
     self._previous: dict[int, Any] = {}
 
   def __enter__(self) -> 'StopRequest':
@@ -33,11 +34,16 @@ class StopRequest:
       signal.signal(number, handler)
     self._previous = {}
 
-  def requested(self, step: int) -> bool:
-    """Whether to stop after `step`; all processes get the same answer."""
+  def requested(self) -> bool:
+    """Whether to stop now; all processes ask equally often and get the same answer.
+
+    JAX makes them agree on one call to stop at, by its number: the numbers must have no gaps, as
+    those of the steps have where a call makes several.
+    """
+    self._asked += 1
     if jax.process_count() == 1:
       return self._received
-    return multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(self._asked)
 
   def _receive(self, number: int, frame: FrameType | None) -> None:
     del frame

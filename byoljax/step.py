@@ -198,16 +198,26 @@ def _accumulated(
   def split(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
 
-  def one(carry: PyTree, part: tuple[Batch, jax.Array]) -> tuple[PyTree, Any]:
-    micro_batch, position = part
-    grads, aux = gradients(carry, micro_batch, jax.random.fold_in(key, position))
-    return aux.method_state, (grads, aux.metrics, aux.embedding, aux.rows)
+  def one(carry: PyTree, position: jax.Array) -> tuple[PyTree, Any]:
+    state, total = carry
+    place = position
+    if parallel.must_unroll():
+      # Never true, but without a loop nothing else makes a part wait for the one before: the
+      # compiler would hold the activations of all of them. It removes barriers before that.
+      place += (optax.tree.norm(total) > jnp.inf).astype(position.dtype)
+    micro_batch = jax.tree.map(lambda x: x[place], micro)
+    grads, aux = gradients(state, micro_batch, jax.random.fold_in(key, position))
+    total = jax.tree.map(jnp.add, total, grads)
+    return (aux.method_state, total), (aux.metrics, aux.embedding, aux.rows)
 
   micro = jax.tree.map(split, batch)
-  method_state, (grads, metrics, embedding, rows) = jax.lax.scan(
-    one, method_state, (micro, jnp.arange(parts))
+  shapes = jax.eval_shape(gradients, method_state, jax.tree.map(lambda x: x[0], micro), key)[0]
+  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+  (method_state, total), (metrics, embedding, rows) = jax.lax.scan(
+    one, (method_state, nothing), jnp.arange(parts), unroll=parallel.must_unroll()
   )
-  grads, metrics = jax.tree.map(lambda x: x.mean(0), (grads, metrics))
+  grads = jax.tree.map(lambda x: x / parts, total)
+  metrics = jax.tree.map(lambda x: x.mean(0), metrics)
   return grads, Aux(method_state, metrics, embedding.reshape(-1, embedding.shape[-1]), rows)
 
 

@@ -172,7 +172,11 @@ TASKS: dict[str, Callable[[Config, Invocation], int]] = {
 def _load(config: Config, split: str, workdir: pathlib.Path | None) -> Source:
   with user_errors():
     return datasets.load(
-      config.data.name, split, data_dir=config.data.dir, unreadable_log=_unreadable(workdir)
+      config.data.name,
+      split,
+      data_dir=config.data.dir,
+      unreadable_log=_unreadable(workdir),
+      in_memory=config.data.resident != 'off',
     )
 
 
@@ -185,7 +189,11 @@ def _eval_data(config: Config, workdir: pathlib.Path) -> EvalData | None:
   try:
     found = [
       datasets.load(
-        config.data.name, split, data_dir=config.data.dir, unreadable_log=_unreadable(workdir)
+        config.data.name,
+        split,
+        data_dir=config.data.dir,
+        unreadable_log=_unreadable(workdir),
+        in_memory=config.data.resident != 'off',
       )
       for split in ('train', 'test')
     ]
@@ -202,6 +210,7 @@ def _eval_data(config: Config, workdir: pathlib.Path) -> EvalData | None:
     std=config.data.std,
     batch_size=evaluate.fit_to_devices(config.evals.batch_size),
     threads=config.data.threads,
+    resident=config.data.resident,
   )
 
 

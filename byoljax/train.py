@@ -1,15 +1,18 @@
 """The one loop, and what a run with a directory does around it.
 
 `training` is the loop as a generator that yields after every step: a linear probe in memory goes
-through it as a pretraining run of weeks does. `train` adds the rest: resuming, metrics,
-evaluations, checkpoints, and stopping when asked to.
+through it as a pretraining run of weeks does. Where the data live on the accelerator, many steps
+are one call, which ends where somebody has something to do. `train` adds the rest: resuming,
+metrics, evaluations, checkpoints, and stopping when asked to.
 """
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 import contextlib
 import functools
 import logging
+import math
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -19,7 +22,9 @@ from byoljax import checkpoint, metrics, parallel, progress, workdirs
 from byoljax.assemble import Run
 from byoljax.clock import Clock, ProfileWindow
 from byoljax.config import user_errors
-from byoljax.data import device, pipeline
+from byoljax.data import device, pipeline, resident
+from byoljax.data.order import Order
+from byoljax.data.source import Source
 from byoljax.evals import features as features_lib
 from byoljax.signals import StopRequest
 from byoljax.step import TrainState
@@ -43,27 +48,123 @@ def batches(run: Run, start_step: int) -> Any:
   )
 
 
+# (state, steps done, limit) -> (state, metrics, steps done, at most the limit).
+Advance = Callable[[TrainState, int, int], tuple[TrainState, dict[str, jax.Array], int]]
+
+
 def training(
-  run: Run, state: TrainState, start_step: int, clock: Clock
+  run: Run,
+  state: TrainState,
+  start_step: int,
+  clock: Clock,
+  due: Callable[[int], float] = lambda done: math.inf,
 ) -> Generator[tuple[int, TrainState, dict[str, jax.Array]], None, None]:
-  """The loop: yields (steps done, state, metrics on the device) after every step.
+  """The loop: yields (steps done, state, metrics of the last step on the device).
 
   The yielded state is donated to the next step: copy what must outlive it.
+
+  Args:
+    run: see `assemble`.
+    state: from `parallel.replicate`.
+    start_step: steps that it has done.
+    clock: times the loop.
+    due: steps done -> the next step after which the caller has something to do. It yields there, at
+      the end and at places of its own: after every step where the host makes the batches.
   """
+  total = run.length.total_steps
   wait_for_each = parallel.must_await_every_step()
   refresh = run.method.refresh
-  with contextlib.closing(batches(run, start_step)) as source:
-    for done in range(start_step + 1, run.length.total_steps + 1):
-      if refresh is not None and (done - 1) % refresh.every == 0:
+  with _advance(run, start_step, clock) as advance:
+    done = start_step
+    while done < total:
+      if refresh is not None and done % refresh.every == 0:
         with clock.paused():
-          state = refreshed(run, state, done - 1)
-      with clock.waiting():
-        batch = parallel.shard(next(source))
-      state, values = run.step(state, batch)
-      if wait_for_each or done == start_step + 1:  # The first step compiles: timed apart.
+          state = refreshed(run, state, done)
+      first = done == start_step  # It compiles: made and timed apart.
+      limit = done + 1 if first else min(due(done), total)
+      if refresh is not None:
+        limit = min(limit, _next(done, refresh.every))
+      state, values, done = advance(state, done, int(limit))
+      if wait_for_each or first:
         jax.block_until_ready(state)
       clock.tick(done)
       yield done, state, values
+
+
+@contextlib.contextmanager
+def _advance(run: Run, start_step: int, clock: Clock) -> Iterator[Advance]:
+  """How this run gets on: by batches from the host, or by data on the devices."""
+  if start_step < run.length.total_steps:
+    fields = run.config
+    # Decodes what is to be kept in memory: the input of both.
+    with clock.waiting():
+      source = run.source.opened()
+    if resident.is_chosen(fields.data.get('resident', 'auto'), source, fields.augment.device):
+      yield _resident(run, source, clock)
+      return
+  with contextlib.closing(batches(run, start_step)) as made:
+
+    def advance(
+      state: TrainState, done: int, limit: int
+    ) -> tuple[TrainState, dict[str, jax.Array], int]:
+      del limit
+      with clock.waiting():
+        batch = parallel.shard(next(made))
+      state, values = run.step(state, batch)
+      return state, values, done + 1
+
+    yield advance
+
+
+# A request to stop is heard between two calls, and one call waits while another one runs.
+_CALL_SECONDS = 2.0
+
+
+def _resident(run: Run, source: Source, clock: Clock) -> Advance:
+  """Many steps per call on data that live on the devices; see `byoljax.data.resident`.
+
+  A call has as many steps as fit into `_CALL_SECONDS`, by the time of the second call: the first
+  compiles. How the steps are cut into calls does not change what they compute.
+  """
+  plan = Order(
+    source.size,
+    run.length.batch_size,
+    run.config.seed,
+    jax.process_index(),
+    jax.process_count(),
+  )
+  with clock.waiting():
+    data = resident.place(source)
+  assert run.many_steps is not None
+  many_steps = run.many_steps
+  calls, at_once = 0, 1
+  before: dict[str, jax.Array] = {}
+
+  def advance(
+    state: TrainState, done: int, limit: int
+  ) -> tuple[TrainState, dict[str, jax.Array], int]:
+    nonlocal calls, at_once, before
+    count = min(limit - done, at_once)
+    with clock.waiting():
+      index = resident.indices(plan, done, count)
+    began = time.perf_counter()
+    jax.block_until_ready(before)  # At most one call waits behind the one that runs.
+    state, before = many_steps(state, data, index, np.int32(count))
+    calls += 1
+    if calls == 2:
+      jax.block_until_ready(before)
+      at_once = _steps_at_once((time.perf_counter() - began) / count)
+    return state, before, done + count
+
+  return advance
+
+
+def _steps_at_once(seconds: float) -> int:
+  """How many steps of this length make a call; all processes get the first one's answer."""
+  if parallel.must_unroll():
+    return 1
+  steps = min(int(_CALL_SECONDS / max(seconds, 1e-6)), resident.MAX_STEPS)
+  return parallel.first_says(max(steps, 1))
 
 
 def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
@@ -141,11 +242,16 @@ def train(
     state, start = restore(run, checkpoints)
     record = closing.enter_context(Record(run, workdir, start, must_be_finite))
     stop = closing.enter_context(StopRequest())
-    steps = training(run, state, start, record.clock)
+    periods = [every for every in (log_at, evaluate_at, save_at) if every > 0]
+
+    def due(done: int) -> float:
+      return min([record.profiler.due(done), *(_next(done, every) for every in periods)])
+
+    steps = training(run, state, start, record.clock, due)
     closing.enter_context(contextlib.closing(steps))
     for done, state, values in steps:
       record.profiler(done, values)
-      last, stopping = done == total, stop.requested(done)
+      last, stopping = done == total, stop.requested()
       save = last or stopping or _due(done, save_at)
       test = last or _due(done, evaluate_at)
       if not (save or test or _due(done, log_at)):
@@ -178,6 +284,11 @@ def restore(run: Run, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, 
 
 def _due(step: int, every: int) -> bool:
   return every > 0 and step % every == 0
+
+
+def _next(step: int, every: int) -> int:
+  """The first multiple of `every` after `step`."""
+  return (step // every + 1) * every
 
 
 class Record:

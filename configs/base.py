@@ -128,6 +128,9 @@ def get_config() -> ConfigDict:
         'mean': IMAGENET_MEAN,
         'std': IMAGENET_STD,
         'threads': 0,  # 0 = as many as there are cores
+        # Images of one size: decoded once, and kept on the accelerator where they fit. 'on' or
+        # 'off'; changes no picture.
+        'resident': 'auto',
       },
       'augment': {'device': 'accelerator'},  # or 'host': photometric part in tf.data
       'views': {'view1': view(), 'view2': view(blur_prob=0.1, solarize_prob=0.2)},

@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -259,3 +260,35 @@ def test_the_recorded_command_has_no_path_of_this_machine():
 
   shown = run._shown(['--torch-python=/a/b/python', '--data', '/c/train', '--quick'])
   assert shown == 'python experiments/bench/run.py --torch-python python --data train --quick'
+
+
+def test_every_operator_of_the_augmentation_is_timed_as_it_is(bench):
+  """What is timed gives pictures of the right size, and each operator changes them."""
+  import augment_bench
+
+  rng = np.random.default_rng(0)
+  whole = rng.integers(0, 256, (8, 12, 12, 3), np.uint8)
+  arguments = (whole, whole / np.float32(255), np.arange(8, dtype=np.int32))
+  timed = augment_bench.functions(12, 12)
+  assert {'crop, resize, flip', 'jitter: hue', 'whole view'} < set(timed)
+  for name, function in timed.items():
+    if name == 'draws':
+      continue
+    assert jax.eval_shape(function, *arguments).shape == (8, 12, 12, 3), name
+  for name in ('grey', 'solarise', 'jitter: brightness'):
+    assert not np.allclose(timed[name](*arguments), arguments[1]), name
+
+
+@pytest.mark.slow
+def test_both_ways_of_feeding_a_run_are_timed(bench, tmp_path):
+  import resident_bench
+
+  out = tmp_path / 'found.json'
+  few = ['--steps=2', '--rounds=1', '--pause=0', '--batch-size=8', '--encoder=pixels']
+  assert resident_bench.main([*few, f'--out={out}']) == 0
+  found = json.loads(out.read_text())
+  (host,), (resident,) = found['samples']['host'], found['samples']['resident']
+  assert host['loss'] == pytest.approx(resident['loss'], abs=1e-4)
+  assert host['steps'] == resident['steps'] == 2 and set(found['median_img_per_s']) == {
+    'host', 'resident'
+  }  # fmt: skip

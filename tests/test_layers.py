@@ -60,7 +60,8 @@ OWN = {
   'embedding.py': {'evaluate', 'data'},
   'cli.py': {'main', 'config', 'report', 'search', 'report_run', ''},
   'search.py': {'config', 'data', 'embed_data', 'embedding', 'report'},
-  'main.py': {'config', 'parallel', 'tasks', ''},
+  'main.py': {'config', 'parallel', 'program_cache', 'tasks', ''},
+  'program_cache.py': set(),
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'flax', 'optax', 'orbax', 'matplotlib', 'absl',
          'ml_collections', 'tensorboardX', 'torch'}  # fmt: skip
@@ -85,7 +86,8 @@ HEAVY_ALLOWED = {
   'weights/': {'flax'},
 }
 # The part of data/ that runs on machines with nothing but JAX.
-PURE_DATA = ('draws', 'views', 'crop', 'photometric', 'device', 'arrays', 'source')
+PURE_DATA = ('draws', 'views', 'crop', 'photometric', 'device', 'arrays', 'source', 'memory',
+             'order', 'resident')  # fmt: skip
 
 
 def row(table, module):

@@ -16,12 +16,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 STEP = 10
 
 
-def start(arguments, devices, workdir, *more):
+def start(arguments, devices, workdir, *more, program=('-m', 'byoljax.main')):
   environment = dict(os.environ)
   flags = [f for f in environment.get('XLA_FLAGS', '').split() if 'device_count' not in f]
   flags.append(f'--xla_force_host_platform_device_count={devices}')
   environment['XLA_FLAGS'] = ' '.join(flags)
-  command = [sys.executable, '-m', 'byoljax.main', *arguments, f'--workdir={workdir}', *more]
+  command = [sys.executable, *program, *arguments, f'--workdir={workdir}', *more]
   return subprocess.Popen(
     command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
   )
@@ -52,12 +52,12 @@ def assert_close(a, b, tolerance):
     np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance)
 
 
-def several(arguments, workdir, count, devices):
+def several(arguments, workdir, count, devices, program=('-m', 'byoljax.main')):
   port = free_port()
   return [
     start(
       arguments, devices, workdir, f'--coordinator_address=localhost:{port}',
-      f'--num_processes={count}', f'--process_id={number}',
+      f'--num_processes={count}', f'--process_id={number}', program=program,
     )
     for number in range(count)
   ]  # fmt: skip
@@ -80,6 +80,18 @@ def test_two_processes_are_one(tiny, one_device, tmp_path):
     assert ours[-1][name] == pytest.approx(theirs[-1][name], abs=2e-2), name
   for name in ('config.json', 'curves.png', 'views.png'):
     assert (tmp_path / name).exists()
+
+
+@pytest.mark.slow
+def test_two_processes_whose_data_live_on_their_devices(tiny, one_device, tmp_path):
+  """Many steps per call in two processes of two devices; they agree on how many."""
+  loops = 'import sys; from byoljax import main, parallel; parallel.must_unroll = lambda: False; '
+  resident = ['--config.data.resident=on', '--config.log.every=4 steps']
+  finish(*several(
+    [*tiny, *resident], tmp_path, 2, 2, ['-c', loops + 'sys.exit(main.main())'],
+  ))  # fmt: skip
+  assert_close(one_device, tmp_path, 2e-4)
+  assert [row['step'] for row in metrics.read(tmp_path)] == [4, 5, 8, 10]
 
 
 @pytest.mark.slow

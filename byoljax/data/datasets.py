@@ -12,10 +12,9 @@ Imagenette) are tested on their validation split, as the literature does.
 
 import dataclasses
 import difflib
-import importlib.util
 import os
 
-from byoljax.data import arrays, folder, shapes, source, tfds_source
+from byoljax.data import arrays, folder, memory, shapes, source, tfds_source
 
 SPLITS = ('pretrain', 'train', 'test')
 TFDS_PREFIX = 'tfds:'
@@ -92,6 +91,7 @@ def load(
   unreadable_log: str | os.PathLike | None = None,
   image_key: str = 'image',
   label_key: str = 'label',
+  in_memory: bool = False,
 ) -> source.Source:
   """Opens a split of a data set.
 
@@ -104,6 +104,8 @@ def load(
       the path of such a .txt file; None keeps no file.
     image_key: TFDS feature that holds the image.
     label_key: TFDS feature that holds the class.
+    in_memory: decode small TFDS sets whose images all have one size once, when the first batch is
+      asked for, and keep them: see `memory.keep`. For whoever reads a set more than once.
 
   Raises:
     ValueError: an unknown name or split, data that are not there, or that are damaged.
@@ -123,9 +125,9 @@ def load(
   if known.kind == 'npz':
     return arrays.from_npz(directory, split)
   if known.kind == 'shapes':
-    return _shapes(split, directory, log)
+    return _shapes(split, directory)
   wanted = {'pretrain': known.pretrain, 'train': known.train, 'test': known.test}[split]
-  return tfds_source.from_tfds(
+  opened = tfds_source.from_tfds(
     known.tfds,
     wanted or _usual_split(known.tfds, split, directory),
     data_dir=directory,
@@ -133,16 +135,20 @@ def load(
     label_key=label_key,
     unreadable=log,
   )
+  return memory.keep(opened) if in_memory else opened
 
 
-def _shapes(split: str, directory: str, log: source.UnreadableLog) -> source.Source:
-  """The built-in set: from its TFDS files, or drawn as arrays where there is no TensorFlow."""
+def _shapes(split: str, directory: str) -> source.Source:
+  """The built-in set as arrays, without TensorFlow; `shapes.prepare` writes it for TFDS.
+
+  The fingerprint is that of the TFDS files, which hold the same examples in the same order.
+  """
   part = 'test' if split == 'test' else 'train'
-  if importlib.util.find_spec('tensorflow_datasets') and importlib.util.find_spec('tensorflow'):
-    return tfds_source.from_tfds(shapes.prepare(directory or None), part, unreadable=log)
   images, labels = shapes.arrays(part, directory or None)
   name = f'shapes/{shapes.VERSION}:{part}'
-  return arrays.from_arrays(images, labels, name=name, class_names=shapes.CLASS_NAMES)
+  made = arrays.from_arrays(images, labels, name=name, class_names=shapes.CLASS_NAMES)
+  mark = tfds_source.fingerprint(name, len(images), 'image', 'label')
+  return dataclasses.replace(made, fingerprint=mark)
 
 
 def _usual_split(name: str, split: str, directory: str) -> str:

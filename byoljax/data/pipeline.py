@@ -63,6 +63,7 @@ def train_batches(
   Raises:
     ValueError: an argument out of range; or, while iterating, data that cannot be read at all.
   """
+  source = source.opened()
   plan = order.Order(source.size, batch_size, seed, process_index, process_count)
   if photometric_on not in ('accelerator', 'host'):
     raise ValueError(
@@ -131,6 +132,7 @@ def eval_batches(
   order.check_processes(batch_size, process_index, process_count)
   if image_size < 1:
     raise ValueError(f'image_size is {image_size}, but an image needs at least one pixel.')
+  source = source.opened()
   geometry_of = examples.centre_geometry(image_size)
   steps = range(-(-source.size // batch_size))
 

@@ -90,6 +90,8 @@ class Source:
     unreadable: where examples that cannot be read are noted.
     multi_label: True: images have several labels each, and labels are int32 [b, C] instead: 1 where
       the class is there, 0 where not, -1 where that does not count.
+    decode: () -> the same examples as arrays in memory, made on the first call (`memory.keep`);
+      None where every batch reads and decodes anew. The pipeline calls it.
   """
 
   name: str
@@ -104,6 +106,7 @@ class Source:
   locate: Callable[[int], str]
   unreadable: UnreadableLog = dataclasses.field(default_factory=UnreadableLog)
   multi_label: bool = False
+  decode: 'Callable[[], Source] | None' = None
 
   def __post_init__(self):
     """Refuses an empty set."""
@@ -135,6 +138,10 @@ class Source:
     """The shape of one example's label: () or, with several labels each, (C,)."""
     return (self.num_classes,) if self.multi_label else ()
 
+  def opened(self) -> 'Source':
+    """The source to make batches from: decoded, where it is to be kept in memory, else itself."""
+    return self if self.decode is None else self.decode()
+
   def subset(self, indices: np.ndarray) -> 'Source':
     """The examples `indices` as a source of their own, numbered 0..len(indices)-1 in that order.
 
@@ -145,6 +152,7 @@ class Source:
       ValueError: an index is out of range, or there is none.
     """
     chosen = _checked(indices, self.size, self.name)
+    whole = self.decode
 
     def labels() -> np.ndarray | None:
       parents = self.labels
@@ -157,6 +165,7 @@ class Source:
       fetch=lambda rows: self.fetch(chosen[rows]),
       fetch_labels=functools.cache(labels),
       locate=lambda row: self.locate(int(chosen[row])),
+      decode=None if whole is None else functools.cache(lambda: whole().subset(chosen)),
     )
 
 

@@ -79,13 +79,18 @@ def from_tfds(
     class_names=names,
     encoded=True,
     image_shape=(height, width) if height and width else None,
-    fingerprint=source.fingerprint('tfds', label, size, image_key, label_key),
+    fingerprint=fingerprint(label, size, image_key, label_key),
     fetch=fetch,
     fetch_labels=labels,
     locate=lambda row: f'{label}[{row}]',
     unreadable=source.UnreadableLog() if unreadable is None else unreadable,
     multi_label=multi_label,
   )
+
+
+def fingerprint(name: str, size: int, image_key: str, label_key: str) -> str:
+  """What identifies a split: its full name with version, its size, and what is read of it."""
+  return source.fingerprint('tfds', name, size, image_key, label_key)
 
 
 def split_names(name: str, *, data_dir: str | os.PathLike = '') -> tuple[str, ...]:

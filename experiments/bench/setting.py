@@ -62,9 +62,10 @@ class Setting(NamedTuple):
 def our_environment(**changes: str) -> dict[str, str]:
   """The environment of processes that run byoljax: from this checkout, on the CPU.
 
-  A compilation cache of the user's is left out, as it would make a cold start warm.
+  Compilation caches, the user's and our own, are left out: they would make a cold start warm.
   """
   cached = ('JAX_COMPILATION_CACHE', 'JAX_PERSISTENT_CACHE')
   env = {name: value for name, value in os.environ.items() if not name.startswith(cached)}
   path = os.pathsep.join(filter(None, [str(ROOT), env.get('PYTHONPATH', '')]))
-  return env | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': path} | changes
+  off = {'JAX_ENABLE_COMPILATION_CACHE': 'false'}
+  return env | off | {'JAX_PLATFORMS': 'cpu', 'PYTHONPATH': path} | changes

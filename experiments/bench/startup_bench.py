@@ -41,10 +41,12 @@ ANSWERS = {
 def measure(setting: Setting) -> dict[str, Any]:
   """Samples of every variant and of every question."""
   home = setting.scratch / 'startup'
+  on = {'JAX_ENABLE_COMPILATION_CACHE': 'true'}
   caches = {
     'cold': {},
-    'warm': {'JAX_COMPILATION_CACHE_DIR': str(home / 'cache')},
-    'warm, all': {
+    'warm': on | {'JAX_COMPILATION_CACHE_DIR': str(home / 'cache')},
+    'warm, all': on
+    | {
       'JAX_COMPILATION_CACHE_DIR': str(home / 'cache_all'),
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
       'JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES': '-1',

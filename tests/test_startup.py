@@ -1,0 +1,93 @@
+"""What a start imports and keeps: no TensorFlow for arrays, compiled programs for the next time."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def python(code, *arguments, **environment):
+  """The JSON that `code` prints last, run in a process of its own."""
+  cached = ('JAX_COMPILATION_CACHE', 'JAX_ENABLE_COMPILATION_CACHE')
+  kept = {name: value for name, value in os.environ.items() if not name.startswith(cached)}
+  done = subprocess.run(
+    [sys.executable, '-c', code, *arguments], cwd=ROOT, capture_output=True, text=True,
+    env=kept | environment, check=False,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+IMPORTED = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+heavy = ('jax', 'flax', 'numpy', 'tensorflow', 'tensorflow_datasets', 'sklearn', 'matplotlib')
+from byoljax import cli, main
+with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+  try:
+    status = (cli.run if sys.argv[1] == 'cli' else main.main)(sys.argv[2:])
+  except SystemExit as end:
+    status = end.code
+print(json.dumps([status, [name for name in heavy if name in sys.modules]]))
+"""
+
+
+@pytest.mark.parametrize(
+  'arguments, status',
+  [
+    (['main', '--help'], 0),
+    (['cli', '--help'], 0),
+    (['main', '--config=configs/byol.py:smoke', '--config.train.lenght=3 steps'], 2),
+    (['cli', 'pretrain', 'byl'], 2),
+    (['cli', 'pretrain', 'byol', '--print_config'], 0),
+  ],
+)
+def test_answers_import_nothing_heavy(arguments, status):
+  found, imported = python(IMPORTED, *arguments)
+  assert found == status
+  assert not set(imported) - {'numpy'}, 'ml_collections may import NumPy; the rest takes seconds'
+
+
+TRAINED = """
+import json, sys
+from byoljax import config, train, assemble, program_cache
+from byoljax.data import datasets, shapes
+shapes.SPLITS['train'] = shapes.NUM_TRAIN = 40
+program_cache.enable()
+fields = {'encoder.name': 'pixels', 'train.length': '1 steps', 'optim.warmup': '0 steps',
+          'log.tensorboard': 'false'}
+settings = config.load('configs/byol.py:smoke', list(fields.items()))
+source = datasets.load('shapes', 'pretrain', data_dir=sys.argv[1], in_memory=True)
+train.train(assemble.assemble(settings, source), __import__('pathlib').Path(sys.argv[1]) / 'run')
+import jax
+print(json.dumps([jax.config.jax_compilation_cache_dir, 'tensorflow' in sys.modules]))
+"""
+
+
+def test_the_built_in_set_needs_no_tensorflow_and_programs_are_kept(tmp_path):
+  at_once = {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+  cache, tensorflow = python(TRAINED, str(tmp_path), BYOLJAX_DATA=str(tmp_path), **at_once)
+  assert not tensorflow, 'importing it takes longer than everything else'
+  assert pathlib.Path(cache).is_relative_to(tmp_path / 'compiled')
+  assert list(pathlib.Path(cache).glob('*-cache'))
+
+
+ENABLED = """
+import json, jax
+from byoljax import program_cache
+program_cache.enable()
+print(json.dumps(jax.config.jax_compilation_cache_dir))
+"""
+
+
+def test_jax_has_the_last_word_on_the_cache(tmp_path):
+  mine = str(tmp_path / 'mine')
+  assert python(ENABLED, JAX_COMPILATION_CACHE_DIR=mine) == mine
+  assert python(ENABLED, JAX_ENABLE_COMPILATION_CACHE='false') is None
+  (tmp_path / 'file').touch()
+  assert python(ENABLED, BYOLJAX_DATA=str(tmp_path / 'file')) is None
