@@ -44,7 +44,9 @@ def counts(state):
   return tuple(int(x) for x in state.opt_state[1:])
 
 
-@every_method
+# Not the linear probe: XLA's relu on a CPU may make 0 of NaN, and nothing behind a frozen encoder's
+# last one is then spoilt. Everywhere else batch normalisation spreads it.
+@pytest.mark.parametrize('name', sorted(set(METHODS) - {'linear_probe'}))
 def test_a_spoilt_step_changes_nothing_and_degenerate_batches_are_finite(name):
   create, step = stepper(name)
   step = jax.jit(step)
