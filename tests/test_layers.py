@@ -47,7 +47,8 @@ OWN = {
   'weights/torch_names.py': set(),
   'weights/files.py': {'weights'},
   'embedding.py': {'evaluate', 'data'},
-  'cli.py': {'main', 'config', 'report', 'search', 'report_run', ''},
+  'plan/': {'assemble', 'checkpoint', 'config', 'data', 'main', 'parallel', 'plan', 'report', ''},
+  'cli.py': {'main', 'config', 'plan', 'report', 'search', 'report_run', ''},
   'search.py': {'config', 'data', 'embed_data', 'embedding', 'report'},
   'main.py': {'config', 'parallel', 'tasks', ''},
 }
