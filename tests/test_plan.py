@@ -1,4 +1,4 @@
-"""Plans: the counter, the parser of compiled programs, the arithmetic, messages; then the compilers."""
+"""Plans: the counter, the parser of compiled text, arithmetic, messages; then the compilers."""
 
 import importlib.util
 import json
@@ -126,7 +126,10 @@ def test_loops_and_branches():
   assert (unknown.total, unknown.unknown_loops) == (1024, 1)
 
 
-def on_four(function, out=PartitionSpec()):
+REPLICATED = PartitionSpec()
+
+
+def on_four(function, out=REPLICATED):
   mesh = Mesh(np.array(jax.devices()[:4]), (parallel.AXIS,))
   return jax.jit(
     jax.shard_map(
@@ -398,7 +401,7 @@ def test_the_number_of_devices_is_the_machines(capsys):
   [
     (['--topology=v5e:4x4'], '--config is missing'),
     (['--config=configs/byol.py:smoke'], '--topology is missing'),
-    (['--config=configs/byol.py:smoke', '--topology=v5x:4x4'], "did you mean 'v5e:4x4'"),
+    (['--config=configs/byol.py:smoke', '--topology=v5ee:4x4'], "did you mean 'v5e:4x4'"),
     (['--config=configs/byol.py:smoke', *NO_COMPILE, '--share=0.5,0.2'], '0 < low <= high <= 1'),
     (['--config=configs/byol.py:smoke', *NO_COMPILE, '--share=half'], 'two numbers'),
     (['--config=configs/byol.py:smoke', *NO_COMPILE, '--prize=3'], "did you mean '--price'"),

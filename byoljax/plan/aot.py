@@ -222,8 +222,6 @@ def assembled(config: Config, source: Source, mesh: Any) -> assemble.Run:
   Raises:
     ConfigError: the configuration does not fit the devices or the data.
   """
-  if 'method' not in config or 'views' not in config:
-    raise ConfigError('a plan is made for pretraining: name a recipe that trains an encoder.')
 
   def mapped(step: Any) -> Any:
     return parallel.spmd_shard_map(step, mesh=mesh)

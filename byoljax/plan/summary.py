@@ -64,6 +64,8 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
     ValueError: an option out of range.
   """
   topology = machine(options)
+  if 'method' not in config or 'views' not in config:
+    raise ConfigError('a plan is made for pretraining: name a recipe that trains an encoder.')
   source = aot.described_source(config, options.examples, options.classes)
   if options.compile:
     mesh = aot.mesh_of(aot.devices_of(topology, options.target_config))
@@ -75,7 +77,8 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
   else:
     mesh = aot.counting_mesh(topology.num_devices)
   run = aot.assembled(config, source, mesh)
-  work = flops.count(run.step, *aot.abstract_arguments(run, mesh))
+  state, batch = aot.abstract_arguments(run, mesh)
+  work = flops.count(run.step, state, batch)
   plan = {
     'run': _run(run, topology),
     'machine': _machine(topology),
@@ -86,12 +89,12 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
       'per_image': work.total * topology.num_devices / run.length.batch_size,
       'unknown_loops': work.unknown_loops,
     },
-    'memory': {'state': _state_bytes(run)},
+    'memory': {'state': _state_bytes(state)},
     'collectives': {
       'written': {k: {'calls': c, 'bytes': b} for k, (c, b) in work.collectives.items()},
       'rounds': work.rounds,
     },
-    'input': _input(run, topology),
+    'input': _input(run, topology, _bytes(batch)),
   }
   traffic, accessed, waits = work.collectives, 0.0, work.rounds
   if options.compile:
@@ -113,7 +116,9 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
       plan['collectives'] |= _compiled_collectives(found)
     if options.largest_batch:
       plan['largest_batch'] = _largest(config, source, topology, mesh, compiled, say)
-  plan['estimate'] = _estimate(run, topology, work, traffic, waits, accessed, options)
+  plan['estimate'] = _estimate(
+    run, topology, work, traffic, waits, accessed, options, _bytes(batch)
+  )
   plan['assumptions'] = _assumptions(topology, options)
   return plan
 
@@ -225,25 +230,18 @@ def _versions(topology: hardware.Topology, compiled: bool) -> dict[str, str]:
   return {'byoljax': byoljax.__version__} | {name: metadata.version(name) for name in wanted}
 
 
-def _state_bytes(run: assemble.Run) -> dict[str, int]:
+def _bytes(tree: Any) -> int:
+  return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _state_bytes(state: Any) -> dict[str, int]:
   """Bytes of the parts of the train state, which every device holds whole."""
-  state = jax.eval_shape(run.create)
-  parts = {
-    'params': state.params,
-    'opt_state': state.opt_state,
-    'method_state': state.method_state,
-  }
-  sizes = {
-    name: sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(part))
-    for name, part in parts.items()
-  }
+  sizes = {name: _bytes(getattr(state, name)) for name in ('params', 'opt_state', 'method_state')}
   return sizes | {'total': sum(sizes.values())}
 
 
-def _input(run: assemble.Run, topology: hardware.Topology) -> dict[str, Any]:
-  """What hosts deliver per step: bytes that go to the devices, and images to decode."""
-  _, batch = aot.abstract_arguments(run, aot.counting_mesh(topology.num_devices))
-  size = sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(batch))
+def _input(run: assemble.Run, topology: hardware.Topology, size: int) -> dict[str, Any]:
+  """What hosts deliver per step: `size` bytes to the devices, and images to decode."""
   known = aot.KNOWN_DATA.get(run.source.name.removeprefix('tfds:').split('/')[0])
   return {
     'bytes_per_step': size,
@@ -273,6 +271,7 @@ def _estimate(
   waits: int,
   accessed: float,
   options: Options,
+  batch_bytes: int,
 ) -> dict[str, Any]:
   """The fast and the slow end of the range, of a step and of the run."""
   ends = {}
@@ -289,7 +288,6 @@ def _estimate(
       host_rate=options.host_rate,
     )
     seconds = steps * parts.total
-    images_per_host = batch / topology.num_hosts / parts.total
     ends[end] = {
       'share_of_peak': share,
       'step_seconds': parts.total,
@@ -298,8 +296,8 @@ def _estimate(
       'images_per_second': batch / parts.total,
       'run_hours': seconds / 3600,
       'cost': estimate.cost(topology, seconds, options.price) if options.price else None,
-      'host_images_per_second': images_per_host,
-      'host_bytes_per_second': _input(run, topology)['bytes_per_host_and_step'] / parts.total,
+      'host_images_per_second': batch / topology.num_hosts / parts.total,
+      'host_bytes_per_second': batch_bytes / topology.num_hosts / parts.total,
     }
   return ends
 
