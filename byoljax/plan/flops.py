@@ -6,8 +6,9 @@ jaxpr are counted: a multiplication and an addition are two operations, and prod
 of padding and dilation are left out, as in XLA's figure. Element-wise work is not counted: it is
 bound by memory, not by the peak that the count is divided by.
 
-A `scan` counts as often as it runs; of a `cond`, the branch with the most work counts; a `while`
-has no known length and counts once, which `Work.unknown_loops` says.
+A `scan` counts as often as it runs; of a `cond`, the branch with the most work counts, its
+collectives apart, since a train step has them for what only logged steps do; a `while` has no known
+length and counts once, which `Work.unknown_loops` says.
 
 `rounds` is the length of the longest chain of collectives of which each needs the one before:
 sync-BN's, layer after layer, forward and backward. Compilers merge calls that do not wait for each
@@ -33,12 +34,14 @@ class Work(NamedTuple):
     collectives: kind -> (calls, bytes of their results), as written: the compiler merges some.
     unknown_loops: `while` loops with products or collectives in them.
     rounds: collectives that must wait for each other; 0 until `count` has looked.
+    conditional: as `collectives`: what lies in branches of a `cond` and is not in there.
   """
 
   flops: Counter
   collectives: dict[str, tuple[int, int]]
   unknown_loops: int
   rounds: int = 0
+  conditional: dict[str, tuple[int, int]] = {}
 
   @property
   def total(self) -> int:
@@ -88,7 +91,9 @@ def _equation(equation: Any) -> Work:
   if not inner:
     return Work(Counter(), {}, 0)
   if name == 'cond':
-    return max(inner, key=lambda work: (work.total, sum(n for n, _ in work.collectives.values())))
+    branch = max(inner, key=lambda work: (work.total, len(work.collectives)))
+    apart = _joined(branch.conditional, branch.collectives)
+    return branch._replace(collectives={}, conditional=apart)
   result = inner[0]
   for work in inner[1:]:
     result = _add(result, work)
@@ -194,16 +199,29 @@ def _inner(values: Iterable[Any]) -> list[Any]:
 
 
 def _add(a: Work, b: Work) -> Work:
-  collectives = dict(a.collectives)
-  for kind, (calls, size) in b.collectives.items():
-    before = collectives.get(kind, (0, 0))
-    collectives[kind] = (before[0] + calls, before[1] + size)
-  return Work(a.flops + b.flops, collectives, a.unknown_loops + b.unknown_loops)
+  return Work(
+    a.flops + b.flops,
+    _joined(a.collectives, b.collectives),
+    a.unknown_loops + b.unknown_loops,
+    conditional=_joined(a.conditional, b.conditional),
+  )
+
+
+def _joined(
+  a: dict[str, tuple[int, int]], b: dict[str, tuple[int, int]]
+) -> dict[str, tuple[int, int]]:
+  return {
+    kind: tuple(np.add(a.get(kind, (0, 0)), b.get(kind, (0, 0))).tolist()) for kind in {**a, **b}
+  }
 
 
 def _times(work: Work, times: int) -> Work:
+  def scaled(collectives: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    return {kind: (calls * times, size * times) for kind, (calls, size) in collectives.items()}
+
   return Work(
     Counter({dtype: flops * times for dtype, flops in work.flops.items()}),
-    {kind: (calls * times, size * times) for kind, (calls, size) in work.collectives.items()},
+    scaled(work.collectives),
     work.unknown_loops,
+    conditional=scaled(work.conditional),
   )

@@ -23,7 +23,7 @@ class Chip(NamedTuple):
     peak_f32: the same of float32 as JAX computes them by default, FLOP/s: on TPUs in one bfloat16
       pass, on GPUs in TF32.
     hbm: memory, bytes.
-    usable: share of the memory that a program may have.
+    usable: what a program may have of it, bytes per JAX device.
     hbm_bandwidth: bytes/s.
     links: bytes/s that leave a chip over all its links to neighbours at once: half of what data
       sheets call bidirectional.
@@ -46,33 +46,34 @@ class Chip(NamedTuple):
   example: str
 
 
-# Usable HBM of TPUs: what libtpu 0.0.42.1 names when a program asks for too much. Of GPUs: JAX
-# takes three quarters unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise (JAX's documentation,
-# "GPU memory allocation").
+# Usable memory of TPUs: what libtpu 0.0.42.1 says is available when a program asks for too much. Of
+# GPUs: JAX takes three quarters unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise (JAX's
+# documentation, "GPU memory allocation").
 CHIPS = {
   # Norrie et al., "The Design Process for Google's Training Chips: TPUv2 and TPUv3", IEEE Micro
   # 2021: 46 and 123 TFLOP/s, 16 and 32 GiB, 700 and 900 GB/s, 4 links of 496 and 656 Gb/s.
-  'v2': Chip('tpu', 46e12, 46e12, 16 * GIB, 1.0, 700e9, 248e9, 0, 2, 4, 'v2:4x4'),
-  'v3': Chip('tpu', 123e12, 123e12, 32 * GIB, 1.0, 900e9, 328e9, 0, 2, 4, 'v3:4x4'),
+  'v2': Chip('tpu', 46e12, 46e12, 16 * GIB, 7.48 * GIB, 700e9, 248e9, 0, 2, 4, 'v2:4x4'),
+  'v3': Chip('tpu', 123e12, 123e12, 32 * GIB, 15.48 * GIB, 900e9, 328e9, 0, 2, 4, 'v3:4x4'),
   # docs.cloud.google.com/tpu/docs/v4; 6 links of 50 GB/s: Jouppi et al., "TPU v4", arXiv
   # 2304.01433, table 4.
-  'v4': Chip('tpu', 275e12, 275e12, 32 * GIB, 1.0, 1200e9, 300e9, 0, 1, 4, 'v4:4x4x4'),
+  'v4': Chip('tpu', 275e12, 275e12, 32 * GIB, 30.75 * GIB, 1200e9, 300e9, 0, 1, 4, 'v4:4x4x4'),
   # docs.cloud.google.com/tpu/docs/v5e: 400 GB/s bidirectional, 51.2 TB/s of all-reduce per 256.
-  'v5e': Chip('tpu', 197e12, 197e12, 16 * GIB, 1.0, 819e9, 200e9, 0, 1, 4, 'v5e:4x4'),
+  'v5e': Chip('tpu', 197e12, 197e12, 16 * GIB, 15.75 * GIB, 819e9, 200e9, 0, 1, 4, 'v5e:4x4'),
   # docs.cloud.google.com/tpu/docs/v5p: 1200 GB/s bidirectional.
-  'v5p': Chip('tpu', 459e12, 459e12, 95 * GIB, 1.0, 2765e9, 600e9, 0, 1, 4, 'v5p:4x4x4'),
+  'v5p': Chip('tpu', 459e12, 459e12, 95 * GIB, 95.74 * GIB, 2765e9, 600e9, 0, 1, 4, 'v5p:4x4x4'),
   # docs.cloud.google.com/tpu/docs/v6e: 800 GB/s bidirectional.
-  'v6e': Chip('tpu', 918e12, 918e12, 32 * GIB, 1.0, 1638e9, 400e9, 0, 1, 4, 'v6e:4x4'),
+  'v6e': Chip('tpu', 918e12, 918e12, 32 * GIB, 31.25 * GIB, 1638e9, 400e9, 0, 1, 4, 'v6e:4x4'),
   # docs.cloud.google.com/tpu/docs/tpu7x: 1200 GB/s bidirectional.
-  'tpu7x': Chip('tpu', 2307e12, 2307e12, 192 * GIB, 1.0, 7380e9, 600e9, 0, 2, 4, 'tpu7x:4x4x4'),
+  'tpu7x': Chip('tpu', 2307e12, 2307e12, 192 * GIB, 94.75 * GIB, 7380e9, 600e9, 0, 2, 4,
+                'tpu7x:4x4x4'),
   # NVIDIA A100 data sheet (2021): 312 and 156 (TF32) TFLOP/s, NVLink 600 GB/s bidirectional; DGX
   # A100: one 200 Gb/s port per GPU.
-  'a100-40': Chip('cuda', 312e12, 156e12, 40e9, 0.75, 1555e9, 300e9, 25e9, 1, 8, 'a100-40:1x8'),
-  'a100-80': Chip('cuda', 312e12, 156e12, 80e9, 0.75, 2039e9, 300e9, 25e9, 1, 8, 'a100-80:1x8'),
+  'a100-40': Chip('cuda', 312e12, 156e12, 40e9, 30e9, 1555e9, 300e9, 25e9, 1, 8, 'a100-40:1x8'),
+  'a100-80': Chip('cuda', 312e12, 156e12, 80e9, 60e9, 2039e9, 300e9, 25e9, 1, 8, 'a100-80:1x8'),
   # NVIDIA H100 SXM and H200 data sheets: 989 and 495 (TF32) dense TFLOP/s, NVLink 900 GB/s
   # bidirectional; DGX H100: one 400 Gb/s port per GPU.
-  'h100': Chip('cuda', 989e12, 494.5e12, 80e9, 0.75, 3350e9, 450e9, 50e9, 1, 8, 'h100:1x8'),
-  'h200': Chip('cuda', 989e12, 494.5e12, 141e9, 0.75, 4800e9, 450e9, 50e9, 1, 8, 'h200:1x8'),
+  'h100': Chip('cuda', 989e12, 494.5e12, 80e9, 60e9, 3350e9, 450e9, 50e9, 1, 8, 'h100:1x8'),
+  'h200': Chip('cuda', 989e12, 494.5e12, 141e9, 105.75e9, 4800e9, 450e9, 50e9, 1, 8, 'h200:1x8'),
 }  # fmt: skip
 
 

@@ -75,8 +75,9 @@ def _traffic(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
   found = plan['collectives']
   titles = {
     'written': 'as written',
+    'written_at_logged_steps_only': 'as written, at logged steps',
     'compiled': 'compiled',
-    'compiled_at_logged_steps_only': 'at logged steps only',
+    'compiled_at_logged_steps_only': 'compiled, at logged steps',
   }
   rows = []
   for name, title in titles.items():

@@ -91,7 +91,8 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
     },
     'memory': {'state': _state_bytes(state)},
     'collectives': {
-      'written': {k: {'calls': c, 'bytes': b} for k, (c, b) in work.collectives.items()},
+      'written': _table(work.collectives),
+      'written_at_logged_steps_only': _table(work.conditional),
       'rounds': work.rounds,
     },
     'input': _input(run, topology, _bytes(batch)),
@@ -125,8 +126,7 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
 
 def fits(compiled: aot.Compiled, topology: hardware.Topology) -> dict[str, Any]:
   """Whether a compiled program fits a device, and by how many bytes."""
-  chip = topology.chip
-  available = chip.hbm * chip.usable / chip.devices
+  available = topology.chip.usable
   if compiled.memory is None:
     return {'available': available, 'fits': False, 'compiler_says': compiled.too_big}
   needed = compiled.memory.needed
@@ -251,14 +251,14 @@ def _input(run: assemble.Run, topology: hardware.Topology, size: int) -> dict[st
   }
 
 
-def _compiled_collectives(found: collectives.Found) -> dict[str, Any]:
-  def table(conditional: bool) -> dict[str, Any]:
-    rows = collectives.totals(found, conditional=conditional)
-    return {kind: {'calls': calls, 'bytes': size} for kind, (calls, size) in rows.items()}
+def _table(rows: dict[str, tuple[int, int]]) -> dict[str, Any]:
+  return {kind: {'calls': calls, 'bytes': size} for kind, (calls, size) in rows.items()}
 
+
+def _compiled_collectives(found: collectives.Found) -> dict[str, Any]:
   return {
-    'compiled': table(False),
-    'compiled_at_logged_steps_only': table(True),
+    'compiled': _table(collectives.totals(found)),
+    'compiled_at_logged_steps_only': _table(collectives.totals(found, conditional=True)),
     'unknown_loops': found.unknown_loops,
   }
 
@@ -318,10 +318,10 @@ def _assumptions(topology: hardware.Topology, options: Options) -> list[str]:
     'not counted: starting, compiling, evaluations, checkpoints, failures',
     f'price {options.price:g} per chip and hour, as given' if options.price else 'no price given',
   ]
-  if chip.usable < 1:
+  if chip.platform == 'cuda':
     lines.append(
-      f'{chip.usable:.0%} of the memory is usable, as JAX takes by default '
-      '(XLA_PYTHON_CLIENT_MEM_FRACTION)'
+      'three quarters of the memory are usable, as JAX takes by default '
+      '(XLA_PYTHON_CLIENT_MEM_FRACTION); convolutions may take more work space on a real GPU'
     )
   if not options.compile:
     lines.append(
