@@ -1,5 +1,6 @@
 """Plans: the counter, the parser of compiled text, arithmetic, messages; then the compilers."""
 
+import functools
 import importlib.util
 import json
 import math
@@ -441,6 +442,42 @@ def test_a_missing_compiler_is_named(machine, package, monkeypatch, capsys):
   assert command.main([recipe, f'--topology={machine}']) == 2
   message = capsys.readouterr().err
   assert package in message and jax.__version__ in message and '--no_compile' in message
+
+
+def test_a_plan_with_a_compiler_and_its_largest_batch(monkeypatch, tmp_path, capsys):
+  """All but the compiler: one stands in that needs 1 GiB and 0.5 GiB per image of a device."""
+
+  def compile_step(run, mesh):
+    per_device = run.length.batch_size // mesh.size
+    memory = aot.Memory(2**30, 2**29, 2**29, per_device << 29, 0, 0)
+    return aot.Compiled(memory, '', 1e8, 1e9, HLO, 1.0, 2.0)
+
+  first = functools.cache(lambda: make_run(*made[0]))
+  make_run, made = aot.assembled, []
+
+  def assembled(*arguments):  # Really only once: it takes seconds.
+    made.append(arguments)
+    length = first().length._replace(batch_size=arguments[0].train.batch_size)
+    return first()._replace(length=length)
+
+  monkeypatch.setattr(aot, 'assembled', assembled)
+  monkeypatch.setattr(aot, 'devices_of', lambda topology, target_config: [None] * 4)
+  monkeypatch.setattr(aot, 'mesh_of', lambda devices: aot.counting_mesh(len(devices)))
+  monkeypatch.setattr(aot, 'compile_step', compile_step)
+  monkeypatch.setattr(summary, '_versions', lambda *unused: {})
+  out = tmp_path / 'plan.json'
+  flags = ['--topology=v5e:2x2', '--largest_batch', f'--out={out}']
+  assert command.main([f'--config={ROOT}/configs/byol.py:smoke', *flags]) == 0
+  shown, plan = capsys.readouterr().out, json.loads(out.read_text())
+  # Of 15.75 GiB: 1 for the state, so 29 images of half a GiB.
+  assert plan['largest_batch']['batch_size'] == 4 * 29 == 4 * plan['largest_batch']['per_device']
+  assert plan['memory']['needed'] == 3 * 2**30 and plan['memory']['spare'] == 12.75 * 2**30
+  assert plan['collectives']['compiled']['all-reduce'] == {'calls': 7, 'bytes': 3196}
+  assert plan['estimate']['fast']['parts']['memory'] == pytest.approx(1e9 / 819e9)
+  # 10 calls outside of conditionals, each across 2 x 2 chips.
+  assert plan['estimate']['fast']['parts']['latency'] == pytest.approx(10 * 4e-6)
+  for text in ('Fits, with 12.75 GiB', '3.00 GiB of 15.75 GiB', '116 (29 per device)', '7 x'):
+    assert text in shown
 
 
 def test_the_console_command(capsys, monkeypatch, tmp_path):

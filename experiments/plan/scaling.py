@@ -124,7 +124,7 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
   right.set_xticks(range(len(own)), [f'{r["devices"]:,}' for r in own], rotation=45)
   right.set(xlabel='devices (v4)', ylabel='% of the step', ylim=(0, 100),
             title='What a step of batch 4,096 consists of: model')  # fmt: skip
-  right.legend(frameon=True, fontsize=8, loc='lower left')
+  right.legend(frameon=False, fontsize=8, loc='lower center', bbox_to_anchor=(0.5, 1.07), ncols=3)
   for axes in (left, right):
     axes.spines[['top', 'right']].set_visible(False)
   figure.savefig(path, dpi=110)
