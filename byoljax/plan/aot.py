@@ -44,6 +44,8 @@ _TPU_ENVIRONMENT = {
   'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
+# XLA would try convolution algorithms on a GPU.
+_NO_AUTOTUNING = {'xla_gpu_autotune_level': 0}
 _CUDA_PACKAGES = (
   'jax-cuda12-plugin',
   'jax-cuda12-pjrt',
@@ -264,14 +266,21 @@ def compile_step(run: assemble.Run, mesh: Mesh) -> Compiled:
   began = time.monotonic()
   lowered = run.step.lower(*abstract_arguments(run, mesh))  # type: ignore[attr-defined]
   took = time.monotonic() - began
-  return compile_lowered(lowered)._replace(lower_seconds=took)
+  platform = mesh.devices.flat[0].platform
+  options = {} if platform == 'tpu' else _NO_AUTOTUNING
+  return compile_lowered(lowered, options)._replace(lower_seconds=took)
 
 
-def compile_lowered(lowered: Any) -> Compiled:
-  """Compiles what `jax.jit(...).lower(...)` gave, and reads what the compiler says."""
+def compile_lowered(lowered: Any, options: dict[str, Any] | None = None) -> Compiled:
+  """Compiles what `jax.jit(...).lower(...)` gave, and reads what the compiler says.
+
+  Args:
+    lowered: for the devices of one mesh.
+    options: XLA's own, by name.
+  """
   began = time.monotonic()
   try:
-    compiled = lowered.compile()
+    compiled = lowered.compile(compiler_options=options or None)
   except jax.errors.JaxRuntimeError as error:
     if 'RESOURCE_EXHAUSTED' not in str(error):
       raise
