@@ -93,6 +93,8 @@ def assemble(
   *,
   pretrained: Pretrained | None = None,
   teacher: Teacher | None = None,
+  num_devices: int | None = None,
+  mapped: Callable[..., Any] = parallel.spmd,
 ) -> Run:
   """Makes the parts of a training run; computes nothing yet.
 
@@ -102,11 +104,14 @@ def assemble(
     source: the training images.
     pretrained: a network, for methods that start from one.
     teacher: for methods that learn from one.
+    num_devices: that the step runs on; None = those there are.
+    mapped: makes the per-device step one of all devices: `parallel.spmd`, or another way.
 
   Raises:
     ConfigError: anything in the configuration that does not fit the data or the devices.
   """
-  length = _length(config, source)
+  num_devices = jax.device_count() if num_devices is None else num_devices
+  length = _length(config, source, num_devices)
   with user_errors('config.views'):
     specs = view_specs(config)
   with user_errors():
@@ -117,7 +122,7 @@ def assemble(
     steps_per_epoch=length.steps_per_epoch,
     batch_size=length.batch_size // config.train.accumulate,
     accumulate=config.train.accumulate,
-    num_devices=jax.device_count(),
+    num_devices=num_devices,
     num_examples=source.size,
     num_classes=source.num_classes,
     axis=parallel.AXIS,
@@ -168,7 +173,7 @@ def assemble(
     method,
     tx,
     optimisers.schedule,
-    parallel.spmd(step),
+    mapped(step),
     create,
     report,
     _many_steps(step, source),
@@ -285,10 +290,9 @@ def _watched(method: Method, num_classes: int) -> Method:
   return with_online_probe(method, lambda key, x: head.init(key, x)[0]['probe'], apply, loss)
 
 
-def _length(config: Config, source: Source) -> Length:
+def _length(config: Config, source: Source, devices: int) -> Length:
   """Checks batch size, data size and devices against one another and converts the durations."""
   batch_size, parts = config.train.batch_size, config.train.accumulate
-  devices = jax.device_count()
   if batch_size < 1 or parts < 1:
     raise ConfigError(
       f'train.batch_size={batch_size} and train.accumulate={parts} must both be at least 1.'

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from byoljax import __version__, main
 from byoljax import config as config_lib
+from byoljax.plan import command as plan
 
 
 class Command(NamedTuple):
@@ -80,6 +81,7 @@ RECIPE is a name and, after a colon, its options, or the path of a file:
   byoljax search runs/index holiday.jpg
   byoljax report runs/mine
   byoljax compare runs/mine runs/other --out comparison
+  byoljax plan byol:imagenet,1000 --topology v5e:4x4
 
 Every field of a recipe is an option: `byoljax pretrain byol --print_config` lists them.
 Completion: eval "$(byoljax completion bash)", or zsh.
@@ -92,7 +94,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
   try:
     arguments[:1], protocol = _named(arguments[:1])
     options, rest = _parser().parse_known_args(arguments)
-    if rest and options.command not in COMMANDS:
+    if rest and options.command not in (*COMMANDS, 'plan'):
       raise config_lib.ConfigError(f"unknown argument '{rest[0]}'; see byoljax --help.")
     if options.command == 'recipes':
       print('\n'.join(recipes()))
@@ -107,6 +109,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
       from byoljax import report_run
 
       report_run.run_report(options.run)
+      return 0
+    if options.command == 'plan':
+      options.config = _located(options.argument)
+      overrides, unknown = main.split_overrides(_prefixed(rest))
+      if unknown:
+        raise config_lib.ConfigError(f"unknown argument '{unknown[0]}'; see byoljax plan --help.")
+      plan.run(options, overrides)
       return 0
     if options.command == 'search':
       from byoljax import search
@@ -181,6 +190,12 @@ def _as_main(command: Command, options: argparse.Namespace, rest: Sequence[str])
     arguments.append(f'--workdir={options.workdir}')
   if options.print_config:
     arguments.append('--print_config')
+  return arguments + _prefixed(rest)
+
+
+def _prefixed(rest: Sequence[str]) -> list[str]:
+  """The options that are fields of the recipe, with `config.` in front of the name."""
+  arguments = []
   for text in rest:
     own = text.startswith('--') and not text.startswith(('--config.', *_MAIN_FLAGS))
     arguments.append(f'--config.{text[2:]}' if own else text)
@@ -249,6 +264,12 @@ def _parser() -> argparse.ArgumentParser:
   report = commands.add_parser('report', help='one HTML page about a run')
   run = report.add_argument('run', metavar='RUN', help='directory of a run with a checkpoint')
   run.complete = _COMPLETED['RUN']  # type: ignore[attr-defined]
+  planned = commands.add_parser(
+    'plan', help='memory, time and traffic of a recipe on hardware that is not there'
+  )
+  argument = planned.add_argument('argument', metavar='RECIPE')
+  argument.complete = _COMPLETED['RECIPE']  # type: ignore[attr-defined]
+  plan.add_flags(planned)
   search = commands.add_parser('search', help='find the nearest images of an image')
   folder = search.add_argument('embeddings', metavar='EMBEDDINGS', help='folder of byoljax embed')
   folder.complete = _COMPLETED['RUN']  # type: ignore[attr-defined]

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   """
   arguments = list(sys.argv[1:] if arguments is None else arguments)
   try:
-    overrides, rest = _split_overrides(arguments)
+    overrides, rest = split_overrides(arguments)
     options = _parse(rest)
     config = config_lib.load(options.config, overrides)
     if options.print_config:
@@ -77,7 +77,7 @@ def _run(config: config_lib.Config, options: argparse.Namespace) -> int:
   return task(config, tasks.Invocation(options.config, options.workdir))
 
 
-def _split_overrides(arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
+def split_overrides(arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
   """Separates --config.field=value (or --config.field value) from everything else."""
   overrides, rest = [], []
   remaining = iter(arguments)

@@ -16,7 +16,7 @@ import jax
 from jax import lax
 from jax.experimental import multihost_utils
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 AXIS = 'batch'
@@ -116,14 +116,23 @@ def spmd(
   )
 
 
-def spmd_shard_map(step: Callable[..., Any], *, donate: bool = True) -> Callable[..., Any]:
+def spmd_shard_map(
+  step: Callable[..., Any], *, donate: bool = True, mesh: Mesh | AbstractMesh | None = None
+) -> Callable[..., Any]:
   """The twin of `spmd` on `jax.shard_map`: batches are [B, ...], split along the first axis.
 
   `check_vma=False` is not a detail: with it on, differentiating with respect to the replicated
   parameters already sums the gradients over the devices, and the step's own mean would be wrong
   by a factor of the device count.
+
+  Args:
+    step: as in `spmd`.
+    donate: as in `spmd`.
+    mesh: one axis, `AXIS`; None takes all devices there are. Its devices may be those of a machine
+      that is only described (`byoljax.plan`): the result can then be compiled, not called.
   """
-  mesh = Mesh(np.array(jax.devices()), (AXIS,))
+  if mesh is None:
+    mesh = Mesh(np.array(jax.devices()), (AXIS,))
   mapped = jax.shard_map(
     step,
     mesh=mesh,

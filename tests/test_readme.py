@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from byoljax import config as config_lib
-from byoljax.main import _split_overrides
+from byoljax.main import split_overrides
 
 ROOT = pathlib.Path(__file__).parent.parent
 TEXT = (ROOT / 'README.md').read_text()
@@ -23,7 +23,7 @@ def commands():
 @pytest.mark.parametrize('line', commands())
 def test_commands_name_real_recipes_and_fields(line, monkeypatch):
   monkeypatch.chdir(ROOT)
-  overrides, rest = _split_overrides(shlex.split(line))
+  overrides, rest = split_overrides(shlex.split(line))
   recipe = next(word for word in rest if word.startswith('--config='))
   config_lib.load(recipe.removeprefix('--config='), overrides)
 

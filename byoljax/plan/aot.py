@@ -1,0 +1,315 @@
+"""Compiles the train step of a recipe for a machine that is only described.
+
+The step is the very one that training runs: `assemble.assemble` makes it from the recipe, with the
+method, optimiser and augmentation, told how many devices there are, and `parallel.spmd_shard_map`
+maps it over the described devices, the state replicated and donated, the batch sharded. Nothing is
+computed and no image is read; the data set is a size.
+
+The figures are the compiler's. They were not checked against a machine that runs.
+"""
+
+import importlib.util
+import os
+import re
+import time
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+import numpy as np
+
+from byoljax import assemble, parallel
+from byoljax.config import Config, ConfigError
+from byoljax.data.source import Source, fingerprint
+from byoljax.plan import hardware, target
+
+# What is known of data sets that need not be there: images to pretrain on, classes of the labels
+# (1 where a split mixes labelled with unlabelled images), mean bytes of a stored file.
+# Sizes: tensorflow.org/datasets/catalog and the sets' own pages.
+KNOWN_DATA = {
+  'imagenet2012': (1_281_167, 1000, 115_000),  # 147.9 GB of training archives
+  'cifar10': (50_000, 10, 2_300),
+  'cifar100': (50_000, 100, 2_300),
+  'stl10': (105_000, 10, 18_000),
+  'imagenette': (9_469, 10, 9_500),
+  'shapes': (8_000, 10, 3_072),
+}
+# Neither metadata of a cloud machine, nor a lock against other processes, for a library that only
+# compiles.
+_TPU_ENVIRONMENT = {
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+}
+# XLA would try convolution algorithms on a GPU.
+_NO_AUTOTUNING = {'xla_gpu_autotune_level': 0}
+_CUDA_PACKAGES = (
+  'jax-cuda12-plugin',
+  'jax-cuda12-pjrt',
+  'nvidia-cuda-nvcc-cu12',
+  'nvidia-cuda-runtime-cu12',
+)
+
+
+class Memory(NamedTuple):
+  """Bytes per device, as the compiler planned them.
+
+  Attributes:
+    arguments: the state and the batch.
+    outputs: the new state and the metrics.
+    aliased: the part of the outputs that lies where arguments did.
+    temporaries: activations and everything else between.
+    code: the program.
+    peak: the most at one time, where the compiler says so, else 0.
+  """
+
+  arguments: int
+  outputs: int
+  aliased: int
+  temporaries: int
+  code: int
+  peak: int
+
+  @property
+  def needed(self) -> int:
+    """What must be free on the device: the larger of the peak and of the sum of the parts."""
+    parts = self.arguments + self.outputs - self.aliased + self.temporaries + self.code
+    return max(parts, self.peak)
+
+
+class Compiled(NamedTuple):
+  """What the compiler said.
+
+  Attributes:
+    memory: None where the program does not fit.
+    too_big: the compiler's complaint where it does not.
+    xla_flops: per device and step, of everything; 0 where the backend does not say.
+    bytes_accessed: to and from memory, per device and step; 0 where the backend does not say.
+    hlo: the compiled program's text.
+    lower_seconds: wall time of tracing and lowering here.
+    compile_seconds: wall time of compiling here.
+  """
+
+  memory: Memory | None
+  too_big: str
+  xla_flops: float
+  bytes_accessed: float
+  hlo: str
+  lower_seconds: float
+  compile_seconds: float
+
+
+def described_source(config: Config, examples: int = 0, classes: int = -1) -> Source:
+  """A data set of a stated size that is never read.
+
+  Args:
+    config: field `data.name`; `views` for the size of arrays.
+    examples: images; 0 = what is known of the set.
+    classes: of their labels; -1 = what is known of the set.
+
+  Raises:
+    ConfigError: no size was given and none is known.
+  """
+  name = config.data.name
+  known = KNOWN_DATA.get(name.removeprefix('tfds:').split('/')[0])
+  if known is None and not examples:
+    raise ConfigError(
+      f"the size of the data set '{name}' is not known: give it with --examples=N "
+      f'(and --classes=N where there are labels). Known: {", ".join(KNOWN_DATA)}.'
+    )
+  size, labels, _ = known or (0, 0, 0)
+  arrays = name in ('npz', 'shapes')
+  side = max(view.size for view in config.views.values())
+
+  def unread(*unused: Any) -> Any:
+    raise AssertionError('a described data set has no images')
+
+  return Source(
+    name=name,
+    size=examples or size,
+    num_classes=labels if classes < 0 else classes,
+    class_names=(),
+    encoded=not arrays,
+    image_shape=(side, side) if arrays else None,
+    fingerprint=fingerprint('described', name, examples or size),
+    fetch=unread,
+    fetch_labels=unread,
+    locate=str,
+  )
+
+
+def devices_of(topology: hardware.Topology, target_config: str = '') -> list[Any]:
+  """The described devices of a machine.
+
+  Args:
+    topology: see `hardware.parse`.
+    target_config: for GPUs, a file with the text of a GpuTargetConfigProto; '' writes one.
+
+  Raises:
+    ConfigError: the compiler for these devices is not installed, or does not take the shape.
+  """
+  if topology.chip.platform == 'tpu':
+    return _tpu_devices(topology)
+  if not has('jax_cuda12_plugin'):
+    raise ConfigError(
+      f'--topology={topology.name} needs the CUDA compiler, no GPU: pip install '
+      f'{" ".join(f"{package}=={jax.__version__}" for package in _CUDA_PACKAGES[:2])} '
+      f'{" ".join(_CUDA_PACKAGES[2:])}; or use --no_compile.'
+    )
+  if target_config:
+    try:
+      with open(target_config, encoding='utf-8') as file:
+        text = file.read()
+    except OSError as error:
+      raise ConfigError(f'--target_config={target_config} cannot be read: {error}.') from error
+  else:
+    text = target.text(topology.kind)
+  hosts, per_host = topology.shape
+  return _described(
+    topology,
+    platform='cuda',
+    topology_name=topology.kind,
+    topology=f'1x{hosts}x{per_host}',
+    target_config=text,
+  )
+
+
+def has(module: str) -> bool:
+  """Whether a module is installed; it is not imported."""
+  return importlib.util.find_spec(module) is not None
+
+
+def _tpu_devices(topology: hardware.Topology) -> list[Any]:
+  if not has('libtpu'):
+    raise ConfigError(
+      f'--topology={topology.name} needs the TPU compiler, no TPU: pip install '
+      f'"jax[tpu]=={jax.__version__}" (or byoljax[plan]); or use --no_compile.'
+    )
+  for name, value in _TPU_ENVIRONMENT.items():
+    os.environ.setdefault(name, value)
+  # The chips that JAX shows as one device although they have two cores.
+  config = {'chip_config_name': 'megacore'} if topology.kind == 'v4' else {}
+  name = f'{topology.kind}:{"x".join(map(str, topology.shape))}'
+  return _described(topology, platform='tpu', topology_name=name, **config)
+
+
+def _described(machine: hardware.Topology, /, **how: Any) -> list[Any]:
+  try:
+    devices = list(topologies.get_topology_desc(**how).devices)
+  except Exception as error:  # Whatever the plugin raises, the name is at fault.
+    line = re.sub(r'\s+', ' ', str(error))[:200]
+    raise ConfigError(
+      f'--topology={machine.name}: the compiler does not take this shape ({line}); '
+      f"'{machine.chip.example}' is one that it takes."
+    ) from error
+  return devices
+
+
+def mesh_of(devices: list[Any]) -> Mesh:
+  """The devices as the one-axis mesh of the train step."""
+  return Mesh(np.array(devices), (parallel.AXIS,))
+
+
+def counting_mesh(num_devices: int) -> Any:
+  """So many devices without any: enough to trace the step for them and count, not to compile."""
+  return AbstractMesh((num_devices,), (parallel.AXIS,))
+
+
+def assembled(config: Config, source: Source, mesh: Any) -> assemble.Run:
+  """The run of a recipe as it would be on the devices of `mesh`; nothing is computed.
+
+  Raises:
+    ConfigError: the configuration does not fit the devices or the data.
+  """
+
+  def mapped(step: Any) -> Any:
+    return parallel.spmd_shard_map(step, mesh=mesh)
+
+  return assemble.assemble(config, source, num_devices=mesh.size, mapped=mapped)
+
+
+def abstract_arguments(run: assemble.Run, mesh: Any) -> tuple[Any, Any]:
+  """Shapes of (state, batch) of the train step, with where they lie on `mesh`."""
+  size, source = run.length.batch_size, run.source
+
+  def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((size, *shape), dtype)
+
+  batch: dict[str, Any] = {
+    'index': rows((), jnp.int32),
+    'label': rows(source.label_shape, jnp.int32),
+  }
+  if source.encoded or run.config.augment.device == 'host':
+    batch['views'] = tuple(rows((s.size, s.size, 3), jnp.uint8) for s in run.specs)
+  else:
+    assert source.image_shape is not None
+    batch['image'] = rows((*source.image_shape, 3), jnp.uint8)
+  return placed((jax.eval_shape(run.create), batch), mesh)
+
+
+def placed(arguments: tuple[Any, Any], mesh: Any) -> tuple[Any, Any]:
+  """The shapes of (state, batch) with shardings: replicated, and split along the first axis."""
+
+  def place(tree: Any, spec: PartitionSpec) -> Any:
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+  state, batch = arguments
+  return place(state, PartitionSpec()), place(batch, PartitionSpec(parallel.AXIS))
+
+
+def compile_step(run: assemble.Run, mesh: Mesh) -> Compiled:
+  """Compiles the run's step for the devices of `mesh`; this can take many minutes."""
+  began = time.monotonic()
+  lowered = run.step.lower(*abstract_arguments(run, mesh))  # type: ignore[attr-defined]
+  took = time.monotonic() - began
+  platform = mesh.devices.flat[0].platform
+  options = {} if platform == 'tpu' else _NO_AUTOTUNING
+  return compile_lowered(lowered, options)._replace(lower_seconds=took)
+
+
+def compile_lowered(lowered: Any, options: dict[str, Any] | None = None) -> Compiled:
+  """Compiles what `jax.jit(...).lower(...)` gave, and reads what the compiler says.
+
+  Args:
+    lowered: for the devices of one mesh.
+    options: XLA's own, by name.
+  """
+  began = time.monotonic()
+  try:
+    compiled = lowered.compile(compiler_options=options or None)
+  except jax.errors.JaxRuntimeError as error:
+    if 'RESOURCE_EXHAUSTED' not in str(error):
+      raise
+    return Compiled(None, _first_sentence(error), 0, 0, '', 0, time.monotonic() - began)
+  took = time.monotonic() - began
+  cost = compiled.cost_analysis()
+  cost = cost if isinstance(cost, dict) else {}
+  return Compiled(
+    _memory(compiled.memory_analysis()),
+    '',
+    max(0.0, float(cost.get('flops', 0))),
+    max(0.0, float(cost.get('bytes accessed', 0))),
+    compiled.as_text() or '',
+    0,
+    took,
+  )
+
+
+def _memory(stats: Any) -> Memory:
+  return Memory(
+    stats.argument_size_in_bytes,
+    stats.output_size_in_bytes,
+    stats.alias_size_in_bytes,
+    stats.temp_size_in_bytes,
+    stats.generated_code_size_in_bytes,
+    int(getattr(stats, 'peak_memory_in_bytes', 0) or 0),
+  )
+
+
+def _first_sentence(error: Exception) -> str:
+  text = re.sub(r'\s+', ' ', str(error))
+  return text.partition('RESOURCE_EXHAUSTED:')[2].split('. ')[0].strip()[:300]

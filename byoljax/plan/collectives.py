@@ -1,0 +1,165 @@
+"""Counts the communication in the text of a compiled program.
+
+The text is XLA's HLO after optimisation, so what the compiler merged, split or removed is counted
+as it will run. An asynchronous operation is two instructions, `-start` and `-done`; the second is
+counted, whose result is the operation's. A loop's body counts as often as the compiler knows it to
+run. What lies in a branch of a conditional is kept apart: in a train step it is what only the
+logged steps do.
+"""
+
+import collections
+from collections.abc import Iterator
+import math
+import re
+from typing import NamedTuple
+
+KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'collective-permute', 'all-to-all')
+
+
+class Collective(NamedTuple):
+  """One communication of the program.
+
+  Attributes:
+    kind: one of `KINDS`.
+    size: bytes of the result on one device.
+    group: devices that take part in it; 0 where the text does not say: all of them.
+    times: how often one run of the program executes it.
+    conditional: whether it lies in a branch of a conditional.
+  """
+
+  kind: str
+  size: int
+  group: int
+  times: int
+  conditional: bool
+
+
+class Found(NamedTuple):
+  """The communication of a program.
+
+  Attributes:
+    collectives: in the order of the text.
+    unknown_loops: loops with communication whose length the text does not say; counted once.
+  """
+
+  collectives: tuple[Collective, ...]
+  unknown_loops: int
+
+
+_OPERATION = re.compile(rf' ({"|".join(KINDS)}|ragged-all-to-all)(-start|-done)?\(')
+_SHAPE = re.compile(r'\b([a-z]+\d*[a-z0-9]*)\[([0-9,<= ]*)\]')
+_CALLED = re.compile(
+  r'(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)'
+)
+_BRANCHES = re.compile(r'(?:branch_computations|called_computations)=\{([^}]*)\}')
+_TRIPS = re.compile(r'"?known_trip_count"?[:=]\s*\{\s*"?n"?[:=]\s*"?(\d+)')
+_GROUPS = re.compile(r'replica_groups=(?:\{\{([0-9,]*)\}|\[(\d+),(\d+)\]<=)')
+_HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+)\s*(?:\([^=]*\)\s*->.*)?\{\s*$')
+
+
+def find(hlo: str) -> Found:
+  """The communication in the text of a compiled HLO module."""
+  computations, entry = _computations(hlo)
+  found: list[Collective] = []
+  unknown = 0
+  for name, times, conditional, uncertain in _walk(computations, entry):
+    own = [each for line in computations[name] if (each := _collective(line))]
+    found += [each._replace(times=times, conditional=conditional) for each in own]
+    unknown += bool(own) and uncertain
+  return Found(tuple(found), unknown)
+
+
+def totals(found: Found, *, conditional: bool = False) -> dict[str, tuple[int, int]]:
+  """kind -> (calls, bytes of the results) per run, of what is or is not in a conditional."""
+  result: dict[str, tuple[int, int]] = {}
+  for each in found.collectives:
+    if each.conditional == conditional:
+      calls, size = result.get(each.kind, (0, 0))
+      result[each.kind] = (calls + each.times, size + each.times * each.size)
+  return result
+
+
+def sent(kind: str, size: float, group: int) -> float:
+  """Bytes that one device sends for a result of `size` bytes among `group`, around a ring.
+
+  All-reduce: 2 (n - 1) / n; all-gather and all-to-all: (n - 1) / n; reduce-scatter: n - 1 times
+  the share that stays; permutation: once.
+  """
+  if group < 2:
+    return 0.0
+  share = (group - 1) / group
+  factors = {
+    'all-reduce': 2 * share,
+    'all-gather': share,
+    'all-to-all': share,
+    'reduce-scatter': group - 1,
+    'collective-permute': 1,
+  }
+  return factors[kind] * size
+
+
+def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
+  """Name -> instruction lines of every computation, and the entry's name."""
+  computations: dict[str, list[str]] = {}
+  entry = current = ''
+  for line in hlo.splitlines():
+    if line[:1] not in (' ', '}', ''):
+      header = _HEADER.match(line)
+      if header and not line.startswith('HloModule'):
+        current = header.group(2)
+        computations[current] = []
+        if header.group(1):
+          entry = current
+    elif current and line.startswith(' '):
+      computations[current].append(line)
+  return computations, entry
+
+
+def _walk(computations: dict[str, list[str]], entry: str) -> Iterator[tuple[str, int, bool, bool]]:
+  """(computation, times it runs, in a conditional, in a loop of unknown length), from the entry."""
+  queue = collections.deque([(entry, 1, False, False)] if entry else [])
+  while queue:
+    name, times, conditional, uncertain = queue.popleft()
+    if name not in computations:
+      continue
+    yield name, times, conditional, uncertain
+    for line in computations[name]:
+      if '=%' not in line and '={' not in line and 'calls=' not in line and 'body=' not in line:
+        continue
+      trips = _TRIPS.search(line)
+      for role, called in _CALLED.findall(line):
+        if role == 'to_apply' and ' call(' not in line:
+          continue  # What a reduction adds with.
+        count = times * int(trips.group(1)) if trips and role == 'body' else times
+        unsure = uncertain or (role == 'body' and trips is None)
+        queue.append((called, count, conditional or role.endswith('_computation'), unsure))
+      for branches in _BRANCHES.findall(line):
+        inside = conditional or ' conditional(' in line
+        queue.extend((b.strip(' %'), times, inside, uncertain) for b in branches.split(','))
+
+
+def _collective(line: str) -> Collective | None:
+  _, equals, text = line.partition(' = ')
+  operation = _OPERATION.search(f' {text}') if equals else None
+  if operation is None or operation.group(2) == '-start':
+    return None
+  kind = operation.group(1).removeprefix('ragged-')
+  size = sum(_bytes(*shape) for shape in _SHAPE.findall(f' {text}'[: operation.start()]))
+  return Collective(kind, size, _group(line), 1, False)
+
+
+def _bytes(dtype: str, dimensions: str) -> int:
+  if dtype in ('token', 'opaque'):
+    return 0
+  bits = 8 if dtype == 'pred' else int((re.search(r'\d+', dtype) or ['8'])[0])
+  sizes = [int(re.sub('[^0-9]', '', side)) for side in dimensions.split(',') if side.strip()]
+  return math.ceil(math.prod(sizes) * bits / 8)
+
+
+def _group(line: str) -> int:
+  groups = _GROUPS.search(line)
+  if groups is None:
+    return 0
+  if groups.group(3):
+    return int(groups.group(3))
+  return len([member for member in groups.group(1).split(',') if member])

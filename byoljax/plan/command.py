@@ -1,0 +1,140 @@
+"""Flags and dispatch of `python -m byoljax.plan` and `byoljax plan`."""
+
+import argparse
+from collections.abc import Sequence
+import pathlib
+import sys
+from typing import Any
+
+from byoljax import config as config_lib
+from byoljax import main as main_lib
+
+_EPILOG = """\
+examples:
+
+  python -m byoljax.plan --config=configs/byol.py:imagenet,1000 --topology=v5e:4x4 \\
+      --config.train.batch_size=1024 --config.encoder.dtype=bfloat16
+  byoljax plan byol:imagenet,1000 --topology h100:4x8 --no_compile --price 2.5
+
+Topologies: v2 v3 v4 v5e v5p v6e tpu7x with the torus' sides (v5e:4x4, v4:4x4x4); a100-40 a100-80
+h100 h200 with hosts x GPUs (h100:2x8). Compiling needs pip install "byoljax[plan]" for TPUs; see
+experiments/plan/README.md for GPUs. Fields of the recipe are set as in training.
+"""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+  """The flags of a plan, all but the recipe."""
+  parser.add_argument('--topology', default='', metavar='NAME', help='such as v5e:4x4 or h100:2x8')
+  parser.add_argument('--examples', type=int, default=0, metavar='N', help='images in the data set')
+  parser.add_argument('--classes', type=int, default=-1, metavar='N', help='classes of its labels')
+  parser.add_argument('--share', default='', metavar='LOW,HIGH',
+                      help='share of the peak that is reached (default: 0.1,0.4)')  # fmt: skip
+  parser.add_argument('--price', type=float, default=0.0, help='of a chip and hour')
+  parser.add_argument('--interconnect', type=float, default=0.0, metavar='GB/S',
+                      help='per chip and direction, instead of the data sheet')  # fmt: skip
+  parser.add_argument('--host_rate', type=float, default=0.0, metavar='N',
+                      help='images per second that a host can deliver')  # fmt: skip
+  parser.add_argument('--target_config', default='', metavar='FILE',
+                      help="GPUs: XLA's own description of one, as text")  # fmt: skip
+  parser.add_argument('--no_compile', action='store_true',
+                      help='count only: seconds, needs no compiler, no memory figures')  # fmt: skip
+  parser.add_argument('--largest_batch', action='store_true',
+                      help='find the largest batch that fits: compiles several times')  # fmt: skip
+  parser.add_argument('--out', default='', metavar='FILE', help='write the plan as JSON')
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+  """Makes and shows a plan; returns the exit status: 0, 2 for a user's mistake."""
+  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  try:
+    overrides, rest = main_lib.split_overrides(arguments)
+    options, unknown = _parser().parse_known_args(rest)
+    if unknown:
+      flags = [action.option_strings[-1] for action in _parser()._actions]
+      name = unknown[0].partition('=')[0]
+      hint = config_lib.closest(name, flags) or '; see --help.'
+      raise config_lib.ConfigError(f"unknown argument '{unknown[0]}'{hint}")
+    run(options, overrides)
+  except config_lib.ConfigError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    return 130
+  return 0
+
+
+def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
+  """Makes the plan that the flags ask for, prints it and writes it.
+
+  Raises:
+    ConfigError: a mistake of the user's.
+  """
+  if not options.config:
+    raise config_lib.ConfigError('--config is missing: name a recipe, such as configs/byol.py.')
+  if not options.topology:
+    raise config_lib.ConfigError('--topology is missing: name a machine, such as v5e:4x4.')
+  shares = _shares(options.share)
+  config = config_lib.load(options.config, overrides)
+  import jax
+
+  # Nothing runs here, and accelerators that there are belong to others.
+  jax.config.update('jax_platforms', 'cpu')
+  from byoljax import checkpoint
+  from byoljax.plan import report, summary
+
+  fields: dict[str, Any] = {
+    name: getattr(options, name)
+    for name in ('topology', 'examples', 'classes', 'price', 'interconnect', 'host_rate')
+  }
+  if shares:
+    fields['share'] = shares
+  with config_lib.user_errors():
+    plan = summary.make(
+      config,
+      summary.Options(
+        **fields,
+        target_config=options.target_config,
+        compile=not options.no_compile,
+        largest_batch=options.largest_batch and not options.no_compile,
+      ),
+    )
+  print(report.text(plan))
+  if options.out:
+    changed = [f'--config.{name}={value}' for name, value in overrides]
+    stored = {'recipe': options.config, 'overrides': changed, **plan}
+    with config_lib.user_errors('--out'):
+      checkpoint.write_json(pathlib.Path(options.out), stored)
+    print(f'\nplan  {options.out}')
+
+
+def _shares(text: str) -> tuple[float, float] | None:
+  if not text:
+    return None
+  try:
+    low, high = (float(part) for part in text.split(','))
+  except ValueError:
+    raise config_lib.ConfigError(
+      f'--share={text} must be two numbers with a comma between them, such as 0.1,0.4.'
+    ) from None
+  return low, high
+
+
+class _Parser(argparse.ArgumentParser):
+  """Answers a mistake in one sentence, like the rest of the program."""
+
+  def error(self, message: str) -> None:  # type: ignore[override]
+    raise config_lib.ConfigError(f'{message}; see --help.')
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(
+    prog='python -m byoljax.plan',
+    description='What a recipe needs on hardware that is not there: memory, work, traffic, time.',
+    epilog=_EPILOG,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('--config', default='', metavar='FILE[:ARG]', help='the recipe')
+  add_flags(parser)
+  return parser

@@ -1,0 +1,331 @@
+"""Puts a plan together: a nested dict that becomes the JSON file and the table."""
+
+from collections.abc import Callable
+import math
+from typing import Any, NamedTuple
+
+import jax
+
+import byoljax
+from byoljax import assemble
+from byoljax.config import Config, ConfigError
+from byoljax.plan import aot, collectives, estimate, flops, hardware
+
+
+class Options(NamedTuple):
+  """What the user says about a plan; see the flags of `command`."""
+
+  topology: str
+  examples: int = 0
+  classes: int = -1
+  share: tuple[float, float] = estimate.DEFAULT_SHARE
+  price: float = 0.0
+  interconnect: float = 0.0
+  host_rate: float = 0.0
+  target_config: str = ''
+  compile: bool = True
+  largest_batch: bool = False
+
+
+def machine(options: Options) -> hardware.Topology:
+  """The machine of the options, with the user's interconnect.
+
+  Raises:
+    ValueError: not a machine, or an option out of range.
+  """
+  low, high = options.share
+  if not 0 < low <= high <= 1:
+    raise ValueError(f'--share={low},{high} must be two shares with 0 < low <= high <= 1.')
+  for name in ('price', 'interconnect', 'host_rate', 'examples'):
+    value = getattr(options, name)
+    if not value >= 0 or math.isinf(value):
+      raise ValueError(f'--{name}={value} must not be negative; 0 leaves it out.')
+  topology = hardware.parse(options.topology)
+  if options.target_config and topology.chip.platform != 'cuda':
+    raise ValueError(f'--target_config is for GPUs, but --topology={topology.name} is not one.')
+  if options.interconnect:
+    rate = options.interconnect * 1e9
+    # Between hosts where there are several, else between the chips.
+    field = 'network' if topology.chip.network and topology.num_hosts > 1 else 'links'
+    topology = topology._replace(chip=topology.chip._replace(**{field: rate}))
+  return topology
+
+
+def make(config: Config, options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
+  """Makes the plan of a recipe; compiles its step unless told not to.
+
+  Args:
+    config: a recipe that trains an encoder.
+    options: see the flags.
+    say: told what takes long before it begins.
+
+  Raises:
+    ConfigError: recipe, options and machine do not fit each other.
+    ValueError: an option out of range.
+  """
+  topology = machine(options)
+  if 'method' not in config or 'views' not in config:
+    raise ConfigError('a plan is made for pretraining: name a recipe that trains an encoder.')
+  source = aot.described_source(config, options.examples, options.classes)
+  if options.compile:
+    mesh = aot.mesh_of(aot.devices_of(topology, options.target_config))
+    if mesh.size != topology.num_devices:
+      raise ConfigError(
+        f'--topology={topology.name} has {topology.num_devices} devices by our table and '
+        f'{mesh.size} by the compiler: this version of it counts cores otherwise.'
+      )
+  else:
+    mesh = aot.counting_mesh(topology.num_devices)
+  run = aot.assembled(config, source, mesh)
+  state, batch = aot.abstract_arguments(run, mesh)
+  work = flops.count(run.step, state, batch)
+  plan = {
+    'run': _run(run, topology),
+    'machine': _machine(topology),
+    'versions': _versions(topology, options.compile),
+    'flops': {
+      'per_device_and_step': dict(work.flops),
+      'per_step': work.total * topology.num_devices,
+      'per_image': work.total * topology.num_devices / run.length.batch_size,
+      'unknown_loops': work.unknown_loops,
+    },
+    'memory': {'state': _state_bytes(state)},
+    'collectives': {
+      'written': _table(work.collectives),
+      'written_at_logged_steps_only': _table(work.conditional),
+      'rounds': work.rounds,
+    },
+    'input': _input(run, topology, _bytes(batch)),
+  }
+  traffic, accessed, waits = work.collectives, 0.0, work.rounds
+  if options.compile:
+    say(f'Compiling the step for {topology.num_devices} devices: minutes for a large encoder.')
+    compiled = aot.compile_step(run, mesh)
+    plan['memory'] |= fits(compiled, topology)
+    plan['compiler'] = {
+      'lower_seconds': compiled.lower_seconds,
+      'compile_seconds': compiled.compile_seconds,
+      'flops': compiled.xla_flops,
+      'counted_over_compiler': work.total / compiled.xla_flops if compiled.xla_flops else None,
+      'bytes_accessed': compiled.bytes_accessed,
+    }
+    accessed = compiled.bytes_accessed
+    if compiled.hlo:
+      found = collectives.find(compiled.hlo)
+      traffic = collectives.totals(found)
+      waits = sum(calls for calls, _ in traffic.values())
+      plan['collectives'] |= _compiled_collectives(found)
+    if options.largest_batch:
+      plan['largest_batch'] = _largest(config, source, topology, mesh, compiled, say)
+  plan['estimate'] = _estimate(
+    run, topology, work, traffic, waits, accessed, options, _bytes(batch)
+  )
+  plan['assumptions'] = _assumptions(topology, options)
+  return plan
+
+
+def fits(compiled: aot.Compiled, topology: hardware.Topology) -> dict[str, Any]:
+  """Whether a compiled program fits a device, and by how many bytes."""
+  available = topology.chip.usable
+  if compiled.memory is None:
+    return {'available': available, 'fits': False, 'compiler_says': compiled.too_big}
+  needed = compiled.memory.needed
+  return {
+    'available': available,
+    'needed': needed,
+    'fits': needed <= available,
+    'spare': available - needed,
+    **compiled.memory._asdict(),
+  }
+
+
+def bisect(fit: Callable[[int], bool], known: int, known_fits: bool, limit: int) -> int:
+  """The largest n in [0, limit] that fits, given that fewer fit where more do.
+
+  Doubles from `known` to find a bracket, and halves it until the next n does not fit.
+
+  Args:
+    fit: asked as seldom as possible.
+    known: an n in [1, limit] whose answer is known.
+    known_fits: the answer.
+    limit: the most that makes sense.
+  """
+  low, high = (known, limit + 1) if known_fits else (0, known)
+  probe = known * 2 if known_fits else known // 2
+  while high - low > 1:
+    probe = probe if low < probe < high else (low + high) // 2
+    if fit(probe):
+      low = probe
+      probe = probe * 2 if high == limit + 1 else 0
+    else:
+      high = probe
+      probe = probe // 2 if low == 0 else 0
+  return low
+
+
+def _largest(
+  config: Config,
+  source: Any,
+  topology: hardware.Topology,
+  mesh: Any,
+  compiled: aot.Compiled,
+  say: Callable[[str], None],
+) -> dict[str, Any]:
+  """Finds the largest batch that fits, compiling for each that is tried."""
+  unit = topology.num_devices * config.train.accumulate
+  tried: list[dict[str, Any]] = []
+
+  def fit(multiple: int) -> bool:
+    changed = config.copy_and_resolve_references()
+    with changed.unlocked():
+      changed.train.batch_size = multiple * unit
+    say(f'Compiling for a batch of {multiple * unit} ({len(tried) + 1} tried).')
+    answer = fits(aot.compile_step(aot.assembled(changed, source, mesh), mesh), topology)
+    tried.append({'batch_size': multiple * unit, 'fits': answer['fits']})
+    return answer['fits']
+
+  start = config.train.batch_size // unit
+  best = bisect(fit, start, fits(compiled, topology)['fits'], source.size // unit)
+  return {
+    'batch_size': best * unit,
+    'per_device': best * config.train.accumulate,
+    'tried': tried,
+  }
+
+
+def _run(run: assemble.Run, topology: hardware.Topology) -> dict[str, Any]:
+  config, length = run.config, run.length
+  return {
+    'method': config.method.name,
+    'encoder': config.encoder.name,
+    'dtype': config.encoder.dtype,
+    'data': run.source.name,
+    'images': run.source.size,
+    'classes': run.source.num_classes,
+    'batch_size': length.batch_size,
+    'images_per_device': length.batch_size // topology.num_devices,
+    'accumulate': config.train.accumulate,
+    'length': config.train.length,
+    'steps': length.total_steps,
+    'views': [spec.size for spec in run.specs],
+  }
+
+
+def _machine(topology: hardware.Topology) -> dict[str, Any]:
+  return {
+    'topology': topology.name,
+    'devices': topology.num_devices,
+    'chips': math.prod(topology.shape),
+    'hosts': topology.num_hosts,
+    'chip': topology.chip._asdict(),
+  }
+
+
+def _versions(topology: hardware.Topology, compiled: bool) -> dict[str, str]:
+  from importlib import metadata
+
+  wanted = ['jax', 'jaxlib']
+  if compiled:
+    wanted.append('libtpu' if topology.chip.platform == 'tpu' else 'jax-cuda12-pjrt')
+  return {'byoljax': byoljax.__version__} | {name: metadata.version(name) for name in wanted}
+
+
+def _bytes(tree: Any) -> int:
+  return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _state_bytes(state: Any) -> dict[str, int]:
+  """Bytes of the parts of the train state, which every device holds whole."""
+  sizes = {name: _bytes(getattr(state, name)) for name in ('params', 'opt_state', 'method_state')}
+  return sizes | {'total': sum(sizes.values())}
+
+
+def _input(run: assemble.Run, topology: hardware.Topology, size: int) -> dict[str, Any]:
+  """What hosts deliver per step: `size` bytes to the devices, and images to decode."""
+  known = aot.KNOWN_DATA.get(run.source.name.removeprefix('tfds:').split('/')[0])
+  return {
+    'bytes_per_step': size,
+    'bytes_per_host_and_step': size / topology.num_hosts,
+    'images_per_host_and_step': run.length.batch_size / topology.num_hosts,
+    'stored_bytes_per_image': known[2] if known else None,
+  }
+
+
+def _table(rows: dict[str, tuple[int, int]]) -> dict[str, Any]:
+  return {kind: {'calls': calls, 'bytes': size} for kind, (calls, size) in rows.items()}
+
+
+def _compiled_collectives(found: collectives.Found) -> dict[str, Any]:
+  return {
+    'compiled': _table(collectives.totals(found)),
+    'compiled_at_logged_steps_only': _table(collectives.totals(found, conditional=True)),
+    'unknown_loops': found.unknown_loops,
+  }
+
+
+def _estimate(
+  run: assemble.Run,
+  topology: hardware.Topology,
+  work: flops.Work,
+  traffic: dict[str, tuple[int, int]],
+  waits: int,
+  accessed: float,
+  options: Options,
+  batch_bytes: int,
+) -> dict[str, Any]:
+  """The fast and the slow end of the range, of a step and of the run."""
+  ends = {}
+  steps, batch = run.length.total_steps, run.length.batch_size
+  for end, share in zip(('slow', 'fast'), options.share, strict=True):
+    parts = estimate.step_time(
+      topology,
+      work.flops,
+      {kind: size for kind, (_, size) in traffic.items()},
+      waits,
+      share=share,
+      bytes_accessed=accessed,
+      images_per_host=batch / topology.num_hosts,
+      host_rate=options.host_rate,
+    )
+    seconds = steps * parts.total
+    ends[end] = {
+      'share_of_peak': share,
+      'step_seconds': parts.total,
+      'parts': parts._asdict(),
+      'bound_by': parts.bound,
+      'images_per_second': batch / parts.total,
+      'run_hours': seconds / 3600,
+      'cost': estimate.cost(topology, seconds, options.price) if options.price else None,
+      'host_images_per_second': batch / topology.num_hosts / parts.total,
+      'host_bytes_per_second': batch_bytes / topology.num_hosts / parts.total,
+    }
+  return ends
+
+
+def _assumptions(topology: hardware.Topology, options: Options) -> list[str]:
+  chip = topology.chip
+  low, high = options.share
+  lines = [
+    f'a model, not a measurement: {low:g} to {high:g} of the peak is reached '
+    f'({chip.peak_bf16 / 1e12:g} TFLOP/s bfloat16, {chip.peak_f32 / 1e12:g} float32 per chip)',
+    f'links {chip.links / 1e9:g} GB/s per chip and direction'
+    + (f', {chip.network / 1e9:g} GB/s between hosts' if chip.network else ''),
+    'communication is not hidden behind work; each collective waits '
+    f'{estimate.latency_seconds(topology) * 1e6:.3g} us for the way across the machine',
+    f'hosts deliver {options.host_rate:g} images/s each'
+    if options.host_rate
+    else 'hosts keep up with the devices',
+    'not counted: starting, compiling, evaluations, checkpoints, failures',
+    f'price {options.price:g} per chip and hour, as given' if options.price else 'no price given',
+  ]
+  if chip.platform == 'cuda':
+    lines.append(
+      'three quarters of the memory are usable, as JAX takes by default '
+      '(XLA_PYTHON_CLIENT_MEM_FRACTION); convolutions may take more work space on a real GPU'
+    )
+  if not options.compile:
+    lines.append(
+      'not compiled: the compiler merges all collectives that need not wait for each other, and '
+      'memory traffic is not known'
+    )
+  return lines
