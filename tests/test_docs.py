@@ -12,7 +12,7 @@ import yaml
 
 from byoljax import cli
 from byoljax import config as config_lib
-from byoljax.main import _split_overrides
+from byoljax.main import split_overrides
 from tests import markdown_pages
 from tests.markdown_pages import ROOT, pages, recipe_pages
 
@@ -101,7 +101,7 @@ def test_commands_name_real_recipes_and_fields(origin, line, monkeypatch):
       assert not rest
       return
     words = cli._as_main(cli._with_options(options.command, protocol), options, rest)
-  overrides, rest = _split_overrides(words)
+  overrides, rest = split_overrides(words)
   recipe = next(word for word in rest if word.startswith('--config='))
   config_lib.load(recipe.removeprefix('--config='), overrides)
 

@@ -11,12 +11,13 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byoljax import assemble, checkpoint, cli, clock, evaluate, metrics, parallel, train
+from byoljax import assemble, checkpoint, classify, cli, clock, evaluate, metrics, parallel, train
 from byoljax import config as config_lib
 from byoljax.data import arrays, datasets, device, memory, pipeline, resident, shapes, views
 from byoljax.data import source as source_lib
 from byoljax.data.order import Order
 from byoljax.method import Refresh
+from configs import base
 
 MEAN = STD = (0.5, 0.5, 0.5)
 
@@ -359,13 +360,12 @@ def test_a_probe_can_live_on_the_devices(npz, loops):
   """The linear evaluation goes through the same loop."""
   encoder = evaluate.random_encoder({'name': 'pixels', 'dtype': 'float32'}, 12, 0)
   splits = [datasets.load('npz', split, data_dir=str(npz)) for split in ('train', 'test')]
-  protocol = {
-    'length': '3 epochs', 'batch_size': 16, 'base_lr': (0.1, 0.3), 'held_out': 0.2,
-    'crop_scale': (0.5, 1.0), 'seed': 0,
-  }  # fmt: skip
+  protocol = base.linear_protocol(
+    length='3 epochs', batch_size=16, base_lr=(0.1, 0.3), held_out=0.2, crop_scale=(0.5, 1.0)
+  )
   log = {'every': '50 steps', 'tensorboard': False, 'csv': False, 'verbose': False}
   found = [
-    evaluate.linear_result(
+    classify.linear_result(
       encoder,
       evaluate.EvalData(*splits, 12, MEAN, STD, batch_size=16, resident=mode),
       protocol,

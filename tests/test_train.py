@@ -155,11 +155,11 @@ def test_a_damaged_checkpoint_is_replaced_by_training_on_from_the_one_before(
   """And clocks that run backwards meanwhile change nothing."""
   run = tmp_path / 'run'
   shutil.copytree(finished, run)
-  data = max((run / 'checkpoints/10/state').rglob('*'), key=lambda p: p.stat().st_size)
-  raw = bytearray(data.read_bytes())
-  for place in range(0, len(raw), 61):  # Every array is hit, the encoder's among them.
-    raw[place] ^= 4
-  data.write_bytes(raw)
+  for data in (run / 'checkpoints/10/state').rglob('d/*'):
+    raw = bytearray(data.read_bytes())
+    for place in range(0, len(raw), 61):  # Every array is hit, the encoder's among them.
+      raw[place] ^= 4
+    data.write_bytes(raw)
   assert main(['--config=configs/knn.py', f'--config.pretrained={run}']) == 2
   error = capsys.readouterr().err
   assert "checkpoints/10' is damaged" in error and 'Traceback' not in error

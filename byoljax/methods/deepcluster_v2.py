@@ -168,16 +168,7 @@ def deepcluster_v2(
     centroids, labels = zip(*found, strict=True)
     return params, state.replace(banks=banks, prototypes=centroids, labels=labels)
 
-  return Method(
-    init,
-    loss,
-    keep,
-    embed,
-    default_groups,
-    Refresh(every, cluster),
-    remember,
-    net=stack((*backbone.parts, *head.parts)),
-  )
+  return Method(init, loss, keep, embed, default_groups, Refresh(every, cluster), remember)
 
 
 def build(
@@ -222,9 +213,11 @@ def build(
     bn_axis=setting.axis,
     dtype=jnp.dtype(setting.dtype),
   )
-  return deepcluster_v2(
-    stack((('encoder', 'embedding', make_encoder(setting.axis)),)),
-    stack((('projector', 'projection', projection),)),
+  encoder_part = ('encoder', 'embedding', make_encoder(setting.axis))
+  head_part = ('projector', 'projection', projection)
+  method = deepcluster_v2(
+    stack((encoder_part,)),
+    stack((head_part,)),
     num_examples=setting.num_examples,
     dim=projector[-1],
     prototypes=tuple(prototypes),
@@ -233,3 +226,4 @@ def build(
     every=max(1, setting.steps_per_epoch),
     axis=setting.axis,
   )
+  return method._replace(net=stack((encoder_part, head_part)))
