@@ -4,7 +4,8 @@ Every process reads for itself, waits for nobody, and compares what it read with
 record. What Orbax and TensorStore raise about damaged files becomes one `DamagedError`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 import gc
 import logging
 import os
@@ -40,12 +41,8 @@ def restore_subtrees(
   """
   quiet_orbax()
   directory = pathlib.Path(os.path.abspath(checkpoint))
-  try:
+  with _naming(directory):
     return _subtrees(directory, prefixes)
-  except DamagedError as error:
-    raise DamagedError(
-      f"'{directory}' is damaged: {error}. Name another checkpoint of the run, if there is one."
-    ) from error
 
 
 def stored_names(checkpoint: str | os.PathLike[str], prefix: tuple[str, ...]) -> list[str]:
@@ -56,10 +53,24 @@ def stored_names(checkpoint: str | os.PathLike[str], prefix: tuple[str, ...]) ->
     DamagedError: its list of names cannot be read.
   """
   quiet_orbax()
+  directory = pathlib.Path(os.path.abspath(checkpoint))
+  with _naming(directory):
+    tree = shapes(directory)
   try:
-    return list(_lookup(shapes(pathlib.Path(os.path.abspath(checkpoint))), prefix) or ())
+    return list(_lookup(tree, prefix) or ())
   except KeyError:
     return []
+
+
+@contextlib.contextmanager
+def _naming(directory: pathlib.Path) -> Iterator[None]:
+  """Says which checkpoint is damaged, and what to do."""
+  try:
+    yield
+  except DamagedError as error:
+    raise DamagedError(
+      f"'{directory}' is damaged: {error}. Name another checkpoint of the run, if there is one."
+    ) from error
 
 
 def _subtrees(
@@ -109,7 +120,10 @@ def shapes(checkpoint: pathlib.Path) -> PyTree:
   def attempt() -> PyTree:
     handler = ocp.StandardCheckpointHandler(**_alone())
     with ocp.Checkpointer(handler, **_alone()) as reader:
-      return reader.metadata(path).item_metadata.tree
+      found = reader.metadata(path).item_metadata
+      if found is None:
+        raise ValueError('the list of its arrays is missing')
+      return found.tree
 
   return _twice(attempt)
 

@@ -8,6 +8,7 @@ import pytest
 from byoljax import checkpoint, classify, cli, labelled
 from byoljax import config as config_lib
 from byoljax.data import arrays
+from byoljax.main import main
 from configs import finetune as finetune_config
 from configs import linear as linear_config
 from configs import transfer as transfer_config
@@ -21,6 +22,16 @@ SHORT = (
 
 def result_of(folder):
   return json.loads((folder / 'result.json').read_text())['result']
+
+
+@pytest.fixture(scope='module')
+def with_projector(tiny, tmp_path_factory):
+  """A run of seconds whose projector has layers of 16 and 8."""
+  run = tmp_path_factory.mktemp('runs') / 'simclr'
+  small = [flag for flag in tiny if 'predictor' not in flag and 'configs/byol' not in flag]
+  recipe = f'--config={cli.recipes_directory()}/simclr.py:smoke'
+  assert main([recipe, *small, '--config.train.length=1 epochs', f'--workdir={run}']) == 0
+  return run
 
 
 class TestLinearProtocols:
@@ -60,15 +71,12 @@ class TestLinearProtocols:
     assert result['train_examples'] == 80 and 'held_out_top1' not in result
     assert 'the only one' in capsys.readouterr().out
 
-  def test_on_the_projection(self, tiny, tmp_path, capsys):
-    from byoljax.main import main
-
-    run = tmp_path / 'run'
-    assert main([*tiny, f'--workdir={run}']) == 0
+  def test_on_the_projection(self, with_projector, capsys):
+    run = with_projector
     command = ['linear', str(run), *QUIET, '--linear.length=2 epochs', '--linear.batch_size=16']
     assert cli.run([*command, '--tap=projection']) == 0
     assert 'online network, projection' in capsys.readouterr().out
-    (home,) = (run / 'evals').iterdir()
+    (home,) = (run / 'evals').glob('linear-*')
     kernel = checkpoint.restore_subtrees(
       checkpoint.checkpoint_directory(home), [('params', 'head')]
     )[('params', 'head')]['kernel']
@@ -117,14 +125,10 @@ class TestFinetune:
       after = np.asarray(state.params['encoder']['stem_conv']['kernel'])
       assert np.allclose(before, after.reshape(-1, *before.shape)[0], atol=1e-6) == fixed
 
-  def test_from_the_first_layer_of_the_head(self, tiny, tmp_path, capsys):
-    from byoljax.main import main
-
-    run = tmp_path / 'run'
-    small = [a for a in tiny if 'predictor' not in a and 'configs/byol' not in a]
-    assert main(['--config=configs/simclr.py:smoke', *small, f'--workdir={run}']) == 0
-    command = ['finetune', str(run), '--labels=10 per class', *SHORT, '--finetune.head_layers=1',
-               '--finetune.sweep.base_lr=()', '--finetune.length=2 steps']  # fmt: skip
+  def test_from_the_first_layer_of_the_head(self, with_projector, tmp_path, capsys):
+    command = ['finetune', str(with_projector), '--labels=10 per class', *SHORT,
+               '--finetune.sweep.base_lr=()', '--finetune.length=2 steps',
+               '--finetune.head_layers=1']  # fmt: skip
     assert cli.run([*command, f'--workdir={tmp_path / "out"}']) == 0
     step = checkpoint.checkpoint_directory(tmp_path / 'out' / 'online')
     stored = checkpoint.restore_subtrees(step, [('params',)])[('params',)]
