@@ -263,8 +263,9 @@ def plot(groups: Mapping[str, Sequence[Run]], path: pathlib.Path) -> None:
     panel.set_yticks(range(len(trained)), [row['encoder'] for row in trained], fontsize=9)
     if panel is not bars[0]:
       panel.tick_params(labelleft=False)
-  if bars[0].get_legend_handles_labels()[1]:
-    bars[1].legend(frameon=False, fontsize=8, loc='lower right')
+  handles, names = bars[0].get_legend_handles_labels()
+  if names:
+    figure.legend(handles, names, frameon=False, fontsize=9, ncols=2, loc='outside lower left')
   for name, group in groups.items():
     for number, run in enumerate(group):
       points = [(row['epoch'], 100 * row['knn/top1']) for row in run.rows if 'knn/top1' in row]
