@@ -17,6 +17,7 @@ from byoljax import checkpoint, classify, eval_setup, evaluate, frozen_tasks, pa
 from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data import datasets
+from byoljax.data.source import fingerprint
 from byoljax.evals import frozen, scores
 from byoljax.evaluate import Encoder, EvalData
 from byoljax.report import table
@@ -63,7 +64,10 @@ def _tabulated(
     row = {'data set': entry, 'metric': scores.METRICS[metric]}
     for protocol in config.protocols:
       for name, start in starts.items():
-        where = home / _slug(entry) / f'{protocol}-{name}'
+        # Named after all that it depends on: training that was stopped is never gone on with by
+        # another protocol.
+        digest = fingerprint(json.dumps(_asked(config, protocol, data), sort_keys=True))
+        where = home / _slug(entry) / f'{protocol}-{name}-{digest}'
         result = _stored(where, config, protocol, data)
         if result is None:
           say(f'{entry}: {protocol}, {name} ...')
