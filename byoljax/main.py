@@ -66,8 +66,9 @@ def _run(config: config_lib.Config, options: argparse.Namespace) -> int:
   if 'task' not in config:
     raise config_lib.ConfigError(f"{options.config} has no field 'task' that says what to do.")
   _set_verbosity(config.log.verbose)
-  from byoljax import parallel, program_cache, tasks
+  from byoljax import parallel, program_cache, tasks, xla_flags
 
+  xla_flags.set_defaults()
   program_cache.enable()
   with config_lib.user_errors():
     parallel.initialize_processes(

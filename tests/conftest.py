@@ -12,6 +12,9 @@ if 'device_count' not in os.environ.get('XLA_FLAGS', ''):
     os.environ.get('XLA_FLAGS', '')
     + ' --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1'
   )
+from byoljax import xla_flags  # noqa: E402
+
+xla_flags.set_defaults()
 _CACHE = tempfile.TemporaryDirectory(prefix='byoljax-compiled-')
 os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'

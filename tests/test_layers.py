@@ -61,8 +61,9 @@ OWN = {
   'plan/': {'assemble', 'checkpoint', 'config', 'data', 'main', 'parallel', 'plan', 'report', ''},
   'cli.py': {'main', 'config', 'plan', 'report', 'search', 'report_run', ''},
   'search.py': {'config', 'data', 'embed_data', 'embedding', 'report'},
-  'main.py': {'config', 'parallel', 'program_cache', 'tasks', ''},
+  'main.py': {'config', 'parallel', 'program_cache', 'tasks', 'xla_flags', ''},
   'program_cache.py': set(),
+  'xla_flags.py': set(),
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'flax', 'optax', 'orbax', 'matplotlib', 'absl',
          'ml_collections', 'tensorboardX', 'torch'}  # fmt: skip

@@ -13,7 +13,7 @@ import contest
 import jax
 import numpy as np
 
-from byoljax import __version__, optim, parallel
+from byoljax import __version__, optim, parallel, xla_flags
 from byoljax.method import Method, Setting
 from byoljax.methods import byol
 from byoljax.models import make_encoder
@@ -116,6 +116,7 @@ class Contestant:
 
 
 if __name__ == '__main__':
+  xla_flags.set_defaults()
   contestant = Contestant()
   contest.serve(
     {'prepare': contestant.prepare, 'check': contestant.check, 'steps': contestant.steps}
