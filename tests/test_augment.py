@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.data import draws, photometric, views
+from byoljax.data import branches, draws, photometric, views
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / 'golden' / 'augment.npz')
 OFF = views.ViewSpec(jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0, solarize_prob=0.0)
@@ -29,7 +29,8 @@ def spec_with(**changes):
 def apply(xp, images, u, spec):
   if xp is np:
     return photometric.photometric(np, images, u, spec)
-  return np.asarray(jax.jit(functools.partial(photometric.photometric, jnp, spec=spec))(images, u))
+  form = branches.one_by_one if xp is branches else functools.partial(photometric.photometric, jnp)
+  return np.asarray(jax.jit(functools.partial(form, spec=spec))(images, u))
 
 
 def draw(count, epoch=0, view=0):
@@ -51,7 +52,7 @@ def random_images(count, size, seed=0):
 # --- one operation at a time ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('xp', [np, jnp])
+@pytest.mark.parametrize('xp', [np, jnp, branches])
 def test_hue_equals_torchvision(xp):
   images = GOLDEN['images'].astype(np.float32) / 255
   spec = spec_with(size=16, jitter_prob=1.0, hue=0.5)
@@ -68,7 +69,7 @@ def test_gray_and_solarize_equal_torchvision():
   np.testing.assert_allclose(solarized, GOLDEN['solarize'], atol=1e-6)
 
 
-@pytest.mark.parametrize('xp', [np, jnp])
+@pytest.mark.parametrize('xp', [np, jnp, branches])
 def test_blur_equals_torchvision_in_the_interior(xp):
   images = GOLDEN['large'].astype(np.float32) / 255
   for k, sigma in enumerate(GOLDEN['sigmas']):
@@ -87,7 +88,7 @@ def golden_draws(order, values):
   return u
 
 
-@pytest.mark.parametrize('xp', [np, jnp])
+@pytest.mark.parametrize('xp', [np, jnp, branches])
 def test_all_24_orders_equal_the_operations_one_by_one(xp):
   """The reference applies four operations in turn; here they are three colour and two affine."""
   images = GOLDEN['jittered'].astype(np.float32) / 255
@@ -97,7 +98,7 @@ def test_all_24_orders_equal_the_operations_one_by_one(xp):
   np.testing.assert_allclose(out, GOLDEN['jitter'], atol=1e-5)
 
 
-@pytest.mark.parametrize('xp', [np, jnp])
+@pytest.mark.parametrize('xp', [np, jnp, branches])
 def test_whole_chain_equals_the_reference(xp):
   images = GOLDEN['piped'].astype(np.float32) / 255
   u = golden_draws(GOLDEN['pipeline_order'], GOLDEN['pipeline_u'])
@@ -192,7 +193,7 @@ OPERATIONS = [
 ]
 
 
-@pytest.mark.parametrize('xp', [np, jnp])
+@pytest.mark.parametrize('xp', [np, jnp, branches])
 def test_all_off_is_exactly_the_identity(xp):
   images = random_images(4, 32)
   np.testing.assert_array_equal(apply(xp, images, draw(4), OFF), images)
@@ -226,7 +227,7 @@ def test_every_order_is_equally_likely():
   assert np.sum((counts - 1000) ** 2 / 1000) < 23 + 5 * 6.8
 
 
-@pytest.mark.parametrize('xp', [np, jnp])
+@pytest.mark.parametrize('xp', [np, jnp, branches])
 def test_output_stays_in_range(xp):
   strong = views.ViewSpec(
     size=32, brightness=1.0, contrast=1.0, saturation=1.0, hue=0.5, gray_prob=0.2, solarize_prob=0.5
@@ -256,3 +257,35 @@ def test_normalize_and_levels():
   np.testing.assert_allclose(unit, levels / 255, atol=1e-7)
   np.testing.assert_array_equal(photometric.to_uint8(np, unit), levels)
   np.testing.assert_array_equal(photometric.to_unit(np, unit), unit)
+
+
+# --- two forms of the same operations -------------------------------------------------------------
+
+
+@pytest.mark.parametrize('size', [8, 40])
+def test_both_forms_make_the_same_pictures(size):
+  spec = views.ViewSpec(size=size, blur_prob=0.5, solarize_prob=0.3, solarize_threshold=0.5)
+  images, u = random_images(64, size), draw(64)
+  np.testing.assert_allclose(
+    apply(branches, images, u, spec), apply(jnp, images, u, spec), atol=3e-6
+  )
+
+
+def test_equal_draws_of_the_order_are_resolved_alike():
+  u = draw(40)
+  rng = np.random.default_rng(1)
+  for name in ('BRIGHTNESS', 'CONTRAST', 'SATURATION', 'HUE'):
+    u[:, getattr(views, f'ORDER_{name}')] = rng.integers(0, 2, 40) / 2
+  images, spec = random_images(40, 8), spec_with(size=8, jitter_prob=1.0, **JITTER)
+  np.testing.assert_allclose(
+    apply(branches, images, u, spec), apply(jnp, images, u, spec), atol=3e-6
+  )
+
+
+def test_the_platform_chooses_the_form():
+  spec = views.ViewSpec(size=8, solarize_prob=0.2)
+  arguments = random_images(2, 8), draw(2)
+  traced = jax.jit(functools.partial(branches.apply, spec=spec)).trace(*arguments)
+  for platform, one_by_one in (('cpu', True), ('tpu', False), ('cuda', False)):
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert ('stablehlo.while' in text) == one_by_one, platform

@@ -88,7 +88,7 @@ HEAVY_ALLOWED = {
   'weights/': {'flax'},
 }
 # The part of data/ that runs on machines with nothing but JAX.
-PURE_DATA = ('draws', 'views', 'crop', 'photometric', 'device', 'arrays', 'source', 'memory',
+PURE_DATA = ('draws', 'views', 'crop', 'photometric', 'branches', 'device', 'arrays', 'source', 'memory',
              'order', 'resident')  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byoljax.data import crop, draws, photometric, views
+from byoljax.data import branches, crop, draws, photometric, views
 
 _PLACES = ('accelerator', 'host')
 
@@ -57,7 +57,7 @@ def make_augment(
   def finish(images, u, spec, apply):
     images = photometric.to_unit(jnp, images)
     if apply:
-      images = photometric.photometric(jnp, images, u, spec)
+      images = branches.apply(images, u, spec)
     return photometric.normalize(jnp, images, mean, std)
 
   def augment(batch, step):

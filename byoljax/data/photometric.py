@@ -12,7 +12,7 @@ sequence "colour, affine, colour, affine, colour", where the two affine steps ar
 contrast in either order, and saturation and hue act in one of the three colour steps and are the
 identity in the others. This is exact and costs three colour steps and two means, where four slots
 with four operations each would cost four times as much. An operation whose probability or strength
-is 0 is absent from the graph.
+is 0 is absent from the graph. `branches` has the form for CPUs, which do have branches.
 
 Written once over an array namespace `xp`: numpy, jax.numpy, or tf.experimental.numpy inside a
 tf.data graph. Images are handled as three planes [b, S, S], because a minor axis of three
@@ -52,7 +52,7 @@ def photometric(xp: Any, images: Any, u: Any, spec: views.ViewSpec) -> Any:
   if spec.jitter_prob > 0:
     planes = _chosen(xp, u[:, views.JITTER], spec.jitter_prob, _jitter(xp, planes, u, spec), planes)
   if spec.gray_prob > 0:
-    planes = _chosen(xp, u[:, views.GRAY], spec.gray_prob, [_luma(planes)] * 3, planes)
+    planes = _chosen(xp, u[:, views.GRAY], spec.gray_prob, [luma(planes)] * 3, planes)
   if spec.blur_prob > 0 and blur_radius(spec.size) > 0:
     low, high = spec.blur_sigma
     matrix = blur_matrix(xp, low + u[:, views.SIGMA] * (high - low), spec.size)
@@ -186,13 +186,16 @@ def _colour_steps(xp, u, spec, affine_orders):
     if spec.hue > 0:
       turn = _symmetric(u[:, views.HUE], 6.0 * spec.hue)
       turn = share(u[:, views.ORDER_HUE], turn, 0.0, step)
-    return planes if factor is None and turn is None else _colour(xp, planes, factor, turn)
+    return planes if factor is None and turn is None else colour(xp, planes, factor, turn)
 
   return apply
 
 
-def _colour(xp, planes, factor, turn):
+def colour(xp: Any, planes: Sequence[Any], factor: Any, turn: Any) -> list[Any]:
   """Scales the HSV saturation by `factor` (clipped at 1), turns the hue by `turn` sextants.
+
+  `planes` are red, green and blue in [0, 1], of any one shape; `factor` >= 0 and `turn` >= -6
+  broadcast against them, and None leaves saturation or hue as it is.
 
   With V the largest and C the largest minus the smallest channel, S = C / V, so scaling S is
   scaling C by min(factor, V / C). The channels of hue h in [0, 6) are V - C + C * ramp(h).
@@ -217,5 +220,6 @@ def _colour(xp, planes, factor, turn):
   return [low + chroma * xp.clip(ramp, 0.0, 1.0) for ramp in ramps]
 
 
-def _luma(planes):
+def luma(planes: Sequence[Any]) -> Any:
+  """The grey value of three planes, with the weights of ITU-R BT.601; any shape."""
   return _LUMA[0] * planes[0] + _LUMA[1] * planes[1] + _LUMA[2] * planes[2]
