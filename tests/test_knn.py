@@ -146,9 +146,8 @@ def test_bank_is_streamed_from_a_memory_map_once(golden, tmp_path, monkeypatch):
   sizes.clear()
   result = run(golden | {'bank': bank}, bank_block=128, query_block=40)
   assert result == expected
-  # Three blocks of the bank, however many blocks of queries; never the whole bank.
-  assert [s for s in sizes if s[0] == 128] == [(128, 16)] * 3
-  assert max(s[0] for s in sizes) == 128
+  # Three blocks of the bank of one size, however many blocks of queries; never the whole bank.
+  assert [s for s in sizes if s[0] > 40] == [(100, 16)] * 3
 
 
 def test_one_compilation_per_block_shape(golden):
