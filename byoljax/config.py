@@ -29,6 +29,7 @@ Config = Any
 # Fields that may change between two starts of one run: they do not change what is computed.
 NEUTRAL = (
   'log', 'profile', 'checkpoint', 'data.dir', 'data.threads', 'data.resident', 'train.max_skipped',
+  'encoder.remat',
 )  # fmt: skip
 # Fields that came later: what runs did that were started without them.
 LATER = {

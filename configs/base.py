@@ -148,6 +148,7 @@ def get_config() -> ConfigDict:
         'positions': 'sincos',  # of ViTs; or 'learned'
         'grid': 0,  # of ViTs: patches on each side that positions are made for; 0 = its own
         'dtype': 'float32',  # or 'bfloat16' for the computation
+        'remat': False,  # True: less memory, one more forward pass
       },
       'method': {'name': 'byol'},
       'optim': optimiser(),

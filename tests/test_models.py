@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax import models
+from byoljax import models, parallel
 from byoljax.models import layers, resnet
 from byoljax.models.net import stack
 
@@ -248,6 +248,62 @@ def test_a_pooled_shortcut_averages_the_pixels_it_skips():
   y = block.apply(variables, x, train=False)
   means = x.reshape(3, 4, 2, 4, 2, 2).mean((2, 4))
   np.testing.assert_allclose(y, np.maximum(means, 0) / math.sqrt(1 + 1e-5), atol=1e-6)
+
+
+def loss_of(net, batch_stats, images):
+  def loss(params):
+    outputs, stats = net.apply(params, batch_stats, images, train=True)
+    return jnp.mean(jnp.sin(outputs['embedding'])), stats
+
+  return loss
+
+
+@pytest.mark.parametrize('name', ['small', 'vit_micro'])
+def test_remat_changes_no_value(name):
+  images = jax.random.normal(jax.random.key(1), (8, 16, 16, 3))
+  found = []
+  for remat in (False, True):
+    net = encoder_net(name, remat=remat)
+    params, stats = net.init(jax.random.key(0), images)
+    step = jax.jit(jax.value_and_grad(loss_of(net, stats, images), has_aux=True))
+    found.append(jax.device_get(step(params)))
+  kept, again = found
+  assert jax.tree.structure(kept) == jax.tree.structure(again)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), kept, again)
+
+
+@pytest.mark.parametrize(
+  ('name', 'share'), [('resnet18', 0.6), ('resnet50', 0.3), ('small', 0.6), ('vit_micro', 0.2)]
+)
+def test_remat_keeps_less_for_the_gradient(name, share):
+  # Counted in what is differentiated: XLA's compiler for CPUs undoes the repetition.
+  images = jnp.zeros((8, 32, 32, 3))
+  size = []
+  for remat in (False, True):
+    net = encoder_net(name, remat=remat)
+    params, stats = jax.eval_shape(net.init, jax.random.key(0), images)
+
+    def residuals(params, stats, net=net):
+      return jax.vjp(loss_of(net, stats, images), params, has_aux=True)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(residuals, params, stats))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
+    size.append(sum(leaf.size for leaf in kept) - weights)
+  assert 0 < size[1] < share * size[0]
+
+
+def test_remat_repeats_no_sum_over_devices():
+  images, sums = jnp.zeros((4, 8, 16, 16, 3)), []
+  for remat in (False, True):
+    net = encoder_net('small', remat=remat, bn_axis=parallel.AXIS)
+    params, stats = net.init(jax.random.key(0), images[0])
+
+    def gradient(params, batch, net=net, stats=stats):
+      return parallel.pmean(jax.grad(loss_of(net, stats, batch), has_aux=True)(params)[0])
+
+    sums.append(parallel.spmd(gradient, donate=False).lower(params, images).as_text())
+  assert sums[0].count('stablehlo.all_reduce') == sums[1].count('stablehlo.all_reduce') > 0
+  assert sums[0].count('stablehlo.convolution') < sums[1].count('stablehlo.convolution')
 
 
 def test_pixels_is_the_flattened_image():

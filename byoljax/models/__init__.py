@@ -32,10 +32,10 @@ def _pixels(**settings) -> nn.Module:
   return small.Pixels()
 
 
-def _vit(name: str, *, width: int, dtype: jnp.dtype, **settings) -> nn.Module:
+def _vit(name: str, *, width: int, dtype: jnp.dtype, remat: bool, **settings) -> nn.Module:
   # No convolutions, no batch normalisation.
   settings = {field: settings[field] for field in VIT_FIELDS}
-  return vit.make(name, width=width, dtype=dtype, **settings)
+  return vit.make(name, width=width, dtype=dtype, remat=remat, **settings)
 
 
 # What only some encoders have.
@@ -64,6 +64,7 @@ def make_encoder(
   selective_kernel: bool = False,
   resnet_d: bool = False,
   first_projection: bool = False,
+  remat: bool = False,
   patch_size: int = 0,
   pool: str = 'cls',
   positions: str = 'sincos',
@@ -91,6 +92,8 @@ def make_encoder(
     selective_kernel: SimCLR v2's selective kernels, with `resnet_d`; ResNets only.
     resnet_d: three 3x3 convolutions in the stem, averaging shortcuts; ResNets only.
     first_projection: a projected shortcut in stage 1 even where none is needed; ResNets only.
+    remat: compute the activations inside of blocks again for the gradient instead of keeping them:
+      less memory, one more forward pass; see `layers.recomputed`.
     patch_size: edge of a patch in pixels, 0 for the network's own (16; 'vit_micro' 4); ViTs only.
     pool: what the embedding is, the class token ('cls') or the patches' mean ('mean'); ViTs only.
     positions: 'sincos' (fixed) or 'learned'; ViTs only.
@@ -134,6 +137,7 @@ def make_encoder(
     selective_kernel=selective_kernel,
     resnet_d=resnet_d,
     first_projection=first_projection,
+    remat=remat,
     patch_size=patch_size,
     pool=pool,
     positions=positions,

@@ -163,6 +163,29 @@ def conv(
   )
 
 
+def recomputed(block: nn.Module, wanted: bool) -> Callable[..., jax.Array]:
+  """The block as it is, or so that its activations are computed again for the gradient.
+
+  Instead of all activations inside the block only its input is kept, for one more forward pass in
+  the backward one (Chen et al., arXiv 1604.06174). Sums over devices are kept, too: batch statistics
+  are small, and waiting for them twice is not. Same parameters, values up to rounding.
+  """
+  if not wanted:
+    return block
+
+  def call(x: jax.Array, **settings: Any) -> jax.Array:
+    def once_more(module: nn.Module, x: jax.Array) -> jax.Array:
+      return module(x, **settings)  # type: ignore[operator]
+
+    return nn.remat(once_more, policy=_sums_over_devices)(block, x)  # type: ignore[type-var]
+
+  return call
+
+
+def _sums_over_devices(primitive: Any, *_: Any, **__: Any) -> bool:
+  return primitive.name.startswith('psum')
+
+
 def unit(x: jax.Array, axis: int) -> jax.Array:
   """x / max(|x|, 1e-6) along `axis`, float32; zero stays zero."""
   x = x.astype(jnp.float32)

@@ -150,8 +150,8 @@ class ResNet(nn.Module):
   1, BN, relu, no pool. With `resnet_d` or `selective_kernel`, three 3x3 convolutions with BN and
   relu (the first with stride 2, the first two with half the channels) stand in for the 7x7; the
   CIFAR stem stays. `width` multiplies every channel count. `first_projection` gives stage 1 a
-  projected shortcut even where none is needed. Feature maps 'stem' and 'stage1' ...
-  'stage4' can be read out through `byoljax.models.net.stack(..., taps=...)`.
+  projected shortcut even where none is needed. `remat` keeps no activations inside of blocks.
+  Feature maps 'stem' and 'stage1' ... 'stage4' can be read out through `byoljax.models.net.stack(..., taps=...)`.
   """
 
   blocks: tuple[int, ...]
@@ -163,6 +163,7 @@ class ResNet(nn.Module):
   selective_kernel: bool = False
   resnet_d: bool = False
   first_projection: bool = False
+  remat: bool = False
   dtype: jnp.dtype = jnp.float32
   bn_axis: str | None = None
   bn_groups: int = 0
@@ -186,7 +187,7 @@ class ResNet(nn.Module):
     self.sow('intermediates', 'stem', x)
     for stage, depth in enumerate(self.blocks, start=1):
       for block in range(depth):
-        x = ResidualBlock(
+        residual = ResidualBlock(
           channels=channels * 2 ** (stage - 1),
           stride=2 if stage > 1 and block == 0 else 1,
           bottleneck=self.bottleneck,
@@ -199,6 +200,7 @@ class ResNet(nn.Module):
           bn_axis=self.bn_axis,
           bn_groups=self.bn_groups,
           name=f'stage{stage}_block{block}',
-        )(x, train=train)
+        )
+        x = layers.recomputed(residual, self.remat)(x, train=train)
       self.sow('intermediates', f'stage{stage}', x)
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

@@ -20,6 +20,7 @@ class SmallResNet(nn.Module):
   width: int = 1
   padding: str = 'torch'
   zero_init_residual: bool = False
+  remat: bool = False
   dtype: jnp.dtype = jnp.float32
   bn_axis: str | None = None
   bn_groups: int = 0
@@ -33,7 +34,7 @@ class SmallResNet(nn.Module):
     x = nn.relu(norm(x))
     self.sow('intermediates', 'stem', x)
     for stage, channels in enumerate(stages, start=1):
-      x = resnet.ResidualBlock(
+      residual = resnet.ResidualBlock(
         channels=channels,
         stride=2,
         bottleneck=False,
@@ -44,7 +45,8 @@ class SmallResNet(nn.Module):
         bn_axis=self.bn_axis,
         bn_groups=self.bn_groups,
         name=f'stage{stage}_block0',
-      )(x, train=train)
+      )
+      x = layers.recomputed(residual, self.remat)(x, train=train)
       self.sow('intermediates', f'stage{stage}', x)
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
 

@@ -169,6 +169,7 @@ class ViT(nn.Module):
   patch_size: int = 0
   pool: str = 'cls'
   positions: str = 'sincos'
+  remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -194,7 +195,7 @@ class ViT(nn.Module):
     cls = jnp.broadcast_to(cls[None, None, :], (batch, 1, dim))
     x = jnp.concatenate([cls, x], axis=1)
     for i in range(1, depth + 1):
-      x = Block(heads, self.dtype, name=f'block{i}')(x)
+      x = layers.recomputed(Block(heads, self.dtype, name=f'block{i}'), self.remat)(x)
       self.sow('intermediates', f'tokens{i}', x)
     x = _norm('norm')(x)
     return x[:, 0] if self.pool == 'cls' else jnp.mean(x[:, 1:], axis=1)
@@ -224,9 +225,10 @@ def make(
   pool: str = 'cls',
   positions: str = 'sincos',
   grid: int = 0,
+  remat: bool = False,
   dtype: Any = jnp.float32,
 ) -> ViT:
   """The named vision transformer; `width` multiplies the tokens' width and the heads."""
   size = VITS[name]
   size = size._replace(dim=size.dim * width, heads=size.heads * width, grid=grid or size.grid)
-  return ViT(size, patch_size, pool, positions, dtype)
+  return ViT(size, patch_size, pool, positions, remat, dtype)
