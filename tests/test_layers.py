@@ -88,8 +88,8 @@ HEAVY_ALLOWED = {
   'weights/': {'flax'},
 }
 # The part of data/ that runs on machines with nothing but JAX.
-PURE_DATA = ('draws', 'views', 'crop', 'photometric', 'branches', 'device', 'arrays', 'source', 'memory',
-             'order', 'resident')  # fmt: skip
+PURE_DATA = ('draws', 'views', 'crop', 'photometric', 'branches', 'device', 'arrays', 'source',
+             'memory', 'order', 'resident')  # fmt: skip
 
 
 def row(table, module):

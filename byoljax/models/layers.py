@@ -167,8 +167,8 @@ def recomputed(block: nn.Module, wanted: bool) -> Callable[..., jax.Array]:
   """The block as it is, or so that its activations are computed again for the gradient.
 
   Instead of all activations inside the block only its input is kept, for one more forward pass in
-  the backward one (Chen et al., arXiv 1604.06174). Sums over devices are kept, too: batch statistics
-  are small, and waiting for them twice is not. Same parameters, values up to rounding.
+  the backward one (Chen et al., arXiv 1604.06174). Sums over devices are kept, too: batch
+  statistics are small, and waiting for them twice is not. Same parameters, values up to rounding.
   """
   if not wanted:
     return block

@@ -151,7 +151,8 @@ class ResNet(nn.Module):
   relu (the first with stride 2, the first two with half the channels) stand in for the 7x7; the
   CIFAR stem stays. `width` multiplies every channel count. `first_projection` gives stage 1 a
   projected shortcut even where none is needed. `remat` keeps no activations inside of blocks.
-  Feature maps 'stem' and 'stage1' ... 'stage4' can be read out through `byoljax.models.net.stack(..., taps=...)`.
+  Feature maps 'stem' and 'stage1' ... 'stage4' can be read out through
+  `byoljax.models.net.stack(..., taps=...)`.
   """
 
   blocks: tuple[int, ...]
