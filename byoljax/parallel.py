@@ -172,24 +172,6 @@ def first_says(value: int) -> int:
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
-def initialize_processes(
-  coordinator_address: str | None, num_processes: int | None, process_id: int | None
-) -> None:
-  """Joins this process to the others before any device is used; does nothing when none is named.
-
-  Raises:
-    ValueError: only some of the three were given.
-  """
-  given = [value is not None for value in (coordinator_address, num_processes, process_id)]
-  if not any(given):
-    return
-  if not all(given):
-    raise ValueError(
-      '--coordinator_address, --num_processes and --process_id go together: give all three or none.'
-    )
-  jax.distributed.initialize(coordinator_address, num_processes, process_id)
-
-
 def all_agree(fine: bool) -> bool:
   """Whether `fine` on every process; all of them call it, and none goes on before the others."""
   if jax.process_count() == 1:

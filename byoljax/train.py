@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from byoljax import checkpoint, metrics, parallel, progress, workdirs
+from byoljax import checkpoint, metrics, parallel, processes, progress, workdirs
 from byoljax.assemble import Run
 from byoljax.clock import Clock, ProfileWindow
 from byoljax.config import user_errors
@@ -312,7 +312,9 @@ class Record:
     self.clock = Clock(run.length.total_steps, run.length.batch_size, start_step=start)
     self.profiler = ProfileWindow(workdir / 'profile', start=profile.start, steps=profile.steps)
     self._progress = progress.Progress(
-      run.length.total_steps, steps_per_epoch=run.length.steps_per_epoch
+      run.length.total_steps,
+      steps_per_epoch=run.length.steps_per_epoch,
+      prefix=processes.prefix(),
     )
     self._writer = metrics.Writer(
       workdir, tensorboard=options.tensorboard, csv=options.csv, resume_step=start

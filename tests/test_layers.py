@@ -61,7 +61,9 @@ OWN = {
   'plan/': {'assemble', 'checkpoint', 'config', 'data', 'main', 'parallel', 'plan', 'report', ''},
   'cli.py': {'main', 'config', 'plan', 'report', 'search', 'report_run', ''},
   'search.py': {'config', 'data', 'embed_data', 'embedding', 'report'},
-  'main.py': {'config', 'parallel', 'program_cache', 'tasks', ''},
+  'main.py': {'config', 'processes', 'program_cache', 'tasks', ''},
+  'processes.py': {'parallel', 'roll_call', ''},
+  'roll_call.py': set(),
   'program_cache.py': set(),
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'flax', 'optax', 'orbax', 'matplotlib', 'absl',
