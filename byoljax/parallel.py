@@ -6,10 +6,12 @@ the same functions run eagerly in a notebook.
 
 `spmd` maps such a function with `jax.pmap`; `spmd_shard_map` is its twin on `jax.shard_map`, kept
 equal by a test, so that leaving `pmap` is a change of one line. State has no device axis: it is
-placed once by `replicate` and stays where it is, donated from step to step.
+placed once by `replicate` and stays where it is, donated from step to step. What does not fit on
+every device whole is `cut`; `byoljax.layout` says which parts of a state that are.
 """
 
 from collections.abc import Callable, Mapping
+import math
 from typing import Any
 
 import jax
@@ -41,6 +43,39 @@ def all_gather(x: Any, axis: str | None = AXIS) -> Any:
   return x if axis is None else lax.all_gather(x, axis, tiled=True)
 
 
+def cut(x: jax.Array, axis: str | None = AXIS) -> jax.Array:
+  """This device's part of an array that all have: [...] of n numbers -> [ceil(n / devices)].
+
+  The array is flattened, and zeros follow behind its end. A scalar stays a scalar.
+  """
+  if x.ndim == 0:
+    return x
+  rows = _rows(x, axis_size(axis))
+  return lax.dynamic_index_in_dim(rows, axis_index(axis), keepdims=False)
+
+
+def mean_cut(x: jax.Array, axis: str | None = AXIS) -> jax.Array:
+  """`cut(pmean(x))`: no device ever holds the whole mean."""
+  if axis is None or x.ndim == 0:
+    return cut(pmean(x, axis), axis)
+  size = axis_size(axis)
+  return lax.psum_scatter(_rows(x, size), axis, tiled=False) / size
+
+
+def join(part: jax.Array, shape: tuple[int, ...], axis: str | None = AXIS) -> jax.Array:
+  """The inverse of `cut`: the whole array, of this shape, on every device."""
+  if not shape:
+    return part
+  return all_gather(part, axis)[: math.prod(shape)].reshape(shape)
+
+
+def _rows(x: Any, count: int) -> Any:
+  """The numbers of x in `count` rows, zeros behind the end: [count, ceil(n / count)]."""
+  array = np if isinstance(x, np.ndarray) else jnp
+  flat = x.reshape(-1)
+  return array.pad(flat, (0, -flat.size % count)).reshape(count, -1)
+
+
 def axis_index(axis: str | None = AXIS) -> jax.Array:
   """This device's position on `axis`, int32; 0 when `axis` is None."""
   return jnp.zeros((), jnp.int32) if axis is None else lax.axis_index(axis)
@@ -65,6 +100,13 @@ def replicate(tree: PyTree) -> PyTree:
   """
   sharding = NamedSharding(local_mesh(), PartitionSpec())
   return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), tree)
+
+
+def place_cut(x: Any) -> jax.Array:
+  """Puts on every local device the part that `cut` would give it: [local devices, k]."""
+  first, count = jax.process_index() * jax.local_device_count(), jax.local_device_count()
+  rows = _rows(np.asarray(x), jax.device_count())[first : first + count]
+  return jax.device_put(rows, NamedSharding(local_mesh(), PartitionSpec(AXIS)))
 
 
 def shard(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,14 +137,21 @@ def _fetch_leaf(x: Any) -> np.ndarray:
 
 
 def spmd(
-  step: Callable[..., Any], *, donate: bool = True, in_axes: tuple[int | None, ...] = (None, 0)
+  step: Callable[..., Any],
+  *,
+  donate: bool = True,
+  in_axes: tuple[Any, ...] = (None, 0),
+  out_axes: Any = None,
 ) -> Callable[..., Any]:
   """Maps `step(state, batch) -> outputs` over the local devices (and all processes) by `pmap`.
 
   Args:
-    step: per-device function over the axis `AXIS`; its outputs must be equal on all devices.
+    step: per-device function over the axis `AXIS`; outputs without a device axis must be equal on
+      all devices.
     donate: whether the state's buffers may be reused for the outputs.
-    in_axes: for each argument, 0 where it has a device axis in front, None where it has none.
+    in_axes: for each argument, 0 where it has a device axis in front, None where it has none; or a
+      tree of both.
+    out_axes: the same for the outputs.
 
   Returns:
     A compiled function of (state without a device axis, batch [local devices, b, ...]).
@@ -111,15 +160,22 @@ def spmd(
     step,
     axis_name=AXIS,
     in_axes=in_axes,
-    out_axes=None,  # type: ignore[arg-type]
+    out_axes=out_axes,  # type: ignore[arg-type]
     donate_argnums=(0,) if donate else (),
   )
 
 
 def spmd_shard_map(
-  step: Callable[..., Any], *, donate: bool = True, mesh: Mesh | AbstractMesh | None = None
+  step: Callable[..., Any],
+  *,
+  donate: bool = True,
+  mesh: Mesh | AbstractMesh | None = None,
+  in_axes: tuple[Any, ...] = (None, 0),
+  out_axes: Any = None,
 ) -> Callable[..., Any]:
   """The twin of `spmd` on `jax.shard_map`: batches are [B, ...], split along the first axis.
+
+  What is cut has no device axis here, either: the parts of all devices follow each other.
 
   `check_vma=False` is not a detail: with it on, differentiating with respect to the replicated
   parameters already sums the gradients over the devices, and the step's own mean would be wrong
@@ -130,17 +186,28 @@ def spmd_shard_map(
     donate: as in `spmd`.
     mesh: one axis, `AXIS`; None takes all devices there are. Its devices may be those of a machine
       that is only described (`byoljax.plan`): the result can then be compiled, not called.
+    in_axes: as in `spmd`: 0 for what is split, None for what every device has whole.
+    out_axes: as in `spmd`.
   """
   if mesh is None:
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
   mapped = jax.shard_map(
     step,
     mesh=mesh,
-    in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-    out_specs=PartitionSpec(),
+    in_specs=specs(in_axes),
+    out_specs=specs(out_axes),
     check_vma=False,
   )
   return jax.jit(mapped, donate_argnums=(0,) if donate else ())
+
+
+def specs(axes: Any) -> Any:
+  """A tree of 0 (split) and None (whole) as partition specs."""
+  return jax.tree.map(
+    lambda axis: PartitionSpec() if axis is None else PartitionSpec(AXIS),
+    axes,
+    is_leaf=lambda axis: axis is None,
+  )
 
 
 def spmd_map(fn: Callable[..., Any]) -> Callable[..., Any]:

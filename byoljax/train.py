@@ -65,7 +65,7 @@ def training(
 
   Args:
     run: see `assemble`.
-    state: from `parallel.replicate`.
+    state: on the devices, as `run.layout` places it.
     start_step: steps that it has done.
     clock: times the loop.
     due: steps done -> the next step after which the caller has something to do. It yields there, at
@@ -192,7 +192,8 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
   params, method_state = refresh.apply(
     state.params, state.method_state, features, jax.random.fold_in(key, 1 << 20), step
   )
-  return parallel.replicate(state.replace(params=params, method_state=method_state))
+  params, method_state = parallel.replicate((params, method_state))
+  return state.replace(params=params, method_state=method_state)
 
 
 @functools.cache
@@ -263,7 +264,7 @@ def train(
       record.write(done, row)
       if save:
         with record.clock.paused():
-          checkpoints.save(done, state, row)
+          checkpoints.save(done, run.layout.whole(state), row)
       if stopping and not last:
         return state, False
   return state, True
@@ -276,10 +277,10 @@ def restore(run: Run, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, 
   for note in checkpoints.notes:
     workdirs.say(note)
   if found is None:
-    return parallel.replicate(run.create()), 0
+    return run.layout.place(run.create()), 0
   state, step = found
   (workdirs.say if checkpoints.notes else log.info)(f'resuming from step {step}')
-  return parallel.replicate(state), step
+  return run.layout.place(state), step
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,5 +1,6 @@
-"""Real processes: two of them train like one, and a run does not depend on the device count."""
+"""Real processes: several of them train like one, and a run does not depend on the device count."""
 
+import json
 import os
 import pathlib
 import socket
@@ -80,6 +81,72 @@ def test_two_processes_are_one(tiny, one_device, tmp_path):
     assert ours[-1][name] == pytest.approx(theirs[-1][name], abs=2e-2), name
   for name in ('config.json', 'curves.png', 'views.png'):
     assert (tmp_path / name).exists()
+
+
+@pytest.fixture(scope='module')
+def odd(tmp_path_factory):
+  """83 training and 23 test images: neither 2, 3 nor 4 processes can share them evenly."""
+  rng = np.random.default_rng(5)
+  arrays = {}
+  for split, count in (('train', 83), ('test', 23)):
+    labels = rng.integers(0, 3, count).astype(np.int32)
+    images = rng.integers(0, 100, (count, 12, 12, 3), dtype=np.uint8)
+    images[np.arange(count), :, :, labels] += 60
+    arrays |= {f'x_{split}': images, f'y_{split}': labels}
+  path = tmp_path_factory.mktemp('odd') / 'odd.npz'
+  np.savez(path, **arrays)
+  return path
+
+
+def test_two_processes_embed_an_odd_set(untrained, odd, tmp_path):
+  """Every image once, in its place, as one process gives it."""
+  arguments = [
+    '--config=configs/embed.py', f'--config.pretrained={untrained}', '--config.data.name=npz',
+    f'--config.data.dir={odd}', '--config.batch_size=16', '--config.part_size=50',
+  ]  # fmt: skip
+  finish(start(arguments, 2, tmp_path / 'one'))
+  finish(*several(arguments, tmp_path / 'two', 2, 1))
+  sizes = []
+  for part in ('part-00000.npz', 'part-00001.npz'):
+    with np.load(tmp_path / 'one' / part) as one, np.load(tmp_path / 'two' / part) as two:
+      sizes.append(len(two['features']))
+      for name in ('index', 'label', 'name'):
+        np.testing.assert_array_equal(one[name], two[name])
+      np.testing.assert_allclose(one['features'], two['features'], rtol=1e-5, atol=1e-6)
+  assert sizes == [50, 33]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['knn', 'linear'])
+def test_evaluations_of_an_odd_set(untrained, odd, tmp_path, task):
+  """Three processes count 83 and 23 images, and find what one process finds."""
+  arguments = [
+    f'--config=configs/{task}.py', f'--config.pretrained={untrained}', '--config.data.name=npz',
+    f'--config.data.dir={odd}',
+  ]  # fmt: skip
+  if task == 'linear':
+    arguments += ['--config.linear.length=3 epochs', '--config.linear.batch_size=12',
+                  '--config.linear.base_lr=(0.4,0.1)']  # fmt: skip
+  finish(start(arguments, 1, tmp_path / 'one'))
+  finish(*several(arguments, tmp_path / 'three', 3, 1))
+  one, three = (
+    json.loads((tmp_path / home / 'result.json').read_text())['result'] for home in ('one', 'three')
+  )
+  sizes = ('bank_size', 'queries') if task == 'knn' else ('train_examples', 'test_examples')
+  assert [three[name] for name in sizes] == [83, 23]
+  assert three['top1'] == pytest.approx(one['top1'], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('data', ['even', 'odd'])
+def test_four_processes_are_one_of_four_devices(tiny, odd, tmp_path, data):
+  """The same devices, in other processes: equal but for the order of sums between processes."""
+  arguments = tiny if data == 'even' else [*tiny, f'--config.data.dir={odd}']
+  finish(start(arguments, 4, tmp_path / 'one'))
+  finish(*several(arguments, tmp_path / 'four', 4, 1))
+  assert_close(tmp_path / 'one', tmp_path / 'four', 1e-5)
+  ours, theirs = metrics.read(tmp_path / 'four'), metrics.read(tmp_path / 'one')
+  assert ours[-1]['knn/top1'] == pytest.approx(theirs[-1]['knn/top1'], abs=1e-6)
 
 
 @pytest.mark.slow
