@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from byoljax import checkpoint, metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
+LAUNCH = ROOT / 'experiments' / 'launch' / 'localhost.py'
 STEP = 10
 
 
@@ -64,6 +66,12 @@ def several(arguments, workdir, count, devices, program=('-m', 'byoljax.main')):
   ]  # fmt: skip
 
 
+def launched(arguments, workdir, count, devices):
+  """The same by `experiments/launch/localhost.py`."""
+  numbers = [f'--processes={count}', f'--devices={devices}']
+  return start([*numbers, *arguments], devices, workdir, program=[LAUNCH])
+
+
 @pytest.fixture(scope='module')
 def one_device(tiny, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('one') / 'run'
@@ -73,7 +81,8 @@ def one_device(tiny, tmp_path_factory):
 
 def test_two_processes_are_one(tiny, one_device, tmp_path):
   """Two processes of two devices each: the same parameters, the same k-NN, one set of files."""
-  finish(*several(tiny, tmp_path, 2, 2))
+  output = finish(launched(tiny, tmp_path, 2, 2))
+  assert '[0/2] Trained in' in output and 'Traceback' not in output
   assert_close(one_device, tmp_path, 2e-4)
   ours, theirs = metrics.read(tmp_path), metrics.read(one_device)
   assert [row['step'] for row in ours] == [row['step'] for row in theirs]
@@ -143,10 +152,21 @@ def test_four_processes_are_one_of_four_devices(tiny, odd, tmp_path, data):
   """The same devices, in other processes: equal but for the order of sums between processes."""
   arguments = tiny if data == 'even' else [*tiny, f'--config.data.dir={odd}']
   finish(start(arguments, 4, tmp_path / 'one'))
-  finish(*several(arguments, tmp_path / 'four', 4, 1))
+  finish(launched(arguments, tmp_path / 'four', 4, 1))
   assert_close(tmp_path / 'one', tmp_path / 'four', 1e-5)
   ours, theirs = metrics.read(tmp_path / 'four'), metrics.read(tmp_path / 'one')
   assert ours[-1]['knn/top1'] == pytest.approx(theirs[-1]['knn/top1'], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_share_an_optimiser(tiny, one_device, tmp_path):
+  """Each of two devices in two processes keeps half; stopped half-way, one process keeps it all."""
+  shared = [*tiny, '--config.train.shard_optimizer=true']
+  finish(*several(shared, tmp_path, 2, 1))
+  assert_close(one_device, tmp_path, 2e-4)
+  shutil.rmtree(tmp_path / 'checkpoints' / '10')
+  finish(start(tiny, 1, tmp_path))
+  assert_close(one_device, tmp_path, 2e-4)
 
 
 @pytest.mark.slow
@@ -172,9 +192,6 @@ def test_device_counts(tiny, one_device, tmp_path, devices):
 def test_a_run_moves_between_device_counts(tiny, one_device, tmp_path):
   """Started on 4 devices and stopped half-way, finished by 2 processes."""
   finish(start([*tiny, '--config.log.csv=true'], 4, tmp_path))
-  later = tmp_path / 'checkpoints' / '10'
-  for path in sorted(later.rglob('*'), reverse=True):
-    path.rmdir() if path.is_dir() else path.unlink()
-  later.rmdir()
+  shutil.rmtree(tmp_path / 'checkpoints' / '10')
   finish(*several(tiny, tmp_path, 2, 1))
   assert_close(one_device, tmp_path, 2e-4)
