@@ -140,7 +140,7 @@ def assemble(
     method = build(encoder, setting, **arguments)
   if config.probe.online and source.num_classes > 1 and not source.multi_label:
     method = _watched(method, source.num_classes)
-  cut = bool(config.train.get('shard_optimizer', False))
+  cut = bool(config.train.get('shard_state', False))
   optimisers = _optimisers(config, length, parallel.AXIS if cut else None)
   tx = optim.make(
     lambda params: optimisers.label(method.groups(params), params), optimisers.transformations
@@ -167,9 +167,9 @@ def assemble(
     diagnose=_diagnosis(every, length.total_steps),
     accumulate=config.train.accumulate,
     skip_non_finite=skip,
-    cut_optimizer=cut,
+    sharded=shapes if cut else None,
   )
-  layout = layout_lib.cut_optimizer(shapes) if cut else layout_lib.replicated()
+  layout = layout_lib.sharded(shapes) if cut else layout_lib.replicated()
   labels = optimisers.label(method.groups(shapes.params), shapes.params)
   report = optim.param_report(shapes.params, labels, optimisers.settings)
   return Run(

@@ -10,7 +10,8 @@ placed once by `replicate` and stays where it is, donated from step to step. Wha
 every device whole is `cut`; `byoljax.layout` says which parts of a state that are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import math
 from typing import Any
 
@@ -86,6 +87,43 @@ def axis_size(axis: str | None = AXIS) -> int:
   return 1 if axis is None else lax.axis_size(axis)
 
 
+def is_mapped() -> bool:
+  """Whether the code that asks runs on each device of `AXIS`."""
+  try:
+    lax.axis_size(AXIS)
+  except NameError:
+    return False
+  return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Which leaves of a tree are cut: for `in_axes` and `out_axes`.
+
+  Attributes:
+    tree: the structure.
+    cut: for each leaf, whether the devices hold parts of it.
+  """
+
+  tree: Any
+  cut: tuple[bool, ...]
+
+  def apart(self, value: PyTree) -> tuple[list[Any], list[Any]]:
+    """The leaves that are cut, and those that are not."""
+    pairs = list(zip(jax.tree.leaves(value), self.cut, strict=True))
+    return [x for x, cut in pairs if cut], [x for x, cut in pairs if not cut]
+
+  def together(self, parts: tuple[Sequence[Any], Sequence[Any]]) -> PyTree:
+    """The inverse of `apart`."""
+    cut, whole = map(iter, parts)
+    return jax.tree.unflatten(self.tree, [next(cut if each else whole) for each in self.cut])
+
+  def specs(self) -> PyTree:
+    """A tree of partition specs."""
+    found = [PartitionSpec(AXIS) if each else PartitionSpec() for each in self.cut]
+    return jax.tree.unflatten(self.tree, found)
+
+
 def local_mesh() -> Mesh:
   """This process's devices as a one-axis mesh, in the order in which `pmap` uses them."""
   return Mesh(np.array(jax.local_devices()), (AXIS,))
@@ -149,13 +187,39 @@ def spmd(
     step: per-device function over the axis `AXIS`; outputs without a device axis must be equal on
       all devices.
     donate: whether the state's buffers may be reused for the outputs.
-    in_axes: for each argument, 0 where it has a device axis in front, None where it has none; or a
-      tree of both.
-    out_axes: the same for the outputs.
+    in_axes: for each argument, 0 where it has a device axis in front, None where it has none, or a
+      `Split`.
+    out_axes: the same for the outputs; one for all, or a tuple with one for each.
 
   Returns:
     A compiled function of (state without a device axis, batch [local devices, b, ...]).
   """
+  outputs = out_axes if isinstance(out_axes, tuple) else (out_axes,)
+  if not any(isinstance(axes, Split) for axes in (*in_axes, *outputs)):
+    return _pmapped(step, in_axes, out_axes, donate)
+
+  # On several processes pmap takes only axes that can be hashed, which trees cannot.
+  def apart(values: Sequence[Any], axes: Sequence[Any]) -> tuple[Any, ...]:
+    pairs = zip(values, axes, strict=True)
+    return tuple(a.apart(x) if isinstance(a, Split) else x for x, a in pairs)
+
+  def together(values: Sequence[Any], axes: Sequence[Any]) -> tuple[Any, ...]:
+    pairs = zip(values, axes, strict=True)
+    return tuple(a.together(x) if isinstance(a, Split) else x for x, a in pairs)
+
+  def inner(*arguments: Any) -> tuple[Any, ...]:
+    return apart(step(*together(arguments, in_axes)), outputs)
+
+  ins, outs = (
+    tuple((0, None) if isinstance(a, Split) else a for a in axes) for axes in (in_axes, outputs)
+  )
+  mapped = _pmapped(inner, ins, outs, donate)
+  return lambda *arguments: together(mapped(*apart(arguments, in_axes)), outputs)
+
+
+def _pmapped(
+  step: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: Any, donate: bool
+) -> Callable[..., Any]:
   return jax.pmap(
     step,
     axis_name=AXIS,
@@ -202,12 +266,12 @@ def spmd_shard_map(
 
 
 def specs(axes: Any) -> Any:
-  """A tree of 0 (split) and None (whole) as partition specs."""
-  return jax.tree.map(
-    lambda axis: PartitionSpec() if axis is None else PartitionSpec(AXIS),
-    axes,
-    is_leaf=lambda axis: axis is None,
-  )
+  """Axes as `spmd` takes them, as partition specs."""
+  if isinstance(axes, tuple):
+    return tuple(map(specs, axes))
+  if isinstance(axes, Split):
+    return axes.specs()
+  return PartitionSpec() if axes is None else PartitionSpec(AXIS)
 
 
 def spmd_map(fn: Callable[..., Any]) -> Callable[..., Any]:

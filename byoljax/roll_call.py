@@ -134,7 +134,7 @@ def gather(server: socket.socket, count: int, wait: float) -> dict[int, Connecti
           f'{"it says" if len(lost) == 1 else "they say"}; --wait_for_processes waits longer.'
         ) from None
       message = connection.receive(5.0)
-      if message is None or 'id' not in message:
+      if message is None or not isinstance(message.get('id'), int):
         connection.close()  # Somebody else: a port scanner, a health check.
         continue
       number, theirs = message['id'], message.get('count')
@@ -271,10 +271,10 @@ class Watch:
             selector.unregister(connection)
             self._gone(number, None)
             continue
-          self._gone(int(message['end']), message['status'])
+          self._gone(message.get('end', number), message.get('status'))
           while connection.has_more():
-            message = connection.receive(0) or {'end': number, 'status': None}
-            self._gone(int(message['end']), message['status'])
+            message = connection.receive(0) or {}
+            self._gone(message.get('end', number), message.get('status'))
 
   def _gone(self, number: int, status: int | None) -> None:
     """Notes that a process ended; `status` None: it died."""

@@ -93,7 +93,7 @@ def train_step(
   diagnose: Diagnose | None = None,
   accumulate: int = 1,
   skip_non_finite: bool = False,
-  cut_optimizer: bool = False,
+  sharded: TrainState | None = None,
   axis: str | None = parallel.AXIS,
 ) -> tuple[TrainState, Metrics]:
   """One optimiser step on this device's part of the batch.
@@ -112,8 +112,9 @@ def train_step(
       step's number: no parameter, optimiser state, moving average, statistic or memory. The state
       must be made with it, too. Adds the metrics 'skipped', such steps so far, and
       'skipped_in_a_row', the most of them one after the other so far.
-    cut_optimizer: whether `state.opt_state` is this device's part; see `byoljax.layout`. The
-      optimiser must take its norms over all devices, then.
+    sharded: shapes of the whole state, where this device holds only its parts of the optimiser's
+      state and of the target network (`byoljax.layout`); the optimiser must take its norms over all
+      devices, then. None: everything is whole.
     axis: the mapped axis, or None on a single device.
 
   Returns:
@@ -132,30 +133,32 @@ def train_step(
     (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
     return grads, aux
 
+  opened = state.method_state
+  if sharded is not None:
+    opened = _with_target(opened, _joined(_target(opened), _target(sharded.method_state), axis))
   if accumulate == 1:
-    grads, aux = gradients(state.method_state, batch, key)
+    grads, aux = gradients(opened, batch, key)
   else:
-    grads, aux = _accumulated(gradients, state.method_state, batch, key, accumulate)
-  metrics = parallel.pmean(aux.metrics, axis)
-  if cut_optimizer:
+    grads, aux = _accumulated(gradients, opened, batch, key, accumulate)
+  if sharded is not None:
+    metrics = parallel.pmean(aux.metrics, axis)
     grads = jax.tree.map(lambda x: parallel.mean_cut(x, axis), grads)
   else:
-    grads = parallel.pmean(grads, axis)
-  norms = _gradient_norms(grads, method.groups(state.params), axis if cut_optimizer else None)
+    grads, metrics = parallel.pmean((grads, aux.metrics), axis)
+  norms = _gradient_norms(grads, method.groups(state.params), axis if sharded is not None else None)
   # Depends on the whole backward pass, so that what it read is written in place afterwards.
   finite = jnp.isfinite(norms['grad_norm'])
 
   def updated(opt_state: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     method_state = _remembered(method, aux, finite, accumulate)
     params = state.params
-    if cut_optimizer:
+    if sharded is not None:
+      method_state = _with_target(method_state, _target(state.method_state))
       params = jax.tree.map(lambda x: parallel.cut(x, axis), params)
     updates, opt_state = tx.update(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
-    if cut_optimizer:
-      params = jax.tree.map(
-        lambda x, like: parallel.join(x, like.shape, axis), params, state.params
-      )
+    if sharded is not None:
+      params = _joined(params, state.params, axis)
     params, method_state = method.post_step(params, method_state, state.step)
     return params, opt_state, method_state
 
@@ -172,6 +175,20 @@ def train_step(
     step=state.step + 1, params=params, opt_state=opt_state, method_state=method_state
   )
   return next_state, metrics
+
+
+def _target(method_state: PyTree) -> PyTree:
+  """The parameters of the target network, if the method has one."""
+  return getattr(method_state, 'target_params', {})
+
+
+def _with_target(method_state: PyTree, target: PyTree) -> PyTree:
+  has_one = hasattr(method_state, 'target_params')
+  return method_state.replace(target_params=target) if has_one else method_state
+
+
+def _joined(parts: PyTree, likes: PyTree, axis: str | None) -> PyTree:
+  return jax.tree.map(lambda x, like: parallel.join(x, like.shape, axis), parts, likes)
 
 
 def _unless_spoilt(

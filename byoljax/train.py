@@ -186,14 +186,14 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
       threads=config.data.threads,
     )
     extract = _extractor(run.method.embed, tuple(config.data.mean), tuple(config.data.std))
-    return extract(state.params, state.method_state, clean, run.source.size)
+    return extract(whole.params, whole.method_state, clean, run.source.size)
 
+  whole = run.layout.whole(state)
   key = jax.random.fold_in(jax.random.wrap_key_data(parallel.fetch(state.key)), step)
   params, method_state = refresh.apply(
-    state.params, state.method_state, features, jax.random.fold_in(key, 1 << 20), step
+    whole.params, whole.method_state, features, jax.random.fold_in(key, 1 << 20), step
   )
-  params, method_state = parallel.replicate((params, method_state))
-  return state.replace(params=params, method_state=method_state)
+  return run.layout.place(whole.replace(params=params, method_state=method_state))
 
 
 @functools.cache

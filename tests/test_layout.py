@@ -1,4 +1,4 @@
-"""A cut optimiser trains like a whole one, holds its share, and leaves no trace in checkpoints."""
+"""A cut state trains like a whole one, is a share, and leaves no trace in checkpoints."""
 
 import functools
 
@@ -38,7 +38,7 @@ def assembled(tiny, optimiser, shard, *more, **options):
   fields = {'name': optimiser, **OPTIMISERS[optimiser]}
   config = recipe(
     tiny,
-    f'--config.train.shard_optimizer={str(shard).lower()}',
+    f'--config.train.shard_state={str(shard).lower()}',
     *(f'--config.optim.{name}={value}' for name, value in fields.items()),
     *more,
   )
@@ -70,7 +70,7 @@ def assert_close(one, other, tolerance):
   'optimiser',
   [name if name == 'lars' else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMISERS],
 )
-def test_a_cut_optimiser_trains_like_a_whole_one(tiny, optimiser):
+def test_a_cut_state_trains_like_a_whole_one(tiny, optimiser):
   """Four steps of BYOL; each device holds a quarter, but for the padding of each array."""
   whole, cut = (assembled(tiny, optimiser, shard) for shard in (False, True))
   expected, values = steps(whole)
@@ -83,12 +83,43 @@ def test_a_cut_optimiser_trains_like_a_whole_one(tiny, optimiser):
   assert_close(cut.layout.whole(found), expected, tolerance)
   for name in ('loss', 'grad_norm', 'probe/grad_norm'):
     assert ours[name] == pytest.approx(values[name], rel=1e-5)
-  likes = jax.tree.leaves(expected.opt_state)
-  share = sum(x.dtype.itemsize * (-(-x.size // 4) if x.ndim else 1) for x in likes)
-  assert share < 0.27 * sum(x.nbytes for x in likes)
-  for device in jax.local_devices():
-    pieces = [x for leaf in jax.tree.leaves(found.opt_state) for x in leaf.addressable_shards]
-    assert sum(x.data.nbytes for x in pieces if x.device == device) == share
+  for own, other in (
+    (found.opt_state, expected.opt_state),
+    (found.method_state.target_params, expected.method_state.target_params),
+  ):
+    likes = jax.tree.leaves(other)
+    share = sum(x.dtype.itemsize * (-(-x.size // 4) if x.ndim else 1) for x in likes)
+    assert share < 0.27 * sum(x.nbytes for x in likes)
+    pieces = [x for leaf in jax.tree.leaves(own) for x in leaf.addressable_shards]
+    for device in jax.local_devices():
+      assert sum(x.data.nbytes for x in pieces if x.device == device) == share
+
+
+OTHERS = {
+  'moco': (),
+  'moco_v3': (),
+  'dino': (),
+  'interclr': (),
+  'swav': (),
+  'simclr': ('--config.method.memory_size=64',),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', OTHERS)
+def test_other_methods(npz, name):
+  """Every method with a target network, and one whose `post_step` changes parameters."""
+  run = [
+    assembled(
+      [f'--config=configs/{name}.py:smoke', '--config.data.name=npz', f'--config.data.dir={npz}',
+       '--config.views.view1.size=16', '--config.views.view2.size=16'],
+      'lars', shard, *OTHERS[name],
+    )
+    for shard in (False, True)
+  ]  # fmt: skip
+  (expected, values), (found, ours) = (steps(each, 2) for each in run)
+  assert_close(run[1].layout.whole(found), expected, 1e-5)
+  assert ours['loss'] == pytest.approx(values['loss'], rel=1e-5)
 
 
 @pytest.mark.parametrize('optimiser', OPTIMISERS)
@@ -181,7 +212,7 @@ def test_the_twin_on_shard_map(tiny):
   rows = np.arange(cut.length.batch_size)
   images, labels = cut.source.read(rows)
   batch = {'image': images, 'index': rows.astype(np.int32), 'label': labels}
-  state, _ = cut.step(cut.create().replace(opt_state=flat), batch)
+  state, _ = cut.step(flat, batch)
   expected, _ = plain.step(plain.create(), batch)
   assert_close(state.params, expected.params, 2e-5)
 

@@ -31,10 +31,9 @@ def start(arguments, devices, workdir, *more, program=('-m', 'byoljax.main')):
 
 
 def finish(*processes):
-  for process in processes:
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output
-  return output
+  outputs = [process.communicate(timeout=400)[0] for process in processes]
+  assert not any(process.returncode for process in processes), '\n'.join(outputs)
+  return outputs[-1]
 
 
 def free_port():
@@ -135,7 +134,7 @@ def test_evaluations_of_an_odd_set(untrained, odd, tmp_path, task):
   ]  # fmt: skip
   if task == 'linear':
     arguments += ['--config.linear.length=3 epochs', '--config.linear.batch_size=12',
-                  '--config.linear.base_lr=(0.4,0.1)']  # fmt: skip
+                  '--config.linear.base_lr=(0.4,)']  # fmt: skip
   finish(start(arguments, 1, tmp_path / 'one'))
   finish(*several(arguments, tmp_path / 'three', 3, 1))
   one, three = (
@@ -161,7 +160,7 @@ def test_four_processes_are_one_of_four_devices(tiny, odd, tmp_path, data):
 @pytest.mark.slow
 def test_two_processes_share_an_optimiser(tiny, one_device, tmp_path):
   """Each of two devices in two processes keeps half; stopped half-way, one process keeps it all."""
-  shared = [*tiny, '--config.train.shard_optimizer=true']
+  shared = [*tiny, '--config.train.shard_state=true']
   finish(*several(shared, tmp_path, 2, 1))
   assert_close(one_device, tmp_path, 2e-4)
   shutil.rmtree(tmp_path / 'checkpoints' / '10')

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from byoljax import main, processes, roll_call
+from byoljax import cli, main, processes, roll_call
 from byoljax.config import ConfigError
 from byoljax.processes import Launch
 
@@ -208,6 +208,9 @@ def test_alone_unless_asked(monkeypatch):
 def test_the_flags_are_parsed():
   options = main._parse(['--config=x', '--distributed=auto', '--wait_for_processes=20'])
   assert main.launch_of(options) == Launch('auto', None, None, None, 20.0)
+  assert cli._prefixed(['--distributed=auto', '--seed=1', '--wait_for_processes=2']) == [
+    '--distributed=auto', '--config.seed=1', '--wait_for_processes=2'
+  ]  # fmt: skip
   with pytest.raises(ConfigError, match='distributed'):
     main._parse(['--config=x', '--distributed=yes'])
 

@@ -266,8 +266,9 @@ def placed(arguments: tuple[Any, Any], mesh: Any, state_axes: Any = None) -> tup
 
   state, batch = arguments
   if state_axes is None:
-    state_axes = jax.tree.map(lambda _: None, state)
-  state = jax.tree.map(place, state, parallel.specs(state_axes))
+    state = jax.tree.map(lambda x: place(x, PartitionSpec()), state)
+  else:
+    state = jax.tree.map(place, state, state_axes.specs())
   return state, jax.tree.map(lambda x: place(x, PartitionSpec(parallel.AXIS)), batch)
 
 
