@@ -16,6 +16,7 @@ import optax
 
 from byoljax import config as config_lib
 from byoljax import durations, optim, parallel
+from byoljax import layout as layout_lib
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data import device, resident
 from byoljax.data.source import Source
@@ -68,7 +69,8 @@ class Run(NamedTuple):
     tx: the optimiser of all parameter groups.
     schedule: step -> learning rate of the group 'default'.
     step: the mapped train step: (state, batch [devices, b, ...]) -> (state, metrics).
-    create: () -> the TrainState at step 0, on the default device.
+    create: () -> the TrainState at step 0, in whole arrays on the default device.
+    layout: how the state that `step` takes lies on the devices.
     report: table of the parameters and how each is optimised.
     many_steps: the mapped `resident.make_steps`, for data that live on the devices: (state, data,
       index [devices, K, b], count) -> (state, metrics). None where images differ in size.
@@ -83,6 +85,7 @@ class Run(NamedTuple):
   schedule: Callable[[int], Any]
   step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
   create: Callable[[], TrainState]
+  layout: layout_lib.Layout
   report: str
   many_steps: Callable[..., tuple[TrainState, dict[str, jax.Array]]] | None
 
@@ -105,7 +108,8 @@ def assemble(
     pretrained: a network, for methods that start from one.
     teacher: for methods that learn from one.
     num_devices: that the step runs on; None = those there are.
-    mapped: makes the per-device step one of all devices: `parallel.spmd`, or another way.
+    mapped: makes the per-device step one of all devices, given in_axes and out_axes:
+      `parallel.spmd`, or another way.
 
   Raises:
     ConfigError: anything in the configuration that does not fit the data or the devices.
@@ -136,7 +140,8 @@ def assemble(
     method = build(encoder, setting, **arguments)
   if config.probe.online and source.num_classes > 1 and not source.multi_label:
     method = _watched(method, source.num_classes)
-  optimisers = _optimisers(config, length)
+  cut = bool(config.train.get('shard_state', False))
+  optimisers = _optimisers(config, length, parallel.AXIS if cut else None)
   tx = optim.make(
     lambda params: optimisers.label(method.groups(params), params), optimisers.transformations
   )
@@ -162,7 +167,9 @@ def assemble(
     diagnose=_diagnosis(every, length.total_steps),
     accumulate=config.train.accumulate,
     skip_non_finite=skip,
+    sharded=shapes if cut else None,
   )
+  layout = layout_lib.sharded(shapes) if cut else layout_lib.replicated()
   labels = optimisers.label(method.groups(shapes.params), shapes.params)
   report = optim.param_report(shapes.params, labels, optimisers.settings)
   return Run(
@@ -173,10 +180,11 @@ def assemble(
     method,
     tx,
     optimisers.schedule,
-    mapped(step),
+    mapped(step, in_axes=(layout.axes, 0), out_axes=(layout.axes, None)),
     create,
+    layout,
     report,
-    _many_steps(step, source),
+    _many_steps(step, source, layout),
   )
 
 
@@ -211,10 +219,16 @@ def _trace_one(method: Method, state: TrainState, example: Batch) -> None:
   jax.eval_shape(loss, state.params, state.method_state, one, jax.random.key(0), state.step)
 
 
-def _many_steps(step: resident.Step, source: Source) -> Callable[..., Any] | None:
+def _many_steps(
+  step: resident.Step, source: Source, layout: layout_lib.Layout
+) -> Callable[..., Any] | None:
   if source.image_shape is None:
     return None
-  return parallel.spmd(resident.make_steps(step, source.image_shape), in_axes=(None, None, 0, None))
+  return parallel.spmd(
+    resident.make_steps(step, source.image_shape),
+    in_axes=(layout.axes, None, 0, None),
+    out_axes=(layout.axes, None),
+  )
 
 
 def view_specs(config: Config) -> tuple[ViewSpec, ...]:
@@ -326,8 +340,11 @@ def _length(config: Config, source: Source, devices: int) -> Length:
   return length
 
 
-def _optimisers(config: Config, length: Length) -> recipe.Recipe:
-  """The optimisers of all parameter groups, the online probe's among them."""
+def _optimisers(config: Config, length: Length, axis: str | None) -> recipe.Recipe:
+  """The optimisers of all parameter groups, the online probe's among them.
+
+  `axis` is that over which tensors are cut, if they are.
+  """
   fields = config.optim.to_dict()
   warmup = length.steps('optim.warmup', fields.pop('warmup'))
   with user_errors('config.optim'):
@@ -337,6 +354,7 @@ def _optimisers(config: Config, length: Length) -> recipe.Recipe:
       total_steps=length.total_steps,
       steps_per_epoch=length.steps_per_epoch,
       warmup_steps=warmup,
+      axis=axis,
     )
   if not config.probe.online:
     return own
@@ -345,6 +363,6 @@ def _optimisers(config: Config, length: Length) -> recipe.Recipe:
     rate = optim.cosine(
       optim.peak_lr(config.probe.base_lr, length.batch_size), total_steps=length.total_steps
     )
-    transformation = optim.make_optimizer(schedule=rate, **probe)
+    transformation = optim.make_optimizer(schedule=rate, axis=axis, **probe)
   own.transformations['probe'], own.settings['probe'] = transformation, probe
   return own

@@ -328,7 +328,7 @@ def _fit(
 ) -> tuple[TrainState, bool]:
   if workdir is not None:
     return train.train(run, workdir, save_every='20 %', must_be_finite=tuple(must_be_finite))
-  state = parallel.replicate(run.create())
+  state = run.layout.place(run.create())
   clock = Clock(run.length.total_steps, run.length.batch_size)
   with contextlib.closing(train.training(run, state, 0, clock)) as steps:
     for step in steps:

@@ -202,7 +202,8 @@ def _prefixed(rest: Sequence[str]) -> list[str]:
   return arguments
 
 
-_MAIN_FLAGS = ('--coordinator_address', '--num_processes', '--process_id')
+_MAIN_FLAGS = ('--distributed', '--coordinator_address', '--num_processes', '--process_id',
+               '--wait_for_processes')  # fmt: skip
 
 
 def _located(recipe: str) -> str:

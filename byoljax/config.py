@@ -29,11 +29,12 @@ Config = Any
 # Fields that may change between two starts of one run: they do not change what is computed.
 NEUTRAL = (
   'log', 'profile', 'checkpoint', 'data.dir', 'data.threads', 'data.resident', 'train.max_skipped',
-  'encoder.remat',
+  'train.shard_state', 'encoder.remat',
 )  # fmt: skip
 # Fields that came later: what runs did that were started without them.
 LATER = {
   'train.non_finite': 'stop',
+  'train.shard_state': False,
   'encoder.first_projection': False,
   'encoder.positions': 'sincos',
   'encoder.grid': 0,

@@ -3,11 +3,13 @@
 import argparse
 from collections.abc import Sequence
 import errno
+import json
 import logging
 import os
+import pathlib
 import sys
 
-from byoljax import __version__
+from byoljax import __version__, processes
 from byoljax import config as config_lib
 
 _EPILOG = """\
@@ -22,6 +24,9 @@ Every field of a configuration can be set, as in --config.train.length='5 epochs
   --config=configs/byol.py --config.task=views     only a contact sheet of the augmented views
 
 Starting a run again in the same --workdir resumes it where it stopped.
+
+Several processes are one run with --distributed=auto under Slurm, Open MPI, Kubernetes or on a TPU,
+or with --coordinator_address, --num_processes and --process_id; see docs/pods.md.
 """
 
 
@@ -32,10 +37,24 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 def main(arguments: Sequence[str] | None = None) -> int:
   """Runs a task; returns the exit status.
 
+  One of several processes that ends with an error does not return, but ends here: JAX would keep
+  it waiting for the others.
+
   Returns:
-    0; 2 for a user's mistake, 3 for a loss that diverged, 4 for a disk that takes no more.
+    0; 2 for a user's mistake, 3 for a loss that diverged, 4 for a disk that takes no more, 5 for
+    other processes that are missing or gone.
   """
-  arguments = list(sys.argv[1:] if arguments is None else arguments)
+  try:
+    status = _main(list(sys.argv[1:] if arguments is None else arguments))
+  except Exception:
+    if not processes.are_several():
+      raise
+    status = processes.failed()
+  processes.leave(status)
+  return status
+
+
+def _main(arguments: list[str]) -> int:
   try:
     overrides, rest = split_overrides(arguments)
     options = _parse(rest)
@@ -45,20 +64,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
       return 0
     return _run(config, options)
   except config_lib.ConfigError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
+    return _say_error(error, 2)
   except FloatingPointError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 3
+    return _say_error(error, 3)
+  except processes.MissingError as error:
+    return _say_error(error, processes.STATUS)
   except OSError as error:
     if error.errno not in _DISK:
       raise
     where = f" ('{error.filename}')" if error.filename else ''
-    print(f'error: {error.strerror}{where}.', file=sys.stderr)
-    return 4
+    return _say_error(f'{error.strerror}{where}.', 4)
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     return 130
+
+
+def _say_error(error: object, status: int) -> int:
+  print(f'{processes.prefix()}error: {error}', file=sys.stderr)
+  return status
 
 
 def _run(config: config_lib.Config, options: argparse.Namespace) -> int:
@@ -66,16 +89,37 @@ def _run(config: config_lib.Config, options: argparse.Namespace) -> int:
   if 'task' not in config:
     raise config_lib.ConfigError(f"{options.config} has no field 'task' that says what to do.")
   _set_verbosity(config.log.verbose)
-  from byoljax import parallel, program_cache, tasks, xla_flags
+  from byoljax import program_cache, tasks, xla_flags
 
   xla_flags.set_defaults()
   program_cache.enable()
+  launch = launch_of(options)
+  note = processes.note_of_launcher(dict(os.environ)) if launch == processes.Launch() else ''
+  if note:
+    print(note, file=sys.stderr)
   with config_lib.user_errors():
-    parallel.initialize_processes(
-      options.coordinator_address, options.num_processes, options.process_id
-    )
+    processes.join(launch, _common(config, options))
   task = config_lib.choose('task', config.task, tasks.TASKS)
   return task(config, tasks.Invocation(options.config, options.workdir))
+
+
+def launch_of(options: argparse.Namespace) -> processes.Launch:
+  """What the flags say about other processes."""
+  return processes.Launch(
+    options.distributed,
+    options.coordinator_address,
+    options.num_processes,
+    options.process_id,
+    options.wait_for_processes,
+  )
+
+
+def _common(config: config_lib.Config, options: argparse.Namespace) -> str:
+  """What has to be the same for all processes; paths may lead to the same place in many ways."""
+  fields = json.loads(config_lib.to_json(config))
+  for name in ('dir', 'threads'):
+    fields.get('data', {}).pop(name, None)
+  return json.dumps([fields, pathlib.Path(options.workdir).name], sort_keys=True)
 
 
 def split_overrides(arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
@@ -128,11 +172,24 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument('--config', default='', metavar='FILE[:ARG]', help='the recipe to run')
   parser.add_argument('--workdir', default='', help='where to write (default: runs/<recipe>)')
   parser.add_argument('--print_config', action='store_true', help='show all fields and stop')
+  add_process_flags(parser)
+  parser.add_argument('--version', action='version', version=f'byoljax {__version__}')
+  return parser
+
+
+def add_process_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags that make several processes one run."""
+  parser.add_argument(
+    '--distributed', choices=processes.MODES, default='off',
+    help='auto: as Slurm, Open MPI, Kubernetes or the TPU say',
+  )  # fmt: skip
   parser.add_argument('--coordinator_address', metavar='HOST:PORT', help='several processes: where')
   parser.add_argument('--num_processes', type=int, help='several processes: how many')
   parser.add_argument('--process_id', type=int, help='several processes: which one this is')
-  parser.add_argument('--version', action='version', version=f'byoljax {__version__}')
-  return parser
+  parser.add_argument(
+    '--wait_for_processes', type=float, default=300.0, metavar='SECONDS',
+    help='for the others to come (default: 300)',
+  )  # fmt: skip
 
 
 def _set_verbosity(verbose: bool) -> None:

@@ -6,10 +6,13 @@ the same functions run eagerly in a notebook.
 
 `spmd` maps such a function with `jax.pmap`; `spmd_shard_map` is its twin on `jax.shard_map`, kept
 equal by a test, so that leaving `pmap` is a change of one line. State has no device axis: it is
-placed once by `replicate` and stays where it is, donated from step to step.
+placed once by `replicate` and stays where it is, donated from step to step. What does not fit on
+every device whole is `cut`; `byoljax.layout` says which parts of a state that are.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -41,6 +44,39 @@ def all_gather(x: Any, axis: str | None = AXIS) -> Any:
   return x if axis is None else lax.all_gather(x, axis, tiled=True)
 
 
+def cut(x: jax.Array, axis: str | None = AXIS) -> jax.Array:
+  """This device's part of an array that all have: [...] of n numbers -> [ceil(n / devices)].
+
+  The array is flattened, and zeros follow behind its end. A scalar stays a scalar.
+  """
+  if x.ndim == 0:
+    return x
+  rows = _rows(x, axis_size(axis))
+  return lax.dynamic_index_in_dim(rows, axis_index(axis), keepdims=False)
+
+
+def mean_cut(x: jax.Array, axis: str | None = AXIS) -> jax.Array:
+  """`cut(pmean(x))`: no device ever holds the whole mean."""
+  if axis is None or x.ndim == 0:
+    return cut(pmean(x, axis), axis)
+  size = axis_size(axis)
+  return lax.psum_scatter(_rows(x, size), axis, tiled=False) / size
+
+
+def join(part: jax.Array, shape: tuple[int, ...], axis: str | None = AXIS) -> jax.Array:
+  """The inverse of `cut`: the whole array, of this shape, on every device."""
+  if not shape:
+    return part
+  return all_gather(part, axis)[: math.prod(shape)].reshape(shape)
+
+
+def _rows(x: Any, count: int) -> Any:
+  """The numbers of x in `count` rows, zeros behind the end: [count, ceil(n / count)]."""
+  array = np if isinstance(x, np.ndarray) else jnp
+  flat = x.reshape(-1)
+  return array.pad(flat, (0, -flat.size % count)).reshape(count, -1)
+
+
 def axis_index(axis: str | None = AXIS) -> jax.Array:
   """This device's position on `axis`, int32; 0 when `axis` is None."""
   return jnp.zeros((), jnp.int32) if axis is None else lax.axis_index(axis)
@@ -49,6 +85,43 @@ def axis_index(axis: str | None = AXIS) -> jax.Array:
 def axis_size(axis: str | None = AXIS) -> int:
   """Number of devices on `axis`; 1 when `axis` is None."""
   return 1 if axis is None else lax.axis_size(axis)
+
+
+def is_mapped() -> bool:
+  """Whether the code that asks runs on each device of `AXIS`."""
+  try:
+    lax.axis_size(AXIS)
+  except NameError:
+    return False
+  return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """Which leaves of a tree are cut: for `in_axes` and `out_axes`.
+
+  Attributes:
+    tree: the structure.
+    cut: for each leaf, whether the devices hold parts of it.
+  """
+
+  tree: Any
+  cut: tuple[bool, ...]
+
+  def apart(self, value: PyTree) -> tuple[list[Any], list[Any]]:
+    """The leaves that are cut, and those that are not."""
+    pairs = list(zip(jax.tree.leaves(value), self.cut, strict=True))
+    return [x for x, cut in pairs if cut], [x for x, cut in pairs if not cut]
+
+  def together(self, parts: tuple[Sequence[Any], Sequence[Any]]) -> PyTree:
+    """The inverse of `apart`."""
+    cut, whole = map(iter, parts)
+    return jax.tree.unflatten(self.tree, [next(cut if each else whole) for each in self.cut])
+
+  def specs(self) -> PyTree:
+    """A tree of partition specs."""
+    found = [PartitionSpec(AXIS) if each else PartitionSpec() for each in self.cut]
+    return jax.tree.unflatten(self.tree, found)
 
 
 def local_mesh() -> Mesh:
@@ -65,6 +138,13 @@ def replicate(tree: PyTree) -> PyTree:
   """
   sharding = NamedSharding(local_mesh(), PartitionSpec())
   return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), tree)
+
+
+def place_cut(x: Any) -> jax.Array:
+  """Puts on every local device the part that `cut` would give it: [local devices, k]."""
+  first, count = jax.process_index() * jax.local_device_count(), jax.local_device_count()
+  rows = _rows(np.asarray(x), jax.device_count())[first : first + count]
+  return jax.device_put(rows, NamedSharding(local_mesh(), PartitionSpec(AXIS)))
 
 
 def shard(batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,31 +175,71 @@ def _fetch_leaf(x: Any) -> np.ndarray:
 
 
 def spmd(
-  step: Callable[..., Any], *, donate: bool = True, in_axes: tuple[int | None, ...] = (None, 0)
+  step: Callable[..., Any],
+  *,
+  donate: bool = True,
+  in_axes: tuple[Any, ...] = (None, 0),
+  out_axes: Any = None,
 ) -> Callable[..., Any]:
   """Maps `step(state, batch) -> outputs` over the local devices (and all processes) by `pmap`.
 
   Args:
-    step: per-device function over the axis `AXIS`; its outputs must be equal on all devices.
+    step: per-device function over the axis `AXIS`; outputs without a device axis must be equal on
+      all devices.
     donate: whether the state's buffers may be reused for the outputs.
-    in_axes: for each argument, 0 where it has a device axis in front, None where it has none.
+    in_axes: for each argument, 0 where it has a device axis in front, None where it has none, or a
+      `Split`.
+    out_axes: the same for the outputs; one for all, or a tuple with one for each.
 
   Returns:
     A compiled function of (state without a device axis, batch [local devices, b, ...]).
   """
+  outputs = out_axes if isinstance(out_axes, tuple) else (out_axes,)
+  if not any(isinstance(axes, Split) for axes in (*in_axes, *outputs)):
+    return _pmapped(step, in_axes, out_axes, donate)
+
+  # On several processes pmap takes only axes that can be hashed, which trees cannot.
+  def apart(values: Sequence[Any], axes: Sequence[Any]) -> tuple[Any, ...]:
+    pairs = zip(values, axes, strict=True)
+    return tuple(a.apart(x) if isinstance(a, Split) else x for x, a in pairs)
+
+  def together(values: Sequence[Any], axes: Sequence[Any]) -> tuple[Any, ...]:
+    pairs = zip(values, axes, strict=True)
+    return tuple(a.together(x) if isinstance(a, Split) else x for x, a in pairs)
+
+  def inner(*arguments: Any) -> tuple[Any, ...]:
+    return apart(step(*together(arguments, in_axes)), outputs)
+
+  ins, outs = (
+    tuple((0, None) if isinstance(a, Split) else a for a in axes) for axes in (in_axes, outputs)
+  )
+  mapped = _pmapped(inner, ins, outs, donate)
+  return lambda *arguments: together(mapped(*apart(arguments, in_axes)), outputs)
+
+
+def _pmapped(
+  step: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: Any, donate: bool
+) -> Callable[..., Any]:
   return jax.pmap(
     step,
     axis_name=AXIS,
     in_axes=in_axes,
-    out_axes=None,  # type: ignore[arg-type]
+    out_axes=out_axes,  # type: ignore[arg-type]
     donate_argnums=(0,) if donate else (),
   )
 
 
 def spmd_shard_map(
-  step: Callable[..., Any], *, donate: bool = True, mesh: Mesh | AbstractMesh | None = None
+  step: Callable[..., Any],
+  *,
+  donate: bool = True,
+  mesh: Mesh | AbstractMesh | None = None,
+  in_axes: tuple[Any, ...] = (None, 0),
+  out_axes: Any = None,
 ) -> Callable[..., Any]:
   """The twin of `spmd` on `jax.shard_map`: batches are [B, ...], split along the first axis.
+
+  What is cut has no device axis here, either: the parts of all devices follow each other.
 
   `check_vma=False` is not a detail: with it on, differentiating with respect to the replicated
   parameters already sums the gradients over the devices, and the step's own mean would be wrong
@@ -130,17 +250,28 @@ def spmd_shard_map(
     donate: as in `spmd`.
     mesh: one axis, `AXIS`; None takes all devices there are. Its devices may be those of a machine
       that is only described (`byoljax.plan`): the result can then be compiled, not called.
+    in_axes: as in `spmd`: 0 for what is split, None for what every device has whole.
+    out_axes: as in `spmd`.
   """
   if mesh is None:
     mesh = Mesh(np.array(jax.devices()), (AXIS,))
   mapped = jax.shard_map(
     step,
     mesh=mesh,
-    in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-    out_specs=PartitionSpec(),
+    in_specs=specs(in_axes),
+    out_specs=specs(out_axes),
     check_vma=False,
   )
   return jax.jit(mapped, donate_argnums=(0,) if donate else ())
+
+
+def specs(axes: Any) -> Any:
+  """Axes as `spmd` takes them, as partition specs."""
+  if isinstance(axes, tuple):
+    return tuple(map(specs, axes))
+  if isinstance(axes, Split):
+    return axes.specs()
+  return PartitionSpec() if axes is None else PartitionSpec(AXIS)
 
 
 def spmd_map(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -170,24 +301,6 @@ def first_says(value: int) -> int:
   if jax.process_count() == 1:
     return value
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
-
-
-def initialize_processes(
-  coordinator_address: str | None, num_processes: int | None, process_id: int | None
-) -> None:
-  """Joins this process to the others before any device is used; does nothing when none is named.
-
-  Raises:
-    ValueError: only some of the three were given.
-  """
-  given = [value is not None for value in (coordinator_address, num_processes, process_id)]
-  if not any(given):
-    return
-  if not all(given):
-    raise ValueError(
-      '--coordinator_address, --num_processes and --process_id go together: give all three or none.'
-    )
-  jax.distributed.initialize(coordinator_address, num_processes, process_id)
 
 
 def all_agree(fine: bool) -> bool:

@@ -21,6 +21,7 @@ class Progress:
     quiet: show nothing; always so on processes other than the first.
     width: columns of the terminal; None asks it, each time. Fields that do not fit are left out,
       the least needed first.
+    prefix: in front of every line.
     time: the clock, in seconds.
   """
 
@@ -33,6 +34,7 @@ class Progress:
     interval: float = 10.0,
     quiet: bool = False,
     width: int | None = None,
+    prefix: str = '',
     time: Callable[[], float] = time_module.monotonic,
   ) -> None:
     self._total = total_steps
@@ -42,6 +44,7 @@ class Progress:
     self._interval = 0.1 if self._terminal else interval
     self._quiet = quiet or jax.process_index() != 0
     self._width = width
+    self._prefix = prefix
     self._time = time
     self._next = -math.inf
     self._drawn = ''
@@ -56,7 +59,8 @@ class Progress:
       return
     self._next = now + self._interval
     if not self._terminal:
-      self._write('  '.join(text for _, text in self._fields(step, metrics)) + '\n')
+      line = '  '.join(text for _, text in self._fields(step, metrics))
+      self._write(f'{self._prefix}{line}\n')
       return
     self._draw(self._fit(self._fields(step, metrics)))
 
@@ -65,11 +69,11 @@ class Progress:
     if self._quiet:
       return
     if not self._terminal:
-      self._write(text + '\n')
+      self._write(f'{self._prefix}{text}\n')
       return
     line = self._drawn
     self._draw('')
-    self._write('\r' + text + '\n')
+    self._write(f'\r{self._prefix}{text}\n')
     self._draw(line)
 
   def close(self) -> None:
@@ -101,10 +105,10 @@ class Progress:
 
   def _fit(self, fields: list[tuple[int, str]]) -> str:
     # The last column stays free: writing there wraps the line on some terminals.
-    width = (self._width or shutil.get_terminal_size().columns) - 1
+    width = (self._width or shutil.get_terminal_size().columns) - 1 - len(self._prefix)
     while len(fields) > 1 and sum(len(text) + 2 for _, text in fields) - 2 > width:
       fields.remove(min(fields, key=lambda field: field[0]))
-    return '  '.join(text for _, text in fields)[: max(width, 0)]
+    return self._prefix + '  '.join(text for _, text in fields)[: max(width, 0)]
 
 
 _FIELDS: tuple[tuple[str, int, Callable[[float], str]], ...] = (

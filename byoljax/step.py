@@ -93,6 +93,7 @@ def train_step(
   diagnose: Diagnose | None = None,
   accumulate: int = 1,
   skip_non_finite: bool = False,
+  sharded: TrainState | None = None,
   axis: str | None = parallel.AXIS,
 ) -> tuple[TrainState, Metrics]:
   """One optimiser step on this device's part of the batch.
@@ -111,6 +112,9 @@ def train_step(
       step's number: no parameter, optimiser state, moving average, statistic or memory. The state
       must be made with it, too. Adds the metrics 'skipped', such steps so far, and
       'skipped_in_a_row', the most of them one after the other so far.
+    sharded: shapes of the whole state, where this device holds only its parts of the optimiser's
+      state and of the target network (`byoljax.layout`); the optimiser must take its norms over all
+      devices, then. None: everything is whole.
     axis: the mapped axis, or None on a single device.
 
   Returns:
@@ -129,19 +133,32 @@ def train_step(
     (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
     return grads, aux
 
+  opened = state.method_state
+  if sharded is not None:
+    opened = _with_target(opened, _joined(_target(opened), _target(sharded.method_state), axis))
   if accumulate == 1:
-    grads, aux = gradients(state.method_state, batch, key)
+    grads, aux = gradients(opened, batch, key)
   else:
-    grads, aux = _accumulated(gradients, state.method_state, batch, key, accumulate)
-  grads, metrics = parallel.pmean((grads, aux.metrics), axis)
-  norms = _gradient_norms(grads, method.groups(state.params))
+    grads, aux = _accumulated(gradients, opened, batch, key, accumulate)
+  if sharded is not None:
+    metrics = parallel.pmean(aux.metrics, axis)
+    grads = jax.tree.map(lambda x: parallel.mean_cut(x, axis), grads)
+  else:
+    grads, metrics = parallel.pmean((grads, aux.metrics), axis)
+  norms = _gradient_norms(grads, method.groups(state.params), axis if sharded is not None else None)
   # Depends on the whole backward pass, so that what it read is written in place afterwards.
   finite = jnp.isfinite(norms['grad_norm'])
 
   def updated(opt_state: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     method_state = _remembered(method, aux, finite, accumulate)
-    updates, opt_state = tx.update(grads, opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    params = state.params
+    if sharded is not None:
+      method_state = _with_target(method_state, _target(state.method_state))
+      params = jax.tree.map(lambda x: parallel.cut(x, axis), params)
+    updates, opt_state = tx.update(grads, opt_state, params)
+    params = optax.apply_updates(params, updates)
+    if sharded is not None:
+      params = _joined(params, state.params, axis)
     params, method_state = method.post_step(params, method_state, state.step)
     return params, opt_state, method_state
 
@@ -158,6 +175,20 @@ def train_step(
     step=state.step + 1, params=params, opt_state=opt_state, method_state=method_state
   )
   return next_state, metrics
+
+
+def _target(method_state: PyTree) -> PyTree:
+  """The parameters of the target network, if the method has one."""
+  return getattr(method_state, 'target_params', {})
+
+
+def _with_target(method_state: PyTree, target: PyTree) -> PyTree:
+  has_one = hasattr(method_state, 'target_params')
+  return method_state.replace(target_params=target) if has_one else method_state
+
+
+def _joined(parts: PyTree, likes: PyTree, axis: str | None) -> PyTree:
+  return jax.tree.map(lambda x, like: parallel.join(x, like.shape, axis), parts, likes)
 
 
 def _unless_spoilt(
@@ -232,13 +263,23 @@ def _remembered(method: Method, aux: Aux, finite: jax.Array, parts: int) -> PyTr
   return jax.lax.scan(one, aux.method_state, aux.rows, length=parts)[0]
 
 
-def _gradient_norms(grads: PyTree, groups: PyTree) -> Metrics:
+def _gradient_norms(grads: PyTree, groups: PyTree, axis: str | None) -> Metrics:
   """Global L2 norms: 'grad_norm' of the method's own parameters, 'probe/grad_norm' of the probe's.
 
-  Kept apart because the probe's gradient depends on the labels, the method's must not.
+  Kept apart because the probe's gradient depends on the labels, the method's must not. `axis` is
+  that over which the gradients are cut, if they are.
   """
   pairs = list(zip(jax.tree.leaves(grads), jax.tree.leaves(groups), strict=True))
   own = [leaf for leaf, group in pairs if group != 'probe']
   probe = [leaf for leaf, group in pairs if group == 'probe']
-  norms = {'grad_norm': optax.tree.norm(own)}
-  return norms | ({'probe/grad_norm': optax.tree.norm(probe)} if probe else {})
+
+  def norm(leaves: list[jax.Array]) -> jax.Array:
+    if axis is None:
+      return optax.tree.norm(leaves)
+    squares = [(x.ndim, jnp.sum(jnp.square(x))) for x in leaves]
+    parts = [square for dimensions, square in squares if dimensions]
+    scalars = [square for dimensions, square in squares if not dimensions]
+    return jnp.sqrt(parallel.psum(sum(parts, jnp.zeros(())), axis) + sum(scalars, jnp.zeros(())))
+
+  norms = {'grad_norm': norm(own)}
+  return norms | ({'probe/grad_norm': norm(probe)} if probe else {})

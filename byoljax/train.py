@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from byoljax import checkpoint, metrics, parallel, progress, workdirs
+from byoljax import checkpoint, metrics, parallel, processes, progress, workdirs
 from byoljax.assemble import Run
 from byoljax.clock import Clock, ProfileWindow
 from byoljax.config import user_errors
@@ -65,7 +65,7 @@ def training(
 
   Args:
     run: see `assemble`.
-    state: from `parallel.replicate`.
+    state: on the devices, as `run.layout` places it.
     start_step: steps that it has done.
     clock: times the loop.
     due: steps done -> the next step after which the caller has something to do. It yields there, at
@@ -186,13 +186,14 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
       threads=config.data.threads,
     )
     extract = _extractor(run.method.embed, tuple(config.data.mean), tuple(config.data.std))
-    return extract(state.params, state.method_state, clean, run.source.size)
+    return extract(whole.params, whole.method_state, clean, run.source.size)
 
+  whole = run.layout.whole(state)
   key = jax.random.fold_in(jax.random.wrap_key_data(parallel.fetch(state.key)), step)
   params, method_state = refresh.apply(
-    state.params, state.method_state, features, jax.random.fold_in(key, 1 << 20), step
+    whole.params, whole.method_state, features, jax.random.fold_in(key, 1 << 20), step
   )
-  return parallel.replicate(state.replace(params=params, method_state=method_state))
+  return run.layout.place(whole.replace(params=params, method_state=method_state))
 
 
 @functools.cache
@@ -263,7 +264,7 @@ def train(
       record.write(done, row)
       if save:
         with record.clock.paused():
-          checkpoints.save(done, state, row)
+          checkpoints.save(done, run.layout.whole(state), row)
       if stopping and not last:
         return state, False
   return state, True
@@ -276,10 +277,10 @@ def restore(run: Run, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, 
   for note in checkpoints.notes:
     workdirs.say(note)
   if found is None:
-    return parallel.replicate(run.create()), 0
+    return run.layout.place(run.create()), 0
   state, step = found
   (workdirs.say if checkpoints.notes else log.info)(f'resuming from step {step}')
-  return parallel.replicate(state), step
+  return run.layout.place(state), step
 
 
 def _due(step: int, every: int) -> bool:
@@ -312,7 +313,9 @@ class Record:
     self.clock = Clock(run.length.total_steps, run.length.batch_size, start_step=start)
     self.profiler = ProfileWindow(workdir / 'profile', start=profile.start, steps=profile.steps)
     self._progress = progress.Progress(
-      run.length.total_steps, steps_per_epoch=run.length.steps_per_epoch
+      run.length.total_steps,
+      steps_per_epoch=run.length.steps_per_epoch,
+      prefix=processes.prefix(),
     )
     self._writer = metrics.Writer(
       workdir, tensorboard=options.tensorboard, csv=options.csv, resume_step=start

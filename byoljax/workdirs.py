@@ -19,7 +19,7 @@ import platform
 from typing import Any, NamedTuple
 
 import byoljax
-from byoljax import checkpoint, parallel
+from byoljax import checkpoint, parallel, processes
 from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError
 from byoljax.data.source import Source
@@ -202,7 +202,8 @@ def evals_dir(directory: pathlib.Path) -> pathlib.Path:
 def say(text: str) -> None:
   """For the person at the terminal, and for the run's log."""
   if parallel.is_first_process():
-    print(text, flush=True)
+    before = processes.prefix()
+    print('\n'.join(before + line if line else line for line in text.split('\n')), flush=True)
   log.info('%s', text)
 
 

@@ -359,6 +359,34 @@ def test_evaluation_covers_every_example_once(kind, count):
   assert sorted(seen) == list(range(11))
 
 
+@pytest.mark.parametrize('processes', [1, 2, 3])
+@pytest.mark.parametrize('kind', KINDS)
+def test_an_odd_set_is_shared_out(kind, processes):
+  """23 examples, 6 a step: each read by one process, in training at most once an epoch."""
+  data = _source(kind, count=23)
+  readers = {'training': [], 'evaluation': []}
+  for p in range(processes):
+    shared = {'batch_size': 6, 'process_index': p, 'process_count': processes}
+    for what, own in readers.items():
+      read = []
+
+      def fetch(rows, read=read):
+        read.extend(int(row) for row in rows)
+        return data.fetch(rows)
+
+      counting = dataclasses.replace(data, fetch=fetch)
+      if what == 'training':
+        _train(counting, stop=3, **shared)
+      else:
+        list(pipeline.eval_batches(counting, image_size=20, **shared))
+      own.append(read)
+  assert [len(read) for read in readers['training']] == [18 // processes] * processes
+  assert len(set(sum(readers['training'], []))) == 18
+  assert sorted(sum(readers['evaluation'], [])) == list(range(23))
+  for own in readers.values():
+    assert max(map(len, own)) - min(map(len, own)) <= 6 // processes
+
+
 def test_a_process_may_have_nothing_but_padding():
   for kind in KINDS:
     (batch,) = pipeline.eval_batches(

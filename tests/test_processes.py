@@ -1,7 +1,9 @@
-"""Real processes: two of them train like one, and a run does not depend on the device count."""
+"""Real processes: several of them train like one, and a run does not depend on the device count."""
 
+import json
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import pytest
 from byoljax import checkpoint, metrics
 
 ROOT = pathlib.Path(__file__).parent.parent
+LAUNCH = ROOT / 'experiments' / 'launch' / 'localhost.py'
 STEP = 10
 
 
@@ -28,10 +31,9 @@ def start(arguments, devices, workdir, *more, program=('-m', 'byoljax.main')):
 
 
 def finish(*processes):
-  for process in processes:
-    output, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, output
-  return output
+  outputs = [process.communicate(timeout=400)[0] for process in processes]
+  assert not any(process.returncode for process in processes), '\n'.join(outputs)
+  return outputs[-1]
 
 
 def free_port():
@@ -63,6 +65,12 @@ def several(arguments, workdir, count, devices, program=('-m', 'byoljax.main')):
   ]  # fmt: skip
 
 
+def launched(arguments, workdir, count, devices):
+  """The same by `experiments/launch/localhost.py`."""
+  numbers = [f'--processes={count}', f'--devices={devices}']
+  return start([*numbers, *arguments], devices, workdir, program=[LAUNCH])
+
+
 @pytest.fixture(scope='module')
 def one_device(tiny, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('one') / 'run'
@@ -72,7 +80,8 @@ def one_device(tiny, tmp_path_factory):
 
 def test_two_processes_are_one(tiny, one_device, tmp_path):
   """Two processes of two devices each: the same parameters, the same k-NN, one set of files."""
-  finish(*several(tiny, tmp_path, 2, 2))
+  output = finish(launched(tiny, tmp_path, 2, 2))
+  assert '[0/2] Trained in' in output and 'Traceback' not in output
   assert_close(one_device, tmp_path, 2e-4)
   ours, theirs = metrics.read(tmp_path), metrics.read(one_device)
   assert [row['step'] for row in ours] == [row['step'] for row in theirs]
@@ -80,6 +89,83 @@ def test_two_processes_are_one(tiny, one_device, tmp_path):
     assert ours[-1][name] == pytest.approx(theirs[-1][name], abs=2e-2), name
   for name in ('config.json', 'curves.png', 'views.png'):
     assert (tmp_path / name).exists()
+
+
+@pytest.fixture(scope='module')
+def odd(tmp_path_factory):
+  """83 training and 23 test images: neither 2, 3 nor 4 processes can share them evenly."""
+  rng = np.random.default_rng(5)
+  arrays = {}
+  for split, count in (('train', 83), ('test', 23)):
+    labels = rng.integers(0, 3, count).astype(np.int32)
+    images = rng.integers(0, 100, (count, 12, 12, 3), dtype=np.uint8)
+    images[np.arange(count), :, :, labels] += 60
+    arrays |= {f'x_{split}': images, f'y_{split}': labels}
+  path = tmp_path_factory.mktemp('odd') / 'odd.npz'
+  np.savez(path, **arrays)
+  return path
+
+
+def test_two_processes_embed_an_odd_set(untrained, odd, tmp_path):
+  """Every image once, in its place, as one process gives it."""
+  arguments = [
+    '--config=configs/embed.py', f'--config.pretrained={untrained}', '--config.data.name=npz',
+    f'--config.data.dir={odd}', '--config.batch_size=16', '--config.part_size=50',
+  ]  # fmt: skip
+  finish(start(arguments, 2, tmp_path / 'one'))
+  finish(*several(arguments, tmp_path / 'two', 2, 1))
+  sizes = []
+  for part in ('part-00000.npz', 'part-00001.npz'):
+    with np.load(tmp_path / 'one' / part) as one, np.load(tmp_path / 'two' / part) as two:
+      sizes.append(len(two['features']))
+      for name in ('index', 'label', 'name'):
+        np.testing.assert_array_equal(one[name], two[name])
+      np.testing.assert_allclose(one['features'], two['features'], rtol=1e-5, atol=1e-6)
+  assert sizes == [50, 33]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['knn', 'linear'])
+def test_evaluations_of_an_odd_set(untrained, odd, tmp_path, task):
+  """Three processes count 83 and 23 images, and find what one process finds."""
+  arguments = [
+    f'--config=configs/{task}.py', f'--config.pretrained={untrained}', '--config.data.name=npz',
+    f'--config.data.dir={odd}',
+  ]  # fmt: skip
+  if task == 'linear':
+    arguments += ['--config.linear.length=3 epochs', '--config.linear.batch_size=12',
+                  '--config.linear.base_lr=(0.4,)']  # fmt: skip
+  finish(start(arguments, 1, tmp_path / 'one'))
+  finish(*several(arguments, tmp_path / 'three', 3, 1))
+  one, three = (
+    json.loads((tmp_path / home / 'result.json').read_text())['result'] for home in ('one', 'three')
+  )
+  sizes = ('bank_size', 'queries') if task == 'knn' else ('train_examples', 'test_examples')
+  assert [three[name] for name in sizes] == [83, 23]
+  assert three['top1'] == pytest.approx(one['top1'], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('data', ['even', 'odd'])
+def test_four_processes_are_one_of_four_devices(tiny, odd, tmp_path, data):
+  """The same devices, in other processes: equal but for the order of sums between processes."""
+  arguments = tiny if data == 'even' else [*tiny, f'--config.data.dir={odd}']
+  finish(start(arguments, 4, tmp_path / 'one'))
+  finish(launched(arguments, tmp_path / 'four', 4, 1))
+  assert_close(tmp_path / 'one', tmp_path / 'four', 1e-5)
+  ours, theirs = metrics.read(tmp_path / 'four'), metrics.read(tmp_path / 'one')
+  assert ours[-1]['knn/top1'] == pytest.approx(theirs[-1]['knn/top1'], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_share_an_optimiser(tiny, one_device, tmp_path):
+  """Each of two devices in two processes keeps half; stopped half-way, one process keeps it all."""
+  shared = [*tiny, '--config.train.shard_state=true']
+  finish(*several(shared, tmp_path, 2, 1))
+  assert_close(one_device, tmp_path, 2e-4)
+  shutil.rmtree(tmp_path / 'checkpoints' / '10')
+  finish(start(tiny, 1, tmp_path))
+  assert_close(one_device, tmp_path, 2e-4)
 
 
 @pytest.mark.slow
@@ -105,9 +191,6 @@ def test_device_counts(tiny, one_device, tmp_path, devices):
 def test_a_run_moves_between_device_counts(tiny, one_device, tmp_path):
   """Started on 4 devices and stopped half-way, finished by 2 processes."""
   finish(start([*tiny, '--config.log.csv=true'], 4, tmp_path))
-  later = tmp_path / 'checkpoints' / '10'
-  for path in sorted(later.rglob('*'), reverse=True):
-    path.rmdir() if path.is_dir() else path.unlink()
-  later.rmdir()
+  shutil.rmtree(tmp_path / 'checkpoints' / '10')
   finish(*several(tiny, tmp_path, 2, 1))
   assert_close(one_device, tmp_path, 2e-4)

@@ -10,6 +10,8 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
+from byoljax import parallel
+
 Tree = TypeVar('Tree')
 
 
@@ -17,9 +19,10 @@ def update(target: Tree, online: Tree, tau: float | jax.Array) -> Tree:
   """tau * target + (1 - tau) * online, leaf by leaf (BYOL, arXiv 2006.07733, equation 1).
 
   Args:
-    target: tree of float32 arrays.
-    online: tree of the same structure and shapes, any float dtype: the parameters as the optimiser
-      has just written them.
+    target: tree of float32 arrays; or, of arrays that `parallel.cut` has shared out over the mapped
+      axis, this device's parts.
+    online: tree of the same structure and whole shapes, any float dtype: the parameters as the
+      optimiser has just written them.
     tau: float32 scalar in [0, 1]; 1 keeps the target bit for bit, 0 gives the online values.
 
   Returns:
@@ -38,6 +41,8 @@ def update(target: Tree, online: Tree, tau: float | jax.Array) -> Tree:
   tau = jnp.asarray(tau, jnp.float32)
 
   def leaf(path, t, o):
+    if t.ndim == 1 and t.size < o.size and parallel.is_mapped():
+      o = parallel.cut(o)
     if t.dtype != jnp.float32 or t.shape != o.shape:
       raise ValueError(
         f'the moving average of {jax.tree_util.keystr(path)} needs a float32 target of the online '

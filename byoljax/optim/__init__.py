@@ -64,6 +64,7 @@ class _Settings(NamedTuple):
   b1: float
   b2: float
   eps: float
+  axis: str | None
 
 
 Chain = tuple[optax.GradientTransformation, ...]
@@ -72,7 +73,7 @@ Chain = tuple[optax.GradientTransformation, ...]
 def _decay_and_adapt(s: _Settings) -> Chain:
   return (
     optax.add_decayed_weights(s.weight_decay, s.mask),
-    lars.scale_by_trust_ratio(s.trust_coefficient, s.mask, s.stacked),
+    lars.scale_by_trust_ratio(s.trust_coefficient, s.mask, s.stacked, s.axis),
   )
 
 
@@ -93,7 +94,9 @@ def _lars_simclr(s: _Settings) -> Chain:
 
 
 def _larc(s: _Settings, clip_at: Schedule | None = None) -> Chain:
-  ratio = lars.scale_by_larc(s.trust_coefficient, s.weight_decay, s.mask, s.stacked, clip_at)
+  ratio = lars.scale_by_larc(
+    s.trust_coefficient, s.weight_decay, s.mask, s.stacked, clip_at, s.axis
+  )
   return ratio, *_momentum(s), *_rate(s)
 
 
@@ -140,6 +143,7 @@ def make_optimizer(
   b1: float = 0.9,
   b2: float = 0.999,
   eps: float = 1e-8,
+  axis: str | None = None,
 ) -> optax.GradientTransformation:
   """The named optimiser; its updates are to be added to the parameters.
 
@@ -165,6 +169,8 @@ def make_optimizer(
     b1: decay of AdamW's first moment.
     b2: decay of AdamW's second moment.
     eps: AdamW's epsilon.
+    axis: a mapped axis whose devices each update a part of every tensor (`byoljax.layout`): norms
+      are taken over it. None: tensors are whole.
 
   Raises:
     ValueError: an unknown name, or a value out of range.
@@ -198,9 +204,10 @@ def make_optimizer(
       b1=b1,
       b2=b2,
       eps=eps,
+      axis=axis,
     )
   )
-  clip = (lars.clip_by_norm(clip_norm, stacked),) if clip_norm else ()
+  clip = (lars.clip_by_norm(clip_norm, stacked, axis),) if clip_norm else ()
   if clip_tensor_norm:
-    clip += (lars.clip_each_by_norm(clip_tensor_norm, stacked),)
+    clip += (lars.clip_each_by_norm(clip_tensor_norm, stacked, axis),)
   return optax.chain(*clip, *chain, optax.scale(-1.0))

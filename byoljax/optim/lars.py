@@ -27,6 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from byoljax import parallel
 from byoljax.optim.schedules import Schedule
 
 Mask = Callable[[Any], Any]  # params -> tree of bool, True where decay and adaptation apply
@@ -40,10 +41,14 @@ class CountState(NamedTuple):
   count: jax.typing.ArrayLike
 
 
-def tensor_norm(x: jax.Array, stacked: bool) -> jax.Array:
-  """L2 norm in float32, broadcastable against x; one per slice of the leading axis if stacked."""
+def tensor_norm(x: jax.Array, stacked: bool, axis: str | None = None) -> jax.Array:
+  """L2 norm in float32, broadcastable against x; one per slice of the leading axis if stacked.
+
+  `axis` is a mapped axis whose devices each hold a part of the tensor (`byoljax.layout`), if any.
+  """
   axes = tuple(range(1 if stacked else 0, x.ndim))
-  return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=axes, keepdims=True))
+  squares = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=axes, keepdims=True)
+  return jnp.sqrt(parallel.psum(squares, axis) if x.ndim else squares)
 
 
 def per_slice(rate: jax.Array, x: jax.Array) -> jax.Array:
@@ -59,14 +64,14 @@ def per_slice(rate: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def scale_by_trust_ratio(
-  trust_coefficient: float, mask: Mask, stacked: bool
+  trust_coefficient: float, mask: Mask, stacked: bool, axis: str | None = None
 ) -> optax.GradientTransformation:
   """u = eta |w|/|u| u where the mask is True and neither norm zero: forms A, B, after decay."""
 
   def adapt(u: jax.Array, w: jax.Array, adapted: bool) -> jax.Array:
     if not adapted:
       return u
-    u_norm, w_norm = tensor_norm(u, stacked), tensor_norm(w, stacked)
+    u_norm, w_norm = tensor_norm(u, stacked, axis), tensor_norm(w, stacked, axis)
     nonzero = (u_norm > 0) & (w_norm > 0)
     return u * jnp.where(nonzero, trust_coefficient * w_norm / jnp.where(nonzero, u_norm, 1.0), 1.0)
 
@@ -74,7 +79,12 @@ def scale_by_trust_ratio(
 
 
 def scale_by_larc(
-  trust_coefficient: float, weight_decay: float, mask: Mask, stacked: bool, clip_at: Schedule | None
+  trust_coefficient: float,
+  weight_decay: float,
+  mask: Mask,
+  stacked: bool,
+  clip_at: Schedule | None,
+  axis: str | None = None,
 ) -> optax.GradientTransformation:
   """u = r (g + lambda w) where the mask is True and neither norm zero: C; D if `clip_at` = lr."""
 
@@ -84,7 +94,7 @@ def scale_by_larc(
     def adapt(g: jax.Array, w: jax.Array, adapted: bool) -> jax.Array:
       if not adapted:
         return g
-      g_norm, w_norm = tensor_norm(g, stacked), tensor_norm(w, stacked)
+      g_norm, w_norm = tensor_norm(g, stacked, axis), tensor_norm(w, stacked, axis)
       ratio = trust_coefficient * w_norm / (g_norm + weight_decay * w_norm + _LARC_EPSILON)
       if rate is not None:
         # at rate 0, the first step of a warm-up, the quotient is inf and the ratio 1
@@ -97,13 +107,17 @@ def scale_by_larc(
   return optax.GradientTransformation(lambda params: CountState(jnp.zeros([], jnp.int32)), update)
 
 
-def clip_by_norm(limit: float, stacked: bool) -> optax.GradientTransformation:
+def clip_by_norm(
+  limit: float, stacked: bool, axis: str | None = None
+) -> optax.GradientTransformation:
   """g min(1, limit / |g|), |g| over all tensors of the group; one norm per slice if stacked."""
 
   def clip(updates, params):
     del params
     leaves = jax.tree.leaves(updates)
-    squares = [jnp.square(tensor_norm(g, stacked)).reshape(-1 if stacked else ()) for g in leaves]
+    squares = [
+      jnp.square(tensor_norm(g, stacked, axis)).reshape(-1 if stacked else ()) for g in leaves
+    ]
     norm = jnp.sqrt(sum(squares)) if leaves else jnp.zeros([])
     scale = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-16))
     return jax.tree.map(lambda g: g * per_slice(scale, g), updates)
@@ -111,11 +125,13 @@ def clip_by_norm(limit: float, stacked: bool) -> optax.GradientTransformation:
   return _stateless(clip)
 
 
-def clip_each_by_norm(limit: float, stacked: bool) -> optax.GradientTransformation:
+def clip_each_by_norm(
+  limit: float, stacked: bool, axis: str | None = None
+) -> optax.GradientTransformation:
   """g min(1, limit / |g|) for every tensor by itself (DINO); one norm per slice if stacked."""
 
   def clip(g: jax.Array) -> jax.Array:
-    return g * jnp.minimum(1.0, limit / jnp.maximum(tensor_norm(g, stacked), 1e-16))
+    return g * jnp.minimum(1.0, limit / jnp.maximum(tensor_norm(g, stacked, axis), 1e-16))
 
   return _stateless(lambda updates, params: jax.tree.map(clip, updates))
 

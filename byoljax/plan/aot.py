@@ -8,6 +8,7 @@ computed and no image is read; the data set is a size.
 The figures are the compiler's. They were not checked against a machine that runs.
 """
 
+import functools
 import importlib.util
 import os
 import re
@@ -20,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from byoljax import assemble, parallel
+from byoljax import assemble, layout, parallel
 from byoljax.config import Config, ConfigError
 from byoljax.data.source import Source, fingerprint
 from byoljax.plan import hardware, target
@@ -225,9 +226,7 @@ def assembled(config: Config, source: Source, mesh: Any) -> assemble.Run:
     ConfigError: the configuration does not fit the devices or the data.
   """
 
-  def mapped(step: Any) -> Any:
-    return parallel.spmd_shard_map(step, mesh=mesh)
-
+  mapped = functools.partial(parallel.spmd_shard_map, mesh=mesh)
   return assemble.assemble(config, source, num_devices=mesh.size, mapped=mapped)
 
 
@@ -247,18 +246,30 @@ def abstract_arguments(run: assemble.Run, mesh: Any) -> tuple[Any, Any]:
   else:
     assert source.image_shape is not None
     batch['image'] = rows((*source.image_shape, 3), jnp.uint8)
-  return placed((jax.eval_shape(run.create), batch), mesh)
+  state = jax.eval_shape(run.create)
+  if run.layout.axes is None:
+    return placed((state, batch), mesh)
+  return placed((layout.stored(state, mesh.size), batch), mesh, run.layout.axes)
 
 
-def placed(arguments: tuple[Any, Any], mesh: Any) -> tuple[Any, Any]:
-  """The shapes of (state, batch) with shardings: replicated, and split along the first axis."""
+def placed(arguments: tuple[Any, Any], mesh: Any, state_axes: Any = None) -> tuple[Any, Any]:
+  """The shapes of (state, batch) with shardings, the batch split along the first axis.
 
-  def place(tree: Any, spec: PartitionSpec) -> Any:
-    sharding = NamedSharding(mesh, spec)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+  Args:
+    arguments: shapes.
+    mesh: where.
+    state_axes: see `layout.Layout`.
+  """
+
+  def place(x: Any, spec: PartitionSpec) -> Any:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(mesh, spec))
 
   state, batch = arguments
-  return place(state, PartitionSpec()), place(batch, PartitionSpec(parallel.AXIS))
+  if state_axes is None:
+    state = jax.tree.map(lambda x: place(x, PartitionSpec()), state)
+  else:
+    state = jax.tree.map(place, state, state_axes.specs())
+  return state, jax.tree.map(lambda x: place(x, PartitionSpec(parallel.AXIS)), batch)
 
 
 def compile_step(run: assemble.Run, mesh: Mesh) -> Compiled:

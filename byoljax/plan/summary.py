@@ -235,8 +235,11 @@ def _bytes(tree: Any) -> int:
 
 
 def _state_bytes(state: Any) -> dict[str, int]:
-  """Bytes of the parts of the train state, which every device holds whole."""
-  sizes = {name: _bytes(getattr(state, name)) for name in ('params', 'opt_state', 'method_state')}
+  """Bytes of the parts of the train state on each device."""
+  here = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype), state
+  )
+  sizes = {name: _bytes(getattr(here, name)) for name in ('params', 'opt_state', 'method_state')}
   return sizes | {'total': sum(sizes.values())}
 
 
