@@ -2,9 +2,9 @@
 
     python experiments/faults/kill.py --out experiments/faults/kills.json
 
-Takes about 10 minutes of one core, and writes after every case what it has.
+Takes about 10 minutes per case, and writes after every case what it has.
 
-For every case (a method with a moving-average target, a queue or a bank; one or two processes) an
+For every case (a method with state of its own kind; one or two processes) an
 uninterrupted run is made, and another one is killed with SIGKILL again and again: while it starts,
 while it trains, while it saves. Then it is left alone until it is done. Every array of its last
 checkpoint and every row of its metrics (but for times) must be those of the uninterrupted run.
@@ -35,14 +35,24 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT), str(HERE.parent / 'bench')]
 STEPS = 60
-CASES = 'byol:1:14,moco:1:14,instance_discrimination:1:14,moco:2:9'
+CASES = 'byol:1:14,moco:1:14,instance_discrimination:1:14,moco:2:9,swav:1:9,dino:1:9'
 MODES = ('starting', 'training', 'saving')
-# What each method brings: a target network, a queue, a bank of all examples.
+# What each method brings: a target network, a queue, a bank of all examples, prototypes that are
+# frozen at first with a queue that begins later, a teacher with a centre.
 METHODS = {
   'byol': ['--config.method.projector=(16,8)', '--config.method.predictor=(16,8)'],
   'moco': ['--config.method.projector=(16,8)', '--config.method.queue_size=64'],
   'instance_discrimination': ['--config.method.projector=(8,)', '--config.method.num_noise=12'],
+  'swav': [
+    '--config.method.projector=(16,8)',
+    '--config.method.prototypes=12',
+    '--config.method.queue_size=32',
+    '--config.method.queue_from=3 epochs',
+  ],
+  'dino': ['--config.method.projector=(16,16,8)', '--config.method.outputs=32'],
 }
+# The sizes of each method's views.
+VIEWS = {'instance_discrimination': (12,), 'swav': (12, 12, 8), 'dino': (12, 12, 8)}
 _PATIENCE = 600.0  # Seconds without any progress after which a run counts as hanging.
 
 
@@ -76,14 +86,15 @@ def write_data(path: pathlib.Path) -> None:
 
 def command(method: str, data: pathlib.Path, workdir: pathlib.Path) -> list[str]:
   """The command line of a run, the same for every start."""
-  views = 1 if method == 'instance_discrimination' else 2
+  sizes = VIEWS.get(method, (12, 12))
   return [
     sys.executable, '-m', 'byoljax.main', f'--config=configs/{method}.py:smoke',
     f'--workdir={workdir}', '--config.data.name=npz', f'--config.data.dir={data}',
     f'--config.train.length={STEPS} steps', '--config.evals.image_size=12',
     '--config.evals.batch_size=16', '--config.checkpoint.every=3 steps',
     '--config.log.every=1 steps', '--config.log.tensorboard=false',
-    *(f'--config.views.view{number + 1}.size=12' for number in range(views)), *METHODS[method],
+    *(f'--config.views.view{number + 1}.size={size}' for number, size in enumerate(sizes)),
+    *METHODS[method],
   ]  # fmt: skip
 
 
