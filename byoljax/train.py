@@ -237,11 +237,12 @@ def train(
   evaluate_at = run.length.steps('evals.knn.every', evaluate_every)
   save_at = run.length.steps('checkpoint.every', save_every)
   with contextlib.ExitStack() as closing:
+    # Outermost: a second signal must not end the process while the last checkpoint is written.
+    stop = closing.enter_context(StopRequest())
     with user_errors('checkpoint'):
       checkpoints = closing.enter_context(checkpoint.Checkpoints(workdir, keep=keep))
     state, start = restore(run, checkpoints)
     record = closing.enter_context(Record(run, workdir, start, must_be_finite))
-    stop = closing.enter_context(StopRequest())
     periods = [every for every in (log_at, evaluate_at, save_at) if every > 0]
 
     def due(done: int) -> float:
