@@ -127,9 +127,13 @@ def test_signals_while_the_last_checkpoint_is_written(tiny, tmp_path, monkeypatc
     real(self)
 
   monkeypatch.setattr(Checkpoints, 'close', close)
+  arguments = [
+    '--config.encoder.name=pixels', '--config.method.projector=(8,4)',
+    '--config.method.predictor=(8,4)', '--config.train.length=2 steps',
+    '--config.optim.warmup=1 steps', '--config.log.every=2 steps', f'--workdir={tmp_path}',
+  ]  # fmt: skip
   try:
-    assert main.main([*tiny, f'--workdir={tmp_path}', '--config.train.length=2 steps',
-                      '--config.optim.warmup=1 steps', '--config.log.every=2 steps']) == 0  # fmt: skip
+    assert main.main([*tiny, *arguments]) == 0
   finally:
     signal.signal(signal.SIGTERM, before)
   assert complete == [2]
