@@ -4,7 +4,6 @@ import contextlib
 import errno
 import os
 import shutil
-import signal
 import subprocess
 
 import jax
@@ -110,33 +109,6 @@ def test_a_step_that_is_only_said_to_be_there_is_noticed(tmp_path):
   checkpoints.save(1, state_of(1), {})
   with pytest.raises(OSError, match='checkpoint 1 is not in'):
     checkpoints.close()
-
-
-def test_signals_while_the_last_checkpoint_is_written(tiny, tmp_path, monkeypatch):
-  """They take effect when it is there."""
-  complete = []
-  before = signal.signal(
-    signal.SIGTERM, lambda *_: complete.append(checkpoint.latest_finished(tmp_path))
-  )
-  real = Checkpoints.close
-
-  def close(self):
-    os.kill(os.getpid(), signal.SIGTERM)
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert complete == []
-    real(self)
-
-  monkeypatch.setattr(Checkpoints, 'close', close)
-  arguments = [
-    '--config.encoder.name=pixels', '--config.method.projector=(8,4)',
-    '--config.method.predictor=(8,4)', '--config.train.length=2 steps',
-    '--config.optim.warmup=1 steps', '--config.log.every=2 steps', f'--workdir={tmp_path}',
-  ]  # fmt: skip
-  try:
-    assert main.main([*tiny, *arguments]) == 0
-  finally:
-    signal.signal(signal.SIGTERM, before)
-  assert complete == [2]
 
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS, errno.EIO])
