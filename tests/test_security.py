@@ -1,14 +1,13 @@
-"""What the package must not do: talk to anyone, execute what it reads, need what is not pinned."""
+"""What the package must not do: talk to anyone, execute what it reads, need what is not pinned.
+
+That training and evaluation connect to nobody is tested in `test_determinism.py`.
+"""
 
 import ast
 import importlib.metadata
-import os
 import pathlib
 import re
 import signal
-import subprocess
-import sys
-import textwrap
 import tomllib
 
 import numpy as np
@@ -17,56 +16,11 @@ from PIL import Image
 import pytest
 
 import byoljax
+from tests.sealed import TRAIN_AND_EVALUATE, needs_filter, sealed
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = pathlib.Path(byoljax.__file__).parent
 SOURCES = sorted([*PACKAGE.rglob('*.py'), *(ROOT / 'configs').glob('*.py')])
-
-# A filter in the kernel for this process and all that it starts, in C++ as in Python: a forbidden
-# call is the end of the process. 'socket': to make a socket of the internet, IPv4 or IPv6.
-# 'connect': to connect a socket of any kind, which looking up a name does, too.
-SEALED = """
-import ctypes, platform, socket, struct, sys
-place = ('x86_64', 'aarch64').index(platform.machine())
-LOAD, JUMP, RETURN, KILL, ALLOW = 0x20, 0x15, 0x06, 0x80000000, 0x7fff0000
-FILTERS = {
-  'socket': [
-    (LOAD, 0, 0, 0), (JUMP, 0, 4, (41, 198)[place]),  # The call's number ...
-    (LOAD, 0, 0, 16),                                 # ... and its first argument.
-    (JUMP, 1, 0, socket.AF_INET), (JUMP, 0, 1, socket.AF_INET6),
-    (RETURN, 0, 0, KILL), (RETURN, 0, 0, ALLOW),
-  ],
-  'connect': [
-    (LOAD, 0, 0, 0), (JUMP, 0, 1, (42, 203)[place]), (RETURN, 0, 0, KILL), (RETURN, 0, 0, ALLOW),
-  ],
-}
-program = b''.join(struct.pack('HBBI', *line) for line in FILTERS[sys.argv.pop(1)])
-lines = ctypes.create_string_buffer(program, len(program))
-header = ctypes.create_string_buffer(
-  struct.pack('HxxxxxxP', len(program) // 8, ctypes.addressof(lines))
-)
-libc = ctypes.CDLL(None, use_errno=True)
-if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, header):
-  sys.exit(77)
-"""
-
-
-def sealed(forbidden, code, *arguments):
-  """Runs Python code in a process that ends when it makes a forbidden call."""
-  found = subprocess.run(
-    [sys.executable, '-c', SEALED + textwrap.dedent(code), forbidden, *map(str, arguments)],
-    cwd=ROOT, env=os.environ | {'PYTHONPATH': str(ROOT)}, capture_output=True, text=True,
-    check=False,
-  )  # fmt: skip
-  if found.returncode == 77:
-    pytest.skip('this system lets no process filter its own calls')
-  return found
-
-
-needs_filter = pytest.mark.skipif(
-  sys.platform != 'linux' or os.uname().machine not in ('x86_64', 'aarch64'),
-  reason='a filter of system calls is Linux',
-)
 
 
 @needs_filter
@@ -89,31 +43,6 @@ def test_the_filter_catches_what_it_should(forbidden, attempt, ended):
   assert (status in (-signal.SIGSYS, 256 - signal.SIGSYS)) == ended, status
 
 
-TRAINED = """
-from byoljax import main
-run, data = sys.argv[1:3]
-tiny = ['--config=configs/byol.py:smoke', f'--config.data.dir={data}', f'--workdir={run}',
-        '--config.encoder.name=pixels', '--config.views.view1.size=8',
-        '--config.views.view2.size=8', '--config.evals.image_size=8',
-        '--config.method.projector=(8,4)', '--config.method.predictor=(8,4)',
-        '--config.train.batch_size=8', *sys.argv[3:]]
-assert main.main(tiny) == 0
-assert main.main(['--config=configs/knn.py', f'--config.pretrained={run}']) == 0
-"""
-
-
-@needs_filter
-def test_training_and_evaluation_talk_to_nobody(npz, tmp_path):
-  """With TensorBoard's files, the report and k-NN; no data set has to be fetched."""
-  arguments = [tmp_path / 'run', npz, '--config.data.name=npz', '--config.evals.report=true']
-  done = sealed('socket', TRAINED, *arguments)
-  assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
-  assert 'k-NN' in done.stdout
-  assert (
-    list((tmp_path / 'run' / 'tensorboard').iterdir()) and (tmp_path / 'run/report.html').exists()
-  )
-
-
 @needs_filter
 @pytest.mark.slow  # Imports TensorFlow three times.
 def test_folders_and_prepared_sets_are_read_without_talking(tmp_path):
@@ -129,7 +58,7 @@ def test_folders_and_prepared_sets_are_read_without_talking(tmp_path):
       pixels = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
       Image.fromarray(pixels).save(tmp_path / 'images' / name / f'{number}.png')
   arguments = [tmp_path / 'run', tmp_path / 'images', '--config.data.name=folder']
-  done = sealed('connect', TRAINED, *arguments)
+  done = sealed('connect', TRAIN_AND_EVALUATE, *arguments)
   assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
   code = """
   from byoljax.data import datasets, shapes
