@@ -7,6 +7,7 @@ import ast
 import importlib.metadata
 import pathlib
 import re
+import runpy
 import signal
 import tomllib
 
@@ -152,3 +153,23 @@ def test_every_requirement_is_pinned():
 
 def canonical(name):
   return re.sub(r'[-_.]+', '-', name).lower()
+
+
+def test_no_answer_is_no_finding():
+  """The audit of the requirements, with answers as pip-audit gives them."""
+  verdict = runpy.run_path(str(ROOT / '.ci' / 'audit'))['verdict']
+  assert verdict({}, 'ERROR: no connection') == (0, 'audit: not run (ERROR: no connection)')
+  unknown = {'name': 'idna', 'skip_reason': 'not found'}
+  assert verdict({'dependencies': [unknown]}, '') == (0, 'audit: not run (not found)')
+  clean = {'name': 'numpy', 'version': '2.4.6', 'vulns': []}
+  hit = {'id': 'PYSEC-1', 'fix_versions': ['13.0']}
+  bad = {'name': 'pillow', 'version': '12.0', 'vulns': [hit, hit | {'fix_versions': []}]}
+  assert verdict({'dependencies': [clean]}, '') == (
+    0, 'audit: 1 packages, 0 known vulnerabilities',
+  )  # fmt: skip
+  status, text = verdict({'dependencies': [clean, unknown, bad]}, '')
+  assert status == 1 and text.splitlines() == [
+    'pillow 12.0: PYSEC-1, mended in 13.0',
+    'pillow 12.0: PYSEC-1, mended in no version yet',
+    'audit: 2 packages, 2 known vulnerabilities, 1 packages not asked for',
+  ]
