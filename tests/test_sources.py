@@ -829,3 +829,19 @@ def test_tfds_labels_out_of_range(tfds_root, tmp_path):
   found = tfds_source.from_tfds('tiny', 'train', data_dir=root)
   with pytest.raises(ValueError, match='holds the label 9, but its classes are 0 to 2'):
     found.read(np.arange(7))
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda raw: raw.__setitem__(0, 255), 'not a whole TFRecord file'),
+    (lambda raw: raw.clear(), 'holds 0 records where'),
+    (None, 'is missing: prepare the data set again'),
+  ],
+)
+def test_tfds_files_that_are_damaged_or_missing(tfds_root, tmp_path, change, message):
+  root, shard = _spoilt(tfds_root, tmp_path, change or (lambda raw: None))
+  if change is None:
+    shard.unlink()
+  with pytest.raises(ValueError, match=message):
+    tfds_source.from_tfds('tiny', 'train', data_dir=root)
