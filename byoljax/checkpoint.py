@@ -2,6 +2,7 @@
 
     <workdir>/config.json              the resolved configuration, versions, the recipe's name
     <workdir>/checkpoints/<step>/      state (the TrainState), meta (metrics, versions), integrity
+    <workdir>/checkpoints/.removing/   those that are no longer kept, on their way out
     <workdir>/damaged-checkpoints/     those that could not be read; nothing is deleted
 
 A checkpoint holds arrays only and does not depend on the number of devices. `restore_subtrees`
@@ -19,6 +20,7 @@ import os
 import pathlib
 import platform
 import re
+import shutil
 from typing import Any
 
 import jax
@@ -45,6 +47,7 @@ __all__ = [
 
 PyTree = Any
 BEST_METRIC = 'knn/top1'
+_REMOVING = '.removing'
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'ml-collections', 'numpy')
 
 
@@ -76,11 +79,17 @@ class Checkpoints:
     self.notes: list[str] = []
     self._saved_last: int | None = None
     self._directory = pathlib.Path(os.path.abspath(workdir)) / 'checkpoints'
+    self._remove_what_is_not_kept()
     self._set_aside_what_orbax_would_stumble_over()
     self._manager = ocp.CheckpointManager(
       self._directory,
       options=ocp.CheckpointManagerOptions(
-        preservation_policy=policy, best_fn=_best_metric, cleanup_tmp_directories=True
+        preservation_policy=policy,
+        best_fn=_best_metric,
+        cleanup_tmp_directories=True,
+        # Renamed at once: killed while it deletes file by file, a run would leave what looks like
+        # a damaged checkpoint.
+        todelete_subdir=_REMOVING,
       ),
       item_names=('state', 'meta', integrity.ITEM),
     )
@@ -105,16 +114,19 @@ class Checkpoints:
     All processes call it. Saving a step that is already there does nothing.
 
     Raises:
+      OSError: this one or the one before could not be written.
       RuntimeError: Orbax refused, because a later step is already there.
     """
     if step in self._manager.all_steps():
+      self._saved_last = step
       return
     numbers = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     record = {}
     if parallel.is_first_process():  # The only one that writes JSON.
       leaves = stored.by_name(parallel.fetch(state))
       record = integrity.make(leaves, step=step, metrics=numbers, version=__version__)
-    with self._writing():  # An error of the one before comes up here.
+    self.wait()  # An error of the one before comes up here; makes room, too.
+    with self._writing():
       saved = self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -208,6 +220,10 @@ class Checkpoints:
     kept = integrity.set_aside(self._directory / str(step))
     self.notes.append(f"Checkpoint {step} is damaged: {fault}; it is kept in '{kept}'.")
 
+  def _remove_what_is_not_kept(self) -> None:
+    if parallel.is_first_process():
+      shutil.rmtree(self._directory / _REMOVING, ignore_errors=True)
+
   def _set_aside_what_orbax_would_stumble_over(self) -> None:
     """Orbax reads the metrics of all checkpoints at once, and one that it cannot read ends it."""
     if parallel.is_first_process() and self._directory.is_dir():
@@ -227,6 +243,7 @@ class Checkpoints:
     saved, self._saved_last = self._saved_last, None
     with self._writing():
       self._manager.wait_until_finished()
+    self._remove_what_is_not_kept()
     if (
       saved is not None
       and parallel.is_first_process()

@@ -4,13 +4,14 @@ Every process reads for itself, waits for nobody, and compares what it read with
 record. What Orbax and TensorStore raise about damaged files becomes one `DamagedError`.
 """
 
+import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
-import gc
 import logging
 import os
 import pathlib
 from typing import Any
+import warnings
 
 import jax
 import numpy as np
@@ -137,11 +138,11 @@ def _twice(attempt: Callable[[], PyTree]) -> PyTree:
   """
   for last in (False, True):
     try:
-      return attempt()
+      with _ending_what_was_begun():
+        return attempt()
     except MemoryError:
       raise
     except Exception as error:  # TensorStore and Orbax raise whatever damage leads them to.
-      _forget_what_else_failed()
       if isinstance(error, PermissionError) or 'PERMISSION_DENIED' in str(error):
         raise PermissionError(integrity.short(error)) from error
       if last:
@@ -149,15 +150,32 @@ def _twice(attempt: Callable[[], PyTree]) -> PyTree:
   raise AssertionError
 
 
-def _forget_what_else_failed() -> None:
-  """Orbax reads concurrently; asyncio would print a traceback for every further array."""
-  asyncio_log = logging.getLogger('asyncio')
-  level = asyncio_log.level
-  asyncio_log.setLevel(logging.CRITICAL + 1)
-  try:
-    gc.collect()
-  finally:
-    asyncio_log.setLevel(level)
+class _PatientLoop(asyncio.SelectorEventLoop):
+  """An event loop that ends what it began before it closes."""
+
+  def close(self) -> None:
+    """Awaits what is left, whatever becomes of it, and closes."""
+    while not self.is_closed() and (left := asyncio.all_tasks(self)):
+      self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    super().close()
+
+
+@contextlib.contextmanager
+def _ending_what_was_begun() -> Iterator[None]:
+  """Lets Orbax' event loops wait for all of their reads.
+
+  Orbax reads all arrays at once and closes its loop when the first one fails. The others would then
+  find it closed, and print a traceback each.
+  """
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore', DeprecationWarning)  # Of policies, since Python 3.14.
+    before, patient = asyncio.get_event_loop_policy(), asyncio.DefaultEventLoopPolicy()
+    patient.new_event_loop = _PatientLoop  # type: ignore[method-assign]
+    asyncio.set_event_loop_policy(patient)
+    try:
+      yield
+    finally:
+      asyncio.set_event_loop_policy(before)
 
 
 def require_equal_shapes(stored: PyTree, wanted: PyTree, *, types: bool = False) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from byoljax import checkpoint, metrics, parallel, processes, progress, workdirs
 from byoljax.assemble import Run
 from byoljax.clock import Clock, ProfileWindow
-from byoljax.config import user_errors
+from byoljax.config import ConfigError, user_errors
 from byoljax.data import device, pipeline, resident
 from byoljax.data.order import Order
 from byoljax.data.source import Source
@@ -32,9 +32,13 @@ from byoljax.step import TrainState
 log = logging.getLogger('byoljax')
 
 
-def batches(run: Run, start_step: int) -> Any:
-  """The run's input from `start_step` to its end: this process's part of every batch."""
-  return pipeline.train_batches(
+def batches(run: Run, start_step: int) -> Generator[pipeline.Batch, None, None]:
+  """The run's input from `start_step` to its end: this process's part of every batch.
+
+  Raises:
+    ConfigError: while they are made: what the data hold cannot be used.
+  """
+  made = pipeline.train_batches(
     run.source,
     run.specs,
     batch_size=run.length.batch_size,
@@ -46,6 +50,15 @@ def batches(run: Run, start_step: int) -> Any:
     photometric_on=run.config.augment.device,
     threads=run.config.data.threads,
   )
+  with contextlib.closing(made):
+    while True:
+      try:
+        batch = next(made)
+      except StopIteration:
+        return
+      except ValueError as error:
+        raise ConfigError(f'config.data: {error}') from error
+      yield batch
 
 
 # (state, steps done, limit) -> (state, metrics, steps done, at most the limit).
@@ -97,7 +110,7 @@ def _advance(run: Run, start_step: int, clock: Clock) -> Iterator[Advance]:
   if start_step < run.length.total_steps:
     fields = run.config
     # Decodes what is to be kept in memory: the input of both.
-    with clock.waiting():
+    with clock.waiting(), user_errors('config.data'):
       source = run.source.opened()
     if resident.is_chosen(fields.data.get('resident', 'auto'), source, fields.augment.device):
       yield _resident(run, source, clock)
@@ -238,11 +251,12 @@ def train(
   evaluate_at = run.length.steps('evals.knn.every', evaluate_every)
   save_at = run.length.steps('checkpoint.every', save_every)
   with contextlib.ExitStack() as closing:
+    # Outermost: a second signal must not end the process while the last checkpoint is written.
+    stop = closing.enter_context(StopRequest())
     with user_errors('checkpoint'):
       checkpoints = closing.enter_context(checkpoint.Checkpoints(workdir, keep=keep))
     state, start = restore(run, checkpoints)
     record = closing.enter_context(Record(run, workdir, start, must_be_finite))
-    stop = closing.enter_context(StopRequest())
     periods = [every for every in (log_at, evaluate_at, save_at) if every > 0]
 
     def due(done: int) -> float:

@@ -41,6 +41,23 @@ def test_links_resolve(origin):
       assert anchor in anchors(WRITTEN[target]), f'{origin} links to {link}'
 
 
+def test_tests_that_are_named_exist():
+  """`test_x.py::test_y`; a part that begins with `::` belongs to the file before it."""
+  named = 0
+  for origin, text in WRITTEN.items():
+    file, found = '', re.findall(r'`(?:tests/)?(test_\w+\.py)?((?:::\w+)*)`', text)
+    for given, rest in found:
+      file = given or file
+      if not file:
+        continue
+      path = ROOT / 'tests' / file
+      assert path.exists(), f'{origin} names {file}'
+      for name in rest.split('::')[1:]:
+        named += 1
+        assert re.search(rf'^ *(def|class) {name}\b', path.read_text(), re.M), f'{origin}: {name}'
+  assert named > 20
+
+
 def test_links_of_notebooks_resolve():
   for path in sorted((ROOT / 'docs' / 'notebooks').glob('*.ipynb')):
     origin = path.relative_to(ROOT).as_posix()

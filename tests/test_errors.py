@@ -12,6 +12,7 @@ from PIL import Image
 import pytest
 
 from byoljax import step as step_module
+from byoljax.data import pipeline
 from byoljax.main import main
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -120,6 +121,25 @@ def test_folders_without_images(tiny, tmp_path, capsys):
   said(capsys, [*arguments, workdir], str(folder))
   (folder / 'notes.txt').write_text('not a picture')
   said(capsys, [*arguments, workdir], str(folder))
+
+
+def test_data_that_cannot_be_used_are_found_with_the_first_batch(
+  tiny, tmp_path, monkeypatch, capsys
+):
+  """Such as 1,000 examples in a row that cannot be read, or a label that no class has."""
+  closed = []
+
+  def batches(*unused, **unused_too):
+    try:
+      raise ValueError('20 examples of photos in a row cannot be read')
+      yield
+    finally:
+      closed.append(True)
+
+  monkeypatch.setattr(pipeline, 'train_batches', batches)
+  message = said(capsys, [*tiny, f'--workdir={tmp_path / "run"}'])
+  assert message == 'error: config.data: 20 examples of photos in a row cannot be read\n'
+  assert closed
 
 
 def test_unwritable_workdir(tiny, tmp_path, capsys):

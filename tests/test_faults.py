@@ -75,6 +75,42 @@ def test_a_save_that_vanishes_is_noticed(tmp_path, monkeypatch):
     checkpoints.close()
 
 
+def test_what_is_no_longer_kept_goes_in_one_move(tmp_path, monkeypatch):
+  """Killed while an old checkpoint is deleted, a run finds neither half of one nor damage."""
+  real = shutil.rmtree
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    # What a kill in the middle of every deletion leaves: some files are gone, some are not.
+    monkeypatch.setattr(shutil, 'rmtree', lambda path, **_: half_deleted(path))
+    for step in (1, 2, 3):
+      checkpoints.save(step, state_of(step), {'loss': 1.0})
+  monkeypatch.setattr(shutil, 'rmtree', real)
+  folder = tmp_path / 'checkpoints'
+  assert sorted(p.name for p in folder.iterdir()) == ['.removing', '3']
+  assert sorted(p.name for p in (folder / '.removing').iterdir()) == ['1', '2']
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    assert [p.name for p in folder.iterdir()] == ['3']
+    assert checkpoints.restore_newest(jax.eval_shape(lambda: state_of(0)))[1] == 3
+    assert checkpoints.notes == []
+    checkpoints.save(4, state_of(4), {})
+  assert [p.name for p in folder.iterdir()] == ['4']
+  assert not (tmp_path / 'damaged-checkpoints').exists()
+
+
+def half_deleted(path):
+  for file in path.glob('*/_CHECKPOINT_METADATA'):
+    file.unlink()
+
+
+def test_a_step_that_is_only_said_to_be_there_is_noticed(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(1, state_of(1), {})
+  checkpoints.wait()
+  shutil.rmtree(tmp_path / 'checkpoints' / '1')
+  checkpoints.save(1, state_of(1), {})
+  with pytest.raises(OSError, match='checkpoint 1 is not in'):
+    checkpoints.close()
+
+
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS, errno.EIO])
 def test_the_disks_errors_are_sentences_and_others_are_not_hidden(number, monkeypatch, capsys):
   def run(config, options):

@@ -1,9 +1,14 @@
 """Checkpoints that are not what was written: found, said, kept aside, and the one before used."""
 
+import asyncio
+import gc
 import json
 import os
 import pathlib
+import re
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +17,9 @@ import pytest
 
 from byoljax import checkpoint, integrity, stored
 from byoljax.checkpoint import Checkpoints, DamagedError
+
+ROOT = pathlib.Path(__file__).parent.parent
+pytestmark = pytest.mark.filterwarnings('error::pytest.PytestUnraisableExceptionWarning')
 
 
 def state_of(step):
@@ -239,6 +247,59 @@ def test_a_hiccup_is_no_damage(workdir, monkeypatch):
   with pytest.raises(PermissionError):
     newest(workdir)
   assert not (workdir / 'damaged-checkpoints').exists()
+
+
+def test_what_fails_beside_the_first_error_is_awaited(tmp_path, capfd):
+  """Orbax reads all arrays at once; each of the others would print a traceback of its own."""
+  rng = np.random.default_rng(0)
+  many = {f'w{i}': jnp.asarray(rng.normal(size=(64, 64)), jnp.float32) for i in range(60)}
+  with Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(1, {'params': many}, {})
+  directory = tmp_path / 'checkpoints' / '1'
+  for file in (directory / 'state').glob('ocdbt.process_0/d/*'):
+    os.truncate(file, file.stat().st_size // 2)
+  policy = asyncio.get_event_loop_policy()
+  for _ in range(3):
+    with pytest.raises(DamagedError, match='cannot be read'):
+      stored.restore_subtrees(directory, [('params',)])
+  gc.collect()
+  assert capfd.readouterr() == ('', '')
+  assert asyncio.get_event_loop_policy() is policy
+
+
+def test_a_loop_ends_what_it_began():
+  done = []
+
+  async def slow(seconds):
+    await asyncio.sleep(seconds)
+    done.append(seconds)
+    if seconds < 0.02:
+      asyncio.ensure_future(slow(0.02))  # noqa: RUF006
+    raise OSError(seconds)
+
+  async def both():
+    await asyncio.gather(slow(0), slow(0.01))
+
+  loop = stored._PatientLoop()
+  with pytest.raises(OSError, match='0$'):
+    loop.run_until_complete(both())
+  loop.close()
+  assert loop.is_closed() and sorted(done) == [0, 0.01, 0.02, 0.02]
+  loop.close()
+
+
+def test_a_damaged_checkpoint_is_one_line_of_the_program(untrained, tmp_path):
+  run = tmp_path / 'run'
+  shutil.copytree(untrained, run)
+  for file in (run / 'checkpoints/0/state').glob('ocdbt.process_0/d/*'):
+    os.truncate(file, file.stat().st_size // 2)
+  command = [sys.executable, '-m', 'byoljax.main', '--config=configs/knn.py']
+  command += [f'--config.pretrained={run}']
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+  assert (done.returncode, done.stdout) == (2, '')
+  assert re.fullmatch(r"error: config.pretrained: '.*/0' is damaged: .*\n", done.stderr), (
+    done.stderr
+  )
 
 
 def test_evaluations_name_the_damage(workdir, capsys):

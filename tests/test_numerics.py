@@ -121,6 +121,33 @@ def test_without_a_bad_number_skipping_changes_nothing(name):
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), *states)
 
 
+@pytest.mark.slow
+@every_method
+def test_bfloat16_needs_no_loss_scale(name):
+  """300 steps: its exponents reach as far as float32's, so small gradients do not vanish."""
+  steps = 300
+  setting = {'batch_size': BATCH, 'num_devices': 1, 'total_steps': steps}
+  method = make(name, None, dtype='bfloat16', setting=setting)
+  tx = optax.sgd(optax.cosine_decay_schedule(0.05, steps), momentum=0.9)
+  step = functools.partial(
+    train_step, method=method, tx=tx, augment=lambda batch, step: batch, axis=None
+  )
+  step, seen = jax.jit(step, donate_argnums=0), []
+  state = init_state(method, tx, batch_of(name), 0)
+  start = parallel.fetch(state.params)
+  batches = [batch_of(name, seed) for seed in range(8)]
+  for number in range(steps):
+    state, metrics_ = step(state, batches[number % 8])
+    seen.append((metrics_['loss'], metrics_['grad_norm']))
+  seen = np.array(jax.device_get(seen))
+  assert seen.shape == (steps, 2) and np.all(np.isfinite(seen))
+  assert np.all(seen[:, 1] > 0), 'a gradient vanished'
+  for leaf in jax.tree.leaves(parallel.fetch(state)):
+    assert np.all(np.isfinite(leaf.astype(np.float64)))
+  moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), start, parallel.fetch(state.params))
+  assert any(jax.tree.leaves(moved))
+
+
 def test_counts_in_a_row():
   create, step = stepper('simsiam')
   step, state, seen = jax.jit(step), create(batch_of('simsiam'), 0), []

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 
@@ -153,6 +154,29 @@ def test_npz_is_mapped_where_it_is_stored(tmp_path):
       'holds -2',
     ),
     (
+      {'x_train': np.zeros((2, 4, 4), np.uint8), 'y_train': np.array([0, 2**40])},
+      'train',
+      'y_train holds 1099511627776, .* at most 1,000,000',
+    ),
+    (
+      {
+        'x_train': np.zeros((2, 4, 4), np.uint8),
+        'y_train': np.array([0, 1]),
+        'y_test': np.array([10**9]),
+      },
+      'train',
+      'y_test holds 1000000000',
+    ),
+    (
+      {
+        'x_train': np.zeros((2, 4, 4), np.uint8),
+        'y_train': np.array([0, 3]),
+        'class_names': np.array(['a', 'b']),
+      },
+      'train',
+      'names 2 classes but its labels need 4',
+    ),
+    (
       {'x_train': np.zeros((2, 4, 4), np.uint8), 'x_unlabelled': np.zeros((2, 5, 4), np.uint8)},
       'pretrain',
       'one size',
@@ -165,6 +189,11 @@ def test_npz_errors(tmp_path, content, split, message):
   np.savez(file, **content)
   with pytest.raises(ValueError, match=message):
     arrays.from_npz(file, split)
+
+
+def test_a_label_without_a_class():
+  with pytest.raises(ValueError, match='label 7, but its classes are 0 to 2'):
+    arrays.from_arrays(np.zeros((2, 4, 4), np.uint8), np.array([0, 7]), num_classes=3)
 
 
 def test_npz_that_is_none(tmp_path):
@@ -746,3 +775,73 @@ def test_real_cifar10():
   data, labels = train.read(np.arange(64))
   np.testing.assert_array_equal(labels, train.labels[:64])
   assert all(image_file.inspect(file)[1:] == (32, 32) for file in data)
+
+
+def _spoilt(root, tmp_path, change):
+  """A copy of the small TFDS set whose first shard was changed, and that shard."""
+  shutil.copytree(root, tmp_path / 'sets')
+  (shard,) = (tmp_path / 'sets' / 'tiny' / '1.2.3').glob('tiny-train*-00000-of-*')
+  raw = bytearray(shard.read_bytes())
+  change(raw)
+  shard.write_bytes(raw)
+  return tmp_path / 'sets', shard
+
+
+def _garbage(raw):
+  raw[12:40] = b'\xff' * 28  # After the first record's length and its checksum.
+
+
+def _wrong_label(raw):
+  place = raw.index(b'label') + len(b'label') + 6  # Past the lengths around an Int64List.
+  assert raw[place] == 0
+  raw[place] = 9
+
+
+def test_tfds_records_that_cannot_be_read_are_empty_images(tfds_root, tmp_path):
+  """Damaged before, or gone and cut short while a run reads them."""
+  root, shard = _spoilt(tfds_root, tmp_path, _garbage)
+  found = tfds_source.from_tfds('tiny', 'train', data_dir=root)
+  images, labels = found.read(np.arange(7))
+  assert images[0] == b'' and all(images[1:])
+  np.testing.assert_array_equal(labels, [-1, 1, 2, 0, 1, 2, 0])
+  np.testing.assert_array_equal(found.labels, labels)
+  counts, _ = records.tfrecord_reader([str(shard)])
+  # The labels of damaged records are not kept for later.
+  shutil.rmtree(root)
+  shutil.copytree(tfds_root, root)
+  records._open_file.cache_clear()
+  again = tfds_source.from_tfds('tiny', 'train', data_dir=root)
+  np.testing.assert_array_equal(again.labels, np.arange(7) % 3)
+  os.truncate(shard, 20)
+  held = records._open_file.cache_info().currsize
+  records._open_file.cache_clear()
+  assert held
+  assert [image == b'' for image in again.read(np.arange(7))[0]] == [
+    row < counts[0] for row in range(7)
+  ]
+  shard.unlink()
+  records._open_file.cache_clear()
+  assert again.read(np.array([0, 6]))[0][0] == b''
+
+
+def test_tfds_labels_out_of_range(tfds_root, tmp_path):
+  root, _ = _spoilt(tfds_root, tmp_path, _wrong_label)
+  found = tfds_source.from_tfds('tiny', 'train', data_dir=root)
+  with pytest.raises(ValueError, match='holds the label 9, but its classes are 0 to 2'):
+    found.read(np.arange(7))
+
+
+@pytest.mark.parametrize(
+  ('change', 'message'),
+  [
+    (lambda raw: raw.__setitem__(0, 255), 'not a whole TFRecord file'),
+    (lambda raw: raw.clear(), 'holds 0 records where'),
+    (None, 'is missing: prepare the data set again'),
+  ],
+)
+def test_tfds_files_that_are_damaged_or_missing(tfds_root, tmp_path, change, message):
+  root, shard = _spoilt(tfds_root, tmp_path, change or (lambda raw: None))
+  if change is None:
+    shard.unlink()
+  with pytest.raises(ValueError, match=message):
+    tfds_source.from_tfds('tiny', 'train', data_dir=root)

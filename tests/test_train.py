@@ -106,6 +106,30 @@ def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
     assert own == {k: v for k, v in b.items() if not k.startswith(timing)}
 
 
+def test_signals_while_the_last_checkpoint_is_written_wait_for_it(
+  finished, tiny, tmp_path, monkeypatch
+):
+  run = tmp_path / 'run'
+  shutil.copytree(finished, run)
+  shutil.rmtree(run / 'checkpoints' / '10')
+  found, close = [], checkpoint.Checkpoints.close
+
+  def signal_and_close(self):
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert found == []
+    close(self)
+
+  monkeypatch.setattr(checkpoint.Checkpoints, 'close', signal_and_close)
+  before = signal.signal(signal.SIGTERM, lambda *_: found.append(checkpoint.latest_finished(run)))
+  try:
+    assert main([*tiny, f'--workdir={run}', '--config.log.csv=true']) == 0
+  finally:
+    signal.signal(signal.SIGTERM, before)
+  assert found == [10]
+  assert_same_state(finished, run, 10)
+
+
 def test_a_crash_after_a_checkpoint_loses_nothing_before_it(finished, tiny, tmp_path, monkeypatch):
   """Killed between two checkpoints: the run goes on from the last one, rows of later steps go."""
   arguments = [*tiny, f'--workdir={tmp_path}', '--config.log.csv=true']

@@ -17,6 +17,7 @@ import numpy as np
 from byoljax.data import source
 
 _LABELS_OF = {'x_train': 'y_train', 'x_test': 'y_test', 'x_unlabelled': None}
+MAX_CLASSES = 1_000_000
 _MEMBERS = ('x_train', 'y_train', 'x_test', 'y_test', 'x_unlabelled', 'class_names')
 # Which members a split is made of, in order; pretraining takes every image that is there.
 _SPLITS = {
@@ -89,8 +90,8 @@ def from_npz(path: str | os.PathLike, split: str) -> source.Source:
   names = members.get('class_names')
   class_names = () if names is None else tuple(str(n) for n in np.asarray(names).ravel())
   # Both splits count the classes of both, so that a test set without the last class agrees.
-  every = [np.asarray(members[key]) for key in ('y_train', 'y_test') if key in members]
-  most = max((_classes(y) for y in every if y.size), default=0)
+  every = [(key, np.asarray(members[key])) for key in ('y_train', 'y_test') if key in members]
+  most = max((_classes(y, file, key) for key, y in every if y.size), default=0)
   mark = source.fingerprint(
     'npz', split, [(key, members[key].shape, checksums[key]) for key in wanted]
   )
@@ -116,10 +117,14 @@ def _make(
     ]
   )
   if num_classes is None:
-    num_classes = len(class_names) or _classes(y)
+    num_classes = len(class_names) or _classes(y, name, 'labels')
   if class_names and len(class_names) != num_classes:
     raise ValueError(
       f'{name} names {len(class_names)} classes but its labels need {num_classes}; name each one.'
+    )
+  if not shape and int(y.max(initial=-1)) >= num_classes:
+    raise ValueError(
+      f'{name} holds the label {y.max()}, but its classes are 0 to {num_classes - 1}.'
     )
   height, width = images[0].shape[1:3]
 
@@ -149,10 +154,17 @@ def _make(
   )
 
 
-def _classes(labels: np.ndarray) -> int:
+def _classes(labels: np.ndarray, where: str, key: str) -> int:
   """How many classes there are at least."""
-  several = labels.ndim == 2 and labels.shape[1] > 1
-  return labels.shape[1] if several else int(labels.max(initial=-1)) + 1
+  if labels.ndim == 2 and labels.shape[1] > 1:
+    return labels.shape[1]
+  largest = int(labels.max(initial=-1))
+  if largest >= MAX_CLASSES:
+    raise ValueError(
+      f'{where}: {key} holds {largest}, but classes are numbered from 0, at most {MAX_CLASSES:,}: '
+      'renumber them, as np.unique(labels, return_inverse=True) does.'
+    )
+  return largest + 1
 
 
 def _check_images(images: Any, where: str, key: str) -> np.ndarray:
@@ -184,6 +196,7 @@ def _check_labels(labels: Any, count: int, where: str, key: str) -> np.ndarray:
     raise ValueError(f'{where}: {key} has {len(y)} labels for {count} images.')
   if y.size and int(y.min()) < -1:
     raise ValueError(f'{where}: {key} holds {y.min()}, but labels are >= 0, or -1 for none.')
+  _classes(y, where, key)
   if y.ndim == 2 and y.size and int(y.max()) > 1:
     raise ValueError(f'{where}: {key} holds {y.max()}, but labels [N, C] are 1, 0 or -1.')
   return y.astype(np.int32)

@@ -4,9 +4,11 @@ The prepared files are read directly, record by record (`records.py`): TFDS's ow
 sequence, whose order would hang on the number of processes, and which cannot start at step k.
 TFDS itself says which files make up a split (`train`, `train[:90%]`, `train+unlabelled`) and what
 the features are. Records are parsed a batch at a time by TensorFlow's example parser; images stay
-encoded. Nothing is ever downloaded: a set that is not there is an error that says what to run.
+encoded, and what cannot be read counts as an empty image without a label. Nothing is ever
+downloaded: a set that is not there is an error that says what to run.
 """
 
+from collections.abc import Callable
 import difflib
 import functools
 import os
@@ -64,7 +66,13 @@ def from_tfds(
   )
 
   def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return parse(fetch_records(rows))
+    images, labels = _parse_each(fetch_records(rows), parse)
+    if not multi_label and classes and labels.max(initial=-1) >= classes:
+      raise ValueError(
+        f'{label} holds the label {labels.max()}, but its classes are 0 to {classes - 1}: prepare '
+        'the data set again.'
+      )
+    return images, labels
 
   @functools.cache
   def labels() -> np.ndarray | None:
@@ -212,7 +220,7 @@ def _several(tfds: Any, feature: Any) -> bool:
 
 
 def _open_split(info: Any, split: str) -> tuple[Any, int]:
-  """A function int64 [b] -> list of serialised examples, and how many examples there are."""
+  """A function int64 [b] -> serialised examples (None: unreadable), and how many there are."""
   try:
     parts = info.splits[split].file_instructions
   except (ValueError, KeyError, AssertionError) as error:
@@ -241,14 +249,38 @@ def _open_split(info: Any, split: str) -> tuple[Any, int]:
   starts = np.cumsum([0, *taken])
   skips = [part.skip for part in parts]
 
-  def fetch(rows: np.ndarray) -> list[bytes]:
+  def fetch_one(shard: int, row: int) -> bytes | None:
+    try:
+      return read(shard, row)
+    except OSError:  # Gone or cut short since it was opened.
+      return None
+
+  def fetch(rows: np.ndarray) -> list[bytes | None]:
     shards = np.searchsorted(starts, rows, side='right') - 1
     return [
-      read(int(shard), int(row - starts[shard] + skips[shard]))
+      fetch_one(int(shard), int(row - starts[shard] + skips[shard]))
       for shard, row in zip(shards, rows, strict=True)
     ]
 
   return fetch, int(starts[-1])
+
+
+def _parse_each(
+  serialised: list[bytes | None], parse: Callable[[list[bytes]], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+  """As `parse`, but examples that cannot be parsed or are None become empty images, unlabelled."""
+  whole = [example if example is not None else b'' for example in serialised]
+  try:
+    images, labels = parse(whole)
+  except Exception:  # TensorFlow raises what damage leads it to, and does not say which one it was.
+    if len(whole) == 1:
+      images, labels = parse([b''])
+    else:
+      parts = [_parse_each([example], parse) for example in serialised]
+      images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+  for row in np.flatnonzero([not image for image in images]):
+    labels[row] = -1
+  return images, labels
 
 
 def _parse(
@@ -256,7 +288,7 @@ def _parse(
 ) -> tuple[np.ndarray, np.ndarray]:
   """Encoded images, object [b] of bytes, and labels int32 [b] or [b, C], of serialised examples."""
   tf = tensorflow_import.tensorflow()
-  wanted: dict[str, Any] = {image_key: tf.io.FixedLenFeature((), tf.string)}
+  wanted: dict[str, Any] = {image_key: tf.io.FixedLenFeature((), tf.string, default_value=b'')}
   one = tf.io.FixedLenFeature((), tf.int64, default_value=-1)
   several = tf.io.RaggedFeature(tf.int64)
   wanted |= dict.fromkeys(label_keys, one if len(label_keys) == 1 else several)
@@ -286,7 +318,8 @@ def _all_labels(name: str, directory: str, shape: tuple[int, ...], fetch: Any) -
     return known
   size = shape[0]
   rows = np.arange(size)
-  parts = [fetch(rows[i : i + _LABEL_BATCH])[1] for i in range(0, size, _LABEL_BATCH)]
-  labels = np.concatenate(parts)
-  records.save_cached(cache, labels)
+  parts = [fetch(rows[i : i + _LABEL_BATCH]) for i in range(0, size, _LABEL_BATCH)]
+  labels = np.concatenate([part for _, part in parts])
+  if all(image for images, _ in parts for image in images):  # The damaged may be mended.
+    records.save_cached(cache, labels)
   return labels

@@ -15,6 +15,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 RENAMED = {
   'README.md': 'index.md',
   'CONTRIBUTING.md': 'contributing.md',
+  'SECURITY.md': 'reporting.md',
   'CHANGELOG.md': 'changelog.md',
 }
 # Folders that have a page of their own, and not the one of their README.

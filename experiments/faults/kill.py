@@ -2,12 +2,13 @@
 
     python experiments/faults/kill.py --out experiments/faults/kills.json
 
-Takes about 10 minutes of one core, and writes after every case what it has.
+Takes about 10 minutes per case, and writes after every case what it has.
 
-For every case (a method with a moving-average target, a queue or a bank; one or two processes) an
-uninterrupted run is made, and another one is killed with SIGKILL again and again: while it starts,
-while it trains, while it saves. Then it is left alone until it is done. Every array of its last
-checkpoint and every row of its metrics (but for times) must be those of the uninterrupted run.
+For every case (a method with state of its own kind; one or two processes) an
+uninterrupted run is made, and others are killed with SIGKILL again and again: while they start,
+while they train, while they save. One that gets to its end between two kills is compared, and the
+next one begins; the last one is left alone until it is done. Every array of the last checkpoint and
+every row of the metrics (but for times) must be those of the uninterrupted run.
 
 Runs are tiny: 12-pixel images, the small encoder, 60 steps, a checkpoint every third step.
 """
@@ -35,14 +36,24 @@ HERE = pathlib.Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT), str(HERE.parent / 'bench')]
 STEPS = 60
-CASES = 'byol:1:14,moco:1:14,instance_discrimination:1:14,moco:2:9'
+CASES = 'byol:1:14,moco:1:14,instance_discrimination:1:14,moco:2:9,swav:1:9,dino:1:9'
 MODES = ('starting', 'training', 'saving')
-# What each method brings: a target network, a queue, a bank of all examples.
+# What each method brings: a target network, a queue, a bank of all examples, prototypes that are
+# frozen at first with a queue that begins later, a teacher with a centre.
 METHODS = {
   'byol': ['--config.method.projector=(16,8)', '--config.method.predictor=(16,8)'],
   'moco': ['--config.method.projector=(16,8)', '--config.method.queue_size=64'],
   'instance_discrimination': ['--config.method.projector=(8,)', '--config.method.num_noise=12'],
+  'swav': [
+    '--config.method.projector=(16,8)',
+    '--config.method.prototypes=12',
+    '--config.method.queue_size=32',
+    '--config.method.queue_from=3 epochs',
+  ],
+  'dino': ['--config.method.projector=(16,16,8)', '--config.method.outputs=32'],
 }
+# The sizes of each method's views.
+VIEWS = {'instance_discrimination': (12,), 'swav': (12, 12, 8), 'dino': (12, 12, 8)}
 _PATIENCE = 600.0  # Seconds without any progress after which a run counts as hanging.
 
 
@@ -76,14 +87,15 @@ def write_data(path: pathlib.Path) -> None:
 
 def command(method: str, data: pathlib.Path, workdir: pathlib.Path) -> list[str]:
   """The command line of a run, the same for every start."""
-  views = 1 if method == 'instance_discrimination' else 2
+  sizes = VIEWS.get(method, (12, 12))
   return [
     sys.executable, '-m', 'byoljax.main', f'--config=configs/{method}.py:smoke',
     f'--workdir={workdir}', '--config.data.name=npz', f'--config.data.dir={data}',
     f'--config.train.length={STEPS} steps', '--config.evals.image_size=12',
     '--config.evals.batch_size=16', '--config.checkpoint.every=3 steps',
     '--config.log.every=1 steps', '--config.log.tensorboard=false',
-    *(f'--config.views.view{number + 1}.size=12' for number in range(views)), *METHODS[method],
+    *(f'--config.views.view{number + 1}.size={size}' for number, size in enumerate(sizes)),
+    *METHODS[method],
   ]  # fmt: skip
 
 
@@ -153,38 +165,46 @@ def run_case(
   _to_the_end(command(method, data, whole), processes, home)
   rng = random.Random(f'{seed} {method} {processes}')
   tally: list[dict[str, Any]] = []
-  starts = 0
-  while len(tally) < kills:
-    run = Run(command(method, data, broken), processes, home)
+  differences: list[str] = []
+  starts, ends, damaged = 0, 0, 0
+  while len(tally) < kills or broken.exists():
+    if len(tally) < kills:
+      run = Run(command(method, data, broken), processes, home)
+      killed = kill_once(run, broken, MODES[len(tally) % len(MODES)], rng)
+      said = run.text()
+    else:
+      said, killed = _to_the_end(command(method, data, broken), processes, home), None
     starts += 1
-    killed = kill_once(run, broken, MODES[len(tally) % len(MODES)], rng)
-    if killed is None:
-      print(f'  finished after {len(tally)} kills of {kills}', flush=True)
-      break
-    tally.append(killed)
-    print(f'  {method} x {processes}: {killed}', flush=True)
-  said = _to_the_end(command(method, data, broken), processes, home)
-  differences = compare(whole, broken)
-  if differences:
-    kept = pathlib.Path(tempfile.mkdtemp(prefix=f'different-{method}-{processes}-'))
-    shutil.copytree(whole, kept / 'whole')
-    shutil.copytree(broken, kept / 'killed')
-    print(f'{said}\nBoth runs are kept in {kept}.', flush=True)
+    if killed is not None:
+      tally.append(killed)
+      print(f'  {method} x {processes}: {killed}', flush=True)
+      continue
+    ends += 1
+    found = compare(whole, broken)
+    if found:
+      kept = pathlib.Path(tempfile.mkdtemp(prefix=f'different-{method}-{processes}-'))
+      shutil.copytree(whole, kept / 'whole')
+      shutil.copytree(broken, kept / 'killed')
+      print(f'{said}\nBoth runs are kept in {kept}.', flush=True)
+    differences += found
+    damaged += len(list(broken.glob('damaged-checkpoints/*')))
+    print(f'  to the end after {len(tally)} kills of {kills}', flush=True)
+    shutil.rmtree(broken)
   case = {
     'method': method,
     'processes': processes,
     'steps': STEPS,
-    'starts': starts + 1,
+    'starts': starts,
+    'ends': ends,
     'kills': tally,
     'equal': not differences,
     'differences': differences,
-    'damaged_checkpoints': len(list(broken.glob('damaged-checkpoints/*'))),
+    'damaged_checkpoints': damaged,
     'seconds': round(time.monotonic() - began),
   }
   verdict = 'bit-equal' if case['equal'] else f'DIFFERENT: {differences}'
   print(f'{method} on {processes}: {len(tally)} kills, {verdict}', flush=True)
   shutil.rmtree(whole)
-  shutil.rmtree(broken)
   return case
 
 
@@ -193,14 +213,14 @@ def kill_once(
 ) -> dict[str, Any] | None:
   """Waits for a moment of this kind and kills the run; None if it ended before.
 
-  A moment of 'starting' is up to 15 s after the start, of 'training' a random delay after a random
+  A moment of 'starting' is up to 6 s after the start, of 'training' a random delay after a random
   number of new steps, of 'saving' a random delay after Orbax began to write a checkpoint.
   """
   began = time.monotonic()
   before = _last_step(workdir)
   wanted_steps, wanted_saves = rng.randint(1, 8), rng.randint(1, 2)
   if mode == 'starting':
-    moment = rng.uniform(0.2, 15.0)
+    moment = rng.uniform(0.2, 6.0)
     ready = lambda: time.monotonic() - began > moment  # noqa: E731
   elif mode == 'training':
     ready = lambda: _last_step(workdir) >= before + wanted_steps  # noqa: E731
@@ -222,9 +242,9 @@ def kill_once(
     time.sleep(0.002)
   if mode != 'starting':
     time.sleep(rng.uniform(0, 0.08))
-  if run.ended():
-    return None
   first = run.kill(rng)
+  if all(process.returncode == 0 for process in run.processes):
+    return None  # It was faster.
   return {
     'while': mode,
     'after_s': round(time.monotonic() - began, 2),
