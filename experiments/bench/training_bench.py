@@ -1,4 +1,4 @@
-"""Part `training`: images per second of whole training, byoljax against lightly's BYOL for CIFAR-10.
+"""Part `training`: images per second of whole training, byoljax against lightly's BYOL example.
 
 Each side runs its own input, its own step and its own loop, in float32, eager PyTorch on theirs:
 
