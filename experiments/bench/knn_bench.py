@@ -93,9 +93,18 @@ def measure(setting: Setting) -> dict[str, Any]:
       for name, turn in samples.items()
     },
     'memory': memory,
-    'versions': {name.partition(',')[0]: found for name, found in versions.items()},
+    'versions': _versions(versions),
     'slice': _slices(setting, [name for name in names if name in _SLICED]),
   }
+
+
+def _versions(found: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+  """By side: what runs in byoljax's interpreter has its versions."""
+  sides: dict[str, dict[str, str]] = {}
+  for name, each in found.items():
+    side = 'PyTorch' if PLAYERS[name][2] else 'byoljax'
+    sides[side] = sides.get(side, {}) | each
+  return sides
 
 
 def _predicts(name: str) -> bool:
