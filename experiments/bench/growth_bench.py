@@ -57,7 +57,7 @@ CURVES: dict[str, tuple[str, str, tuple[int, ...], tuple[int, ...], Any]] = {
   ),
   'NT-Xent, all at once': (
     'nt_xent', 'images per step', tuple(2**n for n in range(8, 16)), (16, 32),
-    lambda x: {'batch': x, 'chunk': 0, 'run': (2 * x) ** 2 * 4 < _MOST / 4},
+    lambda x: {'batch': x, 'chunk': 0, 'run': (2 * x) ** 2 * 4 < _MOST},
   ),
   'NT-Xent, chunks of 1024': (
     'nt_xent', 'images per step', tuple(2**n for n in range(8, 16)), (16, 32),

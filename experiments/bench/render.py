@@ -226,7 +226,7 @@ def growth(result: dict[str, Any]) -> str:
   for name, curve in result['curves'].items():
     series = growth_series(curve['points'])
     cells = [f'{name}, by {curve["unit"]}']
-    for key, show in (('seconds', _seconds), ('bytes', _bytes)):
+    for key, show in (('seconds', seconds), ('bytes', bytes_)):
       pairs = series[key]
       ends = ' … '.join(show(pairs[i][1]) for i in (0, -1))
       cells += [
@@ -245,24 +245,29 @@ def growth(result: dict[str, Any]) -> str:
 
 
 def _point(point: dict[str, Any]) -> str:
-  time = _seconds(statistics.median(point['seconds'])) if point['seconds'] else 'not run'
-  text = f'{point["x"]:,}: {time}, {_bytes(point["bytes"])}'
+  time = seconds(statistics.median(point['seconds'])) if point['seconds'] else 'not run'
+  text = f'{point["x"]:,}: {time}, {bytes_(point["bytes"])}'
   if 'all_reduces' in point and point['all_reduces']:
     text += f', {point["all_reduces"]} all-reduces'
   if point.get('later_step_s') is not None:
-    text += f' (a later step {_seconds(point["later_step_s"])})'
+    text += f' (a later step {seconds(point["later_step_s"])})'
   return text
 
 
-def _seconds(value: float) -> str:
+def seconds(value: float) -> str:
+  """Three digits in s, ms or µs."""
   for unit, size in (('s', 1), ('ms', 1e-3)):
     if value >= size:
       return f'{number(value / size)} {unit}'
   return f'{number(value / 1e-6)} µs'
 
 
-def _bytes(value: float) -> str:
-  return f'{number(value / 1e9)} GB' if value >= 1e9 else f'{number(value / 1e6)} MB'
+def bytes_(value: float) -> str:
+  """Three digits in GB, MB or kB."""
+  for unit, size in (('GB', 1e9), ('MB', 1e6)):
+    if value >= size:
+      return f'{number(value / size)} {unit}'
+  return f'{number(value / 1e3)} kB'
 
 
 def _two(value: float) -> str:
