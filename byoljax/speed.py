@@ -276,7 +276,8 @@ def _flops(
   whole = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((run.length.batch_size, *x.shape[1:]), x.dtype), batch
   )
-  work = flops.count(counted.step, jax.eval_shape(run.create), whole)
+  arguments = aot.placed((jax.eval_shape(run.create), whole), mesh)
+  work = flops.count(counted.step, *arguments)
   kind = jax.devices()[0].device_kind
   chip = hardware.chip_of(kind)
   seconds_at_peak = _at_peak(work.flops, chip) if chip else None

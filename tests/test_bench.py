@@ -358,6 +358,7 @@ def test_another_network_is_not_compared():
 
 def test_knn_contestants_predict_the_same(tmp_path, bench):
   """byoljax, scikit-learn twice, and the votes written out; the evaluation's accuracy is theirs."""
+  pytest.importorskip('sklearn')
   import jax_knn
   import knn_bench
   import sklearn_knn
@@ -390,6 +391,18 @@ def test_knn_contestants_predict_the_same(tmp_path, bench):
   assert own.search('evaluate', '')['top1'] == pytest.approx(np.mean(found['byoljax'] == truth))
   with pytest.raises(RuntimeError, match="not the same classifier: {'cosine'"):
     knn_bench.compare(found | {'cosine': (found['cosine'] + (np.arange(60) == 3)) % 10})
+
+
+def test_a_peak_of_memory_is_what_came_after_it_was_set_back():
+  import contest
+
+  def peak_of(size):
+    before = contest.resident_bytes_anew()
+    np.ones(size, np.uint8)
+    return contest.resident_bytes()['peak'] - before['now']
+
+  large, small = peak_of(200_000_000), peak_of(50_000_000)
+  assert 190e6 < large < 300e6 and 40e6 < small < 150e6
 
 
 def test_imagenet_estimate_says_how_it_was_made():

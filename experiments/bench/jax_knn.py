@@ -24,7 +24,7 @@ class Contestant:
       self._bank, self._labels = arrays['bank'][:rows], arrays['bank_labels'][:rows]
       self._queries, self._truth = arrays['queries'], arrays['query_labels']
     versions = {'byoljax': __version__} | contest.versions(PACKAGES)
-    return {'versions': versions, 'memory': contest.resident_bytes()}
+    return {'versions': versions, 'memory': contest.resident_bytes_anew()}
 
   def _predict(self) -> np.ndarray:
     case = self._case

@@ -18,7 +18,7 @@ class Contestant:
     with np.load(case['path']) as arrays:
       self._bank, self._labels = arrays['bank'], arrays['bank_labels']
       self._queries = arrays['queries']
-    return {'versions': contest.versions(PACKAGES), 'memory': contest.resident_bytes()}
+    return {'versions': contest.versions(PACKAGES), 'memory': contest.resident_bytes_anew()}
 
   def search(self, way: str, out: str) -> contest.Reply:
     """Classifies all queries; writes the predictions to `out` if it is not empty."""

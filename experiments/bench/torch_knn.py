@@ -27,7 +27,7 @@ class Contestant:
       self._bank = torch.from_numpy(np.ascontiguousarray(arrays['bank'][:rows].T))
       self._labels = torch.from_numpy(arrays['bank_labels'][:rows])
       self._queries = torch.from_numpy(arrays['queries'])
-    return {'versions': contest.versions(PACKAGES), 'memory': contest.resident_bytes()}
+    return {'versions': contest.versions(PACKAGES), 'memory': contest.resident_bytes_anew()}
 
   def _topk(self, queries: torch.Tensor) -> torch.Tensor:
     case = self._case
