@@ -426,7 +426,8 @@ def test_growth_points_are_of_the_real_programs(bench):
 
   contestant = jax_growth.Contestant()
   changes = growth_bench._SMALL | growth_bench._views(8)
-  changes |= {'train.batch_size': 8, 'method.projector': '(16, 8)', 'method.predictor': '(16, 8)'}
+  heads = {f'method.{head}': '(16, 8)' for head in ('projector', 'predictor')}
+  changes |= {'train.batch_size': 8, 'encoder.name': 'pixels'} | heads
   point = contestant.step('byol.py', changes)
   assert point['seconds'] and point['bytes'] > 1000
   assert point['all_reduces'] > 3, 'batch statistics and gradients of several devices'
