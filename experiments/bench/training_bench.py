@@ -47,7 +47,7 @@ def case_of(setting: Setting) -> dict[str, Any]:
 def measure(setting: Setting) -> dict[str, Any]:
   """Samples of byoljax, and of lightly with one worker per core and with half as many."""
   case = case_of(setting)
-  rounds, steps = (2, 1) if setting.quick else (4, 5)
+  rounds, steps = (2, 1) if setting.quick else (3, 4)
   path = setting.scratch / 'training.npz'
   images = pictures.arrays(path, case['images'])
   setting.say(f'training: batch {case["batch_size"]}, {images}')
