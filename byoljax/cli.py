@@ -44,6 +44,8 @@ COMMANDS = {
   'pretrain': Command('train an encoder without labels', '', 'RECIPE'),
   'views': Command("look at a recipe's augmentations", '', 'RECIPE',
                    overrides=('--config.task=views',)),
+  'bench': Command('time the input and the step of a recipe here', '', 'RECIPE',
+                   overrides=('--config.task=bench',)),
   'knn': Command('k-NN evaluation of a run', 'knn', 'RUN', 'pretrained'),
   'linear': Command('linear evaluation of a run', 'linear', 'RUN', 'pretrained'),
   'finetune': Command('fine-tune the encoder, and train it from scratch', 'finetune', 'RUN',
@@ -82,6 +84,7 @@ RECIPE is a name and, after a colon, its options, or the path of a file:
   byoljax report runs/mine
   byoljax compare runs/mine runs/other --out comparison
   byoljax plan byol:imagenet,1000 --topology v5e:4x4
+  byoljax bench byol:cifar10 --bench.steps=5
 
 Every field of a recipe is an option: `byoljax pretrain byol --print_config` lists them.
 Completion: eval "$(byoljax completion bash)", or zsh.

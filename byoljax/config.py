@@ -28,8 +28,8 @@ Config = Any
 
 # Fields that may change between two starts of one run: they do not change what is computed.
 NEUTRAL = (
-  'log', 'profile', 'checkpoint', 'data.dir', 'data.threads', 'data.resident', 'train.max_skipped',
-  'train.shard_state', 'encoder.remat',
+  'log', 'profile', 'bench', 'checkpoint', 'data.dir', 'data.threads', 'data.resident',
+  'train.max_skipped', 'train.shard_state', 'encoder.remat',
 )  # fmt: skip
 # Fields that came later: what runs did that were started without them.
 LATER = {

@@ -6,6 +6,7 @@ directory is for a person. Results are JSON with the protocol that they came fro
 
 from collections.abc import Callable, Mapping
 import functools
+import json
 import logging
 import pathlib
 import time
@@ -26,13 +27,15 @@ from byoljax import (
   parallel,
   preview,
   report_run,
+  speed,
   tap_tasks,
   teachers,
   train,
   transfer,
   workdirs,
 )
-from byoljax.config import Config, user_errors
+from byoljax import config as config_lib
+from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data import datasets
 from byoljax.data.source import Source
 from byoljax.evals import scores
@@ -154,11 +157,30 @@ def views(config: Config, invocation: Invocation) -> int:
   return 0
 
 
+def bench(config: Config, invocation: Invocation) -> int:
+  """Times input, step and training of a configuration on this machine; see `byoljax.speed`."""
+  if 'method' not in config or 'bench' not in config:
+    raise ConfigError(f'{invocation.recipe} trains no encoder: name a recipe that does.')
+  workdir = pathlib.Path(invocation.workdir or workdirs.default_workdir(invocation.recipe))
+  teacher = teachers.load(config.teacher, config) if 'teacher' in config else None
+  found = speed.measure(config, _load(config, 'pretrain', None), teacher)
+  say(speed.text(found))
+  path = workdir / 'bench.json'
+  if parallel.is_first_process():
+    with user_errors():
+      workdir.mkdir(parents=True, exist_ok=True)
+    setting = {'recipe': invocation.recipe, 'config': json.loads(config_lib.to_json(config))}
+    checkpoint.write_json(path, {'result': found, **setting, 'versions': checkpoint.versions()})
+  say(f'result  {path}')
+  return 0
+
+
 TASKS: dict[str, Callable[[Config, Invocation], int]] = {
   'pretrain': pretrain,
   'linear': linear,
   'knn': knn,
   'views': views,
+  'bench': bench,
   'import': importing.import_weights,
   'export': exporting.export_run,
   'embed': embed_data.embed,

@@ -174,6 +174,7 @@ def get_config() -> ConfigDict:
       'checkpoint': {'every': '10 epochs', 'keep': 2},
       'log': {'every': '50 steps', 'tensorboard': True, 'csv': False, 'verbose': False},
       'profile': {'start': 0, 'steps': 0},  # trace of these steps; 0 steps = off
+      'bench': {'steps': 20, 'rounds': 3},  # timed by the task 'bench': rounds of so many steps
     }
   )
 

@@ -292,3 +292,181 @@ def test_both_ways_of_feeding_a_run_are_timed(bench, tmp_path):
   assert host['steps'] == resident['steps'] == 2 and set(found['median_img_per_s']) == {
     'host', 'resident'
   }  # fmt: skip
+
+
+def test_slopes_are_those_of_a_line_through_the_logarithms():
+  import render
+
+  assert render.slope([(32, 5.0), (64, 10.0), (128, 20.0)]) == pytest.approx(1)
+  assert render.slope([(10, 3.0), (100, 3.0)]) == pytest.approx(0)
+  x, y = np.array([1.0, 4.0, 16.0, 32.0]), np.array([2.0, 9.0, 100.0, 900.0])
+  wanted = np.polyfit(np.log(x), np.log(y), 1)[0]
+  assert render.slope(list(zip(x, y, strict=True))) == pytest.approx(wanted)
+  assert np.isnan(render.slope([(1, 2.0)])) and np.isnan(render.slope([(1, 0.0), (2, 1.0)]))
+
+
+def _curves():
+  points = [
+    {'x': 32, 'seconds': [0.3, 0.1, 0.2], 'bytes': 1e6, 'all_reduces': 3},
+    {'x': 64, 'seconds': [0.4], 'bytes': 4e6, 'all_reduces': 3},
+    {'x': 128, 'seconds': [], 'bytes': 16e6, 'all_reduces': 3},
+  ]
+  return {'batch, train step': {'unit': 'images per step', 'points': points}}
+
+
+def test_growth_table_has_slopes_and_what_was_not_run(tmp_path):
+  import growth_plot
+  import render
+
+  text = render.growth({'curves': _curves()})
+  row = _cells(text, 'batch, train step, by images per step')
+  assert row[1:] == ['32 … 64: 200 ms … 400 ms', '1.00', '1.00', '32 … 128: 1.00 MB … 16.0 MB',
+                     '2.00', '2.00']  # fmt: skip
+  assert '128: not run, 16.0 MB, 3 all-reduces' in text and '![' in text
+  growth_plot.draw(_curves(), tmp_path / 'growth.png')
+  assert (tmp_path / 'growth.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_training_table_compares_rates():
+  import render
+
+  def turns(*seconds):
+    return [{'images': 100, 'wall': s, 'cpu': 1.5 * s, 'wait': 0.02} for s in seconds]
+
+  result = {
+    'case': {'batch_size': 50},
+    'images': '10 drawn arrays',
+    'parameters': {'byoljax': {'encoder': 11, 'heads': 3}},
+    'samples': {'byoljax': turns(1.0, 2.0, 4.0), 'lightly, 2 workers': turns(4.0, 5.0, 8.0)},
+  }
+  text = render.training(result)
+  own = _cells(text, 'byoljax')
+  assert own[1].startswith('50.0 [') and own[2:] == ['16.7', '1.50', '']
+  assert _cells(text, 'lightly, 2 workers')[4] == '2.50'
+  assert 'waits for data 2.0%' in text
+
+
+def test_another_network_is_not_compared():
+  import training_bench
+
+  own = {'parameters': {'encoder': 11_176_512, 'heads': 1000}}
+  training_bench._check({'byoljax': own, 'x': {'parameters': own['parameters'] | {'heads': 1005}}})
+  for changed in ({'encoder': 11_176_513}, {'heads': 1200}):
+    with pytest.raises(RuntimeError, match='x has other|x has another'):
+      training_bench._check({'byoljax': own, 'x': {'parameters': own['parameters'] | changed}})
+
+
+def test_knn_contestants_predict_the_same(tmp_path, bench):
+  """byoljax, scikit-learn twice, and the votes written out; the evaluation's accuracy is theirs."""
+  pytest.importorskip('sklearn')
+  import jax_knn
+  import knn_bench
+  import sklearn_knn
+
+  path = tmp_path / 'knn.npz'
+  knn_bench.write(path, 400, 60, 16)
+  case = {'path': str(path), 'k': 20, 'temperature': 0.07, 'classes': 10}
+  own, theirs, found = jax_knn.Contestant(), sklearn_knn.Contestant(), {}
+  for player in (own, theirs):
+    assert player.prepare(case, 1)['memory']['now'] > 1e7
+  for name, player, way in (
+    ('byoljax', own, 'predict'),
+    ('cosine', theirs, 'cosine'),
+    ('euclidean', theirs, 'euclidean'),
+  ):
+    out = tmp_path / f'{name}.npy'
+    assert player.search(way, str(out))['memory']['peak'] > 1e7
+    found[name] = np.load(out)
+  assert knn_bench.compare(found) == {'cosine': 1.0, 'euclidean': 1.0}
+  with np.load(path) as arrays:
+    bank, labels, queries, truth = (
+      arrays[name] for name in ('bank', 'bank_labels', 'queries', 'query_labels')
+    )
+  assert np.linalg.norm(bank, axis=1) == pytest.approx(1, abs=1e-5)
+  similarity = queries.astype(np.float64) @ bank.T.astype(np.float64)
+  rows = np.argsort(-similarity, axis=1)[:, :20]
+  weights = np.exp(np.take_along_axis(similarity, rows, 1) / 0.07)
+  votes = np.stack([(weights * (labels[rows] == c)).sum(1) for c in range(10)], 1)
+  np.testing.assert_array_equal(found['byoljax'], votes.argmax(1))
+  assert own.search('evaluate', '')['top1'] == pytest.approx(np.mean(found['byoljax'] == truth))
+  with pytest.raises(RuntimeError, match="not the same classifier: {'cosine'"):
+    knn_bench.compare(found | {'cosine': (found['cosine'] + (np.arange(60) == 3)) % 10})
+
+
+def test_a_peak_of_memory_is_what_came_after_it_was_set_back():
+  import contest
+
+  def peak_of(size):
+    before = contest.resident_bytes_anew()
+    np.ones(size, np.uint8)
+    return contest.resident_bytes()['peak'] - before['now']
+
+  large, small = peak_of(200_000_000), peak_of(50_000_000)
+  assert 190e6 < large < 300e6 and 40e6 < small < 150e6
+
+
+def test_imagenet_estimate_says_how_it_was_made():
+  import render
+
+  part = {
+    'rows': 1000, 'queries': 10, 'width': 8,
+    'found': {'byoljax': {'500': {'wall': 1.0, 'memory': 1e9},
+                          '1000': {'wall': 2.0, 'memory': 1.5e9}}},
+  }  # fmt: skip
+  text = render._imagenet(part)
+  factor = 1_281_167 / 1000 * 50_000 / 10
+  assert 'Estimate, not a measurement' in text and f'{factor:,.1f}' in text
+  cells = _cells(text, 'byoljax')
+  assert cells[1:] == ['2.00', '2.00', '1.00', '1.50', f'{2 * factor / 60:,.0f}']
+
+
+def test_growth_points_are_of_the_real_programs(bench):
+  import growth_bench
+  import jax_growth
+
+  contestant = jax_growth.Contestant()
+  changes = growth_bench._SMALL | growth_bench._views(8)
+  heads = {f'method.{head}': '(16, 8)' for head in ('projector', 'predictor')}
+  changes |= {'train.batch_size': 8, 'encoder.name': 'pixels'} | heads
+  point = contestant.step('byol.py', changes)
+  assert point['seconds'] and point['bytes'] > 1000
+  assert point['all_reduces'] > 3, 'batch statistics and gradients of several devices'
+  once, streamed = (contestant.nt_xent(1024, chunk, True) for chunk in (0, 64))
+  assert once['bytes'] >= 2048**2 * 4 > 2 * streamed['bytes'], 'all similarities, or never all'
+  assert contestant.nt_xent(64, 0, False)['seconds'] == []
+  assert contestant.moco_loss(4096, 8)['bytes'] >= 8 * 4096 * 4
+  order = contestant.order(5000, 16)
+  assert 5000 * 8 <= order['bytes'] < 20 * 5000 * 8 and order['later_step_s'] > 0
+
+
+def _recorded(command, version):
+  import machine
+
+  moment = machine.now(watch=0.05)
+  return {
+    'command': command, 'quick': False, 'busy': False, 'cores': 2, 'machine': machine.facts(),
+    'before': moment, 'after': moment, 'versions': {'jax': version},
+  }  # fmt: skip
+
+
+def test_a_part_that_is_run_again_leaves_the_others(tmp_path, monkeypatch):
+  """Old results of all parts in one, then one part anew: the rest stays, with its own facts."""
+  import render
+  import run
+
+  old = {'wait': [{'name': 'default', 'steps': 7, 'wait_run': 0.125, 'img_per_s_run': 50.0}],
+         'pipeline': []}  # fmt: skip
+  whole = _recorded('python old.py', '1.1.1') | {'parts': old}
+  (tmp_path / 'results.json').write_text(json.dumps(whole))
+  anew = [{'name': 'again', 'steps': 9, 'wait_run': 0.5, 'img_per_s_run': 5.0}]
+  monkeypatch.setitem(run.PARTS, 'wait', lambda setting: anew)
+  monkeypatch.setattr(run.machine, 'now', lambda watch=0: whole['before'] | {'time': 'later'})
+  assert run.main(['--only=wait', f'--out={tmp_path}']) == 0
+  stored = json.loads((tmp_path / 'results.json').read_text())
+  assert stored['parts'] == {'wait': anew, 'pipeline': []}
+  assert stored['runs']['pipeline']['command'] == 'python old.py'
+  assert '--only' in stored['runs']['wait']['command'] and stored['runs']['wait']['seconds'] >= 0
+  text = (tmp_path / 'table.md').read_text()
+  assert text == render.report(stored)
+  assert _cells(text, 'again')[1:] == ['9', '50.0%', '5.00']
+  assert '### pipeline' in text and '### wait' in text and 'jax 1.1.1' in text

@@ -143,3 +143,25 @@ _ALIASES = {
   'v5litepod': 'v5e', 'v5lite': 'v5e', 'trillium': 'v6e', 'ironwood': 'tpu7x', 'v7x': 'tpu7x',
   'a100': 'a100-40', 'h100-sxm': 'h100', 'h100-80': 'h100',
 }  # fmt: skip
+
+
+# What JAX calls these devices (`Device.device_kind`), where the peak follows from the name. An H100
+# of another board has another peak, so only the SXM one's name is here.
+_KINDS = {
+  'TPU v2': 'v2', 'TPU v3': 'v3', 'TPU v4': 'v4', 'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e',
+  'TPU v5': 'v5p', 'TPU v5p': 'v5p', 'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e', 'TPU7x': 'tpu7x',
+  'NVIDIA A100-SXM4-40GB': 'a100-40', 'NVIDIA A100-SXM4-80GB': 'a100-80',
+  'NVIDIA H100 80GB HBM3': 'h100', 'NVIDIA H200': 'h200',
+}  # fmt: skip
+
+
+def chip_of(device_kind: str) -> Chip | None:
+  """The chip of a device that is there, by JAX's name of it; None where it is not known.
+
+  Examples:
+    >>> chip_of('NVIDIA H200').peak_bf16
+    989000000000000.0
+    >>> chip_of('cpu') is None
+    True
+  """
+  return CHIPS[_KINDS[device_kind]] if device_kind in _KINDS else None

@@ -49,6 +49,27 @@ def cpu_seconds() -> float:
   return sum(part.ru_utime + part.ru_stime for part in parts)
 
 
+def resident_bytes() -> dict[str, int]:
+  """Memory of this process: 'now' and 'peak', in bytes; empty without /proc."""
+  try:
+    with open('/proc/self/status', encoding='ascii') as file:
+      fields = dict(line.split(':', 1) for line in file)
+  except OSError:
+    return {}
+  wanted = {'now': 'VmRSS', 'peak': 'VmHWM'}
+  return {name: int(fields[key].split()[0]) * 1024 for name, key in wanted.items()}
+
+
+def resident_bytes_anew() -> dict[str, int]:
+  """The same with the peak set back to now, where the system can do that (Linux)."""
+  try:
+    with open('/proc/self/clear_refs', 'w', encoding='ascii') as file:
+      file.write('5')
+  except OSError:
+    pass
+  return resident_bytes()
+
+
 def timed(work: Callable[[], Any]) -> tuple[float, float]:
   """Wall and CPU seconds of a call; see `cpu_seconds`."""
   cpu, wall = cpu_seconds(), time.perf_counter()

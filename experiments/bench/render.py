@@ -1,6 +1,7 @@
 """Results as Markdown: medians, quartiles and ratios of what a run has measured."""
 
 from collections.abc import Iterable, Sequence
+import math
 import pathlib
 import statistics
 from typing import Any
@@ -115,29 +116,225 @@ def wait(results: list[dict[str, Any]]) -> str:
   return table(['run', 'steps', 'waiting for data', 'img/s'], rows)
 
 
-PARTS = {'step': step, 'pipeline': pipeline, 'startup': startup, 'wait': wait}
+def training(result: dict[str, Any]) -> str:
+  """Part `training`: one row for each contestant."""
+  samples, size = result['samples'], result['case']['batch_size']
+  rates = {
+    name: [turn['images'] / turn['wall'] for turn in turns] for name, turns in samples.items()
+  }
+  own = statistics.median(rates[_OURS])
+  rows = []
+  for name, turns in samples.items():
+    busy = sum(turn['cpu'] for turn in turns) / sum(turn['wall'] for turn in turns)
+    middle = statistics.median(rates[name])
+    ratio = '' if name == _OURS else f'{own / middle:.2f}'
+    epoch = 50_000 // size * size / middle
+    rows.append([name, spread(rates[name]), number(epoch / 60), f'{busy:.2f}', ratio])
+  what = f'whole training, ResNet-18, batch {size}, float32'
+  header = [what, 'img/s [quartiles]', 'min per 50,000 images', 'cores used', 'byoljax / this']
+  waits = [turn['wait'] for turn in samples[_OURS] if turn.get('wait') is not None]
+  parts = '; '.join(
+    f'{name} {found["encoder"]:,} and {found["heads"]:,}'
+    for name, found in result['parameters'].items()
+  )
+  text = f'{table(header, rows)}\n\n{result["images"]}. Parameters of encoder and heads: {parts}.'
+  if waits:
+    text += f' byoljax waits for data {statistics.median(waits):.1%} of the time.'
+  return text
+
+
+def knn(result: dict[str, Any]) -> str:
+  """Part `knn`: one row for each contestant, then the estimate for ImageNet's size."""
+  samples, memory = result['samples'], result['memory']
+  own = statistics.median(samples[_OURS]['wall'])
+  rows = []
+  for name, found in samples.items():
+    middle = statistics.median(found['wall'])
+    above = (memory[name]['peak'] - memory[name]['before']) / 1e9
+    agrees = result['agreement'].get(name)
+    rows.append([
+      name,
+      spread(found['wall']),
+      number(statistics.median(found['cpu'])),
+      number(memory[name]['peak'] / 1e9),
+      number(above),
+      '' if agrees is None else f'{agrees:.2%}',
+      '' if name == _OURS else f'{middle / own:.2f}',
+    ])  # fmt: skip
+  bank, queries, width = result['sizes']
+  what = f'k-NN, {bank:,} x {queries:,} x {width}, k = {result["k"]}, T = {result["temperature"]}'
+  header = [what, 's [quartiles]', 'CPU s', 'peak RSS, GB', 'of it the search', 'agrees',
+            'this / byoljax']  # fmt: skip
+  return f'{table(header, rows)}\n\n{_imagenet(result["slice"])}'
+
+
+def _imagenet(part: dict[str, Any]) -> str:
+  """The estimate for ImageNet's bank, with its arithmetic."""
+  rows, queries, width = part['rows'], part['queries'], part['width']
+  bank, all_queries = 1_281_167, 50_000
+  factor = bank / rows * all_queries / queries
+  lines = [
+    f'**Estimate, not a measurement**, of {all_queries:,} queries in a bank of {bank:,} x {width}: '
+    f'seconds of {queries:,} queries in {rows:,} rows, times {bank:,} / {rows:,} x '
+    f'{all_queries:,} / {queries:,} = {factor:,.1f}. The time of half the rows says whether it '
+    'grows as the bank does. The bank itself has '
+    f'{bank * width * 4 / 1e9:.1f} GB; byoljax reads it block by block, also from a memory map.',
+    '',
+  ]
+  cells = []
+  for name, found in part['found'].items():
+    half, whole = found[str(rows // 2)], found[str(rows)]
+    cells.append([
+      name,
+      number(whole['wall']),
+      f'{whole["wall"] / half["wall"]:.2f}',
+      number(half['memory'] / 1e9),
+      number(whole['memory'] / 1e9),
+      number(whole['wall'] * factor / 60),
+    ])  # fmt: skip
+  header = ['slice', 'measured, s', 'over half of the rows', 'memory, half, GB', 'memory, GB',
+            'estimate, min']  # fmt: skip
+  return '\n'.join(lines) + '\n' + table(header, cells)
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+  """Least-squares slope of log y over log x; NaN of fewer than two points or where y is 0.
+
+  Examples:
+    >>> round(slope([(1, 3), (2, 12), (4, 48)]), 6)
+    2.0
+  """
+  if len(points) < 2 or any(y <= 0 for _, y in points):
+    return math.nan
+  logs = [(math.log(x), math.log(y)) for x, y in points]
+  middle = statistics.fmean(x for x, _ in logs)
+  spread_x = sum((x - middle) ** 2 for x, _ in logs)
+  return sum((x - middle) * y for x, y in logs) / spread_x
+
+
+def growth_series(points: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+  """Points of one curve -> 'seconds' (medians, of those that were run) and 'bytes', by x."""
+  return {
+    'seconds': [(p['x'], statistics.median(p['seconds'])) for p in points if p['seconds']],
+    'bytes': [(p['x'], p['bytes']) for p in points],
+  }
+
+
+def growth(result: dict[str, Any]) -> str:
+  """Part `growth`: one row for each curve, with slopes, and every point below."""
+  rows, details = [], []
+  for name, curve in result['curves'].items():
+    series = growth_series(curve['points'])
+    cells = [f'{name}, by {curve["unit"]}']
+    for key, show in (('seconds', seconds), ('bytes', bytes_)):
+      pairs = series[key]
+      ends = ' … '.join(show(pairs[i][1]) for i in (0, -1))
+      cells += [
+        f'{pairs[0][0]:,} … {pairs[-1][0]:,}: {ends}', _two(slope(pairs)), _two(slope(pairs[-2:]))
+      ]  # fmt: skip
+    rows.append(cells)
+    details.append(f'- {name}: ' + '; '.join(_point(point) for point in curve['points']))
+  header = ['cost', 'time', 'slope', 'at the end', 'memory', 'slope', 'at the end']
+  head = [header[0], *header[1:]]
+  all_points = '\n'.join(details)
+  return (
+    f'{table(head, rows)}\n\nSlopes of the logarithms: over all points, and between the last two. '
+    "Memory is the compiler's temporaries per device (of the order: NumPy's peak).\n\n"
+    f'![Time and memory by size](growth.png)\n\n{all_points}'
+  )
+
+
+def _point(point: dict[str, Any]) -> str:
+  time = seconds(statistics.median(point['seconds'])) if point['seconds'] else 'not run'
+  text = f'{point["x"]:,}: {time}, {bytes_(point["bytes"])}'
+  if 'all_reduces' in point and point['all_reduces']:
+    text += f', {point["all_reduces"]} all-reduces'
+  if point.get('later_step_s') is not None:
+    text += f' (a later step {seconds(point["later_step_s"])})'
+  return text
+
+
+def seconds(value: float) -> str:
+  """Three digits in s, ms or µs."""
+  for unit, size in (('s', 1), ('ms', 1e-3)):
+    if value >= size:
+      return f'{number(value / size)} {unit}'
+  return f'{number(value / 1e-6)} µs'
+
+
+def bytes_(value: float) -> str:
+  """Three digits in GB, MB or kB."""
+  for unit, size in (('GB', 1e9), ('MB', 1e6)):
+    if value >= size:
+      return f'{number(value / size)} {unit}'
+  return f'{number(value / 1e3)} kB'
+
+
+def _two(value: float) -> str:
+  return '–' if math.isnan(value) else f'{value:.2f}'
+
+
+PARTS = {
+  'step': step,
+  'training': training,
+  'pipeline': pipeline,
+  'knn': knn,
+  'growth': growth,
+  'startup': startup,
+  'wait': wait,
+}
+_FACTS = ('command', 'quick', 'busy', 'cores', 'machine', 'before', 'after', 'versions')
+
+
+def by_part(results: dict[str, Any]) -> dict[str, Any]:
+  """Results in today's form: 'parts', and under 'runs' for each what it was measured on and when.
+
+  Results from before parts could be measured apart have one of these for all.
+  """
+  if 'runs' in results:
+    return results
+  run = {name: results[name] for name in _FACTS}
+  run['started'] = run['before']['time']
+  return {'parts': results['parts'], 'runs': dict.fromkeys(results['parts'], run)}
 
 
 def report(results: dict[str, Any]) -> str:
-  """Everything that was measured, with the machine and the versions."""
-  machine, before, after = results['machine'], results['before'], results['after']
-  versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
+  """Everything that was measured, grouped by run, each with its machine and versions."""
+  results = by_part(results)
+  groups: dict[str, list[str]] = {}
+  for name in PARTS:
+    if name in results['parts']:
+      groups.setdefault(results['runs'][name]['started'], []).append(name)
+  sections = []
+  for names in groups.values():
+    runs = [results['runs'][name] for name in names]
+    title = f'### {", ".join(names)}\n\n' if len(groups) > 1 else ''
+    parts = [PARTS[name](results['parts'][name]) for name in names]
+    sections.append(title + '\n\n'.join([*_measured_on(runs), *parts]))
+  return '\n\n'.join(sections) + '\n'
+
+
+def _measured_on(runs: Sequence[dict[str, Any]]) -> list[str]:
+  """Paragraphs about the machine, the versions and the load of one run's parts."""
+  first, machine = runs[0], runs[0]['machine']
+  found = {name: version for run in runs for name, version in run['versions'].items()}
+  versions = ', '.join(f'{name} {version}' for name, version in found.items())
   flags = ', '.join(machine['instructions'])
-  others = ' and '.join(f'{moment["busy_cores"]:.2f}' for moment in (before, after))
+  before = max(run['before']['busy_cores'] for run in runs)
+  after = max(run['after']['busy_cores'] for run in runs)
   lines = [
-    f'{before["time"]}, {machine["cpu"]} ({flags}), {results["cores"]} cores'
+    f'{first["started"]}, {machine["cpu"]} ({flags}), {first["cores"]} cores'
     f'{", virtual machine" if machine["virtual"] else ""}, {machine.get("memory_gb", "?")} GB, '
-    f'{machine["system"]}. Cores used by others before and after: {others}.',
+    f'{machine["system"]}. Cores used by others before and after: {before:.2f} and {after:.2f}'
+    f'{", the most of all parts" if len(runs) > 1 else ""}.',
     f'Versions: {versions}.',
-    f'Command: `{results["command"]}`.',
+    f'Command: `{first["command"]}`.',
   ]
-  if results['quick']:
+  if any(run['quick'] for run in runs):
     lines.append('**Tiny settings (`--quick`): these numbers mean nothing.**')
-  if results['busy']:
+  if any(run['busy'] for run in runs):
     lines.append('**The machine was not quiet when this was measured: do not quote it.**')
-  parts = [render(results['parts'][name]) for name, render in PARTS.items()
-           if name in results['parts']]  # fmt: skip
-  return '\n\n'.join([*lines, *parts]) + '\n'
+  return lines
 
 
 def put(text: str, readme: pathlib.Path) -> None:

@@ -15,25 +15,37 @@ import shlex
 import shutil
 import sys
 import tempfile
+import time
 from typing import Any
 
+import growth_plot
 import machine
 import render
 from setting import HERE, ROOT, Setting
 
 sys.path.insert(0, str(ROOT))  # This checkout's byoljax and configs, installed or not.
 
+import growth_bench  # noqa: E402
+import knn_bench  # noqa: E402
 import pipeline_bench  # noqa: E402
 import startup_bench  # noqa: E402
 import step_bench  # noqa: E402
+import training_bench  # noqa: E402
 import wait_bench  # noqa: E402
 
 PARTS: dict[str, Callable[[Setting], Any]] = {
   'step': step_bench.measure,
+  'training': training_bench.measure,
   'pipeline': pipeline_bench.measure,
+  'knn': knn_bench.measure,
+  'growth': growth_bench.measure,
   'startup': startup_bench.measure,
   'wait': wait_bench.measure,
 }
+# Of 2 cores, with PyTorch.
+_MINUTES = {
+  'step': 12, 'training': 4, 'pipeline': 4, 'knn': 5, 'growth': 5, 'startup': 6, 'wait': 3,
+}  # fmt: skip
 _VARIANTS = ('eager', 'channels_last', 'compiled')  # Those of torch_byol.py.
 
 
@@ -42,10 +54,11 @@ def main(arguments: list[str]) -> int:
   options = _parse(arguments)
   out = options.out or (ROOT / 'runs' / 'bench_quick' if options.quick else HERE)
   out.mkdir(parents=True, exist_ok=True)
-  before = machine.now()
-  if machine.is_busy(before):
-    _say(f'Others use {before["busy_cores"]:.1f} cores: the results will carry a warning.')
-  parts = {}
+  results = earlier(out) if set(options.only) != set(PARTS) else {'parts': {}, 'runs': {}}
+  if not options.quick:
+    minutes = sum(_MINUTES[name] for name in options.only)
+    _say(f'About {minutes} minutes on 2 cores: ' + ', '.join(options.only) + '.')
+  started = ''
   with tempfile.TemporaryDirectory(prefix='byoljax-bench-') as scratch:
     setting = Setting(
       pathlib.Path(scratch),
@@ -57,33 +70,58 @@ def main(arguments: list[str]) -> int:
       _say,
     )
     for name in options.only:
-      parts[name] = PARTS[name](setting)
-  after = machine.now()
-  results = {
-    'command': _shown(arguments),
-    'quick': options.quick,
+      results['parts'][name], facts = _measured(name, setting)
+      started = started or facts['before']['time']
+      results['runs'][name] = facts | {'started': started, 'command': _shown(arguments)}
+      # After each: what was measured stays if a later part fails.
+      text = write(results, out, scratch)
+  print(text)
+  return 0
+
+
+def _measured(name: str, setting: Setting) -> tuple[Any, dict[str, Any]]:
+  """A part's results, and what they were measured on."""
+  before, began = machine.now(), time.perf_counter()
+  if machine.is_busy(before):
+    _say(f'Others use {before["busy_cores"]:.1f} cores: the results will carry a warning.')
+  found = PARTS[name](setting)
+  seconds, after = time.perf_counter() - began, machine.now()
+  _say(f'{name}: {seconds / 60:.1f} minutes')
+  return found, {
+    'quick': setting.quick,
     'busy': machine.is_busy(before) or machine.is_busy(after),
     'cores': machine.cores(),
     'machine': machine.facts(),
     'before': before,
     'after': after,
-    'versions': dict(_versions(parts)),
-    'parts': parts,
+    'seconds': seconds,
+    'versions': dict(_versions({name: found})),
   }
-  write(results, out, scratch)
-  return 0
 
 
-def write(results: dict[str, Any], out: pathlib.Path, scratch: str) -> None:
-  """Writes results.json and the tables, without the path of the directory that is gone."""
+def earlier(out: pathlib.Path) -> dict[str, Any]:
+  """The results that lie in `out`, to which parts are added; none if there are none."""
+  path = out / 'results.json'
+  if not path.exists():
+    return {'parts': {}, 'runs': {}}
+  return render.by_part(json.loads(path.read_text(encoding='utf-8')))
+
+
+def write(results: dict[str, Any], out: pathlib.Path, scratch: str) -> str:
+  """Writes results.json, the tables and the plot; returns the tables.
+
+  The path of the scratch directory, which will be gone, is left out.
+  """
   text = render.report(results)
   record = json.dumps(results, indent=1).replace(scratch, 'scratch')
   (out / 'results.json').write_text(record + '\n', encoding='utf-8')
+  if 'growth' in results['parts']:
+    growth_plot.draw(results['parts']['growth']['curves'], out / 'growth.png')
   if out.resolve() == HERE:
     render.put(text, HERE / 'README.md')
   else:
     (out / 'table.md').write_text(text, encoding='utf-8')
-  print(text)
+  return text
 
 
 def _versions(found: Any) -> Iterator[tuple[str, str]]:
@@ -150,8 +188,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
   parser.add_argument(
     '--torch-variants',
     type=_variants,
-    default=_VARIANTS[:2],
-    help=f'how PyTorch runs the step, of {",".join(_VARIANTS)} (default: the first two)',
+    default=_VARIANTS,
+    help=f'how PyTorch runs the step, of {",".join(_VARIANTS)} (default: all)',
   )
   parser.add_argument('--only', type=_names, default=list(PARTS), help=f'of {",".join(PARTS)}')
   parser.add_argument('--data', type=_folder, help='folder of JPEGs; drawn ones without it')

@@ -43,9 +43,9 @@ class Setting(NamedTuple):
     """Where the built-in images are drawn: anew, or in a quick run the user's own."""
     return '' if self.quick else str(self.scratch / 'shapes')
 
-  def ours(self, script: str) -> Contestant:
-    """Starts a contestant with this interpreter."""
-    return self._start(sys.executable, script, our_environment())
+  def ours(self, script: str, **changes: str) -> Contestant:
+    """Starts a contestant with this interpreter, with changes of its environment."""
+    return self._start(sys.executable, script, our_environment(**changes))
 
   def theirs(self, script: str) -> Contestant:
     """Starts a contestant with PyTorch's interpreter, with threads as PyTorch chooses them."""
