@@ -1,5 +1,6 @@
 """Encoders: equal to torchvision, their variants and initial values."""
 
+import functools
 import math
 import pathlib
 import re
@@ -7,6 +8,7 @@ import sys
 
 import flax.linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -248,6 +250,40 @@ def test_a_pooled_shortcut_averages_the_pixels_it_skips():
   y = block.apply(variables, x, train=False)
   means = x.reshape(3, 4, 2, 4, 2, 2).mean((2, 4))
   np.testing.assert_allclose(y, np.maximum(means, 0) / math.sqrt(1 + 1e-5), atol=1e-6)
+
+
+@pytest.mark.parametrize('padding', ['SAME', ((1, 1), (1, 1)), ((0, 1), (2, 0))])
+@pytest.mark.parametrize(
+  ('edge', 'kernel', 'stride', 'is_product'),
+  [(1, 3, 1, True), (2, 3, 1, True), (3, 3, 2, True), (4, 3, 2, True), (2, 5, 1, True),
+   (5, 3, 1, False), (8, 3, 2, False), (2, 1, 1, False)],
+)  # fmt: skip
+def test_convolutions_with_tiny_results_are_products(edge, kernel, stride, is_product, padding):
+  rng = np.random.default_rng(0)
+  x = rng.standard_normal((3, edge, edge, 4)).astype(np.float32)
+  weights = rng.standard_normal((kernel, kernel, 4, 5)).astype(np.float32)
+  settings = {'dimension_numbers': ('NHWC', 'HWIO', 'NHWC'), 'feature_group_count': 1}
+
+  def gradients(form, x, weights):
+    def loss(x, weights):
+      out = form(x, weights, (stride, stride), padding, **settings)
+      return jnp.sum(jnp.sin(out)), out
+
+    return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, weights)
+
+  expected = gradients(lax.conv_general_dilated, x, weights)
+  found = gradients(layers.convolve, x, weights)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, expected)
+  if padding == 'SAME':
+    jaxpr = str(jax.make_jaxpr(functools.partial(gradients, layers.convolve))(x, weights))
+    assert ('conv_general_dilated' not in jaxpr) == is_product
+
+
+def test_a_tap_that_sees_only_padding_is_not_multiplied():
+  one = jax.make_jaxpr(lambda x, w: layers.convolve(x, w, (1, 1), 'SAME'))(
+    jnp.zeros((2, 1, 1, 4)), jnp.zeros((3, 3, 4, 5))
+  )
+  assert 'f32[4,5]' in str(one) and 'f32[36,5]' not in str(one)
 
 
 def loss_of(net, batch_stats, images):
