@@ -202,13 +202,12 @@ def test_the_twin_on_shard_map(tiny):
   mapped = parallel.spmd_shard_map
   cut, plain = (assembled(tiny, 'adamw', shard, mapped=mapped) for shard in (True, False))
   shapes = layout.stored(jax.eval_shape(cut.create), 4)
-  flat = jax.tree.map(
-    lambda x, like: (
-      np.pad(np.asarray(x).reshape(-1), (0, like.size - x.size)) if np.ndim(x) else np.asarray(x)
-    ),
-    cut.create().opt_state,
-    shapes.opt_state,
-  )
+
+  def laid_out(x, like):
+    x = np.asarray(x)
+    return x if x.shape == like.shape else np.pad(x.reshape(-1), (0, like.size - x.size))
+
+  flat = jax.tree.map(laid_out, cut.create(), shapes)
   rows = np.arange(cut.length.batch_size)
   images, labels = cut.source.read(rows)
   batch = {'image': images, 'index': rows.astype(np.int32), 'label': labels}

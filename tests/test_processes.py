@@ -148,11 +148,14 @@ def test_evaluations_of_an_odd_set(untrained, odd, tmp_path, task):
 @pytest.mark.slow
 @pytest.mark.parametrize('data', ['even', 'odd'])
 def test_four_processes_are_one_of_four_devices(tiny, odd, tmp_path, data):
-  """The same devices, in other processes: equal but for the order of sums between processes."""
+  """The same devices, in other processes: equal but for the order of sums.
+
+  A crop is rounded to 256 levels: another order of sums there may move a pixel by one of them.
+  """
   arguments = tiny if data == 'even' else [*tiny, f'--config.data.dir={odd}']
   finish(start(arguments, 4, tmp_path / 'one'))
   finish(launched(arguments, tmp_path / 'four', 4, 1))
-  assert_close(tmp_path / 'one', tmp_path / 'four', 1e-5)
+  assert_close(tmp_path / 'one', tmp_path / 'four', 2e-4)
   ours, theirs = metrics.read(tmp_path / 'four'), metrics.read(tmp_path / 'one')
   assert ours[-1]['knn/top1'] == pytest.approx(theirs[-1]['knn/top1'], abs=1e-6)
 
