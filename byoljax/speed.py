@@ -11,6 +11,7 @@ The first step compiles and is timed apart. Work is counted as `byoljax.plan` co
 
 from collections.abc import Callable, Generator
 import contextlib
+import functools
 import statistics
 import sys
 import time
@@ -124,7 +125,7 @@ def _training(run: Run, steps: int, rounds: int) -> tuple[TrainState, dict[str, 
     return min(until if until > done else done + 1, (done // every + 1) * every)
 
   clock = Clock(run.length.total_steps, run.length.batch_size)
-  state, values, done, per_call = parallel.replicate(run.create()), {}, 0, 1
+  state, values, done, per_call = run.layout.place(run.create()), {}, 0, 1
   loop = train.training(run, state, 0, clock, due)
   samples, waits = [], []
   with contextlib.closing(loop):
@@ -271,13 +272,12 @@ def _flops(
     run.source,
     teacher=teacher,
     num_devices=devices,
-    mapped=lambda step: parallel.spmd_shard_map(step, mesh=mesh),
+    mapped=functools.partial(parallel.spmd_shard_map, mesh=mesh),
   )
   whole = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((run.length.batch_size, *x.shape[1:]), x.dtype), batch
   )
-  arguments = aot.placed((jax.eval_shape(run.create), whole), mesh)
-  work = flops.count(counted.step, *arguments)
+  work = flops.count(counted.step, *aot.arguments_for(counted, whole, mesh))
   kind = jax.devices()[0].device_kind
   chip = hardware.chip_of(kind)
   seconds_at_peak = _at_peak(work.flops, chip) if chip else None

@@ -1,5 +1,6 @@
 """Four virtual CPU devices for every test, strict settings, and small data to train on."""
 
+import gc
 import json
 import os
 import tempfile
@@ -36,6 +37,14 @@ def pytest_collection_modifyitems(items):
   """Orders whole files; within one nothing changes."""
   rank = {f'{name}.py': place for place, name in enumerate(_LONGEST)}
   items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _programs_end_with_their_file():
+  """Compiled programs take memory and, each, several of the 65,530 mappings of a process."""
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture(scope='session')

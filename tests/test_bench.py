@@ -420,6 +420,7 @@ def test_imagenet_estimate_says_how_it_was_made():
   assert cells[1:] == ['2.00', '2.00', '1.00', '1.50', f'{2 * factor / 60:,.0f}']
 
 
+@pytest.mark.slow
 def test_growth_points_are_of_the_real_programs(bench):
   import growth_bench
   import jax_growth

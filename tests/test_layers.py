@@ -58,8 +58,18 @@ OWN = {
   'weights/tf_file.py': {'weights'},
   'weights/files.py': {'weights'},
   'embedding.py': {'evaluate', 'data'},
-  'plan/': {'assemble', 'checkpoint', 'config', 'data', 'layout', 'main', 'parallel', 'plan',
-            'report', ''},  # fmt: skip
+  'plan/': {
+    'assemble',
+    'checkpoint',
+    'config',
+    'data',
+    'layout',
+    'main',
+    'parallel',
+    'plan',
+    'report',
+    '',
+  },  # fmt: skip
   'cli.py': {'main', 'config', 'plan', 'report', 'search', 'report_run', ''},
   'search.py': {'config', 'data', 'embed_data', 'embedding', 'report'},
   'main.py': {'config', 'processes', 'program_cache', 'tasks', 'xla_flags', ''},

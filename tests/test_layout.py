@@ -66,10 +66,8 @@ def assert_close(one, other, tolerance):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(
-  'optimiser',
-  [name if name == 'lars' else pytest.param(name, marks=pytest.mark.slow) for name in OPTIMISERS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('optimiser', OPTIMISERS)
 def test_a_cut_state_trains_like_a_whole_one(tiny, optimiser):
   """Four steps of BYOL; each device holds a quarter, but for the padding of each array."""
   whole, cut = (assembled(tiny, optimiser, shard) for shard in (False, True))

@@ -313,7 +313,7 @@ def test_remat_changes_no_value(name):
 )
 def test_remat_keeps_less_for_the_gradient(name, share):
   # Counted in what is differentiated: XLA's compiler for CPUs undoes the repetition.
-  images = jnp.zeros((8, 32, 32, 3))
+  images = jnp.zeros((8, 96, 96, 3))
   size = []
   for remat in (False, True):
     net = encoder_net(name, remat=remat)

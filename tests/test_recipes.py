@@ -62,6 +62,7 @@ def test_a_run_that_clusters_resumes_bit_exactly(name, npz, tmp_path, monkeypatc
   assert_same_state(whole, stopped, 8)
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_a_linear_evaluation(npz, tmp_path, capsys):
   run, linear, student = (tmp_path / name for name in ('run', 'linear', 'student'))
   assert main(arguments('simsiam', npz, run)) == 0

@@ -246,6 +246,11 @@ def abstract_arguments(run: assemble.Run, mesh: Any) -> tuple[Any, Any]:
   else:
     assert source.image_shape is not None
     batch['image'] = rows((*source.image_shape, 3), jnp.uint8)
+  return arguments_for(run, batch, mesh)
+
+
+def arguments_for(run: assemble.Run, batch: Any, mesh: Any) -> tuple[Any, Any]:
+  """Shapes of (state, batch), laid out as the run's step takes them; `batch` is of whole arrays."""
   state = jax.eval_shape(run.create)
   if run.layout.axes is None:
     return placed((state, batch), mesh)
