@@ -50,14 +50,17 @@ def _programs_end_with_their_file():
 @pytest.fixture(scope='session')
 def npz(tmp_path_factory):
   """A small labelled data set as arrays: three classes that differ in colour, 12 pixels."""
-  rng = np.random.default_rng(0)
+  return save_colours(tmp_path_factory.mktemp('data') / 'tiny.npz', 80, 24)
+
+
+def save_colours(path, train, test, contrast=120, seed=0):
+  rng = np.random.default_rng(seed)
   arrays = {}
-  for split, count in (('train', 80), ('test', 24)):
+  for split, count in (('train', train), ('test', test)):
     labels = rng.integers(0, 3, count).astype(np.int32)
     images = rng.integers(0, 100, (count, 12, 12, 3), dtype=np.uint8)
-    images[np.arange(count), :, :, labels] += 120
+    images[np.arange(count), :, :, labels] += contrast
     arrays |= {f'x_{split}': images, f'y_{split}': labels}
-  path = tmp_path_factory.mktemp('data') / 'tiny.npz'
   np.savez(path, **arrays)
   return path
 

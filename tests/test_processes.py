@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from byoljax import checkpoint, metrics
+from tests.conftest import save_colours
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCH = ROOT / 'experiments' / 'launch' / 'localhost.py'
@@ -94,16 +95,7 @@ def test_two_processes_are_one(tiny, one_device, tmp_path):
 @pytest.fixture(scope='module')
 def odd(tmp_path_factory):
   """83 training and 23 test images: neither 2, 3 nor 4 processes can share them evenly."""
-  rng = np.random.default_rng(5)
-  arrays = {}
-  for split, count in (('train', 83), ('test', 23)):
-    labels = rng.integers(0, 3, count).astype(np.int32)
-    images = rng.integers(0, 100, (count, 12, 12, 3), dtype=np.uint8)
-    images[np.arange(count), :, :, labels] += 60
-    arrays |= {f'x_{split}': images, f'y_{split}': labels}
-  path = tmp_path_factory.mktemp('odd') / 'odd.npz'
-  np.savez(path, **arrays)
-  return path
+  return save_colours(tmp_path_factory.mktemp('odd') / 'odd.npz', 83, 23, contrast=60, seed=5)
 
 
 def test_two_processes_embed_an_odd_set(untrained, odd, tmp_path):

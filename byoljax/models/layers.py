@@ -161,7 +161,7 @@ def convolve(
 ) -> jax.Array:
   """`lax.conv_general_dilated` of images, as one matrix product where the result is tiny.
 
-  XLA's CPU convolutions take twenty to thirty times as long as the product of patches and kernel
+  XLA's CPU convolutions take six to thirty times as long as the product of patches and kernel
   where the result has no more than 2x2 positions, as at the end of a ResNet with the ImageNet stem
   on images of 32 px. Taps that meet nothing but padding are left out of the product: of a 3x3
   kernel on a 1x1 map one of nine is left. Equal up to rounding, in the gradients, too.
