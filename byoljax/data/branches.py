@@ -4,8 +4,8 @@
 accelerators have no branches per image. A CPU has them. Here a loop takes one image after the
 other, does the four operations of the jitter once each in the order that was drawn, and leaves out
 what an image does not get. Same draws and, up to 1e-6, same pictures in a third to three quarters
-of the time. Images stay three planes [S, S]: in loops XLA reads an interleaved image several times as
-slowly.
+of the time. Images stay three planes [S, S]: in loops XLA reads an interleaved image several times
+as slowly.
 
 Only for jax.numpy: in a data pipeline on the host, `photometric.photometric` does it.
 """
