@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import weakref
 
 import numpy as np
 from PIL import Image
@@ -114,22 +115,39 @@ def test_garbage_in_another_thread_is_closed_later(monkeypatch):
   other.close()
 
 
+class _Interrupted:
+  """An iterator during whose calls, where destructors lose exceptions, a SIGINT arrives."""
+
+  def __init__(self, iterator, interrupts):
+    self._iterator = iterator
+    self._interrupts = interrupts
+
+  def __next__(self):
+    if self._interrupts and self._interrupts.pop():
+      weakref.finalize(type('Dropped', (), {})(), signal.raise_signal, signal.SIGINT)
+    return next(self._iterator)
+
+
 def test_an_interrupt_does_not_leave_the_graph_half_closed():
   (batches, other) = half_used()
   other.close()
-  stream, real, interrupts = batches._stream, batches._stream._iterator, [True, False, True]
-
-  class Interrupted:
-    def __next__(self):
-      if interrupts and interrupts.pop():
-        raise KeyboardInterrupt
-      return next(real)
-
-  stream._iterator = Interrupted()
+  stream, real = batches._stream, batches._stream._iterator
+  stream._iterator = _Interrupted(real, [True, False, True])
   with pytest.raises(KeyboardInterrupt):
     batches.close()
   assert stream._iterator is None and stream not in graph._OPEN
   assert next(real, None) is None
+
+
+def test_an_interrupt_while_waiting_is_not_lost():
+  (batches, other) = half_used()
+  stream = batches._stream
+  stream._iterator = _Interrupted(stream._iterator, [True])
+  with pytest.raises(KeyboardInterrupt):
+    next(batches)
+  assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+  assert stream not in graph._OPEN
+  other.close()
 
 
 _ENDINGS = {

@@ -7,7 +7,7 @@ Every stage works on several groups of examples at once and keeps their order. W
 a function of its number alone, so any group can be the first, and nothing depends on the number of
 threads or on timing.
 
-Two things that tf.data does not do by itself:
+Three things that tf.data does not do by itself:
 
 - An iterator whose Python functions are running or due must not be dropped, above all not at exit:
   its destructor keeps the interpreter lock and waits for a function that needs the lock. So a
@@ -16,13 +16,17 @@ Two things that tf.data does not do by itself:
 - A file that cannot be decoded is an error of its whole group, in its place in the row. Who asks
   for the group learns that nothing came of it, as of one that could not be planned, and can make it
   by itself.
+- Each time the next group is asked for, TensorFlow makes and drops an object in whose destructor
+  a KeyboardInterrupt would be lost. So an interrupt takes effect when the group is there.
 """
 
 import atexit
 from collections.abc import Callable, Iterator
 import contextlib
 import functools
+import signal
 import threading
+from types import FrameType
 from typing import Any, NamedTuple
 import weakref
 
@@ -91,7 +95,8 @@ class Stream:
     assert self._iterator is not None, 'the stream is closed'
     while self._next is None or self._next[0] < number:
       try:
-        self._next = next(self._iterator)
+        with _interrupts_afterwards():
+          self._next = next(self._iterator)
       except (self._errors, StopIteration):
         return None
     found, *rest = self._next
@@ -112,20 +117,33 @@ class Stream:
   def close(self) -> None:
     """Runs the graph to its end: no Python function is left then. May be called again."""
     self._wanted = False
-    interrupt = None
-    while self._iterator is not None:
-      try:
-        next(self._iterator)
-      except StopIteration:
-        self._iterator = None
-      except self._errors:
-        continue  # Whatever it is, the end is still to come.
-      except KeyboardInterrupt as error:
-        interrupt = error
-    self._next = None
-    _OPEN.discard(self)
-    if interrupt is not None:
-      raise interrupt
+    with _interrupts_afterwards():
+      while self._iterator is not None:
+        try:
+          next(self._iterator)
+        except StopIteration:
+          self._iterator = None
+        except self._errors:
+          continue  # Whatever it is, the end is still to come.
+      self._next = None
+      _OPEN.discard(self)
+
+
+@contextlib.contextmanager
+def _interrupts_afterwards() -> Iterator[None]:
+  """Keeps SIGINT back in the main thread, the only one that it reaches, until the block is left."""
+  handler = signal.getsignal(signal.SIGINT)
+  if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    yield
+    return
+  received: list[FrameType | None] = []
+  signal.signal(signal.SIGINT, lambda number, frame: received.append(frame))
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGINT, handler)
+    if received:
+      handler(signal.SIGINT, received[0])
 
 
 # Streams that have not come to their end. They are kept here, so that nothing else drops them.
