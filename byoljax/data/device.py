@@ -55,9 +55,7 @@ def make_augment(
   _check_statistics(mean, std)
 
   def finish(images, u, spec, apply):
-    images = photometric.to_unit(jnp, images)
-    if apply:
-      images = branches.apply(images, u, spec)
+    images = branches.apply(images, u, spec) if apply else photometric.to_unit(jnp, images)
     return photometric.normalize(jnp, images, mean, std)
 
   def augment(batch, step):
