@@ -17,6 +17,7 @@ from byoljax import __version__, optim, parallel, xla_flags
 from byoljax.method import Method, Setting
 from byoljax.methods import byol
 from byoljax.models import make_encoder
+from byoljax.plan import flops
 from byoljax.step import TrainState, init_state, train_step
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
@@ -84,6 +85,10 @@ class Contestant:
     versions = {'byoljax': __version__} | contest.versions(PACKAGES)
     return {'parameters': counts, 'versions': versions}
 
+  def work(self) -> contest.Reply:
+    """Operations of a step: matrix products and convolutions."""
+    return {'flops': flops.count(self._step, self._state, self._batch).total}
+
   def _weights(self) -> dict[str, np.ndarray]:
     online, target = flat(self._state.params), flat(self._state.method_state.target_params)
     return {f'online/{k}': v for k, v in online.items()} | {
@@ -119,5 +124,10 @@ if __name__ == '__main__':
   xla_flags.set_defaults()
   contestant = Contestant()
   contest.serve(
-    {'prepare': contestant.prepare, 'check': contestant.check, 'steps': contestant.steps}
+    {
+      'prepare': contestant.prepare,
+      'check': contestant.check,
+      'steps': contestant.steps,
+      'work': contestant.work,
+    }
   )

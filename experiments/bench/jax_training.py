@@ -6,12 +6,14 @@ from typing import Any
 
 import contest
 import jax
+import numpy as np
 from setting import ROOT
 
 from byoljax import __version__, assemble, parallel, train, xla_flags
 from byoljax import config as config_lib
 from byoljax.clock import Clock
 from byoljax.data import datasets
+from byoljax.plan import flops
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 
@@ -65,6 +67,7 @@ class Contestant:
     }
     self._clock = Clock(run.length.total_steps, run.length.batch_size)
     self._batch_size = run.length.batch_size
+    self._run = run
     self._steps: Iterator[Any] = train.training(run, state, 0, self._clock, lambda done: done + 1)
     self._make(2)
     counts = {
@@ -73,6 +76,13 @@ class Contestant:
     }
     versions = {'byoljax': __version__} | contest.versions(PACKAGES)
     return {'parameters': counts, 'versions': versions}
+
+  def work(self) -> contest.Reply:
+    """Operations of a step: matrix products and convolutions."""
+    images, labels = self._run.source.read(np.arange(self._batch_size))
+    batch = {'image': images, 'index': np.arange(self._batch_size, dtype=np.int32), 'label': labels}
+    state = jax.eval_shape(self._run.create)
+    return {'flops': flops.count(self._run.step, state, parallel.shard(batch)).total}
 
   def _make(self, count: int) -> float:
     values: Any = None
@@ -102,4 +112,4 @@ class Contestant:
 if __name__ == '__main__':
   xla_flags.set_defaults()
   contestant = Contestant()
-  contest.serve({'prepare': contestant.prepare, 'steps': contestant.steps})
+  contest.serve({'prepare': contestant.prepare, 'steps': contestant.steps, 'work': contestant.work})

@@ -42,13 +42,18 @@ PLAYERS = {
 _SLICED = ('byoljax', 'lightly', 'PyTorch')
 
 
+def sizes(quick: bool) -> tuple[int, int, int]:
+  """Rows of the bank, queries, width."""
+  return (2000, 300, 64) if quick else (50_000, 10_000, 512)
+
+
 def measure(setting: Setting) -> dict[str, Any]:
   """Seconds, memory and agreement of everybody, and the slice of ImageNet's size."""
-  sizes = (2000, 300, 64) if setting.quick else (50_000, 10_000, 512)
+  shape = sizes(setting.quick)
   rounds = 1 if setting.quick else 3
   path = setting.scratch / 'knn.npz'
-  write(path, *sizes)
-  setting.say('knn: {:,} x {:,} x {}'.format(*sizes))
+  write(path, *shape)
+  setting.say('knn: {:,} x {:,} x {}'.format(*shape))
   case = {'path': str(path), 'k': K, 'temperature': TEMPERATURE, 'classes': CLASSES}
   names = [name for name, (_, _, theirs) in PLAYERS.items() if setting.torch_python or not theirs]
   with contextlib.ExitStack() as stack:
@@ -83,7 +88,7 @@ def measure(setting: Setting) -> dict[str, Any]:
     peak = max((each['memory'].get('peak', 0) for each in samples[name]), default=0)
     memory[name] = {'before': memory[name].get('now', 0), 'peak': peak}
   return {
-    'sizes': sizes,
+    'sizes': shape,
     'k': K,
     'temperature': TEMPERATURE,
     'agreement': agreement,

@@ -270,6 +270,48 @@ def bytes_(value: float) -> str:
   return f'{number(value / 1e3)} kB'
 
 
+def limits(parts: dict[str, Any]) -> str:
+  """Part `limits`: the machine's rates, and what the other parts reach of the best of them."""
+  result = parts['limits']
+  rates, work = result['rates'], result['work']
+  rows = [
+    [name, spread([x / 1e9 for x in samples]), 'GB/s' if name.endswith('memory') else 'GFLOP/s']
+    for name, samples in rates.items()
+  ]
+  best = {
+    kind: max(statistics.median(s) for name, s in rates.items() if name.endswith(kind))
+    for kind in ('float32', 'bfloat16')
+  }
+  header = [f'products of {result["side"]} x {result["side"]}; sum of a long array', 'rate', '']
+  text = table(header, rows)
+  reached = []
+
+  def add(what: str, who: str, kind: str, operations: float, seconds_: float) -> None:
+    rate = operations / seconds_
+    reached.append([f'{what}: {who}', number(operations / 1e9), number(seconds_ * 1e3),
+                    number(rate / 1e9), f'{rate / best[kind]:.0%}'])  # fmt: skip
+
+  for one in parts.get('step', []):
+    case = one['case']
+    each = work[f'step, {one["network"]}'] * case['batch_size']
+    for name, found in one['samples'].items():
+      what = f'step, {one["network"]}, {case["dtype"]}'
+      add(what, name, case['dtype'], each, statistics.median(found['wall']))
+  if 'training' in parts:
+    case = parts['training']['case']
+    for name, turns in parts['training']['samples'].items():
+      wall = statistics.median(turn['wall'] / turn['images'] for turn in turns)
+      size = case['batch_size']
+      add('training, float32', name, 'float32', work['training'] * size, wall * size)
+  if 'knn' in parts:
+    for name, found in parts['knn']['samples'].items():
+      add('k-NN, float32', name, 'float32', work['knn'], statistics.median(found['wall']))
+  if reached:
+    header = ['work', 'GFLOP', 'ms', 'GFLOP/s', 'of the best product']
+    text += '\n\n' + table(header, reached)
+  return text
+
+
 def _two(value: float) -> str:
   return '–' if math.isnan(value) else f'{value:.2f}'
 
@@ -283,6 +325,8 @@ PARTS = {
   'startup': startup,
   'wait': wait,
 }
+# Written last, because it sets the others' figures in relation: it needs all parts.
+_LIMITS = 'limits'
 _FACTS = ('command', 'quick', 'busy', 'cores', 'machine', 'before', 'after', 'versions')
 
 
@@ -302,14 +346,15 @@ def report(results: dict[str, Any]) -> str:
   """Everything that was measured, grouped by run, each with its machine and versions."""
   results = by_part(results)
   groups: dict[str, list[str]] = {}
-  for name in PARTS:
+  for name in (*PARTS, _LIMITS):
     if name in results['parts']:
       groups.setdefault(results['runs'][name]['started'], []).append(name)
   sections = []
   for names in groups.values():
     runs = [results['runs'][name] for name in names]
     title = f'### {", ".join(names)}\n\n' if len(groups) > 1 else ''
-    parts = [PARTS[name](results['parts'][name]) for name in names]
+    found = results['parts']
+    parts = [limits(found) if name == _LIMITS else PARTS[name](found[name]) for name in names]
     sections.append(title + '\n\n'.join([*_measured_on(runs), *parts]))
   return '\n\n'.join(sections) + '\n'
 
@@ -327,7 +372,7 @@ def _measured_on(runs: Sequence[dict[str, Any]]) -> list[str]:
     f'{", virtual machine" if machine["virtual"] else ""}, {machine.get("memory_gb", "?")} GB, '
     f'{machine["system"]}. Cores used by others before and after: {before:.2f} and {after:.2f}'
     f'{", the most of all parts" if len(runs) > 1 else ""}.',
-    f'Versions: {versions}.',
+    *([f'Versions: {versions}.'] if versions else []),
     f'Command: `{first["command"]}`.',
   ]
   if any(run['quick'] for run in runs):

@@ -18,6 +18,7 @@ import tempfile
 import time
 from typing import Any
 
+import contest
 import growth_plot
 import machine
 import render
@@ -27,6 +28,7 @@ sys.path.insert(0, str(ROOT))  # This checkout's byoljax and configs, installed 
 
 import growth_bench  # noqa: E402
 import knn_bench  # noqa: E402
+import limits_bench  # noqa: E402
 import pipeline_bench  # noqa: E402
 import startup_bench  # noqa: E402
 import step_bench  # noqa: E402
@@ -41,10 +43,12 @@ PARTS: dict[str, Callable[[Setting], Any]] = {
   'growth': growth_bench.measure,
   'startup': startup_bench.measure,
   'wait': wait_bench.measure,
+  'limits': limits_bench.measure,
 }
 # Of 2 cores, with PyTorch.
 _MINUTES = {
   'step': 12, 'training': 4, 'pipeline': 4, 'knn': 5, 'growth': 5, 'startup': 6, 'wait': 3,
+  'limits': 3,
 }  # fmt: skip
 _VARIANTS = ('eager', 'channels_last', 'compiled')  # Those of torch_byol.py.
 
@@ -95,7 +99,7 @@ def _measured(name: str, setting: Setting) -> tuple[Any, dict[str, Any]]:
     'before': before,
     'after': after,
     'seconds': seconds,
-    'versions': dict(_versions({name: found})),
+    'versions': dict(_versions({name: found})) or _own_versions(),
   }
 
 
@@ -135,6 +139,12 @@ def _versions(found: Any) -> Iterator[tuple[str, str]]:
   for inner in found.values() if isinstance(found, dict) else found:
     if isinstance(inner, dict | list):
       yield from _versions(inner)
+
+
+def _own_versions() -> dict[str, str]:
+  """Versions here, for parts that start byoljax's own commands."""
+  names = ('byoljax', 'jax', 'jaxlib', 'flax', 'optax', 'numpy', 'tensorflow-cpu', 'pillow')
+  return contest.versions(names)
 
 
 def _shown(arguments: list[str]) -> str:

@@ -1,0 +1,53 @@
+"""XLA's products and sums as a contestant; see limits_bench.py."""
+
+import functools
+
+import contest
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from byoljax import __version__, xla_flags
+
+PACKAGES = ('jax', 'jaxlib', 'numpy')
+_REPEATS = 8
+
+
+class Contestant:
+  """Answers 'prepare' and 'rate'."""
+
+  def prepare(self, side: int, numbers: int, threads: int) -> contest.Reply:
+    """Makes the matrices and the array; XLA takes all cores."""
+    del threads
+    rng = np.random.default_rng(0)
+    matrix = jnp.asarray(rng.standard_normal((side, side)), jnp.float32) / side**0.5
+    self._multiply = jax.jit(lambda a, b: a @ b)
+    self._sum = jax.jit(jnp.sum)
+    self._matrix = {name: matrix.astype(name) for name in ('float32', 'bfloat16')}
+    self._array = jnp.ones(numbers, jnp.float32)
+    for a in self._matrix.values():
+      jax.block_until_ready(self._multiply(a, a))
+    jax.block_until_ready(self._sum(self._array))
+    return {'versions': {'byoljax': __version__} | contest.versions(PACKAGES)}
+
+  def rate(self, what: str) -> contest.Reply:
+    """Operations, or bytes, per second."""
+    if what == 'memory':
+      done = _REPEATS * self._array.nbytes
+      work = functools.partial(self._sum, self._array)
+    else:
+      a = self._matrix[what]
+      done = _REPEATS * 2 * a.shape[0] ** 3
+      work = functools.partial(self._multiply, a, a)
+
+    def several() -> None:
+      for _ in range(_REPEATS):
+        jax.block_until_ready(work())
+
+    return {'rate': done / contest.timed(several)[0]}
+
+
+if __name__ == '__main__':
+  xla_flags.set_defaults()
+  contestant = Contestant()
+  contest.serve({'prepare': contestant.prepare, 'rate': contestant.rate})

@@ -1,0 +1,63 @@
+"""Part `limits`: what this machine can do, and what the other parts ask of it.
+
+Products of two 2048 x 2048 matrices, in turns by XLA and by PyTorch, in both compute types, and the
+sum of an array that fits in no cache: the fastest of these is what a train step or a search could
+reach. The work of each is counted: matrix products and convolutions, two operations for a
+multiplication and an addition.
+"""
+
+import contextlib
+import pathlib
+from typing import Any
+
+import contest
+import knn_bench
+import pictures
+from setting import Setting
+import step_bench
+import training_bench
+
+DTYPES = ('float32', 'bfloat16')
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+  """Rates of the machine, in GFLOP/s and GB/s, and GFLOP of the other parts' work."""
+  rounds, side, numbers = (2, 256, 10**6) if setting.quick else (6, 2048, 10**8)
+  setting.say(f'limits: products of {side} x {side}, sums of {numbers:,}')
+  with contextlib.ExitStack() as stack:
+    players = {'XLA': stack.enter_context(setting.ours('jax_limits.py'))}
+    if setting.torch_python:
+      players['PyTorch'] = stack.enter_context(setting.theirs('torch_limits.py'))
+    versions = {
+      name: player.ask('prepare', side=side, numbers=numbers, threads=setting.cores)['versions']
+      for name, player in players.items()
+    }
+    turns = {
+      f'{name}, {what}': lambda player=player, what=what: player.ask('rate', what=what)
+      for what in (*DTYPES, 'memory')
+      for name, player in players.items()
+    }
+    replies = contest.alternate(turns, rounds, pause=setting.pause, say=lambda text: None)
+  return {
+    'versions': {'byoljax' if name == 'XLA' else name: v for name, v in versions.items()},
+    'side': side,
+    'rates': {name: [reply['rate'] for reply in turn] for name, turn in replies.items()},
+    'work': work(setting),
+  }
+
+
+def work(setting: Setting) -> dict[str, float]:
+  """Operations of what the other parts do: of a step or of training per image, of a search."""
+  found = {}
+  for name, case in step_bench.cases(setting.quick).items():
+    start = str(setting.scratch / 'limits.npz')
+    with setting.ours('jax_byol.py') as player:
+      player.ask('prepare', case=case | {'dtype': 'float32'}, start=start)
+      found[f'step, {name}'] = player.ask('work')['flops'] / case['batch_size']
+  case = training_bench.case_of(setting)
+  pictures.arrays(pathlib.Path(case['path']), case['images'])
+  with setting.ours('jax_training.py') as player:
+    player.ask('prepare', case=case)
+    found['training'] = player.ask('work')['flops'] / case['batch_size']
+  bank, queries, width = knn_bench.sizes(setting.quick)
+  return found | {'knn': 2.0 * bank * queries * width}

@@ -1,0 +1,52 @@
+"""PyTorch's products and sums as a contestant; see limits_bench.py."""
+
+try:  # An environment may need its PyTorch patched before anything else.
+  import peer_env  # noqa: F401
+except ModuleNotFoundError:
+  peer_env = None
+
+import functools
+
+import contest
+import numpy as np
+import torch
+
+PACKAGES = ('torch', 'numpy')
+_REPEATS = 8
+
+
+class Contestant:
+  """Answers like its namesake in jax_limits.py."""
+
+  def prepare(self, side: int, numbers: int, threads: int) -> contest.Reply:
+    """Makes the matrices and the array."""
+    torch.set_num_threads(threads)
+    rng = np.random.default_rng(0)
+    matrix = torch.from_numpy(rng.standard_normal((side, side), np.float32)) / side**0.5
+    self._matrix = {'float32': matrix, 'bfloat16': matrix.bfloat16()}
+    self._array = torch.ones(numbers)
+    for a in self._matrix.values():
+      torch.mm(a, a)
+    torch.sum(self._array)
+    return {'versions': contest.versions(PACKAGES)}
+
+  def rate(self, what: str) -> contest.Reply:
+    """Operations, or bytes, per second."""
+    if what == 'memory':
+      done = _REPEATS * self._array.nbytes
+      work = functools.partial(torch.sum, self._array)
+    else:
+      a = self._matrix[what]
+      done = _REPEATS * 2 * a.shape[0] ** 3
+      work = functools.partial(torch.mm, a, a)
+
+    def several() -> None:
+      for _ in range(_REPEATS):
+        work()
+
+    return {'rate': done / contest.timed(several)[0]}
+
+
+if __name__ == '__main__':
+  contestant = Contestant()
+  contest.serve({'prepare': contestant.prepare, 'rate': contestant.rate})
