@@ -169,7 +169,7 @@ def assemble(
     skip_non_finite=skip,
     sharded=shapes if cut else None,
   )
-  layout = layout_lib.sharded(shapes) if cut else layout_lib.replicated()
+  layout = layout_lib.sharded(shapes, method.memories) if cut else layout_lib.replicated()
   labels = optimisers.label(method.groups(shapes.params), shapes.params)
   report = optim.param_report(shapes.params, labels, optimisers.settings)
   return Run(

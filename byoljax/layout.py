@@ -8,12 +8,16 @@ parameter and of the target, then all collect the parameters (ZeRO, stage 1: Raj
 together with the collecting moves as many bytes. The target network is collected where it is
 needed, for its forward pass, and not kept.
 
+A method's queue or bank is cut by rows, and stays where it is: it is looked up through
+`byoljax.ops.memory`.
+
 Nothing of this is in a checkpoint: `whole` comes before saving, `place` after loading, and a run
 may go on with another layout or another number of devices. The results are those of the replicated
 state up to the order of sums.
 """
 
 from collections.abc import Callable, Sequence
+import enum
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +29,14 @@ from byoljax.step import TrainState
 _CUT = (('opt_state',), ('method_state', 'target_params'))
 
 
+class _Kind(enum.Enum):
+  """How an array lies: on every device, in parts of its numbers, or in parts of its rows."""
+
+  WHOLE = 0
+  NUMBERS = 1
+  ROWS = 2
+
+
 class Layout(NamedTuple):
   """How a train state is placed, and back.
 
@@ -32,26 +44,41 @@ class Layout(NamedTuple):
     axes: for `parallel.spmd`: which leaves are cut; None: none is.
     place: a state in whole arrays -> on the devices.
     whole: what is on the devices -> in whole arrays, replicated, without a device axis.
+    stored: shapes of the whole state, number of devices -> shapes with the parts of all devices in
+      a row, as `parallel.spmd_shard_map` takes them.
   """
 
   axes: parallel.Split | None
   place: Callable[[TrainState], TrainState]
   whole: Callable[[TrainState], TrainState]
+  stored: Callable[[TrainState, int], TrainState]
 
 
 def replicated() -> Layout:
   """Every device holds everything."""
-  return Layout(None, parallel.replicate, lambda state: state)
+  return Layout(None, parallel.replicate, lambda state: state, lambda shapes, devices: shapes)
 
 
-def sharded(shapes: TrainState) -> Layout:
-  """Every device holds its parts of the optimiser's state and of the target, and all else.
+def sharded(shapes: TrainState, memories: Sequence[tuple[str, ...]] = ()) -> Layout:
+  """Every device holds its parts of the optimiser's state, the target and memories, and all else.
 
   Args:
     shapes: of the whole state.
+    memories: see `method.Method`.
   """
-  cut = jax.tree.leaves(_map(lambda x, cut: cut, shapes))
-  axes = parallel.Split(jax.tree.structure(shapes), tuple(cut))
+  rows = tuple(('method_state', *names) for names in memories)
+
+  def kind(path: Sequence[Any], x: Any) -> _Kind:
+    names = tuple(getattr(key, 'name', '') for key in path)
+    if names in rows and x.shape[0] > 1:
+      return _Kind.ROWS
+    # Scalars never are cut.
+    cut = jnp.ndim(x) > 0 and any(names[: len(each)] == each for each in _CUT)
+    return _Kind.NUMBERS if cut else _Kind.WHOLE
+
+  kinds = jax.tree_util.tree_map_with_path(kind, shapes)
+  cut = tuple(each is not _Kind.WHOLE for each in jax.tree.leaves(kinds))
+  axes = parallel.Split(jax.tree.structure(shapes), cut)
   likes, _ = axes.apart(shapes)
 
   def join(parts: list[jax.Array]) -> list[jax.Array]:
@@ -63,27 +90,23 @@ def sharded(shapes: TrainState) -> Layout:
     parts, rest = axes.apart(state)
     return axes.together((joined(parts) if parts else [], rest))
 
+  placed = {
+    _Kind.WHOLE: parallel.replicate,
+    _Kind.NUMBERS: parallel.place_cut,
+    _Kind.ROWS: parallel.place_cut_by_rows,
+  }
+
   def place(state: TrainState) -> TrainState:
-    return _map(lambda x, cut: parallel.place_cut(x) if cut else parallel.replicate(x), state)
+    return jax.tree.map(lambda each, x: placed[each](x), kinds, state)
 
-  return Layout(axes, place, whole)
+  def stored(shapes: TrainState, devices: int) -> TrainState:
+    def one(each: _Kind, x: Any) -> Any:
+      if each is _Kind.WHOLE:
+        return x
+      shape = (x.size,) if each is _Kind.NUMBERS else x.shape
+      padded = (-(-shape[0] // devices) * devices, *shape[1:])
+      return jax.ShapeDtypeStruct(padded, x.dtype)
 
+    return jax.tree.map(one, kinds, shapes)
 
-def stored(shapes: TrainState, devices: int) -> TrainState:
-  """Shapes of a state that is cut, the parts of all devices in a row: for `spmd_shard_map`."""
-
-  def one(x: Any, cut: bool) -> Any:
-    size = -(-x.size // devices) * devices
-    return jax.ShapeDtypeStruct((size,), x.dtype) if cut else x
-
-  return _map(one, shapes)
-
-
-def _map(function: Callable[[Any, bool], Any], state: TrainState) -> TrainState:
-  """Applies function(leaf, whether it is cut); scalars never are."""
-
-  def one(path: Sequence[Any], x: Any) -> Any:
-    names = tuple(getattr(key, 'name', '') for key in path)
-    return function(x, jnp.ndim(x) > 0 and any(names[: len(cut)] == cut for cut in _CUT))
-
-  return jax.tree_util.tree_map_with_path(one, state)
+  return Layout(axes, place, whole, stored)

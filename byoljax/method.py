@@ -87,6 +87,8 @@ class Method(NamedTuple):
       Micro-batches are written one after the other once the gradients of all are there.
     net: the `models.net.Net` whose parts `params` holds by role, from images on, the encoder first:
       evaluations read any of its taps; None for an encoder alone.
+    memories: names, from the method state on, of arrays [N, D] whose rows devices may share: only
+      read and written through `ops.memory`.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -97,6 +99,7 @@ class Method(NamedTuple):
   refresh: Refresh | None = None
   remember: Callable[[PyTree, PyTree, jax.Array], PyTree] = lambda state, rows, finite: state
   net: Any = None
+  memories: tuple[tuple[str, ...], ...] = ()
 
 
 class Teacher(NamedTuple):

@@ -64,10 +64,10 @@ def mean_cut(x: jax.Array, axis: str | None = AXIS) -> jax.Array:
 
 
 def join(part: jax.Array, shape: tuple[int, ...], axis: str | None = AXIS) -> jax.Array:
-  """The inverse of `cut`: the whole array, of this shape, on every device."""
+  """The whole array, of this shape, on every device: undoes `cut`, and a cut by rows."""
   if not shape:
     return part
-  return all_gather(part, axis)[: math.prod(shape)].reshape(shape)
+  return all_gather(part, axis).reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 def _rows(x: Any, count: int) -> Any:
@@ -142,9 +142,23 @@ def replicate(tree: PyTree) -> PyTree:
 
 def place_cut(x: Any) -> jax.Array:
   """Puts on every local device the part that `cut` would give it: [local devices, k]."""
+  return _place_parts(_rows(np.asarray(x), jax.device_count()))
+
+
+def place_cut_by_rows(x: Any) -> jax.Array:
+  """Puts on each local device its part of the rows of x [N, ...]: [local devices, k, ...].
+
+  Device d has the rows from d * k on, k = ceil(N / devices); zeros follow behind the last row.
+  """
+  rows = np.asarray(x)
+  padding = [(0, -len(rows) % jax.device_count())] + [(0, 0)] * (rows.ndim - 1)
+  return _place_parts(np.pad(rows, padding).reshape(jax.device_count(), -1, *rows.shape[1:]))
+
+
+def _place_parts(parts: np.ndarray) -> jax.Array:
   first, count = jax.process_index() * jax.local_device_count(), jax.local_device_count()
-  rows = _rows(np.asarray(x), jax.device_count())[first : first + count]
-  return jax.device_put(rows, NamedSharding(local_mesh(), PartitionSpec(AXIS)))
+  sharding = NamedSharding(local_mesh(), PartitionSpec(AXIS))
+  return jax.device_put(parts[first : first + count], sharding)
 
 
 def shard(batch: Mapping[str, Any]) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def train_step(
       'skipped_in_a_row', the most of them one after the other so far.
     sharded: shapes of the whole state, where this device holds only its parts of the optimiser's
       state and of the target network (`byoljax.layout`); the optimiser must take its norms over all
-      devices, then. None: everything is whole.
+      devices, then. None: both are whole. The method sees to its memories itself.
     axis: the mapped axis, or None on a single device.
 
   Returns:

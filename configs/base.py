@@ -121,7 +121,7 @@ def get_config() -> ConfigDict:
         'accumulate': 1,  # micro-batches per step
         'non_finite': 'stop',  # the run; or 'skip' a step whose loss or gradient is not finite
         'max_skipped': 10,  # in a row; then the run stops
-        'shard_state': False,  # optimiser and target over the devices; see docs/pods.md
+        'shard_state': False,  # optimiser, target, queue and bank over the devices; docs/pods.md
       },
       'data': {
         'name': 'imagenet2012',

@@ -1,6 +1,7 @@
 """A cut state trains like a whole one, is a share, and leaves no trace in checkpoints."""
 
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from byoljax import checkpoint, layout, optim, parallel
+from byoljax import checkpoint, optim, parallel
 from byoljax import config as config_lib
 from byoljax.assemble import assemble
 from byoljax.data import datasets
@@ -93,31 +94,46 @@ def test_a_cut_state_trains_like_a_whole_one(tiny, optimiser):
       assert sum(x.data.nbytes for x in pieces if x.device == device) == share
 
 
+_QUEUE = '--config.method.queue_size=42'  # Four devices cannot share it evenly.
+_CRITERION = '--config.method.criterion='
+# recipe, what is changed in it, the memory that devices share
 OTHERS = {
-  'moco': (),
-  'moco_v3': (),
-  'dino': (),
-  'interclr': (),
-  'swav': (),
-  'simclr': ('--config.method.memory_size=64',),
-}
+  'moco': ('moco', (_QUEUE,), 'queue.items'),
+  'moco_v3': ('moco_v3', (), ''),
+  'dino': ('dino', (), ''),
+  'interclr': ('interclr', (_QUEUE,), 'queue.items'),
+  'swav': ('swav', (), ''),
+  'nnclr': ('nnclr', (_QUEUE,), 'queue.items'),
+  'simclr': ('simclr', ('--config.method.memory_size=42',), 'queue.items'),
+  'simclr, chunks': (
+    'simclr', ('--config.method.memory_size=42', '--config.method.chunk=4'), 'queue.items',
+  ),
+  'softmax': ('instance_discrimination', (f'{_CRITERION}full_softmax',), 'bank'),
+  'nce': ('instance_discrimination', (f'{_CRITERION}nce',), 'bank'),
+  'infonce': ('instance_discrimination', (f'{_CRITERION}infonce',), 'bank'),
+}  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', OTHERS)
 def test_other_methods(npz, name):
-  """Every method with a target network, and one whose `post_step` changes parameters."""
+  """Every method with a target or a memory, and one whose `post_step` changes parameters."""
+  recipe_name, changes, memory = OTHERS[name]
+  views = [] if recipe_name == 'instance_discrimination' else ['--config.views.view2.size=16']
   run = [
     assembled(
-      [f'--config=configs/{name}.py:smoke', '--config.data.name=npz', f'--config.data.dir={npz}',
-       '--config.views.view1.size=16', '--config.views.view2.size=16'],
-      'lars', shard, *OTHERS[name],
+      [f'--config=configs/{recipe_name}.py:smoke', '--config.data.name=npz',
+       f'--config.data.dir={npz}', '--config.views.view1.size=16', *views],
+      'lars', shard, *changes,
     )
     for shard in (False, True)
   ]  # fmt: skip
-  (expected, values), (found, ours) = (steps(each, 2) for each in run)
+  (expected, values), (found, ours) = (steps(each, 3) for each in run)
   assert_close(run[1].layout.whole(found), expected, 1e-5)
   assert ours['loss'] == pytest.approx(values['loss'], rel=1e-5)
+  if memory:
+    whole, own = (operator.attrgetter(memory)(state.method_state) for state in (expected, found))
+    assert own.addressable_shards[0].data.shape == (1, -(-len(whole) // 4), whole.shape[1])
 
 
 @pytest.mark.parametrize('optimiser', OPTIMISERS)
@@ -199,7 +215,7 @@ def test_the_twin_on_shard_map(tiny):
   """What plans compile: the same numbers, and the compiler's arguments shrink."""
   mapped = parallel.spmd_shard_map
   cut, plain = (assembled(tiny, 'adamw', shard, mapped=mapped) for shard in (True, False))
-  shapes = layout.stored(jax.eval_shape(cut.create), 4)
+  shapes = cut.layout.stored(jax.eval_shape(cut.create), 4)
 
   def laid_out(x, like):
     x = np.asarray(x)

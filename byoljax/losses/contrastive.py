@@ -1,8 +1,8 @@
 """Contrastive losses: tell the positive of a query or an anchor from its negatives.
 
-InfoNCE against given negatives (MoCo, InterCLR) or against the batch's keys (MoCo v3, NNCLR), and
-NT-Xent (SimCLR). All are per example; a method averages them, and its mean over devices is the
-objective.
+InfoNCE against given negatives (InterCLR), a memory's rows (MoCo) or the batch's keys (MoCo v3,
+NNCLR), and NT-Xent (SimCLR). All are per example; a method averages them, and its mean over devices
+is the objective.
 
 Constants in front of the mean are the method's business: SimCLR's code returns twice the mean over
 the 2B anchors, MoCo v3's 2T times each direction.
@@ -19,6 +19,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from byoljax import parallel
+from byoljax.ops import memory as memory_ops
 from byoljax.ops import sphere
 
 
@@ -75,6 +76,40 @@ def info_nce(
   return jax.nn.logsumexp(candidates, axis=1) - positive
 
 
+def info_nce_in_memory(
+  q: jax.Array,
+  k: jax.Array,
+  memory: jax.Array,
+  temperature: float | jax.Array,
+  *,
+  size: int,
+  axis: str | None,
+) -> jax.Array:
+  """`info_nce` with all rows of a memory as negatives, which devices may share.
+
+  Args:
+    q: queries [b,D], any length: normalised here.
+    k: the positive of every query [b,D], any length: normalised here.
+    memory: unit rows [K,D], or this device's rows of it (`ops.memory`); constants.
+    temperature: T > 0.
+    size: K.
+    axis: the mapped axis over which the memory may be shared, or None.
+
+  Returns:
+    float32 [b], per query, above 0. Gradients flow into q and k.
+
+  Raises:
+    ValueError: shapes other than these, or T <= 0.
+  """
+  _check_pair('q', q, 'k', k)
+  check_temperature(temperature)
+  _check_memory(memory, q)
+  q, k = sphere.normalise(q), sphere.normalise(k)
+  positive = jnp.sum(q * k, axis=-1) / temperature
+  others = memory_ops.log_sum_exp(q, memory, temperature, size=size, axis=axis)
+  return jnp.logaddexp(positive, others) - positive
+
+
 def info_nce_in_batch(
   q: jax.Array,
   keys: jax.Array,
@@ -113,6 +148,7 @@ def nt_xent(
   axis: str | None = None,
   chunk: int = 0,
   memory: jax.Array | None = None,
+  memory_size: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
   """-log(e^{z_i.z_j/T} / sum_{k != i} e^{z_i.z_k/T}) (SimCLR, arXiv 2002.05709, equation 1).
 
@@ -129,7 +165,8 @@ def nt_xent(
       candidates at a time, O(b * chunk) floats in the backward pass too, at the price of
       computing the similarities twice. Same value and gradient for any chunk.
     memory: unit rows [K,D] that are further negatives of every anchor (SimCLR v2), the same on all
-      devices; constants.
+      devices or this device's rows of it (`ops.memory`); constants.
+    memory_size: K; needed where `memory` may be a part.
 
   Returns:
     (float32 [b], float32 [b]), the losses of both views' anchors, >= 0; their mean is the paper's
@@ -146,9 +183,7 @@ def nt_xent(
   b = first.shape[0]
   views = [parallel.all_gather(first, axis), parallel.all_gather(second, axis)]
   if memory is not None:
-    if memory.ndim != 2 or memory.shape[1] != first.shape[1]:
-      raise ValueError(f'memory must be [K,{first.shape[1]}], got {memory.shape}')
-    memory = lax.stop_gradient(memory.astype(jnp.float32))
+    _check_memory(memory, first)
   candidates = jnp.concatenate(views)
   own = parallel.axis_index(axis) * b + jnp.arange(b, dtype=jnp.int32)
   own = jnp.concatenate([own, views[0].shape[0] + own])
@@ -156,14 +191,16 @@ def nt_xent(
   positive = jnp.sum(first * second, axis=-1) / temperature
   positive = jnp.concatenate([positive, positive])
   if chunk:
-    total = _streamed_log_sum_exp(anchors, candidates, memory, own, positive, temperature, chunk)
+    total = _streamed_log_sum_exp(anchors, candidates, own, positive, temperature, chunk)
   else:
     similarity = sphere.similarities(anchors, candidates) / temperature
     is_self = jnp.arange(candidates.shape[0])[None, :] == own[:, None]
     total = jax.nn.logsumexp(jnp.where(is_self, -jnp.inf, similarity), axis=1)
-    if memory is not None:
-      of_memory = jax.nn.logsumexp(sphere.similarities(anchors, memory) / temperature, axis=1)
-      total = jnp.logaddexp(total, of_memory)
+  if memory is not None:
+    of_memory = memory_ops.log_sum_exp(
+      anchors, memory, temperature, size=memory_size or len(memory), axis=axis, chunk=chunk
+    )
+    total = jnp.logaddexp(total, of_memory)
   losses = total - positive
   return losses[:b], losses[b:]
 
@@ -175,7 +212,6 @@ _Sums = tuple[jax.Array, jax.Array]
 def _streamed_log_sum_exp(
   anchors: jax.Array,
   candidates: jax.Array,
-  memory: jax.Array | None,
   own: jax.Array,
   positive: jax.Array,
   temperature: float | jax.Array,
@@ -183,43 +219,28 @@ def _streamed_log_sum_exp(
 ) -> jax.Array:
   """log sum_{k != own_i} e^{a_i.c_k/T} for all anchors [a,D], `chunk` candidates at a time.
 
-  Candidates [M,D] are cut into blocks, whose gradients come back in blocks; the memory [K,D], which
-  may be large and has no gradient, is read where it is.
+  Candidates [M,D] are cut into blocks, whose gradients come back in blocks.
 
   The running maximum starts at the positive's logit, one of the terms, so it is always finite. It
   cancels in the result, hence no gradient through it.
   """
 
-  def add(carry: _Sums, rows: jax.Array, counts: jax.Array) -> _Sums:
-    highest, total = carry
-    logits = jnp.where(counts, sphere.similarities(anchors, rows) / temperature, -jnp.inf)
-    raised = jnp.maximum(highest, lax.stop_gradient(jnp.max(logits, axis=1)))
-    return raised, total * jnp.exp(highest - raised) + jnp.sum(
-      jnp.exp(logits - raised[:, None]), axis=1
-    )
-
   @partial(jax.checkpoint, prevent_cse=False)
-  def of_candidates(carry: _Sums, block: tuple[jax.Array, jax.Array]) -> tuple[_Sums, None]:
+  def add(carry: _Sums, block: tuple[jax.Array, jax.Array]) -> tuple[_Sums, None]:
+    highest, total = carry
     rows, start = block
     position = start + jnp.arange(chunk, dtype=jnp.int32)[None, :]
-    return add(carry, rows, (position < count) & (position != own[:, None])), None
-
-  def of_memory(memory: jax.Array, carry: _Sums, start: jax.Array) -> tuple[_Sums, None]:
-    piece = min(chunk, memory.shape[0])
-    # A last block that is not full begins earlier and does not count what was counted.
-    begin = jnp.minimum(start, memory.shape[0] - piece)
-    rows = lax.dynamic_slice_in_dim(memory, begin, piece)
-    return add(carry, rows, (begin + jnp.arange(piece) >= start)[None, :]), None
+    counts = (position < count) & (position != own[:, None])
+    logits = jnp.where(counts, sphere.similarities(anchors, rows) / temperature, -jnp.inf)
+    raised = jnp.maximum(highest, lax.stop_gradient(jnp.max(logits, axis=1)))
+    added = jnp.sum(jnp.exp(logits - raised[:, None]), axis=1)
+    return (raised, total * jnp.exp(highest - raised) + added), None
 
   count, dim = candidates.shape
   starts = jnp.arange(0, count, chunk, dtype=jnp.int32)
   padded = jnp.pad(candidates, ((0, len(starts) * chunk - count), (0, 0)))
   sums = (lax.stop_gradient(positive), jnp.zeros_like(positive))
-  sums, _ = lax.scan(of_candidates, sums, (padded.reshape(-1, chunk, dim), starts))
-  if memory is not None:
-    blocks = jnp.arange(0, memory.shape[0], min(chunk, memory.shape[0]), dtype=jnp.int32)
-    body = jax.checkpoint(partial(of_memory, memory), prevent_cse=False)
-    sums, _ = lax.scan(body, sums, blocks)
+  sums, _ = lax.scan(add, sums, (padded.reshape(-1, chunk, dim), starts))
   highest, total = sums
   return highest + jnp.log(total)
 
@@ -227,6 +248,11 @@ def _streamed_log_sum_exp(
 def _check_pair(name: str, a: jax.Array, other: str, b: jax.Array) -> None:
   if a.ndim != 2 or a.shape != b.shape:
     raise ValueError(f'need {name} and {other} of one shape [b,D], got {a.shape} and {b.shape}')
+
+
+def _check_memory(memory: jax.Array, queries: jax.Array) -> None:
+  if memory.ndim != 2 or memory.shape[1] != queries.shape[1]:
+    raise ValueError(f'memory must be [K,{queries.shape[1]}], got {memory.shape}')
 
 
 def check_temperature(temperature: float | jax.Array) -> None:

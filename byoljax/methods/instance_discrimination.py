@@ -19,8 +19,9 @@ Different from the authors' code:
 - batch statistics are shared by all devices;
 - the proximal term (equation 9) is absent, as it is from their code.
 
-The bank of N x D floats lives on every device: 656 MB for ImageNet. `nce` and `infonce` gather
-[b, K, D] entries of it; `full_softmax` needs [b, N] similarities.
+The bank has N x D floats, 656 MB for ImageNet, on every device unless they share it
+(`train.shard_state`). `nce` and `infonce` gather [b, K, D] entries of it; `full_softmax` needs
+[b, N] similarities.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from byoljax import parallel
-from byoljax.losses import classification, contrastive
+from byoljax.losses import contrastive
 from byoljax.losses import nce as nce_loss
 from byoljax.method import (
   Aux,
@@ -49,7 +50,7 @@ from byoljax.method import (
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, stack
 from byoljax.ops import bank as bank_ops
-from byoljax.ops import sphere
+from byoljax.ops import memory, sphere
 
 PyTree = Any
 
@@ -130,20 +131,22 @@ def instance_discrimination(
     entries = bank_ops.init(jax.random.fold_in(key, 1), num_examples, dim)
     return params, InstanceState(bn, entries, jnp.full((), -jnp.inf, jnp.float32))
 
+  def read(bank: jax.Array, index: jax.Array) -> jax.Array:
+    return memory.take(bank, index, size=num_examples, axis=axis)
+
   def criterion_of(
-    z: jax.Array, state: InstanceState, index: jax.Array, key: jax.Array
+    z: jax.Array, own: jax.Array, state: InstanceState, index: jax.Array, key: jax.Array
   ) -> tuple[jax.Array, jax.Array]:
-    """This device's loss, and log Z."""
+    """This device's loss, and log Z, of projections and the entries of the same images."""
+    positive = jnp.sum(z * own, axis=-1) / temperature
     if criterion == 'full_softmax':
-      logits = sphere.similarities(z, state.bank) / temperature
-      return classification.cross_entropy(logits, index), state.log_z
+      total = memory.log_sum_exp(z, state.bank, temperature, size=num_examples, axis=axis)
+      return jnp.mean(total - positive), state.log_z
     positions = parallel.axis_index(axis) * len(index) + jnp.arange(len(index))
     exclude = index if ensure_negatives else None
-    noise = state.bank[noise_indices(key, positions, num_noise, num_examples, exclude)]
-    own = state.bank[index]
+    noise = read(state.bank, noise_indices(key, positions, num_noise, num_examples, exclude))
     if criterion == 'infonce':
       return contrastive.info_nce(z, own, noise, temperature).mean(), state.log_z
-    positive = jnp.sum(z * own, axis=-1) / temperature
     negatives = jnp.einsum('bd,bkd->bk', z, noise, precision=lax.Precision.HIGHEST) / temperature
     measured = _log_constant(positive, negatives, num_examples, axis)
     log_z = jnp.where(jnp.isfinite(state.log_z), state.log_z, measured)
@@ -156,11 +159,12 @@ def instance_discrimination(
     del step
     outputs, bn = net.apply(params, state.bn, batch['views'][0], train=True)
     z, index = sphere.normalise(outputs['projection']), batch['index']
-    value, log_z = criterion_of(z, state, index, key)
+    own = read(state.bank, index)
+    value, log_z = criterion_of(z, own, state, index, key)
     fixed = lax.stop_gradient(z)
     metrics = {
       'loss': value,
-      'positive_cosine': jnp.mean(jnp.sum(fixed * sphere.normalise(state.bank[index]), axis=-1)),
+      'positive_cosine': jnp.mean(jnp.sum(fixed * sphere.normalise(own), axis=-1)),
     }
     if criterion == 'nce':
       metrics['log_z'] = log_z
@@ -169,11 +173,15 @@ def instance_discrimination(
 
   def remember(state: InstanceState, rows: PyTree, finite: jax.Array) -> InstanceState:
     places, newest = rows
-    bank = bank_ops.update(state.bank, places, newest, bank_momentum, valid=finite)
+    bank = bank_ops.update(
+      state.bank, places, newest, bank_momentum, valid=finite, size=num_examples, axis=axis
+    )
     return state.replace(bank=bank)
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups, refresh, remember, net=net)
+  return Method(
+    init, loss, keep, embed, default_groups, refresh, remember, net=net, memories=(('bank',),)
+  )
 
 
 def _filled(

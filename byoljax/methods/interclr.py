@@ -140,7 +140,7 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
 
   def remember(state: InterState, rows: PyTree, finite: jax.Array) -> InterState:
     places, k, nearest = rows
-    queue = ring.push(state.queue, k, finite)
+    queue = ring.push(state.queue, k, finite, size=c.queue_size, axis=axis)
     bank = bank_ops.update(state.bank, places, k, 0.0, valid=finite)
     places = jnp.where(finite, places, c.num_examples)
     return state.replace(
@@ -154,7 +154,9 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
     outputs, bn = net.apply(params, state.bn, first, train=True)
     q = sphere.normalise(outputs['projection'])
     k, target_bn = keys_of(state, second, jax.random.fold_in(key, 0))
-    intra = contrastive.info_nce(q, k, state.queue.items, c.temperature).mean()
+    intra = contrastive.info_nce_in_memory(
+      q, k, state.queue.items, c.temperature, size=c.queue_size, axis=axis
+    ).mean()
     inter = between_images(q, index, state, jax.random.fold_in(key, 1)).mean()
     both = c.intra_weight * intra + c.inter_weight * inter
     value = jnp.where(step >= c.warmup_steps, both, intra)
@@ -179,7 +181,9 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   refresh = Refresh(c.repair_every, functools.partial(_recluster, c))
-  return Method(init, loss, post_step, embed, default_groups, refresh, remember, net=net)
+  return Method(
+    init, loss, post_step, embed, default_groups, refresh, remember, net=net, memories=ring.MEMORIES
+  )
 
 
 def _recluster(

@@ -93,7 +93,10 @@ def moco(
       outputs, bn = net.apply(params, bn, query_view, train=True)
       order = jax.random.fold_in(key, number)
       k, target_bn = _keys(state.target_params, target_bn, key_view, order)
-      losses.append(contrastive.info_nce(outputs['projection'], k, state.queue.items, temperature))
+      of_pair = contrastive.info_nce_in_memory(
+        outputs['projection'], k, state.queue.items, temperature, size=queue_size, axis=axis
+      )
+      losses.append(of_pair)
       queries.append(outputs)
       keys.append(k)
     value = jnp.sum(jnp.stack([jnp.mean(each) for each in losses]))
@@ -120,14 +123,16 @@ def moco(
     return shuffle.through_shuffle(encode, view, order, axis) if shuffled else encode(view)
 
   def remember(state: MocoState, rows: jax.Array, finite: jax.Array) -> MocoState:
-    return state.replace(queue=ring.push(state.queue, rows, finite))
+    return state.replace(queue=ring.push(state.queue, rows, finite, size=queue_size, axis=axis))
 
   def post_step(params: PyTree, state: MocoState, step: jax.Array) -> tuple[PyTree, MocoState]:
     moved = ema.update(state.target_params, params, tau(step))
     return params, state.replace(target_params=moved)
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, post_step, embed, default_groups, remember=remember, net=net)
+  return Method(
+    init, loss, post_step, embed, default_groups, remember=remember, net=net, memories=ring.MEMORIES
+  )
 
 
 def build(

@@ -41,7 +41,7 @@ from byoljax.method import (
 )
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, apply_each, stack
-from byoljax.ops import ring, sphere
+from byoljax.ops import memory, ring, sphere
 
 PyTree = Any
 
@@ -56,20 +56,23 @@ class NnclrState(Statistics):
   queue: ring.Queue
 
 
-def nearest(queue: ring.Queue, z: jax.Array) -> tuple[jax.Array, jax.Array]:
+def nearest(
+  queue: ring.Queue, z: jax.Array, *, size: int | None = None, axis: str | None = None
+) -> tuple[jax.Array, jax.Array]:
   """The stored row with the largest inner product, float32 [b, D], and that product, [b].
 
   Args:
     queue: unit rows [K, D]; only the `filled` ones count.
     z: unit vectors [b, D]; where nothing is stored they are their own neighbours.
+    size: K; needed where the rows may be this device's part of the queue (`ops.memory`).
+    axis: the mapped axis over which they may be shared, or None.
 
   Returns:
     Neighbours and cosines; no gradient.
   """
   z = lax.stop_gradient(z)
-  real = jnp.arange(queue.items.shape[0]) < queue.filled
-  similarity = jnp.where(real[None, :], sphere.similarities(z, queue.items), -jnp.inf)
-  found = queue.items[jnp.argmax(similarity, axis=-1)]
+  size = size or len(queue.items)
+  found = memory.nearest(z, queue.items, filled=queue.filled, size=size, axis=axis)
   neighbours = jnp.where(queue.filled > 0, found, z)
   return neighbours, jnp.sum(neighbours * z, axis=-1)
 
@@ -95,8 +98,8 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
     del key, step
     (on_first, on_second), bn = apply_each(net, params, state.bn, batch['views'])
     z_first, z_second = (sphere.normalise(on['projection']) for on in (on_first, on_second))
-    near_first, cosine = nearest(state.queue, z_first)
-    near_second, _ = nearest(state.queue, z_second)
+    near_first, cosine = nearest(state.queue, z_first, size=queue_size, axis=axis)
+    near_second, _ = nearest(state.queue, z_second, size=queue_size, axis=axis)
     offset = parallel.axis_index(axis) * z_first.shape[0]
 
     def direction(neighbours: jax.Array, outputs: dict[str, jax.Array]) -> jax.Array:
@@ -115,10 +118,12 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
     return value, Aux(state.replace(bn=bn), metrics, on_first['embedding'], rows)
 
   def remember(state: NnclrState, rows: jax.Array, finite: jax.Array) -> NnclrState:
-    return state.replace(queue=ring.push(state.queue, rows, finite))
+    return state.replace(queue=ring.push(state.queue, rows, finite, size=queue_size, axis=axis))
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups, remember=remember, net=net)
+  return Method(
+    init, loss, keep, embed, default_groups, remember=remember, net=net, memories=ring.MEMORIES
+  )
 
 
 def build(

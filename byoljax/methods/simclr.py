@@ -97,7 +97,7 @@ def simclr(
     first, second = jnp.split(outputs['projection'], 2)
     memory = None if state.queue is None else state.queue.items
     of_first, of_second = contrastive.nt_xent(
-      first, second, temperature, axis=axis, chunk=chunk, memory=memory
+      first, second, temperature, axis=axis, chunk=chunk, memory=memory, memory_size=memory_size
     )
     value = jnp.mean(of_first) + jnp.mean(of_second)
     embedding = jnp.split(outputs['embedding'], 2)[0]
@@ -117,7 +117,7 @@ def simclr(
   def remember(state: SimclrState, rows: PyTree, finite: jax.Array) -> SimclrState:
     if state.queue is None:
       return state
-    return state.replace(queue=ring.push(state.queue, rows, finite))
+    return state.replace(queue=ring.push(state.queue, rows, finite, size=memory_size, axis=axis))
 
   def post_step(params: PyTree, state: SimclrState, step: jax.Array) -> tuple[PyTree, SimclrState]:
     del step
@@ -130,7 +130,9 @@ def simclr(
     outputs, _ = tapped.apply(params, state.bn, images, train=False)
     return {tap: outputs[tap] for tap in taps}
 
-  return Method(init, loss, post_step, embed, default_groups, remember=remember, net=net)
+  return Method(
+    init, loss, post_step, embed, default_groups, remember=remember, net=net, memories=ring.MEMORIES
+  )
 
 
 def build(

@@ -9,7 +9,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax.ops import sphere
+from byoljax.ops import memory, sphere
 
 
 def init(key: jax.Array, size: int, dim: int) -> jax.Array:
@@ -30,20 +30,26 @@ def update(
   rows: jax.Array,
   momentum: float | jax.Array,
   valid: jax.Array | bool = True,
+  *,
+  size: int | None = None,
+  axis: str | None = None,
 ) -> jax.Array:
   """v_i <- n(m v_i + (1 - m) n(f_i)), n the normalisation to length 1.
 
   Args:
-    bank: float32 [N,D]; donated to a compiled step it is changed in place.
+    bank: float32 [N,D], or this device's rows of it (`ops.memory`); donated to a compiled step it
+      is changed in place.
     index: int [B] in [0, N), positions of the rows of all devices. Of an index that occurs twice
       the last row counts, whatever the device: a scatter alone would leave that to chance. Others
       than these are ignored.
     rows: embeddings [B,D], any length and float dtype. No gradient flows through the bank.
     momentum: m in [0, 1]; .5 in the paper, 0 overwrites.
     valid: bool scalar; if not, nothing is written.
+    size: N; needed where `bank` may be a part.
+    axis: the mapped axis over which it may be shared, or None.
 
   Returns:
-    The bank after the update, float32 [N,D].
+    The bank after the update, as it came.
 
   Raises:
     ValueError: shapes or types other than these.
@@ -55,11 +61,11 @@ def update(
     )
   if not jnp.issubdtype(index.dtype, jnp.integer):
     raise ValueError(f'index must hold integers, got {index.dtype}')
-  size = bank.shape[0]
+  size = size or bank.shape[0]
   position = jnp.arange(index.shape[0], dtype=jnp.int32)
   repeats = (index[:, None] == index[None, :]) & (position[:, None] < position[None, :])
   counts = ~jnp.any(repeats, axis=1) & (index >= 0) & valid
-  old = bank.at[index].get(mode='clip')
+  old = bank.at[memory.own_rows(bank, index, size=size, axis=axis)].get(mode='clip')
   new = sphere.normalise(momentum * old + (1.0 - momentum) * sphere.normalise(rows))
-  # Rows that do not count go past the end, where the scatter drops them.
-  return bank.at[jnp.where(counts, index, size)].set(lax.stop_gradient(new), mode='drop')
+  places = jnp.where(counts, index, size)  # Past the end is left out.
+  return memory.put(bank, places, lax.stop_gradient(new), size=size, axis=axis)

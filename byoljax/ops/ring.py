@@ -10,14 +10,14 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax.ops import sphere
+from byoljax.ops import memory, sphere
 
 
 class Queue(NamedTuple):
   """Rows in a ring.
 
   Attributes:
-    items: float32 [K,D].
+    items: float32 [K,D], or this device's rows of it (`ops.memory`).
     pointer: int32 scalar in [0, K), where the next row goes: the oldest one once it is full.
     filled: int32 scalar in [0, K], how many rows were pushed, for methods that wait for them.
   """
@@ -25,6 +25,10 @@ class Queue(NamedTuple):
   items: jax.Array
   pointer: jax.Array
   filled: jax.Array
+
+
+# Of a method state that has a `queue`; see `method.Method`.
+MEMORIES = (('queue', 'items'),)
 
 
 def init(key: jax.Array, size: int, dim: int) -> Queue:
@@ -39,7 +43,14 @@ def init(key: jax.Array, size: int, dim: int) -> Queue:
   return Queue(sphere.random_points(key, size, dim), zero, jnp.zeros_like(zero))
 
 
-def push(queue: Queue, rows: jax.Array, valid: jax.Array | bool = True) -> Queue:
+def push(
+  queue: Queue,
+  rows: jax.Array,
+  valid: jax.Array | bool = True,
+  *,
+  size: int | None = None,
+  axis: str | None = None,
+) -> Queue:
   """Writes a batch over the oldest rows.
 
   Args:
@@ -47,6 +58,8 @@ def push(queue: Queue, rows: jax.Array, valid: jax.Array | bool = True) -> Queue
     rows: [B,D] of all devices, in order of age, any float dtype. Of more than K the last K stay.
       No gradient flows through the queue.
     valid: bool scalar; if not, nothing is pushed.
+    size: K; needed where `items` may be a part of the queue.
+    axis: the mapped axis over which it may be shared, or None.
 
   Returns:
     The queue after B pushes.
@@ -54,16 +67,16 @@ def push(queue: Queue, rows: jax.Array, valid: jax.Array | bool = True) -> Queue
   Raises:
     ValueError: rows are not [B,D] with the queue's D.
   """
-  size, dim = queue.items.shape
+  size, dim = size or queue.items.shape[0], queue.items.shape[1]
   if rows.ndim != 2 or rows.shape[1] != dim:
     raise ValueError(f'a queue of {dim} numbers per row takes rows [B,{dim}], got {rows.shape}')
   count = rows.shape[0]
   kept = lax.stop_gradient(rows[max(count - size, 0) :].astype(jnp.float32))
   first = queue.pointer + (count - kept.shape[0])
   positions = (first + jnp.arange(kept.shape[0], dtype=jnp.int32)) % size
-  # Positions past the end are dropped: a choice between two queues would copy them.
+  # Positions past the end are left out: a choice between two queues would copy them.
   positions += jnp.where(valid, 0, size)
-  items = queue.items.at[positions].set(kept, unique_indices=True, mode='drop')
+  items = memory.put(queue.items, positions, kept, size=size, axis=axis)
   pushed = jnp.where(valid, count, 0)
   pointer = (queue.pointer + pushed) % size
   return Queue(items, pointer, jnp.minimum(queue.filled + pushed, size))

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from byoljax import assemble, layout, parallel
+from byoljax import assemble, parallel
 from byoljax.config import Config, ConfigError
 from byoljax.data.source import Source, fingerprint
 from byoljax.plan import hardware, target
@@ -251,10 +251,8 @@ def abstract_arguments(run: assemble.Run, mesh: Any) -> tuple[Any, Any]:
 
 def arguments_for(run: assemble.Run, batch: Any, mesh: Any) -> tuple[Any, Any]:
   """Shapes of (state, batch), laid out as the run's step takes them; `batch` is of whole arrays."""
-  state = jax.eval_shape(run.create)
-  if run.layout.axes is None:
-    return placed((state, batch), mesh)
-  return placed((layout.stored(state, mesh.size), batch), mesh, run.layout.axes)
+  state = run.layout.stored(jax.eval_shape(run.create), mesh.size)
+  return placed((state, batch), mesh, run.layout.axes)
 
 
 def placed(arguments: tuple[Any, Any], mesh: Any, state_axes: Any = None) -> tuple[Any, Any]:
