@@ -95,7 +95,7 @@ def test_two_processes_are_one(tiny, one_device, tmp_path):
 @pytest.fixture(scope='module')
 def odd(tmp_path_factory):
   """83 training and 23 test images: neither 2, 3 nor 4 processes can share them evenly."""
-  return save_colours(tmp_path_factory.mktemp('odd') / 'odd.npz', 83, 23, contrast=60, seed=5)
+  return save_colours(tmp_path_factory.mktemp('odd') / 'odd.npz', 83, 23, contrast=60, seed=6)
 
 
 def test_two_processes_embed_an_odd_set(untrained, odd, tmp_path):
@@ -142,7 +142,9 @@ def test_evaluations_of_an_odd_set(untrained, odd, tmp_path, task):
 def test_four_processes_are_one_of_four_devices(tiny, odd, tmp_path, data):
   """The same devices, in other processes: equal but for the order of sums.
 
-  A crop is rounded to 256 levels: another order of sums there may move a pixel by one of them.
+  Not every data set will do: where the input of a rectifier is as good as zero, rounding decides
+  whether its gradient passes. With seed 5 of the odd set, the gradient of step 8 then has one of
+  two lengths that differ by 0.3 %, the loss being the same.
   """
   arguments = tiny if data == 'even' else [*tiny, f'--config.data.dir={odd}']
   finish(start(arguments, 4, tmp_path / 'one'))
