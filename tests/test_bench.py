@@ -257,14 +257,14 @@ def _unit(x):
 
 
 @pytest.mark.parametrize('method', ['simclr', 'moco'])
-def test_the_first_loss_of_a_contestant_is_the_methods(method, tmp_path, monkeypatch):
+def test_the_first_loss_of_a_contestant_is_the_methods(method, tmp_path):
   """From what was written for the others: weights, queue and views; the loss written out."""
   import setting
 
-  monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')  # One device.
   here = setting.Setting(tmp_path, None, (), None, 1, True, lambda text: None)
+  one_device = '--xla_backend_optimization_level=0'
   case, path = _tiny(method), str(tmp_path / 'start.npz')
-  with here.ours('jax_step.py') as player:
+  with here.ours('jax_step.py', XLA_FLAGS=one_device) as player:
     counts = player.ask('prepare', case=case, start=path)['parameters']
     found = player.ask('check', steps=1)
     assert player.ask('work')['flops'] > 1e6
