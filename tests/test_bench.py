@@ -6,9 +6,12 @@ import pathlib
 import subprocess
 import sys
 
+from flax import traverse_util
 import jax
 import numpy as np
 import pytest
+
+from byoljax import parallel
 
 BENCH = pathlib.Path(__file__).parent.parent / 'experiments' / 'bench'
 
@@ -94,11 +97,38 @@ def test_step_table_has_medians_and_ratios_of_medians():
   wall = {'byoljax': [0.1, 0.2, 0.9], 'PyTorch eager': [0.4, 0.3, 0.8]}
   errors = {'PyTorch eager': {'first loss': 1e-7, 'losses': 3e-4}}
   text = render.step([_result(wall, 1.5, errors)])
-  ours = _cells(text, 'small, batch 64, float32: byoljax')
+  ours = _cells(text, 'BYOL, small, batch 64, float32: byoljax')
   assert ours[1:] == ['200 [150, 550]', '320', '1.50', '']
-  assert _cells(text, 'small, batch 64, float32: PyTorch eager')[2:] == ['160', '1.50', '2.00']
-  assert 'over the fastest PyTorch: small float32 2.00.' in text
+  assert _cells(text, 'BYOL, small, batch 64, float32: PyTorch eager')[2:] == [
+    '160',
+    '1.50',
+    '2.00',
+  ]
+  assert 'over the fastest PyTorch: BYOL, small, float32 2.00.' in text
   assert 'at most 0.25 s' in text and '1.0e-07' in text and '3.0e-04 (losses)' in text
+
+
+def test_a_step_is_named_and_its_work_found_by_its_method():
+  import render
+
+  byol, moco, simclr = (_result({'byoljax': [0.1]}, 1.5) for _ in range(3))
+  moco['case']['method'], simclr['case']['method'] = 'moco', 'simclr'
+  assert _cells(render.step([moco]), 'MoCo, small, batch 64, float32: byoljax')[2] == '640'
+  rates = {'XLA, float32': [4e9], 'XLA, bfloat16': [2e9]}
+  limits = {'side': 256, 'rates': rates, 'work': {'step, small': 1e6, 'step, small, moco': 2e6}}
+  text = render.limits({'step': [byol], 'moco': [moco], 'simclr': [simclr], 'limits': limits})
+  assert _cells(text, 'step, small, float32: byoljax')[1:] == ['0.064', '100', '0.640', '16%']
+  assert _cells(text, 'step, small, moco, float32: byoljax')[1:] == ['0.128', '100', '1.28', '32%']
+  assert 'simclr' not in text, 'nobody has counted its work'
+
+
+def test_stored_results_are_still_read():
+  import render
+
+  stored = json.loads((BENCH / 'results.json').read_text(encoding='utf-8'))
+  text = render.report(stored)
+  assert 'BYOL, resnet18, batch 64, float32: byoljax' in text
+  assert 'step, resnet18, float32: byoljax' in text
 
 
 def test_pipeline_table_adds_host_and_device_and_compares_only_what_is_comparable():
@@ -179,14 +209,23 @@ def test_different_computations_are_not_compared():
     step_bench._compare(facts, {'byoljax': check, 'PyTorch': check}, 0.02)
 
 
+def _tiny(method):
+  """A case of a method with a small batch, small heads and a small queue."""
+  import step_bench
+
+  case = step_bench.cases(method, True)['small']
+  small = {'projector': [16, 8], 'predictor': [16, 8], 'queue_size': 32}
+  arguments = {name: small.get(name, value) for name, value in case['arguments'].items()}
+  return case | {'batch_size': 4, 'dtype': 'float32', 'arguments': arguments}
+
+
 def test_byoljax_step_contestant(tmp_path, monkeypatch):
   import setting
   import step_bench
 
   monkeypatch.setenv('XLA_FLAGS', '--xla_backend_optimization_level=0')  # One device.
   here = setting.Setting(tmp_path, None, (), None, 1, True, lambda text: None)
-  sizes = {'batch_size': 4, 'projector': [16, 8], 'predictor': [16, 8], 'dtype': 'float32'}
-  result = step_bench._pair(here, 'small', step_bench.cases(True)['small'] | sizes)
+  result = step_bench._pair(here, 'small', _tiny('byol'))
   assert list(result['samples']) == ['byoljax'] and not result['agreement']
   assert len(result['samples']['byoljax']['wall']) == 2
   with np.load(tmp_path / 'start.npz') as start:
@@ -198,15 +237,96 @@ def test_byoljax_step_contestant(tmp_path, monkeypatch):
   assert difference == 8 * 16 + 16 + 2 * 16 + 16 * 8, 'only the predictor is the online alone'
 
 
-def test_a_step_on_several_devices_is_refused(tmp_path):
-  import jax
-  import jax_byol
+def _network(case, params, *views):
+  """Projections of views, float64, from the arrays of a start; each view is a forward pass."""
+  import jax_step
+
+  net = jax_step.method_of(case).net
+  tree = traverse_util.unflatten_dict(params, sep='/')
+  _, bn = net.init(jax.random.key(0), views[0])
+
+  def project(view):
+    return net.apply(tree, bn, view, train=True)[0]['projection']
+
+  mapped = jax.jit(jax.vmap(project, axis_name=parallel.AXIS))
+  return [np.asarray(mapped(view[None])[0], np.float64) for view in views]
+
+
+def _unit(x):
+  return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize('method', ['simclr', 'moco'])
+def test_the_first_loss_of_a_contestant_is_the_methods(method, tmp_path):
+  """From what was written for the others: weights, queue and views; the loss written out."""
+  import setting
+
+  here = setting.Setting(tmp_path, None, (), None, 1, True, lambda text: None)
+  one_device = '--xla_backend_optimization_level=0'
+  case, path = _tiny(method), str(tmp_path / 'start.npz')
+  with here.ours('jax_step.py', XLA_FLAGS=one_device) as player:
+    counts = player.ask('prepare', case=case, start=path)['parameters']
+    found = player.ask('check', steps=1)
+    assert player.ask('work')['flops'] > 1e6
+  with np.load(path) as arrays:
+    start = dict(arrays)
+  parts = {
+    role: {k.partition('/')[2]: v for k, v in start.items() if k.startswith(f'{role}/')}
+    for role in ('online', 'target')
+  }
+  assert counts == {role: sum(v.size for v in own.values()) for role, own in parts.items() if own}
+  views, temperature = (start['view1'], start['view2']), case['arguments']['temperature']
+  kinds = {'online, adapted', 'online, excluded'}
+  if method == 'simclr':
+    (both,) = _network(case, parts['online'], np.concatenate(views))
+    exponentials = np.exp(_unit(both) @ _unit(both).T / temperature)
+    np.fill_diagonal(exponentials, 0)
+    positive = exponentials[np.arange(8), (np.arange(8) + 4) % 8]
+    loss = 2 * np.mean(np.log(exponentials.sum(1) / positive))
+  else:
+    kinds |= {'target', 'queue'}
+    (queries,) = _network(case, parts['online'], views[0])
+    (keys,) = _network(case, parts['target'], views[1])
+    queries, keys, queue = _unit(queries), _unit(keys), start['queue'].astype(np.float64)
+    assert queue.shape == (32, 8) and np.linalg.norm(queue, axis=1) == pytest.approx(1, abs=1e-5)
+    positive = np.exp((queries * keys).sum(1) / temperature)
+    loss = np.mean(np.log1p(np.exp(queries @ queue.T / temperature).sum(1) / positive))
+    wanted = np.linalg.norm(keys - queue[:4])
+    assert found['moved']['queue'] == pytest.approx(wanted, rel=1e-3), 'after the loss'
+  assert found['losses'] == pytest.approx([loss], rel=1e-4)
+  assert set(found['moved']) == kinds and min(found['moved'].values()) > 0
+
+
+def test_cases_of_all_methods_are_built():
+  import jax_step
+  import render
+  import run
   import step_bench
+
+  assert set(step_bench.PARTS) <= set(run.PARTS) == {*render.PARTS, 'limits'}
+  assert set(run.PARTS) == set(run._MINUTES)
+  counted = []
+  for method in step_bench.PARTS.values():
+    for quick in (False, True):
+      for name, case in step_bench.cases(method, quick).items():
+        jax_step.method_of(case | {'dtype': 'bfloat16'})
+        counted.append(render.step_work(name, case))
+        assert json.loads(json.dumps(case)) == case
+    small, large = (step_bench.cases(method, False)[name] for name in ('small', 'resnet18'))
+    assert small['batch_size'] == large['batch_size'] == 64
+    assert step_bench.dtypes(small) == step_bench.DTYPES
+    assert step_bench.dtypes(large) == step_bench.DTYPES[: 2 if method == 'byol' else 1]
+  assert len(set(counted)) == 6
+  arguments = step_bench.cases('moco', False)['small']['arguments']
+  assert arguments['queue_size'] == 65536 and arguments['projector'] == [512, 128]
+
+
+def test_a_step_on_several_devices_is_refused(tmp_path):
+  import jax_step
 
   assert jax.device_count() > 1
   with pytest.raises(RuntimeError, match='one is meant'):
-    case = step_bench.cases(True)['small'] | {'dtype': 'float32'}
-    jax_byol.Contestant().prepare(case, str(tmp_path / 'start.npz'))
+    jax_step.Contestant().prepare(_tiny('byol'), str(tmp_path / 'start.npz'))
 
 
 def test_byoljax_input_contestant(tmp_path):

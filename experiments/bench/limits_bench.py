@@ -13,6 +13,7 @@ from typing import Any
 import contest
 import knn_bench
 import pictures
+import render
 from setting import Setting
 import step_bench
 import training_bench
@@ -49,11 +50,13 @@ def measure(setting: Setting) -> dict[str, Any]:
 def work(setting: Setting) -> dict[str, float]:
   """Operations of what the other parts do: of a step or of training per image, of a search."""
   found = {}
-  for name, case in step_bench.cases(setting.quick).items():
-    start = str(setting.scratch / 'limits.npz')
-    with setting.ours('jax_byol.py') as player:
-      player.ask('prepare', case=case | {'dtype': 'float32'}, start=start)
-      found[f'step, {name}'] = player.ask('work')['flops'] / case['batch_size']
+  start = str(setting.scratch / 'limits.npz')
+  for method in step_bench.PARTS.values():
+    for network, case in step_bench.cases(method, setting.quick).items():
+      with setting.ours('jax_step.py') as player:
+        player.ask('prepare', case=case | {'dtype': 'float32'}, start=start)
+        name = render.step_work(network, case)
+        found[name] = player.ask('work')['flops'] / case['batch_size']
   case = training_bench.case_of(setting)
   pictures.arrays(pathlib.Path(case['path']), case['images'])
   with setting.ours('jax_training.py') as player:

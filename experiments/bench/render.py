@@ -8,6 +8,8 @@ from typing import Any
 
 BEGIN, END = '<!-- results -->', '<!-- end of results -->'
 _OURS = 'byoljax'
+_STEPS = ('step', 'simclr', 'moco')  # Parts with the results of step_bench.py.
+_METHODS = {'byol': 'BYOL', 'simclr': 'SimCLR', 'moco': 'MoCo'}
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -37,26 +39,38 @@ def spread(samples: Sequence[float]) -> str:
   return f'{number(middle)} [{number(low)}, {number(high)}]'
 
 
+def _method(case: dict[str, Any]) -> str:
+  """The method of a step; results from before there were several are BYOL's."""
+  return case.get('method', 'byol')
+
+
+def step_work(network: str, case: dict[str, Any]) -> str:
+  """What a step is called where its work is counted: 'step, small', 'step, small, moco'."""
+  method = _method(case)
+  return f'step, {network}' + ('' if method == 'byol' else f', {method}')
+
+
 def step(results: list[dict[str, Any]]) -> str:
-  """Part `step`: one row for each network, type and contestant."""
+  """Parts `step`, `simclr` and `moco`: one row for each network, type and contestant."""
   rows, notes, best = [], [], []
   for result in results:
     case, samples = result['case'], result['samples']
+    network = f'{_METHODS[_method(case)]}, {result["network"]}'
     size = case['batch_size']
     rates = {name: size / statistics.median(found['wall']) for name, found in samples.items()}
     for name, found in samples.items():
       busy = sum(found['cpu']) / sum(found['wall'])
       ratio = '' if name == _OURS else f'{rates[_OURS] / rates[name]:.2f}'
-      what = f'{result["network"]}, batch {size}, {case["dtype"]}: {name}'
+      what = f'{network}, batch {size}, {case["dtype"]}: {name}'
       milliseconds = [1000 * seconds for seconds in found['wall']]
       rows.append([what, spread(milliseconds), number(rates[name]), f'{busy:.2f}', ratio])
     if len(rates) > 1:
       fastest = max(rate for name, rate in rates.items() if name != _OURS)
-      best.append(f'{result["network"]} {case["dtype"]} {rates[_OURS] / fastest:.2f}')
+      best.append(f'{network}, {case["dtype"]} {rates[_OURS] / fastest:.2f}')
     for name, errors in result['agreement'].items():
       worst = max(errors, key=lambda what: errors[what])
       notes.append(
-        f'{result["network"]}, {case["dtype"]}, {name}: first loss differs by '
+        f'{network}, {case["dtype"]}, {name}: first loss differs by '
         f'{errors["first loss"]:.1e}, after the checked steps at most {errors[worst]:.1e} ({worst})'
       )
   idle = [s for r in results for found in r['samples'].values() for s in found['idle_cpu']]
@@ -291,12 +305,15 @@ def limits(parts: dict[str, Any]) -> str:
     reached.append([f'{what}: {who}', number(operations / 1e9), number(seconds_ * 1e3),
                     number(rate / 1e9), f'{rate / best[kind]:.0%}'])  # fmt: skip
 
-  for one in parts.get('step', []):
+  for one in [one for part in _STEPS for one in parts.get(part, [])]:
     case = one['case']
-    each = work[f'step, {one["network"]}'] * case['batch_size']
+    what = step_work(one['network'], case)
+    if what not in work:  # Measured after the limits were: nobody has counted it yet.
+      continue
     for name, found in one['samples'].items():
-      what = f'step, {one["network"]}, {case["dtype"]}'
-      add(what, name, case['dtype'], each, statistics.median(found['wall']))
+      wall = statistics.median(found['wall'])
+      each = work[what] * case['batch_size']
+      add(f'{what}, {case["dtype"]}', name, case['dtype'], each, wall)
   if 'training' in parts:
     case = parts['training']['case']
     for name, turns in parts['training']['samples'].items():
@@ -317,7 +334,7 @@ def _two(value: float) -> str:
 
 
 PARTS = {
-  'step': step,
+  **dict.fromkeys(_STEPS, step),
   'training': training,
   'pipeline': pipeline,
   'knn': knn,

@@ -8,6 +8,7 @@ file, or table.md in another --out. See README.md for what is measured and how.
 
 import argparse
 from collections.abc import Callable, Iterator
+import functools
 import json
 import os
 import pathlib
@@ -36,7 +37,10 @@ import training_bench  # noqa: E402
 import wait_bench  # noqa: E402
 
 PARTS: dict[str, Callable[[Setting], Any]] = {
-  'step': step_bench.measure,
+  **{
+    part: functools.partial(step_bench.measure, method=method)
+    for part, method in step_bench.PARTS.items()
+  },
   'training': training_bench.measure,
   'pipeline': pipeline_bench.measure,
   'knn': knn_bench.measure,
@@ -47,10 +51,10 @@ PARTS: dict[str, Callable[[Setting], Any]] = {
 }
 # Of 2 cores, with PyTorch.
 _MINUTES = {
-  'step': 12, 'training': 4, 'pipeline': 4, 'knn': 5, 'growth': 5, 'startup': 6, 'wait': 3,
-  'limits': 3,
+  'step': 12, 'simclr': 5, 'moco': 5, 'training': 4, 'pipeline': 4, 'knn': 5, 'growth': 5,
+  'startup': 6, 'wait': 3, 'limits': 4,
 }  # fmt: skip
-_VARIANTS = ('eager', 'channels_last', 'compiled')  # Those of torch_byol.py.
+_VARIANTS = ('eager', 'channels_last', 'compiled')  # Those of torch_step.py.
 
 
 def main(arguments: list[str]) -> int:

@@ -18,7 +18,7 @@ class Setting(NamedTuple):
   Attributes:
     scratch: directory for workdirs, pictures and logs, on a disk with about 1 GB free.
     torch_python: interpreter with PyTorch, torchvision and lightly; None leaves them out.
-    torch_variants: how PyTorch runs the step: keys of VARIANTS in torch_byol.py.
+    torch_variants: how PyTorch runs the step: keys of VARIANTS in torch_step.py.
     data: folder of JPEGs, or None for drawn ones.
     cores: threads and data workers of every contestant.
     quick: tiny settings that prove that everything works; the numbers mean nothing.

@@ -1,9 +1,10 @@
-"""Part `step`: images per second of one whole BYOL train step, byoljax against PyTorch.
+"""Parts `step`, `simclr` and `moco`: images per second of a train step, byoljax against PyTorch.
 
-Four forward passes, backward pass, LARS and moving average on two finished views, on all cores.
-Before anything is timed it is checked that everybody computes the same: from the same weights and
-views, the losses of the first steps and the distances that the parameters have gone by then must
-agree. Those steps also serve as the warm-up.
+Forward passes, backward pass, LARS and what follows it (BYOL's and MoCo's moving average, MoCo's
+queue) on two finished views, on all cores. Before anything is timed it is checked that everybody
+computes the same: from the same weights, views and queue, the losses of the first steps and the
+distances that parameters and queue have gone by then must agree. Those steps also serve as the
+warm-up.
 """
 
 import contextlib
@@ -14,6 +15,8 @@ from setting import ROOT, Setting
 
 from byoljax import config as config_lib
 
+# part -> its method
+PARTS = {'step': 'byol', 'simclr': 'simclr', 'moco': 'moco'}
 DTYPES = ('float32', 'bfloat16')
 # Relative difference to byoljax that is still the same computation: rounding, amplified by the
 # batch normalisations over the checked steps.
@@ -21,34 +24,30 @@ _TOLERANCE = {'float32': 0.01, 'bfloat16': 0.15}
 _CHECKED_STEPS = 3
 
 
-def cases(quick: bool) -> dict[str, dict[str, Any]]:
-  """What is trained, by name.
+def cases(method: str, quick: bool) -> dict[str, dict[str, Any]]:
+  """What is trained, by the network's name; 'arguments' are those of the method's builder.
 
-  The optimiser's settings do not change its cost; with these each kernel moves by one percent a
-  step, so that a mistake in LARS or in the moving average could not hide from the check.
+  The small encoder has batch and heads of the method's default recipe, ResNet-18 the published
+  heads. The optimiser's settings do not change its cost; with these each kernel moves by one
+  percent a step, so that a mistake in LARS or in the moving average could not hide from the check.
   """
-  recipe = config_lib.load(str(ROOT / 'configs' / 'byol.py'))
+  recipe = config_lib.load(str(ROOT / 'configs' / f'{method}.py'))
+  published, others = _arguments(method, quick)
   shared = {
+    'method': method,
     'size': 32,
     'total_steps': 1000,
     'lr': 1.0,
     'weight_decay': 1e-4,
     'momentum': 0.9,
     'trust_coefficient': 0.01,
-    'base_tau': 0.97,
   }
   small = {
     'encoder': recipe.encoder.name,
     'batch_size': recipe.train.batch_size,
-    'projector': list(recipe.method.projector),
-    'predictor': list(recipe.method.predictor),
+    'arguments': {head: list(recipe.method[head]) for head in published} | others,
   }
-  resnet = {
-    'encoder': 'resnet18',
-    'batch_size': 64,
-    'projector': [4096, 256],
-    'predictor': [4096, 256],
-  }
+  resnet = {'encoder': 'resnet18', 'batch_size': 64, 'arguments': published | others}
   found = {'resnet18': shared | resnet, 'small': shared | small}
   if quick:
     for case in found.values():
@@ -56,26 +55,46 @@ def cases(quick: bool) -> dict[str, dict[str, Any]]:
   return found
 
 
-def measure(setting: Setting) -> list[dict[str, Any]]:
+def _arguments(method: str, quick: bool) -> tuple[dict[str, list[int]], dict[str, Any]]:
+  """The published heads, and the other arguments of the method's builder.
+
+  MoCo in one direction and without groups of the batch, among which images would be shuffled.
+  """
+  if method == 'byol':
+    return {'projector': [4096, 256], 'predictor': [4096, 256]}, {'base_tau': 0.97}
+  heads = {'projector': [2048, 128]}
+  if method == 'simclr':
+    return heads, {'temperature': 0.5}
+  queue = {'queue_size': 4096 if quick else 65536, 'bn_groups': 0, 'symmetric': False}
+  return heads, {'temperature': 0.2, 'tau': 0.97} | queue
+
+
+def dtypes(case: dict[str, Any]) -> tuple[str, ...]:
+  """Compute types of a case: bfloat16 with ResNet-18 for BYOL alone, to bound the time."""
+  few = case['encoder'] == 'resnet18' and case['method'] != 'byol'
+  return DTYPES[:1] if few else DTYPES
+
+
+def measure(setting: Setting, method: str) -> list[dict[str, Any]]:
   """One result for each network and compute type."""
   return [
     _pair(setting, name, case | {'dtype': dtype})
-    for name, case in cases(setting.quick).items()
-    for dtype in DTYPES
+    for name, case in cases(method, setting.quick).items()
+    for dtype in dtypes(case)
   ]
 
 
 def _pair(setting: Setting, name: str, case: dict[str, Any]) -> dict[str, Any]:
   """One network in one type: byoljax and the ways of running PyTorch, in turns."""
-  setting.say(f'step: {name}, batch {case["batch_size"]}, {case["dtype"]}')
+  setting.say(f'{case["method"]}: {name}, batch {case["batch_size"]}, {case["dtype"]}')
   rounds, each = (2, 1) if setting.quick else {'small': (10, 10)}.get(case['encoder'], (6, 2))
   start = setting.scratch / 'start.npz'
   variants = setting.torch_variants if setting.torch_python else ()
   with contextlib.ExitStack() as stack:
-    players = {'byoljax': stack.enter_context(setting.ours('jax_byol.py'))}
+    players = {'byoljax': stack.enter_context(setting.ours('jax_step.py'))}
     facts = {'byoljax': players['byoljax'].ask('prepare', case=case, start=str(start))}
     for variant in variants:
-      player = stack.enter_context(setting.theirs('torch_byol.py'))
+      player = stack.enter_context(setting.theirs('torch_step.py'))
       players[f'PyTorch {variant}'] = player
       facts[f'PyTorch {variant}'] = player.ask(
         'prepare', case=case, start=str(start), variant=variant, threads=setting.cores
@@ -108,7 +127,7 @@ def _pair(setting: Setting, name: str, case: dict[str, Any]) -> dict[str, Any]:
 def _compare(
   facts: dict[str, Any], checks: dict[str, Any], tolerance: float
 ) -> dict[str, dict[str, float]]:
-  """Largest relative differences from byoljax: of the losses, and of how far parameters moved.
+  """Largest relative differences from byoljax: of the losses, and of how far arrays moved.
 
   Raises:
     RuntimeError: not the same computation.

@@ -1,8 +1,9 @@
-"""byoljax's BYOL step as a contestant: the real `train_step` under `parallel.spmd`, on one device.
+"""byoljax's train step as a contestant: the real `train_step` under `parallel.spmd`, on one device.
 
 What a training run has around it is absent: augmentation (views arrive finished), online probe and
-collapse metrics. What the step itself always does is there: gradient norm and the cosine of online
-and target projections are computed too, and every step copies its batch from the host.
+collapse metrics. What the step itself always does is there: the gradient norm and, with a target,
+the cosine of online and target projections are computed too, and every step copies its batch from
+the host.
 """
 
 import functools
@@ -15,7 +16,7 @@ import numpy as np
 
 from byoljax import __version__, optim, parallel, xla_flags
 from byoljax.method import Method, Setting
-from byoljax.methods import byol
+from byoljax.methods import METHODS
 from byoljax.models import make_encoder
 from byoljax.plan import flops
 from byoljax.step import TrainState, init_state, train_step
@@ -37,26 +38,22 @@ def views(case: dict[str, Any]) -> tuple[np.ndarray, ...]:
 
 
 def method_of(case: dict[str, Any]) -> Method:
-  """BYOL as `assemble` would build it."""
+  """The case's method as `assemble` would build it."""
 
-  def encoder(axis: str | None) -> Any:
-    return make_encoder(case['encoder'], stem='cifar', dtype=case['dtype'], bn_axis=axis)
+  def encoder(axis: str | None, bn_groups: int = 0) -> Any:
+    return make_encoder(
+      case['encoder'], stem='cifar', dtype=case['dtype'], bn_axis=axis, bn_groups=bn_groups
+    )
 
   setting = Setting(case['total_steps'], axis=parallel.AXIS, dtype=case['dtype'])
-  return byol.build(
-    encoder,
-    setting,
-    projector=case['projector'],
-    predictor=case['predictor'],
-    base_tau=case['base_tau'],
-  )
+  return METHODS[case['method']](encoder, setting, **case['arguments'])
 
 
 class Contestant:
   """Answers 'prepare', 'check' and 'steps'; see step_bench.py for what is asked when."""
 
   def prepare(self, case: dict[str, Any], start: str) -> contest.Reply:
-    """Builds the step and writes its initial weights and views for the others to `start`."""
+    """Builds the step and writes its initial weights, queue and views for the others to `start`."""
     if jax.device_count() != 1:
       raise RuntimeError(f'{jax.device_count()} devices, but one is meant: look at XLA_FLAGS.')
     method = method_of(case)
@@ -76,12 +73,13 @@ class Contestant:
     self._batch = parallel.shard({'views': pair, 'index': index, 'label': -np.ones_like(index)})
     example = {'views': tuple(view[:2] for view in pair)}
     self._state: TrainState = parallel.replicate(init_state(method, tx, example, seed=0))
-    self._start = self._weights()
+    self._start = self._arrays()
     np.savez(start, view1=pair[0], view2=pair[1], **self._start)
-    counts = {
-      role: sum(v.size for name, v in self._start.items() if name.startswith(role))
-      for role in ('online', 'target')
-    }
+    counts: dict[str, int] = {}
+    for name, value in self._start.items():
+      role, _, path = name.partition('/')
+      if path:
+        counts[role] = counts.get(role, 0) + value.size
     versions = {'byoljax': __version__} | contest.versions(PACKAGES)
     return {'parameters': counts, 'versions': versions}
 
@@ -89,11 +87,13 @@ class Contestant:
     """Operations of a step: matrix products and convolutions."""
     return {'flops': flops.count(self._step, self._state, self._batch).total}
 
-  def _weights(self) -> dict[str, np.ndarray]:
-    online, target = flat(self._state.params), flat(self._state.method_state.target_params)
-    return {f'online/{k}': v for k, v in online.items()} | {
-      f'target/{k}': v for k, v in target.items()
-    }
+  def _arrays(self) -> dict[str, np.ndarray]:
+    """Parameters, 'online/...' and 'target/...', and the rows of the 'queue', if there are any."""
+    state = self._state.method_state
+    queue = getattr(state, 'queue', None)
+    target = getattr(state, 'target_params', None)
+    rows = None if queue is None else queue.items
+    return flat({'online': self._state.params, 'target': target, 'queue': rows})
 
   def _one(self) -> Any:
     self._state, metrics = self._step(self._state, self._batch)
@@ -101,17 +101,19 @@ class Contestant:
     return metrics
 
   def check(self, steps: int) -> contest.Reply:
-    """The first steps: their losses, and how far each kind of parameter has moved by then."""
+    """The first steps: their losses, and how far each kind of array has moved by then."""
     begin = time.perf_counter()
     losses = [float(self._one()['loss'])]
     first = time.perf_counter() - begin
     losses += [float(self._one()['loss']) for _ in range(steps - 1)]
-    squares = dict.fromkeys(('online, adapted', 'online, excluded', 'target'), 0.0)
-    for name, value in self._weights().items():
-      kind = 'adapted' if name.endswith('kernel') else 'excluded'
-      group = 'target' if name.startswith('target') else f'online, {kind}'
-      squares[group] += float(np.sum(np.square(value - self._start[name], dtype=np.float64)))
-    moved = {group: square**0.5 for group, square in squares.items()}
+    squares: dict[str, float] = {}
+    for name, value in self._arrays().items():
+      kind = name.partition('/')[0]
+      if kind == 'online':
+        kind += ', adapted' if name.endswith('kernel') else ', excluded'
+      square = float(np.sum(np.square(value - self._start[name], dtype=np.float64)))
+      squares[kind] = squares.get(kind, 0.0) + square
+    moved = {kind: square**0.5 for kind, square in squares.items()}
     return {'losses': losses, 'moved': moved, 'first_step_s': first}
 
   def steps(self, count: int) -> contest.Reply:
