@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byoljax.data import decode, file_batches, graph, pipeline, source, views
+from byoljax.data import decode, file_batches, graph, pipeline, source, tensorflow_import, views
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SPECS = (views.ViewSpec(size=16), views.ViewSpec(size=8, crop_scale=(0.05, 0.3)))
@@ -115,6 +115,35 @@ def test_garbage_in_another_thread_is_closed_later(monkeypatch):
   other.close()
 
 
+def test_garbage_while_a_function_is_traced_is_closed_later():
+  """What the collector meets must not become a part of the function."""
+  (batches, other) = half_used()
+  stream = batches._stream
+
+  @tensorflow_import.tensorflow().function(autograph=False)
+  def traced():
+    nonlocal batches
+    batches = None
+    gc.collect()
+    return 3
+
+  assert int(traced()) == 3
+  kinds = {op.type for op in traced.get_concrete_function().graph.get_operations()}
+  assert kinds == {'Const', 'Identity'}
+  assert stream in graph._OPEN and not stream._wanted
+  other.close()
+  _evaluate(_source(_contents(3))).close()
+  assert stream not in graph._OPEN
+
+
+@pytest.fixture
+def interruptible():
+  """SIGINT as Python has it: a shell hands down one that is ignored to what runs in background."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
 class _Interrupted:
   """An iterator during whose calls, where destructors lose exceptions, a SIGINT arrives."""
 
@@ -128,6 +157,7 @@ class _Interrupted:
     return next(self._iterator)
 
 
+@pytest.mark.usefixtures('interruptible')
 def test_an_interrupt_does_not_leave_the_graph_half_closed():
   (batches, other) = half_used()
   other.close()
@@ -139,6 +169,7 @@ def test_an_interrupt_does_not_leave_the_graph_half_closed():
   assert next(real, None) is None
 
 
+@pytest.mark.usefixtures('interruptible')
 def test_an_interrupt_while_waiting_is_not_lost():
   (batches, other) = half_used()
   stream = batches._stream

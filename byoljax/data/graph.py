@@ -109,9 +109,11 @@ class Stream:
 
   def _abandon(self) -> None:
     self._wanted = False
-    # The collector may run in a thread of the graph, which must not wait for itself. Then the next
-    # stream that is made closes this one, or the end of the process does.
-    if threading.get_ident() == threading.main_thread().ident:
+    # The collector may run in a thread of the graph, which must not wait for itself, or while a
+    # function is traced, which would take up what is read here. Then the next stream that is made
+    # closes this one, or the end of the process does.
+    here = threading.get_ident() == threading.main_thread().ident
+    if here and tensorflow_import.tensorflow().executing_eagerly():
       self.close()
 
   def close(self) -> None:
