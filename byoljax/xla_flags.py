@@ -4,7 +4,7 @@ XLA on CPUs has two libraries for convolutions. The one it chooses, YNNPACK, com
 with respect to the weights several times slower than the other, Eigen, at the shapes of image
 encoders (64 channels on 32x32 maps: 36 against 96 GFLOP/s on two cores; 128 on 16x16: 44 against
 165), and nothing else faster. The results differ by rounding. A BYOL step of ResNet-18
-at batch 64 takes 0.6 of the time (3.1 instead of 5.4 s, on a busy machine).
+at batch 64 takes 0.6 of the time: 3.1 instead of 5.1 s, on another day of the same machine.
 
 What the user has put into XLA_FLAGS stands. XLA ends the process at a flag that it does not know,
 so flags are set for those jaxlibs alone in which they have been seen.

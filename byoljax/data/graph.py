@@ -248,7 +248,7 @@ def make_one(decoder: Any, num_views: int) -> Callable[[Plan], Made]:
   results = data.with_options(options).as_numpy_iterator()
 
   def one(plan: Plan) -> Made:
-    with lock:
+    with lock, _interrupts_afterwards():
       waiting[:] = [plan]
       _, *made = next(results)
     return Made(*made)

@@ -22,8 +22,10 @@ DTYPES = ('float32', 'bfloat16')
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-  """Rates of the machine, in GFLOP/s and GB/s, and GFLOP of the other parts' work."""
+  """Rates of the machine, in operations and bytes per second, and the other parts' operations."""
   rounds, side, numbers = (2, 256, 10**6) if setting.quick else (6, 2048, 10**8)
+  # Operations of a product, bytes of a sum.
+  amounts = dict.fromkeys(DTYPES, 2 * side**3) | {'memory': 4 * numbers}
   setting.say(f'limits: products of {side} x {side}, sums of {numbers:,}')
   with contextlib.ExitStack() as stack:
     players = {'XLA': stack.enter_context(setting.ours('jax_limits.py'))}
@@ -34,15 +36,18 @@ def measure(setting: Setting) -> dict[str, Any]:
       for name, player in players.items()
     }
     turns = {
-      f'{name}, {what}': lambda player=player, what=what: player.ask('rate', what=what)
-      for what in (*DTYPES, 'memory')
+      f'{name}, {what}': lambda player=player, what=what: player.ask('seconds', what=what)
+      for what in amounts
       for name, player in players.items()
     }
     replies = contest.alternate(turns, rounds, pause=setting.pause, say=lambda text: None)
   return {
     'versions': {'byoljax' if name == 'XLA' else name: v for name, v in versions.items()},
     'side': side,
-    'rates': {name: [reply['rate'] for reply in turn] for name, turn in replies.items()},
+    'rates': {
+      name: [amounts[name.partition(', ')[2]] / reply['seconds'] for reply in turn]
+      for name, turn in replies.items()
+    },
     'work': work(setting),
   }
 

@@ -51,8 +51,8 @@ PARTS: dict[str, Callable[[Setting], Any]] = {
 }
 # Of 2 cores, with PyTorch.
 _MINUTES = {
-  'step': 12, 'simclr': 5, 'moco': 5, 'training': 4, 'pipeline': 4, 'knn': 5, 'growth': 5,
-  'startup': 6, 'wait': 3, 'limits': 4,
+  'step': 12, 'simclr': 6, 'moco': 6, 'training': 4, 'pipeline': 4, 'knn': 5, 'growth': 5,
+  'startup': 5, 'wait': 6, 'limits': 2,
 }  # fmt: skip
 _VARIANTS = ('eager', 'channels_last', 'compiled')  # Those of torch_step.py.
 

@@ -12,6 +12,7 @@ try:  # An environment may need its PyTorch patched before anything else.
 except ModuleNotFoundError:
   peer_env = None
 
+import abc
 from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import math
@@ -208,7 +209,7 @@ def regression(p: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
   return 2 - 2 * (unit(p) * unit(z)).sum(1).mean()
 
 
-class Method:
+class Method(abc.ABC):
   """What methods differ in.
 
   Args:
@@ -223,20 +224,22 @@ class Method:
   def __init__(self, arguments: dict[str, Any], total_steps: int, queue: torch.Tensor | None):
     self.arguments, self.total_steps, self.queue = arguments, total_steps, queue
 
+  @abc.abstractmethod
   def outputs(self, online: Run, target: Run | None, views: Views) -> tuple[torch.Tensor, ...]:
     """What the networks make of the views, float32 [., D] each; under autocast."""
-    raise NotImplementedError
 
+  @abc.abstractmethod
   def loss(self, *outputs: torch.Tensor) -> torch.Tensor:
     """The scalar that is differentiated."""
-    raise NotImplementedError
 
   def tau(self, step: int) -> float:
-    """Weight of the old target in the moving average; asked where there is a target."""
-    raise NotImplementedError
+    """Weight of the old target in the moving average; without a target there is nothing old."""
+    del step
+    return 0.0
 
   def remember(self, *outputs: torch.Tensor) -> None:
     """Writes to the queue what belongs there, after the gradient."""
+    del outputs
 
 
 class BYOL(Method):
