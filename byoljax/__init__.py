@@ -3,14 +3,14 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-  from byoljax.embedding import Embedder
+  from byoljax.encoders.embedder import Embedder
 
 __version__ = '0.1.0'
 __all__ = ['load']
 
 
 def load(run: str, network: str = 'online', tap: str = 'embedding') -> 'Embedder':
-  """A trained encoder as a pure function of images; see `byoljax.embedding.load`.
+  """A trained encoder as a pure function of images; see `byoljax.encoders.embedder.load`.
 
   Examples:
     >>> import numpy as np
@@ -20,6 +20,8 @@ def load(run: str, network: str = 'online', tap: str = 'embedding') -> 'Embedder
     >>> embed(np.zeros((2, 12, 12, 3), np.uint8)).shape
     (2, 128)
   """
-  from byoljax import embedding  # JAX is imported when it is needed, not by `import byoljax`.
+  from byoljax.encoders import (
+    embedder,  # JAX is imported when it is needed, not by `import byoljax`.
+  )
 
-  return embedding.load(run, network, tap)
+  return embedder.load(run, network, tap)

@@ -109,9 +109,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         compare.run(options.runs, options.out)
       return 0
     if options.command == 'report':
-      from byoljax import report_run
+      from byoljax.report import contents
 
-      report_run.run_report(options.run)
+      contents.run_report(options.run)
       return 0
     if options.command == 'plan':
       options.config = _located(options.argument)
@@ -121,7 +121,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
       plan.run(options, overrides)
       return 0
     if options.command == 'search':
-      from byoljax import search
+      from byoljax.tasks import search
 
       search.run(options.embeddings, options.images, options.out, options.count)
       return 0

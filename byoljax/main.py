@@ -9,8 +9,9 @@ import os
 import pathlib
 import sys
 
-from byoljax import __version__, processes
+from byoljax import __version__
 from byoljax import config as config_lib
+from byoljax.devices import processes
 
 _EPILOG = """\
 Every field of a configuration can be set, as in --config.train.length='5 epochs'.
@@ -89,9 +90,10 @@ def _run(config: config_lib.Config, options: argparse.Namespace) -> int:
   if 'task' not in config:
     raise config_lib.ConfigError(f"{options.config} has no field 'task' that says what to do.")
   _set_verbosity(config.log.verbose)
-  from byoljax import program_cache, tasks, xla_flags
+  from byoljax.devices import program_cache, xla
+  from byoljax.tasks import pretrain
 
-  xla_flags.set_defaults()
+  xla.set_defaults()
   program_cache.enable()
   launch = launch_of(options)
   note = processes.note_of_launcher(dict(os.environ)) if launch == processes.Launch() else ''
@@ -99,8 +101,8 @@ def _run(config: config_lib.Config, options: argparse.Namespace) -> int:
     print(note, file=sys.stderr)
   with config_lib.user_errors():
     processes.join(launch, _common(config, options))
-  task = config_lib.choose('task', config.task, tasks.TASKS)
-  return task(config, tasks.Invocation(options.config, options.workdir))
+  task = config_lib.choose('task', config.task, pretrain.TASKS)
+  return task(config, pretrain.Invocation(options.config, options.workdir))
 
 
 def launch_of(options: argparse.Namespace) -> processes.Launch:

@@ -6,7 +6,7 @@ A linear probe is a method, too.
 The contract, checked for every row of `byoljax.methods.METHODS`:
 
 1. `loss` is this device's value; its mean over the devices is the objective. Terms that need the
-   global batch use `parallel.all_gather` or `parallel.pmean`.
+   global batch use `collectives.all_gather` or `collectives.pmean`.
 2. What comes back in `method_state` is identical on all devices.
 3. `key` is the same on all devices and a function of (seed, step). Noise that differs between
    examples folds in the example's global position, so results do not depend on the device count.
@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from byoljax import durations
+from byoljax.length import Length
 
 PyTree = Any
 Batch = dict[str, Any]
@@ -167,13 +167,8 @@ class Setting(NamedTuple):
     Raises:
       ValueError: not a duration.
     """
-    return durations.steps(
-      field,
-      text,
-      steps_per_epoch=self.steps_per_epoch,
-      batch_size=self.batch_size * self.accumulate,
-      total_steps=self.total_steps,
-    )
+    length = Length(self.batch_size * self.accumulate, self.steps_per_epoch, self.total_steps)
+    return length.steps(field, text)
 
 
 MakeEncoder = Callable[..., Any]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byoljax import parallel
+from byoljax.devices import collectives, mapping
 from byoljax.method import Aux, Batch, Method
 
 PyTree = Any
@@ -94,7 +94,7 @@ def train_step(
   accumulate: int = 1,
   skip_non_finite: bool = False,
   sharded: TrainState | None = None,
-  axis: str | None = parallel.AXIS,
+  axis: str | None = collectives.AXIS,
 ) -> tuple[TrainState, Metrics]:
   """One optimiser step on this device's part of the batch.
 
@@ -113,7 +113,7 @@ def train_step(
       must be made with it, too. Adds the metrics 'skipped', such steps so far, and
       'skipped_in_a_row', the most of them one after the other so far.
     sharded: shapes of the whole state, where this device holds only its parts of the optimiser's
-      state and of the target network (`byoljax.layout`); the optimiser must take its norms over all
+      state and of the target network; the optimiser must take its norms over all
       devices, then. None: both are whole. The method sees to its memories itself.
     axis: the mapped axis, or None on a single device.
 
@@ -128,7 +128,7 @@ def train_step(
         params, method_state, augment(part, state.step), part_key, state.step
       )
       # Averaged here and again below: this is right under every way of mapping the step.
-      return parallel.pmean(value, axis), aux
+      return collectives.pmean(value, axis), aux
 
     (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
     return grads, aux
@@ -141,10 +141,10 @@ def train_step(
   else:
     grads, aux = _accumulated(gradients, opened, batch, key, accumulate)
   if sharded is not None:
-    metrics = parallel.pmean(aux.metrics, axis)
-    grads = jax.tree.map(lambda x: parallel.mean_cut(x, axis), grads)
+    metrics = collectives.pmean(aux.metrics, axis)
+    grads = jax.tree.map(lambda x: collectives.mean_cut(x, axis), grads)
   else:
-    grads, metrics = parallel.pmean((grads, aux.metrics), axis)
+    grads, metrics = collectives.pmean((grads, aux.metrics), axis)
   norms = _gradient_norms(grads, method.groups(state.params), axis if sharded is not None else None)
   # Depends on the whole backward pass, so that what it read is written in place afterwards.
   finite = jnp.isfinite(norms['grad_norm'])
@@ -154,7 +154,7 @@ def train_step(
     params = state.params
     if sharded is not None:
       method_state = _with_target(method_state, _target(state.method_state))
-      params = jax.tree.map(lambda x: parallel.cut(x, axis), params)
+      params = jax.tree.map(lambda x: collectives.cut(x, axis), params)
     updates, opt_state = tx.update(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
     if sharded is not None:
@@ -188,7 +188,7 @@ def _with_target(method_state: PyTree, target: PyTree) -> PyTree:
 
 
 def _joined(parts: PyTree, likes: PyTree, axis: str | None) -> PyTree:
-  return jax.tree.map(lambda x, like: parallel.join(x, like.shape, axis), parts, likes)
+  return jax.tree.map(lambda x, like: collectives.join(x, like.shape, axis), parts, likes)
 
 
 def _unless_spoilt(
@@ -200,7 +200,7 @@ def _unless_spoilt(
   """What `updated` makes of the state if all numbers are finite, else what it was, counted."""
   fine = jnp.all(jnp.isfinite(jnp.stack(numbers)))
   # There are collectives in the branches: all devices must take the same.
-  fine = parallel.pmean(fine.astype(jnp.float32), axis) == 1
+  fine = collectives.pmean(fine.astype(jnp.float32), axis) == 1
   before: Skipping = state.opt_state
   params, inner, method_state = jax.lax.cond(
     fine,
@@ -232,7 +232,7 @@ def _accumulated(
   def one(carry: PyTree, position: jax.Array) -> tuple[PyTree, Any]:
     state, total = carry
     place = position
-    if parallel.must_unroll():
+    if mapping.must_unroll():
       # Never true, but without a loop nothing else makes a part wait for the one before: the
       # compiler would hold the activations of all of them. It removes barriers before that.
       place += (optax.tree.norm(total) > jnp.inf).astype(position.dtype)
@@ -245,7 +245,7 @@ def _accumulated(
   shapes = jax.eval_shape(gradients, method_state, jax.tree.map(lambda x: x[0], micro), key)[0]
   nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   (method_state, total), (metrics, embedding, rows) = jax.lax.scan(
-    one, (method_state, nothing), jnp.arange(parts), unroll=parallel.must_unroll()
+    one, (method_state, nothing), jnp.arange(parts), unroll=mapping.must_unroll()
   )
   grads = jax.tree.map(lambda x: x / parts, total)
   metrics = jax.tree.map(lambda x: x.mean(0), metrics)
@@ -279,7 +279,7 @@ def _gradient_norms(grads: PyTree, groups: PyTree, axis: str | None) -> Metrics:
     squares = [(x.ndim, jnp.sum(jnp.square(x))) for x in leaves]
     parts = [square for dimensions, square in squares if dimensions]
     scalars = [square for dimensions, square in squares if not dimensions]
-    return jnp.sqrt(parallel.psum(sum(parts, jnp.zeros(())), axis) + sum(scalars, jnp.zeros(())))
+    return jnp.sqrt(collectives.psum(sum(parts, jnp.zeros(())), axis) + sum(scalars, jnp.zeros(())))
 
   norms = {'grad_norm': norm(own)}
   return norms | ({'probe/grad_norm': norm(probe)} if probe else {})

@@ -56,7 +56,8 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   """As in the authors' code, batch 2048.
 
   Their bias rate, .0048, belongs to gradients that their code divides by the number of GPUs; see
-  byoljax/methods/barlow_twins.py. It is divided by 16 here, the fewest that they name.
+  byoljax/methods/joint_embedding/barlow_twins.py. It is divided by 16 here, the fewest
+  that they name.
   """
   del epochs
   config.train.batch_size = 2048

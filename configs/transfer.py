@@ -8,7 +8,7 @@
     :small        k-NN, logistic regression over 12 regularisations, and a short fine-tuning
     ...,smoke     seconds, to see that it runs
 
-A data set is a name of `byoljax.data.datasets`, `tfds:NAME`, or `folder=DIRECTORY` and
+A data set is a name of `byoljax.data.sources.datasets`, `tfds:NAME`, or `folder=DIRECTORY` and
 `npz=FILE`. Each has its own metric: top-1, the mean of the classes' accuracies, or VOC 2007's
 eleven-point mean average precision. Sets that are not there are skipped, with the command that
 prepares them. A random encoder stands beside the run's. Started again, it goes on.

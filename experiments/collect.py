@@ -12,7 +12,7 @@ import pathlib
 import platform
 import statistics
 
-from byoljax import metrics
+from byoljax.workdir import metrics
 
 COLUMNS = (('k-NN top-1', 'knn'), ('linear top-1', 'linear'))
 CURVES = (

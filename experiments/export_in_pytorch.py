@@ -20,10 +20,11 @@ import numpy as np
 def reference(options: argparse.Namespace) -> None:
   """Stores images of the run's test split and their features."""
   import byoljax
-  from byoljax import workdirs
-  from byoljax.data import datasets, pipeline
+  from byoljax.data.batches import pipeline
+  from byoljax.data.sources import datasets
+  from byoljax.workdir import run_dir
 
-  config = workdirs.run_config(options.run)
+  config = run_dir.run_config(options.run)
   test = datasets.load(config.data.name, 'test', data_dir=config.data.dir)
   size = config.evals.image_size
   batch = next(iter(pipeline.eval_batches(test, image_size=size, batch_size=options.count)))

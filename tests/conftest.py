@@ -13,9 +13,9 @@ if 'device_count' not in os.environ.get('XLA_FLAGS', ''):
     os.environ.get('XLA_FLAGS', '')
     + ' --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1'
   )
-from byoljax import xla_flags  # noqa: E402
+from byoljax.devices import xla  # noqa: E402
 
-xla_flags.set_defaults()
+xla.set_defaults()
 _CACHE = tempfile.TemporaryDirectory(prefix='byoljax-compiled-')
 os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
@@ -68,16 +68,18 @@ def save_colours(path, train, test, contrast=120, seed=0):
 @pytest.fixture(scope='session')
 def untrained(tmp_path_factory, npz):
   """A run's directory with the small encoder as it is before training, of `npz` at 12 pixels."""
-  from byoljax import checkpoint, cli, evaluate
+  from byoljax import cli
   from byoljax import config as config_lib
+  from byoljax.protocols import extraction
   from byoljax.weights import importing
+  from byoljax.workdir import checkpoint
 
   workdir = tmp_path_factory.mktemp('untrained')
   config = config_lib.load(f'{cli.recipes_directory()}/byol.py:npz,smoke')
   with config.unlocked():
     config.data.update(name='npz', dir=str(npz))
     config.evals.image_size = 12
-  encoder = evaluate.random_encoder(config.encoder, 12, 0)
+  encoder = extraction.random_encoder(config.encoder, 12, 0)
   with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
     checkpoints.save(0, importing.Imported(encoder.params, {'bn': encoder.bn}), {})
   stored = {'recipe': 'configs/byol.py:npz,smoke', 'config': json.loads(config.to_json())}

@@ -1,11 +1,11 @@
 """The repository's Markdown pages, for tests of what they show and say."""
 
-import pathlib
 import re
 import sys
 from typing import NamedTuple
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.paths import ROOT
+
 TOOLS = ROOT / 'docs' / 'tools'
 sys.path.insert(0, str(TOOLS))
 

@@ -1,14 +1,13 @@
 """Python code run in a process that the kernel ends when it tries to talk to anyone."""
 
 import os
-import pathlib
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.paths import ROOT
 
 # A filter in the kernel for this process and all that it starts, in C++ as in Python: a forbidden
 # call is the end of the process. 'socket': to make a socket of the internet, IPv4 or IPv6.

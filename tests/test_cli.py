@@ -1,7 +1,6 @@
 """The console command: names instead of paths, from anywhere, out of a wheel."""
 
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -11,8 +10,7 @@ import zipfile
 import pytest
 
 from byoljax import cli
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.paths import ROOT
 
 
 def said(arguments, capsys):

@@ -1,16 +1,15 @@
 """Configurations: loading, overriding, durations, and what is said about mistakes."""
 
 import json
-import pathlib
 
 import ml_collections
 import pytest
 
 from byoljax import config as config_lib
-from byoljax import durations
+from byoljax import length
 from byoljax.config import ConfigError
+from tests.paths import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 RECIPES = sorted(p for p in (ROOT / 'configs').glob('*.py') if p.stem not in ('base', 'scales'))
 BYOL = str(ROOT / 'configs' / 'byol.py')
 
@@ -108,7 +107,7 @@ def test_missing_and_broken_recipes(tmp_path):
    ('1e3steps', 1000), ('10 %', 20), ('10%', 20), ('2 ep', 20), ('0 steps', 0)],
 )  # fmt: skip
 def test_durations(text, steps):
-  found = durations.steps('f', text, steps_per_epoch=10, batch_size=64, total_steps=200)
+  found = length.duration_steps('f', text, steps_per_epoch=10, batch_size=64, total_steps=200)
   assert found == steps
 
 
@@ -117,12 +116,12 @@ def test_durations(text, steps):
 )
 def test_bad_durations(text):
   with pytest.raises(ValueError, match="is not a duration.*such as '10 epochs'"):
-    durations.steps('f', text, steps_per_epoch=10, batch_size=64, total_steps=200)
+    length.duration_steps('f', text, steps_per_epoch=10, batch_size=64, total_steps=200)
 
 
 def test_percentage_needs_a_total():
   with pytest.raises(ValueError, match='is not a duration'):
-    durations.steps('f', '10 %', steps_per_epoch=10, batch_size=64)
+    length.duration_steps('f', '10 %', steps_per_epoch=10, batch_size=64)
 
 
 def test_json_round_trip_is_exact():

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from byoljax import metrics
+from byoljax.workdir import metrics
 from tests.sealed import ROOT, TRAIN_AND_EVALUATE, needs_filter, sealed
 
 ONE_DEVICE = {

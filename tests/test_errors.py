@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -12,10 +11,9 @@ from PIL import Image
 import pytest
 
 from byoljax import step as step_module
-from byoljax.data import pipeline
+from byoljax.data.batches import pipeline
 from byoljax.main import main
-
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -165,9 +163,10 @@ def test_workdir_of_another_run_is_refused_with_the_differences(tiny, tmp_path, 
 def test_checkpoint_of_another_encoder(tiny, tmp_path, capsys):
   """A config.json that was edited to name another encoder than the checkpoint holds."""
   pytest.importorskip('orbax.checkpoint')
-  from byoljax import checkpoint, evaluate
+  from byoljax.protocols import extraction
+  from byoljax.workdir import checkpoint
 
-  encoder = evaluate.random_encoder({'name': 'small'}, 12, 0)
+  encoder = extraction.random_encoder({'name': 'small'}, 12, 0)
   state = {'params': encoder.params, 'method_state': {'bn': encoder.bn}}
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(3, state, {})
@@ -215,7 +214,7 @@ def test_folder_without_classes_is_unlabelled(tmp_path):
     Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(
       folder / f'{number}.png'
     )
-  from byoljax.data import datasets
+  from byoljax.data.sources import datasets
 
   source = datasets.load('folder', 'pretrain', data_dir=str(folder))
   assert source.size == 3 and source.num_classes == 0

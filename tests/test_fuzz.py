@@ -6,7 +6,6 @@ The cases are the same in every run. `-m slow` tries a hundred times as many.
 import io
 import json
 import os
-import pathlib
 import pickle
 
 from hypothesis import HealthCheck, given, settings
@@ -15,12 +14,12 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byoljax import checkpoint, config, integrity, workdirs
-from byoljax.data import image_file
+from byoljax import config
+from byoljax.data.sources import image_file
 from byoljax.weights import files
+from byoljax.workdir import checkpoint, integrity, run_dir
+from tests.paths import GOLDEN, ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
-GOLDEN = ROOT / 'tests' / 'golden'
 few = settings(
   derandomize=True, max_examples=60, deadline=5000, database=None,
   suppress_health_check=list(HealthCheck),
@@ -190,7 +189,7 @@ def integrity_records(home, record):
 def run_configs(home, data):
   (home / 'config.json').write_bytes(data)
   try:
-    workdirs.run_config(home)
+    run_dir.run_config(home)
   except config.ConfigError as error:
     assert 'config.json' in str(error)
 

@@ -5,7 +5,8 @@ import pathlib
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.paths import ROOT
+
 PACKAGE = ROOT / 'byoljax'
 MODULES = sorted(str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob('*.py'))
 

@@ -1,7 +1,6 @@
 """Numbers that go wrong: steps that are skipped, batches that teach nothing, batches of one."""
 
 import functools
-import pathlib
 
 import jax
 import numpy as np
@@ -9,12 +8,14 @@ import optax
 import pytest
 
 from byoljax import config as config_lib
-from byoljax import metrics, parallel, train
+from byoljax.devices import collectives, mapping
 from byoljax.methods import METHODS
 from byoljax.step import Skipping, init_state, train_step
-from tests.test_methods import BATCH, MEMORIES, ROWS, WIDTH, batch_of, make
+from byoljax.train import loop
+from byoljax.workdir import metrics
+from tests.methods.test_contract import BATCH, MEMORIES, ROWS, WIDTH, batch_of, make
+from tests.paths import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
 
 
@@ -85,21 +86,21 @@ def test_a_spoilt_step_changes_nothing_and_degenerate_batches_are_finite(name):
   ):
     good, metrics_ = step(good, plain | changed)
     assert np.isfinite(metrics_['loss']) and int(metrics_['skipped']) == 1, changed.keys()
-  for leaf in jax.tree.leaves(parallel.fetch(good)):
+  for leaf in jax.tree.leaves(mapping.fetch(good)):
     assert np.all(np.isfinite(leaf.astype(np.float64)))
 
 
 @pytest.mark.parametrize(('name', 'accumulate'), [('moco', 1), ('byol', 2), ('swav', 1)])
 def test_all_devices_skip_together(name, accumulate):
   """Only one of four devices sees the bad example."""
-  create, step = stepper(name, parallel.AXIS, accumulate)
-  mapped = parallel.spmd(step, donate=False)
-  state = parallel.replicate(create(batch_of(name), 0))
-  state, _ = mapped(state, parallel.shard(batch_of(name)))
-  after, _ = mapped(state, parallel.shard(spoilt(batch_of(name, 1), np.inf)))
+  create, step = stepper(name, collectives.AXIS, accumulate)
+  mapped = mapping.spmd(step, donate=False)
+  state = mapping.replicate(create(batch_of(name), 0))
+  state, _ = mapped(state, mapping.shard(batch_of(name)))
+  after, _ = mapped(state, mapping.shard(spoilt(batch_of(name, 1), np.inf)))
   assert counts(after) == (1, 1, 1) and int(after.step) == 2
-  ours = parallel.fetch((after.params, after.opt_state.inner, after.method_state))
-  due = parallel.fetch((state.params, state.opt_state.inner, state.method_state))
+  ours = mapping.fetch((after.params, after.opt_state.inner, after.method_state))
+  due = mapping.fetch((state.params, state.opt_state.inner, state.method_state))
   assert_equal(ours, due)
   for leaf in jax.tree.leaves(after):
     first, *others = (np.asarray(shard.data) for shard in leaf.addressable_shards)
@@ -134,7 +135,7 @@ def test_bfloat16_needs_no_loss_scale(name):
   )
   step, seen = jax.jit(step, donate_argnums=0), []
   state = init_state(method, tx, batch_of(name), 0)
-  start = parallel.fetch(state.params)
+  start = mapping.fetch(state.params)
   batches = [batch_of(name, seed) for seed in range(8)]
   for number in range(steps):
     state, metrics_ = step(state, batches[number % 8])
@@ -142,9 +143,9 @@ def test_bfloat16_needs_no_loss_scale(name):
   seen = np.array(jax.device_get(seen))
   assert seen.shape == (steps, 2) and np.all(np.isfinite(seen))
   assert np.all(seen[:, 1] > 0), 'a gradient vanished'
-  for leaf in jax.tree.leaves(parallel.fetch(state)):
+  for leaf in jax.tree.leaves(mapping.fetch(state)):
     assert np.all(np.isfinite(leaf.astype(np.float64)))
-  moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), start, parallel.fetch(state.params))
+  moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), start, mapping.fetch(state.params))
   assert any(jax.tree.leaves(moved))
 
 
@@ -216,7 +217,7 @@ class FakeRun:
 
 def test_the_run_stops_after_so_many_in_a_row(tmp_path):
   run = FakeRun(non_finite='skip', max_skipped=3)
-  with train.Record(run, tmp_path, 0, ('loss', 'grad_norm')) as record:
+  with loop.Record(run, tmp_path, 0, ('loss', 'grad_norm')) as record:
     row = {'loss': np.nan, 'grad_norm': np.inf, 'skipped': 2, 'skipped_in_a_row': 2}
     read = record.read(4, row)
     assert read['skipped'] == 2 and 'loss' not in read
@@ -225,7 +226,7 @@ def test_the_run_stops_after_so_many_in_a_row(tmp_path):
       record.read(7, row | {'skipped': 5, 'skipped_in_a_row': 3})
   assert metrics.read(tmp_path)[0]['skipped'] == 2
   with (
-    train.Record(FakeRun(), tmp_path, 0, ('loss',)) as record,
+    loop.Record(FakeRun(), tmp_path, 0, ('loss',)) as record,
     pytest.raises(FloatingPointError, match='loss became nan'),
   ):
     record.read(4, {'loss': np.nan})

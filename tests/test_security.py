@@ -17,9 +17,9 @@ from PIL import Image
 import pytest
 
 import byoljax
+from tests.paths import ROOT
 from tests.sealed import TRAIN_AND_EVALUATE, needs_filter, sealed
 
-ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = pathlib.Path(byoljax.__file__).parent
 SOURCES = sorted([*PACKAGE.rglob('*.py'), *(ROOT / 'configs').glob('*.py')])
 
@@ -62,7 +62,7 @@ def test_folders_and_prepared_sets_are_read_without_talking(tmp_path):
   done = sealed('connect', TRAIN_AND_EVALUATE, *arguments)
   assert done.returncode == 0, (done.returncode, done.stdout, done.stderr)
   code = """
-  from byoljax.data import datasets, shapes
+  from byoljax.data.sources import datasets, shapes
   shapes.SPLITS.update(train=9, test=5)
   shapes.NUM_TRAIN, shapes.NUM_TEST = 9, 5
   print(datasets.load('shapes', 'test', data_dir=sys.argv[1]).size)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
+from tests.paths import ROOT
 
 
 def python(code, *arguments, **environment):
@@ -55,8 +55,10 @@ def test_answers_import_nothing_heavy(arguments, status):
 
 TRAINED = """
 import json, sys
-from byoljax import config, train, assemble, program_cache
-from byoljax.data import datasets, shapes
+from byoljax import config
+from byoljax.train import loop as train, assemble
+from byoljax.devices import program_cache
+from byoljax.data.sources import datasets, shapes
 shapes.SPLITS['train'] = shapes.NUM_TRAIN = 40
 program_cache.enable()
 fields = {'encoder.name': 'pixels', 'train.length': '1 steps', 'optim.warmup': '0 steps',
@@ -79,7 +81,7 @@ def test_the_built_in_set_needs_no_tensorflow_and_programs_are_kept(tmp_path):
 
 ENABLED = """
 import json, jax
-from byoljax import program_cache
+from byoljax.devices import program_cache
 program_cache.enable()
 print(json.dumps(jax.config.jax_compilation_cache_dir))
 """

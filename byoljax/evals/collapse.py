@@ -12,7 +12,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax import parallel
+from byoljax.devices import collectives
 
 # Eigenvalues of the second-moment matrix below this share of the largest are rounding, not signal:
 # float32 leaves about 10 * 2^-23 there, whose square roots would add up to a visible rank.
@@ -35,8 +35,8 @@ def normalized_std(embedding: jax.Array, axis: str | None = None) -> jax.Array:
   """
   x = _unit(lax.stop_gradient(embedding))
   # Two passes: E[x^2] - E[x]^2 cancels where it matters, when x is almost constant.
-  mean = parallel.pmean(jnp.mean(x, axis=0, keepdims=True), axis)
-  variance = parallel.pmean(jnp.mean(jnp.square(x - mean), axis=0), axis)
+  mean = collectives.pmean(jnp.mean(x, axis=0, keepdims=True), axis)
+  variance = collectives.pmean(jnp.mean(jnp.square(x - mean), axis=0), axis)
   return jnp.mean(jnp.sqrt(variance)) * x.shape[1] ** 0.5
 
 
@@ -66,14 +66,14 @@ def effective_rank(
     Float32 scalar, equal on all devices; 0 when all embeddings are zero.
   """
   x = lax.stop_gradient(embedding).astype(jnp.float32)
-  rows, size = x.shape[0] * parallel.axis_size(axis), x.shape[1]
+  rows, size = x.shape[0] * collectives.axis_size(axis), x.shape[1]
   # Singular values scale with x and p does not: keeps squares of large features finite.
-  peak = parallel.all_gather(jnp.max(jnp.abs(x))[None], axis)
+  peak = collectives.all_gather(jnp.max(jnp.abs(x))[None], axis)
   x = x / jnp.maximum(jnp.max(peak), 1e-30)
   if size <= min(rows, max_size):
-    moment = parallel.psum(_product(x.T, x), axis)
+    moment = collectives.psum(_product(x.T, x), axis)
   else:
-    x = parallel.all_gather(x, axis)
+    x = collectives.all_gather(x, axis)
     if rows > max_size:
       x = x[jnp.arange(max_size) * rows // max_size]
     moment = _product(x, x.T)
@@ -102,7 +102,7 @@ def online_target_cosine(
     Float32 scalar, equal on all devices.
   """
   online, target = _unit(lax.stop_gradient(online)), _unit(lax.stop_gradient(target))
-  return parallel.pmean(jnp.mean(jnp.sum(online * target, axis=-1)), axis)
+  return collectives.pmean(jnp.mean(jnp.sum(online * target, axis=-1)), axis)
 
 
 def collapse_metrics(embedding: jax.Array, axis: str | None = None) -> dict[str, jax.Array]:

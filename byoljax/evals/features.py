@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax import parallel
+from byoljax.devices import mapping
 
 PyTree = Any
 Embed = Callable[[PyTree, PyTree, jax.Array], Mapping[str, jax.Array]]
@@ -60,18 +60,18 @@ def make_extractor(
       raise ValueError(_unknown_tap(tap, outputs))
     return outputs[tap].astype(jnp.float32)
 
-  mapped = parallel.spmd_map(features_of)
+  mapped = mapping.spmd_map(features_of)
 
   def extract(
     params: PyTree, method_state: PyTree, batches: Iterable[Mapping[str, np.ndarray]]
   ) -> tuple[np.ndarray, np.ndarray]:
     # A third, for pmap (JAX 0.10) splits trees wrongly behind one without leaves: raw pixels have
     # neither parameters nor statistics.
-    variables = parallel.replicate((params, method_state, np.zeros(1, np.float32)))
+    variables = mapping.replicate((params, method_state, np.zeros(1, np.float32)))
     rows = _Rows()
     pending = None
     for batch in batches:
-      on_device = mapped(variables, parallel.shard({'image': batch['image']})['image'])
+      on_device = mapped(variables, mapping.shard({'image': batch['image']})['image'])
       # One batch behind: the devices compute this batch while the last one is copied to the host.
       if pending is not None:
         rows.add(*pending)

@@ -1,7 +1,7 @@
 """Scores of a classifier's outputs: top-k accuracy, mean per class, VOC's mean average precision.
 
 Scores and labels in, numbers out, on the host. Which one is a data set's headline is known in
-`byoljax.data.datasets`.
+`byoljax.data.sources.datasets`.
 """
 
 from collections.abc import Mapping

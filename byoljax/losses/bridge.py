@@ -12,7 +12,7 @@ The first term is `regression.cosine_regression` less 2; the second one is here.
 import jax
 import jax.numpy as jnp
 
-from byoljax import parallel
+from byoljax.devices import collectives
 from byoljax.losses.contrastive import check_temperature
 from byoljax.ops import sphere
 
@@ -47,9 +47,11 @@ def dispersion(
     )
   check_temperature(alpha)
   anchors, rows = sphere.normalise(p), p.shape[0]
-  gathered = [parallel.all_gather(sphere.normalise(view), axis) for view in (own_view, other_view)]
+  gathered = [
+    collectives.all_gather(sphere.normalise(view), axis) for view in (own_view, other_view)
+  ]
   similarity = sphere.similarities(anchors, jnp.concatenate(gathered))
-  own = parallel.axis_index(axis) * rows + jnp.arange(rows, dtype=jnp.int32)
+  own = collectives.axis_index(axis) * rows + jnp.arange(rows, dtype=jnp.int32)
   is_self = jnp.arange(similarity.shape[1])[None, :] == own[:, None]
   terms = jax.nn.logsumexp(jnp.where(is_self, -jnp.inf, similarity / alpha), axis=1)
   return 2.0 * alpha * jnp.mean(terms)

@@ -18,7 +18,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax import parallel
+from byoljax.devices import collectives
 from byoljax.ops import memory as memory_ops
 from byoljax.ops import sphere
 
@@ -181,11 +181,11 @@ def nt_xent(
     raise ValueError(f'chunk must be 0 (all at once) or a positive number, got {chunk}')
   first, second = sphere.normalise(first), sphere.normalise(second)
   b = first.shape[0]
-  views = [parallel.all_gather(first, axis), parallel.all_gather(second, axis)]
+  views = [collectives.all_gather(first, axis), collectives.all_gather(second, axis)]
   if memory is not None:
     _check_memory(memory, first)
   candidates = jnp.concatenate(views)
-  own = parallel.axis_index(axis) * b + jnp.arange(b, dtype=jnp.int32)
+  own = collectives.axis_index(axis) * b + jnp.arange(b, dtype=jnp.int32)
   own = jnp.concatenate([own, views[0].shape[0] + own])
   anchors = jnp.concatenate([first, second])
   positive = jnp.sum(first * second, axis=-1) / temperature

@@ -14,7 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax import parallel
+from byoljax.devices import collectives
 from byoljax.losses.regression import cosine_regression
 
 
@@ -88,7 +88,7 @@ def vicreg(
   }
   for z in (a, b):
     centred = _centred(z, axis)
-    spread = parallel.psum(jnp.sum(centred**2, axis=0), axis) / (rows - 1)
+    spread = collectives.psum(jnp.sum(centred**2, axis=0), axis) / (rows - 1)
     terms['variance'] += jnp.mean(jax.nn.relu(1.0 - jnp.sqrt(spread + 1e-4)))
     cross = _cross(centred, centred, axis) / (rows - 1)
     is_diagonal = jnp.eye(cross.shape[0], dtype=bool)
@@ -137,24 +137,24 @@ def _whitened(z: jax.Array, rows: int, axis: str | None, eps: float) -> jax.Arra
 
 def _standardised(z: jax.Array, axis: str | None) -> jax.Array:
   centred = _centred(z.astype(jnp.float32), axis)
-  spread = parallel.pmean(jnp.mean(centred**2, axis=0, keepdims=True), axis)
+  spread = collectives.pmean(jnp.mean(centred**2, axis=0, keepdims=True), axis)
   return centred * lax.rsqrt(spread + 1e-5)
 
 
 def _centred(z: jax.Array, axis: str | None) -> jax.Array:
-  return z - parallel.pmean(jnp.mean(z, axis=0, keepdims=True), axis)
+  return z - collectives.pmean(jnp.mean(z, axis=0, keepdims=True), axis)
 
 
 def _cross(a: jax.Array, b: jax.Array, axis: str | None) -> jax.Array:
   """Global a^T b, [b,D] twice -> [D,D]."""
-  return parallel.psum(jnp.matmul(a.T, b, precision=lax.Precision.HIGHEST), axis)
+  return collectives.psum(jnp.matmul(a.T, b, precision=lax.Precision.HIGHEST), axis)
 
 
 def _global_rows(a: jax.Array, b: jax.Array, axis: str | None) -> int:
   """The number of rows on all devices, after checking the shapes."""
   if a.ndim != 2 or a.shape != b.shape:
     raise ValueError(f'need both views of one shape [b,D], got {a.shape} and {b.shape}')
-  rows = a.shape[0] * parallel.axis_size(axis)
+  rows = a.shape[0] * collectives.axis_size(axis)
   if rows < 2:
     raise ValueError(f'statistics over the batch need at least 2 rows, got {rows}')
   return rows

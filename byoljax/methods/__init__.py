@@ -8,27 +8,25 @@ row in the contract test.
 from collections.abc import Callable
 
 from byoljax.method import Method
-from byoljax.methods import (
+from byoljax.methods.joint_embedding import (
   barlow_twins,
   byol,
   deepcluster,
   deepcluster_v2,
   dino,
-  distillation,
   instance_discrimination,
   interclr,
-  linear_probe,
   moco,
   moco_v3,
   nnclr,
   simclr,
   simsiam,
-  supervised,
   swav,
   triplet,
   vicreg,
   w_mse,
 )
+from byoljax.methods.supervised import distillation, linear_probe, supervised
 
 METHODS: dict[str, Callable[..., Method]] = {
   'barlow_twins': barlow_twins.build,

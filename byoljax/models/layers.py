@@ -26,7 +26,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax import parallel
+from byoljax.devices import collectives
 
 # running = 0.9 * running + 0.1 * batch: PyTorch writes the same thing "momentum 0.1"; Flax's
 # default is 0.99.
@@ -328,7 +328,7 @@ class _GroupedBatchNorm(nn.Module):
     var = jnp.maximum(0.0, (y * y).mean(inner, keepdims=True) - mean * mean)
     if not self.is_initializing():
       both = jnp.stack([mean, var]).reshape(2, groups, -1).mean(1)
-      means = parallel.pmean(both, self.axis)
+      means = collectives.pmean(both, self.axis)
       for running, batch in zip((running_mean, running_var), means, strict=True):
         running.value = BN_MOMENTUM * running.value + (1.0 - BN_MOMENTUM) * batch
     factor = lax.rsqrt(var + BN_EPSILON)
@@ -343,7 +343,7 @@ class _GroupedBatchNorm(nn.Module):
 
 def _groups_here(groups: int, rows: int, axis: str | None) -> int:
   """How many of the global batch's groups lie on this device."""
-  devices = parallel.axis_size(axis)
+  devices = collectives.axis_size(axis)
   if groups < 1 or groups % devices or rows % (groups // devices):
     raise ValueError(
       f'{groups} groups of batch normalisation do not fit {devices} devices with {rows} rows each: '

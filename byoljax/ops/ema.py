@@ -10,7 +10,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from byoljax import parallel
+from byoljax.devices import collectives
 
 Tree = TypeVar('Tree')
 
@@ -19,7 +19,7 @@ def update(target: Tree, online: Tree, tau: float | jax.Array) -> Tree:
   """tau * target + (1 - tau) * online, leaf by leaf (BYOL, arXiv 2006.07733, equation 1).
 
   Args:
-    target: tree of float32 arrays; or, of arrays that `parallel.cut` has shared out over the mapped
+    target: tree of float32 arrays; or, of arrays that `collectives.cut` has sharded over the mapped
       axis, this device's parts.
     online: tree of the same structure and whole shapes, any float dtype: the parameters as the
       optimiser has just written them.
@@ -41,8 +41,8 @@ def update(target: Tree, online: Tree, tau: float | jax.Array) -> Tree:
   tau = jnp.asarray(tau, jnp.float32)
 
   def leaf(path, t, o):
-    if t.ndim == 1 and t.size < o.size and parallel.is_mapped():
-      o = parallel.cut(o)
+    if t.ndim == 1 and t.size < o.size and collectives.is_mapped():
+      o = collectives.cut(o)
     if t.dtype != jnp.float32 or t.shape != o.shape:
       raise ValueError(
         f'the moving average of {jax.tree_util.keystr(path)} needs a float32 target of the online '

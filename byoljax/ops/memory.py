@@ -1,9 +1,10 @@
 """A memory of many rows, looked up where they lie: negatives, neighbours, one entry per image.
 
 A memory is float32 [N, D], and either every device holds all of it, or each of the devices of an
-axis holds the next ceil(N / devices) rows, with zeros behind the last one (`byoljax.layout`). Which
-of the two it is shows in the number of rows: a method says how many rows there are and over which
-axis they may be shared, and is the same for both. So are the results, but for the order of sums.
+axis holds the next ceil(N / devices) rows, with zeros behind the last one
+(`byoljax.train.sharding`). Which of the two it is shows in the number of rows: a method says how
+many rows there are and over which axis they may be shared, and is the same for both. So are the
+results, but for the order of sums.
 
 Queries and positions travel to the owners of the rows, and answers travel back. What is moved grows
 with the batch and not with the memory, and no device ever holds more rows than its own and those
@@ -16,7 +17,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax import parallel
+from byoljax.devices import collectives
 from byoljax.ops import sphere
 
 # A logit that counts for nothing. Not -inf, which would turn the gradient of a device without any
@@ -32,7 +33,7 @@ def is_shared(items: jax.Array, size: int, axis: str | None) -> bool:
   """
   if items.shape[0] == size:
     return False
-  if axis is None or items.shape[0] != -(-size // parallel.axis_size(axis)):
+  if axis is None or items.shape[0] != -(-size // collectives.axis_size(axis)):
     raise ValueError(
       f'a memory of {size} rows lies whole on each device or in equal parts on the devices of an '
       f'axis, got {items.shape[0]} rows with axis={axis}'
@@ -64,7 +65,7 @@ def put(
 
 def own_rows(items: jax.Array, index: jax.Array, *, size: int, axis: str | None) -> jax.Array:
   """Where rows of the memory lie in `items`; len(items) for those that do not. int32, as index."""
-  first = parallel.axis_index(axis) * items.shape[0] if is_shared(items, size, axis) else 0
+  first = collectives.axis_index(axis) * items.shape[0] if is_shared(items, size, axis) else 0
   here = index.astype(jnp.int32) - first
   outside = (index < 0) | (index >= size) | (here < 0) | (here >= items.shape[0])
   return jnp.where(outside, items.shape[0], here)
@@ -90,7 +91,7 @@ def take(items: jax.Array, index: jax.Array, *, size: int, axis: str | None) -> 
     return items[index]
   assert axis is not None
   wanted = index.reshape(-1).astype(jnp.int32)
-  owners, own = parallel.axis_size(axis), items.shape[0]
+  owners, own = collectives.axis_size(axis), items.shape[0]
   order = jnp.argsort(wanted)
   row = wanted[order]
   owner = row // own
@@ -140,8 +141,8 @@ def log_sum_exp(
   items = lax.stop_gradient(items.astype(jnp.float32))
   if not is_shared(items, size, axis):
     return _log_sum_exp(z, items, jnp.int32(size), temperature, chunk)
-  present = jnp.clip(size - parallel.axis_index(axis) * items.shape[0], 0, items.shape[0])
-  parts = _log_sum_exp(parallel.all_gather(z, axis), items, present, temperature, chunk)
+  present = jnp.clip(size - collectives.axis_index(axis) * items.shape[0], 0, items.shape[0])
+  parts = _log_sum_exp(collectives.all_gather(z, axis), items, present, temperature, chunk)
   return jax.nn.logsumexp(_to_askers(parts, axis), axis=0)
 
 
@@ -162,9 +163,9 @@ def nearest(
   """
   z, items = lax.stop_gradient((z, items))
   shared = is_shared(items, size, axis)
-  first = parallel.axis_index(axis) * items.shape[0] if shared else 0
+  first = collectives.axis_index(axis) * items.shape[0] if shared else 0
   present = first + jnp.arange(items.shape[0]) < filled
-  queries = parallel.all_gather(z, axis) if shared else z
+  queries = collectives.all_gather(z, axis) if shared else z
   similarity = jnp.where(present[None, :], sphere.similarities(queries, items), _NOTHING)
   found = items[jnp.argmax(similarity, axis=1)]
   if not shared:
@@ -176,7 +177,7 @@ def nearest(
 
 def _to_askers(answers: jax.Array, axis: str | None) -> jax.Array:
   """From this owner's answers to all, [B, ...], to all owners' to this device, [owners, b, ...]."""
-  owners = parallel.axis_size(axis)
+  owners = collectives.axis_size(axis)
   by_asker = answers.reshape(owners, -1, *answers.shape[1:])
   assert axis is not None
   return lax.all_to_all(by_asker, axis, split_axis=0, concat_axis=0)

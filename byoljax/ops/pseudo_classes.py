@@ -11,7 +11,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax import parallel
+from byoljax.devices import collectives
 from byoljax.ops import sphere
 
 SAMPLING = ('random', 'semihard', 'semieasy', 'hard')
@@ -121,7 +121,7 @@ def centroids(
   """
   sums = jax.ops.segment_sum(bank, labels, num_segments=old.shape[0])
   # Scattered additions may come in any order: averaged, the devices agree to the last bit.
-  sums = parallel.pmean(sums, axis)
+  sums = collectives.pmean(sums, axis)
   occupied = jnp.bincount(labels, length=old.shape[0]) > 0
   return jnp.where(occupied[:, None], sphere.normalise(sums), old)
 

@@ -12,7 +12,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax import parallel
+from byoljax.devices import collectives
 
 
 def shuffle(x: jax.Array, key: jax.Array, axis: str | None) -> jax.Array:
@@ -23,14 +23,14 @@ def shuffle(x: jax.Array, key: jax.Array, axis: str | None) -> jax.Array:
     key: the same on all devices; the permutation depends on it and on the global batch size only.
     axis: the mapped axis; None permutes a single device's rows.
   """
-  everything = parallel.all_gather(x, axis)
+  everything = collectives.all_gather(x, axis)
   order = jax.random.permutation(key, everything.shape[0])
   return everything[_own(order, x.shape[0], axis)]
 
 
 def unshuffle(y: jax.Array, key: jax.Array, axis: str | None) -> jax.Array:
   """Rows computed from `shuffle(x, key, axis)`, [b,...], back at the places of x's rows."""
-  everything = parallel.all_gather(y, axis)
+  everything = collectives.all_gather(y, axis)
   order = jax.random.permutation(key, everything.shape[0])
   return everything[_own(jnp.argsort(order), y.shape[0], axis)]
 
@@ -47,4 +47,4 @@ def through_shuffle(
 
 
 def _own(positions: jax.Array, rows: int, axis: str | None) -> jax.Array:
-  return lax.dynamic_slice_in_dim(positions, parallel.axis_index(axis) * rows, rows)
+  return lax.dynamic_slice_in_dim(positions, collectives.axis_index(axis) * rows, rows)

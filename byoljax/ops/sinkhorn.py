@@ -8,7 +8,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax import parallel
+from byoljax.devices import collectives
 
 Potentials = tuple[jax.Array, list[jax.Array]]
 
@@ -58,7 +58,7 @@ def assign(
       jax.nn.logsumexp(log - example, axis=0, keepdims=True)
       for log, example in zip(logs, examples, strict=True)
     ]
-    masses[0] = parallel.all_gather(masses[0], axis)
+    masses[0] = collectives.all_gather(masses[0], axis)
     prototypes = jax.nn.logsumexp(jnp.concatenate(masses), axis=0, keepdims=True)
     return prototypes, [jax.nn.logsumexp(log - prototypes, axis=1, keepdims=True) for log in logs]
 

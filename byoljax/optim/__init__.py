@@ -169,7 +169,7 @@ def make_optimizer(
     b1: decay of AdamW's first moment.
     b2: decay of AdamW's second moment.
     eps: AdamW's epsilon.
-    axis: a mapped axis whose devices each update a part of every tensor (`byoljax.layout`): norms
+    axis: a mapped axis whose devices each update a part of every tensor: norms
       are taken over it. None: tensors are whole.
 
   Raises:

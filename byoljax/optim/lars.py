@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byoljax import parallel
+from byoljax.devices import collectives
 from byoljax.optim.schedules import Schedule
 
 Mask = Callable[[Any], Any]  # params -> tree of bool, True where decay and adaptation apply
@@ -44,11 +44,11 @@ class CountState(NamedTuple):
 def tensor_norm(x: jax.Array, stacked: bool, axis: str | None = None) -> jax.Array:
   """L2 norm in float32, broadcastable against x; one per slice of the leading axis if stacked.
 
-  `axis` is a mapped axis whose devices each hold a part of the tensor (`byoljax.layout`), if any.
+  `axis` is a mapped axis whose devices each hold a part of the tensor, if any.
   """
   axes = tuple(range(1 if stacked else 0, x.ndim))
   squares = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=axes, keepdims=True)
-  return jnp.sqrt(parallel.psum(squares, axis) if x.ndim else squares)
+  return jnp.sqrt(collectives.psum(squares, axis) if x.ndim else squares)
 
 
 def per_slice(rate: jax.Array, x: jax.Array) -> jax.Array:

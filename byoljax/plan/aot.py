@@ -1,7 +1,7 @@
 """Compiles the train step of a recipe for a machine that is only described.
 
 The step is the very one that training runs: `assemble.assemble` makes it from the recipe, with the
-method, optimiser and augmentation, told how many devices there are, and `parallel.spmd_shard_map`
+method, optimiser and augmentation, told how many devices there are, and `mapping.spmd_shard_map`
 maps it over the described devices, the state replicated and donated, the batch sharded. Nothing is
 computed and no image is read; the data set is a size.
 
@@ -21,10 +21,11 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from byoljax import assemble, parallel
 from byoljax.config import Config, ConfigError
-from byoljax.data.source import Source, fingerprint
+from byoljax.data.sources.source import Source, fingerprint
+from byoljax.devices import collectives, mapping
 from byoljax.plan import hardware, target
+from byoljax.train import assemble
 
 # What is known of data sets that need not be there: images to pretrain on, classes of the labels
 # (1 where a split mixes labelled with unlabelled images), mean bytes of a stored file.
@@ -211,12 +212,12 @@ def _described(machine: hardware.Topology, /, **how: Any) -> list[Any]:
 
 def mesh_of(devices: list[Any]) -> Mesh:
   """The devices as the one-axis mesh of the train step."""
-  return Mesh(np.array(devices), (parallel.AXIS,))
+  return Mesh(np.array(devices), (collectives.AXIS,))
 
 
 def counting_mesh(num_devices: int) -> Any:
   """So many devices without any: enough to trace the step for them and count, not to compile."""
-  return AbstractMesh((num_devices,), (parallel.AXIS,))
+  return AbstractMesh((num_devices,), (collectives.AXIS,))
 
 
 def assembled(config: Config, source: Source, mesh: Any) -> assemble.Run:
@@ -226,7 +227,7 @@ def assembled(config: Config, source: Source, mesh: Any) -> assemble.Run:
     ConfigError: the configuration does not fit the devices or the data.
   """
 
-  mapped = functools.partial(parallel.spmd_shard_map, mesh=mesh)
+  mapped = functools.partial(mapping.spmd_shard_map, mesh=mesh)
   return assemble.assemble(config, source, num_devices=mesh.size, mapped=mapped)
 
 
@@ -272,7 +273,7 @@ def placed(arguments: tuple[Any, Any], mesh: Any, state_axes: Any = None) -> tup
     state = jax.tree.map(lambda x: place(x, PartitionSpec()), state)
   else:
     state = jax.tree.map(place, state, state_axes.specs())
-  return state, jax.tree.map(lambda x: place(x, PartitionSpec(parallel.AXIS)), batch)
+  return state, jax.tree.map(lambda x: place(x, PartitionSpec(collectives.AXIS)), batch)
 
 
 def compile_step(run: assemble.Run, mesh: Mesh) -> Compiled:

@@ -80,8 +80,8 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
 
   # Nothing runs here, and accelerators that there are belong to others.
   jax.config.update('jax_platforms', 'cpu')
-  from byoljax import checkpoint
   from byoljax.plan import report, summary
+  from byoljax.workdir import checkpoint
 
   fields: dict[str, Any] = {
     name: getattr(options, name)

@@ -17,7 +17,7 @@
 import math
 from typing import NamedTuple
 
-from byoljax.plan import collectives, hardware
+from byoljax.plan import hardware, traffic
 
 DEFAULT_SHARE = (0.1, 0.4)
 # Assumptions, not data: about a microsecond per hop of a torus, several per kernel and switch.
@@ -102,11 +102,11 @@ def transfer_seconds(topology: hardware.Topology, kind: str, size: float) -> flo
   """
   chip = topology.chip
   if not chip.network:
-    return collectives.sent(kind, size, topology.num_devices) / (chip.links / chip.devices)
+    return traffic.sent(kind, size, topology.num_devices) / (chip.links / chip.devices)
   hosts, per_host = topology.shape
-  within = collectives.sent(kind, size, per_host) / chip.links
+  within = traffic.sent(kind, size, per_host) / chip.links
   share = size / per_host if kind == 'all-reduce' else size
-  return within + collectives.sent(kind, share, hosts) / chip.network
+  return within + traffic.sent(kind, share, hosts) / chip.network
 
 
 def latency_seconds(topology: hardware.Topology) -> float:

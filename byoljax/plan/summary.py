@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 
 import byoljax
-from byoljax import assemble
 from byoljax.config import Config, ConfigError
-from byoljax.plan import aot, collectives, estimate, flops, hardware
+from byoljax.plan import aot, estimate, flops, hardware
+from byoljax.plan import traffic as traffic_lib
+from byoljax.train import assemble
 
 
 class Options(NamedTuple):
@@ -111,8 +112,8 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
     }
     accessed = compiled.bytes_accessed
     if compiled.hlo:
-      found = collectives.find(compiled.hlo)
-      traffic = collectives.totals(found)
+      found = traffic_lib.find(compiled.hlo)
+      traffic = traffic_lib.totals(found)
       waits = sum(calls for calls, _ in traffic.values())
       plan['collectives'] |= _compiled_collectives(found)
     if options.largest_batch:
@@ -258,10 +259,10 @@ def _table(rows: dict[str, tuple[int, int]]) -> dict[str, Any]:
   return {kind: {'calls': calls, 'bytes': size} for kind, (calls, size) in rows.items()}
 
 
-def _compiled_collectives(found: collectives.Found) -> dict[str, Any]:
+def _compiled_collectives(found: traffic_lib.Found) -> dict[str, Any]:
   return {
-    'compiled': _table(collectives.totals(found)),
-    'compiled_at_logged_steps_only': _table(collectives.totals(found, conditional=True)),
+    'compiled': _table(traffic_lib.totals(found)),
+    'compiled_at_logged_steps_only': _table(traffic_lib.totals(found, conditional=True)),
     'unknown_loops': found.unknown_loops,
   }
 

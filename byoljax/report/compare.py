@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byoljax import metrics
 from byoljax.report import by_tap, evaluations, table
+from byoljax.workdir import metrics
 
 SCORES = (('k-NN top-1', 'knn'), ('linear top-1', 'linear'))
 # What may differ between runs that count as seeds of one another.

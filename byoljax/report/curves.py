@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byoljax import metrics
+from byoljax.workdir import metrics
 
 FILE = 'curves.png'
 

@@ -26,13 +26,15 @@ from jax import export
 import numpy as np
 
 import byoljax
-from byoljax import checkpoint, embedding, evaluate
 from byoljax.config import Config, user_errors
-from byoljax.embedding import Embedder
+from byoljax.encoders import embedder
+from byoljax.encoders.embedder import Embedder
 from byoljax.models import vit
 from byoljax.models.resnet import RESNETS
+from byoljax.protocols import extraction
 from byoljax.weights import files, torch_names, vit_names
-from byoljax.workdirs import Invocation, say
+from byoljax.workdir import checkpoint
+from byoljax.workdir.run_dir import Invocation, say
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -281,7 +283,7 @@ def _three(numbers: list[float]) -> str:
 
 def export_run(config: Config, invocation: Invocation) -> int:
   """Task: writes a run's encoder as a folder; see `configs/export.py`."""
-  encoder, source, directory = evaluate.load_encoder(config.pretrained, config.network)
+  encoder, source, directory = extraction.load_encoder(config.pretrained, config.network)
   run = directory.parent.parent
   folder = pathlib.Path(invocation.workdir or run / 'export')
   about = {
@@ -292,7 +294,7 @@ def export_run(config: Config, invocation: Invocation) -> int:
     'results': _results(run),
   }
   with user_errors('--workdir'):
-    write(embedding.of(encoder, source), folder, about)
+    write(embedder.of(encoder, source), folder, about)
   for path in sorted(folder.iterdir()):
     say(f'{os.path.getsize(path):>12,} bytes  {path}')
   return 0

@@ -13,12 +13,13 @@ import flax.struct
 import jax
 import numpy as np
 
-from byoljax import checkpoint, evaluate
 from byoljax.config import Config, ConfigError, user_errors
-from byoljax.evaluate import Encoder
+from byoljax.protocols import extraction
+from byoljax.protocols.extraction import Encoder
 from byoljax.weights import files, formats, haiku_names, simclr_names, torch_names, vit_names
 from byoljax.weights.formats import Format, Found
-from byoljax.workdirs import Invocation, say
+from byoljax.workdir import checkpoint
+from byoljax.workdir.run_dir import Invocation, say
 
 PyTree = Any
 DEFAULT_SIZE = 224  # where neither weights nor configuration say a size
@@ -76,7 +77,7 @@ def encoder_of(
   form, prefix = chosen[0]
   told = form.find_out(state, prefix, fields)
   fields = dict(fields) | told.fields
-  net = evaluate.network(fields)
+  net = extraction.network(fields)
   side = image_size or told.image_size or DEFAULT_SIZE
   image = jax.ShapeDtypeStruct((2, side, side, 3), np.float32)
   params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), image))

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))  # This checkout's byoljax, installed or not.
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from byoljax.data import branches, crop, device, draws, views  # noqa: E402
+from byoljax.data.augment import branches, crop, device, draws, views  # noqa: E402
 
 _NOTHING = {'jitter_prob': 0.0, 'gray_prob': 0.0, 'blur_prob': 0.0, 'solarize_prob': 0.0}
 _NO_JITTER = {'brightness': 0.0, 'contrast': 0.0, 'saturation': 0.0, 'hue': 0.0}

@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from setting import ROOT
 
-from byoljax import __version__, assemble, parallel, xla_flags
+from byoljax import __version__
 from byoljax import config as config_lib
-from byoljax.data.order import Order
+from byoljax.data.batches.order import Order
+from byoljax.devices import mapping, xla
 from byoljax.losses import contrastive
 from byoljax.ops import sphere
 from byoljax.plan import aot, collectives
+from byoljax.train import assemble
 
 PACKAGES = ('jax', 'jaxlib', 'numpy')
 _WIDTH = 128  # Of projections.
@@ -59,8 +61,8 @@ class Contestant:
     overrides = [(name, str(value)) for name, value in changes.items()]
     config = config_lib.load(str(ROOT / 'configs' / recipe), overrides)
     source = aot.described_source(config, examples=4_000_000, classes=0)
-    run = assemble.assemble(config, source, mapped=parallel.spmd_shard_map)
-    shapes = aot.abstract_arguments(run, parallel.local_mesh())
+    run = assemble.assemble(config, source, mapped=mapping.spmd_shard_map)
+    shapes = aot.abstract_arguments(run, mapping.local_mesh())
     compiled = run.step.lower(*shapes).compile()  # type: ignore[attr-defined]
     rng = np.random.default_rng(0)
 
@@ -69,7 +71,7 @@ class Contestant:
       return jax.device_put(rng.integers(0, high, shape.shape, shape.dtype), shape.sharding)
 
     batch = jax.tree.map(filled, shapes[1])
-    state = parallel.replicate(run.create())
+    state = mapping.replicate(run.create())
     state, _ = compiled(state, batch)
     jax.block_until_ready(state)
 
@@ -148,7 +150,7 @@ def _point(function: Any, arguments: tuple[Any, ...], *, run: bool) -> contest.R
 
 
 if __name__ == '__main__':
-  xla_flags.set_defaults()
+  xla.set_defaults()
   contestant = Contestant()
   names = ('prepare', 'step', 'moco_loss', 'nt_xent', 'order')
   contest.serve({name: getattr(contestant, name) for name in names})

@@ -6,7 +6,8 @@ import contest
 import jax
 import numpy as np
 
-from byoljax import __version__, xla_flags
+from byoljax import __version__
+from byoljax.devices import xla
 from byoljax.evals import knn
 
 PACKAGES = ('jax', 'jaxlib', 'numpy')
@@ -56,6 +57,6 @@ class Contestant:
 
 
 if __name__ == '__main__':
-  xla_flags.set_defaults()
+  xla.set_defaults()
   contestant = Contestant()
   contest.serve({'prepare': contestant.prepare, 'search': contestant.search})

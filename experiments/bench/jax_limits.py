@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax import __version__, xla_flags
+from byoljax import __version__
+from byoljax.devices import xla
 
 PACKAGES = ('jax', 'jaxlib', 'numpy')
 _REPEATS = 8
@@ -40,6 +41,6 @@ class Contestant:
 
 
 if __name__ == '__main__':
-  xla_flags.set_defaults()
+  xla.set_defaults()
   contestant = Contestant()
   contest.serve({'prepare': contestant.prepare, 'seconds': contestant.seconds})

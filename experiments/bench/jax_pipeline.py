@@ -11,8 +11,10 @@ import jax
 import numpy as np
 
 from byoljax import __version__
-from byoljax.data import datasets, device, pipeline
-from byoljax.data.views import ViewSpec
+from byoljax.data.augment import device
+from byoljax.data.augment.views import ViewSpec
+from byoljax.data.batches import pipeline
+from byoljax.data.sources import datasets
 
 PACKAGES = ('jax', 'jaxlib', 'numpy', 'tensorflow', 'tensorflow-cpu', 'pillow')
 _PLACES = ('accelerator', 'host')

@@ -1,4 +1,4 @@
-"""byoljax's train step as a contestant: the real `train_step` under `parallel.spmd`, on one device.
+"""byoljax's train step as a contestant: the real `train_step` under `mapping.spmd`, on one device.
 
 What a training run has around it is absent: augmentation (views arrive finished), online probe and
 collapse metrics. What the step itself always does is there: the gradient norm and, with a target,
@@ -14,7 +14,8 @@ import contest
 import jax
 import numpy as np
 
-from byoljax import __version__, optim, parallel, xla_flags
+from byoljax import __version__, optim
+from byoljax.devices import collectives, mapping, xla
 from byoljax.method import Method, Setting
 from byoljax.methods import METHODS
 from byoljax.models import make_encoder
@@ -26,7 +27,7 @@ PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 
 def flat(tree: Any) -> dict[str, np.ndarray]:
   """Arrays by their path, 'encoder/stem_conv/kernel', as copies on the host."""
-  leaves = jax.tree_util.tree_leaves_with_path(parallel.fetch(tree))
+  leaves = jax.tree_util.tree_leaves_with_path(mapping.fetch(tree))
   return {optim.path_name(path): np.array(leaf) for path, leaf in leaves}
 
 
@@ -45,7 +46,7 @@ def method_of(case: dict[str, Any]) -> Method:
       case['encoder'], stem='cifar', dtype=case['dtype'], bn_axis=axis, bn_groups=bn_groups
     )
 
-  setting = Setting(case['total_steps'], axis=parallel.AXIS, dtype=case['dtype'])
+  setting = Setting(case['total_steps'], axis=collectives.AXIS, dtype=case['dtype'])
   return METHODS[case['method']](encoder, setting, **case['arguments'])
 
 
@@ -65,14 +66,14 @@ class Contestant:
       trust_coefficient=case['trust_coefficient'],
     )
     tx = optim.make(method.groups, {'default': optimiser})
-    self._step = parallel.spmd(
+    self._step = mapping.spmd(
       functools.partial(train_step, method=method, tx=tx, augment=lambda batch, step: batch)
     )
     pair, count = views(case), case['batch_size']
     index = np.arange(count, dtype=np.int32)
-    self._batch = parallel.shard({'views': pair, 'index': index, 'label': -np.ones_like(index)})
+    self._batch = mapping.shard({'views': pair, 'index': index, 'label': -np.ones_like(index)})
     example = {'views': tuple(view[:2] for view in pair)}
-    self._state: TrainState = parallel.replicate(init_state(method, tx, example, seed=0))
+    self._state: TrainState = mapping.replicate(init_state(method, tx, example, seed=0))
     self._start = self._arrays()
     np.savez(start, view1=pair[0], view2=pair[1], **self._start)
     counts: dict[str, int] = {}
@@ -123,7 +124,7 @@ class Contestant:
 
 
 if __name__ == '__main__':
-  xla_flags.set_defaults()
+  xla.set_defaults()
   contestant = Contestant()
   contest.serve(
     {

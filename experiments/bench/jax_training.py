@@ -9,11 +9,13 @@ import jax
 import numpy as np
 from setting import ROOT
 
-from byoljax import __version__, assemble, parallel, train, xla_flags
+from byoljax import __version__
 from byoljax import config as config_lib
-from byoljax.clock import Clock
-from byoljax.data import datasets
+from byoljax.data.sources import datasets
+from byoljax.devices import mapping, xla
 from byoljax.plan import flops
+from byoljax.train import assemble, loop
+from byoljax.workdir.clock import Clock
 
 PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 
@@ -61,14 +63,14 @@ class Contestant:
     config = config_lib.load(f'{ROOT / "configs" / "byol.py"}:npz', overrides(case))
     source = datasets.load('npz', 'pretrain', data_dir=case['path'])
     run = assemble.assemble(config, source)
-    state = parallel.replicate(run.create())
+    state = mapping.replicate(run.create())
     sizes = {
       role: sum(leaf.size for leaf in jax.tree.leaves(tree)) for role, tree in state.params.items()
     }
     self._clock = Clock(run.length.total_steps, run.length.batch_size)
     self._batch_size = run.length.batch_size
     self._run = run
-    self._steps: Iterator[Any] = train.training(run, state, 0, self._clock, lambda done: done + 1)
+    self._steps: Iterator[Any] = loop.training(run, state, 0, self._clock, lambda done: done + 1)
     self._make(2)
     counts = {
       'encoder': sizes['encoder'],
@@ -82,14 +84,14 @@ class Contestant:
     images, labels = self._run.source.read(np.arange(self._batch_size))
     batch = {'image': images, 'index': np.arange(self._batch_size, dtype=np.int32), 'label': labels}
     state = jax.eval_shape(self._run.create)
-    return {'flops': flops.count(self._run.step, state, parallel.shard(batch)).total}
+    return {'flops': flops.count(self._run.step, state, mapping.shard(batch)).total}
 
   def _make(self, count: int) -> float:
     values: Any = None
     for _ in range(count):
       _, state, values = next(self._steps)
     jax.block_until_ready(state)
-    return float(parallel.fetch(values)['loss'])
+    return float(mapping.fetch(values)['loss'])
 
   def steps(self, untimed: int, count: int) -> contest.Reply:
     """Times steps together; the last loss is read, as for a log."""
@@ -110,6 +112,6 @@ class Contestant:
 
 
 if __name__ == '__main__':
-  xla_flags.set_defaults()
+  xla.set_defaults()
   contestant = Contestant()
   contest.serve({'prepare': contestant.prepare, 'steps': contestant.steps, 'work': contestant.work})

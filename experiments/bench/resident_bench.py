@@ -25,10 +25,11 @@ sys.path.insert(0, str(ROOT))  # This checkout's byoljax and configs, installed 
 
 import jax  # noqa: E402
 
-from byoljax import assemble, parallel, train  # noqa: E402
 from byoljax import config as config_lib  # noqa: E402
-from byoljax.clock import Clock  # noqa: E402
-from byoljax.data import datasets  # noqa: E402
+from byoljax.data.sources import datasets  # noqa: E402
+from byoljax.devices import mapping  # noqa: E402
+from byoljax.train import assemble, loop  # noqa: E402
+from byoljax.workdir.clock import Clock  # noqa: E402
 
 MODES = {'host': 'off', 'resident': 'on'}
 
@@ -72,8 +73,8 @@ class _Way:
     self._batch_size = options.batch_size
     self._clock = Clock(run.length.total_steps, options.batch_size)
     self._until = 0
-    state = parallel.replicate(run.create())
-    self._steps: Iterator[Any] = train.training(
+    state = mapping.replicate(run.create())
+    self._steps: Iterator[Any] = loop.training(
       run, state, 0, self._clock, lambda done: max(self._until, done + 1)
     )
     self._done = 0
@@ -86,7 +87,7 @@ class _Way:
     while self._done < self._until:
       self._done, _, values = next(self._steps)
       calls += 1
-    loss = float(parallel.fetch(values)['loss'])
+    loss = float(mapping.fetch(values)['loss'])
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     waited = self._clock.read().get('time/wait', float('nan'))
     return {

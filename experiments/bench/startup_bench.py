@@ -21,7 +21,7 @@ from typing import Any
 
 from setting import ROOT, Setting, our_environment
 
-from byoljax import metrics
+from byoljax.workdir import metrics
 
 _COMMAND = [sys.executable, '-m', 'byoljax.main']
 _TIMEOUT = 600.0

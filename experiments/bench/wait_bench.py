@@ -16,7 +16,7 @@ from typing import Any
 import pictures
 from setting import ROOT, Setting, our_environment
 
-from byoljax import metrics
+from byoljax.workdir import metrics
 
 # run -> recipe, images, steps, further settings
 RUNS = {

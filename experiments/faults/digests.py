@@ -27,13 +27,14 @@ SAVES = 5
 
 def main(arguments: Sequence[str] | None = None) -> None:
   """Saves, and times the parts."""
-  from byoljax import checkpoint, integrity, parallel, stored
+  from byoljax.devices import mapping
+  from byoljax.workdir import checkpoint, integrity, restore
 
   parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
   parser.add_argument('--out', default='', help='JSON to write')
   options = parser.parse_args(arguments)
   state = state_of_a_run()
-  leaves = stored.by_name(parallel.fetch(state))
+  leaves = restore.by_name(mapping.fetch(state))
   times: dict[str, list[float]] = {'digests': [], 'save': [], 'written': []}
   with (
     tempfile.TemporaryDirectory(prefix='byoljax-digests-') as scratch,
@@ -53,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def state_of_a_run() -> Any:
   """Random arrays on the device in the shapes of a run's state."""
-  from byoljax import assemble, config
-  from byoljax.data import arrays
+  from byoljax import config
+  from byoljax.data.sources import arrays
+  from byoljax.train import assemble
 
   loaded = config.load(f'{ROOT}/configs/byol.py:imagenet', [('train.batch_size', '8')])
   source = arrays.from_arrays(np.zeros((16, 224, 224, 3), np.uint8), np.arange(16) % 2)

@@ -259,7 +259,7 @@ def compare(whole: pathlib.Path, broken: pathlib.Path) -> list[str]:
   """What differs between two finished runs: names of arrays, and rows of the metrics."""
   import jax
 
-  from byoljax import checkpoint, metrics
+  from byoljax.workdir import checkpoint, metrics
 
   for run in (whole, broken):
     if checkpoint.latest_finished(run) != STEPS:
@@ -290,7 +290,8 @@ def write_tally(path: pathlib.Path, cases: list[dict[str, Any]], given: Sequence
   """The JSON, and its table into README.md beside it."""
   import machine
 
-  from byoljax import __version__, checkpoint
+  from byoljax import __version__
+  from byoljax.workdir import checkpoint
 
   tally = {
     'command': shlex.join(['python', 'experiments/faults/kill.py', *given]),

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def one_round(home: pathlib.Path, rng: random.Random, tally: dict[str, int]) -> None:
   """One directory, from its first save to its last; adds to the tally."""
-  from byoljax import checkpoint
+  from byoljax.workdir import checkpoint
 
   while (status := start_and_kill(home, rng.uniform(0.05, 1.6))) == -signal.SIGKILL:
     tally['kills'] += 1
@@ -92,9 +92,9 @@ def save_all(home: pathlib.Path) -> None:
   """Goes on from the newest checkpoint to the last, as a run does; compares what it reads."""
   import jax
 
-  from byoljax import checkpoint, workdirs
+  from byoljax.workdir import checkpoint, run_dir
 
-  with workdirs.held(home), checkpoint.Checkpoints(home, keep=2) as checkpoints:
+  with run_dir.held(home), checkpoint.Checkpoints(home, keep=2) as checkpoints:
     found = checkpoints.restore_newest(state_of(0))
     state, step = found or (state_of(0), 0)
     jax.tree.map(np.testing.assert_array_equal, state, state_of(step))
@@ -113,7 +113,8 @@ def write(path: pathlib.Path, tally: dict[str, int], given: Sequence[str]) -> No
   """The JSON."""
   import machine
 
-  from byoljax import __version__, checkpoint
+  from byoljax import __version__
+  from byoljax.workdir import checkpoint
 
   facts = {
     'command': shlex.join(['python', 'experiments/faults/kill_saves.py', *given]),
@@ -127,7 +128,7 @@ def write(path: pathlib.Path, tally: dict[str, int], given: Sequence[str]) -> No
 
 if __name__ == '__main__':
   # Imported before the forks, which then begin at once; no device is touched before them.
-  import byoljax.checkpoint
-  import byoljax.workdirs  # noqa: F401
+  import byoljax.workdir.checkpoint
+  import byoljax.workdir.run_dir  # noqa: F401
 
   sys.exit(main())

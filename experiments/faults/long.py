@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(home: pathlib.Path, resident: str, steps: int) -> dict[str, Any]:
   """One run to its end, and once more from three quarters."""
-  from byoljax import checkpoint, metrics
+  from byoljax.workdir import checkpoint, metrics
 
   home.mkdir()
   data, run = home / 'tiny.npz', home / 'run'
@@ -168,7 +168,8 @@ def write(
   """The JSON, and the figure beside it."""
   import machine
 
-  from byoljax import __version__, checkpoint
+  from byoljax import __version__
+  from byoljax.workdir import checkpoint
 
   facts = {
     'command': shlex.join(['python', 'experiments/faults/long.py', *given]),

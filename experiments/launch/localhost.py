@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
   ]  # fmt: skip
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda *_: [process.terminate() for process in started])
-  # Those that fail together end together: see `byoljax.processes`.
+  # Those that fail together end together: see `byoljax.devices.processes`.
   statuses = [process.wait() for process in started]
   return next((abs(status) for status in statuses if status), 0)
 

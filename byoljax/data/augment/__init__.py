@@ -1,0 +1,1 @@
+"""What is done to pixels: crops and photometric operations, as functions of arrays."""

@@ -1,0 +1,198 @@
+"""Decoding, cropping, resizing and mirroring as one TensorFlow function of a group of examples.
+
+The same function is mapped over the groups by the tf.data graph (`graph.py`) and called directly
+where a group has to be made again, so both give the same bits.
+
+Two forms. Images of any size: each is decoded once, only the part that its crops need, and every
+view is cut from it and resized. Small images that all have one size (CIFAR): only the decoding is
+per example, the crops are two matrix products over the whole group (`crop.resample`), since the
+number of operations, not their arithmetic, decides the time at 32 pixels.
+
+What TensorFlow does not decode exactly is decoded by Pillow, from inside of the graph.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import numpy as np
+
+from byoljax.data.augment import crop, photometric, views
+from byoljax.data.sources import image_file, tensorflow_import
+
+# Largest image, in pixels, for which the crops of a whole group are made at once.
+_SMALL = 64 * 64
+# JPEG stores the colour at half the size and smooths it on the way back, across the border of what
+# is decoded. With this many pixels more on each side, a part is exactly what the whole would give.
+_MARGIN = 4
+# Skipping rows and columns costs the JPEG decoder its fast path: from this share of the image on,
+# decoding all of it is cheaper (measured at 144 and 375 pixels).
+_WHOLE_FROM = 0.75
+
+
+def is_small(image_shape: tuple[int, int] | None) -> bool:
+  """Whether images of this size (H, W), or of various ones (None), are cropped as a group."""
+  return image_shape is not None and image_shape[0] * image_shape[1] <= _SMALL
+
+
+def parts(
+  kind: np.ndarray, sides: np.ndarray, boxes: np.ndarray, image_shape: tuple[int, int] | None
+) -> np.ndarray:
+  """Which part of each image is decoded.
+
+  Args:
+    kind: who decodes it (`image_file`), int32 [n].
+    sides: height and width, int32 [n, 2].
+    boxes: crops, int32 [n, V, 4] (y, x, h, w).
+    image_shape: (H, W) where all images have the same, else None.
+
+  Returns:
+    int32 [n, 4]: a part that holds all the crops; the whole of PNG files and of small images.
+  """
+  whole = np.concatenate([np.zeros_like(sides), sides], 1)
+  if is_small(image_shape) or not len(kind):
+    return whole
+  return np.where((kind == image_file.PNG)[:, None], whole, _union(boxes, sides))
+
+
+def _union(boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
+  """A part of each image that holds all its crops, int32 [n, 4]; or the whole image."""
+  start = np.maximum(boxes[:, :, :2].min(1) - _MARGIN, 0)
+  extent = np.minimum((boxes[:, :, :2] + boxes[:, :, 2:]).max(1) + _MARGIN, sides) - start
+  # In floating point: the area of a large photograph overflows int32.
+  large = np.prod(extent / sides, axis=1) >= _WHOLE_FROM
+  whole = np.concatenate([np.zeros_like(sides), sides], 1)
+  return np.where(large[:, None], whole, np.concatenate([start, extent], 1)).astype(np.int32)
+
+
+@functools.lru_cache(maxsize=16)
+def make_decoder(
+  sizes: tuple[int, ...],
+  image_shape: tuple[int, int] | None,
+  host_specs: tuple[views.ViewSpec, ...] = (),
+) -> Callable[..., Any]:
+  """Builds the function of a group; it is traced on first use, and again for no other group.
+
+  Args:
+    sizes: side of each view in pixels.
+    image_shape: (H, W) where all images have the same, else None.
+    host_specs: settings of each view where the photometric augmentation is made here, else empty.
+
+  Returns:
+    A `tf.function`: (files string [n], kind int32 [n], part int32 [n, 4], boxes int32 [n, V, 4],
+    flips bool [n, V], draws float32 [n, V, NUM_DRAWS or 0]) -> uint8 [n, S, S, 3] for each view.
+    The boxes lie in the whole images. It raises an OpError when any of the files is damaged.
+  """
+  tf = tensorflow_import.tensorflow()
+  signature = [
+    tf.TensorSpec([None], tf.string),
+    tf.TensorSpec([None], tf.int32),
+    tf.TensorSpec([None, 4], tf.int32),
+    tf.TensorSpec([None, len(sizes), 4], tf.int32),
+    tf.TensorSpec([None, len(sizes)], tf.bool),
+    tf.TensorSpec([None, len(sizes), None], tf.float32),
+  ]
+
+  @tf.function(input_signature=signature, autograph=False)
+  def decoder(files, kind, part, boxes, flips, draws):
+    if image_shape is not None and is_small(image_shape):
+      made = _small_views(tf, files, kind, boxes, flips, sizes, image_shape)
+    else:
+      made = _views(tf, files, kind, part, boxes, flips, sizes)
+    if not host_specs:
+      return tuple(made)
+    return tuple(
+      _photometric(tf, pixels, draws[:, view], spec)
+      for view, (pixels, spec) in enumerate(zip(made, host_specs, strict=True))
+    )
+
+  return decoder
+
+
+def _decode_part(tf: Any, data: Any, kind: Any, part: Any) -> Any:
+  """The part (y, x, h, w) of an image file, uint8 [h, w, 3]; all of a PNG."""
+  branches = {
+    # The accurate transform is libjpeg's and Pillow's default; the fast one is off by up to 4.
+    image_file.JPEG: lambda: tf.io.decode_and_crop_jpeg(
+      data, part, channels=3, dct_method='INTEGER_ACCURATE'
+    ),
+    image_file.PNG: lambda: tf.io.decode_png(data, channels=3),
+    image_file.PILLOW: lambda: tf.ensure_shape(
+      tf.numpy_function(_with_pillow, [data, part], tf.uint8, stateful=False), [None, None, 3]
+    ),
+  }
+  return tf.switch_case(kind, branches)
+
+
+def _with_pillow(data: bytes, part: np.ndarray) -> np.ndarray:
+  y, x, h, w = part
+  try:
+    return np.ascontiguousarray(image_file.decode(data)[y : y + h, x : x + w])
+  except image_file.UnreadableImageError:
+    # Nothing can be cut from this, which is an error further on, but not a page of traceback.
+    return np.zeros((0, 0, 3), np.uint8)
+
+
+def _views(
+  tf: Any, files: Any, kind: Any, part: Any, boxes: Any, flips: Any, sizes: tuple[int, ...]
+) -> tuple[Any, ...]:
+  """Views of images of any size."""
+
+  def example(inputs):
+    data, kind, part, boxes, flips = inputs
+    image = _decode_part(tf, data, kind, part)
+    made = []
+    for view, size in enumerate(sizes):
+      y, x, h, w = tf.unstack(boxes[view])
+      cut = tf.slice(image, tf.stack([y - part[0], x - part[1], 0]), tf.stack([h, w, 3]))
+      made.append(tf.ensure_shape(_resized(tf, cut, size, flips[view]), [size, size, 3]))
+    return tuple(made)
+
+  types = tuple(tf.TensorSpec([size, size, 3], tf.uint8) for size in sizes)
+  inputs = (files, kind, part, boxes, flips)
+  return tf.map_fn(example, inputs, fn_output_signature=types, parallel_iterations=1)
+
+
+def _resized(tf: Any, pixels: Any, size: int, flip: Any) -> Any:
+  """Bicubic resize without antialiasing to [size, size, 3], rounded as in `crop.resample`."""
+  pixels = tf.image.resize(pixels, (size, size), method='bicubic')
+  pixels = tf.cast(tf.clip_by_value(pixels + 0.5, 0.0, 255.0), tf.uint8)
+  # A choice between the two, by `tf.where`, takes longer than decoding and resizing together.
+  return tf.cond(flip, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+
+
+def _small_views(
+  tf: Any,
+  files: Any,
+  kind: Any,
+  boxes: Any,
+  flips: Any,
+  sizes: tuple[int, ...],
+  shape: tuple[int, int],
+) -> list[Any]:
+  """Views of small images of one size."""
+  height, width = shape
+
+  def example(inputs):
+    data, kind = inputs
+    image = _decode_part(tf, data, kind, [0, 0, height, width])
+    return tf.ensure_shape(image, [height, width, 3])
+
+  whole = tf.TensorSpec([height, width, 3], tf.uint8)
+  images = tf.map_fn(example, (files, kind), fn_output_signature=whole, parallel_iterations=1)
+  xp = tf.experimental.numpy
+  return [
+    _to_bytes(tf, crop.resample(xp, images, boxes[:, view], flips[:, view], size))
+    for view, size in enumerate(sizes)
+  ]
+
+
+def _photometric(tf: Any, pixels: Any, draws: Any, spec: views.ViewSpec) -> Any:
+  """The photometric augmentation of one view of a group, uint8 [n, S, S, 3]."""
+  images = tf.cast(pixels, tf.float32) * (1 / 255)
+  draws = tf.ensure_shape(draws, [None, views.NUM_DRAWS])
+  return _to_bytes(tf, photometric.photometric(tf.experimental.numpy, images, draws, spec))
+
+
+def _to_bytes(tf: Any, pixels: Any) -> Any:
+  return tf.cast(tf.floor(pixels * 255.0 + 0.5), tf.uint8)

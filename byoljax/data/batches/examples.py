@@ -1,0 +1,196 @@
+"""What a group of examples is made of: which examples, their files, and where the views lie.
+
+A plan is a function of (seed, epoch, indices) and the data. It is made from the headers alone:
+which part of an image is decoded, and where each view is cut from it, is known before decoding.
+
+An example that cannot be read is replaced by the next one in the data set that can, with everything
+that belongs to it: index, label, crops, draws. That depends on the data alone, not on what the run
+has met before, so a resumed run still sees the same batches. Evaluations leave the example out.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from byoljax.data.augment import crop, draws, views
+from byoljax.data.batches import decode
+from byoljax.data.sources import image_file
+from byoljax.data.sources.source import Source
+
+# A longer row of unreadable files is not an accident but the wrong folder, and each takes a read.
+_MAX_UNREADABLE_IN_A_ROW = 1000
+
+
+class Geometry(NamedTuple):
+  """Where the views lie in their images.
+
+  Attributes:
+    boxes: crop of each view, int32 [n, V, 4] (y, x, h, w).
+    flips: whether to mirror each view, bool [n, V].
+    draws: random numbers of each view, float32 [n, V, NUM_DRAWS]; [n, V, 0] without any.
+  """
+
+  boxes: np.ndarray
+  flips: np.ndarray
+  draws: np.ndarray
+
+
+# (index int64 [n], height and width int32 [n], epoch) -> the geometry of n examples.
+GeometryOf = Callable[[np.ndarray, np.ndarray, np.ndarray, int], Geometry]
+
+
+def random_geometry(specs: Sequence[views.ViewSpec], seed: int) -> GeometryOf:
+  """Random-resized crops and mirrors: functions of (seed, epoch, example, view)."""
+
+  def geometry(index: np.ndarray, height: np.ndarray, width: np.ndarray, epoch: int) -> Geometry:
+    numbers = [
+      draws.uniforms(np, seed, epoch, index, view, views.NUM_DRAWS) for view in range(len(specs))
+    ]
+    pairs = list(zip(numbers, specs, strict=True))
+    return Geometry(
+      np.stack([crop.crop_box(np, u, height, width, spec) for u, spec in pairs], 1),
+      np.stack([crop.flips(u, spec) for u, spec in pairs], 1),
+      np.stack(numbers, 1),
+    )
+
+  return geometry
+
+
+def centre_geometry(size: int) -> GeometryOf:
+  """The evaluation crop: one view, nothing random."""
+
+  def geometry(index: np.ndarray, height: np.ndarray, width: np.ndarray, epoch: int) -> Geometry:
+    del epoch
+    boxes = crop.centre_crop_box(np, height, width, size)[:, None]
+    rows = len(index)
+    return Geometry(boxes, np.zeros((rows, 1), bool), np.zeros((rows, 1, 0), np.float32))
+
+  return geometry
+
+
+class Plan(NamedTuple):
+  """Everything that is needed to make a group of n examples, m of which are there.
+
+  Attributes:
+    index: number of each example in its source, int32 [n]; -1: nothing there.
+    label: int32 [n, *label_shape]; -1: none.
+    row: row of the group that each file belongs to, int32 [m].
+    files: image files, object [m] of bytes.
+    kind: who decodes them, int32 [m] (`image_file`).
+    part: which part of each image is decoded, int32 [m, 4] (y, x, h, w).
+    boxes, flips, draws: as in `Geometry`, of the m examples.
+  """
+
+  index: np.ndarray
+  label: np.ndarray
+  row: np.ndarray
+  files: np.ndarray
+  kind: np.ndarray
+  part: np.ndarray
+  boxes: np.ndarray
+  flips: np.ndarray
+  draws: np.ndarray
+
+  def only(self, position: int) -> 'Plan':
+    """The same with one of the m files."""
+    one = slice(position, position + 1)
+    return Plan(self.index, self.label, *(field[one] for field in self[2:]))
+
+
+class Planner:
+  """Plans the groups of one run or evaluation; several threads may do so at once."""
+
+  def __init__(self, source: Source, geometry_of: GeometryOf, *, replace: bool):
+    """Plans for one source.
+
+    Args:
+      source: encoded.
+      geometry_of: where the views lie.
+      replace: whether the next readable example takes the place of an unreadable one.
+    """
+    self._source = source
+    self._geometry_of = geometry_of
+    self._replace = replace
+    # Examples whose header is fine but which cannot be decoded, and the epoch that is true for
+    # (None: for all). Of a damaged JPEG, a crop above the damage can be decoded: were it left out
+    # for good, the batches would depend on whether the run has met it.
+    self._broken: set[tuple[int, int | None]] = set()
+
+  @property
+  def label_shape(self) -> tuple[int, ...]:
+    """See `Source.label_shape`."""
+    return self._source.label_shape
+
+  def plan(self, index: np.ndarray, epoch: int) -> Plan:
+    """The plan of a group.
+
+    Args:
+      index: the examples, int64 [n], n >= 1; -1: padding.
+      epoch: the epoch.
+
+    Raises:
+      ValueError: very many examples in a row cannot be read.
+    """
+    index, label = index.copy(), np.full((len(index), *self.label_shape), -1, np.int32)
+    files, headers = np.full(len(index), b'', object), np.zeros((len(index), 3), np.int32)
+    there = np.flatnonzero(index >= 0)
+    if len(there):
+      files[there], label[there] = self._source.read(index[there])
+    for row in there:
+      header = self._look(int(index[row]), files[row], epoch)
+      if header is not None:
+        headers[row] = header
+      elif self._replace:
+        index[row], label[row], files[row], headers[row] = self._next(int(index[row]), epoch)
+      else:
+        index[row], label[row] = -1, -1
+    row = np.flatnonzero(index >= 0)
+    kind, height, width = headers[row].T
+    geometry = self._geometry_of(index[row], height, width, epoch)
+    part = decode.parts(kind, headers[row, 1:], geometry.boxes, self._source.image_shape)
+    numbers = index.astype(np.int32)
+    return Plan(numbers, label, row.astype(np.int32), files[row], kind, part, *geometry)
+
+  def reject(self, plan: Plan, position: int, epoch: int) -> None:
+    """Notes that the file at `position` cannot be decoded: plans will do without the example."""
+    index, kind = int(plan.index[plan.row[position]]), plan.kind[position]
+    self._broken.add((index, epoch if kind == image_file.JPEG else None))
+    reason = 'the image data are damaged'
+    if kind == image_file.PILLOW:
+      try:
+        image_file.decode(plan.files[position])
+      except image_file.UnreadableImageError as error:
+        reason = str(error)
+    self._source.unreadable.add(self._source.locate(index), reason)
+
+  def _look(self, index: int, data: bytes, epoch: int) -> tuple[int, int, int] | None:
+    """(kind, height, width); None, and a note, where the example cannot be used."""
+    if (index, None) in self._broken or (index, epoch) in self._broken:
+      return None
+    due = self._source.image_shape
+    try:
+      kind, height, width = image_file.inspect(data)
+      if due is not None and due != (height, width):
+        raise image_file.UnreadableImageError(
+          f'the image is {height} x {width}, not {due[0]} x {due[1]}'
+        )
+    except image_file.UnreadableImageError as error:
+      self._source.unreadable.add(self._source.locate(index), str(error))
+      return None
+    return kind, height, width
+
+  def _next(self, index: int, epoch: int) -> tuple[int, np.ndarray, bytes, tuple[int, int, int]]:
+    """The first example after `index`, around the end, that can be used: with label and file."""
+    limit = min(self._source.size - 1, _MAX_UNREADABLE_IN_A_ROW)
+    for step in range(1, limit + 1):
+      candidate = (index + step) % self._source.size
+      files, label = self._source.read(np.array([candidate]))
+      header = self._look(candidate, files[0], epoch)
+      if header is not None:
+        return candidate, label[0], files[0], header
+    name = self._source.locate(index)
+    raise ValueError(
+      f'{limit + 1} examples of {self._source.name} in a row cannot be read; the first is {name}: '
+      f'{self._source.unreadable.names[name]}.'
+    )

@@ -1,0 +1,119 @@
+"""Batches of image files: groups of examples from the tf.data graph, put together.
+
+A batch is made in groups of a fixed number of examples, whatever the number of threads. A group
+that the graph could not make, because one of its files is damaged, is made again by the same
+function, without the examples at fault: the batch is the same as if they had been known before.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from byoljax.data.batches import graph
+from byoljax.data.batches.ahead import AHEAD, Batch, Batches
+from byoljax.data.batches.examples import Plan, Planner
+from byoljax.data.sources import tensorflow_import
+
+# Enough examples to hide the cost of a call, few enough that all cores get some of a batch.
+_GROUP = 64
+
+
+class FileBatches(Batches):
+  """Batches of image files; the rows of examples that are not there are black, with index -1."""
+
+  def __init__(
+    self,
+    steps: range,
+    at: Callable[[int], tuple[int, np.ndarray]],
+    planner: Planner,
+    decoder: Any,
+    *,
+    sizes: tuple[int, ...],
+    threads: int,
+    finish: Callable[[Batch], Batch] = dict,
+  ):
+    """Starts the graph.
+
+    Args:
+      steps: which steps, ascending by one.
+      at: step -> its epoch and its examples, int64 [b] with the same b >= 1 always (-1: padding).
+      planner: makes the plans of the groups.
+      decoder: carries them out (`decode.make_decoder`).
+      sizes: side of each view in pixels.
+      threads: for decoding.
+      finish: from 'index' int32 [b], 'label' int32 [b, ...] and 'views', a tuple of uint8
+        [b, S, S, 3], to what is handed out.
+    """
+    super().__init__(steps)
+    size = len(at(steps.start)[1])
+    groups = -(-size // _GROUP)
+
+    def members(number: int) -> tuple[int, np.ndarray]:
+      step, group = divmod(number, groups)
+      epoch, index = at(step)
+      return epoch, index[group * _GROUP : (group + 1) * _GROUP]
+
+    def plan_of(number: int) -> Plan:
+      epoch, index = members(number)
+      return planner.plan(index, epoch)
+
+    self._size = size
+    self._groups = groups
+    self._members = members
+    self._planner = planner
+    self._decoder = decoder
+    self._sizes = sizes
+    self._finish = finish
+    # The stream must not know the batches, or they would never be garbage.
+    self._stream = graph.Stream(
+      range(steps.start * groups, steps.stop * groups),
+      plan_of,
+      decoder,
+      len(sizes),
+      threads=threads,
+      ahead=AHEAD * groups,
+    )
+    self._stream.close_with(self)
+
+  def _at(self, step: int) -> Batch:
+    index = np.full(self._size, -1, np.int32)
+    label = np.full((self._size, *self._planner.label_shape), -1, np.int32)
+    views = tuple(np.zeros((self._size, size, size, 3), np.uint8) for size in self._sizes)
+    for group in range(self._groups):
+      number = step * self._groups + group
+      made = self._stream.take(number) or self._again(number)
+      start = group * _GROUP
+      index[start : start + len(made.index)] = made.index
+      label[start : start + len(made.label)] = made.label
+      for out, view in zip(views, made.views, strict=True):
+        out[start + made.row] = view
+    return self._finish({'index': index, 'label': label, 'views': views})
+
+  def _again(self, number: int) -> graph.Made:
+    """A group that the graph could not make: nothing but padding, a damaged file, or an error."""
+    failure = tensorflow_import.tensorflow().errors.OpError
+    make_one = graph.make_one(self._decoder, len(self._sizes))
+
+    def decodes(plan: Plan) -> bool:
+      try:
+        make_one(plan)
+      except failure:
+        return False
+      return True
+
+    epoch, index = self._members(number)
+    while True:
+      # What made planning fail in the graph is raised here.
+      plan = self._planner.plan(index, epoch)
+      try:
+        return make_one(plan)
+      except failure:
+        damaged = [p for p in range(len(plan.row)) if not decodes(plan.only(p))]
+        if not damaged:
+          raise
+      for position in damaged:
+        self._planner.reject(plan, position, epoch)
+
+  def _stop(self) -> None:
+    self._stream.close()

@@ -1,0 +1,146 @@
+"""Data sets that live on the accelerator: many train steps in one call, and no host in between.
+
+The images lie on every device as uint8, once and whole. A call is told which examples its steps
+consist of, a few kilobytes, and does the rest itself: gather, crop, photometric operations, step.
+The examples, the random numbers and the pictures are those of `pipeline.train_batches`, because
+both are functions of (seed, step, example); what differs is the rounding of a program that was
+compiled otherwise.
+
+Whole on every device, rather than a share on each: a batch is drawn from all over the set, so
+shares would need an exchange between the devices in every step. A set may therefore take `SHARE` of
+one device's memory. What is larger is read by the host, as are photographs of various sizes, and
+as is everything on a CPU, whose "device" is the host: there is nothing to save there, and XLA's CPU
+compiler does not optimise the gradients of convolutions inside of loops.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+import numpy as np
+
+from byoljax.data.batches.order import Order
+from byoljax.data.sources.source import Source
+from byoljax.devices import hosts, mapping
+
+MODES = ('auto', 'on', 'off')
+# Largest share of a device's memory that the images may take; the rest is the training's.
+SHARE = 1 / 4
+# Steps of one call: bounds the memory for their order, and how much there is to wait for.
+MAX_STEPS = 128
+
+PyTree = Any
+Step = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, jax.Array]]]
+
+
+def check(mode: str, source: Source, photometric_on: str) -> None:
+  """Refuses a mode that does not exist, or 'on' where it is impossible.
+
+  Raises:
+    ValueError: which of the two, and what to do.
+  """
+  if mode not in MODES:
+    raise ValueError(f"data.resident='{mode}' must be one of {', '.join(MODES)}.")
+  if mode != 'on':
+    return
+  if photometric_on != 'accelerator':
+    raise ValueError(
+      f"data.resident='on' makes the views on the accelerator, but augment.device="
+      f"'{photometric_on}': set augment.device=accelerator or data.resident=off."
+    )
+  if source.image_shape is None:
+    raise ValueError(
+      f"data.resident='on' needs images of one size, but those of {source.name} differ: "
+      'set data.resident=auto.'
+    )
+  if source.encoded and source.decode is None:
+    raise ValueError(
+      f"data.resident='on', but the decoded images of {source.name} do not fit into this "
+      "computer's memory: set data.resident=auto."
+    )
+
+
+def is_chosen(mode: str, source: Source, photometric_on: str) -> bool:
+  """Whether a run's data are to live on the devices; the answer is the same in all processes.
+
+  Args:
+    mode: 'off', 'on', or 'auto': where the set fits, on devices that are not the host's own.
+    source: as `Source.opened` gives it.
+    photometric_on: 'accelerator', or 'host' where finished views are made by the host.
+  """
+  if mode == 'off' or source.encoded or photometric_on != 'accelerator':
+    return False
+  return mode == 'on' or bool(hosts.first_says(_bytes(source) <= _room()))
+
+
+def _bytes(source: Source) -> int:
+  assert source.image_shape is not None
+  return source.size * source.image_shape[0] * source.image_shape[1] * 3
+
+
+def _room() -> float:
+  """Bytes that a set may take on each device; 0 on the CPU and where the memory is not known."""
+  device = jax.local_devices()[0]
+  if device.platform == 'cpu':
+    return 0
+  return (device.memory_stats() or {}).get('bytes_limit', 0) * SHARE
+
+
+def place(source: Source) -> dict[str, jax.Array]:
+  """Copies a set of arrays to every local device.
+
+  Returns:
+    'image' uint8 [N, H * W * 3], flat because accelerators pad a minor axis of three, and 'label'
+    int32 [N].
+  """
+  images, labels = source.read(np.arange(source.size))
+  return mapping.replicate({'image': images.reshape(source.size, -1), 'label': labels})
+
+
+def make_steps(step: Step, image_shape: tuple[int, int]) -> Callable[..., Any]:
+  """Builds many_steps(state, data, index, count) -> (state, the last step's metrics), per device.
+
+  `data` is from `place`, `index` int32 [K, b] holds this device's examples of up to K steps, and
+  `count` in [1, K], int32, says how many are made; any count runs the same program. Where loops
+  must not hold convolutions, a call makes one step and `count` is 1.
+
+  Args:
+    step: the train step of one device.
+    image_shape: (H, W).
+  """
+
+  def many_steps(state: Any, data: dict[str, jax.Array], index: jax.Array, count: jax.Array) -> Any:
+    def rows(x: jax.Array, chosen: jax.Array) -> jax.Array:
+      return x.at[chosen].get(mode='promise_in_bounds')
+
+    def one(number: Any, carry: Any) -> Any:
+      chosen = lax.dynamic_index_in_dim(index, number, keepdims=False)
+      batch = {
+        'image': rows(data['image'], chosen).reshape(len(chosen), *image_shape, 3),
+        'index': chosen,
+        'label': rows(data['label'], chosen),
+      }
+      return step(carry[0], batch)
+
+    if mapping.must_unroll():
+      return one(0, (state,))
+    metrics = jax.eval_shape(one, 0, (state,))[1]
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), metrics)
+    return lax.fori_loop(0, count, one, (state, nothing))
+
+  return many_steps
+
+
+def indices(plan: Order, first: int, count: int) -> np.ndarray:
+  """The examples of steps first, ..., first + count - 1 of this process: int32 [D, MAX_STEPS, b].
+
+  D are the local devices, and device d gets the rows that `mapping.shard` would give it. What
+  exceeds `count` steps is 0 and is not looked at.
+  """
+  rows = np.zeros((MAX_STEPS, plan.local_size), np.int32)
+  for number in range(count):
+    rows[number] = plan.at(first + number)[1]
+  devices = jax.local_device_count()
+  return np.ascontiguousarray(rows.reshape(MAX_STEPS, devices, -1).swapaxes(0, 1))

@@ -1,0 +1,1 @@
+"""What can be read: every kind of data becomes one `Source` with random access."""

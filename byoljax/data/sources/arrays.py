@@ -1,0 +1,252 @@
+"""Data sets that are arrays: an `.npz` file, or arrays already in memory. NumPy only.
+
+An `.npz` holds `x_train`, `y_train`, `x_test`, `y_test` and, for pretraining alone, `x_unlabelled`:
+images uint8 [N, H, W, 3] (or grey [N, H, W] / [N, H, W, 1], repeated to three channels when read),
+labels whole numbers [N], -1 for none, or [N, C] with 1, 0 and -1 (does not count) where images have
+several labels each; every `y_` may be absent. A file written by `np.savez` is
+stored uncompressed, so its images are mapped from the file rather than loaded; what
+`np.savez_compressed` writes is loaded as a whole.
+"""
+
+import os
+from typing import Any
+import zipfile
+
+import numpy as np
+
+from byoljax.data.sources import source
+
+_LABELS_OF = {'x_train': 'y_train', 'x_test': 'y_test', 'x_unlabelled': None}
+MAX_CLASSES = 1_000_000
+_MEMBERS = ('x_train', 'y_train', 'x_test', 'y_test', 'x_unlabelled', 'class_names')
+# Which members a split is made of, in order; pretraining takes every image that is there.
+_SPLITS = {
+  'pretrain': ('x_unlabelled', 'x_train'),
+  'train': ('x_train',),
+  'test': ('x_test',),
+}
+
+
+def from_arrays(
+  images: np.ndarray,
+  labels: np.ndarray | None = None,
+  *,
+  name: str = 'arrays',
+  class_names: tuple[str, ...] = (),
+  num_classes: int | None = None,
+) -> source.Source:
+  """Wraps arrays as a source.
+
+  Args:
+    images: uint8 [N, H, W, 3], [N, H, W, 1] or [N, H, W].
+    labels: whole numbers [N] (-1: none), [N, C] for several labels per image, or None.
+    name: for messages and the fingerprint.
+    class_names: one per class, or empty.
+    num_classes: by default the number of names, else the largest label + 1.
+
+  Raises:
+    ValueError: a shape or type is not one of these.
+  """
+  x = _check_images(images, name, 'images')
+  y = None if labels is None else _check_labels(labels, len(x), name, 'labels')
+  first = x[:: max(1, len(x) // 16)][:16]
+  mark = source.fingerprint(
+    name, x.shape, np.ascontiguousarray(first).tobytes(), b'' if y is None else y.tobytes()
+  )
+  return _make(name, [x], [y], class_names, num_classes, mark)
+
+
+def from_npz(path: str | os.PathLike, split: str) -> source.Source:
+  """A split of an `.npz` file: 'pretrain' (x_unlabelled and x_train), 'train' or 'test'.
+
+  Args:
+    path: the file; `~` is expanded.
+    split: which images.
+
+  Raises:
+    ValueError: no such file, not an `.npz`, a missing member, or a wrong type, shape or length.
+  """
+  if split not in _SPLITS:
+    raise ValueError(f'arrays have no split {split!r}: use one of {", ".join(_SPLITS)}.')
+  file = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  members, checksums = _open(file)
+  wanted = [key for key in _SPLITS[split] if key in members]
+  if not wanted:
+    raise ValueError(
+      f'{file} has no {_SPLITS[split][-1]!r}, which the {split} split needs; it holds '
+      f'{", ".join(sorted(members)) or "nothing"}, and the names are {", ".join(_MEMBERS)}.'
+    )
+  images, labels = [], []
+  for key in wanted:
+    images.append(_check_images(members[key], file, key))
+    label_key = _LABELS_OF[key]
+    y = members.get(label_key) if label_key else None
+    labels.append(None if y is None else _check_labels(y, len(images[-1]), file, str(label_key)))
+  shapes = {x.shape[1:3] for x in images}
+  if len(shapes) > 1:
+    raise ValueError(
+      f'{file}: x_unlabelled and x_train must hold images of one size, got {sorted(shapes)}.'
+    )
+  names = members.get('class_names')
+  class_names = () if names is None else tuple(str(n) for n in np.asarray(names).ravel())
+  # Both splits count the classes of both, so that a test set without the last class agrees.
+  every = [(key, np.asarray(members[key])) for key in ('y_train', 'y_test') if key in members]
+  most = max((_classes(y, file, key) for key, y in every if y.size), default=0)
+  mark = source.fingerprint(
+    'npz', split, [(key, members[key].shape, checksums[key]) for key in wanted]
+  )
+  num_classes = max(most, len(class_names))
+  return _make(f'{os.path.basename(file)}:{split}', images, labels, class_names, num_classes, mark)
+
+
+def _make(
+  name: str,
+  images: list[np.ndarray],
+  labels: list[np.ndarray | None],
+  class_names: tuple[str, ...],
+  num_classes: int | None,
+  mark: str,
+) -> source.Source:
+  starts = np.cumsum([0] + [len(x) for x in images])
+  # Of arrays without labels beside others with some, every label is unknown.
+  shape = next((part.shape[1:] for part in labels if part is not None), ())
+  y = np.concatenate(
+    [
+      np.full((len(x), *shape), -1, np.int32) if part is None else part
+      for x, part in zip(images, labels, strict=True)
+    ]
+  )
+  if num_classes is None:
+    num_classes = len(class_names) or _classes(y, name, 'labels')
+  if class_names and len(class_names) != num_classes:
+    raise ValueError(
+      f'{name} names {len(class_names)} classes but its labels need {num_classes}; name each one.'
+    )
+  if not shape and int(y.max(initial=-1)) >= num_classes:
+    raise ValueError(
+      f'{name} holds the label {y.max()}, but its classes are 0 to {num_classes - 1}.'
+    )
+  height, width = images[0].shape[1:3]
+
+  def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    out = np.empty((len(rows), height, width, 3), np.uint8)
+    part = np.searchsorted(starts, rows, side='right') - 1
+    for i, x in enumerate(images):
+      here = part == i
+      picked = x[rows[here] - starts[i]]
+      # Assigning repeats a single grey channel.
+      out[here] = picked[..., None] if picked.ndim == 3 else picked
+    return out, y[rows]
+
+  labelled = num_classes > 0 and bool((y >= 0).any())
+  return source.Source(
+    name=name,
+    size=int(starts[-1]),
+    num_classes=num_classes if labelled else 0,
+    class_names=(class_names or tuple(str(i) for i in range(num_classes))) if labelled else (),
+    encoded=False,
+    image_shape=(height, width),
+    fingerprint=mark,
+    fetch=fetch,
+    fetch_labels=lambda: y if labelled else None,
+    locate=lambda row: f'{name}[{row}]',
+    multi_label=labelled and bool(shape),
+  )
+
+
+def _classes(labels: np.ndarray, where: str, key: str) -> int:
+  """How many classes there are at least."""
+  if labels.ndim == 2 and labels.shape[1] > 1:
+    return labels.shape[1]
+  largest = int(labels.max(initial=-1))
+  if largest >= MAX_CLASSES:
+    raise ValueError(
+      f'{where}: {key} holds {largest}, but classes are numbered from 0, at most {MAX_CLASSES:,}: '
+      'renumber them, as np.unique(labels, return_inverse=True) does.'
+    )
+  return largest + 1
+
+
+def _check_images(images: Any, where: str, key: str) -> np.ndarray:
+  x = images if isinstance(images, np.ndarray) else np.asarray(images)
+  if x.dtype != np.uint8:
+    raise ValueError(f'{where}: {key} has type {x.dtype}, but images must be uint8 (0 to 255).')
+  if x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in (1, 3)):
+    if x.size:
+      return x
+    raise ValueError(f'{where}: {key} is empty: its shape is {list(x.shape)}.')
+  hint = ''
+  if x.ndim == 4 and x.shape[1] in (1, 3):
+    hint = '; the channels come first here, so transpose with (0, 2, 3, 1)'
+  raise ValueError(
+    f'{where}: {key} has shape {list(x.shape)}, but images must be [N, H, W, 3], '
+    f'[N, H, W, 1] or [N, H, W]{hint}.'
+  )
+
+
+def _check_labels(labels: Any, count: int, where: str, key: str) -> np.ndarray:
+  y = np.asarray(labels)
+  if not np.issubdtype(y.dtype, np.integer):
+    raise ValueError(f'{where}: {key} has type {y.dtype}, but labels must be whole numbers.')
+  if y.ndim == 2 and y.shape[1] == 1:
+    y = y[:, 0]
+  if y.ndim not in (1, 2):
+    raise ValueError(f'{where}: {key} has shape {list(y.shape)}, but labels must be [N] or [N, C].')
+  if len(y) != count:
+    raise ValueError(f'{where}: {key} has {len(y)} labels for {count} images.')
+  if y.size and int(y.min()) < -1:
+    raise ValueError(f'{where}: {key} holds {y.min()}, but labels are >= 0, or -1 for none.')
+  _classes(y, where, key)
+  if y.ndim == 2 and y.size and int(y.max()) > 1:
+    raise ValueError(f'{where}: {key} holds {y.max()}, but labels [N, C] are 1, 0 or -1.')
+  return y.astype(np.int32)
+
+
+def _open(file: str) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+  """The known members of an `.npz` file, mapped where they are stored, and their checksums."""
+  if not os.path.exists(file):
+    raise ValueError(f'there is no file {file}: set config.data.dir to the .npz file.')
+  try:
+    members, checksums = {}, {}
+    with zipfile.ZipFile(file) as archive:
+      for info in archive.infolist():
+        key = info.filename.removesuffix('.npy')
+        if key in _MEMBERS:
+          members[key] = _map(file, info) if _is_stored(info) else _load(file, key)
+          checksums[key] = info.CRC
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(f'{file} cannot be read as an .npz of plain arrays: {error}.') from error
+  return members, checksums
+
+
+def _is_stored(info: zipfile.ZipInfo) -> bool:
+  return info.compress_type == zipfile.ZIP_STORED and info.file_size > 1 << 20
+
+
+def _load(file: str, key: str) -> np.ndarray:
+  with np.load(file, allow_pickle=False) as archive:
+    return archive[key]
+
+
+def _map(file: str, info: zipfile.ZipInfo) -> np.ndarray:
+  """Maps a stored member: `np.load` ignores mmap_mode for archives."""
+  with open(file, 'rb') as raw:
+    raw.seek(info.header_offset)
+    header = raw.read(30)
+    if header[:4] != b'PK\x03\x04':
+      raise ValueError('a member has no local header')
+    # The local header's own name and extra lengths: the central ones may differ.
+    raw.seek(int.from_bytes(header[26:28], 'little') + int.from_bytes(header[28:30], 'little'), 1)
+    version = np.lib.format.read_magic(raw)
+    read = {
+      (1, 0): np.lib.format.read_array_header_1_0,
+      (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in read:
+      raise ValueError(f'array format {version} is unknown')
+    shape, fortran, dtype = read[version](raw)
+    if dtype.hasobject:
+      raise ValueError('a member holds Python objects')
+    offset = raw.tell()
+  order = 'F' if fortran else 'C'
+  return np.memmap(file, dtype, 'r', offset, shape, order)

@@ -1,0 +1,168 @@
+"""The data sets by name: which files and splits stand behind `pretrain`, `train` and `test`.
+
+    source = datasets.load('cifar10', 'train', data_dir='~/tensorflow_datasets')
+    source = datasets.load('folder', 'pretrain', data_dir='~/photographs')
+    source = datasets.load('npz', 'test', data_dir='cifar10.npz')
+    source = datasets.load('tfds:oxford_flowers102', 'train')
+
+`pretrain` is what a self-supervised method may look at: every training image, labelled or not.
+`train` and `test` are for the evaluations; sets whose test labels are not public (ImageNet,
+Imagenette) are tested on their validation split, as the literature does.
+"""
+
+import dataclasses
+import difflib
+import os
+
+from byoljax.data.sources import arrays, folder, memory, shapes, source, tfds_source
+
+SPLITS = ('pretrain', 'train', 'test')
+TFDS_PREFIX = 'tfds:'
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+  """What is known about a data set before it is opened.
+
+  Attributes:
+    kind: 'tfds', 'shapes', 'folder' or 'npz': what reads it.
+    tfds: name in TFDS, for kind 'tfds'.
+    pretrain, train, test: the splits in TFDS's notation, for kind 'tfds'.
+    image_size: side in pixels at which the set is usually trained; 0 where it is up to the data.
+    metric: the one that the literature reports, a name of `evals.scores`.
+  """
+
+  kind: str
+  tfds: str = ''
+  pretrain: str = 'train'
+  train: str = 'train'
+  test: str = 'test'
+  image_size: int = 0
+  metric: str = 'top1'
+
+
+DATASETS = {
+  'shapes': Facts('shapes', image_size=shapes.SIZE),
+  'cifar10': Facts('tfds', 'cifar10', image_size=32),
+  'cifar100': Facts('tfds', 'cifar100', image_size=32),
+  'stl10': Facts('tfds', 'stl10', pretrain='unlabelled+train', image_size=96),
+  'imagenette': Facts('tfds', 'imagenette/160px-v2', test='validation', image_size=128),
+  'imagenet2012': Facts('tfds', 'imagenet2012', test='validation', image_size=224),
+  'folder': Facts('folder'),
+  'npz': Facts('npz'),
+  # Transfer, as by Kornblith et al. (arXiv 1805.08974, appendix A.1): what is trained on is
+  # training and validation images together.
+  'food101': Facts('tfds', 'food101', test='validation'),
+  'flowers102': Facts('tfds', 'oxford_flowers102', train='train+validation',
+                      metric='mean_per_class'),
+  'pets': Facts('tfds', 'oxford_iiit_pet', metric='mean_per_class'),
+  'dtd': Facts('tfds', 'dtd', train='train+validation'),
+  'cars': Facts('tfds', 'cars196'),
+  'sun397': Facts('tfds', 'sun397/tfds', train='train+validation'),
+  'caltech101': Facts('tfds', 'caltech101', metric='mean_per_class'),
+  'voc2007': Facts('tfds', 'voc/2007', train='train+validation', metric='map11'),
+}  # fmt: skip
+
+
+def facts(name: str) -> Facts:
+  """What is known about the set `name`: a key of DATASETS or `tfds:NAME`.
+
+  Raises:
+    ValueError: an unknown name.
+  """
+  if name.startswith(TFDS_PREFIX) and len(name) > len(TFDS_PREFIX):
+    # Empty splits are looked up when the set is opened.
+    return Facts('tfds', name[len(TFDS_PREFIX) :], pretrain='', train='', test='')
+  if name not in DATASETS:
+    close = difflib.get_close_matches(name, DATASETS, n=1)
+    hint = f'did you mean {close[0]!r}? ' if close else ''
+    raise ValueError(
+      f'unknown data set {name!r}: {hint}There are {", ".join(DATASETS)}, and '
+      f'{TFDS_PREFIX}NAME for any other image set of TFDS.'
+    )
+  return DATASETS[name]
+
+
+def load(
+  name: str,
+  split: str,
+  *,
+  data_dir: str | os.PathLike = '',
+  unreadable_log: str | os.PathLike | None = None,
+  image_key: str = 'image',
+  label_key: str = 'label',
+  in_memory: bool = False,
+) -> source.Source:
+  """Opens a split of a data set.
+
+  Args:
+    name: a key of DATASETS, or `tfds:NAME`.
+    split: 'pretrain', 'train' or 'test'.
+    data_dir: the directory with prepared TFDS sets (empty: $TFDS_DATA_DIR, else
+      ~/tensorflow_datasets; for shapes its own cache), the folder of images, or the `.npz` file.
+    unreadable_log: directory in which `unreadable.txt` lists the images that cannot be read, or
+      the path of such a .txt file; None keeps no file.
+    image_key: TFDS feature that holds the image.
+    label_key: TFDS feature that holds the class.
+    in_memory: decode small TFDS sets whose images all have one size once, when the first batch is
+      asked for, and keep them: see `memory.keep`. For whoever reads a set more than once.
+
+  Raises:
+    ValueError: an unknown name or split, data that are not there, or that are damaged.
+  """
+  if split not in SPLITS:
+    close = difflib.get_close_matches(split, SPLITS, n=1)
+    hint = f'did you mean {close[0]!r}? ' if close else ''
+    raise ValueError(f'unknown split {split!r}: {hint}use one of {", ".join(SPLITS)}.')
+  known = facts(name)
+  log = source.UnreadableLog(unreadable_log)
+  directory = os.fspath(data_dir)
+  if known.kind in ('folder', 'npz') and not directory:
+    what = 'the folder of images' if known.kind == 'folder' else 'the .npz file'
+    raise ValueError(f'data set {name!r} needs config.data.dir: the path of {what}.')
+  if known.kind == 'folder':
+    return folder.from_folder(directory, split, unreadable=log)
+  if known.kind == 'npz':
+    return arrays.from_npz(directory, split)
+  if known.kind == 'shapes':
+    return _shapes(split, directory)
+  wanted = {'pretrain': known.pretrain, 'train': known.train, 'test': known.test}[split]
+  opened = tfds_source.from_tfds(
+    known.tfds,
+    wanted or _usual_split(known.tfds, split, directory),
+    data_dir=directory,
+    image_key=image_key,
+    label_key=label_key,
+    unreadable=log,
+  )
+  return memory.keep(opened) if in_memory else opened
+
+
+def _shapes(split: str, directory: str) -> source.Source:
+  """The built-in set as arrays, without TensorFlow; `shapes.prepare` writes it for TFDS.
+
+  The fingerprint is that of the TFDS files, which hold the same examples in the same order.
+  """
+  part = 'test' if split == 'test' else 'train'
+  images, labels = shapes.arrays(part, directory or None)
+  name = f'shapes/{shapes.VERSION}:{part}'
+  made = arrays.from_arrays(images, labels, name=name, class_names=shapes.CLASS_NAMES)
+  mark = tfds_source.fingerprint(name, len(images), 'image', 'label')
+  return dataclasses.replace(made, fingerprint=mark)
+
+
+def _usual_split(name: str, split: str, directory: str) -> str:
+  """The split of a set that is not in the table: by the names that TFDS sets use."""
+  names = tfds_source.split_names(name, data_dir=directory)
+  unlabelled = [part for part in ('unlabelled', 'unlabeled') if part in names]
+  choices = {
+    'pretrain': ['+'.join([*unlabelled, 'train'])] if 'train' in names else unlabelled,
+    'train': [part for part in ('train',) if part in names],
+    'test': [part for part in ('test', 'validation') if part in names],
+  }[split]
+  if not choices:
+    raise ValueError(
+      f'{name} has no {split} split: it has {", ".join(names)}, and train, test or validation are '
+      'looked for.'
+    )
+  return choices[0]

@@ -1,0 +1,95 @@
+"""Data sets that are decoded once and kept in memory, where all images have one size and fit.
+
+Decoding CIFAR-10 or STL-10 anew in every epoch costs more than everything else that the host does,
+and buys nothing: the decoded bytes are the same every time. The examples, their order, labels and
+fingerprint stay as they are; only crops of one decoded picture are now made by `crop.resample`, as
+for any arrays. Sets of photographs of various sizes are not decoded: a training crop needs a part
+of each, at its own resolution.
+"""
+
+from concurrent import futures
+import dataclasses
+import functools
+import os
+import weakref
+
+import numpy as np
+
+from byoljax.data.sources import arrays, image_file
+from byoljax.data.sources.source import Source
+
+# Largest share of this computer's memory that the decoded images of one split may take.
+SHARE = 1 / 4
+_READ_AT_ONCE = 1024
+# Splits that are in use: pretraining and the evaluations open the same ones.
+_decoded: weakref.WeakValueDictionary[str, Source] = weakref.WeakValueDictionary()
+
+
+def keep(source: Source, limit_bytes: int | None = None) -> Source:
+  """The same source, decoded when the first batch is asked for, where that is possible.
+
+  Args:
+    source: any source; arrays, images of various sizes and sets that are too large come back as
+      they are. A set with an unreadable image is read and decoded anew by every batch, as without
+      this function: which image replaces it is a matter of the batch.
+    limit_bytes: largest size of the decoded images; `SHARE` of this computer's memory when None.
+  """
+  if not source.encoded or source.image_shape is None:
+    return source
+  if decoded_bytes(source) > (_memory_bytes() * SHARE if limit_bytes is None else limit_bytes):
+    return source
+  return dataclasses.replace(source, decode=functools.cache(lambda: _decode(source)))
+
+
+def decoded_bytes(source: Source) -> int:
+  """Bytes of all images as uint8 [N, H, W, 3]; the images of the source have one size."""
+  assert source.image_shape is not None
+  return source.size * source.image_shape[0] * source.image_shape[1] * 3
+
+
+def _decode(source: Source) -> Source:
+  known = _decoded.get(source.fingerprint)
+  if known is not None:
+    return known
+  assert source.image_shape is not None
+  images = np.empty((source.size, *source.image_shape, 3), np.uint8)
+  labels = np.empty(source.size, np.int32)
+
+  def fill(start: int) -> None:
+    rows = np.arange(start, min(start + _READ_AT_ONCE, source.size))
+    files, labels[rows] = source.read(rows)
+    for row, data in zip(rows, files, strict=True):
+      pixels = image_file.decode(data)
+      if pixels.shape[:2] != source.image_shape:
+        raise image_file.UnreadableImageError(f'the image is {pixels.shape[0]} x {pixels.shape[1]}')
+      images[row] = pixels
+
+  try:
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+      list(pool.map(fill, range(0, source.size, _READ_AT_ONCE)))
+  except image_file.UnreadableImageError:
+    return source
+  made = arrays.from_arrays(
+    images,
+    labels,
+    name=source.name,
+    num_classes=max(source.num_classes, 1),
+  )
+  made = dataclasses.replace(
+    made,
+    num_classes=source.num_classes,
+    class_names=source.class_names,
+    fingerprint=source.fingerprint,
+    fetch_labels=source.fetch_labels,
+    locate=source.locate,
+    unreadable=source.unreadable,
+  )
+  _decoded[source.fingerprint] = made
+  return made
+
+
+def _memory_bytes() -> int:
+  try:
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+  except (AttributeError, ValueError, OSError):  # Not on every system.
+    return 8 << 30

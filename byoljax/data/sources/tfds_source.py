@@ -1,0 +1,325 @@
+"""Any image set that TensorFlow Datasets has prepared, by name or directory, without the network.
+
+The prepared files are read directly, record by record (`records.py`): TFDS's own reader gives a
+sequence, whose order would hang on the number of processes, and which cannot start at step k.
+TFDS itself says which files make up a split (`train`, `train[:90%]`, `train+unlabelled`) and what
+the features are. Records are parsed a batch at a time by TensorFlow's example parser; images stay
+encoded, and what cannot be read counts as an empty image without a label. Nothing is ever
+downloaded: a set that is not there is an error that says what to run.
+"""
+
+from collections.abc import Callable
+import difflib
+import functools
+import os
+import re
+from typing import Any
+
+import numpy as np
+
+from byoljax.data.sources import records, source, tensorflow_import
+
+_VERSION = re.compile(r'\d+\.\d+\.\d+')
+_LABEL_BATCH = 1024
+
+
+def default_dir() -> str:
+  """TFDS's own default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
+  chosen = os.environ.get('TFDS_DATA_DIR') or os.path.join('~', 'tensorflow_datasets')
+  return os.path.abspath(os.path.expanduser(chosen))
+
+
+def from_tfds(
+  name: str,
+  split: str,
+  *,
+  data_dir: str | os.PathLike = '',
+  image_key: str = 'image',
+  label_key: str = 'label',
+  unreadable: source.UnreadableLog | None = None,
+) -> source.Source:
+  """A split of a prepared TFDS image set.
+
+  Args:
+    name: as TFDS writes it, `cifar10`, `imagenette/160px-v2`, `cifar10:3.0.2`, or a prepared
+      version directory.
+    split: a split, a slice or a sum of them, in TFDS's notation.
+    data_dir: where sets are prepared; empty means `default_dir()`.
+    image_key: feature that holds the image.
+    label_key: feature that holds the class; where it is missing, 'labels' is looked for (several
+      per image; VOC's `labels_no_difficult` says which count), else the examples are unlabelled.
+    unreadable: where images that cannot be decoded are noted.
+
+  Raises:
+    ValueError: not prepared, unknown name, split or feature, or damaged files.
+  """
+  directory = _version_directory(name, os.fspath(data_dir))
+  tfds = tensorflow_import.tensorflow_datasets()
+  builder = tfds.builder_from_directory(directory)
+  info = builder.info
+  image, label_keys, names, classes = _features(tfds, info, image_key, label_key)
+  multi_label = len(label_keys) == 2
+  fetch_records, size = _open_split(info, split)
+  label = f'{info.full_name}:{split}'
+  parse = functools.partial(
+    _parse, image_key=image_key, label_keys=label_keys if classes else (), classes=classes
+  )
+
+  def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = _parse_each(fetch_records(rows), parse)
+    if not multi_label and classes and labels.max(initial=-1) >= classes:
+      raise ValueError(
+        f'{label} holds the label {labels.max()}, but its classes are 0 to {classes - 1}: prepare '
+        'the data set again.'
+      )
+    return images, labels
+
+  @functools.cache
+  def labels() -> np.ndarray | None:
+    shape = (size, classes) if multi_label else (size,)
+    return _all_labels(label, directory, shape, fetch) if classes else None
+
+  height, width = image.shape[:2]
+  return source.Source(
+    name=label,
+    size=size,
+    num_classes=classes,
+    class_names=names,
+    encoded=True,
+    image_shape=(height, width) if height and width else None,
+    fingerprint=fingerprint(label, size, image_key, label_key),
+    fetch=fetch,
+    fetch_labels=labels,
+    locate=lambda row: f'{label}[{row}]',
+    unreadable=source.UnreadableLog() if unreadable is None else unreadable,
+    multi_label=multi_label,
+  )
+
+
+def fingerprint(name: str, size: int, image_key: str, label_key: str) -> str:
+  """What identifies a split: its full name with version, its size, and what is read of it."""
+  return source.fingerprint('tfds', name, size, image_key, label_key)
+
+
+def split_names(name: str, *, data_dir: str | os.PathLike = '') -> tuple[str, ...]:
+  """The splits of a prepared set, sorted; arguments and errors as for `from_tfds`."""
+  directory = _version_directory(name, os.fspath(data_dir))
+  tfds = tensorflow_import.tensorflow_datasets()
+  return tuple(sorted(tfds.builder_from_directory(directory).info.splits))
+
+
+def _version_directory(name: str, data_dir: str) -> str:
+  """The directory with the prepared files of `name`."""
+  direct = os.path.abspath(os.path.expanduser(name))
+  if _is_prepared(direct):
+    return direct
+  if os.path.isabs(os.path.expanduser(name)):
+    raise ValueError(f'{direct} is not a prepared TFDS version directory: no dataset_info.json.')
+  root = os.path.abspath(os.path.expanduser(data_dir)) if data_dir else default_dir()
+  path, _, version = name.partition(':')
+  found = _prepared_versions(os.path.join(root, *path.split('/')), version)
+  if len(found) > 1:
+    configs = ', '.join(f'{path}/{config}' for config in sorted(found))
+    raise ValueError(f'{name} is prepared in several configurations: name one of {configs}.')
+  if found:
+    return next(iter(found.values()))
+  raise ValueError(_not_prepared(name, path.split('/')[0], root))
+
+
+def _is_prepared(directory: str) -> bool:
+  return os.path.isfile(os.path.join(directory, 'dataset_info.json'))
+
+
+def _prepared_versions(base: str, version: str) -> dict[str, str]:
+  """Newest prepared version per configuration below `base`; '' is a set without any."""
+  found = {}
+  here = _newest(base, version)
+  if here:
+    return {'': here}
+  for config in sorted(os.listdir(base)) if os.path.isdir(base) else ():
+    newest = _newest(os.path.join(base, config), version)
+    if newest:
+      found[config] = newest
+  return found
+
+
+def _newest(base: str, version: str) -> str:
+  names = os.listdir(base) if os.path.isdir(base) else []
+  ready = [
+    name
+    for name in names
+    if _VERSION.fullmatch(name)
+    and name == (version or name)
+    and _is_prepared(os.path.join(base, name))
+  ]
+  ready.sort(key=lambda name: [int(part) for part in name.split('.')])
+  return os.path.join(base, ready[-1]) if ready else ''
+
+
+def _not_prepared(name: str, base_name: str, root: str) -> str:
+  """What to do about a set that is not there: another name, or the command that prepares it."""
+  tfds = tensorflow_import.tensorflow_datasets()
+  there = [entry for entry in _listdir(root) if _prepared_somewhere(os.path.join(root, entry))]
+  known = sorted({*tfds.list_builders(with_community_datasets=False), *there})
+  if base_name not in known:
+    close = difflib.get_close_matches(base_name, known, n=3)
+    hint = f'; did you mean {" or ".join(close)}?' if close else '.'
+    return f'there is no TFDS data set {base_name!r}{hint}'
+  command = (
+    'import tensorflow_datasets as tfds; '
+    f"tfds.builder('{name}', data_dir='{root}').download_and_prepare()"
+  )
+  return (
+    f'{name} is not prepared in {root} (set config.data.dir or TFDS_DATA_DIR if it is elsewhere): '
+    f'run  python -c "{command}"'
+  )
+
+
+def _listdir(path: str) -> list[str]:
+  return sorted(os.listdir(path)) if os.path.isdir(path) else []
+
+
+def _prepared_somewhere(base: str) -> bool:
+  return bool(_prepared_versions(base, ''))
+
+
+def _features(
+  tfds: Any, info: Any, image_key: str, label_key: str
+) -> tuple[Any, tuple[str, ...], tuple[str, ...], int]:
+  """The image feature, the labels' keys, and the names and number of the classes (0: unlabelled).
+
+  Several labels per image have two keys: of all classes, and of those that count (VOC's objects
+  that are not 'difficult'), the same one where there is no such distinction.
+  """
+  features = dict(info.features.items())
+  image: Any = features.get(image_key)
+  if not isinstance(image, tfds.features.Image):
+    images = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
+    raise ValueError(
+      f'{info.full_name} has no image feature {image_key!r}: its images are '
+      f'{", ".join(map(repr, images)) or "none"}, its features {", ".join(features)}.'
+    )
+  if np.dtype(image.np_dtype) not in (np.uint8, np.uint16):
+    raise ValueError(
+      f'{info.full_name}: images of type {image.np_dtype} are not supported, only uint8 and uint16.'
+    )
+  keys: tuple[str, ...] = (label_key,)
+  several: Any = features.get('labels')
+  if label_key not in features and _several(tfds, several):
+    keys = ('labels', 'labels_no_difficult' if 'labels_no_difficult' in features else 'labels')
+  label: Any = features.get(label_key) if len(keys) == 1 else several.feature
+  if not isinstance(label, tfds.features.ClassLabel):
+    return image, (), (), 0
+  return image, keys, tuple(label.names or ()), int(label.num_classes or 0)
+
+
+def _several(tfds: Any, feature: Any) -> bool:
+  """Whether a feature holds any number of class labels."""
+  sequence = isinstance(feature, tfds.features.Sequence)
+  return sequence and isinstance(feature.feature, tfds.features.ClassLabel)
+
+
+def _open_split(info: Any, split: str) -> tuple[Any, int]:
+  """A function int64 [b] -> serialised examples (None: unreadable), and how many there are."""
+  try:
+    parts = info.splits[split].file_instructions
+  except (ValueError, KeyError, AssertionError) as error:
+    names = sorted(info.splits)
+    close = difflib.get_close_matches(split, names, n=1)
+    hint = f' (did you mean {close[0]!r}?)' if close else ''
+    raise ValueError(
+      f'{info.full_name} has no split {split!r}{hint}: it has {", ".join(names)}.'
+    ) from error
+  paths = [os.fspath(part.filename) for part in parts]
+  as_array_record = info.file_format.value == 'array_record'
+  if not as_array_record and info.file_format.value != 'tfrecord':
+    raise ValueError(
+      f'{info.full_name} is prepared as {info.file_format.value}, which is not supported: prepare '
+      'it as tfrecord or array_record.'
+    )
+  opener = records.array_record_reader if as_array_record else records.tfrecord_reader
+  counts, read = opener(paths)
+  for part, path, count in zip(parts, paths, counts, strict=True):
+    if count != part.examples_in_shard:
+      raise ValueError(
+        f'{path} holds {count} records where {part.examples_in_shard} are due: prepare the data '
+        'set again.'
+      )
+  taken = [p.take if p.take >= 0 else p.examples_in_shard - p.skip for p in parts]
+  starts = np.cumsum([0, *taken])
+  skips = [part.skip for part in parts]
+
+  def fetch_one(shard: int, row: int) -> bytes | None:
+    try:
+      return read(shard, row)
+    except OSError:  # Gone or cut short since it was opened.
+      return None
+
+  def fetch(rows: np.ndarray) -> list[bytes | None]:
+    shards = np.searchsorted(starts, rows, side='right') - 1
+    return [
+      fetch_one(int(shard), int(row - starts[shard] + skips[shard]))
+      for shard, row in zip(shards, rows, strict=True)
+    ]
+
+  return fetch, int(starts[-1])
+
+
+def _parse_each(
+  serialised: list[bytes | None], parse: Callable[[list[bytes]], tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+  """As `parse`, but examples that cannot be parsed or are None become empty images, unlabelled."""
+  whole = [example if example is not None else b'' for example in serialised]
+  try:
+    images, labels = parse(whole)
+  except Exception:  # TensorFlow raises what damage leads it to, and does not say which one it was.
+    if len(whole) == 1:
+      images, labels = parse([b''])
+    else:
+      parts = [_parse_each([example], parse) for example in serialised]
+      images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+  for row in np.flatnonzero([not image for image in images]):
+    labels[row] = -1
+  return images, labels
+
+
+def _parse(
+  serialised: list[bytes], *, image_key: str, label_keys: tuple[str, ...], classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Encoded images, object [b] of bytes, and labels int32 [b] or [b, C], of serialised examples."""
+  tf = tensorflow_import.tensorflow()
+  wanted: dict[str, Any] = {image_key: tf.io.FixedLenFeature((), tf.string, default_value=b'')}
+  one = tf.io.FixedLenFeature((), tf.int64, default_value=-1)
+  several = tf.io.RaggedFeature(tf.int64)
+  wanted |= dict.fromkeys(label_keys, one if len(label_keys) == 1 else several)
+  parsed = tf.io.parse_example(tf.constant(serialised, tf.string), wanted)
+  images = parsed[image_key].numpy()
+  if not label_keys:
+    return images, np.full(len(serialised), -1, np.int32)
+  if len(label_keys) == 1:
+    return images, parsed[label_keys[0]].numpy().astype(np.int32)
+  shown, counting = (_marks(parsed[key], classes) for key in label_keys)
+  return images, np.where(shown & ~counting, -1, counting).astype(np.int32)
+
+
+def _marks(ragged: Any, classes: int) -> np.ndarray:
+  """Whether each class is among an example's labels, bool [b, C]."""
+  marks = np.zeros((int(ragged.nrows()), classes), bool)
+  marks[ragged.value_rowids().numpy(), ragged.values.numpy()] = True
+  return marks
+
+
+def _all_labels(name: str, directory: str, shape: tuple[int, ...], fetch: Any) -> np.ndarray:
+  """Labels of a whole split: one pass over its records, kept in the cache."""
+  key = records.file_key(os.path.join(directory, 'dataset_info.json'))
+  cache = records.cache_path('labels', name, *shape, *key)
+  known = records.load_cached(cache)
+  if known is not None and known.shape == shape and known.dtype == np.int32:
+    return known
+  size = shape[0]
+  rows = np.arange(size)
+  parts = [fetch(rows[i : i + _LABEL_BATCH]) for i in range(0, size, _LABEL_BATCH)]
+  labels = np.concatenate([part for _, part in parts])
+  if all(image for images, _ in parts for image in images):  # The damaged may be mended.
+    records.save_cached(cache, labels)
+  return labels

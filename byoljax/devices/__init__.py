@@ -1,0 +1,1 @@
+"""Devices and processes: the mapped axis, placement, joining processes, stop requests, XLA."""

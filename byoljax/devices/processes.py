@@ -1,0 +1,337 @@
+"""Several processes become one run, or say in one sentence why not.
+
+`join` brings them together, in one of two ways: by three numbers that the user gives, or by what a
+launcher put into the environment, which JAX reads (Slurm, Open MPI, Kubernetes, Cloud TPU). Nothing
+is ever detected unasked: a process that is started alone inside of an allocation stays alone.
+
+Every wait has an end. What goes wrong ends the process with `STATUS`, without a traceback: JAX's
+service would abort() it. See `byoljax.devices.roll_call` for how the others are noticed.
+"""
+
+from collections.abc import Iterator
+import contextlib
+import hashlib
+import os
+import re
+import socket
+import sys
+import threading
+import time
+import traceback
+from typing import Any, NamedTuple
+
+import byoljax
+from byoljax.devices import roll_call
+from byoljax.devices.roll_call import MissingError
+
+STATUS = 5  # The exit status when other processes are missing or gone.
+MODES = ('off', 'auto')
+# Where the launcher's processes can be told from each other: (name, own number, how many).
+_LAUNCHERS = (
+  ('Slurm', 'SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'),
+  ('Open MPI', 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
+)
+
+
+class Launch(NamedTuple):
+  """How a process was told about the others.
+
+  Attributes:
+    distributed: 'off', or 'auto' to take the three below from the launcher's environment.
+    coordinator_address: 'host:port' of process 0.
+    num_processes: how many there are.
+    process_id: which one this is, from 0.
+    wait: seconds to wait for the others.
+  """
+
+  distributed: str = 'off'
+  coordinator_address: str | None = None
+  num_processes: int | None = None
+  process_id: int | None = None
+  wait: float = 300.0
+
+
+class _Joined(NamedTuple):
+  number: int
+  count: int
+  watch: roll_call.Watch | None
+
+
+_joined: _Joined | None = None
+
+
+def join(launch: Launch, command: str = '') -> None:
+  """Makes this process one of several before any device is used; does nothing when it is alone.
+
+  Args:
+    launch: from the command line.
+    command: what has to be the same for all of them.
+
+  Raises:
+    ValueError: the flags do not fit together, or what processes say of themselves does not.
+    MissingError: others did not come, or cannot be reached.
+  """
+  global _joined
+  address = check(launch)
+  if launch.distributed == 'off' and address is None:
+    return
+  others: dict[int, roll_call.Connection] | None = None
+  if address is not None:
+    number, count = launch.process_id, launch.num_processes
+    assert number is not None and count is not None
+    _joined = _Joined(number, count, None)
+    if number == 0:
+      others = roll_call.gather(roll_call.listen(address[1]), count, launch.wait)
+    else:
+      others = {0: roll_call.report([address], number, count, launch.wait)}
+  _initialize(launch)
+  import jax
+
+  number, count = jax.process_index(), jax.process_count()
+  _joined = _Joined(number, count, None)
+  if count == 1:
+    return
+  if others is not None:
+    _joined = _Joined(number, count, roll_call.Watch(number, count, others, _stop))
+  _compare_devices()
+  _compare(command)
+  if others is None:
+    others = _connect_afterwards(number, count)
+    if others is not None:
+      _joined = _Joined(number, count, roll_call.Watch(number, count, others, _stop))
+
+
+def check(launch: Launch) -> tuple[str, int] | None:
+  """Checks the flags; returns the host and port of process 0 where they were given.
+
+  Raises:
+    ValueError: they do not fit together, or are out of range.
+  """
+  if launch.distributed not in MODES:
+    raise ValueError(f'--distributed={launch.distributed} is not one of {", ".join(MODES)}.')
+  if not 0 < launch.wait < 1e6:
+    raise ValueError(f'--wait_for_processes={launch.wait:g} must be seconds above 0.')
+  given = [value is not None for value in launch[1:4]]
+  if launch.distributed == 'auto':
+    if any(given):
+      raise ValueError(
+        '--distributed=auto finds the coordinator and the numbers itself: leave '
+        '--coordinator_address, --num_processes and --process_id away, or --distributed.'
+      )
+    return None
+  if not any(given):
+    return None
+  if not all(given):
+    raise ValueError(
+      '--coordinator_address, --num_processes and --process_id go together: give all three or '
+      'none, or --distributed=auto under Slurm, Open MPI, Kubernetes or on a TPU.'
+    )
+  address, count, number = launch[1:4]
+  assert address is not None and count is not None and number is not None
+  if count < 1 or not 0 <= number < count:
+    raise ValueError(
+      f'--process_id={number} must be from 0 to --num_processes={count} less 1, and '
+      f'--num_processes at least 1.'
+    )
+  host, _, port = address.rpartition(':')
+  if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    raise ValueError(
+      f"--coordinator_address='{address}' must be the host of process 0 and a free port on it, as "
+      f'in 10.0.0.1:1234.'
+    )
+  return host.strip('[]'), int(port)
+
+
+def note_of_launcher(environment: dict[str, str]) -> str:
+  """A hint for who starts many processes that know nothing of each other; empty without any."""
+  for name, number, count in _LAUNCHERS:
+    size = environment.get(count, '')
+    if number in environment and size.isdecimal() and int(size) > 1:
+      return (
+        f'note: {name} started this as task {environment[number]} of {size}. Each is a run of its '
+        f'own; --distributed=auto makes them one.'
+      )
+  return ''
+
+
+def prefix() -> str:
+  """'[2/4] ' in process 2 of 4, empty where there is only one."""
+  return f'[{_joined.number}/{_joined.count}] ' if _joined and _joined.count > 1 else ''
+
+
+def lost(wait: float = 0.0) -> str:
+  """Which other process is gone, a sentence; waits so many seconds for that. Empty: none."""
+  watch = _joined.watch if _joined else None
+  return watch.lost(wait) if watch else ''
+
+
+def are_several() -> bool:
+  """Whether this process is one of several."""
+  return _joined is not None and _joined.count > 1
+
+
+def failed() -> int:
+  """To be called for an exception that nobody foresaw, in one of several: says why.
+
+  An exchange with a process that has just died fails at once, and that it died is known at once.
+
+  Returns:
+    The exit status.
+  """
+  sentence = lost(wait=5.0)
+  if sentence:
+    print(f'{prefix()}error: {sentence}', file=sys.stderr)
+    return STATUS
+  traceback.print_exc()
+  return 1
+
+
+def leave(status: int) -> None:
+  """Tells the others how this process ends. With an error it ends here, several there are.
+
+  Otherwise JAX would wait for the others at the end, for minutes, and they for it.
+  """
+  if not are_several():
+    return
+  assert _joined is not None
+  if _joined.watch is not None:
+    _joined.watch.leave(status)
+  elif status and _joined.number == 0:
+    time.sleep(2.0)  # What stopped this process stops the others; they still need JAX's service.
+  if status:
+    _exit(status)
+
+
+def _stop(sentence: str) -> None:
+  print(f'{prefix()}error: {sentence}', file=sys.stderr)
+  _exit(STATUS)
+
+
+def _exit(status: int) -> None:
+  """Ends the process now. Its state is on disk or lost; destructors would wait for the others."""
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError, ValueError):
+      stream.flush()
+  os._exit(status)
+
+
+def _initialize(launch: Launch) -> None:
+  """Starts JAX's service and joins it."""
+  # Ours comes first: after JAX's own time-out there is only abort().
+  options: dict[str, Any] = {'initialization_timeout': int(launch.wait) + 60}
+  if launch.coordinator_address is not None:
+    options |= {
+      'coordinator_address': launch.coordinator_address,
+      'num_processes': launch.num_processes,
+      'process_id': launch.process_id,
+      # What was said is what counts, whatever else is in the environment.
+      'cluster_detection_method': 'deactivate',
+    }
+    _initialize_within(launch.wait, 'although all of them had answered', options)
+    return
+  try:
+    _initialize_within(launch.wait, 'and --wait_for_processes waits longer', options)
+  except (ValueError, RuntimeError, OSError, LookupError, AttributeError, TypeError) as error:
+    if isinstance(error, ValueError) and 'should be defined' in str(error):
+      raise ValueError(_nothing_detected()) from error
+    text = re.sub(r'\s+', ' ', str(error))[:400]
+    raise ValueError(
+      f'--distributed=auto: JAX could not learn from the environment which process this is: {text}'
+    ) from error
+
+
+def _initialize_within(seconds: float, remark: str, options: dict[str, Any]) -> None:
+  import jax
+
+  sentence = (
+    f'the processes did not come together within {seconds:g} s: some were not started, have ended, '
+    f'or cannot reach process 0 ({remark}). See what the others say.'
+  )
+  with _at_most(seconds, sentence):
+    jax.distributed.initialize(**options)
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float, sentence: str) -> Iterator[None]:
+  """Ends the process with a sentence if the block takes longer."""
+  timer = threading.Timer(seconds, _stop, [sentence])
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
+
+
+def _nothing_detected() -> str:
+  text = (
+    '--distributed=auto finds nothing to go by: start with srun, mpirun, as an indexed job of '
+    'Kubernetes or on a TPU VM, or give --coordinator_address, --num_processes and --process_id.'
+  )
+  if 'KUBERNETES_SERVICE_HOST' in os.environ:
+    text += ' In Kubernetes JAX needs a package more: pip install "jax[k8s]".'
+  if 'SLURM_JOB_ID' in os.environ:
+    text += ' This is an allocation of Slurm, but not a task that srun started.'
+  return text
+
+
+def _compare_devices() -> None:
+  """Raises ValueError unless all processes have equally many devices."""
+  import jax
+
+  counts = dict.fromkeys(range(jax.process_count()), 0)
+  for device in jax.devices():
+    counts[device.process_index] = counts.get(device.process_index, 0) + 1
+  if len(set(counts.values())) > 1:
+    listed = ', '.join(f'{count} in process {index}' for index, count in counts.items())
+    raise ValueError(f'all processes need equally many devices, but there are {listed}.')
+
+
+def _compare(command: str) -> None:
+  """Raises ValueError, on every process, unless all run the same thing."""
+  from jax.experimental import multihost_utils
+  import numpy as np
+
+  digest = hashlib.sha256(f'{byoljax.__version__}\n{command}'.encode()).digest()[:16]
+  found = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
+  other = [str(i) for i, row in enumerate(np.asarray(found)) if not np.array_equal(row, found[0])]
+  if other:
+    raise ValueError(
+      f'another configuration, --workdir or version of byoljax ({byoljax.__version__} here) in '
+      f'process {", ".join(other)} than in process 0: start all with the same command.'
+    )
+
+
+def _connect_afterwards(number: int, count: int) -> dict[int, roll_call.Connection] | None:
+  """The connections of a roll call among processes that JAX brought together; None without."""
+  from jax.experimental import multihost_utils
+  import numpy as np
+
+  from byoljax.devices import hosts
+
+  server = roll_call.listen(0) if number == 0 else None
+  text = ''
+  if server is not None:
+    text = f'{server.getsockname()[1]} {socket.gethostname()} {_own_address()}'
+  sent = np.frombuffer(text.encode()[:256].ljust(256), np.uint8)
+  port, *names = bytes(np.asarray(multihost_utils.broadcast_one_to_all(sent))).decode().split()
+  others: dict[int, roll_call.Connection] | None = None
+  with contextlib.suppress(MissingError, ValueError):
+    if server is not None:
+      others = roll_call.gather(server, count, 20.0)
+    else:
+      addresses = [(host, int(port)) for host in dict.fromkeys(names)]
+      others = {0: roll_call.report(addresses, number, count, 20.0)}
+  if hosts.all_agree(others is not None):
+    return others
+  for connection in (others or {}).values():
+    connection.close()
+  return None
+
+
+def _own_address() -> str:
+  """This machine's address in its network, where it knows its own name; else once more that."""
+  try:
+    return socket.gethostbyname(socket.gethostname())
+  except OSError:
+    return socket.gethostname()

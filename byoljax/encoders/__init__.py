@@ -1,0 +1,1 @@
+"""Trained networks as values: read from checkpoints, called as functions of images."""

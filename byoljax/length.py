@@ -1,0 +1,85 @@
+"""Durations: '40 epochs', '500 steps', '1e6 examples' or '10 %' of a run, in optimiser steps."""
+
+import math
+import re
+from typing import NamedTuple
+
+_UNITS = {
+  'step': 'steps',
+  'steps': 'steps',
+  'epoch': 'epochs',
+  'epochs': 'epochs',
+  'ep': 'epochs',
+  'example': 'examples',
+  'examples': 'examples',
+  '%': '%',
+}
+
+
+def duration_steps(
+  field: str, text: str, *, steps_per_epoch: int, batch_size: int, total_steps: int | None = None
+) -> int:
+  """Converts a duration to a whole number of optimiser steps.
+
+  Args:
+    field: the field's name, for messages.
+    text: '40 epochs', '500 steps', '1e6 examples' or, of a known total, '10 %'.
+    steps_per_epoch: whole batches in one pass over the data.
+    batch_size: global examples per step.
+    total_steps: the run's length, needed for percentages.
+
+  Raises:
+    ValueError: not a duration, negative, or a percentage where no total is known.
+
+  Examples:
+    >>> duration_steps('train.length', '40 epochs', steps_per_epoch=125, batch_size=64)
+    5000
+    >>> duration_steps('optim.warmup', '10 %', steps_per_epoch=125, batch_size=64, total_steps=5000)
+    500
+  """
+  match = re.fullmatch(r'\s*([0-9.eE+-]+)\s*([a-z%]+)\s*', str(text))
+  unit = _UNITS.get(match.group(2)) if match else None
+  try:
+    amount = float(match.group(1)) if match else math.nan
+  except ValueError:
+    amount = math.nan
+  if unit is None or not math.isfinite(amount) or amount < 0 or (unit == '%' and not total_steps):
+    units = 'steps, epochs or examples' + (', or in % of the run' if total_steps else '')
+    raise ValueError(
+      f"{field}='{text}' is not a duration: write a number in {units}, such as '10 epochs'."
+    )
+  per_unit = {
+    'steps': 1.0,
+    'epochs': float(steps_per_epoch),
+    'examples': 1.0 / batch_size,
+    '%': (total_steps or 0) / 100.0,
+  }
+  return round(amount * per_unit[unit])
+
+
+class Length(NamedTuple):
+  """How long a run is: its durations in optimizer steps.
+
+  Attributes:
+    batch_size: examples per optimizer step, over all devices and micro-batches.
+    steps_per_epoch: whole batches in one pass over the data.
+    total_steps: optimizer steps of the whole run.
+  """
+
+  batch_size: int
+  steps_per_epoch: int
+  total_steps: int
+
+  def steps(self, field: str, text: str) -> int:
+    """The duration `text` of the field in optimizer steps; see `duration_steps`.
+
+    Raises:
+      ValueError: not a duration.
+    """
+    return duration_steps(
+      field,
+      text,
+      steps_per_epoch=self.steps_per_epoch,
+      batch_size=self.batch_size,
+      total_steps=self.total_steps,
+    )

@@ -1,0 +1,1 @@
+"""Methods that compare embeddings of several views of an image."""

@@ -1,0 +1,210 @@
+"""DINO: self-distillation with no labels (Caron et al. 2021, arXiv 2104.14294).
+
+A student matches, from all crops, the probabilities that a slowly moving teacher gives to the two
+global ones. Centring and sharpening of the teacher keep it from collapsing; there is no predictor
+and there are no negatives.
+
+As in the authors' code: every global crop of the teacher meets every other crop of the student; the
+centre is a moving average over the global batch and moves after the loss; the last layer is not
+trained in the beginning (`freeze_last`); crops of one size go through the networks together; the
+teacher starts as a copy, its running statistics (of encoders that have any) are its own, and its
+parameters move after each step with tau rising to 1 on a cosine.
+
+Different from the authors' code: the teacher's temperature rises per step, not per epoch; the last
+layer's weight decay in the time that it is frozen only shortens columns whose length has no effect;
+there is no stochastic depth.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax.devices import collectives
+from byoljax.losses import clustering
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  check_sizes,
+  default_groups,
+  evaluation_outputs,
+)
+from byoljax.models import heads
+from byoljax.models.multicrop import apply_crops
+from byoljax.models.net import Net, WithTarget, output_shapes, stack
+from byoljax.ops import ema
+from byoljax.ops.gate import trained_from
+
+PyTree = Any
+Schedule = Callable[[jax.Array], jax.Array]
+
+GLOBAL_CROPS = 2
+
+
+class DinoState(WithTarget):
+  """What DINO changes without a gradient; the target is the teacher.
+
+  Attributes:
+    centre: float32 [1, K], the moving average of the teacher's logits.
+  """
+
+  centre: jax.Array
+
+
+def dino(
+  net: Net,
+  *,
+  tau: Schedule,
+  student_temperature: float,
+  teacher_temperature: Schedule,
+  centre_momentum: float,
+  freeze_steps: int,
+  axis: str | None,
+) -> Method:
+  """DINO over a network; `build` makes it.
+
+  Args:
+    net: outputs 'embedding' and 'projection', logits [b, K]; the layer that is frozen at first is
+      `params['projector']['last']`.
+    tau: step -> weight of the old teacher in the moving average, in [0, 1].
+    student_temperature: of the student's softmax.
+    teacher_temperature: step -> temperature of the teacher's softmax.
+    centre_momentum: weight of the old centre, in [0, 1]; 1 keeps it at zero.
+    freeze_steps: steps before the last layer is trained.
+    axis: the mapped axis.
+  """
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, DinoState]:
+    view = batch['views'][0]
+    params, bn = net.init(key, view)
+    width = output_shapes(net, params, bn, view)['projection'].shape[-1]
+    centre = jnp.zeros((1, width), jnp.float32)
+    target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
+    return params, DinoState(bn, target_params, target_bn, centre)
+
+  def loss(
+    params: PyTree, state: DinoState, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    del key
+    views = batch['views']
+    teacher, target_bn = apply_crops(
+      net, state.target_params, state.target_bn, views[:GLOBAL_CROPS], train=True
+    )
+    goals = [lax.stop_gradient(crop['projection']) for crop in teacher]
+    heat = teacher_temperature(step)
+    targets = [jax.nn.softmax((goal - state.centre) / heat, axis=-1) for goal in goals]
+    last = trained_from(freeze_steps, step, params['projector']['last'])
+    student_params = params | {'projector': params['projector'] | {'last': last}}
+    student, bn = apply_crops(net, student_params, state.bn, views, train=True)
+    value = clustering.self_distillation(
+      targets, [crop['projection'] for crop in student], student_temperature
+    )
+    batch_centre = collectives.pmean(jnp.mean(jnp.stack(goals), axis=(0, 1)), axis)[None]
+    centre = centre_momentum * state.centre + (1.0 - centre_momentum) * batch_centre
+    spread = collectives.pmean(jnp.mean(targets[0], axis=0), axis)
+    metrics = {
+      'loss': value,
+      'tau': tau(step),
+      # Collapse is either one of the two: all mass on one output, or targets that do not differ.
+      'collapse/teacher_entropy': jnp.mean(_entropy(targets[0])),
+      'collapse/mean_target_entropy': _entropy(spread),
+    }
+    new_state = state.replace(bn=bn, target_bn=target_bn, centre=centre)
+    return value, Aux(new_state, metrics, student[0]['embedding'])
+
+  def post_step(params: PyTree, state: DinoState, step: jax.Array) -> tuple[PyTree, DinoState]:
+    moved = ema.update(state.target_params, params, tau(step))
+    return params, state.replace(target_params=moved)
+
+  embed = evaluation_outputs(net, 'embedding', 'projection')
+  return Method(init, loss, post_step, embed, default_groups, net=net)
+
+
+def _entropy(probabilities: jax.Array) -> jax.Array:
+  """[..., K] -> [...], in nats."""
+  safe = jnp.maximum(probabilities, 1e-30)
+  return -jnp.sum(probabilities * jnp.log(safe), axis=-1)
+
+
+def linear_rise(start: float, end: float, steps: int) -> Schedule:
+  """step -> start at step 0, rising in a straight line to end at `steps`, then end."""
+
+  def schedule(step: jax.Array) -> jax.Array:
+    done = jnp.clip(jnp.asarray(step, jnp.float32) / max(steps, 1), 0.0, 1.0)
+    return start + (end - start) * (done if steps else jnp.ones_like(done))
+
+  return schedule
+
+
+def build(
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  *,
+  projector: Sequence[int] = (2048, 2048, 256),
+  outputs: int = 65536,
+  projector_norm: bool = False,
+  student_temperature: float = 0.1,
+  teacher_temperature: float = 0.04,
+  teacher_temperature_start: float = 0.04,
+  teacher_warmup: str = '0 epochs',
+  base_tau: float = 0.996,
+  centre_momentum: float = 0.9,
+  freeze_last: str = '1 epochs',
+) -> Method:
+  """Builds DINO from an encoder factory and its configuration.
+
+  Args:
+    make_encoder: called with the mapped axis: statistics, if any, are synchronised.
+    setting: the run; tau reaches 1 at its last step.
+    projector: hidden sizes and the bottleneck.
+    outputs: K >= 2, size of the probabilities.
+    projector_norm: batch normalisation in the projector, for convolutional encoders.
+    student_temperature: > 0.
+    teacher_temperature: > 0, after its warm-up; above .07 training tends to collapse.
+    teacher_temperature_start: > 0, at step 0.
+    teacher_warmup: a duration.
+    base_tau: tau at step 0, in [0, 1].
+    centre_momentum: weight of the old centre, in [0, 1]; 1 removes the centring.
+    freeze_last: a duration, before which the last layer is not trained.
+
+  Raises:
+    ValueError: values out of range.
+  """
+  check_sizes(projector)
+  temperatures = (student_temperature, teacher_temperature, teacher_temperature_start)
+  if outputs < 2 or min(temperatures) <= 0 or not 0 <= centre_momentum <= 1:
+    raise ValueError(
+      f'outputs={outputs} must be at least 2, the temperatures {temperatures} positive and '
+      f'centre_momentum={centre_momentum} between 0 and 1.'
+    )
+  head = heads.DINOHead(
+    features=tuple(projector),
+    count=outputs,
+    norm=projector_norm,
+    bn_axis=setting.axis,
+    dtype=jnp.dtype(setting.dtype),
+  )
+  net = stack(
+    (
+      ('encoder', 'embedding', make_encoder(setting.axis)),
+      ('projector', 'projection', head),
+    )
+  )
+  return dino(
+    net,
+    tau=ema.cosine_tau(base_tau, setting.total_steps),
+    student_temperature=student_temperature,
+    teacher_temperature=linear_rise(
+      teacher_temperature_start,
+      teacher_temperature,
+      setting.steps('teacher_warmup', teacher_warmup),
+    ),
+    centre_momentum=centre_momentum,
+    freeze_steps=setting.steps('freeze_last', freeze_last),
+    axis=setting.axis,
+  )

@@ -1,0 +1,155 @@
+"""MoCo v3 (Chen, Xie and He 2021, arXiv 2104.02057).
+
+BYOL's networks with InfoNCE: the prediction of each view is told from the keys that the target
+network gives to the other view of the whole global batch. There is no queue. Statistics are shared
+by all devices.
+
+As in the authors' code: each direction is 2T times the cross-entropy and both are added; no linear
+layer has a bias; outputs of the projector are normalised without scale and shift, those of the
+predictor only for ViTs (`predictor_norm`); the target starts as a copy; tau rises to 1 on a cosine.
+ViTs are steadier with a patch projection that is never trained (`freeze_patch_embed`).
+"""
+
+from collections.abc import Callable, Sequence
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax.devices import collectives
+from byoljax.losses import contrastive
+from byoljax.losses.regression import cosine_regression
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  check_sizes,
+  default_groups,
+  evaluation_outputs,
+)
+from byoljax.models import heads
+from byoljax.models.net import Net, WithTarget, apply_each, stack
+from byoljax.ops import ema
+
+PyTree = Any
+Schedule = Callable[[jax.Array], jax.Array]
+
+PATCH_EMBED = 'patch_embed'
+
+
+def moco_v3(
+  online: Net,
+  target: Net,
+  *,
+  tau: Schedule,
+  temperature: float,
+  freeze_patch_embed: bool,
+  axis: str | None,
+) -> Method:
+  """MoCo v3 over two networks; `build` makes them.
+
+  Args:
+    online: outputs 'embedding', 'projection' and 'prediction'.
+    target: outputs 'embedding' and 'projection'; its parameters are the online ones' namesakes.
+    tau: step -> weight of the old target in the moving average, in [0, 1].
+    temperature: T of InfoNCE.
+    freeze_patch_embed: whether the encoder's patch projection is never trained.
+    axis: the mapped axis.
+  """
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, WithTarget]:
+    params, bn = online.init(key, batch['views'][0])
+    copies = ({role: tree[role] for role in ('encoder', 'projector')} for tree in (params, bn))
+    return params, WithTarget(bn, *(jax.tree.map(jnp.copy, tree) for tree in copies))
+
+  def loss(
+    params: PyTree, state: WithTarget, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    del key
+    outputs, bn = apply_each(online, params, state.bn, batch['views'])
+    keys, target_bn = apply_each(target, state.target_params, state.target_bn, batch['views'])
+    goals = [lax.stop_gradient(each['projection']) for each in keys]
+    value = _contrast(outputs[0]['prediction'], goals[1])
+    value += _contrast(outputs[1]['prediction'], goals[0])
+    own = lax.stop_gradient(outputs[0]['projection'])
+    metrics = {
+      'loss': value,
+      'tau': tau(step),
+      'collapse/online_target_cosine': 1.0 - 0.5 * cosine_regression(own, goals[0]),
+    }
+    new_state = state.replace(bn=bn, target_bn=target_bn)
+    return value, Aux(new_state, metrics, outputs[0]['embedding'])
+
+  def _contrast(q: jax.Array, k: jax.Array) -> jax.Array:
+    """One direction, averaged over this device's queries."""
+    offset = collectives.axis_index(axis) * k.shape[0]
+    everyone = collectives.all_gather(k, axis)
+    losses = contrastive.info_nce_in_batch(q, everyone, temperature, offset=offset)
+    return 2.0 * temperature * jnp.mean(losses)
+
+  def post_step(params: PyTree, state: WithTarget, step: jax.Array) -> tuple[PyTree, WithTarget]:
+    shared = {role: params[role] for role in state.target_params}
+    return params, state.replace(target_params=ema.update(state.target_params, shared, tau(step)))
+
+  def groups(params: PyTree) -> PyTree:
+    names = default_groups(params)
+    if freeze_patch_embed:
+      frozen = jax.tree.map(lambda _: 'frozen', params['encoder'][PATCH_EMBED])
+      names['encoder'] = {**names['encoder'], PATCH_EMBED: frozen}
+    return names
+
+  embed = evaluation_outputs(online, 'embedding', 'projection')
+  return Method(init, loss, post_step, embed, groups, net=online)
+
+
+def build(
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  *,
+  projector: Sequence[int] = (4096, 256),
+  predictor: Sequence[int] = (4096, 256),
+  predictor_norm: bool = False,
+  temperature: float = 1.0,
+  base_tau: float = 0.99,
+  freeze_patch_embed: bool = False,
+) -> Method:
+  """Builds MoCo v3 from an encoder factory and its configuration; the defaults are ResNet-50's.
+
+  Args:
+    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    setting: the run; tau reaches 1 at its last step.
+    projector: (4096, 256), for ViTs (4096, 4096, 256).
+    predictor: hidden and output size.
+    predictor_norm: whether the prediction is normalised over the batch: True for ViTs.
+    temperature: 1 for ResNet-50, .2 for ViTs.
+    base_tau: tau at step 0, in [0, 1].
+    freeze_patch_embed: for ViTs.
+
+  Raises:
+    ValueError: values out of range, sizes that do not fit together.
+  """
+  check_sizes(projector, predictor)
+  contrastive.check_temperature(temperature)
+  if not predictor:
+    raise ValueError('predictor=() is empty: give its hidden and output size, such as (4096, 256).')
+  head = functools.partial(
+    heads.MLPHead, hidden_bias=False, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype)
+  )
+  shared = (
+    ('encoder', 'embedding', make_encoder(setting.axis)),
+    ('projector', 'projection', head(features=tuple(projector), last_norm='bn_no_affine')),
+  )
+  last_norm = 'bn_no_affine' if predictor_norm else 'none'
+  last = ('predictor', 'prediction', head(features=tuple(predictor), last_norm=last_norm))
+  return moco_v3(
+    stack((*shared, last)),
+    stack(shared),
+    tau=ema.cosine_tau(base_tau, setting.total_steps),
+    temperature=temperature,
+    freeze_patch_embed=freeze_patch_embed,
+    axis=setting.axis,
+  )

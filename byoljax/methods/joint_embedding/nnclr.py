@@ -1,0 +1,169 @@
+"""NNCLR: nearest-neighbour contrastive learning (Dwibedi et al. 2021, arXiv 2104.14548).
+
+Contrastive learning whose positive is not the image itself: the projection of one view is replaced
+by its nearest neighbour in a queue of past projections, and the prediction from the other view
+shall be closer to that neighbour than the predictions of all other images in the batch are.
+
+As in the paper (algorithm 1): the neighbour is the anchor of the softmax, the predictions of the
+global batch are its candidates, so gradients flow into the predictor's side alone; both
+directions are averaged; the projector has batch normalisation after every layer, the predictor
+after its first; the projections of view 0 enter the queue after the loss. The roles of anchor and
+candidates are not exchanged.
+
+Different from the paper:
+- the queue starts empty, not with random vectors: a neighbour is searched among the rows that
+  were really stored, and where there are none yet, at the first step, the projection itself is
+  the positive;
+- when the queue is larger than the data set, an image's own previous projection is among its
+  candidates and likely to be the nearest. Keep the queue smaller than an epoch on small data.
+"""
+
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax.devices import collectives
+from byoljax.losses import contrastive
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  check_sizes,
+  default_groups,
+  evaluation_outputs,
+  keep,
+)
+from byoljax.models import heads
+from byoljax.models.net import Net, Statistics, apply_each, stack
+from byoljax.ops import memory, ring, sphere
+
+PyTree = Any
+
+
+class NnclrState(Statistics):
+  """What NNCLR changes without a gradient.
+
+  Attributes:
+    queue: the support set, past projections of view 0 as unit vectors.
+  """
+
+  queue: ring.Queue
+
+
+def nearest(
+  queue: ring.Queue, z: jax.Array, *, size: int | None = None, axis: str | None = None
+) -> tuple[jax.Array, jax.Array]:
+  """The stored row with the largest inner product, float32 [b, D], and that product, [b].
+
+  Args:
+    queue: unit rows [K, D]; only the `filled` ones count.
+    z: unit vectors [b, D]; where nothing is stored they are their own neighbours.
+    size: K; needed where the rows may be this device's part of the queue (`ops.memory`).
+    axis: the mapped axis over which they may be shared, or None.
+
+  Returns:
+    Neighbours and cosines; no gradient.
+  """
+  z = lax.stop_gradient(z)
+  size = size or len(queue.items)
+  found = memory.nearest(z, queue.items, filled=queue.filled, size=size, axis=axis)
+  neighbours = jnp.where(queue.filled > 0, found, z)
+  return neighbours, jnp.sum(neighbours * z, axis=-1)
+
+
+def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str | None) -> Method:
+  """NNCLR over a network; `build` makes it.
+
+  Args:
+    net: outputs 'embedding', 'projection' and 'prediction', the last two [b, dim].
+    queue_size: K, rows of the support set.
+    dim: D, size of a projection.
+    temperature: of the softmax.
+    axis: the mapped axis, or None.
+  """
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, NnclrState]:
+    params, bn = net.init(jax.random.fold_in(key, 0), batch['views'][0])
+    return params, NnclrState(bn, ring.init(jax.random.fold_in(key, 1), queue_size, dim))
+
+  def loss(
+    params: PyTree, state: NnclrState, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    del key, step
+    (on_first, on_second), bn = apply_each(net, params, state.bn, batch['views'])
+    z_first, z_second = (sphere.normalise(on['projection']) for on in (on_first, on_second))
+    near_first, cosine = nearest(state.queue, z_first, size=queue_size, axis=axis)
+    near_second, _ = nearest(state.queue, z_second, size=queue_size, axis=axis)
+    offset = collectives.axis_index(axis) * z_first.shape[0]
+
+    def direction(neighbours: jax.Array, outputs: dict[str, jax.Array]) -> jax.Array:
+      candidates = collectives.all_gather(sphere.normalise(outputs['prediction']), axis)
+      return contrastive.info_nce_in_batch(
+        neighbours, candidates, temperature, offset=offset
+      ).mean()
+
+    value = 0.5 * (direction(near_first, on_second) + direction(near_second, on_first))
+    metrics = {
+      'loss': value,
+      'neighbour_cosine': cosine.mean(),
+      'queue_filled': state.queue.filled / queue_size,
+    }
+    rows = collectives.all_gather(lax.stop_gradient(z_first), axis)
+    return value, Aux(state.replace(bn=bn), metrics, on_first['embedding'], rows)
+
+  def remember(state: NnclrState, rows: jax.Array, finite: jax.Array) -> NnclrState:
+    return state.replace(queue=ring.push(state.queue, rows, finite, size=queue_size, axis=axis))
+
+  embed = evaluation_outputs(net, 'embedding', 'projection')
+  return Method(
+    init, loss, keep, embed, default_groups, remember=remember, net=net, memories=ring.MEMORIES
+  )
+
+
+def build(
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  *,
+  projector: Sequence[int] = (2048, 2048, 256),
+  predictor: Sequence[int] = (4096, 256),
+  queue_size: int = 98304,
+  temperature: float = 0.1,
+) -> Method:
+  """Builds NNCLR from an encoder factory and its configuration.
+
+  Args:
+    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    setting: the run.
+    projector: sizes of the projector's layers; all are followed by batch normalisation.
+    predictor: sizes of the predictor's layers; all but the last are.
+    queue_size: rows of the support set.
+    temperature: of the softmax.
+
+  Raises:
+    ValueError: a value out of range, sizes that do not fit together.
+  """
+  check_sizes(projector, predictor)
+  contrastive.check_temperature(temperature)
+  if queue_size < 1:
+    raise ValueError(f'queue_size={queue_size} must be at least 1.')
+  head = functools.partial(heads.MLPHead, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype))
+  net = stack(
+    (
+      ('encoder', 'embedding', make_encoder(setting.axis)),
+      ('projector', 'projection', head(features=tuple(projector), last_norm='bn')),
+      ('predictor', 'prediction', head(features=tuple(predictor))),
+    )
+  )
+  return nnclr(
+    net,
+    queue_size=queue_size,
+    dim=projector[-1],
+    temperature=temperature,
+    axis=setting.axis,
+  )

@@ -1,0 +1,191 @@
+"""SimCLR v1 and v2 (Chen et al. 2020, arXiv 2002.05709 and 2006.10029).
+
+Every view of every image is told from all other views of the global batch by NT-Xent. Both views
+go through the network together, in one batch of its normalisation, over all devices.
+
+As in the authors' code: the loss is the sum over the two views of the mean over images, twice the
+paper's mean over all anchors; no linear layer of the head has a bias; its output is normalised over
+the batch with a scale and no shift; kernels of the head start as N(0, .01).
+
+v2 is a deeper head (three layers) on a larger encoder, fine-tuned from the head's first layer,
+which `embed` gives as the tap 'hidden1'. Its optional memory (`memory_size`) holds projections of a
+slowly moving copy of the network as further negatives; the paper describes it, the code leaves it
+out.
+
+`chunk` streams over the candidates of the loss, for batches whose similarities do not fit.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax.devices import collectives
+from byoljax.losses import contrastive
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  check_sizes,
+  default_groups,
+)
+from byoljax.models import heads
+from byoljax.models.net import Net, Statistics, output_shapes, stack
+from byoljax.ops import ema, ring, sphere
+
+PyTree = Any
+
+
+class SimclrState(Statistics):
+  """What SimCLR changes without a gradient; the last three are None without a memory.
+
+  Attributes:
+    target_params: the memory's network, a moving average.
+    target_bn: its running statistics.
+    queue: its earlier projections, unit rows.
+  """
+
+  target_params: PyTree
+  target_bn: PyTree
+  queue: ring.Queue | None
+
+
+def simclr(
+  net: Net,
+  tapped: Net,
+  *,
+  taps: tuple[str, ...],
+  temperature: float,
+  chunk: int,
+  memory_size: int,
+  memory_tau: float,
+  axis: str | None,
+) -> Method:
+  """SimCLR over a network; `build` makes it.
+
+  Args:
+    net: outputs 'embedding' and 'projection'.
+    tapped: the same with the taps of the head among its outputs.
+    taps: what `embed` gives.
+    temperature: T of NT-Xent.
+    chunk: candidates at a time, 0 for all at once.
+    memory_size: queued negatives, 0 for none.
+    memory_tau: weight of the old parameters in the memory's network.
+    axis: the mapped axis.
+  """
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, SimclrState]:
+    view = batch['views'][0]
+    params, bn = net.init(jax.random.fold_in(key, 0), view)
+    if not memory_size:
+      return params, SimclrState(bn, None, None, None)
+    width = output_shapes(net, params, bn, view)['projection'].shape[-1]
+    queue = ring.init(jax.random.fold_in(key, 1), memory_size, width)
+    target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
+    return params, SimclrState(bn, target_params, target_bn, queue)
+
+  def loss(
+    params: PyTree, state: SimclrState, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    del key, step
+    views = jnp.concatenate(batch['views'])
+    outputs, bn = net.apply(params, state.bn, views, train=True)
+    first, second = jnp.split(outputs['projection'], 2)
+    memory = None if state.queue is None else state.queue.items
+    of_first, of_second = contrastive.nt_xent(
+      first, second, temperature, axis=axis, chunk=chunk, memory=memory, memory_size=memory_size
+    )
+    value = jnp.mean(of_first) + jnp.mean(of_second)
+    embedding = jnp.split(outputs['embedding'], 2)[0]
+    target_bn, rows = _keys(state, views)
+    new_state = state.replace(bn=bn, target_bn=target_bn)
+    return value, Aux(new_state, {'loss': value}, embedding, rows)
+
+  def _keys(state: SimclrState, views: jax.Array) -> tuple[PyTree, PyTree]:
+    """The memory network's statistics, and its projections of all devices as unit rows."""
+    if state.queue is None:
+      return state.target_bn, ()
+    outputs, target_bn = net.apply(state.target_params, state.target_bn, views, train=True)
+    rows = lax.stop_gradient(sphere.normalise(outputs['projection']))
+    gathered = [collectives.all_gather(half, axis) for half in jnp.split(rows, 2)]
+    return target_bn, jnp.concatenate(gathered)
+
+  def remember(state: SimclrState, rows: PyTree, finite: jax.Array) -> SimclrState:
+    if state.queue is None:
+      return state
+    return state.replace(queue=ring.push(state.queue, rows, finite, size=memory_size, axis=axis))
+
+  def post_step(params: PyTree, state: SimclrState, step: jax.Array) -> tuple[PyTree, SimclrState]:
+    del step
+    if state.queue is None:
+      return params, state
+    moved = ema.update(state.target_params, params, memory_tau)
+    return params, state.replace(target_params=moved)
+
+  def embed(params: PyTree, state: SimclrState, images: jax.Array) -> dict[str, jax.Array]:
+    outputs, _ = tapped.apply(params, state.bn, images, train=False)
+    return {tap: outputs[tap] for tap in taps}
+
+  return Method(
+    init, loss, post_step, embed, default_groups, remember=remember, net=net, memories=ring.MEMORIES
+  )
+
+
+def build(
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  *,
+  projector: Sequence[int] = (2048, 128),
+  temperature: float = 0.1,
+  chunk: int = 0,
+  memory_size: int = 0,
+  memory_tau: float = 0.999,
+) -> Method:
+  """Builds SimCLR from an encoder factory and its configuration.
+
+  Args:
+    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    setting: the run.
+    projector: sizes of its layers: (2048, 128) for v1's paper, (2048, 2048, 128) for v2.
+    temperature: .1 on ImageNet, .5 on CIFAR-10.
+    chunk: candidates of the loss at a time, 0 for all at once; it does not change the result.
+    memory_size: queued negatives of v2's memory, 65536 in the paper; 0 for none.
+    memory_tau: weight of the old parameters in the memory's network, in [0, 1].
+
+  Raises:
+    ValueError: values out of range.
+  """
+  check_sizes(projector)
+  contrastive.check_temperature(temperature)
+  if chunk < 0 or memory_size < 0 or not 0 <= memory_tau <= 1:
+    raise ValueError(
+      f'chunk={chunk} and memory_size={memory_size} must be 0 or more, and '
+      f'memory_tau={memory_tau} between 0 and 1.'
+    )
+  head = heads.MLPHead(
+    features=tuple(projector),
+    hidden_bias=False,
+    last_norm='bn_no_bias',
+    start='normal_0.01',
+    bn_axis=setting.axis,
+    dtype=jnp.dtype(setting.dtype),
+  )
+  parts = (
+    ('encoder', 'embedding', make_encoder(setting.axis)),
+    ('projector', 'projection', head),
+  )
+  hidden = ('hidden1',) if len(projector) > 1 else ()
+  return simclr(
+    stack(parts),
+    stack(parts, taps=hidden),
+    taps=('embedding', *hidden, 'projection'),
+    temperature=temperature,
+    chunk=chunk,
+    memory_size=memory_size,
+    memory_tau=memory_tau,
+    axis=setting.axis,
+  )

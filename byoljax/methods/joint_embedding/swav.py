@@ -1,0 +1,238 @@
+"""SwAV: swapped assignments between views (Caron et al. 2020, arXiv 2006.09882).
+
+Scores of every crop against learned prototypes predict the codes that the Sinkhorn iteration gives
+to the other crops. Codes come from the first two, large crops only, and prototypes get equal shares
+of the global batch.
+
+As in the authors' code: crops of one size go through the encoder together, all crops together
+through the head; prototypes are unit vectors, normalised again after every step; they are not
+trained in the beginning (`freeze`); small batches can be filled up with a queue of earlier
+projections per large crop, from `queue_from` on and once it is full.
+
+Different from the authors' code: the queue is one for all devices, where theirs is a part per GPU;
+while the prototypes are frozen weight decay still shortens them, which their normalisation undoes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax.devices import collectives
+from byoljax.losses import clustering
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  check_sizes,
+  default_groups,
+)
+from byoljax.models import heads
+from byoljax.models.multicrop import apply_crops
+from byoljax.models.net import Net, Statistics, output_shapes, stack
+from byoljax.ops import ring, sinkhorn, sphere
+from byoljax.ops.gate import trained_from
+
+PyTree = Any
+
+LARGE_CROPS = 2
+
+
+class SwavState(Statistics):
+  """What SwAV changes without a gradient.
+
+  Attributes:
+    queues: earlier projections of each large crop, unit rows; () without a queue.
+  """
+
+  queues: tuple[ring.Queue, ...]
+
+
+def swav(
+  backbone: Net,
+  head: Net,
+  *,
+  temperature: float,
+  epsilon: float,
+  iterations: int,
+  freeze_steps: int,
+  queue_size: int,
+  queue_from: int,
+  axis: str | None,
+) -> Method:
+  """SwAV over two networks; `build` makes them.
+
+  Args:
+    backbone: output 'embedding'.
+    head: from embeddings to the outputs 'projection' and 'scores'; the role 'prototypes' is its
+      last part.
+    temperature: T of the predictions.
+    epsilon: sharpness of the codes.
+    iterations: of Sinkhorn.
+    freeze_steps: steps before the prototypes are trained.
+    queue_size: rows per large crop, 0 for none.
+    queue_from: step from which the queue, once it is full, takes part.
+    axis: the mapped axis.
+  """
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, SwavState]:
+    view = batch['views'][0]
+    params, bn = backbone.init(jax.random.fold_in(key, 0), view)
+    shapes = output_shapes(backbone, params, bn, view)
+    head_params, head_bn = head.init(jax.random.fold_in(key, 1), shapes['embedding'])
+    params, bn = _normalised(params | head_params), bn | head_bn
+    width = params['prototypes']['kernel'].shape[0]
+    keys = [jax.random.fold_in(key, 2 + crop) for crop in range(LARGE_CROPS)] if queue_size else []
+    return params, SwavState(bn, tuple(ring.init(each, queue_size, width) for each in keys))
+
+  def loss(
+    params: PyTree, state: SwavState, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    del key
+    prototypes = trained_from(freeze_steps, step, params['prototypes'])
+    crops, bn = apply_crops(backbone, params, state.bn, batch['views'], train=True)
+    embeddings = jnp.stack([crop['embedding'] for crop in crops], axis=1)
+    rows, views = embeddings.shape[:2]
+    outputs, bn = head.apply(
+      params | {'prototypes': prototypes},
+      bn,
+      embeddings.reshape(rows * views, -1),
+      train=True,
+    )
+    scores = outputs['scores'].reshape(rows, views, -1)
+    projections = sphere.normalise(outputs['projection']).reshape(rows, views, -1)
+    codes = [
+      _codes(state, crop, scores[:, crop], prototypes['kernel'], step)
+      for crop in range(LARGE_CROPS)
+    ]
+    value = clustering.swapped_prediction(
+      codes, [scores[:, crop] for crop in range(views)], temperature
+    )
+    rows = tuple(
+      collectives.all_gather(lax.stop_gradient(projections[:, crop]), axis)
+      for crop in range(len(state.queues))
+    )
+    shares = collectives.pmean(jnp.mean(codes[0], axis=0), axis)
+    metrics = {'loss': value, 'prototypes/perplexity': jnp.exp(_entropy(shares))}
+    return value, Aux(state.replace(bn=bn), metrics, crops[0]['embedding'], rows)
+
+  def remember(state: SwavState, rows: tuple[jax.Array, ...], finite: jax.Array) -> SwavState:
+    pushed = [ring.push(*each, finite) for each in zip(state.queues, rows, strict=True)]
+    return state.replace(queues=tuple(pushed))
+
+  def _codes(
+    state: SwavState, crop: int, scores: jax.Array, kernel: jax.Array, step: jax.Array
+  ) -> jax.Array:
+    """Assignments [b, K] of a large crop, constants."""
+
+    def alone() -> jax.Array:
+      return sinkhorn.assign(scores, epsilon=epsilon, iterations=iterations, axis=axis)
+
+    if not state.queues:
+      return alone()
+    queue = state.queues[crop]
+
+    def with_queue() -> jax.Array:
+      return sinkhorn.assign(
+        scores,
+        epsilon=epsilon,
+        iterations=iterations,
+        axis=axis,
+        extra=lax.stop_gradient(sphere.similarities(queue.items, kernel.T)),
+      )
+
+    return lax.cond((step >= queue_from) & (queue.filled == queue_size), with_queue, alone)
+
+  def post_step(params: PyTree, state: SwavState, step: jax.Array) -> tuple[PyTree, SwavState]:
+    del step
+    return _normalised(params), state
+
+  def embed(params: PyTree, state: SwavState, images: jax.Array) -> dict[str, jax.Array]:
+    outputs, _ = backbone.apply(params, state.bn, images, train=False)
+    projected, _ = head.apply(
+      params, state.bn, outputs['embedding'], train=False, upto='projection'
+    )
+    return {'embedding': outputs['embedding'], 'projection': projected['projection']}
+
+  return Method(
+    init,
+    loss,
+    post_step,
+    embed,
+    default_groups,
+    remember=remember,
+    net=stack((*backbone.parts, *head.parts)),
+  )
+
+
+def _normalised(params: PyTree) -> PyTree:
+  kernel = heads.normalise_prototypes(params['prototypes']['kernel'])
+  return params | {'prototypes': {'kernel': kernel}}
+
+
+def _entropy(shares: jax.Array) -> jax.Array:
+  """Of probabilities [K], in nats."""
+  return -jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.maximum(shares, 1e-30)), 0.0))
+
+
+def build(
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  *,
+  projector: Sequence[int] = (2048, 128),
+  prototypes: int = 3000,
+  temperature: float = 0.1,
+  epsilon: float = 0.05,
+  iterations: int = 3,
+  freeze: str = '1 epochs',
+  queue_size: int = 0,
+  queue_from: str = '15 epochs',
+) -> Method:
+  """Builds SwAV from an encoder factory and its configuration.
+
+  Args:
+    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    setting: the run.
+    projector: hidden and output size; the projection is L2-normalised.
+    prototypes: K >= 2; more than a batch and its queue can fill are of no use.
+    temperature: T > 0.
+    epsilon: sharpness of the codes > 0; .03 where the loss stays at log K.
+    iterations: of Sinkhorn, >= 1.
+    freeze: a duration, before which the prototypes are not trained.
+    queue_size: rows per large crop; 0 for none, 3840 in the paper for batches of 256.
+    queue_from: a duration, after which the queue takes part.
+
+  Raises:
+    ValueError: values out of range.
+  """
+  check_sizes(projector)
+  if prototypes < 2 or queue_size < 0 or epsilon <= 0 or iterations < 1 or temperature <= 0:
+    raise ValueError(
+      f'prototypes={prototypes} must be at least 2, queue_size={queue_size} 0 or more, '
+      f'iterations={iterations} at least 1, epsilon={epsilon} and temperature={temperature} '
+      f'positive.'
+    )
+  dtype = jnp.dtype(setting.dtype)
+  projection = heads.MLPHead(
+    features=tuple(projector), last_bias=True, bn_axis=setting.axis, dtype=dtype
+  )
+  return swav(
+    stack((('encoder', 'embedding', make_encoder(setting.axis)),)),
+    stack(
+      (
+        ('projector', 'projection', projection),
+        ('prototypes', 'scores', heads.Prototypes(prototypes)),
+      )
+    ),
+    temperature=temperature,
+    epsilon=epsilon,
+    iterations=iterations,
+    freeze_steps=setting.steps('freeze', freeze),
+    queue_size=queue_size,
+    queue_from=setting.steps('queue_from', queue_from),
+    axis=setting.axis,
+  )

@@ -1,0 +1,111 @@
+"""Triplet loss between images (FaceNet's loss, Schroff et al. 2015, arXiv 1503.03832).
+
+The views of an image form a group. An anchor shall be nearer to every other view of its image than
+to any view of another image, by a margin, in squared distance of unit vectors. Anchors, positives
+and negatives come from the global batch.
+
+Different from the paper: groups are images, as for exemplars (Dosovitskiy et al. 2014, arXiv
+1406.6909, scaled up with this loss by Kolesnikov et al. 2019, arXiv 1901.09005), not people. A
+public implementation of the latter normalises vectors over the batch; here every vector is
+divided by its own length.
+
+All views go through the network in one batch, so batch statistics span them. Every device computes
+the loss of the whole batch on gathered projections: it costs little beside the encoder, and the
+hardest negative may be on any device.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from byoljax.devices import collectives
+from byoljax.losses import triplet as triplet_loss
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  check_sizes,
+  default_groups,
+  evaluation_outputs,
+  keep,
+)
+from byoljax.models import heads
+from byoljax.models.multicrop import apply_crops
+from byoljax.models.net import Net, Statistics, stack
+
+PyTree = Any
+
+
+def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
+  """Triplet learning over a network; `build` makes it.
+
+  Args:
+    net: outputs 'embedding' and 'projection'.
+    margin: at least 0, in squared distance (0 to 4).
+    mode: one of `losses.triplet.MODES`.
+    axis: the mapped axis, or None.
+  """
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
+    if len(batch['views']) < 2:
+      raise ValueError('the triplet loss needs at least 2 views of every image, got 1.')
+    params, bn = net.init(key, batch['views'][0])
+    return params, Statistics(bn)
+
+  def loss(
+    params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    del key, step
+    outputs, bn = apply_crops(net, params, state.bn, batch['views'], train=True)
+    # Views of one image side by side: gathered like this, the order is that of one device.
+    z = jnp.stack([view['projection'] for view in outputs], axis=1)
+    z = collectives.all_gather(z, axis)
+    groups = jnp.repeat(collectives.all_gather(batch['index'], axis), z.shape[1])
+    value, active = triplet_loss.triplet(
+      z.reshape(-1, z.shape[-1]), groups, margin=margin, mode=mode
+    )
+    metrics = {'loss': value, 'active_triplets': active}
+    return value, Aux(state.replace(bn=bn), metrics, outputs[0]['embedding'])
+
+  embed = evaluation_outputs(net, 'embedding', 'projection')
+  return Method(init, loss, keep, embed, default_groups, net=net)
+
+
+def build(
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  *,
+  projector: Sequence[int] = (128,),
+  margin: float = 0.2,
+  mode: str = 'semi_hard',
+) -> Method:
+  """Builds triplet learning from an encoder factory and its configuration.
+
+  Args:
+    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    setting: the run.
+    projector: sizes of the layers from the embedding to the projection.
+    margin: FaceNet's .2; .5 for exemplars.
+    mode: 'all' triplets; 'batch_hard', the farthest positive and the nearest negative; or
+      'semi_hard', the nearest negative that is farther than the positive.
+
+  Raises:
+    ValueError: an unknown mode, a margin out of range, an empty projector.
+  """
+  check_sizes(projector)
+  if mode not in triplet_loss.MODES:
+    raise ValueError(f"mode='{mode}' is not one of {', '.join(triplet_loss.MODES)}.")
+  if not 0.0 <= margin <= 4.0:
+    raise ValueError(
+      f'margin={margin} must be between 0 and 4, the largest squared distance of unit vectors.'
+    )
+  head = heads.MLPHead(
+    features=tuple(projector), bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype)
+  )
+  encoder = make_encoder(setting.axis)
+  net = stack((('encoder', 'embedding', encoder), ('projector', 'projection', head)))
+  return triplet(net, margin=margin, mode=mode, axis=setting.axis)

@@ -1,0 +1,1 @@
+"""Methods that learn from labels or from a teacher: probes, fine-tuning, distillation."""

@@ -1,0 +1,368 @@
+"""How fast a configuration trains here: the input alone, the step alone, and both together.
+
+Both together is `train.training`, the loop of every run, and its figures are the ones that the run
+logs: images per second and the share of the time that it waits for data. What the run does besides
+(evaluations, checkpoints, a method's rare clustering) is not in them. The step alone gets one
+batch, over and over, that lies on the device already; it has in it what training's has, so also the
+part of the augmentation that is made there. The input alone is made and thrown away.
+
+The first step compiles and is timed apart. Work is counted as `byoljax.plan` counts it.
+"""
+
+from collections.abc import Callable, Generator
+import contextlib
+import functools
+import statistics
+import sys
+import time
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+import numpy as np
+
+from byoljax.config import Config, ConfigError
+from byoljax.data.batches import resident
+from byoljax.data.batches.order import Order
+from byoljax.data.sources.source import Source
+from byoljax.devices import collectives, mapping
+from byoljax.method import Teacher
+from byoljax.plan import aot, flops, hardware
+from byoljax.report import table
+from byoljax.step import TrainState
+from byoljax.train import assemble, loop
+from byoljax.train.assemble import Run
+from byoljax.workdir.clock import Clock
+
+try:
+  import resource
+except ModuleNotFoundError:  # Not on Windows.
+  resource = None
+
+# Steps before a round that are not timed: they use up the batches that were made ahead meanwhile.
+_HEAD_START = 4
+# Step 1 compiles; by the time of step 2 the loop decides how many steps make a call.
+_FIRST = 3
+_PARTS = {'input': 'input only', 'step': 'step only', 'training': 'training'}
+
+
+def measure(config: Config, source: Source, teacher: Teacher | None = None) -> dict[str, Any]:
+  """Times a pretraining configuration on the devices that are there; writes nothing.
+
+  Args:
+    config: fields as for training; `bench.steps` in each of `bench.rounds` rounds are timed. Its
+      `train.length` is made longer where that is shorter than what is timed.
+    source: the training images.
+    teacher: for methods that learn from one.
+
+  Returns:
+    'input', 'step' and 'training', each with 'img_per_s', 'ms_per_step' and 's_per_epoch' (medians
+    over rounds) and 'samples', seconds per step of every round; 'wait', the share of training's
+    time, in [0, 1], that is waiting for data; 'first_step_s'; 'peak_memory', bytes and whose;
+    'flops'; and what was measured.
+
+  Raises:
+    ConfigError: nothing to time, or a configuration that does not fit.
+  """
+  steps, rounds = config.bench.steps, config.bench.rounds
+  if steps < 1 or rounds < 1:
+    raise ConfigError(f'bench.steps={steps} and bench.rounds={rounds} must both be at least 1.')
+  run = assemble.assemble(config, source, teacher=teacher)
+  needed = _FIRST + rounds * (_HEAD_START + steps)
+  if run.length.total_steps < needed:
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+      config.train.length = f'{needed} steps'
+    run = assemble.assemble(config, source, teacher=teacher)
+  opened = run.source.opened()
+  mode = config.data.get('resident', 'auto')
+  on_device = resident.is_chosen(mode, opened, config.augment.device)
+
+  # Training first: its memory is read before anything else has used any.
+  state, found = _training(run, steps, rounds)
+  peak = _peak_memory()
+  with contextlib.closing(loop.batches(run, 0)) as made:
+    batch = next(made)
+  per_call = found.pop('steps_per_call')
+  if on_device:
+    call = _resident_call(run, opened, per_call)
+  else:
+    call, per_call = _host_call(run, batch), 1
+  samples = {
+    'input': _input(run, steps, rounds, per_call if on_device else 0),
+    'step': _step(call, state, steps, rounds, per_call),
+    'training': found.pop('samples'),
+  }
+  length = run.length
+  timed = {part: _summary(samples[part], length) for part in _PARTS}
+  return {
+    'method': config.method.name,
+    'encoder': config.encoder.name,
+    'dtype': config.encoder.dtype,
+    'data': source.name,
+    'images': source.size,
+    'batch_size': length.batch_size,
+    'steps_per_epoch': length.steps_per_epoch,
+    'devices': jax.device_count(),
+    'device_kind': jax.devices()[0].device_kind,
+    'processes': jax.process_count(),
+    'data_on_device': on_device,
+    'steps_per_call': per_call,
+    'steps': steps,
+    'rounds': rounds,
+    **timed,
+    **found,
+    'peak_memory': peak,
+    'flops': _flops(run, teacher, batch, timed),
+  }
+
+
+def _training(run: Run, steps: int, rounds: int) -> tuple[TrainState, dict[str, Any]]:
+  """Rounds of the real loop, between whose steps the clock is read as a run does when it logs."""
+  every = max(1, run.length.steps('log.every', run.config.log.every))
+  until = 0
+
+  def due(done: int) -> int:
+    return min(until if until > done else done + 1, (done // every + 1) * every)
+
+  clock = Clock(run.length.total_steps, run.length.batch_size)
+  state, values, done, per_call = run.layout.place(run.create()), {}, 0, 1
+  training = loop.training(run, state, 0, clock, due)
+  samples, waits = [], []
+  with contextlib.closing(training):
+
+    def go(count: int) -> dict[str, float]:
+      nonlocal state, values, done, per_call, until
+      until = done + count
+      while done < until:
+        before = done
+        done, state, values = next(training)
+        per_call = max(per_call, done - before)
+      jax.block_until_ready((state, values))
+      clock.tick(done)
+      return clock.read()
+
+    first = go(_FIRST)['time/first_step_s']
+    for _ in range(rounds):
+      go(_HEAD_START)
+      row = go(steps)
+      samples.append(run.length.batch_size / row['time/img_per_s'])
+      waits.append(row['time/wait'])
+  return state, {
+    'samples': samples, 'wait': statistics.median(waits), 'wait_samples': waits,
+    'first_step_s': first, 'steps_per_call': per_call,
+  }  # fmt: skip
+
+
+Call = Callable[[TrainState], tuple[TrainState, Any]]
+
+
+def _host_call(run: Run, batch: dict[str, Any]) -> Call:
+  """One step on a batch of the host's that has been copied to the devices."""
+  placed = _placed(mapping.shard(batch))
+  return lambda state: run.step(state, placed)
+
+
+def _resident_call(run: Run, source: Source, count: int) -> Call:
+  """The steps of one call on data that live on the devices."""
+  data = resident.place(source)
+  index = _placed(resident.indices(_order(run), 0, count))
+  assert run.many_steps is not None
+  many_steps = run.many_steps
+  return lambda state: many_steps(state, data, index, np.int32(count))
+
+
+def _placed(tree: Any) -> Any:
+  """[local devices, ...] on the devices, as the mapped step takes it without a copy."""
+  sharding = NamedSharding(mapping.local_mesh(), PartitionSpec(collectives.AXIS))
+  return jax.block_until_ready(jax.tree.map(lambda x: jax.device_put(x, sharding), tree))
+
+
+def _order(run: Run) -> Order:
+  return Order(
+    run.source.size,
+    run.length.batch_size,
+    run.config.seed,
+    jax.process_index(),
+    jax.process_count(),
+  )
+
+
+def _step(call: Call, state: TrainState, steps: int, rounds: int, per_call: int) -> list[float]:
+  """Seconds per step of each round."""
+  wait_for_each = mapping.must_await_every_step()
+  calls, samples = -(-steps // per_call), []
+  for number in range(rounds + 1):
+    began = time.perf_counter()
+    for _ in range(calls if number else 1):  # The first, alone, only warms up.
+      state, values = call(state)
+      if wait_for_each:
+        jax.block_until_ready(state)
+    jax.block_until_ready((state, values))
+    samples.append((time.perf_counter() - began) / (calls * per_call))
+  return samples[1:]
+
+
+def _input(run: Run, steps: int, rounds: int, per_call: int) -> list[float]:
+  """Seconds per step of each round, of making the input and giving each device its part.
+
+  Args:
+    run: see `assemble`.
+    steps: of a round.
+    rounds: how many.
+    per_call: above 0: the data live on the devices, which are told the examples of so many steps.
+  """
+  with contextlib.closing(_made(run, per_call)) as made:
+    samples = []
+    for _ in range(rounds):
+      for _ in range(_HEAD_START):
+        next(made)
+      count, began = 0, time.perf_counter()
+      while count < steps:
+        count += next(made)
+      samples.append((time.perf_counter() - began) / count)
+  return samples
+
+
+def _made(run: Run, per_call: int) -> Generator[int, None, None]:
+  """Makes input without end and says for how many steps each piece is."""
+  if per_call:
+    order, first = _order(run), 0
+    while True:
+      resident.indices(order, first, per_call)
+      first += per_call
+      yield per_call
+  while True:
+    with contextlib.closing(loop.batches(run, 0)) as batches:
+      for batch in batches:
+        mapping.shard(batch)
+        yield 1
+
+
+def _summary(samples: list[float], length: assemble.Length) -> dict[str, Any]:
+  seconds = statistics.median(samples)
+  return {
+    'img_per_s': length.batch_size / seconds,
+    'ms_per_step': 1000 * seconds,
+    's_per_epoch': length.steps_per_epoch * seconds,
+    'samples': samples,
+  }
+
+
+def _peak_memory() -> dict[str, Any] | None:
+  """Most bytes in use so far: on the fullest device where that is known, else of this process."""
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  peaks = [each['peak_bytes_in_use'] for each in stats if 'peak_bytes_in_use' in each]
+  if peaks:
+    return {'bytes': max(peaks), 'of': 'the fullest device'}
+  if resource is None:
+    return None
+  size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  unit = 1 if sys.platform == 'darwin' else 1024
+  return {'bytes': size * unit, 'of': 'the whole process, on the host'}
+
+
+def _flops(
+  run: Run, teacher: Teacher | None, batch: dict[str, Any], timed: dict[str, Any]
+) -> dict[str, Any]:
+  """Work per step and image, per second, and as a share of the devices' peak where it is known."""
+  devices = jax.device_count()
+  mesh = aot.counting_mesh(devices)
+  counted = assemble.assemble(
+    run.config,
+    run.source,
+    teacher=teacher,
+    num_devices=devices,
+    mapped=functools.partial(mapping.spmd_shard_map, mesh=mesh),
+  )
+  whole = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct((run.length.batch_size, *x.shape[1:]), x.dtype), batch
+  )
+  work = flops.count(counted.step, *aot.arguments_for(counted, whole, mesh))
+  kind = jax.devices()[0].device_kind
+  chip = hardware.chip_of(kind)
+  seconds_at_peak = _at_peak(work.flops, chip) if chip else None
+  found: dict[str, Any] = {
+    'per_device_and_step': dict(work.flops),
+    'per_image': work.total * devices / run.length.batch_size,
+    'unknown_loops': work.unknown_loops,
+    'peak_per_device': _peaks(chip) if chip else None,
+  }
+  for part in ('step', 'training'):
+    seconds = timed[part]['ms_per_step'] / 1000
+    found[part] = {
+      'per_s': work.total * devices / seconds,
+      'share_of_peak': None if seconds_at_peak is None else seconds_at_peak / seconds,
+    }
+  return found
+
+
+def _peaks(chip: hardware.Chip) -> dict[str, float]:
+  """FLOP/s of one JAX device by the operands' type."""
+  return {
+    'bfloat16': chip.peak_bf16 / chip.devices,
+    'float16': chip.peak_bf16 / chip.devices,
+    'float32': chip.peak_f32 / chip.devices,
+  }
+
+
+def _at_peak(work: dict[str, int], chip: hardware.Chip) -> float | None:
+  """Seconds that the work of a device would take at its peak; None for a type without one."""
+  peaks = _peaks(chip)
+  if not set(work) <= set(peaks):
+    return None
+  return sum(count / peaks[dtype] for dtype, count in work.items())
+
+
+def text(found: dict[str, Any]) -> str:
+  """What `measure` has found, for a person."""
+  rows = [
+    {'': label} | {name: _number(found[part][key]) for name, key in _COLUMNS.items()}
+    for part, label in _PARTS.items()
+  ]
+  work, memory = found['flops'], found['peak_memory']
+  device = f'{found["devices"]} x {found["device_kind"]}'
+  where = 'on the device' if found['data_on_device'] else 'from the host'
+  lines = [
+    f'{found["method"]}, {found["encoder"]} encoder, {found["dtype"]}, '
+    f'batch {found["batch_size"]}, {device}; '
+    f'data {where}, {found["steps_per_call"]} step(s) per call; '
+    f'medians of {found["rounds"]} rounds of {found["steps"]} steps',
+    '',
+    table.format_table(rows, ['', *_COLUMNS]),
+    '',
+    f'waiting for data  {found["wait"]:.1%} of training',
+    f'compiling and first step  {found["first_step_s"]:.1f} s',
+    'peak memory  '
+    + ('unknown' if memory is None else f'{memory["bytes"] / 1e9:.2f} GB ({memory["of"]})'),
+    f'work  {work["per_image"] / 1e9:.3g} GFLOP per image; '
+    + '; '.join(_rate(label, work[part]) for label, part in (('step', 'step'), ('training',) * 2)),
+    verdict(found),
+  ]
+  return '\n'.join(lines)
+
+
+_COLUMNS = {'img/s': 'img_per_s', 'ms/step': 'ms_per_step', 's/epoch': 's_per_epoch'}
+
+
+def _number(value: float) -> str:
+  """Three digits; whole numbers from 100 on."""
+  return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
+
+
+def _rate(label: str, rate: dict[str, Any]) -> str:
+  share = '–' if rate['share_of_peak'] is None else f'{rate["share_of_peak"]:.1%}'
+  return f'{label} {rate["per_s"] / 1e12:.3g} TFLOP/s, {share} of the peak'
+
+
+def verdict(found: dict[str, Any]) -> str:
+  """One sentence: what limits this training."""
+  if found['wait'] > 0.1:
+    return 'The input limits this: the step waits for it.'
+  step, training = found['step']['ms_per_step'], found['training']['ms_per_step']
+  if training > 1.15 * step:
+    return (
+      f'The step does not wait, but takes {training / step - 1:.0%} longer than alone: '
+      'the input uses the same cores.'
+    )
+  return 'The step limits this: the input keeps up.'

@@ -1,0 +1,1 @@
+"""Evaluation protocols: an encoder and labelled data in, a result out."""

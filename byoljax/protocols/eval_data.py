@@ -1,0 +1,108 @@
+"""What every evaluation of a checkpoint needs first: its data, and where its results go."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from byoljax.config import Config, ConfigError, user_errors
+from byoljax.data.sources import datasets
+from byoljax.data.sources.source import Source
+from byoljax.encoders import stored
+from byoljax.protocols import extraction
+from byoljax.protocols.extraction import EvalData
+from byoljax.workdir import run_dir
+from byoljax.workdir.run_dir import Invocation
+
+
+def data_of(
+  config: Config, pretraining: Config, batch_size: int, log_dir: pathlib.Path
+) -> EvalData:
+  """The data of an evaluation: what its own configuration leaves open is as in pretraining."""
+  merged = _merged(config, pretraining)
+  sources = [_load(merged, split, log_dir) for split in ('train', 'test')]
+  if sources[0].num_classes < 2:
+    raise ConfigError(f'{sources[0].name} has no labels: there is nothing to evaluate.')
+  if sources[0].num_classes != sources[1].num_classes:
+    raise ConfigError(
+      f'{sources[0].num_classes} training classes but {sources[1].num_classes} test classes.'
+    )
+  return EvalData(
+    *sources,
+    image_size=config.image_size or merged.evals.image_size,
+    mean=merged.data.mean,
+    std=merged.data.std,
+    batch_size=extraction.fit_to_devices(batch_size),
+    threads=config.data.threads,
+    resident=_mode(merged),
+  )
+
+
+def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> EvalData:
+  """One split, `config.split`, for evaluations that need no labels: it stands for both.
+
+  Raises:
+    ConfigError: there is no such split.
+  """
+  merged = _merged(config, pretraining)
+  try:
+    source = _load(merged, config.split, log_dir)
+  except ConfigError as error:
+    raise ConfigError(f'{error} With --config.split=pretrain all images are taken.') from error
+  return EvalData(
+    source,
+    source,
+    image_size=config.image_size or merged.evals.image_size,
+    mean=merged.data.mean,
+    std=merged.data.std,
+    batch_size=extraction.fit_to_devices(config.batch_size),
+    threads=config.data.threads,
+    resident=_mode(merged),
+  )
+
+
+def _merged(config: Config, pretraining: Config) -> Config:
+  """The run's configuration with the data that the evaluation names."""
+  merged: Config = ConfigDict(pretraining.to_dict())
+  if config.data.name:
+    merged.data.name, merged.data.dir = config.data.name, config.data.dir
+  elif config.data.dir:
+    merged.data.dir = config.data.dir
+  return merged
+
+
+def _mode(config: Config) -> str:
+  """`data.resident`; runs from before this field was there have none."""
+  return config.data.get('resident', 'auto')
+
+
+def _load(config: Config, split: str, log_dir: pathlib.Path) -> Source:
+  with user_errors():
+    return datasets.load(
+      config.data.name,
+      split,
+      data_dir=config.data.dir,
+      unreadable_log=log_dir / 'unreadable.txt',
+      in_memory=_mode(config) != 'off',
+    )
+
+
+def home(
+  task: str, config: Config, checkpoint_dir: pathlib.Path, invocation: Invocation
+) -> pathlib.Path:
+  """Where an evaluation's results go: beside the run, named after what was evaluated on what."""
+  if invocation.workdir:
+    return pathlib.Path(invocation.workdir)
+  on = [config.data.name.replace(':', '-')] if config.data.name else []
+  name = '-'.join([task, config.network, checkpoint_dir.name, *on, *tap_suffix(config)])
+  return run_dir.evals_dir(checkpoint_dir) / name
+
+
+def tap_suffix(config: Config) -> list[str]:
+  """What tells results of another tap from those of the embedding: [] or ['projection']."""
+  tap = config.get('tap', stored.EMBEDDING)
+  return [] if tap == stored.EMBEDDING else [tap.replace('/', '-')]
+
+
+def which(config: Config) -> str:
+  """What is evaluated, for a person: 'online network', 'online network, projection'."""
+  return ', '.join([f'{config.network} network', *tap_suffix(config)])

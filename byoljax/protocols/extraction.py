@@ -1,0 +1,133 @@
+"""Evaluations of a frozen encoder on clean images: where it comes from, its features, k-NN.
+
+An evaluation sees an encoder (`byoljax.encoders.stored`) and two labelled sets, never the method
+that trained it; the same functions serve a randomly initialized encoder and raw pixels, which is
+what a result has to be compared with. Classifiers trained on an encoder are in
+`byoljax.protocols.classify`.
+"""
+
+from collections.abc import Mapping, Sequence
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from byoljax.config import ConfigError, user_errors
+from byoljax.data.augment import device
+from byoljax.data.batches import pipeline
+from byoljax.data.sources.source import Source
+from byoljax.encoders.stored import (
+  Encoder,
+  outputs,
+)
+from byoljax.evals import features, knn
+from byoljax.models.net import Net
+
+PyTree = Any
+
+
+class EvalData(NamedTuple):
+  """What an encoder is evaluated on.
+
+  Attributes:
+    train: labelled training images.
+    test: labelled test images.
+    image_size: side of the square that the encoder sees.
+    mean: per channel, of images in [0, 1].
+    std: per channel.
+    batch_size: global batch for features; it does not change results.
+    threads: input threads, 0 for as many as there are cores.
+    resident: whether a probe's images live on the accelerator: 'auto', 'on' or 'off'.
+  """
+
+  train: Source
+  test: Source
+  image_size: int
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  batch_size: int
+  threads: int = 0
+  resident: str = 'auto'
+
+
+def training_only(data: EvalData, fields: Mapping[str, Any], seed: int) -> EvalData:
+  """Evaluation data without the test set: training images, at random, as queries and as bank.
+
+  Args:
+    data: see `EvalData`.
+    fields: 'max_bank' (0 = all the others) and 'max_queries', which takes at most a fifth of all.
+    seed: chooses the images.
+  """
+  order = np.random.default_rng((seed, 1)).permutation(data.train.size)
+  queries = max(1, min(fields['max_queries'], data.train.size // 5))
+  bank = order[queries:][: fields['max_bank'] or None]
+  return data._replace(
+    test=data.train.subset(np.sort(order[:queries])), train=data.train.subset(np.sort(bank))
+  )
+
+
+def knn_result(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> dict[str, Any]:
+  """k-NN of an encoder: {'top1': headline, 'sweep': every k and temperature, ...}.
+
+  Args:
+    encoder: see `Encoder`.
+    data: bank and queries.
+    fields: 'k' and 'temperature' (tuples).
+  """
+  bank = data.train
+  if bank.multi_label:
+    raise ConfigError(f'{bank.name} has several labels per image: k-NN needs one.')
+  bank_features, bank_labels = extract(encoder, bank, data)
+  features_, labels = extract(encoder, data.test, data)
+  with user_errors('k-NN'):
+    return knn.knn_accuracy(
+      bank_features,
+      bank_labels,
+      features_,
+      labels,
+      num_classes=data.train.num_classes,
+      ks=fields['k'],
+      temperatures=fields['temperature'],
+    ) | {'bank_size': bank.size, 'queries': data.test.size}
+
+
+def fit_to_devices(batch_size: int) -> int:
+  """The nearest batch size that all devices can share; evaluation does not depend on it."""
+  devices = jax.device_count()
+  return max(1, round(batch_size / devices)) * devices
+
+
+def eval_batches(source: Source, data: EvalData) -> Any:
+  """Every example once, un-augmented, over all processes."""
+  return pipeline.eval_batches(
+    source,
+    image_size=data.image_size,
+    batch_size=data.batch_size,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+
+
+def extract(encoder: Encoder, source: Source, data: EvalData) -> tuple[np.ndarray, np.ndarray]:
+  """Features float32 [N, D] and labels int32 [N] of all images of a source; see `extractor`."""
+  run = extractor(encoder, data.mean, data.std)
+  return run(encoder.params, encoder.bn, eval_batches(source, data))
+
+
+def extractor(encoder: Encoder, mean: Sequence[float], std: Sequence[float]) -> features.Extract:
+  """`extract(params, bn, batches) -> (features, labels)` of an encoder at its tap.
+
+  The answer depends on the images alone: neither on the size of the batches, nor on how the last
+  one is padded, nor on the number of devices and processes, up to the rounding of float32.
+  """
+  return _extractor(encoder.net, encoder.tap, encoder.pool, tuple(mean), tuple(std))
+
+
+@functools.cache
+def _extractor(
+  net: Net, tap: str, pool: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> features.Extract:
+  """One for every network, so that periodic evaluations compile only once."""
+  embed = functools.partial(outputs, net, (tap,), pool)
+  return features.make_extractor(embed, device.make_eval_transform(mean, std), tap=tap)

@@ -1,0 +1,103 @@
+"""Which images have labels: '1 %', '10 per class', '100 %', or a file that names them.
+
+A part is stratified and a function of the labels and a seed alone, so a result can be repeated and
+two runs compare on the same images.
+"""
+
+import pathlib
+import re
+
+import numpy as np
+
+from byoljax.config import ConfigError
+from byoljax.data.sources.source import Source
+from byoljax.evals import frozen
+
+
+def part(source: Source, text: str, seed: int) -> Source:
+  """The labelled images that `text` stands for, as a source of their own.
+
+  Args:
+    source: labelled images; those without a label are never chosen.
+    text: '1 %' of every class (rounded, at least one image), '10 per class', or the path of a file
+      with a file name or an example's number in each line.
+    seed: draws the part; unused by files and by '100 %'.
+
+  Raises:
+    ConfigError: none of these, more images than there are, or names that are not there.
+  """
+  labels = source.labels
+  if labels is None:
+    raise ConfigError(f'{source.name} has no labels.')
+  if labels.ndim == 2:
+    return _of_multi_label(source, text, seed)
+  share = re.fullmatch(r'([0-9.]+) ?%', text)
+  count = re.fullmatch(r'(\d+) per class', text)
+  if share:
+    value = _share(text, share.group(1))
+    known = np.flatnonzero(labels >= 0)
+    chosen = known if value == 1 else frozen.subset(labels, share=value, seed=(seed, 3))
+  elif count:
+    number = int(count.group(1))
+    least = int(np.bincount(labels[labels >= 0]).min())
+    if not 1 <= number <= least:
+      raise ConfigError(f"labels='{text}': give 1 to {least}, the images of the smallest class.")
+    chosen = frozen.subset(labels, count=number, seed=(seed, 3))
+  else:
+    chosen = _named(source, text)
+    unknown = int((labels[chosen] < 0).sum())
+    if unknown:
+      raise ConfigError(f"labels='{text}' names {unknown} images of {source.name} without a label.")
+  return source.subset(chosen)
+
+
+def _of_multi_label(source: Source, text: str, seed: int) -> Source:
+  """Images with several labels each: shares at random, since there are no classes to balance."""
+  share = re.fullmatch(r'([0-9.]+) ?%', text)
+  if not share:
+    return source.subset(_named(source, text))
+  count = max(1, round(_share(text, share.group(1)) * source.size))
+  order = np.random.default_rng((seed, 3)).permutation(source.size)
+  return source.subset(np.sort(order[:count]))
+
+
+def _share(text: str, number: str) -> float:
+  try:
+    value = float(number) / 100
+  except ValueError:
+    value = 0.0
+  if not 0 < value <= 1:
+    raise ConfigError(f"labels='{text}' must be above 0 % and at most 100 %.")
+  return value
+
+
+def _named(source: Source, text: str) -> np.ndarray:
+  """Positions of the images that a file names, in its order without repeats."""
+  path = pathlib.Path(text).expanduser()
+  if not path.is_file():
+    raise ConfigError(
+      f"labels='{text}' is neither a share such as '1 %', nor a number such as '10 per class', "
+      'nor a file with the names of the labelled images.'
+    )
+  try:
+    lines = path.read_text(encoding='utf-8').split('\n')
+  except (OSError, UnicodeDecodeError) as error:
+    raise ConfigError(f"labels='{text}' cannot be read: {error}.") from error
+  names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+  if not names:
+    raise ConfigError(f"labels='{text}' is empty: it must name at least one image.")
+  if all(name.isdigit() for name in names):
+    numbers = np.array([int(name) for name in names])
+    if numbers.max() >= source.size:
+      raise ConfigError(
+        f"labels='{text}' names example {numbers.max()}, but {source.name} has {source.size}."
+      )
+    return numbers
+  where = {pathlib.PurePath(source.locate(i)).name: i for i in range(source.size)}
+  missing = [name for name in names if pathlib.PurePath(name).name not in where]
+  if missing:
+    raise ConfigError(
+      f"labels='{text}' names {len(missing)} images that are not in {source.name}, "
+      f"such as '{missing[0]}'."
+    )
+  return np.array([where[pathlib.PurePath(name).name] for name in names])

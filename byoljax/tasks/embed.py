@@ -1,0 +1,222 @@
+"""Features of a whole data set in files, with the names of its images.
+
+    <folder>/index.json        what was embedded by what, how many rows of how many numbers
+    <folder>/part-00000.npz    features float32 [n, D], index int64 [n], label int32 [n], name [n]
+
+Parts are written one after the other, each at once, so an interrupted job goes on where it stopped.
+Images that cannot be read have no row. CSV and Parquet hold the same columns.
+"""
+
+from collections.abc import Mapping
+import csv
+import io
+import json
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from byoljax.config import Config, ConfigError, choose, user_errors
+from byoljax.data.batches import pipeline
+from byoljax.data.sources import datasets
+from byoljax.data.sources.source import Source
+from byoljax.devices import hosts
+from byoljax.evals import features
+from byoljax.protocols import eval_data, extraction
+from byoljax.workdir import checkpoint
+from byoljax.workdir.run_dir import Invocation, say
+
+INDEX = 'index.json'
+FORMATS = ('npz', 'csv', 'parquet')
+
+
+class Part(NamedTuple):
+  """Rows of one file.
+
+  Attributes:
+    features: float32 [n, D].
+    index: int64 [n], positions in the data set.
+    label: int32 [n], -1 where unknown.
+    name: str [n], files or records.
+  """
+
+  features: np.ndarray
+  index: np.ndarray
+  label: np.ndarray
+  name: np.ndarray
+
+
+def embed(config: Config, invocation: Invocation) -> int:
+  """Task: embeds a data set; see `configs/embed.py`."""
+  choose('format', config.format, FORMATS)
+  if config.format == 'parquet':
+    _require_pyarrow()
+  if config.part_size < 1:
+    raise ConfigError(f'part_size={config.part_size} must be at least 1.')
+  encoder, source_config, directory = extraction.load_encoder(
+    config.pretrained, config.network, config.tap
+  )
+  data = source_config.data
+  name = config.data.name or data.name
+  where = config.data.dir or ('' if config.data.name else data.dir)
+  what = [name.replace(':', '-'), config.split, *eval_data.tap_suffix(config)]
+  folder = pathlib.Path(
+    invocation.workdir or directory.parent.parent / 'embeddings' / '-'.join(what)
+  )
+  with user_errors():
+    source = datasets.load(name, config.split, data_dir=where, unreadable_log=folder)
+  size = config.image_size or source_config.evals.image_size
+  about = {
+    'pretrained': str(directory.resolve()),
+    'network': config.network,
+    'tap': config.tap,
+    'data': {'name': name, 'dir': where and str(pathlib.Path(where).resolve())},
+    'split': config.split,
+    'fingerprint': source.fingerprint,
+    'image_size': size,
+    'format': config.format,
+    'part_size': config.part_size,
+    'images': source.size,
+    'class_names': list(source.class_names),
+  }
+  _open(folder, about)
+  extract = extraction.extractor(encoder, data.mean, data.std)
+  parts = -(-source.size // config.part_size)
+  done = 0
+  for number in range(parts):
+    path = folder / f'part-{number:05d}.{config.format}'
+    if path.exists():
+      done += 1
+      continue
+    rows = np.arange(number * config.part_size, min((number + 1) * config.part_size, source.size))
+    part = _embedded(extract, encoder, source.subset(rows), rows, size, config)
+    if hosts.is_first_process():
+      _write(part, path, config.format)
+    say(f'{path.name}  {len(part.features):,} of {len(rows):,} images')
+  if done:
+    say(f'{done} of {parts} parts were there already.')
+  say(f'embeddings  {folder}')
+  return 0
+
+
+def _embedded(
+  extract: features.Extract,
+  encoder: extraction.Encoder,
+  source: Source,
+  rows: np.ndarray,
+  image_size: int,
+  config: Config,
+) -> Part:
+  batches = pipeline.eval_batches(
+    source,
+    image_size=image_size,
+    batch_size=extraction.fit_to_devices(config.batch_size),
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    threads=config.data.threads,
+  )
+  labels = source.labels
+  found, index = extract(encoder.params, encoder.bn, features.numbered(batches))
+  names = np.array([source.locate(int(i)) for i in index])
+  known = np.full(len(index), -1, np.int32) if labels is None else labels[index].astype(np.int32)
+  return Part(found, rows[index], known, names)
+
+
+def _open(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
+  """Makes the folder, or checks that it holds this very job.
+
+  Raises:
+    ConfigError: it cannot be written, or holds another job.
+  """
+  path = folder / INDEX
+  if path.exists():
+    stored = {'tap': 'embedding'} | read_index(folder)  # Folders of version 0.1 do not name it.
+    other = [name for name, value in about.items() if stored.get(name) != value]
+    if other:
+      raise ConfigError(
+        f"'{folder}' holds other embeddings: {', '.join(other)} differ. Choose another --workdir."
+      )
+    return
+  if hosts.is_first_process():
+    with user_errors('--workdir'):
+      folder.mkdir(parents=True, exist_ok=True)
+      checkpoint.write_json(path, {**about, 'versions': checkpoint.versions()})
+
+
+def read_index(folder: pathlib.Path) -> dict[str, Any]:
+  """What a folder of embeddings holds.
+
+  Raises:
+    ConfigError: it is none.
+  """
+  try:
+    return json.loads((folder / INDEX).read_text())
+  except (OSError, ValueError) as error:
+    raise ConfigError(
+      f"'{folder}' holds no embeddings: `byoljax embed RUN` writes a folder with {INDEX}."
+    ) from error
+
+
+def read_parts(folder: pathlib.Path) -> list[pathlib.Path]:
+  """The parts that are there, in order."""
+  return sorted(path for path in folder.glob('part-*') if path.suffix != '.tmp')
+
+
+def read_part(path: pathlib.Path) -> Part:
+  """Reads an NPZ part."""
+  with np.load(path, allow_pickle=False) as stored:
+    return Part(*(stored[name] for name in Part._fields))
+
+
+def _write(part: Part, path: pathlib.Path, kind: str) -> None:
+  """Writes a part so that it is there whole or not at all."""
+  scratch = path.with_name(path.name + '.tmp')
+  with user_errors('--workdir'):
+    scratch.write_bytes({'npz': _npz, 'csv': _csv, 'parquet': _parquet}[kind](part))
+    os.replace(scratch, path)
+
+
+def _npz(part: Part) -> bytes:
+  file = io.BytesIO()
+  np.savez(file, **part._asdict())  # type: ignore[arg-type]
+  return file.getvalue()
+
+
+def _csv(part: Part) -> bytes:
+  file = io.StringIO(newline='')
+  writer = csv.writer(file)
+  writer.writerow(['name', 'index', 'label', *(f'f{i}' for i in range(part.features.shape[1]))])
+  for row, index, label, name in zip(*part, strict=True):
+    # Nine digits tell every float32 from its neighbours.
+    writer.writerow([name, index, label, *(f'{value:.9g}' for value in row)])
+  return file.getvalue().encode()
+
+
+def _parquet(part: Part) -> bytes:
+  import pyarrow
+  from pyarrow import parquet
+
+  width = part.features.shape[1]
+  flat = pyarrow.array(part.features.reshape(-1))
+  table = pyarrow.table(
+    {
+      'name': pyarrow.array(part.name.tolist()),
+      'index': pyarrow.array(part.index),
+      'label': pyarrow.array(part.label),
+      'features': pyarrow.FixedSizeListArray.from_arrays(flat, width),
+    }
+  )
+  file = io.BytesIO()
+  parquet.write_table(table, file)
+  return file.getvalue()
+
+
+def _require_pyarrow() -> None:
+  try:
+    import pyarrow  # noqa: F401
+  except ImportError as error:
+    raise ConfigError(
+      "format=parquet needs pyarrow: pip install 'byoljax[parquet]', or take npz or csv."
+    ) from error

@@ -1,0 +1,135 @@
+"""Fine-tuning from the command line: a run's encoder and, beside it, the same from scratch."""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any
+
+from byoljax.config import Config, ConfigError, user_errors
+from byoljax.evals import scores
+from byoljax.protocols import classify, eval_data, extraction, labelled
+from byoljax.protocols.extraction import Encoder
+from byoljax.report import table
+from byoljax.workdir import checkpoint, run_dir
+from byoljax.workdir.run_dir import Invocation, say
+
+PyTree = Any
+
+
+def finetune(config: Config, invocation: Invocation) -> int:
+  """Trains the whole network of a run on labelled images; see `configs/finetune.py`."""
+  encoder, pretraining, directory = extraction.load_encoder(config.pretrained, config.network)
+  home = eval_data.home('finetune', config, directory, invocation)
+  if not invocation.workdir:
+    home = home.with_name(f'{home.name}-{_slug(config.labels)}-{config.draw}')
+  data = eval_data.data_of(config, pretraining, config.finetune.batch_size, home)
+  with config.unlocked():
+    config.pretrained = str(directory.resolve())  # The same however the user wrote it.
+  with user_errors():
+    some = labelled.part(data.train, config.labels, config.draw)
+  data = data._replace(train=some)
+  with run_dir.held(home):
+    return _trained(config, invocation, home, encoder, pretraining, directory, data)
+
+
+def _trained(
+  config: Config,
+  invocation: Invocation,
+  home: pathlib.Path,
+  encoder: Encoder,
+  pretraining: Config,
+  directory: pathlib.Path,
+  data: extraction.EvalData,
+) -> int:
+  """The part of `finetune` that one process at a time may do in a directory."""
+  run_dir.open_workdir(home, config, invocation, data.train)
+  say(
+    f'Fine-tuning of {directory} ({config.network} network) with {data.train.size:,} labelled '
+    f'images of {data.test.name}.'
+  )
+  head = None
+  if config.finetune.head_layers:
+    encoder, head = _with_head(encoder, directory, config.network, config.finetune.head_layers)
+  starts = {config.network: encoder}
+  if config.scratch or config.network == 'random':
+    # Drawn with this training's seed, not with that of the pretraining.
+    starts['random'] = _without_weights(config, pretraining, encoder)
+  results = {}
+  for name, start in starts.items():
+    say(f'training from {_START.get(name, name)} ...')
+    result = classify.finetune_result(
+      start, data, config.finetune, log=config.log, head=head, workdir=home / name
+    )
+    if result is None:
+      say('Stopped and saved: the same command goes on from there.')
+      return 0
+    results[name] = result
+  run_dir.write_result(home / 'result.json', results, config, directory)
+  say(shown(results))
+  say(f'result  {home / "result.json"}')
+  return 0
+
+
+_START = {
+  'online': "the run's online network",
+  'target': "the run's target network",
+  'random': 'scratch',
+}
+
+
+def shown(results: Mapping[str, Mapping[str, Any]]) -> str:
+  """The results of one data set as a table: a row for every start."""
+  metrics = [name for name in scores.METRICS if any(name in result for result in results.values())]
+  rows = [
+    {'start': _START.get(name, name), 'images': str(result['train_examples'])}
+    | {metric: result[metric] for metric in metrics}
+    | {'base_lr': result['base_lr'], 'length': result['length']}
+    for name, result in results.items()
+  ]
+  columns = ['start', 'images', *metrics, 'base_lr', 'length']
+  formats = dict.fromkeys(metrics, '{:.1%}') | {'base_lr': '{:g}'}
+  return table.format_table(rows, columns, formats=formats)
+
+
+def _slug(text: str) -> str:
+  """'10 per class' -> '10-per-class', '1 %' -> '1pc'; the name of a file without its folder."""
+  name = pathlib.PurePath(text).stem if '/' in text else text
+  return name.replace(' %', '%').replace('%', 'pc').replace(' ', '-')
+
+
+def _without_weights(config: Config, pretraining: Config, encoder: Encoder) -> Encoder:
+  size = config.image_size or pretraining.evals.image_size
+  return extraction.random_encoder(encoder.fields, size, config.finetune.seed)
+
+
+def _with_head(
+  encoder: Encoder, directory: pathlib.Path, network: str, layers: int
+) -> tuple[Encoder, dict[str, Any]]:
+  """The encoder with the first layers of its projector, and what those look like.
+
+  Raises:
+    ConfigError: no projector with so many layers in front of its output.
+  """
+  where = f"finetune.head_layers={layers}: '{directory}'"
+  if network not in extraction.NETWORKS:
+    raise ConfigError(f'{where} is of no use for network={network}, which has no projector.')
+  prefixes = tuple((*prefix, 'projector') for prefix in extraction.NETWORKS[network])
+  try:
+    params, bn = checkpoint.restore_subtrees(directory, prefixes).values()
+  except KeyError as error:
+    raise ConfigError(f'{where} has no projector ({error.args[0]}).') from error
+  names = [f'linear{i}' for i in range(1, layers + 1)]
+  if any(name not in params for name in (*names, f'linear{layers + 1}')):
+    have = sum(name.startswith('linear') for name in params)
+    raise ConfigError(
+      f'{where} has a projector of {have} plain layers; give at most {max(0, have - 1)}.'
+    )
+  keep = {*names, *(f'bn{i}' for i in range(1, layers + 1))}
+  own, statistics = ({k: v for k, v in tree.items() if k in keep} for tree in (params, bn))
+  head = {
+    'features': tuple(int(own[name]['kernel'].shape[1]) for name in names),
+    'hidden_bias': 'bias' in own['linear1'],
+    'norm': 'bn1' in own,
+  }
+  return encoder._replace(
+    params=encoder.params | {'projector': own}, bn=encoder.bn | {'projector': statistics}
+  ), head

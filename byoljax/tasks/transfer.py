@@ -1,0 +1,196 @@
+"""One encoder on many data sets: the transfer table, linear and fine-tuned, beside its baselines.
+
+Every cell is a result of its own, stored as soon as it is there: a table that was stopped goes on
+where it was, and a longer list of data sets computes what is new. Sets that are not prepared are
+skipped, with a word on how to get them.
+"""
+
+from collections.abc import Mapping
+import csv
+import json
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from byoljax import config as config_lib
+from byoljax.config import Config, ConfigError, user_errors
+from byoljax.data.sources import datasets
+from byoljax.data.sources.source import fingerprint
+from byoljax.devices import hosts
+from byoljax.evals import frozen, scores
+from byoljax.protocols import classify, eval_data, extraction
+from byoljax.protocols.extraction import Encoder, EvalData
+from byoljax.report import table
+from byoljax.tasks import frozen as frozen_task
+from byoljax.workdir import checkpoint, run_dir
+from byoljax.workdir.run_dir import Invocation, say
+
+
+def transfer(config: Config, invocation: Invocation) -> int:
+  """Evaluates a run's encoder on a list of data sets; see `configs/transfer.py`."""
+  encoder, pretraining, directory = extraction.load_encoder(config.pretrained, config.network)
+  home = pathlib.Path(
+    invocation.workdir
+    or run_dir.evals_dir(directory) / f'transfer-{config.network}-{directory.name}'
+  )
+  for name in config.protocols:
+    config_lib.choose('protocol', name, PROTOCOLS)
+  if not config.datasets:
+    raise ConfigError('config.datasets is empty: name some, such as \'("cifar10", "dtd")\'.')
+  size = config.image_size or pretraining.evals.image_size
+  starts = {config.network: encoder}
+  if config.baselines and config.network != 'random':
+    starts['random'] = extraction.random_encoder(encoder.fields, size, pretraining.seed)
+  with run_dir.held(home):
+    return _tabulated(config, home, pretraining, starts, directory)
+
+
+def _tabulated(
+  config: Config,
+  home: pathlib.Path,
+  pretraining: Config,
+  starts: Mapping[str, Encoder],
+  directory: pathlib.Path,
+) -> int:
+  """The part of `transfer` that one process at a time may do in a directory."""
+  rows, skipped = [], {}
+  for entry in config.datasets:
+    try:
+      data = _data(entry, config, pretraining, home)
+    except ConfigError as error:
+      skipped[entry] = str(error)
+      say(f'{entry}: skipped. {error}')
+      continue
+    metric = _metric(entry, data)
+    say(f'{entry}: {data.train.size:,} training and {data.test.size:,} test images')
+    row = {'data set': entry, 'metric': scores.METRICS[metric]}
+    for protocol in config.protocols:
+      for name, start in starts.items():
+        # Named after all that it depends on: training that was stopped is never gone on with by
+        # another protocol.
+        digest = fingerprint(json.dumps(_asked(config, protocol, data), sort_keys=True))
+        where = home / _slug(entry) / f'{protocol}-{name}-{digest}'
+        result = _stored(where, config, protocol, data)
+        if result is None:
+          say(f'{entry}: {protocol}, {name} ...')
+          with user_errors(entry):
+            result = PROTOCOLS[protocol](start, data, config, where)
+          if result is None:
+            say('Stopped and saved: the same command goes on from there.')
+            return 0
+          _store(where, result, config, protocol, data)
+        row[f'{protocol}, {name}'] = result[metric]
+    rows.append(row)
+  run_dir.write_result(home / 'result.json', {'rows': rows, 'skipped': skipped}, config, directory)
+  if rows:
+    say('\n' + _shown(rows, home) + '\n')
+  say(f'result  {home / "result.json"}')
+  if not rows:
+    raise ConfigError('none of the data sets is there: nothing was evaluated.')
+  return 0
+
+
+def _data(entry: str, config: Config, pretraining: Config, home: pathlib.Path) -> EvalData:
+  """The data of one entry: NAME, or NAME=DIRECTORY."""
+  name, _, directory = entry.partition('=')
+  one = ConfigDict(
+    {
+      'data': {'name': name, 'dir': directory or config.data.dir, 'threads': config.data.threads},
+      'image_size': config.image_size,
+    }
+  )
+  return eval_data.data_of(one, pretraining, config.batch_size, home)
+
+
+def _metric(entry: str, data: EvalData) -> str:
+  return 'map11' if data.train.multi_label else datasets.facts(entry.partition('=')[0]).metric
+
+
+def _logistic(
+  encoder: Encoder, data: EvalData, config: Config, home: pathlib.Path
+) -> dict[str, Any]:
+  del home
+  train, test = frozen_task.features(encoder, data)
+  fields = config.logistic
+  return frozen.logistic(
+    train,
+    test,
+    lambdas=fields.lambdas or frozen.LAMBDAS,
+    held_out=fields.held_out,
+    seed=fields.seed,
+    max_iterations=fields.max_iterations,
+  )
+
+
+def _knn(encoder: Encoder, data: EvalData, config: Config, home: pathlib.Path) -> dict[str, Any]:
+  del home
+  return extraction.knn_result(encoder, data, config.knn)
+
+
+def _linear(
+  encoder: Encoder, data: EvalData, config: Config, home: pathlib.Path
+) -> dict[str, Any] | None:
+  return classify.linear_result(encoder, data, config.linear, log=config.log, workdir=home)
+
+
+def _finetune(
+  encoder: Encoder, data: EvalData, config: Config, home: pathlib.Path
+) -> dict[str, Any] | None:
+  return classify.finetune_result(encoder, data, config.finetune, log=config.log, workdir=home)
+
+
+PROTOCOLS = {'knn': _knn, 'logistic': _logistic, 'linear': _linear, 'finetune': _finetune}
+
+
+def _stored(
+  where: pathlib.Path, config: Config, protocol: str, data: EvalData
+) -> dict[str, Any] | None:
+  """A cell's result, if it is there and of the same protocol and images."""
+  try:
+    stored = json.loads((where / 'result.json').read_text())
+  except (OSError, ValueError):
+    return None
+  return stored['result'] if stored.get('asked') == _asked(config, protocol, data) else None
+
+
+def _store(
+  where: pathlib.Path, result: Mapping[str, Any], config: Config, protocol: str, data: EvalData
+) -> None:
+  if hosts.is_first_process():
+    with user_errors():
+      where.mkdir(parents=True, exist_ok=True)
+    asked = _asked(config, protocol, data)
+    checkpoint.write_json(
+      where / 'result.json',
+      {'result': dict(result), 'asked': asked, 'versions': checkpoint.versions()},
+    )
+
+
+def _asked(config: Config, protocol: str, data: EvalData) -> dict[str, Any]:
+  """What a cell depends on beside the encoder, whose checkpoint names the directory."""
+  return {
+    'protocol': json.loads(json.dumps(config[protocol].to_dict())),
+    'data': [data.train.fingerprint, data.test.fingerprint, data.image_size],
+  }
+
+
+def _slug(entry: str) -> str:
+  name, _, directory = entry.partition('=')
+  return '-'.join(filter(None, [name.replace(':', '-').replace('/', '-'),
+                                pathlib.PurePath(directory).stem]))  # fmt: skip
+
+
+def _shown(rows: list[dict[str, Any]], home: pathlib.Path) -> str:
+  """The table for the terminal; also written as Markdown and CSV."""
+  columns = list(rows[0])
+  formats = dict.fromkeys(columns[2:], '{:.1%}')
+  if hosts.is_first_process():
+    (home / 'table.md').write_text(
+      table.format_table(rows, columns, formats=formats, style='markdown') + '\n'
+    )
+    with (home / 'table.csv').open('w', newline='') as file:
+      writer = csv.DictWriter(file, columns)
+      writer.writeheader()
+      writer.writerows(rows)
+  return table.format_table(rows, columns, formats=formats)

@@ -1,0 +1,381 @@
+"""The one loop, and what a run with a directory does around it.
+
+`training` is the loop as a generator that yields after every step: a linear probe in memory goes
+through it as a pretraining run of weeks does. Where the data live on the accelerator, many steps
+are one call, which ends where somebody has something to do. `train` adds the rest: resuming,
+metrics, evaluations, checkpoints, and stopping when asked to.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+import contextlib
+import functools
+import logging
+import math
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from byoljax.config import ConfigError, user_errors
+from byoljax.data.augment import device
+from byoljax.data.batches import pipeline, resident
+from byoljax.data.batches.order import Order
+from byoljax.data.sources.source import Source
+from byoljax.devices import hosts, mapping, processes
+from byoljax.devices.stop import StopRequest
+from byoljax.evals import features as features_lib
+from byoljax.step import TrainState
+from byoljax.train.assemble import Run
+from byoljax.workdir import checkpoint, metrics, progress, run_dir
+from byoljax.workdir.clock import Clock, ProfileWindow
+
+log = logging.getLogger('byoljax')
+
+
+def batches(run: Run, start_step: int) -> Generator[pipeline.Batch, None, None]:
+  """The run's input from `start_step` to its end: this process's part of every batch.
+
+  Raises:
+    ConfigError: while they are made: what the data hold cannot be used.
+  """
+  made = pipeline.train_batches(
+    run.source,
+    run.specs,
+    batch_size=run.length.batch_size,
+    seed=run.config.seed,
+    start_step=start_step,
+    stop_step=run.length.total_steps,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    photometric_on=run.config.augment.device,
+    threads=run.config.data.threads,
+  )
+  with contextlib.closing(made):
+    while True:
+      try:
+        batch = next(made)
+      except StopIteration:
+        return
+      except ValueError as error:
+        raise ConfigError(f'config.data: {error}') from error
+      yield batch
+
+
+# (state, steps done, limit) -> (state, metrics, steps done, at most the limit).
+Advance = Callable[[TrainState, int, int], tuple[TrainState, dict[str, jax.Array], int]]
+
+
+def training(
+  run: Run,
+  state: TrainState,
+  start_step: int,
+  clock: Clock,
+  due: Callable[[int], float] = lambda done: math.inf,
+) -> Generator[tuple[int, TrainState, dict[str, jax.Array]], None, None]:
+  """The loop: yields (steps done, state, metrics of the last step on the device).
+
+  The yielded state is donated to the next step: copy what must outlive it.
+
+  Args:
+    run: see `assemble`.
+    state: on the devices, as `run.layout` places it.
+    start_step: steps that it has done.
+    clock: times the loop.
+    due: steps done -> the next step after which the caller has something to do. It yields there, at
+      the end and at places of its own: after every step where the host makes the batches.
+  """
+  total = run.length.total_steps
+  wait_for_each = mapping.must_await_every_step()
+  refresh = run.method.refresh
+  with _advance(run, start_step, clock) as advance:
+    done = start_step
+    while done < total:
+      if refresh is not None and done % refresh.every == 0:
+        with clock.paused():
+          state = refreshed(run, state, done)
+      first = done == start_step  # It compiles: made and timed apart.
+      limit = done + 1 if first else min(due(done), total)
+      if refresh is not None:
+        limit = min(limit, _next(done, refresh.every))
+      state, values, done = advance(state, done, int(limit))
+      if wait_for_each or first:
+        jax.block_until_ready(state)
+      clock.tick(done)
+      yield done, state, values
+
+
+@contextlib.contextmanager
+def _advance(run: Run, start_step: int, clock: Clock) -> Iterator[Advance]:
+  """How this run gets on: by batches from the host, or by data on the devices."""
+  if start_step < run.length.total_steps:
+    fields = run.config
+    # Decodes what is to be kept in memory: the input of both.
+    with clock.waiting(), user_errors('config.data'):
+      source = run.source.opened()
+    if resident.is_chosen(fields.data.get('resident', 'auto'), source, fields.augment.device):
+      yield _resident(run, source, clock)
+      return
+  with contextlib.closing(batches(run, start_step)) as made:
+
+    def advance(
+      state: TrainState, done: int, limit: int
+    ) -> tuple[TrainState, dict[str, jax.Array], int]:
+      del limit
+      with clock.waiting():
+        batch = mapping.shard(next(made))
+      state, values = run.step(state, batch)
+      return state, values, done + 1
+
+    yield advance
+
+
+# A request to stop is heard between two calls, and one call waits while another one runs.
+_CALL_SECONDS = 2.0
+
+
+def _resident(run: Run, source: Source, clock: Clock) -> Advance:
+  """Many steps per call on data that live on the devices; see `byoljax.data.batches.resident`.
+
+  A call has as many steps as fit into `_CALL_SECONDS`, by the time of the second call: the first
+  compiles. How the steps are cut into calls does not change what they compute.
+  """
+  plan = Order(
+    source.size,
+    run.length.batch_size,
+    run.config.seed,
+    jax.process_index(),
+    jax.process_count(),
+  )
+  with clock.waiting():
+    data = resident.place(source)
+  assert run.many_steps is not None
+  many_steps = run.many_steps
+  calls, at_once = 0, 1
+  before: dict[str, jax.Array] = {}
+
+  def advance(
+    state: TrainState, done: int, limit: int
+  ) -> tuple[TrainState, dict[str, jax.Array], int]:
+    nonlocal calls, at_once, before
+    count = min(limit - done, at_once)
+    with clock.waiting():
+      index = resident.indices(plan, done, count)
+    began = time.perf_counter()
+    jax.block_until_ready(before)  # At most one call waits behind the one that runs.
+    state, before = many_steps(state, data, index, np.int32(count))
+    calls += 1
+    if calls == 2:
+      jax.block_until_ready(before)
+      at_once = _steps_at_once((time.perf_counter() - began) / count)
+    return state, before, done + count
+
+  return advance
+
+
+def _steps_at_once(seconds: float) -> int:
+  """How many steps of this length make a call; all processes get the first one's answer."""
+  if mapping.must_unroll():
+    return 1
+  steps = min(int(_CALL_SECONDS / max(seconds, 1e-6)), resident.MAX_STEPS)
+  return hosts.first_says(max(steps, 1))
+
+
+def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
+  """The state after the method's rare work before `step`, such as clustering all features.
+
+  The steps' own randomness is not touched: the key is folded in with a number of its own.
+  """
+  refresh = run.method.refresh
+  assert refresh is not None
+
+  def features() -> dict[str, np.ndarray]:
+    config = run.config
+    clean = pipeline.eval_batches(
+      run.source,
+      image_size=run.specs[0].size,
+      batch_size=run.length.batch_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      threads=config.data.threads,
+    )
+    extract = _extractor(run.method.embed, tuple(config.data.mean), tuple(config.data.std))
+    return extract(whole.params, whole.method_state, clean, run.source.size)
+
+  whole = run.layout.whole(state)
+  key = jax.random.fold_in(jax.random.wrap_key_data(mapping.fetch(state.key)), step)
+  params, method_state = refresh.apply(
+    whole.params, whole.method_state, features, jax.random.fold_in(key, 1 << 20), step
+  )
+  return run.layout.place(whole.replace(params=params, method_state=method_state))
+
+
+@functools.cache
+def _extractor(embed: Callable[..., Any], mean: tuple[float, ...], std: tuple[float, ...]) -> Any:
+  """One for every run: compiled once."""
+  return features_lib.every_tap(embed, device.make_eval_transform(mean, std))
+
+
+Evaluate = Callable[[TrainState], dict[str, float]]
+
+
+def train(
+  run: Run,
+  workdir: pathlib.Path,
+  *,
+  evaluate: Evaluate | None = None,
+  evaluate_every: str = '0 steps',
+  save_every: str = '0 steps',
+  keep: int = 1,
+  must_be_finite: tuple[str, ...] = ('loss', 'grad_norm'),
+) -> tuple[TrainState, bool]:
+  """Trains to the end, or until the process is asked to stop, in a directory that can be resumed.
+
+  Args:
+    run: see `assemble`.
+    workdir: holds checkpoints, metrics and, when a stop is asked for, everything to go on from.
+    evaluate: state -> metrics, at `evaluate_every` and at the end.
+    evaluate_every: a duration; 0 = at the end only.
+    save_every: a duration; the end of the run and a requested stop are saved in any case.
+    keep: how many of the newest checkpoints stay.
+    must_be_finite: the run stops when one of these metrics is not.
+
+  Returns:
+    The last state, and whether the run is complete.
+
+  Raises:
+    FloatingPointError: the loss is not finite. The last good checkpoint stays.
+    ConfigError: the directory's checkpoint does not fit the run.
+  """
+  total = run.length.total_steps
+  with user_errors():
+    log_at = run.length.steps('log.every', run.config.log.every)
+    evaluate_at = run.length.steps('evals.knn.every', evaluate_every)
+    save_at = run.length.steps('checkpoint.every', save_every)
+  with contextlib.ExitStack() as closing:
+    # Outermost: a second signal must not end the process while the last checkpoint is written.
+    stop = closing.enter_context(StopRequest())
+    with user_errors('checkpoint'):
+      checkpoints = closing.enter_context(checkpoint.Checkpoints(workdir, keep=keep))
+    state, start = restore(run, checkpoints)
+    record = closing.enter_context(Record(run, workdir, start, must_be_finite))
+    periods = [every for every in (log_at, evaluate_at, save_at) if every > 0]
+
+    def due(done: int) -> float:
+      return min([record.profiler.due(done), *(_next(done, every) for every in periods)])
+
+    steps = training(run, state, start, record.clock, due)
+    closing.enter_context(contextlib.closing(steps))
+    for done, state, values in steps:
+      record.profiler(done, values)
+      last, stopping = done == total, stop.requested()
+      save = last or stopping or _due(done, save_at)
+      test = last or _due(done, evaluate_at)
+      if not (save or test or _due(done, log_at)):
+        continue
+      row = record.read(done, values)
+      if test and evaluate is not None:
+        with record.clock.paused():
+          row |= evaluate(state)
+      record.write(done, row)
+      if save:
+        with record.clock.paused():
+          checkpoints.save(done, run.layout.whole(state), row)
+      if stopping and not last:
+        return state, False
+  return state, True
+
+
+def restore(run: Run, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, int]:
+  """The state to go on from, placed on the devices, and its step: the newest checkpoint or 0."""
+  with user_errors('checkpoint'):
+    found = checkpoints.restore_newest(jax.eval_shape(run.create))
+  for note in checkpoints.notes:
+    run_dir.say(note)
+  if found is None:
+    return run.layout.place(run.create()), 0
+  state, step = found
+  (run_dir.say if checkpoints.notes else log.info)(f'resuming from step {step}')
+  return run.layout.place(state), step
+
+
+def _due(step: int, every: int) -> bool:
+  return every > 0 and step % every == 0
+
+
+def _next(step: int, every: int) -> int:
+  """The first multiple of `every` after `step`."""
+  return (step // every + 1) * every
+
+
+class Record:
+  """What a run measures, shows and writes; a context manager.
+
+  Args:
+    run: see `assemble`.
+    workdir: where metrics and traces go.
+    start: the step that the run starts from; later rows of an earlier attempt are dropped.
+    must_be_finite: names of metrics that stop the run when they are not.
+
+  Attributes:
+    clock: times the loop.
+    profiler: call it after every step.
+  """
+
+  def __init__(self, run: Run, workdir: pathlib.Path, start: int, must_be_finite: tuple[str, ...]):
+    self._run, self._must_be_finite, self._since = run, must_be_finite, start
+    self._latest: dict[str, float] = {}
+    options, profile = run.config.log, run.config.profile
+    self.clock = Clock(run.length.total_steps, run.length.batch_size, start_step=start)
+    self.profiler = ProfileWindow(workdir / 'profile', start=profile.start, steps=profile.steps)
+    self._progress = progress.Progress(
+      run.length.total_steps,
+      steps_per_epoch=run.length.steps_per_epoch,
+      prefix=processes.prefix(),
+    )
+    self._writer = metrics.Writer(
+      workdir, tensorboard=options.tensorboard, csv=options.csv, resume_step=start
+    )
+
+  def __enter__(self) -> 'Record':
+    return self
+
+  def __exit__(self, *unused: object) -> None:
+    self._progress.close()
+    self.profiler.close()
+    self._writer.close()
+
+  def read(self, done: int, values: Mapping[str, jax.Array]) -> dict[str, float]:
+    """The metrics after `done` steps, on the host; waits for the device.
+
+    Raises:
+      FloatingPointError: a metric that must be finite is not, or too many steps were skipped.
+    """
+    row = {name: float(value) for name, value in mapping.fetch(dict(values)).items()}
+    self.clock.tick(done)  # Only now are the steps up to here really done.
+    limit = self._run.config.train.get('max_skipped', 0)
+    if row.get('skipped_in_a_row', 0) >= limit > 0:
+      raise FloatingPointError(
+        f'{row["skipped_in_a_row"]:.0f} steps in a row up to step {done} had a loss or a gradient '
+        f'that is not finite. The last checkpoint before that stays. A lower optim.base_lr may '
+        f'help, or a larger train.max_skipped={limit}.'
+      )
+    for name in self._must_be_finite if 'skipped' not in row else ():
+      if not np.isfinite(row[name]):
+        raise FloatingPointError(
+          f'{name} became {row[name]} between step {self._since + 1} and step {done}. The last '
+          f'checkpoint before that stays. A lower optim.base_lr or a longer optim.warmup may help.'
+        )
+    self._since = done
+    measured = {name: value for name, value in row.items() if not np.isnan(value)}
+    rate = float(np.max(np.asarray(self._run.schedule(done - 1))))
+    epoch = done / self._run.length.steps_per_epoch
+    return measured | {'lr': rate, 'epoch': epoch} | self.clock.read()
+
+  def write(self, done: int, row: Mapping[str, float]) -> None:
+    """Writes a row to the metrics' files, durably, and shows it on the progress line."""
+    self._latest |= row
+    self._writer.write(done, row)
+    self._writer.flush()
+    self._progress.update(done, self._latest)

@@ -1,0 +1,351 @@
+"""Checkpoints on disk, by Orbax: asynchronous, atomic, the last k and the best one kept.
+
+    <workdir>/config.json              the resolved configuration, versions, the recipe's name
+    <workdir>/checkpoints/<step>/      state (the TrainState), meta (metrics, versions), integrity
+    <workdir>/checkpoints/.removing/   those that are no longer kept, on their way out
+    <workdir>/damaged-checkpoints/     those that could not be read; nothing is deleted
+
+A checkpoint holds arrays only and does not depend on the number of devices. `restore_subtrees`
+reads the encoder of any run without knowing its method or optimiser. Whatever is read is compared
+with the digests written beside it (`byoljax.workdir.integrity`), and a damaged checkpoint makes
+way for the one before it. Every process reads for itself; `hosts.all_agree` keeps them together.
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import errno
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from byoljax import __version__
+from byoljax.devices import hosts, mapping
+from byoljax.workdir import integrity, restore
+from byoljax.workdir.integrity import DamagedError
+from byoljax.workdir.restore import require_equal_shapes, restore_subtrees, stored_names
+
+__all__ = [
+  'BEST_METRIC',
+  'Checkpoints',
+  'DamagedError',
+  'checkpoint_directory',
+  'latest_finished',
+  'require_equal_shapes',
+  'restore_subtrees',
+  'stored_names',
+  'versions',
+  'write_json',
+]  # fmt: skip
+
+PyTree = Any
+BEST_METRIC = 'knn/top1'
+_REMOVING = '.removing'
+_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'ml-collections', 'numpy')
+
+
+class Checkpoints:
+  """The checkpoints of one run.
+
+  Args:
+    workdir: the run's directory; it is made if need be.
+    keep: how many of the newest checkpoints stay. The one with the best `BEST_METRIC` stays, too.
+
+  Attributes:
+    notes: sentences for the user about what was found to be wrong.
+
+  Raises:
+    ValueError: `keep` below 1.
+  """
+
+  def __init__(self, workdir: str | os.PathLike[str], *, keep: int = 2):
+    if keep < 1:
+      raise ValueError(f'checkpoint.keep={keep}: at least 1 checkpoint must stay.')
+    restore.quiet_orbax()
+    # `best_fn` with `max_to_keep` would delete the newest checkpoint when its metric is worse.
+    policy = preservation_policy.AnyPreservationPolicy(
+      [
+        preservation_policy.LatestN(keep),
+        preservation_policy.BestN(get_metric_fn=_best_metric, n=1),
+      ]
+    )
+    self.notes: list[str] = []
+    self._saved_last: int | None = None
+    self._directory = pathlib.Path(os.path.abspath(workdir)) / 'checkpoints'
+    self._remove_what_is_not_kept()
+    self._set_aside_what_orbax_would_stumble_over()
+    self._manager = ocp.CheckpointManager(
+      self._directory,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=policy,
+        best_fn=_best_metric,
+        cleanup_tmp_directories=True,
+        # Renamed at once: killed while it deletes file by file, a run would leave what looks like
+        # a damaged checkpoint.
+        todelete_subdir=_REMOVING,
+      ),
+      item_names=('state', 'meta', integrity.ITEM),
+    )
+
+  def __enter__(self) -> 'Checkpoints':
+    return self
+
+  def __exit__(self, *unused: object) -> None:
+    self.close()
+
+  def latest_step(self) -> int | None:
+    """The newest finished checkpoint's step, or None."""
+    return self._manager.latest_step()
+
+  def steps(self) -> list[int]:
+    """The steps of all finished checkpoints, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, state: PyTree, metrics: Mapping[str, float]) -> None:
+    """Starts writing a checkpoint; returns once the state has been copied to the host.
+
+    All processes call it. Saving a step that is already there does nothing.
+
+    Raises:
+      OSError: this one or the one before could not be written.
+      RuntimeError: Orbax refused, because a later step is already there.
+    """
+    if step in self._manager.all_steps():
+      self._saved_last = step
+      return
+    numbers = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
+    record = {}
+    if hosts.is_first_process():  # The only one that writes JSON.
+      leaves = restore.by_name(mapping.fetch(state))
+      record = integrity.make(leaves, step=step, metrics=numbers, version=__version__)
+    self.wait()  # An error of the one before comes up here; makes room, too.
+    with self._writing():
+      saved = self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave(_globally_addressed(state)),
+          meta=ocp.args.JsonSave(
+            {'metrics': numbers, 'versions': versions(), integrity.ITEM: True}
+          ),
+          **{integrity.ITEM: ocp.args.JsonSave(record)},
+        ),
+        metrics=numbers,
+        force=True,
+      )
+    if not saved:
+      raise RuntimeError(
+        f'checkpoint {step} was not saved: later ones are already there ({self.steps()}).'
+      )
+    self._saved_last = step
+
+  def restore(self, template: PyTree, step: int | None = None) -> PyTree:
+    """Reads a checkpoint into NumPy arrays and compares them with its integrity record.
+
+    Args:
+      template: a tree with the shapes and dtypes to expect; its values do not matter.
+      step: which checkpoint; the newest by default.
+
+    Raises:
+      FileNotFoundError: there is no checkpoint.
+      DamagedError: the checkpoint cannot be read, or is not what was written.
+      ValueError: the checkpoint holds another structure, other shapes or types.
+    """
+    self._manager.wait_until_finished()
+    step = self.latest_step() if step is None else step
+    if step is None:
+      raise FileNotFoundError(f'no checkpoint in {self._directory}.')
+    directory = self._directory / str(step)
+    host = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), jax.eval_shape(lambda: template))
+    if not (directory / 'state').is_dir():
+      raise DamagedError("its 'state' directory is missing")
+    record = integrity.read(directory)
+    if record is None:
+      self.notes.append(
+        f'Checkpoint {step} comes from an earlier version, which wrote no integrity record: it is '
+        f'used without having been verified.'
+      )
+      require_equal_shapes(restore.shapes(directory), host)
+      return restore.read(directory, host)
+    with _naming_the_version(record['byoljax']):
+      require_equal_shapes(integrity.shapes(record), host, types=True)
+    integrity.verify_shapes(record, restore.by_name(restore.shapes(directory)))
+    state = restore.read(directory, host)
+    integrity.verify(record, restore.by_name(state))
+    return state
+
+  def restore_newest(self, template: PyTree) -> tuple[PyTree, int] | None:
+    """Reads the newest checkpoint that is undamaged; moves those that are damaged out of the way.
+
+    All processes call it, and all get the same step.
+
+    Args:
+      template: see `restore`.
+
+    Returns:
+      The state in NumPy arrays and its step; None where there never was a checkpoint.
+
+    Raises:
+      DamagedError: there are checkpoints, but none can be read.
+      ValueError: the checkpoint holds another structure, other shapes or types.
+    """
+    self._manager.wait_until_finished()
+    while (step := self.latest_step()) is not None:
+      state, fault = None, ''
+      try:
+        state = self.restore(template, step)
+      except DamagedError as error:
+        fault = str(error)
+      if hosts.all_agree(not fault):
+        return state, step
+      self._set_aside(step, fault or 'another process could not read it')
+      hosts.all_agree(True)  # Nobody goes on before the directory is gone.
+      self._manager.reload()
+    if not hosts.all_agree(not self.notes):
+      raise DamagedError(
+        ' '.join(self.notes) + ' There is no other one to go on from: starting again begins at '
+        'step 0.'
+      )
+    return None
+
+  def _set_aside(self, step: int, fault: str) -> None:
+    if not hosts.is_first_process():
+      return
+    kept = integrity.set_aside(self._directory / str(step))
+    self.notes.append(f"Checkpoint {step} is damaged: {fault}; it is kept in '{kept}'.")
+
+  def _remove_what_is_not_kept(self) -> None:
+    if hosts.is_first_process():
+      shutil.rmtree(self._directory / _REMOVING, ignore_errors=True)
+
+  def _set_aside_what_orbax_would_stumble_over(self) -> None:
+    """Orbax reads the metrics of all checkpoints at once, and one that it cannot read ends it."""
+    if hosts.is_first_process() and self._directory.is_dir():
+      for step in sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit()):
+        try:
+          integrity.check_small_files(self._directory / str(step))
+        except DamagedError as error:
+          self._set_aside(step, str(error))
+    hosts.all_agree(True)
+
+  def wait(self) -> None:
+    """Blocks until everything that was saved is on disk.
+
+    Raises:
+      OSError: it could not be written.
+    """
+    saved, self._saved_last = self._saved_last, None
+    with self._writing():
+      self._manager.wait_until_finished()
+    self._remove_what_is_not_kept()
+    if (
+      saved is not None and hosts.is_first_process() and not _is_whole(self._directory / str(saved))
+    ):
+      raise OSError(errno.EIO, f'checkpoint {saved} is not in {self._directory} after it was saved')
+
+  def close(self) -> None:
+    """Waits for pending saves and releases the directory; raises what `wait` does."""
+    try:
+      self.wait()
+    finally:
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _writing(self) -> Iterator[None]:
+    """Makes one sentence of what Orbax and TensorStore say about a disk that does not take more."""
+    try:
+      yield
+    except Exception as error:
+      self._saved_last = None
+      number = getattr(error, 'errno', None)
+      found = re.search(r"os_error_code='(\d+)'", str(error))
+      number = int(found[1]) if found else number
+      if not isinstance(number, int):
+        raise
+      raise OSError(
+        number,
+        f'a checkpoint could not be written: {os.strerror(number)}; there are those of the steps '
+        f'{", ".join(map(str, self.steps())) or "(none)"}, and the same command goes on from there',
+        str(self._directory),
+      ) from error
+
+
+def latest_finished(workdir: str | os.PathLike[str]) -> int | None:
+  """The newest complete checkpoint's step in a workdir, without opening it; None without one."""
+  folder = pathlib.Path(workdir) / 'checkpoints'
+  steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit() and _is_whole(p)]
+  return max(steps, default=None)
+
+
+def _is_whole(directory: pathlib.Path) -> bool:
+  # With the record comes everything else: all of it is put in its place in one go.
+  return (directory / 'state').is_dir() and integrity.is_there(directory)
+
+
+def checkpoint_directory(pretrained: str | os.PathLike[str]) -> pathlib.Path:
+  """Resolves a workdir or a checkpoint's directory to a checkpoint's directory.
+
+  Raises:
+    FileNotFoundError: neither a checkpoint nor a workdir with one.
+  """
+  path = pathlib.Path(pretrained)
+  if (path / 'state').is_dir():
+    return path
+  latest = latest_finished(path)
+  if latest is None:
+    what = 'exists but holds no checkpoint' if path.exists() else 'does not exist'
+    raise FileNotFoundError(
+      f"'{pretrained}' {what}: name a run's workdir or one of its checkpoints/<step> directories."
+    )
+  return path / 'checkpoints' / str(latest)
+
+
+def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
+  """Writes JSON so that the file is either the old one or the new one, never half of it."""
+  scratch = path.with_name(path.name + '.tmp')
+  with scratch.open('w') as file:
+    file.write(json.dumps(data, indent=2) + '\n')
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(scratch, path)
+
+
+def versions() -> dict[str, str]:
+  """The versions that a result depends on."""
+  found = {'python': platform.python_version()}
+  for package in _PACKAGES:
+    try:
+      found[package] = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+def _best_metric(metrics: Mapping[str, float] | None) -> float:
+  return (metrics or {}).get(BEST_METRIC, -1.0)
+
+
+def _globally_addressed(state: PyTree) -> PyTree:
+  """On several processes, presents each host-local replicated array as one global array."""
+  if jax.process_count() == 1:
+    return state
+  return jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, state)
+
+
+@contextlib.contextmanager
+def _naming_the_version(version: str) -> Iterator[None]:
+  """Says so when what does not fit was written by another version of byoljax."""
+  try:
+    yield
+  except ValueError as error:
+    if version == __version__:
+      raise
+    raise ValueError(f'{error}\n(written by byoljax {version}, read by {__version__})') from error

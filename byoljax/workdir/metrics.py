@@ -1,0 +1,217 @@
+"""What a run leaves behind to be read and plotted; `Progress` is what it shows meanwhile.
+
+`metrics.jsonl` is the record: one JSON object per write, 'step' first. TensorBoard (through
+tensorboardX, which does not import TensorFlow) and CSV are views of it. After a resume the record
+holds the same steps as that of a run that was never interrupted.
+
+JSON has no NaN: such values are written as the strings "NaN", "Infinity" and "-Infinity", so that
+any JSON reader accepts the file; `read` turns them back into floats.
+"""
+
+from collections.abc import Iterable, Mapping
+import csv as csv_module
+import io
+import json
+import math
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import numpy as np
+
+from byoljax.workdir.progress import Progress
+
+__all__ = ['CSV', 'JSONL', 'TENSORBOARD', 'Progress', 'Writer', 'read']
+
+JSONL = 'metrics.jsonl'
+CSV = 'metrics.csv'
+TENSORBOARD = 'tensorboard'
+
+_NON_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
+
+
+class Writer:
+  """Appends rows of metrics to a run's directory; does nothing on processes other than the first.
+
+  Args:
+    workdir: directory of the run, made if it is missing.
+    tensorboard: whether to write `tensorboard/` as well (numbers only).
+    csv: whether to write `metrics.csv` as well; a column that first appears later is added to
+      the header and left empty in the rows before.
+    resume_step: the step of the restored checkpoint. Rows of later steps are dropped, atomically:
+      they will be written again. 0 is a fresh start and drops everything. So a loop must write
+      the rows of a step before it saves that step's checkpoint.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike[str],
+    *,
+    tensorboard: bool = True,
+    csv: bool = False,
+    resume_step: int = 0,
+  ) -> None:
+    self._active = jax.process_index() == 0
+    if not self._active:
+      return
+    directory = pathlib.Path(workdir)
+    directory.mkdir(parents=True, exist_ok=True)
+    self._path = directory / JSONL
+    rows = [row for row in read(directory) if row['step'] <= resume_step] if resume_step else []
+    _replace(self._path, (_to_json(row) for row in rows))
+    self._file = self._path.open('a', encoding='utf-8')
+    self._csv = _Csv(directory / CSV, rows) if csv else None
+    self._board = None
+    if tensorboard:
+      import tensorboardX
+
+      if not resume_step:
+        shutil.rmtree(directory / TENSORBOARD, ignore_errors=True)
+      # Event files cannot be cut; `purge_step` makes TensorBoard forget the dropped steps.
+      purge = resume_step + 1 if resume_step else None
+      self._board = tensorboardX.SummaryWriter(str(directory / TENSORBOARD), purge_step=purge)
+
+  def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    """Appends one row.
+
+    Args:
+      step: number of optimiser steps done.
+      metrics: name to a number, a bool, a string, None, or an array of one number; reading
+        arrays waits for the device.
+
+    Raises:
+      ValueError: a value is none of these.
+    """
+    if not self._active:
+      return
+    row = {'step': int(step)} | {k: _plain(k, v) for k, v in metrics.items() if k != 'step'}
+    self._file.write(_to_json(row))
+    self._file.flush()
+    if self._csv is not None:
+      self._csv.write(row)
+    if self._board is not None:
+      for name, value in row.items():
+        if name != 'step' and isinstance(value, int | float):
+          self._board.add_scalar(name, float(value), int(step))
+
+  def flush(self) -> None:
+    """Makes everything written so far survive a power cut: call it before saving a checkpoint."""
+    if not self._active:
+      return
+    self._file.flush()
+    os.fsync(self._file.fileno())
+    if self._csv is not None:
+      self._csv.file.flush()
+    if self._board is not None:
+      self._board.flush()
+
+  def close(self) -> None:
+    """Flushes and closes; closing again does nothing."""
+    if not self._active or self._file.closed:
+      return
+    self.flush()
+    self._file.close()
+    if self._csv is not None:
+      self._csv.file.close()
+    if self._board is not None:
+      self._board.close()
+
+  def __enter__(self) -> 'Writer':
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self.close()
+
+
+def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """The rows of `workdir/metrics.jsonl` in the order of writing; [] when there is none yet.
+
+  A last line cut off by a crash is left out.
+
+  Raises:
+    ValueError: another line is damaged.
+  """
+  path = pathlib.Path(workdir) / JSONL
+  if not path.exists():
+    return []
+  lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
+  rows = []
+  for number, line in enumerate(lines, 1):
+    try:
+      row = json.loads(line)
+      rows.append({k: _NON_FINITE.get(v, v) if type(v) is str else v for k, v in row.items()})
+    except (json.JSONDecodeError, AttributeError) as error:
+      if number == len(lines) and not line.endswith('\n'):
+        break
+      raise ValueError(
+        f'Line {number} of {path} is not a row of metrics: delete the line.'
+      ) from error
+  return rows
+
+
+def _plain(name: str, value: Any) -> Any:
+  """A JSON value: number, bool, string or None."""
+  if value is None or isinstance(value, str | bool):
+    return value
+  array = np.asarray(value)
+  if array.size != 1 or array.dtype.kind not in 'biuf' and array.dtype.name != 'bfloat16':
+    raise ValueError(
+      f'Metric {name!r} must be one number, but has shape {array.shape} and type {array.dtype}.'
+    )
+  if array.dtype.kind == 'b':
+    return bool(array.item())
+  if array.dtype.kind in 'iu':
+    return int(array.item())
+  # The shortest decimal that is this float32: 0.1 rather than 0.10000000149011612.
+  return float(str(array.reshape(()))) if array.dtype == np.float32 else float(array.item())
+
+
+def _to_json(row: Mapping[str, Any]) -> str:
+  return json.dumps({name: _finite(value) for name, value in row.items()}, allow_nan=False) + '\n'
+
+
+def _finite(value: Any) -> Any:
+  if not isinstance(value, float) or math.isfinite(value):
+    return value
+  return 'NaN' if math.isnan(value) else 'Infinity' if value > 0 else '-Infinity'
+
+
+def _replace(path: pathlib.Path, lines: Iterable[str]) -> None:
+  """Replaces a file's contents: a reader, or a crash, finds the old or the new ones."""
+  temporary = path.with_name(path.name + '.tmp')
+  with temporary.open('w', encoding='utf-8', newline='') as file:
+    file.writelines(lines)
+    file.flush()
+    os.fsync(file.fileno())
+  temporary.replace(path)
+
+
+class _Csv:
+  """The same rows as comma-separated values, under one header that may grow."""
+
+  def __init__(self, path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+    self._path = path
+    self._columns = ['step']
+    self._rewrite(rows)
+
+  def write(self, row: Mapping[str, Any]) -> None:
+    if set(row) <= set(self._columns):
+      csv_module.DictWriter(self.file, self._columns, lineterminator='\n').writerow(row)
+      self.file.flush()
+      return
+    self.file.close()
+    with self._path.open(encoding='utf-8', newline='') as file:
+      before = list(csv_module.DictReader(file))
+    self._rewrite([*before, row])
+
+  def _rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    rows = list(rows)
+    self._columns = list(dict.fromkeys([*self._columns, *(name for row in rows for name in row)]))
+    text = io.StringIO()
+    writer = csv_module.DictWriter(text, self._columns, lineterminator='\n')
+    writer.writeheader()
+    writer.writerows(rows)
+    _replace(self._path, [text.getvalue()])
+    self.file = self._path.open('a', encoding='utf-8', newline='')

@@ -1,0 +1,237 @@
+"""A run's directory: opening it, what lies in it, and what the person at the terminal is told.
+
+config.json      the resolved configuration, recipe, versions; written once, compared on resume
+run.log          everything that was said, with times
+checkpoints/     see `byoljax.workdir.checkpoint`
+metrics.jsonl    see `byoljax.workdir.metrics`
+results.json     the final evaluation with its protocol
+lock             held while a run goes on here; who holds it
+evals/           later evaluations, one directory each
+"""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import json
+import logging
+import os
+import pathlib
+import platform
+from typing import Any, NamedTuple
+
+import byoljax
+from byoljax import config as config_lib
+from byoljax.config import Config, ConfigError
+from byoljax.data.sources.source import Source
+from byoljax.devices import hosts, processes
+from byoljax.workdir import checkpoint
+
+try:
+  import fcntl
+except ImportError:  # Windows has no flock: two runs in one directory are not kept apart there.
+  fcntl = None
+
+log = logging.getLogger('byoljax')
+LOCK = 'lock'
+
+
+class Invocation(NamedTuple):
+  """How a task was called.
+
+  Attributes:
+    recipe: the configuration's file and argument, 'configs/byol.py:cifar10'.
+    workdir: where to write; empty for a place that follows from the recipe.
+  """
+
+  recipe: str
+  workdir: str
+
+
+@contextlib.contextmanager
+def held(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps every other run out of a directory while the block lasts.
+
+  The lock is the operating system's (flock), on `<workdir>/lock`, held by the first process. It
+  ends with the process however that ends, so a killed run leaves nothing that is in the way; the
+  file only says who holds it. Where a file system knows no locks the run goes on without one.
+
+  Raises:
+    ConfigError: another run holds it, or the directory cannot be written; on every process.
+  """
+  problem, descriptor = '', None
+  if hosts.is_first_process():
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      descriptor = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+      problem = _lock(workdir, descriptor)
+    except OSError as error:
+      problem = f"--workdir='{workdir}' cannot be written: {error.strerror}."
+  try:
+    if not hosts.all_agree(not problem):
+      raise ConfigError(problem or f"the first process could not take '{workdir}'.")
+    yield
+  finally:
+    if descriptor is not None:
+      os.close(descriptor)
+
+
+def _lock(workdir: pathlib.Path, descriptor: int) -> str:
+  """Locks an open file and writes who did; returns what is in the way, if anything."""
+  if fcntl is None:
+    return ''
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except (BlockingIOError, PermissionError):
+    holder = ' '.join(os.pread(descriptor, 200, 0).decode(errors='replace').split())
+    return (
+      f"'{workdir}' is in use by another run ({holder or 'it has just been started'}): "
+      f'wait for it, stop it, or choose another --workdir.'
+    )
+  except OSError as error:
+    log.info('%s: no locks on this file system (%s)', workdir, error.strerror)
+    return ''
+  os.ftruncate(descriptor, 0)
+  os.pwrite(descriptor, f'process {os.getpid()} on {platform.node()}\n'.encode(), 0)
+  return ''
+
+
+def open_workdir(
+  workdir: pathlib.Path, config: Config, invocation: Invocation, source: Source
+) -> None:
+  """Makes the directory, or checks that what lies there is this very run.
+
+  Raises:
+    ConfigError: the directory cannot be written, or belongs to another run.
+  """
+  for turn in (True, False):  # The first process writes what the others then compare.
+    problem = ''
+    if hosts.is_first_process() == turn:
+      problem = _opened(workdir, config, invocation, source)
+    if not hosts.all_agree(not problem):
+      raise ConfigError(problem or f"another process could not open '{workdir}'.")
+
+
+def _opened(workdir: pathlib.Path, config: Config, invocation: Invocation, source: Source) -> str:
+  """Writes config.json, or compares it; returns what is wrong, if anything."""
+  path = workdir / 'config.json'
+  if path.exists():
+    try:
+      changed = config_lib.differences(run_config(workdir), config)
+    except ConfigError as error:
+      return str(error)
+    stored = json.loads(path.read_text()).get('data_fingerprint', source.fingerprint)
+    if stored != source.fingerprint:
+      changed.append(f'the images of {source.name} are not those that the run was started with')
+    if not changed:
+      return ''
+    return (
+      f"'{workdir}' holds a run with another configuration:\n  "
+      + '\n  '.join(changed)
+      + '\nChoose another --workdir, or set these fields back to go on with it.'
+    )
+  if not hosts.is_first_process():
+    return ''
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_json(
+      path,
+      {
+        'recipe': invocation.recipe,
+        'config': json.loads(config_lib.to_json(config)),
+        'data_fingerprint': source.fingerprint,
+        'byoljax': byoljax.__version__,
+        'versions': checkpoint.versions(),
+      },
+    )
+  except OSError as error:
+    return f"--workdir='{workdir}' cannot be written: {error.strerror}."
+  return ''
+
+
+def write_result(
+  path: pathlib.Path,
+  result: Mapping[str, Any],
+  config: Config,
+  directory: pathlib.Path,
+  *,
+  step: int | None = None,
+) -> None:
+  """One JSON with the numbers and everything they depend on.
+
+  Args:
+    path: the file.
+    result: numbers.
+    config: what was asked for.
+    directory: the checkpoint that was evaluated.
+    step: its step; `read_result` compares it.
+  """
+  if not hosts.is_first_process():
+    return
+  with config_lib.user_errors():
+    path.parent.mkdir(parents=True, exist_ok=True)
+  checkpoint.write_json(
+    path,
+    {
+      'result': result,
+      'checkpoint': str(directory),
+      'step': step,
+      'config': json.loads(config_lib.to_json(config)),
+      'versions': checkpoint.versions(),
+    },
+  )
+
+
+def read_result(path: pathlib.Path, step: int) -> dict[str, Any] | None:
+  """The numbers that `write_result` stored for this step; None when there are none."""
+  try:
+    stored = json.loads(path.read_text())
+  except (OSError, ValueError):
+    return None
+  return stored['result'] if stored.get('step') == step else None
+
+
+def default_workdir(recipe: str) -> str:
+  """Where a recipe's run goes when nothing else is said: runs/byol-cifar10."""
+  path, _, arg = recipe.partition(':')
+  return os.path.join('runs', '-'.join([pathlib.Path(path).stem, *filter(None, arg.split(','))]))
+
+
+def evals_dir(directory: pathlib.Path) -> pathlib.Path:
+  """Where the evaluations of a checkpoint go: beside the run that it belongs to."""
+  return directory.parent.parent / 'evals'
+
+
+def say(text: str) -> None:
+  """For the person at the terminal, and for the run's log."""
+  if hosts.is_first_process():
+    before = processes.prefix()
+    print('\n'.join(before + line if line else line for line in text.split('\n')), flush=True)
+  log.info('%s', text)
+
+
+def log_to(path: pathlib.Path) -> None:
+  """Also writes everything that is said, and more, to a file."""
+  if not hosts.is_first_process():
+    return
+  for old in list(log.handlers):
+    log.removeHandler(old)
+    old.close()
+  handler = logging.FileHandler(path)
+  handler.setFormatter(logging.Formatter('%(asctime)s %(message)s'))
+  log.addHandler(handler)
+  log.setLevel(logging.INFO)
+  log.propagate = False
+
+
+def run_config(workdir: pathlib.Path) -> Config:
+  """The configuration that a run was started with.
+
+  Raises:
+    ConfigError: the directory has no readable config.json.
+  """
+  path = workdir / 'config.json'
+  try:
+    return config_lib.from_json(json.loads(path.read_text())['config'])
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    raise ConfigError(
+      f"'{path}' cannot be read ({error}), but a checkpoint is loaded with its run's configuration."
+    ) from error

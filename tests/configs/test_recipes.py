@@ -1,0 +1,121 @@
+"""Recipes of all methods as whole runs: clusterings between steps, teachers, and the rest."""
+
+import os
+import pathlib
+
+import pytest
+
+from byoljax.main import main
+from byoljax.methods import METHODS
+from byoljax.workdir import checkpoint, metrics
+from tests.train.test_loop import ROOT, assert_same_state
+
+RECIPES = sorted(set(METHODS) - {'linear_probe', 'supervised', 'distillation'})
+# What a recipe needs on 80 images beside its smoke version.
+SMALL = {
+  'deepcluster': ['--config.method.num_clusters=6'],
+  'deepcluster_v2': ['--config.method.prototypes=(6,5)'],
+  'instance_discrimination': ['--config.method.num_noise=12'],
+  'interclr': ['--config.method.num_clusters=6', '--config.method.repair_every=4 steps'],
+  'moco': ['--config.method.queue_size=40'],
+  'nnclr': ['--config.method.queue_size=40'],
+  'swav': ['--config.method.prototypes=6'],
+}
+
+
+@pytest.fixture(autouse=True)
+def at_root(monkeypatch):
+  monkeypatch.chdir(ROOT)
+
+
+def arguments(name, npz, workdir):
+  return [
+    f'--config=configs/{name}.py:smoke',
+    f'--workdir={workdir}',
+    '--config.data.name=npz',
+    f'--config.data.dir={npz}',
+    '--config.train.length=8 steps',
+    '--config.log.every=1 steps',
+    '--config.log.tensorboard=false',
+    *SMALL.get(name, []),
+  ]
+
+
+@pytest.mark.parametrize('name', ['deepcluster', pytest.param('interclr', marks=pytest.mark.slow)])
+def test_a_run_that_clusters_resumes_bit_exactly(name, npz, tmp_path, monkeypatch):
+  """Stopped at step 6, between two clusterings (every 5 and every 4 steps)."""
+  whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'
+  assert main(arguments(name, npz, whole)) == 0
+  write = metrics.Writer.write
+
+  def write_or_crash(self, step, row):
+    write(self, step, row)
+    if step == 7:
+      raise RuntimeError('the machine is gone')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(metrics.Writer, 'write', write_or_crash)
+    with pytest.raises(RuntimeError, match='machine is gone'):
+      main(arguments(name, npz, stopped))
+  assert checkpoint.latest_finished(stopped) == 6
+  assert main(arguments(name, npz, stopped)) == 0
+  assert_same_state(whole, stopped, 8)
+
+
+@pytest.mark.slow
+def test_a_student_learns_from_a_linear_evaluation(npz, tmp_path, capsys):
+  run, linear, student = (tmp_path / name for name in ('run', 'linear', 'student'))
+  assert main(arguments('simsiam', npz, run)) == 0
+  evaluation = [
+    '--config=configs/linear.py:smoke',
+    f'--config.pretrained={run}',
+    f'--workdir={linear}',
+    '--config.linear.batch_size=16',
+  ]
+  distil = arguments('distillation', npz, student)
+  assert main([*distil, f'--config.teacher={linear}']) == 2
+  assert 'cannot be read' in capsys.readouterr().err
+  assert main(evaluation) == 0
+  assert main([*distil, f'--config.teacher={run}']) == 2
+  assert 'is not the directory of a linear evaluation' in capsys.readouterr().err
+  assert main([*distil, '--config.teacher=']) == 2
+  assert 'config.teacher is empty' in capsys.readouterr().err
+  assert main([*distil, f'--config.teacher={linear}']) == 0
+  rows = metrics.read(student)
+  assert rows[-1]['step'] == 8 and 0 <= rows[-1]['agreement'] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', RECIPES)
+def test_every_recipe_runs_and_goes_on(name, npz, tmp_path):
+  assert main(arguments(name, npz, tmp_path)) == 0
+  assert metrics.read(tmp_path)[-1]['step'] == 8
+  assert (pathlib.Path(tmp_path) / 'views.png').stat().st_size > 0
+  assert main([*arguments(name, npz, tmp_path), '--config.log.every=2 steps']) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  'scale', ['cifar10', 'cifar10_small', 'imagenette', 'imagenet', 'folder', 'folder_small']
+)
+@pytest.mark.parametrize('name', RECIPES)
+def test_every_recipe_fits_every_scale(name, scale, monkeypatch):
+  """Assembled at its real size against data of the right number of images, without computing."""
+  import numpy as np
+
+  from byoljax import config as config_lib
+  from byoljax.data.sources import arrays
+  from byoljax.train import assemble
+
+  monkeypatch.setenv('JAX_PLATFORMS', os.environ.get('JAX_PLATFORMS', 'cpu'))
+  size = 1_300_000 if scale == 'imagenet' else 50_000
+  if scale in ('imagenette', 'folder', 'folder_small'):
+    size = 9_469
+  # One image, as often as need be: nothing is read.
+  image = np.broadcast_to(np.zeros((1, 8, 8, 3), np.uint8), (size, 8, 8, 3))
+  source = arrays.from_arrays(
+    image, np.zeros(size, np.int32), name=scale, class_names=None, num_classes=10
+  )
+  config = config_lib.load(str(ROOT / 'configs' / f'{name}.py') + f':{scale}')
+  run = assemble.assemble(config, source)
+  assert 'encoder' in run.report

@@ -1,0 +1,36 @@
+import pytest
+
+from byoljax.data.augment import views
+
+
+@pytest.mark.parametrize(
+  ('field', 'value'),
+  [
+    ('size', 7),
+    ('size', 32.0),
+    ('crop_scale', (0.5, 0.1)),
+    ('crop_scale', (0.0, 1.0)),
+    ('crop_scale', (0.1, 1.5)),
+    ('crop_scale', 0.5),
+    ('crop_ratio', (0.75,)),
+    ('crop_ratio', (-1.0, 1.0)),
+    ('flip_prob', 1.5),
+    ('jitter_prob', -0.1),
+    ('gray_prob', '0.2'),
+    ('brightness', 1.1),
+    ('hue', 0.6),
+    ('blur_sigma', (0.0, 2.0)),
+    ('solarize_threshold', float('nan')),
+  ],
+)
+def test_bad_settings_are_refused_in_one_sentence(field, value):
+  with pytest.raises(ValueError, match=rf'^{field} is .*\.$'):
+    views.ViewSpec.from_mapping({field: value})
+
+
+def test_settings_from_a_config():
+  spec = views.ViewSpec.from_mapping({'size': 64, 'crop_scale': [0.2, 1], 'hue': 0})
+  assert spec.crop_scale == (0.2, 1.0)
+  assert hash(spec) == hash(views.ViewSpec(size=64, crop_scale=(0.2, 1.0), hue=0))
+  with pytest.raises(ValueError, match="unknown view field 'gray_probability': did you mean 'gray"):
+    views.ViewSpec.from_mapping({'gray_probability': 0.2})

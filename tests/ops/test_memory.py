@@ -1,0 +1,180 @@
+"""Memories that devices share: what whole ones give, at the edges too, and nothing collected."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byoljax.devices import collectives, mapping
+from byoljax.losses import contrastive
+from byoljax.ops import bank, memory, ring, sphere
+
+DEVICES = 4
+# The last device's rows: as many as the others', fewer, none; two devices without any.
+SIZES = (12, 10, 9, 5)
+
+
+def rows(count, dim=6, seed=0):
+  return sphere.random_points(jax.random.key(seed), count, dim)
+
+
+def parts(items):
+  """[devices, rows of each, ...], as they are placed."""
+  return np.asarray(mapping.place_cut_by_rows(items))
+
+
+def on_devices(function, *arguments):
+  """Maps over what has a device axis in front, but for the first result's rows of all devices."""
+  return jax.pmap(function, axis_name=collectives.AXIS)(*arguments)
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_parts_are_placed_and_joined(size):
+  items = rows(size)
+  cut = parts(items)
+  assert cut.shape == (DEVICES, -(-size // DEVICES), 6)
+  np.testing.assert_array_equal(cut.reshape(-1, 6)[:size], items)
+  assert not cut.reshape(-1, 6)[size:].any()
+  joined = on_devices(lambda part: collectives.join(part, items.shape), cut)
+  for each in joined:
+    np.testing.assert_array_equal(each, items)
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('crowded', [False, True])
+def test_rows_are_read(size, crowded):
+  """Each device asks for rows of its own; crowded: all for those of one device, in many rounds."""
+  items = rows(size)
+  shape = (DEVICES, 5, 40)
+  index = np.random.default_rng(0).integers(0, 2 if crowded else size, shape).astype(np.int32)
+  index[2] = index[2, 0, 0]
+  read = functools.partial(memory.take, size=size, axis=collectives.AXIS)
+  found = on_devices(read, parts(items), index)
+  np.testing.assert_array_equal(found, np.asarray(items)[index])
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_rows_are_written(size):
+  items = rows(size)
+  index = jnp.asarray([size - 1, 0, -1, size, 3, size + 7], jnp.int32)
+  new = rows(len(index), seed=1)
+  expected = np.asarray(memory.put(items, index, new, size=size, axis=None))
+  assert (expected != items).any(axis=1).sum() == 3
+  write = functools.partial(memory.put, index=index, rows=new, size=size, axis=collectives.AXIS)
+  found = on_devices(write, parts(items))
+  np.testing.assert_array_equal(found, parts(expected))
+
+
+@pytest.mark.parametrize('size', SIZES)
+@pytest.mark.parametrize('chunk', [0, 2])
+def test_log_sum_exp(size, chunk):
+  """Values and gradients, sharp: one row decides."""
+  items, z = rows(size), rows(DEVICES * 3, seed=2).reshape(DEVICES, 3, 6)
+  weights = jnp.arange(1.0, 13.0).reshape(DEVICES, 3)
+
+  def weighted(z, part, weights, axis):
+    each = memory.log_sum_exp(z, part, 0.05, size=size, axis=axis, chunk=chunk)
+    return jnp.sum(weights * each), each
+
+  def objective(z, part, weights, axis):
+    return collectives.psum(weighted(z, part, weights, axis)[0], axis)
+
+  alone = functools.partial(weighted, axis=None)
+  (_, expected), gradient = jax.vmap(jax.value_and_grad(alone, has_aux=True), in_axes=(0, None, 0))(
+    z, items, weights
+  )
+  logits = np.asarray(z, np.float64) @ np.asarray(items, np.float64).T / 0.05
+  np.testing.assert_allclose(expected, np.log(np.exp(logits).sum(-1)), rtol=1e-6, atol=1e-6)
+
+  def shared(z, part, weights):
+    _, each = weighted(z, part, weights, collectives.AXIS)
+    # As the step does: the mean of all devices' objectives, then the mean of the gradients.
+    mean = lambda z: objective(z, part, weights, collectives.AXIS) / DEVICES  # noqa: E731
+    return each, jax.grad(mean)(z)
+
+  found, slope = on_devices(shared, z, parts(items), weights)
+  np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(slope, gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_nearest(size):
+  """Ties go to the first row, and rows that are not there are never found."""
+  items = np.array(rows(size))
+  items[size - 1] = items[0]
+  z = np.array(rows(DEVICES * 3, seed=3).reshape(DEVICES, 3, 6))
+  z[1, 1] = items[0]
+  for filled in (size, size - 1, 1):
+    best = (z @ items[:filled].T).argmax(-1)
+    find = functools.partial(
+      memory.nearest, filled=jnp.int32(filled), size=size, axis=collectives.AXIS
+    )
+    np.testing.assert_array_equal(on_devices(find, z, parts(items)), items[best])
+    whole = memory.nearest(jnp.asarray(z[1]), items, filled=filled, size=size, axis=None)
+    np.testing.assert_array_equal(whole, items[best[1]])
+
+
+def test_a_queue_and_a_bank_in_parts_move_as_whole_ones():
+  whole, entries = ring.init(jax.random.key(0), 10, 6), bank.init(jax.random.key(1), 10, 6)
+  cut, cut_entries = parts(whole.items), parts(entries)
+  options = {'size': 10, 'axis': collectives.AXIS}
+
+  def move(items, entries, pointer, filled, new, index):
+    queue = ring.push(ring.Queue(items, pointer, filled), new, **options)
+    return queue, bank.update(entries, index, new, 0.5, **options)
+
+  for number, count in enumerate((4, 3, 14)):
+    new = rows(count, seed=number)
+    index = jnp.asarray(np.random.default_rng(number).integers(-1, 11, count), jnp.int32)
+    mapped = jax.pmap(move, axis_name=collectives.AXIS, in_axes=(0, 0, None, None, None, None))
+    queue, cut_entries = mapped(cut, cut_entries, whole.pointer, whole.filled, new, index)
+    whole, entries = ring.push(whole, new), bank.update(entries, index, new, 0.5)
+    cut = queue.items
+    np.testing.assert_array_equal(cut, parts(whole.items))
+    np.testing.assert_allclose(cut_entries, parts(entries), rtol=1e-6, atol=1e-6)
+    assert (queue.pointer == whole.pointer).all() and (queue.filled == whole.filled).all()
+
+
+def test_losses_are_those_against_given_negatives():
+  q, k, negatives = rows(5), rows(5, seed=1), rows(9, seed=2)
+  found = contrastive.info_nce_in_memory(3 * q, k, negatives, 0.1, size=9, axis=None)
+  np.testing.assert_allclose(found, contrastive.info_nce(q, k, negatives, 0.1), rtol=1e-5)
+
+
+def _collected(function, *arguments):
+  """Numbers that each kind of collective in the compiled program has at most."""
+  compiled = jax.pmap(function, axis_name=collectives.AXIS).lower(*arguments).compile()
+  found = {}
+  for result, name in re.findall(
+    r'= (.*?) (all-gather|all-to-all|all-reduce|reduce-scatter|collective-permute)\(',
+    compiled.as_text(),
+  ):
+    shapes = re.findall(r'[a-z]\d+\[([\d,]*)\]', result)
+    count = sum(int(np.prod([int(d) for d in s.split(',') if d] or [1])) for s in shapes)
+    found[name] = max(found.get(name, 0), count)
+  return found
+
+
+def test_what_is_moved_does_not_grow_with_the_memory():
+  size, dim, b = 40_000, 8, 3
+  cut = jnp.zeros((DEVICES, size // DEVICES, dim))
+  z = jnp.ones((DEVICES, b, dim))
+  options = {'size': size, 'axis': collectives.AXIS}
+  index = jnp.zeros((DEVICES, b, 5), jnp.int32)
+
+  def all_of_it(part, z, index):
+    lse = memory.log_sum_exp(z, part, 0.1, **options)
+    found = memory.nearest(z, part, filled=size, **options)
+    return lse, found, memory.take(part, index, **options)
+
+  found = _collected(all_of_it, cut, z, index)
+  assert found['all-gather'] == DEVICES * b * dim
+  assert 0 < max(found.values()) <= 2 * DEVICES * b * 5 * dim
+
+
+def test_parts_of_another_size_are_refused():
+  with pytest.raises(ValueError, match='a memory of 10 rows .* got 4 rows with axis=None'):
+    memory.take(rows(4), jnp.zeros(3, jnp.int32), size=10, axis=None)

@@ -1,0 +1,286 @@
+"""Classifiers on an encoder: linear protocols by name, fine-tuning, few labels, transfer."""
+
+import json
+
+import numpy as np
+import pytest
+
+from byoljax import cli
+from byoljax import config as config_lib
+from byoljax.data.sources import arrays
+from byoljax.main import main
+from byoljax.protocols import classify, labelled
+from byoljax.workdir import checkpoint
+from configs import finetune as finetune_config
+from configs import linear as linear_config
+from configs import transfer as transfer_config
+
+QUIET = ('--log.tensorboard=false',)
+SHORT = (
+  '--finetune.length=10 epochs', '--finetune.batch_size=16', '--finetune.crop_scale=(0.5,1.0)',
+  '--finetune.sweep.base_lr=(1e6,0.1)', '--finetune.sweep.length=()', *QUIET,
+)  # fmt: skip
+
+
+def result_of(folder):
+  return json.loads((folder / 'result.json').read_text())['result']
+
+
+@pytest.fixture(scope='module')
+def with_projector(tiny, tmp_path_factory):
+  """A run of seconds whose projector has layers of 16 and 8."""
+  run = tmp_path_factory.mktemp('runs') / 'simclr'
+  small = [flag for flag in tiny if 'predictor' not in flag and 'configs/byol' not in flag]
+  recipe = f'--config={cli.recipes_directory()}/simclr.py:smoke'
+  assert main([recipe, *small, '--config.train.length=1 epochs', f'--workdir={run}']) == 0
+  return run
+
+
+class TestLinearProtocols:
+  def test_rates_of_the_literature(self):
+    """Peak learning rates of the heads, at each protocol's own batch, from the papers."""
+    from byoljax.optim.schedules import peak_lr
+
+    peaks = {}
+    for name in linear_config.PROTOCOLS:
+      fields = linear_config.get_config(name).linear
+      assert fields.protocol == name
+      rates = peak_lr(tuple(fields.base_lr), fields.batch_size, fields.lr_scaling)
+      peaks[name] = (max(rates), fields.length)
+    assert peaks['byol_paper'] == (pytest.approx(1.6), '80 epochs')
+    assert peaks['byol_repo'] == (pytest.approx(3.2), '80 epochs')
+    assert peaks['simclr'] == (pytest.approx(1.6), '90 epochs')
+    assert peaks['moco'] == (30.0, '100 epochs')
+    assert peaks['moco_v3'] == (pytest.approx(0.4), '90 epochs')
+    assert peaks['moco_v3_vit'] == (pytest.approx(12.0), '90 epochs')
+    assert peaks['simsiam'] == (pytest.approx(1.6), '90 epochs')
+    assert peaks['barlow_twins'] == (0.3, '100 epochs')
+    assert peaks['vicreg'] == (0.02, '100 epochs')
+    assert peaks['swav'] == (0.3, '100 epochs')
+    assert peaks['dino'] == (pytest.approx(0.004), '100 epochs')
+    assert peaks['mae'] == (pytest.approx(6.4), '90 epochs')
+
+  @pytest.mark.parametrize('name', ['moco', 'mae'])
+  def test_another_papers_probe_runs(self, name, untrained, tmp_path, capsys):
+    rate = {'moco': '(1.0,)', 'mae': '(100.0,)'}[name]
+    command = [f'linear:{name}', str(untrained), f'--workdir={tmp_path}', *QUIET,
+               '--linear.length=12 epochs', '--linear.batch_size=16', f'--linear.base_lr={rate}',
+               '--linear.crop_scale=(0.5,1.0)', '--linear.warmup=0 epochs']  # fmt: skip
+    assert cli.run(command) == 0
+    result = result_of(tmp_path)
+    assert result['top1'] > 0.6, 'colours are linearly separable'
+    # A single rate: nothing is held out.
+    assert result['train_examples'] == 80 and 'held_out_top1' not in result
+    assert 'the only one' in capsys.readouterr().out
+
+  def test_on_the_projection(self, with_projector, capsys):
+    run = with_projector
+    command = ['linear', str(run), *QUIET, '--linear.length=2 epochs', '--linear.batch_size=16']
+    assert cli.run([*command, '--tap=projection']) == 0
+    assert 'online network, projection' in capsys.readouterr().out
+    (home,) = (run / 'evals').glob('linear-*')
+    kernel = checkpoint.restore_subtrees(
+      checkpoint.checkpoint_directory(home), [('params', 'head')]
+    )[('params', 'head')]['kernel']
+    assert home.name.endswith('-projection') and kernel.shape[1] == 8, 'the projector puts out 8'
+    assert cli.run([*command, '--tap=projektion']) == 2
+    assert "did you mean 'projection'" in capsys.readouterr().err
+
+
+class TestFinetune:
+  def test_beside_scratch_with_a_sweep_and_resumed(self, untrained, tmp_path, capsys):
+    command = ['finetune', str(untrained), f'--workdir={tmp_path}', '--labels=10 per class', *SHORT]
+    assert cli.run(command) == 0
+    result = result_of(tmp_path)
+    assert set(result) == {'online', 'random'}
+    own = result['online']
+    assert own['train_examples'] == 30 and own['test_examples'] == 24
+    assert own['top1'] > 0.6, 'colours are learned'
+    tried = {entry['base_lr']: entry['held_out'] for entry in own['sweep']}
+    assert tried[0.1] > tried[1e6] and own['base_lr'] == 0.1, 'the better rate was taken'
+    shown = capsys.readouterr().out
+    assert 'scratch' in shown and 'top-1' not in shown.split('result')[0].split('\n')[0]
+    # Started again, nothing is trained: the sweep's scores and the last checkpoint are there.
+    before = (tmp_path / 'online' / 'metrics.jsonl').read_text()
+    assert cli.run(command) == 0
+    assert result_of(tmp_path)['online'] == own
+    assert (tmp_path / 'online' / 'metrics.jsonl').read_text() == before
+
+  def test_the_whole_network_moves(self, untrained):
+    """The encoder changes in training, and with a rate of zero for it only the head does."""
+    from byoljax.data.sources import datasets
+    from byoljax.protocols import extraction
+    from byoljax.train import assemble
+
+    encoder, config, _ = extraction.load_encoder(str(untrained), 'online')
+    train = datasets.load('npz', 'train', data_dir=config.data.dir)
+    data = extraction.EvalData(train, train, 12, (0.5,) * 3, (0.25,) * 3, 16)
+    protocol = finetune_config.get_config('small,smoke').finetune.to_dict()
+    choice = classify.choices(protocol)[0]
+    log = {'every': '50 steps', 'tensorboard': False, 'csv': False, 'verbose': False}
+    for head_lr, fixed in ((1.0, False), (1e12, True)):
+      changed = {**protocol, 'head_lr': head_lr}
+      rate = choice._replace(base_lr=choice.base_lr / head_lr, weight_decay=0.0)
+      run = classify._finetuning(encoder, data, train, changed, rate, log, None)
+      assert isinstance(run, assemble.Run)
+      state, _ = classify._fit(run, None)
+      before = np.asarray(encoder.params['encoder']['stem_conv']['kernel'])
+      after = np.asarray(state.params['encoder']['stem_conv']['kernel'])
+      assert np.allclose(before, after.reshape(-1, *before.shape)[0], atol=1e-6) == fixed
+
+  def test_from_the_first_layer_of_the_head(self, with_projector, tmp_path, capsys):
+    command = ['finetune', str(with_projector), '--labels=10 per class', *SHORT,
+               '--finetune.sweep.base_lr=()', '--finetune.length=2 steps',
+               '--finetune.head_layers=1']  # fmt: skip
+    assert cli.run([*command, f'--workdir={tmp_path / "out"}']) == 0
+    step = checkpoint.checkpoint_directory(tmp_path / 'out' / 'online')
+    stored = checkpoint.restore_subtrees(step, [('params',)])[('params',)]
+    assert set(stored) == {'encoder', 'projector', 'head'}
+    assert set(stored['projector']) == {'linear1', 'bn1'}
+    assert stored['head']['linear1']['kernel'].shape[0] == 16, 'the projector is 16 wide'
+    capsys.readouterr()
+    assert cli.run([*command[:-3], '--finetune.head_layers=2']) == 2
+    assert 'projector of 2 plain layers; give at most 1' in capsys.readouterr().err
+
+  def test_protocols_exist(self):
+    for name in finetune_config.PROTOCOLS:
+      config = finetune_config.get_config(name)
+      assert config.finetune.protocol == name
+    assert len(classify.choices(finetune_config.PROTOCOLS['byol'])) == 10
+    assert len(classify.choices(finetune_config.PROTOCOLS['transfer'])) == 56
+    assert len(classify.choices(finetune_config.PROTOCOLS['swav'])) == 1
+    low, *_, high = finetune_config.PROTOCOLS['transfer']['sweep']['base_lr']
+    assert (low, high) == (1e-4, 0.1)
+
+  @pytest.mark.parametrize(
+    ('flags', 'sentence'),
+    [
+      (['--labels=0 %'], "labels='0 %' must be above 0 %"),
+      (['--labels=500 per class'], 'give 1 to'),
+      (['--labels=some'], 'neither a share'),
+      (['--labels=1 per class'], 'single labelled image'),
+      (['--finetune.held_out=1.5'], 'held_out=1.5 must be between'),
+      (['--finetune.batch_norm=none'], "batch_norm='none' is not one of batch, frozen"),
+      (['--network=random', '--finetune.head_layers=1'], 'has no projector'),
+      (['--finetune.head_layers=1'], 'has no projector'),
+    ],
+  )
+  def test_mistakes_are_one_sentence(self, flags, sentence, untrained, tmp_path, capsys):
+    command = ['finetune', str(untrained), f'--workdir={tmp_path}', *SHORT, *flags]
+    assert cli.run(command) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and 'Traceback' not in error
+    assert not (tmp_path / 'result.json').exists()
+
+
+class TestLabelled:
+  LABELS = np.repeat([0, 1, 2, -1], [100, 30, 6, 50])
+  SOURCE = arrays.from_arrays(np.zeros((186, 4, 4, 3), np.uint8), LABELS)
+
+  def test_parts(self):
+    def counts(text, seed=0):
+      return np.bincount(labelled.part(self.SOURCE, text, seed).labels).tolist()
+
+    assert counts('100 %') == [100, 30, 6]
+    assert counts('10 %') == counts('10%') == [10, 3, 1]
+    assert counts('6 per class') == [6, 6, 6]
+    one, other, again = (labelled.part(self.SOURCE, '10 %', s).fingerprint for s in (0, 1, 0))
+    assert one == again != other
+
+  def test_files(self, tmp_path):
+    file = tmp_path / 'part.txt'
+    file.write_text('3\n120\n3\n\n')
+    assert labelled.part(self.SOURCE, str(file), 0).labels.tolist() == [0, 1]
+    file.write_text('n01/arrays[3]\n')
+    named = labelled.part(self.SOURCE, str(file), 0)
+    assert named.locate(0) == 'arrays[3]'
+    for text, sentence in (
+      ('999\n', 'names example 999'),
+      ('dog.jpg\n3\n', "2 images that are not in arrays, such as 'dog.jpg'"),
+      ('\n', 'is empty'),
+      ('150\n', '1 images of arrays without a label'),
+    ):
+      file.write_text(text)
+      with pytest.raises(config_lib.ConfigError, match=sentence):
+        labelled.part(self.SOURCE, str(file), 0)
+
+
+@pytest.fixture(scope='module')
+def several(tmp_path_factory):
+  """Images with several labels each: which colour channels are bright."""
+  rng = np.random.default_rng(1)
+  members = {}
+  for split, count in (('train', 96), ('test', 48)):
+    marks = rng.integers(0, 2, (count, 3)).astype(np.int32)
+    images = rng.integers(0, 60, (count, 12, 12, 3), dtype=np.uint8)
+    images += (marks[:, None, None] * 150).astype(np.uint8)
+    marks[:4, 0] = -1
+    members |= {f'x_{split}': images, f'y_{split}': marks}
+  path = tmp_path_factory.mktemp('several') / 'several.npz'
+  np.savez(path, **members)
+  return path
+
+
+def test_transfer_table(untrained, several, npz, tmp_path, capsys):
+  command = ['transfer', str(untrained), f'--workdir={tmp_path}',
+             f'--datasets=npz={npz},npz={several},tfds:beans,npz=nowhere.npz',
+             '--protocols=logistic,finetune', '--logistic.lambdas=(0.01,1.0)',
+             '--finetune.length=6 epochs', '--finetune.batch_size=16',
+             '--finetune.sweep.base_lr=(0.1,)', '--finetune.sweep.weight_decay=(0.0,)',
+             *QUIET]  # fmt: skip
+  assert cli.run(command) == 0
+  shown = capsys.readouterr().out
+  result = result_of(tmp_path)
+  first, second = result['rows']
+  assert (first['metric'], second['metric']) == ('top-1', '11-point mAP')
+  columns = [f'{p}, {n}' for p in ('logistic', 'finetune') for n in ('online', 'random')]
+  assert list(first)[2:] == columns
+  assert min(first['logistic, online'], second['logistic, online']) > 0.7
+  assert second['finetune, online'] > 0.7
+  assert set(result['skipped']) == {'tfds:beans', 'npz=nowhere.npz'}
+  assert 'download_and_prepare' in result['skipped']['tfds:beans']
+  assert 'there is no file' in shown
+  markdown, spreadsheet = ((tmp_path / f'table.{end}').read_text() for end in ('md', 'csv'))
+  assert markdown.count('|') > 15 and spreadsheet.startswith(
+    'data set,metric,logistic, online'[:15]
+  )
+  # Started again with one more set, only that one is computed.
+  cells = sorted(tmp_path.glob('*/*/result.json'))
+  assert len(cells) == 8
+  stamps = [cell.stat().st_mtime_ns for cell in cells]
+  assert cli.run(command) == 0
+  assert [cell.stat().st_mtime_ns for cell in cells] == stamps
+  # Another protocol computes anew.
+  assert cli.run([*command, '--logistic.lambdas=(0.5,)', '--protocols=logistic']) == 0
+  assert [cell.stat().st_mtime_ns for cell in cells] == stamps, 'what was there stays'
+  added = set(tmp_path.glob('*/*/result.json')) - set(cells)
+  assert len(added) == 4 and all('logistic' in cell.parent.name for cell in added)
+
+
+def test_transfer_mistakes(untrained, tmp_path, capsys):
+  base = ['transfer', str(untrained), f'--workdir={tmp_path}']
+  for flags, sentence in (
+    (['--protocols=magic'], "unknown protocol 'magic'"),
+    (['--datasets=()'], 'config.datasets is empty'),
+    (['--datasets=cifr10'], "did you mean 'cifar10'"),
+  ):
+    assert cli.run([*base, *flags]) == 2
+    captured = capsys.readouterr()
+    assert sentence in captured.out + captured.err
+
+
+def test_the_twelve_are_known():
+  from byoljax.data.sources import datasets
+
+  metrics = {name: datasets.facts(name).metric for name in transfer_config.TWELVE}
+  assert metrics['voc2007'] == 'map11' and metrics['food101'] == 'top1'
+  assert {n for n, m in metrics.items() if m == 'mean_per_class'} == {
+    'pets', 'caltech101', 'flowers102'
+  }  # fmt: skip
+
+
+def test_several_labels_per_image_need_a_protocol_that_can(untrained, several, tmp_path, capsys):
+  command = ['knn', str(untrained), f'--workdir={tmp_path}', '--data.name=npz',
+             f'--data.dir={several}']  # fmt: skip
+  assert cli.run(command) == 2
+  assert 'several labels per image: k-NN needs one' in capsys.readouterr().err

@@ -1,0 +1,284 @@
+"""The report: one page that needs nothing else, opened in a browser where there is one."""
+
+from html.parser import HTMLParser
+import json
+import os
+import re
+import shutil
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byoljax import cli
+from byoljax.evals import knn
+from byoljax.report import charts, contents, page, pictures
+
+NAMES = ('cat', '<script>alert(1)</script>', 'a & b')
+VOID = {'meta', 'link', 'img', 'line', 'circle', 'polyline', 'br', 'input'}
+
+
+class Reader(HTMLParser):
+  """Checks that elements close, and gathers what is there."""
+
+  def __init__(self):
+    super().__init__()
+    self.open, self.sources, self.scripts, self.ids, self.links = [], [], 0, set(), []
+
+  def handle_starttag(self, tag, attrs):
+    attributes = dict(attrs)
+    self.sources += [attributes[name] for name in ('src', 'href') if name in attributes]
+    self.links += [attributes['href'][1:]] if attributes.get('href', '').startswith('#') else []
+    self.scripts += tag == 'script'
+    self.ids |= {attributes['id']} if 'id' in attributes else set()
+    if tag not in VOID:
+      self.open.append(tag)
+
+  def handle_startendtag(self, tag, attrs):
+    pass
+
+  def handle_endtag(self, tag):
+    assert self.open.pop() == tag
+
+
+def read(text):
+  reader = Reader()
+  reader.feed(text)
+  assert not reader.open
+  assert set(reader.links) <= reader.ids
+  assert all(source.startswith(('data:', '#')) for source in reader.sources)
+  assert reader.scripts == 1
+  assert 'http' not in text.replace('http://www.w3.org/2000/svg', '')
+  return reader
+
+
+def images(*shape):
+  return np.random.default_rng(0).integers(0, 256, (*shape, 8, 8, 3), dtype=np.uint8)
+
+
+def example(**changes):
+  rng = np.random.default_rng(1)
+  shown = page.Page(
+    title='byol on <shapes>',
+    facts={'method': 'byol & more'},
+    results={'final': [{'encoder': 'byol', 'k-NN': '50 %'}, {'encoder': 'random'}]},
+    protocol={'evals.knn.k': (1, 2)},
+    changes=["train.batch_size: 64 -> '<b>'"],
+    recipe={'seed': 0},
+    charts=charts.line_charts([{'step': i, 'loss': 1.0 / (i + 1), 'epoch': i} for i in range(9)]),
+    pictures={},
+    gallery=page.Gallery(
+      images(2), np.array([0, -1]), images(2, 4), np.array([[0, 1, -1, 2]] * 2), rng.random((2, 4))
+    ),
+    map=page.Map(
+      {'t-SNE': rng.normal(size=(7, 2)), 'PCA': np.zeros((7, 2))}, np.arange(7) % 4 - 1, images(7)
+    ),
+    confusion=np.array([[5, 1, 0], [0, 0, 0], [2, 2, 6]]),
+    class_names=NAMES,
+    notes={'Classes': 'of 10 < 20 images'},
+  )
+  return shown._replace(**changes)
+
+
+def test_page_is_well_formed_and_alone():
+  text = page.render(example())
+  reader = read(text)
+  assert {'results', 'training', 'nearest-neighbours', 'classes', 'recipe'} <= reader.ids
+  assert '<script>alert' not in text and '&lt;script&gt;alert' in text
+  assert '✓ cat' in text and 'class="tile wrong"' in text and '&lt;b&gt;' in text
+  # 6 of 10 right; a class without images has no bar.
+  assert '83 %' in text and '60 %' in text and text.count('class="bar"') == 2
+
+
+def test_parts_that_are_not_there_are_left_out():
+  nothing = {'results': {}, 'charts': [], 'gallery': None, 'map': None, 'confusion': None}
+  reader = read(page.render(example(**nothing)))
+  assert reader.ids == {'recipe'}
+
+
+def test_many_classes_become_a_list():
+  counts = np.eye(100, dtype=int) * 5
+  counts[7, 9] = 3
+  text = page.render(example(confusion=counts, class_names=[f'n{i}' for i in range(100)]))
+  read(text)
+  assert 'class="matrix"' not in text and re.search(r'<td>n7</td><td>n9</td><td>3</td>', text)
+
+
+class TestCharts:
+  def test_values_and_scale(self):
+    rows = [{'step': step, 'loss': 2.0 * step, 'epoch': 0} for step in (0, 50, 100)]
+    (figure,) = charts.line_charts(rows)
+    data = json.loads(re.search(r'data-lines="([^"]*)"', figure)[1].replace('&quot;', '"'))
+    assert data[0]['y'] == [0, 100, 200] and data[0]['x'] == [0, 50, 100]
+    points = re.search(r'points="([^"]*)"', figure)[1].split()
+    x, y = np.array([point.split(',') for point in points], float).T
+    np.testing.assert_allclose(np.diff(x), np.diff(x)[0], atol=0.11)
+    np.testing.assert_allclose(np.diff(y), np.diff(y)[0], atol=0.11)
+    assert y[0] > y[-1], 'up is more'
+
+  @pytest.mark.parametrize('values', [[1.0] * 5, [0.0] * 3, [5.0], [1e-9, 2e-9], [-3.0, 4e6]])
+  def test_any_values_can_be_drawn(self, values):
+    rows = [{'step': i, 'loss': value, 'epoch': i} for i, value in enumerate(values)]
+    (figure,) = charts.line_charts(rows)
+    assert 'nan' not in figure and 'inf' not in figure
+
+  def test_long_records_are_thinned(self):
+    rows = [{'step': i, 'loss': float(i % 7), 'epoch': i} for i in range(20000)]
+    (figure,) = charts.line_charts(rows)
+    assert len(figure) < 40000
+
+  def test_nothing_to_draw(self):
+    assert charts.line_charts([]) == []
+    assert charts.line_charts([{'step': 1, 'epoch': 1, 'loss': float('nan')}]) == []
+
+
+def test_neighbours_and_votes_are_those_of_the_evaluation():
+  rng = np.random.default_rng(0)
+  bank, queries = rng.normal(size=(300, 5)), rng.normal(size=(41, 5))
+  labels, truth = rng.integers(0, 4, 300), rng.integers(0, 4, 41)
+  similarities, rows = knn.nearest(bank, queries, 200, query_block=16)
+  cosine = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ (
+    bank / np.linalg.norm(bank, axis=1, keepdims=True)
+  ).T
+  np.testing.assert_array_equal(rows[:, :50], np.argsort(-cosine, axis=1)[:, :50])
+  np.testing.assert_allclose(similarities, -np.sort(-cosine, axis=1)[:, :200], atol=1e-6)
+  predicted = knn.vote(similarities, labels[rows], 4, knn.HEADLINE_TEMPERATURE)
+  headline = knn.knn_accuracy(bank, labels, queries, truth, num_classes=4)['top1']
+  assert np.mean(predicted == truth) == pytest.approx(headline)
+
+
+def test_pictures(tmp_path):
+  shown = example()
+  pictures.gallery(tmp_path / 'gallery.png', shown.gallery, NAMES)
+  pictures.scatter(tmp_path / 'map.png', shown.map, NAMES)
+  pictures.confusion(tmp_path / 'confusion.png', shown.confusion, NAMES)
+  kernel = np.zeros((3, 3, 3, 17), np.float32)
+  kernel[0, 0, :, 0] = 1
+  params = {'b': {'kernel': np.zeros((3, 3, 8, 4))}, 'a_conv': {'kernel': kernel}}
+  assert pictures.first_kernel(params).shape == (3, 3, 3, 17)
+  assert pictures.first_kernel({'dense': {'kernel': np.zeros((4, 4))}}) is None
+  pictures.filters(tmp_path / 'filters.png', kernel)
+  for path in tmp_path.iterdir():
+    with Image.open(path) as picture:
+      assert min(picture.size) > 50, path
+  with Image.open(tmp_path / 'filters.png') as picture:
+    assert picture.getpixel((8, 8)) == (255, 255, 255) and picture.getpixel((40, 40)) == (0, 0, 0)
+
+
+@pytest.fixture(scope='module')
+def written(untrained, tmp_path_factory):
+  """A copy of a run with a record, and its report."""
+  run = tmp_path_factory.mktemp('report') / 'run'
+  shutil.copytree(untrained, run)
+  rows = [{'step': i, 'epoch': i / 5, 'loss': 3.0 - i / 10, 'knn/top1': 0.5} for i in range(1, 6)]
+  (run / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  result = {'byol': {'knn': {'top1': 0.5}, 'linear': {'top1': 0.625}}}
+  (run / 'results.json').write_text(json.dumps({'result': result}))
+  (run / 'tensorboard').mkdir()
+  assert cli.run(['report', str(run)]) == 0
+  return run
+
+
+def test_a_run_becomes_a_page(written):
+  text = (written / 'report.html').read_text()
+  reader = read(text)
+  assert {'results', 'training', 'nearest-neighbours', 'map-of-the-embeddings', 'classes', 'recipe',
+          'first-layer'} <= reader.ids  # fmt: skip
+  assert '62.5%' in text and '24 test images against 80 training images' in text
+  # The fixture changed these two fields of the recipe.
+  assert 'evals.image_size: 32 -&gt; 12' in text and '<code>train.length' in text
+  files = {path.name for path in (written / 'report').iterdir()}
+  assert files == {'neighbours.png', 'map.png', 'filters.png', 'confusion.png'}
+  (events,) = (written / 'tensorboard').iterdir()
+  assert b'report/neighbours' in events.read_bytes()
+
+
+def test_a_query_is_not_its_own_neighbour_wherever_it_stands():
+  similarities = np.array([[0.9, 0.8, 0.7], [0.9, 0.8, 0.7], [0.9, 0.8, 0.7]])
+  rows = np.array([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
+  own = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
+  kept, left = contents.without_self(similarities, rows, own)
+  np.testing.assert_array_equal(left, [[1, 2], [3, 5], [6, 7]])
+  np.testing.assert_array_equal(kept, [[0.8, 0.7], [0.9, 0.7], [0.9, 0.8]])
+
+
+def test_as_a_module(untrained, monkeypatch, capsys):
+  import runpy
+
+  monkeypatch.setattr(sys, 'argv', ['byoljax.report', 'nowhere'])
+  with pytest.raises(SystemExit) as stopped:
+    runpy.run_module('byoljax.report', run_name='__main__')
+  assert stopped.value.code == 2 and "'nowhere' does not exist" in capsys.readouterr().err
+
+
+def test_images_without_labels(untrained, tmp_path):
+  rng = np.random.default_rng(0)
+  np.savez(tmp_path / 'bare.npz', x_train=rng.integers(0, 256, (30, 12, 12, 3), dtype=np.uint8))
+  run = tmp_path / 'run'
+  shutil.copytree(untrained, run)
+  stored = json.loads((run / 'config.json').read_text())
+  stored['config']['data']['dir'] = str(tmp_path / 'bare.npz')
+  (run / 'config.json').write_text(json.dumps(stored))
+  assert cli.run(['report', str(run)]) == 0
+  text = (run / 'report.html').read_text()
+  reader = read(text)
+  assert 'classes' not in reader.ids and 'nearest-neighbours' in reader.ids
+  # An image is not its own neighbour.
+  assert '1.00</figcaption>' not in text
+
+
+def test_without_scikit_learn_the_map_has_principal_components(written, monkeypatch):
+  monkeypatch.setitem(sys.modules, 'sklearn', None)
+  monkeypatch.setitem(sys.modules, 'sklearn.manifold', None)
+  before = (written / 'report.html').read_text()
+  assert cli.run(['report', str(written)]) == 0
+  text = (written / 'report.html').read_text()
+  (written / 'report.html').write_text(before)
+  assert 'data-layout="PCA"' in text and 'data-layout="t-SNE"' not in text
+  assert 'data-layout="t-SNE"' in before
+
+
+def test_no_run_is_a_sentence(tmp_path, capsys):
+  assert cli.run(['report', str(tmp_path / 'absent')]) == 2
+  assert 'does not exist' in capsys.readouterr().err
+
+
+def browser():
+  """A Chromium: of the environment, or on the path."""
+  names = ('chromium', 'chromium-browser', 'google-chrome', 'chrome')
+  return os.environ.get('BYOLJAX_BROWSER') or next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.mark.skipif(browser() is None, reason='no Chromium on PATH or in BYOLJAX_BROWSER')
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+@pytest.mark.parametrize('size', [(1280, 900), (390, 844)])
+def test_in_a_browser(written, size, scheme):
+  """No errors, no network, every image is there, nothing is wider than the window."""
+  playwright = pytest.importorskip('playwright.sync_api', reason='needs playwright')
+  said, asked = [], []
+  with playwright.sync_playwright() as play:
+    # One process: the flags under which Chromium runs in containers, too.
+    flags = ['--no-sandbox', '--no-zygote', '--single-process', '--disable-gpu']
+    with play.chromium.launch(executable_path=browser(), args=flags) as started:
+      view = {'width': size[0], 'height': size[1]}
+      shown = started.new_page(viewport=view, color_scheme=scheme)
+      shown.on('console', lambda message: said.append(message.text))
+      shown.on('pageerror', lambda error: said.append(str(error)))
+      shown.on('request', lambda request: asked.append(request.url))
+      shown.goto((written / 'report.html').as_uri())
+      assert shown.evaluate('[...document.images].filter(i => !i.naturalWidth).length') == 0
+      assert shown.evaluate('document.images.length') > 50
+      assert shown.evaluate('document.documentElement.scrollWidth - innerWidth') <= 0
+      assert shown.locator('.map circle').count() == 24
+      # Pointing at a dot shows its image; choosing a class hides the others.
+      shown.locator('.map circle').first.hover(force=True)
+      assert shown.locator('.spot').is_visible()
+      shown.locator('[data-class="1"]').click()
+      faded = shown.locator('.map circle.faded').count()
+      assert 0 < faded < 24
+      shown.get_by_role('button', name='PCA').click()
+      shown.locator('.chart svg').first.hover()
+      assert shown.locator('.chart output').first.inner_text().startswith('step ')
+  assert not said
+  assert all(url.startswith(('file:', 'data:')) for url in asked)

@@ -1,0 +1,137 @@
+"""Embedding a data set into files, and finding images in them."""
+
+import csv
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byoljax import cli
+from byoljax.protocols import extraction
+from byoljax.tasks import embed, search
+
+SIDE = 12
+
+
+def by_hand(untrained, npz, split):
+  encoder, config, _ = extraction.load_encoder(str(untrained), 'online')
+  images = np.load(npz)[f'x_{split}'] / np.float32(255)
+  normalised = (images - np.float32(config.data.mean)) / np.float32(config.data.std)
+  return np.asarray(
+    encoder.net.apply(encoder.params, encoder.bn, normalised, train=False)[0]['embedding']
+  )
+
+
+def test_parts_hold_every_image_and_are_made_once(untrained, npz, tmp_path, capsys):
+  folder = tmp_path / 'index'
+  command = ['embed', str(untrained), f'--workdir={folder}', '--part_size=30', '--batch_size=16']
+  assert cli.run(command) == 0
+  paths = embed.read_parts(folder)
+  parts = [embed.read_part(path) for path in paths]
+  assert [len(part.index) for part in parts] == [30, 30, 20]
+  wanted = by_hand(untrained, npz, 'train')
+  np.testing.assert_allclose(
+    np.concatenate([p.features for p in parts]), wanted, rtol=1e-4, atol=1e-5
+  )
+  np.testing.assert_array_equal(np.concatenate([p.index for p in parts]), np.arange(80))
+  np.testing.assert_array_equal(np.concatenate([p.label for p in parts]), np.load(npz)['y_train'])
+  assert parts[1].name[0].endswith('train[30]')
+  # Interrupted: the part that is missing is made again, the others stay.
+  before = [path.stat().st_mtime_ns for path in paths]
+  paths[1].unlink()
+  assert cli.run(command) == 0
+  assert '2 of 3 parts were there already' in capsys.readouterr().out
+  after = [path.stat().st_mtime_ns for path in paths]
+  assert (after[0], after[2]) == (before[0], before[2])
+  np.testing.assert_array_equal(embed.read_part(paths[1]).features, parts[1].features)
+  assert cli.run([*command[:-1], '--split=test']) == 2
+  assert 'holds other embeddings: ' in capsys.readouterr().err
+
+
+def test_csv_holds_the_same_numbers(untrained, npz, tmp_path):
+  command = ['embed', str(untrained), f'--workdir={tmp_path}', '--split=test', '--format=csv']
+  assert cli.run(command) == 0
+  with (tmp_path / 'part-00000.csv').open() as file:
+    rows = list(csv.reader(file))
+  wanted = by_hand(untrained, npz, 'test')
+  assert rows[0][:4] == ['name', 'index', 'label', 'f0'] and len(rows) == 1 + len(wanted)
+  got = np.array([row[3:] for row in rows[1:]], np.float32)
+  np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_parquet_holds_the_same_numbers(untrained, npz, tmp_path, capsys, monkeypatch):
+  command = ['embed', str(untrained), f'--workdir={tmp_path}', '--split=test', '--format=parquet']
+  monkeypatch.setitem(__import__('sys').modules, 'pyarrow', None)
+  assert cli.run(command) == 2
+  assert 'needs pyarrow' in capsys.readouterr().err
+  monkeypatch.undo()
+  parquet = pytest.importorskip('pyarrow.parquet', reason='needs pyarrow')
+  assert cli.run(command) == 0
+  table = parquet.read_table(tmp_path / 'part-00000.parquet')
+  assert table.column_names == ['name', 'index', 'label', 'features']
+  got = np.array(table['features'].to_pylist(), np.float32)
+  np.testing.assert_allclose(got, by_hand(untrained, npz, 'test'), rtol=1e-4, atol=1e-5)
+
+
+def test_a_file_that_cannot_be_read_has_no_row(untrained, tmp_path):
+  photos = tmp_path / 'photos'
+  photos.mkdir()
+  rng = np.random.default_rng(0)
+  for number in range(4):
+    pixels = rng.integers(0, 256, (20, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(photos / f'{number}.png')
+  (photos / '2.png').write_bytes(b'no image')
+  pytest.importorskip('tensorflow', reason='folders need TensorFlow')
+  index = tmp_path / 'index'
+  assert cli.run(['embed', str(untrained), f'--workdir={index}', '--data.name=folder',
+                  f'--data.dir={photos}']) == 0  # fmt: skip
+  part = embed.read_part(*embed.read_parts(index))
+  assert part.index.tolist() == [0, 1, 3]
+  assert [name.rsplit('/', 1)[-1] for name in part.name] == ['0.png', '1.png', '3.png']
+
+
+class TestSearch:
+  @pytest.fixture
+  def index(self, untrained, tmp_path):
+    folder = tmp_path / 'index'
+    assert cli.run(['embed', str(untrained), f'--workdir={folder}', '--part_size=30']) == 0
+    return folder
+
+  def test_an_image_finds_itself(self, index, npz, tmp_path, capsys):
+    images, files = np.load(npz)['x_train'], []
+    for place in (3, 41):
+      files.append(str(tmp_path / f'{place}.png'))
+      Image.fromarray(images[place]).save(files[-1])
+    out = tmp_path / 'found.png'
+    assert cli.run(['search', str(index), *files, '--out', str(out), '--count', '4']) == 0
+    shown = capsys.readouterr().out
+    assert 'train[3]' in shown and 'train[41]' in shown and '1.000' in shown
+    with Image.open(out) as sheet:
+      assert sheet.width > 4 * 96 and sheet.height > 2 * 96
+
+  def test_nearest_equals_sorting_everything(self, index):
+    paths = embed.read_parts(index)
+    rows = np.concatenate([embed.read_part(path).features for path in paths])
+    queries = np.random.default_rng(0).normal(size=(3, rows.shape[1])).astype(np.float32)
+    found = search.nearest(queries, paths, 7)
+    cosine = (queries / np.linalg.norm(queries, axis=1, keepdims=True)) @ (
+      rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    ).T
+    np.testing.assert_array_equal(found.index, np.argsort(-cosine, axis=1, kind='stable')[:, :7])
+    np.testing.assert_allclose(found.cosine, -np.sort(-cosine, axis=1)[:, :7], rtol=1e-5)
+    assert search.nearest(queries, paths, 1000).index.shape == (3, 80)
+
+  def test_mistakes_are_one_sentence(self, index, tmp_path, capsys):
+    (tmp_path / 'text.png').write_text('no image')
+    good = tmp_path / 'good.png'
+    Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(good)
+    for arguments, sentence in (
+      ([str(index), str(tmp_path / 'absent.png')], 'cannot be read'),
+      ([str(index), str(tmp_path / 'text.png')], 'no image that can be read'),
+      ([str(tmp_path), str(good)], 'holds no embeddings'),
+      ([str(index), str(good), '--count', '0'], '--count=0'),
+    ):
+      out = tmp_path / 'sheet.png'
+      assert cli.run(['search', *arguments, '--out', str(out)]) == 2
+      assert sentence in capsys.readouterr().err
+      assert not out.exists()

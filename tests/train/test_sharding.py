@@ -1,0 +1,247 @@
+"""A cut state trains like a whole one, is a share, and leaves no trace in checkpoints."""
+
+import functools
+import operator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from byoljax import config as config_lib
+from byoljax import optim
+from byoljax.data.sources import datasets
+from byoljax.devices import collectives, mapping
+from byoljax.train import assemble
+from byoljax.workdir import checkpoint
+
+OPTIMISERS = {
+  'adamw': {'weight_decay': 0.05, 'base_lr': 0.01},
+  'sgd': {'weight_decay': 1e-4, 'nesterov': True},
+  'lars': {'weight_decay': 1e-5},
+  'lars_simclr': {'weight_decay': 1e-5, 'clip_norm': 0.5},
+  'larc': {'weight_decay': 1e-5, 'clip_tensor_norm': 0.3},
+  'larc_clip': {'weight_decay': 1e-5, 'exclude_bias_and_norm': False},
+}
+
+
+def recipe(tiny, *more):
+  name, *rest = [*tiny, *more]
+  overrides = [tuple(each.removeprefix('--config.').split('=', 1)) for each in rest]
+  return config_lib.load(name.removeprefix('--config='), overrides)
+
+
+@functools.cache
+def _source(path):
+  return datasets.load('npz', 'pretrain', data_dir=path)
+
+
+def assembled(tiny, optimiser, shard, *more, **options):
+  fields = {'name': optimiser, **OPTIMISERS[optimiser]}
+  config = recipe(
+    tiny,
+    f'--config.train.shard_state={str(shard).lower()}',
+    *(f'--config.optim.{name}={value}' for name, value in fields.items()),
+    *more,
+  )
+  return assemble(config, _source(config.data.dir), **options)
+
+
+def steps(run, count=4, state=None):
+  """So many steps on fixed batches; the state as it lies, and the last metrics."""
+  state = run.layout.place(run.create()) if state is None else state
+  size = run.length.batch_size
+  for number in range(count):
+    rows = (np.arange(size) * 7 + number * 13) % run.source.size
+    images, labels = run.source.read(rows)
+    batch = {'image': images, 'index': rows.astype(np.int32), 'label': labels}
+    state, values = run.step(state, mapping.shard(batch))
+    jax.block_until_ready(state)
+  return state, mapping.fetch(values)
+
+
+def assert_close(one, other, tolerance):
+  pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+  for a, b in pairs:
+    a, b = np.asarray(a), np.asarray(b)
+    assert a.shape == b.shape and a.dtype == b.dtype
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('optimiser', OPTIMISERS)
+def test_a_cut_state_trains_like_a_whole_one(tiny, optimiser):
+  """Four steps of BYOL; each device holds a quarter, but for the padding of each array."""
+  whole, cut = (assembled(tiny, optimiser, shard) for shard in (False, True))
+  expected, values = steps(whole)
+  found, ours = steps(cut)
+  start = jax.tree.leaves(whole.create().params)
+  moved = zip(start, jax.tree.leaves(expected.params), strict=True)
+  assert any(np.abs(a - b).max() > 1e-3 for a, b in moved)
+  # Adam divides by the gradient's size, which amplifies the rounding of the smallest.
+  tolerance = 2e-5 if optimiser == 'adamw' else 2e-6
+  assert_close(cut.layout.whole(found), expected, tolerance)
+  for name in ('loss', 'grad_norm', 'probe/grad_norm'):
+    assert ours[name] == pytest.approx(values[name], rel=1e-5)
+  for own, other in (
+    (found.opt_state, expected.opt_state),
+    (found.method_state.target_params, expected.method_state.target_params),
+  ):
+    likes = jax.tree.leaves(other)
+    share = sum(x.dtype.itemsize * (-(-x.size // 4) if x.ndim else 1) for x in likes)
+    assert share < 0.27 * sum(x.nbytes for x in likes)
+    pieces = [x for leaf in jax.tree.leaves(own) for x in leaf.addressable_shards]
+    for device in jax.local_devices():
+      assert sum(x.data.nbytes for x in pieces if x.device == device) == share
+
+
+_QUEUE = '--config.method.queue_size=42'  # Four devices cannot share it evenly.
+_CRITERION = '--config.method.criterion='
+# recipe, what is changed in it, the memory that devices share
+OTHERS = {
+  'moco': ('moco', (_QUEUE,), 'queue.items'),
+  'moco_v3': ('moco_v3', (), ''),
+  'dino': ('dino', (), ''),
+  'interclr': ('interclr', (_QUEUE,), 'queue.items'),
+  'swav': ('swav', (), ''),
+  'nnclr': ('nnclr', (_QUEUE,), 'queue.items'),
+  'simclr': ('simclr', ('--config.method.memory_size=42',), 'queue.items'),
+  'simclr, chunks': (
+    'simclr', ('--config.method.memory_size=42', '--config.method.chunk=4'), 'queue.items',
+  ),
+  'softmax': ('instance_discrimination', (f'{_CRITERION}full_softmax',), 'bank'),
+  'nce': ('instance_discrimination', (f'{_CRITERION}nce',), 'bank'),
+  'infonce': ('instance_discrimination', (f'{_CRITERION}infonce',), 'bank'),
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', OTHERS)
+def test_other_methods(npz, name):
+  """Every method with a target or a memory, and one whose `post_step` changes parameters."""
+  recipe_name, changes, memory = OTHERS[name]
+  views = [] if recipe_name == 'instance_discrimination' else ['--config.views.view2.size=16']
+  run = [
+    assembled(
+      [f'--config=configs/{recipe_name}.py:smoke', '--config.data.name=npz',
+       f'--config.data.dir={npz}', '--config.views.view1.size=16', *views],
+      'lars', shard, *changes,
+    )
+    for shard in (False, True)
+  ]  # fmt: skip
+  (expected, values), (found, ours) = (steps(each, 3) for each in run)
+  assert_close(run[1].layout.whole(found), expected, 1e-5)
+  assert ours['loss'] == pytest.approx(values['loss'], rel=1e-5)
+  if memory:
+    whole, own = (operator.attrgetter(memory)(state.method_state) for state in (expected, found))
+    assert own.addressable_shards[0].data.shape == (1, -(-len(whole) // 4), whole.shape[1])
+
+
+@pytest.mark.parametrize('optimiser', OPTIMISERS)
+def test_norms_are_those_of_whole_tensors(optimiser):
+  """The optimiser alone, ten updates of three tensors that four devices cannot share evenly."""
+  rng = np.random.default_rng(1)
+  shapes = {'dense': {'kernel': (5, 7), 'bias': (7,)}, 'norm': {'scale': (3,)}}
+  draw = functools.partial(
+    jax.tree.map, lambda s: jnp.asarray(rng.normal(size=s), jnp.float32), shapes,
+    is_leaf=lambda s: isinstance(s, tuple),
+  )  # fmt: skip
+  params, gradients = draw(), [draw() for _ in range(10)]
+  fields = {name: value for name, value in OPTIMISERS[optimiser].items() if name != 'base_lr'}
+  schedule = optim.make_schedule('cosine', 0.5, total_steps=20, warmup_steps=3)
+
+  def train(axis):
+    tx = optim.make_optimizer(optimiser, schedule=schedule, axis=axis, **fields)
+    part = lambda tree: tree if axis is None else jax.tree.map(collectives.cut, tree)  # noqa: E731
+    p = part(params)
+    state = tx.init(p)
+    for each in gradients:
+      updates, state = tx.update(part(each), state, p)
+      p = optax.apply_updates(p, updates)
+    if axis is None:
+      return p
+    return jax.tree.map(lambda x, like: collectives.join(x, like.shape), p, params)
+
+  found = jax.pmap(lambda _: train(collectives.AXIS), axis_name=collectives.AXIS)(np.zeros(4))
+  assert_close(jax.tree.map(lambda x: x[0], found), jax.jit(train, static_argnums=0)(None), 2e-6)
+
+
+def test_a_run_changes_its_layout(tiny, tmp_path):
+  """Saved cut, restored whole, and the other way round: bit for bit; checkpoints are alike."""
+  whole, cut = (assembled(tiny, 'lars', shard) for shard in (False, True))
+  state, _ = steps(cut, count=2)
+  saved = cut.layout.whole(state)
+  with checkpoint.Checkpoints(tmp_path) as checkpoints:
+    checkpoints.save(2, saved, {})
+    checkpoints.wait()
+    restored = checkpoints.restore(jax.eval_shape(whole.create))
+  assert_close(restored, mapping.fetch(saved), 0)
+  again = cut.layout.whole(cut.layout.place(restored))
+  assert_close(mapping.fetch(again), restored, 0)
+  on_cut, _ = steps(cut, state=cut.layout.place(restored))
+  on_whole, _ = steps(whole, state=whole.layout.place(restored))
+  assert_close(cut.layout.whole(on_cut), on_whole, 2e-6)
+
+
+@pytest.mark.slow
+def test_a_spoilt_step_changes_nothing_in_a_cut_state(tiny):
+  run = assembled(tiny, 'adamw', True, '--config.train.non_finite=skip')
+  state, _ = steps(run, count=1)
+  before = mapping.fetch(run.layout.whole(state))
+  poisoned = jax.tree.map(lambda x: x * jnp.nan, before.params['predictor'])
+  broken = before.replace(params=before.params | {'predictor': poisoned})
+  after, values = steps(run, count=1, state=run.layout.place(broken))
+  found = mapping.fetch(run.layout.whole(after))
+  assert values['skipped'] == 1
+  assert_close(found.opt_state.inner, before.opt_state.inner, 0)
+
+
+@pytest.mark.slow
+def test_many_steps_on_data_that_live_on_the_devices(tiny):
+  run = assembled(tiny, 'lars', True)
+  from byoljax.data.batches import order, resident
+
+  plan = order.Order(run.source.size, run.length.batch_size, 0)
+  state = run.layout.place(run.create())
+  data = resident.place(run.source)
+  for number in range(2):
+    index = resident.indices(plan, number, 1)
+    state, values = run.many_steps(state, data, index, np.int32(1))
+    jax.block_until_ready(state)
+  assert int(state.step) == 2 and np.isfinite(mapping.fetch(values)['loss'])
+
+
+@pytest.mark.slow
+def test_the_twin_on_shard_map(tiny):
+  """What plans compile: the same numbers, and the compiler's arguments shrink."""
+  mapped = mapping.spmd_shard_map
+  cut, plain = (assembled(tiny, 'adamw', shard, mapped=mapped) for shard in (True, False))
+  shapes = cut.layout.stored(jax.eval_shape(cut.create), 4)
+
+  def laid_out(x, like):
+    x = np.asarray(x)
+    return x if x.shape == like.shape else np.pad(x.reshape(-1), (0, like.size - x.size))
+
+  flat = jax.tree.map(laid_out, cut.create(), shapes)
+  rows = np.arange(cut.length.batch_size)
+  images, labels = cut.source.read(rows)
+  batch = {'image': images, 'index': rows.astype(np.int32), 'label': labels}
+  state, _ = cut.step(flat, batch)
+  expected, _ = plain.step(plain.create(), batch)
+  assert_close(state.params, expected.params, 2e-5)
+
+
+@pytest.mark.parametrize('shape', [(), (1,), (7,), (8,), (3, 5), (2, 3, 4)])
+def test_cutting_and_joining(shape):
+  """All four devices together give back the array; the mean is that of pmean."""
+  x = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
+
+  def one(x):
+    part = collectives.cut(collectives.pmean(x))
+    assert part.shape == ((-(-x.size // 4),) if x.ndim else ())
+    return collectives.join(part, x.shape), collectives.join(collectives.mean_cut(x), x.shape)
+
+  joined, scattered = jax.pmap(one, axis_name=collectives.AXIS)(x)
+  np.testing.assert_allclose(joined[0], x.mean(0), rtol=1e-6, atol=1e-7)
+  np.testing.assert_allclose(scattered[3], x.mean(0), rtol=1e-6, atol=1e-7)

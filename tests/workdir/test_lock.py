@@ -1,0 +1,80 @@
+"""Two runs in one directory: the second is refused; what a killed one leaves is no obstacle."""
+
+import re
+import signal
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from byoljax.config import ConfigError
+from byoljax.main import main
+from byoljax.workdir import run_dir
+from tests.paths import ROOT
+
+fcntl = pytest.importorskip('fcntl', reason='this system has no flock')
+
+# A process of its own that takes the lock as a run does, says so, and stays.
+HOLDER = """
+import fcntl, os, sys, time
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o666)
+fcntl.flock(descriptor, fcntl.LOCK_EX)
+os.pwrite(descriptor, f'process {os.getpid()} on elsewhere\\n'.encode(), 0)
+print('held', flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+  process = subprocess.Popen(
+    [sys.executable, '-c', HOLDER, str(tmp_path / run_dir.LOCK)], stdout=subprocess.PIPE, text=True
+  )
+  assert process.stdout.readline() == 'held\n'
+  yield process
+  process.kill()
+  process.communicate()
+
+
+def test_the_second_run_is_refused_and_a_killed_one_is_not_in_the_way(
+  other, tiny, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(ROOT)
+  assert main([*tiny, f'--workdir={tmp_path}']) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: ') and error.count('\n') == 1
+  assert f'process {other.pid} on elsewhere' in error and '--workdir' in error
+  assert sorted(p.name for p in tmp_path.iterdir()) == [run_dir.LOCK], 'it wrote something'
+  other.send_signal(signal.SIGKILL)
+  other.wait()
+  with run_dir.held(tmp_path):
+    pass
+
+
+def test_the_lock_says_who_and_ends_with_the_block(tmp_path):
+  run = tmp_path / 'new' / 'run'
+  with run_dir.held(run):
+    assert re.fullmatch(r'process \d+ on \S+\n', (run / run_dir.LOCK).read_text())
+    with pytest.raises(ConfigError, match='in use by another run'), run_dir.held(run):
+      pass
+  with pytest.raises(RuntimeError), run_dir.held(run):
+    raise RuntimeError
+  with run_dir.held(run):
+    pass
+
+
+def test_only_the_first_process_locks(tmp_path, monkeypatch):
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  with run_dir.held(tmp_path / 'run'), run_dir.held(tmp_path / 'run'):
+    pass
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
+  def flock(descriptor, how):
+    raise OSError(95, 'Operation not supported')
+
+  monkeypatch.setattr(run_dir.fcntl, 'flock', flock)
+  with run_dir.held(tmp_path), run_dir.held(tmp_path):
+    pass
