@@ -1,4 +1,4 @@
-"""Durations: '40 epochs', '500 steps', '1e6 examples' or '10 %' of a run, in optimiser steps."""
+"""Durations: '40 epochs', '500 steps', '1e6 examples' or '10 %' of a run, in optimizer steps."""
 
 import math
 import re
@@ -19,7 +19,7 @@ _UNITS = {
 def duration_steps(
   field: str, text: str, *, steps_per_epoch: int, batch_size: int, total_steps: int | None = None
 ) -> int:
-  """Converts a duration to a whole number of optimiser steps.
+  """Converts a duration to a whole number of optimizer steps.
 
   Args:
     field: the field's name, for messages.

@@ -29,7 +29,7 @@ PyTree = Any
 Batch = dict[str, Any]
 """One device's part of a batch, b examples.
 
-views: tuple of float32 [b, S, S, 3], normalised; sizes may differ between views.
+views: tuple of float32 [b, S, S, 3], normalized; sizes may differ between views.
 index: int32 [b], position in the data set. label: int32 [b], -1 where unknown.
 """
 
@@ -77,10 +77,10 @@ class Method(NamedTuple):
     init: (key, batch) -> (params, method_state). `params` is a dict of roles ('encoder', ...).
     loss: (params, method_state, batch, key, step) -> (float32 scalar, Aux). Differentiated with
       respect to `params` only.
-    post_step: (params, method_state, step) -> (params, method_state), after the optimiser.
+    post_step: (params, method_state, step) -> (params, method_state), after the optimizer.
     embed: (params, method_state, images [N, S, S, 3]) -> {tap: [N, D]}; evaluation mode, without
       collectives. The default tap is 'embedding'.
-    groups: (params) -> tree of optimiser group names with the structure of `params`.
+    groups: (params) -> tree of optimizer group names with the structure of `params`.
     refresh: rare work between steps, such as clustering; see `Refresh`.
     remember: (method_state, rows, finite) -> method_state, before `post_step`: writes the rows of a
       batch into queues and banks, unless the bool scalar `finite` says that its gradient was not.
@@ -106,7 +106,7 @@ class Teacher(NamedTuple):
   """A frozen classifier.
 
   Attributes:
-    logits: (variables, images float32 [b, S, S, 3], normalised) -> float32 [b, C], in evaluation
+    logits: (variables, images float32 [b, S, S, 3], normalized) -> float32 [b, C], in evaluation
       mode, without collectives.
     variables: its parameters and statistics, a tree of arrays.
     num_classes: C.
@@ -123,7 +123,7 @@ class Pretrained(NamedTuple):
   Attributes:
     params: parameters by role, 'encoder' among them.
     bn: running statistics by role.
-    features: (params, bn, images float32 [b, S, S, 3], normalised) -> float32 [b, D], in evaluation
+    features: (params, bn, images float32 [b, S, S, 3], normalized) -> float32 [b, D], in evaluation
       mode, without collectives.
   """
 
@@ -136,10 +136,10 @@ class Setting(NamedTuple):
   """What a method's builder may know about the run that it is built for.
 
   Attributes:
-    total_steps: optimiser steps of the whole run; schedules end there.
-    steps_per_epoch: optimiser steps in one pass over the data.
+    total_steps: optimizer steps of the whole run; schedules end there.
+    steps_per_epoch: optimizer steps in one pass over the data.
     batch_size: global batch B of one forward pass: of a micro-batch where gradients accumulate.
-    accumulate: micro-batches per optimiser step.
+    accumulate: micro-batches per optimizer step.
     num_devices: how many devices share a batch.
     num_examples: size of the training set.
     num_classes: classes of the training set; 0 without labels.
@@ -162,7 +162,7 @@ class Setting(NamedTuple):
   teacher: Teacher | None = None
 
   def steps(self, field: str, text: str) -> int:
-    """The duration `text` ('2 epochs', '500 steps', '10 %') of the field in optimiser steps.
+    """The duration `text` ('2 epochs', '500 steps', '10 %') of the field in optimizer steps.
 
     Raises:
       ValueError: not a duration.
@@ -180,7 +180,7 @@ statistics of their own, 0 keeps it whole.
 
 
 def default_groups(params: PyTree) -> PyTree:
-  """Puts every parameter into the optimiser group 'default'."""
+  """Puts every parameter into the optimizer group 'default'."""
   return jax.tree.map(lambda _: 'default', params)
 
 
@@ -217,7 +217,7 @@ def check_sizes(projector: Sequence[int], predictor: Sequence[int] = ()) -> None
 
 
 def check_groups(bn_groups: int, setting: Setting) -> None:
-  """Raises ValueError unless the batch splits into groups of batch normalisation, whole devices."""
+  """Raises ValueError unless the batch splits into groups of batch normalization, whole devices."""
   if bn_groups == 0:
     return
   batch, devices = setting.batch_size, setting.num_devices
@@ -229,7 +229,7 @@ def check_groups(bn_groups: int, setting: Setting) -> None:
 
 
 def keep(params: PyTree, method_state: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:
-  """The `post_step` of a method that does nothing after the optimiser."""
+  """The `post_step` of a method that does nothing after the optimizer."""
   del step
   return params, method_state
 
@@ -242,7 +242,7 @@ def with_online_probe(
 ) -> Method:
   """Adds a linear classifier that watches the embedding and never touches it.
 
-  The probe sees the embedding of view 0 behind a stop-gradient, its parameters form the optimiser
+  The probe sees the embedding of view 0 behind a stop-gradient, its parameters form the optimizer
   group 'probe', and its metrics are named 'probe/*'. The encoder's training is bit-equal with and
   without it, whatever the labels are.
 

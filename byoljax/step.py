@@ -26,9 +26,9 @@ class TrainState(flax.struct.PyTreeNode):
   """Everything that training changes; arrays only.
 
   Attributes:
-    step: int32 scalar, the number of optimiser steps done.
-    params: what the optimiser trains, a dict of roles.
-    opt_state: the optimiser's state.
+    step: int32 scalar, the number of optimizer steps done.
+    params: what the optimizer trains, a dict of roles.
+    opt_state: the optimizer's state.
     method_state: what the method changes without a gradient (targets, statistics, queues).
     key: uint32 [2], the run's random key data; it never changes.
   """
@@ -41,10 +41,10 @@ class TrainState(flax.struct.PyTreeNode):
 
 
 class Skipping(NamedTuple):
-  """The optimiser's state where updates that are not finite are left out.
+  """The optimizer's state where updates that are not finite are left out.
 
   Attributes:
-    inner: the optimiser's own state.
+    inner: the optimizer's own state.
     total: int32 scalar, how many updates were left out.
     in_a_row: int32 scalar, how many of them since the last one that was not.
     longest: int32 scalar, the most that there ever were in a row.
@@ -96,24 +96,24 @@ def train_step(
   sharded: TrainState | None = None,
   axis: str | None = collectives.AXIS,
 ) -> tuple[TrainState, Metrics]:
-  """One optimiser step on this device's part of the batch.
+  """One optimizer step on this device's part of the batch.
 
   Args:
     state: the same on all devices.
     batch: this device's b examples, before augmentation.
     method: see `byoljax.method`.
-    tx: the optimiser of all parameter groups.
+    tx: the optimizer of all parameter groups.
     augment: (batch, step) -> batch with float32 'views'.
     diagnose: (embedding [b, D], step) -> metrics that are already global: collapse metrics.
     accumulate: splits the batch into this many micro-batches whose gradients are averaged, to save
-      memory. Batch statistics are per micro-batch; the optimiser, the target's moving average and
+      memory. Batch statistics are per micro-batch; the optimizer, the target's moving average and
       every schedule still move once per step.
     skip_non_finite: whether a step whose loss or gradient is not finite changes nothing but the
-      step's number: no parameter, optimiser state, moving average, statistic or memory. The state
+      step's number: no parameter, optimizer state, moving average, statistic or memory. The state
       must be made with it, too. Adds the metrics 'skipped', such steps so far, and
       'skipped_in_a_row', the most of them one after the other so far.
-    sharded: shapes of the whole state, where this device holds only its parts of the optimiser's
-      state and of the target network; the optimiser must take its norms over all
+    sharded: shapes of the whole state, where this device holds only its parts of the optimizer's
+      state and of the target network; the optimizer must take its norms over all
       devices, then. None: both are whole. The method sees to its memories itself.
     axis: the mapped axis, or None on a single device.
 

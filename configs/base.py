@@ -41,7 +41,7 @@ def linear_protocol(**changes) -> dict:
     # Each rate trains a head of its own, side by side; the best on held-out training images wins.
     'base_lr': (0.4, 0.3, 0.2, 0.1, 0.05),  # per 256 examples, where lr_scaling is linear
     'held_out': 0.1,  # share of the training images that chooses the rate; unused with a single one
-    'name': 'sgd',  # the optimiser; momentum 0.9
+    'name': 'sgd',  # the optimizer; momentum 0.9
     'nesterov': True,
     'lr_scaling': 'linear',  # or 'sqrt', 'none'
     'schedule': 'cosine',  # or 'step', with decay_at, or 'constant'
@@ -50,7 +50,7 @@ def linear_protocol(**changes) -> dict:
     'warmup': '0 epochs',
     'weight_decay': 0.0,
     'start': 'zeros',  # of the heads; or 'normal_0.01', 'fan_in'
-    'norm': False,  # batch normalisation of the features, without scale and shift
+    'norm': False,  # batch normalization of the features, without scale and shift
     'crop_scale': (0.08, 1.0),
     'seed': 0,
   } | changes
@@ -65,7 +65,7 @@ def finetune_protocol(**changes) -> dict:
     'protocol': 'byol',  # what to call it in results
     'length': '50 epochs',
     'batch_size': 1024,  # global; at most the number of labelled images
-    'optim': optimiser(name='sgd', base_lr=0.02, lr_scaling='none', nesterov=True,
+    'optim': optimizer(name='sgd', base_lr=0.02, lr_scaling='none', nesterov=True,
                        warmup='0 epochs', weight_decay=0.0),
     'head_lr': 1.0,  # of the classifier, times the encoder's
     # Every combination is tried on held-out labelled images; () = the one value above.
@@ -82,8 +82,8 @@ def finetune_protocol(**changes) -> dict:
   } | changes  # fmt: skip
 
 
-def optimiser(**changes) -> dict:
-  """Every field of an optimiser, with changes."""
+def optimizer(**changes) -> dict:
+  """Every field of an optimizer, with changes."""
   return {
     'name': 'lars',
     'base_lr': 0.3,  # per 256 examples, where lr_scaling is linear
@@ -121,7 +121,7 @@ def get_config() -> ConfigDict:
         'accumulate': 1,  # micro-batches per step
         'non_finite': 'stop',  # the run; or 'skip' a step whose loss or gradient is not finite
         'max_skipped': 10,  # in a row; then the run stops
-        'shard_state': False,  # optimiser, target, queue and bank over the devices; docs/pods.md
+        'shard_state': False,  # optimizer, target, queue and bank over the devices; docs/pods.md
       },
       'data': {
         'name': 'imagenet2012',
@@ -152,8 +152,8 @@ def get_config() -> ConfigDict:
         'remat': False,  # True: less memory, one more forward pass
       },
       'method': {'name': 'byol'},
-      'optim': optimiser(),
-      # A linear classifier that watches the encoder; it has its own optimiser and no way back.
+      'optim': optimizer(),
+      # A linear classifier that watches the encoder; it has its own optimizer and no way back.
       'probe': {'online': True, 'base_lr': 0.2, 'momentum': 0.9},
       'evals': {
         'image_size': 224,

@@ -5,7 +5,7 @@
 trains on the built-in shapes, minutes on a CPU. After a colon, a scale of `configs/scales.py`.
 
 The paper's encoders are AlexNet and VGG-16 on edges (a Sobel filter); `:imagenet` is its schedule
-and its number of clusters with a ResNet-50 on colour, so its results are none to compare with.
+and its number of clusters with a ResNet-50 on color, so its results are none to compare with.
 """
 
 from ml_collections import ConfigDict
@@ -33,7 +33,7 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
-  """Ten clusters per class, the paper's optimiser."""
+  """Ten clusters per class, the paper's optimizer."""
   del epochs
   _one_view(config)
   config.method.num_clusters = 100
@@ -41,7 +41,7 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
 
 
 def cifar10_small(config: ConfigDict, epochs: int) -> None:
-  """Ten clusters per class, the small encoder's optimiser."""
+  """Ten clusters per class, the small encoder's optimizer."""
   del epochs
   _one_view(config)
   config.method.update(num_clusters=100, pca_dim=64)
@@ -49,7 +49,7 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
-  """Ten clusters per class, the paper's optimiser."""
+  """Ten clusters per class, the paper's optimizer."""
   del epochs
   _one_view(config)
   config.method.num_clusters = 100
@@ -57,7 +57,7 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
 
 
 def imagenet(config: ConfigDict, epochs: int) -> None:
-  """The paper's clusters and optimiser."""
+  """The paper's clusters and optimizer."""
   del epochs
   config.train.batch_size = 256
   _one_view(config)

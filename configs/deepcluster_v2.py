@@ -50,8 +50,8 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
 def imagenet(config: ConfigDict, epochs: int) -> None:
   """As published: multi-crop, apex LARC on all parameters."""
   del epochs
-  colour = {'brightness': 0.8, 'contrast': 0.8, 'saturation': 0.8, 'hue': 0.2, 'blur_prob': 0.5}
-  scales.alike(config, crop_scale=(0.14, 1.0), **colour)
+  color = {'brightness': 0.8, 'contrast': 0.8, 'saturation': 0.8, 'hue': 0.2, 'blur_prob': 0.5}
+  scales.alike(config, crop_scale=(0.14, 1.0), **color)
   scales.small_crops(config, 6, 96, (0.05, 0.14))
   config.optim.update(
     name='larc',

@@ -25,7 +25,7 @@ METHOD = {
   'teacher_temperature_start': 0.04,
   'teacher_warmup': '0 epochs',
   'base_tau': 0.996,
-  'centre_momentum': 0.9,
+  'center_momentum': 0.9,
   'freeze_last': '1 epochs',
 }
 
@@ -37,7 +37,7 @@ def get_config(arg: str = '') -> ConfigDict:
 def shapes(config: ConfigDict, epochs: int) -> None:
   """Small heads, few outputs, a faster teacher, four small crops beside the global ones.
 
-  Without batch normalisation in the head the loss stayed at log 512 for 8 epochs.
+  Without batch normalization in the head the loss stayed at log 512 for 8 epochs.
   """
   del epochs
   config.method.update(projector=(512, 512, 64), projector_norm=True, outputs=512, base_tau=0.98)
@@ -60,7 +60,7 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
-  """A ViT at 128 px with the paper's optimiser and multi-crop."""
+  """A ViT at 128 px with the paper's optimizer and multi-crop."""
   del epochs
   config.method.outputs = 4096
   config.encoder.update(name='vit_tiny', patch_size=16)

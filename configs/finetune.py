@@ -13,7 +13,7 @@
 
 `labels` is a share ('1 %', '100 %'), a number per class ('10 per class'), both stratified and drawn
 with `draw` as seed, or a file that names the labelled images, one a line, such as ImageNet's
-published 1 % and 10 %. The encoder, the data and the normalisation come from the pretrained run's
+published 1 % and 10 %. The encoder, the data and the normalization come from the pretrained run's
 own config.json. Results are those of the last step, on a test set that is looked at once.
 
 Papers' rates that differ between 1 % and 10 % of the labels are those of 1 % here.
@@ -25,7 +25,7 @@ from configs import base
 
 
 def _alone(protocol: str, **changes) -> dict:
-  """One setting, nothing to choose; `changes` of the optimiser and of the protocol."""
+  """One setting, nothing to choose; `changes` of the optimizer and of the protocol."""
   names = base.finetune_protocol()
   optim = {name: value for name, value in changes.items() if name not in names}
   rest = {name: value for name, value in changes.items() if name in names}

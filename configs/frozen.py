@@ -2,12 +2,12 @@
 
     python -m byoljax.main --config=configs/frozen.py:logistic --config.pretrained=runs/byol
 
-    :logistic    multinomial logistic regression by L-BFGS over 45 regularisations: the transfer
+    :logistic    multinomial logistic regression by L-BFGS over 45 regularizations: the transfer
                  protocol of SimCLR and BYOL
     :few_labels  the same on 1 % and 10 % of the labels and on a few per class, several draws
     :anomaly     one class normal, the others not: AUROC of the distance to the normal images
 
-The encoder, the data and the normalisation come from the pretrained run's own config.json; with
+The encoder, the data and the normalization come from the pretrained run's own config.json; with
 `--config.data.name=...` another data set is classified.
 """
 
@@ -26,10 +26,10 @@ PROTOCOLS = {
     'shots': (1, 5, 20),  # images per class
     'shares': (0.01, 0.1),  # of the training images
     'draws': 5,
-    'regularisation': 1.0,  # lambda
+    'regularization': 1.0,  # lambda
     'seed': 0,
   },
-  'anomaly': {'neighbours': 2},
+  'anomaly': {'neighbors': 2},
 }
 
 

@@ -16,7 +16,7 @@ What network it is, is found out: depth, width, stem, padding, patches, position
 not in its weights: 64 channels a head, but 12 heads for a ViT-S with MoCo v3's positions; say
 `--config.encoder.name=vit_small_6heads` or `vit_small` where that is wrong. Where a file holds
 several networks (query and key, student and teacher, BYOL's online and target, SimCLR v2's EMA),
-`prefix` says which. SimCLR's networks see images that are not normalised: `data.mean` and
+`prefix` says which. SimCLR's networks see images that are not normalized: `data.mean` and
 `data.std` follow.
 """
 

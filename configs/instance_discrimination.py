@@ -24,7 +24,7 @@ METHOD = {
   'bank_momentum': 0.5,  # weight of an entry's old value
   'num_noise': 4096,  # per image; not for full_softmax
   'ensure_negatives': False,  # an image is never its own noise
-  'output_norm': False,  # batch normalisation after the projector
+  'output_norm': False,  # batch normalization after the projector
   'fill': False,  # the bank starts with projections, not with noise
 }
 
@@ -36,7 +36,7 @@ def get_config(arg: str = '') -> ConfigDict:
 def shapes(config: ConfigDict, epochs: int) -> None:
   """All 8000 images are few enough for a softmax.
 
-  With the paper's noise in the bank and no normalisation nothing was learned in 12 epochs (k-NN
+  With the paper's noise in the bank and no normalization nothing was learned in 12 epochs (k-NN
   13 %, random 14 %); a bank that starts with projections gave 27 %, with `output_norm` it stands
   the other methods' rate and a higher temperature and gave 43 % (one seed each).
   """
@@ -48,7 +48,7 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 def cifar10(config: ConfigDict, epochs: int) -> None:
   """The authors' criterion and augmentation; SGD as for ImageNet with more decay."""
   del epochs
-  _one_view(config, **COLOUR)
+  _one_view(config, **COLOR)
   config.method.update(criterion='full_softmax', temperature=0.1)
   config.train.batch_size = 128
   _sgd(config, base_lr=0.06, weight_decay=5e-4)
@@ -57,14 +57,14 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
 def cifar10_small(config: ConfigDict, epochs: int) -> None:
   """The small encoder with its AdamW."""
   del epochs
-  _one_view(config, **COLOUR)
+  _one_view(config, **COLOR)
   config.method.update(criterion='full_softmax', temperature=0.1)
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
   """As for ImageNet."""
   del epochs
-  _one_view(config, **COLOUR)
+  _one_view(config, **COLOR)
   _sgd(config, base_lr=0.03, weight_decay=1e-4)
 
 
@@ -72,7 +72,7 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   """As published."""
   del epochs
   config.train.batch_size = 256
-  _one_view(config, **COLOUR)
+  _one_view(config, **COLOR)
   _sgd(config, base_lr=0.03, weight_decay=1e-4)
 
 
@@ -87,7 +87,7 @@ def smoke(config: ConfigDict, epochs: int) -> None:
   config.method.num_noise = 64
 
 
-COLOUR = {
+COLOR = {
   'crop_scale': (0.2, 1.0),
   'jitter_prob': 1.0,
   'saturation': 0.4,

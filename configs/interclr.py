@@ -40,7 +40,7 @@ def get_config(arg: str = '') -> ConfigDict:
 def shapes(config: ConfigDict, epochs: int) -> None:
   """Ten clusters per class, a small head, a queue of a quarter of the images, MoCo alone at first.
 
-  Views differ so much in colour that the clusters of an untrained encoder mean nothing.
+  Views differ so much in color that the clusters of an untrained encoder mean nothing.
   """
   del epochs
   config.method.update(projector=(512, 128), queue_size=2048, tau=0.99, bn_groups=4)
@@ -56,7 +56,7 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
 
 
 def cifar10_small(config: ConfigDict, epochs: int) -> None:
-  """The same with a small head, the small encoder and its optimiser."""
+  """The same with a small head, the small encoder and its optimizer."""
   del epochs
   _moco_views(config, blur=0.0)
   config.method.update(projector=(512, 128), queue_size=4096, tau=0.99, num_clusters=100)

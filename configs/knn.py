@@ -2,7 +2,7 @@
 
     python -m byoljax.main --config=configs/knn.py --config.pretrained=runs/byol
 
-The encoder, the data and the normalisation come from the pretrained run's own config.json.
+The encoder, the data and the normalization come from the pretrained run's own config.json.
 """
 
 from ml_collections import ConfigDict

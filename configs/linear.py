@@ -5,14 +5,14 @@
 
     :byol_paper    the default: SGD, five learning rates side by side, the best on held-out images
     :byol_repo :simclr :moco :moco_v3 :moco_v3_vit :simsiam :barlow_twins :vicreg :swav :dino :mae
-                   the probe of another paper: its optimiser, rate, length, start
+                   the probe of another paper: its optimizer, rate, length, start
     ...,quick      20 epochs of batch 256
     ...,smoke      seconds, to see that it runs
 
-The encoder, the data and the normalisation come from the pretrained run's own config.json; only the
+The encoder, the data and the normalization come from the pretrained run's own config.json; only the
 protocol stands here. Every learning rate trains a head of its own in one pass, the best on held-out
 training images is taken, and the test set is touched once. A protocol with a single rate trains on
-all training images. All of them see random crops and flips, and test on centre crops.
+all training images. All of them see random crops and flips, and test on center crops.
 
 What the named protocols do not carry over: DINO's concatenation of four blocks' class tokens and
 the ten-crop tests of older papers.

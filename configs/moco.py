@@ -82,8 +82,8 @@ def sgd(config: ConfigDict, base_lr: float, weight_decay: float) -> None:
 
 def views(config: ConfigDict, **changes) -> None:
   """v2's views: SimSiam's and InterCLR's, too."""
-  colour = {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1, 'blur_prob': 0.5}
-  scales.alike(config, **({'crop_scale': (0.2, 1.0)} | colour | changes))
+  color = {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1, 'blur_prob': 0.5}
+  scales.alike(config, **({'crop_scale': (0.2, 1.0)} | color | changes))
 
 
 def v1(config: ConfigDict) -> None:

@@ -3,7 +3,7 @@
     python -m byoljax.main --config=configs/nnclr.py
 
 trains on the built-in shapes, minutes on a CPU. After a colon, a scale of `configs/scales.py`;
-`:imagenet,1000` has the paper's heads, queue and temperature, with BYOL's views and optimiser.
+`:imagenet,1000` has the paper's heads, queue and temperature, with BYOL's views and optimizer.
 
 Published result (theirs, not ours): ImageNet ResNet-50 linear top-1 75.6 % with multi-crop.
 """

@@ -86,8 +86,8 @@ def preset(table: Mapping[int, tuple], epochs: int) -> tuple:
 def shapes(config: ConfigDict) -> None:
   """The built-in images, a small encoder, minutes on two CPU cores.
 
-  AdamW with small batches did best among what was tried for BYOL at this size; strong colour jitter
-  matters most: colour is what the pictures differ in and what the classes do not depend on.
+  AdamW with small batches did best among what was tried for BYOL at this size; strong color jitter
+  matters most: color is what the pictures differ in and what the classes do not depend on.
   """
   config.train.batch_size = 64
   config.data.update(name='shapes', mean=(0.5, 0.5, 0.5), std=(0.272, 0.272, 0.272))

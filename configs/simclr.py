@@ -10,7 +10,7 @@ Published results (theirs, not ours): ImageNet ResNet-50 linear top-1 64.5 % at 
 at 1000 (v1), 71.7 % at 800 (v2); CIFAR-10 ResNet-18 90.74 % (solo-learn, 1000 epochs, online
 classifier).
 
-The authors do not normalise their inputs; the recipes here do, as all others.
+The authors do not normalize their inputs; the recipes here do, as all others.
 """
 
 from ml_collections import ConfigDict
@@ -38,36 +38,36 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
-  """Close to solo-learn's recipe (which has no batch normalisation in its head), without blur."""
+  """Close to solo-learn's recipe (which has no batch normalization in its head), without blur."""
   del epochs
   config.method.update(projector=(2048, 256), temperature=0.2)
   config.optim.update(base_lr=0.4, weight_decay=1e-4)
-  colour(config, blur_prob=0.0)
+  color(config, blur_prob=0.0)
 
 
 def cifar10_small(config: ConfigDict, epochs: int) -> None:
   """A small head."""
   del epochs
   config.method.update(projector=(512, 128), temperature=0.2)
-  colour(config, blur_prob=0.0)
+  color(config, blur_prob=0.0)
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
   """The paper's views at 128 px."""
   del epochs
   config.optim.update(name='lars_simclr', base_lr=0.3, weight_decay=1e-6)
-  colour(config)
+  color(config)
 
 
 def imagenet(config: ConfigDict, epochs: int) -> None:
   """As in the paper; their code decays weights by 1e-4."""
   del epochs
   config.optim.update(name='lars_simclr', base_lr=0.3, weight_decay=1e-6)
-  colour(config)
+  color(config)
 
 
-def colour(config: ConfigDict, **changes) -> None:
-  """The paper's colour jitter at strength 1, the same for both views."""
+def color(config: ConfigDict, **changes) -> None:
+  """The paper's color jitter at strength 1, the same for both views."""
   strength = {'brightness': 0.8, 'contrast': 0.8, 'saturation': 0.8, 'hue': 0.2}
   scales.alike(config, **({'blur_prob': 0.5} | strength | changes))
 

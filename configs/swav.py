@@ -47,14 +47,14 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
   del epochs
   config.method.update(freeze='2 epochs', queue_size=3840, queue_from='50 epochs')
   config.optim.update(base_lr=0.6, weight_decay=1e-6)
-  simclr.colour(config, blur_prob=0.0)
+  simclr.color(config, blur_prob=0.0)
 
 
 def cifar10_small(config: ConfigDict, epochs: int) -> None:
   """Small heads, fewer prototypes, four small crops."""
   del epochs
   config.method.update(projector=(512, 128), prototypes=300)
-  simclr.colour(config, blur_prob=0.0)
+  simclr.color(config, blur_prob=0.0)
   scales.small_crops(config, 4, config.views.view1.size * 5 // 8, (0.05, 0.2))
 
 
@@ -63,7 +63,7 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
   del epochs
   config.method.update(prototypes=300, freeze='30 epochs', queue_size=3840)
   lars(config, base_lr=0.6, start_lr=0.0, warmup='0 epochs')
-  simclr.colour(config)
+  simclr.color(config)
   scales.small_crops(config, 6, 64, (0.05, 0.14))
   config.views.view1.crop_scale = config.views.view2.crop_scale = (0.14, 1.0)
 
@@ -72,7 +72,7 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   """As published: batch 4096, 2 x 224 + 6 x 96 px."""
   del epochs
   lars(config, base_lr=4.8, start_lr=0.3 / 4.8, warmup='10 epochs')
-  simclr.colour(config)
+  simclr.color(config)
   scales.small_crops(config, 6, 96, (0.05, 0.14))
   config.views.view1.crop_scale = config.views.view2.crop_scale = (0.14, 1.0)
 

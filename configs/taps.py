@@ -21,7 +21,7 @@ from configs import base
 WHAT = {
   'layers': {
     'logistic': False,  # logistic regression on every tap, too: minutes
-    'lambdas': (),  # its regularisations; () = 45 values from 1e-6 to 1e5
+    'lambdas': (),  # its regularizations; () = 45 values from 1e-6 to 1e5
   },
   'hypersphere': {
     'alpha': 2.0,  # power of the distance between two views

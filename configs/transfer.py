@@ -3,9 +3,9 @@
     python -m byoljax.main --config=configs/transfer.py --config.pretrained=runs/byol \
       --config.datasets=cifar10,dtd,tfds:beans,folder=photos
 
-    :logistic     the default: L-BFGS over 45 regularisations on frozen features
+    :logistic     the default: L-BFGS over 45 regularizations on frozen features
     :finetune     the whole network as well, 20,000 steps, 49 settings (SimCLR, BYOL)
-    :small        k-NN, logistic regression over 12 regularisations, and a short fine-tuning
+    :small        k-NN, logistic regression over 12 regularizations, and a short fine-tuning
     ...,smoke     seconds, to see that it runs
 
 A data set is a name of `byoljax.data.sources.datasets`, `tfds:NAME`, or `folder=DIRECTORY` and
@@ -13,7 +13,7 @@ A data set is a name of `byoljax.data.sources.datasets`, `tfds:NAME`, or `folder
 eleven-point mean average precision. Sets that are not there are skipped, with the command that
 prepares them. A random encoder stands beside the run's. Started again, it goes on.
 
-The encoder and the normalisation come from the pretrained run's own config.json.
+The encoder and the normalization come from the pretrained run's own config.json.
 """
 
 from ml_collections import ConfigDict

@@ -44,7 +44,7 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
-  """CIFAR-10's optimiser at 128 px."""
+  """CIFAR-10's optimizer at 128 px."""
   del epochs
   config.optim.update(name='adamw', base_lr=2e-3, weight_decay=1e-6)
 

@@ -49,10 +49,10 @@ def own(run: dict) -> dict:
 def randoms(runs: dict[str, list[dict]]) -> dict[int, dict]:
   """The random encoder's results, by seed."""
   return {
-    run['config']['seed']: run['result']['random initialisation']
+    run['config']['seed']: run['result']['random initialization']
     for each in runs.values()
     for run in each
-    if 'random initialisation' in run['result']
+    if 'random initialization' in run['result']
   }
 
 

@@ -149,11 +149,11 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
   from matplotlib import pyplot
 
   figure, axes = pyplot.subplots(figsize=(6, 4), layout='constrained')
-  for start, colour, marker in zip(STARTS.values(), ('#1f6f8b', '#b5532a'), 'os', strict=True):
+  for start, color, marker in zip(STARTS.values(), ('#1f6f8b', '#b5532a'), 'os', strict=True):
     own = [row for row in rows if row['start'] == start]
     axes.errorbar(
       [row['images'] for row in own], [row['mean'] for row in own],
-      yerr=[row['sd'] or 0.0 for row in own], color=colour, marker=marker, capsize=3, label=start,
+      yerr=[row['sd'] or 0.0 for row in own], color=color, marker=marker, capsize=3, label=start,
     )  # fmt: skip
   axes.set_xscale('log')
   ticks = {row['images']: row['labels'] for row in rows}

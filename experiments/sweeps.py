@@ -20,10 +20,10 @@ VIEWS = ('view1', 'view2')
 REMOVALS = {
   'all': {},
   'no flip': {'flip_prob': 0.0},
-  'no grey': {'gray_prob': 0.0},
-  'no solarise': {'solarize_prob': 0.0},
+  'no gray': {'gray_prob': 0.0},
+  'no solarize': {'solarize_prob': 0.0},
   'no jitter': {'jitter_prob': 0.0},
-  'no colour': {'jitter_prob': 0.0, 'gray_prob': 0.0, 'solarize_prob': 0.0},
+  'no color': {'jitter_prob': 0.0, 'gray_prob': 0.0, 'solarize_prob': 0.0},
   'crop only': {'jitter_prob': 0.0, 'gray_prob': 0.0, 'solarize_prob': 0.0, 'flip_prob': 0.0},
 }
 

@@ -49,11 +49,11 @@ def _programs_end_with_their_file():
 
 @pytest.fixture(scope='session')
 def npz(tmp_path_factory):
-  """A small labelled data set as arrays: three classes that differ in colour, 12 pixels."""
-  return save_colours(tmp_path_factory.mktemp('data') / 'tiny.npz', 80, 24)
+  """A small labelled data set as arrays: three classes that differ in color, 12 pixels."""
+  return save_colors(tmp_path_factory.mktemp('data') / 'tiny.npz', 80, 24)
 
 
-def save_colours(path, train, test, contrast=120, seed=0):
+def save_colors(path, train, test, contrast=120, seed=0):
   rng = np.random.default_rng(seed)
   arrays = {}
   for split, count in (('train', train), ('test', test)):

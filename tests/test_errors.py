@@ -58,7 +58,7 @@ MISTAKES = {
     ['cifar'],
   ),
   'unknown dtype': (['TINY', '--config.encoder.dtype=float16'], ['bfloat16']),
-  'unknown optimiser': (['TINY', '--config.optim.name=lrs'], ['lars']),
+  'unknown optimizer': (['TINY', '--config.optim.name=lrs'], ['lars']),
   'unknown data': (['TINY', '--config.data.name=cifar'], ['cifar10']),
   'unknown target mode': (['TINY', '--config.method.target_mode=em'], ['ema']),
   'unknown place': (['TINY', '--config.augment.device=gpu'], ['accelerator']),

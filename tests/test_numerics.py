@@ -46,7 +46,7 @@ def counts(state):
 
 
 # Not the linear probe: XLA's relu on a CPU may make 0 of NaN, and nothing behind a frozen encoder's
-# last one is then spoilt. Everywhere else batch normalisation spreads it.
+# last one is then spoilt. Everywhere else batch normalization spreads it.
 @pytest.mark.parametrize(
   'name',
   [
@@ -78,7 +78,7 @@ def test_a_spoilt_step_changes_nothing_and_degenerate_batches_are_finite(name):
   )
   plain = batch_of(name, 3)
   for changed in (
-    {'views': tuple(np.full_like(view, 0.3) for view in plain['views'])},  # one grey everywhere
+    {'views': tuple(np.full_like(view, 0.3) for view in plain['views'])},  # one gray everywhere
     {'views': tuple(np.zeros_like(view) for view in plain['views'])},
     {'views': tuple(np.broadcast_to(view[:1], view.shape) for view in plain['views'])},
     {'label': np.zeros_like(plain['label'])},  # one class only

@@ -21,7 +21,7 @@ PyTree = Any
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Embedder:
-  """An encoder with its weights and its normalisation.
+  """An encoder with its weights and its normalization.
 
   Attributes:
     encoder: see `evaluate.Encoder`.
@@ -59,8 +59,8 @@ class Embedder:
 
   def apply(self, params: PyTree, bn: PyTree, images: jax.Array) -> jax.Array:
     """The same as a pure function of the weights, to be compiled, exported or differentiated."""
-    normalised = device.make_eval_transform(self.mean, self.std)(images)
-    return self.encoder.read(params, bn, normalised)
+    normalized = device.make_eval_transform(self.mean, self.std)(images)
+    return self.encoder.read(params, bn, normalized)
 
   @functools.cached_property
   def _compiled(self) -> Any:

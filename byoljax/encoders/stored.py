@@ -58,7 +58,7 @@ class Encoder(NamedTuple):
   tap: str = EMBEDDING
 
   def read(self, params: PyTree, bn: PyTree, images: jax.Array) -> jax.Array:
-    """Features float32 [b, D] of normalised images: a pure function of the weights."""
+    """Features float32 [b, D] of normalized images: a pure function of the weights."""
     return outputs(self.net, (self.tap,), self.pool, params, bn, images)[self.tap]
 
   @property
@@ -70,7 +70,7 @@ class Encoder(NamedTuple):
 def outputs(
   net: Net, taps: Sequence[str], pool: str, params: PyTree, bn: PyTree, images: jax.Array
 ) -> dict[str, jax.Array]:
-  """{tap: float32 [b, D]} of normalised images in evaluation mode; one vector an image."""
+  """{tap: float32 [b, D]} of normalized images in evaluation mode; one vector an image."""
   found, _ = net.apply(params, bn, images, train=False)
   return {tap: pooled(found[tap], pool) for tap in taps}
 
@@ -200,7 +200,7 @@ def _stored(
     with user_errors('config.pretrained'):
       with_bn = checkpoint.stored_names(directory, where_bn)
       paths = [(*where, role) for role in roles]
-      # Heads without normalisation may have left nothing there; the encoder always has its place.
+      # Heads without normalization may have left nothing there; the encoder always has its place.
       paths += [(*where_bn, role) for role in roles if role == 'encoder' or role in with_bn]
       found = checkpoint.restore_subtrees(directory, paths)
   except KeyError as error:
@@ -217,7 +217,7 @@ def _stored(
 
 
 def _some_images(config: Config) -> jax.Array:
-  """Pretraining images of the run, drawn with a fixed seed, un-augmented and normalised."""
+  """Pretraining images of the run, drawn with a fixed seed, un-augmented and normalized."""
   with user_errors():
     source = datasets.load(config.data.name, 'pretrain', data_dir=config.data.dir)
   order = np.random.default_rng(0).permutation(source.size)[:RESCALED_ON]

@@ -18,7 +18,7 @@ def load(path: str, config: Config) -> Teacher:
 
   Args:
     path: the directory of a finished linear evaluation: runs/byol/evals/linear-online-100, say.
-    config: the run that will learn from it: both must see equally normalised images.
+    config: the run that will learn from it: both must see equally normalized images.
 
   Raises:
     ConfigError: no finished linear evaluation there, or other statistics of the images.
@@ -34,7 +34,7 @@ def load(path: str, config: Config) -> Teacher:
     raise ConfigError(f"config.teacher='{path}' is not the directory of a linear evaluation.")
   if protocol.linear.get('norm'):
     raise ConfigError(
-      f"config.teacher='{path}' normalises its features (linear.norm=true), which a teacher does "
+      f"config.teacher='{path}' normalizes its features (linear.norm=true), which a teacher does "
       'not: evaluate with another protocol.'
     )
   encoder, source, _ = extraction.load_encoder(

@@ -20,7 +20,7 @@ _EIGENVALUE_FLOOR = 32 * 2.0**-23
 
 
 def normalized_std(embedding: jax.Array, axis: str | None = None) -> jax.Array:
-  """Spread of the L2-normalised embeddings: sqrt(D) * mean_d std_b(x_bd / ||x_b||), in [0, 1].
+  """Spread of the L2-normalized embeddings: sqrt(D) * mean_d std_b(x_bd / ||x_b||), in [0, 1].
 
   1 when every direction is equally used (a vector that is uniform on the sphere has a standard
   deviation of 1 / sqrt(D) in each dimension: Chen & He, "SimSiam", 2021, §4.1), 0 when all
@@ -47,7 +47,7 @@ def effective_rank(
 
   erank(X) = exp(-sum_i p_i log p_i),   p_i = s_i / sum_j s_j,   s the singular values of X
 
-  (Roy & Vetterli, "The effective rank", 2007, def. 1). X is [B, D] and not centred, so that equal
+  (Roy & Vetterli, "The effective rank", 2007, def. 1). X is [B, D] and not centered, so that equal
   rows have rank 1; orthogonal rows of equal length have rank B. The singular values are the roots
   of the eigenvalues of the smaller of X'X and XX', in float32; those under 0.2 % of the largest
   count as zero, which costs a few per cent of the rank where the spectrum has a long tail.

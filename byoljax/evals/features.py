@@ -40,7 +40,7 @@ def make_extractor(
     embed: `(params, method_state, images [b, S, S, 3]) -> {tap: [b, D]}` in eval mode, a function
       of each image alone.
     transform: applied on the device to the batch's images (uint8 [b, S, S, 3]) before `embed`,
-      e.g. scaling and normalisation; None passes them on as they are.
+      e.g. scaling and normalization; None passes them on as they are.
     tap: which of `embed`'s outputs to keep.
 
   Returns:

@@ -1,7 +1,7 @@
 """Evaluations of frozen features on the host: logistic regression, few labels, anomalies.
 
 Features [n, D] and labels in, numbers out. scikit-learn does the fitting. Features are used as they
-are, neither centred nor scaled, as in the transfer protocol.
+are, neither centered nor scaled, as in the transfer protocol.
 """
 
 from collections.abc import Sequence
@@ -25,9 +25,9 @@ def logistic(
   seed: int = 0,
   max_iterations: int = 1000,
 ) -> dict[str, Any]:
-  """Multinomial logistic regression by L-BFGS; the regularisation is chosen on held-out images.
+  """Multinomial logistic regression by L-BFGS; the regularization is chosen on held-out images.
 
-  minimises sum_i CE(W x_i + b, y_i) + lambda / 2 |W|^2; the best lambda on a stratified held-out
+  minimizes sum_i CE(W x_i + b, y_i) + lambda / 2 |W|^2; the best lambda on a stratified held-out
   part of the training images is fitted again on all of them, and tested once. Where images have
   several labels each, every class is a problem of two classes of its own.
 
@@ -162,17 +162,17 @@ def anomaly(
   train: tuple[np.ndarray, np.ndarray],
   test: tuple[np.ndarray, np.ndarray],
   *,
-  neighbours: int = 2,
+  neighbors: int = 2,
 ) -> dict[str, Any]:
   """One class is normal, all others are not: area under the ROC curve, for every class in turn.
 
-  The score of a test image is the mean cosine similarity to its nearest `neighbours` among the
+  The score of a test image is the mean cosine similarity to its nearest `neighbors` among the
   normal training images.
 
   Args:
     train: features [N, D] and labels [N] >= 0.
     test: features [M, D] and labels [M] >= 0.
-    neighbours: k.
+    neighbors: k.
 
   Returns:
     {'auroc' (mean over classes), 'by_class' {class: AUROC}}, in [0, 1]; 0.5 is chance.
@@ -191,7 +191,7 @@ def anomaly(
     normal = train[0][train[1] == label]
     if not len(normal) or np.all(test[1] == label):
       continue
-    similarities, _ = knn.nearest(normal, test[0], neighbours)
+    similarities, _ = knn.nearest(normal, test[0], neighbors)
     found[int(label)] = float(roc_auc_score(test[1] == label, similarities.mean(1)))
   return {'auroc': float(np.mean(list(found.values()))), 'by_class': found}
 
@@ -239,7 +239,7 @@ def _fit(x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: Any
     model.coef_, model.intercept_ = start.coef_.copy(), start.intercept_.copy()
     model.classes_ = start.classes_
   with warnings.catch_warnings():
-    # With hardly any regularisation the minimum lies far away; held-out images judge the result.
+    # With hardly any regularization the minimum lies far away; held-out images judge the result.
     warnings.simplefilter('ignore', ConvergenceWarning)
     return model.fit(np.asarray(x, np.float32), y)
 

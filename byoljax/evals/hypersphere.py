@@ -1,7 +1,7 @@
 """Alignment and uniformity of features on the unit sphere.
 
 Wang & Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on
-the Hypersphere" (arXiv 2005.10242), equations of section 4.1, with f the L2-normalised features:
+the Hypersphere" (arXiv 2005.10242), equations of section 4.1, with f the L2-normalized features:
 
   alignment  = mean_i ||f(x_i) - f(x_i+)||^alpha,              0 (best) ... 2^alpha
   uniformity = log mean_{i<j} exp(-t ||f(x_i) - f(x_j)||^2),   -4t < ... <= 0 (all equal)

@@ -1,4 +1,4 @@
-"""Weighted k-nearest-neighbour classification of frozen features.
+"""Weighted k-nearest-neighbor classification of frozen features.
 
 Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination" (2018), §3.4:
 every query takes the k bank examples of largest cosine similarity s, each votes for its class with
@@ -8,14 +8,14 @@ All k and T are evaluated in one pass over the bank, because the k nearest are a
 nearest for k < k'. The bank is streamed from the host, block by block, and each block is read
 once, so it may be a memory-mapped file. Device memory, in floats:
 
-  bank_block * D  (twice: raw and normalised)  +  query_block * (bank_block + D)  (twice)
+  bank_block * D  (twice: raw and normalized)  +  query_block * (bank_block + D)  (twice)
     +  2 * M * max(ks)  +  query_block * max(ks)^2.
 
 With D = 2048 and ImageNet's 1.28 M x 50 k that is about 1 GB on an accelerator; its bank alone has
 10.5 GB. On CPUs blocks are smaller, because similarities are selected faster while they lie in the
 cache, and two blocks of queries are at work at a time: XLA selects on one core only.
 
-Differences from the authors' code: weights are taken relative to the query's nearest neighbour,
+Differences from the authors' code: weights are taken relative to the query's nearest neighbor,
 exp((s - s_max) / T), which scales all votes of a query alike and cannot overflow at small T; and
 a class without any vote never counts as predicted, so top-5 is not helped by chance.
 """
@@ -66,7 +66,7 @@ def knn_accuracy(
     queries: features [M, D], float.
     query_labels: int [M].
     num_classes: number of classes C.
-    ks: numbers of neighbours, each >= 1.
+    ks: numbers of neighbors, each >= 1.
     temperatures: each > 0.
     query_block: queries compared at a time, at most; None: what suits the platform.
     bank_block: bank rows on the device at a time, at most; None likewise.
@@ -156,11 +156,11 @@ def nearest(
 def vote(
   similarities: np.ndarray, labels: np.ndarray, num_classes: int, temperature: float
 ) -> np.ndarray:
-  """The class that the neighbours of each query vote for, int64 [M]; see `knn_accuracy`.
+  """The class that the neighbors of each query vote for, int64 [M]; see `knn_accuracy`.
 
   Args:
     similarities: [M, k], descending.
-    labels: int [M, k], of the neighbours; -1 does not vote.
+    labels: int [M, k], of the neighbors; -1 does not vote.
     num_classes: C.
     temperature: above 0.
   """
@@ -189,7 +189,7 @@ def _search(
       _blocks(bank, bank_block, fill=0), _blocks(bank_labels, bank_block, fill=-1), strict=True
     ):
       # The bank outside, the queries inside: the bank is the one that may not fit anywhere.
-      merge = partial(_merge, bank=_normalise(block), labels=jnp.asarray(labels))
+      merge = partial(_merge, bank=_normalize(block), labels=jnp.asarray(labels))
       running = list(pool.map(merge, running, _blocks(queries, query_block, fill=0)))
   return running
 
@@ -222,7 +222,7 @@ def _blocks(rows: np.ndarray, size: int, *, fill: int) -> Iterator[np.ndarray]:
 
 
 @jax.jit
-def _normalise(x: jax.Array) -> jax.Array:
+def _normalize(x: jax.Array) -> jax.Array:
   """Rows of unit length; zero rows stay zero. Float32 [n, D]."""
   return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
@@ -236,16 +236,16 @@ def _merge(
   `top_k` keeps the earlier of equal entries, and the running ones come first: the earlier bank
   row wins a tie.
   """
-  similarities, neighbour_labels = running
+  similarities, neighbor_labels = running
   # Full float32: accelerators would otherwise round the products to tf32 or bfloat16.
-  block = jnp.matmul(_normalise(queries), bank.T, precision=lax.Precision.HIGHEST)
+  block = jnp.matmul(_normalize(queries), bank.T, precision=lax.Precision.HIGHEST)
   # A feature that is not finite gives NaN, of either sign: made the nearest, `_vote` sees it.
   block = jnp.where(jnp.isnan(block), jnp.inf, block)
   block = jnp.where(labels[None] < 0, -jnp.inf, block)
   k = similarities.shape[1]
   best, position = lax.top_k(jnp.concatenate([similarities, block], axis=1), k)
   from_block = jnp.take(labels, jnp.maximum(position - k, 0), axis=0)
-  from_running = jnp.take_along_axis(neighbour_labels, jnp.minimum(position, k - 1), axis=1)
+  from_running = jnp.take_along_axis(neighbor_labels, jnp.minimum(position, k - 1), axis=1)
   return best, jnp.where(position < k, from_running, from_block)
 
 
@@ -259,7 +259,7 @@ def _vote(
 ) -> tuple[jax.Array, jax.Array]:
   """Counts the hits of one query block: int32 [2, len(ks), len(temperatures)], top-1 and top-5.
 
-  Votes are summed per neighbour (its class's total), never per class: [q, k, k] is small where
+  Votes are summed per neighbor (its class's total), never per class: [q, k, k] is small where
   [q, C] with thousands of classes is not, and there is no scatter whose order could vary.
   """
   finite = jnp.all(similarities < jnp.inf)
@@ -267,7 +267,7 @@ def _vote(
   weights = jnp.exp((similarities - similarities[:, :1])[..., None] / scale)  # [q, k, t]
   same = labels[:, :, None] == labels[:, None, :]  # [q, k, k]
   earlier = jnp.tril(jnp.ones(same.shape[1:], bool), -1)
-  first = ~jnp.any(same & earlier[None], axis=-1)[..., None]  # One neighbour speaks per class.
+  first = ~jnp.any(same & earlier[None], axis=-1)[..., None]  # One neighbor speaks per class.
   right = (labels == truth[:, None])[..., None]
   lower = (labels < truth[:, None])[..., None]
   hits = []
@@ -324,6 +324,6 @@ def _check(
         f'k-NN needs labels, but no {name} example has one (-1 means none): use a labelled split.'
       )
   if not ks or min(ks) < 1:
-    raise ValueError(f'ks={tuple(ks)} must name numbers of neighbours of at least 1.')
+    raise ValueError(f'ks={tuple(ks)} must name numbers of neighbors of at least 1.')
   if not temperatures or not min(temperatures) > 0:
     raise ValueError(f'temperatures={tuple(temperatures)} must name positive numbers.')

@@ -5,7 +5,7 @@ the host in float64. Two kinds of collapse (Jing et al., "Understanding Dimensio
 Contrastive Self-supervised Learning", arXiv 2110.09348): complete, all images get one vector, and
 dimensional, the vectors fill only a few directions, which the singular values show.
 
-All but the dead dimensions and the spectrum of the raw features are of L2-normalised rows u_i,
+All but the dead dimensions and the spectrum of the raw features are of L2-normalized rows u_i,
 since cosine is what k-NN and most losses see.
 """
 
@@ -17,7 +17,7 @@ import numpy as np
 from byoljax.evals.hypersphere import unit
 
 # The verdict's thresholds, for features of N images in D dimensions. Isotropic features have the
-# spread 1 and, centred, an effective rank of nearly min(N - 1, D).
+# spread 1 and, centered, an effective rank of nearly min(N - 1, D).
 COLLAPSED_STD = 0.05
 DIMENSIONAL_SHARE = 0.1
 # A dimension that varies this much less than the others carries nothing.
@@ -33,7 +33,7 @@ def measure(features: np.ndarray) -> dict[str, Any]:
       `collapse.normalized_std`);
     'effective_rank': exp of the entropy of the singular values of [u_i], divided by their sum (Roy
       & Vetterli 2007; `collapse.effective_rank`);
-    'centred_rank': the same of [u_i - mean u], which a common offset does not raise or lower;
+    'centered_rank': the same of [u_i - mean u], which a common offset does not raise or lower;
     'mean_cosine': over all pairs i < j, exactly;
     'dead': dimensions d with std_i(x_id) under 1 % of the root mean square over d;
     'std_by_dimension': std_i(u_id) * sqrt(D), descending;
@@ -63,7 +63,7 @@ def measure(features: np.ndarray) -> dict[str, Any]:
     'dimensions': size,
     'std': float(spread.mean()),
     'effective_rank': _effective_rank(_singular_values(u)),
-    'centred_rank': _effective_rank(spectrum),
+    'centered_rank': _effective_rank(spectrum),
     'mean_cosine': float(cosine),
     'dead': int(np.sum(raw <= DEAD_SHARE * rms)),
     'std_by_dimension': np.sort(spread)[::-1].tolist(),
@@ -74,12 +74,14 @@ def measure(features: np.ndarray) -> dict[str, Any]:
 def verdict(measured: Mapping[str, Any]) -> str:
   """'collapsed', 'low rank' or 'healthy', by the thresholds that `summary` states.
 
-  Collapsed: the spread `std` is below 0.05. Low rank, or dimensional collapse: the centred
+  Collapsed: the spread `std` is below 0.05. Low rank, or dimensional collapse: the centered
   effective rank is below a tenth of the min(N - 1, D) that it could be.
   """
   if measured['std'] < COLLAPSED_STD:
     return 'collapsed'
-  return 'low rank' if measured['centred_rank'] < DIMENSIONAL_SHARE * _most(measured) else 'healthy'
+  return (
+    'low rank' if measured['centered_rank'] < DIMENSIONAL_SHARE * _most(measured) else 'healthy'
+  )
 
 
 def summary(taps: Mapping[str, Mapping[str, Any]]) -> str:
@@ -103,14 +105,14 @@ def summary(taps: Mapping[str, Mapping[str, Any]]) -> str:
       f'isotropic features have 1: {", ".join(collapsed)}).'
     )
   first, measured = next(iter(taps.items()))
-  of = f'effective rank {measured["centred_rank"]:.1f} of at most {_most(measured)}'
+  of = f'effective rank {measured["centered_rank"]:.1f} of at most {_most(measured)}'
   if kinds[first] == 'low rank':
     return (
       f'Dimensional collapse: a few directions of the {first} carry everything ({of}, below '
       f'{share} of it), although images differ (spread {measured["std"]:.2f}).'
     )
   few = [
-    f'{tap} {taps[tap]["centred_rank"]:.1f}' for tap, kind in kinds.items() if kind != 'healthy'
+    f'{tap} {taps[tap]["centered_rank"]:.1f}' for tap, kind in kinds.items() if kind != 'healthy'
   ]
   heads = f' Heads with few directions, which they may have: {", ".join(few)}.' if few else ''
   return (
@@ -120,7 +122,7 @@ def summary(taps: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _most(measured: Mapping[str, Any]) -> int:
-  """The rank that centred features can have."""
+  """The rank that centered features can have."""
   return min(measured['images'] - 1, measured['dimensions'])
 
 

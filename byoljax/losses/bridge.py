@@ -1,6 +1,6 @@
 """The term between BYOL and SimCLR (BYOL, arXiv 2006.07733, section 5 and appendix F.4).
 
-With S(u, w) = cos(phi(u), psi(w)), both methods minimise
+With S(u, w) = cos(phi(u), psi(w)), both methods minimize
 
   -(2/B) sum_i S(v_i, v'_i) + beta (2 alpha / B) sum_i log(sum_{j != i} e^{S(v_i, v_j)/alpha}
                                                            + sum_j e^{S(v_i, v'_j)/alpha})
@@ -28,7 +28,7 @@ def dispersion(
   """Mean of 2 a log(sum_{j != i} e^{S(v_i, v_j)/a} + sum_j e^{S(v_i, w_j)/a}), w the other view.
 
   Args:
-    p: phi of this device's view [b,D], any length: normalised here.
+    p: phi of this device's view [b,D], any length: normalized here.
     own_view: psi of the same view [b,D].
     other_view: psi of the other view [b,D].
     alpha: temperature > 0.
@@ -46,9 +46,9 @@ def dispersion(
       f'{other_view.shape}'
     )
   check_temperature(alpha)
-  anchors, rows = sphere.normalise(p), p.shape[0]
+  anchors, rows = sphere.normalize(p), p.shape[0]
   gathered = [
-    collectives.all_gather(sphere.normalise(view), axis) for view in (own_view, other_view)
+    collectives.all_gather(sphere.normalize(view), axis) for view in (own_view, other_view)
   ]
   similarity = sphere.similarities(anchors, jnp.concatenate(gathered))
   own = collectives.axis_index(axis) * rows + jnp.arange(rows, dtype=jnp.int32)

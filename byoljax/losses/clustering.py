@@ -64,7 +64,7 @@ def self_distillation(
   """Mean over global crops i and crops v != i of -P_t(i) . log P_s(v) (DINO, 2104.14294, eq. 3).
 
   Args:
-    teacher: centred and sharpened probabilities of the global crops, each [b,K]; constants.
+    teacher: centered and sharpened probabilities of the global crops, each [b,K]; constants.
     student: logits of all crops, each [b,K], the global ones first in the same order.
     temperature: the student's T > 0; .1 in the paper.
 

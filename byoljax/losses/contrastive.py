@@ -35,8 +35,8 @@ def info_nce(
   """-log(e^{(q.k - m)/T} / (e^{(q.k - m)/T} + sum_j e^{q.n_j/T})) (MoCo, arXiv 1911.05722, eq. 1).
 
   Args:
-    q: queries [b,D], any length: normalised here.
-    k: the positive of every query [b,D], any length: normalised here.
+    q: queries [b,D], any length: normalized here.
+    k: the positive of every query [b,D], any length: normalized here.
     negatives: unit rows, [K,D] for all queries or [b,K,D] for each its own.
     temperature: T > 0.
     margin: m, subtracted from the positive's cosine; negative values loosen the boundary (InterCLR,
@@ -64,7 +64,7 @@ def info_nce(
     raise ValueError(
       f'negatives must be [K,D] or [b,K,D] for queries {q.shape}, got {negatives.shape}'
     )
-  q, k, negatives = sphere.normalise(q), sphere.normalise(k), negatives.astype(jnp.float32)
+  q, k, negatives = sphere.normalize(q), sphere.normalize(k), negatives.astype(jnp.float32)
   positive = (jnp.sum(q * k, axis=-1) - margin) / temperature
   form = 'bd,kd->bk' if negatives.ndim == 2 else 'bd,bkd->bk'
   others = jnp.einsum(form, q, negatives, precision=lax.Precision.HIGHEST) / temperature
@@ -88,8 +88,8 @@ def info_nce_in_memory(
   """`info_nce` with all rows of a memory as negatives, which devices may share.
 
   Args:
-    q: queries [b,D], any length: normalised here.
-    k: the positive of every query [b,D], any length: normalised here.
+    q: queries [b,D], any length: normalized here.
+    k: the positive of every query [b,D], any length: normalized here.
     memory: unit rows [K,D], or this device's rows of it (`ops.memory`); constants.
     temperature: T > 0.
     size: K.
@@ -104,7 +104,7 @@ def info_nce_in_memory(
   _check_pair('q', q, 'k', k)
   check_temperature(temperature)
   _check_memory(memory, q)
-  q, k = sphere.normalise(q), sphere.normalise(k)
+  q, k = sphere.normalize(q), sphere.normalize(k)
   positive = jnp.sum(q * k, axis=-1) / temperature
   others = memory_ops.log_sum_exp(q, memory, temperature, size=size, axis=axis)
   return jnp.logaddexp(positive, others) - positive
@@ -120,8 +120,8 @@ def info_nce_in_batch(
   """InfoNCE among the keys of the whole batch (MoCo v3, arXiv 2104.02057, algorithm 1).
 
   Args:
-    q: this device's queries [b,D], any length: normalised here.
-    keys: keys of all devices [B,D] in device order, any length: normalised here.
+    q: this device's queries [b,D], any length: normalized here.
+    keys: keys of all devices [B,D] in device order, any length: normalized here.
     temperature: T > 0.
     offset: position in `keys` of the first query's positive, device * b; int or int32 [].
 
@@ -134,7 +134,7 @@ def info_nce_in_batch(
   if q.ndim != 2 or keys.ndim != 2 or q.shape[1] != keys.shape[1] or len(q) > len(keys):
     raise ValueError(f'need q [b,D] and keys [B,D] with b <= B, got {q.shape} and {keys.shape}')
   check_temperature(temperature)
-  similarity = sphere.similarities(sphere.normalise(q), sphere.normalise(keys)) / temperature
+  similarity = sphere.similarities(sphere.normalize(q), sphere.normalize(keys)) / temperature
   own = jnp.asarray(offset, jnp.int32) + jnp.arange(q.shape[0], dtype=jnp.int32)
   positive = jnp.take_along_axis(similarity, own[:, None], axis=1)[:, 0]
   return jax.nn.logsumexp(similarity, axis=1) - positive
@@ -156,7 +156,7 @@ def nt_xent(
   candidates are the 2B - 1 other rows of both views and of all devices.
 
   Args:
-    first: projections of one view [b,D], any length: normalised here.
+    first: projections of one view [b,D], any length: normalized here.
     second: projections of the other view [b,D].
     temperature: T > 0.
     axis: the mapped axis over which the views are gathered, gradients included; None for one
@@ -179,7 +179,7 @@ def nt_xent(
   check_temperature(temperature)
   if chunk < 0:
     raise ValueError(f'chunk must be 0 (all at once) or a positive number, got {chunk}')
-  first, second = sphere.normalise(first), sphere.normalise(second)
+  first, second = sphere.normalize(first), sphere.normalize(second)
   b = first.shape[0]
   views = [collectives.all_gather(first, axis), collectives.all_gather(second, axis)]
   if memory is not None:

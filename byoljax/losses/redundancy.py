@@ -23,7 +23,7 @@ def barlow_twins(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2 (Barlow Twins, arXiv 2103.03230, equation 1).
 
-  C = a^T b / B after each dimension was standardised over the global batch: biased variance,
+  C = a^T b / B after each dimension was standardized over the global batch: biased variance,
   epsilon 1e-5.
 
   Args:
@@ -40,7 +40,7 @@ def barlow_twins(
     ValueError: a and b are not both [b,D], or the global batch is a single row.
   """
   rows = _global_rows(a, b, axis)
-  correlation = _cross(_standardised(a, axis), _standardised(b, axis), axis) / rows
+  correlation = _cross(_standardized(a, axis), _standardized(b, axis), axis) / rows
   is_diagonal = jnp.eye(correlation.shape[0], dtype=bool)
   on = jnp.sum((1.0 - jnp.diagonal(correlation)) ** 2)
   off = jnp.sum(jnp.where(is_diagonal, 0.0, correlation) ** 2)
@@ -64,7 +64,7 @@ def vicreg(
   Variance and covariance are of the global batch, divided by B - 1.
 
   Args:
-    a: projections of one view [b,D], not normalised.
+    a: projections of one view [b,D], not normalized.
     b: projections of the other view [b,D].
     invariance: lambda.
     variance: mu.
@@ -87,10 +87,10 @@ def vicreg(
     'covariance': jnp.zeros((), jnp.float32),
   }
   for z in (a, b):
-    centred = _centred(z, axis)
-    spread = collectives.psum(jnp.sum(centred**2, axis=0), axis) / (rows - 1)
+    centered = _centered(z, axis)
+    spread = collectives.psum(jnp.sum(centered**2, axis=0), axis) / (rows - 1)
     terms['variance'] += jnp.mean(jax.nn.relu(1.0 - jnp.sqrt(spread + 1e-4)))
-    cross = _cross(centred, centred, axis) / (rows - 1)
+    cross = _cross(centered, centered, axis) / (rows - 1)
     is_diagonal = jnp.eye(cross.shape[0], dtype=bool)
     terms['covariance'] += jnp.sum(jnp.where(is_diagonal, 0.0, cross) ** 2) / cross.shape[0]
   if halved_variance:
@@ -129,19 +129,19 @@ def w_mse(a: jax.Array, b: jax.Array, *, axis: str | None = None, eps: float = 1
 
 
 def _whitened(z: jax.Array, rows: int, axis: str | None, eps: float) -> jax.Array:
-  centred = _centred(z.astype(jnp.float32), axis)
-  spread = _cross(centred, centred, axis) / (rows - 1)
+  centered = _centered(z.astype(jnp.float32), axis)
+  spread = _cross(centered, centered, axis) / (rows - 1)
   factor = jnp.linalg.cholesky((1.0 - eps) * spread + eps * jnp.eye(spread.shape[0]))
-  return jax.scipy.linalg.solve_triangular(factor, centred.T, lower=True).T
+  return jax.scipy.linalg.solve_triangular(factor, centered.T, lower=True).T
 
 
-def _standardised(z: jax.Array, axis: str | None) -> jax.Array:
-  centred = _centred(z.astype(jnp.float32), axis)
-  spread = collectives.pmean(jnp.mean(centred**2, axis=0, keepdims=True), axis)
-  return centred * lax.rsqrt(spread + 1e-5)
+def _standardized(z: jax.Array, axis: str | None) -> jax.Array:
+  centered = _centered(z.astype(jnp.float32), axis)
+  spread = collectives.pmean(jnp.mean(centered**2, axis=0, keepdims=True), axis)
+  return centered * lax.rsqrt(spread + 1e-5)
 
 
-def _centred(z: jax.Array, axis: str | None) -> jax.Array:
+def _centered(z: jax.Array, axis: str | None) -> jax.Array:
   return z - collectives.pmean(jnp.mean(z, axis=0, keepdims=True), axis)
 
 

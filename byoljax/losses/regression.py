@@ -34,7 +34,7 @@ def cosine_regression(p: jax.Array, z: jax.Array) -> jax.Array:
     raise ValueError(
       f'cosine_regression needs p and z of one shape [b,D], got p {p.shape} and z {z.shape}'
     )
-  return jnp.mean(jnp.sum((sphere.normalise(p) - sphere.normalise(z)) ** 2, axis=-1))
+  return jnp.mean(jnp.sum((sphere.normalize(p) - sphere.normalize(z)) ** 2, axis=-1))
 
 
 def negative_cosine(p: jax.Array, z: jax.Array) -> jax.Array:

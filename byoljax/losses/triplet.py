@@ -24,10 +24,10 @@ _BEYOND = 8.0  # above any squared distance on the unit sphere, and finite
 def triplet(
   z: jax.Array, groups: jax.Array, *, margin: float, mode: str
 ) -> tuple[jax.Array, jax.Array]:
-  """Mean of max(0, d(a,p) - d(a,n) + m), d the squared L2 distance of normalised rows.
+  """Mean of max(0, d(a,p) - d(a,n) + m), d the squared L2 distance of normalized rows.
 
   Args:
-    z: embeddings [n,D], any length: normalised here, each row by itself.
+    z: embeddings [n,D], any length: normalized here, each row by itself.
     groups: int [n]; equal numbers are positives of each other.
     margin: m >= 0; d lies in [0, 4].
     mode: 'all' triplets; 'batch_hard', for every anchor its farthest positive and its nearest
@@ -49,7 +49,7 @@ def triplet(
     raise ValueError(f'triplet mode {mode!r} is not one of {", ".join(MODES)}')
   if margin < 0:
     raise ValueError(f'triplet margin must be at least 0, got {margin}')
-  z = sphere.normalise(z)
+  z = sphere.normalize(z)
   count = z.shape[0]
   cosines = sphere.similarities(z, z)
   distances = jnp.maximum(2.0 - 2.0 * cosines, 0.0)

@@ -33,7 +33,7 @@ def _pixels(**settings) -> nn.Module:
 
 
 def _vit(name: str, *, width: int, dtype: jnp.dtype, remat: bool, **settings) -> nn.Module:
-  # No convolutions, no batch normalisation.
+  # No convolutions, no batch normalization.
   settings = {field: settings[field] for field in VIT_FIELDS}
   return vit.make(name, width=width, dtype=dtype, remat=remat, **settings)
 

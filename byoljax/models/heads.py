@@ -1,7 +1,7 @@
 """Heads on top of an encoder: projectors, predictors, prototypes and a linear classifier.
 
 One module covers the multilayer perceptrons of every joint-embedding method; what differs is where
-biases and normalisation are, and how kernels start:
+biases and normalization are, and how kernels start:
 
     BYOL       MLPHead((4096, 256))
     SimCLR     MLPHead((2048, 128), hidden_bias=False, last_norm='bn_no_bias', start='normal_0.01')
@@ -29,7 +29,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'relu': nn.relu,
   'gelu': functools.partial(nn.gelu, approximate=False),
 }
-# name -> (scale?, bias?) of the batch normalisation on the output; None: there is none
+# name -> (scale?, bias?) of the batch normalization on the output; None: there is none
 LAST_NORMS: dict[str, tuple[bool, bool] | None] = {
   'none': None,
   'bn': (True, True),
@@ -37,7 +37,7 @@ LAST_NORMS: dict[str, tuple[bool, bool] | None] = {
   'bn_no_bias': (True, False),
 }
 # DINO's normal is cut at +-2, which are 100 sigma: nothing is ever cut.
-STARTS: dict[str, layers.Initialiser] = {
+STARTS: dict[str, layers.Initializer] = {
   'fan_in': layers.fan_in_truncated_normal,
   'normal_0.01': layers.normal(0.01),
   'truncated_0.02': layers.normal(0.02),
@@ -62,16 +62,16 @@ class MLPHead(nn.Module):
   """(Linear, BN, activation)s, then a Linear and perhaps a BN: projectors and predictors.
 
   The defaults are BYOL's g and q (arXiv 2006.07733, section 3.3): relu, no bias in the last layer
-  and no normalisation on the output. Outputs of the activations can be read out as 'hidden1',
+  and no normalization on the output. Outputs of the activations can be read out as 'hidden1',
   'hidden2', ... through `byoljax.models.net.stack(..., taps=...)`.
 
   Attributes:
     features: every layer's width: (4096, 256) is BYOL's head, (256,) a single linear layer.
     hidden_bias: whether all linear layers but the last have a bias.
-    norm: whether batch normalisation follows them.
+    norm: whether batch normalization follows them.
     activation: 'relu' or 'gelu' (exact), after them.
     last_bias: whether the last linear layer has a bias.
-    last_norm: batch normalisation on the output: 'none', 'bn', 'bn_no_affine' or 'bn_no_bias'.
+    last_norm: batch normalization on the output: 'none', 'bn', 'bn_no_affine' or 'bn_no_bias'.
     bn_axis: mapped axis whose devices share batch statistics in training.
     bn_groups: see `layers.batch_norm`.
     dtype: compute type.
@@ -137,8 +137,8 @@ class Prototypes(nn.Module):
   """Scores of a vector against `count` prototypes: x / |x| times the kernel [D,count], no bias.
 
   The kernel's columns are unit vectors by contract, so that scores are cosines: the method calls
-  `normalise_prototypes` before it uses them and after every change. Here they start from the
-  default draw, which is not normalised.
+  `normalize_prototypes` before it uses them and after every change. Here they start from the
+  default draw, which is not normalized.
   """
 
   count: int
@@ -152,7 +152,7 @@ class Prototypes(nn.Module):
     return _scores(layers.unit(x, -1), kernel, self.dtype)
 
 
-def normalise_prototypes(kernel: jax.Array) -> jax.Array:
+def normalize_prototypes(kernel: jax.Array) -> jax.Array:
   """The kernel [D,count] of `Prototypes` with columns of unit length, float32."""
   return layers.unit(kernel, 0)
 
@@ -160,7 +160,7 @@ def normalise_prototypes(kernel: jax.Array) -> jax.Array:
 class WeightNormLinear(nn.Module):
   """Cosines to `count` learned directions: DINO's last layer (arXiv 2104.14294, appendix C).
 
-  x / |x| times the kernel [D,count] with every column divided by its length: weight normalisation
+  x / |x| times the kernel [D,count] with every column divided by its length: weight normalization
   whose gain stays 1. Gradients go through both divisions; the stored columns have any length.
   """
 
@@ -180,7 +180,7 @@ class DINOHead(nn.Module):
   """DINO's projector: `MLPHead` with gelu and biases, without BN, then `WeightNormLinear`.
 
   Parameters are 'mlp/linear1', ... and 'last/kernel'; DINO freezes the latter in its first epoch.
-  `features` ends with the bottleneck, whose output is L2-normalised.
+  `features` ends with the bottleneck, whose output is L2-normalized.
   """
 
   features: tuple[int, ...] = (2048, 2048, 256)
@@ -228,7 +228,7 @@ class LinearHead(nn.Module):
 
 
 class FeatureNorm(nn.Module):
-  """Batch normalisation without scale and shift, in front of MAE's linear probe; float32."""
+  """Batch normalization without scale and shift, in front of MAE's linear probe; float32."""
 
   bn_axis: str | None = None
 

@@ -1,12 +1,12 @@
-"""The convolution, batch normalisation and initial values that every network here is built from.
+"""The convolution, batch normalization and initial values that every network here is built from.
 
 All layers keep float32 parameters; `dtype` is only the compute type. Batch statistics are always
 reduced and stored in float32. Differences: Haiku's BatchNorm (BYOL's code) keeps zero-debiased
 running averages, so they are valid after one step, while these start at mean 0 and variance 1 and
 forget that start as 0.9^steps; PyTorch's running variance is the unbiased one, this (like Haiku's
-and TensorFlow's) is the biased one. All three normalise training batches alike.
+and TensorFlow's) is the biased one. All three normalize training batches alike.
 
-Batch normalisation by groups ("ghost" batch normalisation, Hoffer et al., arXiv 1705.08741) counts
+Batch normalization by groups ("ghost" batch normalization, Hoffer et al., arXiv 1705.08741) counts
 its groups over the global batch, so that a method which needs separate statistics (MoCo's 8 GPUs)
 has the same ones on any number of devices. MoCo's running statistics are those of one GPU; these
 are the mean over all groups.
@@ -43,7 +43,7 @@ _NOISE: dict[str, tuple[int, Callable[..., jax.Array]]] = {
 
 # Not Callable[..., Drawn]: linen hands out what was drawn as a plain array, which type checkers
 # cannot know.
-Initialiser = Callable[..., Any]
+Initializer = Callable[..., Any]
 
 
 @flax.struct.dataclass
@@ -95,12 +95,12 @@ def fan_in_truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.fl
   return _draw(key, shape, 1.0 / math.sqrt(math.prod(shape[:-1])), 'truncated')
 
 
-def normal(sigma: float) -> Initialiser:
-  """The initialiser N(0, sigma^2), for any shape."""
+def normal(sigma: float) -> Initializer:
+  """The initializer N(0, sigma^2), for any shape."""
   return lambda key, shape, dtype=jnp.float32: _draw(key, shape, sigma, 'normal')
 
 
-def xavier_uniform(parts: int = 1) -> Initialiser:
+def xavier_uniform(parts: int = 1) -> Initializer:
   """U(-a, a) with a = sqrt(6 / (in + out / parts)), for a kernel [in,out] (Glorot, Bengio 2010).
 
   `parts` is the number of matrices that lie side by side in the kernel.
@@ -265,17 +265,17 @@ def batch_norm(
   use_scale: bool = True,
   use_bias: bool = True,
 ) -> nn.Module:
-  """Batch normalisation over all but the last dimension.
+  """Batch normalization over all but the last dimension.
 
   Args:
-    train: normalise by the batch's statistics and move the running ones; otherwise by the running
+    train: normalize by the batch's statistics and move the running ones; otherwise by the running
       ones, without a collective.
     axis: the mapped axis. Without groups, mean and variance are those of the batch over all its
       devices (one stacked pmean); None: this device only.
     dtype: compute type.
     name: the module's name.
-    scale_init: initialiser of the scale.
-    groups: 0, or the number of groups of consecutive rows of the global batch that are normalised
+    scale_init: initializer of the scale.
+    groups: 0, or the number of groups of consecutive rows of the global batch that are normalized
       separately: a multiple of the number of devices that divides the batch. Running statistics
       are then the mean over all groups. Parameters and statistics are the same with any number.
     use_scale: whether there is a learned scale.
@@ -346,7 +346,7 @@ def _groups_here(groups: int, rows: int, axis: str | None) -> int:
   devices = collectives.axis_size(axis)
   if groups < 1 or groups % devices or rows % (groups // devices):
     raise ValueError(
-      f'{groups} groups of batch normalisation do not fit {devices} devices with {rows} rows each: '
+      f'{groups} groups of batch normalization do not fit {devices} devices with {rows} rows each: '
       f'the number of groups must be a multiple of {devices} that divides {devices * rows}.'
     )
   return groups // devices

@@ -1,7 +1,7 @@
 """Views of several sizes through one network, as few forward passes as there are sizes.
 
 As in SwAV's and DINO's code, consecutive views of one size go through the network together, so
-batch normalisation sees one batch per size. Theirs is [all of view 0, all of view 1, ...]; here the
+batch normalization sees one batch per size. Theirs is [all of view 0, all of view 1, ...]; here the
 views of one image lie next to each other. Whole-batch statistics are the same, and a group of
 `layers.batch_norm(groups=...)` holds all views of its images whatever the number of devices.
 """

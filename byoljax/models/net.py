@@ -34,7 +34,7 @@ class Net(NamedTuple):
     init: (key, x) -> (params, batch_stats), all float32. Only the shape of x [b,H,W,3] matters (a
       jax.ShapeDtypeStruct will do), and no mapped axis is needed.
     apply: (params, batch_stats, x, *, train, upto=None) -> (outputs, batch_stats). Outputs are
-      float32 by name, [b,...]. With train=True, normalisation uses the batch's statistics, over
+      float32 by name, [b,...]. With train=True, normalization uses the batch's statistics, over
       all devices of the modules' BN axis, which must then be mapped, and updated running ones are
       returned; with train=False it uses the running ones, without a collective, and they are
       returned as they came. `upto` names the last output wanted: later parts are not computed, and
@@ -74,7 +74,7 @@ def apply_each(
 ) -> tuple[list[dict[str, jax.Array]], BatchStats]:
   """Train-mode outputs of every view in a forward pass of its own.
 
-  Normalisation sees one view at a time; running statistics move once per view, in order.
+  Normalization sees one view at a time; running statistics move once per view, in order.
   """
   stats, outputs = dict(batch_stats), []
   for view in views:

@@ -8,7 +8,7 @@ already.
 
     kernel /= std(unit),   bias -> (bias - mean(unit)) / std(unit)
 
-Batch normalisation takes the images' mean and variance for its running statistics, which does the
+Batch normalization takes the images' mean and variance for its running statistics, which does the
 same to the convolution below it, that has no bias. A linear layer without a bias is scaled only.
 Units that are constant over the images keep their scale.
 
@@ -37,7 +37,7 @@ def rescaled(
   """Parameters and running statistics that fit the images; see the module.
 
   Args:
-    net: a stack of convolutions, linear layers and batch normalisation; other layers stay as they
+    net: a stack of convolutions, linear layers and batch normalization; other layers stay as they
       are.
     params: a random draw of `net.init`.
     batch_stats: its running statistics.
@@ -51,7 +51,7 @@ def rescaled(
       found: dict[tuple[str, ...], dict[str, jax.Array]] = {}
       variables = {'params': params[role], 'batch_stats': batch_stats[role]}
       with nn.intercept_methods(_recorder(found)):
-        # Train mode: batch normalisation sees what its running statistics are going to be.
+        # Train mode: batch normalization sees what its running statistics are going to be.
         x, _ = module.apply(variables, x, train=True, mutable=['batch_stats'])
       new_params[role] = _replaced(params[role], found)
       new_stats[role] = _replaced(batch_stats[role], found)
@@ -61,7 +61,7 @@ def rescaled(
 
 
 def _recorder(found: dict[tuple[str, ...], dict[str, jax.Array]]) -> Any:
-  """Normalises what linear layers put out, and writes down the variables that do so by path."""
+  """Normalizes what linear layers put out, and writes down the variables that do so by path."""
 
   def intercept(call: Any, args: tuple[Any, ...], kwargs: dict[str, Any], context: Any) -> Any:
     module = context.module

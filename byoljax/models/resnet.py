@@ -1,9 +1,9 @@
 """ResNet-18 to -200, any width: the v1.5 form (a bottleneck's stride sits on its 3x3 convolution).
 
-He et al., arXiv 1512.03385. Same network, initialisation and parameter count as torchvision's,
+He et al., arXiv 1512.03385. Same network, initialization and parameter count as torchvision's,
 without the fully connected layer. Differences from the ResNets of BYOL's code (Haiku): that one
 pads 'same' (`padding='same'` here), projects the shortcut in all four stages even where the shape
-already fits (only in ResNet-18 and -34 does it matter; `first_projection` here), initialises with
+already fits (only in ResNet-18 and -34 does it matter; `first_projection` here), initializes with
 truncated normals of sigma 1/sqrt(fan_in), and zeroes the last scale of a block in bottlenecks only
 (`zero_init_residual` here zeroes it in both kinds of block, as torchvision does). DeepMind's
 published numbers were obtained with that scale at one.

@@ -7,7 +7,7 @@ three matrices of their own and the patch embedding as the linear layer that it 
 class token normal with sigma 1e-6.
 
 Differences: positions are continuous. Whatever the number of patches, they span the same range of
-coordinates (14 x 14, those of 224 pixels in patches of 16), patch i of n being centred at
+coordinates (14 x 14, those of 224 pixels in patches of 16), patch i of n being centered at
 (i + 1/2) 14/n - 1/2: small crops see the whole range more coarsely, as with DINO's interpolation of
 learned positions. Other patch sizes than 16 keep that range, where MoCo v3's code would count
 patches. With `positions='learned'`, as in DINO and timm, the class token has a position, too, and

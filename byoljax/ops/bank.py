@@ -34,7 +34,7 @@ def update(
   size: int | None = None,
   axis: str | None = None,
 ) -> jax.Array:
-  """v_i <- n(m v_i + (1 - m) n(f_i)), n the normalisation to length 1.
+  """v_i <- n(m v_i + (1 - m) n(f_i)), n the normalization to length 1.
 
   Args:
     bank: float32 [N,D], or this device's rows of it (`ops.memory`); donated to a compiled step it
@@ -66,6 +66,6 @@ def update(
   repeats = (index[:, None] == index[None, :]) & (position[:, None] < position[None, :])
   counts = ~jnp.any(repeats, axis=1) & (index >= 0) & valid
   old = bank.at[memory.own_rows(bank, index, size=size, axis=axis)].get(mode='clip')
-  new = sphere.normalise(momentum * old + (1.0 - momentum) * sphere.normalise(rows))
+  new = sphere.normalize(momentum * old + (1.0 - momentum) * sphere.normalize(rows))
   places = jnp.where(counts, index, size)  # Past the end is left out.
   return memory.put(bank, places, lax.stop_gradient(new), size=size, axis=axis)

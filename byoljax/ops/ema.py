@@ -22,7 +22,7 @@ def update(target: Tree, online: Tree, tau: float | jax.Array) -> Tree:
     target: tree of float32 arrays; or, of arrays that `collectives.cut` has sharded over the mapped
       axis, this device's parts.
     online: tree of the same structure and whole shapes, any float dtype: the parameters as the
-      optimiser has just written them.
+      optimizer has just written them.
     tau: float32 scalar in [0, 1]; 1 keeps the target bit for bit, 0 gives the online values.
 
   Returns:
@@ -58,11 +58,11 @@ def cosine_tau(base_tau: float, total_steps: int) -> Callable[[int | jax.Array],
 
   Args:
     base_tau: tau_0 in [0, 1].
-    total_steps: K >= 1, the number of optimiser steps (neither epochs nor micro-batches, with which
+    total_steps: K >= 1, the number of optimizer steps (neither epochs nor micro-batches, with which
       tau reaches 1 too late or far too soon).
 
   Returns:
-    k, the optimiser step before it is counted up, int or int32 [] -> float32 []. Rises from tau_0
+    k, the optimizer step before it is counted up, int or int32 [] -> float32 []. Rises from tau_0
     at k = 0 to exactly 1 at K and stays there.
 
   Raises:

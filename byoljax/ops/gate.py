@@ -12,7 +12,7 @@ Tree = TypeVar('Tree')
 def trained_from(start: int, step: jax.Array, params: Tree) -> Tree:
   """The same values, whose gradients are zero before step `start`.
 
-  The optimiser still sees them: a gradient of zero moves nothing under momentum that starts at
+  The optimizer still sees them: a gradient of zero moves nothing under momentum that starts at
   zero, but weight decay applies. Use it where the length of a parameter does not matter.
   """
 

@@ -71,7 +71,7 @@ def kmeans(
 def _lloyd(
   x: jax.Array, initial: jax.Array, iterations: int, spherical: bool, empty: str, chunk: int
 ) -> tuple[jax.Array, jax.Array]:
-  finish = sphere.normalise if spherical else lambda centroids: centroids
+  finish = sphere.normalize if spherical else lambda centroids: centroids
 
   def move(_: jax.Array, centroids: jax.Array) -> jax.Array:
     _, sums, counts = _assign(x, centroids, spherical, chunk)
@@ -97,7 +97,7 @@ def _assign(
     # The last chunk is moved back to fit, instead of padding a copy of all rows.
     start = jnp.minimum(i * chunk, count - chunk)
     rows = lax.dynamic_slice(x, (start, 0), (chunk, dim))
-    rows = sphere.normalise(rows) if spherical else rows
+    rows = sphere.normalize(rows) if spherical else rows
     # |x - c|^2 / 2 up to |x|^2 / 2, which does not depend on the centroid
     closeness = jnp.matmul(rows, centroids.T, precision=lax.Precision.HIGHEST) - half_norms
     nearest = jnp.argmax(closeness, axis=1).astype(jnp.int32)
@@ -125,8 +125,8 @@ def _split(centroids: jax.Array, counts: jax.Array) -> jax.Array:
   def halve(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
     centroids, counts = carry
     to, source = jnp.argmin(counts), jnp.argmax(counts)
-    centre, size = centroids[source], counts[source]
-    centroids = centroids.at[to].set(centre * (1.0 + sign)).at[source].set(centre * (1.0 - sign))
+    center, size = centroids[source], counts[source]
+    centroids = centroids.at[to].set(center * (1.0 + sign)).at[source].set(center * (1.0 - sign))
     return centroids, counts.at[to].set(size // 2).at[source].set(size - size // 2)
 
   # It ends: with k <= N rows and a cluster empty, another has two.
@@ -156,10 +156,10 @@ def pca_whiten(x: jax.Array, dim: int) -> jax.Array:
 
 @partial(jax.jit, static_argnums=1)
 def _pca_whiten(x: jax.Array, dim: int) -> jax.Array:
-  centred = x - jnp.mean(x, axis=0, keepdims=True)
+  centered = x - jnp.mean(x, axis=0, keepdims=True)
   precise = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
-  variances, directions = jnp.linalg.eigh(precise(centred.T, centred) / (x.shape[0] - 1))
+  variances, directions = jnp.linalg.eigh(precise(centered.T, centered) / (x.shape[0] - 1))
   variances, directions = variances[::-1][:dim], directions[:, ::-1][:, :dim]
   real = variances > 1e-6 * variances[0]
   scales = jnp.where(real, lax.rsqrt(jnp.where(real, variances, 1.0)), 0.0)
-  return precise(centred, directions * scales[None, :])
+  return precise(centered, directions * scales[None, :])

@@ -1,4 +1,4 @@
-"""A memory of many rows, looked up where they lie: negatives, neighbours, one entry per image.
+"""A memory of many rows, looked up where they lie: negatives, neighbors, one entry per image.
 
 A memory is float32 [N, D], and either every device holds all of it, or each of the devices of an
 axis holds the next ceil(N / devices) rows, with zeros behind the last one

@@ -123,7 +123,7 @@ def centroids(
   # Scattered additions may come in any order: averaged, the devices agree to the last bit.
   sums = collectives.pmean(sums, axis)
   occupied = jnp.bincount(labels, length=old.shape[0]) > 0
-  return jnp.where(occupied[:, None], sphere.normalise(sums), old)
+  return jnp.where(occupied[:, None], sphere.normalize(sums), old)
 
 
 def repair(
@@ -176,14 +176,14 @@ def repair(
 
 def _halve(x: np.ndarray, generator: np.random.Generator, iterations: int = 10) -> np.ndarray:
   """Spherical 2-means of unit rows [n,D], n > 1: bool [n], neither all True nor all False."""
-  centres = x[generator.choice(len(x), 2, replace=False)]
+  centers = x[generator.choice(len(x), 2, replace=False)]
   second = np.zeros(len(x), bool)
   for _ in range(iterations):
-    lean = x @ (centres[1] - centres[0])
+    lean = x @ (centers[1] - centers[0])
     second = lean > 0
     if second.all() or not second.any():
       # Equal rows cannot be told apart: any two halves will do.
       return np.argsort(np.argsort(lean, kind='stable'), kind='stable') >= len(x) // 2
     totals = np.stack([x[~second].sum(0), x[second].sum(0)])
-    centres = totals / np.maximum(np.linalg.norm(totals, axis=1, keepdims=True), 1e-6)
+    centers = totals / np.maximum(np.linalg.norm(totals, axis=1, keepdims=True), 1e-6)
   return second

@@ -1,4 +1,4 @@
-"""Shuffled batch normalisation (MoCo, arXiv 1911.05722, section 3.3).
+"""Shuffled batch normalization (MoCo, arXiv 1911.05722, section 3.3).
 
 With batch statistics per device, a query and its key would share a sub-batch, and the network could
 tell them from other pairs by its statistics. So the keys' images are permuted over all devices

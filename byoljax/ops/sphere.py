@@ -1,11 +1,11 @@
-"""The unit sphere, where embeddings are compared: normalising onto it, drawing from it."""
+"""The unit sphere, where embeddings are compared: normalizing onto it, drawing from it."""
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 
-def normalise(x: jax.Array) -> jax.Array:
+def normalize(x: jax.Array) -> jax.Array:
   """x / max(|x|, 1e-6) along the last axis, [...,D] -> float32 [...,D]; zero stays zero."""
   x = x.astype(jnp.float32)
   return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
@@ -22,4 +22,4 @@ def similarities(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def random_points(key: jax.Array, count: int, dim: int) -> jax.Array:
   """Uniform draws from the unit sphere, float32 [count,dim]."""
-  return normalise(jax.random.normal(key, (count, dim), jnp.float32))
+  return normalize(jax.random.normal(key, (count, dim), jnp.float32))

@@ -1,4 +1,4 @@
-"""Optimisers as optax transformations: LARS in four forms, SGD, AdamW.
+"""Optimizers as optax transformations: LARS in four forms, SGD, AdamW.
 
 Beside them schedules, and masks and groups by parameter path.
 
@@ -8,7 +8,7 @@ Beside them schedules, and masks and groups by parameter path.
     tx = make(method.groups, specs)
     print(param_report(params, method.groups(params), settings))
 
-The learning rate of a step is `schedule(step)`: nothing has to be dug out of the optimiser's state.
+The learning rate of a step is `schedule(step)`: nothing has to be dug out of the optimizer's state.
 """
 
 from collections.abc import Callable
@@ -145,7 +145,7 @@ def make_optimizer(
   eps: float = 1e-8,
   axis: str | None = None,
 ) -> optax.GradientTransformation:
-  """The named optimiser; its updates are to be added to the parameters.
+  """The named optimizer; its updates are to be added to the parameters.
 
   Stacked heads: when `schedule` gives rates [n], every parameter must have a leading axis of n.
   Each slice then gets its own rate, norms and clipping, and the n slices train exactly as n
@@ -160,7 +160,7 @@ def make_optimizer(
     momentum: mu in [0, 1); not used by 'adamw'.
     nesterov: the look-ahead form g + mu m; not used by 'adamw'.
     trust_coefficient: eta of LARS > 0 (published: 1e-3; 'larc_clip' 0.02).
-    exclude_bias_and_norm: spare biases and normalisation parameters weight decay and LARS
+    exclude_bias_and_norm: spare biases and normalization parameters weight decay and LARS
       adaptation, as the authors of all forms of LARS but 'larc' do; False as in SGD recipes
       after PyTorch.
     clip_norm: upper limit on the norm of all the group's gradients together, before anything else;

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-# The last name of a path: linen calls shifts 'bias' and the scales of its normalisation layers
+# The last name of a path: linen calls shifts 'bias' and the scales of its normalization layers
 # 'scale'.
 EXCLUDED_NAMES = ('bias', 'scale')
 
@@ -20,7 +20,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def is_bias_or_norm(path: tuple[Any, ...]) -> bool:
-  """Whether a path ends at a bias or at the scale or bias of a normalisation layer."""
+  """Whether a path ends at a bias or at the scale or bias of a normalization layer."""
   return path_name(path).rpartition('/')[2] in EXCLUDED_NAMES
 
 
@@ -48,7 +48,7 @@ def freeze() -> optax.GradientTransformation:
 def make(
   groups: Any | Callable[[Any], Any], specs: Mapping[str, optax.GradientTransformation]
 ) -> optax.GradientTransformation:
-  """One optimiser per group of parameters, as one transformation.
+  """One optimizer per group of parameters, as one transformation.
 
   Args:
     groups: tree of group names like the parameters, or a function that makes it from them
@@ -67,7 +67,7 @@ def make(
         close = get_close_matches(str(name), specs, n=1)
         hint = f'; did you mean {close[0]!r}?' if close else ''
         raise ValueError(
-          f'parameter group {name!r} has no optimiser: there is one for {", ".join(specs)}{hint}'
+          f'parameter group {name!r} has no optimizer: there is one for {", ".join(specs)}{hint}'
         )
     return tree
 

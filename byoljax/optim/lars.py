@@ -16,7 +16,7 @@ and every norm taken over one tensor (You et al., arXiv 1708.03888):
 
 A and B agree only under a constant rate. Where a norm is zero, A and B take the ratio as 1 and
 still decay; C and D leave the gradient as it is, undecayed. Excluded tensors get no decay and no
-ratio: u = g. What the authors exclude: biases and normalisation parameters in A, B and D, nothing
+ratio: u = g. What the authors exclude: biases and normalization parameters in A, B and D, nothing
 in C.
 """
 

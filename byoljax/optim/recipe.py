@@ -1,8 +1,8 @@
-"""From the `optim` part of a configuration to optimisers: one for every group of parameters.
+"""From the `optim` part of a configuration to optimizers: one for every group of parameters.
 
 A configuration holds base quantities; what depends on the length of the run or on the batch is
 derived here. `groups` overrides fields for some parameters: `{'predictor': {'schedule':
-'constant'}}` for a role, `{'bias_and_norm': {'base_lr': 0.0048}}` for all biases and normalisation
+'constant'}}` for a role, `{'bias_and_norm': {'base_lr': 0.0048}}` for all biases and normalization
 parameters that do not belong to such a role.
 """
 
@@ -27,11 +27,11 @@ _SCHEDULE_FIELDS = (
 
 
 class Recipe(NamedTuple):
-  """The optimisers of a run.
+  """The optimizers of a run.
 
   Attributes:
     schedule: step -> learning rate of the group 'default'.
-    transformations: group name -> optimiser.
+    transformations: group name -> optimizer.
     settings: group name -> its fields, for `optim.param_report`.
     label: (tree of a method's group names, parameters) -> tree of this recipe's group names.
   """
@@ -51,12 +51,12 @@ def make_recipe(
   warmup_steps: int = 0,
   axis: str | None = None,
 ) -> Recipe:
-  """Builds the optimisers that `config.optim` describes.
+  """Builds the optimizers that `config.optim` describes.
 
   Args:
     fields: as in `configs/base.py`, without 'warmup'; 'groups' maps a role or 'bias_and_norm' to
       the fields that differ there. Fields that are absent take the defaults of `make_optimizer`.
-    batch_size: global examples per optimiser step.
+    batch_size: global examples per optimizer step.
     total_steps: length of the run.
     steps_per_epoch: for schedules that move once an epoch.
     warmup_steps: of every group.
@@ -72,7 +72,7 @@ def make_recipe(
       if field not in own:
         close = get_close_matches(field, own, n=1)
         hint = f'; did you mean {close[0]!r}?' if close else ''
-        raise ValueError(f'groups.{group}.{field} is not a field of the optimiser{hint}')
+        raise ValueError(f'groups.{group}.{field} is not a field of the optimizer{hint}')
   length = (batch_size, total_steps, steps_per_epoch, warmup_steps)
   settings = {'default': own} | {name: own | changes for name, changes in overrides.items()}
   rates = {name: _schedule(each, *length) for name, each in settings.items()}

@@ -1,4 +1,4 @@
-"""Schedules: plain, traceable functions of the optimiser step; the first update is step 0.
+"""Schedules: plain, traceable functions of the optimizer step; the first update is step 0.
 
 Differences that change results between published codes: warm-up starts from exactly 0 at step 0
 (BYOL, SimCLR), so the first update of a warmed-up run moves nothing; the cosine runs over the steps

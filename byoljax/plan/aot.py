@@ -1,7 +1,7 @@
 """Compiles the train step of a recipe for a machine that is only described.
 
 The step is the very one that training runs: `assemble.assemble` makes it from the recipe, with the
-method, optimiser and augmentation, told how many devices there are, and `mapping.spmd_shard_map`
+method, optimizer and augmentation, told how many devices there are, and `mapping.spmd_shard_map`
 maps it over the described devices, the state replicated and donated, the batch sharded. Nothing is
 computed and no image is read; the data set is a size.
 

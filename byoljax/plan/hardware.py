@@ -25,7 +25,7 @@ class Chip(NamedTuple):
     hbm: memory, bytes.
     usable: what a program may have of it, bytes per JAX device.
     hbm_bandwidth: bytes/s.
-    links: bytes/s that leave a chip over all its links to neighbours at once: half of what data
+    links: bytes/s that leave a chip over all its links to neighbors at once: half of what data
       sheets call bidirectional.
     network: bytes/s per chip between hosts, where the links do not reach; 0: links reach all.
     devices: JAX devices per chip.

@@ -1,6 +1,6 @@
 """Counts the communication in the text of a compiled program.
 
-The text is XLA's HLO after optimisation, so what the compiler merged, split or removed is counted
+The text is XLA's HLO after optimization, so what the compiler merged, split or removed is counted
 as it will run. An asynchronous operation is two instructions, `-start` and `-done`; the second is
 counted, whose result is the operation's. A loop's body counts as often as the compiler knows it to
 run. What lies in a branch of a conditional is kept apart: in a train step it is what only the

@@ -28,7 +28,7 @@ SHOWN: dict[str, tuple[tuple[str, str, str], ...]] = {
     ('dimensions', 'dimensions', '{:,}'),
     ('std', 'spread', '{:.3f}'),
     ('effective_rank', 'rank', '{:.1f}'),
-    ('centred_rank', 'centred rank', '{:.1f}'),
+    ('centered_rank', 'centered rank', '{:.1f}'),
     ('mean_cosine', 'mean cosine', '{:.3f}'),
     ('dead', 'dead', '{:,.4g}'),
     ('verdict', 'verdict', ''),
@@ -39,7 +39,7 @@ TITLES = {
   'hypersphere': 'Alignment and uniformity',
   'collapse': 'Collapse',
 }
-_COLOURS = ('#1f5fa8', '#d9730d', '#2e8b57', '#8e44ad', '#b03a3a', '#7f6000', '#4c4c4c', '#008b8b')
+_COLORS = ('#1f5fa8', '#d9730d', '#2e8b57', '#8e44ad', '#b03a3a', '#7f6000', '#4c4c4c', '#008b8b')
 # Below this share of the largest, singular values are rounding of float32 features.
 _FLOOR = 1e-7
 
@@ -111,18 +111,18 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> pathlib.P
   FigureCanvasAgg(figure)
   left, right = figure.subplots(1, 2)
   for number, (tap, row) in enumerate(rows.items()):
-    colour = _COLOURS[number % len(_COLOURS)]
+    color = _COLORS[number % len(_COLORS)]
     singular = np.array(row['spectrum'])
     if singular[0] > 0:
       shares = np.maximum(singular / singular[0], _FLOOR)
-      label = f'{tap}: rank {row["centred_rank"]:.1f} of {row["dimensions"]:,}'
-      left.plot(np.arange(1, len(shares) + 1), shares, color=colour, label=label, linewidth=1.6)
+      label = f'{tap}: rank {row["centered_rank"]:.1f} of {row["dimensions"]:,}'
+      left.plot(np.arange(1, len(shares) + 1), shares, color=color, label=label, linewidth=1.6)
     spread = np.array(row['std_by_dimension'])
     places = (np.arange(len(spread)) + 0.5) / len(spread)
-    right.plot(places, spread, color=colour, label=f'{tap}: {row["std"]:.2f}', linewidth=1.6)
+    right.plot(places, spread, color=color, label=f'{tap}: {row["std"]:.2f}', linewidth=1.6)
   left.set_yscale('log')
   left.set_xscale('log')
-  left.set_title('singular values of the centred features, largest = 1', fontsize=11)
+  left.set_title('singular values of the centered features, largest = 1', fontsize=11)
   left.set_xlabel('number')
   right.axhline(1.0, color='#9a9a9a', linestyle=':', linewidth=1)
   right.set_title('spread of the dimensions, isotropic = 1', fontsize=11)

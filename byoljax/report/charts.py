@@ -1,6 +1,6 @@
-"""Line charts as SVG that follow the page's colours, with values under the pointer.
+"""Line charts as SVG that follow the page's colors, with values under the pointer.
 
-The curves are those of `curves.png`. Text and lines take their colours from the page's style sheet,
+The curves are those of `curves.png`. Text and lines take their colors from the page's style sheet,
 so they are right in a light and in a dark page; a script of the page reads the values.
 """
 
@@ -41,7 +41,7 @@ def line_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """At most some hundred points, each the mean of its neighbours."""
+  """At most some hundred points, each the mean of its neighbors."""
   if len(x) <= _MOST_POINTS:
     return x, y
   parts = np.array_split(np.arange(len(x)), _MOST_POINTS)

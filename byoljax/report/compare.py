@@ -35,7 +35,7 @@ _PROTOCOL = (
   'data.name',
 )
 _MOST_FIELDS = 4
-_COLOURS = ('#1f5fa8', '#d9730d', '#2e8b57', '#8e44ad', '#b03a3a', '#7f6000', '#4c4c4c', '#008b8b')
+_COLORS = ('#1f5fa8', '#d9730d', '#2e8b57', '#8e44ad', '#b03a3a', '#7f6000', '#4c4c4c', '#008b8b')
 
 
 class Run(NamedTuple):
@@ -246,15 +246,15 @@ def plot(groups: Mapping[str, Sequence[Run]], path: pathlib.Path) -> None:
 
   made = rows(groups)
   trained = [row for row in made if row['encoder'] in groups][::-1]
-  colours = {row['encoder']: _COLOURS[i % len(_COLOURS)] for i, row in enumerate(reversed(trained))}
+  colors = {row['encoder']: _COLORS[i % len(_COLORS)] for i, row in enumerate(reversed(trained))}
   figure = Figure(figsize=(12, max(3.2, 0.45 * len(trained) + 1.6)), layout='constrained')
   FigureCanvasAgg(figure)
   *bars, curves = figure.subplots(1, 3, width_ratios=(1, 1, 1.3))
   for panel, (title, key) in zip(bars, SCORES, strict=True):
     for place, row in enumerate(trained):
-      panel.barh(place, row[title], color=colours[row['encoder']], alpha=0.45, height=0.6)
+      panel.barh(place, row[title], color=colors[row['encoder']], alpha=0.45, height=0.6)
       values = [100 * run.results[run.method][key]['top1'] for run in groups[row['encoder']]]
-      panel.plot(values, [place] * len(values), 'o', color=colours[row['encoder']], markersize=4)
+      panel.plot(values, [place] * len(values), 'o', color=colors[row['encoder']], markersize=4)
     for row, line in zip(
       (row for row in made if row['encoder'] not in groups), ('--', ':'), strict=False
     ):
@@ -271,7 +271,7 @@ def plot(groups: Mapping[str, Sequence[Run]], path: pathlib.Path) -> None:
       points = [(row['epoch'], 100 * row['knn/top1']) for row in run.rows if 'knn/top1' in row]
       if points:
         label = name if number == 0 else None
-        curves.plot(*np.array(points).T, 'o-', markersize=3, color=colours[name], label=label)
+        curves.plot(*np.array(points).T, 'o-', markersize=3, color=colors[name], label=label)
   curves.set_title('k-NN on held-out training images, %', fontsize=11)
   curves.set_xlabel('epoch')
   for panel in (*bars, curves):

@@ -147,12 +147,12 @@ def _sample(
 def without_self(
   similarities: np.ndarray, rows: np.ndarray, own: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """One neighbour fewer: the query itself where it is among them, else the farthest.
+  """One neighbor fewer: the query itself where it is among them, else the farthest.
 
   Args:
     similarities: [M, k], descending.
     rows: [M, k].
-    own: bool [M, k], at most one a row: where the neighbour is the query. Without a test split
+    own: bool [M, k], at most one a row: where the neighbor is the query. Without a test split
       queries and bank are the same images; the query need not come first, for images may occur
       twice, and need not be there at all, for a large bank is a part of them.
   """
@@ -217,14 +217,14 @@ def _map(config: Config, sample: Sample) -> Map:
   unit = sample.features[:count] / np.maximum(
     np.linalg.norm(sample.features[:count], axis=1, keepdims=True), 1e-12
   )
-  centred = unit - unit.mean(0)
-  _, _, axes = np.linalg.svd(centred, full_matrices=False)
+  centered = unit - unit.mean(0)
+  _, _, axes = np.linalg.svd(centered, full_matrices=False)
   layouts = {}
   if TSNE is not None and count > 5:
     perplexity = min(30.0, (count - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init='pca', random_state=0)
     layouts['t-SNE'] = tsne.fit_transform(unit)
-  components = centred @ axes[:2].T
+  components = centered @ axes[:2].T
   layouts['PCA'] = np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
   images = _images(config, sample.source, sample.rows[:count])
   return Map(layouts, sample.labels[:count], images)
@@ -245,7 +245,7 @@ def _pictures(
   with config_lib.user_errors():
     folder.mkdir(parents=True, exist_ok=True)
     made = {
-      'neighbours': pictures.gallery(folder / 'neighbours.png', gallery, names),
+      'neighbors': pictures.gallery(folder / 'neighbors.png', gallery, names),
       'map': pictures.scatter(folder / 'map.png', shown, names),
     }
     kernel = pictures.first_kernel(jax.device_get(encoder.params['encoder']))
@@ -343,15 +343,14 @@ def _notes(bank: Sample, queries: Sample, same: bool) -> dict[str, str]:
   where = 'the same images' if same else f'{len(bank.labels):,} training images'
   kind = 'images' if same else 'test images'
   return {
-    'Nearest neighbours': f'Random {kind} on the left, the nearest of {where} by cosine '
-    'similarity.',
+    'Nearest neighbors': f'Random {kind} on the left, the nearest of {where} by cosine similarity.',
     'Map of the embeddings': f'{min(_MOST_POINTS, len(queries.labels)):,} {kind}; t-SNE keeps '
-    'neighbourhoods, not distances. Point at a dot to see the image, choose a class to see it '
+    'neighborhoods, not distances. Point at a dot to see the image, choose a class to see it '
     'alone.',
     'Classes': f'k-NN (k = {knn.HEADLINE_K}, T = {knn.HEADLINE_TEMPERATURE}) of '
     f'{len(queries.labels):,} {kind} against {where}.',
     'Augmented views': 'An image on the left, what training makes of it beside it.',
-    'Spectrum': 'Singular values of the centred features of each tap, and the spread of their '
+    'Spectrum': 'Singular values of the centered features of each tap, and the spread of their '
     'dimensions: a curve that falls off a cliff is dimensional collapse.',
     'First layer': 'Kernels of the first convolution, each scaled to its own range.',
   }

@@ -15,7 +15,7 @@ from byoljax.workdir import metrics
 
 FILE = 'curves.png'
 
-_COLOURS = ('#1f5fa8', '#d9730d', '#2e8b57', '#8e44ad', '#b03a3a')
+_COLORS = ('#1f5fa8', '#d9730d', '#2e8b57', '#8e44ad', '#b03a3a')
 _FEW = 40  # Up to so many points are marked one by one, more are smoothed.
 
 
@@ -186,7 +186,7 @@ def _draw(axes: Any, panel: Panel, rows: Sequence[Mapping[str, Any]]) -> None:
   from matplotlib.ticker import EngFormatter, MaxNLocator
 
   other, handles = None, []
-  for colour, curve in zip(_COLOURS, panel.curves, strict=False):
+  for color, curve in zip(_COLORS, panel.curves, strict=False):
     x, y = points(rows, curve)
     if not x.size:
       continue
@@ -195,10 +195,10 @@ def _draw(axes: Any, panel: Panel, rows: Sequence[Mapping[str, Any]]) -> None:
       target = other = other or axes.twinx()
     few = len(x) <= _FEW
     if curve.noisy and not few:
-      target.plot(x, y, color=colour, alpha=0.25, linewidth=0.8)
+      target.plot(x, y, color=color, alpha=0.25, linewidth=0.8)
       y = _smooth(y)
     marker = 'o' if few else None
-    handles += target.plot(x, y, color=colour, marker=marker, label=curve.label)
+    handles += target.plot(x, y, color=color, marker=marker, label=curve.label)
   axes.set_title(panel.title)
   axes.set_xlabel('step')
   axes.set_ylabel(panel.left)
@@ -213,7 +213,7 @@ def _draw(axes: Any, panel: Panel, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _pair(axes: Any, other: Any, panel: Panel, handles: Sequence[Any]) -> None:
-  """Two axes: each label takes the colour of its curve, instead of a legend."""
+  """Two axes: each label takes the color of its curve, instead of a legend."""
   other.set_ylabel(panel.right, color=handles[-1].get_color())
   other.set_ylim(bottom=0)
   other.grid(False)

@@ -21,15 +21,15 @@ class Gallery(NamedTuple):
   Attributes:
     queries: uint8 [q, S, S, 3].
     query_labels: int [q], -1 where unknown.
-    neighbours: uint8 [q, n, S, S, 3], nearest first.
-    neighbour_labels: int [q, n].
+    neighbors: uint8 [q, n, S, S, 3], nearest first.
+    neighbor_labels: int [q, n].
     cosines: float [q, n].
   """
 
   queries: np.ndarray
   query_labels: np.ndarray
-  neighbours: np.ndarray
-  neighbour_labels: np.ndarray
+  neighbors: np.ndarray
+  neighbor_labels: np.ndarray
   cosines: np.ndarray
 
 
@@ -59,7 +59,7 @@ class Page(NamedTuple):
     recipe: dotted field -> value, all of it.
     charts: HTML figures.
     pictures: heading -> PNG, whole files.
-    gallery: nearest neighbours, or None.
+    gallery: nearest neighbors, or None.
     map: embeddings in the plane, or None.
     confusion: int [C, C], rows true, columns predicted; or None.
     class_names: C names.
@@ -87,7 +87,7 @@ def render(page: Page) -> str:
     ('Results', _results(page)),
     ('Training', ''.join(page.charts) and f'<div class="charts">{"".join(page.charts)}</div>'),
     *[(name, _picture(name, content)) for name, content in page.pictures.items()],
-    ('Nearest neighbours', page.gallery and _gallery(page.gallery, page.class_names)),
+    ('Nearest neighbors', page.gallery and _gallery(page.gallery, page.class_names)),
     ('Map of the embeddings', page.map and _map(page.map, page.class_names)),
     ('Classes', _classes(page)),
     ('Recipe', _recipe(page)),

@@ -1,4 +1,4 @@
-"""The report's pictures as files: neighbours, map, confusion matrix, first-layer filters."""
+"""The report's pictures as files: neighbors, map, confusion matrix, first-layer filters."""
 
 from collections.abc import Mapping, Sequence
 import pathlib
@@ -15,8 +15,8 @@ _MOST_TICKS = 40
 
 
 def gallery(path: pathlib.Path, shown: Gallery, names: Sequence[str]) -> pathlib.Path:
-  """Queries on the left, neighbours in frames: green for the query's class, red for another."""
-  rows, columns = shown.neighbours.shape[:2]
+  """Queries on the left, neighbors in frames: green for the query's class, red for another."""
+  rows, columns = shown.neighbors.shape[:2]
   wide, high = _CELL + _GAP, _CELL + _TEXT + _GAP
   sheet = Image.new('RGB', ((columns + 1) * wide + 3 * _GAP, rows * high + _GAP), 'white')
   pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
@@ -39,15 +39,15 @@ def gallery(path: pathlib.Path, shown: Gallery, names: Sequence[str]) -> pathlib
 
 
 def scatter(path: pathlib.Path, shown: Map, names: Sequence[str]) -> pathlib.Path:
-  """One panel a layout, one colour a class."""
+  """One panel a layout, one color a class."""
   figure = _figure(5.4 * len(shown.layouts), 5.2)
   classes = sorted({int(label) for label in shown.labels})
-  colours = _hues(len(classes))
+  colors = _hues(len(classes))
   panels = figure.subplots(1, len(shown.layouts), squeeze=False)[0]
   for panel, (name, points) in zip(panels, shown.layouts.items(), strict=True):
-    for colour, label in zip(colours, classes, strict=True):
+    for color, label in zip(colors, classes, strict=True):
       own = points[shown.labels == label]
-      panel.scatter(*own.T, s=9, color=colour, label=_name(label, names), linewidths=0, alpha=0.8)
+      panel.scatter(*own.T, s=9, color=color, label=_name(label, names), linewidths=0, alpha=0.8)
     panel.set_title(name, fontsize=11)
     panel.set_xticks([])
     panel.set_yticks([])
@@ -74,15 +74,15 @@ def confusion(path: pathlib.Path, counts: np.ndarray, names: Sequence[str]) -> p
     panel.set_yticks(range(count), [_name(i, names) for i in range(count)])
   if count <= 20:
     for (i, j), share in np.ndenumerate(shares):
-      colour = 'white' if share > 55 else '#333333'
-      panel.text(j, i, f'{share:.0f}', ha='center', va='center', fontsize=8, color=colour)
+      color = 'white' if share > 55 else '#333333'
+      panel.text(j, i, f'{share:.0f}', ha='center', va='center', fontsize=8, color=color)
   panel.set_title('k-NN, % of each class', fontsize=11)
   figure.savefig(path, dpi=110)
   return path
 
 
 def first_kernel(params: Mapping[str, Any]) -> np.ndarray | None:
-  """The first convolution's kernel on colours, float32 [h, w, 3, n], or None without one."""
+  """The first convolution's kernel on colors, float32 [h, w, 3, n], or None without one."""
   from flax.traverse_util import flatten_dict
 
   leaves: Any = flatten_dict(dict(params))
@@ -95,7 +95,7 @@ def first_kernel(params: Mapping[str, Any]) -> np.ndarray | None:
 
 
 def filters(path: pathlib.Path, kernel: np.ndarray) -> pathlib.Path:
-  """Every kernel as a small colour picture, scaled to its own range."""
+  """Every kernel as a small color picture, scaled to its own range."""
   height, width, _, count = kernel.shape
   low, high = kernel.min((0, 1, 2)), kernel.max((0, 1, 2))
   scaled = ((kernel - low) / np.maximum(high - low, 1e-12) * 255).round().astype(np.uint8)

@@ -189,7 +189,7 @@ def _csv(part: Part) -> bytes:
   writer = csv.writer(file)
   writer.writerow(['name', 'index', 'label', *(f'f{i}' for i in range(part.features.shape[1]))])
   for row, index, label, name in zip(*part, strict=True):
-    # Nine digits tell every float32 from its neighbours.
+    # Nine digits tell every float32 from its neighbors.
     writer.writerow([name, index, label, *(f'{value:.9g}' for value in row)])
   return file.getvalue().encode()
 

@@ -77,7 +77,7 @@ def _few_labels(config: Config, train: Split, test: Split) -> tuple[dict[str, An
     shots=fields.shots,
     shares=fields.shares,
     draws=fields.draws,
-    value=fields.regularisation,
+    value=fields.regularization,
     seed=fields.seed,
   )
   columns = ['labels', 'examples', 'top1', 'top1_sd']
@@ -86,7 +86,7 @@ def _few_labels(config: Config, train: Split, test: Split) -> tuple[dict[str, An
 
 
 def _anomaly(config: Config, train: Split, test: Split) -> tuple[dict[str, Any], str]:
-  result = frozen.anomaly(train, test, neighbours=config.anomaly.neighbours)
+  result = frozen.anomaly(train, test, neighbors=config.anomaly.neighbors)
   rows = [{'normal class': str(c), 'AUROC': value} for c, value in result['by_class'].items()]
   shown = table.format_table(rows, ['normal class', 'AUROC'], formats={'AUROC': '{:.3f}'})
   return result, f'{shown}\nmean AUROC {result["auroc"]:.3f} (chance: 0.5)'

@@ -266,7 +266,7 @@ def _final_results(config: Config, data: EvalData, state: TrainState) -> dict[st
   encoders = {config.method.name: _online(config, state)}
   if config.evals.baselines:
     pixels = dict(config.encoder) | {'name': 'pixels'}
-    for name, fields in {'random initialisation': config.encoder, 'raw pixels': pixels}.items():
+    for name, fields in {'random initialization': config.encoder, 'raw pixels': pixels}.items():
       encoders[name] = extraction.random_encoder(fields, data.image_size, config.seed)
   results = {}
   for name, encoder in encoders.items():

@@ -66,7 +66,7 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def read_images(paths: Sequence[str], size: int) -> np.ndarray:
-  """Image files as evaluation sees them: centre crops, uint8 [n, size, size, 3].
+  """Image files as evaluation sees them: center crops, uint8 [n, size, size, 3].
 
   Raises:
     ConfigError: a file is not there or is no image.

@@ -46,12 +46,12 @@ class Run(NamedTuple):
     specs: one augmentation per view.
     length: durations in steps.
     method: see `byoljax.method`.
-    tx: the optimiser of all parameter groups.
+    tx: the optimizer of all parameter groups.
     schedule: step -> learning rate of the group 'default'.
     step: the mapped train step: (state, batch [devices, b, ...]) -> (state, metrics).
     create: () -> the TrainState at step 0, in whole arrays on the default device.
     layout: how the state that `step` takes lies on the devices.
-    report: table of the parameters and how each is optimised.
+    report: table of the parameters and how each is optimized.
     many_steps: the mapped `resident.make_steps`, for data that live on the devices: (state, data,
       index [devices, K, b], count) -> (state, metrics). None where images differ in size.
   """
@@ -121,9 +121,9 @@ def assemble(
   if config.probe.online and source.num_classes > 1 and not source.multi_label:
     method = _watched(method, source.num_classes)
   cut = bool(config.train.get('shard_state', False))
-  optimisers = _optimisers(config, length, collectives.AXIS if cut else None)
+  optimizers = _optimizers(config, length, collectives.AXIS if cut else None)
   tx = optim.make(
-    lambda params: optimisers.label(method.groups(params), params), optimisers.transformations
+    lambda params: optimizers.label(method.groups(params), params), optimizers.transformations
   )
   augment = augmentation(config, specs, length, config.data.mean, config.data.std)
   example = {
@@ -151,8 +151,8 @@ def assemble(
     sharded=shapes if cut else None,
   )
   layout = layout_lib.sharded(shapes, method.memories) if cut else layout_lib.replicated()
-  labels = optimisers.label(method.groups(shapes.params), shapes.params)
-  report = optim.param_report(shapes.params, labels, optimisers.settings)
+  labels = optimizers.label(method.groups(shapes.params), shapes.params)
+  report = optim.param_report(shapes.params, labels, optimizers.settings)
   return Run(
     config,
     source,
@@ -160,7 +160,7 @@ def assemble(
     length,
     method,
     tx,
-    optimisers.schedule,
+    optimizers.schedule,
     mapped(step, in_axes=(layout.axes, 0), out_axes=(layout.axes, None)),
     create,
     layout,
@@ -322,8 +322,8 @@ def _length(config: Config, source: Source, devices: int) -> Length:
   return length
 
 
-def _optimisers(config: Config, length: Length, axis: str | None) -> recipe.Recipe:
-  """The optimisers of all parameter groups, the online probe's among them.
+def _optimizers(config: Config, length: Length, axis: str | None) -> recipe.Recipe:
+  """The optimizers of all parameter groups, the online probe's among them.
 
   `axis` is that over which tensors are cut, if they are.
   """

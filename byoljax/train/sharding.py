@@ -1,8 +1,8 @@
 """Where the train state lies: whole on every device, or each device with parts of some arrays.
 
-Replicated, every device holds parameters, optimiser state and method state. Two of these are used
+Replicated, every device holds parameters, optimizer state and method state. Two of these are used
 number by number, but for norms of whole tensors, and are cut: device d of D keeps the d-th part of
-every array of the optimiser's state and of the target network. It moves the d-th part of every
+every array of the optimizer's state and of the target network. It moves the d-th part of every
 parameter and of the target, then all collect the parameters (ZeRO, stage 1: Rajbhandari et al.
 2020, arXiv 1910.02054). Gradients are averaged by a reduce-scatter in place of an all-reduce, which
 together with the collecting moves as many bytes. The target network is collected where it is
@@ -60,7 +60,7 @@ def replicated() -> Layout:
 
 
 def sharded(shapes: TrainState, memories: Sequence[tuple[str, ...]] = ()) -> Layout:
-  """Every device holds its parts of the optimiser's state, the target and memories, and all else.
+  """Every device holds its parts of the optimizer's state, the target and memories, and all else.
 
   Args:
     shapes: of the whole state.

@@ -2,7 +2,7 @@
 
     model.safetensors    weights in PyTorch's layout: ResNets under torchvision's names, ViTs under
                          timm's
-    config.json          which network, in timm's words and in ours; how to normalise images
+    config.json          which network, in timm's words and in ours; how to normalize images
     encoder.stablehlo    the whole encoder with its weights, for any batch size (`jax.export`)
     README.md            a model card with code to copy
     model_card.json      the same as data
@@ -88,7 +88,7 @@ def weights_of(embedder: Embedder) -> dict[str, np.ndarray]:
   return {name: np.asarray(value) for name, value in flatten_dict(trees, sep='/').items()}
 
 
-def serialised(embedder: Embedder) -> bytes:
+def serialized(embedder: Embedder) -> bytes:
   """The encoder with its weights as StableHLO: uint8 [b, S, S, 3] -> float32 [b, D]."""
   side = embedder.image_size
   (batch,) = export.symbolic_shape('b')
@@ -121,7 +121,7 @@ def write(embedder: Embedder, folder: pathlib.Path, about: Mapping[str, Any]) ->
   numbers = sum(array.size for array in weights.values() if array.dtype == np.float32)
   card = _card(embedder, about, numbers)
   (folder / files.SAFETENSORS).write_bytes(save(weights, metadata={'format': 'pt'}))
-  (folder / 'encoder.stablehlo').write_bytes(serialised(embedder))
+  (folder / 'encoder.stablehlo').write_bytes(serialized(embedder))
   checkpoint.write_json(folder / 'model_card.json', card)
   (folder / 'README.md').write_text(_readme(card))
   checkpoint.write_json(folder / 'config.json', _config(embedder))
@@ -196,7 +196,7 @@ def _readme(card: Mapping[str, Any]) -> str:
     f'# {encoder["name"]}, pretrained with {card["method"]} on {card["data"]}',
     '',
     f'{card["numbers"]:,} numbers; images of {side} pixels give {card["features"]} features. '
-    f'Images are scaled to [0, 1], then normalised with mean {_three(card["mean"])} and standard '
+    f'Images are scaled to [0, 1], then normalized with mean {_three(card["mean"])} and standard '
     f'deviation {_three(card["std"])}, per channel.',
     '',
     '| | |',
@@ -209,7 +209,7 @@ def _readme(card: Mapping[str, Any]) -> str:
     '',
     '## Use',
     '',
-    'Without byoljax, with JAX; the normalisation is inside:',
+    'Without byoljax, with JAX; the normalization is inside:',
     '',
     '```python',
     'from jax import export',
@@ -222,7 +222,7 @@ def _readme(card: Mapping[str, Any]) -> str:
   ]
   if card['names'] == 'torchvision' and encoder['width'] == 1:
     lines += [
-      'In PyTorch; images are float [b, 3, S, S], normalised as above:',
+      'In PyTorch; images are float [b, 3, S, S], normalized as above:',
       '',
       '```python',
       'import safetensors.torch, torch, torchvision',
@@ -238,7 +238,7 @@ def _readme(card: Mapping[str, Any]) -> str:
   if card['names'] == 'timm':
     arguments = ', '.join(f'{k}={v!r}' for k, v in _vit_arguments(encoder, side).items())
     lines += [
-      'In PyTorch, with timm; images are float [b, 3, S, S], normalised as above:',
+      'In PyTorch, with timm; images are float [b, 3, S, S], normalized as above:',
       '',
       '```python',
       'import safetensors.torch, timm',

@@ -141,5 +141,5 @@ def _told(fields: Mapping[str, Any], prefix: str, found: Found) -> str:
       f'of {fields["grid"] * fields["patch_size"]} and {found.doubt}'
     )
   behind = f", behind '{prefix}'" if prefix else ''
-  scaled = '; images are scaled to [0, 1] and not normalised' if found.std == (1.0,) * 3 else ''
+  scaled = '; images are scaled to [0, 1] and not normalized' if found.std == (1.0,) * 3 else ''
   return f'{fields["name"]}{width}{form}{behind}: every weight fits{scaled}.'

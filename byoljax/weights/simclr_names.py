@@ -1,6 +1,6 @@
 """A ResNet's parameters under the names of SimCLR's TensorFlow code, versions 1 and 2.
 
-Layers are numbered in the order in which they are made, convolutions and batch normalisations each
+Layers are numbered in the order in which they are made, convolutions and batch normalizations each
 by themselves: the stem, then block by block, a projected shortcut before the block's own layers.
 
     ours                          theirs
@@ -13,7 +13,7 @@ by themselves: the stem, then block by block, a projected shortcut before the bl
 In version 2 there is 'ema_model/base_model/', too; TF2's code writes 'resnet/conv2d_fixed_padding/
 conv2d', 'resnet/block_group1/.../sync_batch_normalization_7', with the same numbers. Layouts are
 ours. Selective kernels (`sk1`) are found out. The network pads as `padding='fixed'` does and sees
-images in [0, 1] that are not normalised.
+images in [0, 1] that are not normalized.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -54,7 +54,7 @@ def _convs(names: Collection[str], prefix: str) -> list[str]:
 
 
 def _norms(names: Collection[str], prefix: str) -> list[str]:
-  """The batch normalisations behind a prefix, in the order in which they were made."""
+  """The batch normalizations behind a prefix, in the order in which they were made."""
   numbers: dict[str, int] = {}
   for name in names:
     module, _, leaf = name.rpartition('/')
@@ -88,7 +88,7 @@ def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
   norms = len(_norms(state, prefix))
   if norms != (wanted := sum(kind == 'bn' for kind, _ in _order(own))):
     raise ValueError(
-      f"{norms} batch normalisations behind '{prefix}' are too "
+      f"{norms} batch normalizations behind '{prefix}' are too "
       f'{"few" if norms < wanted else "many"} for {own["name"]}, which has {wanted}.'
     )
   return Found(
@@ -143,7 +143,7 @@ def _turned(path: Path, array: np.ndarray) -> np.ndarray:
 
 def _inside(prefix: str, name: str) -> bool:
   module = name.rpartition('/')[0].rpartition('/')[2]
-  # What optimisers keep lies one level deeper.
+  # What optimizers keep lies one level deeper.
   return name.startswith(prefix) and bool(re.fullmatch(r'conv2d(_\d+)?', module))
 
 

@@ -5,7 +5,7 @@ take note of a tensor; every other class that it names becomes an inert stand-in
 read: the zip archive (PyTorch 1.6 and later) and the older sequence of pickles. Tensors
 are materialised after the pickle has ended, within the bounds of the bytes that are really there.
 
-Not read: sparse and quantised tensors, tensor subclasses, and files in which a tensor is more than
+Not read: sparse and quantized tensors, tensor subclasses, and files in which a tensor is more than
 a view of a storage; these are left out, and names that a network then lacks are said where it is
 put together.
 """

@@ -11,7 +11,7 @@ pre-norm blocks, exact GELU, LayerNorm with epsilon 1e-6.
     block1/fc1                    blocks.0.mlp.fc1
     norm/{scale,bias}             norm.{weight,bias}
 
-Fixed positions (MoCo v3's) are stored, too: they are recognised by their values. The number of
+Fixed positions (MoCo v3's) are stored, too: they are recognized by their values. The number of
 heads is not in the weights: it is 64 channels a head, DINO's and timm's rule, except for a ViT-S
 with MoCo v3's positions, which has 12. Where query, key and value have no bias it becomes zero.
 """

@@ -6,7 +6,7 @@
     <workdir>/damaged-checkpoints/     those that could not be read; nothing is deleted
 
 A checkpoint holds arrays only and does not depend on the number of devices. `restore_subtrees`
-reads the encoder of any run without knowing its method or optimiser. Whatever is read is compared
+reads the encoder of any run without knowing its method or optimizer. Whatever is read is compared
 with the digests written beside it (`byoljax.workdir.integrity`), and a damaged checkpoint makes
 way for the one before it. Every process reads for itself; `hosts.all_agree` keeps them together.
 """

@@ -77,7 +77,7 @@ class Writer:
     """Appends one row.
 
     Args:
-      step: number of optimiser steps done.
+      step: number of optimizer steps done.
       metrics: name to a number, a bool, a string, None, or an array of one number; reading
         arrays waits for the device.
 

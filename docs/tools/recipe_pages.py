@@ -12,7 +12,7 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Recipes whose part after the colon is one of configs/scales.py.
-COLUMNS = ('scale', 'data', 'encoder', 'image', 'batch', 'length', 'optimiser', 'base_lr')
+COLUMNS = ('scale', 'data', 'encoder', 'image', 'batch', 'length', 'optimizer', 'base_lr')
 
 
 def page() -> str:

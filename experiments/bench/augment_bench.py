@@ -38,10 +38,10 @@ OPERATORS = {
   'jitter: contrast': {'jitter_prob': 0.8, **_NO_JITTER, 'contrast': 0.4},
   'jitter: saturation': {'jitter_prob': 0.8, **_NO_JITTER, 'saturation': 0.2},
   'jitter: hue': {'jitter_prob': 0.8, **_NO_JITTER, 'hue': 0.1},
-  'grey': {'gray_prob': 0.2},
+  'gray': {'gray_prob': 0.2},
   'blur': {'blur_prob': 1.0},
   'blur, one in ten': {'blur_prob': 0.1},
-  'solarise': {'solarize_prob': 0.2},
+  'solarize': {'solarize_prob': 0.2},
 }
 
 

@@ -12,7 +12,7 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib import ticker  # noqa: E402
 
-_COLOURS = ('#00796b', '#d81b60')
+_COLORS = ('#00796b', '#d81b60')
 # panel -> curves in it
 _PANELS = ('batch', 'image', 'queue', 'NT-Xent', 'data set', 'devices')
 _AXES = {'seconds': ('time', render.seconds), 'bytes': ('memory', render.bytes_)}
@@ -28,13 +28,13 @@ def draw(curves: dict[str, Any], path: pathlib.Path) -> None:
   for column, (panel, names) in enumerate(panels.items()):
     for row, (key, (label, shown)) in enumerate(_AXES.items()):
       axes = grid[row][column]
-      for name, colour in zip(names, _COLOURS, strict=False):
+      for name, color in zip(names, _COLORS, strict=False):
         pairs = render.growth_series(curves[name]['points'])[key]
         what = name.removeprefix(panel).lstrip(', ') or panel
         axes.plot(
           *zip(*pairs, strict=True),
           'o-',
-          color=colour,
+          color=color,
           markersize=4,
           label=f'{what}: slope {render.slope(pairs):.2f}',
         )

@@ -74,7 +74,7 @@ class Contestant:
     return {'images': images, 'wall': wall, 'cpu': cpu}
 
   def device(self, place: str, batches: int) -> contest.Reply:
-    """Augments one batch of the host's, again and again, to normalised float32 views."""
+    """Augments one batch of the host's, again and again, to normalized float32 views."""
     batch, augment = self._batches[place], self._augment[place]
     jax.block_until_ready(augment(batch, np.int32(0)))
 

@@ -58,14 +58,14 @@ class Contestant:
     if jax.device_count() != 1:
       raise RuntimeError(f'{jax.device_count()} devices, but one is meant: look at XLA_FLAGS.')
     method = method_of(case)
-    optimiser = optim.make_optimizer(
+    optimizer = optim.make_optimizer(
       'lars',
       schedule=optim.constant(case['lr'], total_steps=case['total_steps']),
       weight_decay=case['weight_decay'],
       momentum=case['momentum'],
       trust_coefficient=case['trust_coefficient'],
     )
-    tx = optim.make(method.groups, {'default': optimiser})
+    tx = optim.make(method.groups, {'default': optimizer})
     self._step = mapping.spmd(
       functools.partial(train_step, method=method, tx=tx, augment=lambda batch, step: batch)
     )

@@ -9,7 +9,7 @@ use, which none of these would) and for agreement (votes are close).
   lightly               its `knn_predict`, in batches of 256 queries as its classifier gets them
   PyTorch               a product, `topk` and a sum of votes per 1024 queries
   scikit-learn          KNeighborsClassifier, brute force, cosine, voting by exp(s / T); and by
-                        Euclidean distance on the same unit vectors, which has the same neighbours
+                        Euclidean distance on the same unit vectors, which has the same neighbors
 
 Before anything is timed all must predict the same but for rounding, and the accuracy of the
 evaluation must be that of the predictions. Everybody holds the features in memory; what memory the

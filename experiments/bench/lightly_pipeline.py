@@ -1,6 +1,6 @@
 """lightly's BYOL augmentation in a PyTorch DataLoader, as a contestant.
 
-The usual program: worker processes open an image with Pillow, make two normalised float32 views of
+The usual program: worker processes open an image with Pillow, make two normalized float32 views of
 it and collate them. Images that are arrays become Pillow images first, as in torchvision's CIFAR10.
 """
 
@@ -103,7 +103,7 @@ class Contestant:
       )
       for first, second in loader:
         if first.dtype != torch.float32 or first.shape != second.shape:
-          raise TypeError('two normalised float32 views were expected')
+          raise TypeError('two normalized float32 views were expected')
         images += len(first)
 
     wall, cpu = contest.timed(work)

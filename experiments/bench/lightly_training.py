@@ -52,7 +52,7 @@ class Contestant:
     self._target = copy.deepcopy(self._online)
     deactivate_requires_grad(self._target)
     trained = [*self._online.parameters(), *self._predictor.parameters()]
-    self._optimiser = torch.optim.SGD(trained, lr=case['lr'])
+    self._optimizer = torch.optim.SGD(trained, lr=case['lr'])
     self._loss = NegativeCosineSimilarity()
     settings = [view_settings(view, case['mean'], case['std']) for view in case['views']]
     transform = BYOLTransform(BYOLView1Transform(**settings[0]), BYOLView2Transform(**settings[1]))
@@ -88,8 +88,8 @@ class Contestant:
       z_first, z_second = self._target(first), self._target(second)
     loss = 0.5 * (self._loss(p_first, z_second) + self._loss(p_second, z_first))
     loss.backward()
-    self._optimiser.step()
-    self._optimiser.zero_grad()
+    self._optimizer.step()
+    self._optimizer.zero_grad()
     self._step += 1
     return loss.detach()
 

@@ -5,9 +5,9 @@ strengths, by the same number of workers: threads in byoljax, processes in PyTor
 What each does:
 
   byoljax, accelerator   host: decode, crop, resize, mirror, uint8 (arrays: only gather rows);
-  (the default)          device, in the step: jitter, grey, blur, solarise, normalise (arrays: crop,
+  (the default)          device, in the step: jitter, gray, blur, solarize, normalize (arrays: crop,
                          resize, mirror as well), measured on the CPU here
-  byoljax, host          host: all but the normalisation, uint8; device: normalise
+  byoljax, host          host: all but the normalization, uint8; device: normalize
   lightly                host: everything, float32
 
 So only sums of host and device compare with lightly; the host's part alone is what limits a machine
@@ -24,7 +24,7 @@ from setting import ROOT, Setting
 
 from byoljax import config as config_lib
 
-# case -> the recipe whose views and normalisation are taken, and whether its images are JPEGs
+# case -> the recipe whose views and normalization are taken, and whether its images are JPEGs
 CASES = {'JPEG, 128 px': ('imagenette', True), 'arrays, 32 px': ('cifar10', False)}
 
 
@@ -34,7 +34,7 @@ def measure(setting: Setting) -> list[dict[str, Any]]:
 
 
 def view_settings(recipe: str) -> dict[str, Any]:
-  """Views and normalisation of a recipe, as JSON."""
+  """Views and normalization of a recipe, as JSON."""
   config = config_lib.load(f'{ROOT / "configs" / "byol.py"}:{recipe}')
   return {
     'views': [dict(config.views[name]) for name in sorted(config.views)],

@@ -3,7 +3,7 @@
     python experiments/bench/resident_bench.py --encoder resnet18 --batch-size 256 --out gpu.json
 
 Needs no TensorFlow and no download: the built-in images as arrays, the recipe's own augmentation,
-loss and optimiser, through the loop of every run (`train.training`). Both ways live in one process
+loss and optimizer, through the loop of every run (`train.training`). Both ways live in one process
 and take turns; a turn is a number of steps, and ends when the device has done them. The result
 holds every sample: seconds, CPU seconds, share of the time in which the loop waited for data,
 calls. On a CPU a call is one step, and "resident" says what the copying of batches costs there.

@@ -19,7 +19,7 @@ from byoljax import config as config_lib
 PARTS = {'step': 'byol', 'simclr': 'simclr', 'moco': 'moco'}
 DTYPES = ('float32', 'bfloat16')
 # Relative difference to byoljax that is still the same computation: rounding, amplified by the
-# batch normalisations over the checked steps.
+# batch normalizations over the checked steps.
 _TOLERANCE = {'float32': 0.01, 'bfloat16': 0.15}
 _CHECKED_STEPS = 3
 
@@ -28,7 +28,7 @@ def cases(method: str, quick: bool) -> dict[str, dict[str, Any]]:
   """What is trained, by the network's name; 'arguments' are those of the method's builder.
 
   The small encoder has batch and heads of the method's default recipe, ResNet-18 the published
-  heads. The optimiser's settings do not change its cost; with these each kernel moves by one
+  heads. The optimizer's settings do not change its cost; with these each kernel moves by one
   percent a step, so that a mistake in LARS or in the moving average could not hide from the check.
   """
   recipe = config_lib.load(str(ROOT / 'configs' / f'{method}.py'))

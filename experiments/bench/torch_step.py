@@ -1,6 +1,6 @@
 """The same train steps in PyTorch: networks, loss, LARS, moving average, from the same weights.
 
-Written as a good PyTorch program would be: `torch._foreach` operations in the optimiser and in the
+Written as a good PyTorch program would be: `torch._foreach` operations in the optimizer and in the
 moving average (no Python loop over tensors), no gradient for the target, a queue that is written in
 place, networks in bfloat16 by autocast and losses in float32. Methods are classes of what they
 differ in. Modules carry byoljax's parameter names, so weights are copied by name and a difference
@@ -170,7 +170,7 @@ def load(network: nn.Module, arrays: dict[str, np.ndarray]) -> None:
 
 
 class Lars:
-  """LARS as in BYOL's code: biases and normalisation neither decayed nor adapted."""
+  """LARS as in BYOL's code: biases and normalization neither decayed nor adapted."""
 
   def __init__(self, parameters: Sequence[nn.Parameter], case: dict[str, Any]):
     self.adapted = [p for p in parameters if p.ndim > 1]

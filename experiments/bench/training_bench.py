@@ -6,7 +6,7 @@ Each side runs its own input, its own step and its own loop, in float32, eager P
             lightly's heads (1024, 256), loss, moving average and transform, SGD at 0.06, a
             DataLoader over arrays in memory that become Pillow images, as torchvision's CIFAR10
             does; with one worker per core, and with fewer, since workers and step share the cores
-  byoljax   the recipe `byol.py:npz` with that encoder, heads, batch, optimiser and views, through
+  byoljax   the recipe `byol.py:npz` with that encoder, heads, batch, optimizer and views, through
             `train.training`, the loop of every run; without the online probe, which lightly's
             example does not have
 

@@ -39,7 +39,7 @@ STEPS = 60
 CASES = 'byol:1:14,moco:1:14,instance_discrimination:1:14,moco:2:9,swav:1:9,dino:1:9'
 MODES = ('starting', 'training', 'saving')
 # What each method brings: a target network, a queue, a bank of all examples, prototypes that are
-# frozen at first with a queue that begins later, a teacher with a centre.
+# frozen at first with a queue that begins later, a teacher with a center.
 METHODS = {
   'byol': ['--config.method.projector=(16,8)', '--config.method.predictor=(16,8)'],
   'moco': ['--config.method.projector=(16,8)', '--config.method.queue_size=64'],

@@ -97,15 +97,15 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
 
   figure = Figure(figsize=(11, 4.4), layout='constrained')
   left, right = figure.subplots(1, 2)
-  colours = {('v4', 4096): '#1f5fa8', ('v4', 32768): '#d9730d', ('h100', 4096): '#2e8b57',
+  colors = {('v4', 4096): '#1f5fa8', ('v4', 32768): '#d9730d', ('h100', 4096): '#2e8b57',
              ('h100', 32768): '#8e44ad'}  # fmt: skip
-  for (kind, batch), colour in colours.items():
+  for (kind, batch), color in colors.items():
     own = [r for r in rows if (r['machine'], r['method'], r['batch']) == (kind, 'byol', batch)]
     x = [r['devices'] for r in own]
     slow, fast = ([r[end]['images_per_second'] for r in own] for end in ('slow', 'fast'))
-    left.fill_between(x, slow, fast, color=colour, alpha=0.25, linewidth=0)
-    left.plot(x, fast, color=colour, label=f'{kind}, batch {batch:,}')
-    left.plot(x, slow, color=colour, linewidth=0.8)
+    left.fill_between(x, slow, fast, color=color, alpha=0.25, linewidth=0)
+    left.plot(x, fast, color=color, label=f'{kind}, batch {batch:,}')
+    left.plot(x, slow, color=color, linewidth=0.8)
   first = next(r for r in rows if (r['machine'], r['batch']) == ('v4', 32768))
   base = first['fast']['images_per_second'] / first['devices']
   left.plot(DEVICES, [base * n for n in DEVICES], '--', color='#888', label='v4, linear')
@@ -117,9 +117,9 @@ def plot(rows: list[dict], path: pathlib.Path) -> None:
   own = [r for r in rows if (r['machine'], r['method'], r['batch']) == ('v4', 'byol', 4096)]
   bottom = [0.0] * len(own)
   names = {'work': 'work at 0.4 of the peak', 'transfer': 'transfer', 'latency': 'sync-BN latency'}
-  for (part, label), colour in zip(names.items(), ('#1f5fa8', '#2e8b57', '#d9730d'), strict=True):
+  for (part, label), color in zip(names.items(), ('#1f5fa8', '#2e8b57', '#d9730d'), strict=True):
     share = [100 * r['fast'][part] / r['fast']['step'] for r in own]
-    right.bar(range(len(own)), share, bottom=bottom, color=colour, label=label)
+    right.bar(range(len(own)), share, bottom=bottom, color=color, label=label)
     bottom = [a + b for a, b in zip(bottom, share, strict=True)]
   right.set_xticks(range(len(own)), [f'{r["devices"]:,}' for r in own], rotation=45)
   right.set(xlabel='devices (v4)', ylabel='% of the step', ylim=(0, 100),

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from byoljax.workdir import checkpoint, metrics
-from tests.conftest import save_colours
+from tests.conftest import save_colors
 from tests.paths import ROOT
 
 LAUNCH = ROOT / 'experiments' / 'launch' / 'localhost.py'
@@ -94,7 +94,7 @@ def test_two_processes_are_one(tiny, one_device, tmp_path):
 @pytest.fixture(scope='module')
 def odd(tmp_path_factory):
   """83 training and 23 test images: neither 2, 3 nor 4 processes can share them evenly."""
-  return save_colours(tmp_path_factory.mktemp('odd') / 'odd.npz', 83, 23, contrast=60, seed=6)
+  return save_colors(tmp_path_factory.mktemp('odd') / 'odd.npz', 83, 23, contrast=60, seed=6)
 
 
 def test_two_processes_embed_an_odd_set(untrained, odd, tmp_path):
@@ -154,7 +154,7 @@ def test_four_processes_are_one_of_four_devices(tiny, odd, tmp_path, data):
 
 
 @pytest.mark.slow
-def test_two_processes_share_an_optimiser(tiny, one_device, tmp_path):
+def test_two_processes_share_an_optimizer(tiny, one_device, tmp_path):
   """Each of two devices in two processes keeps half; stopped half-way, one process keeps it all."""
   shared = [*tiny, '--config.train.shard_state=true']
   finish(*several(shared, tmp_path, 2, 1))

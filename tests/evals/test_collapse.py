@@ -51,7 +51,7 @@ def test_values_by_hand():
   # Singular values 3 and 1: p = .75, .25; exp(-.75 ln .75 - .25 ln .25) = 1.7548.
   x = jnp.array([[3.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
   np.testing.assert_allclose(effective_rank(x), 1.754765, rtol=1e-5)
-  # Normalised rows e1, e2: standard deviations .5, .5, 0; sqrt(3) / 3.
+  # Normalized rows e1, e2: standard deviations .5, .5, 0; sqrt(3) / 3.
   np.testing.assert_allclose(normalized_std(x), 3**-0.5, rtol=1e-6)
   # Opposite pairs have mean 0: +-e1, +-e2 have std sqrt(1/2) in both dimensions: exactly 1.
   signs = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])

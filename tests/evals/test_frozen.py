@@ -14,8 +14,8 @@ RNG = np.random.default_rng(0)
 def blobs(count, spread, seed, classes=3, dim=4):
   rng = np.random.default_rng(seed)
   labels = rng.integers(0, classes, count)
-  centres = np.random.default_rng(9).normal(size=(classes, dim)) * 3
-  return (centres[labels] + spread * rng.normal(size=(count, dim))).astype(np.float32), labels
+  centers = np.random.default_rng(9).normal(size=(classes, dim)) * 3
+  return (centers[labels] + spread * rng.normal(size=(count, dim))).astype(np.float32), labels
 
 
 class TestLogistic:
@@ -97,7 +97,7 @@ class TestAnomaly:
     train = np.stack([np.cos(angles), np.sin(angles)], 1), np.array([0, 0, 1, 1])
     angles = np.deg2rad([1.0, 80.0, 89.0, 10.0])
     test = np.stack([np.cos(angles), np.sin(angles)], 1), np.array([0, 0, 1, 1])
-    result = frozen.anomaly(train, test, neighbours=1)
+    result = frozen.anomaly(train, test, neighbors=1)
     # Of class 0 (1 and 80 degrees) against 89 and 10: 1 beats both, 80 beats 89 alone.
     assert result['by_class'] == {0: pytest.approx(0.75), 1: pytest.approx(0.75)}
 
@@ -134,7 +134,7 @@ def test_tasks_write_results_with_their_protocol(task, untrained, tmp_path, caps
   assert stored['config']['task'] == task.replace('-', '_') and stored['versions']
   shown = capsys.readouterr().out
   if task == 'logistic':
-    # Three classes that differ in colour: an untrained network tells them apart.
+    # Three classes that differ in color: an untrained network tells them apart.
     assert stored['result']['top1'] > 0.6 and 'top-1' in shown
   elif task == 'few-labels':
     assert [row['examples'] for row in stored['result']['rows']] == [3, 9, 3, 8]

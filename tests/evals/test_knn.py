@@ -138,10 +138,10 @@ def test_bank_is_streamed_from_a_memory_map_once(golden, tmp_path, monkeypatch):
 
   def counting(x):
     sizes.append(x.shape)
-    return normalise(x)
+    return normalize(x)
 
-  normalise = knn._normalise
-  monkeypatch.setattr(knn, '_normalise', counting)
+  normalize = knn._normalize
+  monkeypatch.setattr(knn, '_normalize', counting)
   expected = run(golden)
   sizes.clear()
   result = run(golden | {'bank': bank}, bank_block=128, query_block=40)

@@ -18,7 +18,7 @@ def test_values_by_hand():
   found = spectrum.measure(x)
   assert found['std'] == pytest.approx(1.0)
   assert found['spectrum'] == pytest.approx([0.5**0.5] * 2)
-  assert found['effective_rank'] == pytest.approx(2) and found['centred_rank'] == pytest.approx(2)
+  assert found['effective_rank'] == pytest.approx(2) and found['centered_rank'] == pytest.approx(2)
   # Two of six pairs are opposite, four orthogonal.
   assert found['mean_cosine'] == pytest.approx(-1 / 3)
   assert found['dead'] == 0 and (found['images'], found['dimensions']) == (4, 2)

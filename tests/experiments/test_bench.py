@@ -395,7 +395,7 @@ def test_every_operator_of_the_augmentation_is_timed_as_it_is(bench):
     if name == 'draws':
       continue
     assert jax.eval_shape(function, *arguments).shape == (8, 12, 12, 3), name
-  for name in ('grey', 'solarise', 'jitter: brightness'):
+  for name in ('gray', 'solarize', 'jitter: brightness'):
     assert not np.allclose(timed[name](*arguments), arguments[1]), name
 
 

@@ -10,7 +10,7 @@ What each array is compared with, and the tolerance, on images in [0, 1]:
                so only the interior is stored                                           1e-5
   jitter       colorsys and float64, one operation after the other, clipped after each: all 24
                orders. torchvision's brightness, contrast and saturation are other operators 1e-5
-  pipeline     the same reference with grey, zero-padded blur and solarize behind it    1e-5
+  pipeline     the same reference with gray, zero-padded blur and solarize behind it    1e-5
   enlarged     Pillow's bicubic, which is Keys' kernel with a = -1/2 as long as it enlarges; it does
                not round the kernel positions to 1/1024 pixel                           2e-3
 """
@@ -32,7 +32,7 @@ STRENGTHS = {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.6, 'hue': 0.2}
 
 
 def pictures(rng, count, size):
-  """Smooth coloured fields with edges and texture, uint8: like photographs at low resolution."""
+  """Smooth colored fields with edges and texture, uint8: like photographs at low resolution."""
   grid = np.arange(size) / size
   out = np.zeros((count, size, size, 3))
   for image in out:

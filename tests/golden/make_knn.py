@@ -18,10 +18,10 @@ CLASSES = 12
 
 def features():
   rng = np.random.default_rng(0)
-  centres = rng.normal(size=(CLASSES, 16))
+  centers = rng.normal(size=(CLASSES, 16))
   labels = rng.integers(0, CLASSES, 420).astype(np.int32)
   # Lengths vary widely: only the cosine may matter.
-  rows = centres[labels] + rng.normal(size=(420, 16)) * 2.2
+  rows = centers[labels] + rng.normal(size=(420, 16)) * 2.2
   rows *= rng.lognormal(sigma=1.0, size=(420, 1))
   rows = rows.astype(np.float32)
   return rows[:300], labels[:300], rows[300:], labels[300:]
@@ -37,8 +37,8 @@ def brute_force(bank, bank_labels, queries, query_labels):
     for i, k in enumerate(KS):
       for j, temperature in enumerate(TEMPERATURES):
         scores = np.zeros(CLASSES)
-        for neighbour in order[:k]:
-          scores[bank_labels[neighbour]] += np.exp(row[neighbour] / temperature)
+        for neighbor in order[:k]:
+          scores[bank_labels[neighbor]] += np.exp(row[neighbor] / temperature)
         ranked = [c for c in np.argsort(-scores, kind='stable') if scores[c] > 0]
         hits[0, i, j] += truth in ranked[:1]
         hits[1, i, j] += truth in ranked[:5]

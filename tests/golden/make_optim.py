@@ -1,6 +1,6 @@
-"""Makes optim.npz: 20 steps of PyTorch's optimisers, with LARC's gradient for two forms of LARS.
+"""Makes optim.npz: 20 steps of PyTorch's optimizers, with LARC's gradient for two forms of LARS.
 
-Every trajectory minimises the same small quadratic with drawn noise, in float64, the learning rate
+Every trajectory minimizes the same small quadratic with drawn noise, in float64, the learning rate
 warmed up from 0 and then on a cosine. The two LARC forms are written out here around
 torch.optim.SGD and checked against lightly's and timm's LARS where those cover them.
 Run with PyTorch, lightly and timm installed: python tests/golden/make_optim.py
@@ -29,7 +29,7 @@ def larc(w: torch.Tensor, g: torch.Tensor, lr: float, clip: bool) -> torch.Tenso
 
 
 def run(make, clip: bool | None = None, excluded=(), names=tuple(SHAPES)) -> dict[str, np.ndarray]:
-  """Parameters after each step, [STEPS, ...] by name, from torch optimisers made per tensor."""
+  """Parameters after each step, [STEPS, ...] by name, from torch optimizers made per tensor."""
   path = {}
   for name in names:
     w = torch.nn.Parameter(torch.from_numpy(start(name)))

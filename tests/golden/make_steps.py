@@ -4,11 +4,11 @@ Written from the papers and the authors' published settings, on a network of one
 
   byol          views one by one; the sum of both directions; the target is an independent draw with
                 train-mode statistics of its own, an average of the parameters alone, after the
-                optimiser; LARS with the rate outside its momentum (arXiv 2006.07733)
+                optimizer; LARS with the rate outside its momentum (arXiv 2006.07733)
   simclr        both views in one batch; the sum of both views' mean NT-Xent; a head without biases
-                whose output is normalised with a scale alone; LARS with the rate inside its
+                whose output is normalized with a scale alone; LARS with the rate inside its
                 momentum (arXiv 2002.05709)
-  moco          v2: one direction; batch normalisation in groups, keys in a given order; the queue
+  moco          v2: one direction; batch normalization in groups, keys in a given order; the queue
                 is written after it was used; torch.optim.SGD, which decays everything; the rate
                 moves once an epoch (arXiv 1911.05722, algorithm 1; 2003.04297)
   barlow_twins  views one by one; the whole batch's cross-correlation; LARS with another rate for
@@ -29,7 +29,7 @@ import pathlib
 
 import numpy as np
 import step_tensors
-from step_tensors import BATCH, EPOCH, METHODS, OPTIMISERS, STEPS, TOTAL, WARMUP
+from step_tensors import BATCH, EPOCH, METHODS, OPTIMIZERS, STEPS, TOTAL, WARMUP
 import torch
 from torch import nn
 from torch.nn import functional
@@ -38,7 +38,7 @@ RESULTS: dict[str, list[np.ndarray]] = {}
 
 
 class BatchNorm(nn.Module):
-  """Train-mode batch normalisation of consecutive groups of rows, each by itself."""
+  """Train-mode batch normalization of consecutive groups of rows, each by itself."""
 
   def __init__(self, width: int, groups: int = 1, bias: bool = True):
     super().__init__()
@@ -87,7 +87,7 @@ def head(
   last_bias: bool = False,
   last_scale: bool = False,
 ) -> nn.Sequential:
-  """Linear layers with batch normalisation and ReLU between them."""
+  """Linear layers with batch normalization and ReLU between them."""
   parts: OrderedDict[str, nn.Module] = OrderedDict()
   sizes = (inputs, *widths)
   for i in range(1, len(widths)):
@@ -137,7 +137,7 @@ class Lars:
   """LARS that neither decays nor adapts tensors of one dimension."""
 
   def __init__(self, case: str, net: nn.Module, *, rate_in_momentum: bool):
-    self.settings = OPTIMISERS[case]
+    self.settings = OPTIMIZERS[case]
     self.parameters = list(net.parameters())
     self.momenta = [torch.zeros_like(w) for w in self.parameters]
     self.rate_in_momentum = rate_in_momentum
@@ -181,7 +181,7 @@ def record(case: str, loss: torch.Tensor, online: nn.Module, target=None, **othe
 
 def byol() -> None:
   arguments = METHODS['byol']
-  rate = warmed_up_cosine('byol', OPTIMISERS['byol']['base_lr'])
+  rate = warmed_up_cosine('byol', OPTIMIZERS['byol']['base_lr'])
 
   def shared() -> dict[str, nn.Module]:
     projector = head(step_tensors.WIDTH, arguments['projector'], hidden_bias=True)
@@ -190,7 +190,7 @@ def byol() -> None:
   predictor = head(arguments['projector'][-1], arguments['predictor'], hidden_bias=True)
   online = drawn('byol/online', **shared(), predictor=predictor)
   target = drawn('byol/target', **shared())
-  optimiser = Lars('byol', online, rate_in_momentum=False)
+  optimizer = Lars('byol', online, rate_in_momentum=False)
   for step in range(STEPS):
     first, second = images(step)
     p_first, p_second = online(first), online(second)
@@ -200,7 +200,7 @@ def byol() -> None:
     loss = sum((2.0 - 2.0 * functional.cosine_similarity(p, z)).mean() for p, z in pairs)
     online.zero_grad()
     loss.backward()
-    optimiser.step(rate(step))
+    optimizer.step(rate(step))
     tau = 1.0 - (1.0 - arguments['base_tau']) * (math.cos(math.pi * step / TOTAL) + 1.0) / 2.0
     average(target, online, tau)
     record('byol', loss, online, target, tau=torch.tensor(tau))
@@ -208,10 +208,10 @@ def byol() -> None:
 
 def simclr() -> None:
   arguments = METHODS['simclr']
-  rate = warmed_up_cosine('simclr', OPTIMISERS['simclr']['base_lr'])
+  rate = warmed_up_cosine('simclr', OPTIMIZERS['simclr']['base_lr'])
   projector = head(step_tensors.WIDTH, arguments['projector'], hidden_bias=False, last_scale=True)
   net = drawn('simclr/online', encoder=encoder(), projector=projector)
-  optimiser = Lars('simclr', net, rate_in_momentum=True)
+  optimizer = Lars('simclr', net, rate_in_momentum=True)
   labels = torch.arange(2 * BATCH).roll(BATCH)
   for step in range(STEPS):
     z = functional.normalize(net(torch.cat(images(step))))
@@ -220,12 +220,12 @@ def simclr() -> None:
     loss = each[:BATCH].mean() + each[BATCH:].mean()
     net.zero_grad()
     loss.backward()
-    optimiser.step(rate(step))
+    optimizer.step(rate(step))
     record('simclr', loss, net)
 
 
 def moco() -> None:
-  arguments, settings = METHODS['moco'], OPTIMISERS['moco']
+  arguments, settings = METHODS['moco'], OPTIMIZERS['moco']
 
   def network() -> nn.Sequential:
     projector = head(
@@ -238,10 +238,10 @@ def moco() -> None:
   queue, pointer = torch.from_numpy(step_tensors.queue()).double(), 0
   order = torch.from_numpy(step_tensors.order())
   momentum, decay = settings['momentum'], settings['weight_decay']
-  optimiser = torch.optim.SGD(online.parameters(), lr=0.0, momentum=momentum, weight_decay=decay)
+  optimizer = torch.optim.SGD(online.parameters(), lr=0.0, momentum=momentum, weight_decay=decay)
   for step in range(STEPS):
     share = 0.5 * (1.0 + math.cos(math.pi * (step // EPOCH) / (TOTAL // EPOCH)))
-    optimiser.param_groups[0]['lr'] = settings['base_lr'] * BATCH / 256 * share
+    optimizer.param_groups[0]['lr'] = settings['base_lr'] * BATCH / 256 * share
     first, second = images(step)
     q = functional.normalize(online(first))
     with torch.no_grad():
@@ -253,7 +253,7 @@ def moco() -> None:
     loss = functional.cross_entropy(logits / arguments['temperature'], zeros)
     online.zero_grad()
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     average(target, online, arguments['tau'])
     queue[(pointer + torch.arange(BATCH)) % len(queue)] = keys
     pointer = (pointer + BATCH) % len(queue)
@@ -263,12 +263,12 @@ def moco() -> None:
 
 
 def barlow_twins() -> None:
-  arguments, settings = METHODS['barlow_twins'], OPTIMISERS['barlow_twins']
+  arguments, settings = METHODS['barlow_twins'], OPTIMIZERS['barlow_twins']
   bases = (settings['base_lr'], settings['groups']['bias_and_norm']['base_lr'])
   rate, of_vectors = (warmed_up_cosine('barlow_twins', base, settings['end_lr']) for base in bases)
   projector = head(step_tensors.WIDTH, arguments['projector'], hidden_bias=False)
   net = drawn('barlow_twins/online', encoder=encoder(), projector=projector)
-  optimiser = Lars('barlow_twins', net, rate_in_momentum=False)
+  optimizer = Lars('barlow_twins', net, rate_in_momentum=False)
   for step in range(STEPS):
     a, b = (
       functional.batch_norm(net(view), None, None, training=True, eps=1e-5) for view in images(step)
@@ -279,7 +279,7 @@ def barlow_twins() -> None:
     loss = on + arguments['off_diagonal'] * off
     net.zero_grad()
     loss.backward()
-    optimiser.step(rate(step), of_vectors(step))
+    optimizer.step(rate(step), of_vectors(step))
     record('barlow_twins', loss, net, on_diagonal=on.detach(), off_diagonal=off.detach())
 
 

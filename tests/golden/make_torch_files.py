@@ -16,7 +16,7 @@ SHAPES = {'conv1.weight': (4, 3, 3, 3), 'fc.bias': (5,)}
 
 
 def checkpoint() -> dict:
-  """What training scripts store: weights, an optimiser's state, and objects of other modules."""
+  """What training scripts store: weights, an optimizer's state, and objects of other modules."""
   tensors = {name: torch.from_numpy(philox.uniform(name, shape, -1, 1)) for name, shape in
              SHAPES.items()}  # fmt: skip
   whole = torch.from_numpy(philox.uniform('whole', (6, 4), -1, 1))

@@ -23,7 +23,7 @@ COUNTED = {
 def positions(rows: int, columns: int) -> torch.Tensor:
   """MoCo v3's table [1,1 + rows * columns,DIM] in float64, zero for the class token.
 
-  Coordinates are the centres of the patches, measured in patches of the GRID x GRID map.
+  Coordinates are the centers of the patches, measured in patches of the GRID x GRID map.
   """
   frequencies = 1.0 / 10000.0 ** (torch.arange(DIM // 4, dtype=torch.float64) / (DIM // 4))
   table = torch.zeros(1 + rows * columns, DIM, dtype=torch.float64)

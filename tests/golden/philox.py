@@ -19,7 +19,7 @@ def uniform(name: str, shape: tuple[int, ...], low: float, high: float) -> np.nd
 def resnet_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
   """A tensor of a ResNet under its torchvision name and in its layout (kernels OIHW).
 
-  Kernels keep the variance of their input; normalisation gets scales, biases and running statistics
+  Kernels keep the variance of their input; normalization gets scales, biases and running statistics
   that are all different from their starting values.
   """
   if len(shape) == 4:

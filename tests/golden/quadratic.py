@@ -1,4 +1,4 @@
-"""The small noisy quadratic on which optimisers are compared, in float64 NumPy."""
+"""The small noisy quadratic on which optimizers are compared, in float64 NumPy."""
 
 import math
 

@@ -26,7 +26,7 @@ METHODS = {
 }  # fmt: skip
 # Fields of the library's recipes. Rates are per 256 examples, SimCLR's per root of the batch.
 _LARS = {'momentum': 0.9, 'trust_coefficient': 0.05, 'weight_decay': 0.02}
-OPTIMISERS = {
+OPTIMIZERS = {
   'byol': _LARS | {'name': 'lars', 'base_lr': 8.0},
   'simclr': _LARS | {'name': 'lars_simclr', 'base_lr': 0.125, 'lr_scaling': 'sqrt'},
   'moco': {

@@ -62,7 +62,7 @@ def test_zero_vectors_give_finite_values_and_gradients():
   value, gradient = jax.value_and_grad(cosine_regression)(p, z)
   assert float(value) == pytest.approx(0.5)  # |0 - z|^2 = 1 and 0
   assert jnp.isfinite(gradient).all()
-  np.testing.assert_array_equal(sphere.normalise(p), p)
+  np.testing.assert_array_equal(sphere.normalize(p), p)
 
 
 def test_bfloat16_inputs_are_computed_in_float32():

@@ -54,7 +54,7 @@ def test_barlow_twins_of_identical_and_of_independent_views():
 
 
 def test_barlow_twins_by_hand():
-  # standardised, a = (1, -1), (1, -1) and b = (1, -1), (-1, 1): C = [[1, -1], [1, -1]]
+  # standardized, a = (1, -1), (1, -1) and b = (1, -1), (-1, 1): C = [[1, -1], [1, -1]]
   a = jnp.array([[5.0, 2.0], [3.0, 0.0]])
   b = jnp.array([[1.0, 0.0], [-1.0, 2.0]])
   _, terms = barlow_twins(a, b, off_diagonal=1.0)

@@ -52,7 +52,7 @@ def test_triplet_by_hand():
 
 @pytest.mark.parametrize('mode', MODES)
 def test_scaling_one_row_changes_nothing(mode):
-  """Normalising over the batch instead of the features would."""
+  """Normalizing over the batch instead of the features would."""
   groups = jnp.arange(10) % 3
   scaled = jnp.asarray(Z).at[4].multiply(25.0).at[7].multiply(0.04)
   np.testing.assert_allclose(

@@ -195,7 +195,7 @@ def test_byol_does_not_collapse_but_its_ablation_does():
   """No predictor and no moving target: everything becomes one point, and the loss is perfect."""
   spread, loss = _train(rate=1.0)
   collapsed, perfect = _train(rate=1.0, predictor=(), target_mode='none')
-  assert perfect < 1e-2, 'the ablation minimises its loss'
+  assert perfect < 1e-2, 'the ablation minimizes its loss'
   # Measured: 0.14 against 0.84.
   assert collapsed < 0.25, f'the ablation should have collapsed, its spread is {collapsed}'
   assert spread > 0.6, f'BYOL should not collapse, its spread is {spread}'

@@ -29,8 +29,8 @@ def assert_equal(a, b):
 def blobs(count, seed=0):
   """Unit rows [IMAGES, DIM] around `count` directions; row i is of blob i % count."""
   rng = np.random.default_rng(seed)
-  centres = np.eye(DIM)[:count] + 0.1
-  return unit(centres[np.arange(IMAGES) % count] + 0.05 * rng.normal(size=(IMAGES, DIM)))
+  centers = np.eye(DIM)[:count] + 0.1
+  return unit(centers[np.arange(IMAGES) % count] + 0.05 * rng.normal(size=(IMAGES, DIM)))
 
 
 def same_partition(a, b):

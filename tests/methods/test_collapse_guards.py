@@ -1,7 +1,7 @@
 """Guards against collapse: with them features stay spread, without them they do not.
 
 BYOL's is in test_byol.py. SimSiam without its stop-gradient does not collapse within seconds on
-pictures this easy: its projector's last normalisation keeps every dimension's variance.
+pictures this easy: its projector's last normalization keeps every dimension's variance.
 """
 
 import functools
@@ -19,7 +19,7 @@ from byoljax.step import init_state, train_step
 from tests.methods.test_contract import SIZE, TinyEncoder
 
 KINDS, ROWS, STEPS = 8, 64, 200
-NOT_NORMALISED = ('vicreg',)
+NOT_NORMALIZED = ('vicreg',)
 
 
 def pictures():
@@ -44,7 +44,7 @@ def train(name, *, rate, views=2, **arguments):
 
   Returns:
     The spread of its projections, which is 0 where they are one point: of their directions, or for
-    methods that do not normalise them their standard deviation; and how well the nearest neighbour
+    methods that do not normalize them their standard deviation; and how well the nearest neighbor
     in the embedding tells the kind.
   """
   setting = Setting(total_steps=STEPS, num_examples=ROWS, batch_size=ROWS, axis=None)
@@ -69,7 +69,7 @@ def train(name, *, rate, views=2, **arguments):
   nearest = jnp.argmax(_unit(outputs['embedding']) @ _unit(stored['embedding']).T, axis=1)
   right = float(np.mean(bank_labels[np.asarray(nearest)] == labels))
   projections = outputs['projection']
-  if name in NOT_NORMALISED:
+  if name in NOT_NORMALIZED:
     return float(jnp.mean(jnp.std(projections, axis=0))), right
   return float(collapse.normalized_std(projections)), right
 
@@ -86,7 +86,7 @@ GUARDS = {
   'dino': (
     0.5,
     {'projector': (32, 16), 'outputs': 32, 'freeze_last': '0 steps', 'base_tau': 0.9},
-    {'centre_momentum': 1.0, 'teacher_temperature': 0.1, 'teacher_temperature_start': 0.1},
+    {'center_momentum': 1.0, 'teacher_temperature': 0.1, 'teacher_temperature_start': 0.1},
   ),
 }
 

@@ -47,7 +47,7 @@ def _frozen():
 
 
 def _teacher():
-  """A classifier of the mean colour."""
+  """A classifier of the mean color."""
   weight = jax.random.normal(jax.random.key(3), (3, CLASSES))
   return Teacher(lambda variables, x: x.mean((1, 2)) @ variables, 5.0 * weight, CLASSES)
 

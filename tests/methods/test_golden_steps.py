@@ -3,7 +3,7 @@
 Golden values were computed in float64. The error of a tensor is compared with how far it has moved
 since the start: float32 leaves about 1e-5 of that after three steps, which divide by deviations of
 a batch and by norms of gradients, and 1e-4 is allowed. What does not move, biases in front of
-batch normalisation, collects rounding in place of gradients, 3e-7 in all; 2e-6 is allowed. Mistakes
+batch normalization, collects rounding in place of gradients, 3e-7 in all; 2e-6 is allowed. Mistakes
 that the file is there for (the other form of LARS, decay of the wrong tensors, a wrong order of the
 keys) are at least a hundred times as large, see the last test.
 """
@@ -122,13 +122,13 @@ def trajectory(case, order=None, **changes):
     batch_size=step_tensors.BATCH, num_examples=step_tensors.EPOCH * step_tensors.BATCH,
   )  # fmt: skip
   method = METHODS[case](Encoder, setting, **arguments)
-  optimisers = recipe.make_recipe(
-    step_tensors.OPTIMISERS[case] | changes, batch_size=step_tensors.BATCH,
+  optimizers = recipe.make_recipe(
+    step_tensors.OPTIMIZERS[case] | changes, batch_size=step_tensors.BATCH,
     total_steps=step_tensors.TOTAL, steps_per_epoch=step_tensors.EPOCH,
     warmup_steps=step_tensors.WARMUP[case],
   )  # fmt: skip
   tx = optim.make(
-    lambda params: optimisers.label(method.groups(params), params), optimisers.transformations
+    lambda params: optimizers.label(method.groups(params), params), optimizers.transformations
   )
   state = started(case, init_state(method, tx, batch_of(0), 0))
   step = jax.jit(

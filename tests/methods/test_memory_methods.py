@@ -87,7 +87,7 @@ def pictures(index, seed, views):
 
 
 def share_of_kind(method, state):
-  """How many images have one of their own kind as nearest neighbour."""
+  """How many images have one of their own kind as nearest neighbor."""
   index = np.arange(64)
   (images,) = pictures(index, 999, 1)
   found = unit(np.asarray(method.embed(state.params, state.method_state, images)['embedding']))
@@ -246,7 +246,7 @@ class TestInstanceDiscrimination:
 
 
 class TestNnclr:
-  def test_neighbours_are_real_rows(self):
+  def test_neighbors_are_real_rows(self):
     rng = np.random.default_rng(0)
     z = jnp.asarray(unit(rng.normal(size=(BATCH, DIM))), jnp.float32)
     queue = ring.init(jax.random.key(0), 30, DIM)

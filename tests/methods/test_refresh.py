@@ -16,7 +16,7 @@ from byoljax.train import assemble
 def embed(params, state, images):
   """Two taps of different width."""
   mean = images.mean((1, 2)) * params
-  return {'colour': mean, 'sum': mean.sum(-1, keepdims=True) + state}
+  return {'color': mean, 'sum': mean.sum(-1, keepdims=True) + state}
 
 
 def batches(indices):
@@ -34,9 +34,9 @@ def batches(indices):
 def test_every_tap_in_the_order_of_the_index():
   extract = features.every_tap(embed)
   found = extract(jnp.float32(2.0), jnp.float32(1.0), batches([[3, 0, 5, 1], [2, 7, -1, -1]]), 8)
-  assert set(found) == {'colour', 'sum'}
+  assert set(found) == {'color', 'sum'}
   expected = 2.0 * np.array([0, 1, 2, 3, 0, 5, 0, 7], np.float32)
-  np.testing.assert_allclose(found['colour'], np.repeat(expected[:, None], 3, 1))
+  np.testing.assert_allclose(found['color'], np.repeat(expected[:, None], 3, 1))
   present = np.array([0, 1, 2, 3, 5, 7])
   np.testing.assert_allclose(found['sum'][present, 0], 3 * expected[present] + 1)
   assert not found['sum'][[4, 6]].any(), 'images that could not be read are zeros'
@@ -76,7 +76,7 @@ def test_views_in_the_order_of_their_numbers_and_repeated():
     assemble.view_specs(config)
 
 
-def test_durations_of_a_method_count_optimiser_steps():
+def test_durations_of_a_method_count_optimizer_steps():
   setting = Setting(total_steps=100, steps_per_epoch=10, batch_size=16, accumulate=4)
   assert setting.steps('freeze', '2 epochs') == 20
   assert setting.steps('freeze', '640 examples') == 10

@@ -1,4 +1,4 @@
-"""Batch normalisation by groups of the global batch."""
+"""Batch normalization by groups of the global batch."""
 
 import sys
 
@@ -67,14 +67,14 @@ def assert_close(found, wanted, tolerance=1e-5):
 
 
 @pytest.mark.parametrize('groups', [1, 2, 8, 16])
-def test_every_group_is_normalised_by_its_own_statistics(groups):
+def test_every_group_is_normalized_by_its_own_statistics(groups):
   y, running = apply(norm(groups), variables(), inputs())
   expected, expected_running = by_hand(inputs(), variables(), groups)
   assert_close(y, expected, 2e-5)
   assert_close(running, expected_running)
 
 
-def test_one_group_is_the_batch_normalisation_without_groups():
+def test_one_group_is_the_batch_normalization_without_groups():
   weights = philox.uniform('weights', inputs().shape, -1.0, 1.0)
 
   def outcome(module):
@@ -89,7 +89,7 @@ def test_one_group_is_the_batch_normalisation_without_groups():
   assert_close(outcome(norm(1)), outcome(norm(0)))
 
 
-def test_a_group_per_device_is_the_batch_normalisation_of_each_device():
+def test_a_group_per_device_is_the_batch_normalization_of_each_device():
   split = inputs().reshape(4, ROWS // 4, 3, 2, CHANNELS)
 
   def over_devices(module):

@@ -1,4 +1,4 @@
-"""Heads: every method's projector in NumPy, prototypes, weight normalisation."""
+"""Heads: every method's projector in NumPy, prototypes, weight normalization."""
 
 import math
 import sys
@@ -42,7 +42,7 @@ def with_drawn_parameters(module, taps=()):
   return net, jax.tree_util.tree_map_with_path(leaf, params), stats
 
 
-def normalise(x, p):
+def normalize(x, p):
   x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
   return x * p.get('scale', 1.0) + p.get('bias', 0.0)
 
@@ -59,7 +59,7 @@ def by_hand(x, params, activation=lambda x: np.maximum(x, 0.0)):
   for i in range(1, last + 1):
     x = x @ p[f'linear{i}']['kernel'] + p[f'linear{i}'].get('bias', 0.0)
     if f'bn{i}' in p:
-      x = normalise(x, p[f'bn{i}'])
+      x = normalize(x, p[f'bn{i}'])
     if i < last:
       x = activation(x)
   return x
@@ -101,7 +101,7 @@ def test_heads_have_the_parameters_of_their_method_and_compute_its_formula(metho
   assert set(moved['head']) == {name.split('/')[0] for name in names if name.startswith('bn')}
 
 
-def test_a_norm_without_scale_and_bias_standardises_the_output():
+def test_a_norm_without_scale_and_bias_standardizes_the_output():
   head = heads.MLPHead((7, 7, 3), hidden_bias=False, last_norm='bn_no_affine')
   net, params, stats = with_drawn_parameters(head)
   assert set(params['head']) == {'linear1', 'bn1', 'linear2', 'bn2', 'linear3'}
@@ -110,7 +110,7 @@ def test_a_norm_without_scale_and_bias_standardises_the_output():
   np.testing.assert_allclose(outputs['out'].mean(0), np.zeros(3), atol=1e-5)
   np.testing.assert_allclose(outputs['out'].std(0), np.ones(3), atol=1e-3)
   double = by_hand(inputs(), params['head'])  # before the last norm
-  np.testing.assert_allclose(outputs['out'], normalise(double, {}), atol=2e-5)
+  np.testing.assert_allclose(outputs['out'], normalize(double, {}), atol=2e-5)
   np.testing.assert_allclose(moved['head']['bn3']['mean'], 0.1 * double.mean(0), atol=1e-5)
 
 
@@ -131,7 +131,7 @@ def test_hidden_layers_can_be_tapped_after_their_activation():
   np.testing.assert_allclose(outputs['hidden2'] @ p['linear3']['kernel'], outputs['out'], atol=1e-5)
 
 
-def test_groups_of_batch_normalisation_reach_every_norm():
+def test_groups_of_batch_normalization_reach_every_norm():
   settings = {'hidden_bias': False, 'last_norm': 'bn'}
   net, params, stats = with_drawn_parameters(heads.MLPHead((7, 3), bn_groups=2, **settings))
   outputs, _ = run(net, params, stats, inputs())
@@ -186,9 +186,9 @@ def test_prototypes_score_the_direction_of_the_input():
   assert (zero['out'] == 0).all()
 
 
-def test_normalised_prototypes_give_cosines():
+def test_normalized_prototypes_give_cosines():
   net, params, stats = with_drawn_parameters(heads.Prototypes(9))
-  kernel = heads.normalise_prototypes(jnp.asarray(params['head']['kernel'] * 7.0))
+  kernel = heads.normalize_prototypes(jnp.asarray(params['head']['kernel'] * 7.0))
   np.testing.assert_allclose(kernel, unit(params['head']['kernel'], 0), atol=1e-6)
   outputs, _ = run(net, {'head': {'kernel': kernel}}, stats, inputs())
   assert float(jnp.abs(outputs['out']).max()) <= 1.0 + 1e-6
@@ -207,7 +207,7 @@ def test_bfloat16_scores_are_summed_in_float32(module):
   assert (outputs['out'] != outputs['out'].astype(jnp.bfloat16)).any()
 
 
-def test_weight_normalisation_fixes_every_columns_length():
+def test_weight_normalization_fixes_every_columns_length():
   net, params, stats = with_drawn_parameters(heads.WeightNormLinear(9))
   outputs, _ = run(net, params, stats, inputs())
   kernel = params['head']['kernel']
@@ -223,7 +223,7 @@ def test_weight_normalisation_fixes_every_columns_length():
   assert float(jnp.abs(grad(params)['head']['kernel']).max()) > 0.01
 
 
-def test_dinos_head_is_an_mlp_without_norm_and_a_weight_normalised_layer():
+def test_dinos_head_is_an_mlp_without_norm_and_a_weight_normalized_layer():
   head = heads.DINOHead((7, 8, 4), count=9)
   net, params, stats = with_drawn_parameters(head)
   assert stats == {'head': {}}

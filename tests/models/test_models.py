@@ -177,7 +177,7 @@ def test_stems_and_paddings_give_the_same_resolutions(stem, padding, edges):
 )
 def test_padding_of_a_strided_convolution(padding, expected):
   module = layers.conv(1, 3, 2, padding, jnp.float32, 'conv')
-  kernel = jnp.zeros((3, 3, 1, 1)).at[1].set(1.0)  # sums three neighbours in a row
+  kernel = jnp.zeros((3, 3, 1, 1)).at[1].set(1.0)  # sums three neighbors in a row
   rows = jnp.ones((4, 1)) * jnp.arange(1.0, 5.0)[None, :]
   out = module.apply({'params': {'kernel': kernel}}, rows[None, :, :, None])
   assert out[0, 0, :, 0].tolist() == expected

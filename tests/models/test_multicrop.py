@@ -20,7 +20,7 @@ BATCH, SIZES = 8, (16, 16, 8, 8, 8)
 
 
 class Tiny(nn.Module):
-  """Convolution, batch normalisation, relu, mean over space."""
+  """Convolution, batch normalization, relu, mean over space."""
 
   axis: str | None
   groups: int

@@ -101,11 +101,11 @@ def test_batch_statistics_over_four_devices_equal_those_of_the_whole_batch():
     jax.tree.map(
       lambda a, b, d=device: np.testing.assert_allclose(a[d], b, atol=1e-5), moved, expected_stats
     )
-  alone, _ = over_devices(single)  # without an axis every device normalises by itself
+  alone, _ = over_devices(single)  # without an axis every device normalizes by itself
   assert float(jnp.abs(alone['projection'].reshape(16, -1) - expected['projection']).max()) > 0.05
 
 
-def test_evaluation_and_initialisation_need_no_mapped_axis():
+def test_evaluation_and_initialization_need_no_mapped_axis():
   x = drawn_images(4, 32)
   net = byol_net(bn_axis=collectives.AXIS)
   params, stats = net.init(jax.random.key(0), x)

@@ -92,7 +92,7 @@ def convolve(x, kernel, stride):
   return np.einsum('bhwcij,ijco->bhwo', windows[:, ::stride, ::stride], kernel)
 
 
-def normalise(x, p):
+def normalize(x, p):
   inner = tuple(range(x.ndim - 1))
   return (x - x.mean(inner)) / np.sqrt(x.var(inner) + 1e-5) * p['scale'] + p['bias']
 
@@ -112,11 +112,11 @@ def selective_kernel_by_hand(x, p, stride, channels):
     {k: v[half] for k, v in p['bn'].items()} for half in (np.s_[:channels], np.s_[channels:])
   ]
   u = [
-    np.maximum(normalise(convolve(x, kernel, stride), norm), 0.0)
+    np.maximum(normalize(convolve(x, kernel, stride), norm), 0.0)
     for kernel, norm in zip((first, second), norms, strict=True)
   ]
   s = (u[0] + u[1]).mean((1, 2))
-  z = np.maximum(normalise(s @ p['reduce_conv']['kernel'][0, 0], p['reduce_bn']), 0.0)
+  z = np.maximum(normalize(s @ p['reduce_conv']['kernel'][0, 0], p['reduce_bn']), 0.0)
   logits = z @ p['weigh_conv']['kernel'][0, 0]
   gate = 1.0 / (1.0 + np.exp(logits[:, channels:] - logits[:, :channels]))[:, None, None, :]
   return gate * u[0] + (1.0 - gate) * u[1]

@@ -24,7 +24,7 @@ def test_update_by_hand():
   half = np.sqrt(0.5)
   between = np.array([0.3, 0.9]) / np.linalg.norm([0.3, 0.9])
   np.testing.assert_allclose(updated, [[half, half], [0.0, 1.0], between], rtol=1e-6)
-  # overwritten at m = 0, kept but normalised at m = 1
+  # overwritten at m = 0, kept but normalized at m = 1
   np.testing.assert_allclose(update(entries, index, rows, 0.0), [[0, 1], [0, 1], [0, 1]], atol=1e-7)
   np.testing.assert_allclose(update(2 * entries, index, rows, 1.0)[2], [0.6, 0.8], rtol=1e-6)
 

@@ -12,9 +12,9 @@ KEY = jax.random.key(0)
 
 def blobs(seed, rows, clusters, dim, spread=0.1):
   rng = np.random.default_rng(seed)
-  centres = rng.normal(size=(clusters, dim))
+  centers = rng.normal(size=(clusters, dim))
   which = rng.integers(0, clusters, rows)
-  return (centres[which] + spread * rng.normal(size=(rows, dim))).astype(np.float32), which
+  return (centers[which] + spread * rng.normal(size=(rows, dim))).astype(np.float32), which
 
 
 def reference(x, centroids, iterations, spherical):

@@ -97,7 +97,7 @@ def test_report_names_every_pattern_with_its_treatment(byol_params):
 
 
 @pytest.mark.parametrize('as_function', [True, False])
-def test_groups_have_their_own_optimisers_and_frozen_ones_keep_every_bit(as_function):
+def test_groups_have_their_own_optimizers_and_frozen_ones_keep_every_bit(as_function):
   params = {
     'encoder': {'kernel': jnp.array([[1.0, -0.0], [0.0, 3.0]])},
     'probe': {'kernel': jnp.array([[1.0]])},
@@ -151,9 +151,9 @@ def test_masks_clipping_and_lars_work_inside_groups():
 
 
 @pytest.mark.parametrize('as_function', [True, False])
-def test_a_group_without_an_optimiser_is_named(as_function):
+def test_a_group_without_an_optimizer_is_named(as_function):
   params = {'w': jnp.ones(1)}
   groups = {'w': 'prob'}
   specs = {'probe': optim.make_optimizer('sgd', schedule=optim.constant(0.1, total_steps=9))}
-  with pytest.raises(ValueError, match="group 'prob' has no optimiser.*did you mean 'probe'"):
+  with pytest.raises(ValueError, match="group 'prob' has no optimizer.*did you mean 'probe'"):
     optim.make((lambda _: groups) if as_function else groups, specs).init(params)

@@ -1,4 +1,4 @@
-"""Optimisers: every form against recurrences in NumPy and PyTorch; stacked heads."""
+"""Optimizers: every form against recurrences in NumPy and PyTorch; stacked heads."""
 
 import functools
 import sys

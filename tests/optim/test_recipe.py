@@ -1,4 +1,4 @@
-"""Optimisers from a configuration: schedules, scalings, and groups that differ."""
+"""Optimizers from a configuration: schedules, scalings, and groups that differ."""
 
 import math
 

@@ -68,7 +68,7 @@ class TestLinearProtocols:
                '--linear.crop_scale=(0.5,1.0)', '--linear.warmup=0 epochs']  # fmt: skip
     assert cli.run(command) == 0
     result = result_of(tmp_path)
-    assert result['top1'] > 0.6, 'colours are linearly separable'
+    assert result['top1'] > 0.6, 'colors are linearly separable'
     # A single rate: nothing is held out.
     assert result['train_examples'] == 80 and 'held_out_top1' not in result
     assert 'the only one' in capsys.readouterr().out
@@ -95,7 +95,7 @@ class TestFinetune:
     assert set(result) == {'online', 'random'}
     own = result['online']
     assert own['train_examples'] == 30 and own['test_examples'] == 24
-    assert own['top1'] > 0.6, 'colours are learned'
+    assert own['top1'] > 0.6, 'colors are learned'
     tried = {entry['base_lr']: entry['held_out'] for entry in own['sweep']}
     assert tried[0.1] > tried[1e6] and own['base_lr'] == 0.1, 'the better rate was taken'
     shown = capsys.readouterr().out
@@ -207,7 +207,7 @@ class TestLabelled:
 
 @pytest.fixture(scope='module')
 def several(tmp_path_factory):
-  """Images with several labels each: which colour channels are bright."""
+  """Images with several labels each: which color channels are bright."""
   rng = np.random.default_rng(1)
   members = {}
   for split, count in (('train', 96), ('test', 48)):

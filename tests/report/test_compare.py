@@ -23,7 +23,7 @@ def write_run(folder, method='byol', seed=0, knn=0.5, linear=0.6, baselines=True
     config[group][field] = value
   result = {method: {'knn': {'top1': knn}, 'linear': {'top1': linear}}}
   if baselines:
-    result['random initialisation'] = {'knn': {'top1': 0.1 + seed / 100}, 'linear': {'top1': 0.2}}
+    result['random initialization'] = {'knn': {'top1': 0.1 + seed / 100}, 'linear': {'top1': 0.2}}
   (folder / 'config.json').write_text(json.dumps({'config': config}))
   (folder / 'results.json').write_text(json.dumps({'result': result}))
   rows = [{'step': e, 'epoch': e, 'time/elapsed_s': 60 * e, 'knn/top1': 0.1 * e} for e in (1, 2, 3)]
@@ -54,7 +54,7 @@ def test_runs_of_a_method_are_named_by_what_differs(tmp_path):
   write_run(tmp_path / 'other', method='moco', train__batch_size=7, linear=0.1)
   names = [row['encoder'] for row in made(*tmp_path.iterdir())]
   assert names == [
-    'byol (train.batch_size=512)', 'byol (train.batch_size=32)', 'moco', 'random initialisation',
+    'byol (train.batch_size=512)', 'byol (train.batch_size=32)', 'moco', 'random initialization',
   ]  # fmt: skip
 
 

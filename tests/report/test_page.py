@@ -84,7 +84,7 @@ def example(**changes):
 def test_page_is_well_formed_and_alone():
   text = page.render(example())
   reader = read(text)
-  assert {'results', 'training', 'nearest-neighbours', 'classes', 'recipe'} <= reader.ids
+  assert {'results', 'training', 'nearest-neighbors', 'classes', 'recipe'} <= reader.ids
   assert '<script>alert' not in text and '&lt;script&gt;alert' in text
   assert '✓ cat' in text and 'class="tile wrong"' in text and '&lt;b&gt;' in text
   # 6 of 10 right; a class without images has no bar.
@@ -133,7 +133,7 @@ class TestCharts:
     assert charts.line_charts([{'step': 1, 'epoch': 1, 'loss': float('nan')}]) == []
 
 
-def test_neighbours_and_votes_are_those_of_the_evaluation():
+def test_neighbors_and_votes_are_those_of_the_evaluation():
   rng = np.random.default_rng(0)
   bank, queries = rng.normal(size=(300, 5)), rng.normal(size=(41, 5))
   labels, truth = rng.integers(0, 4, 300), rng.integers(0, 4, 41)
@@ -183,18 +183,18 @@ def written(untrained, tmp_path_factory):
 def test_a_run_becomes_a_page(written):
   text = (written / 'report.html').read_text()
   reader = read(text)
-  assert {'results', 'training', 'nearest-neighbours', 'map-of-the-embeddings', 'classes', 'recipe',
+  assert {'results', 'training', 'nearest-neighbors', 'map-of-the-embeddings', 'classes', 'recipe',
           'first-layer'} <= reader.ids  # fmt: skip
   assert '62.5%' in text and '24 test images against 80 training images' in text
   # The fixture changed these two fields of the recipe.
   assert 'evals.image_size: 32 -&gt; 12' in text and '<code>train.length' in text
   files = {path.name for path in (written / 'report').iterdir()}
-  assert files == {'neighbours.png', 'map.png', 'filters.png', 'confusion.png'}
+  assert files == {'neighbors.png', 'map.png', 'filters.png', 'confusion.png'}
   (events,) = (written / 'tensorboard').iterdir()
-  assert b'report/neighbours' in events.read_bytes()
+  assert b'report/neighbors' in events.read_bytes()
 
 
-def test_a_query_is_not_its_own_neighbour_wherever_it_stands():
+def test_a_query_is_not_its_own_neighbor_wherever_it_stands():
   similarities = np.array([[0.9, 0.8, 0.7], [0.9, 0.8, 0.7], [0.9, 0.8, 0.7]])
   rows = np.array([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
   own = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
@@ -223,8 +223,8 @@ def test_images_without_labels(untrained, tmp_path):
   assert cli.run(['report', str(run)]) == 0
   text = (run / 'report.html').read_text()
   reader = read(text)
-  assert 'classes' not in reader.ids and 'nearest-neighbours' in reader.ids
-  # An image is not its own neighbour.
+  assert 'classes' not in reader.ids and 'nearest-neighbors' in reader.ids
+  # An image is not its own neighbor.
   assert '1.00</figcaption>' not in text
 
 

@@ -16,9 +16,9 @@ SIDE = 12
 def by_hand(untrained, npz, split):
   encoder, config, _ = extraction.load_encoder(str(untrained), 'online')
   images = np.load(npz)[f'x_{split}'] / np.float32(255)
-  normalised = (images - np.float32(config.data.mean)) / np.float32(config.data.std)
+  normalized = (images - np.float32(config.data.mean)) / np.float32(config.data.std)
   return np.asarray(
-    encoder.net.apply(encoder.params, encoder.bn, normalised, train=False)[0]['embedding']
+    encoder.net.apply(encoder.params, encoder.bn, normalized, train=False)[0]['embedding']
   )
 
 

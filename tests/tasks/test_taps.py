@@ -67,7 +67,7 @@ def images(run):
   return source.read(np.arange(6))[0]
 
 
-def normalised(run, images):
+def normalized(run, images):
   data = run_dir.run_config(run).data
   return device.make_eval_transform(tuple(data.mean), tuple(data.std))(images)
 
@@ -113,7 +113,7 @@ class TestLoading:
   def test_heads_are_the_networks_own(self, run, images):
     net = assemble.network(run_dir.run_config(run))
     state = checkpoint.restore_subtrees(run / 'checkpoints' / '3', [('params',), ('method_state',)])
-    x = normalised(run, images)
+    x = normalized(run, images)
     apply = jax.jit(net.apply, static_argnames=('train', 'upto'))
     online, _ = apply(state['params',], state['method_state',]['bn'], x, train=False)
     target, _ = apply(
@@ -132,7 +132,7 @@ class TestLoading:
     encoder, _, _ = stored.load_encoder(str(run), 'online')
     net = stack((('encoder', 'embedding', make_encoder(**config.encoder)),), taps=('stage1',))
     apply = jax.jit(net.apply, static_argnames='train')
-    maps, _ = apply(encoder.params, encoder.bn, normalised(run, images), train=False)
+    maps, _ = apply(encoder.params, encoder.bn, normalized(run, images), train=False)
     got = byoljax.load(str(run), tap='stage1')(images)
     np.testing.assert_allclose(got, maps['stage1'].mean((1, 2)), rtol=1e-4, atol=1e-5)
 
@@ -178,7 +178,7 @@ class TestLoading:
     """On all 80 training images (256 are asked for), pooled units of the last map vary by 1."""
     encoder, config, _ = stored.load_encoder(str(run), 'random_rescaled', 'projection')
     source = datasets.load('npz', 'pretrain', data_dir=config.data.dir)
-    x = normalised(run, source.read(np.arange(source.size))[0])
+    x = normalized(run, source.read(np.arange(source.size))[0])
     z = jax.jit(encoder.read)(encoder.params, encoder.bn, x)
     # The last layer of BYOL's projector has no bias: it is scaled and not shifted.
     np.testing.assert_allclose(np.std(z, 0), 1, atol=1e-3)

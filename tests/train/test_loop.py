@@ -251,7 +251,7 @@ def test_linear_and_knn_from_a_checkpoint(finished, network, tmp_path, capsys):
   assert main(['--config=configs/knn.py', *common, f'--workdir={tmp_path / "knn"}']) == 0
   assert 'top-1' in capsys.readouterr().out
   result = json.loads((tmp_path / 'linear' / 'result.json').read_text())['result']
-  assert result['top1'] > 0.6, 'colours are linearly separable'
+  assert result['top1'] > 0.6, 'colors are linearly separable'
   assert result['train_examples'] + result['held_out_examples'] == 80
   assert str(result['base_lr']) in result['held_out_top1_by_lr']
   knn = json.loads((tmp_path / 'knn' / 'result.json').read_text())['result']
@@ -267,10 +267,10 @@ def test_final_table_compares_with_random_and_pixels(tiny, tmp_path, capsys):
   ]  # fmt: skip
   assert main(arguments) == 0
   out = capsys.readouterr().out
-  for row in ('byol', 'random initialisation', 'raw pixels', 'k-NN top-1', 'linear top-1'):
+  for row in ('byol', 'random initialization', 'raw pixels', 'k-NN top-1', 'linear top-1'):
     assert row in out
   results = json.loads((tmp_path / 'results.json').read_text())['result']
-  assert set(results) == {'byol', 'random initialisation', 'raw pixels'}
+  assert set(results) == {'byol', 'random initialization', 'raw pixels'}
 
 
 def test_views_task_writes_a_contact_sheet(tiny, tmp_path):

@@ -16,7 +16,7 @@ from byoljax.devices import collectives, mapping
 from byoljax.train import assemble
 from byoljax.workdir import checkpoint
 
-OPTIMISERS = {
+OPTIMIZERS = {
   'adamw': {'weight_decay': 0.05, 'base_lr': 0.01},
   'sgd': {'weight_decay': 1e-4, 'nesterov': True},
   'lars': {'weight_decay': 1e-5},
@@ -37,8 +37,8 @@ def _source(path):
   return datasets.load('npz', 'pretrain', data_dir=path)
 
 
-def assembled(tiny, optimiser, shard, *more, **options):
-  fields = {'name': optimiser, **OPTIMISERS[optimiser]}
+def assembled(tiny, optimizer, shard, *more, **options):
+  fields = {'name': optimizer, **OPTIMIZERS[optimizer]}
   config = recipe(
     tiny,
     f'--config.train.shard_state={str(shard).lower()}',
@@ -70,17 +70,17 @@ def assert_close(one, other, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('optimiser', OPTIMISERS)
-def test_a_cut_state_trains_like_a_whole_one(tiny, optimiser):
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+def test_a_cut_state_trains_like_a_whole_one(tiny, optimizer):
   """Four steps of BYOL; each device holds a quarter, but for the padding of each array."""
-  whole, cut = (assembled(tiny, optimiser, shard) for shard in (False, True))
+  whole, cut = (assembled(tiny, optimizer, shard) for shard in (False, True))
   expected, values = steps(whole)
   found, ours = steps(cut)
   start = jax.tree.leaves(whole.create().params)
   moved = zip(start, jax.tree.leaves(expected.params), strict=True)
   assert any(np.abs(a - b).max() > 1e-3 for a, b in moved)
   # Adam divides by the gradient's size, which amplifies the rounding of the smallest.
-  tolerance = 2e-5 if optimiser == 'adamw' else 2e-6
+  tolerance = 2e-5 if optimizer == 'adamw' else 2e-6
   assert_close(cut.layout.whole(found), expected, tolerance)
   for name in ('loss', 'grad_norm', 'probe/grad_norm'):
     assert ours[name] == pytest.approx(values[name], rel=1e-5)
@@ -138,9 +138,9 @@ def test_other_methods(npz, name):
     assert own.addressable_shards[0].data.shape == (1, -(-len(whole) // 4), whole.shape[1])
 
 
-@pytest.mark.parametrize('optimiser', OPTIMISERS)
-def test_norms_are_those_of_whole_tensors(optimiser):
-  """The optimiser alone, ten updates of three tensors that four devices cannot share evenly."""
+@pytest.mark.parametrize('optimizer', OPTIMIZERS)
+def test_norms_are_those_of_whole_tensors(optimizer):
+  """The optimizer alone, ten updates of three tensors that four devices cannot share evenly."""
   rng = np.random.default_rng(1)
   shapes = {'dense': {'kernel': (5, 7), 'bias': (7,)}, 'norm': {'scale': (3,)}}
   draw = functools.partial(
@@ -148,11 +148,11 @@ def test_norms_are_those_of_whole_tensors(optimiser):
     is_leaf=lambda s: isinstance(s, tuple),
   )  # fmt: skip
   params, gradients = draw(), [draw() for _ in range(10)]
-  fields = {name: value for name, value in OPTIMISERS[optimiser].items() if name != 'base_lr'}
+  fields = {name: value for name, value in OPTIMIZERS[optimizer].items() if name != 'base_lr'}
   schedule = optim.make_schedule('cosine', 0.5, total_steps=20, warmup_steps=3)
 
   def train(axis):
-    tx = optim.make_optimizer(optimiser, schedule=schedule, axis=axis, **fields)
+    tx = optim.make_optimizer(optimizer, schedule=schedule, axis=axis, **fields)
     part = lambda tree: tree if axis is None else jax.tree.map(collectives.cut, tree)  # noqa: E731
     p = part(params)
     state = tx.init(p)

@@ -329,7 +329,7 @@ def test_import_and_load(tmp_path, npz, modules, capsys):
   embed = byoljax.load(str(run))
   assert embed.encoder.fields['first_projection'] and embed.encoder.fields['padding'] == 'same'
   assert embed.image_size == 224 and embed.dim == 512
-  normalised = theirs.resnet_images()
-  images = normalised * np.float32(embed.std) + np.float32(embed.mean)
+  normalized = theirs.resnet_images()
+  images = normalized * np.float32(embed.std) + np.float32(embed.mean)
   golden = np.load(GOLDEN / 'byol_haiku.npz')['basic']
   np.testing.assert_allclose(embed(np.float32(images)), golden, atol=1e-4)

@@ -166,7 +166,7 @@ def test_import_and_load(tmp_path, npz, capsys):
   assert "set prefix to one of 'base_model/', 'ema_model/base_model/'" in capsys.readouterr().err
   assert main.main([*command, '--config.prefix=base_model/']) == 0
   told = capsys.readouterr().out
-  assert "resnet18 with the cifar stem, behind 'base_model/'" in told and 'not normalised' in told
+  assert "resnet18 with the cifar stem, behind 'base_model/'" in told and 'not normalized' in told
   embed = byoljax.load(str(run))
   assert (embed.mean, embed.std, embed.image_size) == ((0,) * 3, (1,) * 3, 40)
   features = embed(theirs.resnet_images())

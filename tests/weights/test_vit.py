@@ -92,13 +92,13 @@ def test_positions_of_another_size_move_features():
   ours = vit.resampled(jnp.asarray(table), 6, 6)[1:].reshape(6, 6, 64)
   assert 0.01 < float(jnp.abs(plain - ours).max()) < 0.5
   np.testing.assert_array_equal(vit.resampled(jnp.asarray(table), 4, 4), table)
-  # By hand: (1/2) 4 / 6.1 - 1/2 = -0.172131; three of its four neighbours are the repeated edge,
+  # By hand: (1/2) 4 / 6.1 - 1/2 = -0.172131; three of its four neighbors are the repeated edge,
   # the fourth is x = 1.172131 away: -3/4 (x^3 - 5 x^2 + 8 x - 4) = -0.08848.
   np.testing.assert_allclose(matrix[0], [1.08848, -0.08848, 0, 0], atol=1e-5)
 
 
 def test_moco_v3_as_it_is_stored(tmp_path):
-  """`.pth.tar` with both encoders, the projector in the head's place, an optimiser beside them."""
+  """`.pth.tar` with both encoders, the projector in the head's place, an optimizer beside them."""
   state = state_of('moco_v3')
   both = {f'module.{which}_encoder.{name}': array + (which == 'momentum') * (name == 'cls_token')
           for which in ('base', 'momentum') for name, array in state.items()}  # fmt: skip
@@ -225,7 +225,7 @@ def test_import_load_and_export_again(tmp_path, npz, capsys):
   jax.tree.map(np.testing.assert_array_equal, again.encoder.params, embed.encoder.params)
 
 
-def test_fixed_positions_are_written_and_recognised(tmp_path):
+def test_fixed_positions_are_written_and_recognized(tmp_path):
   path = tmp_path / 'weights.safetensors'
   state = state_of('moco_v3')
   save_file(state, path)

@@ -274,8 +274,8 @@ def test_an_embedder_is_a_pure_function_of_each_image():
   assert features.shape == (5, embed.dim) and features.dtype == np.float32
   np.testing.assert_allclose(features[2:3], embed(images[2:3]), rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(features, embed(images / np.float32(255)), rtol=1e-4, atol=1e-5)
-  normalised = (images / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.4]
-  by_hand, _ = encoder.net.apply(encoder.params, encoder.bn, jnp.float32(normalised), train=False)
+  normalized = (images / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.4]
+  by_hand, _ = encoder.net.apply(encoder.params, encoder.bn, jnp.float32(normalized), train=False)
   np.testing.assert_allclose(features, by_hand['embedding'], rtol=1e-4, atol=1e-5)
   with pytest.raises(ValueError, match='one image needs a first axis'):
     embed(images[0])

@@ -24,7 +24,7 @@ Planes = tuple[jax.Array, ...]
 
 
 def apply(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
-  """Jitter in random order, grey, blur, solarise; each with its own probability per image.
+  """Jitter in random order, gray, blur, solarize; each with its own probability per image.
 
   On CPUs as here, elsewhere `photometric.photometric`, chosen when the program is compiled.
 
@@ -89,10 +89,10 @@ def _jitter(spec: views.ViewSpec) -> _Operation:
 
   def saturation(planes: Planes, draw: jax.Array) -> Planes:
     factor = 1.0 + symmetric(draw, views.SATURATION, spec.saturation)
-    return tuple(photometric.colour(jnp, planes, factor, None))
+    return tuple(photometric.color(jnp, planes, factor, None))
 
   def hue(planes: Planes, draw: jax.Array) -> Planes:
-    return tuple(photometric.colour(jnp, planes, None, symmetric(draw, views.HUE, 6.0 * spec.hue)))
+    return tuple(photometric.color(jnp, planes, None, symmetric(draw, views.HUE, 6.0 * spec.hue)))
 
   def contrast(planes: Planes, draw: jax.Array) -> Planes:
     factor = 1.0 + symmetric(draw, views.CONTRAST, spec.contrast)

@@ -1,13 +1,13 @@
-"""Random-resized crop and centre crop: boxes, and one resampling that cuts, resizes and mirrors.
+"""Random-resized crop and center crop: boxes, and one resampling that cuts, resizes and mirrors.
 
 The boxes follow BYOL's sampler (arXiv 2006.07733, appendix B and the authors' code): the area is
 uniform, the ratio log-uniform, width and height are rounded and clamped to the image, nothing is
-retried. torchvision and tf.image retry and fall back to a centre crop, so their distributions
+retried. torchvision and tf.image retry and fall back to a center crop, so their distributions
 differ on elongated images.
 
-The resize is TensorFlow's bicubic: Keys' kernel with a = -1/2 (Keys 1981), half-pixel centres, no
+The resize is TensorFlow's bicubic: Keys' kernel with a = -1/2 (Keys 1981), half-pixel centers, no
 antialiasing, kernel positions on a grid of 1/1024 pixel, taps outside of the crop dropped and the
-rest renormalised. Here it is two products with per-example weight matrices, so a batch of different
+rest renormalized. Here it is two products with per-example weight matrices, so a batch of different
 crops is a batched matrix product, the mirror is a reversed matrix, and an accelerator needs no
 gather. The positions are integer arithmetic, which keeps numpy, XLA and TensorFlow on the same tap.
 
@@ -24,7 +24,7 @@ import numpy as np
 from byoljax.data.augment import views
 
 # Share of the shorter side that the evaluation crop keeps: 224 of 256.
-_CENTRE_SHARE = 7 / 8
+_CENTER_SHARE = 7 / 8
 _KERNEL_STEPS = 1024
 _FLOAT = np.float32
 _INT = np.int32
@@ -75,8 +75,8 @@ def flips(u: Any, spec: views.ViewSpec) -> Any:
   return u[:, views.FLIP] < spec.flip_prob
 
 
-def centre_crop_box(xp: Any, height: Any, width: Any, size: int) -> Any:
-  """Centre box whose resampling shows what "shorter side to size / 0.875, centre crop" shows.
+def center_crop_box(xp: Any, height: Any, width: Any, size: int) -> Any:
+  """Center box whose resampling shows what "shorter side to size / 0.875, center crop" shows.
 
   The square has side round(min(H, W) * size / round(size / 0.875)). As in the BYOL authors' code it
   is cut at the native resolution and resized once. An image that already has size x size pixels
@@ -93,7 +93,7 @@ def centre_crop_box(xp: Any, height: Any, width: Any, size: int) -> Any:
   """
   height, width = (xp.asarray(side, dtype=_INT) for side in (height, width))
   shorter = xp.minimum(height, width)
-  resized = math.floor(size / _CENTRE_SHARE + 0.5)
+  resized = math.floor(size / _CENTER_SHARE + 0.5)
   side = (shorter * (2 * size) + resized) // (2 * resized)
   side = xp.minimum(xp.maximum(side, 1), shorter)
   side = xp.where((height == size) & (width == size), size, side)

@@ -31,7 +31,7 @@ def make_augment(
   `batch` holds 'index' int32 [b], the position of each example in its data set, and either 'image'
   uint8 [b, H, W, 3] or 'views', a tuple of uint8 [b, S, S, 3] that were cropped and mirrored by the
   host with the draws of epoch step // steps_per_epoch. The result has no 'image'; its 'views' are
-  float32 [b, S, S, 3], augmented and normalised, one per spec; other entries pass through.
+  float32 [b, S, S, 3], augmented and normalized, one per spec; other entries pass through.
 
   Args:
     specs: one per view, in the order of the views.
@@ -83,7 +83,7 @@ def make_augment(
 
 
 def make_eval_transform(mean: Sequence[float], std: Sequence[float]) -> Callable[[Any], jax.Array]:
-  """Builds transform(images) -> float32 [b, H, W, 3], scaled to [0, 1] and normalised.
+  """Builds transform(images) -> float32 [b, H, W, 3], scaled to [0, 1] and normalized.
 
   `images` is uint8 [b, H, W, 3] (or float in [0, 1]), already at the size that the encoder takes.
 

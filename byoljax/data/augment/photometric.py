@@ -1,16 +1,16 @@
-"""Photometric augmentation of whole batches: colour jitter, grey, blur, solarise, normalise.
+"""Photometric augmentation of whole batches: color jitter, gray, blur, solarize, normalize.
 
 Operators and order follow the BYOL authors' code (arXiv 2006.07733, appendix B): brightness is
 additive, contrast stretches around each channel's mean, saturation and hue act in HSV, each of the
 four is clipped to [0, 1], and they are applied in a random order per image. torchvision's jitter is
-another one: multiplicative brightness, contrast around the mean grey value, saturation by blending
-with grey.
+another one: multiplicative brightness, contrast around the mean gray value, saturation by blending
+with gray.
 
 The form is chosen for compilers without per-image branches. Saturation and hue change different HSV
-coordinates and never leave [0, 1], so neighbours among them commute: any order of the four is one
-sequence "colour, affine, colour, affine, colour", where the two affine steps are brightness and
-contrast in either order, and saturation and hue act in one of the three colour steps and are the
-identity in the others. This is exact and costs three colour steps and two means, where four slots
+coordinates and never leave [0, 1], so neighbors among them commute: any order of the four is one
+sequence "color, affine, color, affine, color", where the two affine steps are brightness and
+contrast in either order, and saturation and hue act in one of the three color steps and are the
+identity in the others. This is exact and costs three color steps and two means, where four slots
 with four operations each would cost four times as much. An operation whose probability or strength
 is 0 is absent from the graph. `branches` has the form for CPUs, which do have branches.
 
@@ -28,15 +28,15 @@ from byoljax.data.augment import views
 
 # ITU-R BT.601 luma, as in tf.image.rgb_to_grayscale.
 _LUMA = (0.2989, 0.5870, 0.1140)
-# Below this chroma a pixel is grey: keeps the reciprocal finite.
+# Below this chroma a pixel is gray: keeps the reciprocal finite.
 _MIN_CHROMA = 1e-20
 
 
 def photometric(xp: Any, images: Any, u: Any, spec: views.ViewSpec) -> Any:
-  """Jitter in random order, grey, blur, solarise; each with its own probability per image.
+  """Jitter in random order, gray, blur, solarize; each with its own probability per image.
 
   An image that an operation leaves out keeps its exact values. The namespaces agree to about 1e-6,
-  except that with solarize_threshold other than 0.5, where solarising jumps, a pixel within 1e-6 of
+  except that with solarize_threshold other than 0.5, where solarizing jumps, a pixel within 1e-6 of
   the threshold may fall on either side.
 
   Args:
@@ -141,18 +141,18 @@ def _jitter(xp, planes, u, spec):
   if spec.contrast > 0:
     factor = 1.0 + _symmetric(u[:, views.CONTRAST], spec.contrast)
     affine.append((u[:, views.ORDER_CONTRAST], lambda mean: (factor, mean * (1.0 - factor))))
-  colour = _colour_steps(xp, u, spec, [order for order, _ in affine])
-  planes = colour(planes, 0)
+  color = _color_steps(xp, u, spec, [order for order, _ in affine])
+  planes = color(planes, 0)
   if len(affine) == 1:
     ((_, operation),) = affine
-    planes = colour([_affine(xp, plane, operation) for plane in planes], 1)
+    planes = color([_affine(xp, plane, operation) for plane in planes], 1)
   elif affine:
     (order_a, a), (order_b, b) = affine
     a_first = (order_a < order_b)[:, None, None]
     for step, first in enumerate((a, b)):
       second = b if first is a else a
       planes = [_either(xp, plane, a_first, first, second) for plane in planes]
-      planes = colour(planes, step + 1)
+      planes = color(planes, step + 1)
   return planes
 
 
@@ -169,7 +169,7 @@ def _either(xp, plane, condition, yes, no):
   return _affine(xp, plane, operation)
 
 
-def _colour_steps(xp, u, spec, affine_orders):
+def _color_steps(xp, u, spec, affine_orders):
   """Returns apply(planes, step): the share of saturation and hue that falls into that step."""
 
   def share(order, drawn, identity, step):
@@ -186,12 +186,12 @@ def _colour_steps(xp, u, spec, affine_orders):
     if spec.hue > 0:
       turn = _symmetric(u[:, views.HUE], 6.0 * spec.hue)
       turn = share(u[:, views.ORDER_HUE], turn, 0.0, step)
-    return planes if factor is None and turn is None else colour(xp, planes, factor, turn)
+    return planes if factor is None and turn is None else color(xp, planes, factor, turn)
 
   return apply
 
 
-def colour(xp: Any, planes: Sequence[Any], factor: Any, turn: Any) -> list[Any]:
+def color(xp: Any, planes: Sequence[Any], factor: Any, turn: Any) -> list[Any]:
   """Scales the HSV saturation by `factor` (clipped at 1), turns the hue by `turn` sextants.
 
   `planes` are red, green and blue in [0, 1], of any one shape; `factor` >= 0 and `turn` >= -6
@@ -221,5 +221,5 @@ def colour(xp: Any, planes: Sequence[Any], factor: Any, turn: Any) -> list[Any]:
 
 
 def luma(planes: Sequence[Any]) -> Any:
-  """The grey value of three planes, with the weights of ITU-R BT.601; any shape."""
+  """The gray value of three planes, with the weights of ITU-R BT.601; any shape."""
   return _LUMA[0] * planes[0] + _LUMA[1] * planes[1] + _LUMA[2] * planes[2]

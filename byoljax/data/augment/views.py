@@ -46,12 +46,12 @@ class ViewSpec:
     crop_scale: (low, high) share of the image's area that a crop covers, in (0, 1].
     crop_ratio: (low, high) width over height of a crop, drawn uniformly in its logarithm.
     flip_prob: probability of mirroring left to right.
-    jitter_prob: probability of the colour jitter as a whole.
+    jitter_prob: probability of the color jitter as a whole.
     brightness: b in [0, 1]: adds U(-b, b).
     contrast: c in [0, 1]: scales the distance to the channel mean by U(1 - c, 1 + c).
     saturation: s in [0, 1]: scales the HSV saturation by U(1 - s, 1 + s).
     hue: h in [0, 0.5]: turns the HSV hue by U(-h, h) of the circle.
-    gray_prob: probability of dropping the colour.
+    gray_prob: probability of dropping the color.
     blur_prob: probability of the Gaussian blur.
     blur_sigma: (low, high) standard deviation of the blur in pixels, drawn uniformly.
     solarize_prob: probability of inverting the pixels at or above the threshold.

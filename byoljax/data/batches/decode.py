@@ -22,7 +22,7 @@ from byoljax.data.sources import image_file, tensorflow_import
 
 # Largest image, in pixels, for which the crops of a whole group are made at once.
 _SMALL = 64 * 64
-# JPEG stores the colour at half the size and smooths it on the way back, across the border of what
+# JPEG stores the color at half the size and smooths it on the way back, across the border of what
 # is decoded. With this many pixels more on each side, a part is exactly what the whole would give.
 _MARGIN = 4
 # Skipping rows and columns costs the JPEG decoder its fast path: from this share of the image on,

@@ -57,12 +57,12 @@ def random_geometry(specs: Sequence[views.ViewSpec], seed: int) -> GeometryOf:
   return geometry
 
 
-def centre_geometry(size: int) -> GeometryOf:
+def center_geometry(size: int) -> GeometryOf:
   """The evaluation crop: one view, nothing random."""
 
   def geometry(index: np.ndarray, height: np.ndarray, width: np.ndarray, epoch: int) -> Geometry:
     del epoch
-    boxes = crop.centre_crop_box(np, height, width, size)[:, None]
+    boxes = crop.center_crop_box(np, height, width, size)[:, None]
     rows = len(index)
     return Geometry(boxes, np.zeros((rows, 1), bool), np.zeros((rows, 1, 0), np.float32))
 

@@ -112,7 +112,7 @@ def eval_batches(
 ) -> Batches:
   """Every example once, in order, over all processes; each process gets ceil(N / B) batches.
 
-  The picture is the centre crop that "shorter side to S / 0.875, then S x S" shows; an S x S image
+  The picture is the center crop that "shorter side to S / 0.875, then S x S" shows; an S x S image
   is unchanged.
 
   Args:
@@ -135,7 +135,7 @@ def eval_batches(
   if image_size < 1:
     raise ValueError(f'image_size is {image_size}, but an image needs at least one pixel.')
   source = source.opened()
-  geometry_of = examples.centre_geometry(image_size)
+  geometry_of = examples.center_geometry(image_size)
   steps = range(-(-source.size // batch_size))
 
   def indices(step: int) -> np.ndarray:

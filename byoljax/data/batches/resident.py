@@ -10,7 +10,7 @@ Whole on every device, rather than a share on each: a batch is drawn from all ov
 shares would need an exchange between the devices in every step. A set may therefore take `SHARE` of
 one device's memory. What is larger is read by the host, as are photographs of various sizes, and
 as is everything on a CPU, whose "device" is the host: there is nothing to save there, and XLA's CPU
-compiler does not optimise the gradients of convolutions inside of loops.
+compiler does not optimize the gradients of convolutions inside of loops.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """Data sets that are arrays: an `.npz` file, or arrays already in memory. NumPy only.
 
 An `.npz` holds `x_train`, `y_train`, `x_test`, `y_test` and, for pretraining alone, `x_unlabelled`:
-images uint8 [N, H, W, 3] (or grey [N, H, W] / [N, H, W, 1], repeated to three channels when read),
+images uint8 [N, H, W, 3] (or gray [N, H, W] / [N, H, W, 1], repeated to three channels when read),
 labels whole numbers [N], -1 for none, or [N, C] with 1, 0 and -1 (does not count) where images have
 several labels each; every `y_` may be absent. A file written by `np.savez` is
 stored uncompressed, so its images are mapped from the file rather than loaded; what
@@ -134,7 +134,7 @@ def _make(
     for i, x in enumerate(images):
       here = part == i
       picked = x[rows[here] - starts[i]]
-      # Assigning repeats a single grey channel.
+      # Assigning repeats a single gray channel.
       out[here] = picked[..., None] if picked.ndim == 3 else picked
     return out, y[rows]
 

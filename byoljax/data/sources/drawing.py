@@ -1,7 +1,7 @@
 """Draws one picture of the data set `shapes`: outlines, textures, clutter, light. NumPy only.
 
 Outlines are signed distances, sampled at 2x2 points per pixel and softened over one sub-pixel.
-Colours are float32 [3, n, n] in [0, 1] with n = 64 sub-pixels, channels first because NumPy is
+Colors are float32 [3, n, n] in [0, 1] with n = 64 sub-pixels, channels first because NumPy is
 several times faster along a long last axis.
 """
 
@@ -10,12 +10,12 @@ import functools
 import numpy as np
 
 SIZE = 32
-# What varies within every class; lengths in pixels, colours in [0, 1], angles in radians.
+# What varies within every class; lengths in pixels, colors in [0, 1], angles in radians.
 RADIUS = (6.0, 9.5)
 ANGLE = 0.35
 CONTRAST = (0.28, 0.5)  # Between object and background, of either sign.
 MIDDLE = (0.4, 0.6)  # Lightness half-way between the two.
-COLOUR = 0.5  # Of a fully saturated colour, around its lightness.
+COLOR = 0.5  # Of a fully saturated color, around its lightness.
 TEXTURE = 0.1
 LIGHT = 0.12  # Of a slope of brightness across the image.
 NOISE = 0.02
@@ -25,7 +25,7 @@ _N = SIZE * _SUPERSAMPLE
 _TURN = np.float32(2 * np.pi)
 _Array = np.ndarray
 
-# Centres of the sub-pixels, in pixels from the middle of the image; y points down.
+# Centers of the sub-pixels, in pixels from the middle of the image; y points down.
 _AXIS = ((np.arange(_N) + 0.5) / _SUPERSAMPLE - SIZE / 2).astype(np.float32)
 _X, _Y = np.meshgrid(_AXIS, _AXIS)
 
@@ -150,19 +150,19 @@ def _texture(rng: np.random.Generator) -> _Array:
   return rows[:, low] + (rows[:, low + 1] - rows[:, low]) * weight
 
 
-def _colour(rng: np.random.Generator, lightness: float) -> _Array:
-  """A random hue and saturation around a grey of `lightness`; float32 [3, 1, 1]."""
+def _color(rng: np.random.Generator, lightness: float) -> _Array:
+  """A random hue and saturation around a gray of `lightness`; float32 [3, 1, 1]."""
   hue, saturation = rng.random(2)
   wheel = np.cos(2 * np.pi * (hue + np.array([0, 1 / 3, 2 / 3])))
-  colour = np.clip(lightness + COLOUR * saturation * wheel, 0, 1)
-  return colour.astype(np.float32)[:, None, None]
+  color = np.clip(lightness + COLOR * saturation * wheel, 0, 1)
+  return color.astype(np.float32)[:, None, None]
 
 
 def _surface(rng: np.random.Generator, lightness: float) -> _Array:
-  """A textured area around one colour; float32 [3, n, n]."""
-  colour = _colour(rng, lightness)
+  """A textured area around one color; float32 [3, n, n]."""
+  color = _color(rng, lightness)
   step = rng.uniform(-TEXTURE, TEXTURE, 3).astype(np.float32)
-  return colour + (_texture(rng) - np.float32(0.5)) * step[:, None, None]
+  return color + (_texture(rng) - np.float32(0.5)) * step[:, None, None]
 
 
 def _span(start: float, end: float, margin: float) -> slice:
@@ -177,7 +177,7 @@ def _clutter(rng: np.random.Generator, image: _Array, count: int, lightness: flo
     x0, y0 = rng.uniform(-SIZE / 2, SIZE / 2, 2)
     angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0, 9) * rng.integers(2)
     radius, dx, dy = rng.uniform(0.5, 1.5), np.cos(angle), np.sin(angle)
-    colour = _colour(rng, lightness + rng.uniform(-0.35, 0.35))
+    color = _color(rng, lightness + rng.uniform(-0.35, 0.35))
     # Only the stroke's surroundings are computed.
     columns = _span(x0, x0 + length * dx, radius + 1)
     rows = _span(y0, y0 + length * dy, radius + 1)
@@ -186,7 +186,7 @@ def _clutter(rng: np.random.Generator, image: _Array, count: int, lightness: flo
     dx, dy = np.float32(dx), np.float32(dy)
     along = np.clip(x * dx + y * dy, 0, np.float32(length))
     part = image[:, rows, columns]
-    part += _coverage(_disc(x - along * dx, y - along * dy, radius)) * (colour - part)
+    part += _coverage(_disc(x - along * dx, y - along * dy, radius)) * (color - part)
 
 
 def picture(rng: np.random.Generator, name: str) -> _Array:

@@ -2,7 +2,7 @@
 
 Split: a sub-folder `train` (or `training`) makes the folder a tree of splits when one of `test`,
 `val`, `valid`, `validation` lies beside it, or no image lies outside of it (else it is a class like
-its neighbours: there are such trains). Then it holds the training images, and the first of those
+its neighbors: there are such trains). Then it holds the training images, and the first of those
 four that has labels, else the first that has images, the test images. Without `train`, every image
 belongs to the training split and there is no test split.
 

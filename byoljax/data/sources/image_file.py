@@ -6,8 +6,8 @@ and has no WebP. `inspect` looks at the header only (microseconds) and says who 
 and how large the upright image is; `decode` is Pillow's, for everything. The rules:
 
 - orientation: the EXIF tag is applied, so images are upright and H, W are the upright sizes;
-- transparency (RGBA, grey + alpha, palette or PNG with a transparent colour): shown on white;
-- 16 bit: the high byte is kept, x // 256; grey and palette become RGB; CMYK by Pillow's conversion;
+- transparency (RGBA, gray + alpha, palette or PNG with a transparent color): shown on white;
+- 16 bit: the high byte is kept, x // 256; gray and palette become RGB; CMYK by Pillow's conversion;
 - GIF, WebP and other animations: the first frame;
 - a header that promises more than `MAX_PIXELS` is refused before anything is decoded: a file of a
   few kilobytes can claim gigabytes.
@@ -180,13 +180,13 @@ def _exif_orientation(block: bytes) -> int:
 
 
 def _inspect_png(data: bytes) -> tuple[int, int, int] | None:
-  """Header of an 8-bit grey or RGB PNG without transparency or EXIF; None for every other."""
+  """Header of an 8-bit gray or RGB PNG without transparency or EXIF; None for every other."""
   if len(data) < 33 or data[12:16] != b'IHDR':
     return None
   width, height = int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big')
-  depth, colour = data[24], data[25]
+  depth, color = data[24], data[25]
   pixels = data.find(b'IDAT', 33)
-  if depth != 8 or colour not in (0, 2) or pixels < 0 or min(height, width) < 1:
+  if depth != 8 or color not in (0, 2) or pixels < 0 or min(height, width) < 1:
     return None
   if data.find(b'tRNS', 33, pixels) >= 0 or data.find(b'eXIf', 33, pixels) >= 0:
     return None
@@ -205,8 +205,8 @@ def _to_rgb(image: Any) -> np.ndarray:
   """The first frame of an open Pillow image as uint8 [H, W, 3], not yet upright."""
   image.load()
   if image.mode == 'I' or image.mode.startswith('I;16'):
-    grey = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
+    gray = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
   if image.mode in ('RGBA', 'LA', 'PA', 'RGBa', 'La') or 'transparency' in image.info:
     top = image.convert('RGBA')
     return np.asarray(Image.alpha_composite(Image.new('RGBA', top.size, _WHITE), top))[:, :, :3]

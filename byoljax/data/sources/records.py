@@ -164,7 +164,7 @@ def array_record_reader(paths: Sequence[str]) -> tuple[list[int], Callable[[int,
   @functools.lru_cache(_OPEN_FILES)
   def shard_reader(path: str, process: int) -> Any:
     del process
-    # Random access: read-ahead would fetch the neighbours that nobody asked for.
+    # Random access: read-ahead would fetch the neighbors that nobody asked for.
     options = 'readahead_buffer_size:0,max_parallelism:0'
     return module.ArrayRecordReader(path, options=options)
 

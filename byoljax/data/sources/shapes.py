@@ -1,8 +1,8 @@
 """`shapes`: a small labelled world drawn by NumPy, so that everything runs without a download.
 
-One of ten shapes at a random place, size and angle, under random colours and textures, on a
+One of ten shapes at a random place, size and angle, under random colors and textures, on a
 textured background among strokes and dots. The class is the outline alone: lighter or darker than
-its surroundings, striped or plain, an object keeps its label, so pixels and colour statistics say
+its surroundings, striped or plain, an object keeps its label, so pixels and color statistics say
 little about it. Every example is a function of (seed, split, index) and of nothing else.
 
 The drawing (`byoljax.data.sources.drawing`) needs NumPy only; TensorFlow Datasets is imported
@@ -42,7 +42,7 @@ def _generator(seed: int, split: str, index: int, stream: int = 0) -> np.random.
 
 
 def _label(seed: int, split: str, index: int) -> int:
-  """Classes are balanced: every ten neighbours hold each class once, in random order."""
+  """Classes are balanced: every ten neighbors hold each class once, in random order."""
   count = len(CLASS_NAMES)
   order = _generator(seed, split, index // count, _LABEL_STREAM).permutation(count)
   return int(order[index % count])
@@ -76,7 +76,7 @@ def contact_sheet(columns: int = 16, seed: int = SEED) -> _Array:
   sheet = np.full((len(CLASS_NAMES) * step + 2, columns * step + 2, 3), 255, np.uint8)
   for index in range(len(CLASS_NAMES) * columns):
     image, label = draw(seed, 'train', index)
-    # Ten neighbours hold every class once, so each block of ten is a column.
+    # Ten neighbors hold every class once, so each block of ten is a column.
     top, left = 2 + label * step, 2 + index // len(CLASS_NAMES) * step
     sheet[top : top + SIZE, left : left + SIZE] = image
   return sheet
@@ -166,7 +166,7 @@ def _builder_class() -> Any:
         }
         return tfds.core.DatasetInfo(
           builder=self,
-          description='Procedurally drawn shapes under random colour, texture and clutter.',
+          description='Procedurally drawn shapes under random color, texture and clutter.',
           features=tfds.features.FeaturesDict(features),
           supervised_keys=('image', 'label'),
           disable_shuffling=True,

@@ -220,7 +220,7 @@ def _several(tfds: Any, feature: Any) -> bool:
 
 
 def _open_split(info: Any, split: str) -> tuple[Any, int]:
-  """A function int64 [b] -> serialised examples (None: unreadable), and how many there are."""
+  """A function int64 [b] -> serialized examples (None: unreadable), and how many there are."""
   try:
     parts = info.splits[split].file_instructions
   except (ValueError, KeyError, AssertionError) as error:
@@ -266,17 +266,17 @@ def _open_split(info: Any, split: str) -> tuple[Any, int]:
 
 
 def _parse_each(
-  serialised: list[bytes | None], parse: Callable[[list[bytes]], tuple[np.ndarray, np.ndarray]]
+  serialized: list[bytes | None], parse: Callable[[list[bytes]], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray]:
   """As `parse`, but examples that cannot be parsed or are None become empty images, unlabelled."""
-  whole = [example if example is not None else b'' for example in serialised]
+  whole = [example if example is not None else b'' for example in serialized]
   try:
     images, labels = parse(whole)
   except Exception:  # TensorFlow raises what damage leads it to, and does not say which one it was.
     if len(whole) == 1:
       images, labels = parse([b''])
     else:
-      parts = [_parse_each([example], parse) for example in serialised]
+      parts = [_parse_each([example], parse) for example in serialized]
       images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
   for row in np.flatnonzero([not image for image in images]):
     labels[row] = -1
@@ -284,18 +284,18 @@ def _parse_each(
 
 
 def _parse(
-  serialised: list[bytes], *, image_key: str, label_keys: tuple[str, ...], classes: int
+  serialized: list[bytes], *, image_key: str, label_keys: tuple[str, ...], classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Encoded images, object [b] of bytes, and labels int32 [b] or [b, C], of serialised examples."""
+  """Encoded images, object [b] of bytes, and labels int32 [b] or [b, C], of serialized examples."""
   tf = tensorflow_import.tensorflow()
   wanted: dict[str, Any] = {image_key: tf.io.FixedLenFeature((), tf.string, default_value=b'')}
   one = tf.io.FixedLenFeature((), tf.int64, default_value=-1)
   several = tf.io.RaggedFeature(tf.int64)
   wanted |= dict.fromkeys(label_keys, one if len(label_keys) == 1 else several)
-  parsed = tf.io.parse_example(tf.constant(serialised, tf.string), wanted)
+  parsed = tf.io.parse_example(tf.constant(serialized, tf.string), wanted)
   images = parsed[image_key].numpy()
   if not label_keys:
-    return images, np.full(len(serialised), -1, np.int32)
+    return images, np.full(len(serialized), -1, np.int32)
   if len(label_keys) == 1:
     return images, parsed[label_keys[0]].numpy().astype(np.int32)
   shown, counting = (_marks(parsed[key], classes) for key in label_keys)

@@ -8,7 +8,7 @@ own.
 correlation is not differentiated across devices while their gradients are averaged, so that their
 gradient is the true one divided by the number of devices; this is the true gradient on any number
 of devices, and what LARS leaves of the difference is in the learning rate of biases and
-normalisation parameters, `optim.groups.bias_and_norm` in configs/barlow_twins.py.
+normalization parameters, `optim.groups.bias_and_norm` in configs/barlow_twins.py.
 """
 
 from collections.abc import Sequence
@@ -34,9 +34,9 @@ def build(
   """Builds Barlow Twins from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run.
-    projector: sizes of its layers; wide is better. No normalisation on its output.
+    projector: sizes of its layers; wide is better. No normalization on its output.
     off_diagonal: weight of the off-diagonal terms, > 0; it belongs to the projector's width.
     loss_scale: factor on the loss, > 0; it matters to parameters that LARS does not adapt.
 

@@ -4,10 +4,10 @@ An online network (encoder, projector, predictor) predicts, from one view of an 
 projection that a slowly moving target network (encoder, projector) gives to the other view.
 
 As in the paper and in the authors' code: every view is a forward pass of its own, so batch
-normalisation sees one view at a time and its running statistics move twice a step; the two
+normalization sees one view at a time and its running statistics move twice a step; the two
 directions of the loss are summed, not averaged; the target runs in train mode with its own batch
-statistics, and only its parameters are moving averages; tau rises to 1 on a cosine, per optimiser
-step; the average takes in the parameters that the optimiser has just written.
+statistics, and only its parameters are moving averages; tau rises to 1 on a cosine, per optimizer
+step; the average takes in the parameters that the optimizer has just written.
 
 Different from the authors' code:
 - the target holds no predictor and no classifier, which were never used there;
@@ -156,7 +156,7 @@ def build(
   """Builds BYOL from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run; tau reaches 1 at its last step.
     projector: hidden and output sizes of the projector.
     predictor: hidden and output sizes of the predictor; () removes it (it will collapse).

@@ -14,7 +14,7 @@ Different from the authors' code:
   N / (K' n_c) with K' the number of clusters that are not empty and n_c the size of the image's
   own: the same expected gradient. The weights' mean over the data set is 1. An image alone in its
   cluster weighs N / K', where theirs is repeated as often within the epoch;
-- no Sobel filter on grey images before the encoder: colour jitter keeps colour from dominating;
+- no Sobel filter on gray images before the encoder: color jitter keeps color from dominating;
 - PCA keeps at most D and at most N - 1 components where the paper's 256 are not there;
 - clusters are found on the encoder's embedding, which the top layer reads, as later
   re-implementations for ResNets do; AlexNet's and VGG's hidden layers are not part of the method.
@@ -115,7 +115,7 @@ def deepcluster(
   ) -> tuple[PyTree, DeepClusterState]:
     del step
     x = jnp.asarray(features()['embedding'], jnp.float32)
-    x = sphere.normalise(kmeans.pca_whiten(x, min(pca_dim, x.shape[1], x.shape[0] - 1)))
+    x = sphere.normalize(kmeans.pca_whiten(x, min(pca_dim, x.shape[1], x.shape[0] - 1)))
     _, labels = kmeans.kmeans(
       x,
       num_clusters,
@@ -151,7 +151,7 @@ def build(
   """Builds DeepCluster from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run; the data are clustered once an epoch.
     num_clusters: the paper's 10000 for ImageNet, ten times its classes.
     pca_dim: components that PCA keeps, at most; fewer where the embedding or the data have fewer.

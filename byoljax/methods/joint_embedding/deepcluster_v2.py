@@ -100,11 +100,11 @@ def deepcluster_v2(
     head_params, head_bn = head.init(jax.random.fold_in(key, 1), shapes['embedding'])
     # Never trained on: the first clustering comes before the first step.
     first, second = (
-      sphere.normalise(bank_ops.init(jax.random.fold_in(key, 2 + crop), num_examples, dim))
+      sphere.normalize(bank_ops.init(jax.random.fold_in(key, 2 + crop), num_examples, dim))
       for crop in range(_LARGE)
     )
     centroids = tuple(
-      sphere.normalise(jax.random.normal(jax.random.fold_in(key, 2 + _LARGE + i), (count, dim)))
+      sphere.normalize(jax.random.normal(jax.random.fold_in(key, 2 + _LARGE + i), (count, dim)))
       for i, count in enumerate(prototypes)
     )
     labels = tuple(jnp.arange(num_examples, dtype=jnp.int32) % count for count in prototypes)
@@ -119,7 +119,7 @@ def deepcluster_v2(
     embeddings = jnp.stack([crop['embedding'] for crop in crops], axis=1)
     rows, views = embeddings.shape[:2]
     outputs, bn = head.apply(params, bn, embeddings.reshape(rows * views, -1), train=True)
-    z = sphere.normalise(outputs['projection'])
+    z = sphere.normalize(outputs['projection'])
     losses, right = [], []
     for centroids, labels in zip(state.prototypes, state.labels, strict=True):
       wanted = jnp.repeat(labels[batch['index']], views)
@@ -149,7 +149,7 @@ def deepcluster_v2(
     params: PyTree, state: DeepClusterV2State, features: Any, key: jax.Array, step: int
   ) -> tuple[PyTree, DeepClusterV2State]:
     if step == 0:
-      filled = sphere.normalise(jnp.asarray(features()['projection']))
+      filled = sphere.normalize(jnp.asarray(features()['projection']))
       banks = (filled, jnp.copy(filled))
     else:
       first, second = mapping.fetch(state.banks)
@@ -183,7 +183,7 @@ def build(
   """Builds DeepCluster-v2 from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run; the data are clustered once an epoch.
     projector: hidden and output sizes of the projector.
     prototypes: clusters of each clustering.

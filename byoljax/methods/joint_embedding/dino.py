@@ -1,11 +1,11 @@
 """DINO: self-distillation with no labels (Caron et al. 2021, arXiv 2104.14294).
 
 A student matches, from all crops, the probabilities that a slowly moving teacher gives to the two
-global ones. Centring and sharpening of the teacher keep it from collapsing; there is no predictor
+global ones. Centering and sharpening of the teacher keep it from collapsing; there is no predictor
 and there are no negatives.
 
 As in the authors' code: every global crop of the teacher meets every other crop of the student; the
-centre is a moving average over the global batch and moves after the loss; the last layer is not
+center is a moving average over the global batch and moves after the loss; the last layer is not
 trained in the beginning (`freeze_last`); crops of one size go through the networks together; the
 teacher starts as a copy, its running statistics (of encoders that have any) are its own, and its
 parameters move after each step with tau rising to 1 on a cosine.
@@ -50,10 +50,10 @@ class DinoState(WithTarget):
   """What DINO changes without a gradient; the target is the teacher.
 
   Attributes:
-    centre: float32 [1, K], the moving average of the teacher's logits.
+    center: float32 [1, K], the moving average of the teacher's logits.
   """
 
-  centre: jax.Array
+  center: jax.Array
 
 
 def dino(
@@ -62,7 +62,7 @@ def dino(
   tau: Schedule,
   student_temperature: float,
   teacher_temperature: Schedule,
-  centre_momentum: float,
+  center_momentum: float,
   freeze_steps: int,
   axis: str | None,
 ) -> Method:
@@ -74,7 +74,7 @@ def dino(
     tau: step -> weight of the old teacher in the moving average, in [0, 1].
     student_temperature: of the student's softmax.
     teacher_temperature: step -> temperature of the teacher's softmax.
-    centre_momentum: weight of the old centre, in [0, 1]; 1 keeps it at zero.
+    center_momentum: weight of the old center, in [0, 1]; 1 keeps it at zero.
     freeze_steps: steps before the last layer is trained.
     axis: the mapped axis.
   """
@@ -83,9 +83,9 @@ def dino(
     view = batch['views'][0]
     params, bn = net.init(key, view)
     width = output_shapes(net, params, bn, view)['projection'].shape[-1]
-    centre = jnp.zeros((1, width), jnp.float32)
+    center = jnp.zeros((1, width), jnp.float32)
     target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
-    return params, DinoState(bn, target_params, target_bn, centre)
+    return params, DinoState(bn, target_params, target_bn, center)
 
   def loss(
     params: PyTree, state: DinoState, batch: Batch, key: jax.Array, step: jax.Array
@@ -97,15 +97,15 @@ def dino(
     )
     goals = [lax.stop_gradient(crop['projection']) for crop in teacher]
     heat = teacher_temperature(step)
-    targets = [jax.nn.softmax((goal - state.centre) / heat, axis=-1) for goal in goals]
+    targets = [jax.nn.softmax((goal - state.center) / heat, axis=-1) for goal in goals]
     last = trained_from(freeze_steps, step, params['projector']['last'])
     student_params = params | {'projector': params['projector'] | {'last': last}}
     student, bn = apply_crops(net, student_params, state.bn, views, train=True)
     value = clustering.self_distillation(
       targets, [crop['projection'] for crop in student], student_temperature
     )
-    batch_centre = collectives.pmean(jnp.mean(jnp.stack(goals), axis=(0, 1)), axis)[None]
-    centre = centre_momentum * state.centre + (1.0 - centre_momentum) * batch_centre
+    batch_center = collectives.pmean(jnp.mean(jnp.stack(goals), axis=(0, 1)), axis)[None]
+    center = center_momentum * state.center + (1.0 - center_momentum) * batch_center
     spread = collectives.pmean(jnp.mean(targets[0], axis=0), axis)
     metrics = {
       'loss': value,
@@ -114,7 +114,7 @@ def dino(
       'collapse/teacher_entropy': jnp.mean(_entropy(targets[0])),
       'collapse/mean_target_entropy': _entropy(spread),
     }
-    new_state = state.replace(bn=bn, target_bn=target_bn, centre=centre)
+    new_state = state.replace(bn=bn, target_bn=target_bn, center=center)
     return value, Aux(new_state, metrics, student[0]['embedding'])
 
   def post_step(params: PyTree, state: DinoState, step: jax.Array) -> tuple[PyTree, DinoState]:
@@ -153,23 +153,23 @@ def build(
   teacher_temperature_start: float = 0.04,
   teacher_warmup: str = '0 epochs',
   base_tau: float = 0.996,
-  centre_momentum: float = 0.9,
+  center_momentum: float = 0.9,
   freeze_last: str = '1 epochs',
 ) -> Method:
   """Builds DINO from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics, if any, are synchronised.
+    make_encoder: called with the mapped axis: statistics, if any, are synchronized.
     setting: the run; tau reaches 1 at its last step.
     projector: hidden sizes and the bottleneck.
     outputs: K >= 2, size of the probabilities.
-    projector_norm: batch normalisation in the projector, for convolutional encoders.
+    projector_norm: batch normalization in the projector, for convolutional encoders.
     student_temperature: > 0.
     teacher_temperature: > 0, after its warm-up; above .07 training tends to collapse.
     teacher_temperature_start: > 0, at step 0.
     teacher_warmup: a duration.
     base_tau: tau at step 0, in [0, 1].
-    centre_momentum: weight of the old centre, in [0, 1]; 1 removes the centring.
+    center_momentum: weight of the old center, in [0, 1]; 1 removes the centering.
     freeze_last: a duration, before which the last layer is not trained.
 
   Raises:
@@ -177,10 +177,10 @@ def build(
   """
   check_sizes(projector)
   temperatures = (student_temperature, teacher_temperature, teacher_temperature_start)
-  if outputs < 2 or min(temperatures) <= 0 or not 0 <= centre_momentum <= 1:
+  if outputs < 2 or min(temperatures) <= 0 or not 0 <= center_momentum <= 1:
     raise ValueError(
       f'outputs={outputs} must be at least 2, the temperatures {temperatures} positive and '
-      f'centre_momentum={centre_momentum} between 0 and 1.'
+      f'center_momentum={center_momentum} between 0 and 1.'
     )
   head = heads.DINOHead(
     features=tuple(projector),
@@ -204,7 +204,7 @@ def build(
       teacher_temperature,
       setting.steps('teacher_warmup', teacher_warmup),
     ),
-    centre_momentum=centre_momentum,
+    center_momentum=center_momentum,
     freeze_steps=setting.steps('freeze_last', freeze_last),
     axis=setting.axis,
   )

@@ -6,13 +6,13 @@ among all entries (`full_softmax`), among noise by noise-contrastive estimation 
 paper's equation 7), or among noise by a softmax (`infonce`, the authors' later model).
 
 As in the authors' code: one view per image; the bank is read before and written after the loss;
-it starts with uniform noise of length about 1; NCE's normalising constant is estimated once, from
+it starts with uniform noise of length about 1; NCE's normalizing constant is estimated once, from
 the first batch, positives included, and never again.
 
 Different from the authors' code:
 - noise is a function of (key, global position of the example), so it does not depend on the number
   of devices; it is drawn with replacement, uniformly;
-- `fill` starts the bank with the untrained network's projections, and `output_norm` normalises over
+- `fill` starts the bank with the untrained network's projections, and `output_norm` normalizes over
   the batch after the projector: both off unless a recipe asks for them;
 - `ensure_negatives` draws from the other N - 1 images directly, where theirs never checks;
 - the constant is the mean over the batch of all devices, kept as a logarithm;
@@ -62,7 +62,7 @@ class InstanceState(Statistics):
 
   Attributes:
     bank: float32 [N, D], one entry per training image.
-    log_z: float32 [], logarithm of NCE's normalising constant Z; -inf until the first batch.
+    log_z: float32 [], logarithm of NCE's normalizing constant Z; -inf until the first batch.
   """
 
   bank: jax.Array
@@ -158,13 +158,13 @@ def instance_discrimination(
   ) -> tuple[jax.Array, Aux]:
     del step
     outputs, bn = net.apply(params, state.bn, batch['views'][0], train=True)
-    z, index = sphere.normalise(outputs['projection']), batch['index']
+    z, index = sphere.normalize(outputs['projection']), batch['index']
     own = read(state.bank, index)
     value, log_z = criterion_of(z, own, state, index, key)
     fixed = lax.stop_gradient(z)
     metrics = {
       'loss': value,
-      'positive_cosine': jnp.mean(jnp.sum(fixed * sphere.normalise(own), axis=-1)),
+      'positive_cosine': jnp.mean(jnp.sum(fixed * sphere.normalize(own), axis=-1)),
     }
     if criterion == 'nce':
       metrics['log_z'] = log_z
@@ -189,7 +189,7 @@ def _filled(
 ) -> tuple[PyTree, InstanceState]:
   """The bank before the first step: every image's projection."""
   del key, step
-  return params, state.replace(bank=sphere.normalise(jnp.asarray(features()['projection'])))
+  return params, state.replace(bank=sphere.normalize(jnp.asarray(features()['projection'])))
 
 
 def _log_constant(
@@ -217,7 +217,7 @@ def build(
   """Builds instance discrimination from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run; `num_examples` is the size of the bank.
     projector: sizes of the layers from the embedding to the projection; one number is the paper's
       single linear layer.
@@ -226,7 +226,7 @@ def build(
     bank_momentum: weight of the old entry, in [0, 1).
     num_noise: noise entries per example: 4096 for `nce`, 65536 for `infonce`.
     ensure_negatives: whether an image is never its own noise.
-    output_norm: batch normalisation without affine after the projector. An image's own entry is the
+    output_norm: batch normalization without affine after the projector. An image's own entry is the
       oldest in the bank: a network that moves fast can tell entries by their age instead of by
       their image, from the mean of its projections, which this takes away. The paper has none.
     fill: whether the bank starts with the untrained network's projections; the paper: with noise,

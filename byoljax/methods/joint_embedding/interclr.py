@@ -10,7 +10,7 @@ As in the authors' code: one direction, view 0 asks and view 1 is the key; the m
 positive (cos + .5) and is on the branch between images only; semi-hard negatives, drawn at random
 from the nearest tenth of the bank; after the loss the entry is overwritten by the new key and its
 image takes the class of the nearest centroid; centroids follow every ten steps; keys are shuffled
-and normalised by groups, as MoCo's.
+and normalized by groups, as MoCo's.
 
 Different from the authors' code:
 - negatives of the query's own class are masked, where theirs are drawn again: there are a few
@@ -120,7 +120,7 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
 
     def encode(images: jax.Array) -> tuple[jax.Array, PyTree]:
       outputs, bn = net.apply(state.target_params, state.target_bn, images, train=True)
-      return lax.stop_gradient(sphere.normalise(outputs['projection'])), bn
+      return lax.stop_gradient(sphere.normalize(outputs['projection'])), bn
 
     return shuffle.through_shuffle(encode, view, order, axis) if shuffled else encode(view)
 
@@ -152,7 +152,7 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
   ) -> tuple[jax.Array, Aux]:
     (first, second), index = batch['views'], batch['index']
     outputs, bn = net.apply(params, state.bn, first, train=True)
-    q = sphere.normalise(outputs['projection'])
+    q = sphere.normalize(outputs['projection'])
     k, target_bn = keys_of(state, second, jax.random.fold_in(key, 0))
     intra = contrastive.info_nce_in_memory(
       q, k, state.queue.items, c.temperature, size=c.queue_size, axis=axis
@@ -191,7 +191,7 @@ def _recluster(
 ) -> tuple[PyTree, InterState]:
   """Clusters all images before the first step; later repairs the clusters."""
   if step == 0:
-    bank = sphere.normalise(jnp.asarray(features()['projection']))
+    bank = sphere.normalize(jnp.asarray(features()['projection']))
     centroids, labels = kmeans.kmeans(
       bank, c.num_clusters, key=key, iterations=20, spherical=True, empty='split'
     )
@@ -229,14 +229,14 @@ def build(
   """Builds InterCLR from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis and the groups of batch normalisation.
+    make_encoder: called with the mapped axis and the groups of batch normalization.
     setting: the run; `num_examples` is the size of the bank.
-    projector: hidden and output sizes of the projector, which has no batch normalisation.
+    projector: hidden and output sizes of the projector, which has no batch normalization.
     temperature: of both branches.
     tau: weight of the old key network, in [0, 1].
     queue_size: negatives of the MoCo branch.
     bn_groups: groups of the global batch with batch statistics of their own, as on so many GPUs; 0
-      normalises over the whole batch.
+      normalizes over the whole batch.
     num_clusters: pseudo-classes, the paper's 10000 for ImageNet.
     sampling: of negatives between images, one of `pseudo_classes.SAMPLING`.
     pool_size: entries to draw semi-hard or semi-easy negatives from; 0 = a tenth of the images. The

@@ -6,9 +6,9 @@ network. v1 and v2 differ in the head, the temperature, the views and the schedu
 As in the authors' code: the positive of a query is its own key and the queue its only negatives;
 keys enter the queue after they were used; one direction (`symmetric` adds the other, as their
 CIFAR-10 notebook does); the key network starts as a copy and only its parameters are averages; the
-heads have no batch normalisation.
+heads have no batch normalization.
 
-Their batch normalisation is per GPU, and the images of the keys are shuffled over the GPUs, so that
+Their batch normalization is per GPU, and the images of the keys are shuffled over the GPUs, so that
 a query cannot be matched by the statistics that it shares with its key. Here `bn_groups` splits the
 global batch into that many parts with statistics of their own, on any number of devices: 8 groups
 on one device are what 8 GPUs were. Different from theirs: running statistics are averaged over the
@@ -106,7 +106,7 @@ def moco(
       'loss': value,
       'tau': tau(step),
       'collapse/online_target_cosine': jnp.mean(
-        jnp.sum(lax.stop_gradient(sphere.normalise(queries[0]['projection'])) * keys[0], axis=-1)
+        jnp.sum(lax.stop_gradient(sphere.normalize(queries[0]['projection'])) * keys[0], axis=-1)
       ),
     }
     return value, Aux(new_state, metrics, queries[0]['embedding'], rows)
@@ -118,7 +118,7 @@ def moco(
 
     def encode(images: jax.Array) -> tuple[jax.Array, PyTree]:
       outputs, moved = net.apply(target_params, target_bn, images, train=True)
-      return lax.stop_gradient(sphere.normalise(outputs['projection'])), moved
+      return lax.stop_gradient(sphere.normalize(outputs['projection'])), moved
 
     return shuffle.through_shuffle(encode, view, order, axis) if shuffled else encode(view)
 
@@ -153,7 +153,7 @@ def build(
     make_encoder: called with the mapped axis and `bn_groups`.
     setting: the run.
     projector: (128,) for v1, (2048, 128) for v2.
-    projector_norm: batch normalisation after its hidden layers; the paper has none.
+    projector_norm: batch normalization after its hidden layers; the paper has none.
     temperature: .07 for v1, .2 for v2.
     tau: weight of the old key network, in [0, 1].
     queue_size: K >= 1.

@@ -5,7 +5,7 @@ network gives to the other view of the whole global batch. There is no queue. St
 by all devices.
 
 As in the authors' code: each direction is 2T times the cross-entropy and both are added; no linear
-layer has a bias; outputs of the projector are normalised without scale and shift, those of the
+layer has a bias; outputs of the projector are normalized without scale and shift, those of the
 predictor only for ViTs (`predictor_norm`); the target starts as a copy; tau rises to 1 on a cosine.
 ViTs are steadier with a patch projection that is never trained (`freeze_patch_embed`).
 """
@@ -120,11 +120,11 @@ def build(
   """Builds MoCo v3 from an encoder factory and its configuration; the defaults are ResNet-50's.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run; tau reaches 1 at its last step.
     projector: (4096, 256), for ViTs (4096, 4096, 256).
     predictor: hidden and output size.
-    predictor_norm: whether the prediction is normalised over the batch: True for ViTs.
+    predictor_norm: whether the prediction is normalized over the batch: True for ViTs.
     temperature: 1 for ResNet-50, .2 for ViTs.
     base_tau: tau at step 0, in [0, 1].
     freeze_patch_embed: for ViTs.

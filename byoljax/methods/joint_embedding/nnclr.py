@@ -1,17 +1,17 @@
-"""NNCLR: nearest-neighbour contrastive learning (Dwibedi et al. 2021, arXiv 2104.14548).
+"""NNCLR: nearest-neighbor contrastive learning (Dwibedi et al. 2021, arXiv 2104.14548).
 
 Contrastive learning whose positive is not the image itself: the projection of one view is replaced
-by its nearest neighbour in a queue of past projections, and the prediction from the other view
-shall be closer to that neighbour than the predictions of all other images in the batch are.
+by its nearest neighbor in a queue of past projections, and the prediction from the other view
+shall be closer to that neighbor than the predictions of all other images in the batch are.
 
-As in the paper (algorithm 1): the neighbour is the anchor of the softmax, the predictions of the
+As in the paper (algorithm 1): the neighbor is the anchor of the softmax, the predictions of the
 global batch are its candidates, so gradients flow into the predictor's side alone; both
-directions are averaged; the projector has batch normalisation after every layer, the predictor
+directions are averaged; the projector has batch normalization after every layer, the predictor
 after its first; the projections of view 0 enter the queue after the loss. The roles of anchor and
 candidates are not exchanged.
 
 Different from the paper:
-- the queue starts empty, not with random vectors: a neighbour is searched among the rows that
+- the queue starts empty, not with random vectors: a neighbor is searched among the rows that
   were really stored, and where there are none yet, at the first step, the projection itself is
   the positive;
 - when the queue is larger than the data set, an image's own previous projection is among its
@@ -63,18 +63,18 @@ def nearest(
 
   Args:
     queue: unit rows [K, D]; only the `filled` ones count.
-    z: unit vectors [b, D]; where nothing is stored they are their own neighbours.
+    z: unit vectors [b, D]; where nothing is stored they are their own neighbors.
     size: K; needed where the rows may be this device's part of the queue (`ops.memory`).
     axis: the mapped axis over which they may be shared, or None.
 
   Returns:
-    Neighbours and cosines; no gradient.
+    Neighbors and cosines; no gradient.
   """
   z = lax.stop_gradient(z)
   size = size or len(queue.items)
   found = memory.nearest(z, queue.items, filled=queue.filled, size=size, axis=axis)
-  neighbours = jnp.where(queue.filled > 0, found, z)
-  return neighbours, jnp.sum(neighbours * z, axis=-1)
+  neighbors = jnp.where(queue.filled > 0, found, z)
+  return neighbors, jnp.sum(neighbors * z, axis=-1)
 
 
 def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str | None) -> Method:
@@ -97,21 +97,19 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
   ) -> tuple[jax.Array, Aux]:
     del key, step
     (on_first, on_second), bn = apply_each(net, params, state.bn, batch['views'])
-    z_first, z_second = (sphere.normalise(on['projection']) for on in (on_first, on_second))
+    z_first, z_second = (sphere.normalize(on['projection']) for on in (on_first, on_second))
     near_first, cosine = nearest(state.queue, z_first, size=queue_size, axis=axis)
     near_second, _ = nearest(state.queue, z_second, size=queue_size, axis=axis)
     offset = collectives.axis_index(axis) * z_first.shape[0]
 
-    def direction(neighbours: jax.Array, outputs: dict[str, jax.Array]) -> jax.Array:
-      candidates = collectives.all_gather(sphere.normalise(outputs['prediction']), axis)
-      return contrastive.info_nce_in_batch(
-        neighbours, candidates, temperature, offset=offset
-      ).mean()
+    def direction(neighbors: jax.Array, outputs: dict[str, jax.Array]) -> jax.Array:
+      candidates = collectives.all_gather(sphere.normalize(outputs['prediction']), axis)
+      return contrastive.info_nce_in_batch(neighbors, candidates, temperature, offset=offset).mean()
 
     value = 0.5 * (direction(near_first, on_second) + direction(near_second, on_first))
     metrics = {
       'loss': value,
-      'neighbour_cosine': cosine.mean(),
+      'neighbor_cosine': cosine.mean(),
       'queue_filled': state.queue.filled / queue_size,
     }
     rows = collectives.all_gather(lax.stop_gradient(z_first), axis)
@@ -138,9 +136,9 @@ def build(
   """Builds NNCLR from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run.
-    projector: sizes of the projector's layers; all are followed by batch normalisation.
+    projector: sizes of the projector's layers; all are followed by batch normalization.
     predictor: sizes of the predictor's layers; all but the last are.
     queue_size: rows of the support set.
     temperature: of the softmax.

@@ -1,10 +1,10 @@
 """SimCLR v1 and v2 (Chen et al. 2020, arXiv 2002.05709 and 2006.10029).
 
 Every view of every image is told from all other views of the global batch by NT-Xent. Both views
-go through the network together, in one batch of its normalisation, over all devices.
+go through the network together, in one batch of its normalization, over all devices.
 
 As in the authors' code: the loss is the sum over the two views of the mean over images, twice the
-paper's mean over all anchors; no linear layer of the head has a bias; its output is normalised over
+paper's mean over all anchors; no linear layer of the head has a bias; its output is normalized over
 the batch with a scale and no shift; kernels of the head start as N(0, .01).
 
 v2 is a deeper head (three layers) on a larger encoder, fine-tuned from the head's first layer,
@@ -110,7 +110,7 @@ def simclr(
     if state.queue is None:
       return state.target_bn, ()
     outputs, target_bn = net.apply(state.target_params, state.target_bn, views, train=True)
-    rows = lax.stop_gradient(sphere.normalise(outputs['projection']))
+    rows = lax.stop_gradient(sphere.normalize(outputs['projection']))
     gathered = [collectives.all_gather(half, axis) for half in jnp.split(rows, 2)]
     return target_bn, jnp.concatenate(gathered)
 
@@ -148,7 +148,7 @@ def build(
   """Builds SimCLR from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run.
     projector: sizes of its layers: (2048, 128) for v1's paper, (2048, 2048, 128) for v2.
     temperature: .1 on ImageNet, .5 on CIFAR-10.

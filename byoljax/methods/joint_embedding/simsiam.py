@@ -4,12 +4,12 @@ One network, no target, no negatives: the prediction of each view is drawn towar
 of the other, through which no gradient flows. Views are forward passes of their own, statistics
 are shared by all devices.
 
-As in the authors' code: the last batch normalisation of the projector has neither scale nor shift;
-the predictor is a bottleneck without normalisation on its output. Its learning rate is constant in
+As in the authors' code: the last batch normalization of the projector has neither scale nor shift;
+the predictor is a bottleneck without normalization on its output. Its learning rate is constant in
 their recipe: see `groups` in configs/simsiam.py.
 
 Different from the authors' code: the projector's linear layers have no bias at all, where theirs
-leaves one, frozen, in front of a normalisation that removes it.
+leaves one, frozen, in front of a normalization that removes it.
 
 Ablations: `stop_gradient=False` and `predictor=()`, both of which collapse in the paper.
 """
@@ -81,7 +81,7 @@ def build(
   """Builds SimSiam from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run.
     projector: sizes of its layers; two layers are enough on CIFAR-10.
     predictor: bottleneck and output size; () removes it.

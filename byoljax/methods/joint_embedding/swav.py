@@ -5,12 +5,12 @@ to the other crops. Codes come from the first two, large crops only, and prototy
 of the global batch.
 
 As in the authors' code: crops of one size go through the encoder together, all crops together
-through the head; prototypes are unit vectors, normalised again after every step; they are not
+through the head; prototypes are unit vectors, normalized again after every step; they are not
 trained in the beginning (`freeze`); small batches can be filled up with a queue of earlier
 projections per large crop, from `queue_from` on and once it is full.
 
 Different from the authors' code: the queue is one for all devices, where theirs is a part per GPU;
-while the prototypes are frozen weight decay still shortens them, which their normalisation undoes.
+while the prototypes are frozen weight decay still shortens them, which their normalization undoes.
 """
 
 from collections.abc import Sequence
@@ -84,7 +84,7 @@ def swav(
     params, bn = backbone.init(jax.random.fold_in(key, 0), view)
     shapes = output_shapes(backbone, params, bn, view)
     head_params, head_bn = head.init(jax.random.fold_in(key, 1), shapes['embedding'])
-    params, bn = _normalised(params | head_params), bn | head_bn
+    params, bn = _normalized(params | head_params), bn | head_bn
     width = params['prototypes']['kernel'].shape[0]
     keys = [jax.random.fold_in(key, 2 + crop) for crop in range(LARGE_CROPS)] if queue_size else []
     return params, SwavState(bn, tuple(ring.init(each, queue_size, width) for each in keys))
@@ -104,7 +104,7 @@ def swav(
       train=True,
     )
     scores = outputs['scores'].reshape(rows, views, -1)
-    projections = sphere.normalise(outputs['projection']).reshape(rows, views, -1)
+    projections = sphere.normalize(outputs['projection']).reshape(rows, views, -1)
     codes = [
       _codes(state, crop, scores[:, crop], prototypes['kernel'], step)
       for crop in range(LARGE_CROPS)
@@ -149,7 +149,7 @@ def swav(
 
   def post_step(params: PyTree, state: SwavState, step: jax.Array) -> tuple[PyTree, SwavState]:
     del step
-    return _normalised(params), state
+    return _normalized(params), state
 
   def embed(params: PyTree, state: SwavState, images: jax.Array) -> dict[str, jax.Array]:
     outputs, _ = backbone.apply(params, state.bn, images, train=False)
@@ -169,8 +169,8 @@ def swav(
   )
 
 
-def _normalised(params: PyTree) -> PyTree:
-  kernel = heads.normalise_prototypes(params['prototypes']['kernel'])
+def _normalized(params: PyTree) -> PyTree:
+  kernel = heads.normalize_prototypes(params['prototypes']['kernel'])
   return params | {'prototypes': {'kernel': kernel}}
 
 
@@ -195,9 +195,9 @@ def build(
   """Builds SwAV from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run.
-    projector: hidden and output size; the projection is L2-normalised.
+    projector: hidden and output size; the projection is L2-normalized.
     prototypes: K >= 2; more than a batch and its queue can fill are of no use.
     temperature: T > 0.
     epsilon: sharpness of the codes > 0; .03 where the loss stays at log K.

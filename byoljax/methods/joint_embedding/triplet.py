@@ -6,7 +6,7 @@ and negatives come from the global batch.
 
 Different from the paper: groups are images, as for exemplars (Dosovitskiy et al. 2014, arXiv
 1406.6909, scaled up with this loss by Kolesnikov et al. 2019, arXiv 1901.09005), not people. A
-public implementation of the latter normalises vectors over the batch; here every vector is
+public implementation of the latter normalizes vectors over the batch; here every vector is
 divided by its own length.
 
 All views go through the network in one batch, so batch statistics span them. Every device computes
@@ -86,7 +86,7 @@ def build(
   """Builds triplet learning from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run.
     projector: sizes of the layers from the embedding to the projection.
     margin: FaceNet's .2; .5 for exemplars.

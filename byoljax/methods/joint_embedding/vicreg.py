@@ -1,7 +1,7 @@
 """VICReg (Bardes, Ponce and LeCun 2021, arXiv 2105.04906).
 
 Invariance between two views, a hinge on every dimension's standard deviation, and a penalty on
-covariances between dimensions, on embeddings that are not normalised.
+covariances between dimensions, on embeddings that are not normalized.
 
 The authors' code and paper disagree twice, and the code's reading is the default: the variance term
 is halved (`halved_variance`; the paper's equation 6 adds both branches), and the views are BYOL's
@@ -35,7 +35,7 @@ def build(
   """Builds VICReg from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run.
     projector: sizes of the expander's layers.
     invariance: weight of the mean squared distance between the views, >= 0.

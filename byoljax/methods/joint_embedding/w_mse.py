@@ -26,9 +26,9 @@ def build(
   """Builds W-MSE from an encoder factory and its configuration.
 
   Args:
-    make_encoder: called with the mapped axis: statistics are synchronised over all devices.
+    make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run; its batch must be larger than the projection.
-    projector: sizes of its layers; no normalisation on its output.
+    projector: sizes of its layers; no normalization on its output.
 
   Raises:
     ValueError: an empty projector, or a projection that the batch is too small to whiten.

@@ -9,7 +9,7 @@ Protocol of BYOL's linear evaluation (arXiv 2006.07733, appendix C.1): SGD with 
 no weight decay, cosine schedule, random crops and flips only, the learning rate chosen on
 held-out training images. The heads start at zero, which is where the convex problem may start as
 well as anywhere; the authors' code draws them from a truncated normal. How other papers' probes
-differ is configuration (`configs/linear.py`): the optimiser, the start, and MAE's normalisation of
+differ is configuration (`configs/linear.py`): the optimizer, the start, and MAE's normalization of
 the features.
 """
 
@@ -43,7 +43,7 @@ class FrozenEncoder(flax.struct.PyTreeNode):
   Attributes:
     params: never change.
     bn: never change.
-    norm: running statistics of the features, {'norm': ...}, where they are normalised.
+    norm: running statistics of the features, {'norm': ...}, where they are normalized.
   """
 
   params: PyTree
@@ -66,7 +66,7 @@ def linear_probe(
     num_classes: C.
     num_heads: L, the number of stacked heads.
     start: how kernels start, the same for every head: see `heads.LinearHead`.
-    norm: normalises the features before the heads; output 'normalised'. None: they are not.
+    norm: normalizes the features before the heads; output 'normalized'. None: they are not.
 
   Returns:
     A method with parameters {'head': {'kernel' [L, D, C], 'bias' [L, 1, C]}}; `embed` adds the tap
@@ -87,20 +87,20 @@ def linear_probe(
   def _features(state: FrozenEncoder, images: jax.Array) -> jax.Array:
     return frozen.features(state.params, state.bn, images)
 
-  def _normalised(
+  def _normalized(
     state: FrozenEncoder, features: jax.Array, train: bool
   ) -> tuple[jax.Array, FrozenEncoder]:
     if norm is None:
       return features, state
     outputs, statistics = norm.apply({'norm': {}}, state.norm, features, train=train)
-    return outputs['normalised'], state.replace(norm=statistics)
+    return outputs['normalized'], state.replace(norm=statistics)
 
   def loss(
     params: PyTree, state: FrozenEncoder, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key, step
     features = lax.stop_gradient(_features(state, batch['views'][0]))
-    inputs, state = _normalised(state, features, train=True)
+    inputs, state = _normalized(state, features, train=True)
     logits = _logits(params['head'], inputs)
     each = jax.vmap(classification.cross_entropy, (0, None))(logits, batch['label'])
     right = jax.vmap(classification.accuracy, (0, None))(logits, batch['label'])
@@ -109,7 +109,7 @@ def linear_probe(
 
   def embed(params: PyTree, state: FrozenEncoder, images: jax.Array) -> dict[str, jax.Array]:
     features = _features(state, images)
-    logits = _logits(params['head'], _normalised(state, features, train=False)[0])
+    logits = _logits(params['head'], _normalized(state, features, train=False)[0])
     # Fewer heads than at first when the caller has picked some.
     rows = jnp.moveaxis(logits, 0, 1).reshape(images.shape[0], -1)
     return {'embedding': features, 'logits': rows}
@@ -137,7 +137,7 @@ def build(
     setting: the run; it must name the classes and hold the network.
     num_heads: how many heads train side by side, one per learning rate.
     start: a key of `heads.STARTS`.
-    norm: batch normalisation of the features, without scale and shift (MAE, arXiv 2111.06377,
+    norm: batch normalization of the features, without scale and shift (MAE, arXiv 2111.06377,
       appendix A.1).
 
   Raises:
@@ -150,7 +150,7 @@ def build(
     raise ValueError('a linear probe needs a pretrained encoder: set config.pretrained.')
   if start not in heads.STARTS:
     raise ValueError(f"start='{start}' is not one of {', '.join(heads.STARTS)}.")
-  normalise = stack((('norm', 'normalised', heads.FeatureNorm(setting.axis)),)) if norm else None
+  normalize = stack((('norm', 'normalized', heads.FeatureNorm(setting.axis)),)) if norm else None
   return linear_probe(
-    setting.pretrained, setting.num_classes, num_heads, start=start, norm=normalise
+    setting.pretrained, setting.num_classes, num_heads, start=start, norm=normalize
   )

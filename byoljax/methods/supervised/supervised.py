@@ -4,9 +4,9 @@ The encoder starts from `setting.pretrained` where there is one, the linear clas
 zero (SimCLR v2's start), and everything is trained by cross-entropy on the labels. With
 `head_layers` the first layers of the pretrained projector stay between the two, as SimCLR v2
 fine-tunes (arXiv 2006.10029, section 2). Images with several labels each get one binary
-classifier per class, the sum of whose losses is minimised.
+classifier per class, the sum of whose losses is minimized.
 
-Protocols differ in their optimisers, which are configuration, and in batch normalisation: all of
+Protocols differ in their optimizers, which are configuration, and in batch normalization: all of
 those in our reference use the batch's statistics. Left out: stochastic depth, mixup and layer-wise
 rates, which MAE's and DINO's recipes add; the encoder's momentum of running statistics is that of
 pretraining, which SimCLR and BYOL adapt to the size of the data set.
@@ -42,7 +42,7 @@ def supervised(net: Net, start: Pretrained | None, *, batch_norm: str) -> Method
   Args:
     net: outputs 'embedding' and 'logits' [b, C]; its role 'head' is the classifier.
     start: weights of some of its other roles, or None.
-    batch_norm: 'batch' normalises with the batch's statistics, 'frozen' with the running ones.
+    batch_norm: 'batch' normalizes with the batch's statistics, 'frozen' with the running ones.
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:

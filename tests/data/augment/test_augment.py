@@ -90,7 +90,7 @@ def golden_draws(order, values):
 
 @pytest.mark.parametrize('xp', [np, jnp, branches])
 def test_all_24_orders_equal_the_operations_one_by_one(xp):
-  """The reference applies four operations in turn; here they are three colour and two affine."""
+  """The reference applies four operations in turn; here they are three color and two affine."""
   images = GOLDEN['jittered'].astype(np.float32) / 255
   u = golden_draws(GOLDEN['jitter_order'], GOLDEN['jitter_u'])
   assert len({tuple(order) for order in GOLDEN['jitter_order']}) == 24
@@ -111,9 +111,9 @@ def test_whole_chain_equals_the_reference(xp):
 
 
 def test_operations_by_hand():
-  red, grey, dark = [0.8, 0.2, 0.2], [0.5, 0.5, 0.5], [0.1, 0.3, 0.2]
+  red, gray, dark = [0.8, 0.2, 0.2], [0.5, 0.5, 0.5], [0.1, 0.3, 0.2]
   image = np.zeros((1, 8, 8, 3), np.float32)
-  image[0, :4, :4], image[0, :4, 4:], image[0, 4:, :4] = red, grey, dark  # the rest is black
+  image[0, :4, :4], image[0, :4, 4:], image[0, 4:, :4] = red, gray, dark  # the rest is black
 
   def corners(u, **changes):
     out = apply(np, image, u, spec_with(size=8, jitter_prob=1.0, **changes))[0]
@@ -129,14 +129,14 @@ def test_operations_by_hand():
     brightness=0.4,
   )
   # factor = 1 + 0.4 * (2 * 0.25 - 1) = 0.8 around the channel means 0.35, 0.25, 0.225.
-  contrast = 0.8 * np.array([red, grey, dark, [0] * 3]) + 0.2 * np.array([0.35, 0.25, 0.225])
+  contrast = 0.8 * np.array([red, gray, dark, [0] * 3]) + 0.2 * np.array([0.35, 0.25, 0.225])
   check(columns(1, contrast=0.25), contrast, contrast=0.4)
-  # factor 0 leaves V in every channel; factor 2 reaches S = 1 in both coloured corners.
-  check(columns(1, saturation=0.0), [[0.8] * 3, grey, [0.3] * 3, [0] * 3], saturation=1.0)
-  full = [[0.8, 0, 0], grey, [0, 0.3, 0.15], [0] * 3]
+  # factor 0 leaves V in every channel; factor 2 reaches S = 1 in both colored corners.
+  check(columns(1, saturation=0.0), [[0.8] * 3, gray, [0.3] * 3, [0] * 3], saturation=1.0)
+  full = [[0.8, 0, 0], gray, [0, 0.3, 0.15], [0] * 3]
   check(columns(1, saturation=1.0), full, saturation=1.0)
   # A third of the circle (0.5 * (2 * 5 / 6 - 1) = 1 / 3) turns red into green.
-  turned = [[0.2, 0.8, 0.2], grey, [0.2, 0.1, 0.3], [0] * 3]
+  turned = [[0.2, 0.8, 0.2], gray, [0.2, 0.1, 0.3], [0] * 3]
   check(columns(1, hue=5 / 6), turned, hue=0.5)
 
 

@@ -82,9 +82,9 @@ def test_boxes_agree_between_namespaces():
     (1, 50, 8, [0, 24, 1, 1]),
   ],
 )
-def test_centre_crop(height, width, size, box):
-  assert crop.centre_crop_box(np, height, width, size).tolist() == box
-  many = crop.centre_crop_box(jnp, jnp.array([height] * 2), jnp.array([width] * 2), size)
+def test_center_crop(height, width, size, box):
+  assert crop.center_crop_box(np, height, width, size).tolist() == box
+  many = crop.center_crop_box(jnp, jnp.array([height] * 2), jnp.array([width] * 2), size)
   assert many.tolist() == [box, box]
 
 

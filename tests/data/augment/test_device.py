@@ -100,7 +100,7 @@ def test_in_step_augmentation():
   assert [view.shape for view in out['views']] == [(12, 32, 32, 3), (12, 24, 24, 3)]
   assert all(view.dtype == jnp.float32 for view in out['views'])
   np.testing.assert_array_equal(out['label'], batch['label'])
-  # By the parts, in numpy: draws of epoch 0, crop, mirror, photometric, normalise.
+  # By the parts, in numpy: draws of epoch 0, crop, mirror, photometric, normalize.
   for number, spec in enumerate(SPECS):
     u = draws.uniforms(np, 1, 0, batch['index'], number, views.NUM_DRAWS)
     boxes = crop.crop_box(np, u, 40, 48, spec)

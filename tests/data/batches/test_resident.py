@@ -223,7 +223,7 @@ def test_mistakes_are_explained(mode, changes, place, message):
 
 
 def assembled(npz, *, mode, length='10 steps', log='4 steps'):
-  """A run that compiles fast, with an optimiser under which rounding does not grow."""
+  """A run that compiles fast, with an optimizer under which rounding does not grow."""
   fields = {
     'data.name': 'npz', 'data.dir': str(npz), 'data.resident': mode, 'train.length': length,
     'views.view1.size': '12', 'views.view2.size': '12', 'views.view1.jitter_prob': '0',
@@ -379,5 +379,5 @@ def test_a_probe_can_live_on_the_devices(npz, loops):
     )
     for mode in ('off', 'on')
   ]
-  assert found[0]['top1'] > 0.6, 'colours are linearly separable'
+  assert found[0]['top1'] > 0.6, 'colors are linearly separable'
   assert found[1]['top1'] == pytest.approx(found[0]['top1'], abs=1 / 24 + 1e-6)

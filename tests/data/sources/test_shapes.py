@@ -32,7 +32,7 @@ def test_seed_split_and_index_each_change_the_picture(other):
   assert np.abs(first.astype(int) - second).mean() > 2
 
 
-def test_every_ten_neighbours_hold_every_class_in_changing_order():
+def test_every_ten_neighbors_hold_every_class_in_changing_order():
   labels = np.array([shapes._label(0, 'train', i) for i in range(300)]).reshape(30, 10)
   np.testing.assert_array_equal(np.sort(labels, 1), np.tile(np.arange(10), (30, 1)))
   assert len({tuple(row) for row in labels}) > 20
@@ -108,7 +108,7 @@ def test_published_pictures_do_not_change():
   np.testing.assert_allclose(sheet.mean((0, 1)), [152.397, 147.255, 156.709], atol=0.02)
 
 
-def test_mean_colour_says_nothing_about_the_class():
+def test_mean_color_says_nothing_about_the_class():
   examples = [shapes.draw(0, 'train', i) for i in range(600)]
   means = np.stack([image.mean((0, 1)) / 255 for image, _ in examples])
   labels = np.array([label for _, label in examples])

@@ -92,7 +92,7 @@ def test_unreadable_log_lists_each_name_once_over_several_runs(tmp_path):
 # --- arrays -------------------------------------------------------------------------------------
 
 
-def test_npz_splits_labels_and_grey(tmp_path):
+def test_npz_splits_labels_and_gray(tmp_path):
   x = _pixels(9, 6)
   x_train, x_test = np.stack([x, x + 1])[..., 0], np.stack([x])[..., :1]
   file = tmp_path / 'set.npz'
@@ -255,46 +255,46 @@ def _many(count, side=12):
 def _lossless_cases():
   """name -> (file, the pixels it must give, who decodes it)."""
   rgb = _pixels()
-  grey = rgb[..., 0]
-  grey_rgb = np.repeat(grey[..., None], 3, 2)
+  gray = rgb[..., 0]
+  gray_rgb = np.repeat(gray[..., None], 3, 2)
   alpha = _pixels(seed=1)[..., 0]
   alpha[0] = (0, 255, 0, 255, 0, 255, 0, 255, 0, 255)
   # The arithmetic of compositing on white, by hand.
   share = alpha[..., None] / 255.0
   on_white = np.round(rgb * share + 255 * (1 - share)).astype(int)
-  on_white_grey = np.round(grey_rgb * share + 255 * (1 - share)).astype(int)
-  palette = Image.frombytes('P', (10, 12), grey.tobytes())
-  colours = _pixels(256, 1, seed=2)[:, 0]
-  palette.putpalette(colours.tobytes())
+  on_white_gray = np.round(gray_rgb * share + 255 * (1 - share)).astype(int)
+  palette = Image.frombytes('P', (10, 12), gray.tobytes())
+  colors = _pixels(256, 1, seed=2)[:, 0]
+  palette.putpalette(colors.tobytes())
   see_through = palette.copy()
-  hole = int(grey[3, 3])
-  with_hole = colours[grey].copy()
-  with_hole[grey == hole] = 255
-  deep = (grey.astype(np.uint16) << 8) + 200
+  hole = int(gray[3, 3])
+  with_hole = colors[gray].copy()
+  with_hole[gray == hole] = 255
+  deep = (gray.astype(np.uint16) << 8) + 200
   first, second = Image.fromarray(rgb), Image.fromarray(255 - rgb)
   frames = [palette, palette.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
   png, pillow = image_file.PNG, image_file.PILLOW
   return {
     'png rgb': (_encoded(rgb, 'PNG'), rgb, png),
-    'png grey': (_encoded(grey, 'PNG'), grey_rgb, png),
+    'png gray': (_encoded(gray, 'PNG'), gray_rgb, png),
     'png rgba': (_encoded(np.dstack([rgb, alpha]), 'PNG'), on_white, pillow),
-    'png grey alpha': (
-      _encoded(Image.merge('LA', [Image.fromarray(grey), Image.fromarray(alpha)]), 'PNG'),
-      on_white_grey,
+    'png gray alpha': (
+      _encoded(Image.merge('LA', [Image.fromarray(gray), Image.fromarray(alpha)]), 'PNG'),
+      on_white_gray,
       pillow,
     ),
-    'png palette': (_encoded(palette, 'PNG'), colours[grey], pillow),
+    'png palette': (_encoded(palette, 'PNG'), colors[gray], pillow),
     'png palette with a hole': (
       _encoded(see_through, 'PNG', transparency=hole),
       with_hole,
       pillow,
     ),
-    'png 16 bit': (_encoded(Image.fromarray(deep), 'PNG'), grey_rgb, pillow),
-    'png 1 bit': (_encoded(Image.fromarray(grey > 99), 'PNG'), (grey_rgb > 99) * 255, pillow),
+    'png 16 bit': (_encoded(Image.fromarray(deep), 'PNG'), gray_rgb, pillow),
+    'png 1 bit': (_encoded(Image.fromarray(gray > 99), 'PNG'), (gray_rgb > 99) * 255, pillow),
     'bmp': (_encoded(rgb, 'BMP'), rgb, pillow),
     'gif animated': (
       _encoded(frames[0], 'GIF', save_all=True, append_images=frames[1:]),
-      colours[grey],
+      colors[gray],
       pillow,
     ),
     'webp': (_encoded(rgb, 'WEBP', lossless=True), rgb, pillow),
@@ -318,7 +318,7 @@ def test_lossless_formats(name):
   np.testing.assert_allclose(found.astype(int), due, atol=1 if 'a' in name.split()[-1] else 0)
 
 
-def test_sixteen_bit_colour_keeps_the_high_byte():
+def test_sixteen_bit_color_keeps_the_high_byte():
   """A 16-bit RGB PNG, written by hand: Pillow writes none."""
   import struct
   import zlib
@@ -336,13 +336,13 @@ def test_sixteen_bit_colour_keeps_the_high_byte():
 
 
 @pytest.mark.parametrize(
-  ('name', 'options'), [('baseline', {}), ('progressive', {'progressive': True}), ('grey', {})]
+  ('name', 'options'), [('baseline', {}), ('progressive', {'progressive': True}), ('gray', {})]
 )
 def test_plain_jpeg_is_tensorflows(name, options):
   due = _smooth()
-  if name == 'grey':
+  if name == 'gray':
     due = np.repeat(due[..., :1], 3, 2)
-  data = _encoded(due[..., 0] if name == 'grey' else due, 'JPEG', quality=95, **options)
+  data = _encoded(due[..., 0] if name == 'gray' else due, 'JPEG', quality=95, **options)
   assert image_file.inspect(data) == (image_file.JPEG, 40, 56)
   np.testing.assert_allclose(image_file.decode(data).astype(int), due, atol=8)
 
