@@ -1,8 +1,11 @@
 """Four virtual CPU devices for every test, strict settings, and small data to train on."""
 
 import gc
+import hashlib
 import json
 import os
+import pathlib
+import platform
 import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -16,8 +19,25 @@ if 'device_count' not in os.environ.get('XLA_FLAGS', ''):
 from byoljax.devices import xla  # noqa: E402
 
 xla.set_defaults()
-_CACHE = tempfile.TemporaryDirectory(prefix='byoljax-compiled-')
-os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
+# All workers, the processes that tests start, and later runs share what was compiled. A processor of
+# another kind has a directory of its own: compiled programs use the instructions that it offers.
+_CPU = (
+  '\n'.join(
+    sorted(
+      {
+        line
+        for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines()
+        if line.startswith(('flags', 'model name'))
+      }
+    )
+  )
+  if (pathlib.Path('/proc/cpuinfo').exists())
+  else platform.processor()
+)
+_CACHE = pathlib.Path(tempfile.gettempdir()) / (
+  f'byoljax-tests-{os.getuid()}-{hashlib.sha256(_CPU.encode()).hexdigest()[:12]}'
+)
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
 
