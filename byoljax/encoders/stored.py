@@ -227,4 +227,4 @@ def _some_images(config: Config) -> jax.Array:
   with user_errors():
     (batch,) = batches
   transform = device.make_eval_transform(tuple(config.data.mean), tuple(config.data.std))
-  return transform(jnp.asarray(batch['image'][batch['mask']]))
+  return transform(jnp.asarray(batch['image'][batch['valid']]))

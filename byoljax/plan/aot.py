@@ -240,9 +240,10 @@ def abstract_arguments(run: assemble.Run, mesh: Any) -> tuple[Any, Any]:
 
   batch: dict[str, Any] = {
     'index': rows((), jnp.int32),
+    'epoch': rows((), jnp.int32),
     'label': rows(source.label_shape, jnp.int32),
   }
-  if source.encoded or run.config.augment.device == 'host':
+  if source.encoded:
     batch['views'] = tuple(rows((s.size, s.size, 3), jnp.uint8) for s in run.specs)
   else:
     assert source.image_shape is not None

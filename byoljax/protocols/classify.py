@@ -311,7 +311,6 @@ def _supervised(
         'threads': data.threads,
         'resident': data.resident,
       },
-      'augment': {'device': 'accelerator'},
       'views': {'view1': view},
       'encoder': dict(encoder.fields),
       'method': dict(method),

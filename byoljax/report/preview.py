@@ -35,8 +35,8 @@ def example_views(run: Run, count: int) -> tuple[list[np.ndarray], list[list[np.
   """
   with contextlib.closing(loop.batches(run, 0)) as source:
     batch = jax.tree.map(lambda x: x[:count], next(source))
-  augment = augmentation(run.config, run.specs, run.length, mean=(0.0,) * 3, std=(1.0,) * 3)
-  views = jax.jit(augment)(batch, 0)['views']
+  augment = augmentation(run.config, run.specs, mean=(0.0,) * 3, std=(1.0,) * 3)
+  views = jax.jit(augment)(batch)['views']
   # A batch, or this process's part of it, may hold fewer than were asked for.
   clean = pipeline.eval_batches(
     run.source.subset(batch['index']),

@@ -20,6 +20,7 @@ from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data.augment import device
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.batches import resident
+from byoljax.data.batches.order import Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
@@ -53,7 +54,7 @@ class Run(NamedTuple):
     layout: how the state that `step` takes lies on the devices.
     report: table of the parameters and how each is optimized.
     many_steps: the mapped `resident.make_steps`, for data that live on the devices: (state, data,
-      index [devices, K, b], count) -> (state, metrics). None where images differ in size.
+      order [devices, 2, K, b], count) -> (state, metrics). None where images differ in size.
   """
 
   config: Config
@@ -82,7 +83,7 @@ def assemble(
   """Makes the parts of a training run; computes nothing yet.
 
   Args:
-    config: fields `seed`, `train`, `data`, `augment`, `views`, `encoder`, `method`, `optim`,
+    config: fields `seed`, `train`, `data`, `views`, `encoder`, `method`, `optim`,
       `probe`, `log`.
     source: the training images.
     pretrained: a network, for methods that start from one.
@@ -99,7 +100,7 @@ def assemble(
   with user_errors('config.views'):
     specs = view_specs(config)
   with user_errors():
-    resident.check(config.data.get('resident', 'auto'), source, config.augment.device)
+    resident.check(config.data.get('resident', 'auto'), source)
   encoder = functools.partial(_encoder, config.encoder)
   setting = Setting(
     total_steps=length.total_steps,
@@ -125,10 +126,11 @@ def assemble(
   tx = optim.make(
     lambda params: optimizers.label(method.groups(params), params), optimizers.transformations
   )
-  augment = augmentation(config, specs, length, config.data.mean, config.data.std)
+  augment = augmentation(config, specs, config.data.mean, config.data.std)
   example = {
     'views': tuple(np.zeros((2, spec.size, spec.size, 3), np.float32) for spec in specs),
     'index': np.zeros(2, np.int32),
+    'epoch': np.zeros(2, np.int32),
     'label': np.zeros((2, *source.label_shape), np.int32),
   }
   skip = config_lib.skips_non_finite(config)
@@ -235,21 +237,12 @@ def view_names(config: Config) -> list[str]:
 def augmentation(
   config: Config,
   specs: tuple[ViewSpec, ...],
-  length: Length,
   mean: tuple[float, ...],
   std: tuple[float, ...],
 ) -> Callable[[Batch, Any], Batch]:
   """The part of the augmentation that happens in the step."""
-  config_lib.choose('augment.device', config.augment.device, ('accelerator', 'host'))
   with user_errors('config.data'):
-    return device.make_augment(
-      specs,
-      seed=config.seed,
-      steps_per_epoch=length.steps_per_epoch,
-      mean=mean,
-      std=std,
-      photometric_on=config.augment.device,
-    )
+    return device.make_augment(specs, seed=config.seed, mean=mean, std=std)
 
 
 def _diagnosis(every: int, total: int) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
@@ -304,7 +297,7 @@ def _length(config: Config, source: Source, devices: int) -> Length:
       f'train.batch_size={batch_size} is more than the {source.size} images of {source.name}; '
       f'use at most {source.size // devices * devices}.'
     )
-  per_epoch = source.size // batch_size
+  per_epoch = Order(source.size, batch_size, config.seed).steps_per_epoch
   with user_errors():
     total = duration_steps(
       'train.length', config.train.length, steps_per_epoch=per_epoch, batch_size=batch_size

@@ -43,13 +43,10 @@ def batches(run: Run, start_step: int) -> Generator[pipeline.Batch, None, None]:
   made = pipeline.train_batches(
     run.source,
     run.specs,
-    batch_size=run.length.batch_size,
+    order=order_of(run),
     seed=run.config.seed,
     start_step=start_step,
     stop_step=run.length.total_steps,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    photometric_on=run.config.augment.device,
     threads=run.config.data.threads,
   )
   with contextlib.closing(made):
@@ -61,6 +58,17 @@ def batches(run: Run, start_step: int) -> Generator[pipeline.Batch, None, None]:
       except ValueError as error:
         raise ConfigError(f'config.data: {error}') from error
       yield batch
+
+
+def order_of(run: Run) -> Order:
+  """Which examples each step of this process consists of."""
+  return Order(
+    run.source.size,
+    run.length.batch_size,
+    run.config.seed,
+    jax.process_index(),
+    jax.process_count(),
+  )
 
 
 # (state, steps done, limit) -> (state, metrics, steps done, at most the limit).
@@ -110,11 +118,10 @@ def training(
 def _advance(run: Run, start_step: int, clock: Clock) -> Iterator[Advance]:
   """How this run gets on: by batches from the host, or by data on the devices."""
   if start_step < run.length.total_steps:
-    fields = run.config
     # Decodes what is to be kept in memory: the input of both.
     with clock.waiting(), user_errors('config.data'):
       source = run.source.opened()
-    if resident.is_chosen(fields.data.get('resident', 'auto'), source, fields.augment.device):
+    if resident.is_chosen(run.config.data.get('resident', 'auto'), source):
       yield _resident(run, source, clock)
       return
   with contextlib.closing(batches(run, start_step)) as made:
@@ -141,13 +148,7 @@ def _resident(run: Run, source: Source, clock: Clock) -> Advance:
   A call has as many steps as fit into `_CALL_SECONDS`, by the time of the second call: the first
   compiles. How the steps are cut into calls does not change what they compute.
   """
-  plan = Order(
-    source.size,
-    run.length.batch_size,
-    run.config.seed,
-    jax.process_index(),
-    jax.process_count(),
-  )
+  order = order_of(run)
   with clock.waiting():
     data = resident.place(source)
   assert run.many_steps is not None
@@ -161,10 +162,10 @@ def _resident(run: Run, source: Source, clock: Clock) -> Advance:
     nonlocal calls, at_once, before
     count = min(limit - done, at_once)
     with clock.waiting():
-      index = resident.indices(plan, done, count)
+      rows = resident.examples(order, done, count)
     began = time.perf_counter()
     jax.block_until_ready(before)  # At most one call waits behind the one that runs.
-    state, before = many_steps(state, data, index, np.int32(count))
+    state, before = many_steps(state, data, rows, np.int32(count))
     calls += 1
     if calls == 2:
       jax.block_until_ready(before)

@@ -10,7 +10,8 @@ import dataclasses
 import difflib
 from typing import Any
 
-# Columns of the draws. Crop and flip are read by crop.py, the rest by photometric.py.
+# Columns of the draws. The first five are the geometry, which crop.py reads; the rest is for the
+# photometric operations.
 AREA = 0
 RATIO = 1
 OFFSET_Y = 2
