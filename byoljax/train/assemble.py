@@ -17,9 +17,9 @@ import optax
 from byoljax import config as config_lib
 from byoljax import optim
 from byoljax.config import Config, ConfigError, user_errors
-from byoljax.data.augment import device
+from byoljax.data.augment import device, views
 from byoljax.data.augment.views import ViewSpec
-from byoljax.data.batches import resident
+from byoljax.data.batches import pipeline, resident
 from byoljax.data.batches.order import Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
@@ -127,12 +127,9 @@ def assemble(
     lambda params: optimizers.label(method.groups(params), params), optimizers.transformations
   )
   augment = augmentation(config, specs, config.data.mean, config.data.std)
-  example = {
-    'views': tuple(np.zeros((2, spec.size, spec.size, 3), np.float32) for spec in specs),
-    'index': np.zeros(2, np.int32),
-    'epoch': np.zeros(2, np.int32),
-    'label': np.zeros((2, *source.label_shape), np.int32),
-  }
+  with user_errors('config.data'):
+    batch = jax.eval_shape(augment, pipeline.batch_shapes(source, specs, 2))
+  example = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
   skip = config_lib.skips_non_finite(config)
   create = functools.partial(init_state, method, tx, example, config.seed, skip_non_finite=skip)
   with user_errors('config'):
@@ -208,7 +205,7 @@ def _many_steps(
   if source.image_shape is None:
     return None
   return mapping.spmd(
-    resident.make_steps(step, source.image_shape),
+    resident.make_steps(step, source),
     in_axes=(layout.axes, None, 0, None),
     out_axes=(layout.axes, None),
   )
@@ -219,19 +216,13 @@ def view_specs(config: Config) -> tuple[ViewSpec, ...]:
 
   A view may stand for several alike: `{'size': 96, ..., 'repeat': 6}`.
   """
-  specs = []
-  for name in view_names(config):
-    fields = dict(config.views[name])
-    repeat = fields.pop('repeat', 1)
-    if not isinstance(repeat, int) or repeat < 1:
-      raise ConfigError(f'views.{name}.repeat={repeat} must be a whole number of at least 1.')
-    specs += [ViewSpec.from_mapping(fields)] * repeat
-  return tuple(specs)
+  with user_errors('config.views'):
+    return views.specs_of(config.views.to_dict())
 
 
 def view_names(config: Config) -> list[str]:
   """The names of the configured views, view2 before view10."""
-  return sorted(config.views, key=lambda name: (len(name), name))
+  return views.names_of(config.views)
 
 
 def augmentation(
