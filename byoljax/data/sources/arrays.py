@@ -9,7 +9,7 @@ written by `np.savez` is stored uncompressed, so its images are mapped from the 
 loaded; what `np.savez_compressed` writes is loaded as a whole.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 import os
 from typing import Any
 import zipfile
@@ -256,8 +256,8 @@ def _check_images(images: Any, where: str, key: str) -> np.ndarray:
   x = images if isinstance(images, np.ndarray) else np.asarray(images)
   if x.dtype != np.uint8:
     raise ValueError(f'{where}: {key} has type {x.dtype}, but images must be uint8 (0 to 255).')
-  # Few channels before many pixels are channels first.
-  first = x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] > 4
+  # One or three rows of pixels would be a strange image: these are channels.
+  first = x.ndim == 4 and x.shape[1] in (1, 3) and (x.shape[2] == x.shape[3] or x.shape[3] > 16)
   if x.ndim in (3, 4) and not first:
     if x.size:
       return x
@@ -286,7 +286,7 @@ def _check_labels(labels: Any, count: int, where: str, key: str) -> np.ndarray:
   return y.astype(np.int32)
 
 
-def _open(file: str, further: set[str]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+def _open(file: str, further: Collection[str] = ()) -> tuple[dict[str, np.ndarray], dict[str, int]]:
   """The known and further members of an `.npz` file, mapped where stored, and their checksums."""
   if not os.path.exists(file):
     raise ValueError(f'there is no file {file}: set config.data.dir to the .npz file.')
