@@ -16,9 +16,10 @@ import pathlib
 import sys
 from typing import NamedTuple
 
-from byoljax import __version__, main
 from byoljax import config as config_lib
+from byoljax import main
 from byoljax.plan import command as plan
+from byoljax.version import __version__
 
 
 class Command(NamedTuple):

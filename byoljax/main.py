@@ -9,9 +9,9 @@ import os
 import pathlib
 import sys
 
-from byoljax import __version__
 from byoljax import config as config_lib
 from byoljax.devices import processes
+from byoljax.version import __version__
 
 _EPILOG = """\
 Every field of a configuration can be set, as in --config.train.length='5 epochs'.

@@ -81,7 +81,7 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
   # Nothing runs here, and accelerators that there are belong to others.
   jax.config.update('jax_platforms', 'cpu')
   from byoljax.plan import report, summary
-  from byoljax.workdir import checkpoint
+  from byoljax.workdir.files import write_json
 
   fields: dict[str, Any] = {
     name: getattr(options, name)
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
     changed = [f'--config.{name}={value}' for name, value in overrides]
     stored = {'recipe': options.config, 'overrides': changed, **plan}
     with config_lib.user_errors('--out'):
-      checkpoint.write_json(pathlib.Path(options.out), stored)
+      write_json(pathlib.Path(options.out), stored)
     print(f'\nplan  {options.out}')
 
 

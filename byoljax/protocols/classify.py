@@ -27,8 +27,8 @@ from byoljax.protocols import extraction
 from byoljax.protocols.extraction import Encoder, EvalData
 from byoljax.step import TrainState
 from byoljax.train import assemble, loop
-from byoljax.workdir import checkpoint
 from byoljax.workdir.clock import Clock
+from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import say
 
 PyTree = Any
@@ -211,7 +211,7 @@ def _scored(
   say(f'base_lr {choice.base_lr:g}, {choice.length}, weight decay {choice.weight_decay:g}: '
       f'{score:.1%} of the held-out labelled images')  # fmt: skip
   if stored and home and hosts.is_first_process():
-    checkpoint.write_json(stored, {'held_out': score, **choice._asdict()})
+    write_json(stored, {'held_out': score, **choice._asdict()})
     shutil.rmtree(home / 'checkpoints', ignore_errors=True)  # Only its score is wanted.
   return score
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import csv
 import io
 import json
-import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -25,7 +24,8 @@ from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
 from byoljax.evals import features
 from byoljax.protocols import eval_data, extraction
-from byoljax.workdir import checkpoint
+from byoljax.version import versions
+from byoljax.workdir.files import replacing, write_json
 from byoljax.workdir.run_dir import Invocation, say
 
 INDEX = 'index.json'
@@ -142,7 +142,7 @@ def _open(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
   if hosts.is_first_process():
     with user_errors('--workdir'):
       folder.mkdir(parents=True, exist_ok=True)
-      checkpoint.write_json(path, {**about, 'versions': checkpoint.versions()})
+      write_json(path, {**about, 'versions': versions()})
 
 
 def read_index(folder: pathlib.Path) -> dict[str, Any]:
@@ -172,10 +172,8 @@ def read_part(path: pathlib.Path) -> Part:
 
 def _write(part: Part, path: pathlib.Path, kind: str) -> None:
   """Writes a part so that it is there whole or not at all."""
-  scratch = path.with_name(path.name + '.tmp')
-  with user_errors('--workdir'):
-    scratch.write_bytes({'npz': _npz, 'csv': _csv, 'parquet': _parquet}[kind](part))
-    os.replace(scratch, path)
+  with user_errors('--workdir'), replacing(path) as file:
+    file.write({'npz': _npz, 'csv': _csv, 'parquet': _parquet}[kind](part))
 
 
 def _npz(part: Part) -> bytes:

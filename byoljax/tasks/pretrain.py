@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 
-import byoljax
 from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data.sources import datasets
@@ -29,8 +28,10 @@ from byoljax.report import contents, curves, preview, table
 from byoljax.step import TrainState
 from byoljax.tasks import embed, finetune, frozen, taps, transfer
 from byoljax.train import assemble, loop
+from byoljax.version import __version__, versions
 from byoljax.weights import exporting, importing
 from byoljax.workdir import checkpoint, run_dir
+from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import Invocation, say
 
 log = logging.getLogger('byoljax')
@@ -158,7 +159,7 @@ def bench(config: Config, invocation: Invocation) -> int:
     with user_errors():
       workdir.mkdir(parents=True, exist_ok=True)
     setting = {'recipe': invocation.recipe, 'config': json.loads(config_lib.to_json(config))}
-    checkpoint.write_json(path, {'result': found, **setting, 'versions': checkpoint.versions()})
+    write_json(path, {'result': found, **setting, 'versions': versions()})
   say(f'result  {path}')
   return 0
 
@@ -289,7 +290,7 @@ def _headline(run: assemble.Run, workdir: pathlib.Path) -> str:
   warmup = length.steps('optim.warmup', config.optim.warmup)
   devices = f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
   return (
-    f'byoljax {byoljax.__version__}: {config.method.name}, {config.encoder.name} encoder, '
+    f'byoljax {__version__}: {config.method.name}, {config.encoder.name} encoder, '
     f'{run.source.size:,} images of {run.source.name}, {devices}\n'
     f'{config.train.length} = {length.total_steps:,} steps of {length.batch_size} images, '
     f'warm-up {warmup:,} steps; workdir {workdir}'

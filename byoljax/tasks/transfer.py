@@ -23,7 +23,9 @@ from byoljax.protocols import classify, eval_data, extraction
 from byoljax.protocols.extraction import Encoder, EvalData
 from byoljax.report import table
 from byoljax.tasks import frozen as frozen_task
-from byoljax.workdir import checkpoint, run_dir
+from byoljax.version import versions
+from byoljax.workdir import run_dir
+from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import Invocation, say
 
 
@@ -161,9 +163,9 @@ def _store(
     with user_errors():
       where.mkdir(parents=True, exist_ok=True)
     asked = _asked(config, protocol, data)
-    checkpoint.write_json(
+    write_json(
       where / 'result.json',
-      {'result': dict(result), 'asked': asked, 'versions': checkpoint.versions()},
+      {'result': dict(result), 'asked': asked, 'versions': versions()},
     )
 
 

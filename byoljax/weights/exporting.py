@@ -25,15 +25,15 @@ import jax
 from jax import export
 import numpy as np
 
-import byoljax
 from byoljax.config import Config, user_errors
 from byoljax.encoders import embedder
 from byoljax.encoders.embedder import Embedder
 from byoljax.models import vit
 from byoljax.models.resnet import RESNETS
 from byoljax.protocols import extraction
+from byoljax.version import __version__
 from byoljax.weights import files, torch_names, vit_names
-from byoljax.workdir import checkpoint
+from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import Invocation, say
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -122,9 +122,9 @@ def write(embedder: Embedder, folder: pathlib.Path, about: Mapping[str, Any]) ->
   card = _card(embedder, about, numbers)
   (folder / files.SAFETENSORS).write_bytes(save(weights, metadata={'format': 'pt'}))
   (folder / 'encoder.stablehlo').write_bytes(serialized(embedder))
-  checkpoint.write_json(folder / 'model_card.json', card)
+  write_json(folder / 'model_card.json', card)
   (folder / 'README.md').write_text(_readme(card))
-  checkpoint.write_json(folder / 'config.json', _config(embedder))
+  write_json(folder / 'config.json', _config(embedder))
 
 
 def _config(embedder: Embedder) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def _config(embedder: Embedder) -> dict[str, Any]:
     'mean': list(embedder.mean),
     'std': list(embedder.std),
     'image_size': side,
-    'version': byoljax.__version__,
+    'version': __version__,
   }
   library = library_of(fields)
   if library == 'timm':
@@ -180,7 +180,7 @@ def _card(embedder: Embedder, about: Mapping[str, Any], numbers: int) -> dict[st
     'mean': list(embedder.mean),
     'std': list(embedder.std),
     'names': library_of(embedder.encoder.fields),
-    'byoljax': byoljax.__version__,
+    'byoljax': __version__,
     **about,
   }
 

@@ -16,9 +16,11 @@ import numpy as np
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.protocols import extraction
 from byoljax.protocols.extraction import Encoder
+from byoljax.version import versions
 from byoljax.weights import files, formats, haiku_names, simclr_names, torch_names, vit_names
 from byoljax.weights.formats import Format, Found
 from byoljax.workdir import checkpoint
+from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import Invocation, say
 
 PyTree = Any
@@ -116,12 +118,12 @@ def import_weights(config: Config, invocation: Invocation) -> int:
     with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
       checkpoints.save(0, Imported(encoder.params, {'bn': encoder.bn}), {})
   # Last: a directory without it is no run.
-  checkpoint.write_json(
+  write_json(
     workdir / 'config.json',
     {
       'recipe': invocation.recipe,
       'config': json.loads(as_run.to_json()),
-      'versions': checkpoint.versions(),
+      'versions': versions(),
     },
   )
   say(_told(encoder.fields, prefix, found))

@@ -18,12 +18,12 @@ import pathlib
 import platform
 from typing import Any, NamedTuple
 
-import byoljax
 from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts, processes
-from byoljax.workdir import checkpoint
+from byoljax.version import __version__, versions
+from byoljax.workdir.files import write_json
 
 try:
   import fcntl
@@ -132,14 +132,14 @@ def _opened(workdir: pathlib.Path, config: Config, invocation: Invocation, sourc
     return ''
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(
+    write_json(
       path,
       {
         'recipe': invocation.recipe,
         'config': json.loads(config_lib.to_json(config)),
         'data_fingerprint': source.fingerprint,
-        'byoljax': byoljax.__version__,
-        'versions': checkpoint.versions(),
+        'byoljax': __version__,
+        'versions': versions(),
       },
     )
   except OSError as error:
@@ -168,14 +168,14 @@ def write_result(
     return
   with config_lib.user_errors():
     path.parent.mkdir(parents=True, exist_ok=True)
-  checkpoint.write_json(
+  write_json(
     path,
     {
       'result': result,
       'checkpoint': str(directory),
       'step': step,
       'config': json.loads(config_lib.to_json(config)),
-      'versions': checkpoint.versions(),
+      'versions': versions(),
     },
   )
 

@@ -113,14 +113,13 @@ def write(path: pathlib.Path, tally: dict[str, int], given: Sequence[str]) -> No
   """The JSON."""
   import machine
 
-  from byoljax import __version__
-  from byoljax.workdir import checkpoint
+  from byoljax.version import __version__, versions
 
   facts = {
     'command': shlex.join(['python', 'experiments/faults/kill_saves.py', *given]),
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='minutes'),
     'hardware': machine.facts(),
-    'versions': {'byoljax': __version__, **checkpoint.versions()},
+    'versions': {'byoljax': __version__, **versions()},
     **tally,
   }
   path.write_text(json.dumps(facts, indent=1) + '\n')

@@ -13,7 +13,7 @@ import pytest
 
 from byoljax import main
 from byoljax.config import ConfigError
-from byoljax.workdir import checkpoint, metrics, run_dir
+from byoljax.workdir import checkpoint, files, metrics, run_dir
 from byoljax.workdir.checkpoint import Checkpoints
 
 
@@ -150,12 +150,13 @@ def test_torn_rows_at_every_byte(tmp_path):
 
 def test_configurations_are_the_old_or_the_new_never_half(tmp_path, monkeypatch):
   path = tmp_path / 'config.json'
-  checkpoint.write_json(path, {'a': 1})
+  files.write_json(path, {'a': 1})
 
   def fail(descriptor):
     raise OSError(errno.ENOSPC, 'full')
 
-  monkeypatch.setattr(checkpoint.os, 'fsync', fail)
+  monkeypatch.setattr(files.os, 'fsync', fail)
   with contextlib.suppress(OSError):
-    checkpoint.write_json(path, {'a': 2})
+    files.write_json(path, {'a': 2})
   assert path.read_text() == '{\n  "a": 1\n}\n'
+  assert list(tmp_path.iterdir()) == [path]
