@@ -11,7 +11,6 @@ the package, so no clone is needed; a path to a recipe of one's own works as wel
 
 import argparse
 from collections.abc import Sequence
-import difflib
 import pathlib
 import sys
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from typing import NamedTuple
 from byoljax import config as config_lib
 from byoljax import main
 from byoljax.plan import command as plan
+from byoljax.suggest import did_you_mean
 from byoljax.version import __version__
 
 
@@ -217,10 +217,9 @@ def _located(recipe: str) -> str:
   if path.suffix != '.py':
     path = recipes_directory() / f'{name}.py'
     if name not in recipes():
-      near = difflib.get_close_matches(name, recipes(), n=1)
-      hint = f"did you mean '{near[0]}'? " if near else ''
       raise config_lib.ConfigError(
-        f"there is no recipe '{name}': {hint}Names: {', '.join(recipes())}; or the path of a file."
+        f"there is no recipe '{name}': there are {', '.join(recipes())}, or the path of a file"
+        f'{did_you_mean(name, recipes())}'
       )
   return f'{path}{colon}{options}'
 

@@ -11,6 +11,7 @@ import sys
 
 from byoljax import config as config_lib
 from byoljax.devices import processes
+from byoljax.suggest import did_you_mean
 from byoljax.version import __version__
 
 _EPILOG = """\
@@ -148,9 +149,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
   if unknown:
     flags = [action.option_strings[-1] for action in parser._actions]
     name = unknown[0].partition('=')[0]
-    raise config_lib.ConfigError(
-      f"unknown argument '{unknown[0]}'{config_lib.closest(name, flags) or '; see --help.'}"
-    )
+    hint = did_you_mean(name, flags) or '; see --help.'
+    raise config_lib.ConfigError(f"unknown argument '{unknown[0]}'{hint}")
   if not options.config:
     raise config_lib.ConfigError('--config is missing: name a recipe, such as configs/byol.py.')
   return options

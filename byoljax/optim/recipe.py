@@ -7,7 +7,6 @@ parameters that do not belong to such a role.
 """
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +14,7 @@ import optax
 
 from byoljax import optim
 from byoljax.optim import groups, schedules
+from byoljax.suggest import did_you_mean
 
 PyTree = Any
 
@@ -70,9 +70,9 @@ def make_recipe(
   for group, changes in overrides.items():
     for field in changes:
       if field not in own:
-        close = get_close_matches(field, own, n=1)
-        hint = f'; did you mean {close[0]!r}?' if close else ''
-        raise ValueError(f'groups.{group}.{field} is not a field of the optimizer{hint}')
+        raise ValueError(
+          f'groups.{group}.{field} is not a field of the optimizer{did_you_mean(field, own)}'
+        )
   length = (batch_size, total_steps, steps_per_epoch, warmup_steps)
   settings = {'default': own} | {name: own | changes for name, changes in overrides.items()}
   rates = {name: _schedule(each, *length) for name, each in settings.items()}

@@ -8,6 +8,7 @@ from typing import Any
 
 from byoljax import config as config_lib
 from byoljax import main as main_lib
+from byoljax.suggest import did_you_mean
 
 _EPILOG = """\
 examples:
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown:
       flags = [action.option_strings[-1] for action in _parser()._actions]
       name = unknown[0].partition('=')[0]
-      hint = config_lib.closest(name, flags) or '; see --help.'
+      hint = did_you_mean(name, flags) or '; see --help.'
       raise config_lib.ConfigError(f"unknown argument '{unknown[0]}'{hint}")
     run(options, overrides)
   except config_lib.ConfigError as error:
