@@ -29,7 +29,7 @@ from byoljax.protocols import extraction
 from byoljax.report import by_tap, charts, evaluations, page, pictures
 from byoljax.report.page import Gallery, Map, Page
 from byoljax.version import __version__
-from byoljax.workdir import metrics, run_dir
+from byoljax.workdir import metrics
 from byoljax.workdir.files import replacing
 
 FILE, FOLDER = 'report.html', 'report'
@@ -361,8 +361,3 @@ def _stored(path: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text())
   except (OSError, ValueError):
     return {}
-
-
-def run_report(run: str) -> None:
-  """The command: writes the report and says where it is."""
-  run_dir.say(f'report  {write(run)}')

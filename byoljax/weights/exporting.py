@@ -15,8 +15,6 @@ nothing of byoljax:
 """
 
 from collections.abc import Mapping
-import json
-import os
 import pathlib
 from typing import Any
 
@@ -25,16 +23,12 @@ import jax
 from jax import export
 import numpy as np
 
-from byoljax.config import Config, user_errors
-from byoljax.encoders import embedder
 from byoljax.encoders.embedder import Embedder
 from byoljax.models import vit
 from byoljax.models.resnet import RESNETS
-from byoljax.protocols import extraction
 from byoljax.version import __version__
 from byoljax.weights import files, torch_names, vit_names
 from byoljax.workdir.files import write_json
-from byoljax.workdir.run_dir import Invocation, say
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -279,34 +273,3 @@ _CIFAR_STEM = (
 
 def _three(numbers: list[float]) -> str:
   return '(' + ', '.join(f'{number:g}' for number in numbers) + ')'
-
-
-def export_run(config: Config, invocation: Invocation) -> int:
-  """Task: writes a run's encoder as a folder; see `configs/export.py`."""
-  encoder, source, directory = extraction.load_encoder(config.pretrained, config.network)
-  run = directory.parent.parent
-  folder = pathlib.Path(invocation.workdir or run / 'export')
-  about = {
-    'method': source.get('method', {}).get('name', 'another library'),
-    'data': source.data.name,
-    'network': config.network,
-    'step': int(directory.name),
-    'results': _results(run),
-  }
-  with user_errors('--workdir'):
-    write(embedder.of(encoder, source), folder, about)
-  for path in sorted(folder.iterdir()):
-    say(f'{os.path.getsize(path):>12,} bytes  {path}')
-  return 0
-
-
-def _results(run: pathlib.Path) -> dict[str, Any]:
-  """The final table of a run, without what depends on this machine."""
-  try:
-    stored = json.loads((run / 'results.json').read_text())['result']
-    return {
-      name: {kind: {'top1': each[kind]['top1']} for kind in ('knn', 'linear')}
-      for name, each in stored.items()
-    }
-  except (OSError, ValueError, KeyError, TypeError):
-    return {}

@@ -94,7 +94,7 @@ def save_all(home: pathlib.Path) -> None:
 
   from byoljax.workdir import checkpoint, run_dir
 
-  with run_dir.held(home), checkpoint.Checkpoints(home, keep=2) as checkpoints:
+  with run_dir.lock_workdir(home), checkpoint.Checkpoints(home, keep=2) as checkpoints:
     found = checkpoints.restore_newest(state_of(0))
     state, step = found or (state_of(0), 0)
     jax.tree.map(np.testing.assert_array_equal, state, state_of(step))

@@ -54,14 +54,17 @@ def test_a_disk_that_fills_up_during_a_save(small_disk, capfd):
 
 
 def test_a_disk_that_becomes_read_only(small_disk):
-  with run_dir.held(small_disk):
+  with run_dir.lock_workdir(small_disk):
     pass
   subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
-  with pytest.raises(ConfigError, match='cannot be written: Read-only'), run_dir.held(small_disk):
+  with (
+    pytest.raises(ConfigError, match='cannot be written: Read-only'),
+    run_dir.lock_workdir(small_disk),
+  ):
     pass
   with (
     pytest.raises(ConfigError, match='cannot be written: Read-only'),
-    run_dir.held(small_disk / 'new'),
+    run_dir.lock_workdir(small_disk / 'new'),
   ):
     pass
 
