@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from byoljax.version import __version__
+
 if TYPE_CHECKING:
   from byoljax.encoders.embedder import Embedder
 
-__version__ = '0.1.0'
-__all__ = ['load']
+__all__ = ['__version__', 'load']
 
 
 def load(run: str, network: str = 'online', tap: str = 'embedding') -> 'Embedder':

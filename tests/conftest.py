@@ -93,6 +93,7 @@ def untrained(tmp_path_factory, npz):
   from byoljax.protocols import extraction
   from byoljax.weights import importing
   from byoljax.workdir import checkpoint
+  from byoljax.workdir.files import write_json
 
   workdir = tmp_path_factory.mktemp('untrained')
   config = config_lib.load(f'{cli.recipes_directory()}/byol.py:npz,smoke')
@@ -103,7 +104,7 @@ def untrained(tmp_path_factory, npz):
   with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
     checkpoints.save(0, importing.Imported(encoder.params, {'bn': encoder.bn}), {})
   stored = {'recipe': 'configs/byol.py:npz,smoke', 'config': json.loads(config.to_json())}
-  checkpoint.write_json(workdir / 'config.json', stored)
+  write_json(workdir / 'config.json', stored)
   return workdir
 
 

@@ -7,7 +7,6 @@ only the parts before the tap are read. The baselines that a result has to beat 
 """
 
 from collections.abc import Mapping, Sequence
-import difflib
 import functools
 import itertools
 import pathlib
@@ -23,6 +22,7 @@ from byoljax.data.batches import pipeline
 from byoljax.data.sources import datasets
 from byoljax.models import make_encoder, rescaled
 from byoljax.models.net import Net, cut, pooled, stack, taps_of
+from byoljax.suggest import did_you_mean
 from byoljax.train import assemble
 from byoljax.workdir import checkpoint, run_dir
 
@@ -182,11 +182,9 @@ def _whole(
 
 
 def _no_tap(tap: str, valid: Sequence[str], network_name: str, directory: pathlib.Path) -> str:
-  close = difflib.get_close_matches(str(tap), valid, n=1)
-  hint = f"; did you mean '{close[0]}'?" if close else '.'
   return (
     f"tap='{tap}': the {network_name} network of '{directory.parent.parent}' has no such output; "
-    f'taps: {", ".join(valid)}{hint}'
+    f'taps: {", ".join(valid)}{did_you_mean(tap, valid)}'
   )
 
 

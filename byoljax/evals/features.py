@@ -7,7 +7,6 @@ rows come out or their order.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-import difflib
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byoljax.devices import mapping
+from byoljax.suggest import unknown
 
 PyTree = Any
 Embed = Callable[[PyTree, PyTree, jax.Array], Mapping[str, jax.Array]]
@@ -140,9 +140,7 @@ def every_tap(
 
 
 def _unknown_tap(tap: str, outputs: Mapping[str, jax.Array]) -> str:
-  close = difflib.get_close_matches(tap, list(outputs), n=1)
-  hint = f', did you mean {close[0]!r}?' if close else '.'
-  return f'There is no feature tap {tap!r}; the method offers {", ".join(sorted(outputs))}{hint}'
+  return unknown('tap', tap, sorted(outputs))
 
 
 class _Rows:

@@ -12,7 +12,6 @@ and never sees a linen collection. Running statistics are returned, not mutated.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from byoljax.models import layers
+from byoljax.suggest import did_you_mean
 
 Params = dict[str, Any]
 BatchStats = dict[str, Any]
@@ -252,6 +252,5 @@ def _full_name(tap: str, inner: list[str]) -> str:
 
 
 def _unknown(kind: str, name: str, valid: list[str]) -> str:
-  close = get_close_matches(name, valid, n=1)
-  hint = f'; did you mean {close[0]!r}?' if close else ''
+  hint = did_you_mean(name, valid)
   return f'unknown {kind} {name!r}: this stack has {", ".join(valid) or "none"}{hint}'

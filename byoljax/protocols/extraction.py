@@ -17,9 +17,14 @@ from byoljax.config import ConfigError, user_errors
 from byoljax.data.augment import device
 from byoljax.data.batches import pipeline
 from byoljax.data.sources.source import Source
-from byoljax.encoders.stored import (
+from byoljax.encoders.stored import (  # noqa: F401  (where evaluations look for them)
+  BASELINES,
+  NETWORKS,
   Encoder,
+  load_encoder,
+  network,
   outputs,
+  random_encoder,
 )
 from byoljax.evals import features, knn
 from byoljax.models.net import Net

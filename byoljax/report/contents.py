@@ -18,7 +18,6 @@ import jax
 import numpy as np
 from PIL import Image
 
-import byoljax
 from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError
 from byoljax.data.batches import pipeline
@@ -29,7 +28,9 @@ from byoljax.evals import features, knn
 from byoljax.protocols import extraction
 from byoljax.report import by_tap, charts, evaluations, page, pictures
 from byoljax.report.page import Gallery, Map, Page
-from byoljax.workdir import metrics, run_dir
+from byoljax.version import __version__
+from byoljax.workdir import metrics
+from byoljax.workdir.files import replacing
 
 FILE, FOLDER = 'report.html', 'report'
 _MOST_BANK, _MOST_QUERIES, _MOST_POINTS = 10_000, 2_000, 1_000
@@ -111,9 +112,8 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   )
   if hosts.is_first_process():
     with config_lib.user_errors():
-      scratch = run / (FILE + '.tmp')
-      scratch.write_text(page.render(content))
-      scratch.replace(run / FILE)
+      with replacing(run / FILE, 'w') as file:
+        file.write(page.render(content))
       _show_in_tensorboard(run, made, int(directory.name))
   return run / FILE
 
@@ -295,7 +295,7 @@ def _facts(
     'training': f'{last["time/elapsed_s"] / 60:.1f} min' if 'time/elapsed_s' in last else '',
     'speed': f'{last["time/img_per_s_run"]:,.0f} images/s' if 'time/img_per_s_run' in last else '',
     'recipe': stored.get('recipe', ''),
-    'byoljax': stored.get('byoljax', byoljax.__version__),
+    'byoljax': stored.get('byoljax', __version__),
   }
   return {name: value for name, value in facts.items() if value}
 
@@ -361,8 +361,3 @@ def _stored(path: pathlib.Path) -> dict[str, Any]:
     return json.loads(path.read_text())
   except (OSError, ValueError):
     return {}
-
-
-def run_report(run: str) -> None:
-  """The command: writes the report and says where it is."""
-  run_dir.say(f'report  {write(run)}')

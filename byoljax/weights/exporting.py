@@ -15,8 +15,6 @@ nothing of byoljax:
 """
 
 from collections.abc import Mapping
-import json
-import os
 import pathlib
 from typing import Any
 
@@ -25,16 +23,12 @@ import jax
 from jax import export
 import numpy as np
 
-import byoljax
-from byoljax.config import Config, user_errors
-from byoljax.encoders import embedder
 from byoljax.encoders.embedder import Embedder
 from byoljax.models import vit
 from byoljax.models.resnet import RESNETS
-from byoljax.protocols import extraction
+from byoljax.version import __version__
 from byoljax.weights import files, torch_names, vit_names
-from byoljax.workdir import checkpoint
-from byoljax.workdir.run_dir import Invocation, say
+from byoljax.workdir.files import write_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
@@ -122,9 +116,9 @@ def write(embedder: Embedder, folder: pathlib.Path, about: Mapping[str, Any]) ->
   card = _card(embedder, about, numbers)
   (folder / files.SAFETENSORS).write_bytes(save(weights, metadata={'format': 'pt'}))
   (folder / 'encoder.stablehlo').write_bytes(serialized(embedder))
-  checkpoint.write_json(folder / 'model_card.json', card)
+  write_json(folder / 'model_card.json', card)
   (folder / 'README.md').write_text(_readme(card))
-  checkpoint.write_json(folder / 'config.json', _config(embedder))
+  write_json(folder / 'config.json', _config(embedder))
 
 
 def _config(embedder: Embedder) -> dict[str, Any]:
@@ -134,7 +128,7 @@ def _config(embedder: Embedder) -> dict[str, Any]:
     'mean': list(embedder.mean),
     'std': list(embedder.std),
     'image_size': side,
-    'version': byoljax.__version__,
+    'version': __version__,
   }
   library = library_of(fields)
   if library == 'timm':
@@ -180,7 +174,7 @@ def _card(embedder: Embedder, about: Mapping[str, Any], numbers: int) -> dict[st
     'mean': list(embedder.mean),
     'std': list(embedder.std),
     'names': library_of(embedder.encoder.fields),
-    'byoljax': byoljax.__version__,
+    'byoljax': __version__,
     **about,
   }
 
@@ -279,34 +273,3 @@ _CIFAR_STEM = (
 
 def _three(numbers: list[float]) -> str:
   return '(' + ', '.join(f'{number:g}' for number in numbers) + ')'
-
-
-def export_run(config: Config, invocation: Invocation) -> int:
-  """Task: writes a run's encoder as a folder; see `configs/export.py`."""
-  encoder, source, directory = extraction.load_encoder(config.pretrained, config.network)
-  run = directory.parent.parent
-  folder = pathlib.Path(invocation.workdir or run / 'export')
-  about = {
-    'method': source.get('method', {}).get('name', 'another library'),
-    'data': source.data.name,
-    'network': config.network,
-    'step': int(directory.name),
-    'results': _results(run),
-  }
-  with user_errors('--workdir'):
-    write(embedder.of(encoder, source), folder, about)
-  for path in sorted(folder.iterdir()):
-    say(f'{os.path.getsize(path):>12,} bytes  {path}')
-  return 0
-
-
-def _results(run: pathlib.Path) -> dict[str, Any]:
-  """The final table of a run, without what depends on this machine."""
-  try:
-    stored = json.loads((run / 'results.json').read_text())['result']
-    return {
-      name: {kind: {'top1': each[kind]['top1']} for kind in ('knn', 'linear')}
-      for name, each in stored.items()
-    }
-  except (OSError, ValueError, KeyError, TypeError):
-    return {}

@@ -24,6 +24,7 @@ from byoljax.protocols import extraction
 from byoljax.report import contents
 from byoljax.train import assemble
 from byoljax.workdir import checkpoint, run_dir
+from byoljax.workdir.files import write_json
 from tests.paths import ROOT
 
 TAPS = ('stem', 'stage1', 'stage2', 'embedding', 'projector/hidden1', 'projection')
@@ -57,7 +58,7 @@ def run(tmp_path_factory, npz):
   with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
     checkpoints.save(3, state, {})
   stored = {'recipe': 'configs/byol.py:npz,smoke', 'config': json.loads(config.to_json())}
-  checkpoint.write_json(workdir / 'config.json', stored)
+  write_json(workdir / 'config.json', stored)
   return workdir
 
 

@@ -676,10 +676,10 @@ def test_tfds_with_several_labels_per_image(tmp_path):
 def test_tfds_errors(tfds_root):
   for name, split, options, message in (
     ('cifar10', 'train', {}, r'cifar10 is not prepared in .*download_and_prepare\(\)'),
-    ('cifar1', 'train', {}, 'did you mean cifar10'),
-    ('tinyy', 'train', {}, 'did you mean tiny'),
+    ('cifar1', 'train', {}, "did you mean 'cifar10'"),
+    ('tinyy', 'train', {}, "did you mean 'tiny'"),
     ('tiny:9.9.9', 'train', {}, 'tiny:9.9.9 is not prepared'),
-    ('tiny', 'trian', {}, r"did you mean 'train'\?\): it has train, validation"),
+    ('tiny', 'trian', {}, "it has train, validation; did you mean 'train'"),
     ('tiny', 'train', {'image_key': 'picture'}, "its images are 'image'"),
     (os.path.join(tfds_root, 'nowhere'), 'train', {}, 'not a prepared TFDS version directory'),
   ):
