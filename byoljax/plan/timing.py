@@ -9,7 +9,7 @@ part of the augmentation that is made there. The input alone is made and thrown 
 The first step compiles and is timed apart. Work is counted as `byoljax.plan` counts it.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 import contextlib
 import functools
 import statistics
@@ -26,7 +26,6 @@ from byoljax.data.batches import resident
 from byoljax.data.batches.order import Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
-from byoljax.method import Teacher
 from byoljax.plan import aot, flops, hardware
 from byoljax.report import table
 from byoljax.step import TrainState
@@ -46,14 +45,16 @@ _FIRST = 3
 _PARTS = {'input': 'input only', 'step': 'step only', 'training': 'training'}
 
 
-def measure(config: Config, source: Source, teacher: Teacher | None = None) -> dict[str, Any]:
+def measure(
+  config: Config, source: Source, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
   """Times a pretraining configuration on the devices that are there; writes nothing.
 
   Args:
     config: fields as for training; `bench.steps` in each of `bench.rounds` rounds are timed. Its
       `train.length` is made longer where that is shorter than what is timed.
     source: the training images.
-    teacher: for methods that learn from one.
+    given: networks for the method, by name.
 
   Returns:
     'input', 'step' and 'training', each with 'img_per_s', 'ms_per_step' and 's_per_epoch' (medians
@@ -67,13 +68,13 @@ def measure(config: Config, source: Source, teacher: Teacher | None = None) -> d
   steps, rounds = config.bench.steps, config.bench.rounds
   if steps < 1 or rounds < 1:
     raise ConfigError(f'bench.steps={steps} and bench.rounds={rounds} must both be at least 1.')
-  run = assemble.assemble(config, source, teacher=teacher)
+  run = assemble.assemble(config, source, given=given)
   needed = _FIRST + rounds * (_HEAD_START + steps)
   if run.length.total_steps < needed:
     config = config.copy_and_resolve_references()
     with config.unlocked():
       config.train.length = f'{needed} steps'
-    run = assemble.assemble(config, source, teacher=teacher)
+    run = assemble.assemble(config, source, given=given)
   opened = run.source.opened()
   mode = config.data.get('resident', 'auto')
   on_device = resident.is_chosen(mode, opened, config.augment.device)
@@ -113,7 +114,7 @@ def measure(config: Config, source: Source, teacher: Teacher | None = None) -> d
     **timed,
     **found,
     'peak_memory': peak,
-    'flops': _flops(run, teacher, batch, timed),
+    'flops': _flops(run, given, batch, timed),
   }
 
 
@@ -263,7 +264,7 @@ def _peak_memory() -> dict[str, Any] | None:
 
 
 def _flops(
-  run: Run, teacher: Teacher | None, batch: dict[str, Any], timed: dict[str, Any]
+  run: Run, given: Mapping[str, Any] | None, batch: dict[str, Any], timed: dict[str, Any]
 ) -> dict[str, Any]:
   """Work per step and image, per second, and as a share of the devices' peak where it is known."""
   devices = jax.device_count()
@@ -271,7 +272,7 @@ def _flops(
   counted = assemble.assemble(
     run.config,
     run.source,
-    teacher=teacher,
+    given=given,
     num_devices=devices,
     mapped=functools.partial(mapping.spmd_shard_map, mesh=mesh),
   )

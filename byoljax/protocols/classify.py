@@ -21,10 +21,10 @@ from byoljax.config import Config, ConfigError
 from byoljax.data.augment import device
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts, mapping
+from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, frozen, scores
-from byoljax.method import Pretrained
 from byoljax.protocols import extraction
-from byoljax.protocols.extraction import Encoder, EvalData
+from byoljax.protocols.extraction import EvalData
 from byoljax.step import TrainState
 from byoljax.train import assemble, loop
 from byoljax.workdir import checkpoint
@@ -71,7 +71,7 @@ def linear_result(
   method |= {'start': protocol['start'], 'norm': protocol['norm']}
   optim = {'base_lr': rates} | {name: protocol[name] for name in _LINEAR_OPTIM}
   config = _supervised(encoder, data, protocol, method=method, optim=optim, log=log)
-  run = assemble.assemble(config, rest, pretrained=_weights(encoder))
+  run = assemble.assemble(config, rest, given={'encoder': encoder})
   # A head whose learning rate is too high may diverge: the others do not notice.
   state, complete = _fit(run, workdir, must_be_finite=('loss',))
   if not complete:
@@ -239,11 +239,7 @@ def _finetuning(
     optim=optim,
     log=log,
   )
-  return assemble.assemble(config, labelled, pretrained=_weights(encoder))
-
-
-def _weights(encoder: Encoder) -> Pretrained:
-  return Pretrained(encoder.params, encoder.bn, encoder.read)
+  return assemble.assemble(config, labelled, given={'encoder': encoder})
 
 
 def _split(source: Source, share: float, seed: int) -> tuple[Source, Source]:

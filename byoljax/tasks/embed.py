@@ -23,6 +23,8 @@ from byoljax.data.batches import pipeline
 from byoljax.data.sources import datasets
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
+from byoljax.encoders import load
+from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features
 from byoljax.protocols import eval_data, extraction
 from byoljax.workdir import checkpoint
@@ -55,7 +57,7 @@ def embed(config: Config, invocation: Invocation) -> int:
     _require_pyarrow()
   if config.part_size < 1:
     raise ConfigError(f'part_size={config.part_size} must be at least 1.')
-  encoder, source_config, directory = extraction.load_encoder(
+  encoder, source_config, directory = load.load_encoder(
     config.pretrained, config.network, config.tap
   )
   data = source_config.data
@@ -82,7 +84,7 @@ def embed(config: Config, invocation: Invocation) -> int:
     'class_names': list(source.class_names),
   }
   _open(folder, about)
-  extract = extraction.extractor(encoder, data.mean, data.std)
+  extract = extraction.extractor(encoder)
   parts = -(-source.size // config.part_size)
   done = 0
   for number in range(parts):
@@ -103,7 +105,7 @@ def embed(config: Config, invocation: Invocation) -> int:
 
 def _embedded(
   extract: features.Extract,
-  encoder: extraction.Encoder,
+  encoder: Encoder,
   source: Source,
   rows: np.ndarray,
   image_size: int,

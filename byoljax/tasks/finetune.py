@@ -1,13 +1,15 @@
 """Fine-tuning from the command line: a run's encoder and, beside it, the same from scratch."""
 
 from collections.abc import Mapping
+import dataclasses
 import pathlib
 from typing import Any
 
 from byoljax.config import Config, ConfigError, user_errors
+from byoljax.encoders import load
+from byoljax.encoders.encoder import Encoder, untrained
 from byoljax.evals import scores
 from byoljax.protocols import classify, eval_data, extraction, labelled
-from byoljax.protocols.extraction import Encoder
 from byoljax.report import table
 from byoljax.workdir import checkpoint, run_dir
 from byoljax.workdir.run_dir import Invocation, say
@@ -17,7 +19,7 @@ PyTree = Any
 
 def finetune(config: Config, invocation: Invocation) -> int:
   """Trains the whole network of a run on labelled images; see `configs/finetune.py`."""
-  encoder, pretraining, directory = extraction.load_encoder(config.pretrained, config.network)
+  encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = eval_data.home('finetune', config, directory, invocation)
   if not invocation.workdir:
     home = home.with_name(f'{home.name}-{_slug(config.labels)}-{config.draw}')
@@ -52,7 +54,7 @@ def _trained(
   starts = {config.network: encoder}
   if config.scratch or config.network == 'random':
     # Drawn with this training's seed, not with that of the pretraining.
-    starts['random'] = _without_weights(config, pretraining, encoder)
+    starts['random'] = untrained(encoder, config.finetune.seed)
   results = {}
   for name, start in starts.items():
     say(f'training from {_START.get(name, name)} ...')
@@ -96,11 +98,6 @@ def _slug(text: str) -> str:
   return name.replace(' %', '%').replace('%', 'pc').replace(' ', '-')
 
 
-def _without_weights(config: Config, pretraining: Config, encoder: Encoder) -> Encoder:
-  size = config.image_size or pretraining.evals.image_size
-  return extraction.random_encoder(encoder.fields, size, config.finetune.seed)
-
-
 def _with_head(
   encoder: Encoder, directory: pathlib.Path, network: str, layers: int
 ) -> tuple[Encoder, dict[str, Any]]:
@@ -110,9 +107,9 @@ def _with_head(
     ConfigError: no projector with so many layers in front of its output.
   """
   where = f"finetune.head_layers={layers}: '{directory}'"
-  if network not in extraction.NETWORKS:
+  if network not in load.NETWORKS:
     raise ConfigError(f'{where} is of no use for network={network}, which has no projector.')
-  prefixes = tuple((*prefix, 'projector') for prefix in extraction.NETWORKS[network])
+  prefixes = tuple((*prefix, 'projector') for prefix in load.NETWORKS[network])
   try:
     params, bn = checkpoint.restore_subtrees(directory, prefixes).values()
   except KeyError as error:
@@ -130,6 +127,8 @@ def _with_head(
     'hidden_bias': 'bias' in own['linear1'],
     'norm': 'bn1' in own,
   }
-  return encoder._replace(
-    params=encoder.params | {'projector': own}, bn=encoder.bn | {'projector': statistics}
+  return dataclasses.replace(
+    encoder,
+    params=encoder.params | {'projector': own},
+    bn=encoder.bn | {'projector': statistics},
   ), head

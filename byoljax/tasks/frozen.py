@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from byoljax.config import Config, user_errors
+from byoljax.encoders import load
+from byoljax.encoders.encoder import Encoder
 from byoljax.evals import frozen, scores
 from byoljax.protocols import eval_data, extraction
 from byoljax.protocols.extraction import EvalData
@@ -24,9 +26,7 @@ def _task(name: str, compute: Callable[[Config, Split, Split], tuple[dict[str, A
   """A task: `compute` gives the result and what to print of it."""
 
   def run(config: Config, invocation: Invocation) -> int:
-    encoder, source, directory = extraction.load_encoder(
-      config.pretrained, config.network, config.tap
-    )
+    encoder, source, directory = load.load_encoder(config.pretrained, config.network, config.tap)
     home = eval_data.home(name, config, directory, invocation)
     data = eval_data.data_of(config, source, config.batch_size, home)
     say(f'{name} of {directory} ({eval_data.which(config)}) on {data.test.name}')
@@ -41,7 +41,7 @@ def _task(name: str, compute: Callable[[Config, Split, Split], tuple[dict[str, A
   return run
 
 
-def features(encoder: extraction.Encoder, data: EvalData) -> tuple[Split, Split]:
+def features(encoder: Encoder, data: EvalData) -> tuple[Split, Split]:
   """Features and labels of both splits; images without a label are left out."""
   made = []
   for source in (data.train, data.test):

@@ -20,11 +20,12 @@ from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data.sources import datasets
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
-from byoljax.encoders import teachers
+from byoljax.encoders import load, method_network, teachers
+from byoljax.encoders.encoder import Encoder, random_encoder
 from byoljax.evals import scores
 from byoljax.plan import timing
 from byoljax.protocols import classify, eval_data, extraction
-from byoljax.protocols.extraction import Encoder, EvalData
+from byoljax.protocols.extraction import EvalData
 from byoljax.report import contents, curves, preview, table
 from byoljax.step import TrainState
 from byoljax.tasks import embed, finetune, frozen, taps, transfer
@@ -40,11 +41,21 @@ def pretrain(config: Config, invocation: Invocation) -> int:
   """Trains an encoder, evaluates it, and leaves checkpoints, metrics and figures in the workdir."""
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
   source = _load(config, 'pretrain', workdir)
-  teacher = teachers.load(config.teacher, config) if 'teacher' in config else None
-  run = assemble.assemble(config, source, teacher=teacher)
+  given = _given(config)
+  run = assemble.assemble(config, source, given=given)
+  facts = method_network.facts_of(run, given)
   data = _eval_data(config, workdir)
   with run_dir.held(workdir):
-    return _pretrain(config, invocation, run, data, workdir)
+    return _pretrain(config, invocation, run, data, workdir, facts)
+
+
+def _given(config: Config) -> dict[str, Encoder]:
+  """The trained networks that the method starts or learns from, by name."""
+  if 'teacher' not in config:
+    return {}
+  teacher = teachers.load(config.teacher)
+  teachers.require_same_normalization(teacher, config.data.mean, config.data.std)
+  return {'teacher': teacher}
 
 
 def _pretrain(
@@ -53,15 +64,16 @@ def _pretrain(
   run: assemble.Run,
   data: EvalData | None,
   workdir: pathlib.Path,
+  facts: Mapping[str, Any],
 ) -> int:
   source = run.source
-  run_dir.open_workdir(workdir, config, invocation, source)
+  run_dir.open_workdir(workdir, config, invocation, source, facts)
   run_dir.log_to(workdir / 'run.log')
   say(_headline(run, workdir))
   log.info('parameters\n%s', run.report)
   if hosts.is_first_process():
     preview.write_sheet(run, workdir / 'views.png')
-  knn = functools.partial(_periodic_knn, config, data) if data else None
+  knn = functools.partial(_periodic_knn, run, data) if data else None
   done_before = checkpoint.latest_finished(workdir) == run.length.total_steps
   if done_before:
     say(f'This run is already complete ({run.length.total_steps:,} steps): nothing is trained.')
@@ -81,7 +93,7 @@ def _pretrain(
   if not done_before:
     say(f'Trained in {_minutes(time.monotonic() - began)}.')
   if data and config.evals.final:
-    _final_table(config, data, state, workdir)
+    _final_table(run, data, state, workdir)
   elif not data:
     say('No k-NN or linear evaluation: it needs labelled images and a test split.')
   _say_files(workdir, int(state.step))
@@ -92,7 +104,7 @@ def _pretrain(
 
 def linear(config: Config, invocation: Invocation) -> int:
   """Linear evaluation of a pretrained encoder; see `configs/linear.py`."""
-  encoder, source_config, directory = extraction.load_encoder(
+  encoder, source_config, directory = load.load_encoder(
     config.pretrained, config.network, config.tap
   )
   home = eval_data.home('linear', config, directory, invocation)
@@ -121,7 +133,7 @@ def _chosen(result: Mapping[str, Any]) -> str:
 
 def knn(config: Config, invocation: Invocation) -> int:
   """k-NN evaluation of a pretrained encoder; see `configs/knn.py`."""
-  encoder, source_config, directory = extraction.load_encoder(
+  encoder, source_config, directory = load.load_encoder(
     config.pretrained, config.network, config.tap
   )
   home = eval_data.home('knn', config, directory, invocation)
@@ -150,8 +162,7 @@ def bench(config: Config, invocation: Invocation) -> int:
   if 'method' not in config or 'bench' not in config:
     raise ConfigError(f'{invocation.recipe} trains no encoder: name a recipe that does.')
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
-  teacher = teachers.load(config.teacher, config) if 'teacher' in config else None
-  found = timing.measure(config, _load(config, 'pretrain', None), teacher)
+  found = timing.measure(config, _load(config, 'pretrain', None), _given(config))
   say(timing.text(found))
   path = workdir / 'bench.json'
   if hosts.is_first_process():
@@ -224,32 +235,36 @@ def _eval_data(config: Config, workdir: pathlib.Path) -> EvalData | None:
   )
 
 
-def _periodic_knn(config: Config, data: EvalData, state: TrainState) -> dict[str, float]:
+def _periodic_knn(run: assemble.Run, data: EvalData, state: TrainState) -> dict[str, float]:
   """k-NN of the encoder in training, under names of its own: 'knn/*'.
 
   It classifies training images that are left out of the bank: the best checkpoint is chosen by it,
   and choosing is not the test set's business.
   """
-  encoder = _online(config, state)
+  config = run.config
+  encoder = _online(run, state)
   result = extraction.knn_result(
     encoder, extraction.training_only(data, config.evals.knn, config.seed), config.evals.knn
   )
   return {f'knn/{name}': result[name] for name in ('top1', 'top5') if name in result}
 
 
-def _online(config: Config, state: TrainState) -> Encoder:
-  params = {'encoder': state.params['encoder']}
-  bn = {'encoder': state.method_state.bn['encoder']}
-  return Encoder(config.encoder, extraction.network(config.encoder), params, bn)
+def _online(run: assemble.Run, state: TrainState) -> Encoder:
+  """The encoder in training, through its method's own network."""
+  preprocessing = load.preprocessing_of(run.config)
+  return load.of_state(run.method.net, state, preprocessing, fields=run.config.encoder)
 
 
-def _final_table(config: Config, data: EvalData, state: TrainState, workdir: pathlib.Path) -> None:
+def _final_table(
+  run: assemble.Run, data: EvalData, state: TrainState, workdir: pathlib.Path
+) -> None:
   """Evaluates the encoder beside what it has to beat, prints the table and writes results.json."""
+  config = run.config
   path = workdir / 'results.json'
   step = int(state.step)
   results = run_dir.read_result(path, step)
   if results is None:
-    results = _final_results(config, data, state)
+    results = _final_results(run, data, state)
     directory = workdir / 'checkpoints' / str(step)
     run_dir.write_result(path, results, config, directory, step=step)
   cells = [
@@ -261,13 +276,14 @@ def _final_table(config: Config, data: EvalData, state: TrainState, workdir: pat
   say('\n' + table.format_table(cells, columns, formats=formats) + '\n')
 
 
-def _final_results(config: Config, data: EvalData, state: TrainState) -> dict[str, Any]:
+def _final_results(run: assemble.Run, data: EvalData, state: TrainState) -> dict[str, Any]:
   """k-NN and linear evaluation of the trained encoder and, unless told not to, of what it beats."""
-  encoders = {config.method.name: _online(config, state)}
+  config = run.config
+  encoders = {config.method.name: _online(run, state)}
   if config.evals.baselines:
     pixels = dict(config.encoder) | {'name': 'pixels'}
     for name, fields in {'random initialization': config.encoder, 'raw pixels': pixels}.items():
-      encoders[name] = extraction.random_encoder(fields, data.image_size, config.seed)
+      encoders[name] = random_encoder(fields, load.preprocessing_of(config), config.seed)
   results = {}
   for name, encoder in encoders.items():
     say(f'evaluating {name} ...')

@@ -13,7 +13,7 @@ import numpy as np
 from byoljax.config import ConfigError, user_errors
 from byoljax.data.batches import pipeline
 from byoljax.data.sources import arrays, datasets, image_file
-from byoljax.encoders import embedder
+from byoljax.encoders import load
 from byoljax.report import sheet, table
 from byoljax.tasks import embed
 from byoljax.tasks.embed import Part
@@ -99,7 +99,7 @@ def run(folder: str, images: Sequence[str], out: str, count: int) -> None:
   if about['format'] != 'npz' or not parts:
     raise ConfigError(f"'{folder}' has no .npz parts: embed with --format=npz to search in it.")
   queries = read_images(images, about['image_size'])
-  embed_images = embedder.load(about['pretrained'], about['network'], about.get('tap', 'embedding'))
+  embed_images = load.load(about['pretrained'], about['network'], about['tap'])
   found = nearest(np.asarray(embed_images(queries)), parts, count)
   for path, cosine, names in zip(images, found.cosine, found.name, strict=True):
     rows = [

@@ -1,6 +1,6 @@
 """Tasks that look at several taps of one run: layer by layer, hypersphere, collapse.
 
-A tap is a place where the network is read out (`byoljax.encoders.stored`): an inner map, the
+A tap is a place where the network is read out (`byoljax.encoders.encoder`): an inner map, the
 embedding h, the projection z, the prediction p. One pass over the images gives all of them, so
 memory is N times the sum of the taps' widths, in float32.
 """
@@ -18,8 +18,8 @@ from byoljax.data.augment import device
 from byoljax.data.batches import pipeline
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
-from byoljax.encoders import stored
-from byoljax.encoders.stored import Encoder
+from byoljax.encoders import load
+from byoljax.encoders.encoder import EMBEDDING, Encoder, Preprocessing, outputs, random_encoder
 from byoljax.evals import features, frozen, hypersphere, knn, spectrum
 from byoljax.protocols import eval_data, extraction
 from byoljax.protocols.extraction import EvalData
@@ -30,12 +30,12 @@ from byoljax.workdir.run_dir import Invocation, say
 
 PIXELS = 'pixels'
 # What losses and evaluations see: h, z, p.
-_OUTPUTS = (stored.EMBEDDING, 'projection', 'prediction')
+_OUTPUTS = (EMBEDDING, 'projection', 'prediction')
 
 
 def layers(config: Config, invocation: Invocation) -> int:
   """k-NN, and if asked for logistic regression, on every tap of a run, from the pixels on."""
-  encoder, taps, source, directory = stored.load_taps(
+  encoder, taps, source, directory = load.load_taps(
     config.pretrained, config.network, [tap for tap in config.taps if tap != PIXELS]
   )
   home = eval_data.home('layers', config, directory, invocation)
@@ -43,7 +43,7 @@ def layers(config: Config, invocation: Invocation) -> int:
   say(f'layers of {directory} ({config.network} network) on {data.test.name}')
   found = [_of_taps(encoder, taps, images, data) for images in (data.train, data.test)]
   if (not config.taps or PIXELS in config.taps) and PIXELS not in taps:
-    pixels = extraction.random_encoder({**source.encoder, 'name': PIXELS}, data.image_size, 0)
+    pixels = random_encoder({**source.encoder, 'name': PIXELS}, encoder.preprocessing, 0)
     for (made, _), images in zip(found, (data.train, data.test), strict=True):
       rows, _ = extraction.extract(pixels, images, data)
       made[PIXELS] = rows
@@ -145,8 +145,8 @@ TASKS = {'layers': layers, 'hypersphere': sphere, 'collapse': collapse}
 def _several(config: Config) -> tuple[Encoder, tuple[str, ...], Config, pathlib.Path]:
   """The encoder with the taps that the configuration names, else h, z and p as far as they are."""
   if config.taps:
-    return stored.load_taps(config.pretrained, config.network, config.taps)
-  encoder, valid, source, directory = stored.load_taps(config.pretrained, config.network)
+    return load.load_taps(config.pretrained, config.network, config.taps)
+  encoder, valid, source, directory = load.load_taps(config.pretrained, config.network)
   return encoder, tuple(tap for tap in valid if tap in _OUTPUTS), source, directory
 
 
@@ -154,16 +154,16 @@ def _of_taps(
   encoder: Encoder, taps: Sequence[str], source: Source, data: EvalData
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """{tap: float32 [N, D]} of un-augmented images, and their labels."""
-  extract = _extractor(encoder.net, tuple(taps), encoder.pool, tuple(data.mean), tuple(data.std))
+  extract = _extractor(encoder.net, tuple(taps), encoder.pool, encoder.preprocessing)
   return extract(encoder.params, encoder.bn, extraction.eval_batches(source, data))
 
 
 @functools.cache
 def _extractor(
-  net: Any, taps: tuple[str, ...], pool: str, mean: tuple[float, ...], std: tuple[float, ...]
+  net: Any, taps: tuple[str, ...], pool: str | None, preprocessing: Preprocessing
 ) -> Any:
-  embed = functools.partial(stored.outputs, net, taps, pool)
-  return features.side_by_side(embed, device.make_eval_transform(mean, std))
+  embed = functools.partial(outputs, net, taps, pool)
+  return features.side_by_side(embed, preprocessing.normalize)
 
 
 def _of_views(
@@ -187,7 +187,7 @@ def _of_views(
   def embed(params: Any, bn: Any, views: Iterable[jax.Array]) -> dict[str, jax.Array]:
     made = {}
     for name, view in zip(pairs, views, strict=True):
-      found = stored.outputs(encoder.net, taps, encoder.pool, params, bn, view)
+      found = outputs(encoder.net, taps, encoder.pool, params, bn, view)
       made |= {f'{name}/{tap}': x for tap, x in found.items()}
     return made
 

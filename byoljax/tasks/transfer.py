@@ -18,9 +18,11 @@ from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data.sources import datasets
 from byoljax.data.sources.source import fingerprint
 from byoljax.devices import hosts
+from byoljax.encoders import load
+from byoljax.encoders.encoder import Encoder, untrained
 from byoljax.evals import frozen, scores
 from byoljax.protocols import classify, eval_data, extraction
-from byoljax.protocols.extraction import Encoder, EvalData
+from byoljax.protocols.extraction import EvalData
 from byoljax.report import table
 from byoljax.tasks import frozen as frozen_task
 from byoljax.workdir import checkpoint, run_dir
@@ -29,7 +31,7 @@ from byoljax.workdir.run_dir import Invocation, say
 
 def transfer(config: Config, invocation: Invocation) -> int:
   """Evaluates a run's encoder on a list of data sets; see `configs/transfer.py`."""
-  encoder, pretraining, directory = extraction.load_encoder(config.pretrained, config.network)
+  encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = pathlib.Path(
     invocation.workdir
     or run_dir.evals_dir(directory) / f'transfer-{config.network}-{directory.name}'
@@ -38,10 +40,9 @@ def transfer(config: Config, invocation: Invocation) -> int:
     config_lib.choose('protocol', name, PROTOCOLS)
   if not config.datasets:
     raise ConfigError('config.datasets is empty: name some, such as \'("cifar10", "dtd")\'.')
-  size = config.image_size or pretraining.evals.image_size
   starts = {config.network: encoder}
   if config.baselines and config.network != 'random':
-    starts['random'] = extraction.random_encoder(encoder.fields, size, pretraining.seed)
+    starts['random'] = untrained(encoder, pretraining.seed)
   with run_dir.held(home):
     return _tabulated(config, home, pretraining, starts, directory)
 

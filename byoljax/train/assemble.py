@@ -25,10 +25,10 @@ from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
 from byoljax.length import Length, duration_steps
 from byoljax.losses import classification
-from byoljax.method import Batch, Method, Pretrained, Setting, Teacher, with_online_probe
+from byoljax.method import Batch, Method, Setting, with_online_probe
 from byoljax.methods import METHODS
 from byoljax.models import heads, make_encoder
-from byoljax.models.net import Net, stack
+from byoljax.models.net import stack
 from byoljax.optim import recipe
 from byoljax.step import TrainState, init_state, train_step
 from byoljax.train import sharding as layout_lib
@@ -74,8 +74,7 @@ def assemble(
   config: Config,
   source: Source,
   *,
-  pretrained: Pretrained | None = None,
-  teacher: Teacher | None = None,
+  given: Mapping[str, Any] | None = None,
   num_devices: int | None = None,
   mapped: Callable[..., Any] = mapping.spmd,
 ) -> Run:
@@ -85,8 +84,7 @@ def assemble(
     config: fields `seed`, `train`, `data`, `augment`, `views`, `encoder`, `method`, `optim`,
       `probe`, `log`.
     source: the training images.
-    pretrained: a network, for methods that start from one.
-    teacher: for methods that learn from one.
+    given: networks for the method, by name ('encoder', 'teacher').
     num_devices: that the step runs on; None = those there are.
     mapped: makes the per-device step one of all devices, given in_axes and out_axes:
       `mapping.spmd`, or another way.
@@ -111,8 +109,7 @@ def assemble(
     num_classes=source.num_classes,
     axis=collectives.AXIS,
     dtype=config.encoder.dtype,
-    pretrained=pretrained,
-    teacher=teacher,
+    given=given or {},
   )
   build = config_lib.choose('method', config.method.name, METHODS)
   arguments = {name: value for name, value in config.method.items() if name != 'name'}
@@ -167,30 +164,6 @@ def assemble(
     report,
     _many_steps(step, source, layout),
   )
-
-
-def network(config: Config) -> Net | None:
-  """The network of a finished run, encoder and heads; None where only its encoder is known.
-
-  Nothing but the network is taken from the method, so what else its builder asks about the run is
-  answered with values that fit; encoders of other libraries have no heads.
-  """
-  build = METHODS.get(config.get('method', {}).get('name', ''))
-  if build is None or 'train' not in config:
-    return None
-  setting = Setting(
-    total_steps=1_000_000,
-    steps_per_epoch=1_000,
-    batch_size=config.train.batch_size // config.train.accumulate,
-    accumulate=config.train.accumulate,
-    num_examples=2**31 - 1,
-    dtype=config.encoder.dtype,
-  )
-  arguments = {name: value for name, value in config.method.items() if name != 'name'}
-  try:
-    return build(functools.partial(_encoder, config.encoder), setting, **arguments).net
-  except (TypeError, ValueError):  # A method that starts from what is not here: a teacher, say.
-    return None
 
 
 def _trace_one(method: Method, state: TrainState, example: Batch) -> None:

@@ -14,8 +14,7 @@ import jax
 import numpy as np
 
 from byoljax.config import Config, ConfigError, user_errors
-from byoljax.protocols import extraction
-from byoljax.protocols.extraction import Encoder
+from byoljax.encoders.encoder import Encoder, Preprocessing, network, pool_of
 from byoljax.weights import files, formats, haiku_names, simclr_names, torch_names, vit_names
 from byoljax.weights.formats import Format, Found
 from byoljax.workdir import checkpoint
@@ -23,6 +22,8 @@ from byoljax.workdir.run_dir import Invocation, say
 
 PyTree = Any
 DEFAULT_SIZE = 224  # where neither weights nor configuration say a size
+# What most published weights were trained with.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Imported(flax.struct.PyTreeNode):
@@ -55,13 +56,21 @@ class Reading(NamedTuple):
 
 
 def encoder_of(
-  path: str, fields: Mapping[str, Any], *, prefix: str = '', image_size: int = 0
+  path: str,
+  fields: Mapping[str, Any],
+  *,
+  mean: tuple[float, ...] = IMAGENET_MEAN,
+  std: tuple[float, ...] = IMAGENET_STD,
+  prefix: str = '',
+  image_size: int = 0,
 ) -> Reading:
   """The encoder whose weights lie in a file.
 
   Args:
     path: any file or folder that `files.read` takes, or a folder that `exporting.write` made.
     fields: as in `config.encoder`; what follows from the weights is found out.
+    mean: of images, per channel, where the weights do not tell.
+    std: of images, per channel, where the weights do not tell.
     prefix: of the encoder's names; needed only where the file holds several encoders.
     image_size: side S of the images that it will see; 0 for what the weights were made for.
 
@@ -77,13 +86,13 @@ def encoder_of(
   form, prefix = chosen[0]
   told = form.find_out(state, prefix, fields)
   fields = dict(fields) | told.fields
-  net = extraction.network(fields)
+  net = network(fields)
   side = image_size or told.image_size or DEFAULT_SIZE
-  image = jax.ShapeDtypeStruct((2, side, side, 3), np.float32)
-  params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), image))
+  preprocessing = Preprocessing(told.mean or mean, told.std or std, side)
+  params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), preprocessing.example()))
   trees = formats.placed(form, state, prefix, told, params['encoder'], bn['encoder'])
   own_params, own_bn = ({'encoder': tree} for tree in trees)
-  encoder = Encoder(fields, net, own_params, own_bn)
+  encoder = Encoder(net, own_params, own_bn, preprocessing, pool=pool_of(fields), fields=fields)
   return Reading(encoder, prefix, told._replace(image_size=side))
 
 
@@ -104,13 +113,18 @@ def import_weights(config: Config, invocation: Invocation) -> int:
     raise ConfigError(f"'{workdir}' holds a run already: choose another --workdir.")
   with user_errors('config.file'):
     encoder, prefix, found = encoder_of(
-      config.file, config.encoder, prefix=config.prefix, image_size=config.evals.image_size
+      config.file,
+      config.encoder,
+      mean=tuple(config.data.mean),
+      std=tuple(config.data.std),
+      prefix=config.prefix,
+      image_size=config.evals.image_size,
     )
   as_run = config.copy_and_resolve_references()
   as_run.encoder.update(encoder.fields)
-  as_run.evals.image_size = found.image_size
-  if found.mean and found.std:
-    as_run.data.mean, as_run.data.std = found.mean, found.std
+  preprocessing = encoder.preprocessing
+  as_run.evals.image_size = preprocessing.image_size
+  as_run.data.mean, as_run.data.std = preprocessing.mean, preprocessing.std
   with user_errors('--workdir'):
     workdir.mkdir(parents=True, exist_ok=True)
     with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:

@@ -95,9 +95,20 @@ def _lock(workdir: pathlib.Path, descriptor: int) -> str:
 
 
 def open_workdir(
-  workdir: pathlib.Path, config: Config, invocation: Invocation, source: Source
+  workdir: pathlib.Path,
+  config: Config,
+  invocation: Invocation,
+  source: Source,
+  facts: Mapping[str, Any] | None = None,
 ) -> None:
   """Makes the directory, or checks that what lies there is this very run.
+
+  Args:
+    workdir: the directory.
+    config: of the run.
+    invocation: how it was called.
+    source: its images.
+    facts: what is recorded beside the configuration, for `run_facts`.
 
   Raises:
     ConfigError: the directory cannot be written, or belongs to another run.
@@ -105,12 +116,18 @@ def open_workdir(
   for turn in (True, False):  # The first process writes what the others then compare.
     problem = ''
     if hosts.is_first_process() == turn:
-      problem = _opened(workdir, config, invocation, source)
+      problem = _opened(workdir, config, invocation, source, facts or {})
     if not hosts.all_agree(not problem):
       raise ConfigError(problem or f"another process could not open '{workdir}'.")
 
 
-def _opened(workdir: pathlib.Path, config: Config, invocation: Invocation, source: Source) -> str:
+def _opened(
+  workdir: pathlib.Path,
+  config: Config,
+  invocation: Invocation,
+  source: Source,
+  facts: Mapping[str, Any],
+) -> str:
   """Writes config.json, or compares it; returns what is wrong, if anything."""
   path = workdir / 'config.json'
   if path.exists():
@@ -138,6 +155,7 @@ def _opened(workdir: pathlib.Path, config: Config, invocation: Invocation, sourc
         'recipe': invocation.recipe,
         'config': json.loads(config_lib.to_json(config)),
         'data_fingerprint': source.fingerprint,
+        'facts': dict(facts),
         'byoljax': byoljax.__version__,
         'versions': checkpoint.versions(),
       },
@@ -220,6 +238,19 @@ def log_to(path: pathlib.Path) -> None:
   log.addHandler(handler)
   log.setLevel(logging.INFO)
   log.propagate = False
+
+
+def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
+  """What a run recorded of its data and devices; empty where it did not.
+
+  Raises:
+    ConfigError: the directory has no readable config.json.
+  """
+  path = workdir / 'config.json'
+  try:
+    return dict(json.loads(path.read_text()).get('facts', {}))
+  except (OSError, ValueError, TypeError, AttributeError) as error:
+    raise ConfigError(f"'{path}' cannot be read ({error}).") from error
 
 
 def run_config(workdir: pathlib.Path) -> Config:
