@@ -9,7 +9,7 @@ part of the augmentation that is made there. The input alone is made and thrown 
 The first step compiles and is timed apart. Work is counted as `byoljax.plan` counts it.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 import contextlib
 import functools
 import statistics
@@ -27,7 +27,6 @@ from byoljax.data.batches.order import Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.length import Length, next_due
-from byoljax.method import Teacher
 from byoljax.plan import aot, flops, hardware
 from byoljax.report import table
 from byoljax.step import TrainState
@@ -47,14 +46,16 @@ _FIRST = 3
 _PARTS = {'input': 'input only', 'step': 'step only', 'training': 'training'}
 
 
-def measure(config: Config, source: Source, teacher: Teacher | None = None) -> dict[str, Any]:
+def measure(
+  config: Config, source: Source, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
   """Times a pretraining configuration on the devices that are there; writes nothing.
 
   Args:
     config: fields as for training; `bench.steps` in each of `bench.rounds` rounds are timed. Its
       `train.length` is made longer where that is shorter than what is timed.
     source: the training images.
-    teacher: for methods that learn from one.
+    given: networks for the method, by name.
 
   Returns:
     'input', 'step' and 'training', each with 'img_per_s', 'ms_per_step' and 's_per_epoch' (medians
@@ -68,7 +69,6 @@ def measure(config: Config, source: Source, teacher: Teacher | None = None) -> d
   steps, rounds = config.bench.steps, config.bench.rounds
   if steps < 1 or rounds < 1:
     raise ConfigError(f'bench.steps={steps} and bench.rounds={rounds} must both be at least 1.')
-  given = {} if teacher is None else {'teacher': teacher}
   run = assemble.from_config(config, source, given=given)
   needed = _FIRST + rounds * (_HEAD_START + steps)
   if run.length.total_steps < needed:

@@ -16,11 +16,12 @@ from byoljax.config import ConfigError, user_errors
 from byoljax.data.augment import device
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.sources.source import Source
+from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, frozen, scores
 from byoljax.length import make_length
 from byoljax.models import make_encoder
 from byoljax.optim.recipe import make_recipe
-from byoljax.protocols.extraction import Encoder, EvalData, eval_batches
+from byoljax.protocols.extraction import EvalData, eval_batches
 from byoljax.step import TrainState
 from byoljax.train import loop
 from byoljax.train.run import BuildMethod, DataOptions, Run, make_run

@@ -24,6 +24,8 @@ from byoljax.data.batches import pipeline
 from byoljax.data.sources import datasets
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
+from byoljax.encoders import load
+from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, knn
 from byoljax.protocols import extraction
 from byoljax.report import by_tap, charts, evaluations, page, pictures
@@ -66,7 +68,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     ConfigError: no run there, or its images are not where they were.
   """
   run = pathlib.Path(workdir)
-  encoder, config, directory = extraction.load_encoder(str(run), 'online')
+  encoder, config, directory = load.load_encoder(str(run), 'online')
   run = directory.parent.parent
   bank_source, query_source = _sources(config)
   bank = _sample(encoder, config, bank_source, _MOST_BANK, seed=0)
@@ -129,15 +131,13 @@ def _sources(config: Config) -> tuple[Source, Source]:
       return whole, whole
 
 
-def _sample(
-  encoder: extraction.Encoder, config: Config, source: Source, most: int, seed: int
-) -> Sample:
+def _sample(encoder: Encoder, config: Config, source: Source, most: int, seed: int) -> Sample:
   """At most `most` of the images that can be read."""
   order = np.random.default_rng((0, seed)).permutation(source.size)[:most]
   rows = np.sort(order)
   chosen = source.subset(rows)
   numbered = features.numbered(_batches(config, chosen))
-  extract = extraction.extractor(encoder, config.data.mean, config.data.std)
+  extract = extraction.extractor(encoder)
   found, index = extract(encoder.params, encoder.bn, numbered)
   labels = chosen.labels
   known = np.full(len(index), -1, np.int32) if labels is None else labels[index]
@@ -232,7 +232,7 @@ def _map(config: Config, sample: Sample) -> Map:
 
 def _pictures(
   run: pathlib.Path,
-  encoder: extraction.Encoder,
+  encoder: Encoder,
   gallery: Gallery,
   shown: Map,
   confusion: np.ndarray | None,
@@ -275,7 +275,7 @@ def _show_in_tensorboard(run: pathlib.Path, made: Mapping[str, pathlib.Path], st
 def _facts(
   run: pathlib.Path,
   config: Config,
-  encoder: extraction.Encoder,
+  encoder: Encoder,
   source: Source,
   record: list[dict[str, Any]],
   directory: pathlib.Path,

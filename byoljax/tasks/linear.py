@@ -11,12 +11,13 @@ from byoljax.workdir.run_dir import Invocation, say
 
 def run(config: Config, invocation: Invocation) -> int:
   """Linear evaluation of a pretrained encoder; see `configs/linear.py`."""
+  from byoljax.encoders import load
   from byoljax.evals import scores
-  from byoljax.protocols import eval_data, extraction
+  from byoljax.protocols import eval_data
   from byoljax.protocols.linear import LinearProtocol, linear_result
   from byoljax.train import assemble
 
-  encoder, source_config, directory = extraction.load_encoder(
+  encoder, source_config, directory = load.load_encoder(
     config.pretrained, config.network, config.tap
   )
   home = eval_data.home('linear', config, directory, invocation)

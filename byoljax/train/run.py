@@ -32,7 +32,7 @@ from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
 from byoljax.length import Length, is_due
 from byoljax.losses import classification
-from byoljax.method import Batch, Method, Pretrained, Setting, with_online_probe
+from byoljax.method import Batch, Method, Setting, with_online_probe
 from byoljax.models import heads
 from byoljax.models.net import stack
 from byoljax.optim.recipe import Recipe
@@ -175,8 +175,7 @@ def make_run(
     num_classes=source.num_classes,
     axis=collectives.AXIS,
     dtype=dtype,
-    pretrained=_pretrained(given.get('encoder')),
-    teacher=given.get('teacher'),
+    given=given,
   )
   made = method(setting)
   if not isinstance(optimizer, Recipe):
@@ -229,10 +228,6 @@ def make_run(
     report=optim.param_report(shapes.params, labels, recipe.settings),
     many_steps=_many_steps(step, source, layout),
   )
-
-
-def _pretrained(encoder: Any) -> Pretrained | None:
-  return None if encoder is None else Pretrained(encoder.params, encoder.bn, encoder.read)
 
 
 def check_batch(batch_size: int, accumulate: int, devices: int, source: Source) -> None:

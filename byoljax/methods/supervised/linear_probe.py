@@ -26,7 +26,6 @@ from byoljax.method import (
   Batch,
   MakeEncoder,
   Method,
-  Pretrained,
   Setting,
   default_groups,
   keep,
@@ -52,7 +51,7 @@ class FrozenEncoder(flax.struct.PyTreeNode):
 
 
 def linear_probe(
-  frozen: Pretrained,
+  frozen: Any,
   num_classes: int,
   num_heads: int,
   *,
@@ -62,7 +61,7 @@ def linear_probe(
   """Linear heads over a frozen network's features.
 
   Args:
-    frozen: the network.
+    frozen: the network, see `method.Setting.given`.
     num_classes: C.
     num_heads: L, the number of stacked heads.
     start: how kernels start, the same for every head: see `heads.LinearHead`.
@@ -85,7 +84,7 @@ def linear_probe(
     return {'head': {'kernel': kernel, 'bias': bias}}, FrozenEncoder(params, bn, statistics)
 
   def _features(state: FrozenEncoder, images: jax.Array) -> jax.Array:
-    return frozen.features(state.params, state.bn, images)
+    return frozen.read(state.params, state.bn, images)
 
   def _normalized(
     state: FrozenEncoder, features: jax.Array, train: bool
@@ -133,7 +132,7 @@ def build(
   """Builds the probe on a pretrained encoder.
 
   Args:
-    make_encoder: not needed: `setting.pretrained` brings its own.
+    make_encoder: not needed: `setting.given['encoder']` brings its own.
     setting: the run; it must name the classes and hold the network.
     num_heads: how many heads train side by side, one per learning rate.
     start: a key of `heads.STARTS`.
@@ -146,11 +145,10 @@ def build(
   del make_encoder
   if setting.num_classes < 2:
     raise ValueError('a linear probe needs labelled images of at least 2 classes.')
-  if setting.pretrained is None:
+  encoder = setting.given.get('encoder')
+  if encoder is None:
     raise ValueError('a linear probe needs a pretrained encoder: set config.pretrained.')
   if start not in heads.STARTS:
     raise ValueError(f"start='{start}' is not one of {', '.join(heads.STARTS)}.")
   normalize = stack((('norm', 'normalized', heads.FeatureNorm(setting.axis)),)) if norm else None
-  return linear_probe(
-    setting.pretrained, setting.num_classes, num_heads, start=start, norm=normalize
-  )
+  return linear_probe(encoder, setting.num_classes, num_heads, start=start, norm=normalize)

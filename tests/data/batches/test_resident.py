@@ -19,6 +19,7 @@ from byoljax.data.batches.order import Order
 from byoljax.data.sources import arrays, datasets, memory, shapes
 from byoljax.data.sources import source as source_lib
 from byoljax.devices import collectives, mapping
+from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.method import Refresh
 from byoljax.protocols import extraction, linear
 from byoljax.train import assemble, loop
@@ -364,7 +365,7 @@ def test_calls_end_where_something_is_due(npz, loops, monkeypatch):
 
 def test_a_probe_can_live_on_the_devices(npz, loops):
   """The linear evaluation goes through the same loop."""
-  encoder = extraction.random_encoder({'name': 'pixels', 'dtype': 'float32'}, 12, 0)
+  encoder = random_encoder({'name': 'pixels', 'dtype': 'float32'}, Preprocessing(MEAN, STD, 12), 0)
   splits = [datasets.load('npz', split, data_dir=str(npz)) for split in ('train', 'test')]
   protocol = linear.LinearProtocol(
     **base.linear_protocol(
