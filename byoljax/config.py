@@ -43,11 +43,11 @@ LATER = {
   'evals.linear.nesterov': True,
   'evals.linear.lr_scaling': 'linear',
   'evals.linear.schedule': 'cosine',
-  'evals.linear.granularity': 'step',
+  'evals.linear.lr_update': 'step',
   'evals.linear.decay_at': (0.6, 0.8),
   'evals.linear.warmup': '0 epochs',
   'evals.linear.weight_decay': 0.0,
-  'evals.linear.start': 'zeros',
+  'evals.linear.kernel_init': 'zeros',
   'evals.linear.norm': False,
 }
 

@@ -19,10 +19,10 @@ from byoljax.optim import groups, schedules
 PyTree = Any
 
 BIAS_AND_NORM = 'bias_and_norm'
-GRANULARITIES = ('step', 'epoch')
+LR_UPDATES = ('step', 'epoch')
 _SCHEDULE_FIELDS = (
   'base_lr', 'lr_scaling', 'schedule', 'start_lr', 'end_lr', 'decay_at', 'decay_factor',
-  'granularity', 'weight_decay_end',
+  'lr_update', 'weight_decay_end',
 )  # fmt: skip
 
 
@@ -93,10 +93,10 @@ def _schedule(
   if name == 'step':
     shape |= {'boundaries': tuple(fields['decay_at']), 'factor': fields['decay_factor']}
   made = schedules.make_schedule(name, peak, total_steps=total, warmup_steps=warmup, **shape)
-  granularity = fields.get('granularity', 'step')
-  if granularity not in GRANULARITIES:
-    raise ValueError(f"granularity='{granularity}' is not one of {', '.join(GRANULARITIES)}.")
-  return made if granularity == 'step' else schedules.by_epoch(made, per_epoch, warmup)
+  lr_update = fields.get('lr_update', 'step')
+  if lr_update not in LR_UPDATES:
+    raise ValueError(f"lr_update='{lr_update}' is not one of {', '.join(LR_UPDATES)}.")
+  return made if lr_update == 'step' else schedules.by_epoch(made, per_epoch, warmup)
 
 
 def _optimizer(

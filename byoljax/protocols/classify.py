@@ -68,7 +68,7 @@ def linear_result(
   if len(rates) > 1:
     held_out, rest = _split(data.train, protocol['held_out'], protocol['seed'])
   method = {'name': 'linear_probe', 'num_heads': len(rates)}
-  method |= {'start': protocol['start'], 'norm': protocol['norm']}
+  method |= {'kernel_init': protocol['kernel_init'], 'norm': protocol['norm']}
   optim = {'base_lr': rates} | {name: protocol[name] for name in _LINEAR_OPTIM}
   config = _supervised(encoder, data, protocol, method=method, optim=optim, log=log)
   run = assemble.assemble(config, rest, pretrained=_weights(encoder))
@@ -100,7 +100,7 @@ def linear_result(
 
 
 _LINEAR_OPTIM = (
-  'name', 'lr_scaling', 'schedule', 'granularity', 'decay_at', 'warmup', 'weight_decay', 'nesterov',
+  'name', 'lr_scaling', 'schedule', 'lr_update', 'decay_at', 'warmup', 'weight_decay', 'nesterov',
 )  # fmt: skip
 
 
