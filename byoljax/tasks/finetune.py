@@ -6,9 +6,11 @@ from typing import Any
 
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.evals import scores
-from byoljax.protocols import classify, eval_data, extraction, labelled
+from byoljax.protocols import eval_data, extraction, labelled
 from byoljax.protocols.extraction import Encoder
+from byoljax.protocols.finetune import FinetuneProtocol, finetune_result
 from byoljax.report import table
+from byoljax.train import assemble
 from byoljax.workdir import checkpoint, run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
@@ -56,8 +58,13 @@ def _trained(
   results = {}
   for name, start in starts.items():
     say(f'training from {_START.get(name, name)} ...')
-    result = classify.finetune_result(
-      start, data, config.finetune, log=config.log, head=head, workdir=home / name
+    result = finetune_result(
+      start,
+      data,
+      FinetuneProtocol(**config.finetune.to_dict()),
+      logging=assemble.logging_of(config),
+      head=head,
+      workdir=home / name,
     )
     if result is None:
       say('Stopped and saved: the same command goes on from there.')

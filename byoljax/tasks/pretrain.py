@@ -23,12 +23,14 @@ from byoljax.devices import hosts
 from byoljax.encoders import teachers
 from byoljax.evals import scores
 from byoljax.plan import timing
-from byoljax.protocols import classify, eval_data, extraction
+from byoljax.protocols import eval_data, extraction
+from byoljax.protocols import linear as linear_lib
 from byoljax.protocols.extraction import Encoder, EvalData
 from byoljax.report import contents, curves, preview, table
 from byoljax.step import TrainState
 from byoljax.tasks import embed, finetune, frozen, taps, transfer
 from byoljax.train import assemble, loop
+from byoljax.train.run import Run
 from byoljax.weights import exporting, importing
 from byoljax.workdir import checkpoint, run_dir
 from byoljax.workdir.run_dir import Invocation, say
@@ -41,7 +43,8 @@ def pretrain(config: Config, invocation: Invocation) -> int:
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
   source = _load(config, 'pretrain', workdir)
   teacher = teachers.load(config.teacher, config) if 'teacher' in config else None
-  run = assemble.assemble(config, source, teacher=teacher)
+  given = {'teacher': teacher} if teacher is not None else {}
+  run = assemble.from_config(config, source, given=given)
   data = _eval_data(config, workdir)
   with run_dir.held(workdir):
     return _pretrain(config, invocation, run, data, workdir)
@@ -50,30 +53,23 @@ def pretrain(config: Config, invocation: Invocation) -> int:
 def _pretrain(
   config: Config,
   invocation: Invocation,
-  run: assemble.Run,
+  run: Run,
   data: EvalData | None,
   workdir: pathlib.Path,
 ) -> int:
   source = run.source
   run_dir.open_workdir(workdir, config, invocation, source)
   run_dir.log_to(workdir / 'run.log')
-  say(_headline(run, workdir))
+  say(_headline(config, run, workdir))
   log.info('parameters\n%s', run.report)
   if hosts.is_first_process():
-    preview.write_sheet(run, workdir / 'views.png')
+    preview.write_sheet(run, workdir / 'views.png', assemble.spec_names(config))
   knn = functools.partial(_periodic_knn, config, data) if data else None
   done_before = checkpoint.latest_finished(workdir) == run.length.total_steps
   if done_before:
     say(f'This run is already complete ({run.length.total_steps:,} steps): nothing is trained.')
   began = time.monotonic()
-  state, complete = loop.train(
-    run,
-    workdir,
-    evaluate=knn,
-    evaluate_every=config.evals.knn.every,
-    save_every=config.checkpoint.every,
-    keep=config.checkpoint.keep,
-  )
+  state, complete = loop.train(run, workdir, assemble.cadence(config, run.length), evaluate=knn)
   _say_unreadable(source)
   if not complete:
     say(f'Stopped at step {int(state.step)} and saved: the same command goes on from there.')
@@ -102,7 +98,13 @@ def linear(config: Config, invocation: Invocation) -> int:
   with run_dir.held(home):
     run_dir.open_workdir(home, config, invocation, data.train)
     say(f'Linear evaluation of {directory} ({eval_data.which(config)}) on {data.test.name}.')
-    result = classify.linear_result(encoder, data, config.linear, log=config.log, workdir=home)
+    result = linear_lib.linear_result(
+      encoder,
+      data,
+      linear_lib.LinearProtocol(**config.linear.to_dict()),
+      logging=assemble.logging_of(config),
+      workdir=home,
+    )
   if result is None:
     say('Stopped and saved: the same command goes on from there.')
     return 0
@@ -137,10 +139,10 @@ def knn(config: Config, invocation: Invocation) -> int:
 def views(config: Config, invocation: Invocation) -> int:
   """Writes a contact sheet of the augmented views that a configuration produces."""
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
-  run = assemble.assemble(config, _load(config, 'pretrain', workdir))
+  run = assemble.from_config(config, _load(config, 'pretrain', workdir))
   with user_errors():
     workdir.mkdir(parents=True, exist_ok=True)
-  preview.write_sheet(run, workdir / 'views.png')
+  preview.write_sheet(run, workdir / 'views.png', assemble.spec_names(config))
   say(f'views  {workdir / "views.png"}')
   return 0
 
@@ -273,7 +275,12 @@ def _final_results(config: Config, data: EvalData, state: TrainState) -> dict[st
     say(f'evaluating {name} ...')
     results[name] = {
       'knn': extraction.knn_result(encoder, data, config.evals.knn),
-      'linear': classify.linear_result(encoder, data, config.evals.linear, log=config.log),
+      'linear': linear_lib.linear_result(
+        encoder,
+        data,
+        linear_lib.LinearProtocol(**config.evals.linear.to_dict()),
+        logging=assemble.logging_of(config),
+      ),
     }
   return results
 
@@ -284,15 +291,14 @@ def _knn_table(result: Mapping[str, Any]) -> str:
   )
 
 
-def _headline(run: assemble.Run, workdir: pathlib.Path) -> str:
-  config, length = run.config, run.length
-  warmup = length.steps('optim.warmup', config.optim.warmup)
+def _headline(config: Config, run: Run, workdir: pathlib.Path) -> str:
+  length = run.length
   devices = f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
   return (
     f'byoljax {byoljax.__version__}: {config.method.name}, {config.encoder.name} encoder, '
     f'{run.source.size:,} images of {run.source.name}, {devices}\n'
     f'{config.train.length} = {length.total_steps:,} steps of {length.batch_size} images, '
-    f'warm-up {warmup:,} steps; workdir {workdir}'
+    f'warm-up {run.warmup_steps:,} steps; workdir {workdir}'
   )
 
 

@@ -19,10 +19,13 @@ from byoljax.data.sources import datasets
 from byoljax.data.sources.source import fingerprint
 from byoljax.devices import hosts
 from byoljax.evals import frozen, scores
-from byoljax.protocols import classify, eval_data, extraction
+from byoljax.protocols import eval_data, extraction
 from byoljax.protocols.extraction import Encoder, EvalData
+from byoljax.protocols.finetune import FinetuneProtocol, finetune_result
+from byoljax.protocols.linear import LinearProtocol, linear_result
 from byoljax.report import table
 from byoljax.tasks import frozen as frozen_task
+from byoljax.train import assemble
 from byoljax.workdir import checkpoint, run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
@@ -131,13 +134,25 @@ def _knn(encoder: Encoder, data: EvalData, config: Config, home: pathlib.Path) -
 def _linear(
   encoder: Encoder, data: EvalData, config: Config, home: pathlib.Path
 ) -> dict[str, Any] | None:
-  return classify.linear_result(encoder, data, config.linear, log=config.log, workdir=home)
+  return linear_result(
+    encoder,
+    data,
+    LinearProtocol(**config.linear.to_dict()),
+    logging=assemble.logging_of(config),
+    workdir=home,
+  )
 
 
 def _finetune(
   encoder: Encoder, data: EvalData, config: Config, home: pathlib.Path
 ) -> dict[str, Any] | None:
-  return classify.finetune_result(encoder, data, config.finetune, log=config.log, workdir=home)
+  return finetune_result(
+    encoder,
+    data,
+    FinetuneProtocol(**config.finetune.to_dict()),
+    logging=assemble.logging_of(config),
+    workdir=home,
+  )
 
 
 PROTOCOLS = {'knn': _knn, 'logistic': _logistic, 'linear': _linear, 'finetune': _finetune}
