@@ -42,7 +42,7 @@ def test_links_resolve(origin):
 
 
 def test_tests_that_are_named_exist():
-  """`test_x.py::test_y`, in any folder; a part that begins with `::` continues the one before it."""
+  """`test_x.py::test_y` in any folder; a part that begins with `::` continues the one before."""
   files = {path.name: path for path in (ROOT / 'tests').rglob('test_*.py')}
   named = 0
   for origin, text in WRITTEN.items():
