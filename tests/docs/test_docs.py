@@ -87,9 +87,9 @@ def test_navigation_lists_every_page_and_no_other():
 
 
 def commands():
-  """(page, command line) of every `byoljax ...` and `python -m byoljax.main ...` of docs/."""
+  """(page, command line) of every `byoljax ...` and `python -m byoljax.main ...` of docs/ and README."""
   for origin, text in WRITTEN.items():
-    if not origin.startswith('docs/'):
+    if not origin.startswith(('docs/', 'README.md')):
       continue
     lines = [
       line
@@ -112,9 +112,14 @@ def test_commands_name_real_recipes_and_fields(origin, line, monkeypatch):
   if words[0] == 'byoljax':
     words[1:2], protocol = cli._named(words[1:2])
     if len(words) == 2:  # A command's name, without what it is applied to.
-      assert words[1] in {*cli.COMMANDS, 'search', 'report', 'compare', 'recipes', '--help'}
+      assert words[1] in {*cli.COMMANDS, 'plan', 'search', 'report', 'compare', 'recipes', '--help'}
       return
     options, rest = cli._parser().parse_known_args(words[1:])
+    if options.command == 'plan':
+      overrides, unknown = split_overrides(cli._prefixed(rest))
+      assert not unknown
+      config_lib.load(cli._located(options.argument), overrides)
+      return
     if options.command not in cli.COMMANDS:
       assert not rest
       return
