@@ -24,12 +24,12 @@ def run(config: Config, invocation: Invocation) -> int:
   encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = eval_data.home('finetune', config, directory, invocation)
   if not invocation.workdir:
-    home = home.with_name(f'{home.name}-{_slug(config.labels)}-{config.draw}')
+    home = home.with_name(f'{home.name}-{_slug(config.labels)}-{config.split_seed}')
   data = eval_data.data_of(config, pretraining, config.finetune.batch_size, home)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   with user_errors():
-    some = labelled.part(data.train, config.labels, config.draw)
+    some = labelled.part(data.train, config.labels, config.split_seed)
   data = data._replace(train=some)
   with run_dir.lock_workdir(home):
     return _train(config, invocation, home, encoder, pretraining, directory, data)
