@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from byoljax import streams
 from byoljax.config import Config, ConfigError, choose, user_errors
 from byoljax.data.augment import device
 from byoljax.data.batches import pipeline
@@ -220,7 +221,7 @@ def _some_images(config: Config) -> jax.Array:
   """Pretraining images of the run, drawn with a fixed seed, un-augmented and normalized."""
   with user_errors():
     source = datasets.load(config.data.name, 'pretrain', data_dir=config.data.dir)
-  order = np.random.default_rng(0).permutation(source.size)[:RESCALED_ON]
+  order = np.random.default_rng((0, streams.RESCALING)).permutation(source.size)[:RESCALED_ON]
   batches = pipeline.eval_batches(
     source.subset(np.sort(order)), image_size=config.evals.image_size, batch_size=len(order)
   )

@@ -17,6 +17,7 @@ import jax
 from ml_collections import ConfigDict
 import numpy as np
 
+from byoljax import streams
 from byoljax.config import Config, ConfigError
 from byoljax.data.augment import device
 from byoljax.data.sources.source import Source
@@ -252,7 +253,7 @@ def _split(source: Source, share: float, seed: int) -> tuple[Source, Source]:
   count = min(MAX_HELD_OUT, max(1, round(share * source.size)))
   if count >= source.size:
     raise ConfigError(f'{source.name} has only {source.size} training images: too few to split.')
-  order = np.random.default_rng((seed, 2)).permutation(source.size)
+  order = np.random.default_rng((seed, streams.PROBE_HELD_OUT)).permutation(source.size)
   return source.subset(np.sort(order[:count])), source.subset(np.sort(order[count:]))
 
 
@@ -269,7 +270,7 @@ def _stratified(source: Source, share: float, seed: int) -> tuple[Source, Source
       'a class has a single labelled image: nothing can be held out to choose among several '
       'settings; give sweep.base_lr, sweep.length and sweep.weight_decay one value each.'
     )
-  chosen = frozen.subset(labels, share=min(share, 0.5), seed=(seed, 2))
+  chosen = frozen.subset(labels, share=min(share, 0.5), seed=(seed, streams.PROBE_HELD_OUT))
   rest = np.setdiff1d(np.arange(source.size), chosen)
   return source.subset(chosen), source.subset(rest)
 
