@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from byoljax import streams
 from byoljax.length import Length
 
 PyTree = Any
@@ -229,7 +230,7 @@ def with_online_probe(
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
     params, state = method.init(key, batch)
     embedding = method.embed(params, state, batch['views'][0])['embedding']
-    return params | {'probe': head_init(jax.random.fold_in(key, 1), embedding)}, state
+    return params | {'probe': head_init(jax.random.fold_in(key, streams.PROBE), embedding)}, state
 
   def loss(
     params: PyTree, state: PyTree, batch: Batch, key: jax.Array, step: jax.Array

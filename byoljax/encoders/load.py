@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from byoljax import streams
 from byoljax.config import Config, ConfigError, choose, user_errors
 from byoljax.data.batches import pipeline
 from byoljax.data.sources import datasets
@@ -257,7 +258,7 @@ def _some_images(config: Config, preprocessing: Preprocessing) -> jax.Array:
   """Pretraining images of the run, drawn with a fixed seed, un-augmented and normalized."""
   with user_errors():
     source = datasets.load(config.data.name, 'pretrain', data_dir=config.data.dir)
-  order = np.random.default_rng(0).permutation(source.size)[:RESCALED_ON]
+  order = np.random.default_rng((0, streams.RESCALING)).permutation(source.size)[:RESCALED_ON]
   batches = pipeline.eval_batches(
     source.subset(np.sort(order)), image_size=preprocessing.image_size, batch_size=len(order)
   )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from byoljax import streams
 from byoljax.config import ConfigError, user_errors
 from byoljax.data.batches import pipeline
 from byoljax.data.sources.source import Source
@@ -55,7 +56,7 @@ def training_only(data: EvalData, fields: Mapping[str, Any], seed: int) -> EvalD
     fields: 'max_bank' (0 = all the others) and 'max_queries', which takes at most a fifth of all.
     seed: chooses the images.
   """
-  order = np.random.default_rng((seed, 1)).permutation(data.train.size)
+  order = np.random.default_rng((seed, streams.KNN_HELD_OUT)).permutation(data.train.size)
   queries = max(1, min(fields['max_queries'], data.train.size // 5))
   bank = order[queries:][: fields['max_bank'] or None]
   return data._replace(

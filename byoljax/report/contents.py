@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from byoljax import config as config_lib
+from byoljax import streams
 from byoljax.config import Config, ConfigError
 from byoljax.data.batches import pipeline
 from byoljax.data.sources import datasets
@@ -133,7 +134,7 @@ def _sources(config: Config) -> tuple[Source, Source]:
 
 def _sample(encoder: Encoder, config: Config, source: Source, most: int, seed: int) -> Sample:
   """At most `most` of the images that can be read."""
-  order = np.random.default_rng((0, seed)).permutation(source.size)[:most]
+  order = np.random.default_rng((0, streams.REPORT_SAMPLE, seed)).permutation(source.size)[:most]
   rows = np.sort(order)
   chosen = source.subset(rows)
   numbered = features.numbered(_batches(config, chosen))
@@ -188,7 +189,7 @@ def _gallery(
   config: Config, queries: Sample, bank: Sample, similarities: np.ndarray, rows: np.ndarray
 ) -> Gallery:
   """A dozen random queries, of every class in turn where there are classes."""
-  order = np.random.default_rng(2).permutation(len(queries.labels))
+  order = np.random.default_rng((0, streams.REPORT_GALLERY)).permutation(len(queries.labels))
   # Stable: the first of every class, then the second of every class, ...
   seen: dict[int, int] = {}
   turn = []

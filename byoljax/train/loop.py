@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from byoljax import streams
 from byoljax.config import ConfigError, user_errors
 from byoljax.data.augment import device
 from byoljax.data.batches import pipeline, resident
@@ -220,7 +221,7 @@ def _steps_at_once(seconds: float) -> int:
 def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
   """The state after the method's rare work before `step`, such as clustering all features.
 
-  The steps' own randomness is not touched: the key is folded in with a number of its own.
+  The steps' own randomness is not touched: the key is folded with a stream of its own.
   """
   refresh = run.method.refresh
   assert refresh is not None
@@ -240,7 +241,7 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
   whole = run.layout.whole(state)
   key = jax.random.fold_in(jax.random.wrap_key_data(mapping.fetch(state.key)), step)
   params, method_state = refresh.apply(
-    whole.params, whole.method_state, features, jax.random.fold_in(key, 1 << 20), step
+    whole.params, whole.method_state, features, jax.random.fold_in(key, streams.REFRESH), step
   )
   return run.layout.place(whole.replace(params=params, method_state=method_state))
 

@@ -1,16 +1,18 @@
 """Which examples a step consists of: a pure function of the step. NumPy only.
 
 Step t belongs to epoch t // (N // B); the epoch's permutation of the N examples is
-`numpy.random.default_rng((seed, epoch)).permutation(N)`, and process p of P takes its b = B / P
-positions of the t-th stretch of B. What is left over at the end of an epoch is dropped; the next
-permutation brings it back. No state is carried from step to step, so a run resumes at any step at
-once, and P changes only who reads which examples.
+`numpy.random.default_rng((seed, streams.ORDER, epoch)).permutation(N)`, and process p of P takes
+its b = B / P positions of the t-th stretch of B. What is left over at the end of an epoch is
+dropped; the next permutation brings it back. No state is carried from step to step, so a run
+resumes at any step at once, and P changes only who reads which examples.
 """
 
 import dataclasses
 import functools
 
 import numpy as np
+
+from byoljax import streams
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Order:
 
 @functools.lru_cache(maxsize=3)  # Prefetching reaches into the next epoch.
 def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-  return np.random.default_rng((seed, epoch)).permutation(size)
+  return np.random.default_rng((seed, streams.ORDER, epoch)).permutation(size)
 
 
 def check_processes(batch_size: int, process_index: int, process_count: int) -> None:

@@ -14,6 +14,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.losses import distillation as losses
 from byoljax.losses.contrastive import check_temperature
 from byoljax.method import (
@@ -51,7 +52,7 @@ def distillation(net: Net, teacher: Any, *, temperature: float) -> Method:
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, StudentState]:
-    params, bn = net.init(key, batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
     frozen = {'params': teacher.params, 'bn': teacher.bn}
     return params, StudentState(bn, jax.tree.map(jnp.array, frozen))
 

@@ -20,6 +20,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.losses import classification
 from byoljax.method import (
   Aux,
@@ -77,7 +78,7 @@ def linear_probe(
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, FrozenEncoder]:
     params, bn = jax.tree.map(jnp.array, (frozen.params, frozen.bn))
     features = jax.eval_shape(_features, FrozenEncoder(params, bn, {}), batch['views'][0])
-    one = head.init(key, features)[0]['head']['linear1']
+    one = head.init(jax.random.fold_in(key, streams.HEAD), features)[0]['head']['linear1']
     kernel = jnp.tile(one['kernel'], (num_heads, 1, 1))
     bias = jnp.tile(one['bias'], (num_heads, 1, 1))
     statistics = norm.init(key, features)[1] if norm else {}

@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.losses import classification
 from byoljax.method import (
   Aux,
@@ -45,7 +46,7 @@ def supervised(net: Net, start: Any, *, batch_norm: str) -> Method:
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(key, batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
     if start is not None:
       params |= jax.tree.map(jnp.array, start.params)
       bn |= jax.tree.map(jnp.array, start.bn)
