@@ -264,4 +264,4 @@ def _some_images(config: Config, preprocessing: Preprocessing) -> jax.Array:
   )
   with user_errors():
     (batch,) = batches
-  return preprocessing.normalize(jnp.asarray(batch['image'][batch['mask']]))
+  return preprocessing.normalize(jnp.asarray(batch['image'][batch['valid']]))

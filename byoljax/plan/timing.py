@@ -23,7 +23,6 @@ import numpy as np
 
 from byoljax.config import Config, ConfigError
 from byoljax.data.batches import resident
-from byoljax.data.batches.order import Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.length import Length, next_due
@@ -172,7 +171,7 @@ def _host_call(run: Run, batch: dict[str, Any]) -> Call:
 def _resident_call(run: Run, source: Source, count: int) -> Call:
   """The steps of one call on data that live on the devices."""
   data = resident.place(source)
-  index = _placed(resident.indices(_order(run), 0, count))
+  index = _placed(resident.examples(run.order, 0, count))
   assert run.many_steps is not None
   many_steps = run.many_steps
   return lambda state: many_steps(state, data, index, np.int32(count))
@@ -182,16 +181,6 @@ def _placed(tree: Any) -> Any:
   """[local devices, ...] on the devices, as the mapped step takes it without a copy."""
   sharding = NamedSharding(mapping.local_mesh(), PartitionSpec(collectives.AXIS))
   return jax.block_until_ready(jax.tree.map(lambda x: jax.device_put(x, sharding), tree))
-
-
-def _order(run: Run) -> Order:
-  return Order(
-    run.source.size,
-    run.length.batch_size,
-    run.seed,
-    jax.process_index(),
-    jax.process_count(),
-  )
 
 
 def _step(call: Call, state: TrainState, steps: int, rounds: int, per_call: int) -> list[float]:
@@ -233,9 +222,9 @@ def _input(run: Run, steps: int, rounds: int, per_call: int) -> list[float]:
 def _made(run: Run, per_call: int) -> Generator[int, None, None]:
   """Makes input without end and says for how many steps each piece is."""
   if per_call:
-    order, first = _order(run), 0
+    order, first = run.order, 0
     while True:
-      resident.indices(order, first, per_call)
+      resident.examples(order, first, per_call)
       first += per_call
       yield per_call
   while True:

@@ -65,9 +65,7 @@ def of_views(
                       'trained, and there is no augmentation to align.')  # fmt: skip
   with user_errors('config.views'):
     specs = (assemble.view_specs(pretraining) * 2)[:2]
-  augment = device.make_augment(
-    specs, seed=seed, steps_per_epoch=1, mean=tuple(data.mean), std=tuple(data.std)
-  )
+  augment = device.make_augment(specs, seed=seed, mean=tuple(data.mean), std=tuple(data.std))
   pairs = ('first', 'second')
 
   def embed(params: Any, bn: Any, views: Iterable[jax.Array]) -> dict[str, jax.Array]:
@@ -77,7 +75,7 @@ def of_views(
       made |= {f'{name}/{tap}': x for tap, x in found.items()}
     return made
 
-  extract = features.side_by_side(embed, lambda batch: augment(batch, 0)['views'])
+  extract = features.side_by_side(embed, lambda batch: augment(batch)['views'])
   batches = pipeline.view_batches(
     data.test,
     specs,
@@ -87,6 +85,7 @@ def of_views(
     process_count=jax.process_count(),
     threads=data.threads,
   )
-  found, _ = extract(encoder.params, encoder.bn, batches)
+  whole = ({**batch, 'image': batch} for batch in batches)
+  found, _ = extract(encoder.params, encoder.bn, whole)
   first, second = ({tap: found[f'{name}/{tap}'] for tap in taps} for name in pairs)
   return first, second

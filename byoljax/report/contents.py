@@ -180,7 +180,7 @@ def _images(config: Config, source: Source, rows: np.ndarray) -> np.ndarray:
   side = config.evals.image_size
   made = np.zeros((len(wanted), side, side, 3), np.uint8)
   for batch in _batches(config, source.subset(wanted), batch_size=64):
-    real = batch['mask']
+    real = batch['valid']
     made[batch['index'][real]] = batch['image'][real]
   return made[back.reshape(rows.shape)]
 

@@ -123,7 +123,7 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
     for batch in pipeline.eval_batches(source.subset(wanted), image_size=size, batch_size=16):
       pictures |= {
         int(wanted[i]): image
-        for i, image, real in zip(batch['index'], batch['image'], batch['mask'], strict=True)
+        for i, image, real in zip(batch['index'], batch['image'], batch['valid'], strict=True)
         if real
       }
     columns = [

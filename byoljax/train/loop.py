@@ -22,7 +22,6 @@ from byoljax import streams
 from byoljax.config import ConfigError, user_errors
 from byoljax.data.augment import device
 from byoljax.data.batches import pipeline, resident
-from byoljax.data.batches.order import Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts, mapping, processes
 from byoljax.devices.stop import StopRequest
@@ -81,12 +80,10 @@ def batches(run: Run, start_step: int) -> Generator[pipeline.Batch, None, None]:
   made = pipeline.train_batches(
     run.source,
     run.specs,
-    batch_size=run.length.batch_size,
+    order=run.order,
     seed=run.seed,
     start_step=start_step,
     stop_step=run.length.total_steps,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
     threads=run.data.threads,
   )
   with contextlib.closing(made):
@@ -177,13 +174,6 @@ def _resident(run: Run, source: Source, clock: Clock) -> Advance:
   A call has as many steps as fit into `_CALL_SECONDS`, by the time of the second call: the first
   compiles. How the steps are cut into calls does not change what they compute.
   """
-  plan = Order(
-    source.size,
-    run.length.batch_size,
-    run.seed,
-    jax.process_index(),
-    jax.process_count(),
-  )
   with clock.waiting():
     data = resident.place(source)
   assert run.many_steps is not None
@@ -197,10 +187,10 @@ def _resident(run: Run, source: Source, clock: Clock) -> Advance:
     nonlocal calls, at_once, before
     count = min(limit - done, at_once)
     with clock.waiting():
-      index = resident.indices(plan, done, count)
+      rows = resident.examples(run.order, done, count)
     began = time.perf_counter()
     jax.block_until_ready(before)  # At most one call waits behind the one that runs.
-    state, before = many_steps(state, data, index, np.int32(count))
+    state, before = many_steps(state, data, rows, np.int32(count))
     calls += 1
     if calls == 2:
       jax.block_until_ready(before)
