@@ -32,25 +32,6 @@ NEUTRAL = (
   'log', 'profile', 'bench', 'checkpoint', 'data.dir', 'data.threads', 'data.resident',
   'train.max_skipped', 'train.shard_state', 'encoder.remat',
 )  # fmt: skip
-# Fields that came later: what runs did that were started without them.
-LATER = {
-  'train.non_finite': 'stop',
-  'train.shard_state': False,
-  'encoder.first_projection': False,
-  'encoder.positions': 'sincos',
-  'encoder.grid': 0,
-  'evals.linear.protocol': 'byol_paper',
-  'evals.linear.name': 'sgd',
-  'evals.linear.nesterov': True,
-  'evals.linear.lr_scaling': 'linear',
-  'evals.linear.schedule': 'cosine',
-  'evals.linear.granularity': 'step',
-  'evals.linear.decay_at': (0.6, 0.8),
-  'evals.linear.warmup': '0 epochs',
-  'evals.linear.weight_decay': 0.0,
-  'evals.linear.start': 'zeros',
-  'evals.linear.norm': False,
-}
 
 
 class ConfigError(ValueError):
@@ -246,7 +227,7 @@ def skips_non_finite(config: Config) -> bool:
   Raises:
     ConfigError: an unknown policy, or a limit that ends the run at once.
   """
-  policy, limit = config.train.get('non_finite', 'stop'), config.train.get('max_skipped', 1)
+  policy, limit = config.train.non_finite, config.train.max_skipped
   choose('train.non_finite', policy, ('stop', 'skip'))
   if limit < 1:
     raise ConfigError(f'train.max_skipped={limit} must be at least 1.')
@@ -255,7 +236,7 @@ def skips_non_finite(config: Config) -> bool:
 
 def differences(old: Config, new: Config) -> list[str]:
   """Lists the fields that make two runs different, as 'field: old -> new'; see `NEUTRAL`."""
-  a, b = LATER | flatten(old), LATER | flatten(new)
+  a, b = flatten(old), flatten(new)
   absent = '(absent)'
   return [
     f'{name}: {a.get(name, absent)!r} -> {b.get(name, absent)!r}'

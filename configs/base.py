@@ -15,7 +15,8 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 def view(**changes) -> dict:
   """One view's augmentation: BYOL's first view (arXiv 2006.07733, table 6), with changes."""
   return {
-    'size': 224,  # pixels
+    'size': 224,  # pixels; 0: the share below of the first view's size
+    'size_share': 0.0,
     'crop_scale': (0.08, 1.0),  # share of the area
     'crop_ratio': (0.75, 4 / 3),  # width / height, log-uniform
     'flip_prob': 0.5,
@@ -93,6 +94,7 @@ def optimizer(**changes) -> dict:
     'warmup': '10 epochs',
     'start_lr': 0.0,  # share of the peak, at the start of the warm-up
     'end_lr': 0.0,  # share of the peak, for 'cosine'
+    'min_lr': 0.0,  # the same as a rate, in place of end_lr
     'decay_at': (0.6, 0.8),  # shares of training, for 'step'
     'decay_factor': 0.1,
     'weight_decay': 1e-6,
@@ -185,7 +187,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
   config.train.update(length='6 steps', batch_size=16)
   sizes = [view.size for view in config.get('views', {}).values()]
   for view in config.get('views', {}).values():
-    view.size = 32 if view.size == max(sizes) else 20
+    if view.size:
+      view.size = 32 if view.size == max(sizes) else 20
     view.update({'repeat': 2} if view.get('repeat', 1) > 1 else {})
   config.encoder.update(name='small', width=1, dtype='float32')
   config.encoder.update(selective_kernel=False, resnet_d=False, first_projection=False)

@@ -19,8 +19,8 @@ if 'device_count' not in os.environ.get('XLA_FLAGS', ''):
 from byoljax.devices import xla  # noqa: E402
 
 xla.set_defaults()
-# All workers, the processes that tests start, and later runs share what was compiled. A processor of
-# another kind has a directory of its own: compiled programs use the instructions that it offers.
+# All workers, the processes that tests start, and later runs share what was compiled. A processor
+# of another kind has a directory of its own: compiled programs use the instructions that it offers.
 _CPU = (
   '\n'.join(
     sorted(

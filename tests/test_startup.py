@@ -65,7 +65,8 @@ fields = {'encoder.name': 'pixels', 'train.length': '1 steps', 'optim.warmup': '
           'log.tensorboard': 'false'}
 settings = config.load('configs/byol.py:smoke', list(fields.items()))
 source = datasets.load('shapes', 'pretrain', data_dir=sys.argv[1], in_memory=True)
-train.train(assemble.assemble(settings, source), __import__('pathlib').Path(sys.argv[1]) / 'run')
+run = assemble.from_config(settings, source)
+train.train(run, __import__('pathlib').Path(sys.argv[1]) / 'run', train.Cadence())
 import jax
 print(json.dumps([jax.config.jax_compilation_cache_dir, 'tensorflow' in sys.modules]))
 """

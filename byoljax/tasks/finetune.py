@@ -42,7 +42,8 @@ def _train(
   data: 'EvalData',
 ) -> int:
   """The part of `finetune` that one process at a time may do in a directory."""
-  from byoljax.protocols import classify
+  from byoljax.protocols import finetune as protocol
+  from byoljax.train import assemble
 
   run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
   say(
@@ -59,8 +60,13 @@ def _train(
   results = {}
   for name, start in starts.items():
     say(f'training from {_START.get(name, name)} ...')
-    result = classify.finetune_result(
-      start, data, config.finetune, log=config.log, head=head, workdir=home / name
+    result = protocol.finetune_result(
+      start,
+      data,
+      protocol.FinetuneProtocol(**config.finetune.to_dict()),
+      logging=assemble.logging_of(config),
+      head=head,
+      workdir=home / name,
     )
     if result is None:
       say('Stopped and saved: the same command goes on from there.')

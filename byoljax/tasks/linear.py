@@ -12,7 +12,8 @@ from byoljax.workdir.run_dir import Invocation, say
 def run(config: Config, invocation: Invocation) -> int:
   """Linear evaluation of a pretrained encoder; see `configs/linear.py`."""
   from byoljax.evals import scores
-  from byoljax.protocols import classify, eval_data, extraction
+  from byoljax.protocols import eval_data, extraction, linear
+  from byoljax.train import assemble
 
   encoder, source_config, directory = extraction.load_encoder(
     config.pretrained, config.network, config.tap
@@ -24,7 +25,13 @@ def run(config: Config, invocation: Invocation) -> int:
   with run_dir.lock_workdir(home):
     run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
     say(f'Linear evaluation of {directory} ({eval_data.which(config)}) on {data.test.name}.')
-    result = classify.linear_result(encoder, data, config.linear, log=config.log, workdir=home)
+    result = linear.linear_result(
+      encoder,
+      data,
+      linear.LinearProtocol(**config.linear.to_dict()),
+      logging=assemble.logging_of(config),
+      workdir=home,
+    )
   if result is None:
     say('Stopped and saved: the same command goes on from there.')
     return 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
   from byoljax.data.sources.source import Source
   from byoljax.protocols.extraction import Encoder, EvalData
   from byoljax.step import TrainState
-  from byoljax.train.assemble import Run
+  from byoljax.train.run import Run
 
 log = logging.getLogger('byoljax')
 
@@ -31,7 +31,8 @@ def run(config: Config, invocation: Invocation) -> int:
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
   source = load_images(config, 'pretrain', workdir)
   teacher = teachers.load(config.teacher, config) if 'teacher' in config else None
-  assembled = assemble.assemble(config, source, teacher=teacher)
+  given = {'teacher': teacher} if teacher is not None else {}
+  assembled = assemble.from_config(config, source, given=given)
   data = _eval_data(config, workdir)
   with run_dir.lock_workdir(workdir):
     return _pretrain(config, invocation, assembled, data, workdir)
@@ -45,29 +46,22 @@ def _pretrain(
   workdir: pathlib.Path,
 ) -> int:
   from byoljax.report import contents, preview
-  from byoljax.train import loop
+  from byoljax.train import assemble, loop
   from byoljax.workdir import checkpoint
 
   source = run.source
   run_dir.open_workdir(workdir, config, invocation, source.name, source.fingerprint)
   run_dir.log_to(workdir / 'run.log')
-  say(_headline(run, workdir))
+  say(_headline(config, run, workdir))
   log.info('parameters\n%s', run.report)
   if hosts.is_first_process():
-    preview.write_sheet(run, workdir / 'views.png')
+    preview.write_sheet(run, workdir / 'views.png', assemble.spec_names(config))
   knn = functools.partial(_periodic_knn, config, data) if data else None
   done_before = checkpoint.latest_finished(workdir) == run.length.total_steps
   if done_before:
     say(f'This run is already complete ({run.length.total_steps:,} steps): nothing is trained.')
   began = time.monotonic()
-  state, complete = loop.train(
-    run,
-    workdir,
-    evaluate=knn,
-    evaluate_every=config.evals.knn.every,
-    save_every=config.checkpoint.every,
-    keep=config.checkpoint.keep,
-  )
+  state, complete = loop.train(run, workdir, assemble.cadence(config, run.length), evaluate=knn)
   _say_unreadable(source)
   if not complete:
     say(f'Stopped at step {int(state.step)} and saved: the same command goes on from there.')
@@ -180,7 +174,8 @@ def _final_table(
 
 def _final_results(config: Config, data: 'EvalData', state: 'TrainState') -> dict[str, Any]:
   """k-NN and linear evaluation of the trained encoder and, unless told not to, of what it beats."""
-  from byoljax.protocols import classify, extraction
+  from byoljax.protocols import extraction, linear
+  from byoljax.train import assemble
 
   encoders = {config.method.name: _online(config, state)}
   if config.evals.baselines:
@@ -192,22 +187,26 @@ def _final_results(config: Config, data: 'EvalData', state: 'TrainState') -> dic
     say(f'evaluating {name} ...')
     results[name] = {
       'knn': extraction.knn_result(encoder, data, config.evals.knn),
-      'linear': classify.linear_result(encoder, data, config.evals.linear, log=config.log),
+      'linear': linear.linear_result(
+        encoder,
+        data,
+        linear.LinearProtocol(**config.evals.linear.to_dict()),
+        logging=assemble.logging_of(config),
+      ),
     }
   return results
 
 
-def _headline(run: 'Run', workdir: pathlib.Path) -> str:
+def _headline(config: Config, run: 'Run', workdir: pathlib.Path) -> str:
   import jax
 
-  config, length = run.config, run.length
-  warmup = length.steps('optim.warmup', config.optim.warmup)
+  length = run.length
   devices = f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
   return (
     f'byoljax {__version__}: {config.method.name}, {config.encoder.name} encoder, '
     f'{run.source.size:,} images of {run.source.name}, {devices}\n'
     f'{config.train.length} = {length.total_steps:,} steps of {length.batch_size} images, '
-    f'warm-up {warmup:,} steps; workdir {workdir}'
+    f'warm-up {run.warmup_steps:,} steps; workdir {workdir}'
   )
 
 

@@ -147,17 +147,31 @@ def _knn(
 def _linear(
   encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
 ) -> dict[str, Any] | None:
-  from byoljax.protocols import classify
+  from byoljax.protocols import linear
+  from byoljax.train import assemble
 
-  return classify.linear_result(encoder, data, config.linear, log=config.log, workdir=home)
+  return linear.linear_result(
+    encoder,
+    data,
+    linear.LinearProtocol(**config.linear.to_dict()),
+    logging=assemble.logging_of(config),
+    workdir=home,
+  )
 
 
 def _finetune(
   encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
 ) -> dict[str, Any] | None:
-  from byoljax.protocols import classify
+  from byoljax.protocols import finetune
+  from byoljax.train import assemble
 
-  return classify.finetune_result(encoder, data, config.finetune, log=config.log, workdir=home)
+  return finetune.finetune_result(
+    encoder,
+    data,
+    finetune.FinetuneProtocol(**config.finetune.to_dict()),
+    logging=assemble.logging_of(config),
+    workdir=home,
+  )
 
 
 PROTOCOLS = {'knn': _knn, 'logistic': _logistic, 'linear': _linear, 'finetune': _finetune}

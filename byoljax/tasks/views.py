@@ -15,10 +15,10 @@ def run(config: Config, invocation: Invocation) -> int:
   from byoljax.train import assemble
 
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
-  made = assemble.assemble(config, pretrain.load_images(config, 'pretrain', workdir))
+  made = assemble.from_config(config, pretrain.load_images(config, 'pretrain', workdir))
   with user_errors():
     workdir.mkdir(parents=True, exist_ok=True)
-  preview.write_sheet(made, workdir / 'views.png')
+  preview.write_sheet(made, workdir / 'views.png', assemble.spec_names(config))
   say(f'views  {workdir / "views.png"}')
   return 0
 

@@ -9,9 +9,10 @@ import optax
 import pytest
 
 from byoljax import optim
+from byoljax.length import Length
 from byoljax.optim import lars, recipe, schedules
 
-LENGTH = {'batch_size': 512, 'total_steps': 100, 'steps_per_epoch': 10}
+LENGTH = Length(batch_size=512, steps_per_epoch=10, total_steps=100)
 FIELDS = {
   'name': 'sgd', 'base_lr': 0.1, 'lr_scaling': 'linear', 'schedule': 'cosine', 'start_lr': 0.0,
   'end_lr': 0.0, 'decay_at': (0.6, 0.8), 'decay_factor': 0.1, 'granularity': 'step',
@@ -24,7 +25,7 @@ PARAMS = {
 
 
 def made(warmup=0, **changes):
-  return recipe.make_recipe(FIELDS | changes, **LENGTH, warmup_steps=warmup)
+  return recipe.make_recipe(FIELDS | {'warmup': f'{warmup} steps'} | changes, LENGTH)
 
 
 def after_step(made_recipe, step=0, gradient=1.0):

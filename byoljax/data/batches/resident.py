@@ -35,7 +35,7 @@ PyTree = Any
 Step = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, jax.Array]]]
 
 
-def check(mode: str, source: Source, photometric_on: str) -> None:
+def check(mode: str, source: Source, photometric_on: str = 'accelerator') -> None:
   """Refuses a mode that does not exist, or 'on' where it is impossible.
 
   Raises:
@@ -62,7 +62,7 @@ def check(mode: str, source: Source, photometric_on: str) -> None:
     )
 
 
-def is_chosen(mode: str, source: Source, photometric_on: str) -> bool:
+def is_chosen(mode: str, source: Source, photometric_on: str = 'accelerator') -> bool:
   """Whether a run's data are to live on the devices; the answer is the same in all processes.
 
   Args:
