@@ -135,7 +135,6 @@ def get_config() -> ConfigDict:
         # 'off'; changes no picture.
         'resident': 'auto',
       },
-      'augment': {'device': 'accelerator'},  # or 'host': photometric part in tf.data
       'views': {'view1': view(), 'view2': view(blur_prob=0.1, solarize_prob=0.2)},
       'encoder': {
         'name': 'resnet50',

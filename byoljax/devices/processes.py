@@ -20,9 +20,9 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-import byoljax
 from byoljax.devices import roll_call
 from byoljax.devices.roll_call import MissingError
+from byoljax.version import __version__
 
 STATUS = 5  # The exit status when other processes are missing or gone.
 MODES = ('off', 'auto')
@@ -292,12 +292,12 @@ def _compare(command: str) -> None:
   from jax.experimental import multihost_utils
   import numpy as np
 
-  digest = hashlib.sha256(f'{byoljax.__version__}\n{command}'.encode()).digest()[:16]
+  digest = hashlib.sha256(f'{__version__}\n{command}'.encode()).digest()[:16]
   found = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
   other = [str(i) for i, row in enumerate(np.asarray(found)) if not np.array_equal(row, found[0])]
   if other:
     raise ValueError(
-      f'another configuration, --workdir or version of byoljax ({byoljax.__version__} here) in '
+      f'another configuration, --workdir or version of byoljax ({__version__} here) in '
       f'process {", ".join(other)} than in process 0: start all with the same command.'
     )
 

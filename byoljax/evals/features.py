@@ -7,7 +7,6 @@ rows come out or their order.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-import difflib
 from typing import Any
 
 import jax
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byoljax.devices import mapping
+from byoljax.suggest import unknown
 
 PyTree = Any
 Embed = Callable[[PyTree, PyTree, jax.Array], Mapping[str, jax.Array]]
@@ -47,7 +47,7 @@ def make_extractor(
     A function of (params, method_state, batches), compiled once for one shape of batch. A batch
     holds host arrays of equal length n, a multiple of the local device count: 'image'
     [n, S, S, 3] (or a tree of arrays, if `transform` takes one), 'index' [n] (the example's number
-    in the data set), 'label' [n] (-1: none) and 'mask' bool [n] (False: padding). Every process
+    in the data set), 'label' [n] (-1: none) and 'valid' bool [n] (False: padding). Every process
     must give equally many batches. It returns features float32 [N, D] and labels int32 [N] of all N
     distinct examples of all processes, in the order of their index, to every process. No gradient.
     It raises ValueError when there is no example or no such tap.
@@ -140,9 +140,7 @@ def every_tap(
 
 
 def _unknown_tap(tap: str, outputs: Mapping[str, jax.Array]) -> str:
-  close = difflib.get_close_matches(tap, list(outputs), n=1)
-  hint = f', did you mean {close[0]!r}?' if close else '.'
-  return f'There is no feature tap {tap!r}; the method offers {", ".join(sorted(outputs))}{hint}'
+  return unknown('tap', tap, sorted(outputs))
 
 
 class _Rows:
@@ -155,7 +153,7 @@ class _Rows:
 
   def add(self, on_device: jax.Array, batch: Mapping[str, np.ndarray]) -> None:
     """Keeps the rows of [devices, b, D] whose mask is set."""
-    keep = np.asarray(batch['mask'], bool)
+    keep = np.asarray(batch['valid'], bool)
     features = np.asarray(on_device)
     self.features.append(features.reshape(-1, features.shape[-1])[keep])
     self.index.append(np.asarray(batch['index'], np.int64)[keep])

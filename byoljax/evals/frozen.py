@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from byoljax import streams
 from byoljax.evals import scores
 
 # Transfer by linear evaluation: 45 values, evenly spaced on a logarithmic scale (Kornblith et al.,
@@ -115,7 +116,7 @@ def few_labels(
       raise ValueError(f'shots={count}: the smallest class has {least} training images.')
     found, size = [], 0
     for draw in range(draws):
-      part = subset(train[1], count=count, share=share, seed=(seed, draw))
+      part = subset(train[1], count=count, share=share, seed=(seed, streams.FEW_LABELS, draw))
       model = _fit(train[0][part], train[1][part], value, max_iterations)
       found.append(float(np.mean(model.predict(test[0]) == test[1])))
       size = len(part)
@@ -131,7 +132,7 @@ def subset(
   *,
   count: int | None = None,
   share: float | None = None,
-  seed: int | tuple[int, ...] = 0,
+  seed: int | tuple[int, ...] = (0, streams.LABEL_SUBSET),
 ) -> np.ndarray:
   """Positions of a stratified part of a labelled set, ascending, int64.
 

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from byoljax.models import layers
+from byoljax.models.net import pooled
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'relu': nn.relu,
@@ -228,6 +229,18 @@ class LinearHead(nn.Module):
     del train
     linear = _linear(self.features, True, jnp.float32, 'linear1', self.kernel_init)
     return linear(x.astype(jnp.float32))
+
+
+class Pool(nn.Module):
+  """One vector an image, of whatever it reads; see `net.pooled`. No parameters."""
+
+  pool: str = 'cls'
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[b,D], a feature map [b,h,w,D] or tokens [b,n,D] -> float32 [b,D]."""
+    del train
+    return pooled(x, self.pool)
 
 
 class FeatureNorm(nn.Module):

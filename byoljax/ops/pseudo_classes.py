@@ -11,6 +11,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.ops import sphere
 
@@ -158,7 +159,7 @@ def repair(
     labels[rows] = large[np.argmax(bank[rows] @ old[large].T, axis=1)]
   sizes = np.bincount(labels, minlength=len(old))
   changed = set(np.unique(labels[leaving]).tolist())
-  generator = np.random.default_rng(seed)
+  generator = np.random.default_rng((seed, streams.CLUSTER_REPAIR))
   for freed in np.flatnonzero(small).tolist():
     largest = int(np.argmax(sizes))
     if sizes[largest] < max(2, 2 * min_size):

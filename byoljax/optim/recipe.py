@@ -7,7 +7,6 @@ parameters that do not belong to such a role.
 """
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ import optax
 from byoljax import optim
 from byoljax.length import Length
 from byoljax.optim import groups, schedules
+from byoljax.suggest import did_you_mean
 
 PyTree = Any
 
@@ -86,9 +86,9 @@ def make_recipe(
   for group, changes in overrides.items():
     for field in changes:
       if field not in own:
-        close = get_close_matches(field, own, n=1)
-        hint = f'; did you mean {close[0]!r}?' if close else ''
-        raise ValueError(f'groups.{group}.{field} is not a field of the optimizer{hint}')
+        raise ValueError(
+          f'groups.{group}.{field} is not a field of the optimizer{did_you_mean(field, own)}'
+        )
   warmup = length.steps('optim.warmup', fields.get('warmup', '0 steps'))
   if warmup > length.total_steps:
     raise ValueError(

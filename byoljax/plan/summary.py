@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-import byoljax
 from byoljax.config import Config, ConfigError
 from byoljax.plan import aot, estimate, flops, hardware
 from byoljax.plan import traffic as traffic_lib
 from byoljax.train.run import Run
+from byoljax.version import __version__
 
 
 class Options(NamedTuple):
@@ -228,7 +228,7 @@ def _versions(topology: hardware.Topology, compiled: bool) -> dict[str, str]:
   wanted = ['jax', 'jaxlib']
   if compiled:
     wanted.append('libtpu' if topology.chip.platform == 'tpu' else 'jax-cuda12-pjrt')
-  return {'byoljax': byoljax.__version__} | {name: metadata.version(name) for name in wanted}
+  return {'byoljax': __version__} | {name: metadata.version(name) for name in wanted}
 
 
 def _bytes(tree: Any) -> int:

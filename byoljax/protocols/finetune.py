@@ -13,12 +13,13 @@ import numpy as np
 
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
+from byoljax.encoders.encoder import Encoder
 from byoljax.methods.supervised import supervised
 from byoljax.protocols import training
-from byoljax.protocols.extraction import Encoder, EvalData
+from byoljax.protocols.extraction import EvalData
 from byoljax.train.loop import Logging
 from byoljax.train.run import Run
-from byoljax.workdir import checkpoint
+from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import say
 
 
@@ -167,7 +168,7 @@ def _held_out_score(
   say(f'base_lr {choice.base_lr:g}, {choice.length}, weight decay {choice.weight_decay:g}: '
       f'{score:.1%} of the held-out labelled images')  # fmt: skip
   if home and hosts.is_first_process():
-    checkpoint.write_json(home / 'score.json', {'held_out': score, **choice._asdict()})
+    write_json(home / 'score.json', {'held_out': score, **choice._asdict()})
     shutil.rmtree(home / 'checkpoints', ignore_errors=True)  # Only its score is wanted.
   return score
 

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from byoljax.devices import mapping
+from byoljax.encoders.encoder import Encoder
 from byoljax.methods.supervised import linear_probe
 from byoljax.protocols import training
-from byoljax.protocols.extraction import Encoder, EvalData
+from byoljax.protocols.extraction import EvalData
 from byoljax.step import TrainState
 from byoljax.train.loop import Logging
 

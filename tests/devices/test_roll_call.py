@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from byoljax import cli, main
+from byoljax import cli, flags, main
 from byoljax.config import ConfigError
 from byoljax.devices import processes, roll_call
 from byoljax.devices.processes import Launch
@@ -207,13 +207,15 @@ def test_alone_unless_asked(monkeypatch):
 
 
 def test_the_flags_are_parsed():
-  options = main._parse(['--config=x', '--distributed=auto', '--wait_for_processes=20'])
-  assert main.launch_of(options) == Launch('auto', None, None, None, 20.0)
-  assert cli._prefixed(['--distributed=auto', '--seed=1', '--wait_for_processes=2']) == [
-    '--distributed=auto', '--config.seed=1', '--wait_for_processes=2'
-  ]  # fmt: skip
+  options, _ = main.parse(['--config=x', '--distributed=auto', '--wait_for_processes=20'])
+  assert flags.launch_of(options) == Launch('auto', None, None, None, 20.0)
+  _, options, overrides = cli.parse(
+    ['pretrain', 'byol', '--distributed=auto', '--seed=1', '--wait_for_processes=2']
+  )
+  assert flags.launch_of(options) == Launch('auto', None, None, None, 2.0)
+  assert overrides == [('seed', '1')]
   with pytest.raises(ConfigError, match='distributed'):
-    main._parse(['--config=x', '--distributed=yes'])
+    main.parse(['--config=x', '--distributed=yes'])
 
 
 _MEMBER = """

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from byoljax import cli
+from byoljax import cli, main
 from byoljax import config as config_lib
-from byoljax.main import split_overrides
 from tests import markdown_pages
 from tests.markdown_pages import ROOT, pages, recipe_pages
 
@@ -110,23 +109,14 @@ def test_commands_name_real_recipes_and_fields(origin, line, monkeypatch):
   monkeypatch.chdir(ROOT)
   words = shlex.split(line, comments=True)
   if words[0] == 'byoljax':
-    words[1:2], protocol = cli._named(words[1:2])
     if len(words) == 2:  # A command's name, without what it is applied to.
-      assert words[1] in {*cli.COMMANDS, 'plan', 'search', 'report', 'compare', 'recipes', '--help'}
+      assert words[1].partition(':')[0] in {*cli.COMMANDS, '--help'}
       return
-    options, rest = cli._parser().parse_known_args(words[1:])
-    if options.command == 'plan':
-      overrides, unknown = split_overrides(cli._prefixed(rest))
-      assert not unknown
-      config_lib.load(cli._located(options.argument), overrides)
-      return
-    if options.command not in cli.COMMANDS:
-      assert not rest
-      return
-    words = cli._as_main(cli._with_options(options.command, protocol), options, rest)
-  overrides, rest = split_overrides(words)
-  recipe = next(word for word in rest if word.startswith('--config='))
-  config_lib.load(recipe.removeprefix('--config='), overrides)
+    _, options, overrides = cli.parse(words[1:])
+  else:
+    options, overrides = main.parse(words[3:])
+  if 'config' in options:
+    config_lib.load(options.config, overrides)
 
 
 def test_commands_are_found():
@@ -166,6 +156,7 @@ def test_the_page_of_recipes_holds_them_all():
     assert f'### {name}\n\n{first}\n\n' + '\n'.join(rest).strip('\n') in text
   for scale in ('cifar10', 'imagenette_small', 'npz'):
     assert f'| `{scale}` |' in text
+  assert cli.table() in text
   row = next(line for line in text.splitlines() if line.startswith('| [`moco`]'))
   assert 'queue_size 4096' in row and 'queue_size 65536' in row
 

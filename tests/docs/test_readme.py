@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from byoljax import config as config_lib
-from byoljax.main import split_overrides
+from byoljax.flags import split_overrides
 from tests.paths import ROOT
 
 TEXT = (ROOT / 'README.md').read_text()
