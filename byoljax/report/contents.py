@@ -137,7 +137,7 @@ def _sample(encoder: Encoder, config: Config, source: Source, most: int, seed: i
   order = np.random.default_rng((0, streams.REPORT_SAMPLE, seed)).permutation(source.size)[:most]
   rows = np.sort(order)
   chosen = source.subset(rows)
-  numbered = features.numbered(_batches(config, chosen))
+  numbered = features.with_index_as_label(_batches(config, chosen))
   extract = extraction.extractor(encoder)
   found, index = extract(encoder.params, encoder.bn, numbered)
   labels = chosen.labels

@@ -128,7 +128,7 @@ def _embed(
     threads=config.data.threads,
   )
   labels = source.labels
-  found, index = extract(encoder.params, encoder.bn, features.numbered(batches))
+  found, index = extract(encoder.params, encoder.bn, features.with_index_as_label(batches))
   names = np.array([source.locate(int(i)) for i in index])
   known = np.full(len(index), -1, np.int32) if labels is None else labels[index].astype(np.int32)
   return Part(found, rows[index], known, names)

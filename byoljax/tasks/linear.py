@@ -35,7 +35,9 @@ def run(config: Config, invocation: Invocation) -> int:
     say('Stopped and saved: the same command goes on from there.')
     return 0
   run_dir.write_result(home / 'result.json', result, config, directory)
-  say(f'{scores.in_words(result)} on {result["test_examples"]:,} test images ({_chosen(result)})')
+  say(
+    f'{scores.format_scores(result)} on {result["test_examples"]:,} test images ({_chosen(result)})'
+  )
   say(f'result  {home / "result.json"}')
   return 0
 

@@ -205,7 +205,7 @@ def _steps_at_once(seconds: float) -> int:
   if mapping.must_unroll():
     return 1
   steps = min(int(_CALL_SECONDS / max(seconds, 1e-6)), resident.MAX_STEPS)
-  return hosts.first_says(max(steps, 1))
+  return hosts.broadcast_from_first(max(steps, 1))
 
 
 def refreshed(run: Run, state: TrainState, step: int) -> TrainState:

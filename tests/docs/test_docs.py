@@ -86,7 +86,7 @@ def test_navigation_lists_every_page_and_no_other():
 
 
 def commands():
-  """(page, command line) of every `byoljax ...` and `python -m byoljax.main ...` in the docs."""
+  """(page, line) of every `byoljax ...` and `python -m byoljax.main ...` of docs/ and README."""
   for origin, text in WRITTEN.items():
     if not origin.startswith(('docs/', 'README.md')):
       continue

@@ -66,7 +66,7 @@ def is_chosen(mode: str, source: Source) -> bool:
   """
   if mode == 'off' or source.encoded:
     return False
-  return mode == 'on' or bool(hosts.first_says(_bytes(source) <= _room()))
+  return mode == 'on' or bool(hosts.broadcast_from_first(_bytes(source) <= _room()))
 
 
 def _bytes(source: Source) -> int:
