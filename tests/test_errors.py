@@ -162,10 +162,10 @@ def test_workdir_of_another_run_is_refused_with_the_differences(tiny, tmp_path, 
 def test_checkpoint_of_another_encoder(tiny, tmp_path, capsys):
   """A config.json that was edited to name another encoder than the checkpoint holds."""
   pytest.importorskip('orbax.checkpoint')
-  from byoljax.protocols import extraction
+  from byoljax.encoders.encoder import Preprocessing, random_encoder
   from byoljax.workdir import checkpoint
 
-  encoder = extraction.random_encoder({'name': 'small'}, 12, 0)
+  encoder = random_encoder({'name': 'small'}, Preprocessing((0.5,) * 3, (0.25,) * 3, 12), 0)
   state = {'params': encoder.params, 'method_state': {'bn': encoder.bn}}
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(3, state, {})

@@ -19,9 +19,10 @@ mask, or set resample='nearest', rather than have NaN in a map.
 
 from collections.abc import Sequence
 import dataclasses
-import difflib
 
 import numpy as np
+
+from byoljax.suggest import did_you_mean
 
 # Kind -> how its pixels are resampled unless the field says otherwise.
 RESAMPLING = {'image': 'bicubic', 'map': 'bilinear', 'mask': 'nearest', 'boxes': '', 'label': ''}
@@ -107,9 +108,8 @@ def find(fields: Sequence[Field], name: str, where: str) -> Field:
   """
   known = {field.name: field for field in fields}
   if name not in known:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f'did you mean {close[0]!r}? ' if close else ''
-    raise ValueError(f'{where} has no field {name!r}: {hint}it has {", ".join(known)}.')
+    hint = did_you_mean(name, known)
+    raise ValueError(f'{where} has no field {name!r}: it has {", ".join(known)}{hint}')
   return known[name]
 
 

@@ -62,7 +62,7 @@ class Contestant:
     """Assembles the run and makes its first two steps: everything is compiled."""
     config = config_lib.load(f'{ROOT / "configs" / "byol.py"}:npz', overrides(case))
     source = datasets.load('npz', 'pretrain', data_dir=case['path'])
-    run = assemble.assemble(config, source)
+    run = assemble.from_config(config, source)
     state = mapping.replicate(run.create())
     sizes = {
       role: sum(leaf.size for leaf in jax.tree.leaves(tree)) for role, tree in state.params.items()

@@ -7,8 +7,9 @@ so recorded runs keep their pictures.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import difflib
 from typing import Any
+
+from byoljax.suggest import unknown
 
 # Columns of the draws. The first five are the geometry, which crop.py reads; the rest is for the
 # photometric operations.
@@ -111,9 +112,7 @@ class ViewSpec:
     valid = tuple(field.name for field in dataclasses.fields(cls))
     for name in fields:
       if name not in valid:
-        close = difflib.get_close_matches(str(name), valid, n=1)
-        hint = f'did you mean {close[0]!r}? ' if close else ''
-        raise ValueError(f'unknown view field {name!r}: {hint}valid fields: {", ".join(valid)}.')
+        raise ValueError(unknown('view field', name, valid))
     return cls(**{str(name): value for name, value in fields.items()})
 
 
@@ -121,7 +120,8 @@ def specs_of(settings: Mapping[str, Mapping[str, Any]]) -> tuple[ViewSpec, ...]:
   """One spec per view of a configuration, in the order of `names_of`.
 
   A view may stand for several alike, `{'size': 96, ..., 'repeat': 6}`, and share the geometry of
-  another by its name, `{'geometry_of': 'view1'}`; of a repeated one, that of the first.
+  another by its name, `{'geometry_of': 'view1'}`; of a repeated one, that of the first. Where its
+  size is 0, it is the fraction `size_share` of the first view's.
 
   Raises:
     ValueError: which setting of which view, and why.
@@ -133,6 +133,9 @@ def specs_of(settings: Mapping[str, Mapping[str, Any]]) -> tuple[ViewSpec, ...]:
     repeat = fields.pop('repeat', 1)
     if not isinstance(repeat, int) or repeat < 1:
       raise ValueError(f'{name}.repeat={repeat} must be a whole number of at least 1.')
+    share = fields.pop('size_share', 0.0)
+    if fields.get('size') == 0 and share > 0 and specs:
+      fields['size'] = int(specs[0]['size'] * share)
     first[name] = len(specs)
     specs += [fields] * repeat
   made = []

@@ -1,10 +1,10 @@
 """Which examples a step consists of: a pure function of the step. NumPy only.
 
 Step t of an `Order` belongs to epoch t // (N // B); the epoch's permutation of the N examples is
-`numpy.random.default_rng((seed, epoch)).permutation(N)`, and process p of P takes its b = B / P
-positions of the t-th stretch of B. What is left over at the end of an epoch is dropped; the next
-permutation brings it back. No state is carried from step to step, so a run resumes at any step at
-once, and P changes only who reads which examples.
+`numpy.random.default_rng((seed, streams.ORDER, epoch)).permutation(N)`, and process p of P takes
+its b = B / P positions of the t-th stretch of B. What is left over at the end of an epoch is
+dropped; the next permutation brings it back. No state is carried from step to step, so a run
+resumes at any step at once, and P changes only who reads which examples.
 
 A `MixedOrder` takes fixed shares of every batch from the parts of a joined source
 (`sources.joined`): labelled and unlabelled images, say. Each part has epochs of its own.
@@ -17,6 +17,9 @@ import math
 from typing import Protocol
 
 import numpy as np
+
+from byoljax import streams
+from byoljax.length import steps_per_epoch
 
 
 class AnyOrder(Protocol):
@@ -85,7 +88,7 @@ class Order:
   @property
   def steps_per_epoch(self) -> int:
     """Whole batches in one pass over the data."""
-    return self.size // self.batch_size
+    return steps_per_epoch(self.size, self.batch_size)
 
   @property
   def local_size(self) -> int:
@@ -96,7 +99,7 @@ class Order:
     """The examples that this process reads in a step: epochs int32 [b], indices int64 [b]."""
     epoch, place = divmod(step, self.steps_per_epoch)
     start = place * self.batch_size + self.process_index * self.local_size
-    order = _permutation(self.size, self.seed, epoch)
+    order = _permutation(self.size, self.seed, streams.ORDER, epoch)
     return np.full(self.local_size, epoch, np.int32), order[start : start + self.local_size]
 
 
@@ -114,9 +117,9 @@ class MixedOrder:
   has the labelled rows in [:, 0], whatever the number of devices and of micro-batches.
 
   Each part counts its own epochs, example by example: its permutations, of
-  `default_rng((seed, epoch, 1 + part))`, follow one another without a gap, so a part may be smaller
-  than its share of a batch, and an image that comes back is augmented anew. An example's position
-  in the global batch does not depend on the number of devices or processes.
+  `default_rng((seed, streams.MIXED_ORDER, part, epoch))`, follow one another without a gap, so a
+  part may be smaller than its share of a batch, and an image that comes back is augmented anew. An
+  example's position in the global batch does not depend on the number of devices or processes.
   """
 
   def __init__(
@@ -185,8 +188,7 @@ class MixedOrder:
   @property
   def steps_per_epoch(self) -> int:
     """Whole batches in one pass over the part that takes longest."""
-    whole = (size // rows for size, rows in zip(self.sizes, self.batch_sizes, strict=True))
-    return max(1, *whole)
+    return max(1, *map(steps_per_epoch, self.sizes, self.batch_sizes))
 
   def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
     """The examples that this process reads in a step: epochs int32 [b], indices int64 [b]."""
@@ -208,7 +210,9 @@ class MixedOrder:
     index = np.empty(local, np.int64)
     for number in np.unique(epoch):
       here = epoch == number
-      index[here] = _permutation(size, self._seed, int(number), 1 + part)[place[here]]
+      index[here] = _permutation(size, self._seed, streams.MIXED_ORDER, part, int(number))[
+        place[here]
+      ]
     return epoch.astype(np.int32), index
 
 

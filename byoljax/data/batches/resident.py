@@ -68,7 +68,7 @@ def is_chosen(mode: str, source: Source, fields: Sequence[str] = ()) -> bool:
   """
   if mode == 'off' or source.encoded:
     return False
-  return mode == 'on' or bool(hosts.first_says(_bytes(source, fields) <= _room()))
+  return mode == 'on' or bool(hosts.broadcast_from_first(_bytes(source, fields) <= _room()))
 
 
 def _bytes(source: Source, fields: Sequence[str]) -> int:

@@ -7,13 +7,13 @@ tensor of known shape (a map, or a label), a class or number (a label), or a seq
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-import difflib
 from typing import Any
 
 import numpy as np
 
 from byoljax.data.fields import Field, dtype_of
 from byoljax.data.sources import tensorflow_import
+from byoljax.suggest import did_you_mean
 
 
 def resolve(fields: Sequence[Field], features: Mapping[str, Any], where: str) -> tuple[Field, ...]:
@@ -27,9 +27,8 @@ def resolve(fields: Sequence[Field], features: Mapping[str, Any], where: str) ->
 
 def _resolve(field: Field, features: Mapping[str, Any], where: str) -> Field:
   if field.name not in features:
-    close = difflib.get_close_matches(field.name, features, n=1)
-    hint = f'did you mean {close[0]!r}? ' if close else ''
-    raise ValueError(f'{where} has no feature {field.name!r}: {hint}it has {", ".join(features)}.')
+    hint = did_you_mean(field.name, features)
+    raise ValueError(f'{where} has no feature {field.name!r}: it has {", ".join(features)}{hint}')
   feature = features[field.name]
   shape, number = feature.shape, feature.np_dtype
   if field.kind == 'boxes':

@@ -376,7 +376,7 @@ def test_arrays_that_do_not_fit(field, shape, dtype, message):
 @pytest.mark.parametrize(
   ('specs', 'names', 'message'),
   [
-    (SPECS[:1], ('dept',), "no field 'dept': did you mean 'depth'"),
+    (SPECS[:1], ('dept',), "no field 'dept': it has image, depth; did you mean 'depth'"),
     (SPECS[:1], ('image',), "without 'image'"),
     ([views.ViewSpec(field='depth')], (), 'a view shows an image of 3 channels'),
     ([views.ViewSpec(geometry_of=0)], (), 'view 0 has geometry_of 0'),

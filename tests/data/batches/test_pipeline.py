@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from byoljax import streams
 from byoljax.data.augment import device, views
 from byoljax.data.batches import decode, order, pipeline
 from byoljax.data.sources import arrays, folder, image_file, source
@@ -99,7 +100,7 @@ def test_an_epoch_is_a_permutation():
     assert all(number.tolist() == [epoch] * 6 and number.dtype == np.int32 for number, _ in steps)
     seen = np.concatenate([index for _, index in steps])
     assert len(set(seen)) == 18 and seen.min() >= 0 and seen.max() < 22
-    expected = np.random.default_rng((3, epoch)).permutation(22)[:18]
+    expected = np.random.default_rng((3, streams.ORDER, epoch)).permutation(22)[:18]
     np.testing.assert_array_equal(seen, expected)
     epochs.append(tuple(seen))
   assert len(set(epochs)) == 3

@@ -19,8 +19,9 @@ from byoljax.data.batches.order import Order
 from byoljax.data.sources import arrays, datasets, memory, shapes
 from byoljax.data.sources import source as source_lib
 from byoljax.devices import collectives, mapping
+from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.method import Refresh
-from byoljax.protocols import classify, extraction
+from byoljax.protocols import extraction, linear
 from byoljax.train import assemble, loop
 from byoljax.workdir import checkpoint, clock, metrics
 from configs import base
@@ -234,7 +235,7 @@ def assembled(npz, *, mode, length='10 steps', log='4 steps'):
     'method.predictor': '(16,8)', 'log.every': log, 'log.tensorboard': 'false',
   }  # fmt: skip
   config = config_lib.load(f'{cli.recipes_directory()}/byol.py:smoke', list(fields.items()))
-  return assemble.assemble(config, datasets.load('npz', 'pretrain', data_dir=str(npz)))
+  return assemble.from_config(config, datasets.load('npz', 'pretrain', data_dir=str(npz)))
 
 
 def rows_of(workdir):
@@ -253,7 +254,7 @@ def values(state):
 def streamed(npz, tmp_path_factory):
   """The run with batches from the host."""
   workdir = tmp_path_factory.mktemp('streamed')
-  state, complete = loop.train(assembled(npz, mode='off'), workdir, save_every='5 steps')
+  state, complete = loop.train(assembled(npz, mode='off'), workdir, loop.Cadence(save=5))
   assert complete
   return values(state), rows_of(workdir)
 
@@ -275,7 +276,7 @@ def compiled():
 
 def test_training_is_the_same_without_loops(npz, tmp_path, streamed):
   """A step per call: the same program but for where the rows come from."""
-  state, _ = loop.train(assembled(npz, mode='on'), tmp_path, save_every='5 steps')
+  state, _ = loop.train(assembled(npz, mode='on'), tmp_path, loop.Cadence(save=5))
   for a, b in zip(values(state), streamed[0], strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -285,7 +286,7 @@ def test_training_is_the_same_in_loops_and_resumes_bit_exactly(
 ):
   """Many steps per call, stopped in the middle by a signal, resumed: one run, one program."""
   run = assembled(npz, mode='on')
-  whole, complete = loop.train(run, tmp_path / 'whole', save_every='5 steps')
+  whole, complete = loop.train(run, tmp_path / 'whole', loop.Cadence(save=5))
   assert complete
   for a, b in zip(values(whole), streamed[0], strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
@@ -303,11 +304,11 @@ def test_training_is_the_same_in_loops_and_resumes_bit_exactly(
     return real(state, data, index, count)
 
   first = run._replace(many_steps=signalled)
-  _, complete = loop.train(first, tmp_path / 'cut', save_every='5 steps')
+  _, complete = loop.train(first, tmp_path / 'cut', loop.Cadence(save=5))
   assert not complete and sum(calls) == 4
   assert checkpoint.Checkpoints(tmp_path / 'cut').steps() == [4]
   # Resumed with calls of other lengths.
-  again, complete = loop.train(run, tmp_path / 'cut', save_every='3 steps')
+  again, complete = loop.train(run, tmp_path / 'cut', loop.Cadence(save=3))
   assert complete
   for a, b in zip(values(again), values(whole), strict=True):
     np.testing.assert_array_equal(a, b)
@@ -331,7 +332,7 @@ def test_what_travels_between_host_and_devices(npz, tmp_path, loops, monkeypatch
   fetch = mapping.fetch
   monkeypatch.setattr(mapping, 'fetch', lambda tree: fetched.append(tree) or fetch(tree))
   monkeypatch.setattr(checkpoint.Checkpoints, 'save', lambda *unused: None)
-  loop.train(run._replace(many_steps=guarded), tmp_path)
+  loop.train(run._replace(many_steps=guarded), tmp_path, loop.Cadence())
   assert sent == [2 * 4 * 16 * resident.MAX_STEPS + 4] * 5, 'steps 1, 2, 3-4, 5-8 and 9-10'
   assert [set(tree) >= {'loss', 'grad_norm'} for tree in fetched] == [True] * 3
 
@@ -366,18 +367,19 @@ def test_calls_end_where_something_is_due(npz, loops, monkeypatch):
 
 def test_a_probe_can_live_on_the_devices(npz, loops):
   """The linear evaluation goes through the same loop."""
-  encoder = extraction.random_encoder({'name': 'pixels', 'dtype': 'float32'}, 12, 0)
+  encoder = random_encoder({'name': 'pixels', 'dtype': 'float32'}, Preprocessing(MEAN, STD, 12), 0)
   splits = [datasets.load('npz', split, data_dir=str(npz)) for split in ('train', 'test')]
-  protocol = base.linear_protocol(
-    length='3 epochs', batch_size=16, base_lr=(0.1, 0.3), held_out=0.2, crop_scale=(0.5, 1.0)
+  protocol = linear.LinearProtocol(
+    **base.linear_protocol(
+      length='3 epochs', batch_size=16, base_lr=(0.1, 0.3), held_out=0.2, crop_scale=(0.5, 1.0)
+    )
   )
-  log = {'every': '50 steps', 'tensorboard': False, 'csv': False, 'verbose': False}
   found = [
-    classify.linear_result(
+    linear.linear_result(
       encoder,
       extraction.EvalData(*splits, 12, MEAN, STD, batch_size=16, resident=mode),
       protocol,
-      log=log,
+      logging=loop.Logging(),
     )
     for mode in ('off', 'on')
   ]
