@@ -305,7 +305,7 @@ def test_a_damaged_checkpoint_is_one_line_of_the_program(untrained, tmp_path):
 def test_evaluations_name_the_damage(workdir, capsys):
   path = workdir / 'checkpoints' / '2' / 'integrity' / 'metadata'
   flip(path, 8 * 40)
-  with pytest.raises(DamagedError, match=f"'{path.parent.parent}' is damaged: .*Name another"):
+  with pytest.raises(DamagedError, match=f"'{path.parent.parent}' is damaged: .*Use another"):
     restore.restore_subtrees(path.parent.parent, [('params', 'encoder')])
 
 
