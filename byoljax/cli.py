@@ -229,9 +229,11 @@ def parser() -> flags.Parser:
 
 
 def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:
-  many = {'nargs': '+'} if argument.many else {}
   added = parser.add_argument(
-    argument.metavar.lower(), metavar=argument.metavar, help=argument.help, **many
+    argument.metavar.lower(),
+    metavar=argument.metavar,
+    help=argument.help,
+    nargs='+' if argument.many else None,
   )
   added.complete = _COMPLETED[argument.kind]  # type: ignore[attr-defined]
 

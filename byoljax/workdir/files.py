@@ -26,9 +26,9 @@ def replacing(path: str | os.PathLike[str], mode: str = 'wb') -> Iterator[IO[Any
   target = pathlib.Path(path)
   # In the same directory, because renames are atomic only within one file system.
   scratch = target.with_name(f'{target.name}.{secrets.token_hex(4)}.tmp')
-  text = {} if 'b' in mode else {'encoding': 'utf-8', 'newline': ''}
+  encoding, newline = (None, None) if 'b' in mode else ('utf-8', '')
   try:
-    with scratch.open(mode, **text) as file:
+    with scratch.open(mode, encoding=encoding, newline=newline) as file:
       yield file
       file.flush()
       os.fsync(file.fileno())
