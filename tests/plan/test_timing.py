@@ -112,9 +112,9 @@ def test_a_slow_input_is_seen(tiny, monkeypatch):
 @pytest.mark.parametrize(
   ('wait', 'step', 'training', 'sentence'),
   [
-    (0.3, 10, 14, 'The input limits'),
+    (0.3, 10, 14, 'The input is the bottleneck'),
     (0.02, 10, 13, '30% longer than alone'),
-    (0.02, 10, 10.5, 'The step limits'),
+    (0.02, 10, 10.5, 'The step is the bottleneck'),
   ],
 )
 def test_the_verdict(wait, step, training, sentence):
