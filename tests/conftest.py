@@ -52,9 +52,8 @@ def _compiled_programs():
   kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
   folder = pathlib.Path(tempfile.gettempdir()) / f'byoljax-tests-{os.getuid()}-{kind}'
   folder.mkdir(mode=0o700, exist_ok=True)
-  return (
-    folder if folder.stat().st_uid == os.getuid() else tempfile.mkdtemp(prefix='byoljax-tests-')
-  )
+  mine = folder.stat().st_uid == os.getuid()
+  return folder if mine else tempfile.mkdtemp(prefix=folder.name)
 
 
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_compiled_programs()))
@@ -140,20 +139,22 @@ def untrained(tmp_path_factory, npz):
   """A run's directory with the small encoder as it is before training, of `npz` at 12 pixels."""
   from byoljax import cli
   from byoljax import config as config_lib
-  from byoljax.protocols import extraction
+  from byoljax.encoders import load
+  from byoljax.encoders.encoder import random_encoder
   from byoljax.weights import importing
   from byoljax.workdir import checkpoint
+  from byoljax.workdir.files import write_json
 
   workdir = tmp_path_factory.mktemp('untrained')
   config = config_lib.load(f'{cli.recipes_directory()}/byol.py:npz,smoke')
   with config.unlocked():
     config.data.update(name='npz', dir=str(npz))
     config.evals.image_size = 12
-  encoder = extraction.random_encoder(config.encoder, 12, 0)
+  encoder = random_encoder(config.encoder, load.preprocessing_of(config), 0)
   with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
     checkpoints.save(0, importing.Imported(encoder.params, {'bn': encoder.bn}), {})
   stored = {'recipe': 'configs/byol.py:npz,smoke', 'config': json.loads(config.to_json())}
-  checkpoint.write_json(workdir / 'config.json', stored)
+  write_json(workdir / 'config.json', stored)
   return workdir
 
 

@@ -1,13 +1,13 @@
 """Encoders by name: linen modules called as module(images, train=...) -> float32 [b,D]."""
 
 from collections.abc import Callable, Collection
-from difflib import get_close_matches
 from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 
 from byoljax.models import resnet, small, vit
+from byoljax.suggest import unknown
 
 STEMS = ('imagenet', 'cifar')
 PADDINGS = ('torch', 'same', 'fixed')
@@ -147,6 +147,4 @@ def make_encoder(
 
 def _check_name(field: str, value: str, valid: Collection[str]) -> None:
   if value not in valid:
-    close = get_close_matches(str(value), valid, n=1)
-    hint = f'; did you mean {close[0]!r}?' if close else ''
-    raise ValueError(f'unknown {field} {value!r}: choose one of {", ".join(valid)}{hint}')
+    raise ValueError(unknown(field, value, valid))

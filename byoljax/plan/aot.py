@@ -26,6 +26,7 @@ from byoljax.data.sources.source import Source, fingerprint
 from byoljax.devices import collectives, mapping
 from byoljax.plan import hardware, target
 from byoljax.train import assemble
+from byoljax.train.run import Run
 
 # What is known of data sets that need not be there: images to pretrain on, classes of the labels
 # (1 where a split mixes labelled with unlabelled images), mean bytes of a stored file.
@@ -220,7 +221,7 @@ def counting_mesh(num_devices: int) -> Any:
   return AbstractMesh((num_devices,), (collectives.AXIS,))
 
 
-def assembled(config: Config, source: Source, mesh: Any) -> assemble.Run:
+def assembled(config: Config, source: Source, mesh: Any) -> Run:
   """The run of a recipe as it would be on the devices of `mesh`; nothing is computed.
 
   Raises:
@@ -228,10 +229,10 @@ def assembled(config: Config, source: Source, mesh: Any) -> assemble.Run:
   """
 
   mapped = functools.partial(mapping.spmd_shard_map, mesh=mesh)
-  return assemble.assemble(config, source, num_devices=mesh.size, mapped=mapped)
+  return assemble.from_config(config, source, num_devices=mesh.size, mapped=mapped)
 
 
-def abstract_arguments(run: assemble.Run, mesh: Any) -> tuple[Any, Any]:
+def abstract_arguments(run: Run, mesh: Any) -> tuple[Any, Any]:
   """Shapes of (state, batch) of the train step, with where they lie on `mesh`."""
   size, source = run.length.batch_size, run.source
 
@@ -240,9 +241,10 @@ def abstract_arguments(run: assemble.Run, mesh: Any) -> tuple[Any, Any]:
 
   batch: dict[str, Any] = {
     'index': rows((), jnp.int32),
+    'epoch': rows((), jnp.int32),
     'label': rows(source.label_shape, jnp.int32),
   }
-  if source.encoded or run.config.augment.device == 'host':
+  if source.encoded:
     batch['views'] = tuple(rows((s.size, s.size, 3), jnp.uint8) for s in run.specs)
   else:
     assert source.image_shape is not None
@@ -250,7 +252,7 @@ def abstract_arguments(run: assemble.Run, mesh: Any) -> tuple[Any, Any]:
   return arguments_for(run, batch, mesh)
 
 
-def arguments_for(run: assemble.Run, batch: Any, mesh: Any) -> tuple[Any, Any]:
+def arguments_for(run: Run, batch: Any, mesh: Any) -> tuple[Any, Any]:
   """Shapes of (state, batch), laid out as the run's step takes them; `batch` is of whole arrays."""
   state = run.layout.stored(jax.eval_shape(run.create), mesh.size)
   return placed((state, batch), mesh, run.layout.axes)
@@ -276,7 +278,7 @@ def placed(arguments: tuple[Any, Any], mesh: Any, state_axes: Any = None) -> tup
   return state, jax.tree.map(lambda x: place(x, PartitionSpec(collectives.AXIS)), batch)
 
 
-def compile_step(run: assemble.Run, mesh: Mesh) -> Compiled:
+def compile_step(run: Run, mesh: Mesh) -> Compiled:
   """Compiles the run's step for the devices of `mesh`; this can take many minutes."""
   began = time.monotonic()
   lowered = run.step.lower(*abstract_arguments(run, mesh))  # type: ignore[attr-defined]

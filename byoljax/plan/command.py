@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from byoljax import config as config_lib
-from byoljax import main as main_lib
+from byoljax import flags
 
 _EPILOG = """\
 examples:
@@ -44,23 +44,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Makes and shows a plan; returns the exit status: 0, 2 for a user's mistake."""
-  arguments = list(sys.argv[1:] if arguments is None else arguments)
-  try:
-    overrides, rest = main_lib.split_overrides(arguments)
-    options, unknown = _parser().parse_known_args(rest)
-    if unknown:
-      flags = [action.option_strings[-1] for action in _parser()._actions]
-      name = unknown[0].partition('=')[0]
-      hint = config_lib.closest(name, flags) or '; see --help.'
-      raise config_lib.ConfigError(f"unknown argument '{unknown[0]}'{hint}")
-    run(options, overrides)
-  except config_lib.ConfigError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print('interrupted', file=sys.stderr)
-    return 130
+  """Makes and shows a plan; returns an exit status, see `flags.exit_status`."""
+  given = list(sys.argv[1:] if arguments is None else arguments)
+  return flags.exit_status(lambda: _main(given))
+
+
+def _main(arguments: list[str]) -> int:
+  overrides, rest = flags.split_overrides(arguments)
+  run(_parser().parse_all(rest), overrides)
   return 0
 
 
@@ -81,7 +72,7 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
   # Nothing runs here, and accelerators that there are belong to others.
   jax.config.update('jax_platforms', 'cpu')
   from byoljax.plan import report, summary
-  from byoljax.workdir import checkpoint
+  from byoljax.workdir.files import write_json
 
   fields: dict[str, Any] = {
     name: getattr(options, name)
@@ -104,7 +95,7 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
     changed = [f'--config.{name}={value}' for name, value in overrides]
     stored = {'recipe': options.config, 'overrides': changed, **plan}
     with config_lib.user_errors('--out'):
-      checkpoint.write_json(pathlib.Path(options.out), stored)
+      write_json(pathlib.Path(options.out), stored)
     print(f'\nplan  {options.out}')
 
 
@@ -120,20 +111,11 @@ def _shares(text: str) -> tuple[float, float] | None:
   return low, high
 
 
-class _Parser(argparse.ArgumentParser):
-  """Answers a mistake in one sentence, like the rest of the program."""
-
-  def error(self, message: str) -> None:  # type: ignore[override]
-    raise config_lib.ConfigError(f'{message}; see --help.')
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+def _parser() -> flags.Parser:
+  parser = flags.Parser(
     prog='python -m byoljax.plan',
     description='What a recipe needs on hardware that is not there: memory, work, traffic, time.',
     epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   parser.add_argument('--config', default='', metavar='FILE[:ARG]', help='the recipe')
   add_flags(parser)

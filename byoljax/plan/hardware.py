@@ -4,10 +4,11 @@ Data sheet values, per chip and per direction. What is bought may be less: cloud
 network, boards the power. Nothing here was measured by us.
 """
 
-import difflib
 import math
 import re
 from typing import NamedTuple
+
+from byoljax.suggest import closest
 
 GIB = 2**30
 _VALID_TPU = re.compile(r'\d+(x\d+){1,2}')
@@ -113,7 +114,7 @@ def parse(name: str) -> Topology:
   """
   kind, colon, shape = name.strip().lower().partition(':')
   if kind not in CHIPS:
-    near = difflib.get_close_matches(kind, [*CHIPS, *_ALIASES], n=1, cutoff=0.5)
+    near = closest(kind, [*CHIPS, *_ALIASES])
     meant = _ALIASES.get(near[0], near[0]) if near else ''
     hint = f"did you mean '{CHIPS[meant].example}'? " if near else ''
     raise ValueError(

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-import byoljax
 from byoljax.config import Config, ConfigError
 from byoljax.plan import aot, estimate, flops, hardware
 from byoljax.plan import traffic as traffic_lib
-from byoljax.train import assemble
+from byoljax.train.run import Run
+from byoljax.version import __version__
 
 
 class Options(NamedTuple):
@@ -81,7 +81,7 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
   state, batch = aot.abstract_arguments(run, mesh)
   work = flops.count(run.step, state, batch)
   plan = {
-    'run': _run(run, topology),
+    'run': _run(config, run, topology),
     'machine': _machine(topology),
     'versions': _versions(topology, options.compile),
     'flops': {
@@ -194,8 +194,8 @@ def _largest(
   }
 
 
-def _run(run: assemble.Run, topology: hardware.Topology) -> dict[str, Any]:
-  config, length = run.config, run.length
+def _run(config: Config, run: Run, topology: hardware.Topology) -> dict[str, Any]:
+  length = run.length
   return {
     'method': config.method.name,
     'encoder': config.encoder.name,
@@ -228,7 +228,7 @@ def _versions(topology: hardware.Topology, compiled: bool) -> dict[str, str]:
   wanted = ['jax', 'jaxlib']
   if compiled:
     wanted.append('libtpu' if topology.chip.platform == 'tpu' else 'jax-cuda12-pjrt')
-  return {'byoljax': byoljax.__version__} | {name: metadata.version(name) for name in wanted}
+  return {'byoljax': __version__} | {name: metadata.version(name) for name in wanted}
 
 
 def _bytes(tree: Any) -> int:
@@ -244,7 +244,7 @@ def _state_bytes(state: Any) -> dict[str, int]:
   return sizes | {'total': sum(sizes.values())}
 
 
-def _input(run: assemble.Run, topology: hardware.Topology, size: int) -> dict[str, Any]:
+def _input(run: Run, topology: hardware.Topology, size: int) -> dict[str, Any]:
   """What hosts deliver per step: `size` bytes to the devices, and images to decode."""
   known = aot.KNOWN_DATA.get(run.source.name.removeprefix('tfds:').split('/')[0])
   return {
@@ -268,7 +268,7 @@ def _compiled_collectives(found: traffic_lib.Found) -> dict[str, Any]:
 
 
 def _estimate(
-  run: assemble.Run,
+  run: Run,
   topology: hardware.Topology,
   work: flops.Work,
   traffic: dict[str, tuple[int, int]],

@@ -9,7 +9,7 @@ part of the augmentation that is made there. The input alone is made and thrown 
 The first step compiles and is timed apart. Work is counted as `byoljax.plan` counts it.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 import contextlib
 import functools
 import statistics
@@ -23,15 +23,14 @@ import numpy as np
 
 from byoljax.config import Config, ConfigError
 from byoljax.data.batches import resident
-from byoljax.data.batches.order import Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
-from byoljax.method import Teacher
+from byoljax.length import Length, next_due
 from byoljax.plan import aot, flops, hardware
 from byoljax.report import table
 from byoljax.step import TrainState
 from byoljax.train import assemble, loop
-from byoljax.train.assemble import Run
+from byoljax.train.run import Run
 from byoljax.workdir.clock import Clock
 
 try:
@@ -46,14 +45,16 @@ _FIRST = 3
 _PARTS = {'input': 'input only', 'step': 'step only', 'training': 'training'}
 
 
-def measure(config: Config, source: Source, teacher: Teacher | None = None) -> dict[str, Any]:
+def measure(
+  config: Config, source: Source, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
   """Times a pretraining configuration on the devices that are there; writes nothing.
 
   Args:
     config: fields as for training; `bench.steps` in each of `bench.rounds` rounds are timed. Its
       `train.length` is made longer where that is shorter than what is timed.
     source: the training images.
-    teacher: for methods that learn from one.
+    given: networks for the method, by name.
 
   Returns:
     'input', 'step' and 'training', each with 'img_per_s', 'ms_per_step' and 's_per_epoch' (medians
@@ -67,16 +68,15 @@ def measure(config: Config, source: Source, teacher: Teacher | None = None) -> d
   steps, rounds = config.bench.steps, config.bench.rounds
   if steps < 1 or rounds < 1:
     raise ConfigError(f'bench.steps={steps} and bench.rounds={rounds} must both be at least 1.')
-  run = assemble.assemble(config, source, teacher=teacher)
+  run = assemble.from_config(config, source, given=given)
   needed = _FIRST + rounds * (_HEAD_START + steps)
   if run.length.total_steps < needed:
     config = config.copy_and_resolve_references()
     with config.unlocked():
       config.train.length = f'{needed} steps'
-    run = assemble.assemble(config, source, teacher=teacher)
+    run = assemble.from_config(config, source, given=given)
   opened = run.source.opened()
-  mode = config.data.get('resident', 'auto')
-  on_device = resident.is_chosen(mode, opened, config.augment.device)
+  on_device = resident.is_chosen(run.data.resident, opened)
 
   # Training first: its memory is read before anything else has used any.
   state, found = _training(run, steps, rounds)
@@ -93,6 +93,12 @@ def measure(config: Config, source: Source, teacher: Teacher | None = None) -> d
     'step': _step(call, state, steps, rounds, per_call),
     'training': found.pop('samples'),
   }
+  counted = assemble.from_config(
+    config,
+    source,
+    given=given,
+    mapped=functools.partial(mapping.spmd_shard_map, mesh=aot.counting_mesh(jax.device_count())),
+  )
   length = run.length
   timed = {part: _summary(samples[part], length) for part in _PARTS}
   return {
@@ -113,17 +119,16 @@ def measure(config: Config, source: Source, teacher: Teacher | None = None) -> d
     **timed,
     **found,
     'peak_memory': peak,
-    'flops': _flops(run, teacher, batch, timed),
+    'flops': _flops(counted, batch, timed),
   }
 
 
 def _training(run: Run, steps: int, rounds: int) -> tuple[TrainState, dict[str, Any]]:
   """Rounds of the real loop, between whose steps the clock is read as a run does when it logs."""
-  every = max(1, run.length.steps('log.every', run.config.log.every))
   until = 0
 
-  def due(done: int) -> int:
-    return min(until if until > done else done + 1, (done // every + 1) * every)
+  def due(done: int) -> float:
+    return min(until if until > done else done + 1, next_due(done, run.log_every))
 
   clock = Clock(run.length.total_steps, run.length.batch_size)
   state, values, done, per_call = run.layout.place(run.create()), {}, 0, 1
@@ -166,7 +171,7 @@ def _host_call(run: Run, batch: dict[str, Any]) -> Call:
 def _resident_call(run: Run, source: Source, count: int) -> Call:
   """The steps of one call on data that live on the devices."""
   data = resident.place(source)
-  index = _placed(resident.indices(_order(run), 0, count))
+  index = _placed(resident.examples(run.order, 0, count))
   assert run.many_steps is not None
   many_steps = run.many_steps
   return lambda state: many_steps(state, data, index, np.int32(count))
@@ -176,16 +181,6 @@ def _placed(tree: Any) -> Any:
   """[local devices, ...] on the devices, as the mapped step takes it without a copy."""
   sharding = NamedSharding(mapping.local_mesh(), PartitionSpec(collectives.AXIS))
   return jax.block_until_ready(jax.tree.map(lambda x: jax.device_put(x, sharding), tree))
-
-
-def _order(run: Run) -> Order:
-  return Order(
-    run.source.size,
-    run.length.batch_size,
-    run.config.seed,
-    jax.process_index(),
-    jax.process_count(),
-  )
 
 
 def _step(call: Call, state: TrainState, steps: int, rounds: int, per_call: int) -> list[float]:
@@ -227,9 +222,9 @@ def _input(run: Run, steps: int, rounds: int, per_call: int) -> list[float]:
 def _made(run: Run, per_call: int) -> Generator[int, None, None]:
   """Makes input without end and says for how many steps each piece is."""
   if per_call:
-    order, first = _order(run), 0
+    order, first = run.order, 0
     while True:
-      resident.indices(order, first, per_call)
+      resident.examples(order, first, per_call)
       first += per_call
       yield per_call
   while True:
@@ -239,7 +234,7 @@ def _made(run: Run, per_call: int) -> Generator[int, None, None]:
         yield 1
 
 
-def _summary(samples: list[float], length: assemble.Length) -> dict[str, Any]:
+def _summary(samples: list[float], length: Length) -> dict[str, Any]:
   seconds = statistics.median(samples)
   return {
     'img_per_s': length.batch_size / seconds,
@@ -262,23 +257,19 @@ def _peak_memory() -> dict[str, Any] | None:
   return {'bytes': size * unit, 'of': 'the whole process, on the host'}
 
 
-def _flops(
-  run: Run, teacher: Teacher | None, batch: dict[str, Any], timed: dict[str, Any]
-) -> dict[str, Any]:
-  """Work per step and image, per second, and as a share of the devices' peak where it is known."""
+def _flops(run: Run, batch: dict[str, Any], timed: dict[str, Any]) -> dict[str, Any]:
+  """Work per step and image, per second, and as a share of the devices' peak where it is known.
+
+  Args:
+    run: whose step is mapped over a mesh that only counts.
+    batch: of this process.
+    timed: by part.
+  """
   devices = jax.device_count()
-  mesh = aot.counting_mesh(devices)
-  counted = assemble.assemble(
-    run.config,
-    run.source,
-    teacher=teacher,
-    num_devices=devices,
-    mapped=functools.partial(mapping.spmd_shard_map, mesh=mesh),
-  )
   whole = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((run.length.batch_size, *x.shape[1:]), x.dtype), batch
   )
-  work = flops.count(counted.step, *aot.arguments_for(counted, whole, mesh))
+  work = flops.count(run.step, *aot.arguments_for(run, whole, aot.counting_mesh(devices)))
   kind = jax.devices()[0].device_kind
   chip = hardware.chip_of(kind)
   seconds_at_peak = _at_peak(work.flops, chip) if chip else None

@@ -1,30 +1,31 @@
 """What training really sees: the views of the first images, as the run itself makes them."""
 
+from collections.abc import Sequence
 import contextlib
 import pathlib
 
 import jax
 import numpy as np
 
+from byoljax.data.augment import device
 from byoljax.data.batches import pipeline
 from byoljax.report import sheet
 from byoljax.train import loop
-from byoljax.train.assemble import Run, augmentation, view_names
+from byoljax.train.run import Run
 
 
-def write_sheet(run: Run, path: pathlib.Path, count: int = 8) -> None:
-  """Writes a contact sheet of `count` images of the first batch beside their augmented views."""
+def write_sheet(run: Run, path: pathlib.Path, names: Sequence[str] = (), count: int = 8) -> None:
+  """Writes a contact sheet of `count` images of the first batch beside what the network sees.
+
+  Args:
+    run: see `byoljax.train.run`.
+    path: the picture.
+    names: of the views; () numbers them.
+    count: rows.
+  """
   originals, views = example_views(run, min(count, run.source.size))
-  sheet.write(path, originals, views, names=_names(run))
-
-
-def _names(run: Run) -> list[str]:
-  """One name per view; repeated views are counted: view3 1, view3 2, ..."""
-  names = []
-  for name in view_names(run.config):
-    repeat = run.config.views[name].get('repeat', 1)
-    names += [name] if repeat == 1 else [f'{name} {i + 1}' for i in range(repeat)]
-  return names
+  numbered = [f'view{number + 1}' for number in range(len(views))]
+  sheet.write(path, originals, views, names=list(names or numbered))
 
 
 def example_views(run: Run, count: int) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
@@ -35,8 +36,8 @@ def example_views(run: Run, count: int) -> tuple[list[np.ndarray], list[list[np.
   """
   with contextlib.closing(loop.batches(run, 0)) as source:
     batch = jax.tree.map(lambda x: x[:count], next(source))
-  augment = augmentation(run.config, run.specs, run.length, mean=(0.0,) * 3, std=(1.0,) * 3)
-  views = jax.jit(augment)(batch, 0)['views']
+  augment = device.make_augment(run.specs, seed=run.seed, mean=(0.0,) * 3, std=(1.0,) * 3)
+  views = jax.jit(augment)(batch)['views']
   # A batch, or this process's part of it, may hold fewer than were asked for.
   clean = pipeline.eval_batches(
     run.source.subset(batch['index']),

@@ -14,11 +14,8 @@ way for the one before it. Every process reads for itself; `hosts.all_agree` kee
 from collections.abc import Iterator, Mapping
 import contextlib
 import errno
-import importlib.metadata
-import json
 import os
 import pathlib
-import platform
 import re
 import shutil
 from typing import Any
@@ -28,8 +25,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from byoljax import __version__
 from byoljax.devices import hosts, mapping
+from byoljax.version import __version__, versions
 from byoljax.workdir import integrity, restore
 from byoljax.workdir.integrity import DamagedError
 from byoljax.workdir.restore import require_equal_shapes, restore_subtrees, stored_names
@@ -43,14 +40,11 @@ __all__ = [
   'require_equal_shapes',
   'restore_subtrees',
   'stored_names',
-  'versions',
-  'write_json',
 ]  # fmt: skip
 
 PyTree = Any
 BEST_METRIC = 'knn/top1'
 _REMOVING = '.removing'
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'ml-collections', 'numpy')
 
 
 class Checkpoints:
@@ -306,27 +300,6 @@ def checkpoint_directory(pretrained: str | os.PathLike[str]) -> pathlib.Path:
       f"'{pretrained}' {what}: name a run's workdir or one of its checkpoints/<step> directories."
     )
   return path / 'checkpoints' / str(latest)
-
-
-def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
-  """Writes JSON so that the file is either the old one or the new one, never half of it."""
-  scratch = path.with_name(path.name + '.tmp')
-  with scratch.open('w') as file:
-    file.write(json.dumps(data, indent=2) + '\n')
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(scratch, path)
-
-
-def versions() -> dict[str, str]:
-  """The versions that a result depends on."""
-  found = {'python': platform.python_version()}
-  for package in _PACKAGES:
-    try:
-      found[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
 
 
 def _best_metric(metrics: Mapping[str, float] | None) -> float:

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from byoljax.workdir.files import replacing
 from byoljax.workdir.progress import Progress
 
 __all__ = ['CSV', 'JSONL', 'TENSORBOARD', 'Progress', 'Writer', 'read']
@@ -60,7 +61,8 @@ class Writer:
     directory.mkdir(parents=True, exist_ok=True)
     self._path = directory / JSONL
     rows = [row for row in read(directory) if row['step'] <= resume_step] if resume_step else []
-    _replace(self._path, (_to_json(row) for row in rows))
+    with replacing(self._path, 'w') as file:
+      file.writelines(_to_json(row) for row in rows)
     self._file = self._path.open('a', encoding='utf-8')
     self._csv = _Csv(directory / CSV, rows) if csv else None
     self._board = None
@@ -178,16 +180,6 @@ def _finite(value: Any) -> Any:
   return 'NaN' if math.isnan(value) else 'Infinity' if value > 0 else '-Infinity'
 
 
-def _replace(path: pathlib.Path, lines: Iterable[str]) -> None:
-  """Replaces a file's contents: a reader, or a crash, finds the old or the new ones."""
-  temporary = path.with_name(path.name + '.tmp')
-  with temporary.open('w', encoding='utf-8', newline='') as file:
-    file.writelines(lines)
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(path)
-
-
 class _Csv:
   """The same rows as comma-separated values, under one header that may grow."""
 
@@ -213,5 +205,6 @@ class _Csv:
     writer = csv_module.DictWriter(text, self._columns, lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
-    _replace(self._path, [text.getvalue()])
+    with replacing(self._path, 'w') as file:
+      file.write(text.getvalue())
     self.file = self._path.open('a', encoding='utf-8', newline='')

@@ -18,12 +18,11 @@ import pathlib
 import platform
 from typing import Any, NamedTuple
 
-import byoljax
 from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError
-from byoljax.data.sources.source import Source
 from byoljax.devices import hosts, processes
-from byoljax.workdir import checkpoint
+from byoljax.version import __version__, versions
+from byoljax.workdir.files import write_json
 
 try:
   import fcntl
@@ -47,7 +46,7 @@ class Invocation(NamedTuple):
 
 
 @contextlib.contextmanager
-def held(workdir: pathlib.Path) -> Iterator[None]:
+def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
   """Keeps every other run out of a directory while the block lasts.
 
   The lock is the operating system's (flock), on `<workdir>/lock`, held by the first process. It
@@ -95,9 +94,22 @@ def _lock(workdir: pathlib.Path, descriptor: int) -> str:
 
 
 def open_workdir(
-  workdir: pathlib.Path, config: Config, invocation: Invocation, source: Source
+  workdir: pathlib.Path,
+  config: Config,
+  invocation: Invocation,
+  data: str,
+  fingerprint: str,
+  facts: Mapping[str, Any] | None = None,
 ) -> None:
   """Makes the directory, or checks that what lies there is this very run.
+
+  Args:
+    workdir: the directory.
+    config: of the run; compared with the one that is stored there.
+    invocation: how the run was called.
+    data: name of the training images, for messages.
+    fingerprint: of the training images; compared, too.
+    facts: what is recorded beside the configuration, for `run_facts`.
 
   Raises:
     ConfigError: the directory cannot be written, or belongs to another run.
@@ -105,12 +117,19 @@ def open_workdir(
   for turn in (True, False):  # The first process writes what the others then compare.
     problem = ''
     if hosts.is_first_process() == turn:
-      problem = _opened(workdir, config, invocation, source)
+      problem = _open(workdir, config, invocation, data, fingerprint, facts or {})
     if not hosts.all_agree(not problem):
       raise ConfigError(problem or f"another process could not open '{workdir}'.")
 
 
-def _opened(workdir: pathlib.Path, config: Config, invocation: Invocation, source: Source) -> str:
+def _open(
+  workdir: pathlib.Path,
+  config: Config,
+  invocation: Invocation,
+  data: str,
+  fingerprint: str,
+  facts: Mapping[str, Any],
+) -> str:
   """Writes config.json, or compares it; returns what is wrong, if anything."""
   path = workdir / 'config.json'
   if path.exists():
@@ -118,9 +137,9 @@ def _opened(workdir: pathlib.Path, config: Config, invocation: Invocation, sourc
       changed = config_lib.differences(run_config(workdir), config)
     except ConfigError as error:
       return str(error)
-    stored = json.loads(path.read_text()).get('data_fingerprint', source.fingerprint)
-    if stored != source.fingerprint:
-      changed.append(f'the images of {source.name} are not those that the run was started with')
+    stored = json.loads(path.read_text()).get('data_fingerprint', fingerprint)
+    if stored != fingerprint:
+      changed.append(f'the images of {data} are not those that the run was started with')
     if not changed:
       return ''
     return (
@@ -132,14 +151,15 @@ def _opened(workdir: pathlib.Path, config: Config, invocation: Invocation, sourc
     return ''
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(
+    write_json(
       path,
       {
         'recipe': invocation.recipe,
         'config': json.loads(config_lib.to_json(config)),
-        'data_fingerprint': source.fingerprint,
-        'byoljax': byoljax.__version__,
-        'versions': checkpoint.versions(),
+        'data_fingerprint': fingerprint,
+        'facts': dict(facts),
+        'byoljax': __version__,
+        'versions': versions(),
       },
     )
   except OSError as error:
@@ -168,14 +188,14 @@ def write_result(
     return
   with config_lib.user_errors():
     path.parent.mkdir(parents=True, exist_ok=True)
-  checkpoint.write_json(
+  write_json(
     path,
     {
       'result': result,
       'checkpoint': str(directory),
       'step': step,
       'config': json.loads(config_lib.to_json(config)),
-      'versions': checkpoint.versions(),
+      'versions': versions(),
     },
   )
 
@@ -220,6 +240,19 @@ def log_to(path: pathlib.Path) -> None:
   log.addHandler(handler)
   log.setLevel(logging.INFO)
   log.propagate = False
+
+
+def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
+  """What a run recorded of its data and devices; empty where it did not.
+
+  Raises:
+    ConfigError: the directory has no readable config.json.
+  """
+  path = workdir / 'config.json'
+  try:
+    return dict(json.loads(path.read_text()).get('facts', {}))
+  except (OSError, ValueError, TypeError, AttributeError) as error:
+    raise ConfigError(f"'{path}' cannot be read ({error}).") from error
 
 
 def run_config(workdir: pathlib.Path) -> Config:

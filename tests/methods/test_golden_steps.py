@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from byoljax import optim
+from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods import METHODS
 from byoljax.models import layers
@@ -122,11 +123,9 @@ def trajectory(case, order=None, **changes):
     batch_size=step_tensors.BATCH, num_examples=step_tensors.EPOCH * step_tensors.BATCH,
   )  # fmt: skip
   method = METHODS[case](Encoder, setting, **arguments)
-  optimizers = recipe.make_recipe(
-    step_tensors.OPTIMIZERS[case] | changes, batch_size=step_tensors.BATCH,
-    total_steps=step_tensors.TOTAL, steps_per_epoch=step_tensors.EPOCH,
-    warmup_steps=step_tensors.WARMUP[case],
-  )  # fmt: skip
+  length = Length(step_tensors.BATCH, step_tensors.EPOCH, step_tensors.TOTAL)
+  warmup = {'warmup': f'{step_tensors.WARMUP[case]} steps'}
+  optimizers = recipe.make_recipe(step_tensors.OPTIMIZERS[case] | warmup | changes, length)
   tx = optim.make(
     lambda params: optimizers.label(method.groups(params), params), optimizers.transformations
   )

@@ -389,10 +389,11 @@ def test_the_same_step_as_training():
   ours = flops.count(described.step, *aot.abstract_arguments(described, aot.counting_mesh(4)))
   from byoljax.train import assemble
 
-  real = assemble.assemble(config, source)
+  real = assemble.from_config(config, source)
   batch = {
     'image': shaped(4, 4, 32, 32, 3, dtype=jnp.uint8),
     'index': shaped(4, 4, dtype=jnp.int32),
+    'epoch': shaped(4, 4, dtype=jnp.int32),
     'label': shaped(4, 4, dtype=jnp.int32),
   }
   theirs = flops.count(real.step, jax.eval_shape(real.create), batch)

@@ -7,10 +7,12 @@ so recorded runs keep their pictures.
 
 from collections.abc import Mapping
 import dataclasses
-import difflib
 from typing import Any
 
-# Columns of the draws. Crop and flip are read by crop.py, the rest by photometric.py.
+from byoljax.suggest import unknown
+
+# Columns of the draws. The first five are the geometry, which crop.py reads; the rest is for the
+# photometric operations.
 AREA = 0
 RATIO = 1
 OFFSET_Y = 2
@@ -105,9 +107,7 @@ class ViewSpec:
     valid = tuple(field.name for field in dataclasses.fields(cls))
     for name in fields:
       if name not in valid:
-        close = difflib.get_close_matches(str(name), valid, n=1)
-        hint = f'did you mean {close[0]!r}? ' if close else ''
-        raise ValueError(f'unknown view field {name!r}: {hint}valid fields: {", ".join(valid)}.')
+        raise ValueError(unknown('view field', name, valid))
     return cls(**{str(name): value for name, value in fields.items()})
 
 

@@ -11,10 +11,10 @@ Imagenette) are tested on their validation split, as the literature does.
 """
 
 import dataclasses
-import difflib
 import os
 
 from byoljax.data.sources import arrays, folder, memory, shapes, source, tfds_source
+from byoljax.suggest import did_you_mean, unknown
 
 SPLITS = ('pretrain', 'train', 'test')
 TFDS_PREFIX = 'tfds:'
@@ -74,11 +74,9 @@ def facts(name: str) -> Facts:
     # Empty splits are looked up when the set is opened.
     return Facts('tfds', name[len(TFDS_PREFIX) :], pretrain='', train='', test='')
   if name not in DATASETS:
-    close = difflib.get_close_matches(name, DATASETS, n=1)
-    hint = f'did you mean {close[0]!r}? ' if close else ''
     raise ValueError(
-      f'unknown data set {name!r}: {hint}There are {", ".join(DATASETS)}, and '
-      f'{TFDS_PREFIX}NAME for any other image set of TFDS.'
+      f'unknown data set {name!r}: there are {", ".join(DATASETS)}, and {TFDS_PREFIX}NAME for any '
+      f'other image set of TFDS{did_you_mean(name, DATASETS)}'
     )
   return DATASETS[name]
 
@@ -111,9 +109,7 @@ def load(
     ValueError: an unknown name or split, data that are not there, or that are damaged.
   """
   if split not in SPLITS:
-    close = difflib.get_close_matches(split, SPLITS, n=1)
-    hint = f'did you mean {close[0]!r}? ' if close else ''
-    raise ValueError(f'unknown split {split!r}: {hint}use one of {", ".join(SPLITS)}.')
+    raise ValueError(unknown('split', split, SPLITS))
   known = facts(name)
   log = source.UnreadableLog(unreadable_log)
   directory = os.fspath(data_dir)

@@ -9,7 +9,6 @@ downloaded: a set that is not there is an error that says what to run.
 """
 
 from collections.abc import Callable
-import difflib
 import functools
 import os
 import re
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from byoljax.data.sources import records, source, tensorflow_import
+from byoljax.suggest import did_you_mean
 
 _VERSION = re.compile(r'\d+\.\d+\.\d+')
 _LABEL_BATCH = 1024
@@ -162,9 +162,7 @@ def _not_prepared(name: str, base_name: str, root: str) -> str:
   there = [entry for entry in _listdir(root) if _prepared_somewhere(os.path.join(root, entry))]
   known = sorted({*tfds.list_builders(with_community_datasets=False), *there})
   if base_name not in known:
-    close = difflib.get_close_matches(base_name, known, n=3)
-    hint = f'; did you mean {" or ".join(close)}?' if close else '.'
-    return f'there is no TFDS data set {base_name!r}{hint}'
+    return f'there is no TFDS data set {base_name!r}{did_you_mean(base_name, known, count=3)}'
   command = (
     'import tensorflow_datasets as tfds; '
     f"tfds.builder('{name}', data_dir='{root}').download_and_prepare()"
@@ -225,10 +223,9 @@ def _open_split(info: Any, split: str) -> tuple[Any, int]:
     parts = info.splits[split].file_instructions
   except (ValueError, KeyError, AssertionError) as error:
     names = sorted(info.splits)
-    close = difflib.get_close_matches(split, names, n=1)
-    hint = f' (did you mean {close[0]!r}?)' if close else ''
     raise ValueError(
-      f'{info.full_name} has no split {split!r}{hint}: it has {", ".join(names)}.'
+      f'{info.full_name} has no split {split!r}: it has {", ".join(names)}'
+      f'{did_you_mean(split, names)}'
     ) from error
   paths = [os.fspath(part.filename) for part in parts]
   as_array_record = info.file_format.value == 'array_record'
