@@ -106,7 +106,7 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
   if about['format'] != 'npz' or not parts:
     raise ConfigError(f"'{folder}' has no .npz parts: embed with --format=npz to search in it.")
   queries = read_images(images, about['image_size'])
-  embed_images = embedder.load(about['pretrained'], about['network'], about.get('tap', 'embedding'))
+  embed_images = embedder.load(about['pretrained'], about['network'], about['tap'])
   found = nearest(np.asarray(embed_images(queries)), parts, count)
   for path, cosine, names in zip(images, found.cosine, found.name, strict=True):
     rows = [
