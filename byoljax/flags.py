@@ -109,9 +109,9 @@ def exit_status(program: Callable[[], int]) -> int:
   try:
     status = _caught(program)
   except Exception:
-    if not processes.are_several():
+    if not processes.is_multiprocess():
       raise
-    status = processes.failed()
+    status = processes.report_failure()
   processes.leave(status)
   return status
 

@@ -88,6 +88,11 @@ class Length(NamedTuple):
     )
 
 
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+  """Whole batches in one pass over the data."""
+  return num_examples // batch_size
+
+
 def make_length(text: str, *, batch_size: int, num_examples: int) -> Length:
   """The length of a run over a data set: an epoch is as many whole batches as it holds.
 
@@ -99,7 +104,7 @@ def make_length(text: str, *, batch_size: int, num_examples: int) -> Length:
   Raises:
     ValueError: not a duration, or less than a step.
   """
-  per_epoch = num_examples // batch_size
+  per_epoch = steps_per_epoch(num_examples, batch_size)
   total = duration_steps('train.length', text, steps_per_epoch=per_epoch, batch_size=batch_size)
   if total < 1:
     raise ValueError(f"train.length='{text}' is less than one step.")

@@ -76,7 +76,7 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
   xla.set_defaults()
   xla.keep_programs()
   launch = flags.launch_of(options)
-  note = processes.note_of_launcher(dict(os.environ)) if launch == processes.Launch() else ''
+  note = processes.launcher_hint(dict(os.environ)) if launch == processes.Launch() else ''
   if note:
     print(note, file=sys.stderr)
   with config_lib.user_errors():

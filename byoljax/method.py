@@ -18,11 +18,13 @@ The contract, checked for every row of `byoljax.methods.METHODS`:
 8. A method imports no other method, and reads `batch['label']` only if it is supervised.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 
+from byoljax import streams
 from byoljax.length import Length
 
 PyTree = Any
@@ -102,36 +104,6 @@ class Method(NamedTuple):
   memories: tuple[tuple[str, ...], ...] = ()
 
 
-class Teacher(NamedTuple):
-  """A frozen classifier.
-
-  Attributes:
-    logits: (variables, images float32 [b, S, S, 3], normalized) -> float32 [b, C], in evaluation
-      mode, without collectives.
-    variables: its parameters and statistics, a tree of arrays.
-    num_classes: C.
-  """
-
-  logits: Callable[[PyTree, jax.Array], jax.Array]
-  variables: PyTree
-  num_classes: int
-
-
-class Pretrained(NamedTuple):
-  """A network to start from, or to put something on.
-
-  Attributes:
-    params: parameters by role, 'encoder' among them.
-    bn: running statistics by role.
-    features: (params, bn, images float32 [b, S, S, 3], normalized) -> float32 [b, D], in evaluation
-      mode, without collectives.
-  """
-
-  params: PyTree
-  bn: PyTree
-  features: Callable[[PyTree, PyTree, jax.Array], jax.Array]
-
-
 class Setting(NamedTuple):
   """What a method's builder may know about the run that it is built for.
 
@@ -145,8 +117,8 @@ class Setting(NamedTuple):
     num_classes: classes of the training set; 0 without labels.
     axis: the mapped axis, or None on a single device.
     dtype: compute type of the networks, 'float32' or 'bfloat16'.
-    pretrained: a network to start from, or None.
-    teacher: a classifier to learn from, or None.
+    given: trained networks by name, `byoljax.encoders.encoder.Encoder`s: 'encoder', to start from
+      or to put something on; 'teacher', a classifier to learn from.
   """
 
   total_steps: int
@@ -158,8 +130,7 @@ class Setting(NamedTuple):
   num_classes: int = 0
   axis: str | None = None
   dtype: str = 'float32'
-  pretrained: Pretrained | None = None
-  teacher: Teacher | None = None
+  given: Mapping[str, Any] = MappingProxyType({})
 
   def steps(self, field: str, text: str) -> int:
     """The duration `text` ('2 epochs', '500 steps', '10 %') of the field in optimizer steps.
@@ -259,7 +230,7 @@ def with_online_probe(
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
     params, state = method.init(key, batch)
     embedding = method.embed(params, state, batch['views'][0])['embedding']
-    return params | {'probe': head_init(jax.random.fold_in(key, 1), embedding)}, state
+    return params | {'probe': head_init(jax.random.fold_in(key, streams.PROBE), embedding)}, state
 
   def loss(
     params: PyTree, state: PyTree, batch: Batch, key: jax.Array, step: jax.Array

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from byoljax import streams
 from byoljax.devices import collectives, mapping
 from byoljax.method import Aux, Batch, Method
 
@@ -68,7 +69,7 @@ def init_state(
   key = jax.random.key(seed)
 
   def create() -> TrainState:
-    params, method_state = method.init(jax.random.fold_in(key, 0), batch)
+    params, method_state = method.init(jax.random.fold_in(key, streams.INIT), batch)
     opt_state = tx.init(params)
     if skip_non_finite:
       opt_state = Skipping(opt_state, *(jnp.zeros((), jnp.int32) for _ in range(3)))
@@ -77,7 +78,7 @@ def init_state(
       params=params,
       opt_state=opt_state,
       method_state=method_state,
-      key=jax.random.key_data(jax.random.fold_in(key, 1)),
+      key=jax.random.key_data(jax.random.fold_in(key, streams.STEPS)),
     )
 
   return jax.jit(create)()
@@ -120,7 +121,8 @@ def train_step(
   Returns:
     The next state and the step's metrics, both equal on all devices.
   """
-  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+  step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+  key = jax.random.fold_in(step_key, streams.LOSS)
 
   def gradients(method_state: PyTree, part: Batch, part_key: jax.Array) -> tuple[PyTree, Aux]:
     def objective(params: PyTree) -> tuple[jax.Array, Aux]:

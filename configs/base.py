@@ -46,11 +46,11 @@ def linear_protocol(**changes) -> dict:
     'nesterov': True,
     'lr_scaling': 'linear',  # or 'sqrt', 'none'
     'schedule': 'cosine',  # or 'step', with decay_at, or 'constant'
-    'granularity': 'step',  # how often the rate moves; or 'epoch'
+    'lr_update': 'step',  # when the rate changes: every 'step' or once an 'epoch'
     'decay_at': (0.6, 0.8),
     'warmup': '0 epochs',
     'weight_decay': 0.0,
-    'start': 'zeros',  # of the heads; or 'normal_0.01', 'fan_in'
+    'kernel_init': 'zeros',  # of the heads; or 'normal_0.01', 'fan_in'
     'norm': False,  # batch normalization of the features, without scale and shift
     'crop_scale': (0.08, 1.0),
     'seed': 0,
@@ -90,7 +90,7 @@ def optimizer(**changes) -> dict:
     'base_lr': 0.3,  # per 256 examples, where lr_scaling is linear
     'lr_scaling': 'linear',  # in the batch size; or 'sqrt', 'none'
     'schedule': 'cosine',  # or 'constant', 'step'
-    'granularity': 'step',  # how often the rate moves; or 'epoch'
+    'lr_update': 'step',  # when the rate changes: every 'step' or once an 'epoch'
     'warmup': '10 epochs',
     'start_lr': 0.0,  # share of the peak, at the start of the warm-up
     'end_lr': 0.0,  # share of the peak, for 'cosine'
@@ -135,7 +135,6 @@ def get_config() -> ConfigDict:
         # 'off'; changes no picture.
         'resident': 'auto',
       },
-      'augment': {'device': 'accelerator'},  # or 'host': photometric part in tf.data
       'views': {'view1': view(), 'view2': view(blur_prob=0.1, solarize_prob=0.2)},
       'encoder': {
         'name': 'resnet50',

@@ -90,7 +90,8 @@ def untrained(tmp_path_factory, npz):
   """A run's directory with the small encoder as it is before training, of `npz` at 12 pixels."""
   from byoljax import cli
   from byoljax import config as config_lib
-  from byoljax.protocols import extraction
+  from byoljax.encoders import load
+  from byoljax.encoders.encoder import random_encoder
   from byoljax.weights import importing
   from byoljax.workdir import checkpoint
   from byoljax.workdir.files import write_json
@@ -100,7 +101,7 @@ def untrained(tmp_path_factory, npz):
   with config.unlocked():
     config.data.update(name='npz', dir=str(npz))
     config.evals.image_size = 12
-  encoder = extraction.random_encoder(config.encoder, 12, 0)
+  encoder = random_encoder(config.encoder, load.preprocessing_of(config), 0)
   with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
     checkpoints.save(0, importing.Imported(encoder.params, {'bn': encoder.bn}), {})
   stored = {'recipe': 'configs/byol.py:npz,smoke', 'config': json.loads(config.to_json())}

@@ -236,12 +236,3 @@ def test_policies_are_checked():
     config = config_lib.load(f'{ROOT}/configs/byol.py:smoke', [(field, value)])
     with pytest.raises(config_lib.ConfigError, match=word):
       config_lib.skips_non_finite(config)
-
-
-def test_runs_of_before_the_policy_go_on():
-  config = config_lib.load(f'{ROOT}/configs/byol.py:smoke')
-  before = config_lib.load(f'{ROOT}/configs/byol.py:smoke').unlock()
-  del before.train.non_finite, before.train.max_skipped
-  assert config_lib.differences(before, config) == []
-  config = config_lib.load(f'{ROOT}/configs/byol.py:smoke', [('train.non_finite', 'skip')])
-  assert config_lib.differences(before, config) == ["train.non_finite: 'stop' -> 'skip'"]

@@ -1,10 +1,10 @@
-"""What the processes of one run agree on. JAX is imported when it is asked, not before."""
+"""Agreement among the processes of one run. JAX is imported only when needed."""
 
 import numpy as np
 
 
-def first_says(value: int) -> int:
-  """The first process's value, in all of them: what each has measured for itself may differ."""
+def broadcast_from_first(value: int) -> int:
+  """The first process's value on all processes, whose own values may differ."""
   import jax
   from jax.experimental import multihost_utils
 
@@ -14,7 +14,7 @@ def first_says(value: int) -> int:
 
 
 def all_agree(fine: bool) -> bool:
-  """Whether `fine` on every process; all of them call it, and none goes on before the others."""
+  """Whether `fine` is true on every process. All processes must call it; it is a barrier."""
   import jax
   from jax.experimental import multihost_utils
 
@@ -24,7 +24,7 @@ def all_agree(fine: bool) -> bool:
 
 
 def is_first_process() -> bool:
-  """Whether this process writes what only one may write."""
+  """Whether this is process 0, which writes what only one process may write."""
   import jax
 
   return jax.process_index() == 0

@@ -20,10 +20,10 @@ from byoljax.suggest import did_you_mean
 PyTree = Any
 
 BIAS_AND_NORM = 'bias_and_norm'
-GRANULARITIES = ('step', 'epoch')
+LR_UPDATES = ('step', 'epoch')
 _SCHEDULE_FIELDS = (
   'base_lr', 'lr_scaling', 'schedule', 'start_lr', 'end_lr', 'min_lr', 'decay_at', 'decay_factor',
-  'granularity', 'weight_decay_end',
+  'lr_update', 'weight_decay_end',
 )  # fmt: skip
 
 
@@ -115,10 +115,10 @@ def _schedule(fields: Mapping[str, Any], length: Length, warmup: int) -> schedul
   made = schedules.make_schedule(
     name, peak, total_steps=length.total_steps, warmup_steps=warmup, **shape
   )
-  granularity = fields.get('granularity', 'step')
-  if granularity not in GRANULARITIES:
-    raise ValueError(f"granularity='{granularity}' is not one of {', '.join(GRANULARITIES)}.")
-  return made if granularity == 'step' else schedules.by_epoch(made, length.steps_per_epoch, warmup)
+  lr_update = fields.get('lr_update', 'step')
+  if lr_update not in LR_UPDATES:
+    raise ValueError(f"lr_update='{lr_update}' is not one of {', '.join(LR_UPDATES)}.")
+  return made if lr_update == 'step' else schedules.by_epoch(made, length.steps_per_epoch, warmup)
 
 
 def _end_share(fields: Mapping[str, Any], peak: Any) -> float:

@@ -241,6 +241,7 @@ def abstract_arguments(run: Run, mesh: Any) -> tuple[Any, Any]:
 
   batch: dict[str, Any] = {
     'index': rows((), jnp.int32),
+    'epoch': rows((), jnp.int32),
     'label': rows(source.label_shape, jnp.int32),
   }
   if source.encoded:

@@ -9,7 +9,7 @@ part of the augmentation that is made there. The input alone is made and thrown 
 The first step compiles and is timed apart. Work is counted as `byoljax.plan` counts it.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 import contextlib
 import functools
 import statistics
@@ -23,11 +23,9 @@ import numpy as np
 
 from byoljax.config import Config, ConfigError
 from byoljax.data.batches import resident
-from byoljax.data.batches.order import Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.length import Length, next_due
-from byoljax.method import Teacher
 from byoljax.plan import aot, flops, hardware
 from byoljax.report import table
 from byoljax.step import TrainState
@@ -47,14 +45,16 @@ _FIRST = 3
 _PARTS = {'input': 'input only', 'step': 'step only', 'training': 'training'}
 
 
-def measure(config: Config, source: Source, teacher: Teacher | None = None) -> dict[str, Any]:
+def measure(
+  config: Config, source: Source, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
   """Times a pretraining configuration on the devices that are there; writes nothing.
 
   Args:
     config: fields as for training; `bench.steps` in each of `bench.rounds` rounds are timed. Its
       `train.length` is made longer where that is shorter than what is timed.
     source: the training images.
-    teacher: for methods that learn from one.
+    given: networks for the method, by name.
 
   Returns:
     'input', 'step' and 'training', each with 'img_per_s', 'ms_per_step' and 's_per_epoch' (medians
@@ -68,7 +68,6 @@ def measure(config: Config, source: Source, teacher: Teacher | None = None) -> d
   steps, rounds = config.bench.steps, config.bench.rounds
   if steps < 1 or rounds < 1:
     raise ConfigError(f'bench.steps={steps} and bench.rounds={rounds} must both be at least 1.')
-  given = {} if teacher is None else {'teacher': teacher}
   run = assemble.from_config(config, source, given=given)
   needed = _FIRST + rounds * (_HEAD_START + steps)
   if run.length.total_steps < needed:
@@ -172,7 +171,7 @@ def _host_call(run: Run, batch: dict[str, Any]) -> Call:
 def _resident_call(run: Run, source: Source, count: int) -> Call:
   """The steps of one call on data that live on the devices."""
   data = resident.place(source)
-  index = _placed(resident.indices(_order(run), 0, count))
+  index = _placed(resident.examples(run.order, 0, count))
   assert run.many_steps is not None
   many_steps = run.many_steps
   return lambda state: many_steps(state, data, index, np.int32(count))
@@ -182,16 +181,6 @@ def _placed(tree: Any) -> Any:
   """[local devices, ...] on the devices, as the mapped step takes it without a copy."""
   sharding = NamedSharding(mapping.local_mesh(), PartitionSpec(collectives.AXIS))
   return jax.block_until_ready(jax.tree.map(lambda x: jax.device_put(x, sharding), tree))
-
-
-def _order(run: Run) -> Order:
-  return Order(
-    run.source.size,
-    run.length.batch_size,
-    run.seed,
-    jax.process_index(),
-    jax.process_count(),
-  )
 
 
 def _step(call: Call, state: TrainState, steps: int, rounds: int, per_call: int) -> list[float]:
@@ -233,9 +222,9 @@ def _input(run: Run, steps: int, rounds: int, per_call: int) -> list[float]:
 def _made(run: Run, per_call: int) -> Generator[int, None, None]:
   """Makes input without end and says for how many steps each piece is."""
   if per_call:
-    order, first = _order(run), 0
+    order, first = run.order, 0
     while True:
-      resident.indices(order, first, per_call)
+      resident.examples(order, first, per_call)
       first += per_call
       yield per_call
   while True:

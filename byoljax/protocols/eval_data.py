@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data.sources import datasets
 from byoljax.data.sources.source import Source
-from byoljax.encoders import stored
+from byoljax.encoders.encoder import EMBEDDING
 from byoljax.protocols import extraction
 from byoljax.protocols.extraction import EvalData
 from byoljax.workdir import run_dir
@@ -99,8 +99,8 @@ def home(
 
 def tap_suffix(config: Config) -> list[str]:
   """What tells results of another tap from those of the embedding: [] or ['projection']."""
-  tap = config.get('tap', stored.EMBEDDING)
-  return [] if tap == stored.EMBEDDING else [tap.replace('/', '-')]
+  tap = config.get('tap', EMBEDDING)
+  return [] if tap == EMBEDDING else [tap.replace('/', '-')]
 
 
 def which(config: Config) -> str:

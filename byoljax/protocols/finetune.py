@@ -13,9 +13,10 @@ import numpy as np
 
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
+from byoljax.encoders.encoder import Encoder
 from byoljax.methods.supervised import supervised
 from byoljax.protocols import training
-from byoljax.protocols.extraction import Encoder, EvalData
+from byoljax.protocols.extraction import EvalData
 from byoljax.train.loop import Logging
 from byoljax.train.run import Run
 from byoljax.workdir.files import write_json

@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from byoljax.encoders.encoder import Encoder
 from byoljax.protocols import extraction
-from byoljax.protocols.extraction import Encoder, EvalData
+from byoljax.protocols.extraction import EvalData
 
 # Features float32 [N, D] and labels, int32 [N] or bool [N, C].
 Split = tuple[np.ndarray, np.ndarray]

@@ -9,6 +9,7 @@ import re
 
 import numpy as np
 
+from byoljax import streams
 from byoljax.config import ConfigError
 from byoljax.data.sources.source import Source
 from byoljax.evals import frozen
@@ -33,16 +34,17 @@ def part(source: Source, text: str, seed: int) -> Source:
     return _of_multi_label(source, text, seed)
   share = re.fullmatch(r'([0-9.]+) ?%', text)
   count = re.fullmatch(r'(\d+) per class', text)
+  seeds = (seed, streams.LABEL_SUBSET)
   if share:
     value = _share(text, share.group(1))
     known = np.flatnonzero(labels >= 0)
-    chosen = known if value == 1 else frozen.subset(labels, share=value, seed=(seed, 3))
+    chosen = known if value == 1 else frozen.subset(labels, share=value, seed=seeds)
   elif count:
     number = int(count.group(1))
     least = int(np.bincount(labels[labels >= 0]).min())
     if not 1 <= number <= least:
       raise ConfigError(f"labels='{text}': give 1 to {least}, the images of the smallest class.")
-    chosen = frozen.subset(labels, count=number, seed=(seed, 3))
+    chosen = frozen.subset(labels, count=number, seed=seeds)
   else:
     chosen = _named(source, text)
     unknown = int((labels[chosen] < 0).sum())
@@ -57,7 +59,7 @@ def _of_multi_label(source: Source, text: str, seed: int) -> Source:
   if not share:
     return source.subset(_named(source, text))
   count = max(1, round(_share(text, share.group(1)) * source.size))
-  order = np.random.default_rng((seed, 3)).permutation(source.size)
+  order = np.random.default_rng((seed, streams.LABEL_SUBSET)).permutation(source.size)
   return source.subset(np.sort(order[:count]))
 
 

@@ -9,9 +9,10 @@ import jax
 import numpy as np
 
 from byoljax.devices import mapping
+from byoljax.encoders.encoder import Encoder
 from byoljax.methods.supervised import linear_probe
 from byoljax.protocols import training
-from byoljax.protocols.extraction import Encoder, EvalData
+from byoljax.protocols.extraction import EvalData
 from byoljax.step import TrainState
 from byoljax.train.loop import Logging
 
@@ -31,11 +32,11 @@ class LinearProtocol:
     nesterov: whether momentum is Nesterov's.
     lr_scaling: a key of `optim.schedules.SCALINGS`.
     schedule: a key of `optim.schedules.SCHEDULES`.
-    granularity: how often the rate moves, 'step' or 'epoch'.
+    lr_update: whether the learning rate changes every 'step' or once an 'epoch'.
     decay_at: shares of training at which 'step' decays.
     warmup: a duration.
     weight_decay: at least 0.
-    start: how the heads' kernels begin, a key of `heads.STARTS`.
+    kernel_init: how the heads' kernels are initialized, a key of `heads.KERNEL_INITS`.
     norm: whether features are batch-normalized, without scale and shift.
     crop_scale: smallest and largest share of the area that a crop keeps.
     seed: of the order, the crops and the held-out part.
@@ -50,11 +51,11 @@ class LinearProtocol:
   nesterov: bool
   lr_scaling: str
   schedule: str
-  granularity: str
+  lr_update: str
   decay_at: tuple[float, ...]
   warmup: str
   weight_decay: float
-  start: str
+  kernel_init: str
   norm: bool
   crop_scale: tuple[float, float]
   seed: int
@@ -66,7 +67,7 @@ class LinearProtocol:
 
 
 _OPTIMIZER = (
-  'base_lr', 'name', 'lr_scaling', 'schedule', 'granularity', 'decay_at', 'warmup', 'weight_decay',
+  'base_lr', 'name', 'lr_scaling', 'schedule', 'lr_update', 'decay_at', 'warmup', 'weight_decay',
   'nesterov',
 )  # fmt: skip
 
@@ -108,7 +109,7 @@ def linear_result(
       training.encoder_factory(encoder),
       setting,
       num_heads=len(rates),
-      start=protocol.start,
+      kernel_init=protocol.kernel_init,
       norm=protocol.norm,
     )
 

@@ -1,6 +1,6 @@
 """Features of several taps of one run, of un-augmented images or of augmented views.
 
-A tap is a place where the network is read out (`byoljax.encoders.stored`): an inner map, the
+A tap is a place where the network is read out (`byoljax.encoders.encoder`): an inner map, the
 embedding h, the projection z, the prediction p. One pass over the images gives all of them, so
 memory is N times the sum of the taps' widths, in float32.
 """
@@ -17,22 +17,22 @@ from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data.augment import device
 from byoljax.data.batches import pipeline
 from byoljax.data.sources.source import Source
-from byoljax.encoders import stored
-from byoljax.encoders.stored import Encoder
+from byoljax.encoders import load
+from byoljax.encoders.encoder import EMBEDDING, Encoder, Preprocessing, outputs
 from byoljax.evals import features
 from byoljax.protocols import extraction
 from byoljax.protocols.extraction import EvalData
 from byoljax.train import assemble
 
 # What losses and evaluations see: h, z, p.
-OUTPUTS = (stored.EMBEDDING, 'projection', 'prediction')
+OUTPUTS = (EMBEDDING, 'projection', 'prediction')
 
 
 def load_outputs(config: Config) -> tuple[Encoder, tuple[str, ...], Config, pathlib.Path]:
   """The encoder with the taps that the configuration names, else h, z and p as far as they are."""
   if config.taps:
-    return stored.load_taps(config.pretrained, config.network, config.taps)
-  encoder, valid, source, directory = stored.load_taps(config.pretrained, config.network)
+    return load.load_taps(config.pretrained, config.network, config.taps)
+  encoder, valid, source, directory = load.load_taps(config.pretrained, config.network)
   return encoder, tuple(tap for tap in valid if tap in OUTPUTS), source, directory
 
 
@@ -40,16 +40,16 @@ def of_images(
   encoder: Encoder, taps: Sequence[str], source: Source, data: EvalData
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
   """{tap: float32 [N, D]} of un-augmented images, and their labels."""
-  extract = _extractor(encoder.net, tuple(taps), encoder.pool, tuple(data.mean), tuple(data.std))
+  extract = _extractor(encoder.net, tuple(taps), encoder.pool, encoder.preprocessing)
   return extract(encoder.params, encoder.bn, extraction.eval_batches(source, data))
 
 
 @functools.cache
 def _extractor(
-  net: Any, taps: tuple[str, ...], pool: str, mean: tuple[float, ...], std: tuple[float, ...]
+  net: Any, taps: tuple[str, ...], pool: str | None, preprocessing: Preprocessing
 ) -> Any:
-  embed = functools.partial(stored.outputs, net, taps, pool)
-  return features.side_by_side(embed, device.make_eval_transform(mean, std))
+  embed = functools.partial(outputs, net, taps, pool)
+  return features.side_by_side(embed, preprocessing.normalize)
 
 
 def of_views(
@@ -65,19 +65,17 @@ def of_views(
                       'trained, and there is no augmentation to align.')  # fmt: skip
   with user_errors('config.views'):
     specs = (assemble.view_specs(pretraining) * 2)[:2]
-  augment = device.make_augment(
-    specs, seed=seed, steps_per_epoch=1, mean=tuple(data.mean), std=tuple(data.std)
-  )
+  augment = device.make_augment(specs, seed=seed, mean=tuple(data.mean), std=tuple(data.std))
   pairs = ('first', 'second')
 
   def embed(params: Any, bn: Any, views: Iterable[jax.Array]) -> dict[str, jax.Array]:
     made = {}
     for name, view in zip(pairs, views, strict=True):
-      found = stored.outputs(encoder.net, taps, encoder.pool, params, bn, view)
+      found = outputs(encoder.net, taps, encoder.pool, params, bn, view)
       made |= {f'{name}/{tap}': x for tap, x in found.items()}
     return made
 
-  extract = features.side_by_side(embed, lambda batch: augment(batch, 0)['views'])
+  extract = features.side_by_side(embed, lambda batch: augment(batch)['views'])
   batches = pipeline.view_batches(
     data.test,
     specs,
@@ -87,6 +85,7 @@ def of_views(
     process_count=jax.process_count(),
     threads=data.threads,
   )
-  found, _ = extract(encoder.params, encoder.bn, batches)
+  whole = ({**batch, 'image': batch} for batch in batches)
+  found, _ = extract(encoder.params, encoder.bn, whole)
   first, second = ({tap: found[f'{name}/{tap}'] for tap in taps} for name in pairs)
   return first, second

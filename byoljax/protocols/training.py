@@ -12,15 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from byoljax import streams
 from byoljax.config import ConfigError, user_errors
 from byoljax.data.augment import device
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.sources.source import Source
+from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, frozen, scores
 from byoljax.length import make_length
 from byoljax.models import make_encoder
 from byoljax.optim.recipe import make_recipe
-from byoljax.protocols.extraction import Encoder, EvalData, eval_batches
+from byoljax.protocols.extraction import EvalData, eval_batches
 from byoljax.step import TrainState
 from byoljax.train import loop
 from byoljax.train.run import BuildMethod, DataOptions, Run, make_run
@@ -139,7 +141,7 @@ def hold_out(source: Source, share: float, seed: int) -> tuple[Source, Source]:
   count = min(MAX_HELD_OUT, max(1, round(share * source.size)))
   if count >= source.size:
     raise ConfigError(f'{source.name} has only {source.size} training images: too few to split.')
-  order = np.random.default_rng((seed, 2)).permutation(source.size)
+  order = np.random.default_rng((seed, streams.PROBE_HELD_OUT)).permutation(source.size)
   return source.subset(np.sort(order[:count])), source.subset(np.sort(order[count:]))
 
 
@@ -156,7 +158,7 @@ def hold_out_stratified(source: Source, share: float, seed: int) -> tuple[Source
       'a class has a single labelled image: nothing can be held out to choose among several '
       'settings; give sweep.base_lr, sweep.length and sweep.weight_decay one value each.'
     )
-  chosen = frozen.subset(labels, share=min(share, 0.5), seed=(seed, 2))
+  chosen = frozen.subset(labels, share=min(share, 0.5), seed=(seed, streams.PROBE_HELD_OUT))
   rest = np.setdiff1d(np.arange(source.size), chosen)
   return source.subset(chosen), source.subset(rest)
 

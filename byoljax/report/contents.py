@@ -19,11 +19,14 @@ import numpy as np
 from PIL import Image
 
 from byoljax import config as config_lib
+from byoljax import streams
 from byoljax.config import Config, ConfigError
 from byoljax.data.batches import pipeline
 from byoljax.data.sources import datasets
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
+from byoljax.encoders import load
+from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, knn
 from byoljax.protocols import extraction
 from byoljax.report import by_tap, charts, evaluations, page, pictures
@@ -66,7 +69,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     ConfigError: no run there, or its images are not where they were.
   """
   run = pathlib.Path(workdir)
-  encoder, config, directory = extraction.load_encoder(str(run), 'online')
+  encoder, config, directory = load.load_encoder(str(run), 'online')
   run = directory.parent.parent
   bank_source, query_source = _sources(config)
   bank = _sample(encoder, config, bank_source, _MOST_BANK, seed=0)
@@ -129,15 +132,13 @@ def _sources(config: Config) -> tuple[Source, Source]:
       return whole, whole
 
 
-def _sample(
-  encoder: extraction.Encoder, config: Config, source: Source, most: int, seed: int
-) -> Sample:
+def _sample(encoder: Encoder, config: Config, source: Source, most: int, seed: int) -> Sample:
   """At most `most` of the images that can be read."""
-  order = np.random.default_rng((0, seed)).permutation(source.size)[:most]
+  order = np.random.default_rng((0, streams.REPORT_SAMPLE, seed)).permutation(source.size)[:most]
   rows = np.sort(order)
   chosen = source.subset(rows)
-  numbered = features.numbered(_batches(config, chosen))
-  extract = extraction.extractor(encoder, config.data.mean, config.data.std)
+  numbered = features.with_index_as_label(_batches(config, chosen))
+  extract = extraction.extractor(encoder)
   found, index = extract(encoder.params, encoder.bn, numbered)
   labels = chosen.labels
   known = np.full(len(index), -1, np.int32) if labels is None else labels[index]
@@ -179,7 +180,7 @@ def _images(config: Config, source: Source, rows: np.ndarray) -> np.ndarray:
   side = config.evals.image_size
   made = np.zeros((len(wanted), side, side, 3), np.uint8)
   for batch in _batches(config, source.subset(wanted), batch_size=64):
-    real = batch['mask']
+    real = batch['valid']
     made[batch['index'][real]] = batch['image'][real]
   return made[back.reshape(rows.shape)]
 
@@ -188,7 +189,7 @@ def _gallery(
   config: Config, queries: Sample, bank: Sample, similarities: np.ndarray, rows: np.ndarray
 ) -> Gallery:
   """A dozen random queries, of every class in turn where there are classes."""
-  order = np.random.default_rng(2).permutation(len(queries.labels))
+  order = np.random.default_rng((0, streams.REPORT_GALLERY)).permutation(len(queries.labels))
   # Stable: the first of every class, then the second of every class, ...
   seen: dict[int, int] = {}
   turn = []
@@ -232,7 +233,7 @@ def _map(config: Config, sample: Sample) -> Map:
 
 def _pictures(
   run: pathlib.Path,
-  encoder: extraction.Encoder,
+  encoder: Encoder,
   gallery: Gallery,
   shown: Map,
   confusion: np.ndarray | None,
@@ -275,7 +276,7 @@ def _show_in_tensorboard(run: pathlib.Path, made: Mapping[str, pathlib.Path], st
 def _facts(
   run: pathlib.Path,
   config: Config,
-  encoder: extraction.Encoder,
+  encoder: Encoder,
   source: Source,
   record: list[dict[str, Any]],
   directory: pathlib.Path,

@@ -36,14 +36,8 @@ def example_views(run: Run, count: int) -> tuple[list[np.ndarray], list[list[np.
   """
   with contextlib.closing(loop.batches(run, 0)) as source:
     batch = jax.tree.map(lambda x: x[:count], next(source))
-  augment = device.make_augment(
-    run.specs,
-    seed=run.seed,
-    steps_per_epoch=run.length.steps_per_epoch,
-    mean=(0.0,) * 3,
-    std=(1.0,) * 3,
-  )
-  views = jax.jit(augment)(batch, 0)['views']
+  augment = device.make_augment(run.specs, seed=run.seed, mean=(0.0,) * 3, std=(1.0,) * 3)
+  views = jax.jit(augment)(batch)['views']
   # A batch, or this process's part of it, may hold fewer than were asked for.
   clean = pipeline.eval_batches(
     run.source.subset(batch['index']),

@@ -16,14 +16,14 @@ from byoljax.workdir.run_dir import Invocation, say
 
 def run(config: Config, invocation: Invocation) -> int:
   """Times input, step and training of a configuration here; see `byoljax.plan.timing`."""
-  from byoljax.encoders import teachers
   from byoljax.plan import timing
 
   if 'method' not in config or 'bench' not in config:
     raise ConfigError(f'{invocation.recipe} trains no encoder: name a recipe that does.')
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
-  teacher = teachers.load(config.teacher, config) if 'teacher' in config else None
-  found = timing.measure(config, pretrain.load_images(config, 'pretrain', None), teacher)
+  found = timing.measure(
+    config, pretrain.load_images(config, 'pretrain', None), pretrain.given_networks(config)
+  )
   say(timing.text(found))
   path = workdir / 'bench.json'
   if hosts.is_first_process():

@@ -25,7 +25,7 @@ from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
   from byoljax.data.sources.source import Source
-  from byoljax.encoders.stored import Encoder
+  from byoljax.encoders.encoder import Encoder
   from byoljax.evals.features import Extract
 
 INDEX = 'index.json'
@@ -51,6 +51,7 @@ class Part(NamedTuple):
 def run(config: Config, invocation: Invocation) -> int:
   """Embeds a data set; see `configs/embed.py`."""
   from byoljax.data.sources import datasets
+  from byoljax.encoders import load
   from byoljax.protocols import eval_data, extraction
 
   choose('format', config.format, FORMATS)
@@ -58,7 +59,7 @@ def run(config: Config, invocation: Invocation) -> int:
     _require_pyarrow()
   if config.part_size < 1:
     raise ConfigError(f'part_size={config.part_size} must be at least 1.')
-  encoder, source_config, directory = extraction.load_encoder(
+  encoder, source_config, directory = load.load_encoder(
     config.pretrained, config.network, config.tap
   )
   data = source_config.data
@@ -85,7 +86,7 @@ def run(config: Config, invocation: Invocation) -> int:
     'class_names': list(source.class_names),
   }
   _open(folder, about)
-  extract = extraction.extractor(encoder, data.mean, data.std)
+  extract = extraction.extractor(encoder)
   parts = -(-source.size // config.part_size)
   done = 0
   for number in range(parts):
@@ -127,7 +128,7 @@ def _embed(
     threads=config.data.threads,
   )
   labels = source.labels
-  found, index = extract(encoder.params, encoder.bn, features.numbered(batches))
+  found, index = extract(encoder.params, encoder.bn, features.with_index_as_label(batches))
   names = np.array([source.locate(int(i)) for i in index])
   known = np.full(len(index), -1, np.int32) if labels is None else labels[index].astype(np.int32)
   return Part(found, rows[index], known, names)

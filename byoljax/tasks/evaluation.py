@@ -23,11 +23,10 @@ def on_frozen_features(name: str, compute: Compute, config: Config, invocation: 
     config: with `pretrained`, `network`, `tap`, `data`, `image_size` and `batch_size`.
     invocation: how the task was called.
   """
-  from byoljax.protocols import eval_data, extraction, frozen_features
+  from byoljax.encoders import load
+  from byoljax.protocols import eval_data, frozen_features
 
-  encoder, source, directory = extraction.load_encoder(
-    config.pretrained, config.network, config.tap
-  )
+  encoder, source, directory = load.load_encoder(config.pretrained, config.network, config.tap)
   home = eval_data.home(name, config, directory, invocation)
   data = eval_data.data_of(config, source, config.batch_size, home)
   say(f'{name} of {directory} ({eval_data.which(config)}) on {data.test.name}')

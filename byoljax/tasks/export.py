@@ -12,11 +12,10 @@ from byoljax.workdir.run_dir import Invocation, say
 
 def run(config: Config, invocation: Invocation) -> int:
   """Writes a run's encoder as a folder; see `configs/export.py`."""
-  from byoljax.encoders import embedder
-  from byoljax.protocols import extraction
+  from byoljax.encoders import load
   from byoljax.weights import exporting
 
-  encoder, source, directory = extraction.load_encoder(config.pretrained, config.network)
+  encoder, source, directory = load.load_encoder(config.pretrained, config.network)
   home = directory.parent.parent
   folder = pathlib.Path(invocation.workdir or home / 'export')
   about = {
@@ -27,7 +26,7 @@ def run(config: Config, invocation: Invocation) -> int:
     'results': _results(home),
   }
   with user_errors('--workdir'):
-    exporting.write(embedder.of(encoder, source), folder, about)
+    exporting.write(encoder, folder, about)
   for path in sorted(folder.iterdir()):
     say(f'{os.path.getsize(path):>12,} bytes  {path}')
   return 0

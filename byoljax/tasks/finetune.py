@@ -1,6 +1,7 @@
 """Fine-tuning: a run's encoder, trained with labels, and beside it the same from scratch."""
 
 from collections.abc import Mapping
+import dataclasses
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +12,24 @@ from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
-  from byoljax.protocols.extraction import Encoder, EvalData
+  from byoljax.encoders.encoder import Encoder
+  from byoljax.protocols.extraction import EvalData
 
 
 def run(config: Config, invocation: Invocation) -> int:
   """Trains the whole network of a run on labelled images; see `configs/finetune.py`."""
-  from byoljax.protocols import eval_data, extraction, labelled
+  from byoljax.encoders import load
+  from byoljax.protocols import eval_data, labelled
 
-  encoder, pretraining, directory = extraction.load_encoder(config.pretrained, config.network)
+  encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = eval_data.home('finetune', config, directory, invocation)
   if not invocation.workdir:
-    home = home.with_name(f'{home.name}-{_slug(config.labels)}-{config.draw}')
+    home = home.with_name(f'{home.name}-{_slug(config.labels)}-{config.split_seed}')
   data = eval_data.data_of(config, pretraining, config.finetune.batch_size, home)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   with user_errors():
-    some = labelled.part(data.train, config.labels, config.draw)
+    some = labelled.part(data.train, config.labels, config.split_seed)
   data = data._replace(train=some)
   with run_dir.lock_workdir(home):
     return _train(config, invocation, home, encoder, pretraining, directory, data)
@@ -42,7 +45,8 @@ def _train(
   data: 'EvalData',
 ) -> int:
   """The part of `finetune` that one process at a time may do in a directory."""
-  from byoljax.protocols import finetune as protocol
+  from byoljax.encoders.encoder import untrained
+  from byoljax.protocols.finetune import FinetuneProtocol, finetune_result
   from byoljax.train import assemble
 
   run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
@@ -56,14 +60,14 @@ def _train(
   starts = {config.network: encoder}
   if config.scratch or config.network == 'random':
     # Drawn with this training's seed, not with that of the pretraining.
-    starts['random'] = _without_weights(config, pretraining, encoder)
+    starts['random'] = untrained(encoder, config.finetune.seed)
   results = {}
   for name, start in starts.items():
     say(f'training from {_START.get(name, name)} ...')
-    result = protocol.finetune_result(
+    result = finetune_result(
       start,
       data,
-      protocol.FinetuneProtocol(**config.finetune.to_dict()),
+      FinetuneProtocol(**config.finetune.to_dict()),
       logging=assemble.logging_of(config),
       head=head,
       workdir=home / name,
@@ -107,13 +111,6 @@ def _slug(text: str) -> str:
   return name.replace(' %', '%').replace('%', 'pc').replace(' ', '-')
 
 
-def _without_weights(config: Config, pretraining: Config, encoder: 'Encoder') -> 'Encoder':
-  from byoljax.protocols import extraction
-
-  size = config.image_size or pretraining.evals.image_size
-  return extraction.random_encoder(encoder.fields, size, config.finetune.seed)
-
-
 def _with_head(
   encoder: 'Encoder', directory: pathlib.Path, network: str, layers: int
 ) -> 'tuple[Encoder, dict[str, Any]]':
@@ -122,13 +119,13 @@ def _with_head(
   Raises:
     ConfigError: no projector with so many layers in front of its output.
   """
-  from byoljax.protocols import extraction
+  from byoljax.encoders import load
   from byoljax.workdir import checkpoint
 
   where = f"finetune.head_layers={layers}: '{directory}'"
-  if network not in extraction.NETWORKS:
+  if network not in load.NETWORKS:
     raise ConfigError(f'{where} is of no use for network={network}, which has no projector.')
-  prefixes = tuple((*prefix, 'projector') for prefix in extraction.NETWORKS[network])
+  prefixes = tuple((*prefix, 'projector') for prefix in load.NETWORKS[network])
   try:
     params, bn = checkpoint.restore_subtrees(directory, prefixes).values()
   except KeyError as error:
@@ -146,8 +143,10 @@ def _with_head(
     'hidden_bias': 'bias' in own['linear1'],
     'norm': 'bn1' in own,
   }
-  return encoder._replace(
-    params=encoder.params | {'projector': own}, bn=encoder.bn | {'projector': statistics}
+  return dataclasses.replace(
+    encoder,
+    params=encoder.params | {'projector': own},
+    bn=encoder.bn | {'projector': statistics},
   ), head
 
 

@@ -31,13 +31,18 @@ def run(config: Config, invocation: Invocation) -> int:
     raise ConfigError(f"'{workdir}' holds a run already: choose another --workdir.")
   with user_errors('config.file'):
     encoder, prefix, found = importing.encoder_of(
-      config.file, config.encoder, prefix=config.prefix, image_size=config.evals.image_size
+      config.file,
+      config.encoder,
+      mean=tuple(config.data.mean),
+      std=tuple(config.data.std),
+      prefix=config.prefix,
+      image_size=config.evals.image_size,
     )
   as_run = config.copy_and_resolve_references()
   as_run.encoder.update(encoder.fields)
-  as_run.evals.image_size = found.image_size
-  if found.mean and found.std:
-    as_run.data.mean, as_run.data.std = found.mean, found.std
+  preprocessing = encoder.preprocessing
+  as_run.evals.image_size = preprocessing.image_size
+  as_run.data.mean, as_run.data.std = preprocessing.mean, preprocessing.std
   with user_errors('--workdir'):
     workdir.mkdir(parents=True, exist_ok=True)
     with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:

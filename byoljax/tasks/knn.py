@@ -9,9 +9,10 @@ from byoljax.workdir.run_dir import Invocation, say
 
 def run(config: Config, invocation: Invocation) -> int:
   """k-NN evaluation of a pretrained encoder; see `configs/knn.py`."""
+  from byoljax.encoders import load
   from byoljax.protocols import eval_data, extraction
 
-  encoder, source_config, directory = extraction.load_encoder(
+  encoder, source_config, directory = load.load_encoder(
     config.pretrained, config.network, config.tap
   )
   home = eval_data.home('knn', config, directory, invocation)

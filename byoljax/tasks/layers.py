@@ -18,11 +18,12 @@ PIXELS = 'pixels'
 
 def run(config: Config, invocation: Invocation) -> int:
   """k-NN, and if asked for logistic regression, on every tap of a run, from the pixels on."""
-  from byoljax.encoders import stored
+  from byoljax.encoders import load
+  from byoljax.encoders.encoder import random_encoder
   from byoljax.evals import knn
   from byoljax.protocols import eval_data, extraction, tap_features
 
-  encoder, taps, source, directory = stored.load_taps(
+  encoder, taps, source, directory = load.load_taps(
     config.pretrained, config.network, [tap for tap in config.taps if tap != PIXELS]
   )
   home = eval_data.home('layers', config, directory, invocation)
@@ -32,7 +33,7 @@ def run(config: Config, invocation: Invocation) -> int:
     tap_features.of_images(encoder, taps, images, data) for images in (data.train, data.test)
   ]
   if (not config.taps or PIXELS in config.taps) and PIXELS not in taps:
-    pixels = extraction.random_encoder({**source.encoder, 'name': PIXELS}, data.image_size, 0)
+    pixels = random_encoder({**source.encoder, 'name': PIXELS}, encoder.preprocessing, 0)
     for (made, _), images in zip(found, (data.train, data.test), strict=True):
       rows, _ = extraction.extract(pixels, images, data)
       made[PIXELS] = rows

@@ -11,11 +11,13 @@ from byoljax.workdir.run_dir import Invocation, say
 
 def run(config: Config, invocation: Invocation) -> int:
   """Linear evaluation of a pretrained encoder; see `configs/linear.py`."""
+  from byoljax.encoders import load
   from byoljax.evals import scores
-  from byoljax.protocols import eval_data, extraction, linear
+  from byoljax.protocols import eval_data
+  from byoljax.protocols.linear import LinearProtocol, linear_result
   from byoljax.train import assemble
 
-  encoder, source_config, directory = extraction.load_encoder(
+  encoder, source_config, directory = load.load_encoder(
     config.pretrained, config.network, config.tap
   )
   home = eval_data.home('linear', config, directory, invocation)
@@ -25,18 +27,17 @@ def run(config: Config, invocation: Invocation) -> int:
   with run_dir.lock_workdir(home):
     run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
     say(f'Linear evaluation of {directory} ({eval_data.which(config)}) on {data.test.name}.')
-    result = linear.linear_result(
-      encoder,
-      data,
-      linear.LinearProtocol(**config.linear.to_dict()),
-      logging=assemble.logging_of(config),
-      workdir=home,
+    protocol = LinearProtocol(**config.linear.to_dict())
+    result = linear_result(
+      encoder, data, protocol, logging=assemble.logging_of(config), workdir=home
     )
   if result is None:
     say('Stopped and saved: the same command goes on from there.')
     return 0
   run_dir.write_result(home / 'result.json', result, config, directory)
-  say(f'{scores.in_words(result)} on {result["test_examples"]:,} test images ({_chosen(result)})')
+  say(
+    f'{scores.format_scores(result)} on {result["test_examples"]:,} test images ({_chosen(result)})'
+  )
   say(f'result  {home / "result.json"}')
   return 0
 

@@ -29,7 +29,7 @@ def _compute(config: Config, train: 'Split', test: 'Split') -> tuple[dict[str, A
     max_iterations=fields.max_iterations,
   )
   text = (
-    f'{scores.in_words(result)} on {result["test_examples"]:,} test images '
+    f'{scores.format_scores(result)} on {result["test_examples"]:,} test images '
     f'(lambda {result["lambda"]:.3g}, {result["held_out"]:.2%} on held-out training images)'
   )
   edge = '\nThe best lambda is at the end of the range: widen logistic.lambdas.'

@@ -1,5 +1,6 @@
 """Pretraining: trains an encoder, evaluates it, and leaves everything about it in a directory."""
 
+from collections.abc import Mapping
 import functools
 import logging
 import pathlib
@@ -16,7 +17,8 @@ from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
   from byoljax.data.sources.source import Source
-  from byoljax.protocols.extraction import Encoder, EvalData
+  from byoljax.encoders.encoder import Encoder
+  from byoljax.protocols.extraction import EvalData
   from byoljax.step import TrainState
   from byoljax.train.run import Run
 
@@ -25,17 +27,28 @@ log = logging.getLogger('byoljax')
 
 def run(config: Config, invocation: Invocation) -> int:
   """Trains an encoder, evaluates it, and leaves checkpoints, metrics and figures in the workdir."""
-  from byoljax.encoders import teachers
+  from byoljax.encoders import method_network
   from byoljax.train import assemble
 
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
   source = load_images(config, 'pretrain', workdir)
-  teacher = teachers.load(config.teacher, config) if 'teacher' in config else None
-  given = {'teacher': teacher} if teacher is not None else {}
+  given = given_networks(config)
   assembled = assemble.from_config(config, source, given=given)
+  facts = method_network.facts_of(assembled, given)
   data = _eval_data(config, workdir)
   with run_dir.lock_workdir(workdir):
-    return _pretrain(config, invocation, assembled, data, workdir)
+    return _pretrain(config, invocation, assembled, data, workdir, facts)
+
+
+def given_networks(config: Config) -> 'dict[str, Encoder]':
+  """The trained networks that the method starts or learns from, by name."""
+  from byoljax.encoders import teachers
+
+  if 'teacher' not in config:
+    return {}
+  teacher = teachers.load(config.teacher)
+  teachers.require_same_normalization(teacher, config.data.mean, config.data.std)
+  return {'teacher': teacher}
 
 
 def _pretrain(
@@ -44,19 +57,20 @@ def _pretrain(
   run: 'Run',
   data: 'EvalData | None',
   workdir: pathlib.Path,
+  facts: Mapping[str, Any],
 ) -> int:
   from byoljax.report import contents, preview
   from byoljax.train import assemble, loop
   from byoljax.workdir import checkpoint
 
   source = run.source
-  run_dir.open_workdir(workdir, config, invocation, source.name, source.fingerprint)
+  run_dir.open_workdir(workdir, config, invocation, source.name, source.fingerprint, facts)
   run_dir.log_to(workdir / 'run.log')
   say(_headline(config, run, workdir))
   log.info('parameters\n%s', run.report)
   if hosts.is_first_process():
     preview.write_sheet(run, workdir / 'views.png', assemble.spec_names(config))
-  knn = functools.partial(_periodic_knn, config, data) if data else None
+  knn = functools.partial(_periodic_knn, config, run, data) if data else None
   done_before = checkpoint.latest_finished(workdir) == run.length.total_steps
   if done_before:
     say(f'This run is already complete ({run.length.total_steps:,} steps): nothing is trained.')
@@ -69,7 +83,7 @@ def _pretrain(
   if not done_before:
     say(f'Trained in {_minutes(time.monotonic() - began)}.')
   if data and config.evals.final:
-    _final_table(config, data, state, workdir)
+    _final_table(config, run, data, state, workdir)
   elif not data:
     say('No k-NN or linear evaluation: it needs labelled images and a test split.')
   _say_files(workdir, int(state.step))
@@ -129,7 +143,9 @@ def _eval_data(config: Config, workdir: pathlib.Path) -> 'EvalData | None':
   )
 
 
-def _periodic_knn(config: Config, data: 'EvalData', state: 'TrainState') -> dict[str, float]:
+def _periodic_knn(
+  config: Config, run: 'Run', data: 'EvalData', state: 'TrainState'
+) -> dict[str, float]:
   """k-NN of the encoder in training, under names of its own: 'knn/*'.
 
   It classifies training images that are left out of the bank: the best checkpoint is chosen by
@@ -137,30 +153,30 @@ def _periodic_knn(config: Config, data: 'EvalData', state: 'TrainState') -> dict
   """
   from byoljax.protocols import extraction
 
-  encoder = _online(config, state)
+  encoder = _online(config, run, state)
   result = extraction.knn_result(
     encoder, extraction.training_only(data, config.evals.knn, config.seed), config.evals.knn
   )
   return {f'knn/{name}': result[name] for name in ('top1', 'top5') if name in result}
 
 
-def _online(config: Config, state: 'TrainState') -> 'Encoder':
-  from byoljax.protocols import extraction
+def _online(config: Config, run: 'Run', state: 'TrainState') -> 'Encoder':
+  """The encoder in training, through its method's own network."""
+  from byoljax.encoders import load
 
-  params = {'encoder': state.params['encoder']}
-  bn = {'encoder': state.method_state.bn['encoder']}
-  return extraction.Encoder(config.encoder, extraction.network(config.encoder), params, bn)
+  preprocessing = load.preprocessing_of(config)
+  return load.of_state(run.method.net, state, preprocessing, fields=config.encoder)
 
 
 def _final_table(
-  config: Config, data: 'EvalData', state: 'TrainState', workdir: pathlib.Path
+  config: Config, run: 'Run', data: 'EvalData', state: 'TrainState', workdir: pathlib.Path
 ) -> None:
   """Evaluates the encoder beside what it has to beat, prints the table and writes results.json."""
   path = workdir / 'results.json'
   step = int(state.step)
   results = run_dir.read_result(path, step)
   if results is None:
-    results = _final_results(config, data, state)
+    results = _final_results(config, run, data, state)
     directory = workdir / 'checkpoints' / str(step)
     run_dir.write_result(path, results, config, directory, step=step)
   cells = [
@@ -172,27 +188,27 @@ def _final_table(
   say('\n' + table.format_table(cells, columns, formats=formats) + '\n')
 
 
-def _final_results(config: Config, data: 'EvalData', state: 'TrainState') -> dict[str, Any]:
+def _final_results(
+  config: Config, run: 'Run', data: 'EvalData', state: 'TrainState'
+) -> dict[str, Any]:
   """k-NN and linear evaluation of the trained encoder and, unless told not to, of what it beats."""
-  from byoljax.protocols import extraction, linear
+  from byoljax.encoders import load
+  from byoljax.encoders.encoder import random_encoder
+  from byoljax.protocols import extraction
+  from byoljax.protocols.linear import LinearProtocol, linear_result
   from byoljax.train import assemble
 
-  encoders = {config.method.name: _online(config, state)}
+  encoders = {config.method.name: _online(config, run, state)}
   if config.evals.baselines:
     pixels = dict(config.encoder) | {'name': 'pixels'}
     for name, fields in {'random initialization': config.encoder, 'raw pixels': pixels}.items():
-      encoders[name] = extraction.random_encoder(fields, data.image_size, config.seed)
-  results = {}
+      encoders[name] = random_encoder(fields, load.preprocessing_of(config), config.seed)
+  protocol, results = LinearProtocol(**config.evals.linear.to_dict()), {}
   for name, encoder in encoders.items():
     say(f'evaluating {name} ...')
     results[name] = {
       'knn': extraction.knn_result(encoder, data, config.evals.knn),
-      'linear': linear.linear_result(
-        encoder,
-        data,
-        linear.LinearProtocol(**config.evals.linear.to_dict()),
-        logging=assemble.logging_of(config),
-      ),
+      'linear': linear_result(encoder, data, protocol, logging=assemble.logging_of(config)),
     }
   return results
 

@@ -95,7 +95,7 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
   """
   from byoljax.data.batches import pipeline
   from byoljax.data.sources import datasets
-  from byoljax.encoders import embedder
+  from byoljax.encoders import load
   from byoljax.report import sheet
 
   if count < 1:
@@ -106,7 +106,7 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
   if about['format'] != 'npz' or not parts:
     raise ConfigError(f"'{folder}' has no .npz parts: embed with --format=npz to search in it.")
   queries = read_images(images, about['image_size'])
-  embed_images = embedder.load(about['pretrained'], about['network'], about['tap'])
+  embed_images = load.load(about['pretrained'], about['network'], about['tap'])
   found = nearest(np.asarray(embed_images(queries)), parts, count)
   for path, cosine, names in zip(images, found.cosine, found.name, strict=True):
     rows = [
@@ -123,7 +123,7 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
     for batch in pipeline.eval_batches(source.subset(wanted), image_size=size, batch_size=16):
       pictures |= {
         int(wanted[i]): image
-        for i, image, real in zip(batch['index'], batch['image'], batch['mask'], strict=True)
+        for i, image, real in zip(batch['index'], batch['image'], batch['valid'], strict=True)
         if real
       }
     columns = [

@@ -24,14 +24,16 @@ from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
-  from byoljax.protocols.extraction import Encoder, EvalData
+  from byoljax.encoders.encoder import Encoder
+  from byoljax.protocols.extraction import EvalData
 
 
 def run(config: Config, invocation: Invocation) -> int:
   """Evaluates a run's encoder on a list of data sets; see `configs/transfer.py`."""
-  from byoljax.protocols import extraction
+  from byoljax.encoders import load
+  from byoljax.encoders.encoder import untrained
 
-  encoder, pretraining, directory = extraction.load_encoder(config.pretrained, config.network)
+  encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = pathlib.Path(
     invocation.workdir
     or run_dir.evals_dir(directory) / f'transfer-{config.network}-{directory.name}'
@@ -40,10 +42,9 @@ def run(config: Config, invocation: Invocation) -> int:
     config_lib.choose('protocol', name, PROTOCOLS)
   if not config.datasets:
     raise ConfigError('config.datasets is empty: name some, such as \'("cifar10", "dtd")\'.')
-  size = config.image_size or pretraining.evals.image_size
   starts = {config.network: encoder}
   if config.baselines and config.network != 'random':
-    starts['random'] = extraction.random_encoder(encoder.fields, size, pretraining.seed)
+    starts['random'] = untrained(encoder, pretraining.seed)
   with run_dir.lock_workdir(home):
     return _fill_table(config, home, pretraining, starts, directory)
 
@@ -147,31 +148,21 @@ def _knn(
 def _linear(
   encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
 ) -> dict[str, Any] | None:
-  from byoljax.protocols import linear
+  from byoljax.protocols.linear import LinearProtocol, linear_result
   from byoljax.train import assemble
 
-  return linear.linear_result(
-    encoder,
-    data,
-    linear.LinearProtocol(**config.linear.to_dict()),
-    logging=assemble.logging_of(config),
-    workdir=home,
-  )
+  protocol = LinearProtocol(**config.linear.to_dict())
+  return linear_result(encoder, data, protocol, logging=assemble.logging_of(config), workdir=home)
 
 
 def _finetune(
   encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
 ) -> dict[str, Any] | None:
-  from byoljax.protocols import finetune
+  from byoljax.protocols.finetune import FinetuneProtocol, finetune_result
   from byoljax.train import assemble
 
-  return finetune.finetune_result(
-    encoder,
-    data,
-    finetune.FinetuneProtocol(**config.finetune.to_dict()),
-    logging=assemble.logging_of(config),
-    workdir=home,
-  )
+  protocol = FinetuneProtocol(**config.finetune.to_dict())
+  return finetune_result(encoder, data, protocol, logging=assemble.logging_of(config), workdir=home)
 
 
 PROTOCOLS = {'knn': _knn, 'logistic': _logistic, 'linear': _linear, 'finetune': _finetune}

@@ -19,7 +19,6 @@ from byoljax.length import Length, make_length
 from byoljax.method import Method, Setting
 from byoljax.methods import METHODS
 from byoljax.models import make_encoder
-from byoljax.models.net import Net
 from byoljax.optim import recipe
 from byoljax.train.loop import Cadence, Logging
 from byoljax.train.run import DataOptions, MapStep, ProbeOptions, Run, check_batch, make_run
@@ -136,30 +135,6 @@ def _method_builder(config: Config) -> Callable[[Setting], Method]:
 def _encoder(fields: Mapping[str, Any], bn_axis: str | None, bn_groups: int = 0) -> Any:
   with user_errors('config.encoder'):
     return make_encoder(**fields, bn_axis=bn_axis, bn_groups=bn_groups)
-
-
-def network(config: Config) -> Net | None:
-  """The network of a finished run, encoder and heads; None where only its encoder is known.
-
-  Nothing but the network is taken from the method, so what else its builder asks about the run is
-  answered with values that fit; encoders of other libraries have no heads.
-  """
-  build = METHODS.get(config.get('method', {}).get('name', ''))
-  if build is None or 'train' not in config:
-    return None
-  setting = Setting(
-    total_steps=1_000_000,
-    steps_per_epoch=1_000,
-    batch_size=config.train.batch_size // config.train.accumulate,
-    accumulate=config.train.accumulate,
-    num_examples=2**31 - 1,
-    dtype=config.encoder.dtype,
-  )
-  arguments = {name: value for name, value in config.method.items() if name != 'name'}
-  try:
-    return build(functools.partial(_encoder, config.encoder), setting, **arguments).net
-  except (TypeError, ValueError):  # A method that starts from what is not here: a teacher, say.
-    return None
 
 
 def view_specs(config: Config) -> tuple[ViewSpec, ...]:

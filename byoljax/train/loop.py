@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from byoljax import streams
 from byoljax.config import ConfigError, user_errors
 from byoljax.data.augment import device
 from byoljax.data.batches import pipeline, resident
-from byoljax.data.batches.order import Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts, mapping, processes
 from byoljax.devices.stop import StopRequest
@@ -80,12 +80,10 @@ def batches(run: Run, start_step: int) -> Generator[pipeline.Batch, None, None]:
   made = pipeline.train_batches(
     run.source,
     run.specs,
-    batch_size=run.length.batch_size,
+    order=run.order,
     seed=run.seed,
     start_step=start_step,
     stop_step=run.length.total_steps,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
     threads=run.data.threads,
   )
   with contextlib.closing(made):
@@ -176,13 +174,6 @@ def _resident(run: Run, source: Source, clock: Clock) -> Advance:
   A call has as many steps as fit into `_CALL_SECONDS`, by the time of the second call: the first
   compiles. How the steps are cut into calls does not change what they compute.
   """
-  plan = Order(
-    source.size,
-    run.length.batch_size,
-    run.seed,
-    jax.process_index(),
-    jax.process_count(),
-  )
   with clock.waiting():
     data = resident.place(source)
   assert run.many_steps is not None
@@ -196,10 +187,10 @@ def _resident(run: Run, source: Source, clock: Clock) -> Advance:
     nonlocal calls, at_once, before
     count = min(limit - done, at_once)
     with clock.waiting():
-      index = resident.indices(plan, done, count)
+      rows = resident.examples(run.order, done, count)
     began = time.perf_counter()
     jax.block_until_ready(before)  # At most one call waits behind the one that runs.
-    state, before = many_steps(state, data, index, np.int32(count))
+    state, before = many_steps(state, data, rows, np.int32(count))
     calls += 1
     if calls == 2:
       jax.block_until_ready(before)
@@ -214,13 +205,13 @@ def _steps_at_once(seconds: float) -> int:
   if mapping.must_unroll():
     return 1
   steps = min(int(_CALL_SECONDS / max(seconds, 1e-6)), resident.MAX_STEPS)
-  return hosts.first_says(max(steps, 1))
+  return hosts.broadcast_from_first(max(steps, 1))
 
 
 def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
   """The state after the method's rare work before `step`, such as clustering all features.
 
-  The steps' own randomness is not touched: the key is folded in with a number of its own.
+  The steps' own randomness is not touched: the key is folded with a stream of its own.
   """
   refresh = run.method.refresh
   assert refresh is not None
@@ -240,7 +231,7 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
   whole = run.layout.whole(state)
   key = jax.random.fold_in(jax.random.wrap_key_data(mapping.fetch(state.key)), step)
   params, method_state = refresh.apply(
-    whole.params, whole.method_state, features, jax.random.fold_in(key, 1 << 20), step
+    whole.params, whole.method_state, features, jax.random.fold_in(key, streams.REFRESH), step
   )
   return run.layout.place(whole.replace(params=params, method_state=method_state))
 

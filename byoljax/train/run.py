@@ -27,12 +27,13 @@ from byoljax import optim
 from byoljax.data.augment import device
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.batches import resident
+from byoljax.data.batches.order import AnyOrder, Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
 from byoljax.length import Length, is_due
 from byoljax.losses import classification
-from byoljax.method import Batch, Method, Pretrained, Setting, with_online_probe
+from byoljax.method import Batch, Method, Setting, with_online_probe
 from byoljax.models import heads
 from byoljax.models.net import stack
 from byoljax.optim.recipe import Recipe
@@ -78,6 +79,7 @@ class Run(NamedTuple):
   Attributes:
     source: the training images.
     specs: one augmentation per view.
+    order: which examples each step of this process consists of.
     seed: of the order, the augmentation and the initial weights.
     data: see `DataOptions`.
     length: durations in steps.
@@ -93,11 +95,12 @@ class Run(NamedTuple):
     layout: how the state that `step` takes is placed on the devices.
     report: table of the parameters and how each is optimized.
     many_steps: the mapped `resident.make_steps`, for data that live on the devices: (state, data,
-      index [devices, K, b], count) -> (state, metrics). None where images differ in size.
+      order [devices, 2, K, b], count) -> (state, metrics). None where images differ in size.
   """
 
   source: Source
   specs: tuple[ViewSpec, ...]
+  order: AnyOrder
   seed: int
   data: DataOptions
   length: Length
@@ -123,6 +126,7 @@ def make_run(
   length: Length,
   *,
   data: DataOptions,
+  order: AnyOrder | None = None,
   seed: int = 0,
   accumulate: int = 1,
   skip_non_finite: bool = False,
@@ -145,6 +149,7 @@ def make_run(
       every parameter.
     length: see `length.make_length`.
     data: see `DataOptions`.
+    order: which examples a step consists of; None: a new permutation of all in every epoch.
     seed: of the order, the augmentation and the initial weights.
     accumulate: micro-batches per optimizer step.
     skip_non_finite: whether steps whose loss or gradient is not finite change nothing.
@@ -175,8 +180,7 @@ def make_run(
     num_classes=source.num_classes,
     axis=collectives.AXIS,
     dtype=dtype,
-    pretrained=_pretrained(given.get('encoder')),
-    teacher=given.get('teacher'),
+    given=given,
   )
   made = method(setting)
   if not isinstance(optimizer, Recipe):
@@ -186,13 +190,9 @@ def make_run(
     optimizer = optimizer.with_group('probe', *_probe_optimizer(probe, length))
   recipe = optimizer
   tx = optim.make(lambda params: recipe.label(made.groups(params), params), recipe.transformations)
-  augment = device.make_augment(
-    specs,
-    seed=seed,
-    steps_per_epoch=length.steps_per_epoch,
-    mean=data.mean,
-    std=data.std,
-  )
+  augment = device.make_augment(specs, seed=seed, mean=data.mean, std=data.std)
+  if order is None:
+    order = Order(source.size, length.batch_size, seed, jax.process_index(), jax.process_count())
   example = example_batch(source, specs)
   create = functools.partial(init_state, made, tx, example, seed, skip_non_finite=skip_non_finite)
   shapes = jax.eval_shape(create)
@@ -213,6 +213,7 @@ def make_run(
   return Run(
     source=source,
     specs=tuple(specs),
+    order=order,
     seed=seed,
     data=data,
     length=length,
@@ -229,10 +230,6 @@ def make_run(
     report=optim.param_report(shapes.params, labels, recipe.settings),
     many_steps=_many_steps(step, source, layout),
   )
-
-
-def _pretrained(encoder: Any) -> Pretrained | None:
-  return None if encoder is None else Pretrained(encoder.params, encoder.bn, encoder.read)
 
 
 def check_batch(batch_size: int, accumulate: int, devices: int, source: Source) -> None:
@@ -264,6 +261,7 @@ def example_batch(source: Source, specs: Sequence[ViewSpec]) -> Batch:
   return {
     'views': tuple(np.zeros((2, spec.size, spec.size, 3), np.float32) for spec in specs),
     'index': np.zeros(2, np.int32),
+    'epoch': np.zeros(2, np.int32),
     'label': np.zeros((2, *source.label_shape), np.int32),
   }
 

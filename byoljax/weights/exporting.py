@@ -23,7 +23,7 @@ import jax
 from jax import export
 import numpy as np
 
-from byoljax.encoders.embedder import Embedder
+from byoljax.encoders.encoder import Encoder
 from byoljax.models import vit
 from byoljax.models.resnet import RESNETS
 from byoljax.version import __version__
@@ -63,9 +63,8 @@ def _positions_for(fields: Mapping[str, Any], side: int) -> int:
   return (fields['grid'] or size.grid) * (fields['patch_size'] or size.patch) if learned else side
 
 
-def weights_of(embedder: Embedder) -> dict[str, np.ndarray]:
+def weights_of(encoder: Encoder) -> dict[str, np.ndarray]:
   """Weights by name: those of torchvision and timm where they have this network, else ours."""
-  encoder = embedder.encoder
   params, bn = (jax.device_get(tree['encoder']) for tree in (encoder.params, encoder.bn))
   fields, library = encoder.fields, library_of(encoder.fields)
   if library == 'torchvision':
@@ -75,30 +74,30 @@ def weights_of(embedder: Embedder) -> dict[str, np.ndarray]:
     patch = fields['patch_size'] or size.patch
     table = None
     if 'positions' not in params:
-      count, dim = embedder.image_size // patch, size.dim * fields['width']
+      count, dim = encoder.preprocessing.image_size // patch, size.dim * fields['width']
       table = vit.sincos_positions(count, count, dim, fields.get('grid') or size.grid)
     return vit_names.to_timm(params, patch, table)
   trees = {'params': params, 'batch_stats': bn}
   return {name: np.asarray(value) for name, value in flatten_dict(trees, sep='/').items()}
 
 
-def serialized(embedder: Embedder) -> bytes:
-  """The encoder with its weights as StableHLO: uint8 [b, S, S, 3] -> float32 [b, D]."""
-  side = embedder.image_size
+def serialized(encoder: Encoder) -> bytes:
+  """The encoder with its weights as StableHLO: uint8 [b, S, S, C] -> float32 [b, D]."""
+  _, side, _, channels = encoder.preprocessing.example().shape
   (batch,) = export.symbolic_shape('b')
-  images = jax.ShapeDtypeStruct((batch, side, side, 3), np.uint8)
+  images = jax.ShapeDtypeStruct((batch, side, side, channels), np.uint8)
 
   def embed(images: jax.Array) -> jax.Array:
-    return embedder.apply(embedder.encoder.params, embedder.encoder.bn, images)
+    return encoder.apply(encoder.params, encoder.bn, images)
 
   return bytes(export.export(jax.jit(embed), platforms=PLATFORMS)(images).serialize())
 
 
-def write(embedder: Embedder, folder: pathlib.Path, about: Mapping[str, Any]) -> None:
+def write(encoder: Encoder, folder: pathlib.Path, about: Mapping[str, Any]) -> None:
   """Writes the folder.
 
   Args:
-    embedder: what to write.
+    encoder: what to write.
     folder: made if need be; must not exist, or be empty.
     about: what the card says: {'method', 'data', 'step', 'results', ...}.
 
@@ -111,26 +110,27 @@ def write(embedder: Embedder, folder: pathlib.Path, about: Mapping[str, Any]) ->
   if folder.exists() and any(folder.iterdir()):
     raise ValueError(f"'{folder}' is not empty: choose another folder.")
   folder.mkdir(parents=True, exist_ok=True)
-  weights = weights_of(embedder)
+  weights = weights_of(encoder)
   numbers = sum(array.size for array in weights.values() if array.dtype == np.float32)
-  card = _card(embedder, about, numbers)
+  card = _card(encoder, about, numbers)
   (folder / files.SAFETENSORS).write_bytes(save(weights, metadata={'format': 'pt'}))
-  (folder / 'encoder.stablehlo').write_bytes(serialized(embedder))
+  (folder / 'encoder.stablehlo').write_bytes(serialized(encoder))
   write_json(folder / 'model_card.json', card)
   timm = None
   if card['names'] == 'timm':
-    fields = embedder.encoder.fields
-    timm = _timm_name(fields), _vit_arguments(fields, embedder.image_size)
+    fields = encoder.fields
+    timm = _timm_name(fields), _vit_arguments(fields, encoder.preprocessing.image_size)
   (folder / 'README.md').write_text(model_card.render(card, timm))
-  write_json(folder / 'config.json', _config(embedder))
+  write_json(folder / 'config.json', _config(encoder))
 
 
-def _config(embedder: Embedder) -> dict[str, Any]:
-  fields, side = dict(embedder.encoder.fields), embedder.image_size
+def _config(encoder: Encoder) -> dict[str, Any]:
+  fields, preprocessing = dict(encoder.fields), encoder.preprocessing
+  side = preprocessing.image_size
   ours = {
     'encoder': fields,
-    'mean': list(embedder.mean),
-    'std': list(embedder.std),
+    'mean': list(preprocessing.mean),
+    'std': list(preprocessing.std),
     'image_size': side,
     'version': __version__,
   }
@@ -149,11 +149,11 @@ def _config(embedder: Embedder) -> dict[str, Any]:
     'library_name': 'timm',
     **own,
     'num_classes': 0,
-    'num_features': embedder.dim,
+    'num_features': encoder.dim,
     'pretrained_cfg': {
       'input_size': [3, side, side],
-      'mean': list(embedder.mean),
-      'std': list(embedder.std),
+      'mean': list(preprocessing.mean),
+      'std': list(preprocessing.std),
       'crop_pct': 0.875,
       'interpolation': 'bilinear',
       'num_classes': 0,
@@ -169,15 +169,16 @@ def _timm_name(fields: Mapping[str, Any]) -> str:
   return f'vit_{next((s for s in sizes if s in fields["name"]), sizes[0])}_patch16_224'
 
 
-def _card(embedder: Embedder, about: Mapping[str, Any], numbers: int) -> dict[str, Any]:
+def _card(encoder: Encoder, about: Mapping[str, Any], numbers: int) -> dict[str, Any]:
+  preprocessing = encoder.preprocessing
   return {
-    'encoder': dict(embedder.encoder.fields),
-    'features': embedder.dim,
+    'encoder': dict(encoder.fields),
+    'features': encoder.dim,
     'numbers': numbers,
-    'image_size': embedder.image_size,
-    'mean': list(embedder.mean),
-    'std': list(embedder.std),
-    'names': library_of(embedder.encoder.fields),
+    'image_size': preprocessing.image_size,
+    'mean': list(preprocessing.mean),
+    'std': list(preprocessing.std),
+    'names': library_of(encoder.fields),
     'byoljax': __version__,
     **about,
   }

@@ -7,13 +7,14 @@ import flax.struct
 import jax
 import numpy as np
 
-from byoljax.protocols import extraction
-from byoljax.protocols.extraction import Encoder
+from byoljax.encoders.encoder import Encoder, Preprocessing, network, pool_of
 from byoljax.weights import files, formats, haiku_names, simclr_names, torch_names, vit_names
 from byoljax.weights.formats import Format, Found
 
 PyTree = Any
 DEFAULT_SIZE = 224  # where neither weights nor configuration say a size
+# What most published weights were trained with.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Imported(flax.struct.PyTreeNode):
@@ -46,13 +47,21 @@ class Reading(NamedTuple):
 
 
 def encoder_of(
-  path: str, fields: Mapping[str, Any], *, prefix: str = '', image_size: int = 0
+  path: str,
+  fields: Mapping[str, Any],
+  *,
+  mean: tuple[float, ...] = IMAGENET_MEAN,
+  std: tuple[float, ...] = IMAGENET_STD,
+  prefix: str = '',
+  image_size: int = 0,
 ) -> Reading:
   """The encoder whose weights lie in a file.
 
   Args:
     path: any file or folder that `files.read` takes, or a folder that `exporting.write` made.
     fields: as in `config.encoder`; what follows from the weights is found out.
+    mean: of images, per channel, where the weights do not tell.
+    std: of images, per channel, where the weights do not tell.
     prefix: of the encoder's names; needed only where the file holds several encoders.
     image_size: side S of the images that it will see; 0 for what the weights were made for.
 
@@ -68,13 +77,13 @@ def encoder_of(
   form, prefix = chosen[0]
   told = form.find_out(state, prefix, fields)
   fields = dict(fields) | told.fields
-  net = extraction.network(fields)
+  net = network(fields)
   side = image_size or told.image_size or DEFAULT_SIZE
-  image = jax.ShapeDtypeStruct((2, side, side, 3), np.float32)
-  params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), image))
+  preprocessing = Preprocessing(told.mean or mean, told.std or std, side)
+  params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), preprocessing.example()))
   trees = formats.placed(form, state, prefix, told, params['encoder'], bn['encoder'])
   own_params, own_bn = ({'encoder': tree} for tree in trees)
-  encoder = Encoder(fields, net, own_params, own_bn)
+  encoder = Encoder(net, own_params, own_bn, preprocessing, pool=pool_of(fields), fields=fields)
   return Reading(encoder, prefix, told._replace(image_size=side))
 
 

@@ -94,7 +94,12 @@ def _lock(workdir: pathlib.Path, descriptor: int) -> str:
 
 
 def open_workdir(
-  workdir: pathlib.Path, config: Config, invocation: Invocation, data: str, fingerprint: str
+  workdir: pathlib.Path,
+  config: Config,
+  invocation: Invocation,
+  data: str,
+  fingerprint: str,
+  facts: Mapping[str, Any] | None = None,
 ) -> None:
   """Makes the directory, or checks that what lies there is this very run.
 
@@ -104,6 +109,7 @@ def open_workdir(
     invocation: how the run was called.
     data: name of the training images, for messages.
     fingerprint: of the training images; compared, too.
+    facts: what is recorded beside the configuration, for `run_facts`.
 
   Raises:
     ConfigError: the directory cannot be written, or belongs to another run.
@@ -111,13 +117,18 @@ def open_workdir(
   for turn in (True, False):  # The first process writes what the others then compare.
     problem = ''
     if hosts.is_first_process() == turn:
-      problem = _open(workdir, config, invocation, data, fingerprint)
+      problem = _open(workdir, config, invocation, data, fingerprint, facts or {})
     if not hosts.all_agree(not problem):
       raise ConfigError(problem or f"another process could not open '{workdir}'.")
 
 
 def _open(
-  workdir: pathlib.Path, config: Config, invocation: Invocation, data: str, fingerprint: str
+  workdir: pathlib.Path,
+  config: Config,
+  invocation: Invocation,
+  data: str,
+  fingerprint: str,
+  facts: Mapping[str, Any],
 ) -> str:
   """Writes config.json, or compares it; returns what is wrong, if anything."""
   path = workdir / 'config.json'
@@ -146,6 +157,7 @@ def _open(
         'recipe': invocation.recipe,
         'config': json.loads(config_lib.to_json(config)),
         'data_fingerprint': fingerprint,
+        'facts': dict(facts),
         'byoljax': __version__,
         'versions': versions(),
       },
@@ -228,6 +240,19 @@ def log_to(path: pathlib.Path) -> None:
   log.addHandler(handler)
   log.setLevel(logging.INFO)
   log.propagate = False
+
+
+def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
+  """What a run recorded of its data and devices; empty where it did not.
+
+  Raises:
+    ConfigError: the directory has no readable config.json.
+  """
+  path = workdir / 'config.json'
+  try:
+    return dict(json.loads(path.read_text()).get('facts', {}))
+  except (OSError, ValueError, TypeError, AttributeError) as error:
+    raise ConfigError(f"'{path}' cannot be read ({error}).") from error
 
 
 def run_config(workdir: pathlib.Path) -> Config:

@@ -18,8 +18,8 @@ from tests.markdown_pages import ROOT, pages, recipe_pages
 WRITTEN = markdown_pages.written()
 # Pages whose Python is not run here, and why.
 ELSEWHERE = {
-  'docs/adding_a_method.md': 'tests/test_worked_example.py',
-  'docs/shapes.md': 'draws the whole data set and writes TFDS files: tests/test_shapes.py',
+  'docs/adding_a_method.md': 'tests/docs/test_worked_example.py',
+  'docs/shapes.md': 'renders the whole data set and writes TFDS files: test_shapes.py',
 }
 
 
@@ -41,16 +41,17 @@ def test_links_resolve(origin):
 
 
 def test_tests_that_are_named_exist():
-  """`test_x.py::test_y`; a part that begins with `::` belongs to the file before it."""
+  """`test_x.py::test_y` in any folder; a part that begins with `::` continues the one before."""
+  files = {path.name: path for path in (ROOT / 'tests').rglob('test_*.py')}
   named = 0
   for origin, text in WRITTEN.items():
-    file, found = '', re.findall(r'`(?:tests/)?(test_\w+\.py)?((?:::\w+)*)`', text)
+    path, found = None, re.findall(r'`((?:tests/[\w/]*)?test_\w+\.py)?((?:::\w+)*)`', text)
     for given, rest in found:
-      file = given or file
-      if not file:
+      if given:
+        path = ROOT / given if '/' in given else files.get(given)
+        assert path is not None and path.exists(), f'{origin} names {given}'
+      if path is None:
         continue
-      path = ROOT / 'tests' / file
-      assert path.exists(), f'{origin} names {file}'
       for name in rest.split('::')[1:]:
         named += 1
         assert re.search(rf'^ *(def|class) {name}\b', path.read_text(), re.M), f'{origin}: {name}'
@@ -85,9 +86,9 @@ def test_navigation_lists_every_page_and_no_other():
 
 
 def commands():
-  """(page, command line) of every `byoljax ...` and `python -m byoljax.main ...` of docs/."""
+  """(page, line) of every `byoljax ...` and `python -m byoljax.main ...` of docs/ and README."""
   for origin, text in WRITTEN.items():
-    if not origin.startswith('docs/'):
+    if not origin.startswith(('docs/', 'README.md')):
       continue
     lines = [
       line

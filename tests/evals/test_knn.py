@@ -219,7 +219,7 @@ def batches(images, labels, size, order=None):
       'image': images[padded],
       'index': padded.astype(np.int32),
       'label': labels[padded],
-      'mask': np.arange(size) < len(index),
+      'valid': np.arange(size) < len(index),
     }
 
 
@@ -276,7 +276,7 @@ def test_no_examples_is_an_error():
   images, labels, variables = examples()
   with pytest.raises(ValueError, match='no example'):
     make_extractor(embed, scale)(*variables, [])
-  nothing = next(batches(images, labels, 8)) | {'mask': np.zeros(8, bool)}
+  nothing = next(batches(images, labels, 8)) | {'valid': np.zeros(8, bool)}
   with pytest.raises(ValueError, match='no example'):
     make_extractor(embed, scale)(*variables, [nothing])
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from byoljax import streams
 from byoljax.method import Setting
 from byoljax.methods.joint_embedding import deepcluster, deepcluster_v2, interclr
 from byoljax.ops import ema, kmeans, pseudo_classes
@@ -140,9 +141,10 @@ class TestDeepClusterV2:
     ]
     assert_equal(*results)
     after = results[0]
+    starts = jax.random.fold_in(jax.random.key(1), streams.CLUSTERING)
     for i, bank in enumerate((first, second, first)):
       centroids, labels = kmeans.kmeans(
-        bank, len(state.prototypes[i]), key=jax.random.fold_in(jax.random.key(1), i),
+        bank, len(state.prototypes[i]), key=jax.random.fold_in(starts, i),
         iterations=10, spherical=True,
       )  # fmt: skip
       np.testing.assert_array_equal(after.labels[i], labels)

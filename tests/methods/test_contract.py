@@ -10,8 +10,10 @@ import optax
 import pytest
 
 from byoljax.devices import collectives, mapping
+from byoljax.encoders import teachers
+from byoljax.encoders.encoder import Encoder, Preprocessing
 from byoljax.losses import classification
-from byoljax.method import Pretrained, Setting, Teacher, with_online_probe
+from byoljax.method import Setting, with_online_probe
 from byoljax.methods import METHODS
 from byoljax.models import heads, layers
 from byoljax.models.net import stack
@@ -39,17 +41,13 @@ def _frozen():
   encoder = TinyEncoder(None)
   net = stack((('encoder', 'embedding', encoder),))
   params, bn = net.init(jax.random.key(7), jnp.zeros((2, SIZE, SIZE, 3)))
-
-  def features(params, bn, images):
-    return net.apply(params, bn, images, train=False)[0]['embedding']
-
-  return Pretrained(params, bn, features)
+  return Encoder(net, params, bn, Preprocessing((0.5,) * 3, (0.25,) * 3, SIZE))
 
 
 def _teacher():
-  """A classifier of the mean color."""
-  weight = jax.random.normal(jax.random.key(3), (3, CLASSES))
-  return Teacher(lambda variables, x: x.mean((1, 2)) @ variables, 5.0 * weight, CLASSES)
+  """A linear classifier on the frozen encoder."""
+  kernel = 5.0 * jax.random.normal(jax.random.key(3), (8, CLASSES))
+  return teachers.with_classifier(_frozen(), kernel, jnp.zeros(CLASSES))
 
 
 # name -> (arguments of the builder, number of views)
@@ -91,7 +89,7 @@ def make(name, axis=collectives.AXIS, dtype='float32', accumulate=1, setting=Non
   run = Setting(
     total_steps=STEPS, steps_per_epoch=2, batch_size=BATCH // accumulate, accumulate=accumulate,
     num_devices=4 if axis else 1, num_examples=64, num_classes=CLASSES, axis=axis, dtype=dtype,
-    pretrained=_frozen(), teacher=_teacher(),
+    given={'encoder': _frozen(), 'teacher': _teacher()},
   )._replace(**(setting or {}))  # fmt: skip
   encoder = functools.partial(TinyEncoder, dtype=jnp.dtype(dtype))
   return METHODS[name](encoder, run, **(arguments | changes))
@@ -355,9 +353,9 @@ def test_probe_does_not_change_the_encoder():
 
 def test_linear_probe_never_touches_the_encoder():
   state, _ = run('linear_probe', 4)
-  before_params, before_bn, _ = _frozen()
-  assert_equal(state.method_state.params, mapping.fetch(before_params))
-  assert_equal(state.method_state.bn, mapping.fetch(before_bn))
+  before = _frozen()
+  assert_equal(state.method_state.params, mapping.fetch(before.params))
+  assert_equal(state.method_state.bn, mapping.fetch(before.bn))
 
 
 def test_stacked_probe_heads_are_separate_runs():

@@ -27,7 +27,7 @@ def batches(indices):
       'image': np.broadcast_to(image, (len(index), 4, 4, 3)),
       'index': np.asarray(index, np.int32),
       'label': rng.integers(0, 3, len(index)).astype(np.int32),
-      'mask': np.asarray(index) >= 0,
+      'valid': np.asarray(index) >= 0,
     }
 
 

@@ -393,6 +393,7 @@ def test_the_same_step_as_training():
   batch = {
     'image': shaped(4, 4, 32, 32, 3, dtype=jnp.uint8),
     'index': shaped(4, 4, dtype=jnp.int32),
+    'epoch': shaped(4, 4, dtype=jnp.int32),
     'label': shaped(4, 4, dtype=jnp.int32),
   }
   theirs = flops.count(real.step, jax.eval_shape(real.create), batch)

@@ -84,8 +84,8 @@ def test_data_on_the_device_are_timed_with_many_steps_per_call(tiny, monkeypatch
   counts = collections.Counter()
   monkeypatch.setattr(loop, '_steps_at_once', lambda seconds: counts.update(['asked']) or 64)
   asked = []
-  indices = timing.resident.indices
-  monkeypatch.setattr(timing.resident, 'indices', lambda *a: asked.append(a[2]) or indices(*a))
+  indices = timing.resident.examples
+  monkeypatch.setattr(timing.resident, 'examples', lambda *a: asked.append(a[2]) or indices(*a))
   changes = ['--config.data.resident=on', '--config.bench.steps=9', '--config.bench.rounds=2']
   found = timing.measure(*loaded(tiny, *_PIXELS, '--config.log.every=4 steps', *changes))
   assert found['data_on_device'] and counts['asked'] == 1

@@ -111,9 +111,10 @@ class TestFinetune:
   def test_the_whole_network_moves(self, untrained):
     """The encoder changes in training, and with a rate of zero for it only the head does."""
     from byoljax.data.sources import datasets
+    from byoljax.encoders import load
     from byoljax.protocols import extraction
 
-    encoder, config, _ = extraction.load_encoder(str(untrained), 'online')
+    encoder, config, _ = load.load_encoder(str(untrained), 'online')
     train = datasets.load('npz', 'train', data_dir=config.data.dir)
     data = extraction.EvalData(train, train, 12, (0.5,) * 3, (0.25,) * 3, 16)
     fields = finetune_config.get_config('small,smoke').finetune.to_dict()

@@ -17,14 +17,12 @@ from byoljax import config as config_lib
 from byoljax.config import ConfigError
 from byoljax.data.augment import device
 from byoljax.data.sources import datasets
-from byoljax.encoders import stored
+from byoljax.encoders import load, method_network
+from byoljax.encoders.encoder import EMBEDDING
 from byoljax.models import heads, make_encoder
 from byoljax.models.net import cut, pooled, stack, taps_of
-from byoljax.protocols import extraction
 from byoljax.report import contents
-from byoljax.train import assemble
 from byoljax.workdir import checkpoint, run_dir
-from byoljax.workdir.files import write_json
 from tests.paths import ROOT
 
 TAPS = ('stem', 'stage1', 'stage2', 'embedding', 'projector/hidden1', 'projection')
@@ -43,7 +41,13 @@ def run(tmp_path_factory, npz):
     config.method.update(projector=(16, 8), predictor=(24, 8))
     for view in config.views.values():
       view.size = 12
-  net = assemble.network(config)
+  facts = {'num_examples': 80, 'num_classes': 3, 'num_devices': 4, 'steps_per_epoch': 5,
+           'total_steps': 6, 'given': {}}  # fmt: skip
+  stored = {
+    'recipe': 'configs/byol.py:npz,smoke', 'config': json.loads(config.to_json()), 'facts': facts
+  }  # fmt: skip
+  checkpoint.write_json(workdir / 'config.json', stored)
+  net = method_network.network(config, workdir)
   assert net is not None
   image = jnp.zeros((2, 12, 12, 3))
   (params, bn), (target, target_bn) = (net.init(jax.random.key(i), image) for i in (0, 1))
@@ -57,8 +61,6 @@ def run(tmp_path_factory, npz):
   }
   with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
     checkpoints.save(3, state, {})
-  stored = {'recipe': 'configs/byol.py:npz,smoke', 'config': json.loads(config.to_json())}
-  write_json(workdir / 'config.json', stored)
   return workdir
 
 
@@ -112,7 +114,7 @@ class TestNet:
 
 class TestLoading:
   def test_heads_are_the_networks_own(self, run, images):
-    net = assemble.network(run_dir.run_config(run))
+    net = method_network.network(run_dir.run_config(run), run)
     state = checkpoint.restore_subtrees(run / 'checkpoints' / '3', [('params',), ('method_state',)])
     x = normalized(run, images)
     apply = jax.jit(net.apply, static_argnames=('train', 'upto'))
@@ -130,7 +132,7 @@ class TestLoading:
 
   def test_an_inner_map_is_averaged(self, run, images):
     config = run_dir.run_config(run)
-    encoder, _, _ = stored.load_encoder(str(run), 'online')
+    encoder, _, _ = load.load_encoder(str(run), 'online')
     net = stack((('encoder', 'embedding', make_encoder(**config.encoder)),), taps=('stage1',))
     apply = jax.jit(net.apply, static_argnames='train')
     maps, _ = apply(encoder.params, encoder.bn, normalized(run, images), train=False)
@@ -143,10 +145,10 @@ class TestLoading:
     monkeypatch.setattr(
       checkpoint, 'restore_subtrees', lambda d, p: asked.extend(p) or restore(d, p)
     )
-    stored.load_encoder(str(run), 'online')
-    stored.load_encoder(str(run), 'target', 'stage2')
+    load.load_encoder(str(run), 'online')
+    load.load_encoder(str(run), 'target', 'stage2')
     assert {path[-1] for path in asked} == {'encoder'}
-    stored.load_encoder(str(run), 'target', 'projection')
+    load.load_encoder(str(run), 'target', 'projection')
     assert {path[-1] for path in asked} == {'encoder', 'projector'}
 
   @pytest.mark.parametrize(
@@ -159,13 +161,13 @@ class TestLoading:
   )
   def test_a_tap_that_is_not_there_lists_those_that_are(self, run, network, tap, sentence):
     with pytest.raises(ConfigError, match=f"tap='{tap}': the {network} network of .*{sentence}"):
-      stored.load_encoder(str(run), network, tap)
+      load.load_encoder(str(run), network, tap)
 
   def test_without_heads_in_the_checkpoint_there_are_the_encoders_taps(self, untrained):
-    _, taps, _, _ = stored.load_taps(str(untrained), 'online')
+    _, taps, _, _ = load.load_taps(str(untrained), 'online')
     assert taps == ('stem', 'stage1', 'stage2', 'embedding')
     with pytest.raises(ConfigError, match='holds no method_state/target_params'):
-      stored.load_taps(str(untrained), 'target')
+      load.load_taps(str(untrained), 'target')
 
   def test_baselines_have_heads_too(self, run, images):
     features = {
@@ -177,7 +179,7 @@ class TestLoading:
 
   def test_rescaled_to_the_runs_own_images(self, run):
     """On all 80 training images (256 are asked for), pooled units of the last map vary by 1."""
-    encoder, config, _ = stored.load_encoder(str(run), 'random_rescaled', 'projection')
+    encoder, config, _ = load.load_encoder(str(run), 'random_rescaled', 'projection')
     source = datasets.load('npz', 'pretrain', data_dir=config.data.dir)
     x = normalized(run, source.read(np.arange(source.size))[0])
     z = jax.jit(encoder.read)(encoder.params, encoder.bn, x)
@@ -329,6 +331,6 @@ def test_a_run_of_another_librarys_weights_has_no_views(untrained, tmp_path, cap
   for name in ('views', 'method', 'train'):
     del record['config'][name]
   (copy / 'config.json').write_text(json.dumps(record))
-  assert stored.load_taps(str(copy), 'online')[1][-1] == extraction.Encoder._field_defaults['tap']
+  assert load.load_taps(str(copy), 'online')[1][-1] == EMBEDDING
   assert cli.run(['hypersphere', str(copy)]) == 2
   assert 'has no views' in capsys.readouterr().err

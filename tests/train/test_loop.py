@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import pytest
 
+from byoljax.encoders import load
 from byoljax.main import main
-from byoljax.protocols import extraction
 from byoljax.workdir import checkpoint, metrics
 from tests.paths import ROOT
 
@@ -223,7 +223,7 @@ def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path, c
 
 
 def test_encoder_is_restored_without_knowing_the_rest(finished):
-  encoder, config, directory = extraction.load_encoder(str(finished), 'online')
+  encoder, config, directory = load.load_encoder(str(finished), 'online')
   assert directory.name == '10' and config.encoder.name == 'small'
   stored = [
     value
@@ -232,7 +232,7 @@ def test_encoder_is_restored_without_knowing_the_rest(finished):
   ]
   for a, b in zip(stored, jax.tree.leaves(encoder.params), strict=True):
     np.testing.assert_array_equal(a, b)
-  target, _, _ = extraction.load_encoder(str(finished / 'checkpoints' / '10'), 'target')
+  target, _, _ = load.load_encoder(str(finished / 'checkpoints' / '10'), 'target')
   pairs = zip(jax.tree.leaves(encoder.params), jax.tree.leaves(target.params), strict=True)
   assert any(not np.array_equal(a, b) for a, b in pairs)
 

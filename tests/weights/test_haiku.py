@@ -327,7 +327,7 @@ def test_import_and_load(tmp_path, npz, modules, capsys):
   assert main.main(command) == 0
   assert f"resnet18 with the imagenet stem, behind '{ONLINE}'" in capsys.readouterr().out
   embed = byoljax.load(str(run))
-  assert embed.encoder.fields['first_projection'] and embed.encoder.fields['padding'] == 'same'
+  assert embed.fields['first_projection'] and embed.fields['padding'] == 'same'
   assert embed.image_size == 224 and embed.dim == 512
   normalized = theirs.resnet_images()
   images = normalized * np.float32(embed.std) + np.float32(embed.mean)

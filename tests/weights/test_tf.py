@@ -8,8 +8,8 @@ import pytest
 
 import byoljax
 from byoljax import main, models
+from byoljax.encoders.encoder import network
 from byoljax.models import resnet
-from byoljax.protocols import extraction
 from byoljax.weights import crc32c, files, formats, importing, simclr_names, tf_file
 from tests import imported
 from tests.paths import GOLDEN
@@ -168,14 +168,14 @@ def test_import_and_load(tmp_path, npz, capsys):
   told = capsys.readouterr().out
   assert "resnet18 with the cifar stem, behind 'base_model/'" in told and 'not normalized' in told
   embed = byoljax.load(str(run))
-  assert (embed.mean, embed.std, embed.image_size) == ((0,) * 3, (1,) * 3, 40)
+  assert embed.preprocessing == ((0,) * 3, (1,) * 3, 40)
   features = embed(theirs.resnet_images())
   np.testing.assert_allclose(features, np.load(GOLDEN / 'simclr.npz')['basic_cifar'], atol=2e-5)
 
 
 def template(fields):
   """Shapes of an encoder's parameters and statistics."""
-  net = extraction.network(FIELDS | fields)
+  net = network(FIELDS | fields)
   image = jax.ShapeDtypeStruct((2, 64, 64, 3), np.float32)
   params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), image))
   return params['encoder'], bn['encoder']

@@ -7,8 +7,6 @@ what an image does not get. Same draws and, up to 1e-6, same pictures in a fifth
 of the time. Within its turn an image is three planes [S, S], since XLA would read an interleaved
 one several times as slowly; what goes into the loop and comes out of it is interleaved, one array
 instead of three, and bytes where they came as bytes.
-
-Only for jax.numpy: in a data pipeline on the host, `photometric.photometric` does it.
 """
 
 from collections.abc import Callable
@@ -40,9 +38,7 @@ def apply(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
     images,
     u,
     cpu=lambda images, u: one_by_one(images, u, spec),
-    default=lambda images, u: photometric.photometric(
-      jnp, photometric.to_unit(jnp, images), u, spec
-    ),
+    default=lambda images, u: photometric.photometric(photometric.to_unit(images), u, spec),
   )
 
 
@@ -50,11 +46,11 @@ def one_by_one(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Arr
   """`apply` in the form for CPUs, on any platform; same arguments."""
   steps = _steps(spec)
   if not steps:
-    return jnp.clip(photometric.to_unit(jnp, images), 0.0, 1.0)
+    return jnp.clip(photometric.to_unit(images), 0.0, 1.0)
 
   def one(args: tuple[jax.Array, jax.Array]) -> jax.Array:
     image, draw = args
-    planes: Planes = tuple(photometric.to_unit(jnp, image[..., channel]) for channel in range(3))
+    planes: Planes = tuple(photometric.to_unit(image[..., channel]) for channel in range(3))
     for probability, column, operation in steps:
       if probability >= 1:
         planes = operation(planes, draw)
@@ -89,10 +85,10 @@ def _jitter(spec: views.ViewSpec) -> _Operation:
 
   def saturation(planes: Planes, draw: jax.Array) -> Planes:
     factor = 1.0 + symmetric(draw, views.SATURATION, spec.saturation)
-    return tuple(photometric.color(jnp, planes, factor, None))
+    return tuple(photometric.color(planes, factor, None))
 
   def hue(planes: Planes, draw: jax.Array) -> Planes:
-    return tuple(photometric.color(jnp, planes, None, symmetric(draw, views.HUE, 6.0 * spec.hue)))
+    return tuple(photometric.color(planes, None, symmetric(draw, views.HUE, 6.0 * spec.hue)))
 
   def contrast(planes: Planes, draw: jax.Array) -> Planes:
     factor = 1.0 + symmetric(draw, views.CONTRAST, spec.contrast)
@@ -142,7 +138,7 @@ def _blur(spec: views.ViewSpec) -> _Operation:
   def blur(planes: Planes, draw: jax.Array) -> Planes:
     low, high = spec.blur_sigma
     sigma: Any = (low + draw[views.SIGMA] * (high - low))[None]
-    matrix = photometric.blur_matrix(jnp, sigma, size)[0]
+    matrix = photometric.blur_matrix(sigma, size)[0]
 
     def one(plane: jax.Array) -> jax.Array:
       plane = jnp.concatenate([matrix[rows, near] @ plane[near] for rows, near in blocks])

@@ -37,7 +37,7 @@ def crop_box(xp: Any, u: Any, height: Any, width: Any, spec: views.ViewSpec) -> 
 
   Args:
     xp: array namespace.
-    u: float32 [b, NUM_DRAWS] in [0, 1).
+    u: float32 [b, NUM_DRAWS] in [0, 1); of it the columns up to FLIP are enough.
     height: image height in pixels, a scalar or integer [b].
     width: image width in pixels, a scalar or integer [b].
     spec: gives crop_scale and crop_ratio.
@@ -69,7 +69,7 @@ def flips(u: Any, spec: views.ViewSpec) -> Any:
   """Which examples are mirrored: u < flip_prob (bool [b]).
 
   Args:
-    u: float32 [b, NUM_DRAWS] in [0, 1).
+    u: float32 [b, NUM_DRAWS] in [0, 1); of it the columns up to FLIP are enough.
     spec: gives flip_prob.
   """
   return u[:, views.FLIP] < spec.flip_prob

@@ -11,7 +11,8 @@ from typing import Any
 
 from byoljax.suggest import unknown
 
-# Columns of the draws. Crop and flip are read by crop.py, the rest by photometric.py.
+# Columns of the draws. The first five are the geometry, which crop.py reads; the rest is for the
+# photometric operations.
 AREA = 0
 RATIO = 1
 OFFSET_Y = 2

@@ -28,30 +28,29 @@ class Geometry(NamedTuple):
   Attributes:
     boxes: crop of each view, int32 [n, V, 4] (y, x, h, w).
     flips: whether to mirror each view, bool [n, V].
-    draws: random numbers of each view, float32 [n, V, NUM_DRAWS]; [n, V, 0] without any.
   """
 
   boxes: np.ndarray
   flips: np.ndarray
-  draws: np.ndarray
 
 
-# (index int64 [n], height and width int32 [n], epoch) -> the geometry of n examples.
-GeometryOf = Callable[[np.ndarray, np.ndarray, np.ndarray, int], Geometry]
+# (index int64 [n], epoch int32 [n], height and width int32 [n]) -> the geometry of n examples.
+GeometryOf = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Geometry]
 
 
 def random_geometry(specs: Sequence[views.ViewSpec], seed: int) -> GeometryOf:
   """Random-resized crops and mirrors: functions of (seed, epoch, example, view)."""
 
-  def geometry(index: np.ndarray, height: np.ndarray, width: np.ndarray, epoch: int) -> Geometry:
+  def geometry(
+    index: np.ndarray, epoch: np.ndarray, height: np.ndarray, width: np.ndarray
+  ) -> Geometry:
     numbers = [
-      draws.uniforms(np, seed, epoch, index, view, views.NUM_DRAWS) for view in range(len(specs))
+      draws.uniforms(np, seed, epoch, index, view, views.FLIP + 1) for view in range(len(specs))
     ]
     pairs = list(zip(numbers, specs, strict=True))
     return Geometry(
       np.stack([crop.crop_box(np, u, height, width, spec) for u, spec in pairs], 1),
       np.stack([crop.flips(u, spec) for u, spec in pairs], 1),
-      np.stack(numbers, 1),
     )
 
   return geometry
@@ -60,11 +59,12 @@ def random_geometry(specs: Sequence[views.ViewSpec], seed: int) -> GeometryOf:
 def center_geometry(size: int) -> GeometryOf:
   """The evaluation crop: one view, nothing random."""
 
-  def geometry(index: np.ndarray, height: np.ndarray, width: np.ndarray, epoch: int) -> Geometry:
+  def geometry(
+    index: np.ndarray, epoch: np.ndarray, height: np.ndarray, width: np.ndarray
+  ) -> Geometry:
     del epoch
     boxes = crop.center_crop_box(np, height, width, size)[:, None]
-    rows = len(index)
-    return Geometry(boxes, np.zeros((rows, 1), bool), np.zeros((rows, 1, 0), np.float32))
+    return Geometry(boxes, np.zeros((len(index), 1), bool))
 
   return geometry
 
@@ -79,7 +79,7 @@ class Plan(NamedTuple):
     files: image files, object [m] of bytes.
     kind: who decodes them, int32 [m] (`image_file`).
     part: which part of each image is decoded, int32 [m, 4] (y, x, h, w).
-    boxes, flips, draws: as in `Geometry`, of the m examples.
+    boxes, flips: as in `Geometry`, of the m examples.
   """
 
   index: np.ndarray
@@ -90,7 +90,6 @@ class Plan(NamedTuple):
   part: np.ndarray
   boxes: np.ndarray
   flips: np.ndarray
-  draws: np.ndarray
 
   def only(self, position: int) -> 'Plan':
     """The same with one of the m files."""
@@ -122,12 +121,12 @@ class Planner:
     """See `Source.label_shape`."""
     return self._source.label_shape
 
-  def plan(self, index: np.ndarray, epoch: int) -> Plan:
+  def plan(self, index: np.ndarray, epoch: np.ndarray) -> Plan:
     """The plan of a group.
 
     Args:
       index: the examples, int64 [n], n >= 1; -1: padding.
-      epoch: the epoch.
+      epoch: the epoch of each, int32 [n].
 
     Raises:
       ValueError: very many examples in a row cannot be read.
@@ -138,24 +137,33 @@ class Planner:
     if len(there):
       files[there], label[there] = self._source.read(index[there])
     for row in there:
-      header = self._look(int(index[row]), files[row], epoch)
+      header = self._look(int(index[row]), files[row], int(epoch[row]))
       if header is not None:
         headers[row] = header
       elif self._replace:
-        index[row], label[row], files[row], headers[row] = self._next(int(index[row]), epoch)
+        index[row], label[row], files[row], headers[row] = self._next(
+          int(index[row]), int(epoch[row])
+        )
       else:
         index[row], label[row] = -1, -1
     row = np.flatnonzero(index >= 0)
     kind, height, width = headers[row].T
-    geometry = self._geometry_of(index[row], height, width, epoch)
+    geometry = self._geometry_of(index[row], epoch[row], height, width)
     part = decode.parts(kind, headers[row, 1:], geometry.boxes, self._source.image_shape)
     numbers = index.astype(np.int32)
     return Plan(numbers, label, row.astype(np.int32), files[row], kind, part, *geometry)
 
-  def reject(self, plan: Plan, position: int, epoch: int) -> None:
-    """Notes that the file at `position` cannot be decoded: plans will do without the example."""
-    index, kind = int(plan.index[plan.row[position]]), plan.kind[position]
-    self._broken.add((index, epoch if kind == image_file.JPEG else None))
+  def reject(self, plan: Plan, position: int, epoch: np.ndarray) -> None:
+    """Notes that the file at `position` cannot be decoded: plans will do without the example.
+
+    Args:
+      plan: of a group.
+      position: among the m files of the plan.
+      epoch: of the group's examples, int32 [n].
+    """
+    row, kind = plan.row[position], plan.kind[position]
+    index = int(plan.index[row])
+    self._broken.add((index, int(epoch[row]) if kind == image_file.JPEG else None))
     reason = 'the image data are damaged'
     if kind == image_file.PILLOW:
       try:

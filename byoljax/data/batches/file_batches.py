@@ -19,13 +19,17 @@ from byoljax.data.sources import tensorflow_import
 _GROUP = 64
 
 
+# step -> (epoch int32 [b], index int64 [b]): the examples of a batch.
+At = Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+
 class FileBatches(Batches):
   """Batches of image files; the rows of examples that are not there are black, with index -1."""
 
   def __init__(
     self,
     steps: range,
-    at: Callable[[int], tuple[int, np.ndarray]],
+    at: At,
     planner: Planner,
     decoder: Any,
     *,
@@ -37,27 +41,30 @@ class FileBatches(Batches):
 
     Args:
       steps: which steps, ascending by one.
-      at: step -> its epoch and its examples, int64 [b] with the same b >= 1 always (-1: padding).
+      at: step -> epoch int32 [b] and index int64 [b] of its examples, with the same b >= 1 always
+        (-1: padding).
       planner: makes the plans of the groups.
       decoder: carries them out (`decode.make_decoder`).
       sizes: side of each view in pixels.
       threads: for decoding.
-      finish: from 'index' int32 [b], 'label' int32 [b, ...] and 'views', a tuple of uint8
-        [b, S, S, 3], to what is handed out.
+      finish: from 'index' and 'epoch' int32 [b], 'label' int32 [b, ...] and 'views', a tuple of
+        uint8 [b, S, S, 3], to what is handed out.
     """
     super().__init__(steps)
     size = len(at(steps.start)[1])
     groups = -(-size // _GROUP)
 
-    def members(number: int) -> tuple[int, np.ndarray]:
+    def members(number: int) -> tuple[np.ndarray, np.ndarray]:
       step, group = divmod(number, groups)
       epoch, index = at(step)
-      return epoch, index[group * _GROUP : (group + 1) * _GROUP]
+      rows = slice(group * _GROUP, (group + 1) * _GROUP)
+      return epoch[rows], index[rows]
 
     def plan_of(number: int) -> Plan:
       epoch, index = members(number)
       return planner.plan(index, epoch)
 
+    self._at_step = at
     self._size = size
     self._groups = groups
     self._members = members
@@ -88,7 +95,8 @@ class FileBatches(Batches):
       label[start : start + len(made.label)] = made.label
       for out, view in zip(views, made.views, strict=True):
         out[start + made.row] = view
-    return self._finish({'index': index, 'label': label, 'views': views})
+    epoch, _ = self._at_step(step)
+    return self._finish({'index': index, 'epoch': epoch, 'label': label, 'views': views})
 
   def _again(self, number: int) -> graph.Made:
     """A group that the graph could not make: nothing but padding, a damaged file, or an error."""

@@ -1,7 +1,7 @@
 """The tf.data graph that turns image files into views, and how it ends.
 
-    range of groups -> plan (Python: reading, headers, crops) -> decode, crop, resize, mirror,
-    photometric augmentation (TensorFlow) -> prefetch
+    range of groups -> plan (Python: reading, headers, crops) -> decode, crop, resize, mirror
+    (TensorFlow) -> prefetch
 
 Every stage works on several groups of examples at once and keeps their order. What a group holds is
 a function of its number alone, so any group can be the first, and nothing depends on the number of
@@ -219,7 +219,6 @@ def _fields(num_views: int) -> list[tuple[type, list[int | None] | None]]:
     (np.int32, [None, 4]),
     (np.int32, [None, num_views, 4]),
     (np.bool_, [None, num_views]),
-    (np.float32, [None, num_views, None]),
   ]
 
 

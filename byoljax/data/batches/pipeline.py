@@ -1,6 +1,7 @@
 """Batches for training and evaluation, from any source, from any step, on any number of processes.
 
-    batches = pipeline.train_batches(source, specs, batch_size=256, seed=0, start_step=0,
+    which = order.Order(source.size, batch_size=256, seed=0)
+    batches = pipeline.train_batches(source, specs, order=which, seed=0, start_step=0,
                                      stop_step=1000)
     for batch in batches: ...
     batches.close()
@@ -8,8 +9,7 @@
 Sources of image files give cropped, resized and mirrored views, uint8: only what the accelerator
 needs travels to it. Sources of arrays give the whole images, and the crop is made on the
 accelerator: that needs neither TensorFlow nor a fast host. Either way the pictures are the same,
-because crops and draws are functions of (seed, epoch, example, view). `photometric_on='host'` makes
-finished views on the host for both.
+because crops and draws are functions of (seed, epoch, example, view).
 
 Batches are made ahead of the one that is asked for: from image files by a tf.data graph, with every
 core; from arrays by one thread. What a batch holds depends on neither.
@@ -17,12 +17,12 @@ core; from arrays by one thread. What a batch holds depends on neither.
 
 from collections.abc import Sequence
 import os
-from typing import Any
 
 import numpy as np
 
-from byoljax.data.augment import crop, photometric, views
-from byoljax.data.batches import decode, examples, order
+from byoljax.data.augment import crop, views
+from byoljax.data.batches import decode, examples
+from byoljax.data.batches import order as order_lib
 from byoljax.data.batches.ahead import Batch, Batches, ThreadBatches
 from byoljax.data.batches.file_batches import FileBatches
 from byoljax.data.sources import arrays
@@ -33,13 +33,10 @@ def train_batches(
   source: Source,
   specs: Sequence[views.ViewSpec],
   *,
-  batch_size: int,
+  order: order_lib.AnyOrder,
   seed: int,
   start_step: int,
   stop_step: int,
-  process_index: int = 0,
-  process_count: int = 1,
-  photometric_on: str = 'accelerator',
   threads: int = 0,
 ) -> Batches:
   """This process's share of the batches of steps start_step, ..., stop_step - 1.
@@ -47,56 +44,41 @@ def train_batches(
   Args:
     source: the data.
     specs: one per view.
-    batch_size: global batch B, a multiple of process_count and at most N.
-    seed: 0 <= seed < 2^32.
+    order: which examples a step consists of.
+    seed: of crops and flips, as given to `device.make_augment`; 0 <= seed < 2^32.
     start_step: first step, >= 0; as fast to reach as step 0.
     stop_step: one beyond the last step.
-    process_index: this process.
-    process_count: number of processes P.
-    photometric_on: 'accelerator' leaves the photometric augmentation to the train step, 'host' does
-      it here.
     threads: for decoding; 0 means one for every core that this process may use.
 
   Returns:
-    Dicts of b = B / P rows: 'index' int32 [b], 'label' int32 [b, *source.label_shape] (-1: none),
-    and 'views', a tuple of uint8 [b, S, S, 3]; or, for a source of arrays with the photometric part
-    on the accelerator, 'image' uint8 [b, H, W, 3].
+    Dicts of b = order.local_size rows: 'index' and 'epoch' int32 [b], 'label' int32
+    [b, *source.label_shape] (-1: none), and 'views', a tuple of uint8 [b, S, S, 3]; or, for a
+    source of arrays, 'image' uint8 [b, H, W, 3].
 
   Raises:
     ValueError: an argument out of range; or, while iterating, data that cannot be read at all.
   """
   source = source.opened()
-  plan = order.Order(source.size, batch_size, seed, process_index, process_count)
-  if photometric_on not in ('accelerator', 'host'):
-    raise ValueError(
-      f"photometric_on is {photometric_on!r}, but it must be 'accelerator' or 'host'."
-    )
   if not 0 <= start_step <= stop_step:
     raise ValueError(f'start_step {start_step} must lie in [0, stop_step], which is {stop_step}.')
   if not specs:
     raise ValueError('there is no view: give at least one ViewSpec.')
   steps = range(start_step, stop_step)
-  host_specs = tuple(specs) if photometric_on == 'host' else ()
-  geometry_of = examples.random_geometry(specs, seed)
   if source.encoded:
     sizes = tuple(spec.size for spec in specs)
     return FileBatches(
       steps,
-      plan.at,
-      examples.Planner(source, geometry_of, replace=True),
-      decode.make_decoder(sizes, source.image_shape, host_specs),
+      order.at,
+      examples.Planner(source, examples.random_geometry(specs, seed), replace=True),
+      decode.make_decoder(sizes, source.image_shape),
       sizes=sizes,
       threads=threads or _cores(),
     )
 
   def make(step: int) -> Batch:
-    epoch, index = plan.at(step)
+    epoch, index = order.at(step)
     images, labels = source.read(index)
-    rest = {'index': index.astype(np.int32), 'label': labels}
-    if not host_specs:
-      return {'image': images, **rest}
-    made = _views_of_arrays(images, index, epoch, geometry_of, host_specs)
-    return {'views': made, **rest}
+    return {'image': images, 'index': index.astype(np.int32), 'epoch': epoch, 'label': labels}
 
   return ThreadBatches(steps, make)
 
@@ -125,26 +107,27 @@ def eval_batches(
 
   Returns:
     Dicts of b = B / P rows: 'image' uint8 [b, S, S, 3], 'index' int32 [b], 'label' int32
-    [b, *source.label_shape] (-1: none) and 'mask' bool [b]: False for padding and for examples that
-    cannot be read, whose index is -1 and whose image is black.
+    [b, *source.label_shape] (-1: none) and 'valid' bool [b]: False for padding and for examples
+    that cannot be read, whose index is -1 and whose image is black.
 
   Raises:
     ValueError: an argument out of range.
   """
-  order.check_processes(batch_size, process_index, process_count)
+  order_lib.check_processes(batch_size, process_index, process_count)
   if image_size < 1:
     raise ValueError(f'image_size is {image_size}, but an image needs at least one pixel.')
   source = source.opened()
   geometry_of = examples.center_geometry(image_size)
   steps = range(-(-source.size // batch_size))
 
-  def indices(step: int) -> np.ndarray:
-    return order.eval_indices(source.size, batch_size, process_index, process_count, step)
+  def at(step: int) -> tuple[np.ndarray, np.ndarray]:
+    index = order_lib.eval_indices(source.size, batch_size, process_index, process_count, step)
+    return np.zeros(len(index), np.int32), index
 
   if source.encoded:
     return FileBatches(
       steps,
-      lambda step: (0, indices(step)),
+      at,
       examples.Planner(source, geometry_of, replace=False),
       decode.make_decoder((image_size,), source.image_shape),
       sizes=(image_size,),
@@ -153,15 +136,14 @@ def eval_batches(
     )
 
   def make(step: int) -> Batch:
-    index = indices(step)
+    _, index = at(step)
     inside = index >= 0
     image = np.zeros((len(index), image_size, image_size, 3), np.uint8)
     label = np.full((len(index), *source.label_shape), -1, np.int32)
     if inside.any():
       pixels, label[inside] = source.read(index[inside])
       if pixels.shape[1:3] != (image_size, image_size):
-        made, _ = _resampled(pixels, index[inside], 0, geometry_of, (image_size,))
-        pixels = _to_bytes(made[0])
+        pixels = _resampled(pixels, index[inside], geometry_of, image_size)
       image[inside] = pixels
     return _for_evaluation({'index': index.astype(np.int32), 'label': label, 'views': (image,)})
 
@@ -190,45 +172,41 @@ def view_batches(
     threads: for decoding; 0 means one for every core that this process may use.
 
   Returns:
-    Dicts of b = B / P rows: what `device.make_augment` takes ('index' int32 [b], and 'views' or
-    'image' as from `train_batches`) under 'image', and 'index', 'label' and 'mask' as from
-    `eval_batches`.
+    Dicts of b = B / P rows: those of `train_batches`, which `device.make_augment` takes, and
+    'valid' bool [b]; where it is False, for padding and for examples that cannot be read, 'index'
+    and 'label' are -1.
 
   Raises:
     ValueError: an argument out of range.
   """
-  order.check_processes(batch_size, process_index, process_count)
+  order_lib.check_processes(batch_size, process_index, process_count)
   geometry_of = examples.random_geometry(specs, seed)
   steps = range(-(-source.size // batch_size))
 
-  def indices(step: int) -> np.ndarray:
-    return order.eval_indices(source.size, batch_size, process_index, process_count, step)
+  def at(step: int) -> tuple[np.ndarray, np.ndarray]:
+    index = order_lib.eval_indices(source.size, batch_size, process_index, process_count, step)
+    return np.zeros(len(index), np.int32), index
 
   if source.encoded:
     sizes = tuple(spec.size for spec in specs)
     return FileBatches(
       steps,
-      lambda step: (0, indices(step)),
+      at,
       examples.Planner(source, geometry_of, replace=False),
       decode.make_decoder(sizes, source.image_shape),
       sizes=sizes,
       threads=threads or _cores(),
-      finish=lambda batch: _masked(batch, {'views': batch['views']}),
+      finish=lambda batch: {**batch, 'valid': batch['index'] >= 0},
     )
 
   def make(step: int) -> Batch:
-    index = indices(step)
+    epoch, index = at(step)
     images, label = source.read(np.maximum(index, 0))
-    rest = {'index': index.astype(np.int32), 'label': np.where(index < 0, -1, label)}
-    return _masked(rest, {'image': images})
+    label[index < 0] = -1
+    rest = {'index': index.astype(np.int32), 'epoch': epoch, 'label': label, 'valid': index >= 0}
+    return {'image': images, **rest}
 
   return ThreadBatches(steps, make)
-
-
-def _masked(batch: Batch, pictures: dict[str, Any]) -> Batch:
-  index = batch['index']
-  rest = {'index': index, 'label': batch['label'].astype(np.int32), 'mask': index >= 0}
-  return {'image': {**pictures, 'index': np.maximum(index, 0)}, **rest}
 
 
 def in_memory(source: Source, *, image_size: int, threads: int = 0) -> Source:
@@ -244,8 +222,8 @@ def in_memory(source: Source, *, image_size: int, threads: int = 0) -> Source:
   """
   images, labels = [], []
   for batch in eval_batches(source, image_size=image_size, batch_size=256, threads=threads):
-    images.append(batch['image'][batch['mask']])
-    labels.append(batch['label'][batch['mask']])
+    images.append(batch['image'][batch['valid']])
+    labels.append(batch['label'][batch['valid']])
   return arrays.from_arrays(
     np.concatenate(images),
     np.concatenate(labels) if source.num_classes else None,
@@ -257,7 +235,7 @@ def in_memory(source: Source, *, image_size: int, threads: int = 0) -> Source:
 
 def _for_evaluation(batch: Batch) -> Batch:
   index, label, (image,) = batch['index'], batch['label'], batch['views']
-  return {'image': image, 'index': index, 'label': label, 'mask': index >= 0}
+  return {'image': image, 'index': index, 'label': label, 'valid': index >= 0}
 
 
 def _cores() -> int:
@@ -266,36 +244,10 @@ def _cores() -> int:
 
 
 def _resampled(
-  images: np.ndarray,
-  index: np.ndarray,
-  epoch: int,
-  geometry_of: examples.GeometryOf,
-  sizes: Sequence[int],
-) -> tuple[list[np.ndarray], np.ndarray]:
-  """Views float32 [b, S, S, 3] of images uint8 [b, H, W, 3], and their draws."""
+  images: np.ndarray, index: np.ndarray, geometry_of: examples.GeometryOf, size: int
+) -> np.ndarray:
+  """The one view uint8 [b, S, S, 3] that a geometry cuts from images uint8 [b, H, W, 3]."""
   height, width = (np.full(len(index), side, np.int32) for side in images.shape[1:3])
-  boxes, flips, numbers = geometry_of(index, height, width, epoch)
-  made = [
-    crop.resample(np, images, boxes[:, view], flips[:, view], size)
-    for view, size in enumerate(sizes)
-  ]
-  return made, numbers
-
-
-def _views_of_arrays(
-  images: np.ndarray,
-  index: np.ndarray,
-  epoch: int,
-  geometry_of: examples.GeometryOf,
-  specs: Sequence[views.ViewSpec],
-) -> tuple[np.ndarray, ...]:
-  """Finished views uint8 [b, S, S, 3] of images uint8 [b, H, W, 3]."""
-  made, numbers = _resampled(images, index, epoch, geometry_of, [spec.size for spec in specs])
-  return tuple(
-    _to_bytes(photometric.photometric(np, pixels, numbers[:, view], spec))
-    for view, (pixels, spec) in enumerate(zip(made, specs, strict=True))
-  )
-
-
-def _to_bytes(pixels: np.ndarray) -> np.ndarray:
+  boxes, flips = geometry_of(index, np.zeros(len(index), np.int32), height, width)
+  pixels = crop.resample(np, images, boxes[:, 0], flips[:, 0], size)
   return np.floor(pixels * np.float32(255) + np.float32(0.5)).astype(np.uint8)

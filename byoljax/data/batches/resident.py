@@ -21,7 +21,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax.data.batches.order import Order
+from byoljax.data.batches.order import AnyOrder
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts, mapping
 
@@ -35,7 +35,7 @@ PyTree = Any
 Step = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, jax.Array]]]
 
 
-def check(mode: str, source: Source, photometric_on: str = 'accelerator') -> None:
+def check(mode: str, source: Source) -> None:
   """Refuses a mode that does not exist, or 'on' where it is impossible.
 
   Raises:
@@ -45,11 +45,6 @@ def check(mode: str, source: Source, photometric_on: str = 'accelerator') -> Non
     raise ValueError(f"data.resident='{mode}' must be one of {', '.join(MODES)}.")
   if mode != 'on':
     return
-  if photometric_on != 'accelerator':
-    raise ValueError(
-      f"data.resident='on' makes the views on the accelerator, but augment.device="
-      f"'{photometric_on}': set augment.device=accelerator or data.resident=off."
-    )
   if source.image_shape is None:
     raise ValueError(
       f"data.resident='on' needs images of one size, but those of {source.name} differ: "
@@ -62,17 +57,16 @@ def check(mode: str, source: Source, photometric_on: str = 'accelerator') -> Non
     )
 
 
-def is_chosen(mode: str, source: Source, photometric_on: str = 'accelerator') -> bool:
+def is_chosen(mode: str, source: Source) -> bool:
   """Whether a run's data are to live on the devices; the answer is the same in all processes.
 
   Args:
     mode: 'off', 'on', or 'auto': where the set fits, on devices that are not the host's own.
     source: as `Source.opened` gives it.
-    photometric_on: 'accelerator', or 'host' where finished views are made by the host.
   """
-  if mode == 'off' or source.encoded or photometric_on != 'accelerator':
+  if mode == 'off' or source.encoded:
     return False
-  return mode == 'on' or bool(hosts.first_says(_bytes(source) <= _room()))
+  return mode == 'on' or bool(hosts.broadcast_from_first(_bytes(source) <= _room()))
 
 
 def _bytes(source: Source) -> int:
@@ -100,26 +94,28 @@ def place(source: Source) -> dict[str, jax.Array]:
 
 
 def make_steps(step: Step, image_shape: tuple[int, int]) -> Callable[..., Any]:
-  """Builds many_steps(state, data, index, count) -> (state, the last step's metrics), per device.
+  """Builds many_steps(state, data, order, count) -> (state, the last step's metrics), per device.
 
-  `data` is from `place`, `index` int32 [K, b] holds this device's examples of up to K steps, and
-  `count` in [1, K], int32, says how many are made; any count runs the same program. Where loops
-  must not hold convolutions, a call makes one step and `count` is 1.
+  `data` is from `place`, `order` int32 [2, K, b], from `examples`, holds epochs and indices of this
+  device's examples in up to K steps, and `count` in [1, K], int32, says how many are made; any
+  count runs the same program. Where loops must not hold convolutions, a call makes one step and
+  `count` is 1.
 
   Args:
     step: the train step of one device.
     image_shape: (H, W).
   """
 
-  def many_steps(state: Any, data: dict[str, jax.Array], index: jax.Array, count: jax.Array) -> Any:
+  def many_steps(state: Any, data: dict[str, jax.Array], order: jax.Array, count: jax.Array) -> Any:
     def rows(x: jax.Array, chosen: jax.Array) -> jax.Array:
       return x.at[chosen].get(mode='promise_in_bounds')
 
     def one(number: Any, carry: Any) -> Any:
-      chosen = lax.dynamic_index_in_dim(index, number, keepdims=False)
+      epoch, chosen = lax.dynamic_index_in_dim(order, number, axis=1, keepdims=False)
       batch = {
         'image': rows(data['image'], chosen).reshape(len(chosen), *image_shape, 3),
         'index': chosen,
+        'epoch': epoch,
         'label': rows(data['label'], chosen),
       }
       return step(carry[0], batch)
@@ -133,14 +129,15 @@ def make_steps(step: Step, image_shape: tuple[int, int]) -> Callable[..., Any]:
   return many_steps
 
 
-def indices(plan: Order, first: int, count: int) -> np.ndarray:
-  """The examples of steps first, ..., first + count - 1 of this process: int32 [D, MAX_STEPS, b].
+def examples(order: AnyOrder, first: int, count: int) -> np.ndarray:
+  """This process's examples in steps first, ..., first + count - 1, int32 [D, 2, MAX_STEPS, b].
 
-  D are the local devices, and device d gets the rows that `mapping.shard` would give it. What
-  exceeds `count` steps is 0 and is not looked at.
+  The second axis is (epoch, index). D are the local devices, and device d gets the rows that
+  `mapping.shard` would give it. What exceeds `count` steps is 0 and is not looked at.
   """
-  rows = np.zeros((MAX_STEPS, plan.local_size), np.int32)
+  rows = np.zeros((2, MAX_STEPS, order.local_size), np.int32)
   for number in range(count):
-    rows[number] = plan.at(first + number)[1]
+    rows[:, number] = order.at(first + number)
   devices = jax.local_device_count()
-  return np.ascontiguousarray(rows.reshape(MAX_STEPS, devices, -1).swapaxes(0, 1))
+  rows = rows.reshape(2, MAX_STEPS, devices, -1)
+  return np.ascontiguousarray(np.moveaxis(rows, 2, 0))

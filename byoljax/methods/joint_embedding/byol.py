@@ -27,6 +27,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.losses import bridge, regression
 from byoljax.method import (
   Aux,
@@ -81,10 +82,10 @@ def byol(
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, WithTarget]:
     view = batch['views'][0]
-    params, bn = online.init(jax.random.fold_in(key, 0), view)
+    params, bn = online.init(jax.random.fold_in(key, streams.ONLINE), view)
     if not separate:
       return params, WithTarget(bn, {}, {})
-    target_params, target_bn = target.init(jax.random.fold_in(key, 1), view)
+    target_params, target_bn = target.init(jax.random.fold_in(key, streams.TARGET), view)
     return params, WithTarget(bn, target_params, target_bn)
 
   def loss(

@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.method import (
   Aux,
   Batch,
@@ -88,7 +89,7 @@ def deepcluster(
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, DeepClusterState]:
-    params, bn = net.init(key, batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
     # Never trained on: the first clustering comes before the first step.
     labels = jnp.arange(num_examples, dtype=jnp.int32) % num_clusters
     return params, DeepClusterState(bn, labels, jnp.bincount(labels, length=num_clusters))
@@ -119,13 +120,13 @@ def deepcluster(
     _, labels = kmeans.kmeans(
       x,
       num_clusters,
-      key=jax.random.fold_in(key, 0),
+      key=jax.random.fold_in(key, streams.CLUSTERING),
       iterations=iterations,
       spherical=False,
       empty='split',
     )
     sizes = jnp.bincount(labels, length=num_clusters).astype(jnp.int32)
-    head = _fresh(params['head'], jax.random.fold_in(key, 1))
+    head = _fresh(params['head'], jax.random.fold_in(key, streams.FRESH_HEAD))
     return params | {'head': head}, state.replace(labels=labels, sizes=sizes)
 
   embed = evaluation_outputs(net, 'embedding')
@@ -171,7 +172,7 @@ def build(
     features=(num_clusters,),
     last_bias=True,
     dtype=jnp.dtype(setting.dtype),
-    start='normal_0.01',
+    kernel_init='normal_0.01',
   )
   net = stack((('encoder', 'embedding', make_encoder(setting.axis)), ('head', 'logits', top)))
   return deepcluster(

@@ -27,6 +27,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.devices import collectives, mapping
 from byoljax.losses import classification
 from byoljax.method import (
@@ -95,16 +96,18 @@ def deepcluster_v2(
     if len(batch['views']) < _LARGE:
       raise ValueError('DeepCluster-v2 needs at least 2 views, the large crops, got 1.')
     view = batch['views'][0]
-    params, bn = backbone.init(jax.random.fold_in(key, 0), view)
+    params, bn = backbone.init(jax.random.fold_in(key, streams.ONLINE), view)
     shapes = output_shapes(backbone, params, bn, view)
-    head_params, head_bn = head.init(jax.random.fold_in(key, 1), shapes['embedding'])
+    head_params, head_bn = head.init(jax.random.fold_in(key, streams.HEAD), shapes['embedding'])
     # Never trained on: the first clustering comes before the first step.
+    entries = jax.random.fold_in(key, streams.BANK)
     first, second = (
-      sphere.normalize(bank_ops.init(jax.random.fold_in(key, 2 + crop), num_examples, dim))
+      sphere.normalize(bank_ops.init(jax.random.fold_in(entries, crop), num_examples, dim))
       for crop in range(_LARGE)
     )
+    points = jax.random.fold_in(key, streams.CENTROIDS)
     centroids = tuple(
-      sphere.normalize(jax.random.normal(jax.random.fold_in(key, 2 + _LARGE + i), (count, dim)))
+      sphere.normalize(jax.random.normal(jax.random.fold_in(points, i), (count, dim)))
       for i, count in enumerate(prototypes)
     )
     labels = tuple(jnp.arange(num_examples, dtype=jnp.int32) % count for count in prototypes)
@@ -154,11 +157,12 @@ def deepcluster_v2(
     else:
       first, second = mapping.fetch(state.banks)
       banks = (jnp.asarray(first), jnp.asarray(second))
+    starts = jax.random.fold_in(key, streams.CLUSTERING)
     found = [
       kmeans.kmeans(
         banks[i % _LARGE],
         count,
-        key=jax.random.fold_in(key, i),
+        key=jax.random.fold_in(starts, i),
         iterations=iterations,
         spherical=True,
         empty='keep',

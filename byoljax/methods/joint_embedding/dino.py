@@ -22,6 +22,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import clustering
 from byoljax.method import (
@@ -81,7 +82,7 @@ def dino(
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, DinoState]:
     view = batch['views'][0]
-    params, bn = net.init(key, view)
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
     width = output_shapes(net, params, bn, view)['projection'].shape[-1]
     center = jnp.zeros((1, width), jnp.float32)
     target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))

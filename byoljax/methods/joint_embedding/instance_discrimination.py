@@ -32,6 +32,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import contrastive
 from byoljax.losses import nce as nce_loss
@@ -127,8 +128,8 @@ def instance_discrimination(
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, InstanceState]:
-    params, bn = net.init(jax.random.fold_in(key, 0), batch['views'][0])
-    entries = bank_ops.init(jax.random.fold_in(key, 1), num_examples, dim)
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    entries = bank_ops.init(jax.random.fold_in(key, streams.BANK), num_examples, dim)
     return params, InstanceState(bn, entries, jnp.full((), -jnp.inf, jnp.float32))
 
   def read(bank: jax.Array, index: jax.Array) -> jax.Array:
@@ -160,7 +161,8 @@ def instance_discrimination(
     outputs, bn = net.apply(params, state.bn, batch['views'][0], train=True)
     z, index = sphere.normalize(outputs['projection']), batch['index']
     own = read(state.bank, index)
-    value, log_z = criterion_of(z, own, state, index, key)
+    negatives = jax.random.fold_in(key, streams.NEGATIVES)
+    value, log_z = criterion_of(z, own, state, index, negatives)
     fixed = lax.stop_gradient(z)
     metrics = {
       'loss': value,

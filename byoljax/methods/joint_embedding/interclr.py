@@ -32,6 +32,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from byoljax import streams
 from byoljax.devices import collectives, mapping
 from byoljax.losses import contrastive
 from byoljax.method import (
@@ -101,18 +102,19 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, InterState]:
-    keys = [jax.random.fold_in(key, i) for i in range(4)]
-    params, bn = net.init(keys[0], batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
     target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
     # Clusters of noise: the first clustering comes before the first step.
     return params, InterState(
       bn,
       target_params,
       target_bn,
-      queue=ring.init(keys[1], c.queue_size, c.dim),
-      bank=sphere.random_points(keys[2], c.num_examples, c.dim),
+      queue=ring.init(jax.random.fold_in(key, streams.QUEUE), c.queue_size, c.dim),
+      bank=sphere.random_points(jax.random.fold_in(key, streams.BANK), c.num_examples, c.dim),
       labels=jnp.arange(c.num_examples, dtype=jnp.int32) % c.num_clusters,
-      centroids=sphere.random_points(keys[3], c.num_clusters, c.dim),
+      centroids=sphere.random_points(
+        jax.random.fold_in(key, streams.CENTROIDS), c.num_clusters, c.dim
+      ),
     )
 
   def keys_of(state: InterState, view: jax.Array, order: jax.Array) -> tuple[jax.Array, PyTree]:
@@ -131,8 +133,8 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
     positions = collectives.axis_index(axis) * len(index) + jnp.arange(len(index))
     keys = jax.vmap(lambda position: jax.random.split(jax.random.fold_in(key, position)))(positions)
     classes = state.labels[index]
-    positive = pseudo_classes.draw_positive(keys[:, 0], classes, state.labels, c.num_clusters)
-    negatives, counts = pseudo_classes.draw_negatives(
+    positive = pseudo_classes.sample_positive(keys[:, 0], classes, state.labels, c.num_clusters)
+    negatives, counts = pseudo_classes.sample_negatives(
       keys[:, 1], q, classes, state.bank, state.labels, c.sampling
     )
     near, far = state.bank[positive], state.bank[negatives]
@@ -153,11 +155,11 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
     (first, second), index = batch['views'], batch['index']
     outputs, bn = net.apply(params, state.bn, first, train=True)
     q = sphere.normalize(outputs['projection'])
-    k, target_bn = keys_of(state, second, jax.random.fold_in(key, 0))
+    k, target_bn = keys_of(state, second, jax.random.fold_in(key, streams.SHUFFLE))
     intra = contrastive.info_nce_in_memory(
       q, k, state.queue.items, c.temperature, size=c.queue_size, axis=axis
     ).mean()
-    inter = between_images(q, index, state, jax.random.fold_in(key, 1)).mean()
+    inter = between_images(q, index, state, jax.random.fold_in(key, streams.NEGATIVES)).mean()
     both = c.intra_weight * intra + c.inter_weight * inter
     value = jnp.where(step >= c.warmup_steps, both, intra)
     nearest = jnp.argmax(sphere.similarities(k, state.centroids), axis=-1).astype(jnp.int32)
@@ -193,9 +195,15 @@ def _recluster(
   if step == 0:
     bank = sphere.normalize(jnp.asarray(features()['projection']))
     centroids, labels = kmeans.kmeans(
-      bank, c.num_clusters, key=key, iterations=20, spherical=True, empty='split'
+      bank,
+      c.num_clusters,
+      key=jax.random.fold_in(key, streams.CLUSTERING),
+      iterations=20,
+      spherical=True,
+      empty='split',
     )
     return params, state.replace(bank=bank, labels=labels, centroids=centroids)
+  key = jax.random.fold_in(key, streams.CLUSTER_REPAIR)
   seed = int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max))
   labels, centroids = pseudo_classes.repair(
     *mapping.fetch((state.bank, state.labels, state.centroids)),

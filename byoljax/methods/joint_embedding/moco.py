@@ -22,6 +22,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import contrastive
 from byoljax.method import (
@@ -77,9 +78,9 @@ def moco(
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, MocoState]:
     view = batch['views'][0]
-    params, bn = net.init(jax.random.fold_in(key, 0), view)
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
     width = output_shapes(net, params, bn, view)['projection'].shape[-1]
-    queue = ring.init(jax.random.fold_in(key, 1), queue_size, width)
+    queue = ring.init(jax.random.fold_in(key, streams.QUEUE), queue_size, width)
     target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
     return params, MocoState(bn, target_params, target_bn, queue)
 
@@ -89,9 +90,10 @@ def moco(
     first, second = batch['views']
     pairs = ((first, second), (second, first)) if symmetric else ((first, second),)
     bn, target_bn, losses, queries, keys = state.bn, state.target_bn, [], [], []
+    orders = jax.random.fold_in(key, streams.SHUFFLE)
     for number, (query_view, key_view) in enumerate(pairs):
       outputs, bn = net.apply(params, bn, query_view, train=True)
-      order = jax.random.fold_in(key, number)
+      order = jax.random.fold_in(orders, number)
       k, target_bn = _keys(state.target_params, target_bn, key_view, order)
       of_pair = contrastive.info_nce_in_memory(
         outputs['projection'], k, state.queue.items, temperature, size=queue_size, axis=axis

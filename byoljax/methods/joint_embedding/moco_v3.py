@@ -18,6 +18,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import contrastive
 from byoljax.losses.regression import cosine_regression
@@ -62,7 +63,7 @@ def moco_v3(
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, WithTarget]:
-    params, bn = online.init(key, batch['views'][0])
+    params, bn = online.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
     copies = ({role: tree[role] for role in ('encoder', 'projector')} for tree in (params, bn))
     return params, WithTarget(bn, *(jax.tree.map(jnp.copy, tree) for tree in copies))
 

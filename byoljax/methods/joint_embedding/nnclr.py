@@ -26,6 +26,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import contrastive
 from byoljax.method import (
@@ -89,8 +90,9 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, NnclrState]:
-    params, bn = net.init(jax.random.fold_in(key, 0), batch['views'][0])
-    return params, NnclrState(bn, ring.init(jax.random.fold_in(key, 1), queue_size, dim))
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    queue = ring.init(jax.random.fold_in(key, streams.QUEUE), queue_size, dim)
+    return params, NnclrState(bn, queue)
 
   def loss(
     params: PyTree, state: NnclrState, batch: Batch, key: jax.Array, step: jax.Array

@@ -22,6 +22,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import contrastive
 from byoljax.method import (
@@ -80,11 +81,11 @@ def simclr(
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, SimclrState]:
     view = batch['views'][0]
-    params, bn = net.init(jax.random.fold_in(key, 0), view)
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
     if not memory_size:
       return params, SimclrState(bn, None, None, None)
     width = output_shapes(net, params, bn, view)['projection'].shape[-1]
-    queue = ring.init(jax.random.fold_in(key, 1), memory_size, width)
+    queue = ring.init(jax.random.fold_in(key, streams.QUEUE), memory_size, width)
     target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
     return params, SimclrState(bn, target_params, target_bn, queue)
 
@@ -170,7 +171,7 @@ def build(
     features=tuple(projector),
     hidden_bias=False,
     last_norm='bn_no_bias',
-    start='normal_0.01',
+    kernel_init='normal_0.01',
     bn_axis=setting.axis,
     dtype=jnp.dtype(setting.dtype),
   )

@@ -22,6 +22,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.losses import regression
 from byoljax.method import (
   Aux,
@@ -50,7 +51,7 @@ def simsiam(net: Net, *, stop_gradient: bool = True) -> Method:
   goal = lax.stop_gradient if stop_gradient else (lambda z: z)
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(key, batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
     return params, Statistics(bn)
 
   def loss(

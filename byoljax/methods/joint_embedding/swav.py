@@ -20,6 +20,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import clustering
 from byoljax.method import (
@@ -81,13 +82,17 @@ def swav(
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, SwavState]:
     view = batch['views'][0]
-    params, bn = backbone.init(jax.random.fold_in(key, 0), view)
+    params, bn = backbone.init(jax.random.fold_in(key, streams.ONLINE), view)
     shapes = output_shapes(backbone, params, bn, view)
-    head_params, head_bn = head.init(jax.random.fold_in(key, 1), shapes['embedding'])
+    head_params, head_bn = head.init(jax.random.fold_in(key, streams.HEAD), shapes['embedding'])
     params, bn = _normalized(params | head_params), bn | head_bn
     width = params['prototypes']['kernel'].shape[0]
-    keys = [jax.random.fold_in(key, 2 + crop) for crop in range(LARGE_CROPS)] if queue_size else []
-    return params, SwavState(bn, tuple(ring.init(each, queue_size, width) for each in keys))
+    first_rows = jax.random.fold_in(key, streams.QUEUE)
+    queues = tuple(
+      ring.init(jax.random.fold_in(first_rows, crop), queue_size, width)
+      for crop in range(LARGE_CROPS if queue_size else 0)
+    )
+    return params, SwavState(bn, queues)
 
   def loss(
     params: PyTree, state: SwavState, batch: Batch, key: jax.Array, step: jax.Array

@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import triplet as triplet_loss
 from byoljax.method import (
@@ -53,7 +54,7 @@ def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
     if len(batch['views']) < 2:
       raise ValueError('the triplet loss needs at least 2 views of every image, got 1.')
-    params, bn = net.init(key, batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
     return params, Statistics(bn)
 
   def loss(

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 
+from byoljax import streams
 from byoljax.method import Aux, Batch, Method, default_groups, evaluation_outputs, keep
 from byoljax.models.net import Net, Statistics, apply_each
 
@@ -27,7 +28,7 @@ def from_projections(net: Net, criterion: Criterion) -> Method:
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(key, batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
     return params, Statistics(bn)
 
   def loss(

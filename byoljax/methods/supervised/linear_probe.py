@@ -20,13 +20,13 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.losses import classification
 from byoljax.method import (
   Aux,
   Batch,
   MakeEncoder,
   Method,
-  Pretrained,
   Setting,
   default_groups,
   keep,
@@ -52,20 +52,20 @@ class FrozenEncoder(flax.struct.PyTreeNode):
 
 
 def linear_probe(
-  frozen: Pretrained,
+  frozen: Any,
   num_classes: int,
   num_heads: int,
   *,
-  start: str = 'zeros',
+  kernel_init: str = 'zeros',
   norm: Net | None = None,
 ) -> Method:
   """Linear heads over a frozen network's features.
 
   Args:
-    frozen: the network.
+    frozen: the network, see `method.Setting.given`.
     num_classes: C.
     num_heads: L, the number of stacked heads.
-    start: how kernels start, the same for every head: see `heads.LinearHead`.
+    kernel_init: how kernels are initialized, the same for every head: see `heads.LinearHead`.
     norm: normalizes the features before the heads; output 'normalized'. None: they are not.
 
   Returns:
@@ -73,19 +73,19 @@ def linear_probe(
     'logits' [N, L * C].
   """
 
-  head = stack((('head', 'logits', heads.LinearHead(num_classes, start)),))
+  head = stack((('head', 'logits', heads.LinearHead(num_classes, kernel_init)),))
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, FrozenEncoder]:
     params, bn = jax.tree.map(jnp.array, (frozen.params, frozen.bn))
     features = jax.eval_shape(_features, FrozenEncoder(params, bn, {}), batch['views'][0])
-    one = head.init(key, features)[0]['head']['linear1']
+    one = head.init(jax.random.fold_in(key, streams.HEAD), features)[0]['head']['linear1']
     kernel = jnp.tile(one['kernel'], (num_heads, 1, 1))
     bias = jnp.tile(one['bias'], (num_heads, 1, 1))
     statistics = norm.init(key, features)[1] if norm else {}
     return {'head': {'kernel': kernel, 'bias': bias}}, FrozenEncoder(params, bn, statistics)
 
   def _features(state: FrozenEncoder, images: jax.Array) -> jax.Array:
-    return frozen.features(state.params, state.bn, images)
+    return frozen.read(state.params, state.bn, images)
 
   def _normalized(
     state: FrozenEncoder, features: jax.Array, train: bool
@@ -127,30 +127,31 @@ def build(
   setting: Setting,
   *,
   num_heads: int = 1,
-  start: str = 'zeros',
+  kernel_init: str = 'zeros',
   norm: bool = False,
 ) -> Method:
   """Builds the probe on a pretrained encoder.
 
   Args:
-    make_encoder: not needed: `setting.pretrained` brings its own.
+    make_encoder: not needed: `setting.given['encoder']` brings its own.
     setting: the run; it must name the classes and hold the network.
     num_heads: how many heads train side by side, one per learning rate.
-    start: a key of `heads.STARTS`.
+    kernel_init: a key of `heads.KERNEL_INITS`.
     norm: batch normalization of the features, without scale and shift (MAE, arXiv 2111.06377,
       appendix A.1).
 
   Raises:
-    ValueError: the data have no labels, there is no encoder to probe, or an unknown start.
+    ValueError: the data have no labels, there is no encoder to probe, or an unknown kernel_init.
   """
   del make_encoder
   if setting.num_classes < 2:
     raise ValueError('a linear probe needs labelled images of at least 2 classes.')
-  if setting.pretrained is None:
+  encoder = setting.given.get('encoder')
+  if encoder is None:
     raise ValueError('a linear probe needs a pretrained encoder: set config.pretrained.')
-  if start not in heads.STARTS:
-    raise ValueError(f"start='{start}' is not one of {', '.join(heads.STARTS)}.")
+  if kernel_init not in heads.KERNEL_INITS:
+    raise ValueError(f"kernel_init='{kernel_init}' is not one of {', '.join(heads.KERNEL_INITS)}.")
   normalize = stack((('norm', 'normalized', heads.FeatureNorm(setting.axis)),)) if norm else None
   return linear_probe(
-    setting.pretrained, setting.num_classes, num_heads, start=start, norm=normalize
+    encoder, setting.num_classes, num_heads, kernel_init=kernel_init, norm=normalize
   )

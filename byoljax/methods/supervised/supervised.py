@@ -1,7 +1,7 @@
 """Supervised training of a whole network, written as one more method: fine-tuning, or from scratch.
 
-The encoder starts from `setting.pretrained` where there is one, the linear classifier on top at
-zero (SimCLR v2's start), and everything is trained by cross-entropy on the labels. With
+The encoder starts from `setting.given['encoder']` where there is one, the linear classifier on top
+at zero (SimCLR v2's start), and everything is trained by cross-entropy on the labels. With
 `head_layers` the first layers of the pretrained projector stay between the two, as SimCLR v2
 fine-tunes (arXiv 2006.10029, section 2). Images with several labels each get one binary
 classifier per class, the sum of whose losses is minimized.
@@ -17,13 +17,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.losses import classification
 from byoljax.method import (
   Aux,
   Batch,
   MakeEncoder,
   Method,
-  Pretrained,
   Setting,
   default_groups,
   evaluation_outputs,
@@ -36,17 +36,17 @@ PyTree = Any
 BATCH_NORMS = ('batch', 'frozen')
 
 
-def supervised(net: Net, start: Pretrained | None, *, batch_norm: str) -> Method:
+def supervised(net: Net, start: Any, *, batch_norm: str) -> Method:
   """Supervised training of a network; `build` makes it.
 
   Args:
     net: outputs 'embedding' and 'logits' [b, C]; its role 'head' is the classifier.
-    start: weights of some of its other roles, or None.
+    start: has the weights of some of its other roles, see `method.Setting.given`; or None.
     batch_norm: 'batch' normalizes with the batch's statistics, 'frozen' with the running ones.
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(key, batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
     if start is not None:
       params |= jax.tree.map(jnp.array, start.params)
       bn |= jax.tree.map(jnp.array, start.bn)
@@ -81,7 +81,7 @@ def build(
   """Builds supervised training.
 
   Args:
-    make_encoder: the encoder that `setting.pretrained`, if any, belongs to.
+    make_encoder: the encoder that `setting.given['encoder']`, if any, belongs to.
     setting: the run; it must name the classes.
     batch_norm: see `supervised`.
     head: arguments of the `heads.MLPHead`, cut after an activation, that stays between encoder and
@@ -99,4 +99,4 @@ def build(
     trunk = heads.MLPHead(**head, trunk=True, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype))
     parts.append(('projector', 'trunk', trunk))
   parts.append(('head', 'logits', heads.LinearHead(setting.num_classes, 'zeros')))
-  return supervised(stack(parts), setting.pretrained, batch_norm=batch_norm)
+  return supervised(stack(parts), setting.given.get('encoder'), batch_norm=batch_norm)

@@ -215,16 +215,16 @@ for name in ('tensorflow', 'tensorflow_datasets'):
 import numpy as np
 from byoljax.data.sources import datasets, shapes
 from byoljax.data.batches import pipeline
+from byoljax.data.batches.order import Order
 from byoljax.data.augment import views
 train = datasets.load('npz', 'train', data_dir={str(tmp_path / 'set.npz')!r})
 test = datasets.load('npz', 'test', data_dir={str(tmp_path / 'set.npz')!r})
 specs = [views.ViewSpec(size=8)] * 2
-for where in ('accelerator', 'host'):
-  for batch in pipeline.train_batches(
-    train, specs, batch_size=4, seed=0, start_step=1, stop_step=3, photometric_on=where
-  ):
-    print(where, sorted(batch), batch['index'].shape)
-print([b['mask'].tolist() for b in pipeline.eval_batches(test, image_size=8, batch_size=2)])
+for batch in pipeline.train_batches(
+  train, specs, order=Order(8, 4, 0), seed=0, start_step=1, stop_step=3
+):
+  print(sorted(batch), batch['index'].shape)
+print([b['valid'].tolist() for b in pipeline.eval_batches(test, image_size=8, batch_size=2)])
 shapes.SPLITS['test'] = shapes.NUM_TEST = 5
 print(datasets.load('shapes', 'test', data_dir={str(tmp_path)!r}).encoded)
 try:
@@ -237,11 +237,10 @@ except ValueError as error:
   )
   assert found.returncode == 0, found.stderr
   lines = found.stdout.splitlines()
-  assert lines[0] == "accelerator ['image', 'index', 'label'] (4,)"
-  assert lines[2] == "host ['index', 'label', 'views'] (4,)"
-  assert lines[4] == '[[True, True], [True, False]]'
-  assert lines[5] == 'False'
-  assert 'TensorFlow is needed' in lines[6]
+  assert lines[0] == lines[1] == "['epoch', 'image', 'index', 'label'] (4,)"
+  assert lines[2] == '[[True, True], [True, False]]'
+  assert lines[3] == 'False'
+  assert 'TensorFlow is needed' in lines[4]
   assert found.stderr == ''
 
 
@@ -667,9 +666,9 @@ def test_tfds_with_several_labels_per_image(tmp_path):
   np.testing.assert_array_equal(found.labels, due)
   np.testing.assert_array_equal(found.subset(np.array([2, 0])).labels, due[[2, 0]])
   batches = list(pipeline.eval_batches(found, image_size=8, batch_size=3))
-  assert batches[1]['mask'].tolist() == [True, False, False]
+  assert batches[1]['valid'].tolist() == [True, False, False]
   np.testing.assert_array_equal(
-    np.concatenate([batch['label'][batch['mask']] for batch in batches]), due
+    np.concatenate([batch['label'][batch['valid']] for batch in batches]), due
   )
 
 

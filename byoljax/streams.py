@@ -1,0 +1,53 @@
+"""The streams of random numbers: which uses there are, and the number of each.
+
+Everything random is a function of (seed, stream, step or epoch, position). Two uses that shared a
+generator would draw the same numbers, so every use has a number of its own, here:
+
+- a JAX key is folded with a stream first, and with what is counted (a step, a micro-batch, an
+  example's global position) afterwards: `fold_in(fold_in(key, streams.NEGATIVES), position)`;
+- a NumPy generator is seeded with a tuple, `default_rng((seed, streams.ORDER, epoch))`. All
+  tuples of a stream have the same length: to NumPy (1, 2) and (1, 2, 0) are the same seed.
+
+Numbers begin above what is counted from 0 where a key is folded without a stream: the parts of a
+network in `models.net`. A number that is changed changes the results of every run.
+
+The augmentation does not appear here: it has a generator of its own, `data.augment.draws`, because
+hosts without JAX must draw the same numbers.
+"""
+
+# The run's key, `jax.random.key(seed)`.
+INIT = 1001  # -> the key that `Method.init` gets
+STEPS = 1002  # -> the key in the TrainState; with a step: the step's key
+
+# A step's key.
+LOSS = 1101  # with a micro-batch where there are several -> the key that `Method.loss` gets
+REFRESH = 1102  # -> the key that `Refresh.apply` gets
+
+# The key that `Method.init` gets.
+ONLINE = 1201  # the online network, or its first part
+HEAD = 1202  # a head that is initialized apart from the backbone
+TARGET = 1203  # a target network that is not a copy
+PROBE = 1204  # the online probe's head
+QUEUE = 1205  # a queue's first rows; with a crop where there are several
+BANK = 1206  # a memory bank's first entries; with a crop where there are several
+CENTROIDS = 1207  # the centroids before the first clustering; with a clustering
+
+# The key that `Method.loss` gets.
+SHUFFLE = 1301  # order of the examples in shuffled batch normalization; with a direction
+NEGATIVES = 1302  # which rows of a memory are negatives; with an example's global position
+
+# The key that `Refresh.apply` gets.
+CLUSTERING = 1401  # where k-means starts; with a clustering
+FRESH_HEAD = 1402  # the head after a clustering
+CLUSTER_REPAIR = 1403  # NumPy, with a seed drawn from the same key: how clusters are split
+
+# NumPy generators, seeded with (seed, stream, ...).
+ORDER = 2001  # (epoch): order of the training examples
+MIXED_ORDER = 2009  # (part, epoch): order of the examples of a part of a mixed order
+KNN_HELD_OUT = 2002  # training images that are queries of the periodic k-NN
+PROBE_HELD_OUT = 2003  # training images on which a classifier's settings are chosen
+LABEL_SUBSET = 2004  # the training images that have labels
+FEW_LABELS = 2005  # (draw): labeled images of the logistic regression with few labels
+RESCALING = 2006  # images that the encoder 'random_rescaled' is fitted to
+REPORT_SAMPLE = 2007  # (part): images on the report's page
+REPORT_GALLERY = 2008  # queries in the report's gallery
