@@ -11,7 +11,8 @@ from typing import Any
 import jax
 
 from byoljax import config as config_lib
-from byoljax.config import Config, ConfigError, user_errors
+from byoljax.config import Config, user_errors
+from byoljax.data.augment import views
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.sources.source import Source
 from byoljax.devices import mapping
@@ -143,22 +144,13 @@ def view_specs(config: Config) -> tuple[ViewSpec, ...]:
   A view may stand for several alike: `{'size': 96, ..., 'repeat': 6}`. Where its size is 0, it is
   the share `size_share` of the first view's.
   """
-  specs = []
-  for name in view_names(config):
-    fields = dict(config.views[name])
-    repeat = fields.pop('repeat', 1)
-    if not isinstance(repeat, int) or repeat < 1:
-      raise ConfigError(f'views.{name}.repeat={repeat} must be a whole number of at least 1.')
-    share = fields.pop('size_share', 0.0)
-    if fields['size'] == 0 and share > 0 and specs:
-      fields['size'] = int(specs[0].size * share)
-    specs += [ViewSpec.from_mapping(fields)] * repeat
-  return tuple(specs)
+  with user_errors('config.views'):
+    return views.specs_of(config.views.to_dict())
 
 
 def view_names(config: Config) -> list[str]:
   """The names of the configured views, view2 before view10."""
-  return sorted(config.views, key=lambda name: (len(name), name))
+  return views.names_of(config.views)
 
 
 def spec_names(config: Config) -> list[str]:

@@ -84,6 +84,7 @@ def batches(run: Run, start_step: int) -> Generator[pipeline.Batch, None, None]:
     seed=run.seed,
     start_step=start_step,
     stop_step=run.length.total_steps,
+    fields=run.data.fields,
     threads=run.data.threads,
   )
   with contextlib.closing(made):
@@ -147,7 +148,7 @@ def _advance(run: Run, start_step: int, clock: Clock) -> Iterator[Advance]:
     # Decodes what is to be kept in memory: the input of both.
     with clock.waiting(), user_errors('config.data'):
       source = run.source.opened()
-    if resident.is_chosen(run.data.resident, source):
+    if resident.is_chosen(run.data.resident, source, run.data.fields):
       yield _resident(run, source, clock)
       return
   with contextlib.closing(batches(run, start_step)) as made:
@@ -175,7 +176,7 @@ def _resident(run: Run, source: Source, clock: Clock) -> Advance:
   compiles. How the steps are cut into calls does not change what they compute.
   """
   with clock.waiting():
-    data = resident.place(source)
+    data = resident.place(source, run.data.fields)
   assert run.many_steps is not None
   many_steps = run.many_steps
   calls, at_once = 0, 1

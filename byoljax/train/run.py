@@ -26,7 +26,7 @@ import optax
 from byoljax import optim
 from byoljax.data.augment import device
 from byoljax.data.augment.views import ViewSpec
-from byoljax.data.batches import resident
+from byoljax.data.batches import pipeline, resident
 from byoljax.data.batches.order import AnyOrder, Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
@@ -49,16 +49,18 @@ class DataOptions(NamedTuple):
   """How images are read and normalized.
 
   Attributes:
-    mean: per channel, subtracted from images in [0, 1].
-    std: per channel, divided by.
+    mean: per channel, or one for all, subtracted from images in [0, 1].
+    std: per channel, or one for all, divided by.
     threads: for decoding; 0 means one for each core.
     resident: whether images live on the devices: 'auto', 'on' or 'off'; see `resident`.
+    fields: names of further fields of the source that the method is given; see `data.fields`.
   """
 
   mean: tuple[float, ...]
   std: tuple[float, ...]
   threads: int = 0
   resident: str = 'auto'
+  fields: tuple[str, ...] = ()
 
 
 class ProbeOptions(NamedTuple):
@@ -190,10 +192,16 @@ def make_run(
     optimizer = optimizer.with_group('probe', *_probe_optimizer(probe, length))
   recipe = optimizer
   tx = optim.make(lambda params: recipe.label(made.groups(params), params), recipe.transformations)
-  augment = device.make_augment(specs, seed=seed, mean=data.mean, std=data.std)
+  augment = device.make_augment(
+    specs,
+    seed=seed,
+    mean=data.mean,
+    std=data.std,
+    fields=[source.field(name) for name in data.fields],
+  )
   if order is None:
     order = Order(source.size, length.batch_size, seed, jax.process_index(), jax.process_count())
-  example = example_batch(source, specs)
+  example = _example_batch(source, specs, data.fields, augment)
   create = functools.partial(init_state, made, tx, example, seed, skip_non_finite=skip_non_finite)
   shapes = jax.eval_shape(create)
   if setting.batch_size == 1:
@@ -228,7 +236,7 @@ def make_run(
     create=create,
     layout=layout,
     report=optim.param_report(shapes.params, labels, recipe.settings),
-    many_steps=_many_steps(step, source, layout),
+    many_steps=_many_steps(step, source, data.fields, layout),
   )
 
 
@@ -256,14 +264,10 @@ def check_batch(batch_size: int, accumulate: int, devices: int, source: Source) 
     )
 
 
-def example_batch(source: Source, specs: Sequence[ViewSpec]) -> Batch:
+def _example_batch(source: Source, specs: Sequence[ViewSpec], fields: Any, augment: Any) -> Batch:
   """Two examples as the method sees them, all zeros: only their shapes matter."""
-  return {
-    'views': tuple(np.zeros((2, spec.size, spec.size, 3), np.float32) for spec in specs),
-    'index': np.zeros(2, np.int32),
-    'epoch': np.zeros(2, np.int32),
-    'label': np.zeros((2, *source.label_shape), np.int32),
-  }
+  shapes = jax.eval_shape(augment, pipeline.batch_shapes(source, specs, 2, fields))
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
 def _check_single_example(method: Method, state: TrainState, example: Batch) -> None:
@@ -274,12 +278,12 @@ def _check_single_example(method: Method, state: TrainState, example: Batch) -> 
 
 
 def _many_steps(
-  step: resident.Step, source: Source, layout: sharding.Layout
+  step: resident.Step, source: Source, fields: Sequence[str], layout: sharding.Layout
 ) -> Callable[..., Any] | None:
   if source.image_shape is None:
     return None
   return mapping.spmd(
-    resident.make_steps(step, source.image_shape),
+    resident.make_steps(step, source, fields),
     in_axes=(layout.axes, None, 0, None),
     out_axes=(layout.axes, None),
   )

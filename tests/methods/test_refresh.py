@@ -72,7 +72,7 @@ def test_views_in_the_order_of_their_numbers_and_repeated():
   config = ConfigDict({'views': views})
   assert [spec.size for spec in assemble.view_specs(config)] == [9, 10, 10, 10, 18]
   config.views.view2.repeat = 0
-  with pytest.raises(ConfigError, match='views.view2.repeat=0 must be a whole number'):
+  with pytest.raises(ConfigError, match='config.views: view2.repeat=0 must be a whole number'):
     assemble.view_specs(config)
 
 
