@@ -22,6 +22,7 @@ from byoljax.config import Config, ConfigError, choose, user_errors
 from byoljax.data.augment import device
 from byoljax.data.batches import pipeline
 from byoljax.data.sources import datasets
+from byoljax.method import NETWORKS
 from byoljax.models import make_encoder, rescaled
 from byoljax.models.net import Net, cut, pooled, stack, taps_of
 from byoljax.train import assemble
@@ -29,11 +30,6 @@ from byoljax.workdir import checkpoint, run_dir
 
 PyTree = Any
 
-# Where a network's parts lie in a checkpoint's state, by role: parameters, running statistics.
-NETWORKS = {
-  'online': (('params',), ('method_state', 'bn')),
-  'target': (('method_state', 'target_params'), ('method_state', 'target_bn')),
-}
 # What a result has to be compared with; nothing is read from the checkpoint.
 BASELINES = ('random', 'random_rescaled', 'pixels')
 EMBEDDING = 'embedding'

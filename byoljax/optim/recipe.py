@@ -14,7 +14,7 @@ import jax
 import optax
 
 from byoljax import optim
-from byoljax.optim import groups, schedules
+from byoljax.optim import groups, lars, schedules
 
 PyTree = Any
 
@@ -49,7 +49,7 @@ def make_recipe(
   total_steps: int,
   steps_per_epoch: int,
   warmup_steps: int = 0,
-  axis: str | None = None,
+  norm: lars.Norm = lars.l2_norm,
 ) -> Recipe:
   """Builds the optimizers that `config.optim` describes.
 
@@ -60,7 +60,7 @@ def make_recipe(
     total_steps: length of the run.
     steps_per_epoch: for schedules that move once an epoch.
     warmup_steps: of every group.
-    axis: over which tensors are cut, if they are; see `optim.make_optimizer`.
+    norm: see `optim.make_optimizer`.
 
   Raises:
     ValueError: an unknown field or name, or a value out of range.
@@ -77,7 +77,7 @@ def make_recipe(
   settings = {'default': own} | {name: own | changes for name, changes in overrides.items()}
   rates = {name: _schedule(each, *length) for name, each in settings.items()}
   transformations = {
-    name: _optimizer(each, rates[name], total_steps, axis) for name, each in settings.items()
+    name: _optimizer(each, rates[name], total_steps, norm) for name, each in settings.items()
   }
   return Recipe(rates['default'], transformations, settings, _labeller(tuple(overrides)))
 
@@ -100,7 +100,7 @@ def _schedule(
 
 
 def _optimizer(
-  fields: Mapping[str, Any], schedule: schedules.Schedule, total: int, axis: str | None
+  fields: Mapping[str, Any], schedule: schedules.Schedule, total: int, norm: lars.Norm
 ) -> optax.GradientTransformation:
   plain = {name: value for name, value in fields.items() if name not in _SCHEDULE_FIELDS}
   end = fields.get('weight_decay_end', -1.0)
@@ -108,7 +108,7 @@ def _optimizer(
     start = fields['weight_decay']
     rise = schedules.cosine(1.0, total_steps=total)
     plain['decay_schedule'] = lambda step: end + (start - end) * rise(step)
-  return optim.make_optimizer(schedule=schedule, axis=axis, **plain)
+  return optim.make_optimizer(schedule=schedule, norm=norm, **plain)
 
 
 def _labeller(overridden: tuple[str, ...]) -> Callable[[PyTree, PyTree], PyTree]:

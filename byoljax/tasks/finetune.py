@@ -6,6 +6,7 @@ from typing import Any
 
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.evals import scores
+from byoljax.method import NETWORKS
 from byoljax.protocols import classify, eval_data, extraction, labelled
 from byoljax.protocols.extraction import Encoder
 from byoljax.report import table
@@ -110,9 +111,9 @@ def _with_head(
     ConfigError: no projector with so many layers in front of its output.
   """
   where = f"finetune.head_layers={layers}: '{directory}'"
-  if network not in extraction.NETWORKS:
+  if network not in NETWORKS:
     raise ConfigError(f'{where} is of no use for network={network}, which has no projector.')
-  prefixes = tuple((*prefix, 'projector') for prefix in extraction.NETWORKS[network])
+  prefixes = tuple((*prefix, 'projector') for prefix in NETWORKS[network])
   try:
     params, bn = checkpoint.restore_subtrees(directory, prefixes).values()
   except KeyError as error:

@@ -25,13 +25,21 @@ from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
 from byoljax.length import Length, duration_steps
 from byoljax.losses import classification
-from byoljax.method import Batch, Method, Pretrained, Setting, Teacher, with_online_probe
+from byoljax.method import (
+  Batch,
+  Method,
+  Pretrained,
+  Setting,
+  Teacher,
+  transformed,
+  with_online_probe,
+)
 from byoljax.methods import METHODS
 from byoljax.models import heads, make_encoder
 from byoljax.models.net import Net, stack
-from byoljax.optim import recipe
+from byoljax.optim import lars, recipe
 from byoljax.step import TrainState, init_state, train_step
-from byoljax.train import sharding as layout_lib
+from byoljax.train import sharding
 
 PyTree = Any
 log = logging.getLogger('byoljax')
@@ -50,7 +58,7 @@ class Run(NamedTuple):
     schedule: step -> learning rate of the group 'default'.
     step: the mapped train step: (state, batch [devices, b, ...]) -> (state, metrics).
     create: () -> the TrainState at step 0, in whole arrays on the default device.
-    layout: how the state that `step` takes lies on the devices.
+    layout: how the state that `step` takes is placed on the devices.
     report: table of the parameters and how each is optimized.
     many_steps: the mapped `resident.make_steps`, for data that live on the devices: (state, data,
       index [devices, K, b], count) -> (state, metrics). None where images differ in size.
@@ -65,7 +73,7 @@ class Run(NamedTuple):
   schedule: Callable[[int], Any]
   step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
   create: Callable[[], TrainState]
-  layout: layout_lib.Layout
+  layout: sharding.Placement
   report: str
   many_steps: Callable[..., tuple[TrainState, dict[str, jax.Array]]] | None
 
@@ -102,17 +110,20 @@ def assemble(
     resident.check(config.data.get('resident', 'auto'), source, config.augment.device)
   encoder = functools.partial(_encoder, config.encoder)
   setting = Setting(
-    total_steps=length.total_steps,
-    steps_per_epoch=length.steps_per_epoch,
-    batch_size=length.batch_size // config.train.accumulate,
+    length=length,
     accumulate=config.train.accumulate,
     num_devices=num_devices,
     num_examples=source.size,
     num_classes=source.num_classes,
     axis=collectives.AXIS,
     dtype=config.encoder.dtype,
-    pretrained=pretrained,
-    teacher=teacher,
+    given={
+      name: value
+      for name, value in (('encoder', pretrained), ('teacher', teacher))
+      if value is not None
+    },
+    mean=tuple(config.data.mean),
+    std=tuple(config.data.std),
   )
   build = config_lib.choose('method', config.method.name, METHODS)
   arguments = {name: value for name, value in config.method.items() if name != 'name'}
@@ -120,8 +131,8 @@ def assemble(
     method = build(encoder, setting, **arguments)
   if config.probe.online and source.num_classes > 1 and not source.multi_label:
     method = _watched(method, source.num_classes)
-  cut = bool(config.train.get('shard_state', False))
-  optimizers = _optimizers(config, length, collectives.AXIS if cut else None)
+  shard = bool(config.train.get('shard_state', False))
+  optimizers = _optimizers(config, length, sharding.norm_over_devices() if shard else lars.l2_norm)
   tx = optim.make(
     lambda params: optimizers.label(method.groups(params), params), optimizers.transformations
   )
@@ -129,17 +140,21 @@ def assemble(
   example = {
     'views': tuple(np.zeros((2, spec.size, spec.size, 3), np.float32) for spec in specs),
     'index': np.zeros(2, np.int32),
+    'epoch': np.zeros(2, np.int32),
     'label': np.zeros((2, *source.label_shape), np.int32),
   }
   skip = config_lib.skips_non_finite(config)
   create = functools.partial(init_state, method, tx, example, config.seed, skip_non_finite=skip)
   with user_errors('config'):
     shapes = jax.eval_shape(create)
-  if setting.batch_size == 1:
+  if setting.micro_batch_size == 1:
     with user_errors('config.train.batch_size=1'):
       _trace_one(method, shapes, example)
   with user_errors():
     every = max(1, length.steps('log.every', config.log.every))
+  layout = sharding.replicated()
+  if shard:
+    method, tx, layout = sharding.shard(method, tx, shapes)
   step = functools.partial(
     train_step,
     method=method,
@@ -148,9 +163,7 @@ def assemble(
     diagnose=_diagnosis(every, length.total_steps),
     accumulate=config.train.accumulate,
     skip_non_finite=skip,
-    sharded=shapes if cut else None,
   )
-  layout = layout_lib.sharded(shapes, method.memories) if cut else layout_lib.replicated()
   labels = optimizers.label(method.groups(shapes.params), shapes.params)
   report = optim.param_report(shapes.params, labels, optimizers.settings)
   return Run(
@@ -179,9 +192,7 @@ def network(config: Config) -> Net | None:
   if build is None or 'train' not in config:
     return None
   setting = Setting(
-    total_steps=1_000_000,
-    steps_per_epoch=1_000,
-    batch_size=config.train.batch_size // config.train.accumulate,
+    length=Length(config.train.batch_size, 1_000, 1_000_000),
     accumulate=config.train.accumulate,
     num_examples=2**31 - 1,
     dtype=config.encoder.dtype,
@@ -195,13 +206,20 @@ def network(config: Config) -> Net | None:
 
 def _trace_one(method: Method, state: TrainState, example: Batch) -> None:
   """Raises what a loss that needs several examples says to one; computes nothing."""
-  one = jax.tree.map(lambda x: x[None, :1], example)
-  loss = jax.vmap(method.loss, in_axes=(None, None, 0, None, None), axis_name=collectives.AXIS)
-  jax.eval_shape(loss, state.params, state.method_state, one, jax.random.key(0), state.step)
+
+  def losses(state: TrainState, batch: Batch, key: jax.Array) -> list[Any]:
+    seen = transformed(method, batch, key, state.step)
+    alone = jax.tree.map(lambda x: x[None], seen)
+    given = (state.params, state.method_state, alone, key, state.step)
+    each = [phase.loss for phase in method.phases] or [method.loss]
+    mapped = (jax.vmap(f, (None, None, 0, None, None), axis_name=collectives.AXIS) for f in each)
+    return [loss(*given) for loss in mapped]
+
+  jax.eval_shape(losses, state, jax.tree.map(lambda x: x[:1], example), jax.random.key(0))
 
 
 def _many_steps(
-  step: resident.Step, source: Source, layout: layout_lib.Layout
+  step: resident.Step, source: Source, layout: sharding.Placement
 ) -> Callable[..., Any] | None:
   if source.image_shape is None:
     return None
@@ -322,10 +340,10 @@ def _length(config: Config, source: Source, devices: int) -> Length:
   return length
 
 
-def _optimizers(config: Config, length: Length, axis: str | None) -> recipe.Recipe:
+def _optimizers(config: Config, length: Length, norm: lars.Norm) -> recipe.Recipe:
   """The optimizers of all parameter groups, the online probe's among them.
 
-  `axis` is that over which tensors are cut, if they are.
+  `norm` is that of a tensor of which the devices may hold shards.
   """
   fields = config.optim.to_dict()
   with user_errors():
@@ -337,7 +355,7 @@ def _optimizers(config: Config, length: Length, axis: str | None) -> recipe.Reci
       total_steps=length.total_steps,
       steps_per_epoch=length.steps_per_epoch,
       warmup_steps=warmup,
-      axis=axis,
+      norm=norm,
     )
   if not config.probe.online:
     return own
@@ -346,6 +364,6 @@ def _optimizers(config: Config, length: Length, axis: str | None) -> recipe.Reci
     rate = optim.cosine(
       optim.peak_lr(config.probe.base_lr, length.batch_size), total_steps=length.total_steps
     )
-    transformation = optim.make_optimizer(schedule=rate, axis=axis, **probe)
+    transformation = optim.make_optimizer(schedule=rate, norm=norm, **probe)
   own.transformations['probe'], own.settings['probe'] = transformation, probe
   return own

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from byoljax import optim
+from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods import METHODS
 from byoljax.models import layers
@@ -118,9 +119,9 @@ def trajectory(case, order=None, **changes):
   """[(tensors, state, metrics)] at the start (without metrics) and after every step."""
   arguments = step_tensors.METHODS[case]
   setting = Setting(
-    total_steps=step_tensors.TOTAL, steps_per_epoch=step_tensors.EPOCH,
-    batch_size=step_tensors.BATCH, num_examples=step_tensors.EPOCH * step_tensors.BATCH,
-  )  # fmt: skip
+    Length(step_tensors.BATCH, step_tensors.EPOCH, step_tensors.TOTAL),
+    num_examples=step_tensors.EPOCH * step_tensors.BATCH,
+  )
   method = METHODS[case](Encoder, setting, **arguments)
   optimizers = recipe.make_recipe(
     step_tensors.OPTIMIZERS[case] | changes, batch_size=step_tensors.BATCH,
@@ -221,7 +222,7 @@ def test_target_networks(golden, case):
 
 
 def test_moco_starts_from_a_copy():
-  setting = Setting(total_steps=4, batch_size=step_tensors.BATCH)
+  setting = Setting(Length(step_tensors.BATCH, 1, 4))
   method = METHODS['moco'](Encoder, setting, **step_tensors.METHODS['moco'])
   params, own = method.init(jax.random.key(0), batch_of(0))
   jax.tree.map(np.testing.assert_array_equal, params, own.target_params)

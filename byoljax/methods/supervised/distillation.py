@@ -65,7 +65,7 @@ def distillation(net: Net, teacher: Teacher, *, temperature: float) -> Method:
     outputs, bn = net.apply(params, state.bn, images, train=True)
     value = jnp.mean(losses.distillation(outputs['logits'], goal, temperature))
     agree = jnp.argmax(outputs['logits'], axis=-1) == jnp.argmax(goal, axis=-1)
-    metrics = {'loss': value, 'agreement': jnp.mean(agree.astype(jnp.float32))}
+    metrics = {'agreement': jnp.mean(agree.astype(jnp.float32))}
     return value, Aux(state.replace(bn=bn), metrics, outputs['embedding'])
 
   def embed(params: PyTree, state: StudentState, images: jax.Array) -> dict[str, jax.Array]:
@@ -87,14 +87,15 @@ def build(make_encoder: MakeEncoder, setting: Setting, *, temperature: float = 1
     ValueError: there is no teacher, or T <= 0.
   """
   check_temperature(temperature)
-  if setting.teacher is None:
+  teacher = setting.given.get('teacher')
+  if teacher is None:
     raise ValueError(
       'distillation needs a teacher: set config.teacher to the directory of a linear evaluation.'
     )
   net = stack(
     (
       ('encoder', 'embedding', make_encoder(setting.axis)),
-      ('head', 'logits', heads.LinearHead(setting.teacher.num_classes)),
+      ('head', 'logits', heads.LinearHead(teacher.num_classes)),
     )
   )
-  return distillation(net, setting.teacher, temperature=temperature)
+  return distillation(net, teacher, temperature=temperature)

@@ -86,7 +86,7 @@ def linear_probe(
     return {'head': {'kernel': kernel, 'bias': bias}}, FrozenEncoder(params, bn, statistics)
 
   def _features(state: FrozenEncoder, images: jax.Array) -> jax.Array:
-    return frozen.features(state.params, state.bn, images)
+    return frozen.apply(state.params, state.bn, images)
 
   def _normalized(
     state: FrozenEncoder, features: jax.Array, train: bool
@@ -134,7 +134,7 @@ def build(
   """Builds the probe on a pretrained encoder.
 
   Args:
-    make_encoder: not needed: `setting.pretrained` brings its own.
+    make_encoder: not needed: `setting.given['encoder']` brings its own.
     setting: the run; it must name the classes and hold the network.
     num_heads: how many heads train side by side, one per learning rate.
     start: a key of `heads.STARTS`.
@@ -147,11 +147,10 @@ def build(
   del make_encoder
   if setting.num_classes < 2:
     raise ValueError('a linear probe needs labelled images of at least 2 classes.')
-  if setting.pretrained is None:
+  encoder = setting.given.get('encoder')
+  if encoder is None:
     raise ValueError('a linear probe needs a pretrained encoder: set config.pretrained.')
   if start not in heads.STARTS:
     raise ValueError(f"start='{start}' is not one of {', '.join(heads.STARTS)}.")
   normalize = stack((('norm', 'normalized', heads.FeatureNorm(setting.axis)),)) if norm else None
-  return linear_probe(
-    setting.pretrained, setting.num_classes, num_heads, start=start, norm=normalize
-  )
+  return linear_probe(encoder, setting.num_classes, num_heads, start=start, norm=normalize)

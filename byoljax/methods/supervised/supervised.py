@@ -1,8 +1,8 @@
 """Supervised training of a whole network, written as one more method: fine-tuning, or from scratch.
 
-The encoder starts from `setting.pretrained` where there is one, the linear classifier on top at
-zero (SimCLR v2's start), and everything is trained by cross-entropy on the labels. With
-`head_layers` the first layers of the pretrained projector stay between the two, as SimCLR v2
+The encoder starts from `setting.given['encoder']` where there is one, the linear classifier on top
+at zero (SimCLR v2's start), and everything is trained by cross-entropy on the labels. With `head`
+the first layers of the pretrained projector stay between the two, as SimCLR v2
 fine-tunes (arXiv 2006.10029, section 2). Images with several labels each get one binary
 classifier per class, the sum of whose losses is minimized.
 
@@ -62,10 +62,10 @@ def supervised(net: Net, start: Pretrained | None, *, batch_norm: str) -> Method
     labels, logits = batch['label'], outputs['logits']
     if labels.ndim == 2:
       value = classification.binary_cross_entropy(logits, labels)
-      metrics = {'loss': value}
+      metrics = {}
     else:
       value = classification.cross_entropy(logits, labels)
-      metrics = {'loss': value, 'top1': classification.accuracy(logits, labels)}
+      metrics = {'top1': classification.accuracy(logits, labels)}
     return value, Aux(state.replace(bn=bn), metrics, outputs['embedding'])
 
   embed = evaluation_outputs(net, 'embedding', 'logits')
@@ -82,7 +82,7 @@ def build(
   """Builds supervised training.
 
   Args:
-    make_encoder: the encoder that `setting.pretrained`, if any, belongs to.
+    make_encoder: the encoder that `setting.given['encoder']`, if any, belongs to.
     setting: the run; it must name the classes.
     batch_norm: see `supervised`.
     head: arguments of the `heads.MLPHead`, cut after an activation, that stays between encoder and
@@ -100,4 +100,4 @@ def build(
     trunk = heads.MLPHead(**head, trunk=True, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype))
     parts.append(('projector', 'trunk', trunk))
   parts.append(('head', 'logits', heads.LinearHead(setting.num_classes, 'zeros')))
-  return supervised(stack(parts), setting.pretrained, batch_norm=batch_norm)
+  return supervised(stack(parts), setting.given.get('encoder'), batch_norm=batch_norm)
