@@ -145,7 +145,7 @@ def train_step(
 
   def gradients(phase: int, params: PyTree, method_state: PyTree) -> tuple[PyTree, Aux]:
     def of_part(method_state: PyTree, part: Batch, number: int | jax.Array) -> tuple[PyTree, Aux]:
-      key = jax.random.fold_in(jax.random.fold_in(loss_key, number), phase)
+      key = jax.random.fold_in(loss_key, number * len(phases) + phase)
       return _gradients(phases[phase], params, method_state, part, key, state.step, axis)
 
     if accumulate == 1:

@@ -21,7 +21,7 @@ STEPS = 1002  # -> the key in the TrainState; with a step: the step's key
 
 # A step's key.
 TRANSFORM = 1101  # with a micro-batch -> the key that `Method.transform` gets
-LOSS = 1102  # with a micro-batch and a phase -> the key that `Method.loss` gets
+LOSS = 1102  # with a number for micro-batch and phase -> the key that `Method.loss` gets
 REFRESH = 1103  # -> the key that `Refresh.apply` gets
 
 # The key that `Method.init` gets.
