@@ -240,7 +240,7 @@ def abstract_arguments(run: Run, mesh: Any) -> tuple[Any, Any]:
 
 def arguments_for(run: Run, batch: Any, mesh: Any) -> tuple[Any, Any]:
   """Shapes of (state, batch), laid out as the run's step takes them; `batch` is of whole arrays."""
-  state = run.layout.stored(jax.eval_shape(run.create), mesh.size)
+  state = run.layout.sharded_shapes(jax.eval_shape(run.create), mesh.size)
   return placed((state, batch), mesh, run.layout.axes)
 
 
@@ -250,7 +250,7 @@ def placed(arguments: tuple[Any, Any], mesh: Any, state_axes: Any = None) -> tup
   Args:
     arguments: shapes.
     mesh: where.
-    state_axes: see `layout.Layout`.
+    state_axes: see `train.sharding.Placement`.
   """
 
   def place(x: Any, spec: PartitionSpec) -> Any:

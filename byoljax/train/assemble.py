@@ -20,7 +20,8 @@ from byoljax.length import Length, make_length
 from byoljax.method import Method, Setting
 from byoljax.methods import METHODS
 from byoljax.models import make_encoder
-from byoljax.optim import recipe
+from byoljax.optim import lars, recipe
+from byoljax.train import sharding
 from byoljax.train.loop import Cadence, Logging
 from byoljax.train.run import DataOptions, MapStep, ProbeOptions, Run, check_batch, make_run
 
@@ -53,7 +54,8 @@ def from_config(
   with user_errors():
     log_every = length.steps('log.every', config.log.every)
   with user_errors('config.optim'):
-    optimizer = recipe.make_recipe(config.optim.to_dict(), length)
+    norm = sharding.norm_over_devices() if config.train.shard_state else lars.l2_norm
+    optimizer = recipe.make_recipe(config.optim.to_dict(), length, norm=norm)
   probe = None
   if config.probe.online:
     probe = ProbeOptions(config.probe.base_lr, config.probe.momentum)

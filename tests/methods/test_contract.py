@@ -18,6 +18,7 @@ import pytest
 from byoljax.devices import collectives, mapping
 from byoljax.encoders import teachers
 from byoljax.encoders.encoder import Encoder, Preprocessing
+from byoljax.length import Length
 from byoljax.losses import classification
 from byoljax.method import Setting, with_online_probe
 from byoljax.methods import METHODS
@@ -105,11 +106,13 @@ def some_methods(column, without=()):
 
 def make(name, axis=collectives.AXIS, dtype='float32', accumulate=1, setting=None, **changes):
   arguments, _ = CASES[name]
+  fields = {'total_steps': STEPS, 'batch_size': BATCH} | (setting or {})
+  length = Length(fields.pop('batch_size'), 2, fields.pop('total_steps'))
   run = Setting(
-    total_steps=STEPS, steps_per_epoch=2, batch_size=BATCH // accumulate, accumulate=accumulate,
-    num_devices=4 if axis else 1, num_examples=64, num_classes=CLASSES, axis=axis, dtype=dtype,
+    length, accumulate=accumulate, num_devices=4 if axis else 1, num_examples=64,
+    num_classes=CLASSES, axis=axis, dtype=dtype,
     given={'encoder': _frozen(), 'teacher': _teacher()},
-  )._replace(**(setting or {}))  # fmt: skip
+  )._replace(**fields)  # fmt: skip
   encoder = functools.partial(TinyEncoder, dtype=jnp.dtype(dtype))
   return METHODS[name](encoder, run, **(arguments | changes))
 
@@ -124,6 +127,7 @@ def batch_of(name, seed=0, rows=BATCH):
       for view in range(views)
     ),
     'index': np.arange(rows, dtype=np.int32),
+    'epoch': np.zeros(rows, np.int32),
     'label': rng.integers(0, CLASSES, rows).astype(np.int32),
   }
 
@@ -350,7 +354,7 @@ MEMORIES = {
 )
 def test_memories_are_written_in_place(name, accumulate):
   changes, rows = MEMORIES[name]
-  setting = {'num_examples': ROWS, 'batch_size': 2, 'num_devices': 1}
+  setting = {'num_examples': ROWS, 'batch_size': 2 * accumulate, 'num_devices': 1}
   method = make(name, None, accumulate=accumulate, setting=setting, **changes)
   step, create = pure_step(method, None, accumulate)
   batch = batch_of(name, rows=2 * accumulate)
