@@ -27,7 +27,7 @@ from byoljax.encoders.encoder import Encoder
 from byoljax.models import vit
 from byoljax.models.resnet import RESNETS
 from byoljax.version import __version__
-from byoljax.weights import files, torch_names, vit_names
+from byoljax.weights import files, model_card, torch_names, vit_names
 from byoljax.workdir.files import write_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -116,7 +116,11 @@ def write(encoder: Encoder, folder: pathlib.Path, about: Mapping[str, Any]) -> N
   (folder / files.SAFETENSORS).write_bytes(save(weights, metadata={'format': 'pt'}))
   (folder / 'encoder.stablehlo').write_bytes(serialized(encoder))
   write_json(folder / 'model_card.json', card)
-  (folder / 'README.md').write_text(_readme(card))
+  timm = None
+  if card['names'] == 'timm':
+    fields = encoder.fields
+    timm = _timm_name(fields), _vit_arguments(fields, encoder.preprocessing.image_size)
+  (folder / 'README.md').write_text(model_card.render(card, timm))
   write_json(folder / 'config.json', _config(encoder))
 
 
@@ -178,99 +182,3 @@ def _card(encoder: Encoder, about: Mapping[str, Any], numbers: int) -> dict[str,
     'byoljax': __version__,
     **about,
   }
-
-
-def _readme(card: Mapping[str, Any]) -> str:
-  """The model card as Markdown; its head is what Hugging Face's hub reads."""
-  encoder, side = card['encoder'], card['image_size']
-  lines = [
-    '---',
-    'library_name: byoljax',
-    'tags: [self-supervised-learning, image-feature-extraction]',
-    '---',
-    f'# {encoder["name"]}, pretrained with {card["method"]} on {card["data"]}',
-    '',
-    f'{card["numbers"]:,} numbers; images of {side} pixels give {card["features"]} features. '
-    f'Images are scaled to [0, 1], then normalized with mean {_three(card["mean"])} and standard '
-    f'deviation {_three(card["std"])}, per channel.',
-    '',
-    '| | |',
-    '|---|---|',
-    f'| method | {card["method"]} |',
-    f'| data | {card["data"]} |',
-    f'| network | {card["network"]}, step {card["step"]} |',
-    f'| encoder | {encoder["name"]}, width {encoder["width"]}{_details(encoder)} |',
-    f'| trained with | byoljax {card["byoljax"]} |',
-    '',
-    '## Use',
-    '',
-    'Without byoljax, with JAX; the normalization is inside:',
-    '',
-    '```python',
-    'from jax import export',
-    '',
-    "run = export.deserialize(bytearray(open('encoder.stablehlo', 'rb').read()))",
-    f'features = run.call(images)  # uint8 [b, {side}, {side}, 3] -> float32 [b, '
-    f'{card["features"]}]',
-    '```',
-    '',
-  ]
-  if card['names'] == 'torchvision' and encoder['width'] == 1:
-    lines += [
-      'In PyTorch; images are float [b, 3, S, S], normalized as above:',
-      '',
-      '```python',
-      'import safetensors.torch, torch, torchvision',
-      '',
-      f'model = torchvision.models.{encoder["name"]}()',
-      'model.fc = torch.nn.Identity()',
-      *(_CIFAR_STEM if encoder['stem'] == 'cifar' else ()),
-      "model.load_state_dict(safetensors.torch.load_file('model.safetensors'))",
-      'features = model.eval()(images)',
-      '```',
-      '',
-    ]
-  if card['names'] == 'timm':
-    arguments = ', '.join(f'{k}={v!r}' for k, v in _vit_arguments(encoder, side).items())
-    lines += [
-      'In PyTorch, with timm; images are float [b, 3, S, S], normalized as above:',
-      '',
-      '```python',
-      'import safetensors.torch, timm',
-      '',
-      f"model = timm.create_model('{_timm_name(encoder)}', {arguments})",
-      "model.load_state_dict(safetensors.torch.load_file('model.safetensors'))",
-      'features = model.eval()(images)',
-      '```',
-      '',
-    ]
-  lines += ['## Results', '']
-  if card['results']:
-    lines += ['| encoder | k-NN top-1 | linear top-1 |', '|---|---|---|']
-    lines += [
-      f'| {name} | {each["knn"]["top1"]:.1%} | {each["linear"]["top1"]:.1%} |'
-      for name, each in card['results'].items()
-    ]
-    lines += ['', "From the run's own results.json, which holds the protocol."]
-  else:
-    lines += ['None were stored with the run.']
-  return '\n'.join(lines) + '\n'
-
-
-def _details(encoder: Mapping[str, Any]) -> str:
-  if encoder['name'] in RESNETS:
-    return f', stem {encoder["stem"]}'
-  if encoder['name'] in vit.VITS:
-    patch = encoder['patch_size'] or vit.VITS[encoder['name']].patch
-    return f', patches of {patch} pixels, embedding {encoder["pool"]}'
-  return ''
-
-
-_CIFAR_STEM = (
-  'model.conv1 = torch.nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)',
-  'model.maxpool = torch.nn.Identity()',
-)
-
-
-def _three(numbers: list[float]) -> str:
-  return '(' + ', '.join(f'{number:g}' for number in numbers) + ')'

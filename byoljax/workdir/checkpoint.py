@@ -128,9 +128,7 @@ class Checkpoints:
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(_globally_addressed(state)),
-          meta=ocp.args.JsonSave(
-            {'metrics': numbers, 'versions': versions(), integrity.ITEM: True}
-          ),
+          meta=ocp.args.JsonSave({'metrics': numbers, 'versions': versions()}),
           **{integrity.ITEM: ocp.args.JsonSave(record)},
         ),
         metrics=numbers,
@@ -161,13 +159,6 @@ class Checkpoints:
     if not (directory / 'state').is_dir():
       raise DamagedError("its 'state' directory is missing")
     record = integrity.read(directory)
-    if record is None:
-      self.notes.append(
-        f'Checkpoint {step} comes from an earlier version, which wrote no integrity record: it is '
-        f'used without having been verified.'
-      )
-      require_equal_shapes(restore.shapes(directory), host)
-      return restore.read(directory, host)
     with _naming_the_version(record['byoljax']):
       require_equal_shapes(integrity.shapes(record), host, types=True)
     integrity.verify_shapes(record, restore.by_name(restore.shapes(directory)))

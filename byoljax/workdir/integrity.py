@@ -65,8 +65,8 @@ def make(
   return record | {'sha256': _own_digest(record)}
 
 
-def read(directory: pathlib.Path) -> dict[str, Any] | None:
-  """Reads and checks the record of a step's directory; None if none was ever written.
+def read(directory: pathlib.Path) -> dict[str, Any]:
+  """Reads and checks the record of a step's directory.
 
   Raises:
     DamagedError: the record is missing, unreadable or has changed.
@@ -75,8 +75,6 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
   try:
     record = json.loads((directory / ITEM / 'metadata').read_bytes())
   except FileNotFoundError:
-    if _is_older(directory):
-      return None
     raise DamagedError('its integrity record is missing') from None
   except (OSError, ValueError, RecursionError) as error:
     raise DamagedError(f'its integrity record cannot be read ({short(error)})') from error
@@ -97,8 +95,8 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
 
 
 def is_there(directory: pathlib.Path) -> bool:
-  """Whether a step's directory is complete: it has its record, or predates records."""
-  return (directory / ITEM / 'metadata').is_file() or _is_older(directory)
+  """Whether a step's directory has a record: it is then complete."""
+  return (directory / ITEM / 'metadata').is_file()
 
 
 def shapes(record: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -161,7 +159,7 @@ def check_small_files(directory: pathlib.Path) -> None:
     raise DamagedError(f'its metrics cannot be read ({short(error)})') from error
   if not isinstance(metrics, dict) or not isinstance(whole, dict):
     raise DamagedError('its metrics are damaged')
-  if record is not None and metrics != record['metrics']:
+  if metrics != record['metrics']:
     raise DamagedError('its metrics changed after they were written')
 
 
@@ -179,15 +177,6 @@ def set_aside(directory: pathlib.Path) -> pathlib.Path:
     target = home / f'{directory.name}-{number}'
   os.rename(directory, target)
   return target
-
-
-def _is_older(directory: pathlib.Path) -> bool:
-  """Whether a checkpoint was written without a record: its metadata does not announce one."""
-  try:
-    meta = json.loads((directory / 'meta' / 'metadata').read_bytes())
-  except (OSError, ValueError, RecursionError):
-    return not (directory / 'meta').exists()
-  return not (isinstance(meta, dict) and meta.get(ITEM))
 
 
 def _is_well_formed(record: Mapping[str, Any]) -> bool:

@@ -79,14 +79,12 @@ def _subtrees(
 ) -> dict[tuple[str, ...], PyTree]:
   tree = shapes(directory)
   record = integrity.read(directory)
-  if record is not None:
-    integrity.verify_shapes(record, by_name(tree))
+  integrity.verify_shapes(record, by_name(tree))
   wanted: dict[str, Any] = {}
   for prefix in prefixes:
     _graft(wanted, prefix, _template(_lookup(tree, prefix)))
   restored = read(directory, wanted, partial=True)
-  if record is not None:
-    integrity.verify(record, by_name(restored))
+  integrity.verify(record, by_name(restored))
   return {prefix: _lookup(restored, prefix) for prefix in prefixes}
 
 

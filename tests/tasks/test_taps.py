@@ -324,13 +324,13 @@ def test_neither_the_batch_nor_the_number_of_devices_changes_any_result(run, tmp
 
 
 def test_a_run_of_another_librarys_weights_has_no_views(untrained, tmp_path, capsys):
-  stored = json.loads((untrained / 'config.json').read_text())
+  record = json.loads((untrained / 'config.json').read_text())
   copy = tmp_path / 'theirs'
   copy.mkdir()
   (copy / 'checkpoints').symlink_to(untrained / 'checkpoints')
   for name in ('views', 'method', 'train'):
-    del stored['config'][name]
-  (copy / 'config.json').write_text(json.dumps(stored))
+    del record['config'][name]
+  (copy / 'config.json').write_text(json.dumps(record))
   assert load.load_taps(str(copy), 'online')[1][-1] == EMBEDDING
   assert cli.run(['hypersphere', str(copy)]) == 2
   assert 'has no views' in capsys.readouterr().err
