@@ -26,17 +26,13 @@ from byoljax.encoders.encoder import (
   network,
   pool_of,
 )
+from byoljax.method import NETWORKS
 from byoljax.models import rescaled
 from byoljax.models.net import Net, cut, stack, taps_of
 from byoljax.workdir import checkpoint, run_dir
 
 PyTree = Any
 
-# Where a network's parts are in a checkpoint's state, by role: parameters, running statistics.
-NETWORKS = {
-  'online': (('params',), ('method_state', 'bn')),
-  'target': (('method_state', 'target_params'), ('method_state', 'target_bn')),
-}
 # What a result has to be compared with; nothing is read from the checkpoint.
 BASELINES = ('random', 'random_rescaled', 'pixels')
 # Training images that 'random_rescaled' is fitted to.

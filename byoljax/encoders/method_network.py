@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 
 from byoljax.config import Config, choose, user_errors
+from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods import METHODS
 from byoljax.models import make_encoder
@@ -93,16 +94,15 @@ def network(config: Config, workdir: pathlib.Path, module: Any = None) -> Net | 
 
 
 def _setting(config: Config, facts: Facts) -> Setting:
-  accumulate = config.train.accumulate
   return Setting(
-    total_steps=facts.total_steps,
-    steps_per_epoch=facts.steps_per_epoch,
-    batch_size=config.train.batch_size // accumulate,
-    accumulate=accumulate,
+    length=Length(config.train.batch_size, facts.steps_per_epoch, facts.total_steps),
+    accumulate=config.train.accumulate,
     num_devices=facts.num_devices,
     num_examples=facts.num_examples,
     num_classes=facts.num_classes,
     dtype=config.encoder.dtype,
+    mean=tuple(config.data.mean),
+    std=tuple(config.data.std),
     given={name: Recorded(dim) for name, dim in facts.given.items()},
   )
 

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
-import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from byoljax.config import Config, ConfigError
+from byoljax.data.batches import pipeline
 from byoljax.data.sources.source import Source, fingerprint
 from byoljax.devices import collectives, mapping
 from byoljax.plan import hardware, target
@@ -234,27 +234,13 @@ def assembled(config: Config, source: Source, mesh: Any) -> Run:
 
 def abstract_arguments(run: Run, mesh: Any) -> tuple[Any, Any]:
   """Shapes of (state, batch) of the train step, with where they lie on `mesh`."""
-  size, source = run.length.batch_size, run.source
-
-  def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((size, *shape), dtype)
-
-  batch: dict[str, Any] = {
-    'index': rows((), jnp.int32),
-    'epoch': rows((), jnp.int32),
-    'label': rows(source.label_shape, jnp.int32),
-  }
-  if source.encoded:
-    batch['views'] = tuple(rows((s.size, s.size, 3), jnp.uint8) for s in run.specs)
-  else:
-    assert source.image_shape is not None
-    batch['image'] = rows((*source.image_shape, 3), jnp.uint8)
+  batch = pipeline.batch_shapes(run.source, run.specs, run.length.batch_size, run.data.fields)
   return arguments_for(run, batch, mesh)
 
 
 def arguments_for(run: Run, batch: Any, mesh: Any) -> tuple[Any, Any]:
   """Shapes of (state, batch), laid out as the run's step takes them; `batch` is of whole arrays."""
-  state = run.layout.stored(jax.eval_shape(run.create), mesh.size)
+  state = run.layout.sharded_shapes(jax.eval_shape(run.create), mesh.size)
   return placed((state, batch), mesh, run.layout.axes)
 
 
@@ -264,7 +250,7 @@ def placed(arguments: tuple[Any, Any], mesh: Any, state_axes: Any = None) -> tup
   Args:
     arguments: shapes.
     mesh: where.
-    state_axes: see `layout.Layout`.
+    state_axes: see `train.sharding.Placement`.
   """
 
   def place(x: Any, spec: PartitionSpec) -> Any:

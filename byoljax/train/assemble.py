@@ -11,7 +11,8 @@ from typing import Any
 import jax
 
 from byoljax import config as config_lib
-from byoljax.config import Config, ConfigError, user_errors
+from byoljax.config import Config, user_errors
+from byoljax.data.augment import views
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.sources.source import Source
 from byoljax.devices import mapping
@@ -19,7 +20,8 @@ from byoljax.length import Length, make_length
 from byoljax.method import Method, Setting
 from byoljax.methods import METHODS
 from byoljax.models import make_encoder
-from byoljax.optim import recipe
+from byoljax.optim import lars, recipe
+from byoljax.train import sharding
 from byoljax.train.loop import Cadence, Logging
 from byoljax.train.run import DataOptions, MapStep, ProbeOptions, Run, check_batch, make_run
 
@@ -52,7 +54,8 @@ def from_config(
   with user_errors():
     log_every = length.steps('log.every', config.log.every)
   with user_errors('config.optim'):
-    optimizer = recipe.make_recipe(config.optim.to_dict(), length)
+    norm = sharding.norm_over_devices() if config.train.shard_state else lars.l2_norm
+    optimizer = recipe.make_recipe(config.optim.to_dict(), length, norm=norm)
   probe = None
   if config.probe.online:
     probe = ProbeOptions(config.probe.base_lr, config.probe.momentum)
@@ -143,22 +146,13 @@ def view_specs(config: Config) -> tuple[ViewSpec, ...]:
   A view may stand for several alike: `{'size': 96, ..., 'repeat': 6}`. Where its size is 0, it is
   the share `size_share` of the first view's.
   """
-  specs = []
-  for name in view_names(config):
-    fields = dict(config.views[name])
-    repeat = fields.pop('repeat', 1)
-    if not isinstance(repeat, int) or repeat < 1:
-      raise ConfigError(f'views.{name}.repeat={repeat} must be a whole number of at least 1.')
-    share = fields.pop('size_share', 0.0)
-    if fields['size'] == 0 and share > 0 and specs:
-      fields['size'] = int(specs[0].size * share)
-    specs += [ViewSpec.from_mapping(fields)] * repeat
-  return tuple(specs)
+  with user_errors('config.views'):
+    return views.specs_of(config.views.to_dict())
 
 
 def view_names(config: Config) -> list[str]:
   """The names of the configured views, view2 before view10."""
-  return sorted(config.views, key=lambda name: (len(name), name))
+  return views.names_of(config.views)
 
 
 def spec_names(config: Config) -> list[str]:

@@ -84,6 +84,7 @@ def batches(run: Run, start_step: int) -> Generator[pipeline.Batch, None, None]:
     seed=run.seed,
     start_step=start_step,
     stop_step=run.length.total_steps,
+    fields=run.data.fields,
     threads=run.data.threads,
   )
   with contextlib.closing(made):
@@ -147,7 +148,7 @@ def _advance(run: Run, start_step: int, clock: Clock) -> Iterator[Advance]:
     # Decodes what is to be kept in memory: the input of both.
     with clock.waiting(), user_errors('config.data'):
       source = run.source.opened()
-    if resident.is_chosen(run.data.resident, source):
+    if resident.is_chosen(run.data.resident, source, run.data.fields):
       yield _resident(run, source, clock)
       return
   with contextlib.closing(batches(run, start_step)) as made:
@@ -175,7 +176,7 @@ def _resident(run: Run, source: Source, clock: Clock) -> Advance:
   compiles. How the steps are cut into calls does not change what they compute.
   """
   with clock.waiting():
-    data = resident.place(source)
+    data = resident.place(source, run.data.fields)
   assert run.many_steps is not None
   many_steps = run.many_steps
   calls, at_once = 0, 1
@@ -228,7 +229,7 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
     extract = _extractor(run.method.embed, run.data.mean, run.data.std)
     return extract(whole.params, whole.method_state, clean, run.source.size)
 
-  whole = run.layout.whole(state)
+  whole = run.layout.gather(state)
   key = jax.random.fold_in(jax.random.wrap_key_data(mapping.fetch(state.key)), step)
   params, method_state = refresh.apply(
     whole.params, whole.method_state, features, jax.random.fold_in(key, streams.REFRESH), step
@@ -298,7 +299,7 @@ def train(
       record.write(done, row)
       if save:
         with record.clock.paused():
-          checkpoints.save(done, run.layout.whole(state), row)
+          checkpoints.save(done, run.layout.gather(state), row)
       if stopping and not last:
         return state, False
   return state, True

@@ -26,14 +26,14 @@ import optax
 from byoljax import optim
 from byoljax.data.augment import device
 from byoljax.data.augment.views import ViewSpec
-from byoljax.data.batches import resident
+from byoljax.data.batches import pipeline, resident
 from byoljax.data.batches.order import AnyOrder, Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
 from byoljax.length import Length, is_due
 from byoljax.losses import classification
-from byoljax.method import Batch, Method, Setting, with_online_probe
+from byoljax.method import Batch, Method, Setting, transformed, with_online_probe
 from byoljax.models import heads
 from byoljax.models.net import stack
 from byoljax.optim.recipe import Recipe
@@ -49,16 +49,18 @@ class DataOptions(NamedTuple):
   """How images are read and normalized.
 
   Attributes:
-    mean: per channel, subtracted from images in [0, 1].
-    std: per channel, divided by.
+    mean: per channel, or one for all, subtracted from images in [0, 1].
+    std: per channel, or one for all, divided by.
     threads: for decoding; 0 means one for each core.
     resident: whether images live on the devices: 'auto', 'on' or 'off'; see `resident`.
+    fields: names of further fields of the source that the method is given; see `data.fields`.
   """
 
   mean: tuple[float, ...]
   std: tuple[float, ...]
   threads: int = 0
   resident: str = 'auto'
+  fields: tuple[str, ...] = ()
 
 
 class ProbeOptions(NamedTuple):
@@ -113,7 +115,7 @@ class Run(NamedTuple):
   max_skipped: int
   step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
   create: Callable[[], TrainState]
-  layout: sharding.Layout
+  layout: sharding.Placement
   report: str
   many_steps: Callable[..., tuple[TrainState, dict[str, jax.Array]]] | None
 
@@ -154,7 +156,8 @@ def make_run(
     accumulate: micro-batches per optimizer step.
     skip_non_finite: whether steps whose loss or gradient is not finite change nothing.
     max_skipped: how many of them in a row stop the run; 0: none do.
-    shard_state: whether the devices share the optimizer's state, target networks and memories.
+    shard_state: whether the optimizer's state, target networks and memories are sharded over the
+      devices; the optimizer then takes its norms by `sharding.norm_over_devices()`.
     log_every: steps between two rows of metrics; 0 logs the last step only.
     probe: of an online probe on labelled data; None: there is none.
     dtype: compute type of the networks, 'float32' or 'bfloat16'.
@@ -169,18 +172,17 @@ def make_run(
   num_devices = jax.device_count() if num_devices is None else num_devices
   check_batch(length.batch_size, accumulate, num_devices, source)
   resident.check(data.resident, source)
-  given = dict(given or {})
   setting = Setting(
-    total_steps=length.total_steps,
-    steps_per_epoch=length.steps_per_epoch,
-    batch_size=length.batch_size // accumulate,
+    length=length,
     accumulate=accumulate,
     num_devices=num_devices,
     num_examples=source.size,
     num_classes=source.num_classes,
     axis=collectives.AXIS,
     dtype=dtype,
-    given=given,
+    given=dict(given or {}),
+    mean=tuple(data.mean),
+    std=tuple(data.std),
   )
   made = method(setting)
   if not isinstance(optimizer, Recipe):
@@ -190,14 +192,23 @@ def make_run(
     optimizer = optimizer.with_group('probe', *_probe_optimizer(probe, length))
   recipe = optimizer
   tx = optim.make(lambda params: recipe.label(made.groups(params), params), recipe.transformations)
-  augment = device.make_augment(specs, seed=seed, mean=data.mean, std=data.std)
+  augment = device.make_augment(
+    specs,
+    seed=seed,
+    mean=data.mean,
+    std=data.std,
+    fields=[source.field(name) for name in data.fields],
+  )
   if order is None:
     order = Order(source.size, length.batch_size, seed, jax.process_index(), jax.process_count())
-  example = example_batch(source, specs)
+  example = _example_batch(source, specs, data.fields, augment)
   create = functools.partial(init_state, made, tx, example, seed, skip_non_finite=skip_non_finite)
   shapes = jax.eval_shape(create)
-  if setting.batch_size == 1:
+  if setting.micro_batch_size == 1:
     _check_single_example(made, shapes, example)
+  layout = sharding.replicated()
+  if shard_state:
+    made, tx, layout = sharding.shard(made, tx, shapes)
   step = functools.partial(
     train_step,
     method=made,
@@ -206,9 +217,7 @@ def make_run(
     diagnose=_diagnosis(log_every, length.total_steps),
     accumulate=accumulate,
     skip_non_finite=skip_non_finite,
-    sharded=shapes if shard_state else None,
   )
-  layout = sharding.sharded(shapes, made.memories) if shard_state else sharding.replicated()
   labels = recipe.label(made.groups(shapes.params), shapes.params)
   return Run(
     source=source,
@@ -228,7 +237,7 @@ def make_run(
     create=create,
     layout=layout,
     report=optim.param_report(shapes.params, labels, recipe.settings),
-    many_steps=_many_steps(step, source, layout),
+    many_steps=_many_steps(step, source, data.fields, layout),
   )
 
 
@@ -256,30 +265,35 @@ def check_batch(batch_size: int, accumulate: int, devices: int, source: Source) 
     )
 
 
-def example_batch(source: Source, specs: Sequence[ViewSpec]) -> Batch:
+def _example_batch(source: Source, specs: Sequence[ViewSpec], fields: Any, augment: Any) -> Batch:
   """Two examples as the method sees them, all zeros: only their shapes matter."""
-  return {
-    'views': tuple(np.zeros((2, spec.size, spec.size, 3), np.float32) for spec in specs),
-    'index': np.zeros(2, np.int32),
-    'epoch': np.zeros(2, np.int32),
-    'label': np.zeros((2, *source.label_shape), np.int32),
-  }
+  shapes = jax.eval_shape(augment, pipeline.batch_shapes(source, specs, 2, fields))
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
 def _check_single_example(method: Method, state: TrainState, example: Batch) -> None:
   """Raises what a loss that needs several examples says to one; computes nothing."""
-  one = jax.tree.map(lambda x: x[None, :1], example)
-  loss = jax.vmap(method.loss, in_axes=(None, None, 0, None, None), axis_name=collectives.AXIS)
-  jax.eval_shape(loss, state.params, state.method_state, one, jax.random.key(0), state.step)
+
+  def losses(state: TrainState, batch: Batch, key: jax.Array) -> list[Any]:
+    seen = transformed(method, batch, key, state.step)
+    alone = jax.tree.map(lambda x: x[None], seen)
+    arguments = (state.params, state.method_state, alone, key, state.step)
+    each = [phase.loss for phase in method.phases] or [method.loss]
+    return [
+      jax.vmap(loss, (None, None, 0, None, None), axis_name=collectives.AXIS)(*arguments)
+      for loss in each
+    ]
+
+  jax.eval_shape(losses, state, jax.tree.map(lambda x: x[:1], example), jax.random.key(0))
 
 
 def _many_steps(
-  step: resident.Step, source: Source, layout: sharding.Layout
+  step: resident.Step, source: Source, fields: Sequence[str], layout: sharding.Placement
 ) -> Callable[..., Any] | None:
   if source.image_shape is None:
     return None
   return mapping.spmd(
-    resident.make_steps(step, source.image_shape),
+    resident.make_steps(step, source, fields),
     in_axes=(layout.axes, None, 0, None),
     out_axes=(layout.axes, None),
   )

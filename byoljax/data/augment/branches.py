@@ -4,9 +4,9 @@
 accelerators have no branches per image. A CPU has them. Here a loop takes one image after the
 other, does the four operations of the jitter once each in the order that was drawn, and leaves out
 what an image does not get. Same draws and, up to 1e-6, same pictures in a fifth to three quarters
-of the time. Within its turn an image is three planes [S, S], since XLA would read an interleaved
-one several times as slowly; what goes into the loop and comes out of it is interleaved, one array
-instead of three, and bytes where they came as bytes.
+of the time. Within its turn an image is a plane [S, S] per channel, since XLA would read an
+interleaved one several times as slowly; what goes into the loop and comes out of it is interleaved,
+one array instead of three, and bytes where they came as bytes.
 """
 
 from collections.abc import Callable
@@ -27,12 +27,15 @@ def apply(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
   On CPUs as here, elsewhere `photometric.photometric`, chosen when the program is compiled.
 
   Args:
-    images: uint8 [b, S, S, 3], or float32 in [0, 1], with S = spec.size.
+    images: uint8 [b, S, S, C], or float32 in [0, 1], with S = spec.size.
     u: float32 [b, NUM_DRAWS] in [0, 1).
     spec: probabilities and strengths.
 
   Returns:
-    float32 [b, S, S, 3] in [0, 1].
+    float32 [b, S, S, C] in [0, 1].
+
+  Raises:
+    ValueError: gray, saturation or hue for images that are not RGB.
   """
   return lax.platform_dependent(
     images,
@@ -44,13 +47,15 @@ def apply(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
 
 def one_by_one(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
   """`apply` in the form for CPUs, on any platform; same arguments."""
+  channels = images.shape[-1]
+  views.check_channels(spec, channels)
   steps = _steps(spec)
   if not steps:
     return jnp.clip(photometric.to_unit(images), 0.0, 1.0)
 
   def one(args: tuple[jax.Array, jax.Array]) -> jax.Array:
     image, draw = args
-    planes: Planes = tuple(photometric.to_unit(image[..., channel]) for channel in range(3))
+    planes: Planes = tuple(photometric.to_unit(image[..., i]) for i in range(channels))
     for probability, column, operation in steps:
       if probability >= 1:
         planes = operation(planes, draw)

@@ -39,14 +39,19 @@ def photometric(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Ar
   An image that an operation leaves out keeps its exact values.
 
   Args:
-    images: float32 [b, S, S, 3] in [0, 1], with S = spec.size.
+    images: float32 [b, S, S, C] in [0, 1], with S = spec.size.
     u: float32 [b, NUM_DRAWS] in [0, 1).
     spec: probabilities and strengths.
 
   Returns:
-    float32 [b, S, S, 3] in [0, 1].
+    float32 [b, S, S, C] in [0, 1].
+
+  Raises:
+    ValueError: gray, saturation or hue for images that are not RGB.
   """
-  planes = [images[..., channel] for channel in range(3)]
+  channels = images.shape[-1]
+  views.check_channels(spec, channels)
+  planes = [images[..., channel] for channel in range(channels)]
   if spec.jitter_prob > 0:
     planes = _chosen(u[:, views.JITTER], spec.jitter_prob, _jitter(planes, u, spec), planes)
   if spec.gray_prob > 0:
@@ -66,11 +71,21 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
   """(images - mean) / std per channel.
 
   Args:
-    images: float32 [b, H, W, 3] in [0, 1].
-    mean: three numbers.
-    std: three positive numbers.
+    images: float32 [b, H, W, C] in [0, 1].
+    mean: C numbers, or one for all channels.
+    std: C positive numbers, or one for all channels.
+
+  Raises:
+    ValueError: another number of them.
   """
-  shift, scale = (np.asarray(x, np.float32).reshape(1, 1, 1, 3) for x in (mean, std))
+  channels = images.shape[-1]
+  if not {len(mean), len(std)} <= {1, channels}:
+    raise ValueError(
+      f'the images have {channels} channels, but mean has {len(mean)} and std {len(std)} numbers: '
+      'give one for each channel, or a single one for all.'
+    )
+  shift, scale = (np.asarray(x, np.float32).reshape(1, 1, 1, -1) for x in (mean, std))
+  shift, scale = (np.broadcast_to(x, (1, 1, 1, channels)) for x in (shift, scale))
   return (images - shift) * (1 / scale)
 
 

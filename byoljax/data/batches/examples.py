@@ -9,13 +9,14 @@ has met before, so a resumed run still sees the same batches. Evaluations leave 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from byoljax.data.augment import crop, draws, views
 from byoljax.data.batches import decode
-from byoljax.data.sources import image_file
+from byoljax.data.batches.aligned import Aligned
+from byoljax.data.sources import field_file, image_file
 from byoljax.data.sources.source import Source
 
 # A longer row of unreadable files is not an accident but the wrong folder, and each takes a read.
@@ -39,15 +40,18 @@ GeometryOf = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], Geometry
 
 
 def random_geometry(specs: Sequence[views.ViewSpec], seed: int) -> GeometryOf:
-  """Random-resized crops and mirrors: functions of (seed, epoch, example, view)."""
+  """Random-resized crops and mirrors: functions of (seed, epoch, example, view).
+
+  A view that shares the geometry of another has the same crop and mirror.
+  """
 
   def geometry(
     index: np.ndarray, epoch: np.ndarray, height: np.ndarray, width: np.ndarray
   ) -> Geometry:
-    numbers = [
-      draws.uniforms(np, seed, epoch, index, view, views.FLIP + 1) for view in range(len(specs))
+    of = [views.geometry_of(specs, view) for view in range(len(specs))]
+    pairs = [
+      (draws.uniforms(np, seed, epoch, index, view, views.FLIP + 1), specs[view]) for view in of
     ]
-    pairs = list(zip(numbers, specs, strict=True))
     return Geometry(
       np.stack([crop.crop_box(np, u, height, width, spec) for u, spec in pairs], 1),
       np.stack([crop.flips(u, spec) for u, spec in pairs], 1),
@@ -80,6 +84,7 @@ class Plan(NamedTuple):
     kind: who decodes them, int32 [m] (`image_file`).
     part: which part of each image is decoded, int32 [m, 4] (y, x, h, w).
     boxes, flips: as in `Geometry`, of the m examples.
+    further: fields beside the views, of the m examples, as `Planner` was asked for them.
   """
 
   index: np.ndarray
@@ -90,27 +95,40 @@ class Plan(NamedTuple):
   part: np.ndarray
   boxes: np.ndarray
   flips: np.ndarray
+  further: tuple[np.ndarray, ...] = ()
 
   def only(self, position: int) -> 'Plan':
     """The same with one of the m files."""
     one = slice(position, position + 1)
-    return Plan(self.index, self.label, *(field[one] for field in self[2:]))
+    further = tuple(array[one] for array in self.further)
+    return Plan(self.index, self.label, *(array[one] for array in self[2:-1]), further)
 
 
 class Planner:
   """Plans the groups of one run or evaluation; several threads may do so at once."""
 
-  def __init__(self, source: Source, geometry_of: GeometryOf, *, replace: bool):
+  def __init__(
+    self,
+    source: Source,
+    geometry_of: GeometryOf,
+    *,
+    replace: bool,
+    wanted: Sequence[Aligned] = (),
+  ):
     """Plans for one source.
 
     Args:
       source: encoded.
       geometry_of: where the views lie.
       replace: whether the next readable example takes the place of an unreadable one.
+      wanted: what is to be made of further fields.
     """
     self._source = source
     self._geometry_of = geometry_of
     self._replace = replace
+    self._wanted = tuple(wanted)
+    self._fields = tuple({one.field.name: one.field for one in wanted}.values())
+    self._names = ('image', 'label', *(field.name for field in self._fields))
     # Examples whose header is fine but which cannot be decoded, and the epoch that is true for
     # (None: for all). Of a damaged JPEG, a crop above the damage can be decoded: were it left out
     # for good, the batches would depend on whether the run has met it.
@@ -133,25 +151,29 @@ class Planner:
     """
     index, label = index.copy(), np.full((len(index), *self.label_shape), -1, np.int32)
     files, headers = np.full(len(index), b'', object), np.zeros((len(index), 3), np.int32)
+    values: dict[int, tuple[np.ndarray, ...]] = {}
     there = np.flatnonzero(index >= 0)
-    if len(there):
-      files[there], label[there] = self._source.read(index[there])
-    for row in there:
-      header = self._look(int(index[row]), files[row], int(epoch[row]))
-      if header is not None:
-        headers[row] = header
-      elif self._replace:
-        index[row], label[row], files[row], headers[row] = self._next(
-          int(index[row]), int(epoch[row])
-        )
+    read = self._source.read(index[there], self._names) if len(there) else ()
+    for position, row in enumerate(there):
+      found = _Example(int(index[row]), *(value[position] for value in read))
+      looked = self._look(found, int(epoch[row]))
+      if looked is None and self._replace:
+        found, looked = self._next(found.index, int(epoch[row]))
+      if looked is None:
+        index[row] = -1
       else:
-        index[row], label[row] = -1, -1
+        index[row], files[row], label[row] = found.index, found.file, found.label
+        headers[row], values[row] = looked
     row = np.flatnonzero(index >= 0)
     kind, height, width = headers[row].T
     geometry = self._geometry_of(index[row], epoch[row], height, width)
     part = decode.parts(kind, headers[row, 1:], geometry.boxes, self._source.image_shape)
+    further = tuple(
+      one.cut([values[i][self._fields.index(one.field)] for i in row], *geometry, headers[row, 1:])
+      for one in self._wanted
+    )
     numbers = index.astype(np.int32)
-    return Plan(numbers, label, row.astype(np.int32), files[row], kind, part, *geometry)
+    return Plan(numbers, label, row.astype(np.int32), files[row], kind, part, *geometry, further)
 
   def reject(self, plan: Plan, position: int, epoch: np.ndarray) -> None:
     """Notes that the file at `position` cannot be decoded: plans will do without the example.
@@ -172,33 +194,51 @@ class Planner:
         reason = str(error)
     self._source.unreadable.add(self._source.locate(index), reason)
 
-  def _look(self, index: int, data: bytes, epoch: int) -> tuple[int, int, int] | None:
-    """(kind, height, width); None, and a note, where the example cannot be used."""
+  def _look(self, example: '_Example', epoch: int) -> '_Looked | None':
+    """Header and further fields; None, and a note, where the example cannot be used."""
+    index = example.index
     if (index, None) in self._broken or (index, epoch) in self._broken:
       return None
     due = self._source.image_shape
     try:
-      kind, height, width = image_file.inspect(data)
+      kind, height, width = image_file.inspect(example.file)
       if due is not None and due != (height, width):
         raise image_file.UnreadableImageError(
           f'the image is {height} x {width}, not {due[0]} x {due[1]}'
         )
+      values = tuple(
+        field_file.decode(field, value, (height, width))
+        for field, value in zip(self._fields, example.further, strict=True)
+      )
     except image_file.UnreadableImageError as error:
       self._source.unreadable.add(self._source.locate(index), str(error))
       return None
-    return kind, height, width
+    return (kind, height, width), values
 
-  def _next(self, index: int, epoch: int) -> tuple[int, np.ndarray, bytes, tuple[int, int, int]]:
-    """The first example after `index`, around the end, that can be used: with label and file."""
-    limit = min(self._source.size - 1, _MAX_UNREADABLE_IN_A_ROW)
+  def _next(self, index: int, epoch: int) -> tuple['_Example', '_Looked']:
+    """The first example after `index` that can be used, around the end of its part of the set."""
+    part = self._source.part_of(index)
+    limit = min(len(part) - 1, _MAX_UNREADABLE_IN_A_ROW)
     for step in range(1, limit + 1):
-      candidate = (index + step) % self._source.size
-      files, label = self._source.read(np.array([candidate]))
-      header = self._look(candidate, files[0], epoch)
-      if header is not None:
-        return candidate, label[0], files[0], header
+      candidate = part[(index - part.start + step) % len(part)]
+      read = self._source.read(np.array([candidate]), self._names)
+      found = _Example(candidate, *(value[0] for value in read))
+      looked = self._look(found, epoch)
+      if looked is not None:
+        return found, looked
     name = self._source.locate(index)
     raise ValueError(
       f'{limit + 1} examples of {self._source.name} in a row cannot be read; the first is {name}: '
       f'{self._source.unreadable.names[name]}.'
     )
+
+
+# (kind, height, width) of an image, and the values of the further fields.
+_Looked = tuple[tuple[int, int, int], tuple[np.ndarray, ...]]
+
+
+class _Example:
+  """One example as its source gives it."""
+
+  def __init__(self, index: int, file: bytes, label: np.ndarray, *further: Any):
+    self.index, self.file, self.label, self.further = index, file, label, further

@@ -5,13 +5,14 @@ that the graph could not make, because one of its files is damaged, is made agai
 function, without the examples at fault: the batch is the same as if they had been known before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from byoljax.data.batches import graph
 from byoljax.data.batches.ahead import AHEAD, Batch, Batches
+from byoljax.data.batches.aligned import Aligned, packed, views_of
 from byoljax.data.batches.examples import Plan, Planner
 from byoljax.data.sources import tensorflow_import
 
@@ -35,6 +36,7 @@ class FileBatches(Batches):
     *,
     sizes: tuple[int, ...],
     threads: int,
+    wanted: Sequence[Aligned] = (),
     finish: Callable[[Batch], Batch] = dict,
   ):
     """Starts the graph.
@@ -47,8 +49,9 @@ class FileBatches(Batches):
       decoder: carries them out (`decode.make_decoder`).
       sizes: side of each view in pixels.
       threads: for decoding.
-      finish: from 'index' and 'epoch' int32 [b], 'label' int32 [b, ...] and 'views', a tuple of
-        uint8 [b, S, S, 3], to what is handed out.
+      wanted: the further fields that the planner makes.
+      finish: from 'index' and 'epoch' int32 [b], 'label' int32 [b, ...], 'views', a tuple of uint8
+        [b, S, S, 3], and further fields to what is handed out.
     """
     super().__init__(steps)
     size = len(at(steps.start)[1])
@@ -71,6 +74,7 @@ class FileBatches(Batches):
     self._planner = planner
     self._decoder = decoder
     self._sizes = sizes
+    self._wanted = tuple(wanted)
     self._finish = finish
     # The stream must not know the batches, or they would never be garbage.
     self._stream = graph.Stream(
@@ -80,6 +84,7 @@ class FileBatches(Batches):
       len(sizes),
       threads=threads,
       ahead=AHEAD * groups,
+      wanted=self._wanted,
     )
     self._stream.close_with(self)
 
@@ -87,21 +92,25 @@ class FileBatches(Batches):
     index = np.full(self._size, -1, np.int32)
     label = np.full((self._size, *self._planner.label_shape), -1, np.int32)
     views = tuple(np.zeros((self._size, size, size, 3), np.uint8) for size in self._sizes)
+    further = tuple(one.empty(self._size) for one in self._wanted)
     for group in range(self._groups):
       number = step * self._groups + group
       made = self._stream.take(number) or self._again(number)
       start = group * _GROUP
       index[start : start + len(made.index)] = made.index
       label[start : start + len(made.label)] = made.label
-      for out, view in zip(views, made.views, strict=True):
-        out[start + made.row] = view
+      arrays = zip((*views, *further), (*made.views, *made.further), strict=True)
+      for out, array in arrays:
+        out[start + made.row] = array
     epoch, _ = self._at_step(step)
-    return self._finish({'index': index, 'epoch': epoch, 'label': label, 'views': views})
+    batch: Batch = {'index': index, 'epoch': epoch, 'label': label}
+    batch['views'] = views_of(views, self._wanted, further)
+    return self._finish(batch | packed(self._wanted, further))
 
   def _again(self, number: int) -> graph.Made:
     """A group that the graph could not make: nothing but padding, a damaged file, or an error."""
     failure = tensorflow_import.tensorflow().errors.OpError
-    make_one = graph.make_one(self._decoder, len(self._sizes))
+    make_one = graph.make_one(self._decoder, len(self._sizes), self._wanted)
 
     def decodes(plan: Plan) -> bool:
       try:

@@ -32,6 +32,7 @@ import weakref
 
 import numpy as np
 
+from byoljax.data.batches.aligned import Aligned
 from byoljax.data.batches.examples import Plan
 from byoljax.data.sources import tensorflow_import
 
@@ -44,12 +45,14 @@ class Made(NamedTuple):
     label: int32 [n]; -1: none.
     row: row of the group that each image belongs to, int32 [m].
     views: uint8 [m, S, S, 3] for each view.
+    further: fields beside the views, of the m images, as in the plan.
   """
 
   index: np.ndarray
   label: np.ndarray
   row: np.ndarray
   views: tuple[np.ndarray, ...]
+  further: tuple[np.ndarray, ...] = ()
 
 
 class Stream:
@@ -64,6 +67,7 @@ class Stream:
     *,
     threads: int,
     ahead: int,
+    wanted: tuple[Aligned, ...] = (),
   ):
     """Starts the graph.
 
@@ -74,6 +78,7 @@ class Stream:
       num_views: number of views V.
       threads: for all stages together; also how many groups each stage works on at once.
       ahead: how many finished groups are kept.
+      wanted: the further fields of the plans.
     """
     for stream in list(_OPEN):
       if not stream._wanted:
@@ -85,7 +90,8 @@ class Stream:
     self._next: tuple[Any, ...] | None = None
     self._iterator: Iterator[Any] | None = None
     data = tf.data.Dataset.range(numbers.start, numbers.stop)
-    data = _stages(tf, data, lambda: self._wanted, plan_of, decoder, num_views, threads)
+    fields = _fields(num_views, wanted)
+    data = _stages(tf, data, lambda: self._wanted, plan_of, decoder, fields, threads)
     data = data.prefetch(ahead).with_options(_options(tf, threads))
     _OPEN.add(self)
     self._iterator = data.as_numpy_iterator()
@@ -170,15 +176,14 @@ def _stages(
   wanted: Callable[[], bool],
   plan_of: Callable[[int], Plan],
   decoder: Any,
-  num_views: int,
+  fields: 'list[_Type]',
   threads: int | None,
 ) -> Any:
   """From a data set of numbers, for as long as they are wanted, to one of finished groups.
 
   Without `threads` nothing is made before it is asked for.
   """
-  fields = _fields(num_views)
-  nothing = tuple(np.zeros([side or 0 for side in shape or [None]], kind) for kind, shape in fields)
+  nothing = tuple(np.zeros([side or 0 for side in f.shape or [None]], f.dtype) for f in fields)
 
   def plan(number: np.ndarray) -> tuple[np.ndarray, ...]:
     if not wanted():
@@ -187,20 +192,21 @@ def _stages(
       made = plan_of(int(number))
     except Exception:  # Raised again where the group is missed: TensorFlow would garble it.
       return nothing
-    return tuple(made) if len(made.row) else nothing
+    return (*made[:-1], *made.further) if len(made.row) else nothing
 
   def still_wanted(number: Any) -> Any:
     del number
     return tf.ensure_shape(tf.numpy_function(wanted, [], tf.bool), [])
 
   def planned(number: Any) -> tuple[Any, ...]:
-    made = tf.numpy_function(plan, [number], [tf.as_dtype(kind) for kind, _ in fields])
-    for field, (_, shape) in zip(made, fields, strict=True):
-      field.set_shape(shape)
+    made = tf.numpy_function(plan, [number], [tf.as_dtype(f.dtype) for f in fields])
+    for array, field in zip(made, fields, strict=True):
+      array.set_shape(field.shape)
     return (number, *made)
 
   def carried_out(number: Any, index: Any, label: Any, row: Any, *inputs: Any) -> Any:
-    return number, index, label, row, decoder(*inputs)
+    count = len(fields) - 3 - sum(field.is_further for field in fields)
+    return number, index, label, row, decoder(*inputs[:count]), inputs[count:]
 
   plain = tf.autograph.experimental.do_not_convert
   data = numbers.take_while(plain(still_wanted))
@@ -208,22 +214,33 @@ def _stages(
   return data.map(plain(carried_out), num_parallel_calls=threads)
 
 
-def _fields(num_views: int) -> list[tuple[type, list[int | None] | None]]:
-  """Types and shapes of the fields of a `Plan`."""
+class _Type(NamedTuple):
+  """Type and shape of an array of a `Plan`; a shape of None may be any."""
+
+  dtype: Any
+  shape: list[int | None] | None
+  is_further: bool = False
+
+
+def _fields(num_views: int, wanted: tuple[Aligned, ...]) -> list[_Type]:
+  """The arrays of a `Plan` in their order."""
   return [
-    (np.int32, [None]),
-    (np.int32, None),  # Labels: a number, or a row of them.
-    (np.int32, [None]),
-    (np.bytes_, [None]),
-    (np.int32, [None]),
-    (np.int32, [None, 4]),
-    (np.int32, [None, num_views, 4]),
-    (np.bool_, [None, num_views]),
+    _Type(np.int32, [None]),
+    _Type(np.int32, None),  # Labels: a number, or a row of them.
+    _Type(np.int32, [None]),
+    _Type(np.bytes_, [None]),
+    _Type(np.int32, [None]),
+    _Type(np.int32, [None, 4]),
+    _Type(np.int32, [None, num_views, 4]),
+    _Type(np.bool_, [None, num_views]),
+    *(_Type(one.dtype, [None, *one.shape], is_further=True) for one in wanted),
   ]
 
 
 @functools.lru_cache(maxsize=16)
-def make_one(decoder: Any, num_views: int) -> Callable[[Plan], Made]:
+def make_one(
+  decoder: Any, num_views: int, wanted: tuple[Aligned, ...] = ()
+) -> Callable[[Plan], Made]:
   """Builds the function that carries out one plan, with the bits that a stream gives.
 
   A plain call of the decoder would not always have them: where more threads share a matrix product
@@ -232,6 +249,7 @@ def make_one(decoder: Any, num_views: int) -> Callable[[Plan], Made]:
   Args:
     decoder: `decode.make_decoder`.
     num_views: number of views V.
+    wanted: the further fields of the plans.
 
   Returns:
     A function that raises an OpError when a file of the plan cannot be decoded.
@@ -243,7 +261,8 @@ def make_one(decoder: Any, num_views: int) -> Callable[[Plan], Made]:
   # They would make the stages parallel.
   options.experimental_optimization.apply_default_optimizations = False
   data = tf.data.Dataset.range(tf.int64.max)
-  data = _stages(tf, data, lambda: True, lambda _: waiting[0], decoder, num_views, None)
+  fields = _fields(num_views, wanted)
+  data = _stages(tf, data, lambda: True, lambda _: waiting[0], decoder, fields, None)
   results = data.with_options(options).as_numpy_iterator()
 
   def one(plan: Plan) -> Made:

@@ -188,8 +188,7 @@ class MixedOrder:
   @property
   def steps_per_epoch(self) -> int:
     """Whole batches in one pass over the part that takes longest."""
-    whole = (size // rows for size, rows in zip(self.sizes, self.batch_sizes, strict=True))
-    return max(1, *whole)
+    return max(1, *map(steps_per_epoch, self.sizes, self.batch_sizes))
 
   def at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
     """The examples that this process reads in a step: epochs int32 [b], indices int64 [b]."""

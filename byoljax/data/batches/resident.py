@@ -13,7 +13,8 @@ as is everything on a CPU, whose "device" is the host: there is nothing to save 
 compiler does not optimize the gradients of convolutions inside of loops.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import math
 from typing import Any
 
 import jax
@@ -57,21 +58,24 @@ def check(mode: str, source: Source) -> None:
     )
 
 
-def is_chosen(mode: str, source: Source) -> bool:
+def is_chosen(mode: str, source: Source, fields: Sequence[str] = ()) -> bool:
   """Whether a run's data are to live on the devices; the answer is the same in all processes.
 
   Args:
     mode: 'off', 'on', or 'auto': where the set fits, on devices that are not the host's own.
     source: as `Source.opened` gives it.
+    fields: names of the further fields that the batches hold.
   """
   if mode == 'off' or source.encoded:
     return False
-  return mode == 'on' or bool(hosts.broadcast_from_first(_bytes(source) <= _room()))
+  return mode == 'on' or bool(hosts.broadcast_from_first(_bytes(source, fields) <= _room()))
 
 
-def _bytes(source: Source) -> int:
-  assert source.image_shape is not None
-  return source.size * source.image_shape[0] * source.image_shape[1] * 3
+def _bytes(source: Source, fields: Sequence[str]) -> int:
+  return source.size * sum(
+    math.prod(source.shape_of(name)) * np.dtype(source.field(name).dtype).itemsize
+    for name in ('image', *fields)
+  )
 
 
 def _room() -> float:
@@ -82,18 +86,27 @@ def _room() -> float:
   return (device.memory_stats() or {}).get('bytes_limit', 0) * SHARE
 
 
-def place(source: Source) -> dict[str, jax.Array]:
+def place(source: Source, fields: Sequence[str] = ()) -> dict[str, jax.Array]:
   """Copies a set of arrays to every local device.
 
+  Args:
+    source: a set of arrays.
+    fields: names of the further fields that the batches hold.
+
   Returns:
-    'image' uint8 [N, H * W * 3], flat because accelerators pad a minor axis of three, and 'label'
-    int32 [N].
+    'image' uint8 [N, H * W * C], flat because accelerators pad a minor axis of three, 'label' int32
+    [N, ...], and the further fields, those with pixels flat, too.
   """
-  images, labels = source.read(np.arange(source.size))
-  return mapping.replicate({'image': images.reshape(source.size, -1), 'label': labels})
+  names = ('image', *fields)
+  *values, labels = source.read(np.arange(source.size), (*names, 'label'))
+  made = {
+    name: value.reshape(source.size, -1) if source.field(name).has_pixels else value
+    for name, value in zip(names, values, strict=True)
+  }
+  return mapping.replicate(made | {'label': labels})
 
 
-def make_steps(step: Step, image_shape: tuple[int, int]) -> Callable[..., Any]:
+def make_steps(step: Step, source: Source, fields: Sequence[str] = ()) -> Callable[..., Any]:
   """Builds many_steps(state, data, order, count) -> (state, the last step's metrics), per device.
 
   `data` is from `place`, `order` int32 [2, K, b], from `examples`, holds epochs and indices of this
@@ -103,8 +116,11 @@ def make_steps(step: Step, image_shape: tuple[int, int]) -> Callable[..., Any]:
 
   Args:
     step: the train step of one device.
-    image_shape: (H, W).
+    source: the set, for the shapes of its fields.
+    fields: names of the further fields that the batches hold.
   """
+  names = ('image', *fields, 'label')
+  shapes = {name: source.shape_of(name) for name in names}
 
   def many_steps(state: Any, data: dict[str, jax.Array], order: jax.Array, count: jax.Array) -> Any:
     def rows(x: jax.Array, chosen: jax.Array) -> jax.Array:
@@ -113,12 +129,10 @@ def make_steps(step: Step, image_shape: tuple[int, int]) -> Callable[..., Any]:
     def one(number: Any, carry: Any) -> Any:
       epoch, chosen = lax.dynamic_index_in_dim(order, number, axis=1, keepdims=False)
       batch = {
-        'image': rows(data['image'], chosen).reshape(len(chosen), *image_shape, 3),
-        'index': chosen,
-        'epoch': epoch,
-        'label': rows(data['label'], chosen),
+        name: rows(data[name], chosen).reshape(len(chosen), *shape)
+        for name, shape in shapes.items()
       }
-      return step(carry[0], batch)
+      return step(carry[0], batch | {'index': chosen, 'epoch': epoch})
 
     if mapping.must_unroll():
       return one(0, (state,))

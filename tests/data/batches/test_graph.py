@@ -39,11 +39,12 @@ def _source(contents, busy=0.0):
   data = np.empty(len(contents), object)
   data[:] = contents
 
-  def fetch(rows):
+  def fetch(rows, names):
     end = time.monotonic() + busy
     while time.monotonic() < end:
       sum(range(100))
-    return data[rows], np.full(len(rows), -1, np.int32)
+    values = {'image': data[rows], 'label': np.full(len(rows), -1, np.int32)}
+    return tuple(values[name] for name in names)
 
   return source.Source(
     name='files',
@@ -59,7 +60,7 @@ def _source(contents, busy=0.0):
   )
 
 
-def _train(data, stop=10**9, specs=SPECS, batch_size=8, start_step=0):
+def _train(data, stop=10**9, specs=SPECS, batch_size=8, start_step=0, threads=3):
   return pipeline.train_batches(
     data,
     specs,
@@ -67,7 +68,7 @@ def _train(data, stop=10**9, specs=SPECS, batch_size=8, start_step=0):
     seed=0,
     start_step=start_step,
     stop_step=stop,
-    threads=3,
+    threads=threads,
   )
 
 
@@ -319,11 +320,11 @@ def test_an_error_of_the_reader_is_raised_as_it_is():
   data = _source(_contents(16))
   calls = []
 
-  def fetch(rows):
+  def fetch(rows, names):
     calls.append(rows)
     if len(calls) > 3:
       raise OSError('the disk is gone')
-    return data.fetch(rows)
+    return data.fetch(rows, names)
 
   broken = source.dataclasses.replace(data, fetch=fetch)
   batches = _train(broken, threads=1)
@@ -336,7 +337,7 @@ def test_an_error_of_the_reader_is_raised_as_it_is():
 def test_work_ahead_is_bounded():
   data = _source(_contents(16))
   read = []
-  counted = source.dataclasses.replace(data, fetch=lambda rows: read.append(1) or data.fetch(rows))
+  counted = source.dataclasses.replace(data, fetch=lambda *a: read.append(1) or data.fetch(*a))
   batches = _train(counted, threads=2)
   next(batches)
   seen = 0

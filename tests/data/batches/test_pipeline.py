@@ -46,7 +46,7 @@ def _files(contents, labels=None, image_shape=None):
     encoded=True,
     image_shape=image_shape,
     fingerprint='0',
-    fetch=lambda rows: (data[rows], y[rows]),
+    fetch=lambda rows, names: tuple({'image': data, 'label': y}[name][rows] for name in names),
     fetch_labels=lambda: None if labels is None else y,
     locate=lambda row: f'file {row}',
   )
@@ -348,9 +348,9 @@ def test_an_odd_set_is_shared_out(kind, processes):
     for what, own in readers.items():
       read = []
 
-      def fetch(rows, read=read):
+      def fetch(rows, names, read=read):
         read.extend(int(row) for row in rows)
-        return data.fetch(rows)
+        return data.fetch(rows, names)
 
       counting = dataclasses.replace(data, fetch=fetch)
       if what == 'training':
@@ -439,9 +439,9 @@ def test_work_ahead_is_bounded():
   read = []
   inner = _source('arrays')
 
-  def fetch(rows):
+  def fetch(rows, names):
     read.append(len(rows))
-    return inner.fetch(rows)
+    return inner.fetch(rows, names)
 
   counted = dataclasses.replace(inner, fetch=fetch)
   batches = pipeline.train_batches(

@@ -48,9 +48,9 @@ def files_of(images, labels, broken=(), **changes):
     files[row] = b'no picture'
   reads = np.zeros(len(images), int)
 
-  def fetch(rows):
+  def fetch(rows, names):
     reads[rows] += 1
-    return files[rows], labels[rows]
+    return tuple({'image': files, 'label': labels}[name][rows] for name in names)
 
   fields = {
     'name': 'files', 'size': len(images), 'num_classes': 3, 'class_names': ('a', 'b', 'c'),
@@ -164,7 +164,7 @@ def test_pictures_are_those_of_the_pipeline(loops):
     made = augment(batch, number)
     return (number + 1, seen + 1), made | {'seen': seen}
 
-  many = jax.jit(resident.make_steps(step, (14, 18)))
+  many = jax.jit(resident.make_steps(step, data))
   placed = resident.place(data)
   assert placed['image'].dtype == jnp.uint8 and placed['image'].shape == (21, 14 * 18 * 3)
   expected = [jax.jit(augment)(batch, number) for number, batch in enumerate(batches, 3)]
