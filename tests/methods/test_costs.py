@@ -30,8 +30,8 @@ WRITTEN = {
   },
 }  # fmt: skip
 # After them, at most: how many all-reduces are left after combining, copies, megaflops, and
-# temporary kilobytes per device. Most of MoCo's copies are scalars: on a CPU, folding a number into a
-# key is a loop with some 20 of them.
+# temporary kilobytes per device. Most of MoCo's copies are scalars: on a CPU, folding a number into
+# a key is a loop with some 20 of them.
 COMPILED = {
   'byol': (10, 8, 0.53, 42),
   'simclr': (7, 30, 0.55, 54),
