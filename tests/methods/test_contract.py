@@ -20,7 +20,7 @@ from byoljax.encoders import teachers
 from byoljax.encoders.encoder import Encoder, Preprocessing
 from byoljax.length import Length
 from byoljax.losses import classification
-from byoljax.method import Setting, with_online_probe
+from byoljax.method import NETWORKS, Setting, with_online_probe
 from byoljax.methods import METHODS
 from byoljax.models import heads, layers
 from byoljax.models.net import stack
@@ -88,6 +88,7 @@ CASES = {
   'vicreg': ({'projector': (16, 16, 8)}, 2),
   'w_mse': ({'projector': (16, 4)}, 2),
 }  # fmt: skip
+WITH_TARGET = {'byol', 'dino', 'interclr', 'moco', 'moco_v3', 'simclr'}
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
 
 
@@ -333,6 +334,28 @@ def test_the_network_gives_what_embed_gives(name):
     if tap in outputs:
       np.testing.assert_allclose(outputs[tap], value, rtol=1e-5, atol=1e-6)
   assert 'embedding' in outputs and set(outputs) & {'projection', 'logits'}
+
+
+@every_method
+def test_networks_are_where_the_protocol_says(name):
+  method = make(name, axis=None)
+  batch = batch_of(name)
+  state = jax.eval_shape(lambda: init_state(method, optax.sgd(0.1), batch, 0))
+
+  def read(path):
+    return functools.reduce(lambda tree, field: getattr(tree, field, None), path, state)
+
+  (online, statistics), (target, target_statistics) = (
+    [read(path) for path in NETWORKS[network]] for network in ('online', 'target')
+  )
+  if method.net is not None:
+    roles = [role for role, _, _ in method.net.parts]
+    assert roles[0] == 'encoder' and set(roles) == set(online) == set(statistics)
+  assert bool(target) == (name in WITH_TARGET)
+  if target:
+    assert 'encoder' in target and set(target) == set(target_statistics)
+    assert target == {role: online[role] for role in target}
+    assert target_statistics == {role: statistics[role] for role in target}
 
 
 ROWS, WIDTH = 1 << 14, 256

@@ -14,8 +14,10 @@ from byoljax import optim
 from byoljax.data.sources import datasets
 from byoljax.devices import collectives, mapping
 from byoljax.optim import lars
+from byoljax.step import init_state, train_step
 from byoljax.train import assemble, sharding
 from byoljax.workdir import checkpoint
+from tests.methods import test_protocol as toys
 
 OPTIMIZERS = {
   'adamw': {'weight_decay': 0.05, 'base_lr': 0.01},
@@ -142,6 +144,24 @@ def test_other_methods(npz, name):
   if memory:
     whole, own = (operator.attrgetter(memory)(state.method_state) for state in (expected, found))
     assert own.addressable_shards[0].data.shape == (1, -(-len(whole) // 4), whole.shape[1])
+
+
+def test_phases_are_sharded_alike():
+  """Each has an optimizer state of its own, which the devices share."""
+  method, tx = toys.two_players(), optax.adam(0.01)
+  create = functools.partial(init_state, method, tx, toys.batch_of(), 0)
+  own, own_tx, placement = sharding.shard(method, tx, jax.eval_shape(create))
+  step = functools.partial(
+    train_step, method=own, tx=own_tx, augment=lambda batch, step: batch, axis=collectives.AXIS
+  )
+  mapped = mapping.spmd(step, in_axes=(placement.axes, 0), out_axes=(placement.axes, None))
+  state = placement.place(create())
+  for number in range(3):
+    state, _ = mapped(state, mapping.shard(toys.batch_of(number)))
+  assert any(x.ndim == 2 and x.shape[0] == 4 for x in jax.tree.leaves(state.opt_state))
+  expected, _ = toys.trained(method, tx, axis=collectives.AXIS)
+  # Adam divides by the gradient's size, which amplifies the rounding of the smallest.
+  assert_close(placement.gather(state), expected, 2e-5)
 
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
