@@ -18,7 +18,7 @@ import jax
 import numpy as np
 
 from byoljax.data.augment import device
-from byoljax.models import make_encoder
+from byoljax.models import encoder_factory
 from byoljax.models.net import Net, cut, pooled, stack
 
 PyTree = Any
@@ -122,20 +122,29 @@ def outputs(
   return {tap: pooled(found[tap], pool) for tap in taps}
 
 
-def network(fields: Mapping[str, Any]) -> Net:
-  """The encoder with these options as a network of one part, 'encoder'.
+def network(encoder: Any, preprocessing: Preprocessing) -> Net:
+  """An encoder as a network of one part, 'encoder'.
 
   The same options give the same value, so what was compiled for it is found again.
+
+  Args:
+    encoder: its options, as in `config.encoder`, or a module of one's own; see
+      `models.encoder_factory`.
+    preprocessing: of its images.
 
   Raises:
     ValueError: an unknown encoder or option.
   """
-  return _network(tuple(sorted(fields.items())))
+  if isinstance(encoder, Mapping):
+    encoder = tuple(sorted(encoder.items()))
+  return _network(encoder, preprocessing.mean, preprocessing.std)
 
 
 @functools.cache
-def _network(fields: tuple[tuple[str, Any], ...]) -> Net:
-  return stack((('encoder', EMBEDDING, make_encoder(**dict(fields))),))
+def _network(encoder: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Net:
+  given = dict(encoder) if isinstance(encoder, tuple) else encoder
+  module = encoder_factory(given, mean=mean, std=std)(None)
+  return stack((('encoder', EMBEDDING, module),))
 
 
 def pool_of(fields: Mapping[str, Any]) -> str:
@@ -149,7 +158,7 @@ def random_encoder(fields: Mapping[str, Any], preprocessing: Preprocessing, seed
   Raises:
     ValueError: an unknown encoder or option.
   """
-  net = network(fields)
+  net = network(fields, preprocessing)
   weights = net.init(jax.random.key(seed), preprocessing.example())
   return Encoder(net, *weights, preprocessing, pool=pool_of(fields), fields=dict(fields))
 

@@ -67,7 +67,8 @@ def load(
     run: a run's directory, or one of its checkpoints/<step>.
     network_name: 'online' or 'target'; 'random', 'random_rescaled' and 'pixels' are baselines.
     tap: where it is read out: 'embedding', an inner map such as 'stage1', 'projection', ...
-    module: the linen module that was trained, where it is not one of the configuration's.
+    module: the linen module that was trained, where it is one of the user's own; or whatever else
+      `models.encoder_factory` takes.
 
   Raises:
     ConfigError: nothing to load there, or no such tap.
@@ -118,7 +119,8 @@ def load_taps(
   config = run_dir.run_config(directory.parent.parent)
   preprocessing = preprocessing_of(config)
   fields = _fields(config, network_name, module)
-  alone = _alone(fields, module)
+  with user_errors('config.encoder'):
+    alone = network(fields if module is None else module, preprocessing)
   if tuple(taps) == (EMBEDDING,):
     # What every run has: its method is not built, and what else it stored is not looked at.
     net, chosen = alone, (EMBEDDING,)
@@ -180,14 +182,6 @@ def _fields(config: Config, network_name: str, module: Any) -> dict[str, Any]:
   if network_name == 'pixels':
     return {**config.encoder, 'name': 'pixels'}
   return {} if module is not None else dict(config.encoder)
-
-
-def _alone(fields: Mapping[str, Any], module: Any) -> Net:
-  """The encoder without heads."""
-  if not fields:
-    return stack((('encoder', EMBEDDING, module),))
-  with user_errors('config.encoder'):
-    return network(fields)
 
 
 def _whole(

@@ -27,7 +27,7 @@ from byoljax.length import Length, duration_steps
 from byoljax.losses import classification
 from byoljax.method import Batch, Method, Setting, with_online_probe
 from byoljax.methods import METHODS
-from byoljax.models import heads, make_encoder
+from byoljax.models import encoder_factory, heads
 from byoljax.models.net import stack
 from byoljax.optim import recipe
 from byoljax.step import TrainState, init_state, train_step
@@ -98,7 +98,7 @@ def assemble(
     specs = view_specs(config)
   with user_errors():
     resident.check(config.data.get('resident', 'auto'), source, config.augment.device)
-  encoder = functools.partial(_encoder, config.encoder)
+  encoder = _encoder_factory(config)
   setting = Setting(
     total_steps=length.total_steps,
     steps_per_epoch=length.steps_per_epoch,
@@ -239,9 +239,14 @@ def _diagnosis(every: int, total: int) -> Callable[[jax.Array, jax.Array], dict[
   return diagnose
 
 
-def _encoder(fields: Mapping[str, Any], bn_axis: str | None, bn_groups: int = 0) -> Any:
-  with user_errors('config.encoder'):
-    return make_encoder(**fields, bn_axis=bn_axis, bn_groups=bn_groups)
+def _encoder_factory(config: Config) -> Any:
+  make = encoder_factory(dict(config.encoder), mean=config.data.mean, std=config.data.std)
+
+  def encoder(bn_axis: str | None, bn_groups: int = 0) -> Any:
+    with user_errors('config.encoder'):
+      return make(bn_axis, bn_groups)
+
+  return encoder
 
 
 def _watched(method: Method, num_classes: int) -> Method:

@@ -38,8 +38,11 @@ from byoljax.workdir.run_dir import Invocation, say
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
-def library_of(fields: Mapping[str, Any]) -> str:
+def library_of(encoder: Encoder) -> str:
   """Who else has this network, apart from a ResNet's width and stem: whose names it gets."""
+  fields = encoder.fields
+  if not fields or fields.get('input', 'rgb') != 'rgb' or encoder.preprocessing.channels != 3:
+    return 'byoljax'
   if fields['name'] in vit.VITS:
     return 'timm'
   other = any(fields.get(name) for name in ('selective_kernel', 'resnet_d', 'first_projection'))
@@ -71,7 +74,7 @@ def _positions_for(fields: Mapping[str, Any], side: int) -> int:
 def weights_of(encoder: Encoder) -> dict[str, np.ndarray]:
   """Weights by name: those of torchvision and timm where they have this network, else ours."""
   params, bn = (jax.device_get(tree['encoder']) for tree in (encoder.params, encoder.bn))
-  fields, library = encoder.fields, library_of(encoder.fields)
+  fields, library = encoder.fields, library_of(encoder)
   if library == 'torchvision':
     return torch_names.to_torch(params, bn)
   if library == 'timm':
@@ -135,7 +138,7 @@ def _config(encoder: Encoder) -> dict[str, Any]:
     'image_size': side,
     'version': byoljax.__version__,
   }
-  library = library_of(fields)
+  library = library_of(encoder)
   if library == 'timm':
     arguments = _vit_arguments(fields, side)
     own = {'architecture': _timm_name(fields), 'model_args': arguments}
@@ -152,7 +155,7 @@ def _config(encoder: Encoder) -> dict[str, Any]:
     'num_classes': 0,
     'num_features': encoder.dim,
     'pretrained_cfg': {
-      'input_size': [3, side, side],
+      'input_size': [preprocessing.channels, side, side],
       'mean': list(preprocessing.mean),
       'std': list(preprocessing.std),
       'crop_pct': 0.875,
@@ -179,7 +182,7 @@ def _card(encoder: Encoder, about: Mapping[str, Any], numbers: int) -> dict[str,
     'image_size': preprocessing.image_size,
     'mean': list(preprocessing.mean),
     'std': list(preprocessing.std),
-    'names': library_of(encoder.fields),
+    'names': library_of(encoder),
     'byoljax': byoljax.__version__,
     **about,
   }
@@ -193,7 +196,7 @@ def _readme(card: Mapping[str, Any]) -> str:
     'library_name: byoljax',
     'tags: [self-supervised-learning, image-feature-extraction]',
     '---',
-    f'# {encoder["name"]}, pretrained with {card["method"]} on {card["data"]}',
+    f'# {encoder.get("name", "encoder")}, pretrained with {card["method"]} on {card["data"]}',
     '',
     f'{card["numbers"]:,} numbers; images of {side} pixels give {card["features"]} features. '
     f'Images are scaled to [0, 1], then normalized with mean {_three(card["mean"])} and standard '
@@ -204,7 +207,7 @@ def _readme(card: Mapping[str, Any]) -> str:
     f'| method | {card["method"]} |',
     f'| data | {card["data"]} |',
     f'| network | {card["network"]}, step {card["step"]} |',
-    f'| encoder | {encoder["name"]}, width {encoder["width"]}{_details(encoder)} |',
+    f'| encoder | {_details(encoder)} |',
     f'| trained with | byoljax {card["byoljax"]} |',
     '',
     '## Use',
@@ -215,7 +218,7 @@ def _readme(card: Mapping[str, Any]) -> str:
     'from jax import export',
     '',
     "run = export.deserialize(bytearray(open('encoder.stablehlo', 'rb').read()))",
-    f'features = run.call(images)  # uint8 [b, {side}, {side}, 3] -> float32 [b, '
+    f'features = run.call(images)  # uint8 [b, {side}, {side}, {len(card["mean"])}] -> float32 [b, '
     f'{card["features"]}]',
     '```',
     '',
@@ -263,12 +266,17 @@ def _readme(card: Mapping[str, Any]) -> str:
 
 
 def _details(encoder: Mapping[str, Any]) -> str:
+  if not encoder:
+    return 'a module of its own'
+  text = f'{encoder["name"]}, width {encoder["width"]}'
+  if encoder.get('input', 'rgb') != 'rgb':
+    text += f', input {encoder["input"]}'
   if encoder['name'] in RESNETS:
-    return f', stem {encoder["stem"]}'
+    text += f', stem {encoder["stem"]}'
   if encoder['name'] in vit.VITS:
     patch = encoder['patch_size'] or vit.VITS[encoder['name']].patch
-    return f', patches of {patch} pixels, embedding {encoder["pool"]}'
-  return ''
+    text += f', patches of {patch} pixels, embedding {encoder["pool"]}'
+  return text
 
 
 _CIFAR_STEM = (

@@ -86,9 +86,9 @@ def encoder_of(
   form, prefix = chosen[0]
   told = form.find_out(state, prefix, fields)
   fields = dict(fields) | told.fields
-  net = network(fields)
   side = image_size or told.image_size or DEFAULT_SIZE
   preprocessing = Preprocessing(told.mean or mean, told.std or std, side)
+  net = network(fields, preprocessing)
   params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), preprocessing.example()))
   trees = formats.placed(form, state, prefix, told, params['encoder'], bn['encoder'])
   own_params, own_bn = ({'encoder': tree} for tree in trees)

@@ -83,16 +83,16 @@ def make_augment(
 
 
 def make_eval_transform(mean: Sequence[float], std: Sequence[float]) -> Callable[[Any], jax.Array]:
-  """Builds transform(images) -> float32 [b, H, W, 3], scaled to [0, 1] and normalized.
+  """Builds transform(images) -> float32 [b, H, W, C], scaled to [0, 1] and normalized.
 
-  `images` is uint8 [b, H, W, 3] (or float in [0, 1]), already at the size that the encoder takes.
+  `images` is uint8 [b, H, W, C] (or float in [0, 1]), already at the size that the encoder takes.
 
   Args:
-    mean: three numbers.
-    std: three positive numbers.
+    mean: C numbers.
+    std: C positive numbers.
 
   Raises:
-    ValueError: mean or std are not three numbers, or std is not positive.
+    ValueError: mean and std are not equally many numbers, or std is not positive.
   """
   _check_statistics(mean, std)
 
@@ -103,10 +103,10 @@ def make_eval_transform(mean: Sequence[float], std: Sequence[float]) -> Callable
 
 
 def _check_statistics(mean, std):
-  if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+  if not mean or len(mean) != len(std) or min(std) <= 0:
     raise ValueError(
-      f'mean is {tuple(mean)} and std is {tuple(std)}, but both need three numbers and std positive'
-      ' ones.'
+      f'mean is {tuple(mean)} and std is {tuple(std)}, but both need a number for every channel '
+      'and std positive ones.'
     )
 
 

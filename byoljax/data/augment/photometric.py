@@ -69,12 +69,12 @@ def normalize(xp: Any, images: Any, mean: Sequence[float], std: Sequence[float])
 
   Args:
     xp: array namespace; the function needs nothing of it and takes it for uniformity.
-    images: float32 [b, H, W, 3] in [0, 1].
-    mean: three numbers.
-    std: three positive numbers.
+    images: float32 [b, H, W, C] in [0, 1].
+    mean: C numbers.
+    std: C positive numbers.
   """
   del xp
-  shift, scale = (np.asarray(x, np.float32).reshape(1, 1, 1, 3) for x in (mean, std))
+  shift, scale = (np.asarray(x, np.float32).reshape(1, 1, 1, -1) for x in (mean, std))
   return (images - shift) * (1 / scale)
 
 

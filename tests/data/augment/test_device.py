@@ -165,7 +165,7 @@ def test_mistakes_are_refused():
     make(steps_per_epoch=0)
   with pytest.raises(ValueError, match="photometric_on is 'gpu'"):
     make(photometric_on='gpu')
-  with pytest.raises(ValueError, match='three numbers'):
+  with pytest.raises(ValueError, match='a number for every channel'):
     make(std=(0.2, 0.2, 0.0))
   short = {'views': (np.zeros((2, 32, 32, 3), np.uint8),), 'index': np.arange(2, dtype=np.int32)}
   with pytest.raises(ValueError, match='have shapes'):
