@@ -1,6 +1,6 @@
 """Self-supervised visual representation learning in pure JAX: BYOL and its peers."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from byoljax.encoders.encoder import Encoder
@@ -9,7 +9,9 @@ __version__ = '0.1.0'
 __all__ = ['load']
 
 
-def load(run: str, network: str = 'online', tap: str = 'embedding') -> 'Encoder':
+def load(
+  run: str, network: str = 'online', tap: str = 'embedding', *, module: Any = None
+) -> 'Encoder':
   """A trained encoder as a pure function of images; see `byoljax.encoders.load.load`.
 
   Examples:
@@ -23,4 +25,4 @@ def load(run: str, network: str = 'online', tap: str = 'embedding') -> 'Encoder'
   # JAX is imported when it is needed, not by `import byoljax`.
   from byoljax.encoders import load as load_lib
 
-  return load_lib.load(run, network, tap)
+  return load_lib.load(run, network, tap, module=module)

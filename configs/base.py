@@ -153,6 +153,9 @@ def get_config() -> ConfigDict:
         'remat': False,  # True: less memory, one more forward pass
       },
       'method': {'name': 'byol'},
+      # A run, a run of imported weights, or a file with weights to start from; '' = at random.
+      'init_from': '',
+      'init_heads': False,  # True: from the heads of that run, too, as far as they fit
       'optim': optimizer(),
       # A linear classifier that watches the encoder; it has its own optimizer and no way back.
       'probe': {'online': True, 'base_lr': 0.2, 'momentum': 0.9},

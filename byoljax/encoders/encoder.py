@@ -158,9 +158,10 @@ def random_encoder(fields: Mapping[str, Any], preprocessing: Preprocessing, seed
   Raises:
     ValueError: an unknown encoder or option.
   """
+  fields = dict(fields)
   net = network(fields, preprocessing)
   weights = net.init(jax.random.key(seed), preprocessing.example())
-  return Encoder(net, *weights, preprocessing, pool=pool_of(fields), fields=dict(fields))
+  return Encoder(net, *weights, preprocessing, pool=pool_of(fields), fields=fields)
 
 
 def untrained(encoder: Encoder, seed: int) -> Encoder:

@@ -20,7 +20,7 @@ from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data.sources import datasets
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
-from byoljax.encoders import load, method_network, teachers
+from byoljax.encoders import load, method_network, teachers, warm_start
 from byoljax.encoders.encoder import Encoder, random_encoder
 from byoljax.evals import scores
 from byoljax.plan import timing
@@ -44,9 +44,30 @@ def pretrain(config: Config, invocation: Invocation) -> int:
   given = _given(config)
   run = assemble.assemble(config, source, given=given)
   facts = method_network.facts_of(run, given)
+  run = _warm_started(run, config, workdir)
   data = _eval_data(config, workdir)
   with run_dir.held(workdir):
     return _pretrain(config, invocation, run, data, workdir, facts)
+
+
+def _warm_started(run: assemble.Run, config: Config, workdir: pathlib.Path) -> assemble.Run:
+  """The run, from the weights that `config.init_from` names; a resumed run has its own."""
+  if not config.init_from or checkpoint.latest_finished(workdir) is not None:
+    return run
+  fields = dict(config.encoder)
+  weights = warm_start.load(
+    config.init_from,
+    mean=config.data.mean,
+    std=config.data.std,
+    fields=fields,
+    heads=config.init_heads,
+  )
+  with user_errors(f"config.init_from='{config.init_from}'"):
+    run, report = warm_start.warm_started(run, weights, heads=config.init_heads)
+  say(f'Starting from {config.init_from}:')
+  differ = warm_start.differences(weights, fields, config.data.mean, config.data.std)
+  say('\n'.join([report, *differ]))
+  return run
 
 
 def _given(config: Config) -> dict[str, Encoder]:
