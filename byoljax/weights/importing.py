@@ -15,7 +15,15 @@ import numpy as np
 
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.encoders.encoder import Encoder, Preprocessing, network, pool_of
-from byoljax.weights import files, formats, haiku_names, simclr_names, torch_names, vit_names
+from byoljax.weights import (
+  files,
+  formats,
+  haiku_names,
+  own_names,
+  simclr_names,
+  torch_names,
+  vit_names,
+)
 from byoljax.weights.formats import Format, Found
 from byoljax.workdir import checkpoint
 from byoljax.workdir.run_dir import Invocation, say
@@ -78,6 +86,11 @@ def encoder_of(
     ValueError: the file cannot be read, holds no encoder or several, or weights that do not fit.
   """
   state = files.read(path)
+  if own_names.is_own(state):
+    home = pathlib.Path(path).expanduser()
+    encoder = own_names.encoder_of(home if home.is_dir() else home.parent, state)
+    own = encoder.preprocessing
+    return Reading(encoder, '', Found(dict(encoder.fields), own.image_size, own.mean, own.std))
   found = [(form, start) for form in FORMATS for start in form.prefixes(state)]
   chosen = [each for each in found if each[1] == prefix] if prefix else found
   if len(chosen) != 1:

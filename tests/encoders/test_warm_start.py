@@ -1,6 +1,7 @@
 """Runs that begin with existing weights: where they arrive, and what is said if they do not fit."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from byoljax.encoders import warm_start
 from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.tasks import pretrain
 from byoljax.train import assemble
+from byoljax.weights import exporting
 from tests.methods import test_contract as contract
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
@@ -148,6 +150,20 @@ def test_another_encoder_is_refused(configured, untrained, tmp_path):
     config.init_from, config.encoder.width = str(untrained), 2
   with pytest.raises(ConfigError, match=r'do not fit this run.*\n.*bn1/bias \(32,\), not \(64,\)'):
     pretrain._warm_started(assemble.assemble(config, source), config, tmp_path)
+
+
+def test_from_an_exported_folder(untrained, tmp_path):
+  """The small encoder has no counterpart elsewhere: it is written under our own names."""
+  wanted = warm_start.load(str(untrained), mean=MEAN, std=STD)
+  (tmp_path / 'config.json').write_text(json.dumps(exporting._config(wanted)))
+  save_file(exporting.weights_of(wanted), tmp_path / 'model.safetensors')
+  found = warm_start.load(str(tmp_path), mean=(0.1,) * 3, std=(0.1,) * 3)
+  assert_equal(found.params, wanted.params)
+  assert_equal(found.bn, wanted.bn)
+  assert found.preprocessing == wanted.preprocessing and found.fields == wanted.fields
+  (tmp_path / 'config.json').unlink()
+  with pytest.raises(ConfigError, match='its config.json does not say which'):
+    warm_start.load(str(tmp_path), mean=MEAN, std=STD)
 
 
 def test_from_a_file(tmp_path):

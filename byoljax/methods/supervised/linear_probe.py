@@ -135,7 +135,7 @@ def build(
     make_encoder: not needed: `setting.given['encoder']` brings its own.
     setting: the run; it must name the classes and hold the network.
     num_heads: how many heads train side by side, one per learning rate.
-    start: a key of `heads.STARTS`.
+    start: a key of `heads.KERNEL_INITS`.
     norm: batch normalization of the features, without scale and shift (MAE, arXiv 2111.06377,
       appendix A.1).
 
@@ -148,7 +148,7 @@ def build(
   encoder = setting.given.get('encoder')
   if encoder is None:
     raise ValueError('a linear probe needs a pretrained encoder: set config.pretrained.')
-  if start not in heads.STARTS:
-    raise ValueError(f"start='{start}' is not one of {', '.join(heads.STARTS)}.")
+  if start not in heads.KERNEL_INITS:
+    raise ValueError(f"start='{start}' is not one of {', '.join(heads.KERNEL_INITS)}.")
   normalize = stack((('norm', 'normalized', heads.FeatureNorm(setting.axis)),)) if norm else None
   return linear_probe(encoder, setting.num_classes, num_heads, start=start, norm=normalize)
