@@ -19,7 +19,8 @@ import numpy as np
 
 from byoljax.data.augment import device
 from byoljax.models import encoder_factory
-from byoljax.models.net import Net, cut, pooled, stack
+from byoljax.models.net import Net, stack
+from byoljax.models.taps import pooled, truncate
 
 PyTree = Any
 EMBEDDING = 'embedding'
@@ -64,7 +65,7 @@ class Encoder:
     preprocessing: see `Preprocessing`.
     tap: which of the network's outputs the features are.
     pool: how feature maps and a vision transformer's tokens become one vector, see
-      `models.net.pooled`; 'none' or None leaves them as they are.
+      `models.taps.pooled`; 'none' or None leaves them as they are.
     fields: the encoder's options, as in `config.encoder`; empty for a module of one's own.
   """
 
@@ -166,6 +167,6 @@ def random_encoder(fields: Mapping[str, Any], preprocessing: Preprocessing, seed
 
 def untrained(encoder: Encoder, seed: int) -> Encoder:
   """The same network before training, without heads, read out at its embedding."""
-  net = cut(encoder.net, (EMBEDDING,))
+  net = truncate(encoder.net, (EMBEDDING,))
   params, bn = net.init(jax.random.key(seed), encoder.preprocessing.example())
   return dataclasses.replace(encoder, net=net, params=params, bn=bn, tap=EMBEDDING)

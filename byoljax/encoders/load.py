@@ -26,7 +26,8 @@ from byoljax.encoders.encoder import (
   pool_of,
 )
 from byoljax.models import rescaled
-from byoljax.models.net import Net, cut, stack, taps_of
+from byoljax.models.net import Net, stack
+from byoljax.models.taps import taps_of, truncate
 from byoljax.workdir import checkpoint, run_dir
 
 PyTree = Any
@@ -132,7 +133,7 @@ def load_taps(
       if tap not in valid:
         raise ConfigError(_no_tap(tap, valid, network_name, directory))
     chosen = tuple(tap for tap in valid if not taps or tap in taps)
-    net = cut(net, chosen)
+    net = truncate(net, chosen)
   if network_name in BASELINES:
     weights = net.init(jax.random.key(config.seed), preprocessing.example())
     if network_name == 'random_rescaled':
@@ -164,7 +165,7 @@ def of_state(
     network_name: 'online' or 'target'.
     fields: `config.encoder`, where the encoder is one of the configuration's.
   """
-  net = cut(net, (EMBEDDING,))
+  net = truncate(net, (EMBEDDING,))
   where, where_bn = NETWORKS[network_name]
   role = net.parts[0][0]
   params, bn = ({role: _at(state, (*path, role))} for path in (where, where_bn))

@@ -106,7 +106,9 @@ class WithInput(nn.Module):
 
   def stage(self, x: jax.Array) -> jax.Array:
     """The network's input."""
-    mean, std = (np.float32(values).reshape(1, 1, 1, -1) for values in (self.mean, self.std))
+    mean, std = (
+      np.asarray(values, np.float32).reshape(1, 1, 1, -1) for values in (self.mean, self.std)
+    )
     return INPUTS[self.kind].apply(x.astype(jnp.float32), mean, std)
 
 

@@ -11,7 +11,8 @@ import pytest
 from byoljax import models
 from byoljax.encoders.encoder import Encoder, Preprocessing, random_encoder
 from byoljax.models import inputs
-from byoljax.models.net import stack, taps_of
+from byoljax.models.net import stack
+from byoljax.models.taps import taps_of
 from byoljax.ops import color
 from byoljax.weights import exporting
 

@@ -13,7 +13,8 @@ from byoljax.encoders.encoder import EMBEDDING, Encoder, Preprocessing
 from byoljax.method import Setting
 from byoljax.methods import METHODS
 from byoljax.models import layers, options
-from byoljax.models.net import cut, stack, taps_of
+from byoljax.models.net import stack
+from byoljax.models.taps import taps_of, truncate
 
 IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 
@@ -77,7 +78,7 @@ def test_it_is_read_out_like_any_other():
   embed = Encoder(net, *net.init(jax.random.key(0), preprocessing.example()), preprocessing)
   images = np.random.default_rng(1).integers(0, 256, (2, 8, 8, 3), dtype=np.uint8)
   assert embed(images).shape == (2, embed.dim) == (2, 8)
-  whole = dataclasses.replace(embed, net=cut(net, ['map']), tap='map', pool=None)
+  whole = dataclasses.replace(embed, net=truncate(net, ['map']), tap='map', pool=None)
   maps = whole(images)
   assert maps.shape == (2, 4, 4, 8) and whole.dim == 8
   np.testing.assert_allclose(maps.mean((1, 2)), embed(images), rtol=1e-5, atol=1e-6)
@@ -129,7 +130,7 @@ class TestTokens:
       )
     np.testing.assert_allclose(outputs['filled'], wanted, rtol=1e-4, atol=1e-5)
     # Evaluations know nothing of the decoder, nor of what is kept.
-    embedding, _ = cut(net, ['embedding']).apply(params, stats, IMAGES, train=False)
+    embedding, _ = truncate(net, ['embedding']).apply(params, stats, IMAGES, train=False)
     assert embedding['embedding'].shape == (4, 64)
 
   def test_taps_and_cuts_keep_what_is_read(self):
@@ -137,9 +138,11 @@ class TestTokens:
     inputs = {'encoder': {'keep': keep}, 'decoder': {'keep': keep}}
     found = taps_of(net, IMAGES, inputs)
     assert found['tokens'] == (4, 3, 64) and found['filled'] == (4, 4, 3)
-    assert cut(net, ['filled']).reads == (('decoder', 'tokens'),)
-    assert cut(net, ['embedding']).reads == ()
-    assert cut(net, ['filled']) is cut(net, ('filled',)), 'what was compiled is found again'
+    assert truncate(net, ['filled']).reads == (('decoder', 'tokens'),)
+    assert truncate(net, ['embedding']).reads == ()
+    assert truncate(net, ['filled']) is truncate(net, ('filled',)), (
+      'what was compiled is found again'
+    )
 
   def test_wrong_names(self):
     with pytest.raises(ValueError, match="role that reads 'head'.*has decoder"):
