@@ -33,8 +33,11 @@ from byoljax.workdir.files import write_json
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
-def library_of(fields: Mapping[str, Any]) -> str:
+def library_of(encoder: Encoder) -> str:
   """Who else has this network, apart from a ResNet's width and stem: whose names it gets."""
+  fields = encoder.fields
+  if not fields or fields.get('input', 'rgb') != 'rgb' or encoder.preprocessing.channels != 3:
+    return 'byoljax'
   if fields['name'] in vit.VITS:
     return 'timm'
   other = any(fields.get(name) for name in ('selective_kernel', 'resnet_d', 'first_projection'))
@@ -66,7 +69,7 @@ def _positions_for(fields: Mapping[str, Any], side: int) -> int:
 def weights_of(encoder: Encoder) -> dict[str, np.ndarray]:
   """Weights by name: those of torchvision and timm where they have this network, else ours."""
   params, bn = (jax.device_get(tree['encoder']) for tree in (encoder.params, encoder.bn))
-  fields, library = encoder.fields, library_of(encoder.fields)
+  fields, library = encoder.fields, library_of(encoder)
   if library == 'torchvision':
     return torch_names.to_torch(params, bn)
   if library == 'timm':
@@ -134,7 +137,7 @@ def _config(encoder: Encoder) -> dict[str, Any]:
     'image_size': side,
     'version': __version__,
   }
-  library = library_of(fields)
+  library = library_of(encoder)
   if library == 'timm':
     arguments = _vit_arguments(fields, side)
     own = {'architecture': _timm_name(fields), 'model_args': arguments}
@@ -151,7 +154,7 @@ def _config(encoder: Encoder) -> dict[str, Any]:
     'num_classes': 0,
     'num_features': encoder.dim,
     'pretrained_cfg': {
-      'input_size': [3, side, side],
+      'input_size': [preprocessing.channels, side, side],
       'mean': list(preprocessing.mean),
       'std': list(preprocessing.std),
       'crop_pct': 0.875,
@@ -178,7 +181,7 @@ def _card(encoder: Encoder, about: Mapping[str, Any], numbers: int) -> dict[str,
     'image_size': preprocessing.image_size,
     'mean': list(preprocessing.mean),
     'std': list(preprocessing.std),
-    'names': library_of(encoder.fields),
+    'names': library_of(encoder),
     'byoljax': __version__,
     **about,
   }

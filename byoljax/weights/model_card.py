@@ -21,7 +21,8 @@ def render(card: Mapping[str, Any], timm: tuple[str, Mapping[str, Any]] | None =
     card: what `exporting.write` stores as model_card.json.
     timm: the name and arguments with which timm makes the network, where it has it.
   """
-  encoder, side = card['encoder'], card['image_size']
+  side = card['image_size']
+  encoder = card['encoder'] or {'name': 'a module of its own', 'width': 1}
   use = ''
   if card['names'] == 'torchvision' and encoder['width'] == 1:
     stem = _CIFAR_STEM if encoder['stem'] == 'cifar' else ''
@@ -37,6 +38,7 @@ def render(card: Mapping[str, Any], timm: tuple[str, Mapping[str, Any]] | None =
     numbers=f'{card["numbers"]:,}',
     side=side,
     features=card['features'],
+    channels=len(card['mean']),
     mean=_numbers(card['mean']),
     std=_numbers(card['std']),
     method=card['method'],
@@ -55,12 +57,15 @@ def _fill(template: str, **fields: object) -> str:
 
 
 def _details(encoder: Mapping[str, Any]) -> str:
+  text = ''
+  if encoder.get('input', 'rgb') != 'rgb':
+    text += f', input {encoder["input"]}'
   if encoder['name'] in RESNETS:
-    return f', stem {encoder["stem"]}'
+    text += f', stem {encoder["stem"]}'
   if encoder['name'] in vit.VITS:
     patch = encoder['patch_size'] or vit.VITS[encoder['name']].patch
-    return f', patches of {patch} pixels, embedding {encoder["pool"]}'
-  return ''
+    text += f', patches of {patch} pixels, embedding {encoder["pool"]}'
+  return text
 
 
 def _results(results: Mapping[str, Any]) -> str:

@@ -20,7 +20,8 @@ from byoljax.data.sources import datasets
 from byoljax.encoders import load, method_network
 from byoljax.encoders.encoder import EMBEDDING
 from byoljax.models import heads, make_encoder
-from byoljax.models.net import cut, pooled, stack, taps_of
+from byoljax.models.net import stack
+from byoljax.models.taps import pooled, taps_of, truncate
 from byoljax.report import contents
 from byoljax.workdir import checkpoint, run_dir
 from tests.paths import ROOT
@@ -89,8 +90,8 @@ class TestNet:
     assert tuple(found) == ONLINE
     assert found['stage1'] == (5, 4, 4, 32) and found['predictor/hidden1'] == (5, 24)
 
-  def test_cut_holds_what_the_taps_need(self):
-    roles = {tap: [part[0] for part in cut(self.NET, [tap]).parts] for tap in ONLINE}
+  def test_truncation_keeps_what_the_taps_need(self):
+    roles = {tap: [part[0] for part in truncate(self.NET, [tap]).parts] for tap in ONLINE}
     assert roles['stem'] == roles['embedding'] == ['encoder']
     assert roles['projector/hidden1'] == roles['projection'] == ['encoder', 'projector']
     assert roles['prediction'] == ['encoder', 'projector', 'predictor']
@@ -98,7 +99,7 @@ class TestNet:
   def test_equal_names_in_two_heads_are_kept_apart(self):
     x = jnp.ones((2, 16, 16, 3))
     params, stats = self.NET.init(jax.random.key(0), x)
-    two = cut(self.NET, ['projector/hidden1', 'predictor/hidden1'])
+    two = truncate(self.NET, ['projector/hidden1', 'predictor/hidden1'])
     outputs, _ = jax.jit(lambda p, s: two.apply(p, s, x, train=False))(params, stats)
     assert outputs['projector/hidden1'].shape == (2, 16)
     assert outputs['predictor/hidden1'].shape == (2, 24)
