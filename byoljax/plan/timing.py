@@ -27,7 +27,6 @@ from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.length import Length, next_due
 from byoljax.plan import aot, flops, hardware
-from byoljax.report import table
 from byoljax.step import TrainState
 from byoljax.train import assemble, loop
 from byoljax.train.run import Run
@@ -42,7 +41,6 @@ except ModuleNotFoundError:  # Not on Windows.
 _HEAD_START = 4
 # Step 1 compiles; by the time of step 2 the loop decides how many steps make a call.
 _FIRST = 3
-_PARTS = {'input': 'input only', 'step': 'step only', 'training': 'training'}
 
 
 def measure(
@@ -100,7 +98,7 @@ def measure(
     mapped=functools.partial(mapping.spmd_shard_map, mesh=aot.counting_mesh(jax.device_count())),
   )
   length = run.length
-  timed = {part: _summary(samples[part], length) for part in _PARTS}
+  timed = {part: _summary(samples[part], length) for part in samples}
   return {
     'method': config.method.name,
     'encoder': config.encoder.name,
@@ -272,12 +270,12 @@ def _flops(run: Run, batch: dict[str, Any], timed: dict[str, Any]) -> dict[str, 
   work = flops.count(run.step, *aot.arguments_for(run, whole, aot.counting_mesh(devices)))
   kind = jax.devices()[0].device_kind
   chip = hardware.chip_of(kind)
-  seconds_at_peak = _at_peak(work.flops, chip) if chip else None
+  seconds_at_peak = hardware.seconds_at_peak(work.flops, chip) if chip else None
   found: dict[str, Any] = {
     'per_device_and_step': dict(work.flops),
     'per_image': work.total * devices / run.length.batch_size,
     'unknown_loops': work.unknown_loops,
-    'peak_per_device': _peaks(chip) if chip else None,
+    'peak_per_device': hardware.peaks(chip) if chip else None,
   }
   for part in ('step', 'training'):
     seconds = timed[part]['ms_per_step'] / 1000
@@ -286,74 +284,3 @@ def _flops(run: Run, batch: dict[str, Any], timed: dict[str, Any]) -> dict[str, 
       'share_of_peak': None if seconds_at_peak is None else seconds_at_peak / seconds,
     }
   return found
-
-
-def _peaks(chip: hardware.Chip) -> dict[str, float]:
-  """FLOP/s of one JAX device by the operands' type."""
-  return {
-    'bfloat16': chip.peak_bf16 / chip.devices,
-    'float16': chip.peak_bf16 / chip.devices,
-    'float32': chip.peak_f32 / chip.devices,
-  }
-
-
-def _at_peak(work: dict[str, int], chip: hardware.Chip) -> float | None:
-  """Seconds that the work of a device would take at its peak; None for a type without one."""
-  peaks = _peaks(chip)
-  if not set(work) <= set(peaks):
-    return None
-  return sum(count / peaks[dtype] for dtype, count in work.items())
-
-
-def text(found: dict[str, Any]) -> str:
-  """What `measure` has found, for a person."""
-  rows = [
-    {'': label} | {name: _number(found[part][key]) for name, key in _COLUMNS.items()}
-    for part, label in _PARTS.items()
-  ]
-  work, memory = found['flops'], found['peak_memory']
-  device = f'{found["devices"]} x {found["device_kind"]}'
-  where = 'on the device' if found['data_on_device'] else 'from the host'
-  lines = [
-    f'{found["method"]}, {found["encoder"]} encoder, {found["dtype"]}, '
-    f'batch {found["batch_size"]}, {device}; '
-    f'data {where}, {found["steps_per_call"]} step(s) per call; '
-    f'medians of {found["rounds"]} rounds of {found["steps"]} steps',
-    '',
-    table.format_table(rows, ['', *_COLUMNS]),
-    '',
-    f'waiting for data  {found["wait"]:.1%} of training',
-    f'compiling and first step  {found["first_step_s"]:.1f} s',
-    'peak memory  '
-    + ('unknown' if memory is None else f'{memory["bytes"] / 1e9:.2f} GB ({memory["of"]})'),
-    f'work  {work["per_image"] / 1e9:.3g} GFLOP per image; '
-    + '; '.join(_rate(label, work[part]) for label, part in (('step', 'step'), ('training',) * 2)),
-    verdict(found),
-  ]
-  return '\n'.join(lines)
-
-
-_COLUMNS = {'img/s': 'img_per_s', 'ms/step': 'ms_per_step', 's/epoch': 's_per_epoch'}
-
-
-def _number(value: float) -> str:
-  """Three digits; whole numbers from 100 on."""
-  return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
-
-
-def _rate(label: str, rate: dict[str, Any]) -> str:
-  share = '–' if rate['share_of_peak'] is None else f'{rate["share_of_peak"]:.1%}'
-  return f'{label} {rate["per_s"] / 1e12:.3g} TFLOP/s, {share} of the peak'
-
-
-def verdict(found: dict[str, Any]) -> str:
-  """One sentence: what limits this training."""
-  if found['wait'] > 0.1:
-    return 'The input limits this: the step waits for it.'
-  step, training = found['step']['ms_per_step'], found['training']['ms_per_step']
-  if training > 1.15 * step:
-    return (
-      f'The step does not wait, but takes {training / step - 1:.0%} longer than alone: '
-      'the input uses the same cores.'
-    )
-  return 'The step limits this: the input keeps up.'

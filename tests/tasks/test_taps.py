@@ -21,7 +21,7 @@ from byoljax.encoders import load, method_network
 from byoljax.encoders.encoder import EMBEDDING
 from byoljax.models import heads, make_encoder
 from byoljax.models.net import cut, pooled, stack, taps_of
-from byoljax.report import contents
+from byoljax.report import facts
 from byoljax.workdir import checkpoint, run_dir
 from tests.paths import ROOT
 
@@ -255,7 +255,7 @@ def test_they_stand_in_the_report_and_in_the_comparison(run, tmp_path, capsys):
     assert cli.run([task, str(run)]) == 0
   result = {'byol': {'knn': {'top1': 0.5}, 'linear': {'top1': 0.625}}}
   (run / 'results.json').write_text(json.dumps({'result': result}))
-  tables = contents._results(run)
+  tables = facts.results(run)
   assert tables['Layer by layer, online network, step 3'][5]['tap'] == 'projector/hidden1'
   assert tables['Collapse, online network, step 3'][0]['dimensions'] == '128'
   capsys.readouterr()
