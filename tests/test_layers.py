@@ -12,11 +12,11 @@ from tests.paths import ROOT
 PACKAGE = ROOT / 'byoljax'
 MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob('*.py'))
 
-# A wing is a folder of the package, or a module at its root; data/ has three. Which others each may
+# A wing is a folder of the package, or a module at its root; data/ has four. Which others each may
 # import, from the lowest to the highest.
 _LEAVES = {'version', 'streams', 'suggest', 'length'}  # They import nothing of ours.
 _NUMERICS = {'devices', 'losses', 'ops', 'models'}
-_DATA = {'data/augment', 'data/sources', 'data/batches'}
+_DATA = {'data/fields', 'data/augment', 'data/sources', 'data/batches'}
 _TRAINING = _LEAVES | _NUMERICS | _DATA | {
   'config', 'encoders', 'evals', 'method', 'methods', 'optim', 'step', 'workdir'
 }  # fmt: skip
@@ -31,11 +31,12 @@ LAYERS = {
   'optim': {'devices', 'length', 'ops', 'streams', 'suggest'},
   'workdir': {'config', 'devices', 'suggest', 'version'},
   'data': set(),
-  'data/augment': {'devices', 'streams', 'suggest'},
-  'data/sources': {'streams', 'suggest', 'workdir/files'},
-  'data/batches': {'data/augment', 'data/sources', 'devices', 'length', 'streams', 'suggest'},
+  'data/fields': {'suggest'},
+  'data/augment': {'data/fields', 'devices', 'streams', 'suggest'},
+  'data/sources': {'data/fields', 'streams', 'suggest', 'workdir/files'},
+  'data/batches': {'data/augment', 'data/fields', 'data/sources', 'devices', *_LEAVES},
   'method': {'devices', 'length', 'losses', 'streams'},
-  'methods': {'data/augment', 'method', *_NUMERICS, *_LEAVES},
+  'methods': {'data/augment', 'data/fields', 'method', *_NUMERICS, *_LEAVES},
   'step': {'devices', 'method', 'streams'},
   'encoders': {'config', 'method', 'methods', 'workdir', *_NUMERICS, *_DATA, *_LEAVES},
   'train': _TRAINING,
@@ -80,13 +81,14 @@ PURE_DATA = (
   'data/sources/source.py',
   'data/sources/arrays.py',
   'data/sources/memory.py',
+  'data/fields.py',
   'data/batches/order.py',
   'data/batches/resident.py',
 )
 # Who sees a configuration as such: tasks read it, others store it or read one that was stored.
 CONFIGURED = ('config.py', 'main.py', 'tasks/', 'train/assemble.py', 'workdir/run_dir.py',
-              'encoders/', 'report/contents.py', 'plan/', 'protocols/eval_data.py',
-              'protocols/tap_features.py')  # fmt: skip
+              'encoders/', 'report/contents.py', 'report/facts.py', 'plan/',
+              'protocols/eval_data.py', 'protocols/tap_features.py')  # fmt: skip
 # All that may lie at the root beside folders.
 ROOT_MODULES = {'__init__', '__main__', 'cli', 'config', 'flags', 'length', 'main', 'method',
                 'step', 'streams', 'suggest', 'version'}  # fmt: skip

@@ -166,3 +166,20 @@ def chip_of(device_kind: str) -> Chip | None:
     True
   """
   return CHIPS[_KINDS[device_kind]] if device_kind in _KINDS else None
+
+
+def peaks(chip: Chip) -> dict[str, float]:
+  """FLOP/s of one JAX device by the operands' type."""
+  return {
+    'bfloat16': chip.peak_bf16 / chip.devices,
+    'float16': chip.peak_bf16 / chip.devices,
+    'float32': chip.peak_f32 / chip.devices,
+  }
+
+
+def seconds_at_peak(work: dict[str, int], chip: Chip) -> float | None:
+  """Seconds that the work of a device would take at its peak; None for a type without one."""
+  rates = peaks(chip)
+  if not set(work) <= set(rates):
+    return None
+  return sum(count / rates[dtype] for dtype, count in work.items())

@@ -26,7 +26,6 @@ from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.length import Length, next_due
 from byoljax.plan import aot, flops, hardware
-from byoljax.report import table
 from byoljax.step import TrainState
 from byoljax.train import assemble, loop
 from byoljax.train.run import Run
@@ -41,7 +40,6 @@ except ModuleNotFoundError:  # Not on Windows.
 _HEAD_START = 4
 # Step 1 compiles; from the time of step 2 the loop decides how many steps make a call.
 _FIRST = 3
-_PARTS = {'input': 'input only', 'step': 'step only', 'training': 'training'}
 
 
 def measure(
@@ -99,7 +97,7 @@ def measure(
     mapped=functools.partial(mapping.spmd_shard_map, mesh=aot.counting_mesh(jax.device_count())),
   )
   length = run.length
-  timed = {part: _summary(samples[part], length) for part in _PARTS}
+  timed = {part: _summary(samples[part], length) for part in samples}
   return {
     'method': config.method.name,
     'encoder': config.encoder.name,
@@ -272,12 +270,12 @@ def _flops(run: Run, batch: dict[str, Any], timed: dict[str, Any]) -> dict[str, 
   work = flops.count(run.step, *aot.arguments_for(run, whole, aot.counting_mesh(devices)))
   kind = jax.devices()[0].device_kind
   chip = hardware.chip_of(kind)
-  seconds_at_peak = _at_peak(work.flops, chip) if chip else None
+  seconds_at_peak = hardware.seconds_at_peak(work.flops, chip) if chip else None
   found: dict[str, Any] = {
     'per_device_and_step': dict(work.flops),
     'per_image': work.total * devices / run.length.batch_size,
     'unknown_loops': work.unknown_loops,
-    'peak_per_device': _peaks(chip) if chip else None,
+    'peak_per_device': hardware.peaks(chip) if chip else None,
   }
   for part in ('step', 'training'):
     seconds = timed[part]['ms_per_step'] / 1000
@@ -286,6 +284,7 @@ def _flops(run: Run, batch: dict[str, Any], timed: dict[str, Any]) -> dict[str, 
       'share_of_peak': None if seconds_at_peak is None else seconds_at_peak / seconds,
     }
   return found
+<<<<<<< HEAD
 
 
 def _peaks(chip: hardware.Chip) -> dict[str, float]:
@@ -357,3 +356,5 @@ def verdict(found: dict[str, Any]) -> str:
       'the input uses the same cores.'
     )
   return 'The step is the bottleneck: the input keeps up.'
+=======
+>>>>>>> tasks

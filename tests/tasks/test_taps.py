@@ -20,9 +20,14 @@ from byoljax.data.sources import datasets
 from byoljax.encoders import load, method_network
 from byoljax.encoders.encoder import EMBEDDING
 from byoljax.models import heads, make_encoder
+<<<<<<< HEAD
 from byoljax.models.net import stack
 from byoljax.models.taps import pooled, taps_of, truncate
 from byoljax.report import contents
+=======
+from byoljax.models.net import cut, pooled, stack, taps_of
+from byoljax.report import facts
+>>>>>>> tasks
 from byoljax.workdir import checkpoint, run_dir
 from tests.paths import ROOT
 
@@ -256,7 +261,7 @@ def test_they_stand_in_the_report_and_in_the_comparison(run, tmp_path, capsys):
     assert cli.run([task, str(run)]) == 0
   result = {'byol': {'knn': {'top1': 0.5}, 'linear': {'top1': 0.625}}}
   (run / 'results.json').write_text(json.dumps({'result': result}))
-  tables = contents._results(run)
+  tables = facts.results(run)
   assert tables['Layer by layer, online network, step 3'][5]['tap'] == 'projector/hidden1'
   assert tables['Collapse, online network, step 3'][0]['dimensions'] == '128'
   capsys.readouterr()
