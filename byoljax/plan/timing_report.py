@@ -49,11 +49,11 @@ def _rate(label: str, rate: dict[str, Any]) -> str:
 def verdict(found: dict[str, Any]) -> str:
   """One sentence: what limits this training."""
   if found['wait'] > 0.1:
-    return 'The input limits this: the step waits for it.'
+    return 'The input is the bottleneck: the step waits for it.'
   step, training = found['step']['ms_per_step'], found['training']['ms_per_step']
   if training > 1.15 * step:
     return (
       f'The step does not wait, but takes {training / step - 1:.0%} longer than alone: '
       'the input uses the same cores.'
     )
-  return 'The step limits this: the input keeps up.'
+  return 'The step is the bottleneck: the input keeps up.'

@@ -31,12 +31,12 @@ def summary(
   stored = _stored(run / 'config.json')
   found = {
     'method': config.get('method', {}).get('name', 'another library'),
-    'encoder': f'{encoder.fields["name"]}, {count:,} parameters',
+    'encoder': f'{encoder.fields.get("name", "own module")}, {count:,} parameters',
     'images': f'{source.size:,} of {source.name}',
     'length': f'step {int(directory.name):,}'
     + (f', epoch {last["epoch"]:.4g}' if 'epoch' in last else ''),
     'batch': f'{config.train.batch_size}' if 'train' in config else '',
-    'precision': encoder.fields['dtype'],
+    'precision': encoder.fields.get('dtype', ''),
     'seed': str(config.seed),
     'training': f'{last["time/elapsed_s"] / 60:.1f} min' if 'time/elapsed_s' in last else '',
     'speed': f'{last["time/img_per_s_run"]:,.0f} images/s' if 'time/img_per_s_run' in last else '',

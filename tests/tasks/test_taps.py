@@ -20,14 +20,9 @@ from byoljax.data.sources import datasets
 from byoljax.encoders import load, method_network
 from byoljax.encoders.encoder import EMBEDDING
 from byoljax.models import heads, make_encoder
-<<<<<<< HEAD
 from byoljax.models.net import stack
 from byoljax.models.taps import pooled, taps_of, truncate
-from byoljax.report import contents
-=======
-from byoljax.models.net import cut, pooled, stack, taps_of
 from byoljax.report import facts
->>>>>>> tasks
 from byoljax.workdir import checkpoint, run_dir
 from tests.paths import ROOT
 
