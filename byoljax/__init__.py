@@ -1,6 +1,6 @@
 """Self-supervised visual representation learning in pure JAX: BYOL and its peers."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from byoljax.version import __version__
 
@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 __all__ = ['__version__', 'load']
 
 
-def load(run: str, network: str = 'online', tap: str = 'embedding') -> 'Encoder':
+def load(
+  run: str, network: str = 'online', tap: str = 'embedding', *, module: Any = None
+) -> 'Encoder':
   """A trained encoder as a pure function of images; see `byoljax.encoders.load.load`.
 
   Examples:
@@ -24,4 +26,4 @@ def load(run: str, network: str = 'online', tap: str = 'embedding') -> 'Encoder'
   # JAX is imported when it is needed, not by `import byoljax`.
   from byoljax.encoders import load as load_lib
 
-  return load_lib.load(run, network, tap)
+  return load_lib.load(run, network, tap, module=module)

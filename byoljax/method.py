@@ -1,21 +1,39 @@
-"""What a self-supervised method is: a few pure functions and the promises that they keep.
+"""What a method is: a few pure functions and the promises that they keep.
 
-The train step, the loop, the evaluations and the checkpoints know nothing else about a method.
-A linear probe is a method, too.
+The train step, the loop, the evaluations and the checkpoints know nothing else about a method. A
+linear probe and fine-tuning are methods, too.
+
+In a step, `byoljax.step` calls, per device and in this order:
+
+    batch = transform(augment(batch, step), key, step)
+    value, aux = loss(params, method_state, batch, key, step)    # differentiated in params
+    method_state = remember(aux.method_state, aux.rows, finite)
+    params, method_state, metrics = post_step(params, method_state, step)    # after the optimizer
 
 The contract, checked for every row of `byoljax.methods.METHODS`:
 
 1. `loss` is this device's value; its mean over the devices is the objective. Terms that need the
    global batch use `collectives.all_gather` or `collectives.pmean`.
 2. What comes back in `method_state` is identical on all devices.
-3. `key` is the same on all devices and a function of (seed, step). Noise that differs between
-   examples folds in the example's global position, so results do not depend on the device count.
+3. `key` is the same on all devices and a function of (seed, step). Draws that differ between
+   examples fold in the example's global position (`collectives.positions`), so that results do not
+   depend on the number of devices. A key is folded with one of `byoljax.streams` first.
 4. Schedules are functions of the traced `step`; there is no Python branch on it.
 5. `init` copies, it never aliases: the whole state is donated to the step.
 6. Losses, moving averages and statistics are float32 whatever the compute dtype.
 7. Queues and banks are written by `remember` alone, after the gradients: a memory that `loss` wrote
    while the backward pass may still read it would be copied in every step.
 8. A method imports no other method, and reads `batch['label']` only if it is supervised.
+9. Networks are found in the TrainState where `NETWORKS` says.
+
+Metrics are float32 scalars by name. The loop, the progress line and the curves rely on three:
+
+- 'loss' is added by the step: the mean over the devices of what `loss` returned, with phases the
+  sum of theirs. Where a metric of `loss` has this name, that one is shown: a linear probe with
+  several heads shows its best head's.
+- 'grad_norm' is added by the step: the L2 norm of the objective's gradient, all parameters together
+  but the online probe's, before clipping. A step is finite if this is.
+- 'tau' comes from `post_step` where a target moves: the weight of the old target in this step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,14 +43,30 @@ from typing import Any, NamedTuple
 import jax
 
 from byoljax import streams
+from byoljax.devices import collectives
 from byoljax.length import Length
 
 PyTree = Any
 Batch = dict[str, Any]
 """One device's part of a batch, b examples.
 
-views: tuple of float32 [b, S, S, 3], normalized; sizes may differ between views.
-index: int32 [b], position in the data set. label: int32 [b], -1 where unknown.
+views: tuple of float32 [b, H, W, C], normalized; sizes may differ between views.
+index: int32 [b], position in the data set.
+epoch: int32 [b], how often the example's source was passed through before: a function of the step.
+label: int32 [b], -1 where unknown, or [b, classes] where an image has several.
+Further fields of the source by name, aligned with the views, as the method asks for them.
+"""
+
+NETWORKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+  'online': (('params',), ('method_state', 'bn')),
+  'target': (('method_state', 'target_params'), ('method_state', 'target_bn')),
+}
+"""Where a network is found in a TrainState: paths to its parameters and to its running statistics.
+
+Both are dicts with the roles of `Method.net` on top ('encoder' first; statistics may be empty). A
+target has some of the online roles, 'encoder' among them, with the same structure and shapes; a
+method without one lacks the fields, or they are None or empty. Checkpoints, evaluations and the
+distribution of the state over devices rely on this.
 """
 
 
@@ -41,8 +75,10 @@ class Aux(NamedTuple):
 
   Attributes:
     method_state: the new method state, identical on all devices.
-    metrics: scalars of this device; the step averages them over the devices.
-    embedding: float32 [b, D], the encoder's output for view 0, for probes and collapse metrics.
+    metrics: float32 scalars of this device by name; the step averages them over the devices and
+      micro-batches.
+    embedding: float32 [b, D], the encoder's output for view 0, for the online probe and the
+      collapse metrics.
     rows: what `Method.remember` writes into queues and banks, arrays identical on all devices.
   """
 
@@ -52,8 +88,30 @@ class Aux(NamedTuple):
   rows: PyTree = ()
 
 
+Loss = Callable[[PyTree, PyTree, Batch, jax.Array, jax.Array], tuple[jax.Array, Aux]]
+"""(params, method_state, batch, key, step) -> (float32 scalar, Aux)."""
+
+
+class Phase(NamedTuple):
+  """One of several updates within a step: of a discriminator, say, and then of a generator.
+
+  Phases follow each other on the same batch: each differentiates its own loss with respect to its
+  own roles, has an optimizer state of its own, and sees the parameters and the method state that
+  the phases before it left.
+
+  Attributes:
+    loss: as `Method.loss`; it gets the parameters of all roles. Of the first phase's Aux the
+      embedding and the rows count, of every one's the method state and the metrics.
+    roles: the names in `params` that it trains. No two phases train the same; a role that none
+      trains never changes.
+  """
+
+  loss: Loss
+  roles: tuple[str, ...]
+
+
 class Refresh(NamedTuple):
-  """Rare work between two steps that needs the whole data set: clustering, say.
+  """Rare work between two steps that needs the whole data set, such as clustering.
 
   It is a function of its arguments alone and happens before the step that it is due at, so that a
   resumed run repeats it exactly.
@@ -61,9 +119,9 @@ class Refresh(NamedTuple):
   Attributes:
     every: steps from one to the next; the first one is due before step 0.
     apply: (params, method_state, features, key, step) -> (params, method_state). Runs on the host,
-      on every process alike. `features()` computes {tap: float32 [N, D]}, what `embed` gives for
-      every training image, un-augmented, in the order of their index; it is slow, and not called
-      unless it is needed. `key` is a function of (seed, step).
+      on every process alike, with replicated arrays. `features()` computes {tap: float32 [N, D]},
+      what `embed` gives for every training image, un-augmented, in the order of their index; it is
+      slow, and not called unless it is needed. `key` is a function of (seed, step).
   """
 
   every: int
@@ -72,17 +130,50 @@ class Refresh(NamedTuple):
   ]
 
 
+def same_batch(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
+  """The `transform` of a method that trains on the augmented views as they are."""
+  del key, step
+  return batch
+
+
+def transformed(method: 'Method', batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
+  """`method.transform` outside of a mapped step, as on a single device: for shapes and previews."""
+
+  def one(batch: Batch) -> Batch:
+    return method.transform(batch, key, step)
+
+  alone = jax.tree.map(lambda x: x[None], batch)
+  return jax.tree.map(lambda x: x[0], jax.vmap(one, axis_name=collectives.AXIS)(alone))
+
+
+def keep(
+  params: PyTree, method_state: PyTree, step: jax.Array
+) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
+  """The `post_step` of a method that does nothing after the optimizer."""
+  del step
+  return params, method_state, {}
+
+
+def remember_nothing(method_state: PyTree, rows: PyTree, finite: jax.Array) -> PyTree:
+  """The `remember` of a method without queues and banks."""
+  del rows, finite
+  return method_state
+
+
 class Method(NamedTuple):
-  """A self-supervised method as pure functions; see the module's contract.
+  """A method as pure functions; see the module's contract.
 
   Attributes:
-    init: (key, batch) -> (params, method_state). `params` is a dict of roles ('encoder', ...).
-    loss: (params, method_state, batch, key, step) -> (float32 scalar, Aux). Differentiated with
-      respect to `params` only.
-    post_step: (params, method_state, step) -> (params, method_state), after the optimizer.
-    embed: (params, method_state, images [N, S, S, 3]) -> {tap: [N, D]}; evaluation mode, without
+    init: (key, batch) -> (params, method_state). `params` is a dict of roles ('encoder', ...);
+      `batch` is augmented and transformed, and only its shapes matter.
+    loss: see `Loss`. Differentiated with respect to `params` only. Not called where there are
+      `phases`.
+    post_step: (params, method_state, step) -> (params, method_state, metrics), after the optimizer;
+      `step` counts the steps before this one. The metrics are equal on all devices.
+    embed: (params, method_state, images [N, H, W, C]) -> {tap: [N, D]}; evaluation mode, without
       collectives. The default tap is 'embedding'.
-    groups: (params) -> tree of optimizer group names with the structure of `params`.
+    groups: (params) -> tree of optimizer group names with the structure of `params`. With phases,
+      roles of other phases come empty.
     refresh: rare work between steps, such as clustering; see `Refresh`.
     remember: (method_state, rows, finite) -> method_state, before `post_step`: writes the rows of a
       batch into queues and banks, unless the bool scalar `finite` says that its gradient was not.
@@ -91,26 +182,29 @@ class Method(NamedTuple):
       evaluations read any of its taps; None for an encoder alone.
     memories: names, from the method state on, of arrays [N, D] whose rows devices may share: only
       read and written through `ops.memory`.
+    transform: (batch, key, step) -> batch, after the augmentation: what the network really sees,
+      such as tiles, turns or masks, and labels that are made from the key. Previews show it.
+    phases: updates that alternate within a step, see `Phase`; () for the single one of `loss`.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
-  loss: Callable[[PyTree, PyTree, Batch, jax.Array, jax.Array], tuple[jax.Array, Aux]]
-  post_step: Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, PyTree]]
+  loss: Loss
+  post_step: Callable[[PyTree, PyTree, jax.Array], tuple[PyTree, PyTree, dict[str, jax.Array]]]
   embed: Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]]
   groups: Callable[[PyTree], PyTree]
   refresh: Refresh | None = None
-  remember: Callable[[PyTree, PyTree, jax.Array], PyTree] = lambda state, rows, finite: state
+  remember: Callable[[PyTree, PyTree, jax.Array], PyTree] = remember_nothing
   net: Any = None
   memories: tuple[tuple[str, ...], ...] = ()
+  transform: Callable[[Batch, jax.Array, jax.Array], Batch] = same_batch
+  phases: tuple[Phase, ...] = ()
 
 
 class Setting(NamedTuple):
   """What a method's builder may know about the run that it is built for.
 
   Attributes:
-    total_steps: optimizer steps of the whole run; schedules end there.
-    steps_per_epoch: optimizer steps in one pass over the data.
-    batch_size: global batch B of one forward pass: of a micro-batch where gradients accumulate.
+    length: of the run; schedules end with it.
     accumulate: micro-batches per optimizer step.
     num_devices: how many devices share a batch.
     num_examples: size of the training set.
@@ -119,11 +213,11 @@ class Setting(NamedTuple):
     dtype: compute type of the networks, 'float32' or 'bfloat16'.
     given: trained networks by name, `byoljax.encoders.encoder.Encoder`s: 'encoder', to start from
       or to put something on; 'teacher', a classifier to learn from.
+    mean: of the images in [0, 1], per channel; views come with it subtracted.
+    std: per channel; views come divided by it.
   """
 
-  total_steps: int
-  steps_per_epoch: int = 1
-  batch_size: int = 256
+  length: Length
   accumulate: int = 1
   num_devices: int = 1
   num_examples: int = 0
@@ -131,15 +225,13 @@ class Setting(NamedTuple):
   axis: str | None = None
   dtype: str = 'float32'
   given: Mapping[str, Any] = MappingProxyType({})
+  mean: tuple[float, ...] = (0.0, 0.0, 0.0)
+  std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
-  def steps(self, field: str, text: str) -> int:
-    """The duration `text` ('2 epochs', '500 steps', '10 %') of the field in optimizer steps.
-
-    Raises:
-      ValueError: not a duration.
-    """
-    length = Length(self.batch_size * self.accumulate, self.steps_per_epoch, self.total_steps)
-    return length.steps(field, text)
+  @property
+  def micro_batch_size(self) -> int:
+    """Examples of one forward pass, over all devices."""
+    return self.length.batch_size // self.accumulate
 
 
 MakeEncoder = Callable[..., Any]
@@ -191,18 +283,12 @@ def check_groups(bn_groups: int, setting: Setting) -> None:
   """Raises ValueError unless the batch splits into groups of batch normalization, whole devices."""
   if bn_groups == 0:
     return
-  batch, devices = setting.batch_size, setting.num_devices
+  batch, devices = setting.micro_batch_size, setting.num_devices
   if bn_groups < 0 or bn_groups % devices or batch % bn_groups or batch // bn_groups < 2:
     raise ValueError(
       f'bn_groups={bn_groups} must be a multiple of the {devices} devices and split a batch of '
       f'{batch} into equal parts of at least 2; 0 shares statistics over the whole batch.'
     )
-
-
-def keep(params: PyTree, method_state: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:
-  """The `post_step` of a method that does nothing after the optimizer."""
-  del step
-  return params, method_state
 
 
 def with_online_probe(
@@ -230,20 +316,30 @@ def with_online_probe(
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
     params, state = method.init(key, batch)
     embedding = method.embed(params, state, batch['views'][0])['embedding']
-    return params | {'probe': head_init(jax.random.fold_in(key, streams.PROBE), embedding)}, state
+    head = head_init(jax.random.fold_in(key, streams.PROBE), embedding)
+    return params | {'probe': head}, state
 
-  def loss(
-    params: PyTree, state: PyTree, batch: Batch, key: jax.Array, step: jax.Array
-  ) -> tuple[jax.Array, Aux]:
-    value, aux = method.loss(_without_probe(params), state, batch, key, step)
-    logits = head_apply(params['probe'], jax.lax.stop_gradient(aux.embedding))
-    probe_value, metrics = probe_loss(logits, batch['label'])
-    named = {f'probe/{name}': metric for name, metric in metrics.items()}
-    return value + probe_value, aux._replace(metrics=aux.metrics | named)
+  def with_probe_loss(inner: Loss) -> Loss:
+    def loss(
+      params: PyTree, state: PyTree, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> tuple[jax.Array, Aux]:
+      value, aux = inner(_without_probe(params), state, batch, key, step)
+      logits = head_apply(params['probe'], jax.lax.stop_gradient(aux.embedding))
+      probe_value, metrics = probe_loss(logits, batch['label'])
+      named = {f'probe/{name}': metric for name, metric in metrics.items()}
+      # The probe is no part of what is shown as the method's loss.
+      return value + probe_value, aux._replace(metrics={'loss': value} | aux.metrics | named)
 
-  def post_step(params: PyTree, state: PyTree, step: jax.Array) -> tuple[PyTree, PyTree]:
-    inner, state = method.post_step(_without_probe(params), state, step)
-    return inner | {'probe': params['probe']}, state
+    return loss
+
+  def without_probe(inner: Loss) -> Loss:
+    return lambda params, *rest: inner(_without_probe(params), *rest)
+
+  def post_step(
+    params: PyTree, state: PyTree, step: jax.Array
+  ) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
+    inner, state, metrics = method.post_step(_without_probe(params), state, step)
+    return inner | {'probe': params['probe']}, state, metrics
 
   def embed(params: PyTree, state: PyTree, images: jax.Array) -> dict[str, jax.Array]:
     return method.embed(_without_probe(params), state, images)
@@ -252,14 +348,22 @@ def with_online_probe(
     probe = jax.tree.map(lambda _: 'probe', params['probe'])
     return method.groups(_without_probe(params)) | {'probe': probe}
 
-  return method._replace(init=init, loss=loss, post_step=post_step, embed=embed, groups=groups)
+  # The first phase has the embedding, and trains the probe.
+  phases = tuple(
+    phase._replace(loss=without_probe(phase.loss))
+    if number
+    else Phase(with_probe_loss(phase.loss), (*phase.roles, 'probe'))
+    for number, phase in enumerate(method.phases)
+  )
+  return method._replace(
+    init=init,
+    loss=with_probe_loss(method.loss),
+    post_step=post_step,
+    embed=embed,
+    groups=groups,
+    phases=phases,
+  )
 
 
 def _without_probe(params: PyTree) -> PyTree:
   return {role: value for role, value in params.items() if role != 'probe'}
-
-
-def embedding_size(method: Method, params: PyTree, state: PyTree, images: jax.Array) -> int:
-  """The number D of embedding dimensions, found without computing anything."""
-  shapes = jax.eval_shape(method.embed, params, state, images)
-  return int(shapes['embedding'].shape[-1])

@@ -1,8 +1,11 @@
 """The one train step: per device, pure, and ignorant of the method that it trains.
 
+    augment -> transform -> loss -> mean gradient -> optimizer -> remember, post_step -> metrics
+
 Pretraining, a linear probe and fine-tuning all go through `train_step`. Randomness is a function
 of (seed, step, example), so the step number in the state is the only cursor and a resumed run is
-bit-equal to an uninterrupted one.
+bit-equal to an uninterrupted one. `byoljax.train.sharding` distributes the optimizer's state and
+the target over the devices by wrapping the optimizer and the method: nothing here changes with it.
 """
 
 from collections.abc import Callable
@@ -15,12 +18,16 @@ import optax
 
 from byoljax import streams
 from byoljax.devices import collectives, mapping
-from byoljax.method import Aux, Batch, Method
+from byoljax.method import Aux, Batch, Method, Phase, transformed
 
 PyTree = Any
 Metrics = dict[str, jax.Array]
 Augment = Callable[[Batch, jax.Array], Batch]
 Diagnose = Callable[[jax.Array, jax.Array], Metrics]
+# (method state, micro-batch, its number) -> (gradients, Aux).
+Gradients = Callable[[PyTree, Batch, int | jax.Array], tuple[PyTree, Aux]]
+# () -> (params, opt_state, method_state, metrics of `Method.post_step`).
+Finish = Callable[[], tuple[PyTree, PyTree, PyTree, Metrics]]
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -29,7 +36,7 @@ class TrainState(flax.struct.PyTreeNode):
   Attributes:
     step: int32 scalar, the number of optimizer steps done.
     params: what the optimizer trains, a dict of roles.
-    opt_state: the optimizer's state.
+    opt_state: the optimizer's state; of a method with phases a tuple with that of each.
     method_state: what the method changes without a gradient (targets, statistics, queues).
     key: uint32 [2], the run's random key data; it never changes.
   """
@@ -65,16 +72,26 @@ def init_state(
   *,
   skip_non_finite: bool = False,
 ) -> TrainState:
-  """Builds the state at step 0 from an augmented example batch (only its shapes matter)."""
+  """Builds the state at step 0 from an augmented example batch (only its shapes matter).
+
+  Raises:
+    ValueError: two phases of the method train the same role, or one trains a role that is not
+      there.
+  """
   key = jax.random.key(seed)
 
   def create() -> TrainState:
-    params, method_state = method.init(jax.random.fold_in(key, streams.INIT), batch)
-    opt_state = tx.init(params)
+    init_key, zero = jax.random.fold_in(key, streams.INIT), jnp.zeros((), jnp.int32)
+    params, method_state = method.init(init_key, transformed(method, batch, init_key, zero))
+    _check_phases(method.phases, params)
+    if method.phases:
+      opt_state = tuple(tx.init(_trained(params, phase)) for phase in method.phases)
+    else:
+      opt_state = tx.init(params)
     if skip_non_finite:
       opt_state = Skipping(opt_state, *(jnp.zeros((), jnp.int32) for _ in range(3)))
     return TrainState(
-      step=jnp.zeros((), jnp.int32),
+      step=zero,
       params=params,
       opt_state=opt_state,
       method_state=method_state,
@@ -94,7 +111,6 @@ def train_step(
   diagnose: Diagnose | None = None,
   accumulate: int = 1,
   skip_non_finite: bool = False,
-  sharded: TrainState | None = None,
   axis: str | None = collectives.AXIS,
 ) -> tuple[TrainState, Metrics]:
   """One optimizer step on this device's part of the batch.
@@ -113,114 +129,143 @@ def train_step(
       step's number: no parameter, optimizer state, moving average, statistic or memory. The state
       must be made with it, too. Adds the metrics 'skipped', such steps so far, and
       'skipped_in_a_row', the most of them one after the other so far.
-    sharded: shapes of the whole state, where this device holds only its parts of the optimizer's
-      state and of the target network; the optimizer must take its norms over all
-      devices, then. None: both are whole. The method sees to its memories itself.
     axis: the mapped axis, or None on a single device.
 
   Returns:
     The next state and the step's metrics, both equal on all devices.
   """
   step_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-  key = jax.random.fold_in(step_key, streams.LOSS)
+  transform_key = jax.random.fold_in(step_key, streams.TRANSFORM)
+  loss_key = jax.random.fold_in(step_key, streams.LOSS)
+  phases = method.phases or (Phase(method.loss, tuple(state.params)),)
 
-  def gradients(method_state: PyTree, part: Batch, part_key: jax.Array) -> tuple[PyTree, Aux]:
-    def objective(params: PyTree) -> tuple[jax.Array, Aux]:
-      value, aux = method.loss(
-        params, method_state, augment(part, state.step), part_key, state.step
-      )
-      # Averaged here and again below: this is right under every way of mapping the step.
-      return collectives.pmean(value, axis), aux
+  def prepare(part: Batch, number: int | jax.Array) -> Batch:
+    key = jax.random.fold_in(transform_key, number)
+    return method.transform(augment(part, state.step), key, state.step)
 
-    (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-    return grads, aux
+  def gradients(phase: int, params: PyTree, method_state: PyTree) -> tuple[PyTree, Aux]:
+    def of_part(method_state: PyTree, part: Batch, number: int | jax.Array) -> tuple[PyTree, Aux]:
+      key = jax.random.fold_in(loss_key, number * len(phases) + phase)
+      return _gradients(phases[phase], params, method_state, part, key, state.step, axis)
 
-  opened = state.method_state
-  if sharded is not None:
-    opened = _with_target(opened, _joined(_target(opened), _target(sharded.method_state), axis))
-  if accumulate == 1:
-    grads, aux = gradients(opened, batch, key)
-  else:
-    grads, aux = _accumulated(gradients, opened, batch, key, accumulate)
-  if sharded is not None:
-    metrics = collectives.pmean(aux.metrics, axis)
-    grads = jax.tree.map(lambda x: collectives.mean_cut(x, axis), grads)
-  else:
-    grads, metrics = collectives.pmean((grads, aux.metrics), axis)
-  norms = _gradient_norms(grads, method.groups(state.params), axis if sharded is not None else None)
+    if accumulate == 1:
+      return of_part(method_state, prepared, 0)
+
+    def of_raw_part(method_state: PyTree, part: Batch, number: jax.Array) -> tuple[PyTree, Aux]:
+      return of_part(method_state, prepare(part, number), number)
+
+    return _accumulated(of_raw_part, method_state, batch, accumulate)
+
+  def optimize(phase: int, params: PyTree, grads: PyTree) -> tuple[PyTree, PyTree]:
+    trained = _trained(params, phases[phase])
+    updates, opt_state = tx.update(grads, opt_states[phase], trained)
+    return _merged(params, optax.apply_updates(trained, updates), phases[phase]), opt_state
+
+  prepared = prepare(batch, 0) if accumulate == 1 else None
+  before = state.opt_state.inner if skip_non_finite else state.opt_state
+  opt_states = list(before) if method.phases else [before]
+  params, method_state = state.params, state.method_state
+  grads, auxes, metrics = [], [], {}
+  for phase in range(len(phases)):
+    if phase:  # It sees the updates of the phases before it.
+      params, opt_states[phase - 1] = optimize(phase - 1, params, grads[-1])
+    own_grads, aux = gradients(phase, params, method_state)
+    own_grads, own_metrics = collectives.pmean((own_grads, aux.metrics), axis)
+    if phase:
+      own_metrics['loss'] += metrics['loss']
+    metrics |= own_metrics
+    method_state = aux.method_state
+    grads.append(own_grads)
+    auxes.append(aux)
+
+  norms = _gradient_norms(phases, grads, method.groups(state.params))
   # Depends on the whole backward pass, so that what it read is written in place afterwards.
   finite = jnp.isfinite(norms['grad_norm'])
 
-  def updated(opt_state: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-    method_state = _remembered(method, aux, finite, accumulate)
-    params = state.params
-    if sharded is not None:
-      method_state = _with_target(method_state, _target(state.method_state))
-      params = jax.tree.map(lambda x: collectives.cut(x, axis), params)
-    updates, opt_state = tx.update(grads, opt_state, params)
-    params = optax.apply_updates(params, updates)
-    if sharded is not None:
-      params = _joined(params, state.params, axis)
-    params, method_state = method.post_step(params, method_state, state.step)
-    return params, opt_state, method_state
+  def finish() -> tuple[PyTree, PyTree, PyTree, Metrics]:
+    remembered = _remember(method, method_state, auxes[0].rows, finite, accumulate)
+    optimized, last = optimize(len(phases) - 1, params, grads[-1])
+    moved, moved_state, moved_metrics = method.post_step(optimized, remembered, state.step)
+    opt_state = (*opt_states[:-1], last) if method.phases else last
+    return moved, opt_state, moved_state, moved_metrics
 
   if skip_non_finite:
     numbers = [*norms.values(), metrics['loss']]
-    params, opt_state, method_state = _unless_spoilt(state, updated, numbers, axis)
+    params, opt_state, method_state, own_metrics = skip_if_nonfinite(state, finish, numbers, axis)
     metrics |= {'skipped': opt_state.total, 'skipped_in_a_row': opt_state.longest}
   else:
-    params, opt_state, method_state = updated(state.opt_state)
-  metrics |= norms
+    params, opt_state, method_state, own_metrics = finish()
+  metrics |= norms | own_metrics
   if diagnose is not None:
-    metrics |= diagnose(aux.embedding, state.step)
+    metrics |= diagnose(auxes[0].embedding, state.step)
   next_state = state.replace(
     step=state.step + 1, params=params, opt_state=opt_state, method_state=method_state
   )
   return next_state, metrics
 
 
-def _target(method_state: PyTree) -> PyTree:
-  """The parameters of the target network, if the method has one."""
-  return getattr(method_state, 'target_params', {})
-
-
-def _with_target(method_state: PyTree, target: PyTree) -> PyTree:
-  has_one = hasattr(method_state, 'target_params')
-  return method_state.replace(target_params=target) if has_one else method_state
-
-
-def _joined(parts: PyTree, likes: PyTree, axis: str | None) -> PyTree:
-  return jax.tree.map(lambda x, like: collectives.join(x, like.shape, axis), parts, likes)
-
-
-def _unless_spoilt(
-  state: TrainState,
-  updated: Callable[[PyTree], tuple[PyTree, PyTree, PyTree]],
-  numbers: list[jax.Array],
+def _gradients(
+  phase: Phase,
+  params: PyTree,
+  method_state: PyTree,
+  batch: Batch,
+  key: jax.Array,
+  step: jax.Array,
   axis: str | None,
-) -> tuple[PyTree, Skipping, PyTree]:
-  """What `updated` makes of the state if all numbers are finite, else what it was, counted."""
+) -> tuple[PyTree, Aux]:
+  """Gradients of what a phase trains, on this device's part of a (micro-)batch."""
+
+  def objective(trained: PyTree) -> tuple[jax.Array, Aux]:
+    value, aux = phase.loss(_merged(params, trained, phase), method_state, batch, key, step)
+    # Averaged here, and the gradients again: this is right under every way of mapping the step.
+    return collectives.pmean(value, axis), aux._replace(metrics={'loss': value} | aux.metrics)
+
+  (_, aux), grads = jax.value_and_grad(objective, has_aux=True)(_trained(params, phase))
+  return grads, aux
+
+
+def _check_phases(phases: tuple[Phase, ...], params: PyTree) -> None:
+  trained = [role for phase in phases for role in phase.roles]
+  for role in trained:
+    if trained.count(role) > 1:
+      raise ValueError(f"the role '{role}' is trained by several phases; each may train others.")
+    if role not in params:
+      raise ValueError(f"a phase trains '{role}', but there are only {', '.join(params)}.")
+
+
+def _trained(params: PyTree, phase: Phase) -> PyTree:
+  """The parameters that a phase trains; those of other roles are left out, their names are not."""
+  return {role: value if role in phase.roles else {} for role, value in params.items()}
+
+
+def _merged(params: PyTree, trained: PyTree, phase: Phase) -> PyTree:
+  """All parameters, those of the phase's roles out of `trained`."""
+  return params | {role: trained[role] for role in phase.roles}
+
+
+def skip_if_nonfinite(
+  state: TrainState, finish: Finish, numbers: list[jax.Array], axis: str | None
+) -> tuple[PyTree, Skipping, PyTree, Metrics]:
+  """What `finish` returns if all numbers are finite, else the state as it was; and the count.
+
+  The metrics of a step that is skipped are NaN, which is not logged.
+  """
   fine = jnp.all(jnp.isfinite(jnp.stack(numbers)))
   # There are collectives in the branches: all devices must take the same.
   fine = collectives.pmean(fine.astype(jnp.float32), axis) == 1
   before: Skipping = state.opt_state
-  params, inner, method_state = jax.lax.cond(
-    fine,
-    lambda: updated(before.inner),
-    lambda: (state.params, before.inner, state.method_state),
+  unknown = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(finish)[3])
+  params, inner, method_state, metrics = jax.lax.cond(
+    fine, finish, lambda: (state.params, before.inner, state.method_state, unknown)
   )
   in_a_row = jnp.where(fine, 0, before.in_a_row + 1)
   total = before.total + jnp.where(fine, 0, 1)
   counted = Skipping(inner, total, in_a_row, jnp.maximum(before.longest, in_a_row))
-  return params, counted, method_state
+  return params, counted, method_state, metrics
 
 
 def _accumulated(
-  gradients: Callable[[PyTree, Batch, jax.Array], tuple[PyTree, Aux]],
-  method_state: PyTree,
-  batch: Batch,
-  key: jax.Array,
-  parts: int,
+  gradients: Gradients, method_state: PyTree, batch: Batch, parts: int
 ) -> tuple[PyTree, Aux]:
   """Averages gradients and metrics over micro-batches, threading the method state through them.
 
@@ -231,20 +276,20 @@ def _accumulated(
   def split(x: jax.Array) -> jax.Array:
     return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
 
-  def one(carry: PyTree, position: jax.Array) -> tuple[PyTree, Any]:
+  def one(carry: PyTree, number: jax.Array) -> tuple[PyTree, Any]:
     state, total = carry
-    place = position
+    place = number
     if mapping.must_unroll():
       # Never true, but without a loop nothing else makes a part wait for the one before: the
       # compiler would hold the activations of all of them. It removes barriers before that.
-      place += (optax.tree.norm(total) > jnp.inf).astype(position.dtype)
+      place += (optax.tree.norm(total) > jnp.inf).astype(number.dtype)
     micro_batch = jax.tree.map(lambda x: x[place], micro)
-    grads, aux = gradients(state, micro_batch, jax.random.fold_in(key, position))
+    grads, aux = gradients(state, micro_batch, number)
     total = jax.tree.map(jnp.add, total, grads)
     return (aux.method_state, total), (aux.metrics, aux.embedding, aux.rows)
 
   micro = jax.tree.map(split, batch)
-  shapes = jax.eval_shape(gradients, method_state, jax.tree.map(lambda x: x[0], micro), key)[0]
+  shapes = jax.eval_shape(gradients, method_state, jax.tree.map(lambda x: x[0], micro), 0)[0]
   nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
   (method_state, total), (metrics, embedding, rows) = jax.lax.scan(
     one, (method_state, nothing), jnp.arange(parts), unroll=mapping.must_unroll()
@@ -254,34 +299,34 @@ def _accumulated(
   return grads, Aux(method_state, metrics, embedding.reshape(-1, embedding.shape[-1]), rows)
 
 
-def _remembered(method: Method, aux: Aux, finite: jax.Array, parts: int) -> PyTree:
+def _remember(
+  method: Method, method_state: PyTree, rows: PyTree, finite: jax.Array, parts: int
+) -> PyTree:
   """The method state after the rows of all micro-batches were written, in their order."""
   if parts == 1:
-    return method.remember(aux.method_state, aux.rows, finite)
+    return method.remember(method_state, rows, finite)
 
   def one(method_state: PyTree, rows: PyTree) -> tuple[PyTree, None]:
     return method.remember(method_state, rows, finite), None
 
-  return jax.lax.scan(one, aux.method_state, aux.rows, length=parts)[0]
+  return jax.lax.scan(one, method_state, rows, length=parts)[0]
 
 
-def _gradient_norms(grads: PyTree, groups: PyTree, axis: str | None) -> Metrics:
+def _gradient_norms(phases: tuple[Phase, ...], grads: list[PyTree], groups: PyTree) -> Metrics:
   """Global L2 norms: 'grad_norm' of the method's own parameters, 'probe/grad_norm' of the probe's.
 
-  Kept apart because the probe's gradient depends on the labels, the method's must not. `axis` is
-  that over which the gradients are cut, if they are.
+  Kept apart because the probe's gradient depends on the labels, the method's must not.
+
+  Args:
+    phases: what is trained.
+    grads: of each.
+    groups: optimizer groups of all parameters.
   """
-  pairs = list(zip(jax.tree.leaves(grads), jax.tree.leaves(groups), strict=True))
-  own = [leaf for leaf, group in pairs if group != 'probe']
-  probe = [leaf for leaf, group in pairs if group == 'probe']
-
-  def norm(leaves: list[jax.Array]) -> jax.Array:
-    if axis is None:
-      return optax.tree.norm(leaves)
-    squares = [(x.ndim, jnp.sum(jnp.square(x))) for x in leaves]
-    parts = [square for dimensions, square in squares if dimensions]
-    scalars = [square for dimensions, square in squares if not dimensions]
-    return jnp.sqrt(collectives.psum(sum(parts, jnp.zeros(())), axis) + sum(scalars, jnp.zeros(())))
-
-  norms = {'grad_norm': norm(own)}
-  return norms | ({'probe/grad_norm': norm(probe)} if probe else {})
+  own, probe = [], []
+  for phase, tree in zip(phases, grads, strict=True):
+    for role in phase.roles:
+      names = jax.tree.leaves(groups[role])
+      for leaf, group in zip(jax.tree.leaves(tree[role]), names, strict=True):
+        (probe if group == 'probe' else own).append(leaf)
+  norms = {'grad_norm': optax.tree.norm(own)}
+  return norms | ({'probe/grad_norm': optax.tree.norm(probe)} if probe else {})

@@ -20,8 +20,9 @@ INIT = 1001  # -> the key that `Method.init` gets
 STEPS = 1002  # -> the key in the TrainState; with a step: the step's key
 
 # A step's key.
-LOSS = 1101  # with a micro-batch where there are several -> the key that `Method.loss` gets
-REFRESH = 1102  # -> the key that `Refresh.apply` gets
+TRANSFORM = 1101  # with a micro-batch -> the key that `Method.transform` gets
+LOSS = 1102  # with a number for micro-batch and phase -> the key that `Method.loss` gets
+REFRESH = 1103  # -> the key that `Refresh.apply` gets
 
 # The key that `Method.init` gets.
 ONLINE = 1201  # the online network, or its first part

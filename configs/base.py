@@ -138,6 +138,7 @@ def get_config() -> ConfigDict:
       'views': {'view1': view(), 'view2': view(blur_prob=0.1, solarize_prob=0.2)},
       'encoder': {
         'name': 'resnet50',
+        'input': 'rgb',  # or 'gray', 'lightness', 'ab', 'lab', 'sobel'; see models/inputs.py
         'width': 1,
         'stem': 'imagenet',  # or 'cifar'
         'padding': 'torch',  # or 'same', 'fixed'
@@ -153,6 +154,9 @@ def get_config() -> ConfigDict:
         'remat': False,  # True: less memory, one more forward pass
       },
       'method': {'name': 'byol'},
+      # A run, a run of imported weights, or a file with weights to start from; '' = at random.
+      'init_from': '',
+      'init_heads': False,  # True: from the heads of that run, too, as far as they fit
       'optim': optimizer(),
       # A linear classifier that watches the encoder; it has its own optimizer and no way back.
       'probe': {'online': True, 'base_lr': 0.2, 'momentum': 0.9},

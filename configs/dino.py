@@ -92,7 +92,7 @@ def paper(config: ConfigDict, local: int) -> None:
 def vit(config: ConfigDict) -> None:
   """A small ViT with 4-pixel patches in the place of a convolutional encoder."""
   if not config.encoder.name.startswith('vit'):
-    config.encoder.name = 'vit_micro'
+    config.encoder.update(name='vit_micro', stem='imagenet')  # It has none: the default.
     config.optim.update(name='adamw', base_lr=2e-3, weight_decay=1e-2, trust_coefficient=0.001)
 
 

@@ -21,7 +21,7 @@ every_method = pytest.mark.parametrize('name', sorted(METHODS))
 
 def stepper(name, axis=None, accumulate=1, skip=True, rows=BATCH, **changes):
   """(create, step) of a method; on one device unless an axis is named."""
-  setting = {'batch_size': rows // accumulate, 'num_devices': 4 if axis else 1}
+  setting = {'batch_size': rows, 'num_devices': 4 if axis else 1}
   method = make(name, axis, accumulate=accumulate, setting=setting, **changes)
   tx = optax.sgd(0.1, momentum=0.9)
   step = functools.partial(

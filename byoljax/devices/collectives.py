@@ -35,34 +35,25 @@ def all_gather(x: Any, axis: str | None = AXIS) -> Any:
   return x if axis is None else lax.all_gather(x, axis, tiled=True)
 
 
-def cut(x: jax.Array, axis: str | None = AXIS) -> jax.Array:
-  """This device's part of an array that all have: [...] of n numbers -> [ceil(n / devices)].
+def shard(x: jax.Array, axis: str | None = AXIS) -> jax.Array:
+  """This device's shard of a replicated array: [...] of n numbers -> [ceil(n / devices)].
 
-  The array is flattened, and zeros follow behind its end. A scalar stays a scalar.
+  The array is flattened and padded with zeros. A scalar stays a scalar.
   """
   if x.ndim == 0:
     return x
-  rows = _rows(x, axis_size(axis))
-  return lax.dynamic_index_in_dim(rows, axis_index(axis), keepdims=False)
+  return lax.dynamic_index_in_dim(shards(x, axis_size(axis)), axis_index(axis), keepdims=False)
 
 
-def mean_cut(x: jax.Array, axis: str | None = AXIS) -> jax.Array:
-  """`cut(pmean(x))`: no device ever holds the whole mean."""
-  if axis is None or x.ndim == 0:
-    return cut(pmean(x, axis), axis)
-  size = axis_size(axis)
-  return lax.psum_scatter(_rows(x, size), axis, tiled=False) / size
-
-
-def join(part: jax.Array, shape: tuple[int, ...], axis: str | None = AXIS) -> jax.Array:
-  """The whole array, of this shape, on every device: undoes `cut`, and a cut by rows."""
+def unshard(x: jax.Array, shape: tuple[int, ...], axis: str | None = AXIS) -> jax.Array:
+  """Gathers the array of this shape from its shards, which may also be shards of its rows."""
   if not shape:
-    return part
-  return all_gather(part, axis).reshape(-1)[: math.prod(shape)].reshape(shape)
+    return x
+  return all_gather(x, axis).reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
-def _rows(x: Any, count: int) -> Any:
-  """The numbers of x in `count` rows, zeros behind the end: [count, ceil(n / count)]."""
+def shards(x: Any, count: int) -> Any:
+  """All shards of a JAX or NumPy array of n numbers: [count, ceil(n / count)], zeros at the end."""
   array = np if isinstance(x, np.ndarray) else jnp
   flat = x.reshape(-1)
   return array.pad(flat, (0, -flat.size % count)).reshape(count, -1)
@@ -73,15 +64,11 @@ def axis_index(axis: str | None = AXIS) -> jax.Array:
   return jnp.zeros((), jnp.int32) if axis is None else lax.axis_index(axis)
 
 
+def positions(count: int, axis: str | None = AXIS) -> jax.Array:
+  """Positions in the global batch of this device's `count` examples, int32 [count]."""
+  return axis_index(axis) * count + jnp.arange(count, dtype=jnp.int32)
+
+
 def axis_size(axis: str | None = AXIS) -> int:
   """Number of devices on `axis`; 1 when `axis` is None."""
   return 1 if axis is None else lax.axis_size(axis)
-
-
-def is_mapped() -> bool:
-  """Whether the code that asks runs on each device of `AXIS`."""
-  try:
-    lax.axis_size(AXIS)
-  except NameError:
-    return False
-  return True

@@ -20,30 +20,32 @@ PyTree = Any
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
-  """Which leaves of a tree are cut: for `in_axes` and `out_axes`.
+class Partition:
+  """Which leaves of a tree are sharded: for `in_axes` and `out_axes`.
 
   Attributes:
     tree: the structure.
-    cut: for each leaf, whether the devices hold parts of it.
+    sharded: for each leaf, whether each device holds a shard of it; the others are replicated.
   """
 
   tree: Any
-  cut: tuple[bool, ...]
+  sharded: tuple[bool, ...]
 
-  def apart(self, value: PyTree) -> tuple[list[Any], list[Any]]:
-    """The leaves that are cut, and those that are not."""
-    pairs = list(zip(jax.tree.leaves(value), self.cut, strict=True))
-    return [x for x, cut in pairs if cut], [x for x, cut in pairs if not cut]
+  def split(self, value: PyTree) -> tuple[list[Any], list[Any]]:
+    """The sharded leaves and the replicated ones."""
+    pairs = list(zip(jax.tree.leaves(value), self.sharded, strict=True))
+    return [x for x, sharded in pairs if sharded], [x for x, sharded in pairs if not sharded]
 
-  def together(self, parts: tuple[Sequence[Any], Sequence[Any]]) -> PyTree:
-    """The inverse of `apart`."""
-    cut, whole = map(iter, parts)
-    return jax.tree.unflatten(self.tree, [next(cut if each else whole) for each in self.cut])
+  def merge(self, leaves: tuple[Sequence[Any], Sequence[Any]]) -> PyTree:
+    """The inverse of `split`."""
+    sharded, replicated = map(iter, leaves)
+    return jax.tree.unflatten(
+      self.tree, [next(sharded if each else replicated) for each in self.sharded]
+    )
 
   def specs(self) -> PyTree:
     """A tree of partition specs."""
-    found = [PartitionSpec(collectives.AXIS) if each else PartitionSpec() for each in self.cut]
+    found = [PartitionSpec(collectives.AXIS) if each else PartitionSpec() for each in self.sharded]
     return jax.tree.unflatten(self.tree, found)
 
 
@@ -63,35 +65,35 @@ def replicate(tree: PyTree) -> PyTree:
   return jax.tree.map(lambda x: jax.device_put(np.array(x), sharding), tree)
 
 
-def place_cut(x: Any) -> jax.Array:
-  """Puts on every local device the part that `cut` would give it: [local devices, k]."""
-  return _place_parts(collectives._rows(np.asarray(x), jax.device_count()))
+def place_shards(x: Any) -> jax.Array:
+  """Puts its `collectives.shard` of x on every local device: [local devices, k]."""
+  return _place(collectives.shards(np.asarray(x), jax.device_count()))
 
 
-def place_cut_by_rows(x: Any) -> jax.Array:
-  """Puts on each local device its part of the rows of x [N, ...]: [local devices, k, ...].
+def place_row_shards(x: Any) -> jax.Array:
+  """Puts its shard of the rows of x [N, ...] on every local device: [local devices, k, ...].
 
   Device d has the rows from d * k on, k = ceil(N / devices); zeros follow behind the last row.
   """
   rows = np.asarray(x)
   padding = [(0, -len(rows) % jax.device_count())] + [(0, 0)] * (rows.ndim - 1)
-  return _place_parts(np.pad(rows, padding).reshape(jax.device_count(), -1, *rows.shape[1:]))
+  return _place(np.pad(rows, padding).reshape(jax.device_count(), -1, *rows.shape[1:]))
 
 
-def _place_parts(parts: np.ndarray) -> jax.Array:
+def _place(shards: np.ndarray) -> jax.Array:
   first, count = jax.process_index() * jax.local_device_count(), jax.local_device_count()
   sharding = NamedSharding(local_mesh(), PartitionSpec(collectives.AXIS))
-  return jax.device_put(parts[first : first + count], sharding)
+  return jax.device_put(shards[first : first + count], sharding)
 
 
 def shard(batch: Mapping[str, Any]) -> dict[str, Any]:
-  """Splits the leading axis of each host array [n, ...] into [local devices, n / devices, ...]."""
+  """Shards the leading axis of each host array [n, ...] into [local devices, n / devices, ...]."""
   devices = jax.local_device_count()
 
   def split(x: np.ndarray) -> np.ndarray:
     if x.shape[0] % devices:
       raise ValueError(
-        f'A batch of {x.shape[0]} examples cannot be split over {devices} devices: '
+        f'A batch of {x.shape[0]} examples cannot be sharded over {devices} devices: '
         f'use a multiple of {devices}.'
       )
     return x.reshape(devices, x.shape[0] // devices, *x.shape[1:])
@@ -125,33 +127,33 @@ def spmd(
       all devices.
     donate: whether the state's buffers may be reused for the outputs.
     in_axes: for each argument, 0 where it has a device axis in front, None where it has none, or a
-      `Split`.
+      `Partition`.
     out_axes: the same for the outputs; one for all, or a tuple with one for each.
 
   Returns:
     A compiled function of (state without a device axis, batch [local devices, b, ...]).
   """
   outputs = out_axes if isinstance(out_axes, tuple) else (out_axes,)
-  if not any(isinstance(axes, Split) for axes in (*in_axes, *outputs)):
+  if not any(isinstance(axes, Partition) for axes in (*in_axes, *outputs)):
     return _pmapped(step, in_axes, out_axes, donate)
 
   # On several processes pmap takes only axes that can be hashed, which trees cannot.
-  def apart(values: Sequence[Any], axes: Sequence[Any]) -> tuple[Any, ...]:
+  def split(values: Sequence[Any], axes: Sequence[Any]) -> tuple[Any, ...]:
     pairs = zip(values, axes, strict=True)
-    return tuple(a.apart(x) if isinstance(a, Split) else x for x, a in pairs)
+    return tuple(a.split(x) if isinstance(a, Partition) else x for x, a in pairs)
 
-  def together(values: Sequence[Any], axes: Sequence[Any]) -> tuple[Any, ...]:
+  def merge(values: Sequence[Any], axes: Sequence[Any]) -> tuple[Any, ...]:
     pairs = zip(values, axes, strict=True)
-    return tuple(a.together(x) if isinstance(a, Split) else x for x, a in pairs)
+    return tuple(a.merge(x) if isinstance(a, Partition) else x for x, a in pairs)
 
   def inner(*arguments: Any) -> tuple[Any, ...]:
-    return apart(step(*together(arguments, in_axes)), outputs)
+    return split(step(*merge(arguments, in_axes)), outputs)
 
   ins, outs = (
-    tuple((0, None) if isinstance(a, Split) else a for a in axes) for axes in (in_axes, outputs)
+    tuple((0, None) if isinstance(a, Partition) else a for a in axes) for axes in (in_axes, outputs)
   )
   mapped = _pmapped(inner, ins, outs, donate)
-  return lambda *arguments: together(mapped(*apart(arguments, in_axes)), outputs)
+  return lambda *arguments: merge(mapped(*split(arguments, in_axes)), outputs)
 
 
 def _pmapped(
@@ -176,7 +178,7 @@ def spmd_shard_map(
 ) -> Callable[..., Any]:
   """The twin of `spmd` on `jax.shard_map`: batches are [B, ...], split along the first axis.
 
-  What is cut has no device axis here, either: the parts of all devices follow each other.
+  What is sharded has no device axis here, either: the shards of all devices follow each other.
 
   `check_vma=False` is not a detail: with it on, differentiating with respect to the replicated
   parameters already sums the gradients over the devices, and the step's own mean would be wrong
@@ -187,7 +189,7 @@ def spmd_shard_map(
     donate: as in `spmd`.
     mesh: one axis, `AXIS`; None takes all devices there are. Its devices may be those of a machine
       that is only described (`byoljax.plan`): the result can then be compiled, not called.
-    in_axes: as in `spmd`: 0 for what is split, None for what every device has whole.
+    in_axes: as in `spmd`: 0 for what is sharded, None for what is replicated.
     out_axes: as in `spmd`.
   """
   if mesh is None:
@@ -206,7 +208,7 @@ def specs(axes: Any) -> Any:
   """Axes as `spmd` takes them, as partition specs."""
   if isinstance(axes, tuple):
     return tuple(map(specs, axes))
-  if isinstance(axes, Split):
+  if isinstance(axes, Partition):
     return axes.specs()
   return PartitionSpec() if axes is None else PartitionSpec(collectives.AXIS)
 

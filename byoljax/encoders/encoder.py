@@ -18,8 +18,9 @@ import jax
 import numpy as np
 
 from byoljax.data.augment import device
-from byoljax.models import make_encoder
-from byoljax.models.net import Net, cut, pooled, stack
+from byoljax.models import MakeEncoder, encoder_factory
+from byoljax.models.net import Net, stack
+from byoljax.models.taps import pooled, truncate
 
 PyTree = Any
 EMBEDDING = 'embedding'
@@ -64,7 +65,7 @@ class Encoder:
     preprocessing: see `Preprocessing`.
     tap: which of the network's outputs the features are.
     pool: how feature maps and a vision transformer's tokens become one vector, see
-      `models.net.pooled`; 'none' or None leaves them as they are.
+      `models.taps.pooled`; 'none' or None leaves them as they are.
     fields: the encoder's options, as in `config.encoder`; empty for a module of one's own.
   """
 
@@ -109,6 +110,12 @@ class Encoder:
     shape = jax.eval_shape(self.read, self.params, self.bn, self.preprocessing.example())
     return shape.shape[-1]
 
+  @property
+  def make_encoder(self) -> MakeEncoder:
+    """(bn_axis, bn_groups=0) -> the encoder's module, for methods that train it further."""
+    own = self.fields or self.net.parts[0][2]
+    return encoder_factory(own, mean=self.preprocessing.mean, std=self.preprocessing.std)
+
   @functools.cached_property
   def _compiled(self) -> Any:
     return jax.jit(self.apply)
@@ -122,20 +129,29 @@ def outputs(
   return {tap: pooled(found[tap], pool) for tap in taps}
 
 
-def network(fields: Mapping[str, Any]) -> Net:
-  """The encoder with these options as a network of one part, 'encoder'.
+def network(encoder: Any, preprocessing: Preprocessing) -> Net:
+  """An encoder as a network of one part, 'encoder'.
 
   The same options give the same value, so what was compiled for it is found again.
+
+  Args:
+    encoder: its options, as in `config.encoder`, or a module of one's own; see
+      `models.encoder_factory`.
+    preprocessing: of its images.
 
   Raises:
     ValueError: an unknown encoder or option.
   """
-  return _network(tuple(sorted(fields.items())))
+  if isinstance(encoder, Mapping):
+    encoder = tuple(sorted(encoder.items()))
+  return _network(encoder, preprocessing.mean, preprocessing.std)
 
 
 @functools.cache
-def _network(fields: tuple[tuple[str, Any], ...]) -> Net:
-  return stack((('encoder', EMBEDDING, make_encoder(**dict(fields))),))
+def _network(encoder: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Net:
+  given = dict(encoder) if isinstance(encoder, tuple) else encoder
+  module = encoder_factory(given, mean=mean, std=std)(None)
+  return stack((('encoder', EMBEDDING, module),))
 
 
 def pool_of(fields: Mapping[str, Any]) -> str:
@@ -149,13 +165,14 @@ def random_encoder(fields: Mapping[str, Any], preprocessing: Preprocessing, seed
   Raises:
     ValueError: an unknown encoder or option.
   """
-  net = network(fields)
+  fields = dict(fields)
+  net = network(fields, preprocessing)
   weights = net.init(jax.random.key(seed), preprocessing.example())
-  return Encoder(net, *weights, preprocessing, pool=pool_of(fields), fields=dict(fields))
+  return Encoder(net, *weights, preprocessing, pool=pool_of(fields), fields=fields)
 
 
 def untrained(encoder: Encoder, seed: int) -> Encoder:
   """The same network before training, without heads, read out at its embedding."""
-  net = cut(encoder.net, (EMBEDDING,))
+  net = truncate(encoder.net, (EMBEDDING,))
   params, bn = net.init(jax.random.key(seed), encoder.preprocessing.example())
   return dataclasses.replace(encoder, net=net, params=params, bn=bn, tap=EMBEDDING)

@@ -26,17 +26,14 @@ from byoljax.encoders.encoder import (
   network,
   pool_of,
 )
+from byoljax.method import NETWORKS
 from byoljax.models import rescaled
-from byoljax.models.net import Net, cut, stack, taps_of
+from byoljax.models.net import Net, stack
+from byoljax.models.taps import taps_of, truncate
 from byoljax.workdir import checkpoint, run_dir
 
 PyTree = Any
 
-# Where a network's parts are in a checkpoint's state, by role: parameters, running statistics.
-NETWORKS = {
-  'online': (('params',), ('method_state', 'bn')),
-  'target': (('method_state', 'target_params'), ('method_state', 'target_bn')),
-}
 # What a result has to be compared with; nothing is read from the checkpoint.
 BASELINES = ('random', 'random_rescaled', 'pixels')
 # Training images that 'random_rescaled' is fitted to.
@@ -68,7 +65,8 @@ def load(
     run: a run's directory, or one of its checkpoints/<step>.
     network_name: 'online' or 'target'; 'random', 'random_rescaled' and 'pixels' are baselines.
     tap: where it is read out: 'embedding', an inner map such as 'stage1', 'projection', ...
-    module: the linen module that was trained, where it is not one of the configuration's.
+    module: the linen module that was trained, where it is one of the user's own; or whatever else
+      `models.encoder_factory` takes.
 
   Raises:
     ConfigError: nothing to load there, or no such tap.
@@ -119,7 +117,8 @@ def load_taps(
   config = run_dir.run_config(directory.parent.parent)
   preprocessing = preprocessing_of(config)
   fields = _fields(config, network_name, module)
-  alone = _alone(fields, module)
+  with user_errors('config.encoder'):
+    alone = network(fields if module is None else module, preprocessing)
   if tuple(taps) == (EMBEDDING,):
     # What every run has: its method is not built, and what else it stored is not looked at.
     net, chosen = alone, (EMBEDDING,)
@@ -131,7 +130,7 @@ def load_taps(
       if tap not in valid:
         raise ConfigError(_no_tap(tap, valid, network_name, directory))
     chosen = tuple(tap for tap in valid if not taps or tap in taps)
-    net = cut(net, chosen)
+    net = truncate(net, chosen)
   if network_name in BASELINES:
     weights = net.init(jax.random.key(config.seed), preprocessing.example())
     if network_name == 'random_rescaled':
@@ -163,7 +162,7 @@ def of_state(
     network_name: 'online' or 'target'.
     fields: `config.encoder`, where the encoder is one of the configuration's.
   """
-  net = cut(net, (EMBEDDING,))
+  net = truncate(net, (EMBEDDING,))
   where, where_bn = NETWORKS[network_name]
   role = net.parts[0][0]
   params, bn = ({role: _at(state, (*path, role))} for path in (where, where_bn))
@@ -181,14 +180,6 @@ def _fields(config: Config, network_name: str, module: Any) -> dict[str, Any]:
   if network_name == 'pixels':
     return {**config.encoder, 'name': 'pixels'}
   return {} if module is not None else dict(config.encoder)
-
-
-def _alone(fields: Mapping[str, Any], module: Any) -> Net:
-  """The encoder without heads."""
-  if not fields:
-    return stack((('encoder', EMBEDDING, module),))
-  with user_errors('config.encoder'):
-    return network(fields)
 
 
 def _whole(

@@ -6,16 +6,16 @@ method can be built again where neither the data nor the devices are there.
 """
 
 from collections.abc import Mapping
-import functools
 import pathlib
 from typing import Any, NamedTuple
 
 import jax
 
 from byoljax.config import Config, choose, user_errors
+from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods import METHODS
-from byoljax.models import make_encoder
+from byoljax.models import encoder_factory
 from byoljax.models.net import Net
 from byoljax.workdir import run_dir
 
@@ -76,7 +76,7 @@ def network(config: Config, workdir: pathlib.Path, module: Any = None) -> Net | 
   Args:
     config: the run's configuration.
     workdir: the run's directory.
-    module: the encoder, where it is not one of the configuration's.
+    module: the encoder, where it is one of the user's own.
 
   Raises:
     ConfigError: its method cannot be built.
@@ -86,31 +86,23 @@ def network(config: Config, workdir: pathlib.Path, module: Any = None) -> Net | 
     return None
   build = choose('method', config.method.name, METHODS)
   setting = _setting(config, Facts(**facts))
-  encoder = functools.partial(_encoder, config.encoder) if module is None else _given(module)
+  encoder = encoder_factory(
+    dict(config.encoder) if module is None else module, mean=config.data.mean, std=config.data.std
+  )
   arguments = {field: value for field, value in config.method.items() if field != 'name'}
   with user_errors(f"config.method of '{workdir}'"):
     return build(encoder, setting, **arguments).net
 
 
 def _setting(config: Config, facts: Facts) -> Setting:
-  accumulate = config.train.accumulate
   return Setting(
-    total_steps=facts.total_steps,
-    steps_per_epoch=facts.steps_per_epoch,
-    batch_size=config.train.batch_size // accumulate,
-    accumulate=accumulate,
+    length=Length(config.train.batch_size, facts.steps_per_epoch, facts.total_steps),
+    accumulate=config.train.accumulate,
     num_devices=facts.num_devices,
     num_examples=facts.num_examples,
     num_classes=facts.num_classes,
     dtype=config.encoder.dtype,
+    mean=tuple(config.data.mean),
+    std=tuple(config.data.std),
     given={name: Recorded(dim) for name, dim in facts.given.items()},
   )
-
-
-def _encoder(fields: Mapping[str, Any], bn_axis: str | None, bn_groups: int = 0) -> Any:
-  with user_errors('config.encoder'):
-    return make_encoder(**fields, bn_axis=bn_axis, bn_groups=bn_groups)
-
-
-def _given(module: Any) -> Any:
-  return lambda bn_axis, bn_groups=0: module

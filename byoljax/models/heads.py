@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from byoljax.models import layers
-from byoljax.models.net import pooled
+from byoljax.models.taps import pooled
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'relu': nn.relu,
@@ -232,7 +232,7 @@ class LinearHead(nn.Module):
 
 
 class Pool(nn.Module):
-  """One vector an image, of whatever it reads; see `net.pooled`. No parameters."""
+  """One vector an image, of whatever it reads; see `taps.pooled`. No parameters."""
 
   pool: str = 'cls'
 

@@ -23,7 +23,6 @@ inputs: a masked autoencoder's decoder reads tokens, and its encoder is told whi
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -39,8 +38,6 @@ BatchStats = dict[str, Any]
 Part = tuple[str, str, nn.Module]
 Inputs = Mapping[str, Mapping[str, Any]]
 """Further named inputs of parts: {role: {name: array}}."""
-
-POOLS = ('cls', 'mean', 'none')
 
 
 class Net(NamedTuple):
@@ -139,7 +136,7 @@ def stack(
       raise ValueError(f'every {kind} of a stack must be given once, got {", ".join(given)}')
   for role in sources:
     if role not in roles[1:]:
-      raise ValueError(_unknown('role that reads', role, roles[1:]))
+      raise ValueError(unknown_name('role that reads', role, roles[1:]))
   with_inner = bool(taps) or any(source not in names for source in sources.values())
 
   def init(key: jax.Array, x: Any, inputs: Inputs | None = None) -> tuple[Params, BatchStats]:
@@ -170,13 +167,13 @@ def stack(
     inputs: Inputs | None = None,
   ) -> tuple[dict[str, jax.Array], BatchStats]:
     if upto is not None and upto not in names:
-      raise ValueError(_unknown('output', upto, names))
+      raise ValueError(unknown_name('output', upto, names))
     named = _checked(inputs, roles)
     outputs, made, new_stats = {}, {}, dict(batch_stats)
     for role, name, module in parts:
       if role in sources:
         x = read_source(sources[role], made)
-      x, new_stats[role], found = _run(
+      x, new_stats[role], found = run_part(
         module, params[role], batch_stats[role], x, train, with_inner, named.get(role, {})
       )
       outputs[name] = x.astype(jnp.float32)
@@ -185,7 +182,7 @@ def stack(
         break
     inner = [name for name in made if name not in outputs]
     for tap in taps:
-      outputs[tap] = made[_full_name(tap, inner)].astype(jnp.float32)
+      outputs[tap] = made[full_name(tap, inner)].astype(jnp.float32)
     return outputs, new_stats
 
   return Net(init, apply, parts, tuple(sources.items()))
@@ -194,13 +191,13 @@ def stack(
 def _checked(inputs: Inputs | None, roles: Sequence[str]) -> Inputs:
   for role in inputs or {}:
     if role not in roles:
-      raise ValueError(_unknown('role of an input', role, list(roles)))
+      raise ValueError(unknown_name('role of an input', role, list(roles)))
   return inputs or {}
 
 
 def read_source(source: str, made: Mapping[str, Any]) -> Any:
   """The output, or the inner map, of an earlier part."""
-  return made[source] if source in made else made[_full_name(source, list(made))]
+  return made[source] if source in made else made[full_name(source, list(made))]
 
 
 def _shapes(
@@ -209,98 +206,10 @@ def _shapes(
   """Shapes of a part's output and of its inner maps."""
 
   def run(params: Any, stats: Any, x: Any, more: Any) -> tuple[Any, dict[str, Any]]:
-    y, _, found = _run(module, params, stats, x, False, with_taps, more)
+    y, _, found = run_part(module, params, stats, x, False, with_taps, more)
     return y, found
 
   return jax.eval_shape(run, params, stats, shape, more)
-
-
-def taps_of(net: Net, x: Any, inputs: Inputs | None = None) -> dict[str, tuple[int, ...]]:
-  """Everything that can be read out of a network, in the order in which it is computed.
-
-  Inner feature maps of the first part go by their own name ('stage1'), those of later parts by
-  their role, too ('projector/hidden1'); outputs by theirs. Nothing is computed.
-
-  Args:
-    net: a stack.
-    x: an input, of which the shape matters.
-    inputs: further named inputs, of which the shapes matter.
-
-  Returns:
-    {name: shape}, with the batch first.
-  """
-  found: dict[str, tuple[int, ...]] = {}
-  sources = dict(net.reads)
-
-  def run(key: jax.Array, x: jax.Array, named: Inputs) -> None:
-    params, stats = net.init(key, x, named)
-    made: dict[str, Any] = {}
-    for number, (role, name, module) in enumerate(net.parts):
-      if role in sources:
-        x = read_source(sources[role], made)
-      more = named.get(role, {})
-      x, _, inner = _run(module, params[role], stats[role], x, False, True, more)
-      made |= {f'{role}/{tap}': value for tap, value in inner.items()} | {name: x}
-      prefix = f'{role}/' if number else ''
-      found.update({prefix + tap: value.shape for tap, value in inner.items()})
-      found[name] = x.shape
-
-  shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
-  jax.eval_shape(run, jax.random.key(0), shape, dict(inputs or {}))
-  return found
-
-
-def cut(net: Net, taps: Sequence[str]) -> Net:
-  """The network as far as these taps need it, with the inner ones among its outputs.
-
-  The same network and taps give the same value, so what was compiled for it is found again.
-
-  Args:
-    net: a stack.
-    taps: names of `taps_of`.
-  """
-  return _cut(net, tuple(taps))
-
-
-@functools.cache
-def _cut(net: Net, taps: tuple[str, ...]) -> Net:
-  names = [name for _, name, _ in net.parts]
-  roles = [role for role, _, _ in net.parts]
-  inner = tuple(tap for tap in taps if tap not in names)
-  # An inner map's role stands in front of its name; without one it is the first part's.
-  need = [names.index(tap) if tap in names else _part(tap, roles) for tap in taps]
-  parts = net.parts[: max(need) + 1]
-  kept = {role for role, _, _ in parts}
-  return stack(parts, inner, {role: source for role, source in net.reads if role in kept})
-
-
-def _part(tap: str, roles: list[str]) -> int:
-  role = tap.partition('/')[0]
-  return roles.index(role) if role in roles else 0
-
-
-def pooled(x: jax.Array, pool: str | None = 'cls') -> jax.Array:
-  """One vector an image, float32 [b,D], from any tap; or the tap as it is.
-
-  Args:
-    x: [b,D], which stays as it is; a feature map [b,h,w,C], averaged over h and w; or the tokens of
-      a vision transformer [b,1 + patches,D].
-    pool: of tokens: 'cls', the class token, or 'mean', the patches' mean, as the encoder itself
-      does it. 'none' or None: maps and tokens stay as they are.
-
-  Raises:
-    ValueError: an unknown `pool`.
-  """
-  if pool not in (None, *POOLS):
-    raise ValueError(_unknown('pool', str(pool), list(POOLS)))
-  x = x.astype(jnp.float32)
-  if pool in (None, 'none'):
-    return x
-  if x.ndim == 4:
-    return x.mean((1, 2))
-  if x.ndim == 3:
-    return x[:, 0] if pool == 'cls' else x[:, 1:].mean(1)
-  return x
 
 
 def _draw(
@@ -317,7 +226,7 @@ def _draw(
   return draw(key)
 
 
-def _run(
+def run_part(
   module: nn.Module,
   params: Any,
   stats: Any,
@@ -337,16 +246,17 @@ def _run(
   return y, updates.get('batch_stats', stats), found
 
 
-def _full_name(tap: str, inner: list[str]) -> str:
+def full_name(tap: str, inner: list[str]) -> str:
   """A tap's name with its role; without one it is the first part's, or the only part's, by it."""
   if tap in inner:
     return tap
   alike = [name for name in inner if name.partition('/')[2] == tap]
   if not alike:
-    raise ValueError(_unknown('tap', tap, [name.partition('/')[2] for name in inner]))
+    raise ValueError(unknown_name('tap', tap, [name.partition('/')[2] for name in inner]))
   return alike[0]
 
 
-def _unknown(kind: str, name: str, valid: list[str]) -> str:
+def unknown_name(kind: str, name: str, valid: list[str]) -> str:
+  """What to say about a name that is not there."""
   hint = did_you_mean(name, valid)
   return f'unknown {kind} {name!r}: this stack has {", ".join(valid) or "none"}{hint}'

@@ -57,7 +57,9 @@ def rescaled(
       with nn.intercept_methods(_recorder(found)):
         # Train mode: batch normalization sees what its running statistics are going to be.
         x, updates = module.apply(variables, x, train=True, mutable=mutable)
-      made |= {f'{role}/{tap}': sown[0] for tap, sown in updates.get('intermediates', {}).items()}
+      made |= {
+        f'{role}/{tap}': sown[0] for tap, sown in (updates.get('intermediates') or {}).items()
+      }
       made[name] = x
       new_params[role] = _replaced(params[role], found)
       new_stats[role] = _replaced(batch_stats[role], found)

@@ -10,8 +10,6 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from byoljax.devices import collectives
-
 Tree = TypeVar('Tree')
 
 
@@ -19,10 +17,9 @@ def update(target: Tree, online: Tree, tau: float | jax.Array) -> Tree:
   """tau * target + (1 - tau) * online, leaf by leaf (BYOL, arXiv 2006.07733, equation 1).
 
   Args:
-    target: tree of float32 arrays; or, of arrays that `collectives.cut` has sharded over the mapped
-      axis, this device's parts.
-    online: tree of the same structure and whole shapes, any float dtype: the parameters as the
-      optimizer has just written them.
+    target: tree of float32 arrays.
+    online: tree of the same structure and shapes, any float dtype: the parameters as the optimizer
+      has just written them.
     tau: float32 scalar in [0, 1]; 1 keeps the target bit for bit, 0 gives the online values.
 
   Returns:
@@ -41,8 +38,6 @@ def update(target: Tree, online: Tree, tau: float | jax.Array) -> Tree:
   tau = jnp.asarray(tau, jnp.float32)
 
   def leaf(path, t, o):
-    if t.ndim == 1 and t.size < o.size and collectives.is_mapped():
-      o = collectives.cut(o)
     if t.dtype != jnp.float32 or t.shape != o.shape:
       raise ValueError(
         f'the moving average of {jax.tree_util.keystr(path)} needs a float32 target of the online '
@@ -73,8 +68,7 @@ def cosine_tau(base_tau: float, total_steps: int) -> Callable[[int | jax.Array],
     >>> print(tau(0), tau(500), tau(1000))
     0.99 0.995 1.0
   """
-  if not 0.0 <= base_tau <= 1.0:
-    raise ValueError(f'tau {base_tau} must lie in [0, 1]')
+  _check(base_tau)
   if total_steps < 1:
     raise ValueError(f'the schedule of tau needs at least 1 step of training, got {total_steps}')
 
@@ -87,6 +81,10 @@ def cosine_tau(base_tau: float, total_steps: int) -> Callable[[int | jax.Array],
 
 def constant_tau(tau: float) -> Callable[[int | jax.Array], jax.Array]:
   """The schedule of a target whose tau never changes (MoCo); ValueError outside [0, 1]."""
-  if not 0.0 <= tau <= 1.0:
-    raise ValueError(f'tau {tau} must lie in [0, 1]')
+  _check(tau)
   return lambda step: jnp.full((), tau, jnp.float32)
+
+
+def _check(tau: float) -> None:
+  if not 0.0 <= tau <= 1.0:
+    raise ValueError(f'tau={tau} must be between 0 and 1.')

@@ -64,7 +64,7 @@ class _Settings(NamedTuple):
   b1: float
   b2: float
   eps: float
-  axis: str | None
+  norm: lars.Norm
 
 
 Chain = tuple[optax.GradientTransformation, ...]
@@ -73,7 +73,7 @@ Chain = tuple[optax.GradientTransformation, ...]
 def _decay_and_adapt(s: _Settings) -> Chain:
   return (
     optax.add_decayed_weights(s.weight_decay, s.mask),
-    lars.scale_by_trust_ratio(s.trust_coefficient, s.mask, s.stacked, s.axis),
+    lars.scale_by_trust_ratio(s.trust_coefficient, s.mask, s.stacked, s.norm),
   )
 
 
@@ -95,7 +95,7 @@ def _lars_simclr(s: _Settings) -> Chain:
 
 def _larc(s: _Settings, clip_at: Schedule | None = None) -> Chain:
   ratio = lars.scale_by_larc(
-    s.trust_coefficient, s.weight_decay, s.mask, s.stacked, clip_at, s.axis
+    s.trust_coefficient, s.weight_decay, s.mask, s.stacked, clip_at, s.norm
   )
   return ratio, *_momentum(s), *_rate(s)
 
@@ -143,7 +143,7 @@ def make_optimizer(
   b1: float = 0.9,
   b2: float = 0.999,
   eps: float = 1e-8,
-  axis: str | None = None,
+  norm: lars.Norm = lars.l2_norm,
 ) -> optax.GradientTransformation:
   """The named optimizer; its updates are to be added to the parameters.
 
@@ -169,8 +169,8 @@ def make_optimizer(
     b1: decay of AdamW's first moment.
     b2: decay of AdamW's second moment.
     eps: AdamW's epsilon.
-    axis: a mapped axis whose devices each update a part of every tensor: norms
-      are taken over it. None: tensors are whole.
+    norm: how the norm of a tensor is taken, of trust ratios and of clipping; another than the plain
+      L2 norm where each device updates a shard of every tensor (`byoljax.train.sharding`).
 
   Raises:
     ValueError: an unknown name, or a value out of range.
@@ -202,10 +202,10 @@ def make_optimizer(
       b1=b1,
       b2=b2,
       eps=eps,
-      axis=axis,
+      norm=norm,
     )
   )
-  clip = (lars.clip_by_norm(clip_norm, stacked, axis),) if clip_norm else ()
+  clip = (lars.clip_by_norm(clip_norm, stacked, norm),) if clip_norm else ()
   if clip_tensor_norm:
-    clip += (lars.clip_each_by_norm(clip_tensor_norm, stacked, axis),)
+    clip += (lars.clip_each_by_norm(clip_tensor_norm, stacked, norm),)
   return optax.chain(*clip, *chain, optax.scale(-1.0))

@@ -27,9 +27,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byoljax.devices import collectives
 from byoljax.optim.schedules import Schedule
 
+# (tensor, stacked) -> its norm; see `l2_norm`.
+Norm = Callable[[jax.Array, bool], jax.Array]
 Mask = Callable[[Any], Any]  # params -> tree of bool, True where decay and adaptation apply
 
 _LARC_EPSILON = 1e-8
@@ -41,14 +42,10 @@ class CountState(NamedTuple):
   count: jax.typing.ArrayLike
 
 
-def tensor_norm(x: jax.Array, stacked: bool, axis: str | None = None) -> jax.Array:
-  """L2 norm in float32, broadcastable against x; one per slice of the leading axis if stacked.
-
-  `axis` is a mapped axis whose devices each hold a part of the tensor, if any.
-  """
+def l2_norm(x: jax.Array, stacked: bool) -> jax.Array:
+  """L2 norm in float32, broadcastable against x; one per slice of the leading axis if stacked."""
   axes = tuple(range(1 if stacked else 0, x.ndim))
-  squares = jnp.sum(jnp.square(x.astype(jnp.float32)), axis=axes, keepdims=True)
-  return jnp.sqrt(collectives.psum(squares, axis) if x.ndim else squares)
+  return jnp.sqrt(jnp.sum(jnp.square(x.astype(jnp.float32)), axis=axes, keepdims=True))
 
 
 def per_slice(rate: jax.Array, x: jax.Array) -> jax.Array:
@@ -64,14 +61,14 @@ def per_slice(rate: jax.Array, x: jax.Array) -> jax.Array:
 
 
 def scale_by_trust_ratio(
-  trust_coefficient: float, mask: Mask, stacked: bool, axis: str | None = None
+  trust_coefficient: float, mask: Mask, stacked: bool, norm: Norm = l2_norm
 ) -> optax.GradientTransformation:
   """u = eta |w|/|u| u where the mask is True and neither norm zero: forms A, B, after decay."""
 
   def adapt(u: jax.Array, w: jax.Array, adapted: bool) -> jax.Array:
     if not adapted:
       return u
-    u_norm, w_norm = tensor_norm(u, stacked, axis), tensor_norm(w, stacked, axis)
+    u_norm, w_norm = norm(u, stacked), norm(w, stacked)
     nonzero = (u_norm > 0) & (w_norm > 0)
     return u * jnp.where(nonzero, trust_coefficient * w_norm / jnp.where(nonzero, u_norm, 1.0), 1.0)
 
@@ -84,7 +81,7 @@ def scale_by_larc(
   mask: Mask,
   stacked: bool,
   clip_at: Schedule | None,
-  axis: str | None = None,
+  norm: Norm = l2_norm,
 ) -> optax.GradientTransformation:
   """u = r (g + lambda w) where the mask is True and neither norm zero: C; D if `clip_at` = lr."""
 
@@ -94,7 +91,7 @@ def scale_by_larc(
     def adapt(g: jax.Array, w: jax.Array, adapted: bool) -> jax.Array:
       if not adapted:
         return g
-      g_norm, w_norm = tensor_norm(g, stacked, axis), tensor_norm(w, stacked, axis)
+      g_norm, w_norm = norm(g, stacked), norm(w, stacked)
       ratio = trust_coefficient * w_norm / (g_norm + weight_decay * w_norm + _LARC_EPSILON)
       if rate is not None:
         # at rate 0, the first step of a warm-up, the quotient is inf and the ratio 1
@@ -107,31 +104,27 @@ def scale_by_larc(
   return optax.GradientTransformation(lambda params: CountState(jnp.zeros([], jnp.int32)), update)
 
 
-def clip_by_norm(
-  limit: float, stacked: bool, axis: str | None = None
-) -> optax.GradientTransformation:
+def clip_by_norm(limit: float, stacked: bool, norm: Norm = l2_norm) -> optax.GradientTransformation:
   """g min(1, limit / |g|), |g| over all tensors of the group; one norm per slice if stacked."""
 
   def clip(updates, params):
     del params
     leaves = jax.tree.leaves(updates)
-    squares = [
-      jnp.square(tensor_norm(g, stacked, axis)).reshape(-1 if stacked else ()) for g in leaves
-    ]
-    norm = jnp.sqrt(sum(squares)) if leaves else jnp.zeros([])
-    scale = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-16))
+    squares = [jnp.square(norm(g, stacked)).reshape(-1 if stacked else ()) for g in leaves]
+    total = jnp.sqrt(sum(squares)) if leaves else jnp.zeros([])
+    scale = jnp.minimum(1.0, limit / jnp.maximum(total, 1e-16))
     return jax.tree.map(lambda g: g * per_slice(scale, g), updates)
 
   return _stateless(clip)
 
 
 def clip_each_by_norm(
-  limit: float, stacked: bool, axis: str | None = None
+  limit: float, stacked: bool, norm: Norm = l2_norm
 ) -> optax.GradientTransformation:
   """g min(1, limit / |g|) for every tensor by itself (DINO); one norm per slice if stacked."""
 
   def clip(g: jax.Array) -> jax.Array:
-    return g * jnp.minimum(1.0, limit / jnp.maximum(tensor_norm(g, stacked, axis), 1e-16))
+    return g * jnp.minimum(1.0, limit / jnp.maximum(norm(g, stacked), 1e-16))
 
   return _stateless(lambda updates, params: jax.tree.map(clip, updates))
 

@@ -14,7 +14,7 @@ import optax
 
 from byoljax import optim
 from byoljax.length import Length
-from byoljax.optim import groups, schedules
+from byoljax.optim import groups, lars, schedules
 from byoljax.suggest import did_you_mean
 
 PyTree = Any
@@ -68,7 +68,7 @@ def make_recipe(
   fields: Mapping[str, Any],
   length: Length,
   *,
-  axis: str | None = None,
+  norm: lars.Norm = lars.l2_norm,
 ) -> Recipe:
   """Builds the optimizers that `config.optim` describes.
 
@@ -76,7 +76,7 @@ def make_recipe(
     fields: as in `configs/base.py`; 'groups' maps a role or 'bias_and_norm' to the fields that
       differ there. Fields that are absent take the defaults of `make_optimizer`.
     length: of the run; 'warmup' is a duration in it.
-    axis: over which tensors are cut, if they are; see `optim.make_optimizer`.
+    norm: see `optim.make_optimizer`.
 
   Raises:
     ValueError: an unknown field or name, or a value out of range.
@@ -98,7 +98,7 @@ def make_recipe(
   settings = {'default': own} | {name: own | changes for name, changes in overrides.items()}
   rates = {name: _schedule(each, length, warmup) for name, each in settings.items()}
   transformations = {
-    name: _optimizer(each, rates[name], length.total_steps, axis) for name, each in settings.items()
+    name: _optimizer(each, rates[name], length.total_steps, norm) for name, each in settings.items()
   }
   return Recipe(rates['default'], transformations, settings, _labeller(tuple(overrides)), warmup)
 
@@ -130,7 +130,7 @@ def _end_share(fields: Mapping[str, Any], peak: Any) -> float:
 
 
 def _optimizer(
-  fields: Mapping[str, Any], schedule: schedules.Schedule, total: int, axis: str | None
+  fields: Mapping[str, Any], schedule: schedules.Schedule, total: int, norm: lars.Norm
 ) -> optax.GradientTransformation:
   plain = {name: value for name, value in fields.items() if name not in _SCHEDULE_FIELDS}
   end = fields.get('weight_decay_end', -1.0)
@@ -138,7 +138,7 @@ def _optimizer(
     start = fields['weight_decay']
     rise = schedules.cosine(1.0, total_steps=total)
     plain['decay_schedule'] = lambda step: end + (start - end) * rise(step)
-  return optim.make_optimizer(schedule=schedule, axis=axis, **plain)
+  return optim.make_optimizer(schedule=schedule, norm=norm, **plain)
 
 
 def _labeller(overridden: tuple[str, ...]) -> Callable[[PyTree, PyTree], PyTree]:

@@ -191,7 +191,7 @@ def _run(
 
   def method(setting: Any) -> Any:
     return supervised.build(
-      training.encoder_factory(encoder),
+      encoder.make_encoder,
       setting,
       batch_norm=protocol.batch_norm,
       head=dict(head or {}),

@@ -106,7 +106,7 @@ def linear_result(
 
   def method(setting: Any) -> Any:
     return linear_probe.build(
-      training.encoder_factory(encoder),
+      encoder.make_encoder,
       setting,
       num_heads=len(rates),
       kernel_init=protocol.kernel_init,

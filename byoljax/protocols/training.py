@@ -6,7 +6,6 @@ Settings are chosen on training images held out from the classifier; the test se
 
 from collections.abc import Mapping, Sequence
 import contextlib
-import functools
 import pathlib
 from typing import Any
 
@@ -20,7 +19,6 @@ from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, frozen, scores
 from byoljax.length import make_length
-from byoljax.models import make_encoder
 from byoljax.optim.recipe import make_recipe
 from byoljax.protocols.extraction import EvalData, eval_batches
 from byoljax.step import TrainState
@@ -92,11 +90,6 @@ def classifier_run(
       dtype=encoder.fields.get('dtype', 'float32'),
       given={'encoder': encoder},
     )
-
-
-def encoder_factory(encoder: Encoder) -> Any:
-  """`make_encoder` of a method that trains the encoder's network further."""
-  return functools.partial(make_encoder, **encoder.fields)
 
 
 def train(

@@ -16,7 +16,7 @@ from byoljax.workdir.run_dir import Invocation, say
 
 def run(config: Config, invocation: Invocation) -> int:
   """Times input, step and training of a configuration here; see `byoljax.plan.timing`."""
-  from byoljax.plan import timing
+  from byoljax.plan import timing, timing_report
 
   if 'method' not in config or 'bench' not in config:
     raise ConfigError(f'{invocation.recipe} trains no encoder: name a recipe that does.')
@@ -24,7 +24,7 @@ def run(config: Config, invocation: Invocation) -> int:
   found = timing.measure(
     config, pretrain.load_images(config, 'pretrain', None), pretrain.given_networks(config)
   )
-  say(timing.text(found))
+  say(timing_report.text(found))
   path = workdir / 'bench.json'
   if hosts.is_first_process():
     with user_errors():

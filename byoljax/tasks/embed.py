@@ -142,7 +142,7 @@ def _open(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
   """
   path = folder / INDEX
   if path.exists():
-    stored = {'tap': 'embedding'} | read_index(folder)  # Folders of version 0.1 do not name it.
+    stored = read_index(folder)
     other = [name for name, value in about.items() if stored.get(name) != value]
     if other:
       raise ConfigError(

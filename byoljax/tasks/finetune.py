@@ -6,6 +6,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from byoljax.config import Config, ConfigError, user_errors
+from byoljax.method import NETWORKS
 from byoljax.report import table
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
@@ -119,13 +120,12 @@ def _with_head(
   Raises:
     ConfigError: no projector with so many layers in front of its output.
   """
-  from byoljax.encoders import load
   from byoljax.workdir import checkpoint
 
   where = f"finetune.head_layers={layers}: '{directory}'"
-  if network not in load.NETWORKS:
+  if network not in NETWORKS:
     raise ConfigError(f'{where} is of no use for network={network}, which has no projector.')
-  prefixes = tuple((*prefix, 'projector') for prefix in load.NETWORKS[network])
+  prefixes = tuple((*prefix, 'projector') for prefix in NETWORKS[network])
   try:
     params, bn = checkpoint.restore_subtrees(directory, prefixes).values()
   except KeyError as error:

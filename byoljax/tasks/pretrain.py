@@ -35,9 +35,33 @@ def run(config: Config, invocation: Invocation) -> int:
   given = given_networks(config)
   assembled = assemble.from_config(config, source, given=given)
   facts = method_network.facts_of(assembled, given)
+  assembled = _warm_started(assembled, config, workdir)
   data = _eval_data(config, workdir)
   with run_dir.lock_workdir(workdir):
     return _pretrain(config, invocation, assembled, data, workdir, facts)
+
+
+def _warm_started(run: 'Run', config: Config, workdir: pathlib.Path) -> 'Run':
+  """The run, from the weights that `config.init_from` names; a resumed run has its own."""
+  from byoljax.encoders import warm_start
+  from byoljax.workdir import checkpoint
+
+  if not config.init_from or checkpoint.latest_finished(workdir) is not None:
+    return run
+  fields = dict(config.encoder)
+  weights = warm_start.load(
+    config.init_from,
+    mean=config.data.mean,
+    std=config.data.std,
+    fields=fields,
+    heads=config.init_heads,
+  )
+  with user_errors(f"config.init_from='{config.init_from}'"):
+    run, report = warm_start.warm_started(run, weights, heads=config.init_heads)
+  say(f'Starting from {config.init_from}:')
+  differ = warm_start.differences(weights, fields, config.data.mean, config.data.std)
+  say('\n'.join([report, *differ]))
+  return run
 
 
 def given_networks(config: Config) -> 'dict[str, Encoder]':

@@ -5,7 +5,6 @@ configuration.
 """
 
 from collections.abc import Callable, Mapping
-import functools
 from typing import Any
 
 import jax
@@ -19,8 +18,9 @@ from byoljax.devices import mapping
 from byoljax.length import Length, make_length
 from byoljax.method import Method, Setting
 from byoljax.methods import METHODS
-from byoljax.models import make_encoder
-from byoljax.optim import recipe
+from byoljax.models import encoder_factory
+from byoljax.optim import lars, recipe
+from byoljax.train import sharding
 from byoljax.train.loop import Cadence, Logging
 from byoljax.train.run import DataOptions, MapStep, ProbeOptions, Run, check_batch, make_run
 
@@ -53,7 +53,8 @@ def from_config(
   with user_errors():
     log_every = length.steps('log.every', config.log.every)
   with user_errors('config.optim'):
-    optimizer = recipe.make_recipe(config.optim.to_dict(), length)
+    norm = sharding.norm_over_devices() if config.train.shard_state else lars.l2_norm
+    optimizer = recipe.make_recipe(config.optim.to_dict(), length, norm=norm)
   probe = None
   if config.probe.online:
     probe = ProbeOptions(config.probe.base_lr, config.probe.momentum)
@@ -124,7 +125,7 @@ def logging_of(config: Config) -> Logging:
 def _method_builder(config: Config) -> Callable[[Setting], Method]:
   build = config_lib.choose('method', config.method.name, METHODS)
   arguments = {name: value for name, value in config.method.items() if name != 'name'}
-  encoder = functools.partial(_encoder, config.encoder)
+  encoder = _encoder_factory(config)
 
   def method(setting: Setting) -> Method:
     with user_errors('config.method'):
@@ -133,9 +134,14 @@ def _method_builder(config: Config) -> Callable[[Setting], Method]:
   return method
 
 
-def _encoder(fields: Mapping[str, Any], bn_axis: str | None, bn_groups: int = 0) -> Any:
-  with user_errors('config.encoder'):
-    return make_encoder(**fields, bn_axis=bn_axis, bn_groups=bn_groups)
+def _encoder_factory(config: Config) -> Any:
+  make = encoder_factory(dict(config.encoder), mean=config.data.mean, std=config.data.std)
+
+  def encoder(bn_axis: str | None, bn_groups: int = 0) -> Any:
+    with user_errors('config.encoder'):
+      return make(bn_axis, bn_groups)
+
+  return encoder
 
 
 def view_specs(config: Config) -> tuple[ViewSpec, ...]:

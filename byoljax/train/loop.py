@@ -229,7 +229,7 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
     extract = _extractor(run.method.embed, run.data.mean, run.data.std)
     return extract(whole.params, whole.method_state, clean, run.source.size)
 
-  whole = run.layout.whole(state)
+  whole = run.layout.gather(state)
   key = jax.random.fold_in(jax.random.wrap_key_data(mapping.fetch(state.key)), step)
   params, method_state = refresh.apply(
     whole.params, whole.method_state, features, jax.random.fold_in(key, streams.REFRESH), step
@@ -299,7 +299,7 @@ def train(
       record.write(done, row)
       if save:
         with record.clock.paused():
-          checkpoints.save(done, run.layout.whole(state), row)
+          checkpoints.save(done, run.layout.gather(state), row)
       if stopping and not last:
         return state, False
   return state, True

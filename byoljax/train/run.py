@@ -33,7 +33,7 @@ from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
 from byoljax.length import Length, is_due
 from byoljax.losses import classification
-from byoljax.method import Batch, Method, Setting, with_online_probe
+from byoljax.method import Batch, Method, Setting, transformed, with_online_probe
 from byoljax.models import heads
 from byoljax.models.net import stack
 from byoljax.optim.recipe import Recipe
@@ -115,7 +115,7 @@ class Run(NamedTuple):
   max_skipped: int
   step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
   create: Callable[[], TrainState]
-  layout: sharding.Layout
+  layout: sharding.Placement
   report: str
   many_steps: Callable[..., tuple[TrainState, dict[str, jax.Array]]] | None
 
@@ -156,7 +156,8 @@ def make_run(
     accumulate: micro-batches per optimizer step.
     skip_non_finite: whether steps whose loss or gradient is not finite change nothing.
     max_skipped: how many of them in a row stop the run; 0: none do.
-    shard_state: whether the devices share the optimizer's state, target networks and memories.
+    shard_state: whether the optimizer's state, target networks and memories are sharded over the
+      devices; the optimizer then takes its norms by `sharding.norm_over_devices()`.
     log_every: steps between two rows of metrics; 0 logs the last step only.
     probe: of an online probe on labelled data; None: there is none.
     dtype: compute type of the networks, 'float32' or 'bfloat16'.
@@ -171,18 +172,17 @@ def make_run(
   num_devices = jax.device_count() if num_devices is None else num_devices
   check_batch(length.batch_size, accumulate, num_devices, source)
   resident.check(data.resident, source)
-  given = dict(given or {})
   setting = Setting(
-    total_steps=length.total_steps,
-    steps_per_epoch=length.steps_per_epoch,
-    batch_size=length.batch_size // accumulate,
+    length=length,
     accumulate=accumulate,
     num_devices=num_devices,
     num_examples=source.size,
     num_classes=source.num_classes,
     axis=collectives.AXIS,
     dtype=dtype,
-    given=given,
+    given=dict(given or {}),
+    mean=tuple(data.mean),
+    std=tuple(data.std),
   )
   made = method(setting)
   if not isinstance(optimizer, Recipe):
@@ -204,8 +204,11 @@ def make_run(
   example = _example_batch(source, specs, data.fields, augment)
   create = functools.partial(init_state, made, tx, example, seed, skip_non_finite=skip_non_finite)
   shapes = jax.eval_shape(create)
-  if setting.batch_size == 1:
+  if setting.micro_batch_size == 1:
     _check_single_example(made, shapes, example)
+  layout = sharding.replicated()
+  if shard_state:
+    made, tx, layout = sharding.shard(made, tx, shapes)
   step = functools.partial(
     train_step,
     method=made,
@@ -214,9 +217,7 @@ def make_run(
     diagnose=_diagnosis(log_every, length.total_steps),
     accumulate=accumulate,
     skip_non_finite=skip_non_finite,
-    sharded=shapes if shard_state else None,
   )
-  layout = sharding.sharded(shapes, made.memories) if shard_state else sharding.replicated()
   labels = recipe.label(made.groups(shapes.params), shapes.params)
   return Run(
     source=source,
@@ -272,13 +273,22 @@ def _example_batch(source: Source, specs: Sequence[ViewSpec], fields: Any, augme
 
 def _check_single_example(method: Method, state: TrainState, example: Batch) -> None:
   """Raises what a loss that needs several examples says to one; computes nothing."""
-  one = jax.tree.map(lambda x: x[None, :1], example)
-  loss = jax.vmap(method.loss, in_axes=(None, None, 0, None, None), axis_name=collectives.AXIS)
-  jax.eval_shape(loss, state.params, state.method_state, one, jax.random.key(0), state.step)
+
+  def losses(state: TrainState, batch: Batch, key: jax.Array) -> list[Any]:
+    seen = transformed(method, batch, key, state.step)
+    alone = jax.tree.map(lambda x: x[None], seen)
+    arguments = (state.params, state.method_state, alone, key, state.step)
+    each = [phase.loss for phase in method.phases] or [method.loss]
+    return [
+      jax.vmap(loss, (None, None, 0, None, None), axis_name=collectives.AXIS)(*arguments)
+      for loss in each
+    ]
+
+  jax.eval_shape(losses, state, jax.tree.map(lambda x: x[:1], example), jax.random.key(0))
 
 
 def _many_steps(
-  step: resident.Step, source: Source, fields: Sequence[str], layout: sharding.Layout
+  step: resident.Step, source: Source, fields: Sequence[str], layout: sharding.Placement
 ) -> Callable[..., Any] | None:
   if source.image_shape is None:
     return None

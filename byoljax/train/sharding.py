@@ -1,19 +1,19 @@
-"""Where the train state lies: whole on every device, or each device with parts of some arrays.
+"""How the train state is placed on the devices: replicated, or partly sharded over them.
 
-Replicated, every device holds parameters, optimizer state and method state. Two of these are used
-number by number, but for norms of whole tensors, and are cut: device d of D keeps the d-th part of
-every array of the optimizer's state and of the target network. It moves the d-th part of every
-parameter and of the target, then all collect the parameters (ZeRO, stage 1: Rajbhandari et al.
-2020, arXiv 1910.02054). Gradients are averaged by a reduce-scatter in place of an all-reduce, which
-together with the collecting moves as many bytes. The target network is collected where it is
-needed, for its forward pass, and not kept.
+Replicated, every device holds parameters, optimizer state and method state. `shard` distributes
+what is used number by number: device d of D keeps the d-th shard of every array of the optimizer's
+state and of the target network. It updates its shard of every parameter, then the updates are
+gathered (ZeRO, stage 1: Rajbhandari et al. 2020, arXiv 1910.02054). The target is gathered where
+the method reads it, and not kept. A method's queue or bank is sharded by rows, and looked up where
+it is through `byoljax.ops.memory`.
 
-A method's queue or bank is cut by rows, and stays where it is: it is looked up through
-`byoljax.ops.memory`.
+The train step, the optimizers and the methods know nothing of this: `shard` wraps an optimizer and
+a method into ones that take and return shards. Optimizers that take norms of whole tensors are
+given `norm_over_devices` when they are made.
 
-Nothing of this is in a checkpoint: `whole` comes before saving, `place` after loading, and a run
-may go on with another layout or another number of devices. The results are those of the replicated
-state up to the order of sums.
+Nothing of this is in a checkpoint: `Placement.gather` comes before saving and `Placement.place`
+after loading, and a run may be resumed with another placement or another number of devices. The
+results are those of the replicated state up to the order of sums.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,91 +22,168 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from byoljax.devices import collectives, mapping
+from byoljax.method import NETWORKS, Loss, Method
+from byoljax.optim import lars
 from byoljax.step import TrainState
 
-_CUT = (('opt_state',), ('method_state', 'target_params'))
+PyTree = Any
+
+_TARGET = NETWORKS['target'][0]
 
 
 class _Kind(enum.Enum):
-  """How an array lies: on every device, in parts of its numbers, or in parts of its rows."""
+  """How an array is placed: on every device, as shards of its numbers, or as shards of its rows."""
 
-  WHOLE = 0
-  NUMBERS = 1
+  REPLICATED = 0
+  FLAT = 1
   ROWS = 2
 
 
-class Layout(NamedTuple):
-  """How a train state is placed, and back.
+class Placement(NamedTuple):
+  """How a train state is placed on the devices, and gathered from them.
 
   Attributes:
-    axes: for `mapping.spmd`: which leaves are cut; None: none is.
-    place: a state in whole arrays -> on the devices.
-    whole: what is on the devices -> in whole arrays, replicated, without a device axis.
-    stored: shapes of the whole state, number of devices -> shapes with the parts of all devices in
-      a row, as `mapping.spmd_shard_map` takes them.
+    axes: for `mapping.spmd`: which leaves are sharded; None: none is.
+    place: a state of replicated or host arrays -> on the devices.
+    gather: what is on the devices -> replicated arrays, without a device axis.
+    sharded_shapes: shapes of the gathered state, number of devices -> shapes with the shards of all
+      devices in a row, as `mapping.spmd_shard_map` takes them.
   """
 
-  axes: mapping.Split | None
+  axes: mapping.Partition | None
   place: Callable[[TrainState], TrainState]
-  whole: Callable[[TrainState], TrainState]
-  stored: Callable[[TrainState, int], TrainState]
+  gather: Callable[[TrainState], TrainState]
+  sharded_shapes: Callable[[TrainState, int], TrainState]
 
 
-def replicated() -> Layout:
+def replicated() -> Placement:
   """Every device holds everything."""
-  return Layout(None, mapping.replicate, lambda state: state, lambda shapes, devices: shapes)
+  return Placement(None, mapping.replicate, lambda state: state, lambda shapes, devices: shapes)
 
 
-def sharded(shapes: TrainState, memories: Sequence[tuple[str, ...]] = ()) -> Layout:
-  """Every device holds its parts of the optimizer's state, the target and memories, and all else.
+def shard(
+  method: Method,
+  tx: optax.GradientTransformation,
+  shapes: TrainState,
+  axis: str = collectives.AXIS,
+) -> tuple[Method, optax.GradientTransformation, Placement]:
+  """Distributes the optimizer's state, the target network and the memories over the devices.
 
   Args:
-    shapes: of the whole state.
-    memories: see `method.Method`.
+    method: see `method.Method`.
+    tx: the optimizer; where it takes norms, those of `norm_over_devices`.
+    shapes: of the gathered state, as `init_state` makes it of these two.
+    axis: the mapped axis.
+
+  Returns:
+    The method and the optimizer for `train_step`, and the placement of the state that it takes.
+    States at step 0 may be made with either pair.
   """
-  rows = tuple(('method_state', *names) for names in memories)
+  return _shard_target(method, shapes, axis), shard_optimizer(tx, axis), _placement(method, shapes)
+
+
+def norm_over_devices(axis: str = collectives.AXIS) -> lars.Norm:
+  """`lars.l2_norm` of tensors of which each device of the axis holds a shard."""
+
+  def norm(x: jax.Array, stacked: bool) -> jax.Array:
+    if x.ndim == 0:  # Scalars are replicated.
+      return lars.l2_norm(x, stacked)
+    return jnp.sqrt(collectives.psum(jnp.square(lars.l2_norm(x, stacked)), axis))
+
+  return norm
+
+
+def shard_optimizer(tx: optax.GradientTransformation, axis: str) -> optax.GradientTransformation:
+  """The same optimizer for replicated gradients and parameters and a sharded state.
+
+  Each device updates its shard of every parameter; the updates are gathered.
+  """
+
+  def update(
+    grads: PyTree, opt_state: PyTree, params: PyTree | None = None
+  ) -> tuple[PyTree, PyTree]:
+    own_grads, own_params = jax.tree.map(lambda x: collectives.shard(x, axis), (grads, params))
+    updates, opt_state = tx.update(own_grads, opt_state, own_params)
+    gathered = jax.tree.map(lambda x, g: collectives.unshard(x, g.shape, axis), updates, grads)
+    return gathered, opt_state
+
+  return optax.GradientTransformation(tx.init, update)
+
+
+def _shard_target(method: Method, shapes: TrainState, axis: str) -> Method:
+  field = _TARGET[-1]
+  likes = getattr(shapes.method_state, field, None)
+  if not jax.tree.leaves(likes):
+    return method
+
+  def gathered(state: PyTree) -> PyTree:
+    target = jax.tree.map(
+      lambda x, like: collectives.unshard(x, like.shape, axis), getattr(state, field), likes
+    )
+    return state.replace(**{field: target})
+
+  def with_gathered(inner: Loss) -> Loss:
+    def loss(params: PyTree, state: PyTree, *rest: Any) -> Any:
+      value, aux = inner(params, gathered(state), *rest)
+      method_state = aux.method_state.replace(**{field: getattr(state, field)})
+      return value, aux._replace(method_state=method_state)
+
+    return loss
+
+  def post_step(params: PyTree, state: PyTree, step: jax.Array) -> Any:
+    params, state, metrics = method.post_step(params, gathered(state), step)
+    target = jax.tree.map(lambda x: collectives.shard(x, axis), getattr(state, field))
+    return params, state.replace(**{field: target}), metrics
+
+  phases = tuple(each._replace(loss=with_gathered(each.loss)) for each in method.phases)
+  return method._replace(loss=with_gathered(method.loss), post_step=post_step, phases=phases)
+
+
+def _placement(method: Method, shapes: TrainState) -> Placement:
+  memories = tuple(('method_state', *names) for names in method.memories)
 
   def kind(path: Sequence[Any], x: Any) -> _Kind:
     names = tuple(getattr(key, 'name', '') for key in path)
-    if names in rows and x.shape[0] > 1:
+    if names in memories and x.shape[0] > 1:
       return _Kind.ROWS
-    # Scalars never are cut.
-    cut = jnp.ndim(x) > 0 and any(names[: len(each)] == each for each in _CUT)
-    return _Kind.NUMBERS if cut else _Kind.WHOLE
+    flat = any(names[: len(each)] == each for each in (('opt_state',), _TARGET))
+    return _Kind.FLAT if flat and jnp.ndim(x) > 0 else _Kind.REPLICATED
 
   kinds = jax.tree_util.tree_map_with_path(kind, shapes)
-  cut = tuple(each is not _Kind.WHOLE for each in jax.tree.leaves(kinds))
-  axes = mapping.Split(jax.tree.structure(shapes), cut)
-  likes, _ = axes.apart(shapes)
+  sharded = tuple(each is not _Kind.REPLICATED for each in jax.tree.leaves(kinds))
+  axes = mapping.Partition(jax.tree.structure(shapes), sharded)
+  likes, _ = axes.split(shapes)
 
-  def join(parts: list[jax.Array]) -> list[jax.Array]:
-    return [collectives.join(part, like.shape) for part, like in zip(parts, likes, strict=True)]
+  def unshard(shards: list[jax.Array]) -> list[jax.Array]:
+    pairs = zip(shards, likes, strict=True)
+    return [collectives.unshard(shard, like.shape) for shard, like in pairs]
 
-  joined = mapping.spmd(join, donate=False, in_axes=(0,))
+  unsharded = mapping.spmd(unshard, donate=False, in_axes=(0,))
 
-  def whole(state: TrainState) -> TrainState:
-    parts, rest = axes.apart(state)
-    return axes.together((joined(parts) if parts else [], rest))
+  def gather(state: TrainState) -> TrainState:
+    shards, rest = axes.split(state)
+    return axes.merge((unsharded(shards) if shards else [], rest))
 
   placed = {
-    _Kind.WHOLE: mapping.replicate,
-    _Kind.NUMBERS: mapping.place_cut,
-    _Kind.ROWS: mapping.place_cut_by_rows,
+    _Kind.REPLICATED: mapping.replicate,
+    _Kind.FLAT: mapping.place_shards,
+    _Kind.ROWS: mapping.place_row_shards,
   }
 
   def place(state: TrainState) -> TrainState:
     return jax.tree.map(lambda each, x: placed[each](x), kinds, state)
 
-  def stored(shapes: TrainState, devices: int) -> TrainState:
+  def sharded_shapes(shapes: TrainState, devices: int) -> TrainState:
     def one(each: _Kind, x: Any) -> Any:
-      if each is _Kind.WHOLE:
+      if each is _Kind.REPLICATED:
         return x
-      shape = (x.size,) if each is _Kind.NUMBERS else x.shape
+      shape = (x.size,) if each is _Kind.FLAT else x.shape
       padded = (-(-shape[0] // devices) * devices, *shape[1:])
       return jax.ShapeDtypeStruct(padded, x.dtype)
 
     return jax.tree.map(one, kinds, shapes)
 
-  return Layout(axes, place, whole, stored)
+  return Placement(axes, place, gather, sharded_shapes)

@@ -27,14 +27,17 @@ from byoljax.encoders.encoder import Encoder
 from byoljax.models import vit
 from byoljax.models.resnet import RESNETS
 from byoljax.version import __version__
-from byoljax.weights import files, torch_names, vit_names
+from byoljax.weights import files, model_card, torch_names, vit_names
 from byoljax.workdir.files import write_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
-def library_of(fields: Mapping[str, Any]) -> str:
+def library_of(encoder: Encoder) -> str:
   """Who else has this network, apart from a ResNet's width and stem: whose names it gets."""
+  fields = encoder.fields
+  if not fields or fields.get('input', 'rgb') != 'rgb' or encoder.preprocessing.channels != 3:
+    return 'byoljax'
   if fields['name'] in vit.VITS:
     return 'timm'
   other = any(fields.get(name) for name in ('selective_kernel', 'resnet_d', 'first_projection'))
@@ -66,7 +69,7 @@ def _positions_for(fields: Mapping[str, Any], side: int) -> int:
 def weights_of(encoder: Encoder) -> dict[str, np.ndarray]:
   """Weights by name: those of torchvision and timm where they have this network, else ours."""
   params, bn = (jax.device_get(tree['encoder']) for tree in (encoder.params, encoder.bn))
-  fields, library = encoder.fields, library_of(encoder.fields)
+  fields, library = encoder.fields, library_of(encoder)
   if library == 'torchvision':
     return torch_names.to_torch(params, bn)
   if library == 'timm':
@@ -116,7 +119,11 @@ def write(encoder: Encoder, folder: pathlib.Path, about: Mapping[str, Any]) -> N
   (folder / files.SAFETENSORS).write_bytes(save(weights, metadata={'format': 'pt'}))
   (folder / 'encoder.stablehlo').write_bytes(serialized(encoder))
   write_json(folder / 'model_card.json', card)
-  (folder / 'README.md').write_text(_readme(card))
+  timm = None
+  if card['names'] == 'timm':
+    fields = encoder.fields
+    timm = _timm_name(fields), _vit_arguments(fields, encoder.preprocessing.image_size)
+  (folder / 'README.md').write_text(model_card.render(card, timm))
   write_json(folder / 'config.json', _config(encoder))
 
 
@@ -130,7 +137,7 @@ def _config(encoder: Encoder) -> dict[str, Any]:
     'image_size': side,
     'version': __version__,
   }
-  library = library_of(fields)
+  library = library_of(encoder)
   if library == 'timm':
     arguments = _vit_arguments(fields, side)
     own = {'architecture': _timm_name(fields), 'model_args': arguments}
@@ -147,7 +154,7 @@ def _config(encoder: Encoder) -> dict[str, Any]:
     'num_classes': 0,
     'num_features': encoder.dim,
     'pretrained_cfg': {
-      'input_size': [3, side, side],
+      'input_size': [preprocessing.channels, side, side],
       'mean': list(preprocessing.mean),
       'std': list(preprocessing.std),
       'crop_pct': 0.875,
@@ -174,103 +181,7 @@ def _card(encoder: Encoder, about: Mapping[str, Any], numbers: int) -> dict[str,
     'image_size': preprocessing.image_size,
     'mean': list(preprocessing.mean),
     'std': list(preprocessing.std),
-    'names': library_of(encoder.fields),
+    'names': library_of(encoder),
     'byoljax': __version__,
     **about,
   }
-
-
-def _readme(card: Mapping[str, Any]) -> str:
-  """The model card as Markdown; its head is what Hugging Face's hub reads."""
-  encoder, side = card['encoder'], card['image_size']
-  lines = [
-    '---',
-    'library_name: byoljax',
-    'tags: [self-supervised-learning, image-feature-extraction]',
-    '---',
-    f'# {encoder["name"]}, pretrained with {card["method"]} on {card["data"]}',
-    '',
-    f'{card["numbers"]:,} numbers; images of {side} pixels give {card["features"]} features. '
-    f'Images are scaled to [0, 1], then normalized with mean {_three(card["mean"])} and standard '
-    f'deviation {_three(card["std"])}, per channel.',
-    '',
-    '| | |',
-    '|---|---|',
-    f'| method | {card["method"]} |',
-    f'| data | {card["data"]} |',
-    f'| network | {card["network"]}, step {card["step"]} |',
-    f'| encoder | {encoder["name"]}, width {encoder["width"]}{_details(encoder)} |',
-    f'| trained with | byoljax {card["byoljax"]} |',
-    '',
-    '## Use',
-    '',
-    'Without byoljax, with JAX; the normalization is inside:',
-    '',
-    '```python',
-    'from jax import export',
-    '',
-    "run = export.deserialize(bytearray(open('encoder.stablehlo', 'rb').read()))",
-    f'features = run.call(images)  # uint8 [b, {side}, {side}, 3] -> float32 [b, '
-    f'{card["features"]}]',
-    '```',
-    '',
-  ]
-  if card['names'] == 'torchvision' and encoder['width'] == 1:
-    lines += [
-      'In PyTorch; images are float [b, 3, S, S], normalized as above:',
-      '',
-      '```python',
-      'import safetensors.torch, torch, torchvision',
-      '',
-      f'model = torchvision.models.{encoder["name"]}()',
-      'model.fc = torch.nn.Identity()',
-      *(_CIFAR_STEM if encoder['stem'] == 'cifar' else ()),
-      "model.load_state_dict(safetensors.torch.load_file('model.safetensors'))",
-      'features = model.eval()(images)',
-      '```',
-      '',
-    ]
-  if card['names'] == 'timm':
-    arguments = ', '.join(f'{k}={v!r}' for k, v in _vit_arguments(encoder, side).items())
-    lines += [
-      'In PyTorch, with timm; images are float [b, 3, S, S], normalized as above:',
-      '',
-      '```python',
-      'import safetensors.torch, timm',
-      '',
-      f"model = timm.create_model('{_timm_name(encoder)}', {arguments})",
-      "model.load_state_dict(safetensors.torch.load_file('model.safetensors'))",
-      'features = model.eval()(images)',
-      '```',
-      '',
-    ]
-  lines += ['## Results', '']
-  if card['results']:
-    lines += ['| encoder | k-NN top-1 | linear top-1 |', '|---|---|---|']
-    lines += [
-      f'| {name} | {each["knn"]["top1"]:.1%} | {each["linear"]["top1"]:.1%} |'
-      for name, each in card['results'].items()
-    ]
-    lines += ['', "From the run's own results.json, which holds the protocol."]
-  else:
-    lines += ['None were stored with the run.']
-  return '\n'.join(lines) + '\n'
-
-
-def _details(encoder: Mapping[str, Any]) -> str:
-  if encoder['name'] in RESNETS:
-    return f', stem {encoder["stem"]}'
-  if encoder['name'] in vit.VITS:
-    patch = encoder['patch_size'] or vit.VITS[encoder['name']].patch
-    return f', patches of {patch} pixels, embedding {encoder["pool"]}'
-  return ''
-
-
-_CIFAR_STEM = (
-  'model.conv1 = torch.nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)',
-  'model.maxpool = torch.nn.Identity()',
-)
-
-
-def _three(numbers: list[float]) -> str:
-  return '(' + ', '.join(f'{number:g}' for number in numbers) + ')'

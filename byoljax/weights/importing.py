@@ -1,6 +1,7 @@
 """An encoder from the weights of another library: which network it is, and its parameters."""
 
 from collections.abc import Mapping
+import pathlib
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -8,7 +9,15 @@ import jax
 import numpy as np
 
 from byoljax.encoders.encoder import Encoder, Preprocessing, network, pool_of
-from byoljax.weights import files, formats, haiku_names, simclr_names, torch_names, vit_names
+from byoljax.weights import (
+  files,
+  formats,
+  haiku_names,
+  own_names,
+  simclr_names,
+  torch_names,
+  vit_names,
+)
 from byoljax.weights.formats import Format, Found
 
 PyTree = Any
@@ -69,6 +78,11 @@ def encoder_of(
     ValueError: the file cannot be read, holds no encoder or several, or weights that do not fit.
   """
   state = files.read(path)
+  if own_names.is_own(state):
+    home = pathlib.Path(path).expanduser()
+    encoder = own_names.encoder_of(home if home.is_dir() else home.parent, state)
+    own = encoder.preprocessing
+    return Reading(encoder, '', Found(dict(encoder.fields), own.image_size, own.mean, own.std))
   found = [(form, start) for form in FORMATS for start in form.prefixes(state)]
   chosen = [each for each in found if each[1] == prefix] if prefix else found
   if len(chosen) != 1:
@@ -77,9 +91,9 @@ def encoder_of(
   form, prefix = chosen[0]
   told = form.find_out(state, prefix, fields)
   fields = dict(fields) | told.fields
-  net = network(fields)
   side = image_size or told.image_size or DEFAULT_SIZE
   preprocessing = Preprocessing(told.mean or mean, told.std or std, side)
+  net = network(fields, preprocessing)
   params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), preprocessing.example()))
   trees = formats.placed(form, state, prefix, told, params['encoder'], bn['encoder'])
   own_params, own_bn = ({'encoder': tree} for tree in trees)

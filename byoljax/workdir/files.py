@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Atomic writes: files that are complete or absent."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -11,20 +11,20 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], mode: str = 'wb') -> Iterator[IO[Any]]:
-  """Opens a file whose contents take the place of `path` when the block ends without an error.
+  """Opens a temporary file that replaces `path` if the block ends without an error.
 
-  A reader, or whoever comes after a crash, finds the old contents or the new ones, never half of
-  them. Several processes may do this at once: the last one wins.
+  Readers, also after a crash, see the old contents or the new ones, never a part. Several processes
+  may do this at the same time: the last one wins.
 
   Args:
     path: the file; its directory must exist.
     mode: 'wb', or 'w' for text in UTF-8 with newlines as they are written.
 
   Raises:
-    OSError: it cannot be written; `path` is as it was, and nothing else is left behind.
+    OSError: it cannot be written; `path` is unchanged and no temporary file is left behind.
   """
   target = pathlib.Path(path)
-  # In the same directory: a file is renamed atomically only within one file system.
+  # In the same directory, because renames are atomic only within one file system.
   scratch = target.with_name(f'{target.name}.{secrets.token_hex(4)}.tmp')
   encoding, newline = (None, None) if 'b' in mode else ('utf-8', '')
   try:

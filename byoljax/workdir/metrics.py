@@ -1,11 +1,11 @@
-"""What a run leaves behind to be read and plotted; `Progress` is what it shows meanwhile.
+"""The metrics that a run writes, to be read and plotted.
 
-`metrics.jsonl` is the record: one JSON object per write, 'step' first. TensorBoard (through
-tensorboardX, which does not import TensorFlow) and CSV are views of it. After a resume the record
-holds the same steps as that of a run that was never interrupted.
+`metrics.jsonl` is the primary record: one JSON object per row, 'step' first. TensorBoard (through
+tensorboardX, which does not import TensorFlow) and CSV are copies of it. After a resume it has the
+same rows as that of an uninterrupted run.
 
 JSON has no NaN: such values are written as the strings "NaN", "Infinity" and "-Infinity", so that
-any JSON reader accepts the file; `read` turns them back into floats.
+any JSON parser accepts the file; `read` converts them back to floats.
 """
 
 from collections.abc import Iterable, Mapping
@@ -34,16 +34,16 @@ _NON_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
 
 
 class Writer:
-  """Appends rows of metrics to a run's directory; does nothing on processes other than the first.
+  """Appends rows of metrics to a run's directory; does nothing except on the first process.
 
   Args:
-    workdir: directory of the run, made if it is missing.
+    workdir: directory of the run, created if necessary.
     tensorboard: whether to write `tensorboard/` as well (numbers only).
-    csv: whether to write `metrics.csv` as well; a column that first appears later is added to
-      the header and left empty in the rows before.
-    resume_step: the step of the restored checkpoint. Rows of later steps are dropped, atomically:
-      they will be written again. 0 is a fresh start and drops everything. So a loop must write
-      the rows of a step before it saves that step's checkpoint.
+    csv: whether to write `metrics.csv` as well; a column that appears later is added to the header
+      and is empty in earlier rows.
+    resume_step: the step of the restored checkpoint. Rows of later steps are dropped, because they
+      will be written again; 0 is a fresh start and drops everything. So a loop must write the row
+      of a step before it saves that step's checkpoint.
   """
 
   def __init__(
@@ -71,7 +71,7 @@ class Writer:
 
       if not resume_step:
         shutil.rmtree(directory / TENSORBOARD, ignore_errors=True)
-      # Event files cannot be cut; `purge_step` makes TensorBoard forget the dropped steps.
+      # Event files cannot be truncated; `purge_step` makes TensorBoard ignore the dropped steps.
       purge = resume_step + 1 if resume_step else None
       self._board = tensorboardX.SummaryWriter(str(directory / TENSORBOARD), purge_step=purge)
 
@@ -80,8 +80,8 @@ class Writer:
 
     Args:
       step: number of optimizer steps done.
-      metrics: name to a number, a bool, a string, None, or an array of one number; reading
-        arrays waits for the device.
+      metrics: name -> number, bool, string, None, or array of one number; reading arrays waits for
+        the device.
 
     Raises:
       ValueError: a value is none of these.
@@ -99,7 +99,7 @@ class Writer:
           self._board.add_scalar(name, float(value), int(step))
 
   def flush(self) -> None:
-    """Makes everything written so far survive a power cut: call it before saving a checkpoint."""
+    """Syncs everything to disk; call it before saving a checkpoint."""
     if not self._active:
       return
     self._file.flush()
@@ -110,7 +110,7 @@ class Writer:
       self._board.flush()
 
   def close(self) -> None:
-    """Flushes and closes; closing again does nothing."""
+    """Flushes and closes; idempotent."""
     if not self._active or self._file.closed:
       return
     self.flush()
@@ -128,9 +128,9 @@ class Writer:
 
 
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-  """The rows of `workdir/metrics.jsonl` in the order of writing; [] when there is none yet.
+  """The rows of `workdir/metrics.jsonl` in order; [] if there is none.
 
-  A last line cut off by a crash is left out.
+  A last line that was truncated by a crash is ignored.
 
   Raises:
     ValueError: another line is damaged.
@@ -181,7 +181,7 @@ def _finite(value: Any) -> Any:
 
 
 class _Csv:
-  """The same rows as comma-separated values, under one header that may grow."""
+  """The same rows as comma-separated values, under a header that may grow."""
 
   def __init__(self, path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     self._path = path

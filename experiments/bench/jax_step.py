@@ -16,6 +16,7 @@ import numpy as np
 
 from byoljax import __version__, optim
 from byoljax.devices import collectives, mapping, xla
+from byoljax.length import Length
 from byoljax.method import Method, Setting
 from byoljax.methods import METHODS
 from byoljax.models import make_encoder
@@ -46,7 +47,8 @@ def method_of(case: dict[str, Any]) -> Method:
       case['encoder'], stem='cifar', dtype=case['dtype'], bn_axis=axis, bn_groups=bn_groups
     )
 
-  setting = Setting(case['total_steps'], axis=collectives.AXIS, dtype=case['dtype'])
+  length = Length(case['batch_size'], 1, case['total_steps'])
+  setting = Setting(length, axis=collectives.AXIS, dtype=case['dtype'])
   return METHODS[case['method']](encoder, setting, **case['arguments'])
 
 

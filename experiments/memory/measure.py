@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from byoljax.length import Length
 from byoljax.losses import contrastive
 from byoljax.method import Setting
 from byoljax.methods import METHODS
@@ -45,9 +46,7 @@ def memory_step(name: str, rows: int, steps: int = 20) -> dict:
     'moco': {'projector': (128,), 'queue_size': rows, 'bn_groups': 0},
     'instance_discrimination': {'criterion': 'nce'},
   }[name]
-  setting = Setting(
-    total_steps=100, steps_per_epoch=10, batch_size=ROWS, num_examples=max(rows, ROWS)
-  )
+  setting = Setting(Length(ROWS, 10, 100), num_examples=max(rows, ROWS))
   encoder = functools.partial(make_encoder, 'small', stem='cifar')
   method = METHODS[name](lambda axis, groups=0: encoder(bn_axis=axis, bn_groups=groups), setting,
                          **arguments)  # fmt: skip

@@ -1,5 +1,6 @@
 """The documentation: links, navigation, commands, code blocks, and the site itself."""
 
+import importlib
 import pathlib
 import re
 import shlex
@@ -16,6 +17,7 @@ from tests import markdown_pages
 from tests.markdown_pages import ROOT, pages, recipe_pages
 
 WRITTEN = markdown_pages.written()
+API = [origin for origin in WRITTEN if origin.startswith('docs/api/')]
 # Pages whose Python is not run here, and why.
 ELSEWHERE = {
   'docs/adding_a_method.md': 'tests/docs/test_worked_example.py',
@@ -83,6 +85,17 @@ def test_navigation_lists_every_page_and_no_other():
   found = [*pages.sources(), 'recipes.md']
   listed = list(pages._leaves(pages.expanded(nav, found)))
   assert sorted(listed) == sorted(found)
+
+
+def test_the_reference_has_every_package_and_no_missing_module():
+  named = re.findall(r'^::: (\S+)$', '\n'.join(WRITTEN[origin] for origin in API), re.M)
+  for name in named:
+    path = ROOT / name.replace('.', '/')
+    in_package = hasattr(importlib.import_module(name.rpartition('.')[0]), name.rpartition('.')[2])
+    assert path.with_suffix('.py').exists() or (path / '__init__.py').exists() or in_package, name
+  packages = {path.parent.name for path in (ROOT / 'byoljax').glob('*/__init__.py')}
+  # The tasks are described by `byoljax --help`.
+  assert packages - {name.split('.')[1] for name in named if '.' in name} == {'tasks'}
 
 
 def commands():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from byoljax import streams
+from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods.joint_embedding import deepcluster, deepcluster_v2, interclr
 from byoljax.ops import ema, kmeans, pseudo_classes
@@ -41,7 +42,7 @@ def same_partition(a, b):
 
 class TestDeepCluster:
   def built(self, **changes):
-    setting = Setting(total_steps=100, steps_per_epoch=7, num_examples=IMAGES)
+    setting = Setting(Length(256, 7, 100), num_examples=IMAGES)
     return deepcluster.build(TinyEncoder, setting, **({'num_clusters': 4, 'pca_dim': 3} | changes))
 
   def start(self, method):
@@ -241,7 +242,7 @@ class TestInterclr:
     params, state = method.init(jax.random.key(0), batch_of())
     assert_equal(params, state.target_params)
     moved = jax.tree.map(lambda x: x + 1.0, params)
-    _, after = method.post_step(moved, state, jnp.int32(0))
+    _, after, _ = method.post_step(moved, state, jnp.int32(0))
     np.testing.assert_allclose(
       after.target_params['encoder']['kernel'], np.eye(DIM) + 0.1, atol=1e-6
     )

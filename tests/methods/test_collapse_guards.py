@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from byoljax.evals import collapse
+from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods import METHODS
 from byoljax.step import init_state, train_step
@@ -47,7 +48,7 @@ def train(name, *, rate, views=2, **arguments):
     methods that do not normalize them their standard deviation; and how well the nearest neighbor
     in the embedding tells the kind.
   """
-  setting = Setting(total_steps=STEPS, num_examples=ROWS, batch_size=ROWS, axis=None)
+  setting = Setting(Length(ROWS, 1, STEPS), num_examples=ROWS)
   method = METHODS[name](functools.partial(TinyEncoder), setting, **arguments)
   tx = optax.sgd(rate, momentum=0.9)
   kinds = pictures()

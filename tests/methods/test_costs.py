@@ -20,21 +20,22 @@ from tests.methods.test_contract import batch_of, make, pure_step
 # BYOL: online and target forward for two views, gradient of the online weights for both. SimCLR:
 # both views in one batch. MoCo, symmetric: as BYOL.
 WRITTEN = {
-  'byol': {'convolution': 6, 'dot_general': 28, 'all_reduce': 34},
+  'byol': {'convolution': 6, 'dot_general': 28, 'all_reduce': 33},
   'simclr': {
     'convolution': 3, 'dot_general': 15, 'all_reduce': 20, 'all_gather': 4, 'reduce_scatter': 2,
     'while': 4,
   },
   'moco': {
-    'convolution': 6, 'dot_general': 20, 'all_reduce': 16, 'all_gather': 6, 'while': 3, 'sort': 2,
+    'convolution': 6, 'dot_general': 20, 'all_reduce': 15, 'all_gather': 6, 'while': 3, 'sort': 2,
   },
 }  # fmt: skip
 # After them, at most: how many all-reduces are left after combining, copies, megaflops, and
-# temporary kilobytes per device.
+# temporary kilobytes per device. Most of MoCo's copies are scalars: on a CPU, folding a number into
+# a key is a loop with some 20 of them.
 COMPILED = {
   'byol': (10, 8, 0.53, 42),
   'simclr': (7, 30, 0.55, 54),
-  'moco': (2, 140, 0.55, 96),
+  'moco': (2, 190, 0.55, 96),
 }
 
 
@@ -48,7 +49,8 @@ def lowered(name):
 
 @functools.cache
 def compiled(name):
-  return lowered(name)[0].compile()
+  # With XLA's own emitters, not with those that compile the tests quickly.
+  return lowered(name)[0].compile({'xla_cpu_use_fusion_emitters': True})
 
 
 every = pytest.mark.parametrize('name', sorted(WRITTEN))

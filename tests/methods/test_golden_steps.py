@@ -119,9 +119,9 @@ def trajectory(case, order=None, **changes):
   """[(tensors, state, metrics)] at the start (without metrics) and after every step."""
   arguments = step_tensors.METHODS[case]
   setting = Setting(
-    total_steps=step_tensors.TOTAL, steps_per_epoch=step_tensors.EPOCH,
-    batch_size=step_tensors.BATCH, num_examples=step_tensors.EPOCH * step_tensors.BATCH,
-  )  # fmt: skip
+    Length(step_tensors.BATCH, step_tensors.EPOCH, step_tensors.TOTAL),
+    num_examples=step_tensors.EPOCH * step_tensors.BATCH,
+  )
   method = METHODS[case](Encoder, setting, **arguments)
   length = Length(step_tensors.BATCH, step_tensors.EPOCH, step_tensors.TOTAL)
   warmup = {'warmup': f'{step_tensors.WARMUP[case]} steps'}
@@ -220,7 +220,7 @@ def test_target_networks(golden, case):
 
 
 def test_moco_starts_from_a_copy():
-  setting = Setting(total_steps=4, batch_size=step_tensors.BATCH)
+  setting = Setting(Length(step_tensors.BATCH, 1, 4))
   method = METHODS['moco'](Encoder, setting, **step_tensors.METHODS['moco'])
   params, own = method.init(jax.random.key(0), batch_of(0))
   jax.tree.map(np.testing.assert_array_equal, params, own.target_params)

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods.joint_embedding import (
   deepcluster,
@@ -67,12 +68,12 @@ def at(method, batch, state=None, params=None, key=0, step=0):
   params, state = params or drawn[0], state or drawn[1]
   value, aux = method.loss(params, state, batch, jax.random.key(key), jnp.int32(step))
   after = method.remember(aux.method_state, aux.rows, jnp.bool_(True))
-  _, after = method.post_step(params, after, jnp.int32(step))
+  _, after, _ = method.post_step(params, after, jnp.int32(step))
   return float(value), aux.metrics, state, after
 
 
 def built(module, **changes):
-  setting = Setting(total_steps=100, steps_per_epoch=20, batch_size=32, num_examples=64)
+  setting = Setting(Length(32, 20, 100), num_examples=64)
   return module.build(TinyEncoder, setting, **changes)
 
 

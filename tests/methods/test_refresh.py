@@ -8,6 +8,7 @@ import pytest
 from byoljax.config import ConfigError
 from byoljax.data.sources import arrays
 from byoljax.evals import features
+from byoljax.length import Length
 from byoljax.method import Setting, check_groups, check_sizes
 from byoljax.protocols import extraction
 from byoljax.train import assemble
@@ -77,17 +78,18 @@ def test_views_in_the_order_of_their_numbers_and_repeated():
 
 
 def test_durations_of_a_method_count_optimizer_steps():
-  setting = Setting(total_steps=100, steps_per_epoch=10, batch_size=16, accumulate=4)
-  assert setting.steps('freeze', '2 epochs') == 20
-  assert setting.steps('freeze', '640 examples') == 10
-  assert setting.steps('freeze', '5 %') == 5
+  setting = Setting(Length(64, 10, 100), accumulate=4)
+  assert setting.micro_batch_size == 16
+  assert setting.length.steps('freeze', '2 epochs') == 20
+  assert setting.length.steps('freeze', '640 examples') == 10
+  assert setting.length.steps('freeze', '5 %') == 5
   with pytest.raises(ValueError, match="freeze='soon' is not a duration"):
-    setting.steps('freeze', 'soon')
+    setting.length.steps('freeze', 'soon')
 
 
 @pytest.mark.parametrize('groups', [3, 2, -4, 32])
 def test_groups_must_split_batch_and_devices(groups):
-  setting = Setting(total_steps=1, batch_size=32, num_devices=4)
+  setting = Setting(Length(32, 1, 1), num_devices=4)
   check_groups(8, setting)
   check_groups(0, setting)
   with pytest.raises(ValueError, match=f'bn_groups={groups} must be a multiple of the 4 devices'):

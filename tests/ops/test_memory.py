@@ -23,7 +23,7 @@ def rows(count, dim=6, seed=0):
 
 def parts(items):
   """[devices, rows of each, ...], as they are placed."""
-  return np.asarray(mapping.place_cut_by_rows(items))
+  return np.asarray(mapping.place_row_shards(items))
 
 
 def on_devices(function, *arguments):
@@ -38,7 +38,7 @@ def test_parts_are_placed_and_joined(size):
   assert cut.shape == (DEVICES, -(-size // DEVICES), 6)
   np.testing.assert_array_equal(cut.reshape(-1, 6)[:size], items)
   assert not cut.reshape(-1, 6)[size:].any()
-  joined = on_devices(lambda part: collectives.join(part, items.shape), cut)
+  joined = on_devices(lambda part: collectives.unshard(part, items.shape), cut)
   for each in joined:
     np.testing.assert_array_equal(each, items)
 

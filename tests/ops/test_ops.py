@@ -58,7 +58,7 @@ def test_tau_follows_the_papers_cosine():
   assert float(ema.cosine_tau(1.0, 10)(0)) == 1.0 and float(ema.cosine_tau(0.0, 10)(0)) == 0.0
 
 
-@pytest.mark.parametrize(('tau', 'steps', 'message'), [(1.2, 10, 'tau 1.2'), (0.9, 0, 'got 0')])
+@pytest.mark.parametrize(('tau', 'steps', 'message'), [(1.2, 10, 'tau=1.2'), (0.9, 0, 'got 0')])
 def test_impossible_tau_schedules_are_refused(tau, steps, message):
   with pytest.raises(ValueError, match=message):
     ema.cosine_tau(tau, steps)

@@ -20,8 +20,9 @@ from byoljax.data.sources import datasets
 from byoljax.encoders import load, method_network
 from byoljax.encoders.encoder import EMBEDDING
 from byoljax.models import heads, make_encoder
-from byoljax.models.net import cut, pooled, stack, taps_of
-from byoljax.report import contents
+from byoljax.models.net import stack
+from byoljax.models.taps import pooled, taps_of, truncate
+from byoljax.report import facts
 from byoljax.workdir import checkpoint, run_dir
 from tests.paths import ROOT
 
@@ -89,8 +90,8 @@ class TestNet:
     assert tuple(found) == ONLINE
     assert found['stage1'] == (5, 4, 4, 32) and found['predictor/hidden1'] == (5, 24)
 
-  def test_cut_holds_what_the_taps_need(self):
-    roles = {tap: [part[0] for part in cut(self.NET, [tap]).parts] for tap in ONLINE}
+  def test_truncation_keeps_what_the_taps_need(self):
+    roles = {tap: [part[0] for part in truncate(self.NET, [tap]).parts] for tap in ONLINE}
     assert roles['stem'] == roles['embedding'] == ['encoder']
     assert roles['projector/hidden1'] == roles['projection'] == ['encoder', 'projector']
     assert roles['prediction'] == ['encoder', 'projector', 'predictor']
@@ -98,7 +99,7 @@ class TestNet:
   def test_equal_names_in_two_heads_are_kept_apart(self):
     x = jnp.ones((2, 16, 16, 3))
     params, stats = self.NET.init(jax.random.key(0), x)
-    two = cut(self.NET, ['projector/hidden1', 'predictor/hidden1'])
+    two = truncate(self.NET, ['projector/hidden1', 'predictor/hidden1'])
     outputs, _ = jax.jit(lambda p, s: two.apply(p, s, x, train=False))(params, stats)
     assert outputs['projector/hidden1'].shape == (2, 16)
     assert outputs['predictor/hidden1'].shape == (2, 24)
@@ -255,7 +256,7 @@ def test_they_stand_in_the_report_and_in_the_comparison(run, tmp_path, capsys):
     assert cli.run([task, str(run)]) == 0
   result = {'byol': {'knn': {'top1': 0.5}, 'linear': {'top1': 0.625}}}
   (run / 'results.json').write_text(json.dumps({'result': result}))
-  tables = contents._results(run)
+  tables = facts.results(run)
   assert tables['Layer by layer, online network, step 3'][5]['tap'] == 'projector/hidden1'
   assert tables['Collapse, online network, step 3'][0]['dimensions'] == '128'
   capsys.readouterr()
@@ -324,13 +325,13 @@ def test_neither_the_batch_nor_the_number_of_devices_changes_any_result(run, tmp
 
 
 def test_a_run_of_another_librarys_weights_has_no_views(untrained, tmp_path, capsys):
-  stored = json.loads((untrained / 'config.json').read_text())
+  record = json.loads((untrained / 'config.json').read_text())
   copy = tmp_path / 'theirs'
   copy.mkdir()
   (copy / 'checkpoints').symlink_to(untrained / 'checkpoints')
   for name in ('views', 'method', 'train'):
-    del stored['config'][name]
-  (copy / 'config.json').write_text(json.dumps(stored))
+    del record['config'][name]
+  (copy / 'config.json').write_text(json.dumps(record))
   assert load.load_taps(str(copy), 'online')[1][-1] == EMBEDDING
   assert cli.run(['hypersphere', str(copy)]) == 2
   assert 'has no views' in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A cut state trains like a whole one, is a share, and leaves no trace in checkpoints."""
+"""A sharded state trains like a replicated one and leaves no trace in checkpoints."""
 
 import functools
 import operator
@@ -13,8 +13,11 @@ from byoljax import config as config_lib
 from byoljax import optim
 from byoljax.data.sources import datasets
 from byoljax.devices import collectives, mapping
-from byoljax.train import assemble
+from byoljax.optim import lars
+from byoljax.step import init_state, train_step
+from byoljax.train import assemble, sharding
 from byoljax.workdir import checkpoint
+from tests.methods import test_protocol as toys
 
 OPTIMIZERS = {
   'adamw': {'weight_decay': 0.05, 'base_lr': 0.01},
@@ -45,7 +48,7 @@ def assembled(tiny, optimizer, shard, *more, **options):
     *(f'--config.optim.{name}={value}' for name, value in fields.items()),
     *more,
   )
-  return assemble(config, _source(config.data.dir), **options)
+  return assemble.from_config(config, _source(config.data.dir), **options)
 
 
 def _batch(rows, images, labels):
@@ -54,7 +57,7 @@ def _batch(rows, images, labels):
 
 
 def steps(run, count=4, state=None):
-  """So many steps on fixed batches; the state as it lies, and the last metrics."""
+  """So many steps on fixed batches; the state as it is placed, and the last metrics."""
   state = run.layout.place(run.create()) if state is None else state
   size = run.length.batch_size
   for number in range(count):
@@ -76,17 +79,17 @@ def assert_close(one, other, tolerance):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
-def test_a_cut_state_trains_like_a_whole_one(tiny, optimizer):
+def test_a_sharded_state_trains_like_a_replicated_one(tiny, optimizer):
   """Four steps of BYOL; each device holds a quarter, but for the padding of each array."""
-  whole, cut = (assembled(tiny, optimizer, shard) for shard in (False, True))
-  expected, values = steps(whole)
-  found, ours = steps(cut)
-  start = jax.tree.leaves(whole.create().params)
+  replicated, sharded = (assembled(tiny, optimizer, shard) for shard in (False, True))
+  expected, values = steps(replicated)
+  found, ours = steps(sharded)
+  start = jax.tree.leaves(replicated.create().params)
   moved = zip(start, jax.tree.leaves(expected.params), strict=True)
   assert any(np.abs(a - b).max() > 1e-3 for a, b in moved)
   # Adam divides by the gradient's size, which amplifies the rounding of the smallest.
   tolerance = 2e-5 if optimizer == 'adamw' else 2e-6
-  assert_close(cut.layout.whole(found), expected, tolerance)
+  assert_close(sharded.layout.gather(found), expected, tolerance)
   for name in ('loss', 'grad_norm', 'probe/grad_norm'):
     assert ours[name] == pytest.approx(values[name], rel=1e-5)
   for own, other in (
@@ -136,16 +139,34 @@ def test_other_methods(npz, name):
     for shard in (False, True)
   ]  # fmt: skip
   (expected, values), (found, ours) = (steps(each, 3) for each in run)
-  assert_close(run[1].layout.whole(found), expected, 1e-5)
+  assert_close(run[1].layout.gather(found), expected, 1e-5)
   assert ours['loss'] == pytest.approx(values['loss'], rel=1e-5)
   if memory:
     whole, own = (operator.attrgetter(memory)(state.method_state) for state in (expected, found))
     assert own.addressable_shards[0].data.shape == (1, -(-len(whole) // 4), whole.shape[1])
 
 
+def test_phases_are_sharded_alike():
+  """Each has an optimizer state of its own, which the devices share."""
+  method, tx = toys.two_players(), optax.adam(0.01)
+  create = functools.partial(init_state, method, tx, toys.batch_of(), 0)
+  own, own_tx, placement = sharding.shard(method, tx, jax.eval_shape(create))
+  step = functools.partial(
+    train_step, method=own, tx=own_tx, augment=lambda batch, step: batch, axis=collectives.AXIS
+  )
+  mapped = mapping.spmd(step, in_axes=(placement.axes, 0), out_axes=(placement.axes, None))
+  state = placement.place(create())
+  for number in range(3):
+    state, _ = mapped(state, mapping.shard(toys.batch_of(number)))
+  assert any(x.ndim == 2 and x.shape[0] == 4 for x in jax.tree.leaves(state.opt_state))
+  expected, _ = toys.trained(method, tx, axis=collectives.AXIS)
+  # Adam divides by the gradient's size, which amplifies the rounding of the smallest.
+  assert_close(placement.gather(state), expected, 2e-5)
+
+
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
-def test_norms_are_those_of_whole_tensors(optimizer):
-  """The optimizer alone, ten updates of three tensors that four devices cannot share evenly."""
+def test_norms_are_those_of_gathered_tensors(optimizer):
+  """The optimizer alone, ten updates of tensors that four devices cannot share evenly."""
   rng = np.random.default_rng(1)
   shapes = {'dense': {'kernel': (5, 7), 'bias': (7,)}, 'norm': {'scale': (3,)}}
   draw = functools.partial(
@@ -156,48 +177,48 @@ def test_norms_are_those_of_whole_tensors(optimizer):
   fields = {name: value for name, value in OPTIMIZERS[optimizer].items() if name != 'base_lr'}
   schedule = optim.make_schedule('cosine', 0.5, total_steps=20, warmup_steps=3)
 
-  def train(axis):
-    tx = optim.make_optimizer(optimizer, schedule=schedule, axis=axis, **fields)
-    part = lambda tree: tree if axis is None else jax.tree.map(collectives.cut, tree)  # noqa: E731
-    p = part(params)
-    state = tx.init(p)
+  def train(sharded):
+    norm = sharding.norm_over_devices() if sharded else lars.l2_norm
+    tx = optim.make_optimizer(optimizer, schedule=schedule, norm=norm, **fields)
+    p, state = params, tx.init(params)
+    if sharded:
+      state = jax.tree.map(collectives.shard, state)
+      tx = sharding.shard_optimizer(tx, collectives.AXIS)
     for each in gradients:
-      updates, state = tx.update(part(each), state, p)
+      updates, state = tx.update(each, state, p)
       p = optax.apply_updates(p, updates)
-    if axis is None:
-      return p
-    return jax.tree.map(lambda x, like: collectives.join(x, like.shape), p, params)
+    return p
 
-  found = jax.pmap(lambda _: train(collectives.AXIS), axis_name=collectives.AXIS)(np.zeros(4))
-  assert_close(jax.tree.map(lambda x: x[0], found), jax.jit(train, static_argnums=0)(None), 2e-6)
+  found = jax.pmap(lambda _: train(True), axis_name=collectives.AXIS)(np.zeros(4))
+  assert_close(jax.tree.map(lambda x: x[0], found), jax.jit(train, static_argnums=0)(False), 2e-6)
 
 
-def test_a_run_changes_its_layout(tiny, tmp_path):
-  """Saved cut, restored whole, and the other way round: bit for bit; checkpoints are alike."""
-  whole, cut = (assembled(tiny, 'lars', shard) for shard in (False, True))
-  state, _ = steps(cut, count=2)
-  saved = cut.layout.whole(state)
+def test_a_run_changes_its_placement(tiny, tmp_path):
+  """Saved sharded, restored replicated, and the other way round: bit for bit."""
+  replicated, sharded = (assembled(tiny, 'lars', shard) for shard in (False, True))
+  state, _ = steps(sharded, count=2)
+  saved = sharded.layout.gather(state)
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(2, saved, {})
     checkpoints.wait()
-    restored = checkpoints.restore(jax.eval_shape(whole.create))
+    restored = checkpoints.restore(jax.eval_shape(replicated.create))
   assert_close(restored, mapping.fetch(saved), 0)
-  again = cut.layout.whole(cut.layout.place(restored))
+  again = sharded.layout.gather(sharded.layout.place(restored))
   assert_close(mapping.fetch(again), restored, 0)
-  on_cut, _ = steps(cut, state=cut.layout.place(restored))
-  on_whole, _ = steps(whole, state=whole.layout.place(restored))
-  assert_close(cut.layout.whole(on_cut), on_whole, 2e-6)
+  found, _ = steps(sharded, state=sharded.layout.place(restored))
+  expected, _ = steps(replicated, state=replicated.layout.place(restored))
+  assert_close(sharded.layout.gather(found), expected, 2e-6)
 
 
 @pytest.mark.slow
-def test_a_spoilt_step_changes_nothing_in_a_cut_state(tiny):
+def test_a_step_that_is_skipped_changes_nothing_in_a_sharded_state(tiny):
   run = assembled(tiny, 'adamw', True, '--config.train.non_finite=skip')
   state, _ = steps(run, count=1)
-  before = mapping.fetch(run.layout.whole(state))
+  before = mapping.fetch(run.layout.gather(state))
   poisoned = jax.tree.map(lambda x: x * jnp.nan, before.params['predictor'])
   broken = before.replace(params=before.params | {'predictor': poisoned})
   after, values = steps(run, count=1, state=run.layout.place(broken))
-  found = mapping.fetch(run.layout.whole(after))
+  found = mapping.fetch(run.layout.gather(after))
   assert values['skipped'] == 1
   assert_close(found.opt_state.inner, before.opt_state.inner, 0)
 
@@ -221,32 +242,32 @@ def test_many_steps_on_data_that_live_on_the_devices(tiny):
 def test_the_twin_on_shard_map(tiny):
   """What plans compile: the same numbers, and the compiler's arguments shrink."""
   mapped = mapping.spmd_shard_map
-  cut, plain = (assembled(tiny, 'adamw', shard, mapped=mapped) for shard in (True, False))
-  shapes = cut.layout.stored(jax.eval_shape(cut.create), 4)
+  sharded, plain = (assembled(tiny, 'adamw', shard, mapped=mapped) for shard in (True, False))
+  shapes = sharded.layout.sharded_shapes(jax.eval_shape(sharded.create), 4)
 
   def laid_out(x, like):
     x = np.asarray(x)
     return x if x.shape == like.shape else np.pad(x.reshape(-1), (0, like.size - x.size))
 
-  flat = jax.tree.map(laid_out, cut.create(), shapes)
-  rows = np.arange(cut.length.batch_size)
-  images, labels = cut.source.read(rows)
+  flat = jax.tree.map(laid_out, sharded.create(), shapes)
+  rows = np.arange(sharded.length.batch_size)
+  images, labels = sharded.source.read(rows)
   batch = _batch(rows, images, labels)
-  state, _ = cut.step(flat, batch)
+  state, _ = sharded.step(flat, batch)
   expected, _ = plain.step(plain.create(), batch)
   assert_close(state.params, expected.params, 2e-5)
 
 
 @pytest.mark.parametrize('shape', [(), (1,), (7,), (8,), (3, 5), (2, 3, 4)])
-def test_cutting_and_joining(shape):
-  """All four devices together give back the array; the mean is that of pmean."""
-  x = np.random.default_rng(0).normal(size=(4, *shape)).astype(np.float32)
+def test_shards_are_gathered(shape):
+  """All four devices together give back the array."""
+  x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
   def one(x):
-    part = collectives.cut(collectives.pmean(x))
-    assert part.shape == ((-(-x.size // 4),) if x.ndim else ())
-    return collectives.join(part, x.shape), collectives.join(collectives.mean_cut(x), x.shape)
+    own = collectives.shard(x)
+    assert own.shape == ((-(-x.size // 4),) if x.ndim else ())
+    return collectives.unshard(own, x.shape)
 
-  joined, scattered = jax.pmap(one, axis_name=collectives.AXIS)(x)
-  np.testing.assert_allclose(joined[0], x.mean(0), rtol=1e-6, atol=1e-7)
-  np.testing.assert_allclose(scattered[3], x.mean(0), rtol=1e-6, atol=1e-7)
+  found = jax.pmap(one, axis_name=collectives.AXIS)(np.broadcast_to(x, (4, *shape)))
+  for each in found:
+    np.testing.assert_array_equal(each, x)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import byoljax
-from byoljax import main, models
-from byoljax.models import resnet
+from byoljax import main
+from byoljax.models import options, resnet
 from byoljax.weights import array_pickle, importing
 from tests import imported
 from tests.paths import GOLDEN
@@ -30,7 +30,7 @@ ONLINE, TARGET = 'experiment_state.online_', 'experiment_state.target_'
 def short_resnet(monkeypatch):
   """A bottleneck ResNet of one block a stage, known by name."""
   monkeypatch.setitem(resnet.RESNETS, 'resnet14', (True, theirs.BLOCKS))
-  monkeypatch.setitem(models.ENCODERS, 'resnet14', lambda **s: models._resnet('resnet14', **s))
+  monkeypatch.setitem(options.FAMILIES, 'resnet14', options.ResNetOptions)
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def byol(
   def loss(
     params: PyTree, state: WithTarget, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    del key
+    del key, step
     views = batch['views']
     (on_first, on_second), bn = apply_each(online, params, state.bn, views)
     (to_first, to_second), target_bn = (on_first, on_second), state.target_bn
@@ -106,8 +106,6 @@ def byol(
     if symmetric:
       value += _direction(p_second, z_second, z_first)
     metrics = {
-      'loss': value,
-      'tau': tau(step) if target_mode == 'ema' else jnp.ones((), jnp.float32),
       'collapse/online_target_cosine': _mean_cosine(on_first['projection'], to_first['projection']),
     }
     new_state = state.replace(bn=bn, target_bn=target_bn)
@@ -120,12 +118,15 @@ def byol(
       value += beta * bridge.dispersion(p, own_view, other_view, alpha, axis=axis)
     return value
 
-  def post_step(params: PyTree, state: WithTarget, step: jax.Array) -> tuple[PyTree, WithTarget]:
+  def post_step(
+    params: PyTree, state: WithTarget, step: jax.Array
+  ) -> tuple[PyTree, WithTarget, dict[str, jax.Array]]:
     if target_mode != 'ema':
-      return params, state
+      return params, state, {}
+    now = tau(step)
     shared = {role: params[role] for role in _SHARED}
-    moved = ema.update(state.target_params, shared, tau(step))
-    return params, state.replace(target_params=moved)
+    moved = ema.update(state.target_params, shared, now)
+    return params, state.replace(target_params=moved), {'tau': now}
 
   embed = evaluation_outputs(online, 'embedding', 'projection')
   return Method(init, loss, post_step, embed, default_groups, net=online)
@@ -175,8 +176,6 @@ def build(
     raise ValueError(f"target_mode='{target_mode}' is not one of {', '.join(TARGET_MODES)}.")
   if tau_schedule not in TAU_SCHEDULES:
     raise ValueError(f"tau_schedule='{tau_schedule}' is not one of {', '.join(TAU_SCHEDULES)}.")
-  if not 0.0 <= base_tau <= 1.0:
-    raise ValueError(f'base_tau={base_tau} must be between 0 and 1.')
   check_sizes(projector, predictor)
   if beta < 0 or alpha <= 0:
     raise ValueError(f'beta={beta} must be 0 or more and alpha={alpha} positive.')
@@ -191,7 +190,7 @@ def build(
   return byol(
     stack(online),
     stack(shared),
-    tau=TAU_SCHEDULES[tau_schedule](base_tau, setting.total_steps),
+    tau=TAU_SCHEDULES[tau_schedule](base_tau, setting.length.total_steps),
     target_mode=target_mode,
     symmetric=symmetric,
     beta=beta,

@@ -105,7 +105,6 @@ def deepcluster(
     value = jnp.mean(weights(labels, state.sizes) * each)
     right = jnp.argmax(outputs['logits'], axis=-1) == labels
     metrics = {
-      'loss': value,
       'pretext_top1': jnp.mean(right.astype(jnp.float32)),
       'collapse/largest_cluster': jnp.max(state.sizes) / num_examples,
     }
@@ -181,5 +180,5 @@ def build(
     num_clusters=num_clusters,
     pca_dim=pca_dim,
     iterations=iterations,
-    every=max(1, setting.steps_per_epoch),
+    every=max(1, setting.length.steps_per_epoch),
   )

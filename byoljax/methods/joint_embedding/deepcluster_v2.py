@@ -130,7 +130,7 @@ def deepcluster_v2(
       losses.append(classification.cross_entropy(logits, wanted))
       right.append(jnp.mean((jnp.argmax(logits, axis=-1) == wanted).astype(jnp.float32)))
     value = jnp.mean(jnp.stack(losses))
-    metrics = {'loss': value, 'pretext_top1': jnp.mean(jnp.stack(right))}
+    metrics = {'pretext_top1': jnp.mean(jnp.stack(right))}
     large = lax.stop_gradient(z).reshape(rows, views, -1)[:, :_LARGE]
     newest = collectives.all_gather((batch['index'], large), axis)
     return value, Aux(state.replace(bn=bn), metrics, crops[0]['embedding'], newest)
@@ -227,7 +227,7 @@ def build(
     prototypes=tuple(prototypes),
     temperature=temperature,
     iterations=iterations,
-    every=max(1, setting.steps_per_epoch),
+    every=max(1, setting.length.steps_per_epoch),
     axis=setting.axis,
   )
   return method._replace(net=stack((encoder_part, head_part)))

@@ -109,8 +109,6 @@ def dino(
     center = center_momentum * state.center + (1.0 - center_momentum) * batch_center
     spread = collectives.pmean(jnp.mean(targets[0], axis=0), axis)
     metrics = {
-      'loss': value,
-      'tau': tau(step),
       # Collapse is either one of the two: all mass on one output, or targets that do not differ.
       'collapse/teacher_entropy': jnp.mean(_entropy(targets[0])),
       'collapse/mean_target_entropy': _entropy(spread),
@@ -118,9 +116,12 @@ def dino(
     new_state = state.replace(bn=bn, target_bn=target_bn, center=center)
     return value, Aux(new_state, metrics, student[0]['embedding'])
 
-  def post_step(params: PyTree, state: DinoState, step: jax.Array) -> tuple[PyTree, DinoState]:
-    moved = ema.update(state.target_params, params, tau(step))
-    return params, state.replace(target_params=moved)
+  def post_step(
+    params: PyTree, state: DinoState, step: jax.Array
+  ) -> tuple[PyTree, DinoState, dict[str, jax.Array]]:
+    now = tau(step)
+    moved = ema.update(state.target_params, params, now)
+    return params, state.replace(target_params=moved), {'tau': now}
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   return Method(init, loss, post_step, embed, default_groups, net=net)
@@ -198,14 +199,14 @@ def build(
   )
   return dino(
     net,
-    tau=ema.cosine_tau(base_tau, setting.total_steps),
+    tau=ema.cosine_tau(base_tau, setting.length.total_steps),
     student_temperature=student_temperature,
     teacher_temperature=linear_rise(
       teacher_temperature_start,
       teacher_temperature,
-      setting.steps('teacher_warmup', teacher_warmup),
+      setting.length.steps('teacher_warmup', teacher_warmup),
     ),
     center_momentum=center_momentum,
-    freeze_steps=setting.steps('freeze_last', freeze_last),
+    freeze_steps=setting.length.steps('freeze_last', freeze_last),
     axis=setting.axis,
   )

@@ -143,7 +143,7 @@ def instance_discrimination(
     if criterion == 'full_softmax':
       total = memory.log_sum_exp(z, state.bank, temperature, size=num_examples, axis=axis)
       return jnp.mean(total - positive), state.log_z
-    positions = collectives.axis_index(axis) * len(index) + jnp.arange(len(index))
+    positions = collectives.positions(len(index), axis)
     exclude = index if ensure_negatives else None
     noise = read(state.bank, noise_indices(key, positions, num_noise, num_examples, exclude))
     if criterion == 'infonce':
@@ -165,7 +165,6 @@ def instance_discrimination(
     value, log_z = criterion_of(z, own, state, index, negatives)
     fixed = lax.stop_gradient(z)
     metrics = {
-      'loss': value,
       'positive_cosine': jnp.mean(jnp.sum(fixed * sphere.normalize(own), axis=-1)),
     }
     if criterion == 'nce':
@@ -268,6 +267,6 @@ def build(
     bank_momentum=bank_momentum,
     num_noise=num_noise,
     ensure_negatives=ensure_negatives,
-    refresh=Refresh(setting.total_steps, _filled) if fill else None,
+    refresh=Refresh(setting.length.total_steps, _filled) if fill else None,
     axis=setting.axis,
   )

@@ -130,7 +130,7 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
     q: jax.Array, index: jax.Array, state: InterState, key: jax.Array
   ) -> jax.Array:
     """The loss of the branch between images, [b]."""
-    positions = collectives.axis_index(axis) * len(index) + jnp.arange(len(index))
+    positions = collectives.positions(len(index), axis)
     keys = jax.vmap(lambda position: jax.random.split(jax.random.fold_in(key, position)))(positions)
     classes = state.labels[index]
     positive = pseudo_classes.sample_positive(keys[:, 0], classes, state.labels, c.num_clusters)
@@ -164,13 +164,16 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
     value = jnp.where(step >= c.warmup_steps, both, intra)
     nearest = jnp.argmax(sphere.similarities(k, state.centroids), axis=-1).astype(jnp.int32)
     changed = jnp.mean((nearest != state.labels[index]).astype(jnp.float32))
-    metrics = {'loss': value, 'loss/intra': intra, 'loss/inter': inter, 'labels_changed': changed}
+    metrics = {'loss/intra': intra, 'loss/inter': inter, 'labels_changed': changed}
     rows = collectives.all_gather((index, k, nearest), axis)
     new_state = state.replace(bn=bn, target_bn=target_bn)
     return value, Aux(new_state, metrics, outputs['embedding'], rows)
 
-  def post_step(params: PyTree, state: InterState, step: jax.Array) -> tuple[PyTree, InterState]:
-    moved = ema.update(state.target_params, params, tau(step))
+  def post_step(
+    params: PyTree, state: InterState, step: jax.Array
+  ) -> tuple[PyTree, InterState, dict[str, jax.Array]]:
+    now = tau(step)
+    moved = ema.update(state.target_params, params, now)
     centroids = lax.cond(
       step % c.centroid_every == 0,
       functools.partial(pseudo_classes.centroids, axis=axis),
@@ -179,7 +182,7 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
       state.labels,
       state.centroids,
     )
-    return params, state.replace(target_params=moved, centroids=centroids)
+    return params, state.replace(target_params=moved, centroids=centroids), {'tau': now}
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   refresh = Refresh(c.repair_every, functools.partial(_recluster, c))
@@ -267,7 +270,7 @@ def build(
   pool = pool_size or max(1, images // 10)
   negatives = num_negatives or min(16384, max(1, pool // 8))
   draws = pseudo_classes.Sampling(sampling, pool, negatives)
-  every = setting.steps('repair_every', repair_every)
+  every = setting.length.steps('repair_every', repair_every)
   check_sizes(projector)
   check_groups(bn_groups, setting)
   contrastive.check_temperature(temperature)
@@ -296,7 +299,7 @@ def build(
     margin=margin,
     intra_weight=intra_weight,
     inter_weight=inter_weight,
-    warmup_steps=setting.steps('warmup', warmup),
+    warmup_steps=setting.length.steps('warmup', warmup),
     centroid_every=centroid_every,
     min_cluster_size=min_cluster_size,
     repair_every=every,

@@ -87,6 +87,7 @@ def moco(
   def loss(
     params: PyTree, state: MocoState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
+    del step
     first, second = batch['views']
     pairs = ((first, second), (second, first)) if symmetric else ((first, second),)
     bn, target_bn, losses, queries, keys = state.bn, state.target_bn, [], [], []
@@ -105,8 +106,6 @@ def moco(
     new_state = state.replace(bn=bn, target_bn=target_bn)
     rows = jnp.concatenate([collectives.all_gather(k, axis) for k in keys])
     metrics = {
-      'loss': value,
-      'tau': tau(step),
       'collapse/online_target_cosine': jnp.mean(
         jnp.sum(lax.stop_gradient(sphere.normalize(queries[0]['projection'])) * keys[0], axis=-1)
       ),
@@ -127,9 +126,12 @@ def moco(
   def remember(state: MocoState, rows: jax.Array, finite: jax.Array) -> MocoState:
     return state.replace(queue=ring.push(state.queue, rows, finite, size=queue_size, axis=axis))
 
-  def post_step(params: PyTree, state: MocoState, step: jax.Array) -> tuple[PyTree, MocoState]:
-    moved = ema.update(state.target_params, params, tau(step))
-    return params, state.replace(target_params=moved)
+  def post_step(
+    params: PyTree, state: MocoState, step: jax.Array
+  ) -> tuple[PyTree, MocoState, dict[str, jax.Array]]:
+    now = tau(step)
+    moved = ema.update(state.target_params, params, now)
+    return params, state.replace(target_params=moved), {'tau': now}
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   return Method(

@@ -70,7 +70,7 @@ def moco_v3(
   def loss(
     params: PyTree, state: WithTarget, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    del key
+    del key, step
     outputs, bn = apply_each(online, params, state.bn, batch['views'])
     keys, target_bn = apply_each(target, state.target_params, state.target_bn, batch['views'])
     goals = [lax.stop_gradient(each['projection']) for each in keys]
@@ -78,8 +78,6 @@ def moco_v3(
     value += _contrast(outputs[1]['prediction'], goals[0])
     own = lax.stop_gradient(outputs[0]['projection'])
     metrics = {
-      'loss': value,
-      'tau': tau(step),
       'collapse/online_target_cosine': 1.0 - 0.5 * cosine_regression(own, goals[0]),
     }
     new_state = state.replace(bn=bn, target_bn=target_bn)
@@ -92,9 +90,13 @@ def moco_v3(
     losses = contrastive.info_nce_in_batch(q, everyone, temperature, offset=offset)
     return 2.0 * temperature * jnp.mean(losses)
 
-  def post_step(params: PyTree, state: WithTarget, step: jax.Array) -> tuple[PyTree, WithTarget]:
+  def post_step(
+    params: PyTree, state: WithTarget, step: jax.Array
+  ) -> tuple[PyTree, WithTarget, dict[str, jax.Array]]:
+    now = tau(step)
     shared = {role: params[role] for role in state.target_params}
-    return params, state.replace(target_params=ema.update(state.target_params, shared, tau(step)))
+    moved = ema.update(state.target_params, shared, now)
+    return params, state.replace(target_params=moved), {'tau': now}
 
   def groups(params: PyTree) -> PyTree:
     names = default_groups(params)
@@ -149,7 +151,7 @@ def build(
   return moco_v3(
     stack((*shared, last)),
     stack(shared),
-    tau=ema.cosine_tau(base_tau, setting.total_steps),
+    tau=ema.cosine_tau(base_tau, setting.length.total_steps),
     temperature=temperature,
     freeze_patch_embed=freeze_patch_embed,
     axis=setting.axis,

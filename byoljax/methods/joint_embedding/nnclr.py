@@ -110,7 +110,6 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
 
     value = 0.5 * (direction(near_first, on_second) + direction(near_second, on_first))
     metrics = {
-      'loss': value,
       'neighbor_cosine': cosine.mean(),
       'queue_filled': state.queue.filled / queue_size,
     }

@@ -15,7 +15,7 @@ out.
 `chunk` streams over the candidates of the loss, for batches whose similarities do not fit.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -39,6 +39,7 @@ from byoljax.models.net import Net, Statistics, output_shapes, stack
 from byoljax.ops import ema, ring, sphere
 
 PyTree = Any
+Schedule = Callable[[jax.Array], jax.Array]
 
 
 class SimclrState(Statistics):
@@ -63,7 +64,7 @@ def simclr(
   temperature: float,
   chunk: int,
   memory_size: int,
-  memory_tau: float,
+  memory_tau: Schedule,
   axis: str | None,
 ) -> Method:
   """SimCLR over a network; `build` makes it.
@@ -75,7 +76,7 @@ def simclr(
     temperature: T of NT-Xent.
     chunk: candidates at a time, 0 for all at once.
     memory_size: queued negatives, 0 for none.
-    memory_tau: weight of the old parameters in the memory's network.
+    memory_tau: step -> weight of the old parameters in the memory's network, in [0, 1].
     axis: the mapped axis.
   """
 
@@ -104,7 +105,7 @@ def simclr(
     embedding = jnp.split(outputs['embedding'], 2)[0]
     target_bn, rows = _keys(state, views)
     new_state = state.replace(bn=bn, target_bn=target_bn)
-    return value, Aux(new_state, {'loss': value}, embedding, rows)
+    return value, Aux(new_state, {}, embedding, rows)
 
   def _keys(state: SimclrState, views: jax.Array) -> tuple[PyTree, PyTree]:
     """The memory network's statistics, and its projections of all devices as unit rows."""
@@ -120,12 +121,14 @@ def simclr(
       return state
     return state.replace(queue=ring.push(state.queue, rows, finite, size=memory_size, axis=axis))
 
-  def post_step(params: PyTree, state: SimclrState, step: jax.Array) -> tuple[PyTree, SimclrState]:
-    del step
+  def post_step(
+    params: PyTree, state: SimclrState, step: jax.Array
+  ) -> tuple[PyTree, SimclrState, dict[str, jax.Array]]:
     if state.queue is None:
-      return params, state
-    moved = ema.update(state.target_params, params, memory_tau)
-    return params, state.replace(target_params=moved)
+      return params, state, {}
+    now = memory_tau(step)
+    moved = ema.update(state.target_params, params, now)
+    return params, state.replace(target_params=moved), {'tau': now}
 
   def embed(params: PyTree, state: SimclrState, images: jax.Array) -> dict[str, jax.Array]:
     outputs, _ = tapped.apply(params, state.bn, images, train=False)
@@ -162,11 +165,8 @@ def build(
   """
   check_sizes(projector)
   contrastive.check_temperature(temperature)
-  if chunk < 0 or memory_size < 0 or not 0 <= memory_tau <= 1:
-    raise ValueError(
-      f'chunk={chunk} and memory_size={memory_size} must be 0 or more, and '
-      f'memory_tau={memory_tau} between 0 and 1.'
-    )
+  if chunk < 0 or memory_size < 0:
+    raise ValueError(f'chunk={chunk} and memory_size={memory_size} must be 0 or more.')
   head = heads.MLPHead(
     features=tuple(projector),
     hidden_bias=False,
@@ -187,6 +187,6 @@ def build(
     temperature=temperature,
     chunk=chunk,
     memory_size=memory_size,
-    memory_tau=memory_tau,
+    memory_tau=ema.constant_tau(memory_tau),
     axis=setting.axis,
   )

@@ -65,7 +65,7 @@ def simsiam(net: Net, *, stop_gradient: bool = True) -> Method:
       regression.negative_cosine(p_first, goal(second['projection']))
       + regression.negative_cosine(p_second, goal(first['projection']))
     )
-    return value, Aux(Statistics(bn), {'loss': value}, first['embedding'])
+    return value, Aux(Statistics(bn), {}, first['embedding'])
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   return Method(init, loss, keep, embed, default_groups, net=net)

@@ -122,7 +122,7 @@ def swav(
       for crop in range(len(state.queues))
     )
     shares = collectives.pmean(jnp.mean(codes[0], axis=0), axis)
-    metrics = {'loss': value, 'prototypes/perplexity': jnp.exp(_entropy(shares))}
+    metrics = {'prototypes/perplexity': jnp.exp(_entropy(shares))}
     return value, Aux(state.replace(bn=bn), metrics, crops[0]['embedding'], rows)
 
   def remember(state: SwavState, rows: tuple[jax.Array, ...], finite: jax.Array) -> SwavState:
@@ -152,9 +152,11 @@ def swav(
 
     return lax.cond((step >= queue_from) & (queue.filled == queue_size), with_queue, alone)
 
-  def post_step(params: PyTree, state: SwavState, step: jax.Array) -> tuple[PyTree, SwavState]:
+  def post_step(
+    params: PyTree, state: SwavState, step: jax.Array
+  ) -> tuple[PyTree, SwavState, dict[str, jax.Array]]:
     del step
-    return _normalized(params), state
+    return _normalized(params), state, {}
 
   def embed(params: PyTree, state: SwavState, images: jax.Array) -> dict[str, jax.Array]:
     outputs, _ = backbone.apply(params, state.bn, images, train=False)
@@ -236,8 +238,8 @@ def build(
     temperature=temperature,
     epsilon=epsilon,
     iterations=iterations,
-    freeze_steps=setting.steps('freeze', freeze),
+    freeze_steps=setting.length.steps('freeze', freeze),
     queue_size=queue_size,
-    queue_from=setting.steps('queue_from', queue_from),
+    queue_from=setting.length.steps('queue_from', queue_from),
     axis=setting.axis,
   )

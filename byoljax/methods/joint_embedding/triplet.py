@@ -69,7 +69,7 @@ def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
     value, active = triplet_loss.triplet(
       z.reshape(-1, z.shape[-1]), groups, margin=margin, mode=mode
     )
-    metrics = {'loss': value, 'active_triplets': active}
+    metrics = {'active_triplets': active}
     return value, Aux(state.replace(bn=bn), metrics, outputs[0]['embedding'])
 
   embed = evaluation_outputs(net, 'embedding', 'projection')

@@ -24,7 +24,7 @@ def from_projections(net: Net, criterion: Criterion) -> Method:
     criterion: (projections [b, D] of view 0, of view 1) -> (this device's loss, its named terms).
 
   Returns:
-    A method with the metrics 'loss' and 'loss/<term>'.
+    A method with the metrics 'loss/<term>'.
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
@@ -37,7 +37,7 @@ def from_projections(net: Net, criterion: Criterion) -> Method:
     del key, step
     (first, second), bn = apply_each(net, params, state.bn, batch['views'])
     value, terms = criterion(first['projection'], second['projection'])
-    metrics = {'loss': value} | {f'loss/{name}': term for name, term in terms.items()}
+    metrics = {f'loss/{name}': term for name, term in terms.items()}
     return value, Aux(Statistics(bn), metrics, first['embedding'])
 
   embed = evaluation_outputs(net, 'embedding', 'projection')

@@ -35,11 +35,11 @@ def build(
     ValueError: an empty projector, or a projection that the batch is too small to whiten.
   """
   if projector and projector[-1] == 0:
-    projector = (*projector[:-1], setting.batch_size // 2)
+    projector = (*projector[:-1], setting.micro_batch_size // 2)
   check_sizes(projector)
-  if projector[-1] >= setting.batch_size:
+  if projector[-1] >= setting.micro_batch_size:
     raise ValueError(
-      f'{projector[-1]} dimensions cannot be whitened with a batch of {setting.batch_size}: '
+      f'{projector[-1]} dimensions cannot be whitened with a batch of {setting.micro_batch_size}: '
       f'make the last number of projector smaller, or the batch larger.'
     )
   head = heads.MLPHead(

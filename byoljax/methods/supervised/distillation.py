@@ -65,7 +65,7 @@ def distillation(net: Net, teacher: Any, *, temperature: float) -> Method:
     outputs, bn = net.apply(params, state.bn, images, train=True)
     value = jnp.mean(losses.distillation(outputs['logits'], goal, temperature))
     agree = jnp.argmax(outputs['logits'], axis=-1) == jnp.argmax(goal, axis=-1)
-    metrics = {'loss': value, 'agreement': jnp.mean(agree.astype(jnp.float32))}
+    metrics = {'agreement': jnp.mean(agree.astype(jnp.float32))}
     return value, Aux(state.replace(bn=bn), metrics, outputs['embedding'])
 
   def embed(params: PyTree, state: StudentState, images: jax.Array) -> dict[str, jax.Array]:

@@ -61,10 +61,10 @@ def supervised(net: Net, start: Any, *, batch_norm: str) -> Method:
     labels, logits = batch['label'], outputs['logits']
     if labels.ndim == 2:
       value = classification.binary_cross_entropy(logits, labels)
-      metrics = {'loss': value}
+      metrics = {}
     else:
       value = classification.cross_entropy(logits, labels)
-      metrics = {'loss': value, 'top1': classification.accuracy(logits, labels)}
+      metrics = {'top1': classification.accuracy(logits, labels)}
     return value, Aux(state.replace(bn=bn), metrics, outputs['embedding'])
 
   embed = evaluation_outputs(net, 'embedding', 'logits')
