@@ -72,7 +72,7 @@ def encoder_of(
   prefix: str = '',
   image_size: int = 0,
 ) -> Reading:
-  """The encoder whose weights lie in a file.
+  """The encoder whose weights are in a file.
 
   Args:
     path: any file or folder that `files.read` takes, or a folder that `exporting.write` made.
@@ -151,13 +151,13 @@ def import_weights(config: Config, invocation: Invocation) -> int:
       'versions': checkpoint.versions(),
     },
   )
-  say(_told(encoder.fields, prefix, found))
+  say(_describe(encoder.fields, prefix, found))
   say(f'run  {workdir}  (--config.pretrained={workdir})')
   return 0
 
 
-def _told(fields: Mapping[str, Any], prefix: str, found: Found) -> str:
-  """What was found out, in a sentence."""
+def _describe(fields: Mapping[str, Any], prefix: str, found: Found) -> str:
+  """What was found, in a sentence."""
   width = f' x {fields["width"]}' if fields['width'] > 1 else ''
   if 'stem' in found.fields:
     kernels = ' and selective kernels' if fields.get('selective_kernel') else ''
