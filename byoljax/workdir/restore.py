@@ -216,7 +216,7 @@ def by_name(tree: PyTree) -> dict[str, Any]:
 
 def _name(path: Sequence[Any]) -> str:
   # Tuples and dataclasses come back from disk as lists and dicts: only the names count.
-  return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def _lookup(tree: PyTree, prefix: tuple[str, ...]) -> PyTree:
