@@ -43,7 +43,7 @@ def run(config: Config, invocation: Invocation) -> int:
 
 def _warm_started(run: 'Run', config: Config, workdir: pathlib.Path) -> 'Run':
   """The run, from the weights that `config.init_from` names; a resumed run has its own."""
-  from byoljax.encoders import warm_start
+  from byoljax.train import warm_start
   from byoljax.workdir import checkpoint
 
   if not config.init_from or checkpoint.latest_finished(workdir) is not None:
