@@ -102,7 +102,7 @@ def _pretrain(
   state, complete = loop.train(run, workdir, assemble.cadence(config, run.length), evaluate=knn)
   _say_unreadable(source)
   if not complete:
-    say(f'Stopped at step {int(state.step)} and saved: the same command goes on from there.')
+    say(f'Stopped at step {int(state.step)} and saved: the same command resumes from there.')
     return 0
   if not done_before:
     say(f'Trained in {_minutes(time.monotonic() - began)}.')
