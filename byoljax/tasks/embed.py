@@ -3,7 +3,7 @@
     <folder>/index.json        what was embedded by what, how many rows of how many numbers
     <folder>/part-00000.npz    features float32 [n, D], index int64 [n], label int32 [n], name [n]
 
-Parts are written one after the other, each at once, so an interrupted job goes on where it stopped.
+Parts are written one after the other, each at once, so an interrupted job resumes where it stopped.
 Images that cannot be read have no row. CSV and Parquet hold the same columns.
 """
 

@@ -74,7 +74,7 @@ def _train(
       workdir=home / name,
     )
     if result is None:
-      say('Stopped and saved: the same command goes on from there.')
+      say('Stopped and saved: the same command resumes from there.')
       return 0
     results[name] = result
   run_dir.write_result(home / 'result.json', results, config, directory)

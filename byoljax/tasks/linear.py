@@ -32,7 +32,7 @@ def run(config: Config, invocation: Invocation) -> int:
       encoder, data, protocol, logging=assemble.logging_of(config), workdir=home
     )
   if result is None:
-    say('Stopped and saved: the same command goes on from there.')
+    say('Stopped and saved: the same command resumes from there.')
     return 0
   run_dir.write_result(home / 'result.json', result, config, directory)
   say(

@@ -43,7 +43,7 @@ def run(config: Config, invocation: Invocation) -> int:
 
 def _warm_started(run: 'Run', config: Config, workdir: pathlib.Path) -> 'Run':
   """The run, from the weights that `config.init_from` names; a resumed run has its own."""
-  from byoljax.encoders import warm_start
+  from byoljax.train import warm_start
   from byoljax.workdir import checkpoint
 
   if not config.init_from or checkpoint.latest_finished(workdir) is not None:
@@ -102,7 +102,7 @@ def _pretrain(
   state, complete = loop.train(run, workdir, assemble.cadence(config, run.length), evaluate=knn)
   _say_unreadable(source)
   if not complete:
-    say(f'Stopped at step {int(state.step)} and saved: the same command goes on from there.')
+    say(f'Stopped at step {int(state.step)} and saved: the same command resumes from there.')
     return 0
   if not done_before:
     say(f'Trained in {_minutes(time.monotonic() - began)}.')

@@ -73,7 +73,7 @@ def _fill_table(
     row = {'data set': entry, 'metric': scores.METRICS[metric]}
     for protocol in config.protocols:
       for name, start in starts.items():
-        # Named after all that it depends on: training that was stopped is never gone on with by
+        # Named after all that it depends on: interrupted training is never resumed by
         # another protocol.
         digest = fingerprint(json.dumps(_asked(config, protocol, data), sort_keys=True))
         where = home / _slug(entry) / f'{protocol}-{name}-{digest}'
@@ -83,7 +83,7 @@ def _fill_table(
           with user_errors(entry):
             result = PROTOCOLS[protocol](start, data, config, where)
           if result is None:
-            say('Stopped and saved: the same command goes on from there.')
+            say('Stopped and saved: the same command resumes from there.')
             return 0
           _store(where, result, config, protocol, data)
         row[f'{protocol}, {name}'] = result[metric]

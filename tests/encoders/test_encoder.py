@@ -88,7 +88,7 @@ def test_a_method_is_built_again_from_what_its_run_recorded(name, npz, tmp_path)
     config.probe.online = False
   source = datasets.load('npz', 'pretrain', data_dir=str(npz))
   given = {'teacher': contract._teacher()} if name == 'distillation' else {}
-  run = assemble.assemble(config, source, given=given)
+  run = assemble.from_config(config, source, given=given)
   facts = method_network.facts_of(run, given)
   checkpoint.write_json(tmp_path / 'config.json', {'facts': facts})
   net = method_network.network(config, tmp_path)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from byoljax.config import user_errors
 from byoljax.encoders import load as load_lib
 from byoljax.encoders.encoder import Encoder
+from byoljax.train.run import Run
 from byoljax.weights import importing
 from byoljax.workdir import checkpoint
 
@@ -149,7 +150,7 @@ def replace(
   return state['params'], state['method_state'], start.report
 
 
-def warm_started(run: Any, encoder: Encoder, *, heads: bool = False) -> tuple[Any, str]:
+def warm_started(run: Run, encoder: Encoder, *, heads: bool = False) -> tuple[Run, str]:
   """A run whose state at step 0 has the encoder's weights, and a report.
 
   A resumed run does not come here: it has its own weights. The optimizer's state is made from the

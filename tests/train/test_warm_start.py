@@ -12,10 +12,9 @@ from safetensors.numpy import save_file
 from byoljax import config as config_lib
 from byoljax.config import ConfigError
 from byoljax.data.sources import datasets
-from byoljax.encoders import warm_start
 from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.tasks import pretrain
-from byoljax.train import assemble
+from byoljax.train import assemble, warm_start
 from byoljax.weights import exporting
 from tests.methods import test_contract as contract
 
@@ -125,7 +124,7 @@ def test_a_run_starts_from_imported_weights(configured, untrained, tmp_path, cap
   """`untrained` is what an import leaves: an encoder and nothing else."""
   config, source = configured
   config.init_from = str(untrained)
-  plain = assemble.assemble(config, source)
+  plain = assemble.from_config(config, source)
   run = pretrain._warm_started(plain, config, tmp_path)
   state, before = run.create(), plain.create()
   wanted = warm_start.load(str(untrained), mean=MEAN, std=STD)
@@ -140,7 +139,7 @@ def test_a_run_starts_from_imported_weights(configured, untrained, tmp_path, cap
 def test_a_resumed_run_keeps_its_weights(configured, untrained):
   config, source = configured
   config.init_from = '/no/such/run'
-  plain = assemble.assemble(config, source)
+  plain = assemble.from_config(config, source)
   assert pretrain._warm_started(plain, config, untrained) is plain, 'it has a checkpoint'
 
 
@@ -149,7 +148,7 @@ def test_another_encoder_is_refused(configured, untrained, tmp_path):
   with config.unlocked():
     config.init_from, config.encoder.width = str(untrained), 2
   with pytest.raises(ConfigError, match=r'do not fit this run.*\n.*bn1/bias \(32,\), not \(64,\)'):
-    pretrain._warm_started(assemble.assemble(config, source), config, tmp_path)
+    pretrain._warm_started(assemble.from_config(config, source), config, tmp_path)
 
 
 def test_from_an_exported_folder(untrained, tmp_path):
