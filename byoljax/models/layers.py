@@ -90,7 +90,7 @@ def he_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32)
 
 
 def fan_in_truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
-  """N(0, 1 / fan_in) truncated at two sigma, not rescaled, for a kernel [...,out] (Haiku's default)."""
+  """N(0, 1 / fan_in) truncated at 2 sigma, not rescaled, for a kernel [...,out]; as in Haiku."""
   del dtype
   return _draw(key, shape, 1.0 / math.sqrt(math.prod(shape[:-1])), 'truncated')
 
