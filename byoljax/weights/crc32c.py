@@ -43,7 +43,7 @@ def checksum(content: bytes | memoryview | np.ndarray) -> int:
 
 
 def masked(value: int) -> int:
-  """A checksum as TensorFlow stores it beside the bytes: masked, so that it can itself be summed."""
+  """A checksum as TensorFlow stores it beside the bytes: masked, so it can be summed itself."""
   return (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 

@@ -1,4 +1,4 @@
-"""`Encoder`: through a method's network, with a classifier behind it, and built again from facts."""
+"""`Encoder`: through a method's network, with a classifier behind it, built again from facts."""
 
 import dataclasses
 
