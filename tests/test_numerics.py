@@ -11,7 +11,7 @@ from byoljax import config as config_lib
 from byoljax.devices import collectives, mapping
 from byoljax.methods import METHODS
 from byoljax.step import Skipping, init_state, train_step
-from byoljax.train import loop
+from byoljax.train.record import Cadence, Record
 from byoljax.workdir import metrics
 from tests.methods.test_contract import BATCH, MEMORIES, ROWS, WIDTH, batch_of, make
 from tests.paths import ROOT
@@ -213,7 +213,7 @@ class FakeRun:
 
 def test_the_run_stops_after_so_many_in_a_row(tmp_path):
   run = FakeRun(max_skipped=3)
-  with loop.Record(run, tmp_path, loop.Cadence(), 0, ('loss', 'grad_norm')) as record:
+  with Record(run, tmp_path, Cadence(), 0, ('loss', 'grad_norm')) as record:
     row = {'loss': np.nan, 'grad_norm': np.inf, 'skipped': 2, 'skipped_in_a_row': 2}
     read = record.read(4, row)
     assert read['skipped'] == 2 and 'loss' not in read
@@ -222,7 +222,7 @@ def test_the_run_stops_after_so_many_in_a_row(tmp_path):
       record.read(7, row | {'skipped': 5, 'skipped_in_a_row': 3})
   assert metrics.read(tmp_path)[0]['skipped'] == 2
   with (
-    loop.Record(FakeRun(), tmp_path, loop.Cadence(), 0, ('loss',)) as record,
+    Record(FakeRun(), tmp_path, Cadence(), 0, ('loss',)) as record,
     pytest.raises(FloatingPointError, match='loss became nan'),
   ):
     record.read(4, {'loss': np.nan})

@@ -56,7 +56,7 @@ def test_answers_import_nothing_heavy(arguments, status):
 TRAINED = """
 import json, sys
 from byoljax import config
-from byoljax.train import loop as train, assemble
+from byoljax.train import assemble, loop as train, record
 from byoljax.devices import xla
 from byoljax.data.sources import datasets, shapes
 shapes.SPLITS['train'] = shapes.NUM_TRAIN = 40
@@ -66,7 +66,7 @@ fields = {'encoder.name': 'pixels', 'train.length': '1 steps', 'optim.warmup': '
 settings = config.load('configs/byol.py:smoke', list(fields.items()))
 source = datasets.load('shapes', 'pretrain', data_dir=sys.argv[1], in_memory=True)
 run = assemble.from_config(settings, source)
-train.train(run, __import__('pathlib').Path(sys.argv[1]) / 'run', train.Cadence())
+train.train(run, __import__('pathlib').Path(sys.argv[1]) / 'run', record.Cadence())
 import jax
 print(json.dumps([jax.config.jax_compilation_cache_dir, 'tensorflow' in sys.modules]))
 """

@@ -17,7 +17,7 @@ from byoljax.encoders.encoder import Encoder
 from byoljax.methods.supervised import supervised
 from byoljax.protocols import training
 from byoljax.protocols.extraction import EvalData
-from byoljax.train.loop import Logging
+from byoljax.train.record import Logging
 from byoljax.train.run import Run
 from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import say
@@ -94,7 +94,7 @@ def finetune_result(
     encoder: where it starts; a random one trains from scratch.
     data: `data.train` are the labelled images, all of them known.
     protocol: see `FinetuneProtocol`.
-    logging: see `loop.Logging`.
+    logging: see `train.record.Logging`.
     head: arguments of the projector's layers that stay, see `supervised.build`; its weights are
       those of the encoder's role 'projector', if it has one.
     workdir: where the runs can be resumed; None keeps them in memory.

@@ -14,7 +14,7 @@ from byoljax.methods.supervised import linear_probe
 from byoljax.protocols import training
 from byoljax.protocols.extraction import EvalData
 from byoljax.step import TrainState
-from byoljax.train.loop import Logging
+from byoljax.train.record import Logging
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ def linear_result(
     encoder: see `Encoder`.
     data: the probe trains on `data.train` less the held-out part.
     protocol: see `LinearProtocol`.
-    logging: see `loop.Logging`.
+    logging: see `train.record.Logging`.
     workdir: where the probe's own run can be resumed; None keeps it in memory.
 
   Returns:

@@ -23,6 +23,7 @@ from byoljax.optim.recipe import make_recipe
 from byoljax.protocols.extraction import EvalData, eval_batches
 from byoljax.step import TrainState
 from byoljax.train import loop
+from byoljax.train.record import Cadence, Logging
 from byoljax.train.run import BuildMethod, DataOptions, Run, make_run
 from byoljax.workdir.clock import Clock
 
@@ -43,7 +44,7 @@ def classifier_run(
   batch_size: int,
   crop_scale: Sequence[float],
   seed: int,
-  logging: loop.Logging,
+  logging: Logging,
 ) -> Run:
   """The training run of a classifier: one view, random crops and flips alone.
 
@@ -57,7 +58,7 @@ def classifier_run(
     batch_size: global.
     crop_scale: smallest and largest share of the area that a crop keeps.
     seed: of the run.
-    logging: see `loop.Logging`.
+    logging: see `Logging`.
 
   Raises:
     ConfigError: the protocol does not fit the data or the devices.
@@ -95,7 +96,7 @@ def classifier_run(
 def train(
   run: Run,
   workdir: pathlib.Path | None,
-  logging: loop.Logging,
+  logging: Logging,
   *,
   must_be_finite: Sequence[str] = ('loss', 'grad_norm'),
 ) -> tuple[TrainState, bool]:
@@ -105,7 +106,7 @@ def train(
     The last state, and whether the run is complete.
   """
   if workdir is not None:
-    cadence = loop.Cadence(
+    cadence = Cadence(
       save=run.length.steps('checkpoint.every', '20 %'),
       tensorboard=logging.tensorboard,
       csv=logging.csv,

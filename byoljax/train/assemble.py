@@ -21,7 +21,7 @@ from byoljax.methods import METHODS
 from byoljax.models import encoder_factory
 from byoljax.optim import lars, recipe
 from byoljax.train import sharding
-from byoljax.train.loop import Cadence, Logging
+from byoljax.train.record import Cadence, Logging
 from byoljax.train.run import DataOptions, MapStep, ProbeOptions, Run, check_batch, make_run
 
 

@@ -32,13 +32,11 @@ from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
 from byoljax.length import Length, is_due
-from byoljax.losses import classification
-from byoljax.method import Batch, Method, Setting, transformed, with_online_probe
-from byoljax.models import heads
-from byoljax.models.net import stack
+from byoljax.method import Batch, Method, Setting, transformed
 from byoljax.optim.recipe import Recipe
 from byoljax.step import TrainState, init_state, train_step
-from byoljax.train import sharding
+from byoljax.train import online_probe, sharding
+from byoljax.train.online_probe import ProbeOptions
 
 PyTree = Any
 BuildMethod = Callable[[Setting], Method]
@@ -61,18 +59,6 @@ class DataOptions(NamedTuple):
   threads: int = 0
   resident: str = 'auto'
   fields: tuple[str, ...] = ()
-
-
-class ProbeOptions(NamedTuple):
-  """The optimizer of the online probe: SGD with Nesterov momentum and a cosine schedule.
-
-  Attributes:
-    base_lr: learning rate per 256 examples.
-    momentum: in [0, 1).
-  """
-
-  base_lr: float = 0.2
-  momentum: float = 0.9
 
 
 class Run(NamedTuple):
@@ -188,8 +174,8 @@ def make_run(
   if not isinstance(optimizer, Recipe):
     optimizer = Recipe.of(optimizer)
   if probe is not None and source.num_classes > 1 and not source.multi_label:
-    made = add_online_probe(made, source.num_classes)
-    optimizer = optimizer.with_group('probe', *_probe_optimizer(probe, length))
+    made = online_probe.add(made, source.num_classes)
+    optimizer = optimizer.with_group('probe', *online_probe.optimizer(probe, length))
   recipe = optimizer
   tx = optim.make(lambda params: recipe.label(made.groups(params), params), recipe.transformations)
   augment = device.make_augment(
@@ -311,27 +297,3 @@ def _diagnosis(every: int, total: int) -> Callable[[jax.Array, jax.Array], dict[
     return jax.lax.cond(due, measure, lambda _: skipped, embedding)
 
   return diagnose
-
-
-def add_online_probe(method: Method, num_classes: int) -> Method:
-  """Adds a linear classifier that watches the embedding; see `method.with_online_probe`."""
-  head = stack((('probe', 'logits', heads.LinearHead(num_classes)),))
-
-  def apply(params: PyTree, x: jax.Array) -> jax.Array:
-    return head.apply({'probe': params}, {'probe': {}}, x, train=True)[0]['logits']
-
-  def loss(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    value = classification.cross_entropy(logits, labels)
-    return value, {'loss': value, 'top1': classification.accuracy(logits, labels)}
-
-  return with_online_probe(method, lambda key, x: head.init(key, x)[0]['probe'], apply, loss)
-
-
-def _probe_optimizer(
-  probe: ProbeOptions, length: Length
-) -> tuple[optax.GradientTransformation, dict[str, Any]]:
-  settings = {'name': 'sgd', 'momentum': probe.momentum, 'nesterov': True}
-  rate = optim.cosine(
-    optim.peak_lr(probe.base_lr, length.batch_size), total_steps=length.total_steps
-  )
-  return optim.make_optimizer(schedule=rate, **settings), settings

@@ -20,11 +20,12 @@ from byoljax.encoders import teachers
 from byoljax.encoders.encoder import Encoder, Preprocessing
 from byoljax.length import Length
 from byoljax.losses import classification
-from byoljax.method import NETWORKS, Setting, with_online_probe
+from byoljax.method import NETWORKS, Setting
 from byoljax.methods import METHODS
 from byoljax.models import heads, layers
 from byoljax.models.net import stack
 from byoljax.step import init_state, train_step
+from byoljax.train.online_probe import with_online_probe
 from byoljax.workdir import checkpoint
 
 SIZE, CLASSES, BATCH, STEPS = 8, 3, 32, 20

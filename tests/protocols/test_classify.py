@@ -11,7 +11,7 @@ from byoljax import config as config_lib
 from byoljax.data.sources import arrays
 from byoljax.main import main
 from byoljax.protocols import finetune, labelled, training
-from byoljax.train.loop import Logging
+from byoljax.train.record import Logging
 from byoljax.workdir import checkpoint
 from configs import finetune as finetune_config
 from configs import linear as linear_config

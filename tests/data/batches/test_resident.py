@@ -23,6 +23,7 @@ from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.method import Refresh
 from byoljax.protocols import extraction, linear
 from byoljax.train import assemble, loop
+from byoljax.train.record import Cadence, Logging
 from byoljax.workdir import checkpoint, clock, metrics
 from configs import base
 
@@ -254,7 +255,7 @@ def values(state):
 def streamed(npz, tmp_path_factory):
   """The run with batches from the host."""
   workdir = tmp_path_factory.mktemp('streamed')
-  state, complete = loop.train(assembled(npz, mode='off'), workdir, loop.Cadence(save=5))
+  state, complete = loop.train(assembled(npz, mode='off'), workdir, Cadence(save=5))
   assert complete
   return values(state), rows_of(workdir)
 
@@ -276,7 +277,7 @@ def compiled():
 
 def test_training_is_the_same_without_loops(npz, tmp_path, streamed):
   """A step per call: the same program but for where the rows come from."""
-  state, _ = loop.train(assembled(npz, mode='on'), tmp_path, loop.Cadence(save=5))
+  state, _ = loop.train(assembled(npz, mode='on'), tmp_path, Cadence(save=5))
   for a, b in zip(values(state), streamed[0], strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -286,7 +287,7 @@ def test_training_is_the_same_in_loops_and_resumes_bit_exactly(
 ):
   """Many steps per call, stopped in the middle by a signal, resumed: one run, one program."""
   run = assembled(npz, mode='on')
-  whole, complete = loop.train(run, tmp_path / 'whole', loop.Cadence(save=5))
+  whole, complete = loop.train(run, tmp_path / 'whole', Cadence(save=5))
   assert complete
   for a, b in zip(values(whole), streamed[0], strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
@@ -304,11 +305,11 @@ def test_training_is_the_same_in_loops_and_resumes_bit_exactly(
     return real(state, data, index, count)
 
   first = run._replace(many_steps=signalled)
-  _, complete = loop.train(first, tmp_path / 'cut', loop.Cadence(save=5))
+  _, complete = loop.train(first, tmp_path / 'cut', Cadence(save=5))
   assert not complete and sum(calls) == 4
   assert checkpoint.Checkpoints(tmp_path / 'cut').steps() == [4]
   # Resumed with calls of other lengths.
-  again, complete = loop.train(run, tmp_path / 'cut', loop.Cadence(save=3))
+  again, complete = loop.train(run, tmp_path / 'cut', Cadence(save=3))
   assert complete
   for a, b in zip(values(again), values(whole), strict=True):
     np.testing.assert_array_equal(a, b)
@@ -332,7 +333,7 @@ def test_what_travels_between_host_and_devices(npz, tmp_path, loops, monkeypatch
   fetch = mapping.fetch
   monkeypatch.setattr(mapping, 'fetch', lambda tree: fetched.append(tree) or fetch(tree))
   monkeypatch.setattr(checkpoint.Checkpoints, 'save', lambda *unused: None)
-  loop.train(run._replace(many_steps=guarded), tmp_path, loop.Cadence())
+  loop.train(run._replace(many_steps=guarded), tmp_path, Cadence())
   assert sent == [2 * 4 * 16 * resident.MAX_STEPS + 4] * 5, 'steps 1, 2, 3-4, 5-8 and 9-10'
   assert [set(tree) >= {'loss', 'grad_norm'} for tree in fetched] == [True] * 3
 
@@ -379,7 +380,7 @@ def test_a_probe_can_live_on_the_devices(npz, loops):
       encoder,
       extraction.EvalData(*splits, 12, MEAN, STD, batch_size=16, resident=mode),
       protocol,
-      logging=loop.Logging(),
+      logging=Logging(),
     )
     for mode in ('off', 'on')
   ]
