@@ -73,7 +73,6 @@ HEAVY_ALLOWED = {
   'report/': {'flax', 'matplotlib', 'sklearn', 'tensorboardX'},
   'config.py': {'ml_collections'},
   'tasks/': {'ml_collections'},
-  'protocols/eval_data.py': {'ml_collections'},
   'cli.py': {'shtab'},
 }
 # Modules of data/ that run on machines with nothing but JAX, beside all of data/augment.
@@ -87,8 +86,7 @@ PURE_DATA = (
 )
 # Who sees a configuration as such: tasks read it, others store it or read one that was stored.
 CONFIGURED = ('config.py', 'main.py', 'tasks/', 'train/assemble.py', 'workdir/run_dir.py',
-              'encoders/', 'report/contents.py', 'report/facts.py', 'plan/',
-              'protocols/eval_data.py', 'protocols/tap_features.py')  # fmt: skip
+              'encoders/', 'report/contents.py', 'report/facts.py', 'plan/')  # fmt: skip
 # All that may lie at the root beside folders.
 ROOT_MODULES = {'__init__', '__main__', 'cli', 'config', 'flags', 'length', 'main', 'method',
                 'step', 'streams', 'suggest', 'version'}  # fmt: skip

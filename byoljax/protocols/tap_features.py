@@ -13,8 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data.augment import device
+from byoljax.data.augment.views import ViewSpec
 from byoljax.data.batches import pipeline
 from byoljax.data.sources.source import Source
 from byoljax.encoders import load
@@ -22,17 +22,24 @@ from byoljax.encoders.encoder import EMBEDDING, Encoder, Preprocessing, outputs
 from byoljax.evals import features
 from byoljax.protocols import extraction
 from byoljax.protocols.extraction import EvalData
-from byoljax.train import assemble
 
 # What losses and evaluations see: h, z, p.
 OUTPUTS = (EMBEDDING, 'projection', 'prediction')
 
 
-def load_outputs(config: Config) -> tuple[Encoder, tuple[str, ...], Config, pathlib.Path]:
-  """The encoder with the taps that the configuration names, else h, z and p as far as they are."""
-  if config.taps:
-    return load.load_taps(config.pretrained, config.network, config.taps)
-  encoder, valid, source, directory = load.load_taps(config.pretrained, config.network)
+def load_outputs(
+  pretrained: str, network: str, taps: Sequence[str] = ()
+) -> tuple[Encoder, tuple[str, ...], Any, pathlib.Path]:
+  """The encoder with the taps that are named, else h, z and p as far as they are there.
+
+  Args:
+    pretrained: as for `load.load_encoder`.
+    network: as for `load.load_encoder`.
+    taps: () for h, z and p.
+  """
+  if taps:
+    return load.load_taps(pretrained, network, taps)
+  encoder, valid, source, directory = load.load_taps(pretrained, network)
   return encoder, tuple(tap for tap in valid if tap in OUTPUTS), source, directory
 
 
@@ -53,18 +60,14 @@ def _extractor(
 
 
 def of_views(
-  encoder: Encoder, taps: Sequence[str], pretraining: Config, data: EvalData, seed: int
+  encoder: Encoder, taps: Sequence[str], specs: Sequence[ViewSpec], data: EvalData, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
   """{tap: float32 [N, D]} of two augmented views of every image, as pretraining makes them.
 
-  They are the first two views of the recipe, the large ones where there are small crops; a recipe
-  with one view gives it twice, drawn anew.
+  They are the first two of `specs`, the large ones where there are small crops; a single one is
+  used twice, drawn anew.
   """
-  if not pretraining.get('views'):
-    raise ConfigError('this run has no views: weights of another library do not say how they were '
-                      'trained, and there is no augmentation to align.')  # fmt: skip
-  with user_errors('config.views'):
-    specs = (assemble.view_specs(pretraining) * 2)[:2]
+  specs = (tuple(specs) * 2)[:2]
   augment = device.make_augment(specs, seed=seed, mean=tuple(data.mean), std=tuple(data.std))
   pairs = ('first', 'second')
 

@@ -17,12 +17,13 @@ from byoljax.workdir.run_dir import Invocation, say
 def run(config: Config, invocation: Invocation) -> int:
   """Times input, step and training of a configuration here; see `byoljax.plan.timing`."""
   from byoljax.plan import timing, timing_report
+  from byoljax.tasks import eval_data
 
   if 'method' not in config or 'bench' not in config:
     raise ConfigError(f'{invocation.recipe} trains no encoder: name a recipe that does.')
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
   found = timing.measure(
-    config, pretrain.load_images(config, 'pretrain', None), pretrain.given_networks(config)
+    config, eval_data.open_split(config, 'pretrain', None), pretrain.given_networks(config)
   )
   say(timing_report.text(found))
   path = workdir / 'bench.json'

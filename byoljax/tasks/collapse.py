@@ -11,9 +11,12 @@ from byoljax.workdir.run_dir import Invocation, say
 def run(config: Config, invocation: Invocation) -> int:
   """Whether a run's h, z and p have collapsed, with the spectra; see `evals.spectrum`."""
   from byoljax.evals import spectrum
-  from byoljax.protocols import eval_data, tap_features
+  from byoljax.protocols import tap_features
+  from byoljax.tasks import eval_data
 
-  encoder, taps, source, directory = tap_features.load_outputs(config)
+  encoder, taps, source, directory = tap_features.load_outputs(
+    config.pretrained, config.network, config.taps
+  )
   home = eval_data.home('collapse', config, directory, invocation)
   data = eval_data.images_of(config, source, home)
   say(f'collapse of {directory} ({config.network} network) on {data.test.name}')

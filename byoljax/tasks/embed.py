@@ -52,7 +52,8 @@ def run(config: Config, invocation: Invocation) -> int:
   """Embeds a data set; see `configs/embed.py`."""
   from byoljax.data.sources import datasets
   from byoljax.encoders import load
-  from byoljax.protocols import eval_data, extraction
+  from byoljax.protocols import extraction
+  from byoljax.tasks import eval_data
 
   choose('format', config.format, FORMATS)
   if config.format == 'parquet':

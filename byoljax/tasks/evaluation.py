@@ -24,7 +24,8 @@ def on_frozen_features(name: str, compute: Compute, config: Config, invocation: 
     invocation: how the task was called.
   """
   from byoljax.encoders import load
-  from byoljax.protocols import eval_data, frozen_features
+  from byoljax.protocols import frozen_features
+  from byoljax.tasks import eval_data
 
   encoder, source, directory = load.load_encoder(config.pretrained, config.network, config.tap)
   home = eval_data.home(name, config, directory, invocation)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def run(config: Config, invocation: Invocation) -> int:
   """Trains the whole network of a run on labelled images; see `configs/finetune.py`."""
   from byoljax.encoders import load
-  from byoljax.protocols import eval_data, labelled
+  from byoljax.protocols import labelled
+  from byoljax.tasks import eval_data
 
   encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = eval_data.home('finetune', config, directory, invocation)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from byoljax.config import Config, user_errors
+from byoljax.config import Config, ConfigError, user_errors
 from byoljax.report import by_tap
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
@@ -12,14 +12,22 @@ from byoljax.workdir.run_dir import Invocation, say
 def run(config: Config, invocation: Invocation) -> int:
   """Alignment and uniformity of a run's h, z and p; see `evals.hypersphere`."""
   from byoljax.evals import hypersphere
-  from byoljax.protocols import eval_data, tap_features
+  from byoljax.protocols import tap_features
+  from byoljax.tasks import eval_data
+  from byoljax.train import assemble
 
-  encoder, taps, source, directory = tap_features.load_outputs(config)
+  encoder, taps, source, directory = tap_features.load_outputs(
+    config.pretrained, config.network, config.taps
+  )
+  if not source.get('views'):
+    raise ConfigError('this run has no views: weights of another library do not say how they were '
+                      'trained, and there is no augmentation to align.')  # fmt: skip
+  specs = assemble.view_specs(source)
   home = eval_data.home('hypersphere', config, directory, invocation)
   data = eval_data.images_of(config, source, home)
   say(f'hypersphere of {directory} ({config.network} network) on {data.test.name}')
   clean, _ = tap_features.of_images(encoder, taps, data.test, data)
-  first, second = tap_features.of_views(encoder, taps, source, data, config.hypersphere.seed)
+  first, second = tap_features.of_views(encoder, taps, specs, data, config.hypersphere.seed)
   alpha, t = config.hypersphere.alpha, config.hypersphere.t
   rows = []
   for tap in taps:

@@ -10,7 +10,8 @@ from byoljax.workdir.run_dir import Invocation, say
 def run(config: Config, invocation: Invocation) -> int:
   """k-NN evaluation of a pretrained encoder; see `configs/knn.py`."""
   from byoljax.encoders import load
-  from byoljax.protocols import eval_data, extraction
+  from byoljax.protocols import extraction
+  from byoljax.tasks import eval_data
 
   encoder, source_config, directory = load.load_encoder(
     config.pretrained, config.network, config.tap

@@ -21,7 +21,8 @@ def run(config: Config, invocation: Invocation) -> int:
   from byoljax.encoders import load
   from byoljax.encoders.encoder import random_encoder
   from byoljax.evals import knn
-  from byoljax.protocols import eval_data, extraction, tap_features
+  from byoljax.protocols import extraction, tap_features
+  from byoljax.tasks import eval_data
 
   encoder, taps, source, directory = load.load_taps(
     config.pretrained, config.network, [tap for tap in config.taps if tap != PIXELS]

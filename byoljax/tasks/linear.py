@@ -13,8 +13,8 @@ def run(config: Config, invocation: Invocation) -> int:
   """Linear evaluation of a pretrained encoder; see `configs/linear.py`."""
   from byoljax.encoders import load
   from byoljax.evals import scores
-  from byoljax.protocols import eval_data
   from byoljax.protocols.linear import LinearProtocol, linear_result
+  from byoljax.tasks import eval_data
   from byoljax.train import assemble
 
   encoder, source_config, directory = load.load_encoder(

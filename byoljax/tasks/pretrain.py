@@ -28,15 +28,16 @@ log = logging.getLogger('byoljax')
 def run(config: Config, invocation: Invocation) -> int:
   """Trains an encoder, evaluates it, and leaves checkpoints, metrics and figures in the workdir."""
   from byoljax.encoders import method_network
+  from byoljax.tasks import eval_data
   from byoljax.train import assemble
 
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
-  source = load_images(config, 'pretrain', workdir)
+  source = eval_data.open_split(config, 'pretrain', workdir)
   given = given_networks(config)
   assembled = assemble.from_config(config, source, given=given)
   facts = method_network.facts_of(assembled, given)
   assembled = _warm_started(assembled, config, workdir)
-  data = _eval_data(config, workdir)
+  data = eval_data.while_training(config, workdir)
   with run_dir.lock_workdir(workdir):
     return _pretrain(config, invocation, assembled, data, workdir, facts)
 
@@ -114,57 +115,6 @@ def _pretrain(
   if config.evals.report:
     say(f'report      {contents.write(workdir)}')
   return 0
-
-
-def load_images(config: Config, split: str, workdir: pathlib.Path | None) -> 'Source':
-  """A split of the configuration's data set; what cannot be read is listed in the workdir."""
-  from byoljax.data.sources import datasets
-
-  with user_errors():
-    return datasets.load(
-      config.data.name,
-      split,
-      data_dir=config.data.dir,
-      unreadable_log=_unreadable(workdir),
-      in_memory=config.data.resident != 'off',
-    )
-
-
-def _unreadable(workdir: pathlib.Path | None) -> pathlib.Path | None:
-  return None if workdir is None else workdir / 'unreadable.txt'
-
-
-def _eval_data(config: Config, workdir: pathlib.Path) -> 'EvalData | None':
-  """Labelled training and test images, or None where the data have no labels or no test split."""
-  from byoljax.data.sources import datasets
-  from byoljax.protocols import extraction
-
-  try:
-    found = [
-      datasets.load(
-        config.data.name,
-        split,
-        data_dir=config.data.dir,
-        unreadable_log=_unreadable(workdir),
-        in_memory=config.data.resident != 'off',
-      )
-      for split in ('train', 'test')
-    ]
-  except ValueError as error:
-    log.info('no evaluation during training: %s', error)
-    return None
-  if min(source.num_classes for source in found) < 2:
-    return None
-  return extraction.EvalData(
-    found[0],
-    found[1],
-    image_size=config.evals.image_size,
-    mean=config.data.mean,
-    std=config.data.std,
-    batch_size=extraction.fit_to_devices(config.evals.batch_size),
-    threads=config.data.threads,
-    resident=config.data.resident,
-  )
 
 
 def _periodic_knn(

@@ -99,7 +99,7 @@ def _fill_table(
 
 def _data(entry: str, config: Config, pretraining: Config, home: pathlib.Path) -> 'EvalData':
   """The data of one entry: NAME, or NAME=DIRECTORY."""
-  from byoljax.protocols import eval_data
+  from byoljax.tasks import eval_data
 
   name, _, directory = entry.partition('=')
   one = ConfigDict(

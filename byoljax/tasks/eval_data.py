@@ -1,5 +1,6 @@
-"""What every evaluation of a checkpoint needs first: its data, and where its results go."""
+"""What tasks need first: the data that a configuration names, and where results go."""
 
+import logging
 import pathlib
 
 from ml_collections import ConfigDict
@@ -13,28 +14,23 @@ from byoljax.protocols.extraction import EvalData
 from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation
 
+log = logging.getLogger('byoljax')
+
 
 def data_of(
   config: Config, pretraining: Config, batch_size: int, log_dir: pathlib.Path
 ) -> EvalData:
   """The data of an evaluation: what its own configuration leaves open is as in pretraining."""
   merged = _merged(config, pretraining)
-  sources = [_load(merged, split, log_dir) for split in ('train', 'test')]
+  sources = [open_split(merged, split, log_dir) for split in ('train', 'test')]
   if sources[0].num_classes < 2:
     raise ConfigError(f'{sources[0].name} has no labels: there is nothing to evaluate.')
   if sources[0].num_classes != sources[1].num_classes:
     raise ConfigError(
       f'{sources[0].num_classes} training classes but {sources[1].num_classes} test classes.'
     )
-  return EvalData(
-    *sources,
-    image_size=config.image_size or merged.evals.image_size,
-    mean=merged.data.mean,
-    std=merged.data.std,
-    batch_size=extraction.fit_to_devices(batch_size),
-    threads=config.data.threads,
-    resident=_mode(merged),
-  )
+  size = config.image_size or merged.evals.image_size
+  return _eval_data(sources[0], sources[1], merged, size, batch_size, config.data.threads)
 
 
 def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> EvalData:
@@ -45,18 +41,39 @@ def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> Eva
   """
   merged = _merged(config, pretraining)
   try:
-    source = _load(merged, config.split, log_dir)
+    source = open_split(merged, config.split, log_dir)
   except ConfigError as error:
     raise ConfigError(f'{error} With --config.split=pretrain all images are taken.') from error
+  size = config.image_size or merged.evals.image_size
+  return _eval_data(source, source, merged, size, config.batch_size, config.data.threads)
+
+
+def while_training(config: Config, workdir: pathlib.Path) -> EvalData | None:
+  """The labelled images of a pretraining configuration; None without labels or a test split."""
+  try:
+    train, test = (open_split(config, split, workdir) for split in ('train', 'test'))
+  except ConfigError as error:
+    log.info('no evaluation during training: %s', error)
+    return None
+  if min(train.num_classes, test.num_classes) < 2:
+    return None
+  evals = config.evals
+  return _eval_data(train, test, config, evals.image_size, evals.batch_size, config.data.threads)
+
+
+def _eval_data(
+  train: Source, test: Source, config: Config, image_size: int, batch_size: int, threads: int
+) -> EvalData:
+  data = config.data
   return EvalData(
-    source,
-    source,
-    image_size=config.image_size or merged.evals.image_size,
-    mean=merged.data.mean,
-    std=merged.data.std,
-    batch_size=extraction.fit_to_devices(config.batch_size),
-    threads=config.data.threads,
-    resident=_mode(merged),
+    train,
+    test,
+    image_size=image_size,
+    mean=tuple(data.mean),
+    std=tuple(data.std),
+    batch_size=extraction.fit_to_devices(batch_size),
+    threads=threads,
+    resident=data.resident,
   )
 
 
@@ -70,19 +87,24 @@ def _merged(config: Config, pretraining: Config) -> Config:
   return merged
 
 
-def _mode(config: Config) -> str:
-  """`data.resident`; runs from before this field was there have none."""
-  return config.data.get('resident', 'auto')
+def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> Source:
+  """A split of the data that `config.data` names.
 
+  Args:
+    config: of a pretraining run.
+    split: 'pretrain', 'train' or 'test'.
+    log_dir: where images that cannot be read are listed; None: nowhere.
 
-def _load(config: Config, split: str, log_dir: pathlib.Path) -> Source:
+  Raises:
+    ConfigError: no such data, or not such a split.
+  """
   with user_errors():
     return datasets.load(
       config.data.name,
       split,
       data_dir=config.data.dir,
-      unreadable_log=log_dir / 'unreadable.txt',
-      in_memory=_mode(config) != 'off',
+      unreadable_log=None if log_dir is None else log_dir / 'unreadable.txt',
+      in_memory=config.data.resident != 'off',
     )
 
 
@@ -99,7 +121,7 @@ def home(
 
 def tap_suffix(config: Config) -> list[str]:
   """What tells results of another tap from those of the embedding: [] or ['projection']."""
-  tap = config.get('tap', EMBEDDING)
+  tap = config.tap if 'tap' in config else EMBEDDING
   return [] if tap == EMBEDDING else [tap.replace('/', '-')]
 
 
