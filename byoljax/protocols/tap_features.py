@@ -7,14 +7,13 @@ memory is N times the sum of the taps' widths, in float32.
 
 from collections.abc import Iterable, Sequence
 import functools
-import pathlib
 from typing import Any
 
 import jax
 import numpy as np
 
-from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data.augment import device
+from byoljax.data.augment.views import ViewSpec
 from byoljax.data.batches import pipeline
 from byoljax.data.sources.source import Source
 from byoljax.encoders import load
@@ -22,17 +21,22 @@ from byoljax.encoders.encoder import EMBEDDING, Encoder, Preprocessing, outputs
 from byoljax.evals import features
 from byoljax.protocols import extraction
 from byoljax.protocols.extraction import EvalData
-from byoljax.train import assemble
 
 # What losses and evaluations see: h, z, p.
 OUTPUTS = (EMBEDDING, 'projection', 'prediction')
 
 
-def load_outputs(config: Config) -> tuple[Encoder, tuple[str, ...], Config, pathlib.Path]:
-  """The encoder with the taps that the configuration names, else h, z and p as far as they are."""
-  if config.taps:
-    return load.load_taps(config.pretrained, config.network, config.taps)
-  encoder, valid, source, directory = load.load_taps(config.pretrained, config.network)
+def load_outputs(pretrained: str, network: str, taps: Sequence[str] = ()) -> load.Loaded:
+  """The encoder with the named taps; without any, with h, z and p as far as the network has them.
+
+  Args:
+    pretrained: see `encoders.load.load_taps`, as for `network` and what is raised.
+    network: which network of the run.
+    taps: names of taps.
+  """
+  if taps:
+    return load.load_taps(pretrained, network, taps)
+  encoder, valid, source, directory = load.load_taps(pretrained, network)
   return encoder, tuple(tap for tap in valid if tap in OUTPUTS), source, directory
 
 
@@ -53,18 +57,14 @@ def _extractor(
 
 
 def of_views(
-  encoder: Encoder, taps: Sequence[str], pretraining: Config, data: EvalData, seed: int
+  encoder: Encoder, taps: Sequence[str], views: Sequence[ViewSpec], data: EvalData, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
   """{tap: float32 [N, D]} of two augmented views of every image, as pretraining makes them.
 
-  They are the first two views of the recipe, the large ones where there are small crops; a recipe
-  with one view gives it twice, drawn anew.
+  They are the first two of `views`, the large ones where there are small crops; one view is drawn
+  twice.
   """
-  if not pretraining.get('views'):
-    raise ConfigError('this run has no views: weights of another library do not say how they were '
-                      'trained, and there is no augmentation to align.')  # fmt: skip
-  with user_errors('config.views'):
-    specs = (assemble.view_specs(pretraining) * 2)[:2]
+  specs = (tuple(views) * 2)[:2]
   augment = device.make_augment(specs, seed=seed, mean=tuple(data.mean), std=tuple(data.std))
   pairs = ('first', 'second')
 
