@@ -139,29 +139,22 @@ def train_step(
   loss_key = jax.random.fold_in(step_key, streams.LOSS)
   phases = method.phases or (Phase(method.loss, tuple(state.params)),)
 
-  def prepare(part: Batch, number: int | jax.Array) -> Batch:
-    key = jax.random.fold_in(transform_key, number)
-    return method.transform(augment(part, state.step), key, state.step)
-
   def gradients(phase: int, params: PyTree, method_state: PyTree) -> tuple[PyTree, Aux]:
     def of_part(method_state: PyTree, part: Batch, number: int | jax.Array) -> tuple[PyTree, Aux]:
+      key = jax.random.fold_in(transform_key, number)
+      seen = method.transform(augment(part, state.step), key, state.step)
       key = jax.random.fold_in(loss_key, number * len(phases) + phase)
-      return _gradients(phases[phase], params, method_state, part, key, state.step, axis)
+      return _gradients(phases[phase], params, method_state, seen, key, state.step, axis)
 
     if accumulate == 1:
-      return of_part(method_state, prepared, 0)
-
-    def of_raw_part(method_state: PyTree, part: Batch, number: jax.Array) -> tuple[PyTree, Aux]:
-      return of_part(method_state, prepare(part, number), number)
-
-    return _accumulated(of_raw_part, method_state, batch, accumulate)
+      return of_part(method_state, batch, 0)
+    return _accumulated(of_part, method_state, batch, accumulate)
 
   def optimize(phase: int, params: PyTree, grads: PyTree) -> tuple[PyTree, PyTree]:
     trained = _trained(params, phases[phase])
     updates, opt_state = tx.update(grads, opt_states[phase], trained)
     return _merged(params, optax.apply_updates(trained, updates), phases[phase]), opt_state
 
-  prepared = prepare(batch, 0) if accumulate == 1 else None
   before = state.opt_state.inner if skip_non_finite else state.opt_state
   opt_states = list(before) if method.phases else [before]
   params, method_state = state.params, state.method_state

@@ -23,6 +23,9 @@ And what the target may be, with the predictor and without negatives:
 
 The scale comes first, as in configs/byol.py: `:imagenet,300,byol`. As in the paper tau is constant
 in the `tau_` rows and rises to 1 in the others.
+
+Any other: `--config.method.target_mode=constant_random|stop_gradient|none`,
+`--config.method.predictor='()'`, `--config.method.symmetric=false`, `--config.method.beta=0.5`.
 """
 
 from collections.abc import Callable
@@ -30,6 +33,15 @@ from collections.abc import Callable
 from ml_collections import ConfigDict
 
 from configs import byol, scales
+
+METHOD = byol.METHOD | {
+  'name': 'bridge',
+  'tau_schedule': 'cosine',  # or 'constant'
+  'target_mode': 'ema',  # or constant_random, stop_gradient, none
+  'symmetric': True,  # both directions of the loss
+  'beta': 0.0,  # weight of SimCLR's negatives
+  'alpha': 0.1,  # their temperature
+}
 
 # row -> (predictor?, target?, beta)
 ROWS = {
@@ -48,7 +60,7 @@ TAUS = (1.0, 0.999, 0.99, 0.9)
 def get_config(arg: str = '') -> ConfigDict:
   return scales.build(
     arg,
-    byol.METHOD,
+    METHOD,
     byol.ADAPT,
     epochs={'imagenette': 1000, 'imagenet': 300},
     variants=VARIANTS,

@@ -60,7 +60,6 @@ MISTAKES = {
   'unknown dtype': (['TINY', '--config.encoder.dtype=float16'], ['bfloat16']),
   'unknown optimizer': (['TINY', '--config.optim.name=lrs'], ['lars']),
   'unknown data': (['TINY', '--config.data.name=cifar'], ['cifar10']),
-  'unknown target mode': (['TINY', '--config.method.target_mode=em'], ['ema']),
   'tau': (['TINY', '--config.method.base_tau=1.5'], ['between 0 and 1']),
   'heads': (['TINY', '--config.method.predictor=(16,9)'], ['must be equal']),
   'indivisible batch': (

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from byoljax.method import Method
 from byoljax.methods.joint_embedding import (
   barlow_twins,
+  bridge,
   byol,
   deepcluster,
   deepcluster_v2,
@@ -30,6 +31,7 @@ from byoljax.methods.supervised import distillation, linear_probe, supervised
 
 METHODS: dict[str, Callable[..., Method]] = {
   'barlow_twins': barlow_twins.build,
+  'bridge': bridge.build,
   'byol': byol.build,
   'deepcluster': deepcluster.build,
   'deepcluster_v2': deepcluster_v2.build,

@@ -1,7 +1,7 @@
 """Exponential moving average of parameters: the target network of BYOL and its relatives.
 
-Parameters only. BYOL's target has batch statistics of its own, from its own train-mode forwards;
-they are never averaged.
+Parameters only. BYOL's target has batch statistics of its own, from its own forward passes in train
+mode; they are never averaged.
 """
 
 from collections.abc import Callable

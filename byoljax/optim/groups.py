@@ -17,7 +17,7 @@ EXCLUDED_NAMES = ('bias', 'scale')
 
 def path_name(path: tuple[Any, ...]) -> str:
   """'encoder/stem_conv/kernel' from a key path of jax.tree_util."""
-  return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def is_bias_or_norm(path: tuple[Any, ...]) -> bool:

@@ -102,13 +102,10 @@ def shard_optimizer(tx: optax.GradientTransformation, axis: str) -> optax.Gradie
   Each device updates its shard of every parameter; the updates are gathered.
   """
 
-  def update(
-    grads: PyTree, opt_state: PyTree, params: PyTree | None = None
-  ) -> tuple[PyTree, PyTree]:
-    own_grads, own_params = jax.tree.map(lambda x: collectives.shard(x, axis), (grads, params))
-    updates, opt_state = tx.update(own_grads, opt_state, own_params)
-    gathered = jax.tree.map(lambda x, g: collectives.unshard(x, g.shape, axis), updates, grads)
-    return gathered, opt_state
+  def update(updates: PyTree, state: PyTree, params: PyTree | None = None) -> tuple[PyTree, PyTree]:
+    own, own_params = jax.tree.map(lambda x: collectives.shard(x, axis), (updates, params))
+    own, state = tx.update(own, state, own_params)
+    return jax.tree.map(lambda x, g: collectives.unshard(x, g.shape, axis), own, updates), state
 
   return optax.GradientTransformation(tx.init, update)
 

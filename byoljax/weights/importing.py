@@ -64,7 +64,7 @@ def encoder_of(
   prefix: str = '',
   image_size: int = 0,
 ) -> Reading:
-  """The encoder whose weights lie in a file.
+  """The encoder whose weights are in a file.
 
   Args:
     path: any file or folder that `files.read` takes, or a folder that `exporting.write` made.

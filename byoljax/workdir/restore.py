@@ -213,8 +213,8 @@ def by_name(tree: PyTree) -> dict[str, Any]:
 
 
 def _name(path: Sequence[Any]) -> str:
-  # Tuples and dataclasses are restored as lists and dicts, so only the names matter.
-  return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path)
+  # Tuples and dataclasses come back from disk as lists and dicts: only the names count.
+  return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
 def _lookup(tree: PyTree, prefix: tuple[str, ...]) -> PyTree:

@@ -60,6 +60,7 @@ def _teacher():
 # name -> (arguments of the builder, number of views)
 CASES = {
   'barlow_twins': ({'projector': (16, 16, 8)}, 2),
+  'bridge': ({'projector': (16, 8), 'predictor': (), 'base_tau': 0.9, 'beta': 0.5}, 2),
   'byol': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
   'deepcluster': ({'num_clusters': 6, 'pca_dim': 4}, 1),
   'deepcluster_v2': ({'projector': (16, 8), 'prototypes': (6, 5)}, 3),
@@ -88,7 +89,7 @@ CASES = {
   'vicreg': ({'projector': (16, 16, 8)}, 2),
   'w_mse': ({'projector': (16, 4)}, 2),
 }  # fmt: skip
-WITH_TARGET = {'byol', 'dino', 'interclr', 'moco', 'moco_v3', 'simclr'}
+WITH_TARGET = {'bridge', 'byol', 'dino', 'interclr', 'moco', 'moco_v3', 'simclr'}
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
 
 

@@ -328,8 +328,8 @@ def test_import_and_load(tmp_path, npz, modules, capsys):
   assert f"resnet18 with the imagenet stem, behind '{ONLINE}'" in capsys.readouterr().out
   embed = byoljax.load(str(run))
   assert embed.fields['first_projection'] and embed.fields['padding'] == 'same'
-  assert embed.image_size == 224 and embed.dim == 512
+  assert embed.preprocessing.image_size == 224 and embed.dim == 512
   normalized = theirs.resnet_images()
-  images = normalized * np.float32(embed.std) + np.float32(embed.mean)
+  images = normalized * np.float32(embed.preprocessing.std) + np.float32(embed.preprocessing.mean)
   golden = np.load(GOLDEN / 'byol_haiku.npz')['basic']
   np.testing.assert_allclose(embed(np.float32(images)), golden, atol=1e-4)

@@ -79,18 +79,19 @@ def _cut(
   gone = {'image', *(spec.field for spec in specs), *(field.name for field in placed)}
   made = {name: value for name, value in batch.items() if name not in gone}
   height, width = batch['image'].shape[1:3]
-  windows = []
+  windows: list[tuple[Any, Any, int]] = []
   for number, spec in enumerate(specs):
     other = views.geometry_of(specs, number)
     u, like = numbers[other], specs[other]
     windows.append((crop.crop_box(jnp, u, height, width, like), crop.flips(u, like), spec.size))
   made['views'] = tuple(
-    crop.resample(jnp, batch[spec.field], *window)
-    for spec, window in zip(specs, windows, strict=True)
+    crop.resample(jnp, batch[spec.field], boxes, flip, size)
+    for spec, (boxes, flip, size) in zip(specs, windows, strict=True)
   )
   for field in placed:
     made[field.name] = tuple(
-      crop.crop_field(jnp, field, batch[field.name], *window, height, width) for window in windows
+      crop.crop_field(jnp, field, batch[field.name], boxes, flip, size, height, width)
+      for boxes, flip, size in windows
     )
   return made
 

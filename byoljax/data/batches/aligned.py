@@ -107,8 +107,8 @@ def further(source: Source, names: Sequence[str]) -> tuple[Field, ...]:
   return tuple(source.field(name) for name in names)
 
 
-def packed(wanted: Sequence[Aligned], arrays: Sequence[np.ndarray]) -> dict[str, Any]:
-  """The entries of a batch: for each field a tuple with one array per view, or a label's array."""
+def packed(wanted: Sequence[Aligned], arrays: Sequence[Any]) -> dict[str, Any]:
+  """The entries of a batch, of arrays or their shapes: a tuple with one per view, or a label's."""
   made: dict[str, Any] = {}
   for one, array in zip(wanted, arrays, strict=True):
     if one.field.kind == 'label':

@@ -1,14 +1,14 @@
 """Decoding, cropping, resizing and mirroring as one TensorFlow function of a group of examples.
 
-The same function is mapped over the groups by the tf.data graph (`graph.py`) and called directly
-where a group has to be made again, so both give the same bits.
+The tf.data graph (`graph.py`) maps the function over the groups, and uses it again to rebuild a
+group, so both give the same bits.
 
-Two forms. Images of any size: each is decoded once, only the part that its crops need, and every
-view is cut from it and resized. Small images that all have one size (CIFAR): only the decoding is
-per example, the crops are two matrix products over the whole group (`crop.resample`), since the
-number of operations, not their arithmetic, decides the time at 32 pixels.
+There are two forms. Images of any size are decoded once each, only the region that its crops need;
+every view is cropped from it and resized. For small images of one size (CIFAR) only the decoding is
+per example; the crops are two matrix products over the whole group (`crop.resample`), since at 32
+pixels the number of operations, not their arithmetic, determines the time.
 
-What TensorFlow does not decode exactly is decoded by Pillow, from inside of the graph.
+What TensorFlow does not decode exactly is decoded by Pillow, called from the graph.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ from byoljax.data.sources import image_file, tensorflow_import
 
 # Largest image, in pixels, for which the crops of a whole group are made at once.
 _SMALL = 64 * 64
-# JPEG stores the color at half the size and smooths it on the way back, across the border of what
-# is decoded. With this many pixels more on each side, a part is exactly what the whole would give.
+# JPEG stores color at half the resolution, and upsampling smooths it across the border of the
+# decoded region. With this margin the crop is exactly what decoding the whole image would give.
 _MARGIN = 4
-# Skipping rows and columns costs the JPEG decoder its fast path: from this share of the image on,
+# Skipping rows and columns disables the JPEG decoder's fast path: above this fraction of the image,
 # decoding all of it is cheaper (measured at 144 and 375 pixels).
 _WHOLE_FROM = 0.75
 
@@ -116,7 +116,7 @@ def _with_pillow(data: bytes, part: np.ndarray) -> np.ndarray:
   try:
     return np.ascontiguousarray(image_file.decode(data)[y : y + h, x : x + w])
   except image_file.UnreadableImageError:
-    # Nothing can be cut from this, which is an error further on, but not a page of traceback.
+    # Cropping this fails later in the graph, without a page of traceback.
     return np.zeros((0, 0, 3), np.uint8)
 
 

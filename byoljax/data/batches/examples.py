@@ -1,11 +1,11 @@
-"""What a group of examples is made of: which examples, their files, and where the views lie.
+"""Plans of groups of examples: which examples, their files, and the crop windows of the views.
 
-A plan is a function of (seed, epoch, indices) and the data. It is made from the headers alone:
-which part of an image is decoded, and where each view is cut from it, is known before decoding.
+A plan is a function of (seed, epochs, indices) and the data. It needs only the images' headers: the
+region of an image that is decoded, and the window of each view, are known before decoding.
 
-An example that cannot be read is replaced by the next one in the data set that can, with everything
-that belongs to it: index, label, crops, draws. That depends on the data alone, not on what the run
-has met before, so a resumed run still sees the same batches. Evaluations leave the example out.
+In training an example that cannot be read is replaced by the next readable one of the data set,
+with its index, label and crops. The replacement depends on the data alone, not on what the run has
+read before, so a resumed run sees the same batches. Evaluations skip the example.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,12 +19,12 @@ from byoljax.data.batches.aligned import Aligned
 from byoljax.data.sources import field_file, image_file
 from byoljax.data.sources.source import Source
 
-# A longer row of unreadable files is not an accident but the wrong folder, and each takes a read.
+# More unreadable files in succession mean a wrong folder, and each of them costs a read.
 _MAX_UNREADABLE_IN_A_ROW = 1000
 
 
 class Geometry(NamedTuple):
-  """Where the views lie in their images.
+  """The windows of the views in their images.
 
   Attributes:
     boxes: crop of each view, int32 [n, V, 4] (y, x, h, w).
@@ -74,15 +74,15 @@ def center_geometry(size: int) -> GeometryOf:
 
 
 class Plan(NamedTuple):
-  """Everything that is needed to make a group of n examples, m of which are there.
+  """Everything that is needed to make a group of n examples, m of which can be read.
 
   Attributes:
-    index: number of each example in its source, int32 [n]; -1: nothing there.
+    index: number of each example in its source, int32 [n]; -1: padding or unreadable.
     label: int32 [n, *label_shape]; -1: none.
     row: row of the group that each file belongs to, int32 [m].
     files: image files, object [m] of bytes.
-    kind: who decodes them, int32 [m] (`image_file`).
-    part: which part of each image is decoded, int32 [m, 4] (y, x, h, w).
+    kind: which decoder reads them, int32 [m] (`image_file`).
+    part: region of each image that is decoded, int32 [m, 4] (y, x, h, w).
     boxes, flips: as in `Geometry`, of the m examples.
     further: fields beside the views, of the m examples, as `Planner` was asked for them.
   """
@@ -101,7 +101,8 @@ class Plan(NamedTuple):
     """The same with one of the m files."""
     one = slice(position, position + 1)
     further = tuple(array[one] for array in self.further)
-    return Plan(self.index, self.label, *(array[one] for array in self[2:-1]), further)
+    changed = {name: getattr(self, name)[one] for name in self._fields[2:-1]}
+    return self._replace(**changed, further=further)
 
 
 class Planner:
@@ -129,9 +130,9 @@ class Planner:
     self._wanted = tuple(wanted)
     self._fields = tuple({one.field.name: one.field for one in wanted}.values())
     self._names = ('image', 'label', *(field.name for field in self._fields))
-    # Examples whose header is fine but which cannot be decoded, and the epoch that is true for
-    # (None: for all). Of a damaged JPEG, a crop above the damage can be decoded: were it left out
-    # for good, the batches would depend on whether the run has met it.
+    # Examples with a valid header that cannot be decoded, and in which epoch (None: in all). In a
+    # damaged JPEG a crop above the damage can still be decoded: if such an example were excluded
+    # from all epochs, batches would depend on whether the run had read it before.
     self._broken: set[tuple[int, int | None]] = set()
 
   @property
@@ -154,7 +155,7 @@ class Planner:
     values: dict[int, tuple[np.ndarray, ...]] = {}
     there = np.flatnonzero(index >= 0)
     read = self._source.read(index[there], self._names) if len(there) else ()
-    for position, row in enumerate(there):
+    for position, row in enumerate(map(int, there)):
       found = _Example(int(index[row]), *(value[position] for value in read))
       looked = self._look(found, int(epoch[row]))
       if looked is None and self._replace:
@@ -168,9 +169,9 @@ class Planner:
     kind, height, width = headers[row].T
     geometry = self._geometry_of(index[row], epoch[row], height, width)
     part = decode.parts(kind, headers[row, 1:], geometry.boxes, self._source.image_shape)
+    whole = {name: [values[int(i)][k] for i in row] for k, name in enumerate(self._names[2:])}
     further = tuple(
-      one.cut([values[i][self._fields.index(one.field)] for i in row], *geometry, headers[row, 1:])
-      for one in self._wanted
+      one.cut(whole[one.field.name], *geometry, headers[row, 1:]) for one in self._wanted
     )
     numbers = index.astype(np.int32)
     return Plan(numbers, label, row.astype(np.int32), files[row], kind, part, *geometry, further)

@@ -1,8 +1,8 @@
-"""Batches of image files: groups of examples from the tf.data graph, put together.
+"""Batches of image files, assembled from groups of examples of the tf.data graph.
 
-A batch is made in groups of a fixed number of examples, whatever the number of threads. A group
-that the graph could not make, because one of its files is damaged, is made again by the same
-function, without the examples at fault: the batch is the same as if they had been known before.
+A batch consists of groups of a fixed number of examples, whatever the number of threads. A group
+that the graph could not make, because one of its files is damaged, is rebuilt by the same function
+without the damaged examples: the batch is the same as if they had been known before.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from byoljax.data.batches.aligned import Aligned, packed, views_of
 from byoljax.data.batches.examples import Plan, Planner
 from byoljax.data.sources import tensorflow_import
 
-# Enough examples to hide the cost of a call, few enough that all cores get some of a batch.
+# Enough examples to amortize a call, few enough to spread a batch over all cores.
 _GROUP = 64
 
 
@@ -25,7 +25,7 @@ At = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 
 class FileBatches(Batches):
-  """Batches of image files; the rows of examples that are not there are black, with index -1."""
+  """Batches of image files; rows of padding and unreadable examples are black, with index -1."""
 
   def __init__(
     self,
@@ -76,7 +76,7 @@ class FileBatches(Batches):
     self._sizes = sizes
     self._wanted = tuple(wanted)
     self._finish = finish
-    # The stream must not know the batches, or they would never be garbage.
+    # The stream must not reference the batches, or they would never be collected.
     self._stream = graph.Stream(
       range(steps.start * groups, steps.stop * groups),
       plan_of,
@@ -108,7 +108,7 @@ class FileBatches(Batches):
     return self._finish(batch | packed(self._wanted, further))
 
   def _again(self, number: int) -> graph.Made:
-    """A group that the graph could not make: nothing but padding, a damaged file, or an error."""
+    """Rebuilds a group that the graph could not make: padding, a damaged file, or an error."""
     failure = tensorflow_import.tensorflow().errors.OpError
     make_one = graph.make_one(self._decoder, len(self._sizes), self._wanted)
 
@@ -121,7 +121,7 @@ class FileBatches(Batches):
 
     epoch, index = self._members(number)
     while True:
-      # What made planning fail in the graph is raised here.
+      # An error that made planning fail in the graph is raised here.
       plan = self._planner.plan(index, epoch)
       try:
         return make_one(plan)

@@ -34,6 +34,7 @@ core; from arrays by one thread. What a batch holds depends on neither.
 
 from collections.abc import Callable, Sequence
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -162,7 +163,7 @@ def _view_batches(
 
 def batch_shapes(
   source: Source, specs: Sequence[views.ViewSpec], rows: int, fields: Sequence[str] = ()
-) -> dict[str, jax.ShapeDtypeStruct | tuple[jax.ShapeDtypeStruct, ...]]:
+) -> dict[str, Any]:
   """What a batch of `train_batches` with so many rows looks like; nothing is read.
 
   `jax.eval_shape(augment, shapes)` tells what the method is given.
@@ -179,10 +180,10 @@ def batch_shapes(
   views.check(specs)
   wanted = aligned.for_views(source, specs, fields)
 
-  def shaped(shape: Sequence[int], dtype: str) -> jax.ShapeDtypeStruct:
+  def shaped(shape: Sequence[int], dtype: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((rows, *shape), np.dtype(dtype))
 
-  batch = {'index': shaped((), 'int32'), 'epoch': shaped((), 'int32')}
+  batch: dict[str, Any] = {name: shaped((), 'int32') for name in ('index', 'epoch')}
   batch['label'] = shaped(source.label_shape, 'int32')
   if source.encoded:
     made = [shaped((spec.size, spec.size, source.channels), 'uint8') for spec in specs]

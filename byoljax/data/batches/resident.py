@@ -1,16 +1,16 @@
-"""Data sets that live on the accelerator: many train steps in one call, and no host in between.
+"""Data sets that live on the accelerator: many train steps per call, without the host in between.
 
-The images lie on every device as uint8, once and whole. A call is told which examples its steps
-consist of, a few kilobytes, and does the rest itself: gather, crop, photometric operations, step.
-The examples, the random numbers and the pictures are those of `pipeline.train_batches`, because
-both are functions of (seed, step, example); what differs is the rounding of a program that was
-compiled otherwise.
+The images are replicated on every device as uint8. A call receives the epochs and indices of its
+steps' examples, a few kilobytes, and does the rest on the device: gather, crop, photometric
+operations, step. Examples, random numbers and pictures are those of `pipeline.train_batches`,
+because both are functions of (seed, epoch, example); only the rounding differs, since the program
+is compiled differently.
 
-Whole on every device, rather than a share on each: a batch is drawn from all over the set, so
-shares would need an exchange between the devices in every step. A set may therefore take `SHARE` of
-one device's memory. What is larger is read by the host, as are photographs of various sizes, and
-as is everything on a CPU, whose "device" is the host: there is nothing to save there, and XLA's CPU
-compiler does not optimize the gradients of convolutions inside of loops.
+Replicated rather than sharded: a batch is drawn from the whole set, so shards would have to be
+exchanged between the devices in every step. A set may therefore take `SHARE` of one device's
+memory. Larger sets are read by the host, as are photographs of various sizes, and everything on a
+CPU, whose "device" is the host: there is nothing to save there, and XLA's CPU compiler does not
+optimize the gradients of convolutions inside loops.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,10 +1,9 @@
 """Data sets that are decoded once and kept in memory, where all images have one size and fit.
 
-Decoding CIFAR-10 or STL-10 anew in every epoch costs more than everything else that the host does,
-and buys nothing: the decoded bytes are the same every time. The examples, their order, labels and
-fingerprint stay as they are; only crops of one decoded picture are now made by `crop.resample`, as
-for any arrays. Sets of photographs of various sizes are not decoded: a training crop needs a part
-of each, at its own resolution.
+Decoding CIFAR-10 or STL-10 again in every epoch costs more than everything else on the host, and
+the result is the same every time. The examples, their order, labels and fingerprint do not change;
+crops are made by `crop.resample`, as for any arrays. Photographs of various sizes are not kept: a
+training crop needs a region of each, at its own resolution.
 """
 
 from concurrent import futures
@@ -59,6 +58,7 @@ def _decode(source: Source) -> Source:
   if known is not None:
     return known
   assert source.image_shape is not None
+  size = source.image_shape
   names = [field.name for field in source.fields]
   made = {
     field.name: np.empty((source.size, *source.shape_of(field.name)), field.dtype)
@@ -74,7 +74,7 @@ def _decode(source: Source) -> Source:
         made[field.name][rows] = values
         continue
       for row, data in zip(rows, values, strict=True):
-        made[field.name][row] = field_file.decode(field, data, source.image_shape)
+        made[field.name][row] = field_file.decode(field, data, size)
 
   try:
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:

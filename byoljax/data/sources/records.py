@@ -41,7 +41,7 @@ def load_cached(path: str) -> np.ndarray | None:
 
 
 def save_cached(path: str, array: np.ndarray) -> None:
-  """Keeps an array under `path`, atomically; a cache that cannot be written is done without."""
+  """Keeps an array under `path`, atomically; a cache that cannot be written is skipped."""
   with contextlib.suppress(OSError):
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with replacing(path) as file:

@@ -1,7 +1,7 @@
 """Any image set that TensorFlow Datasets has prepared, by name or directory, without the network.
 
 The prepared files are read directly, record by record (`records.py`): TFDS's own reader gives a
-sequence, whose order would hang on the number of processes, and which cannot start at step k.
+sequence whose order depends on the number of processes, and which cannot start at step k.
 TFDS itself says which files make up a split (`train`, `train[:90%]`, `train+unlabelled`) and what
 the features are. Records are parsed a batch at a time by TensorFlow's example parser; images stay
 encoded, and what cannot be read counts as an empty image without a label. Nothing is ever

@@ -96,16 +96,16 @@ def dino(
     teacher, target_bn = apply_crops(
       net, state.target_params, state.target_bn, views[:GLOBAL_CROPS], train=True
     )
-    goals = [lax.stop_gradient(crop['projection']) for crop in teacher]
-    heat = teacher_temperature(step)
-    targets = [jax.nn.softmax((goal - state.center) / heat, axis=-1) for goal in goals]
+    logits = [lax.stop_gradient(crop['projection']) for crop in teacher]
+    temperature = teacher_temperature(step)
+    targets = [jax.nn.softmax((each - state.center) / temperature, axis=-1) for each in logits]
     last = trained_from(freeze_steps, step, params['projector']['last'])
     student_params = params | {'projector': params['projector'] | {'last': last}}
     student, bn = apply_crops(net, student_params, state.bn, views, train=True)
     value = clustering.self_distillation(
       targets, [crop['projection'] for crop in student], student_temperature
     )
-    batch_center = collectives.pmean(jnp.mean(jnp.stack(goals), axis=(0, 1)), axis)[None]
+    batch_center = collectives.pmean(jnp.mean(jnp.stack(logits), axis=(0, 1)), axis)[None]
     center = center_momentum * state.center + (1.0 - center_momentum) * batch_center
     spread = collectives.pmean(jnp.mean(targets[0], axis=0), axis)
     metrics = {

@@ -1,7 +1,8 @@
 """MoCo v1 and v2 (He et al. 2019, arXiv 1911.05722; Chen et al. 2020, arXiv 2003.04297).
 
-A query is told from a queue of earlier keys by InfoNCE. Keys come from a slow copy of the query's
-network. v1 and v2 differ in the head, the temperature, the views and the schedule only.
+A query identifies its key among a queue of earlier keys by InfoNCE. Keys come from a slowly moving
+copy of the query's network. v1 and v2 differ in the head, the temperature, the views and the
+schedule only.
 
 As in the authors' code: the positive of a query is its own key and the queue its only negatives;
 keys enter the queue after they were used; one direction (`symmetric` adds the other, as their

@@ -1,8 +1,8 @@
 """MoCo v3 (Chen, Xie and He 2021, arXiv 2104.02057).
 
-BYOL's networks with InfoNCE: the prediction of each view is told from the keys that the target
-network gives to the other view of the whole global batch. There is no queue. Statistics are shared
-by all devices.
+BYOL's networks with InfoNCE: the prediction of each view identifies the key that the target network
+gives to the image's other view among those of the global batch. There is no queue. Batch statistics
+are shared by all devices.
 
 As in the authors' code: each direction is 2T times the cross-entropy and both are added; no linear
 layer has a bias; outputs of the projector are normalized without scale and shift, those of the
@@ -73,12 +73,12 @@ def moco_v3(
     del key, step
     outputs, bn = apply_each(online, params, state.bn, batch['views'])
     keys, target_bn = apply_each(target, state.target_params, state.target_bn, batch['views'])
-    goals = [lax.stop_gradient(each['projection']) for each in keys]
-    value = _contrast(outputs[0]['prediction'], goals[1])
-    value += _contrast(outputs[1]['prediction'], goals[0])
+    k_first, k_second = (lax.stop_gradient(each['projection']) for each in keys)
+    value = _contrast(outputs[0]['prediction'], k_second)
+    value += _contrast(outputs[1]['prediction'], k_first)
     own = lax.stop_gradient(outputs[0]['projection'])
     metrics = {
-      'collapse/online_target_cosine': 1.0 - 0.5 * cosine_regression(own, goals[0]),
+      'collapse/online_target_cosine': 1.0 - 0.5 * cosine_regression(own, k_first),
     }
     new_state = state.replace(bn=bn, target_bn=target_bn)
     return value, Aux(new_state, metrics, outputs[0]['embedding'])

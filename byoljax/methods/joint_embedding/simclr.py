@@ -1,7 +1,7 @@
 """SimCLR v1 and v2 (Chen et al. 2020, arXiv 2002.05709 and 2006.10029).
 
-Every view of every image is told from all other views of the global batch by NT-Xent. Both views
-go through the network together, in one batch of its normalization, over all devices.
+Every view identifies the other view of its image among all views of the global batch by NT-Xent.
+Both views go through the network together, in one batch of its normalization, over all devices.
 
 As in the authors' code: the loss is the sum over the two views of the mean over images, twice the
 paper's mean over all anchors; no linear layer of the head has a bias; its output is normalized over

@@ -48,7 +48,7 @@ def simsiam(net: Net, *, stop_gradient: bool = True) -> Method:
     net: outputs 'embedding', 'projection' and, unless it is ablated, 'prediction'.
     stop_gradient: whether the projections are constants to the loss.
   """
-  goal = lax.stop_gradient if stop_gradient else (lambda z: z)
+  constant = lax.stop_gradient if stop_gradient else (lambda z: z)
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
@@ -62,8 +62,8 @@ def simsiam(net: Net, *, stop_gradient: bool = True) -> Method:
     p_first = first.get('prediction', first['projection'])
     p_second = second.get('prediction', second['projection'])
     value = 0.5 * (
-      regression.negative_cosine(p_first, goal(second['projection']))
-      + regression.negative_cosine(p_second, goal(first['projection']))
+      regression.negative_cosine(p_first, constant(second['projection']))
+      + regression.negative_cosine(p_second, constant(first['projection']))
     )
     return value, Aux(Statistics(bn), {}, first['embedding'])
 

@@ -61,10 +61,10 @@ def distillation(net: Net, teacher: Any, *, temperature: float) -> Method:
   ) -> tuple[jax.Array, Aux]:
     del key, step
     images = batch['views'][0]
-    goal = lax.stop_gradient(teacher.read(state.teacher['params'], state.teacher['bn'], images))
+    targets = lax.stop_gradient(teacher.read(state.teacher['params'], state.teacher['bn'], images))
     outputs, bn = net.apply(params, state.bn, images, train=True)
-    value = jnp.mean(losses.distillation(outputs['logits'], goal, temperature))
-    agree = jnp.argmax(outputs['logits'], axis=-1) == jnp.argmax(goal, axis=-1)
+    value = jnp.mean(losses.distillation(outputs['logits'], targets, temperature))
+    agree = jnp.argmax(outputs['logits'], axis=-1) == jnp.argmax(targets, axis=-1)
     metrics = {'agreement': jnp.mean(agree.astype(jnp.float32))}
     return value, Aux(state.replace(bn=bn), metrics, outputs['embedding'])
 
