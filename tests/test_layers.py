@@ -117,19 +117,24 @@ def imports(module):
 
 
 def module_level_imports(module):
+  """Every dotted name that is imported with the module."""
   names = set()
   for node in tree(module).body:
     if isinstance(node, ast.Import):
-      names |= {alias.name.split('.')[0] for alias in node.names}
+      names |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
-      names.add(node.module.split('.')[0])
+      names |= {f'{node.module}.{alias.name}' for alias in node.names}
   return names
 
 
-def own_imports(module):
-  """The modules of the package that a module imports, as paths without suffix."""
+def libraries(names):
+  return {name.split('.')[0] for name in names}
+
+
+def own_modules(names):
+  """The modules of the package among dotted names, as paths without suffix."""
   found = set()
-  for name in imports(module):
+  for name in names:
     first, *parts = name.split('.')
     if first != 'byoljax':
       continue
@@ -140,6 +145,11 @@ def own_imports(module):
       parts.pop()  # What is left is a name inside of a module.
     found.add('/'.join(parts) or '__init__')
   return found
+
+
+def own_imports(module):
+  """The modules of the package that a module imports, as paths without suffix."""
+  return own_modules(imports(module))
 
 
 def wing(path):
@@ -154,7 +164,7 @@ def test_layers(module):
   for other in own_imports(module):
     known = other in allowed or wing(other) in allowed
     assert known, f'{module} imports {other}, a layer that it may not know'
-  heavy = {name.split('.')[0] for name in imports(module)} & HEAVY
+  heavy = libraries(imports(module)) & HEAVY
   assert heavy <= row(HEAVY_ALLOWED, module), 'imports a library of another layer'
 
 
@@ -163,6 +173,21 @@ def test_no_import_runs_back_up():
   wings = {name: {wing(other) for other in allowed} for name, allowed in LAYERS.items()}
   order = list(graphlib.TopologicalSorter(wings).static_order())
   assert {wing(module) for module in MODULES} == set(order)
+
+
+def test_the_command_line_imports_jax_late():
+  """`byoljax --help` and mistakes in a configuration are answered at once; see test_startup.py."""
+  seen, due = set(), {'cli', 'main', 'tasks'}
+  while due:
+    path = due.pop()
+    seen.add(path)
+    module = f'{path}.py' if (PACKAGE / f'{path}.py').exists() else f'{path}/__init__.py'
+    early = module_level_imports(module)
+    heavy = libraries(early) & (HEAVY - {'ml_collections'} | {'jax', 'PIL'})
+    assert not heavy, f'{module} imports {heavy} when a command line starts'
+    parents = {'/'.join(path.split('/')[:depth]) for depth in range(1, path.count('/') + 1)}
+    due |= (own_modules(early) | parents) - seen
+  assert 'workdir/run_dir' in seen
 
 
 def test_the_root_holds_little():
@@ -185,14 +210,13 @@ def test_no_method_imports_another(module):
 
 @pytest.mark.parametrize('module', MODULES)
 def test_tensorflow_is_imported_late(module):
-  early = module_level_imports(module)
+  early = libraries(module_level_imports(module))
   assert not early & {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'tensorboardX', 'sklearn'}
 
 
 @pytest.mark.parametrize('module', [*PURE_DATA, *(m for m in MODULES if 'data/augment/' in m)])
 def test_arrays_need_no_tensorflow(module):
-  libraries = {name.split('.')[0] for name in imports(module)}
-  assert not libraries & {'tensorflow', 'tensorflow_datasets'}
+  assert not libraries(imports(module)) & {'tensorflow', 'tensorflow_datasets'}
   assert 'data/sources/tensorflow_import' not in own_imports(module)
 
 

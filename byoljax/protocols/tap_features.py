@@ -7,7 +7,6 @@ memory is N times the sum of the taps' widths, in float32.
 
 from collections.abc import Iterable, Sequence
 import functools
-import pathlib
 from typing import Any
 
 import jax
@@ -27,15 +26,13 @@ from byoljax.protocols.extraction import EvalData
 OUTPUTS = (EMBEDDING, 'projection', 'prediction')
 
 
-def load_outputs(
-  pretrained: str, network: str, taps: Sequence[str] = ()
-) -> tuple[Encoder, tuple[str, ...], Any, pathlib.Path]:
-  """The encoder with the taps that are named, else h, z and p as far as they are there.
+def load_outputs(pretrained: str, network: str, taps: Sequence[str] = ()) -> load.Loaded:
+  """The encoder with the named taps; without any, with h, z and p as far as the network has them.
 
   Args:
-    pretrained: as for `load.load_encoder`.
-    network: as for `load.load_encoder`.
-    taps: () for h, z and p.
+    pretrained: see `encoders.load.load_taps`, as for `network` and what is raised.
+    network: which network of the run.
+    taps: names of taps.
   """
   if taps:
     return load.load_taps(pretrained, network, taps)
@@ -60,14 +57,14 @@ def _extractor(
 
 
 def of_views(
-  encoder: Encoder, taps: Sequence[str], specs: Sequence[ViewSpec], data: EvalData, seed: int
+  encoder: Encoder, taps: Sequence[str], views: Sequence[ViewSpec], data: EvalData, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
   """{tap: float32 [N, D]} of two augmented views of every image, as pretraining makes them.
 
-  They are the first two of `specs`, the large ones where there are small crops; a single one is
-  used twice, drawn anew.
+  They are the first two of `views`, the large ones where there are small crops; one view is drawn
+  twice.
   """
-  specs = (tuple(specs) * 2)[:2]
+  specs = (tuple(views) * 2)[:2]
   augment = device.make_augment(specs, seed=seed, mean=tuple(data.mean), std=tuple(data.std))
   pairs = ('first', 'second')
 

@@ -9,7 +9,7 @@ from byoljax import streams
 from byoljax.data.batches import pipeline
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder
-from byoljax.evals import features, knn
+from byoljax.evals import features, hypersphere, knn
 from byoljax.protocols import extraction
 from byoljax.report.page import Gallery, Map
 
@@ -138,9 +138,7 @@ def layouts(sample: Sample) -> Map:
   except ImportError:  # Machines for training may have little more than JAX.
     TSNE = None
   count = min(MOST_POINTS, len(sample.labels))
-  unit = sample.features[:count] / np.maximum(
-    np.linalg.norm(sample.features[:count], axis=1, keepdims=True), 1e-12
-  )
+  unit = hypersphere.unit(sample.features[:count])
   centered = unit - unit.mean(0)
   _, _, axes = np.linalg.svd(centered, full_matrices=False)
   made = {}

@@ -6,6 +6,7 @@ import pathlib
 from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.devices import hosts
+from byoljax.tasks import data as data_lib
 from byoljax.tasks import pretrain
 from byoljax.tasks.command import RECIPE, Command
 from byoljax.version import versions
@@ -17,13 +18,12 @@ from byoljax.workdir.run_dir import Invocation, say
 def run(config: Config, invocation: Invocation) -> int:
   """Times input, step and training of a configuration here; see `byoljax.plan.timing`."""
   from byoljax.plan import timing, timing_report
-  from byoljax.tasks import eval_data
 
   if 'method' not in config or 'bench' not in config:
     raise ConfigError(f'{invocation.recipe} trains no encoder: name a recipe that does.')
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
   found = timing.measure(
-    config, eval_data.open_split(config, 'pretrain', None), pretrain.given_networks(config)
+    config, data_lib.open_split(config, 'pretrain', None), pretrain.given_networks(config)
   )
   say(timing_report.text(found))
   path = workdir / 'bench.json'

@@ -3,6 +3,7 @@
 from byoljax.config import Config, user_errors
 from byoljax.devices import hosts
 from byoljax.report import by_tap
+from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation, say
@@ -12,13 +13,12 @@ def run(config: Config, invocation: Invocation) -> int:
   """Whether a run's h, z and p have collapsed, with the spectra; see `evals.spectrum`."""
   from byoljax.evals import spectrum
   from byoljax.protocols import tap_features
-  from byoljax.tasks import eval_data
 
   encoder, taps, source, directory = tap_features.load_outputs(
     config.pretrained, config.network, config.taps
   )
-  home = eval_data.home('collapse', config, directory, invocation)
-  data = eval_data.images_of(config, source, home)
+  home = evaluation.result_directory('collapse', config, directory, invocation)
+  data = evaluation.images_of(config, source, home)
   say(f'collapse of {directory} ({config.network} network) on {data.test.name}')
   found, _ = tap_features.of_images(encoder, taps, data.test, data)
   with user_errors('collapse'):

@@ -18,6 +18,7 @@ import numpy as np
 
 from byoljax.config import Config, ConfigError, choose, user_errors
 from byoljax.devices import hosts
+from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.version import versions
 from byoljax.workdir.files import replacing, write_json
@@ -53,7 +54,6 @@ def run(config: Config, invocation: Invocation) -> int:
   from byoljax.data.sources import datasets
   from byoljax.encoders import load
   from byoljax.protocols import extraction
-  from byoljax.tasks import eval_data
 
   choose('format', config.format, FORMATS)
   if config.format == 'parquet':
@@ -66,7 +66,7 @@ def run(config: Config, invocation: Invocation) -> int:
   data = source_config.data
   name = config.data.name or data.name
   where = config.data.dir or ('' if config.data.name else data.dir)
-  what = [name.replace(':', '-'), config.split, *eval_data.tap_suffix(config)]
+  what = [name.replace(':', '-'), config.split, *evaluation.tap_suffix(config)]
   folder = pathlib.Path(
     invocation.workdir or directory.parent.parent / 'embeddings' / '-'.join(what)
   )

@@ -1,17 +1,99 @@
-"""How an evaluation of frozen features runs: encoder, features of both splits, one result.json."""
+"""What evaluations of a checkpoint share: data, directory, and how the simple ones run."""
 
 from collections.abc import Callable
+import pathlib
 from typing import TYPE_CHECKING, Any
 
-from byoljax.config import Config, user_errors
+from ml_collections import ConfigDict
+
+from byoljax.config import Config, ConfigError, user_errors
+from byoljax.tasks import data as data_lib
 from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
+  from byoljax.protocols.extraction import EvalData
   from byoljax.protocols.frozen_features import Split
 
 # (config, training features, test features) -> the result, and what to print of it.
 Compute = Callable[[Config, 'Split', 'Split'], tuple[dict[str, Any], str]]
+
+
+def data_of(
+  config: Config, pretraining: Config, batch_size: int, log_dir: pathlib.Path
+) -> 'EvalData':
+  """The data of an evaluation: what its own configuration leaves open is as in pretraining."""
+  merged = _merged(config, pretraining)
+  sources = [data_lib.open_split(merged, split, log_dir) for split in ('train', 'test')]
+  if sources[0].num_classes < 2:
+    raise ConfigError(f'{sources[0].name} has no labels: there is nothing to evaluate.')
+  if sources[0].num_classes != sources[1].num_classes:
+    raise ConfigError(
+      f'{sources[0].num_classes} training classes but {sources[1].num_classes} test classes.'
+    )
+  return data_lib.eval_data(
+    sources[0],
+    sources[1],
+    merged,
+    image_size=config.image_size or merged.evals.image_size,
+    batch_size=batch_size,
+    threads=config.data.threads,
+  )
+
+
+def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> 'EvalData':
+  """One split, `config.split`, for evaluations that need no labels: it stands for both.
+
+  Raises:
+    ConfigError: there is no such split.
+  """
+  merged = _merged(config, pretraining)
+  try:
+    source = data_lib.open_split(merged, config.split, log_dir)
+  except ConfigError as error:
+    raise ConfigError(f'{error} With --config.split=pretrain all images are taken.') from error
+  return data_lib.eval_data(
+    source,
+    source,
+    merged,
+    image_size=config.image_size or merged.evals.image_size,
+    batch_size=config.batch_size,
+    threads=config.data.threads,
+  )
+
+
+def _merged(config: Config, pretraining: Config) -> Config:
+  """The run's configuration with the data that the evaluation names."""
+  merged: Config = ConfigDict(pretraining.to_dict())
+  if config.data.name:
+    merged.data.name, merged.data.dir = config.data.name, config.data.dir
+  elif config.data.dir:
+    merged.data.dir = config.data.dir
+  return merged
+
+
+def result_directory(
+  task: str, config: Config, checkpoint_dir: pathlib.Path, invocation: Invocation
+) -> pathlib.Path:
+  """Where an evaluation's results go: beside the run, named after what was evaluated on what."""
+  if invocation.workdir:
+    return pathlib.Path(invocation.workdir)
+  on = [config.data.name.replace(':', '-')] if config.data.name else []
+  name = '-'.join([task, config.network, checkpoint_dir.name, *on, *tap_suffix(config)])
+  return run_dir.evals_dir(checkpoint_dir) / name
+
+
+def tap_suffix(config: Config) -> list[str]:
+  """What tells results of another tap from those of the embedding: [] or ['projection']."""
+  from byoljax.encoders.encoder import EMBEDDING
+
+  tap = config.get('tap', EMBEDDING)
+  return [] if tap == EMBEDDING else [tap.replace('/', '-')]
+
+
+def which(config: Config) -> str:
+  """What is evaluated, for a person: 'online network', 'online network, projection'."""
+  return ', '.join([f'{config.network} network', *tap_suffix(config)])
 
 
 def on_frozen_features(name: str, compute: Compute, config: Config, invocation: Invocation) -> int:
@@ -25,12 +107,11 @@ def on_frozen_features(name: str, compute: Compute, config: Config, invocation: 
   """
   from byoljax.encoders import load
   from byoljax.protocols import frozen_features
-  from byoljax.tasks import eval_data
 
   encoder, source, directory = load.load_encoder(config.pretrained, config.network, config.tap)
-  home = eval_data.home(name, config, directory, invocation)
-  data = eval_data.data_of(config, source, config.batch_size, home)
-  say(f'{name} of {directory} ({eval_data.which(config)}) on {data.test.name}')
+  home = result_directory(name, config, directory, invocation)
+  data = data_of(config, source, config.batch_size, home)
+  say(f'{name} of {directory} ({which(config)}) on {data.test.name}')
   splits = frozen_features.splits(encoder, data)
   with user_errors(name):
     result, text = compute(config, *splits)

@@ -6,8 +6,8 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from byoljax.config import Config, ConfigError, user_errors
-from byoljax.method import NETWORKS
 from byoljax.report import table
+from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation, say
@@ -21,13 +21,12 @@ def run(config: Config, invocation: Invocation) -> int:
   """Trains the whole network of a run on labelled images; see `configs/finetune.py`."""
   from byoljax.encoders import load
   from byoljax.protocols import labelled
-  from byoljax.tasks import eval_data
 
   encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
-  home = eval_data.home('finetune', config, directory, invocation)
+  home = evaluation.result_directory('finetune', config, directory, invocation)
   if not invocation.workdir:
     home = home.with_name(f'{home.name}-{_slug(config.labels)}-{config.split_seed}')
-  data = eval_data.data_of(config, pretraining, config.finetune.batch_size, home)
+  data = evaluation.data_of(config, pretraining, config.finetune.batch_size, home)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   with user_errors():
@@ -121,6 +120,7 @@ def _with_head(
   Raises:
     ConfigError: no projector with so many layers in front of its output.
   """
+  from byoljax.method import NETWORKS
   from byoljax.workdir import checkpoint
 
   where = f"finetune.head_layers={layers}: '{directory}'"

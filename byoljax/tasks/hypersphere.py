@@ -1,33 +1,35 @@
 """Alignment and uniformity of a run's h, z and p on the hypersphere."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.report import by_tap
+from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation, say
+
+if TYPE_CHECKING:
+  from byoljax.data.augment.views import ViewSpec
 
 
 def run(config: Config, invocation: Invocation) -> int:
   """Alignment and uniformity of a run's h, z and p; see `evals.hypersphere`."""
   from byoljax.evals import hypersphere
   from byoljax.protocols import tap_features
-  from byoljax.tasks import eval_data
-  from byoljax.train import assemble
 
   encoder, taps, source, directory = tap_features.load_outputs(
     config.pretrained, config.network, config.taps
   )
-  if not source.get('views'):
-    raise ConfigError('this run has no views: weights of another library do not say how they were '
-                      'trained, and there is no augmentation to align.')  # fmt: skip
-  specs = assemble.view_specs(source)
-  home = eval_data.home('hypersphere', config, directory, invocation)
-  data = eval_data.images_of(config, source, home)
+  home = evaluation.result_directory('hypersphere', config, directory, invocation)
+  data = evaluation.images_of(config, source, home)
   say(f'hypersphere of {directory} ({config.network} network) on {data.test.name}')
   clean, _ = tap_features.of_images(encoder, taps, data.test, data)
-  first, second = tap_features.of_views(encoder, taps, specs, data, config.hypersphere.seed)
+  first, second = tap_features.of_views(
+    encoder, taps, _views(source), data, config.hypersphere.seed
+  )
   alpha, t = config.hypersphere.alpha, config.hypersphere.t
   rows = []
   for tap in taps:
@@ -51,6 +53,21 @@ def run(config: Config, invocation: Invocation) -> int:
   )
   say(f'result  {home / "result.json"}')
   return 0
+
+
+def _views(pretraining: Config) -> 'tuple[ViewSpec, ...]':
+  """How a run augments its images.
+
+  Raises:
+    ConfigError: it does not say.
+  """
+  from byoljax.train import assemble
+
+  if not pretraining.get('views'):
+    raise ConfigError('this run has no views: weights of another library do not say how they were '
+                      'trained, and there is no augmentation to align.')  # fmt: skip
+  with user_errors('config.views'):
+    return assemble.view_specs(pretraining)
 
 
 COMMAND = Command(

@@ -2,6 +2,7 @@
 
 from byoljax.config import Config
 from byoljax.report import table
+from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation, say
@@ -11,16 +12,15 @@ def run(config: Config, invocation: Invocation) -> int:
   """k-NN evaluation of a pretrained encoder; see `configs/knn.py`."""
   from byoljax.encoders import load
   from byoljax.protocols import extraction
-  from byoljax.tasks import eval_data
 
   encoder, source_config, directory = load.load_encoder(
     config.pretrained, config.network, config.tap
   )
-  home = eval_data.home('knn', config, directory, invocation)
-  data = eval_data.data_of(config, source_config, config.batch_size, home)
+  home = evaluation.result_directory('knn', config, directory, invocation)
+  data = evaluation.data_of(config, source_config, config.batch_size, home)
   result = extraction.knn_result(encoder, data, config.knn)
   run_dir.write_result(home / 'result.json', result, config, directory)
-  say(f'k-NN of {directory} ({eval_data.which(config)}) on {data.test.name}')
+  say(f'k-NN of {directory} ({evaluation.which(config)}) on {data.test.name}')
   columns = ['k', 'temperature', 'top1']
   say(table.format_table(result['sweep'], columns, formats={'top1': '{:.2%}'}))
   say(f'result  {home / "result.json"}')

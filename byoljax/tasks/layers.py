@@ -6,6 +6,7 @@ import numpy as np
 
 from byoljax.config import Config, user_errors
 from byoljax.report import by_tap
+from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation, say
@@ -22,13 +23,12 @@ def run(config: Config, invocation: Invocation) -> int:
   from byoljax.encoders.encoder import random_encoder
   from byoljax.evals import knn
   from byoljax.protocols import extraction, tap_features
-  from byoljax.tasks import eval_data
 
   encoder, taps, source, directory = load.load_taps(
     config.pretrained, config.network, [tap for tap in config.taps if tap != PIXELS]
   )
-  home = eval_data.home('layers', config, directory, invocation)
-  data = eval_data.data_of(config, source, config.batch_size, home)
+  home = evaluation.result_directory('layers', config, directory, invocation)
+  data = evaluation.data_of(config, source, config.batch_size, home)
   say(f'layers of {directory} ({config.network} network) on {data.test.name}')
   found = [
     tap_features.of_images(encoder, taps, images, data) for images in (data.train, data.test)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from byoljax.config import Config
+from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation, say
@@ -14,19 +15,18 @@ def run(config: Config, invocation: Invocation) -> int:
   from byoljax.encoders import load
   from byoljax.evals import scores
   from byoljax.protocols.linear import LinearProtocol, linear_result
-  from byoljax.tasks import eval_data
   from byoljax.train import assemble
 
   encoder, source_config, directory = load.load_encoder(
     config.pretrained, config.network, config.tap
   )
-  home = eval_data.home('linear', config, directory, invocation)
-  data = eval_data.data_of(config, source_config, config.linear.batch_size, home)
+  home = evaluation.result_directory('linear', config, directory, invocation)
+  data = evaluation.data_of(config, source_config, config.linear.batch_size, home)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   with run_dir.lock_workdir(home):
     run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
-    say(f'Linear evaluation of {directory} ({eval_data.which(config)}) on {data.test.name}.')
+    say(f'Linear evaluation of {directory} ({evaluation.which(config)}) on {data.test.name}.')
     protocol = LinearProtocol(**config.linear.to_dict())
     result = linear_result(
       encoder, data, protocol, logging=assemble.logging_of(config), workdir=home

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from byoljax.config import Config, user_errors
 from byoljax.devices import hosts
 from byoljax.report import table
+from byoljax.tasks import data as data_lib
 from byoljax.tasks.command import RECIPE, Command
 from byoljax.version import __version__
 from byoljax.workdir import run_dir
@@ -28,16 +29,15 @@ log = logging.getLogger('byoljax')
 def run(config: Config, invocation: Invocation) -> int:
   """Trains an encoder, evaluates it, and leaves checkpoints, metrics and figures in the workdir."""
   from byoljax.encoders import method_network
-  from byoljax.tasks import eval_data
   from byoljax.train import assemble
 
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
-  source = eval_data.open_split(config, 'pretrain', workdir)
+  source = data_lib.open_split(config, 'pretrain', workdir)
   given = given_networks(config)
   assembled = assemble.from_config(config, source, given=given)
   facts = method_network.facts_of(assembled, given)
   assembled = _warm_started(assembled, config, workdir)
-  data = eval_data.while_training(config, workdir)
+  data = data_lib.while_training(config, workdir)
   with run_dir.lock_workdir(workdir):
     return _pretrain(config, invocation, assembled, data, workdir, facts)
 

@@ -22,7 +22,7 @@ class Found(NamedTuple):
   """The nearest images of every query, nearest first.
 
   Attributes:
-    cosine: float32 [queries, count].
+    cosine: float64 [queries, count].
     index: int64 [queries, count], positions in the data set.
     name: str [queries, count].
   """
@@ -40,15 +40,17 @@ def nearest(queries: np.ndarray, parts: Sequence[pathlib.Path], count: int) -> F
     parts: files of `byoljax embed`.
     count: how many; fewer come back where there are fewer.
   """
-  directions = _unit(queries)
+  from byoljax.evals.hypersphere import unit
+
+  directions = unit(queries)
   best = Found(
-    np.zeros((len(queries), 0), np.float32),
+    np.zeros((len(queries), 0)),
     np.zeros((len(queries), 0), np.int64),
     np.zeros((len(queries), 0), '<U1'),
   )
   for path in parts:
     part: Part = embed.read_part(path)
-    cosine = directions @ _unit(part.features).T
+    cosine = directions @ unit(part.features).T
     rows = (len(queries), len(part.index))
     merged = Found(
       np.concatenate([best.cosine, cosine], 1),
@@ -58,10 +60,6 @@ def nearest(queries: np.ndarray, parts: Sequence[pathlib.Path], count: int) -> F
     order = np.argsort(-merged.cosine, axis=1, kind='stable')[:, :count]
     best = Found(*(np.take_along_axis(column, order, 1) for column in merged))
   return best
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
-  return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 def read_images(paths: Sequence[str], size: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.devices import hosts
 from byoljax.report import table
+from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.version import versions
 from byoljax.workdir import run_dir
@@ -99,7 +100,6 @@ def _fill_table(
 
 def _data(entry: str, config: Config, pretraining: Config, home: pathlib.Path) -> 'EvalData':
   """The data of one entry: NAME, or NAME=DIRECTORY."""
-  from byoljax.tasks import eval_data
 
   name, _, directory = entry.partition('=')
   one = ConfigDict(
@@ -108,7 +108,7 @@ def _data(entry: str, config: Config, pretraining: Config, home: pathlib.Path) -
       'image_size': config.image_size,
     }
   )
-  return eval_data.data_of(one, pretraining, config.batch_size, home)
+  return evaluation.data_of(one, pretraining, config.batch_size, home)
 
 
 def _metric(entry: str, data: 'EvalData') -> str:

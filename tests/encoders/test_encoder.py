@@ -13,7 +13,7 @@ from byoljax.encoders import load, method_network, teachers
 from byoljax.encoders.encoder import Preprocessing, untrained
 from byoljax.models.taps import truncate
 from byoljax.train import assemble
-from byoljax.workdir import checkpoint
+from byoljax.workdir.files import write_json
 from tests.methods import test_contract as contract
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
@@ -90,7 +90,7 @@ def test_a_method_is_built_again_from_what_its_run_recorded(name, npz, tmp_path)
   given = {'teacher': contract._teacher()} if name == 'distillation' else {}
   run = assemble.from_config(config, source, given=given)
   facts = method_network.facts_of(run, given)
-  checkpoint.write_json(tmp_path / 'config.json', {'facts': facts})
+  write_json(tmp_path / 'config.json', {'facts': facts})
   net = method_network.network(config, tmp_path)
   example = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
   made = jax.eval_shape(lambda: net.init(jax.random.key(0), example))
@@ -98,5 +98,5 @@ def test_a_method_is_built_again_from_what_its_run_recorded(name, npz, tmp_path)
   assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, own)
   assert [part[:2] for part in net.parts] == [part[:2] for part in run.method.net.parts]
   # Without them only the encoder is known.
-  checkpoint.write_json(tmp_path / 'config.json', {})
+  write_json(tmp_path / 'config.json', {})
   assert method_network.network(config, tmp_path) is None

@@ -24,6 +24,7 @@ from byoljax.models.net import stack
 from byoljax.models.taps import pooled, taps_of, truncate
 from byoljax.report import facts
 from byoljax.workdir import checkpoint, run_dir
+from byoljax.workdir.files import write_json
 from tests.paths import ROOT
 
 TAPS = ('stem', 'stage1', 'stage2', 'embedding', 'projector/hidden1', 'projection')
@@ -47,7 +48,7 @@ def run(tmp_path_factory, npz):
   stored = {
     'recipe': 'configs/byol.py:npz,smoke', 'config': json.loads(config.to_json()), 'facts': facts
   }  # fmt: skip
-  checkpoint.write_json(workdir / 'config.json', stored)
+  write_json(workdir / 'config.json', stored)
   net = method_network.network(config, workdir)
   assert net is not None
   image = jnp.zeros((2, 12, 12, 3))
