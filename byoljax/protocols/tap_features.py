@@ -36,8 +36,8 @@ def load_outputs(pretrained: str, network: str, taps: Sequence[str] = ()) -> loa
   """
   if taps:
     return load.load_taps(pretrained, network, taps)
-  encoder, valid, source, directory = load.load_taps(pretrained, network)
-  return encoder, tuple(tap for tap in valid if tap in OUTPUTS), source, directory
+  loaded = load.load_taps(pretrained, network)
+  return loaded._replace(taps=tuple(tap for tap in loaded.taps if tap in OUTPUTS))
 
 
 def of_images(

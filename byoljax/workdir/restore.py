@@ -209,12 +209,8 @@ def require_equal_shapes(stored: PyTree, wanted: PyTree, *, types: bool = False)
 def by_name(tree: PyTree) -> dict[str, Any]:
   """The leaves of a tree, by path."""
   leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))[0]
-  return {_name(path): leaf for path, leaf in leaves}
-
-
-def _name(path: Sequence[Any]) -> str:
   # Tuples and dataclasses come back from disk as lists and dicts: only the names count.
-  return jax.tree_util.keystr(path, simple=True, separator='/')
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 
 
 def _lookup(tree: PyTree, prefix: tuple[str, ...]) -> PyTree:
