@@ -34,7 +34,7 @@ from byoljax.evals import collapse
 from byoljax.length import Length, is_due
 from byoljax.method import Batch, Method, Setting, transformed
 from byoljax.optim.recipe import Recipe
-from byoljax.step import TrainState, init_state, train_step
+from byoljax.step import TrainState, make_init, train_step
 from byoljax.train import online_probe, sharding
 from byoljax.train.online_probe import ProbeOptions
 
@@ -188,7 +188,7 @@ def make_run(
   if order is None:
     order = Order(source.size, length.batch_size, seed, jax.process_index(), jax.process_count())
   example = _example_batch(source, specs, data.fields, augment)
-  create = functools.partial(init_state, made, tx, example, seed, skip_non_finite=skip_non_finite)
+  create = make_init(made, tx, example, seed, skip_non_finite=skip_non_finite)
   shapes = jax.eval_shape(create)
   if setting.micro_batch_size == 1:
     _check_single_example(made, shapes, example)
