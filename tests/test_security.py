@@ -112,10 +112,10 @@ def test_nothing_executes_or_fetches_but_where_it_is_said():
   }
   assert found == {
     ('config.py', 'module_spec.loader.exec_module()'),  # A recipe.
-    ('data/records.py', 'importlib.import_module()'),  # One of two readers of ArrayRecord.
+    ('data/sources/records.py', 'importlib.import_module()'),  # One of two readers of ArrayRecord.
     # The processes of a run among themselves, where a coordinator is named.
-    ('processes.py', 'socket'),
-    ('roll_call.py', 'socket'),
+    ('devices/processes.py', 'socket'),
+    ('devices/roll_call.py', 'socket'),
     # `pickles.Unpickler` finds no functions but its own; the others subclass it.
     ('weights/array_pickle.py', 'pickle'),
     ('weights/pickles.py', 'pickle'),
