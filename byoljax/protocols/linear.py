@@ -131,7 +131,7 @@ def linear_result(
     return None
   _require_frozen(state, encoder)
   if held_out is None:
-    found: Mapping[str, Any] = {'base_lr': rates[0]}
+    found: Mapping[str, Any] = {'base_lr': next(iter(rates))}
   else:
     held = [of['top1'] for of in training.score(run, state, held_out, data)]
     best = int(np.argmax(held))

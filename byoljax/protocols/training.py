@@ -65,7 +65,7 @@ def classifier_run(
   """
   view = ViewSpec(
     size=data.image_size,
-    crop_scale=tuple(crop_scale),
+    crop_scale=(crop_scale[0], crop_scale[1]),
     jitter_prob=0.0,
     gray_prob=0.0,
     blur_prob=0.0,

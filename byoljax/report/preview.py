@@ -67,8 +67,9 @@ def _seen(run: Run, batch: dict[str, Any]) -> list[np.ndarray]:
     first = jax.random.fold_in(key, 0)
     return transformed(run.method, augment(batch, step), first, step)['views']
 
+  mean, std = (np.asarray(numbers, np.float32) for numbers in (run.data.mean, run.data.std))
   count, seen = len(batch['index']), []
   for view in jax.jit(see)(batch):
-    pixels = np.asarray(view) * np.float32(run.data.std) + np.float32(run.data.mean)
+    pixels = np.asarray(view) * std + mean
     seen += np.split(np.clip(pixels, 0.0, 1.0), max(1, len(pixels) // count))
   return seen
