@@ -1,16 +1,19 @@
 """Self-supervised visual representation learning in pure JAX: BYOL and its peers."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from byoljax.version import __version__
 
 if TYPE_CHECKING:
-  from byoljax.encoders.embedder import Embedder
+  from byoljax.encoders.encoder import Encoder
 
-__version__ = '0.1.0'
-__all__ = ['load']
+__all__ = ['__version__', 'load']
 
 
-def load(run: str, network: str = 'online', tap: str = 'embedding') -> 'Embedder':
-  """A trained encoder as a pure function of images; see `byoljax.encoders.embedder.load`.
+def load(
+  run: str, network: str = 'online', tap: str = 'embedding', *, module: Any = None
+) -> 'Encoder':
+  """A trained encoder as a pure function of images; see `byoljax.encoders.load.load`.
 
   Examples:
     >>> import numpy as np
@@ -20,8 +23,7 @@ def load(run: str, network: str = 'online', tap: str = 'embedding') -> 'Embedder
     >>> embed(np.zeros((2, 12, 12, 3), np.uint8)).shape
     (2, 128)
   """
-  from byoljax.encoders import (
-    embedder,  # JAX is imported when it is needed, not by `import byoljax`.
-  )
+  # JAX is imported when it is needed, not by `import byoljax`.
+  from byoljax.encoders import load as load_lib
 
-  return embedder.load(run, network, tap)
+  return load_lib.load(run, network, tap, module=module)

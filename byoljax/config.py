@@ -13,7 +13,6 @@ run.
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import difflib
 import importlib.util
 import json
 import pathlib
@@ -23,6 +22,8 @@ from typing import Any
 
 import ml_collections
 
+from byoljax import suggest
+
 # A ConfigDict. Its fields are attributes that no type checker knows.
 Config = Any
 
@@ -31,25 +32,6 @@ NEUTRAL = (
   'log', 'profile', 'bench', 'checkpoint', 'data.dir', 'data.threads', 'data.resident',
   'train.max_skipped', 'train.shard_state', 'encoder.remat',
 )  # fmt: skip
-# Fields that came later: what runs did that were started without them.
-LATER = {
-  'train.non_finite': 'stop',
-  'train.shard_state': False,
-  'encoder.first_projection': False,
-  'encoder.positions': 'sincos',
-  'encoder.grid': 0,
-  'evals.linear.protocol': 'byol_paper',
-  'evals.linear.name': 'sgd',
-  'evals.linear.nesterov': True,
-  'evals.linear.lr_scaling': 'linear',
-  'evals.linear.schedule': 'cosine',
-  'evals.linear.granularity': 'step',
-  'evals.linear.decay_at': (0.6, 0.8),
-  'evals.linear.warmup': '0 epochs',
-  'evals.linear.weight_decay': 0.0,
-  'evals.linear.start': 'zeros',
-  'evals.linear.norm': False,
-}
 
 
 class ConfigError(ValueError):
@@ -82,14 +64,8 @@ def choose(kind: str, name: str, table: Mapping[str, Any] | Sequence[str]) -> An
     ConfigError: unknown name; the message lists the valid ones and the closest.
   """
   if name not in table:
-    raise ConfigError(f"unknown {kind} '{name}'{closest(name, table)}; valid: {', '.join(table)}.")
+    raise ConfigError(suggest.unknown(kind, name, table))
   return table[name] if isinstance(table, Mapping) else name
-
-
-def closest(name: str, valid: Sequence[str] | Mapping[str, Any]) -> str:
-  """Returns ", did you mean 'x'?" or an empty string."""
-  near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-  return f", did you mean '{near[0]}'?" if near else ''
 
 
 def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
@@ -107,7 +83,7 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
   path = pathlib.Path(path_text)
   if not path.is_file():
     recipes = sorted(str(p) for p in path.parent.glob('*.py') if p.stem != 'base')
-    hint = closest(str(path), recipes) or f'; recipes there: {", ".join(recipes) or "none"}'
+    hint = suggest.did_you_mean(path, recipes) or f'; recipes there: {", ".join(recipes) or "none"}'
     raise ConfigError(f"no configuration file '{path}'{hint}")
   get_config = _import(path)
   with user_errors(f'--config={path}:{arg}' if arg else f'--config={path}'):
@@ -159,7 +135,7 @@ def override(config: Config, name: str, text: str) -> None:
     # The right name in the wrong group is likelier than a misspelling.
     near = [f for f in fields if f.split('.')[-1] == name.split('.')[-1]]
     near.sort(key=lambda field: field.count('.'))
-    near = near or difflib.get_close_matches(name, fields, n=1, cutoff=0.6)
+    near = near or suggest.closest(name, fields)
     meant = "' or '".join(near[:3])
     hint = f", did you mean '{meant}'?" if near else '; --print_config shows all fields.'
     raise ConfigError(f"unknown field '{name}' in --config.{name}={text}{hint}")
@@ -251,7 +227,7 @@ def skips_non_finite(config: Config) -> bool:
   Raises:
     ConfigError: an unknown policy, or a limit that ends the run at once.
   """
-  policy, limit = config.train.get('non_finite', 'stop'), config.train.get('max_skipped', 1)
+  policy, limit = config.train.non_finite, config.train.max_skipped
   choose('train.non_finite', policy, ('stop', 'skip'))
   if limit < 1:
     raise ConfigError(f'train.max_skipped={limit} must be at least 1.')
@@ -260,7 +236,7 @@ def skips_non_finite(config: Config) -> bool:
 
 def differences(old: Config, new: Config) -> list[str]:
   """Lists the fields that make two runs different, as 'field: old -> new'; see `NEUTRAL`."""
-  a, b = LATER | flatten(old), LATER | flatten(new)
+  a, b = flatten(old), flatten(new)
   absent = '(absent)'
   return [
     f'{name}: {a.get(name, absent)!r} -> {b.get(name, absent)!r}'

@@ -1,8 +1,11 @@
-"""Durations: '40 epochs', '500 steps', '1e6 examples' or '10 %' of a run, in optimizer steps."""
+"""How long things take, in optimizer steps: durations such as '40 epochs', and the length of a run.
+
+A duration is a number with a unit: '40 epochs', '500 steps', '1e6 examples' or, of a run, '10 %'.
+"""
 
 import math
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _UNITS = {
   'step': 'steps',
@@ -83,3 +86,41 @@ class Length(NamedTuple):
       batch_size=self.batch_size,
       total_steps=self.total_steps,
     )
+
+
+def steps_per_epoch(num_examples: int, batch_size: int) -> int:
+  """Whole batches in one pass over the data."""
+  return num_examples // batch_size
+
+
+def make_length(text: str, *, batch_size: int, num_examples: int) -> Length:
+  """The length of a run over a data set: an epoch is as many whole batches as it holds.
+
+  Args:
+    text: the duration of the run.
+    batch_size: examples per optimizer step.
+    num_examples: size of the training set.
+
+  Raises:
+    ValueError: not a duration, or less than a step.
+  """
+  per_epoch = steps_per_epoch(num_examples, batch_size)
+  total = duration_steps('train.length', text, steps_per_epoch=per_epoch, batch_size=batch_size)
+  if total < 1:
+    raise ValueError(f"train.length='{text}' is less than one step.")
+  return Length(batch_size, per_epoch, total)
+
+
+def is_due(done: Any, every: int) -> Any:
+  """Whether what happens every so many steps happens after `done` of them; never where it is 0.
+
+  Args:
+    done: a number of steps, traced or not.
+    every: a number of steps.
+  """
+  return (every > 0) & (done % max(every, 1) == 0)
+
+
+def next_due(done: int, every: int) -> float:
+  """The next step after `done` at which it is due; infinity where it never is."""
+  return (done // every + 1) * every if every > 0 else math.inf

@@ -2,16 +2,17 @@
 
 import argparse
 from collections.abc import Sequence
-import errno
 import json
 import logging
 import os
 import pathlib
 import sys
 
-from byoljax import __version__
 from byoljax import config as config_lib
+from byoljax import flags, tasks
+from byoljax.config import Config, ConfigError
 from byoljax.devices import processes
+from byoljax.version import __version__
 
 _EPILOG = """\
 Every field of a configuration can be set, as in --config.train.length='5 epochs'.
@@ -31,92 +32,59 @@ or with --coordinator_address, --num_processes and --process_id; see docs/pods.m
 """
 
 
-# Full, over its quota, read-only, broken, gone: nothing that a traceback would explain.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Runs a task; returns the exit status.
+  """Runs the task that a configuration names; returns an exit status, see `flags.exit_status`."""
+  given = list(sys.argv[1:] if arguments is None else arguments)
+  return flags.exit_status(lambda: run(*parse(given)))
 
-  One of several processes that ends with an error does not return, but ends here: JAX would keep
-  it waiting for the others.
 
-  Returns:
-    0; 2 for a user's mistake, 3 for a loss that diverged, 4 for a disk that takes no more, 5 for
-    other processes that are missing or gone.
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, flags.Overrides]:
+  """Parses a command line into its flags and the fields of the configuration that it sets.
+
+  Raises:
+    ConfigError: an unknown flag, a field without a value, or no configuration.
   """
-  try:
-    status = _main(list(sys.argv[1:] if arguments is None else arguments))
-  except Exception:
-    if not processes.are_several():
-      raise
-    status = processes.failed()
-  processes.leave(status)
-  return status
+  overrides, rest = flags.split_overrides(arguments)
+  options = _parser().parse_all(rest)
+  if not options.config:
+    raise ConfigError('--config is missing: name a recipe, such as configs/byol.py.')
+  return options, overrides
 
 
-def _main(arguments: list[str]) -> int:
-  try:
-    overrides, rest = split_overrides(arguments)
-    options = _parse(rest)
-    config = config_lib.load(options.config, overrides)
-    if options.print_config:
-      print(config_lib.describe(config))
-      return 0
-    return _run(config, options)
-  except config_lib.ConfigError as error:
-    return _say_error(error, 2)
-  except FloatingPointError as error:
-    return _say_error(error, 3)
-  except processes.MissingError as error:
-    return _say_error(error, processes.STATUS)
-  except OSError as error:
-    if error.errno not in _DISK:
-      raise
-    where = f" ('{error.filename}')" if error.filename else ''
-    return _say_error(f'{error.strerror}{where}.', 4)
-  except KeyboardInterrupt:
-    print('interrupted', file=sys.stderr)
-    return 130
+def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
+  """Loads a configuration and runs its task.
 
+  Args:
+    options: `config` and the flags of `flags.add_run_flags`.
+    overrides: (dotted field, text) pairs.
 
-def _say_error(error: object, status: int) -> int:
-  print(f'{processes.prefix()}error: {error}', file=sys.stderr)
-  return status
-
-
-def _run(config: config_lib.Config, options: argparse.Namespace) -> int:
-  """Imports the rest only now: a mistake in the configuration is answered at once."""
+  Raises:
+    ConfigError: a mistake of the user's.
+  """
+  config = config_lib.load(options.config, overrides)
+  if options.print_config:
+    print(config_lib.describe(config))
+    return 0
   if 'task' not in config:
-    raise config_lib.ConfigError(f"{options.config} has no field 'task' that says what to do.")
+    raise ConfigError(f"{options.config} has no field 'task' that says what to do.")
+  task = config_lib.choose('task', config.task, tasks.TASKS)
   _set_verbosity(config.log.verbose)
-  from byoljax.devices import program_cache, xla
-  from byoljax.tasks import pretrain
+  # JAX is imported only now: a mistake in the configuration is answered at once.
+  from byoljax.devices import xla
+  from byoljax.workdir.run_dir import Invocation
 
   xla.set_defaults()
-  program_cache.enable()
-  launch = launch_of(options)
-  note = processes.note_of_launcher(dict(os.environ)) if launch == processes.Launch() else ''
+  xla.keep_programs()
+  launch = flags.launch_of(options)
+  note = processes.launcher_hint(dict(os.environ)) if launch == processes.Launch() else ''
   if note:
     print(note, file=sys.stderr)
   with config_lib.user_errors():
     processes.join(launch, _common(config, options))
-  task = config_lib.choose('task', config.task, pretrain.TASKS)
-  return task(config, pretrain.Invocation(options.config, options.workdir))
+  return task(config, Invocation(options.config, options.workdir))
 
 
-def launch_of(options: argparse.Namespace) -> processes.Launch:
-  """What the flags say about other processes."""
-  return processes.Launch(
-    options.distributed,
-    options.coordinator_address,
-    options.num_processes,
-    options.process_id,
-    options.wait_for_processes,
-  )
-
-
-def _common(config: config_lib.Config, options: argparse.Namespace) -> str:
+def _common(config: Config, options: argparse.Namespace) -> str:
   """What has to be the same for all processes; paths may lead to the same place in many ways."""
   fields = json.loads(config_lib.to_json(config))
   for name in ('dir', 'threads'):
@@ -124,74 +92,16 @@ def _common(config: config_lib.Config, options: argparse.Namespace) -> str:
   return json.dumps([fields, pathlib.Path(options.workdir).name], sort_keys=True)
 
 
-def split_overrides(arguments: list[str]) -> tuple[list[tuple[str, str]], list[str]]:
-  """Separates --config.field=value (or --config.field value) from everything else."""
-  overrides, rest = [], []
-  remaining = iter(arguments)
-  for argument in remaining:
-    if not argument.startswith('--config.'):
-      rest.append(argument)
-      continue
-    name, equals, text = argument.removeprefix('--config.').partition('=')
-    if not equals:
-      text = next(remaining, '--')
-      if text.startswith('--'):
-        raise config_lib.ConfigError(f'--config.{name} has no value: write --config.{name}=VALUE.')
-    overrides.append((name, text))
-  return overrides, rest
-
-
-def _parse(arguments: list[str]) -> argparse.Namespace:
-  """Parses everything but the overrides."""
-  parser = _parser()
-  options, unknown = parser.parse_known_args(arguments)
-  if unknown:
-    flags = [action.option_strings[-1] for action in parser._actions]
-    name = unknown[0].partition('=')[0]
-    raise config_lib.ConfigError(
-      f"unknown argument '{unknown[0]}'{config_lib.closest(name, flags) or '; see --help.'}"
-    )
-  if not options.config:
-    raise config_lib.ConfigError('--config is missing: name a recipe, such as configs/byol.py.')
-  return options
-
-
-class _Parser(argparse.ArgumentParser):
-  """Answers a mistake in one sentence, like the rest of the program."""
-
-  def error(self, message: str) -> None:  # type: ignore[override]
-    raise config_lib.ConfigError(f'{message}; see --help.')
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+def _parser() -> flags.Parser:
+  parser = flags.Parser(
     prog='python -m byoljax.main',
     description='Self-supervised pretraining and evaluation of image encoders in JAX.',
     epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   parser.add_argument('--config', default='', metavar='FILE[:ARG]', help='the recipe to run')
-  parser.add_argument('--workdir', default='', help='where to write (default: runs/<recipe>)')
-  parser.add_argument('--print_config', action='store_true', help='show all fields and stop')
-  add_process_flags(parser)
+  flags.add_run_flags(parser)
   parser.add_argument('--version', action='version', version=f'byoljax {__version__}')
   return parser
-
-
-def add_process_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags that make several processes one run."""
-  parser.add_argument(
-    '--distributed', choices=processes.MODES, default='off',
-    help='auto: as Slurm, Open MPI, Kubernetes or the TPU say',
-  )  # fmt: skip
-  parser.add_argument('--coordinator_address', metavar='HOST:PORT', help='several processes: where')
-  parser.add_argument('--num_processes', type=int, help='several processes: how many')
-  parser.add_argument('--process_id', type=int, help='several processes: which one this is')
-  parser.add_argument(
-    '--wait_for_processes', type=float, default=300.0, metavar='SECONDS',
-    help='for the others to come (default: 300)',
-  )  # fmt: skip
 
 
 def _set_verbosity(verbose: bool) -> None:

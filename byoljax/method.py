@@ -37,12 +37,11 @@ Metrics are float32 scalars by name. The loop, the progress line and the curves 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-import types
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 
-from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.length import Length
 
@@ -200,36 +199,6 @@ class Method(NamedTuple):
   phases: tuple[Phase, ...] = ()
 
 
-class Teacher(NamedTuple):
-  """A frozen classifier.
-
-  Attributes:
-    logits: (variables, images float32 [b, H, W, C], normalized) -> float32 [b, K], in evaluation
-      mode, without collectives.
-    variables: its parameters and statistics, a tree of arrays.
-    num_classes: K.
-  """
-
-  logits: Callable[[PyTree, jax.Array], jax.Array]
-  variables: PyTree
-  num_classes: int
-
-
-class Pretrained(NamedTuple):
-  """A network to start from, or to train something on.
-
-  Attributes:
-    params: parameters by role, 'encoder' among them.
-    bn: running statistics by role.
-    apply: (params, bn, images float32 [b, H, W, C], normalized) -> float32 [b, D], in evaluation
-      mode, without collectives.
-  """
-
-  params: PyTree
-  bn: PyTree
-  apply: Callable[[PyTree, PyTree, jax.Array], jax.Array]
-
-
 class Setting(NamedTuple):
   """What a method's builder may know about the run that it is built for.
 
@@ -241,7 +210,8 @@ class Setting(NamedTuple):
     num_classes: classes of the training set; 0 without labels.
     axis: the mapped axis, or None on a single device.
     dtype: compute type of the networks, 'float32' or 'bfloat16'.
-    given: networks by name: 'encoder' to start from or to train on, 'teacher' to learn from.
+    given: trained networks by name, `byoljax.encoders.encoder.Encoder`s: 'encoder', to start from
+      or to put something on; 'teacher', a classifier to learn from.
     mean: of the images in [0, 1], per channel; views come with it subtracted.
     std: per channel; views come divided by it.
   """
@@ -253,7 +223,7 @@ class Setting(NamedTuple):
   num_classes: int = 0
   axis: str | None = None
   dtype: str = 'float32'
-  given: Mapping[str, Any] = types.MappingProxyType({})
+  given: Mapping[str, Any] = MappingProxyType({})
   mean: tuple[float, ...] = (0.0, 0.0, 0.0)
   std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
@@ -318,81 +288,3 @@ def check_groups(bn_groups: int, setting: Setting) -> None:
       f'bn_groups={bn_groups} must be a multiple of the {devices} devices and split a batch of '
       f'{batch} into equal parts of at least 2; 0 shares statistics over the whole batch.'
     )
-
-
-def with_online_probe(
-  method: Method,
-  head_init: Callable[[jax.Array, jax.Array], PyTree],
-  head_apply: Callable[[PyTree, jax.Array], jax.Array],
-  probe_loss: Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]],
-) -> Method:
-  """Adds a linear classifier that watches the embedding and never touches it.
-
-  The probe sees the embedding of view 0 behind a stop-gradient, its parameters form the optimizer
-  group 'probe', and its metrics are named 'probe/*'. The encoder's training is bit-equal with and
-  without it, whatever the labels are.
-
-  Args:
-    method: the method to watch.
-    head_init: (key, embedding [b, D]) -> head parameters.
-    head_apply: (head parameters, embedding [b, D]) -> logits [b, C].
-    probe_loss: (logits [b, C], labels int32 [b]) -> (scalar, metrics); labels of -1 do not count.
-
-  Returns:
-    The method with one more role, 'probe', in its parameters.
-  """
-
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
-    params, state = method.init(key, batch)
-    embedding = method.embed(params, state, batch['views'][0])['embedding']
-    head = head_init(jax.random.fold_in(key, streams.PROBE), embedding)
-    return params | {'probe': head}, state
-
-  def with_probe_loss(inner: Loss) -> Loss:
-    def loss(
-      params: PyTree, state: PyTree, batch: Batch, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, Aux]:
-      value, aux = inner(_without_probe(params), state, batch, key, step)
-      logits = head_apply(params['probe'], jax.lax.stop_gradient(aux.embedding))
-      probe_value, metrics = probe_loss(logits, batch['label'])
-      named = {f'probe/{name}': metric for name, metric in metrics.items()}
-      # The probe is no part of what is shown as the method's loss.
-      return value + probe_value, aux._replace(metrics={'loss': value} | aux.metrics | named)
-
-    return loss
-
-  def without_probe(inner: Loss) -> Loss:
-    return lambda params, *rest: inner(_without_probe(params), *rest)
-
-  def post_step(
-    params: PyTree, state: PyTree, step: jax.Array
-  ) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
-    inner, state, metrics = method.post_step(_without_probe(params), state, step)
-    return inner | {'probe': params['probe']}, state, metrics
-
-  def embed(params: PyTree, state: PyTree, images: jax.Array) -> dict[str, jax.Array]:
-    return method.embed(_without_probe(params), state, images)
-
-  def groups(params: PyTree) -> PyTree:
-    probe = jax.tree.map(lambda _: 'probe', params['probe'])
-    return method.groups(_without_probe(params)) | {'probe': probe}
-
-  # The first phase has the embedding, and trains the probe.
-  phases = tuple(
-    phase._replace(loss=without_probe(phase.loss))
-    if number
-    else Phase(with_probe_loss(phase.loss), (*phase.roles, 'probe'))
-    for number, phase in enumerate(method.phases)
-  )
-  return method._replace(
-    init=init,
-    loss=with_probe_loss(method.loss),
-    post_step=post_step,
-    embed=embed,
-    groups=groups,
-    phases=phases,
-  )
-
-
-def _without_probe(params: PyTree) -> PyTree:
-  return {role: value for role, value in params.items() if role != 'probe'}

@@ -78,6 +78,18 @@ def init_state(
     ValueError: two phases of the method train the same role, or one trains a role that is not
       there.
   """
+  return make_init(method, tx, batch, seed, skip_non_finite=skip_non_finite)()
+
+
+def make_init(
+  method: Method,
+  tx: optax.GradientTransformation,
+  batch: Batch,
+  seed: int,
+  *,
+  skip_non_finite: bool = False,
+) -> Callable[[], TrainState]:
+  """`init_state` as a compiled function: its shapes and its values are traced once."""
   key = jax.random.key(seed)
 
   def create() -> TrainState:
@@ -98,7 +110,7 @@ def init_state(
       key=jax.random.key_data(jax.random.fold_in(key, streams.STEPS)),
     )
 
-  return jax.jit(create)()
+  return jax.jit(create)
 
 
 def train_step(

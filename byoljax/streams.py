@@ -44,6 +44,7 @@ CLUSTER_REPAIR = 1403  # NumPy, with a seed drawn from the same key: how cluster
 
 # NumPy generators, seeded with (seed, stream, ...).
 ORDER = 2001  # (epoch): order of the training examples
+MIXED_ORDER = 2009  # (part, epoch): order of the examples of a part of a mixed order
 KNN_HELD_OUT = 2002  # training images that are queries of the periodic k-NN
 PROBE_HELD_OUT = 2003  # training images on which a classifier's settings are chosen
 LABEL_SUBSET = 2004  # the training images that have labels

@@ -15,7 +15,8 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 def view(**changes) -> dict:
   """One view's augmentation: BYOL's first view (arXiv 2006.07733, table 6), with changes."""
   return {
-    'size': 224,  # pixels
+    'size': 224,  # pixels; 0: the share below of the first view's size
+    'size_share': 0.0,
     'crop_scale': (0.08, 1.0),  # share of the area
     'crop_ratio': (0.75, 4 / 3),  # width / height, log-uniform
     'flip_prob': 0.5,
@@ -45,11 +46,11 @@ def linear_protocol(**changes) -> dict:
     'nesterov': True,
     'lr_scaling': 'linear',  # or 'sqrt', 'none'
     'schedule': 'cosine',  # or 'step', with decay_at, or 'constant'
-    'granularity': 'step',  # how often the rate moves; or 'epoch'
+    'lr_update': 'step',  # when the rate changes: every 'step' or once an 'epoch'
     'decay_at': (0.6, 0.8),
     'warmup': '0 epochs',
     'weight_decay': 0.0,
-    'start': 'zeros',  # of the heads; or 'normal_0.01', 'fan_in'
+    'kernel_init': 'zeros',  # of the heads; or 'normal_0.01', 'fan_in'
     'norm': False,  # batch normalization of the features, without scale and shift
     'crop_scale': (0.08, 1.0),
     'seed': 0,
@@ -89,10 +90,11 @@ def optimizer(**changes) -> dict:
     'base_lr': 0.3,  # per 256 examples, where lr_scaling is linear
     'lr_scaling': 'linear',  # in the batch size; or 'sqrt', 'none'
     'schedule': 'cosine',  # or 'constant', 'step'
-    'granularity': 'step',  # how often the rate moves; or 'epoch'
+    'lr_update': 'step',  # when the rate changes: every 'step' or once an 'epoch'
     'warmup': '10 epochs',
     'start_lr': 0.0,  # share of the peak, at the start of the warm-up
     'end_lr': 0.0,  # share of the peak, for 'cosine'
+    'min_lr': 0.0,  # the same as a rate, in place of end_lr
     'decay_at': (0.6, 0.8),  # shares of training, for 'step'
     'decay_factor': 0.1,
     'weight_decay': 1e-6,
@@ -133,10 +135,10 @@ def get_config() -> ConfigDict:
         # 'off'; changes no picture.
         'resident': 'auto',
       },
-      'augment': {'device': 'accelerator'},  # or 'host': photometric part in tf.data
       'views': {'view1': view(), 'view2': view(blur_prob=0.1, solarize_prob=0.2)},
       'encoder': {
         'name': 'resnet50',
+        'input': 'rgb',  # or 'gray', 'lightness', 'ab', 'lab', 'sobel'; see models/inputs.py
         'width': 1,
         'stem': 'imagenet',  # or 'cifar'
         'padding': 'torch',  # or 'same', 'fixed'
@@ -152,6 +154,9 @@ def get_config() -> ConfigDict:
         'remat': False,  # True: less memory, one more forward pass
       },
       'method': {'name': 'byol'},
+      # A run, a run of imported weights, or a file with weights to start from; '' = at random.
+      'init_from': '',
+      'init_heads': False,  # True: from the heads of that run, too, as far as they fit
       'optim': optimizer(),
       # A linear classifier that watches the encoder; it has its own optimizer and no way back.
       'probe': {'online': True, 'base_lr': 0.2, 'momentum': 0.9},
@@ -185,7 +190,8 @@ def smoke(config: ConfigDict) -> ConfigDict:
   config.train.update(length='6 steps', batch_size=16)
   sizes = [view.size for view in config.get('views', {}).values()]
   for view in config.get('views', {}).values():
-    view.size = 32 if view.size == max(sizes) else 20
+    if view.size:
+      view.size = 32 if view.size == max(sizes) else 20
     view.update({'repeat': 2} if view.get('repeat', 1) > 1 else {})
   config.encoder.update(name='small', width=1, dtype='float32')
   config.encoder.update(selective_kernel=False, resnet_d=False, first_projection=False)

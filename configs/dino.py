@@ -56,7 +56,7 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
   """Small heads, four small crops."""
   del epochs
   config.method.update(projector=(512, 512, 64), outputs=1024, base_tau=0.99)
-  scales.small_crops(config, 4, config.views.view1.size * 5 // 8, (0.05, 0.3))
+  scales.small_crops(config, 4, 0, (0.05, 0.3), size_share=0.625)
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
@@ -80,7 +80,7 @@ def paper(config: ConfigDict, local: int) -> None:
   config.optim.update(
     name='adamw',
     base_lr=5e-4,
-    end_lr=1e-6 / (5e-4 * config.train.batch_size / 256),
+    min_lr=1e-6,
     weight_decay=0.04,
     weight_decay_end=0.4,
     clip_tensor_norm=3.0,
@@ -92,7 +92,7 @@ def paper(config: ConfigDict, local: int) -> None:
 def vit(config: ConfigDict) -> None:
   """A small ViT with 4-pixel patches in the place of a convolutional encoder."""
   if not config.encoder.name.startswith('vit'):
-    config.encoder.name = 'vit_micro'
+    config.encoder.update(name='vit_micro', stem='imagenet')  # It has none: the default.
     config.optim.update(name='adamw', base_lr=2e-3, weight_decay=1e-2, trust_coefficient=0.001)
 
 

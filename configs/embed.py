@@ -5,7 +5,7 @@
       --config.data.name=folder --config.data.dir=photos --config.format=csv
 
 writes runs/byol/embeddings/<data>-<split>, or --workdir: `index.json` and one part after the other.
-Started again, it goes on after the last part. `byoljax search` finds images in it.
+Started again, it resumes after the last part. `byoljax search` finds images in it.
 """
 
 from ml_collections import ConfigDict

@@ -12,7 +12,7 @@
     ...,smoke      seconds, to see that it runs
 
 `labels` is a share ('1 %', '100 %'), a number per class ('10 per class'), both stratified and drawn
-with `draw` as seed, or a file that names the labelled images, one a line, such as ImageNet's
+by `split_seed`, or a file that names the labelled images, one a line, such as ImageNet's
 published 1 % and 10 %. The encoder, the data and the normalization come from the pretrained run's
 own config.json. Results are those of the last step, on a test set that is looked at once.
 
@@ -48,10 +48,10 @@ PROTOCOLS = {
   'simclr_v2': _alone('simclr_v2', name='lars_simclr', base_lr=0.005, lr_scaling='sqrt',
                       nesterov=False, length='60 epochs', head_layers=1),
   'barlow_twins': _alone('barlow_twins', base_lr=0.005, head_lr=100.0, nesterov=False,
-                         granularity='epoch', batch_size=256, length='20 epochs'),
+                         lr_update='epoch', batch_size=256, length='20 epochs'),
   # At 10 %: rate 0.01, the head's 10 times that.
   'vicreg': _alone('vicreg', base_lr=0.03, head_lr=0.08 / 0.03, nesterov=False,
-                   granularity='epoch', batch_size=256, length='20 epochs'),
+                   lr_update='epoch', batch_size=256, length='20 epochs'),
   # At 10 %: rate 0.01, the head's 20 times that.
   'swav': _alone('swav', base_lr=0.02, head_lr=250.0, nesterov=False, schedule='step',
                  decay_at=(0.6, 0.8), decay_factor=0.2, batch_size=256, length='20 epochs'),
@@ -81,7 +81,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'data': {'name': '', 'dir': '', 'threads': 0},
       'image_size': 0,  # 0 = as in pretraining
       'labels': '100 %',  # or '1 %', '10 per class', or a file of names
-      'draw': 0,  # which stratified part
+      'split_seed': 0,  # of the draw of labelled images
       'finetune': PROTOCOLS[named],
       'log': {'every': '50 steps', 'tensorboard': False, 'csv': False, 'verbose': False},
     }

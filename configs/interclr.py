@@ -97,7 +97,7 @@ def _sgd(config: ConfigDict, *, weight_decay: float) -> None:
     base_lr=0.03,
     weight_decay=weight_decay,
     warmup='0 epochs',
-    granularity='epoch',
+    lr_update='epoch',
     exclude_bias_and_norm=False,
   )
 

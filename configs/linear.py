@@ -5,7 +5,7 @@
 
     :byol_paper    the default: SGD, five learning rates side by side, the best on held-out images
     :byol_repo :simclr :moco :moco_v3 :moco_v3_vit :simsiam :barlow_twins :vicreg :swav :dino :mae
-                   the probe of another paper: its optimizer, rate, length, start
+                   the probe of another paper: its optimizer, rate, length, initialization
     ...,quick      20 epochs of batch 256
     ...,smoke      seconds, to see that it runs
 
@@ -24,8 +24,8 @@ from configs import base
 
 _PYTORCH = {
   'nesterov': False,
-  'start': 'normal_0.01',
-  'granularity': 'epoch',
+  'kernel_init': 'normal_0.01',
+  'lr_update': 'epoch',
   'length': '100 epochs',
   'batch_size': 256,
   'lr_scaling': 'none',
@@ -33,7 +33,7 @@ _PYTORCH = {
 # Where their authors' code and paper differ, the code.
 PROTOCOLS = {
   'byol_paper': {},
-  'byol_repo': {'base_lr': (0.2,), 'batch_size': 4096, 'start': 'fan_in'},
+  'byol_repo': {'base_lr': (0.2,), 'batch_size': 4096, 'kernel_init': 'fan_in'},
   'simclr': {'base_lr': (0.1,), 'batch_size': 4096, 'length': '90 epochs'},
   'moco': _PYTORCH | {'base_lr': (30.0,), 'schedule': 'step', 'decay_at': (0.6, 0.8)},
   'moco_v3': _PYTORCH
@@ -59,7 +59,7 @@ PROTOCOLS = {
     'batch_size': 16384,
     'length': '90 epochs',
     'warmup': '10 epochs',
-    'start': 'normal_0.01',
+    'kernel_init': 'normal_0.01',
     'norm': True,
   },
 }

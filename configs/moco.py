@@ -76,7 +76,7 @@ def sgd(config: ConfigDict, base_lr: float, weight_decay: float) -> None:
     weight_decay=weight_decay,
     exclude_bias_and_norm=False,
     warmup='0 epochs',
-    granularity='epoch',
+    lr_update='epoch',
   )
 
 
@@ -90,7 +90,7 @@ def v1(config: ConfigDict) -> None:
   """A linear head, temperature .07, jitter always and without blur, steps at 60 and 80 %."""
   config.method.update(projector=config.method.projector[-1:], temperature=0.07)
   if config.optim.name == 'sgd':
-    config.optim.update(schedule='step', granularity='step')
+    config.optim.update(schedule='step', lr_update='step')
     views(config, jitter_prob=1.0, hue=0.4, blur_prob=0.0)
 
 

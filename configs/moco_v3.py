@@ -75,7 +75,9 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
 def vit(config: ConfigDict) -> None:
   """The paper's ViT recipe; a small ViT where images are small."""
   small = config.views.view1.size <= 64
-  config.encoder.update(name='vit_micro' if small else 'vit_small', zero_init_residual=False)
+  config.encoder.update(name='vit_micro' if small else 'vit_small')
+  # Options that a ViT does not have are left at their defaults.
+  config.encoder.update(stem='imagenet', zero_init_residual=False)
   *hidden, out = config.method.projector
   config.method.update(
     projector=(*hidden, hidden[-1], out),

@@ -207,7 +207,8 @@ def small_crops(
 ) -> None:
   """Adds `count` more views like the first one, smaller and of smaller parts (multi-crop).
 
-  For the small encoder not 16 px: XLA's CPU convolutions are ten times slower on its last, 2x2 map.
+  A size of 0 is the share `size_share` of the first view's, whatever that is. For the small encoder
+  not 16 px: XLA's CPU convolutions are ten times slower on its last, 2x2 map.
   """
   view = config.views.view1.to_dict()
   view |= {'size': size, 'crop_scale': crop_scale, 'repeat': count} | changes

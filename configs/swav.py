@@ -55,7 +55,7 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
   del epochs
   config.method.update(projector=(512, 128), prototypes=300)
   simclr.color(config, blur_prob=0.0)
-  scales.small_crops(config, 4, config.views.view1.size * 5 // 8, (0.05, 0.2))
+  scales.small_crops(config, 4, 0, (0.05, 0.2), size_share=0.625)
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:

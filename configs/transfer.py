@@ -11,7 +11,7 @@
 A data set is a name of `byoljax.data.sources.datasets`, `tfds:NAME`, or `folder=DIRECTORY` and
 `npz=FILE`. Each has its own metric: top-1, the mean of the classes' accuracies, or VOC 2007's
 eleven-point mean average precision. Sets that are not there are skipped, with the command that
-prepares them. A random encoder stands beside the run's. Started again, it goes on.
+prepares them. A random encoder stands beside the run's. Started again, it resumes.
 
 The encoder and the normalization come from the pretrained run's own config.json.
 """

@@ -13,20 +13,20 @@ from ml_collections import ConfigDict
 
 from configs import scales
 
-METHOD = {'name': 'w_mse', 'projector': (1024, 64)}
+METHOD = {
+  'name': 'w_mse',
+  'projector': (1024, 64),  # hidden, output; an output of 0 is half the batch
+}
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  config = scales.build(arg, METHOD, ADAPT)
-  if config.train.batch_size <= config.method.projector[-1]:
-    config.method.projector = (*config.method.projector[:-1], config.train.batch_size // 2)
-  return config
+  return scales.build(arg, METHOD, ADAPT)
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:
   """Half as many dimensions as the batch has images."""
   del epochs
-  config.method.projector = (512, config.train.batch_size // 2)
+  config.method.projector = (512, 0)
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
@@ -49,9 +49,16 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
   config.optim.update(name='adamw', base_lr=2e-3, weight_decay=1e-6)
 
 
+def smoke(config: ConfigDict, epochs: int) -> None:
+  """Fewer dimensions than a small batch has images."""
+  del epochs
+  config.method.projector = (*config.method.projector[:-1], 0)
+
+
 ADAPT = {
   'shapes': shapes,
   'cifar10': cifar10,
   'cifar10_small': cifar10_small,
   'imagenette': imagenette,
+  'smoke': smoke,
 }

@@ -50,7 +50,7 @@ class Cell(NamedTuple):
       f'--workdir={self.home}', f'--config.pretrained={self.options.run}',
       f'--config.network={self.start}', '--config.scratch=false',
       f'--config.labels={self.labels}', f'--config.finetune.length={self.length}',
-      f'--config.draw={self.seed}', f'--config.finetune.seed={self.seed}', *chosen,
+      f'--config.split_seed={self.seed}', f'--config.finetune.seed={self.seed}', *chosen,
       *self.options.override,
     ]  # fmt: skip
 

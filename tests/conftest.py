@@ -1,5 +1,6 @@
 """Four virtual CPU devices for every test, strict settings, and small data to train on."""
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -8,36 +9,54 @@ import pathlib
 import platform
 import tempfile
 
+import jaxlib.version
+
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Compiling is most of a test's time; the compiled steps run only a few times. Tests that start
-# processes of their own inherit all of this.
-if 'device_count' not in os.environ.get('XLA_FLAGS', ''):
-  os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '')
-    + ' --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1'
-  )
+# Compiling is most of a test's time, while a compiled step runs only a few times. So XLA generates
+# code the quickest way: unoptimized, by its old emitters, in one piece. That takes a fifth of the
+# time, and the results differ by rounding. A flag given by hand stands, and processes that tests
+# start inherit all of them. XLA ends the process at a flag that it does not know.
+_FLAGS = {
+  '--xla_force_host_platform_device_count': '4',
+  '--xla_backend_optimization_level': '0',
+}
+if jaxlib.version.__version_info__[:2] == (0, 10):
+  _FLAGS |= {
+    '--xla_cpu_use_fusion_emitters': 'false',
+    '--xla_cpu_parallel_codegen_split_count': '1',
+  }
+_given = os.environ.get('XLA_FLAGS', '')
+os.environ['XLA_FLAGS'] = ' '.join(
+  [_given, *(f'{flag}={value}' for flag, value in _FLAGS.items() if flag not in _given)]
+).strip()
 from byoljax.devices import xla  # noqa: E402
 
 xla.set_defaults()
-# All workers, the processes that tests start, and later runs share what was compiled. A processor of
-# another kind has a directory of its own: compiled programs use the instructions that it offers.
-_CPU = (
-  '\n'.join(
-    sorted(
-      {
-        line
-        for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines()
-        if line.startswith(('flags', 'model name'))
-      }
-    )
-  )
-  if (pathlib.Path('/proc/cpuinfo').exists())
-  else platform.processor()
-)
-_CACHE = pathlib.Path(tempfile.gettempdir()) / (
-  f'byoljax-tests-{os.getuid()}-{hashlib.sha256(_CPU.encode()).hexdigest()[:12]}'
-)
-os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_CACHE))
+
+
+def _processor():
+  """What compiled programs depend on: its model and the instructions that it offers."""
+  about = pathlib.Path('/proc/cpuinfo')
+  if not about.exists():
+    return f'{platform.machine()} {platform.processor()}'
+  lines = about.read_text().splitlines()
+  return '\n'.join(sorted({line for line in lines if line.startswith(('flags', 'model name'))}))
+
+
+def _compiled_programs():
+  """The directory of compiled programs, shared by all workers, their processes, and later runs.
+
+  Several may write at once, and one that is killed may leave half an entry: JAX compiles anew what
+  it cannot read. Nobody else's directory is used, as its programs would be executed here.
+  """
+  kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
+  folder = pathlib.Path(tempfile.gettempdir()) / f'byoljax-tests-{os.getuid()}-{kind}'
+  folder.mkdir(mode=0o700, exist_ok=True)
+  mine = folder.stat().st_uid == os.getuid()
+  return folder if mine else tempfile.mkdtemp(prefix=folder.name)
+
+
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_compiled_programs()))
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
 
@@ -49,14 +68,44 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 
 # The longest first: the other processes would wait for one that begins with them at the end.
-_LONGEST = ('test_train', 'test_methods', 'test_taps', 'test_classify', 'test_recipes',
-            'test_notebooks', 'test_resident', 'test_weights', 'test_vit')  # fmt: skip
+_HERE = pathlib.Path(__file__).parent
+_LONGEST = [
+  _HERE / name
+  for name in (
+    'methods/test_contract.py',
+    'train/test_loop.py',
+    'tasks/test_taps.py',
+    'protocols/test_classify.py',
+    'configs/test_recipes.py',
+    'docs/test_notebooks.py',
+    'data/batches/test_resident.py',
+    'weights/test_weights.py',
+    'weights/test_vit.py',
+  )
+]
+assert all(path.exists() for path in _LONGEST), 'a file of tests has moved'
 
 
 def pytest_collection_modifyitems(items):
   """Orders whole files; within one nothing changes."""
-  rank = {f'{name}.py': place for place, name in enumerate(_LONGEST)}
-  items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+  rank = {path: place for place, path in enumerate(_LONGEST)}
+  items.sort(key=lambda item: rank.get(item.path, len(rank)))
+
+
+# What compiled programs may take on the disk; the oldest go.
+_KEPT_BYTES = 1 << 30
+
+
+def pytest_sessionstart(session):
+  if hasattr(session.config, 'workerinput'):
+    return
+  folder, total = os.environ['JAX_COMPILATION_CACHE_DIR'], 0
+  with contextlib.suppress(OSError):  # Another session may do the same.
+    entries = [(entry.stat(), entry.path) for entry in os.scandir(folder)]
+    for about, path in sorted(entries, key=lambda entry: -entry[0].st_mtime):
+      total += about.st_size
+      if total > _KEPT_BYTES:
+        os.unlink(path)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -90,20 +139,22 @@ def untrained(tmp_path_factory, npz):
   """A run's directory with the small encoder as it is before training, of `npz` at 12 pixels."""
   from byoljax import cli
   from byoljax import config as config_lib
-  from byoljax.protocols import extraction
+  from byoljax.encoders import load
+  from byoljax.encoders.encoder import random_encoder
   from byoljax.weights import importing
   from byoljax.workdir import checkpoint
+  from byoljax.workdir.files import write_json
 
   workdir = tmp_path_factory.mktemp('untrained')
   config = config_lib.load(f'{cli.recipes_directory()}/byol.py:npz,smoke')
   with config.unlocked():
     config.data.update(name='npz', dir=str(npz))
     config.evals.image_size = 12
-  encoder = extraction.random_encoder(config.encoder, 12, 0)
+  encoder = random_encoder(config.encoder, load.preprocessing_of(config), 0)
   with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
     checkpoints.save(0, importing.Imported(encoder.params, {'bn': encoder.bn}), {})
   stored = {'recipe': 'configs/byol.py:npz,smoke', 'config': json.loads(config.to_json())}
-  checkpoint.write_json(workdir / 'config.json', stored)
+  write_json(workdir / 'config.json', stored)
   return workdir
 
 

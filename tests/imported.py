@@ -7,7 +7,8 @@ import zipfile
 import numpy as np
 
 FIELDS = {
-  'name': 'resnet50', 'width': 1, 'stem': 'imagenet', 'padding': 'torch', 'dtype': 'float32',
+  'name': 'resnet50', 'input': 'rgb', 'width': 1, 'stem': 'imagenet', 'padding': 'torch',
+  'dtype': 'float32',
   'zero_init_residual': False, 'selective_kernel': False, 'resnet_d': False,
   'first_projection': False, 'patch_size': 0, 'pool': 'cls', 'positions': 'sincos', 'grid': 0,
   'remat': False,

@@ -115,6 +115,9 @@ def test_a_wheel_is_enough(tmp_path):
   (wheel,) = built.glob('*.whl')
   with zipfile.ZipFile(wheel) as archive:
     archive.extractall(site)
+    packed = set(archive.namelist())
+  own = (path for path in (source / 'byoljax').rglob('*') if path.is_file())
+  assert {path.relative_to(source).as_posix() for path in own} <= packed
   environment = os.environ | {'PYTHONPATH': str(site)}
   run = [sys.executable, '-m', 'byoljax.cli']
   shown = subprocess.run(

@@ -5,9 +5,12 @@ import json
 import ml_collections
 import pytest
 
+from byoljax import cli, length
 from byoljax import config as config_lib
-from byoljax import length
 from byoljax.config import ConfigError
+from byoljax.length import Length
+from byoljax.optim.recipe import make_recipe
+from byoljax.train import assemble
 from tests.paths import ROOT
 
 RECIPES = sorted(p for p in (ROOT / 'configs').glob('*.py') if p.stem not in ('base', 'scales'))
@@ -157,3 +160,47 @@ def test_nothing_derived_is_stored():
 
 def test_configs_are_config_dicts():
   assert isinstance(config_lib.load(BYOL), ml_collections.ConfigDict)
+
+
+SCALES = ('shapes', 'cifar10', 'cifar10_small', 'imagenette', 'imagenette_small', 'folder', 'npz')
+TRAINED = [name for name in cli.recipes() if name not in ('bridge', 'distillation')]
+CHANGES = {
+  'train.batch_size': '48',
+  'views.view1.size': '40',
+  'views.view2.size': '40',
+  'train.length': '7 epochs',
+}
+
+
+@pytest.mark.parametrize('name', TRAINED)
+def test_overrides_leave_no_derived_value_behind(name, monkeypatch):
+  """A stored value derived from what is overridden would differ from the one built with it."""
+  from configs import scales
+
+  for scale in SCALES:
+    path = f'{ROOT}/configs/{name}.py'
+    fields = config_lib.flatten(config_lib.load(f'{path}:{scale}'))
+    changes = [(field, text) for field, text in CHANGES.items() if field in fields]
+    afterwards = config_lib.load(f'{path}:{scale}', changes)
+    build = scales.SCALES[scale]
+
+    def changed(config, build=build):
+      build(config)
+      for field, text in CHANGES.items():
+        config_lib.override(config, field, text)
+
+    with monkeypatch.context() as patch:
+      patch.setitem(scales.SCALES, scale, changed)
+      before = config_lib.load(f'{path}:{scale},7', changes)
+    assert config_lib.flatten(afterwards) == config_lib.flatten(before), scale
+
+
+def test_sizes_that_follow_the_first_view_and_rates_that_follow_the_batch():
+  config = config_lib.load(f'{ROOT}/configs/dino.py:cifar10_small', [('views.view1.size', '64')])
+  assert [spec.size for spec in assemble.view_specs(config)] == [64, 32, 40, 40, 40, 40]
+  optim = config_lib.load(f'{ROOT}/configs/dino.py:imagenet').optim.to_dict()
+  for batch in (256, 1024):
+    length = Length(batch, 10, 100)
+    rate = make_recipe(optim | {'warmup': '0 steps'}, length).schedule
+    assert float(rate(100)) == pytest.approx(1e-6, rel=1e-3)
+    assert float(rate(0)) == pytest.approx(5e-4 * batch / 256, rel=1e-3)

@@ -32,7 +32,7 @@ def sealed_run(npz, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('sealed') / 'run'
   done = sealed(
     'socket', TRAIN_AND_EVALUATE, workdir, npz, '--config.data.name=npz', '--config.data.threads=1',
-    '--config.augment.device=host', JAX_ENABLE_COMPILATION_CACHE='false', PYTHONHASHSEED='1',
+    JAX_ENABLE_COMPILATION_CACHE='false', PYTHONHASHSEED='1',
     **ONE_DEVICE,
   )  # fmt: skip
   return workdir, done
@@ -50,7 +50,7 @@ def test_training_and_evaluation_talk_to_nobody(sealed_run):
 def test_the_same_command_gives_the_same_bits(sealed_run, npz, tmp_path):
   """Another process, hash seed, time zone and directory, kept programs, three threads."""
   run = [sys.executable, '-c', 'import sys\n' + TRAIN_AND_EVALUATE, str(tmp_path / 'other'), npz]
-  run += ['--config.data.name=npz', '--config.data.threads=3', '--config.augment.device=host']
+  run += ['--config.data.name=npz', '--config.data.threads=3']
   other = ONE_DEVICE | {'PYTHONHASHSEED': '2', 'TZ': 'Asia/Tokyo', 'PYTHONPATH': str(ROOT)}
   subprocess.run(run, cwd=ROOT, env=os.environ | other, check=True, capture_output=True)
   step, leaves, rows = outcome(tmp_path / 'other')

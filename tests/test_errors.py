@@ -60,7 +60,6 @@ MISTAKES = {
   'unknown dtype': (['TINY', '--config.encoder.dtype=float16'], ['bfloat16']),
   'unknown optimizer': (['TINY', '--config.optim.name=lrs'], ['lars']),
   'unknown data': (['TINY', '--config.data.name=cifar'], ['cifar10']),
-  'unknown place': (['TINY', '--config.augment.device=gpu'], ['accelerator']),
   'tau': (['TINY', '--config.method.base_tau=1.5'], ['between 0 and 1']),
   'heads': (['TINY', '--config.method.predictor=(16,9)'], ['must be equal']),
   'indivisible batch': (
@@ -162,10 +161,10 @@ def test_workdir_of_another_run_is_refused_with_the_differences(tiny, tmp_path, 
 def test_checkpoint_of_another_encoder(tiny, tmp_path, capsys):
   """A config.json that was edited to name another encoder than the checkpoint holds."""
   pytest.importorskip('orbax.checkpoint')
-  from byoljax.protocols import extraction
+  from byoljax.encoders.encoder import Preprocessing, random_encoder
   from byoljax.workdir import checkpoint
 
-  encoder = extraction.random_encoder({'name': 'small'}, 12, 0)
+  encoder = random_encoder({'name': 'small'}, Preprocessing((0.5,) * 3, (0.25,) * 3, 12), 0)
   state = {'params': encoder.params, 'method_state': {'bn': encoder.bn}}
   with checkpoint.Checkpoints(tmp_path) as checkpoints:
     checkpoints.save(3, state, {})

@@ -1,6 +1,8 @@
-"""Who may import whom: the layer table of CONTRIBUTING.md, walked over the syntax trees."""
+"""Who may import whom: the layers of CONTRIBUTING.md, walked over the syntax trees."""
 
 import ast
+import functools
+import graphlib
 import pathlib
 
 import pytest
@@ -8,115 +10,104 @@ import pytest
 from tests.paths import ROOT
 
 PACKAGE = ROOT / 'byoljax'
-MODULES = sorted(str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob('*.py'))
+MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob('*.py'))
 
-# Which layers of our own a layer may import, and which heavy libraries. A path belongs to the row
-# with the longest matching prefix.
-OWN = {
-  '__init__.py': {'embedding'},
-  'parallel.py': set(),
-  'losses/': {'parallel', 'losses', 'ops'},
-  'ops/': {'parallel', 'ops'},
-  'models/': {'parallel', 'models'},
-  'durations.py': set(),
-  'method.py': {'durations', 'parallel', 'losses'},
-  'pairwise.py': {'method', 'models'},
-  'methods/': {'method', 'losses', 'ops', 'pairwise', 'parallel', 'models'},
-  'methods/__init__.py': {'method', 'methods'},
-  'step.py': {'method', 'parallel'},
-  'optim/': {'ops', 'optim', 'parallel'},
-  'data/': {'data', 'parallel'},
-  'config.py': set(),
-  'checkpoint.py': {'parallel', 'integrity', 'stored', ''},
-  'stored.py': {'integrity'},
-  'integrity.py': set(),
-  'clock.py': set(),
-  'metrics.py': {'progress'},
-  'progress.py': set(),
-  'signals.py': set(),
-  'evals/': {'parallel', 'evals', 'losses'},
-  'report/': {'metrics', 'report'},
-  'report/__main__.py': {'cli'},
-  'weights/': {
-    'weights',
-    'models',
-    'checkpoint',
-    'evaluate',
-    'embedding',
-    'config',
-    'workdirs',
-    '',
-  },
-  'weights/formats.py': {'models'},
-  'weights/torch_names.py': {'weights'},
-  'weights/vit_names.py': {'models', 'weights'},
-  'weights/simclr_names.py': {'models', 'weights'},
-  'weights/haiku_names.py': {'models', 'weights'},
-  'weights/pickles.py': set(),
-  'weights/crc32c.py': set(),
-  'weights/torch_file.py': {'weights'},
-  'weights/array_pickle.py': {'weights'},
-  'weights/tf_file.py': {'weights'},
-  'weights/files.py': {'weights'},
-  'embedding.py': {'evaluate', 'data'},
-  'plan/': {
-    'assemble',
-    'checkpoint',
-    'config',
-    'data',
-    'layout',
-    'main',
-    'parallel',
-    'plan',
-    'report',
-    '',
-  },  # fmt: skip
-  'cli.py': {'main', 'config', 'plan', 'report', 'search', 'report_run', ''},
-  'search.py': {'config', 'data', 'embed_data', 'embedding', 'report'},
-  'main.py': {'config', 'processes', 'program_cache', 'tasks', 'xla_flags', ''},
-  'layout.py': {'parallel', 'step'},
-  'processes.py': {'parallel', 'roll_call', ''},
-  'roll_call.py': set(),
-  'program_cache.py': set(),
-  'xla_flags.py': set(),
+# A wing is a folder of the package, or a module at its root; data/ has four. Which others each may
+# import, from the lowest to the highest.
+_LEAVES = {'version', 'streams', 'suggest', 'length'}  # They import nothing of ours.
+_NUMERICS = {'devices', 'losses', 'ops', 'models'}
+_DATA = {'data/fields', 'data/augment', 'data/sources', 'data/batches'}
+_TRAINING = _LEAVES | _NUMERICS | _DATA | {
+  'config', 'encoders', 'evals', 'method', 'methods', 'optim', 'step', 'workdir'
+}  # fmt: skip
+LAYERS = {
+  **{leaf: set() for leaf in _LEAVES},
+  'config': {'suggest'},
+  'devices': {'version'},
+  'ops': {'devices', 'streams'},
+  'losses': {'devices', 'ops', 'streams'},
+  'evals': {'devices', 'losses', 'ops', 'streams', 'suggest'},
+  'models': {'devices', 'ops', 'streams', 'suggest'},
+  'optim': {'devices', 'length', 'ops', 'streams', 'suggest'},
+  'workdir': {'config', 'devices', 'suggest', 'version'},
+  'data': set(),
+  'data/fields': {'suggest'},
+  'data/augment': {'data/fields', 'devices', 'streams', 'suggest'},
+  'data/sources': {'data/fields', 'streams', 'suggest', 'workdir/files'},
+  'data/batches': {'data/augment', 'data/fields', 'data/sources', 'devices', *_LEAVES},
+  'method': {'devices', 'length', 'losses', 'streams'},
+  'methods': {'data/augment', 'data/fields', 'method', *_NUMERICS, *_LEAVES},
+  'step': {'devices', 'method', 'streams'},
+  'encoders': {'config', 'method', 'methods', 'workdir', *_NUMERICS, *_DATA, *_LEAVES},
+  'weights': {'config', 'encoders', 'models', 'workdir', *_LEAVES},
+  'train': _TRAINING | {'weights'},
+  'protocols': _TRAINING | {'train'},
+  'flags': {'config', 'devices', 'suggest'},
+  'report': _TRAINING | {'train', 'protocols', 'flags'},
+  'plan': _TRAINING | {'train', 'report', 'flags'},
+  'tasks': _TRAINING | {'train', 'protocols', 'weights', 'report', 'plan'},
+  'main': {'config', 'devices', 'flags', 'tasks', 'version', 'workdir'},
+  'cli': {'config', 'flags', 'main', 'suggest', 'tasks', 'version'},
+  '__main__': {'cli'},
+  # The public functions, each of which imports what it needs when it is called.
+  '__init__': _TRAINING | {'train', 'protocols', 'report'},
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'flax', 'optax', 'orbax', 'matplotlib', 'absl',
-         'ml_collections', 'tensorboardX', 'torch'}  # fmt: skip
+         'ml_collections', 'tensorboardX', 'torch', 'sklearn', 'shtab'}  # fmt: skip
+# Which of them a folder or file may import; the longest prefix counts.
 HEAVY_ALLOWED = {
   'models/': {'flax'},
   'methods/': {'flax'},
+  'method.py': {'flax'},
   'step.py': {'flax', 'optax'},
   'optim/': {'optax'},
-  'data/': {'tensorflow', 'tensorflow_datasets'},
-  'checkpoint.py': {'orbax'},
-  'stored.py': {'orbax'},
-  'metrics.py': {'tensorboardX'},
-  'report/': {'matplotlib', 'flax'},
-  'report_run.py': {'tensorboardX'},
-  'config.py': {'ml_collections'},
-  'workdirs.py': {'ml_collections'},
-  'assemble.py': {'ml_collections', 'optax'},
-  'classify.py': {'ml_collections'},
-  'transfer.py': {'ml_collections'},
-  'tasks.py': {'ml_collections'},
-  'eval_setup.py': {'ml_collections'},
+  'train/': {'flax', 'optax'},
+  'encoders/': {'flax'},
   'weights/': {'flax'},
+  'evals/': {'sklearn'},
+  'data/sources/': {'tensorflow', 'tensorflow_datasets'},
+  'data/batches/': {'tensorflow'},
+  'workdir/checkpoint.py': {'orbax'},
+  'workdir/restore.py': {'orbax'},
+  'workdir/metrics.py': {'tensorboardX'},
+  'report/': {'flax', 'matplotlib', 'sklearn', 'tensorboardX'},
+  'config.py': {'ml_collections'},
+  'tasks/': {'ml_collections'},
+  'cli.py': {'shtab'},
 }
-# The part of data/ that runs on machines with nothing but JAX.
-PURE_DATA = ('draws', 'views', 'crop', 'photometric', 'branches', 'device', 'arrays', 'source',
-             'memory', 'order', 'resident')  # fmt: skip
+# Modules of data/ that run on machines with nothing but JAX, beside all of data/augment.
+PURE_DATA = (
+  'data/sources/source.py',
+  'data/sources/arrays.py',
+  'data/sources/memory.py',
+  'data/fields.py',
+  'data/batches/order.py',
+  'data/batches/resident.py',
+)
+# Who sees a configuration as such: tasks read it, others store it or read one that was stored.
+CONFIGURED = ('config.py', 'main.py', 'tasks/', 'train/assemble.py', 'workdir/run_dir.py',
+              'encoders/', 'report/contents.py', 'report/facts.py', 'plan/')  # fmt: skip
+# All that may lie at the root beside folders.
+ROOT_MODULES = {'__init__', '__main__', 'cli', 'config', 'flags', 'length', 'main', 'method',
+                'step', 'streams', 'suggest', 'version'}  # fmt: skip
 
 
 def row(table, module):
   matches = [prefix for prefix in table if module == prefix or
              (prefix.endswith('/') and module.startswith(prefix))]  # fmt: skip
-  return table[max(matches, key=len)] if matches else None
+  return table[max(matches, key=len)] if matches else set()
 
 
+@functools.cache
+def tree(module):
+  return ast.parse((PACKAGE / module).read_text())
+
+
+@functools.cache
 def imports(module):
   """Every imported dotted name, those inside functions included."""
   names = set()
-  for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+  for node in ast.walk(tree(module)):
     if isinstance(node, ast.Import):
       names |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
@@ -126,62 +117,123 @@ def imports(module):
 
 
 def module_level_imports(module):
+  """Every dotted name that is imported with the module."""
   names = set()
-  for node in ast.parse((PACKAGE / module).read_text()).body:
+  for node in tree(module).body:
     if isinstance(node, ast.Import):
-      names |= {alias.name.split('.')[0] for alias in node.names}
+      names |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
-      names.add(node.module.split('.')[0])
+      names |= {f'{node.module}.{alias.name}' for alias in node.names}
   return names
 
 
-def own_layers(module):
+def libraries(names):
+  return {name.split('.')[0] for name in names}
+
+
+def own_modules(names):
+  """The modules of the package among dotted names, as paths without suffix."""
   found = set()
-  for name in imports(module):
-    parts = name.split('.')
-    if parts[0] == 'byoljax':
-      is_module = len(parts) > 1 and (
-        (PACKAGE / parts[1]).is_dir() or (PACKAGE / f'{parts[1]}.py').exists()
-      )
-      found.add(parts[1] if is_module else '')
+  for name in names:
+    first, *parts = name.split('.')
+    if first != 'byoljax':
+      continue
+    while parts:
+      path = PACKAGE.joinpath(*parts)
+      if path.with_suffix('.py').exists() or (path / '__init__.py').exists():
+        break
+      parts.pop()  # What is left is a name inside of a module.
+    found.add('/'.join(parts) or '__init__')
   return found
+
+
+def own_imports(module):
+  """The modules of the package that a module imports, as paths without suffix."""
+  return own_modules(imports(module))
+
+
+def wing(path):
+  """The wing of a module's path."""
+  parts = path.removesuffix('.py').removesuffix('/__init__').split('/')
+  return '/'.join(parts[: 2 if parts[0] == 'data' else 1])
 
 
 @pytest.mark.parametrize('module', MODULES)
 def test_layers(module):
-  allowed = row(OWN, module)
-  if allowed is not None:
-    assert own_layers(module) <= allowed, 'imports a layer that it may not know'
-  heavy = {name.split('.')[0] for name in imports(module)} & HEAVY
-  assert heavy <= (row(HEAVY_ALLOWED, module) or set()), 'imports a library of another layer'
+  allowed = {wing(module), *LAYERS[wing(module)]}
+  for other in own_imports(module):
+    known = other in allowed or wing(other) in allowed
+    assert known, f'{module} imports {other}, a layer that it may not know'
+  heavy = libraries(imports(module)) & HEAVY
+  assert heavy <= row(HEAVY_ALLOWED, module), 'imports a library of another layer'
 
 
-@pytest.mark.parametrize('module', [m for m in MODULES if m.startswith('methods/')])
+def test_no_import_runs_back_up():
+  """The table has an order; so nothing that keeps to it can import in a circle."""
+  wings = {name: {wing(other) for other in allowed} for name, allowed in LAYERS.items()}
+  order = list(graphlib.TopologicalSorter(wings).static_order())
+  assert {wing(module) for module in MODULES} == set(order)
+
+
+def test_the_command_line_imports_jax_late():
+  """`byoljax --help` and mistakes in a configuration are answered at once; see test_startup.py."""
+  seen, due = set(), {'cli', 'main', 'tasks'}
+  while due:
+    path = due.pop()
+    seen.add(path)
+    module = f'{path}.py' if (PACKAGE / f'{path}.py').exists() else f'{path}/__init__.py'
+    early = module_level_imports(module)
+    heavy = libraries(early) & (HEAVY - {'ml_collections'} | {'jax', 'PIL'})
+    assert not heavy, f'{module} imports {heavy} when a command line starts'
+    parents = {'/'.join(path.split('/')[:depth]) for depth in range(1, path.count('/') + 1)}
+    due |= (own_modules(early) | parents) - seen
+  assert 'workdir/run_dir' in seen
+
+
+def test_the_root_holds_little():
+  assert {module.removesuffix('.py') for module in MODULES if '/' not in module} == ROOT_MODULES
+
+
+def is_method(module):
+  """Whether a module builds a method, one of the table METHODS."""
+  return module.startswith('methods/') and any(
+    isinstance(node, ast.FunctionDef) and node.name == 'build' for node in tree(module).body
+  )
+
+
+@pytest.mark.parametrize('module', list(filter(is_method, MODULES)))
 def test_no_method_imports_another(module):
-  if module != 'methods/__init__.py':
-    assert 'methods' not in own_layers(module)
+  own = module.removesuffix('.py')
+  others = {other.removesuffix('.py') for other in filter(is_method, MODULES)} - {own}
+  assert not own_imports(module) & (others | {'methods'})
 
 
 @pytest.mark.parametrize('module', MODULES)
 def test_tensorflow_is_imported_late(module):
-  early = module_level_imports(module)
-  assert not early & {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'tensorboardX'}
+  early = libraries(module_level_imports(module))
+  assert not early & {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'tensorboardX', 'sklearn'}
 
 
-@pytest.mark.parametrize('name', PURE_DATA)
-def test_arrays_need_no_tensorflow(name):
-  assert not {n.split('.')[0] for n in imports(f'data/{name}.py')} & {
-    'tensorflow', 'tensorflow_datasets'
-  }  # fmt: skip
+@pytest.mark.parametrize('module', [*PURE_DATA, *(m for m in MODULES if 'data/augment/' in m)])
+def test_arrays_need_no_tensorflow(module):
+  assert not libraries(imports(module)) & {'tensorflow', 'tensorflow_datasets'}
+  assert 'data/sources/tensorflow_import' not in own_imports(module)
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_configurations_are_read_at_the_top(module):
+  if not module.startswith(CONFIGURED):
+    assert not imports(module) & {'byoljax.config.Config', 'ml_collections.ConfigDict'}
 
 
 def test_no_method_is_named_outside_methods():
   """No branch on a method's name: `== 'byol'` and the like."""
-  names = {p.stem for p in (PACKAGE / 'methods').glob('*.py')} - {'__init__'}
+  names = {pathlib.Path(module).stem for module in filter(is_method, MODULES)}
+  assert len(names) > 15
   for module in MODULES:
     if module.startswith('methods/'):
       continue
-    for node in ast.walk(ast.parse((PACKAGE / module).read_text())):
+    for node in ast.walk(tree(module)):
       if isinstance(node, ast.Compare):
         constants = {c.value for c in [node.left, *node.comparators] if isinstance(c, ast.Constant)}
         assert not constants & names, f'{module}:{node.lineno} branches on a method'

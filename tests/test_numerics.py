@@ -11,7 +11,7 @@ from byoljax import config as config_lib
 from byoljax.devices import collectives, mapping
 from byoljax.methods import METHODS
 from byoljax.step import Skipping, init_state, train_step
-from byoljax.train import loop
+from byoljax.train.record import Cadence, Record
 from byoljax.workdir import metrics
 from tests.methods.test_contract import BATCH, MEMORIES, ROWS, WIDTH, batch_of, make
 from tests.paths import ROOT
@@ -205,19 +205,15 @@ def test_batches_of_one(name):
 class FakeRun:
   """As much of a run as a record of it needs."""
 
-  def __init__(self, **fields):
-    config = config_lib.load(f'{ROOT}/configs/byol.py:smoke')
-    with config.unlocked():
-      config.train.update(fields)
-      config.log.tensorboard = False
-    self.config = config
+  def __init__(self, max_skipped=0):
+    self.max_skipped = max_skipped
     self.length = type('Length', (), {'total_steps': 9, 'steps_per_epoch': 3, 'batch_size': 2})
     self.schedule = lambda step: 0.1
 
 
 def test_the_run_stops_after_so_many_in_a_row(tmp_path):
-  run = FakeRun(non_finite='skip', max_skipped=3)
-  with loop.Record(run, tmp_path, 0, ('loss', 'grad_norm')) as record:
+  run = FakeRun(max_skipped=3)
+  with Record(run, tmp_path, Cadence(), 0, ('loss', 'grad_norm')) as record:
     row = {'loss': np.nan, 'grad_norm': np.inf, 'skipped': 2, 'skipped_in_a_row': 2}
     read = record.read(4, row)
     assert read['skipped'] == 2 and 'loss' not in read
@@ -226,7 +222,7 @@ def test_the_run_stops_after_so_many_in_a_row(tmp_path):
       record.read(7, row | {'skipped': 5, 'skipped_in_a_row': 3})
   assert metrics.read(tmp_path)[0]['skipped'] == 2
   with (
-    loop.Record(FakeRun(), tmp_path, 0, ('loss',)) as record,
+    Record(FakeRun(), tmp_path, Cadence(), 0, ('loss',)) as record,
     pytest.raises(FloatingPointError, match='loss became nan'),
   ):
     record.read(4, {'loss': np.nan})
@@ -240,12 +236,3 @@ def test_policies_are_checked():
     config = config_lib.load(f'{ROOT}/configs/byol.py:smoke', [(field, value)])
     with pytest.raises(config_lib.ConfigError, match=word):
       config_lib.skips_non_finite(config)
-
-
-def test_runs_of_before_the_policy_go_on():
-  config = config_lib.load(f'{ROOT}/configs/byol.py:smoke')
-  before = config_lib.load(f'{ROOT}/configs/byol.py:smoke').unlock()
-  del before.train.non_finite, before.train.max_skipped
-  assert config_lib.differences(before, config) == []
-  config = config_lib.load(f'{ROOT}/configs/byol.py:smoke', [('train.non_finite', 'skip')])
-  assert config_lib.differences(before, config) == ["train.non_finite: 'stop' -> 'skip'"]

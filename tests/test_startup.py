@@ -56,16 +56,17 @@ def test_answers_import_nothing_heavy(arguments, status):
 TRAINED = """
 import json, sys
 from byoljax import config
-from byoljax.train import loop as train, assemble
-from byoljax.devices import program_cache
+from byoljax.train import assemble, loop as train, record
+from byoljax.devices import xla
 from byoljax.data.sources import datasets, shapes
 shapes.SPLITS['train'] = shapes.NUM_TRAIN = 40
-program_cache.enable()
+xla.keep_programs()
 fields = {'encoder.name': 'pixels', 'train.length': '1 steps', 'optim.warmup': '0 steps',
           'log.tensorboard': 'false'}
 settings = config.load('configs/byol.py:smoke', list(fields.items()))
 source = datasets.load('shapes', 'pretrain', data_dir=sys.argv[1], in_memory=True)
-train.train(assemble.assemble(settings, source), __import__('pathlib').Path(sys.argv[1]) / 'run')
+run = assemble.from_config(settings, source)
+train.train(run, __import__('pathlib').Path(sys.argv[1]) / 'run', record.Cadence())
 import jax
 print(json.dumps([jax.config.jax_compilation_cache_dir, 'tensorflow' in sys.modules]))
 """
@@ -81,8 +82,8 @@ def test_the_built_in_set_needs_no_tensorflow_and_programs_are_kept(tmp_path):
 
 ENABLED = """
 import json, jax
-from byoljax.devices import program_cache
-program_cache.enable()
+from byoljax.devices import xla
+xla.keep_programs()
 print(json.dumps(jax.config.jax_compilation_cache_dir))
 """
 

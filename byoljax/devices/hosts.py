@@ -1,24 +1,30 @@
-"""What the processes of one run agree on."""
+"""Agreement among the processes of one run. JAX is imported only when needed."""
 
-import jax
-from jax.experimental import multihost_utils
 import numpy as np
 
 
-def first_says(value: int) -> int:
-  """The first process's value, in all of them: what each has measured for itself may differ."""
+def broadcast_from_first(value: int) -> int:
+  """The first process's value on all processes, whose own values may differ."""
+  import jax
+  from jax.experimental import multihost_utils
+
   if jax.process_count() == 1:
     return value
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def all_agree(fine: bool) -> bool:
-  """Whether `fine` on every process; all of them call it, and none goes on before the others."""
+  """Whether `fine` is true on every process. All processes must call it; it is a barrier."""
+  import jax
+  from jax.experimental import multihost_utils
+
   if jax.process_count() == 1:
     return fine
   return bool(np.all(multihost_utils.process_allgather(np.asarray(fine))))
 
 
 def is_first_process() -> bool:
-  """Whether this process writes what only one may write."""
+  """Whether this is process 0, which writes what only one process may write."""
+  import jax
+
   return jax.process_index() == 0

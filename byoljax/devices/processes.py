@@ -1,11 +1,11 @@
-"""Several processes become one run, or say in one sentence why not.
+"""Joins several processes into one run, or reports in one message why that failed.
 
-`join` brings them together, in one of two ways: by three numbers that the user gives, or by what a
-launcher put into the environment, which JAX reads (Slurm, Open MPI, Kubernetes, Cloud TPU). Nothing
-is ever detected unasked: a process that is started alone inside of an allocation stays alone.
+`join` has two modes: three numbers given by the user, or a launcher's environment, which JAX reads
+(Slurm, Open MPI, Kubernetes, Cloud TPU). Nothing is detected automatically: a process that is
+started alone inside an allocation stays alone.
 
-Every wait has an end. What goes wrong ends the process with `STATUS`, without a traceback: JAX's
-service would abort() it. See `byoljax.devices.roll_call` for how the others are noticed.
+Every wait has a timeout. Failures end the process with `STATUS` and without a traceback, before
+JAX's service would abort() it. `byoljax.devices.roll_call` detects dead processes.
 """
 
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-import byoljax
 from byoljax.devices import roll_call
 from byoljax.devices.roll_call import MissingError
+from byoljax.version import __version__
 
-STATUS = 5  # The exit status when other processes are missing or gone.
+STATUS = 5  # Exit status if other processes are missing or dead.
 MODES = ('off', 'auto')
-# Where the launcher's processes can be told from each other: (name, own number, how many).
+# (launcher, environment variable of a process's rank, of their number)
 _LAUNCHERS = (
   ('Slurm', 'SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'),
   ('Open MPI', 'OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE'),
@@ -34,13 +34,13 @@ _LAUNCHERS = (
 
 
 class Launch(NamedTuple):
-  """How a process was told about the others.
+  """How this process joins the others.
 
   Attributes:
-    distributed: 'off', or 'auto' to take the three below from the launcher's environment.
+    distributed: 'off', or 'auto' to read the three below from the launcher's environment.
     coordinator_address: 'host:port' of process 0.
-    num_processes: how many there are.
-    process_id: which one this is, from 0.
+    num_processes: number of processes.
+    process_id: index of this one, from 0.
     wait: seconds to wait for the others.
   """
 
@@ -61,15 +61,15 @@ _joined: _Joined | None = None
 
 
 def join(launch: Launch, command: str = '') -> None:
-  """Makes this process one of several before any device is used; does nothing when it is alone.
+  """Joins the other processes, before any device is used; does nothing if there are none.
 
   Args:
     launch: from the command line.
-    command: what has to be the same for all of them.
+    command: must be equal on all processes.
 
   Raises:
-    ValueError: the flags do not fit together, or what processes say of themselves does not.
-    MissingError: others did not come, or cannot be reached.
+    ValueError: flags or processes contradict each other.
+    MissingError: other processes did not start, or cannot be reached.
   """
   global _joined
   address = check(launch)
@@ -102,10 +102,10 @@ def join(launch: Launch, command: str = '') -> None:
 
 
 def check(launch: Launch) -> tuple[str, int] | None:
-  """Checks the flags; returns the host and port of process 0 where they were given.
+  """Checks the flags; returns the host and port of process 0 if they were given.
 
   Raises:
-    ValueError: they do not fit together, or are out of range.
+    ValueError: they contradict each other, or are out of range.
   """
   if launch.distributed not in MODES:
     raise ValueError(f'--distributed={launch.distributed} is not one of {", ".join(MODES)}.')
@@ -115,8 +115,8 @@ def check(launch: Launch) -> tuple[str, int] | None:
   if launch.distributed == 'auto':
     if any(given):
       raise ValueError(
-        '--distributed=auto finds the coordinator and the numbers itself: leave '
-        '--coordinator_address, --num_processes and --process_id away, or --distributed.'
+        '--distributed=auto determines the coordinator and the numbers itself: drop '
+        '--coordinator_address, --num_processes and --process_id, or --distributed.'
       )
     return None
   if not any(given):
@@ -130,7 +130,7 @@ def check(launch: Launch) -> tuple[str, int] | None:
   assert address is not None and count is not None and number is not None
   if count < 1 or not 0 <= number < count:
     raise ValueError(
-      f'--process_id={number} must be from 0 to --num_processes={count} less 1, and '
+      f'--process_id={number} must be from 0 to --num_processes={count} minus 1, and '
       f'--num_processes at least 1.'
     )
   host, _, port = address.rpartition(':')
@@ -142,43 +142,43 @@ def check(launch: Launch) -> tuple[str, int] | None:
   return host.strip('[]'), int(port)
 
 
-def note_of_launcher(environment: dict[str, str]) -> str:
-  """A hint for who starts many processes that know nothing of each other; empty without any."""
+def launcher_hint(environment: dict[str, str]) -> str:
+  """A hint if a launcher started several processes without --distributed; empty otherwise."""
   for name, number, count in _LAUNCHERS:
     size = environment.get(count, '')
     if number in environment and size.isdecimal() and int(size) > 1:
       return (
-        f'note: {name} started this as task {environment[number]} of {size}. Each is a run of its '
-        f'own; --distributed=auto makes them one.'
+        f'note: {name} started this as task {environment[number]} of {size}. Each is a separate '
+        f'run; --distributed=auto joins them into one.'
       )
   return ''
 
 
 def prefix() -> str:
-  """'[2/4] ' in process 2 of 4, empty where there is only one."""
+  """'[2/4] ' in process 2 of 4; empty if there is only one."""
   return f'[{_joined.number}/{_joined.count}] ' if _joined and _joined.count > 1 else ''
 
 
-def lost(wait: float = 0.0) -> str:
-  """Which other process is gone, a sentence; waits so many seconds for that. Empty: none."""
+def describe_loss(wait: float = 0.0) -> str:
+  """A message naming a process that has died; waits up to `wait` seconds. Empty if none has."""
   watch = _joined.watch if _joined else None
-  return watch.lost(wait) if watch else ''
+  return watch.describe_loss(wait) if watch else ''
 
 
-def are_several() -> bool:
+def is_multiprocess() -> bool:
   """Whether this process is one of several."""
   return _joined is not None and _joined.count > 1
 
 
-def failed() -> int:
-  """To be called for an exception that nobody foresaw, in one of several: says why.
+def report_failure() -> int:
+  """Reports an unexpected exception in one of several processes: the dead process, or a traceback.
 
-  An exchange with a process that has just died fails at once, and that it died is known at once.
+  A collective with a process that has just died fails immediately, so its death is checked first.
 
   Returns:
     The exit status.
   """
-  sentence = lost(wait=5.0)
+  sentence = describe_loss(wait=5.0)
   if sentence:
     print(f'{prefix()}error: {sentence}', file=sys.stderr)
     return STATUS
@@ -187,17 +187,17 @@ def failed() -> int:
 
 
 def leave(status: int) -> None:
-  """Tells the others how this process ends. With an error it ends here, several there are.
+  """Tells the other processes how this one ends; exits immediately if it is an error.
 
-  Otherwise JAX would wait for the others at the end, for minutes, and they for it.
+  Otherwise JAX would wait for the others at exit, for minutes, and they for it.
   """
-  if not are_several():
+  if not is_multiprocess():
     return
   assert _joined is not None
   if _joined.watch is not None:
     _joined.watch.leave(status)
   elif status and _joined.number == 0:
-    time.sleep(2.0)  # What stopped this process stops the others; they still need JAX's service.
+    time.sleep(2.0)  # The others fail for the same reason, and need JAX's service until then.
   if status:
     _exit(status)
 
@@ -208,7 +208,7 @@ def _stop(sentence: str) -> None:
 
 
 def _exit(status: int) -> None:
-  """Ends the process now. Its state is on disk or lost; destructors would wait for the others."""
+  """Ends the process without running destructors, which would wait for the others."""
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(OSError, ValueError):
       stream.flush()
@@ -216,21 +216,21 @@ def _exit(status: int) -> None:
 
 
 def _initialize(launch: Launch) -> None:
-  """Starts JAX's service and joins it."""
-  # Ours comes first: after JAX's own time-out there is only abort().
+  """Starts or joins JAX's distributed service."""
+  # Longer than our own timeout: JAX's ends in abort().
   options: dict[str, Any] = {'initialization_timeout': int(launch.wait) + 60}
   if launch.coordinator_address is not None:
     options |= {
       'coordinator_address': launch.coordinator_address,
       'num_processes': launch.num_processes,
       'process_id': launch.process_id,
-      # What was said is what counts, whatever else is in the environment.
+      # The flags take precedence over anything in the environment.
       'cluster_detection_method': 'deactivate',
     }
-    _initialize_within(launch.wait, 'although all of them had answered', options)
+    _initialize_within(launch.wait, 'although all of them had answered the roll call', options)
     return
   try:
-    _initialize_within(launch.wait, 'and --wait_for_processes waits longer', options)
+    _initialize_within(launch.wait, 'increase --wait_for_processes to wait longer', options)
   except (ValueError, RuntimeError, OSError, LookupError, AttributeError, TypeError) as error:
     if isinstance(error, ValueError) and 'should be defined' in str(error):
       raise ValueError(_nothing_detected()) from error
@@ -244,8 +244,8 @@ def _initialize_within(seconds: float, remark: str, options: dict[str, Any]) -> 
   import jax
 
   sentence = (
-    f'the processes did not come together within {seconds:g} s: some were not started, have ended, '
-    f'or cannot reach process 0 ({remark}). See what the others say.'
+    f'the processes did not connect within {seconds:g} s: some were not started, have ended, or '
+    f'cannot reach process 0 ({remark}). See the output of the others.'
   )
   with _at_most(seconds, sentence):
     jax.distributed.initialize(**options)
@@ -253,7 +253,7 @@ def _initialize_within(seconds: float, remark: str, options: dict[str, Any]) -> 
 
 @contextlib.contextmanager
 def _at_most(seconds: float, sentence: str) -> Iterator[None]:
-  """Ends the process with a sentence if the block takes longer."""
+  """Ends the process with a message if the block takes longer."""
   timer = threading.Timer(seconds, _stop, [sentence])
   timer.daemon = True
   timer.start()
@@ -269,14 +269,14 @@ def _nothing_detected() -> str:
     'Kubernetes or on a TPU VM, or give --coordinator_address, --num_processes and --process_id.'
   )
   if 'KUBERNETES_SERVICE_HOST' in os.environ:
-    text += ' In Kubernetes JAX needs a package more: pip install "jax[k8s]".'
+    text += ' In Kubernetes JAX needs one more package: pip install "jax[k8s]".'
   if 'SLURM_JOB_ID' in os.environ:
-    text += ' This is an allocation of Slurm, but not a task that srun started.'
+    text += ' This is a Slurm allocation, but not a task started by srun.'
   return text
 
 
 def _compare_devices() -> None:
-  """Raises ValueError unless all processes have equally many devices."""
+  """Raises ValueError unless all processes have the same number of devices."""
   import jax
 
   counts = dict.fromkeys(range(jax.process_count()), 0)
@@ -284,26 +284,26 @@ def _compare_devices() -> None:
     counts[device.process_index] = counts.get(device.process_index, 0) + 1
   if len(set(counts.values())) > 1:
     listed = ', '.join(f'{count} in process {index}' for index, count in counts.items())
-    raise ValueError(f'all processes need equally many devices, but there are {listed}.')
+    raise ValueError(f'all processes need the same number of devices, but there are {listed}.')
 
 
 def _compare(command: str) -> None:
-  """Raises ValueError, on every process, unless all run the same thing."""
+  """Raises ValueError on every process unless all run the same version and command."""
   from jax.experimental import multihost_utils
   import numpy as np
 
-  digest = hashlib.sha256(f'{byoljax.__version__}\n{command}'.encode()).digest()[:16]
+  digest = hashlib.sha256(f'{__version__}\n{command}'.encode()).digest()[:16]
   found = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
   other = [str(i) for i, row in enumerate(np.asarray(found)) if not np.array_equal(row, found[0])]
   if other:
     raise ValueError(
-      f'another configuration, --workdir or version of byoljax ({byoljax.__version__} here) in '
-      f'process {", ".join(other)} than in process 0: start all with the same command.'
+      f'another configuration, --workdir or version of byoljax ({__version__} here) in '
+      f'process {", ".join(other)} than in process 0: start all of them with the same command.'
     )
 
 
 def _connect_afterwards(number: int, count: int) -> dict[int, roll_call.Connection] | None:
-  """The connections of a roll call among processes that JAX brought together; None without."""
+  """Roll-call connections among processes that JAX has connected; None if they cannot be made."""
   from jax.experimental import multihost_utils
   import numpy as np
 
@@ -330,7 +330,7 @@ def _connect_afterwards(number: int, count: int) -> dict[int, roll_call.Connecti
 
 
 def _own_address() -> str:
-  """This machine's address in its network, where it knows its own name; else once more that."""
+  """This machine's network address if its host name resolves, else the host name."""
   try:
     return socket.gethostbyname(socket.gethostname())
   except OSError:

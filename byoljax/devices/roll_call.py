@@ -1,13 +1,13 @@
-"""Who is there, and who is gone: one connection from every process to the first, for a whole run.
+"""Roll call and liveness: one connection from every process to the first, for a whole run.
 
-JAX's own service ends a process by abort() and a page of addresses when another one is missing, and
-takes a minute or two to notice that one has died. So the processes first call the roll among
-themselves: each says who it is, the first one compares and answers all of them with the same
-verdict. The connections stay open; when a process ends, the operating system closes its, and
-the others know at once.
+If a process is missing, JAX's own service ends the others by abort() with a page of addresses, and
+it takes a minute or two to detect that one has died. So the processes first hold a roll call: each
+reports to the first one, which compares the reports and sends the same verdict to all. The
+connections stay open; when a process ends, the operating system closes its connection, and the
+others are notified at once.
 
-Messages are lines of JSON. Nobody proves who he is: as with JAX's service, the port must not be
-reachable from outside of the cluster. Python's standard library only.
+Messages are lines of JSON. Peers are not authenticated: as with JAX's service, the port must not be
+reachable from outside the cluster. Uses only Python's standard library.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ _RETRY_SECONDS = 0.5
 
 
 class MissingError(RuntimeError):
-  """Other processes did not come, cannot be reached, or are gone; the message is for the user."""
+  """Other processes are missing, unreachable or dead; the message is for the user."""
 
 
 class ClashError(ValueError):
@@ -34,12 +34,12 @@ class ClashError(ValueError):
 
 
 class Connection:
-  """A socket that carries lines of JSON."""
+  """A socket for lines of JSON."""
 
   def __init__(self, own: socket.socket):
     self._socket = own
     self._rest = b''
-    # A machine that vanished closes nothing: ask after 10 s of silence, give up after 30.
+    # A machine that fails closes nothing: probe after 10 s of silence, give up after 30.
     own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (('TCP_KEEPIDLE', 10), ('TCP_KEEPINTVL', 5), ('TCP_KEEPCNT', 4)):
       if hasattr(socket, name):  # Not on every system.
@@ -50,12 +50,12 @@ class Connection:
     return self._socket.fileno()
 
   def send(self, message: dict[str, Any]) -> None:
-    """Sends a line; that nobody is there any more is noticed by who reads."""
+    """Sends a line; a closed peer is detected by the reader."""
     with contextlib.suppress(OSError):
       self._socket.sendall(json.dumps(message).encode() + b'\n')
 
   def receive(self, timeout: float | None) -> dict[str, Any] | None:
-    """The next line; None at the end, after so many seconds, or for anything that is no line."""
+    """The next message; None at the end, after `timeout` seconds, or for invalid data."""
     try:
       while b'\n' not in self._rest:
         self._socket.settimeout(timeout)
@@ -73,16 +73,16 @@ class Connection:
     return message if isinstance(message, dict) else None
 
   def has_more(self) -> bool:
-    """Whether a whole line has already been read from the socket."""
+    """Whether a complete line is already buffered."""
     return b'\n' in self._rest
 
   def close(self) -> None:
-    """Ends the connection."""
+    """Closes the connection."""
     self._socket.close()
 
 
 def listen(port: int) -> socket.socket:
-  """A socket that waits on all addresses of this machine.
+  """A socket that listens on all addresses of this machine.
 
   Raises:
     ClashError: the port is taken.
@@ -98,30 +98,30 @@ def listen(port: int) -> socket.socket:
     why = os.strerror(number).lower() if number else str(error)
     raise ClashError(
       f'port {port} of this machine cannot be used ({why}): '
-      f'another run has it, or another process with --process_id=0; choose another port for all.'
+      f'another run uses it, or another process with --process_id=0; choose another port for all.'
     ) from error
 
 
 def gather(server: socket.socket, count: int, wait: float) -> dict[int, Connection]:
-  """The first process calls the roll; closes the server.
+  """Runs the roll call on the first process; closes the server.
 
   Args:
     server: from `listen`.
-    count: processes that there should be, this one among them.
-    wait: seconds until it gives up.
+    count: expected number of processes, including this one.
+    wait: timeout in seconds.
 
   Returns:
-    id -> connection, of all the others. Each has been told to go on.
+    id -> connection to every other process; each has been told to proceed.
 
   Raises:
-    MissingError: some did not come.
-    ClashError: one id was claimed twice, or a process counts otherwise. All are told.
+    MissingError: some did not report.
+    ClashError: a duplicate id, or a different number of processes. All are told.
   """
-  there: dict[int, Connection] = {}
+  connections: dict[int, Connection] = {}
   who: dict[int, str] = {0: f'{socket.gethostname()}, process {os.getpid()}'}
   deadline = time.monotonic() + wait
   try:
-    while len(there) < count - 1:
+    while len(connections) < count - 1:
       left = deadline - time.monotonic()
       server.settimeout(max(left, 0.01))
       try:
@@ -129,13 +129,14 @@ def gather(server: socket.socket, count: int, wait: float) -> dict[int, Connecti
       except TimeoutError:
         lost = [str(i) for i in range(count) if i not in who]
         raise MissingError(
-          f'{_processes(lost)} of {count} did not come within {wait:g} s: see whether '
-          f'{"it was" if len(lost) == 1 else "they were"} started, and what '
-          f'{"it says" if len(lost) == 1 else "they say"}; --wait_for_processes waits longer.'
+          f'{_processes(lost)} of {count} did not start within {wait:g} s: check whether '
+          f'{"it was" if len(lost) == 1 else "they were"} started, and '
+          f'{"its" if len(lost) == 1 else "their"} output; increase --wait_for_processes to wait '
+          f'longer.'
         ) from None
       message = connection.receive(5.0)
       if message is None or not isinstance(message.get('id'), int):
-        connection.close()  # Somebody else: a port scanner, a health check.
+        connection.close()  # Not one of ours: a port scanner, a health check.
         continue
       number, theirs = message['id'], message.get('count')
       name = f'{message.get("host")}, process {message.get("pid")}'
@@ -149,51 +150,52 @@ def gather(server: socket.socket, count: int, wait: float) -> dict[int, Connecti
       elif number in who:
         problem = (
           f'--process_id={number} was given twice, to {who[number]} and to {name}: every process '
-          f'needs a number of its own from 0 to {count - 1}.'
+          f'needs its own number from 0 to {count - 1}.'
         )
       if problem:
         connection.send({'clash': problem})
         connection.close()
         raise ClashError(problem)
-      there[number], who[number] = connection, name
+      connections[number], who[number] = connection, name
   except (MissingError, ClashError) as error:
     kind = 'clash' if isinstance(error, ClashError) else 'missing'
-    for connection in there.values():
+    for connection in connections.values():
       connection.send({kind: str(error)})
       connection.close()
     raise
   finally:
     server.close()
-  for connection in there.values():
+  for connection in connections.values():
     connection.send({'go': True})
-  return there
+  return connections
 
 
 def report(
   addresses: Sequence[tuple[str, int]], number: int, count: int, wait: float
 ) -> Connection:
-  """Answers the roll call of the first process; returns once all are there.
+  """Reports to the first process; returns once all processes have reported.
 
   Args:
-    addresses: host and port of the first process, any of them.
+    addresses: candidates for the host and port of the first process.
     number: this process's id.
-    count: processes that there should be.
-    wait: seconds until it gives up.
+    count: expected number of processes.
+    wait: timeout in seconds.
 
   Raises:
-    MissingError: the first process cannot be reached, or says that others are missing.
-    ClashError: it says that processes contradict each other.
+    MissingError: the first process cannot be reached, or reports that others are missing.
+    ClashError: it reports that processes contradict each other.
   """
   where = ' or '.join(f'{host}:{port}' for host, port in addresses)
   deadline = time.monotonic() + wait
-  why = 'nobody answers'
+  why = 'no answer'
   while True:
     for address in addresses:
       left = deadline - time.monotonic()
       if left <= 0:
         raise MissingError(
-          f'process 0 could not be reached at {where} within {wait:g} s ({why}): see whether it '
-          f'runs there and whether a firewall is between; --wait_for_processes waits longer.'
+          f'process 0 could not be reached at {where} within {wait:g} s ({why}): check whether it '
+          f'runs there and whether a firewall blocks it; increase --wait_for_processes to wait '
+          f'longer.'
         )
       try:
         own = socket.create_connection(address, timeout=min(left, 10.0))
@@ -204,7 +206,7 @@ def report(
       connection.send(
         {'id': number, 'count': count, 'host': socket.gethostname(), 'pid': os.getpid()}
       )
-      # The first process may have come later than this one, and waits as long again.
+      # The first process may have started later than this one, and waits as long again.
       answer = connection.receive(wait + GRACE_SECONDS) or {}
       if answer.get('go'):
         return connection
@@ -213,20 +215,20 @@ def report(
         raise ClashError(answer['clash'])
       if 'missing' in answer:
         raise MissingError(answer['missing'])
-      why = 'something answers that is not the roll call of this run: is another run there, or did '
-      why += f'the run start with another process {number}?'
+      why = 'the answer is not the roll call of this run: does another run use the port, or was '
+      why += f'another process {number} started?'
     time.sleep(_RETRY_SECONDS)
 
 
 class Watch:
-  """Listens on the open connections for processes that are gone, in a thread of its own.
+  """Watches the open connections for dead processes, in its own thread.
 
   Args:
     number: this process's id.
-    count: how many processes there are.
-    others: id -> connection; the first process's are to all others, theirs to the first alone.
-    on_loss: called with a sentence for the user, once, as soon as a process has died, or
-      `GRACE_SECONDS` after one ended with an error: until then the reason may be everybody's.
+    count: number of processes.
+    others: id -> connection: the first process has one to every other, the others one to the first.
+    on_loss: called once with a message for the user, as soon as a process has died, or
+      `GRACE_SECONDS` after one ended with an error, which the others may be about to hit as well.
   """
 
   def __init__(
@@ -240,17 +242,17 @@ class Watch:
     self._changed = threading.Condition()
     threading.Thread(target=self._run, name='roll call', daemon=True).start()
 
-  def lost(self, wait: float = 0.0) -> str:
-    """Which process is gone, a sentence; waits so many seconds for one to be. Empty: none."""
+  def describe_loss(self, wait: float = 0.0) -> str:
+    """A message naming a process that has died; waits up to `wait` seconds. Empty if none has."""
     with self._changed:
       self._changed.wait_for(lambda: self._lost, wait)
       return self._lost
 
   def leave(self, status: int) -> None:
-    """Says goodbye with the status that this process ends with.
+    """Announces that this process ends, with its exit status.
 
-    With an error the first process waits a while for the others: when it ends, so does JAX's
-    service, and with it, by abort(), everyone who still needs that.
+    With an error, the first process waits briefly for the others: when it ends, JAX's service ends
+    with it and abort()s every process that still needs it.
     """
     with self._changed:
       self._leaving = True
@@ -277,7 +279,7 @@ class Watch:
             self._gone(message.get('end', number), message.get('status'))
 
   def _gone(self, number: int, status: int | None) -> None:
-    """Notes that a process ended; `status` None: it died."""
+    """Records that a process ended; `status` None: it died."""
     with self._changed:
       if number in self._ended:
         return
@@ -290,12 +292,12 @@ class Watch:
           connection.send({'end': number, 'status': status})
       if self._lost:
         return
-      how = 'is gone: it died, or its machine cannot be reached'
+      how = 'is gone: it died, or its machine is unreachable'
       if status is not None:
-        how = f'ended with exit status {status}: its own message says why'
+        how = f'ended with exit status {status}; see its own output for the reason'
       self._lost = (
-        f'process {number} of {self._count} {how}. This process cannot go on alone and stops. '
-        f'The same command, for all processes, goes on from the last checkpoint.'
+        f'process {number} of {self._count} {how}. This process cannot continue alone and stops. '
+        f'Start all processes again with the same command to resume from the last checkpoint.'
       )
       self._changed.notify_all()
     timer = threading.Timer(0.0 if status is None else GRACE_SECONDS, self._act)

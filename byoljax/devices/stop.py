@@ -1,10 +1,10 @@
-"""Being asked to stop: SIGTERM and SIGINT end a run after its step, saved and resumable.
+"""Stop requests: SIGTERM and SIGINT end a run after the current step, saved and resumable.
 
-A signal that comes too late to be asked for, while the last checkpoint is written, takes its usual
-effect when that is done.
+A signal that arrives after the last query, while the last checkpoint is written, takes its usual
+effect once that is done.
 
-On several processes JAX's own preemption service receives SIGTERM on any of them and makes all of
-them agree on one step to stop at; a handler of ours would hide the signal from it.
+With several processes, JAX's preemption service receives SIGTERM on any of them and makes all agree
+on one step to stop at; a handler of our own would hide the signal from it.
 """
 
 import signal
@@ -17,16 +17,16 @@ from jax.experimental import multihost_utils
 
 
 class StopRequest:
-  """Remembers, as a context manager, that a signal arrived; a second SIGINT interrupts."""
+  """Context manager that records a signal; a second SIGINT raises KeyboardInterrupt."""
 
   def __init__(self) -> None:
     self._received = 0
-    self._heard = False
-    self._asked = 0
+    self._reported = False
+    self._calls = 0
     self._previous: dict[int, Any] = {}
 
   def __enter__(self) -> 'StopRequest':
-    # Only the main thread may install handlers; elsewhere (notebooks, tests) there is no request.
+    # Only the main thread may install handlers; in other threads no request is ever recorded.
     if threading.current_thread() is threading.main_thread():
       several = jax.process_count() > 1
       for number in (signal.SIGINT,) if several else (signal.SIGINT, signal.SIGTERM):
@@ -37,21 +37,21 @@ class StopRequest:
     for number, handler in self._previous.items():
       signal.signal(number, handler)
     self._previous = {}
-    if self._received and not self._heard and kind is None:
+    if self._received and not self._reported and kind is None:
       signal.raise_signal(self._received)
 
   def requested(self) -> bool:
-    """Whether to stop now; all processes ask equally often and get the same answer.
+    """Whether to stop now. All processes call it equally often and get the same answer.
 
-    JAX makes them agree on one call to stop at, by its number: the numbers must have no gaps, as
-    those of the steps have where a call makes several.
+    JAX makes them agree on the number of a call. Calls are counted here, because step numbers have
+    gaps if one call runs several steps.
     """
-    self._asked += 1
+    self._calls += 1
     if jax.process_count() == 1:
-      self._heard |= bool(self._received)
-      return self._heard
-    self._heard = multihost_utils.reached_preemption_sync_point(self._asked)
-    return self._heard
+      self._reported |= bool(self._received)
+      return self._reported
+    self._reported = multihost_utils.reached_preemption_sync_point(self._calls)
+    return self._reported
 
   def _receive(self, number: int, frame: FrameType | None) -> None:
     del frame

@@ -3,25 +3,30 @@
 import json
 import pathlib
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax.config import Config, ConfigError, user_errors
-from byoljax.method import Teacher
-from byoljax.protocols import extraction
+from byoljax.config import ConfigError, user_errors
+from byoljax.encoders import load as load_lib
+from byoljax.encoders.encoder import Encoder
+from byoljax.models import heads
+from byoljax.models.net import stack
 from byoljax.workdir import checkpoint, run_dir
 
+LOGITS = 'logits'
 
-def load(path: str, config: Config) -> Teacher:
+
+def load(path: str) -> Encoder:
   """Reads the classifier that a linear evaluation left behind.
 
   Args:
     path: the directory of a finished linear evaluation: runs/byol/evals/linear-online-100, say.
-    config: the run that will learn from it: both must see equally normalized images.
+
+  Returns:
+    The encoder with the head behind it: its features are logits float32 [b, C].
 
   Raises:
-    ConfigError: no finished linear evaluation there, or other statistics of the images.
+    ConfigError: no finished linear evaluation there.
   """
   if not path:
     raise ConfigError(
@@ -37,23 +42,48 @@ def load(path: str, config: Config) -> Teacher:
       f"config.teacher='{path}' normalizes its features (linear.norm=true), which a teacher does "
       'not: evaluate with another protocol.'
     )
-  encoder, source, _ = extraction.load_encoder(
-    protocol.pretrained, protocol.network, protocol.get('tap', 'embedding')
+  encoder, _, _ = load_lib.load_encoder(protocol.pretrained, protocol.network, protocol.tap)
+  return with_classifier(encoder, *_head(home, tuple(protocol.linear.base_lr)))
+
+
+def with_classifier(encoder: Encoder, kernel: np.ndarray, bias: np.ndarray) -> Encoder:
+  """A linear classifier on an encoder's features, as an encoder whose tap is 'logits'.
+
+  Args:
+    encoder: gives [b, D].
+    kernel: [D, C].
+    bias: [C].
+  """
+  net = stack(
+    (
+      *encoder.net.parts,
+      ('pool', 'features', heads.Pool(encoder.pool or 'none')),
+      ('head', LOGITS, heads.LinearHead(kernel.shape[-1])),
+    ),
+    reads=dict(encoder.net.reads) | {'pool': encoder.tap},
   )
-  for name in ('mean', 'std'):
-    if tuple(source.data[name]) != tuple(config.data[name]):
+  head = {'linear1': {'kernel': jnp.asarray(kernel), 'bias': jnp.asarray(bias)}}
+  return Encoder(
+    net,
+    encoder.params | {'pool': {}, 'head': head},
+    encoder.bn | {'pool': {}, 'head': {}},
+    encoder.preprocessing,
+    LOGITS,
+    fields=encoder.fields,
+  )
+
+
+def require_same_normalization(
+  teacher: Encoder, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+  """Raises ConfigError unless a teacher sees images normalized as the student does."""
+  theirs = teacher.preprocessing
+  for name, own, other in (('mean', mean, theirs.mean), ('std', std, theirs.std)):
+    if tuple(own) != tuple(other):
       raise ConfigError(
-        f'config.data.{name} differs: {tuple(config.data[name])} here, {tuple(source.data[name])} '
-        f"where the teacher '{path}' was trained; use the same."
+        f'config.data.{name} differs: {tuple(own)} here, {tuple(other)} where the teacher was '
+        'trained; use the same.'
       )
-  kernel, bias = _head(home, tuple(protocol.linear.base_lr))
-
-  def logits(variables, images: jax.Array) -> jax.Array:
-    features = encoder.read(variables['params'], variables['bn'], images)
-    return features @ variables['kernel'] + variables['bias'][None, :]
-
-  variables = {'params': encoder.params, 'bn': encoder.bn, 'kernel': kernel, 'bias': bias}
-  return Teacher(logits, jax.tree.map(jnp.asarray, variables), kernel.shape[-1])
 
 
 def _head(home: pathlib.Path, rates: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,1 +1,1 @@
-"""Offline evaluations and monitors: functions of frozen features or of a batch of embeddings."""
+"""Evaluations and monitors: functions of frozen features or of a batch of embeddings."""

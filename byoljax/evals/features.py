@@ -1,13 +1,11 @@
-"""Frozen features of a whole data set: the input of k-NN, linear and every other offline probe.
+"""Frozen features of a whole data set: the input of k-NN, linear and every other evaluation.
 
-An extractor maps a method's `embed` over this process's devices, batch by batch, drops the padded
-rows, and gives every process the features of all of them. The answer is a function of the examples
-alone: neither the batch size, nor the padding, nor the number of devices or processes changes which
-rows come out or their order.
+An extractor maps a function over this process's devices, batch by batch, drops padded rows, and
+gathers the features of all processes on every process. The result is a function of the examples
+alone: rows and their order do not depend on batch size, padding, devices or processes.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-import difflib
 from typing import Any
 
 import jax
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byoljax.devices import mapping
+from byoljax.suggest import unknown
 
 PyTree = Any
 Embed = Callable[[PyTree, PyTree, jax.Array], Mapping[str, jax.Array]]
@@ -23,8 +22,8 @@ Extract = Callable[
   [PyTree, PyTree, Iterable[Mapping[str, np.ndarray]]], tuple[np.ndarray, np.ndarray]
 ]
 
-# Rows of every process that are exchanged at a time: bounds the device memory of the exchange to
-# processes * _ROWS_PER_GATHER * D floats, whatever the size of the data set.
+# Rows per process and exchange. Bounds the device memory of an exchange to
+# processes * _ROWS_PER_GATHER * D floats for any size of the data set.
 _ROWS_PER_GATHER = 4096
 
 
@@ -37,20 +36,20 @@ def make_extractor(
   """Builds `extract(params, method_state, batches) -> (features, labels)`.
 
   Args:
-    embed: `(params, method_state, images [b, S, S, 3]) -> {tap: [b, D]}` in eval mode, a function
-      of each image alone.
+    embed: `(params, method_state, images [b, S, S, 3]) -> {tap: [b, D]}` in evaluation mode, a
+      function of each image alone.
     transform: applied on the device to the batch's images (uint8 [b, S, S, 3]) before `embed`,
-      e.g. scaling and normalization; None passes them on as they are.
+      e.g. scaling and normalization; None passes them on unchanged.
     tap: which of `embed`'s outputs to keep.
 
   Returns:
-    A function of (params, method_state, batches), compiled once for one shape of batch. A batch
+    A function of (params, method_state, batches), compiled once per batch shape. A batch
     holds host arrays of equal length n, a multiple of the local device count: 'image'
     [n, S, S, 3] (or a tree of arrays, if `transform` takes one), 'index' [n] (the example's number
-    in the data set), 'label' [n] (-1: none) and 'mask' bool [n] (False: padding). Every process
+    in the data set), 'label' [n] (-1: none) and 'valid' bool [n] (False: padding). Every process
     must give equally many batches. It returns features float32 [N, D] and labels int32 [N] of all N
     distinct examples of all processes, in the order of their index, to every process. No gradient.
-    It raises ValueError when there is no example or no such tap.
+    It raises ValueError if there are no examples, or for an unknown tap.
   """
 
   def features_of(variables: tuple[PyTree, PyTree, Any], images: Any) -> jax.Array:
@@ -72,7 +71,8 @@ def make_extractor(
     pending = None
     for batch in batches:
       on_device = mapped(variables, mapping.shard({'image': batch['image']})['image'])
-      # One batch behind: the devices compute this batch while the last one is copied to the host.
+      # One batch behind: the devices compute this batch while the previous one is copied to the
+      # host.
       if pending is not None:
         rows.add(*pending)
       pending = (on_device, batch)
@@ -83,8 +83,8 @@ def make_extractor(
   return extract
 
 
-def numbered(batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-  """Batches with the index in the place of the label: an extractor gives it back with its row."""
+def with_index_as_label(batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+  """Batches with the index in place of the label, so that an extractor returns it with each row."""
   return ({**batch, 'label': batch['index']} for batch in batches)
 
 
@@ -95,7 +95,7 @@ def side_by_side(
 ]:
   """Builds `extract(params, method_state, batches) -> ({tap: float32 [N, D]}, labels int32 [N])`.
 
-  As `make_extractor`, in one pass for all taps, in the order in which `embed` names them.
+  Like `make_extractor`, for all taps in one pass, in the order in which `embed` returns them.
   """
   widths: dict[str, int] = {}
 
@@ -121,15 +121,14 @@ def every_tap(
 ) -> Callable[[PyTree, PyTree, Iterable[Mapping[str, Any]], int], dict[str, np.ndarray]]:
   """Builds `extract(params, method_state, batches, size) -> {tap: float32 [size, D]}`.
 
-  As `side_by_side`, and row i is the example of index i: one that could not be read is a row of
-  zeros.
+  Like `side_by_side`, with row i for the example of index i; zeros if it could not be read.
   """
   extract = side_by_side(embed, transform)
 
   def extract_all(
     params: PyTree, method_state: PyTree, batches: Iterable[Mapping[str, Any]], size: int
   ) -> dict[str, np.ndarray]:
-    found, index = extract(params, method_state, numbered(batches))
+    found, index = extract(params, method_state, with_index_as_label(batches))
     made = {}
     for tap, rows in found.items():
       made[tap] = np.zeros((size, rows.shape[1]), np.float32)
@@ -140,13 +139,11 @@ def every_tap(
 
 
 def _unknown_tap(tap: str, outputs: Mapping[str, jax.Array]) -> str:
-  close = difflib.get_close_matches(tap, list(outputs), n=1)
-  hint = f', did you mean {close[0]!r}?' if close else '.'
-  return f'There is no feature tap {tap!r}; the method offers {", ".join(sorted(outputs))}{hint}'
+  return unknown('tap', tap, sorted(outputs))
 
 
 class _Rows:
-  """The real rows of the batches seen so far, on the host."""
+  """The unpadded rows of the batches so far, on the host."""
 
   def __init__(self) -> None:
     self.features: list[np.ndarray] = []
@@ -155,7 +152,7 @@ class _Rows:
 
   def add(self, on_device: jax.Array, batch: Mapping[str, np.ndarray]) -> None:
     """Keeps the rows of [devices, b, D] whose mask is set."""
-    keep = np.asarray(batch['mask'], bool)
+    keep = np.asarray(batch['valid'], bool)
     features = np.asarray(on_device)
     self.features.append(features.reshape(-1, features.shape[-1])[keep])
     self.index.append(np.asarray(batch['index'], np.int64)[keep])
@@ -170,7 +167,7 @@ class _Rows:
     _, first, position = np.unique(index, return_index=True, return_inverse=True)
     labels = np.concatenate(self.labels)[first]
     features = np.empty((first.size, self.features[0].shape[1]), np.float32)
-    # Chunk by chunk and releasing each: twice the features of ImageNet would not fit many hosts.
+    # Chunk by chunk, releasing each: many hosts cannot hold ImageNet's features twice.
     self.features.reverse()
     start = 0
     while self.features:
@@ -180,7 +177,7 @@ class _Rows:
     return features, labels
 
   def _gather(self) -> None:
-    """Replaces this process's rows by those of all processes."""
+    """Replaces this process's rows with those of all processes."""
     if jax.process_count() == 1:
       return
     count = sum(len(chunk) for chunk in self.index)
@@ -209,13 +206,13 @@ def _blocks(
   )
 
   def block(start: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    def cut(column: np.ndarray) -> np.ndarray:
+    def pad(column: np.ndarray) -> np.ndarray:
       out = np.zeros((_ROWS_PER_GATHER, *column.shape[1:]), column.dtype)
       rows = column[start : start + _ROWS_PER_GATHER]
       out[: len(rows)] = rows
       return out
 
-    features_, index_, labels_ = map(cut, columns)
+    features_, index_, labels_ = map(pad, columns)
     return features_, index_, labels_
 
   return block

@@ -1,7 +1,7 @@
-"""Evaluations of frozen features on the host: logistic regression, few labels, anomalies.
+"""Evaluations of frozen features on the host: logistic regression, few labels, anomaly detection.
 
-Features [n, D] and labels in, numbers out. scikit-learn does the fitting. Features are used as they
-are, neither centered nor scaled, as in the transfer protocol.
+Features [n, D] and labels in, numbers out. scikit-learn fits the models. Features are used
+unchanged, neither centered nor scaled, as in the transfer protocol.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from byoljax import streams
 from byoljax.evals import scores
 
 # Transfer by linear evaluation: 45 values, evenly spaced on a logarithmic scale (Kornblith et al.,
-# arXiv 1805.08974, appendix A.5; taken over by SimCLR, appendix B.8.1, and BYOL, appendix E.1).
+# arXiv 1805.08974, appendix A.5; adopted by SimCLR, appendix B.8.1, and BYOL, appendix E.1).
 LAMBDAS = tuple(float(value) for value in np.logspace(-6, 5, 45))
 
 
@@ -26,23 +26,23 @@ def logistic(
   seed: int = 0,
   max_iterations: int = 1000,
 ) -> dict[str, Any]:
-  """Multinomial logistic regression by L-BFGS; the regularization is chosen on held-out images.
+  """Multinomial logistic regression by L-BFGS; the regularization is selected on held-out images.
 
-  minimizes sum_i CE(W x_i + b, y_i) + lambda / 2 |W|^2; the best lambda on a stratified held-out
-  part of the training images is fitted again on all of them, and tested once. Where images have
-  several labels each, every class is a problem of two classes of its own.
+  Minimizes sum_i CE(W x_i + b, y_i) + lambda / 2 |W|^2; the model with the best lambda on a
+  stratified held-out part of the training images is refitted on all of them, and tested once. If
+  images have several labels each, every class is a separate binary problem.
 
   Args:
-    train: features [N, D] and labels [N] >= 0, or [N, C]: 1 present, 0 absent, -1 does not count.
-    test: features [M, D] and labels, alike.
+    train: features [N, D] and labels [N] >= 0, or [N, C]: 1 present, 0 absent, -1 ignored.
+    test: features [M, D] and labels, likewise.
     lambdas: candidates, above 0.
-    held_out: share of the training images that chooses, in (0, 1).
+    held_out: fraction of the training images to select on, in (0, 1).
     seed: of the split.
     max_iterations: of L-BFGS.
 
   Returns:
-    Scores of the test images (see `scores.of_logits`) with {'lambda', 'held_out' (their first, on
-    held-out images), 'at_the_edge' (whether the best lambda is the first or last of several),
+    Scores of the test images (see `scores.of_logits`) with {'lambda', 'held_out' (the first of
+    these scores, on held-out images), 'at_the_edge' (whether the best lambda is the first or last),
     'train_examples', 'test_examples'}.
 
   Raises:
@@ -59,7 +59,7 @@ def logistic(
     stratify=train[1] if train[1].ndim == 1 else None,
   )
   held, start = [], None
-  order = sorted(lambdas, reverse=True)  # From the simplest: each fit starts at the last one.
+  order = sorted(lambdas, reverse=True)  # Strongest first: each fit starts from the previous one.
   for value in order:
     start = _models(train[0][rest], train[1][rest], value, max_iterations, start)
     found = scores.of_logits(_logits(start, train[0][chosen], classes), train[1][chosen])
@@ -87,16 +87,16 @@ def few_labels(
   seed: int = 0,
   max_iterations: int = 1000,
 ) -> list[dict[str, Any]]:
-  """Logistic regression on small, stratified, reproducible parts of the training images.
+  """Logistic regression on small, stratified random subsets of the training images.
 
   Args:
     train: features [N, D] and labels [N] >= 0.
     test: features [M, D] and labels [M] >= 0.
     shots: images per class.
-    shares: shares of the training images in (0, 1], each class by its share.
-    draws: different parts for each entry; draw d of a seed is always the same.
-    value: lambda of `logistic`; nothing is tuned, for there is nothing to tune on.
-    seed: of the draws.
+    shares: fractions of the training images in (0, 1], of each class alike.
+    draws: number of subsets for each entry; subset d of a seed is always the same.
+    value: lambda of `logistic`; nothing is tuned, because there is nothing to tune on.
+    seed: of the subsets.
     max_iterations: of L-BFGS.
 
   Returns:
@@ -134,16 +134,16 @@ def subset(
   share: float | None = None,
   seed: int | tuple[int, ...] = (0, streams.LABEL_SUBSET),
 ) -> np.ndarray:
-  """Positions of a stratified part of a labelled set, ascending, int64.
+  """Positions of a stratified random subset of a labelled set, ascending, int64.
 
-  A function of the labels and the seed alone. With `share`, every class gives its rounded share and
-  at least one image.
+  A function of the labels and the seed alone. With `share`, each class contributes its rounded
+  share and at least one image.
 
   Args:
     labels: int [N]; -1 is never chosen.
-    count: images of each class, or
-    share: share of each class in (0, 1].
-    seed: different seeds draw different parts.
+    count: images per class; or
+    share: fraction of each class in (0, 1].
+    seed: different seeds give different subsets.
 
   Raises:
     ValueError: neither or both of count and share.
@@ -165,7 +165,7 @@ def anomaly(
   *,
   neighbors: int = 2,
 ) -> dict[str, Any]:
-  """One class is normal, all others are not: area under the ROC curve, for every class in turn.
+  """Area under the ROC curve with one class as normal and all others abnormal, for every class.
 
   The score of a test image is the mean cosine similarity to its nearest `neighbors` among the
   normal training images.
@@ -204,7 +204,7 @@ def _classes(*labels: np.ndarray) -> int:
 def _models(
   x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: list[Any] | None = None
 ) -> list[Any]:
-  """One fitted model; or one for every class, None where its labels are all alike."""
+  """One fitted model; or one per class, None for a class whose labels are all equal."""
   if y.ndim == 1:
     return [_fit(x, y, value, iterations, start[0] if start else None)]
   made = []
@@ -218,7 +218,7 @@ def _models(
 
 
 def _logits(models: list[Any], x: np.ndarray, classes: int) -> np.ndarray:
-  """Scores [n, C]; a class that was not there to be learned is never the first."""
+  """Scores [n, C]; -inf for classes without training examples."""
   out = np.full((len(x), classes), -np.inf)
   if len(models) == 1:
     out[:, models[0].classes_] = models[0].predict_log_proba(x)
@@ -240,7 +240,7 @@ def _fit(x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: Any
     model.coef_, model.intercept_ = start.coef_.copy(), start.intercept_.copy()
     model.classes_ = start.classes_
   with warnings.catch_warnings():
-    # With hardly any regularization the minimum lies far away; held-out images judge the result.
+    # With little regularization the minimum is far away; held-out images judge the result.
     warnings.simplefilter('ignore', ConvergenceWarning)
     return model.fit(np.asarray(x, np.float32), y)
 
@@ -258,4 +258,4 @@ def _check(features: np.ndarray, labels: np.ndarray) -> None:
   if len(np.unique(labels)) < 2:
     raise ValueError('need at least two classes among the training images.')
   if np.min(labels) < 0:
-    raise ValueError('labels must be known, got -1 for some images.')
+    raise ValueError('every image needs a label, got -1 for some images.')

@@ -6,12 +6,12 @@ the Hypersphere" (arXiv 2005.10242), equations of section 4.1, with f the L2-nor
   alignment  = mean_i ||f(x_i) - f(x_i+)||^alpha,              0 (best) ... 2^alpha
   uniformity = log mean_{i<j} exp(-t ||f(x_i) - f(x_j)||^2),   -4t < ... <= 0 (all equal)
 
-Points that are spread evenly over a sphere of many dimensions have a uniformity of about -2t, for
-two of them are orthogonal: -4 for t = 2. Both are small at once only if views of an image agree and
-images differ: a collapsed encoder has the alignment 0 and the uniformity 0.
+Points that are uniform on a high-dimensional sphere have a uniformity of about -2t, because pairs
+are nearly orthogonal: -4 for t = 2. Both are low only if views of an image agree and images differ:
+a collapsed encoder has alignment 0 and uniformity 0.
 
-Every pair is counted, exactly, a block of rows against a block of rows at a time: memory is one
-float32 copy of the features and block^2 floats.
+All pairs are counted exactly, block by block: memory is one float32 copy of the features and
+block^2 floats.
 """
 
 import jax
@@ -21,7 +21,7 @@ import numpy as np
 
 
 def alignment(first: np.ndarray, second: np.ndarray, alpha: float = 2.0) -> float:
-  """mean_i ||u_i - v_i||^alpha, u and v the unit rows of both; float64.
+  """mean_i ||u_i - v_i||^alpha, u and v the normalized rows; float64.
 
   Args:
     first: features [N, D] of one view of every image.
@@ -29,7 +29,7 @@ def alignment(first: np.ndarray, second: np.ndarray, alpha: float = 2.0) -> floa
     alpha: > 0.
 
   Raises:
-    ValueError: shapes that differ, no rows, or alpha <= 0.
+    ValueError: the shapes differ, there are no rows, or alpha <= 0.
   """
   if first.shape != second.shape or first.ndim != 2 or not len(first):
     raise ValueError(
@@ -37,7 +37,7 @@ def alignment(first: np.ndarray, second: np.ndarray, alpha: float = 2.0) -> floa
     )
   if alpha <= 0:
     raise ValueError(f'alpha={alpha} must be above 0; 2 is usual.')
-  # Two rows at a time in float64: their difference is small where things are well.
+  # In float64, because the differences of well-aligned views are small.
   squared = [
     np.sum(np.square(unit(a) - unit(b)), axis=1)
     for a, b in zip(_blocks(first, 4096), _blocks(second, 4096), strict=True)
@@ -46,15 +46,15 @@ def alignment(first: np.ndarray, second: np.ndarray, alpha: float = 2.0) -> floa
 
 
 def uniformity(features: np.ndarray, t: float = 2.0, *, block: int = 2048) -> float:
-  """log mean_{i<j} exp(-t ||u_i - u_j||^2), u the unit rows; see the module.
+  """log mean_{i<j} exp(-t ||u_i - u_j||^2), u the normalized rows; see the module.
 
-  Squared distances are 2 - 2 cos with products in full float32; the mean over pairs is kept as a
-  logarithm in float64, so that no t underflows.
+  Squared distances are 2 - 2 cos with products in full float32; the mean over pairs is
+  accumulated in log space in float64, so that it does not underflow for large t.
 
   Args:
     features: float [N, D], N >= 2.
     t: > 0.
-    block: rows compared with as many others at a time.
+    block: rows per block.
 
   Raises:
     ValueError: fewer than two rows, or t <= 0.
@@ -87,7 +87,7 @@ def _log_sum(
 
 
 def unit(x: np.ndarray) -> np.ndarray:
-  """Rows [N, D] divided by their length, float64; rows of zeros stay."""
+  """Rows [N, D] divided by their norm, float64; zero rows stay zero."""
   x = np.asarray(x, np.float64)
   return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
@@ -97,7 +97,7 @@ def _blocks(x: np.ndarray, size: int) -> list[np.ndarray]:
 
 
 def _padded(x: np.ndarray, size: int) -> np.ndarray:
-  """Unit rows float32, with rows of zeros up to `size`."""
+  """Normalized rows, float32, padded with zero rows to `size`."""
   made = np.zeros((size, x.shape[1]), np.float32)
   made[: len(x)] = unit(x)
   return made

@@ -5,19 +5,19 @@ every query takes the k bank examples of largest cosine similarity s, each votes
 weight exp(s / T), and the class with the most votes wins.
 
 All k and T are evaluated in one pass over the bank, because the k nearest are a prefix of the k'
-nearest for k < k'. The bank is streamed from the host, block by block, and each block is read
-once, so it may be a memory-mapped file. Device memory, in floats:
+nearest for k < k'. The bank is streamed from the host block by block, each read once, so it may be
+a memory-mapped file. Device memory, in floats:
 
   bank_block * D  (twice: raw and normalized)  +  query_block * (bank_block + D)  (twice)
     +  2 * M * max(ks)  +  query_block * max(ks)^2.
 
-With D = 2048 and ImageNet's 1.28 M x 50 k that is about 1 GB on an accelerator; its bank alone has
-10.5 GB. On CPUs blocks are smaller, because similarities are selected faster while they lie in the
-cache, and two blocks of queries are at work at a time: XLA selects on one core only.
+With D = 2048 and ImageNet's 1.28 M x 50 k that is about 1 GB on an accelerator; the bank alone has
+10.5 GB. On CPUs blocks are smaller, because top-k is faster on similarities that are in the cache,
+and two blocks of queries are processed concurrently, because XLA's top-k uses a single core.
 
-Differences from the authors' code: weights are taken relative to the query's nearest neighbor,
-exp((s - s_max) / T), which scales all votes of a query alike and cannot overflow at small T; and
-a class without any vote never counts as predicted, so top-5 is not helped by chance.
+Differences from the authors' code: weights are relative to the query's nearest neighbor,
+exp((s - s_max) / T), which scales all votes of a query equally and cannot overflow at small T; and
+a class without any vote is never among the predictions, so top-5 does not benefit from chance.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,11 +31,11 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-# k and T of the headline number. Fixed in advance: choosing them on the queries would be choosing
+# k and T of the headline number. Fixed in advance: selecting them on the queries would be selecting
 # on the test set.
 HEADLINE_K = 200
 HEADLINE_TEMPERATURE = 0.1
-# Rows of queries and of the bank that are compared at a time: the product is an intermediate.
+# Rows of queries and of the bank per block: their similarities are an intermediate result.
 _BLOCKS = {'cpu': (256, 12288), 'other': (1024, 32768)}
 
 
@@ -56,8 +56,8 @@ def knn_accuracy(
   score_c(q) = sum_{i in N_k(q)} exp(cos(q, b_i) / T) [y_i = c]      (Wu et al. 2018, §3.4)
 
   Ties are deterministic: between equal similarities the earlier bank row is nearer, between equal
-  scores the smaller class wins. Labels of -1 mean "none": such bank rows do not vote, such
-  queries are not counted. A k above the number n of labelled bank rows becomes n. An all-zero
+  scores the smaller class wins. A label of -1 means none: such bank rows do not vote, and such
+  queries are not counted. A k above the number n of labelled bank rows is reduced to n. An all-zero
   feature has similarity 0 to everything.
 
   Args:
@@ -68,18 +68,18 @@ def knn_accuracy(
     num_classes: number of classes C.
     ks: numbers of neighbors, each >= 1.
     temperatures: each > 0.
-    query_block: queries compared at a time, at most; None: what suits the platform.
-    bank_block: bank rows on the device at a time, at most; None likewise.
+    query_block: queries per block, at most; None: a default for the platform.
+    bank_block: bank rows per block, at most; None likewise.
 
   Returns:
     'top1' (and 'top5' when C > 5): the headline, fractions in [0, 1], at 'k' = min(200, n) and
     'temperature' = 0.1, fixed in advance and added to the sweep if it is not in it; 'bank' n and
     'queries', the labelled rows counted; 'sweep', a list of {'k', 'temperature', 'top1',
-    ('top5')}; 'best', its entry of highest top-1, which is chosen on the queries themselves and
-    therefore is not a test result. No gradient.
+    ('top5')}; 'best', its entry of highest top-1, which is selected on the queries themselves and
+    is therefore not a test result. No gradient.
 
   Raises:
-    ValueError: shapes that do not fit, no labels, a label outside the classes, a k below 1, a
+    ValueError: shapes that do not match, no labels, a label out of range, a k below 1, a
       temperature that is not positive, or a feature that is not finite.
   """
   bank_labels, query_labels = _labels(bank_labels), _labels(query_labels)
@@ -126,7 +126,7 @@ def nearest(
     bank: features [N, D].
     queries: features [M, D].
     count: k; at most N come back.
-    query_block: queries compared at a time, at most; None: what suits the platform.
+    query_block: queries per block, at most; None: a default for the platform.
 
   Returns:
     Similarities float32 [M, k], descending, and rows int32 [M, k].
@@ -138,7 +138,7 @@ def nearest(
     [[1.  0.6]] [[0 1]]
   """
   rows_of_queries, rows_of_bank = _block_sizes(len(queries), len(bank), query_block, None)
-  # The search carries a label with each row: here its own number.
+  # `_search` returns a label for each row; here the row's own number.
   found = _search(
     bank,
     np.arange(len(bank)),
@@ -156,11 +156,11 @@ def nearest(
 def vote(
   similarities: np.ndarray, labels: np.ndarray, num_classes: int, temperature: float
 ) -> np.ndarray:
-  """The class that the neighbors of each query vote for, int64 [M]; see `knn_accuracy`.
+  """The class with the most votes of each query's neighbors, int64 [M]; see `knn_accuracy`.
 
   Args:
     similarities: [M, k], descending.
-    labels: int [M, k], of the neighbors; -1 does not vote.
+    labels: int [M, k], of the neighbors; -1 has no vote.
     num_classes: C.
     temperature: above 0.
   """
@@ -188,7 +188,7 @@ def _search(
     for block, labels in zip(
       _blocks(bank, bank_block, fill=0), _blocks(bank_labels, bank_block, fill=-1), strict=True
     ):
-      # The bank outside, the queries inside: the bank is the one that may not fit anywhere.
+      # Bank blocks in the outer loop: the bank is what may not fit into memory.
       merge = partial(_merge, bank=_normalize(block), labels=jnp.asarray(labels))
       running = list(pool.map(merge, running, _blocks(queries, query_block, fill=0)))
   return running
@@ -201,7 +201,7 @@ def _on_cpu() -> bool:
 def _block_sizes(
   queries: int, bank: int, query_block: int | None, bank_block: int | None
 ) -> tuple[int, int]:
-  """The blocks' rows: at most those asked for, and blocks of one size rather than a last one."""
+  """Rows per block: at most those requested, and equal sizes instead of a small last block."""
   limits = _BLOCKS['cpu' if _on_cpu() else 'other']
   return _even(queries, query_block or limits[0]), _even(bank, bank_block or limits[1])
 
@@ -211,7 +211,7 @@ def _even(rows: int, limit: int) -> int:
 
 
 def _blocks(rows: np.ndarray, size: int, *, fill: int) -> Iterator[np.ndarray]:
-  """Consecutive blocks of exactly `size` rows; the last one is filled up: one compilation."""
+  """Consecutive blocks of exactly `size` rows; the last one is padded, to compile only once."""
   dtype = np.float32 if np.issubdtype(rows.dtype, np.floating) else np.int32
   for start in range(0, len(rows), size):
     part = np.asarray(rows[start : start + size], dtype)
@@ -239,7 +239,7 @@ def _merge(
   similarities, neighbor_labels = running
   # Full float32: accelerators would otherwise round the products to tf32 or bfloat16.
   block = jnp.matmul(_normalize(queries), bank.T, precision=lax.Precision.HIGHEST)
-  # A feature that is not finite gives NaN, of either sign: made the nearest, `_vote` sees it.
+  # A feature that is not finite gives NaN: as the nearest neighbor, `_vote` detects it.
   block = jnp.where(jnp.isnan(block), jnp.inf, block)
   block = jnp.where(labels[None] < 0, -jnp.inf, block)
   k = similarities.shape[1]
@@ -257,17 +257,18 @@ def _vote(
   ks: tuple[int, ...],
   temperatures: tuple[float, ...],
 ) -> tuple[jax.Array, jax.Array]:
-  """Counts the hits of one query block: int32 [2, len(ks), len(temperatures)], top-1 and top-5.
+  """Counts correct predictions of a query block: int32 [2, len(ks), len(temperatures)], top-1,
+  top-5.
 
-  Votes are summed per neighbor (its class's total), never per class: [q, k, k] is small where
-  [q, C] with thousands of classes is not, and there is no scatter whose order could vary.
+  Votes are summed per neighbor (the total of its class) rather than per class: [q, k, k] is smaller
+  than [q, C] with thousands of classes, and no scatter with an undefined order is needed.
   """
   finite = jnp.all(similarities < jnp.inf)
   scale = jnp.asarray(temperatures)[None, None]
   weights = jnp.exp((similarities - similarities[:, :1])[..., None] / scale)  # [q, k, t]
   same = labels[:, :, None] == labels[:, None, :]  # [q, k, k]
   earlier = jnp.tril(jnp.ones(same.shape[1:], bool), -1)
-  first = ~jnp.any(same & earlier[None], axis=-1)[..., None]  # One neighbor speaks per class.
+  first = ~jnp.any(same & earlier[None], axis=-1)[..., None]  # One neighbor represents each class.
   right = (labels == truth[:, None])[..., None]
   lower = (labels < truth[:, None])[..., None]
   hits = []
@@ -280,7 +281,7 @@ def _vote(
     )
     own = jnp.max(jnp.where(right[:, :k], votes, -jnp.inf), axis=1, keepdims=True)
     ahead = first[:, :k] & ((votes > own) | ((votes == own) & lower[:, :k]))
-    # No vote for the true class: `own` is -inf, every class is ahead; it must still be a miss.
+    # Without a vote for the true class `own` is -inf and every class is ahead: a miss.
     rank = jnp.where(jnp.isfinite(own[:, 0]), jnp.sum(ahead, axis=1), 5)  # [q, t]
     rank = jnp.where(truth[:, None] < 0, 5, rank)
     hits.append(jnp.stack([jnp.sum(rank < 1, axis=0), jnp.sum(rank < 5, axis=0)]))
@@ -324,6 +325,6 @@ def _check(
         f'k-NN needs labels, but no {name} example has one (-1 means none): use a labelled split.'
       )
   if not ks or min(ks) < 1:
-    raise ValueError(f'ks={tuple(ks)} must name numbers of neighbors of at least 1.')
+    raise ValueError(f'ks={tuple(ks)} must be numbers of neighbors of at least 1.')
   if not temperatures or not min(temperatures) > 0:
-    raise ValueError(f'temperatures={tuple(temperatures)} must name positive numbers.')
+    raise ValueError(f'temperatures={tuple(temperatures)} must be positive numbers.')

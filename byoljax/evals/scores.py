@@ -1,7 +1,7 @@
 """Scores of a classifier's outputs: top-k accuracy, mean per class, VOC's mean average precision.
 
-Scores and labels in, numbers out, on the host. Which one is a data set's headline is known in
-`byoljax.data.sources.datasets`.
+Scores and labels in, numbers out, on the host. `byoljax.data.sources.datasets` knows each data
+set's headline metric.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import numpy as np
 
 from byoljax.losses import classification
 
-# What each is called where people read it.
+# Display names.
 METRICS = {
   'top1': 'top-1',
   'top5': 'top-5',
@@ -21,41 +21,41 @@ METRICS = {
 }
 
 
-def in_words(result: Mapping[str, Any]) -> str:
+def format_scores(result: Mapping[str, Any]) -> str:
   """'top-1 71.20%, mean per class 70.10%': the scores among a result's fields."""
   return ', '.join(f'{text} {result[name]:.2%}' for name, text in METRICS.items() if name in result)
 
 
 def of_logits(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-  """What can be said of a classifier's outputs on a whole test set.
+  """All scores of a classifier's outputs on a whole test set.
 
   Args:
-    logits: [N, C], any monotonous score.
-    labels: int [N], -1 does not count; or int [N, C] for several labels per image: 1 present, 0
-      absent, -1 does not count.
+    logits: [N, C], any monotonic score.
+    labels: int [N], -1 ignored; or int [N, C] for several labels per image: 1 present, 0 absent, -1
+      ignored.
 
   Returns:
     One label per image: {'top1', 'top5' (from 6 classes on), 'mean_per_class'}; several: {'map11'}.
     All in [0, 1].
 
   Raises:
-    ValueError: shapes other than these, or no image that counts.
+    ValueError: invalid shapes, or no labelled image.
   """
   if labels.ndim == 2:
     return {'map11': mean_average_precision(logits, labels)}
   known = labels >= 0
   if not known.any():
     raise ValueError('no test image has a label: there is nothing to score.')
-  given, due = jnp.asarray(logits[known]), jnp.asarray(labels[known])
-  right = np.asarray(classification.top_k_correct(given, due))
+  scores, targets = jnp.asarray(logits[known]), jnp.asarray(labels[known])
+  right = np.asarray(classification.top_k_correct(scores, targets))
   found = {'top1': float(right.mean())}
-  if given.shape[1] > 5:
-    found['top5'] = float(np.asarray(classification.top_k_correct(given, due, 5)).mean())
+  if scores.shape[1] > 5:
+    found['top5'] = float(np.asarray(classification.top_k_correct(scores, targets, 5)).mean())
   return found | {'mean_per_class': mean_per_class(right, labels[known])}
 
 
 def mean_per_class(right: np.ndarray, labels: np.ndarray) -> float:
-  """Mean of the classes' accuracies, so that every class counts alike.
+  """Mean of the per-class accuracies, so that every class has the same weight.
 
   Args:
     right: bool [N], whether each image was classified correctly.
@@ -68,7 +68,7 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
   """Eleven-point interpolated average precision of one class (PASCAL VOC 2007, Everingham 2010).
 
   The mean, over recalls of 0, 0.1, ..., 1, of the highest precision at that recall or a higher one.
-  Equal scores rank in the order given.
+  Ties rank in the given order.
 
   Args:
     scores: float [n], higher is more certain.
@@ -81,20 +81,20 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     raise ValueError('a class without a positive example has no average precision.')
   hits = np.cumsum(positive[np.argsort(-scores, kind='stable')])
   precision = hits / np.arange(1, len(hits) + 1)
-  # Recall is hits / hits[-1]; compared as whole numbers, since 3 * 0.1 > 0.3.
+  # Recall is hits / hits[-1]; compared as integers, because 3 * 0.1 > 0.3.
   reached = [10 * hits >= tenths * hits[-1] for tenths in range(11)]
   return float(np.mean([precision[enough].max() for enough in reached]))
 
 
 def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-  """Mean of `average_precision` over classes; a class without a positive image does not count.
+  """Mean of `average_precision` over classes; classes without a positive image are ignored.
 
   Args:
     scores: float [N, C].
-    labels: int [N, C]: 1 present, 0 absent, -1 does not count (VOC's 'difficult').
+    labels: int [N, C]: 1 present, 0 absent, -1 ignored (VOC's 'difficult').
 
   Raises:
-    ValueError: shapes differ, or no class has a positive image.
+    ValueError: the shapes differ, or no class has a positive image.
   """
   if scores.shape != labels.shape:
     raise ValueError(f'need scores and labels [N, C], got {scores.shape} and {labels.shape}.')

@@ -6,7 +6,7 @@ With S(u, w) = cos(phi(u), psi(w)), both methods minimize
                                                            + sum_j e^{S(v_i, v'_j)/alpha})
 
 BYOL has phi = q(z_online), psi = z_target and beta = 0, SimCLR phi = psi = z_online and beta = 1.
-The first term is `regression.cosine_regression` less 2; the second one is here.
+The first term is `regression.cosine_regression` minus 2; this module has the second.
 """
 
 import jax
@@ -28,7 +28,7 @@ def dispersion(
   """Mean of 2 a log(sum_{j != i} e^{S(v_i, v_j)/a} + sum_j e^{S(v_i, w_j)/a}), w the other view.
 
   Args:
-    p: phi of this device's view [b,D], any length: normalized here.
+    p: phi of this device's view [b,D], any norm: normalized here.
     own_view: psi of the same view [b,D].
     other_view: psi of the other view [b,D].
     alpha: temperature > 0.
@@ -38,7 +38,7 @@ def dispersion(
     float32 scalar: mean over this device's b rows.
 
   Raises:
-    ValueError: shapes other than these, or alpha <= 0.
+    ValueError: invalid shapes, or alpha <= 0.
   """
   if p.ndim != 2 or not p.shape == own_view.shape == other_view.shape:
     raise ValueError(

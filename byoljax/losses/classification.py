@@ -1,6 +1,6 @@
 """Cross-entropy and top-k accuracy for probes, fine-tuning and evaluation.
 
-Rows without a label (negative) never count.
+Rows without a label (negative) are ignored.
 """
 
 import jax
@@ -8,39 +8,39 @@ import jax.numpy as jnp
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-  """Mean of -log softmax(logits)[label] over the rows that count.
+  """Mean of -log softmax(logits)[label] over the valid rows.
 
   Args:
     logits: [b,C], any float dtype; the computation is float32.
-    labels: integer [b], below C; a negative label means none and its row does not count.
-    mask: bool [b], False for rows that do not count (padding).
+    labels: integer [b], below C; negative for no label, and the row is ignored.
+    mask: bool [b], False for rows to ignore (padding).
 
   Returns:
-    float32 scalar >= 0, over this device's rows; 0, with zero gradient, when no row counts.
+    float32 scalar >= 0, over this device's rows; 0, with zero gradient, if no row is valid.
 
   Raises:
-    ValueError: shapes or types other than these.
+    ValueError: invalid shapes or types.
   """
-  counts = _counted(logits, labels, mask)
+  valid = _valid_rows(logits, labels, mask)
   # Replaced, not multiplied by 0: a padded row may hold inf or nan, and 0 * nan is nan.
-  logits = jnp.where(counts[:, None], logits.astype(jnp.float32), 0.0)
+  logits = jnp.where(valid[:, None], logits.astype(jnp.float32), 0.0)
   log_probabilities = jax.nn.log_softmax(logits, axis=-1)
   picked = jnp.take_along_axis(log_probabilities, jnp.maximum(labels, 0)[:, None], axis=-1)[:, 0]
-  return -jnp.sum(jnp.where(counts, picked, 0.0)) / jnp.maximum(jnp.sum(counts), 1)
+  return -jnp.sum(jnp.where(valid, picked, 0.0)) / jnp.maximum(jnp.sum(valid), 1)
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-  """For several labels per image: the sum over classes of each one's binary cross-entropy.
+  """Sum over classes of the binary cross-entropy, for images with several labels each.
 
   Args:
     logits: [b,C], any float dtype; the computation is float32.
-    labels: integer [b,C]: 1 present, 0 absent; a negative one does not count.
+    labels: integer [b,C]: 1 present, 0 absent, negative to ignore.
 
   Returns:
     float32 scalar >= 0: the mean over this device's rows.
 
   Raises:
-    ValueError: shapes that differ.
+    ValueError: the shapes differ.
   """
   if logits.shape != labels.shape:
     raise ValueError(f'need logits and labels [b,C], got {logits.shape} and {labels.shape}')
@@ -52,35 +52,35 @@ def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 def top_k_correct(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array:
   """Whether each row's label is among its k largest logits: bool [b].
 
-  Equal logits rank by class number, so constant logits are right for class 0 only, and a NaN logit
-  outranks all, so a broken classifier is never right by accident. False where the label is
-  negative. No gradient.
+  Ties are broken by class number, so constant logits are correct for class 0 only. A NaN logit
+  outranks all others, so a diverged classifier is never correct by accident. False where the label
+  is negative. No gradient.
   """
   if k < 1:
     raise ValueError(f'top-k accuracy needs k of at least 1, got {k}')
-  counts = _counted(logits, labels, None)
+  valid = _valid_rows(logits, labels, None)
   logits = logits.astype(jnp.float32)
   own = jnp.take_along_axis(logits, jnp.maximum(labels, 0)[:, None], axis=-1)
   before = jnp.arange(logits.shape[-1])[None, :] < labels[:, None]
   ahead = ~(logits <= own) | ((logits == own) & before)
-  return (jnp.sum(ahead, axis=-1) < k) & counts
+  return (jnp.sum(ahead, axis=-1) < k) & valid
 
 
 def accuracy(
   logits: jax.Array, labels: jax.Array, k: int = 1, mask: jax.Array | None = None
 ) -> jax.Array:
-  """Share of the counting rows whose label is among their k largest logits, in [0, 1].
+  """Fraction of the valid rows whose label is among their k largest logits, in [0, 1].
 
-  Arguments as for `cross_entropy` and `top_k_correct`; to pool over devices or batches, sum
+  Arguments as for `cross_entropy` and `top_k_correct`. To pool over devices or batches, sum
   `top_k_correct` instead.
   """
-  counts = _counted(logits, labels, mask)
-  right = jnp.sum(top_k_correct(logits, labels, k) & counts)
-  return right.astype(jnp.float32) / jnp.maximum(jnp.sum(counts), 1)
+  valid = _valid_rows(logits, labels, mask)
+  correct = jnp.sum(top_k_correct(logits, labels, k) & valid)
+  return correct.astype(jnp.float32) / jnp.maximum(jnp.sum(valid), 1)
 
 
-def _counted(logits: jax.Array, labels: jax.Array, mask: jax.Array | None) -> jax.Array:
-  """The rows that count, bool [b], after checking the shapes."""
+def _valid_rows(logits: jax.Array, labels: jax.Array, mask: jax.Array | None) -> jax.Array:
+  """The valid rows, bool [b], after checking the shapes."""
   if logits.ndim != 2 or labels.shape != logits.shape[:1]:
     raise ValueError(
       f'need logits [b,C] and labels [b], got logits {logits.shape} and labels {labels.shape}'

@@ -1,8 +1,8 @@
-"""Losses towards soft assignments: swapped prediction (SwAV), self-distillation (DINO).
+"""Losses with soft assignments as targets: swapped prediction (SwAV), self-distillation (DINO).
 
 Both average a cross-entropy over all pairs of an assigned crop and another crop. Every assigned
-crop has equally many partners, so SwAV's mean over partners and then over crops, and DINO's mean
-over pairs, are one formula; they differ in where the targets come from.
+crop has the same number of partners, so SwAV's mean over partners and then over crops, and DINO's
+mean over pairs, are the same formula; the methods differ in how targets are computed.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def cross_entropy_soft(
   """-sum_k t_k log softmax(s / T)_k.
 
   Args:
-    targets: probabilities [b,K], rows that sum to 1. Gradients flow into them: stop them at the
+    targets: probabilities [b,K], rows that sum to 1. Not constants: stop their gradient at the
       call.
     scores: logits [b,K], any float dtype; the computation is float32.
     temperature: T > 0.
@@ -53,7 +53,7 @@ def swapped_prediction(
     float32 scalar >= 0: mean over this device's b rows.
 
   Raises:
-    ValueError: fewer than two crops, more codes than crops, other shapes, or T <= 0.
+    ValueError: fewer than two crops, more codes than crops, invalid shapes, or T <= 0.
   """
   return _mean_over_other_crops(codes, scores, temperature)
 
@@ -72,7 +72,7 @@ def self_distillation(
     float32 scalar >= 0: mean over this device's b rows.
 
   Raises:
-    ValueError: fewer than two crops, more teacher crops than crops, other shapes, or T <= 0.
+    ValueError: fewer than two crops, more teacher crops than crops, invalid shapes, or T <= 0.
   """
   return _mean_over_other_crops(teacher, student, temperature)
 
@@ -92,7 +92,7 @@ def _mean_over_other_crops(
   constants = [jax.lax.stop_gradient(target.astype(jnp.float32)) for target in targets]
   total = jnp.zeros((), jnp.float32)
   for v, crop in enumerate(scores):
-    # Summed first, so that a crop's log-probabilities are computed and read once for all targets.
+    # Sum the targets first, so that a crop's log-probabilities are computed and read only once.
     partners = [target for i, target in enumerate(constants) if i != v]
     if partners:
       total -= jnp.sum(sum(partners[1:], partners[0]) * _log_softmax(crop, temperature))

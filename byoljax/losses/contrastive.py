@@ -1,15 +1,15 @@
-"""Contrastive losses: tell the positive of a query or an anchor from its negatives.
+"""Contrastive losses: identify the positive of a query or an anchor among negatives.
 
 InfoNCE against given negatives (InterCLR), a memory's rows (MoCo) or the batch's keys (MoCo v3,
 NNCLR), and NT-Xent (SimCLR). All are per example; a method averages them, and its mean over devices
 is the objective.
 
-Constants in front of the mean are the method's business: SimCLR's code returns twice the mean over
-the 2B anchors, MoCo v3's 2T times each direction.
+Constant factors are left to the methods: SimCLR's code returns twice the mean over the 2B anchors,
+MoCo v3's multiplies each direction by 2T.
 
-Different from the authors' code: NT-Xent leaves an anchor itself out of its candidates, where
-SimCLR's code subtracts 1e9 from that similarity; and it can stream over the candidates, so that
-large batches do not need the [2b, 2B] similarities in memory.
+Different from the authors' code: NT-Xent excludes the anchor from its candidates, where SimCLR's
+code subtracts 1e9 from that similarity; and it can stream over the candidates, so that large
+batches do not need the [2b, 2B] similarities in memory.
 """
 
 from functools import partial
@@ -35,23 +35,23 @@ def info_nce(
   """-log(e^{(q.k - m)/T} / (e^{(q.k - m)/T} + sum_j e^{q.n_j/T})) (MoCo, arXiv 1911.05722, eq. 1).
 
   Args:
-    q: queries [b,D], any length: normalized here.
-    k: the positive of every query [b,D], any length: normalized here.
-    negatives: unit rows, [K,D] for all queries or [b,K,D] for each its own.
+    q: queries [b,D], any norm: normalized here.
+    k: the positive of every query [b,D], any norm: normalized here.
+    negatives: unit rows, [K,D] shared by all queries or [b,K,D] per query.
     temperature: T > 0.
     margin: m, subtracted from the positive's cosine; negative values loosen the boundary (InterCLR,
       arXiv 2008.11702, uses -0.5).
-    negative_mask: bool [b,K], False leaves a negative out; a query may lose all of them.
+    negative_mask: bool [b,K], False excludes a negative; all of a query's may be excluded.
 
   Returns:
-    float32 [b], per query; with m = 0 above 0. Gradients flow into q, k and negatives: stop them at
-    the call.
+    float32 [b], per query; positive if m = 0. Gradients flow into q, k and negatives: stop them at
+    the call where they should not.
 
   Raises:
-    ValueError: shapes other than these, or T <= 0.
+    ValueError: invalid shapes, or T <= 0.
 
   Examples:
-    Where nothing is told apart it is the logarithm of the number of candidates, here log 8:
+    If all candidates are equally similar, it is the log of their number, here log 8:
 
     >>> one = jnp.ones((1, 4))
     >>> print(info_nce(one, one, jnp.full((7, 4), 0.5), 0.2).round(4))
@@ -85,21 +85,21 @@ def info_nce_in_memory(
   size: int,
   axis: str | None,
 ) -> jax.Array:
-  """`info_nce` with all rows of a memory as negatives, which devices may share.
+  """`info_nce` with all rows of a memory as negatives; the memory may be sharded.
 
   Args:
-    q: queries [b,D], any length: normalized here.
-    k: the positive of every query [b,D], any length: normalized here.
-    memory: unit rows [K,D], or this device's rows of it (`ops.memory`); constants.
+    q: queries [b,D], any norm: normalized here.
+    k: the positive of every query [b,D], any norm: normalized here.
+    memory: unit rows [K,D], or this device's shard of them (`ops.memory`); constants.
     temperature: T > 0.
     size: K.
-    axis: the mapped axis over which the memory may be shared, or None.
+    axis: the mapped axis over which the memory may be sharded, or None.
 
   Returns:
-    float32 [b], per query, above 0. Gradients flow into q and k.
+    float32 [b], per query, positive. Gradients flow into q and k.
 
   Raises:
-    ValueError: shapes other than these, or T <= 0.
+    ValueError: invalid shapes, or T <= 0.
   """
   _check_pair('q', q, 'k', k)
   check_temperature(temperature)
@@ -120,16 +120,16 @@ def info_nce_in_batch(
   """InfoNCE among the keys of the whole batch (MoCo v3, arXiv 2104.02057, algorithm 1).
 
   Args:
-    q: this device's queries [b,D], any length: normalized here.
-    keys: keys of all devices [B,D] in device order, any length: normalized here.
+    q: this device's queries [b,D], any norm: normalized here.
+    keys: keys of all devices [B,D] in device order, any norm: normalized here.
     temperature: T > 0.
     offset: position in `keys` of the first query's positive, device * b; int or int32 [].
 
   Returns:
-    float32 [b], per query, >= 0; the paper's factor 2T is not in it. Gradients flow into both.
+    float32 [b], per query, >= 0, without the paper's factor 2T. Gradients flow into both.
 
   Raises:
-    ValueError: shapes other than these, or T <= 0.
+    ValueError: invalid shapes, or T <= 0.
   """
   if q.ndim != 2 or keys.ndim != 2 or q.shape[1] != keys.shape[1] or len(q) > len(keys):
     raise ValueError(f'need q [b,D] and keys [B,D] with b <= B, got {q.shape} and {keys.shape}')
@@ -156,24 +156,24 @@ def nt_xent(
   candidates are the 2B - 1 other rows of both views and of all devices.
 
   Args:
-    first: projections of one view [b,D], any length: normalized here.
+    first: projections of one view [b,D], any norm: normalized here.
     second: projections of the other view [b,D].
     temperature: T > 0.
     axis: the mapped axis over which the views are gathered, gradients included; None for one
       device.
     chunk: 0 computes all similarities at once, [2b, 2B] floats; above 0 streams over this many
-      candidates at a time, O(b * chunk) floats in the backward pass too, at the price of
-      computing the similarities twice. Same value and gradient for any chunk.
-    memory: unit rows [K,D] that are further negatives of every anchor (SimCLR v2), the same on all
-      devices or this device's rows of it (`ops.memory`); constants.
-    memory_size: K; needed where `memory` may be a part.
+      candidates at a time: O(b * chunk) floats, also in the backward pass, at the cost of computing
+      the similarities twice. Value and gradient do not depend on it.
+    memory: unit rows [K,D], additional negatives of every anchor (SimCLR v2), replicated, or this
+      device's shard of them (`ops.memory`); constants.
+    memory_size: K; needed if `memory` may be a shard.
 
   Returns:
     (float32 [b], float32 [b]), the losses of both views' anchors, >= 0; their mean is the paper's
     equation.
 
   Raises:
-    ValueError: shapes other than these, T <= 0, or a negative chunk.
+    ValueError: invalid shapes, T <= 0, or a negative chunk.
   """
   _check_pair('first', first, 'second', second)
   check_temperature(temperature)
@@ -205,7 +205,7 @@ def nt_xent(
   return losses[:b], losses[b:]
 
 
-# The largest logit so far, and the sum of exponentials relative to it, both [a].
+# Running maximum of the logits, and the sum of exponentials relative to it, both [a].
 _Sums = tuple[jax.Array, jax.Array]
 
 
@@ -219,10 +219,10 @@ def _streamed_log_sum_exp(
 ) -> jax.Array:
   """log sum_{k != own_i} e^{a_i.c_k/T} for all anchors [a,D], `chunk` candidates at a time.
 
-  Candidates [M,D] are cut into blocks, whose gradients come back in blocks.
+  Candidates [M,D] are split into blocks, and so are their gradients.
 
-  The running maximum starts at the positive's logit, one of the terms, so it is always finite. It
-  cancels in the result, hence no gradient through it.
+  The running maximum is initialized with the positive's logit, one of the terms, so it is always
+  finite. It cancels in the result, so no gradient flows through it.
   """
 
   @partial(jax.checkpoint, prevent_cse=False)
@@ -256,6 +256,6 @@ def _check_memory(memory: jax.Array, queries: jax.Array) -> None:
 
 
 def check_temperature(temperature: float | jax.Array) -> None:
-  """Refuses a temperature that is known to be no positive number (a traced one is not known)."""
+  """Raises ValueError unless the temperature is positive; a traced one is not checked."""
   if isinstance(temperature, int | float) and not temperature > 0:
     raise ValueError(f'temperature must be above 0, got {temperature}')

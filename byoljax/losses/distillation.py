@@ -11,12 +11,12 @@ def distillation(
 ) -> jax.Array:
   """-sum_y P_t(y|x; T) log P_s(y|x; T) (SimCLR v2, arXiv 2006.10029, equation 2).
 
-  Without the T^2 with which Hinton et al. (2015), and one of the authors' notebooks, multiply it
-  so that gradients keep their size when T changes: that factor is the method's business.
+  Without the factor T^2 of Hinton et al. (2015) and of one of the authors' notebooks, which keeps
+  the scale of the gradients independent of T: the method may apply it.
 
   Args:
     student_logits: [b,C], any float dtype; the computation is float32.
-    teacher_logits: [b,C]; constants, no gradient reaches them.
+    teacher_logits: [b,C]; constants.
     temperature: T > 0 of both.
 
   Returns:

@@ -1,10 +1,10 @@
 """Noise-contrastive estimation of instance discrimination (Wu et al. 2018, arXiv 1805.01978).
 
-Every image is a class, P(i|v) = e^{v_i.v/T} / Z with a Z that is estimated once; K images drawn
-uniformly from all n are the noise.
+Every image is a class, P(i|v) = e^{v_i.v/T} / Z with a Z that is estimated once; the noise is K
+images drawn uniformly from all n.
 
-Different from the authors' code: computed from logits, log P and not P, so that a small T neither
-overflows nor loses digits; the values are equal otherwise, their epsilon included.
+Different from the authors' code: computed from logits, in log P instead of P, so that a small T
+neither overflows nor loses precision. The values are equal otherwise, including their epsilon.
 """
 
 import math
@@ -25,8 +25,8 @@ def nce(
 
   Args:
     pos_logit: v_i.v/T of every example's own entry [b].
-    noise_logits: v_j.v/T of its K noise entries [b,K]. -inf leaves an entry out: its own, say,
-      which uniform noise may hold.
+    noise_logits: v_j.v/T of its K noise entries [b,K]. -inf excludes an entry, such as the
+      example's own, which uniform noise may contain.
     log_z: log Z, scalar; the authors estimate Z = n * mean(e^logit) on the first batch.
     num_noise: K.
     num_examples: n, the size of the bank.
@@ -37,7 +37,7 @@ def nce(
     stop them at the call.
 
   Raises:
-    ValueError: shapes other than these, or K or n below 1.
+    ValueError: invalid shapes, or K or n below 1.
   """
   if pos_logit.ndim != 1 or noise_logits.shape != (pos_logit.shape[0], num_noise):
     raise ValueError(
@@ -50,7 +50,7 @@ def nce(
   log_noise = math.log(num_noise / num_examples + eps)
   log_p = pos_logit.astype(jnp.float32) - log_z
   log_p_noise = noise_logits.astype(jnp.float32) - log_z
-  # log(P + c) = log c + softplus(log P - log c), finite in value and gradient at P = 0, too.
+  # log(P + c) = log c + softplus(log P - log c), finite in value and gradient even at P = 0.
   from_data = log_p - log_noise - jax.nn.softplus(log_p - log_noise)
   from_noise = log_ratio - log_noise - jax.nn.softplus(log_p_noise - log_noise)
   return -from_data - jnp.sum(from_noise, axis=1)

@@ -1,13 +1,13 @@
 """Redundancy reduction: decorrelated dimensions instead of negatives.
 
-Barlow Twins, VICReg and W-MSE. Their statistics are those of the global batch, whatever the number
-of devices, and gradients flow through them on all devices.
+Barlow Twins, VICReg and W-MSE. Their statistics are those of the global batch, independent of the
+number of devices, and gradients flow through them across devices.
 
 Different from the authors' code:
 - Barlow Twins' code sums C over the processes without a gradient across them, so that its
-  gradients are those of the objective divided by the number of processes; here they are not.
+  gradients are those of the objective divided by the number of processes. Here they are exact.
 - VICReg's code halves the variance term, its paper does not: `halved_variance`.
-- W-MSE's code whitens random sub-batches; here it is the whole global batch, once.
+- W-MSE's code whitens random sub-batches; here the global batch is whitened once.
 """
 
 import jax
@@ -23,7 +23,7 @@ def barlow_twins(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """sum_i (1 - C_ii)^2 + lambda sum_{i != j} C_ij^2 (Barlow Twins, arXiv 2103.03230, equation 1).
 
-  C = a^T b / B after each dimension was standardized over the global batch: biased variance,
+  C = a^T b / B, each dimension standardized over the global batch with the biased variance and
   epsilon 1e-5.
 
   Args:
@@ -103,20 +103,20 @@ def w_mse(a: jax.Array, b: jax.Array, *, axis: str | None = None, eps: float = 1
   """Mean of 2 - 2 cos(w(a), w(b)) of whitened views (W-MSE, arXiv 2007.06346, section 3).
 
   w(z) = L^-1 (z - mean z) with L L^T = (1 - eps) Cov(z) + eps I, the Cholesky factor; mean and
-  covariance (divided by B - 1) are of the global batch, for each view by itself.
+  covariance (divided by B - 1) are of the global batch, separately for each view.
 
   Args:
     a: projections of one view [b,D].
     b: projections of the other view [b,D].
     axis: the mapped axis, or None for one device.
-    eps: shrinkage towards the identity in [0, 1); the authors use 0, which float32 does not
-      survive when a dimension dies.
+    eps: shrinkage towards the identity in [0, 1); the authors use 0, which fails in
+      float32 once a dimension collapses.
 
   Returns:
     float32 scalar in [0, 4]; mean over this device's rows.
 
   Raises:
-    ValueError: a and b are not both [b,D], or there are no more rows than dimensions, so that the
+    ValueError: a and b are not both [b,D], or there are not more rows than dimensions, so the
       covariance is singular.
   """
   rows = _global_rows(a, b, axis)
@@ -146,7 +146,7 @@ def _centered(z: jax.Array, axis: str | None) -> jax.Array:
 
 
 def _cross(a: jax.Array, b: jax.Array, axis: str | None) -> jax.Array:
-  """Global a^T b, [b,D] twice -> [D,D]."""
+  """a^T b of the global batch, [b,D] and [b,D] -> [D,D]."""
   return collectives.psum(jnp.matmul(a.T, b, precision=lax.Precision.HIGHEST), axis)
 
 

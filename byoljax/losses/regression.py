@@ -1,8 +1,7 @@
-"""Regression of one view's prediction on another view's projection (BYOL, SimSiam).
+"""Regression of one view's prediction onto another view's projection (BYOL, SimSiam).
 
 Same values and gradients as BYOL's code, which the paper's pseudo-code (-2 cos) matches up to a
-constant. The loss of one direction only: BYOL adds the two directions and does not average them,
-which is the method's business.
+constant. One direction only; the method adds the two directions (BYOL) or averages them (SimSiam).
 """
 
 import jax
@@ -16,11 +15,11 @@ def cosine_regression(p: jax.Array, z: jax.Array) -> jax.Array:
 
   Args:
     p: predictions [b,D], any float dtype.
-    z: target projections [b,D]. Gradients flow into both: stop them on z at the call.
+    z: target projections [b,D]. Gradients flow into both: stop that of z at the call.
 
   Returns:
-    float32 scalar in [0, 4]; blind to the length of either vector. Mean over this device's b rows,
-    no collective.
+    float32 scalar in [0, 4], independent of the norms. Mean over this device's b rows, without
+    collectives.
 
   Raises:
     ValueError: p and z are not both [b,D] with the same b and D.
@@ -38,7 +37,7 @@ def cosine_regression(p: jax.Array, z: jax.Array) -> jax.Array:
 
 
 def negative_cosine(p: jax.Array, z: jax.Array) -> jax.Array:
-  """Mean of -cos(p, z) (SimSiam, arXiv 2011.10566, equation 1): half of BYOL's, less 1.
+  """Mean of -cos(p, z) (SimSiam, arXiv 2011.10566, equation 1): half of BYOL's loss, minus 1.
 
   Arguments and errors as for `cosine_regression`.
 

@@ -1,19 +1,20 @@
 """Heads on top of an encoder: projectors, predictors, prototypes and a linear classifier.
 
 One module covers the multilayer perceptrons of every joint-embedding method; what differs is where
-biases and normalization are, and how kernels start:
+biases and normalization are, and how kernels are initialized:
 
     BYOL       MLPHead((4096, 256))
-    SimCLR     MLPHead((2048, 128), hidden_bias=False, last_norm='bn_no_bias', start='normal_0.01')
+    SimCLR     MLPHead((2048, 128), hidden_bias=False, last_norm='bn_no_bias',
+                       kernel_init='normal_0.01')
     MoCo v2    MLPHead((2048, 128), norm=False, last_bias=True)
     MoCo v3    MLPHead((4096, 256), hidden_bias=False, last_norm='bn_no_affine')
     SimSiam    MLPHead((2048, 2048, 2048), hidden_bias=False, last_norm='bn_no_affine')
     VICReg     MLPHead((8192, 8192, 8192)); Barlow Twins the same with hidden_bias=False
 
-The default start is BYOL's (Haiku's default for linear layers): a normal of sigma 1/sqrt(fan_in)
-cut at two sigma and not rescaled, so the real standard deviation is 0.88 of that. It is not
-PyTorch's uniform, with which most of the others were published, nor He's normal. Biases start at
-zero.
+The default initialization is BYOL's (Haiku's default for linear layers): a normal of sigma
+1/sqrt(fan_in) truncated at two sigma and not rescaled, so the real standard deviation is 0.88 of
+that. It is neither PyTorch's uniform, with which most of the others were published, nor He's
+normal. Biases are initialized to zero.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from byoljax.models import layers
+from byoljax.models.taps import pooled
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'relu': nn.relu,
@@ -36,8 +38,8 @@ LAST_NORMS: dict[str, tuple[bool, bool] | None] = {
   'bn_no_affine': (False, False),
   'bn_no_bias': (True, False),
 }
-# DINO's normal is cut at +-2, which are 100 sigma: nothing is ever cut.
-STARTS: dict[str, layers.Initializer] = {
+# DINO's normal is truncated at +-2, that is at 100 sigma, which changes nothing.
+KERNEL_INITS: dict[str, layers.Initializer] = {
   'fan_in': layers.fan_in_truncated_normal,
   'normal_0.01': layers.normal(0.01),
   'truncated_0.02': layers.normal(0.02),
@@ -46,14 +48,14 @@ STARTS: dict[str, layers.Initializer] = {
 
 
 def _linear(
-  features: int, use_bias: bool, dtype: jnp.dtype, name: str, start: str = 'fan_in'
+  features: int, use_bias: bool, dtype: jnp.dtype, name: str, kernel_init: str = 'fan_in'
 ) -> nn.Dense:
   return nn.Dense(
     features,
     use_bias=use_bias,
     dtype=dtype,
     param_dtype=jnp.float32,
-    kernel_init=STARTS[start],
+    kernel_init=KERNEL_INITS[kernel_init],
     name=name,
   )
 
@@ -75,8 +77,8 @@ class MLPHead(nn.Module):
     bn_axis: mapped axis whose devices share batch statistics in training.
     bn_groups: see `layers.batch_norm`.
     dtype: compute type.
-    start: how kernels start: 'fan_in' (see the module's header), 'normal_0.01' (sigma .01;
-      SimCLR), 'truncated_0.02' (sigma .02; DINO, ViT) or 'zeros'.
+    kernel_init: 'fan_in' (see the module's header), 'normal_0.01' (sigma .01; SimCLR),
+      'truncated_0.02' (sigma .02; DINO, ViT) or 'zeros'.
     trunk: the first layers of a head alone: all of them are hidden, and the output is that of the
       last one's activation.
   """
@@ -90,19 +92,19 @@ class MLPHead(nn.Module):
   bn_axis: str | None = None
   bn_groups: int = 0
   dtype: jnp.dtype = jnp.float32
-  start: str = 'fan_in'
+  kernel_init: str = 'fan_in'
   trunk: bool = False
 
   def __post_init__(self) -> None:
     """Refuses names that are not in the tables.
 
     Raises:
-      ValueError: an unknown activation, last_norm or start, or no features.
+      ValueError: an unknown activation, last_norm or kernel_init, or no features.
     """
     for field, value, valid in (
       ('activation', self.activation, ACTIVATIONS),
       ('last_norm', self.last_norm, LAST_NORMS),
-      ('start', self.start, STARTS),
+      ('kernel_init', self.kernel_init, KERNEL_INITS),
     ):
       if value not in valid:
         raise ValueError(f'{field}={value!r} of a head is not one of {", ".join(valid)}.')
@@ -113,7 +115,7 @@ class MLPHead(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b,D] -> float32 [b,features[-1]]."""
-    linear = functools.partial(_linear, dtype=self.dtype, start=self.start)
+    linear = functools.partial(_linear, dtype=self.dtype, kernel_init=self.kernel_init)
     norm = functools.partial(
       layers.batch_norm, train, self.bn_axis, self.dtype, groups=self.bn_groups
     )
@@ -148,7 +150,7 @@ class Prototypes(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b,D] -> float32 [b,count]; products in the compute dtype, summed in float32."""
     del train
-    kernel = self.param('kernel', STARTS['fan_in'], (x.shape[-1], self.count), jnp.float32)
+    kernel = self.param('kernel', KERNEL_INITS['fan_in'], (x.shape[-1], self.count), jnp.float32)
     return _scores(layers.unit(x, -1), kernel, self.dtype)
 
 
@@ -166,13 +168,15 @@ class WeightNormLinear(nn.Module):
 
   count: int
   dtype: jnp.dtype = jnp.float32
-  start: str = 'truncated_0.02'
+  kernel_init: str = 'truncated_0.02'
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b,D] -> float32 [b,count] in [-1, 1]; products in the compute dtype, summed in float32."""
     del train
-    kernel = self.param('kernel', STARTS[self.start], (x.shape[-1], self.count), jnp.float32)
+    kernel = self.param(
+      'kernel', KERNEL_INITS[self.kernel_init], (x.shape[-1], self.count), jnp.float32
+    )
     return _scores(layers.unit(x, -1), layers.unit(kernel, 0), self.dtype)
 
 
@@ -202,7 +206,7 @@ class DINOHead(nn.Module):
       bn_axis=self.bn_axis,
       bn_groups=self.bn_groups,
       dtype=self.dtype,
-      start='truncated_0.02',
+      kernel_init='truncated_0.02',
       name='mlp',
     )(x, train=train)
     return WeightNormLinear(self.count, self.dtype, name='last')(bottleneck, train=train)
@@ -213,18 +217,30 @@ class LinearHead(nn.Module):
 
   Attributes:
     features: the number of classes.
-    start: how the kernel starts, as for `MLPHead`; or 'zeros'.
+    kernel_init: how the kernel is initialized, as for `MLPHead`; or 'zeros'.
   """
 
   features: int
-  start: str = 'fan_in'
+  kernel_init: str = 'fan_in'
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b,D] -> logits float32 [b,features]."""
     del train
-    linear = _linear(self.features, True, jnp.float32, 'linear1', self.start)
+    linear = _linear(self.features, True, jnp.float32, 'linear1', self.kernel_init)
     return linear(x.astype(jnp.float32))
+
+
+class Pool(nn.Module):
+  """One vector an image, of whatever it reads; see `taps.pooled`. No parameters."""
+
+  pool: str = 'cls'
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """[b,D], a feature map [b,h,w,D] or tokens [b,n,D] -> float32 [b,D]."""
+    del train
+    return pooled(x, self.pool)
 
 
 class FeatureNorm(nn.Module):

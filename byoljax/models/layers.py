@@ -52,8 +52,8 @@ class Drawn(nn.meta.AxisMetadata):
 
   Attributes:
     value: float32 array, what linen works with.
-    scale: standard deviation of the normal, before it is cut, or bound of the uniform distribution.
-    kind: 'normal', 'truncated' (a normal cut at two sigma, not rescaled) or 'uniform'.
+    scale: standard deviation of the normal, before truncation, or bound of the uniform one.
+    kind: 'normal', 'truncated' (a normal truncated at two sigma, not rescaled) or 'uniform'.
   """
 
   value: jax.Array
@@ -90,7 +90,7 @@ def he_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32)
 
 
 def fan_in_truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
-  """N(0, 1 / fan_in) cut at two sigma, not rescaled, for a kernel [...,out] (Haiku's default)."""
+  """N(0, 1 / fan_in) truncated at two sigma, not rescaled: Haiku's default; kernel [...,out]."""
   del dtype
   return _draw(key, shape, 1.0 / math.sqrt(math.prod(shape[:-1])), 'truncated')
 
@@ -103,7 +103,7 @@ def normal(sigma: float) -> Initializer:
 def xavier_uniform(parts: int = 1) -> Initializer:
   """U(-a, a) with a = sqrt(6 / (in + out / parts)), for a kernel [in,out] (Glorot, Bengio 2010).
 
-  `parts` is the number of matrices that lie side by side in the kernel.
+  `parts` is the number of matrices side by side in the kernel.
   """
 
   def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
@@ -342,7 +342,7 @@ class _GroupedBatchNorm(nn.Module):
 
 
 def _groups_here(groups: int, rows: int, axis: str | None) -> int:
-  """How many of the global batch's groups lie on this device."""
+  """How many of the global batch's groups are on this device."""
   devices = collectives.axis_size(axis)
   if groups < 1 or groups % devices or rows % (groups // devices):
     raise ValueError(

@@ -2,7 +2,7 @@
 
 As in SwAV's and DINO's code, consecutive views of one size go through the network together, so
 batch normalization sees one batch per size. Theirs is [all of view 0, all of view 1, ...]; here the
-views of one image lie next to each other. Whole-batch statistics are the same, and a group of
+views of one image are adjacent. Whole-batch statistics are the same, and a group of
 `layers.batch_norm(groups=...)` holds all views of its images whatever the number of devices.
 """
 

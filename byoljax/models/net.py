@@ -9,10 +9,20 @@ and never sees a linen collection. Running statistics are returned, not mutated.
     params, stats = net.init(key, images)
     outputs, stats = net.apply(params, stats, images, train=True)  # 'embedding' and 'projection'
     outputs, _ = net.apply(params, stats, images, train=False, upto='embedding')  # no projector run
+
+A part may read another output or inner map than that of the part before it, and take further named
+inputs: a masked autoencoder's decoder reads tokens, and its encoder is told which patches to keep.
+
+    net = stack(
+      (('encoder', 'embedding', vit), ('decoder', 'pixels', decoder)), reads={'decoder': 'tokens'}
+    )
+    outputs, _ = net.apply(
+      params, stats, images, train=True,
+      inputs={'encoder': {'keep': keep}, 'decoder': {'restore': restore}},
+    )
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -21,30 +31,36 @@ import jax
 import jax.numpy as jnp
 
 from byoljax.models import layers
+from byoljax.suggest import did_you_mean
 
 Params = dict[str, Any]
 BatchStats = dict[str, Any]
 Part = tuple[str, str, nn.Module]
+Inputs = Mapping[str, Mapping[str, Any]]
+"""Further named inputs of parts: {role: {name: array}}."""
 
 
 class Net(NamedTuple):
   """A network as functions; see `stack`.
 
   Attributes:
-    init: (key, x) -> (params, batch_stats), all float32. Only the shape of x [b,H,W,3] matters (a
-      jax.ShapeDtypeStruct will do), and no mapped axis is needed.
-    apply: (params, batch_stats, x, *, train, upto=None) -> (outputs, batch_stats). Outputs are
-      float32 by name, [b,...]. With train=True, normalization uses the batch's statistics, over
-      all devices of the modules' BN axis, which must then be mapped, and updated running ones are
-      returned; with train=False it uses the running ones, without a collective, and they are
-      returned as they came. `upto` names the last output wanted: later parts are not computed, and
-      their parameters may be absent.
+    init: (key, x, inputs=None) -> (params, batch_stats), all float32. Only the shapes of x
+      [b,H,W,C] and of `inputs` matter (a jax.ShapeDtypeStruct will do), and no mapped axis is
+      needed.
+    apply: (params, batch_stats, x, *, train, upto=None, inputs=None) -> (outputs, batch_stats).
+      Outputs are float32 by name, [b,...]. With train=True, normalization uses the batch's
+      statistics, over all devices of the modules' BN axis, which must then be mapped, and updated
+      running ones are returned; with train=False it uses the running ones, without a collective,
+      and they are returned as they came. `upto` names the last output wanted: later parts are not
+      computed, and their parameters may be absent. `inputs` are further named inputs of parts.
     parts: what it was stacked from.
+    reads: (role, source) of the parts that do not read the output of the part before them.
   """
 
-  init: Callable[[jax.Array, Any], tuple[Params, BatchStats]]
+  init: Callable[..., tuple[Params, BatchStats]]
   apply: Callable[..., tuple[dict[str, jax.Array], BatchStats]]
   parts: tuple[Part, ...] = ()
+  reads: tuple[tuple[str, str], ...] = ()
 
 
 class Statistics(flax.struct.PyTreeNode):
@@ -94,36 +110,51 @@ def output_shapes(
   return jax.eval_shape(evaluate, params, batch_stats, x)
 
 
-def stack(parts: Sequence[Part], taps: Sequence[str] = ()) -> Net:
+def stack(
+  parts: Sequence[Part], taps: Sequence[str] = (), reads: Mapping[str, str] | None = None
+) -> Net:
   """A Net that runs linen modules in sequence, each fed with the one before it.
 
   Args:
-    parts: (role, output name, module) in order; a module is called as module(x, train=...). `role`
-      is its key in params and batch_stats (present even when empty).
+    parts: (role, output name, module) in order; a module is called as module(x, train=...), with
+      its further named inputs, if any, as keywords. `role` is its key in params and batch_stats
+      (present even when empty).
     taps: names of inner feature maps to put among the outputs as well: 'stage3' of a ResNet,
       float32 [b,h,w,C]; 'predictor/hidden1', with its role, where several parts have one of a name.
+    reads: role -> the output or tap of an earlier part that it is fed with instead.
 
   Raises:
-    ValueError: no parts; a role, or a name of an output, given twice; at `apply`, an unknown `upto`
-      or tap.
+    ValueError: no parts; a role, or a name of an output, given twice; something to read for a role
+      that is not there; at `apply`, an unknown `upto`, tap, source or role of an input.
   """
-  parts, taps = tuple(parts), tuple(taps)
+  parts, taps, sources = tuple(parts), tuple(taps), dict(reads or {})
   roles, names = [p[0] for p in parts], [p[1] for p in parts]
   if not parts:
     raise ValueError('a stack needs at least one (role, output name, module)')
   for kind, given in (('role', roles), ('output name', [*names, *taps])):
     if len(set(given)) != len(given):
       raise ValueError(f'every {kind} of a stack must be given once, got {", ".join(given)}')
+  for role in sources:
+    if role not in roles[1:]:
+      raise ValueError(unknown_name('role that reads', role, roles[1:]))
+  with_inner = bool(taps) or any(source not in names for source in sources.values())
 
-  def init(key: jax.Array, x: Any) -> tuple[Params, BatchStats]:
+  def init(key: jax.Array, x: Any, inputs: Inputs | None = None) -> tuple[Params, BatchStats]:
+    named = _checked(inputs, roles)
+    params: Params = {}
+    batch_stats: BatchStats = {}
+    made: dict[str, Any] = {}
     shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
-    params, batch_stats = {}, {}
-    for i, (role, _, module) in enumerate(parts):
-      variables = _draw(module, jax.random.fold_in(key, i), shape)
+    for i, (role, name, module) in enumerate(parts):
+      if role in sources:
+        shape = read_source(sources[role], made)
+      more = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), named.get(role, {}))
+      variables = _draw(module, jax.random.fold_in(key, i), shape, more)
       params[role] = variables.get('params', {})
       batch_stats[role] = variables.get('batch_stats', {})
       if i + 1 < len(parts):
-        shape = jax.eval_shape(lambda v, s, m=module: m.apply(v, s, train=False), variables, shape)
+        shape, inner = _shapes(module, params[role], batch_stats[role], shape, more, with_inner)
+        made |= {f'{role}/{tap}': value for tap, value in inner.items()} | {name: shape}
     return params, batch_stats
 
   def apply(
@@ -133,107 +164,81 @@ def stack(parts: Sequence[Part], taps: Sequence[str] = ()) -> Net:
     *,
     train: bool,
     upto: str | None = None,
+    inputs: Inputs | None = None,
   ) -> tuple[dict[str, jax.Array], BatchStats]:
     if upto is not None and upto not in names:
-      raise ValueError(_unknown('output', upto, names))
-    outputs, inner, new_stats = {}, {}, dict(batch_stats)
+      raise ValueError(unknown_name('output', upto, names))
+    named = _checked(inputs, roles)
+    outputs, made, new_stats = {}, {}, dict(batch_stats)
     for role, name, module in parts:
-      x, new_stats[role], found = _run(
-        module, params[role], batch_stats[role], x, train, bool(taps)
+      if role in sources:
+        x = read_source(sources[role], made)
+      x, new_stats[role], found = run_part(
+        module, params[role], batch_stats[role], x, train, with_inner, named.get(role, {})
       )
       outputs[name] = x.astype(jnp.float32)
-      inner |= {f'{role}/{tap}': value for tap, value in found.items()}
+      made |= {f'{role}/{tap}': value for tap, value in found.items()} | {name: x}
       if name == upto:
         break
+    inner = [name for name in made if name not in outputs]
     for tap in taps:
-      outputs[tap] = inner[_full_name(tap, list(inner))].astype(jnp.float32)
+      outputs[tap] = made[full_name(tap, inner)].astype(jnp.float32)
     return outputs, new_stats
 
-  return Net(init, apply, parts)
+  return Net(init, apply, parts, tuple(sources.items()))
 
 
-def taps_of(net: Net, x: Any) -> dict[str, tuple[int, ...]]:
-  """Everything that can be read out of a network, in the order in which it is computed.
-
-  Inner feature maps of the first part go by their own name ('stage1'), those of later parts by
-  their role, too ('projector/hidden1'); outputs by theirs. Nothing is computed.
-
-  Args:
-    net: a stack.
-    x: an input, of which the shape matters.
-
-  Returns:
-    {name: shape}, with the batch first.
-  """
-  found: dict[str, tuple[int, ...]] = {}
-
-  def run(key: jax.Array, x: jax.Array) -> None:
-    params, stats = net.init(key, x)
-    for number, (role, name, module) in enumerate(net.parts):
-      x, _, inner = _run(module, params[role], stats[role], x, False, True)
-      prefix = f'{role}/' if number else ''
-      found.update({prefix + tap: value.shape for tap, value in inner.items()})
-      found[name] = x.shape
-
-  jax.eval_shape(run, jax.random.key(0), jax.ShapeDtypeStruct(x.shape, jnp.float32))
-  return found
+def _checked(inputs: Inputs | None, roles: Sequence[str]) -> Inputs:
+  for role in inputs or {}:
+    if role not in roles:
+      raise ValueError(unknown_name('role of an input', role, list(roles)))
+  return inputs or {}
 
 
-def cut(net: Net, taps: Sequence[str]) -> Net:
-  """The network as far as these taps need it, with the inner ones among its outputs.
-
-  Args:
-    net: a stack.
-    taps: names of `taps_of`.
-  """
-  names = [name for _, name, _ in net.parts]
-  roles = [role for role, _, _ in net.parts]
-  inner = tuple(tap for tap in taps if tap not in names)
-  # An inner map's role stands in front of its name; without one it is the first part's.
-  need = [names.index(tap) if tap in names else _part(tap, roles) for tap in taps]
-  return stack(net.parts[: max(need) + 1], inner)
+def read_source(source: str, made: Mapping[str, Any]) -> Any:
+  """The output, or the inner map, of an earlier part."""
+  return made[source] if source in made else made[full_name(source, list(made))]
 
 
-def _part(tap: str, roles: list[str]) -> int:
-  role = tap.partition('/')[0]
-  return roles.index(role) if role in roles else 0
+def _shapes(
+  module: nn.Module, params: Any, stats: Any, shape: Any, more: Mapping[str, Any], with_taps: bool
+) -> tuple[Any, dict[str, Any]]:
+  """Shapes of a part's output and of its inner maps."""
+
+  def run(params: Any, stats: Any, x: Any, more: Any) -> tuple[Any, dict[str, Any]]:
+    y, _, found = run_part(module, params, stats, x, False, with_taps, more)
+    return y, found
+
+  return jax.eval_shape(run, params, stats, shape, more)
 
 
-def pooled(x: jax.Array, pool: str = 'cls') -> jax.Array:
-  """One vector an image, float32 [b,D], from any tap.
-
-  Args:
-    x: [b,D], which stays as it is; a feature map [b,h,w,C], averaged over h and w; or the tokens of
-      a vision transformer [b,1 + patches,D].
-    pool: of tokens: 'cls', the class token, or 'mean', the patches' mean, as the encoder itself
-      does it.
-  """
-  x = x.astype(jnp.float32)
-  if x.ndim == 4:
-    return x.mean((1, 2))
-  if x.ndim == 3:
-    return x[:, 0] if pool == 'cls' else x[:, 1:].mean(1)
-  return x
-
-
-def _draw(module: nn.Module, key: jax.Array, shape: jax.ShapeDtypeStruct) -> dict[str, Any]:
-  """Linen variables for an input of that shape; under jit the forward pass is never computed."""
+def _draw(
+  module: nn.Module, key: jax.Array, shape: jax.ShapeDtypeStruct, more: Mapping[str, Any]
+) -> dict[str, Any]:
+  """Linen variables for inputs of those shapes; under jit the forward pass is never computed."""
 
   @jax.jit
   def draw(key: jax.Array) -> dict[str, Any]:
-    variables = module.init(key, jnp.zeros(shape.shape, shape.dtype), train=False)
+    x, named = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shape, dict(more)))
+    variables = module.init(key, x, train=False, **named)
     return layers.draw_together(dict(variables), key)
 
   return draw(key)
 
 
-def _run(
-  module: nn.Module, params: Any, stats: Any, x: jax.Array, train: bool, with_taps: bool
+def run_part(
+  module: nn.Module,
+  params: Any,
+  stats: Any,
+  x: jax.Array,
+  train: bool,
+  with_taps: bool,
+  more: Mapping[str, Any],
 ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
   """One module's output, its new running statistics and its inner feature maps."""
   mutable = (['batch_stats'] if train else []) + (['intermediates'] if with_taps else [])
   y, updates = module.apply(
-    {'params': params, 'batch_stats': stats}, x, train=train, mutable=mutable
+    {'params': params, 'batch_stats': stats}, x, train=train, mutable=mutable, **more
   )
   # Linen keeps every value sown under a name in a tuple; these are sown once per call.
   sown = updates.get('intermediates') or {}
@@ -241,17 +246,17 @@ def _run(
   return y, updates.get('batch_stats', stats), found
 
 
-def _full_name(tap: str, inner: list[str]) -> str:
+def full_name(tap: str, inner: list[str]) -> str:
   """A tap's name with its role; without one it is the first part's, or the only part's, by it."""
   if tap in inner:
     return tap
   alike = [name for name in inner if name.partition('/')[2] == tap]
   if not alike:
-    raise ValueError(_unknown('tap', tap, [name.partition('/')[2] for name in inner]))
+    raise ValueError(unknown_name('tap', tap, [name.partition('/')[2] for name in inner]))
   return alike[0]
 
 
-def _unknown(kind: str, name: str, valid: list[str]) -> str:
-  close = get_close_matches(name, valid, n=1)
-  hint = f'; did you mean {close[0]!r}?' if close else ''
+def unknown_name(kind: str, name: str, valid: list[str]) -> str:
+  """What to say about a name that is not there."""
+  hint = did_you_mean(name, valid)
   return f'unknown {kind} {name!r}: this stack has {", ".join(valid) or "none"}{hint}'

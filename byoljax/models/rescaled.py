@@ -25,7 +25,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax.models.net import BatchStats, Net, Params
+from byoljax.models.net import BatchStats, Net, Params, read_source
 
 # A unit that varies by less than this counts as constant: ReLUs that are never on, say.
 _LEAST_STD = 1e-6
@@ -47,12 +47,20 @@ def rescaled(
   @jax.jit
   def fit(params: Params, batch_stats: BatchStats, x: jax.Array) -> tuple[Params, BatchStats]:
     new_params, new_stats = {}, {}
-    for role, _, module in net.parts:
+    sources, made = dict(net.reads), {}
+    mutable = ['batch_stats', 'intermediates'] if sources else ['batch_stats']
+    for role, name, module in net.parts:
+      if role in sources:
+        x = read_source(sources[role], made)
       found: dict[tuple[str, ...], dict[str, jax.Array]] = {}
       variables = {'params': params[role], 'batch_stats': batch_stats[role]}
       with nn.intercept_methods(_recorder(found)):
         # Train mode: batch normalization sees what its running statistics are going to be.
-        x, _ = module.apply(variables, x, train=True, mutable=['batch_stats'])
+        x, updates = module.apply(variables, x, train=True, mutable=mutable)
+      made |= {
+        f'{role}/{tap}': sown[0] for tap, sown in (updates.get('intermediates') or {}).items()
+      }
+      made[name] = x
       new_params[role] = _replaced(params[role], found)
       new_stats[role] = _replaced(batch_stats[role], found)
     return new_params, new_stats

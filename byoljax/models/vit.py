@@ -162,7 +162,11 @@ class ViT(nn.Module):
   parameters are alike). `positions` 'sincos' or 'learned'; learned ones start as normals of sigma
   0.02, for the `size.grid`. Images of any size that the patch divides, square or not. The tokens
   after each block, float32 [b,1 + patches,D] with the class token first, can be read out as
-  'tokens1' ... through `byoljax.models.net.stack(..., taps=...)`.
+  'tokens1' ... through `byoljax.models.net.stack(..., taps=...)`, and as 'tokens' those after the
+  last LayerNorm.
+
+  A further input `keep` names the patches of each image that are computed, as masked autoencoders
+  need it; through `Net.apply(..., inputs={'encoder': {'keep': keep}})`.
   """
 
   size: Size
@@ -172,33 +176,65 @@ class ViT(nn.Module):
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
-  @nn.compact
-  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Images float32 [b,H,W,3] -> embedding float32 [b,D].
+  def __call__(self, x: jax.Array, *, train: bool, keep: jax.Array | None = None) -> jax.Array:
+    """Images float32 [b,H,W,C] -> embedding float32 [b,D].
+
+    Args:
+      x: images.
+      train: nothing here depends on it.
+      keep: see `tokens`.
 
     Raises:
       ValueError: H or W is not a multiple of the patch.
     """
-    del train  # nothing here depends on it
+    del train
+    x = self.tokens(x, keep)
+    return x[:, 0] if self.pool == 'cls' else jnp.mean(x[:, 1:], axis=1)
+
+  @nn.compact
+  def tokens(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+    """Images float32 [b,H,W,C] -> tokens float32 [b,1 + k,D], the class token first.
+
+    Args:
+      x: images.
+      keep: int [b,k], the patches, counted row by row, that are embedded and attended to, in this
+        order; the others are not computed. None: all of them.
+
+    Raises:
+      ValueError: H or W is not a multiple of the patch, or keep is not [b,k].
+    """
     dim, depth, heads, _, grid = self.size
     patch = self.patch_size or self.size.patch
     batch, height, width = x.shape[0], x.shape[1] // patch, x.shape[2] // patch
-    x = _linear(dim, self.dtype, 'patch_embed')(patches(x, patch)).astype(jnp.float32)
+    if keep is not None and (keep.ndim != 2 or keep.shape[0] != batch):
+      raise ValueError(f'keep is [b,k] with b = {batch}, got {keep.shape}.')
+    x = _linear(dim, self.dtype, 'patch_embed')(_kept(patches(x, patch), keep)).astype(jnp.float32)
     cls = self.param('cls', layers.normal(1e-6), (dim,), jnp.float32)
     if self.positions == 'learned':
       shape = (1 + grid * grid, dim)
       table = self.param('positions', layers.normal(0.02), shape, jnp.float32)
       here = resampled(table, height, width)
-      cls, x = cls + here[0], x + here[None, 1:]
+      cls, x = cls + here[0], x + _kept(here[None, 1:], keep)
     else:
-      x = x + sincos_positions(height, width, dim, grid)[None]
+      here = jnp.asarray(sincos_positions(height, width, dim, grid))[None]
+      x = x + _kept(here, keep)
     cls = jnp.broadcast_to(cls[None, None, :], (batch, 1, dim))
     x = jnp.concatenate([cls, x], axis=1)
     for i in range(1, depth + 1):
       x = layers.recomputed(Block(heads, self.dtype, name=f'block{i}'), self.remat)(x)
       self.sow('intermediates', f'tokens{i}', x)
     x = _norm('norm')(x)
-    return x[:, 0] if self.pool == 'cls' else jnp.mean(x[:, 1:], axis=1)
+    self.sow('intermediates', 'tokens', x)
+    return x
+
+
+def _kept(x: jax.Array, keep: jax.Array | None) -> jax.Array:
+  """The rows of [b,n,D], or of [1,n,D] for all images, that each image keeps: [b,k,D]."""
+  if keep is None:
+    return x
+  if x.shape[0] == 1:
+    return x[0][keep]
+  return jnp.take_along_axis(x, keep[:, :, None], axis=1)
 
 
 def patches(images: jax.Array, patch: int) -> jax.Array:

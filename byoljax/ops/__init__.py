@@ -1,1 +1,1 @@
-"""What methods share beside losses: pure functions over arrays and trees of arrays."""
+"""What methods share besides losses: pure functions of arrays and trees of arrays."""

@@ -1,6 +1,6 @@
 """A memory bank: one unit row per training image (Wu et al. 2018, arXiv 1805.01978).
 
-A bank of ImageNet is 656 MB, so updates are scatters that a donated state does in place.
+ImageNet's bank has 656 MB, so updates are scatters, which happen in place if the state is donated.
 """
 
 import math
@@ -13,7 +13,7 @@ from byoljax.ops import memory, sphere
 
 
 def init(key: jax.Array, size: int, dim: int) -> jax.Array:
-  """Uniform draws from +-sqrt(3/D), float32 [N,D]: rows of length about 1, as the authors draw.
+  """Uniform samples in +-sqrt(3/D), float32 [N,D]: rows of norm about 1, as in the authors' code.
 
   Raises:
     ValueError: size or dim below 1.
@@ -34,25 +34,25 @@ def update(
   size: int | None = None,
   axis: str | None = None,
 ) -> jax.Array:
-  """v_i <- n(m v_i + (1 - m) n(f_i)), n the normalization to length 1.
+  """v_i <- n(m v_i + (1 - m) n(f_i)), n the normalization to unit norm.
 
   Args:
-    bank: float32 [N,D], or this device's rows of it (`ops.memory`); donated to a compiled step it
-      is changed in place.
-    index: int [B] in [0, N), positions of the rows of all devices. Of an index that occurs twice
-      the last row counts, whatever the device: a scatter alone would leave that to chance. Others
-      than these are ignored.
-    rows: embeddings [B,D], any length and float dtype. No gradient flows through the bank.
+    bank: float32 [N,D], or this device's shard (`ops.memory`); updated in place in a compiled step
+      that donates it.
+    index: int [B], positions in [0, N) of the rows of all devices. If an index occurs twice, the
+      last row wins on every device (a scatter alone would leave that undefined). Indices out of
+      range are ignored.
+    rows: embeddings [B,D], any norm and float dtype. No gradient flows through the bank.
     momentum: m in [0, 1]; .5 in the paper, 0 overwrites.
-    valid: bool scalar; if not, nothing is written.
-    size: N; needed where `bank` may be a part.
-    axis: the mapped axis over which it may be shared, or None.
+    valid: bool scalar; if False, nothing is written.
+    size: N; needed if `bank` may be a shard.
+    axis: the mapped axis over which it may be sharded, or None.
 
   Returns:
-    The bank after the update, as it came.
+    The updated bank, sharded as `bank` is.
 
   Raises:
-    ValueError: shapes or types other than these.
+    ValueError: invalid shapes or types.
   """
   if rows.ndim != 2 or rows.shape[1:] != bank.shape[1:] or index.shape != rows.shape[:1]:
     raise ValueError(
@@ -64,8 +64,8 @@ def update(
   size = size or bank.shape[0]
   position = jnp.arange(index.shape[0], dtype=jnp.int32)
   repeats = (index[:, None] == index[None, :]) & (position[:, None] < position[None, :])
-  counts = ~jnp.any(repeats, axis=1) & (index >= 0) & valid
+  is_written = ~jnp.any(repeats, axis=1) & (index >= 0) & valid
   old = bank.at[memory.own_rows(bank, index, size=size, axis=axis)].get(mode='clip')
   new = sphere.normalize(momentum * old + (1.0 - momentum) * sphere.normalize(rows))
-  places = jnp.where(counts, index, size)  # Past the end is left out.
+  places = jnp.where(is_written, index, size)  # Rows past the end are dropped.
   return memory.put(bank, places, lax.stop_gradient(new), size=size, axis=axis)

@@ -1,4 +1,4 @@
-"""Parameters that are not trained in the beginning: SwAV's prototypes, DINO's last layer."""
+"""Parameters that are frozen for the first steps: SwAV's prototypes, DINO's last layer."""
 
 from typing import TypeVar
 
@@ -10,10 +10,11 @@ Tree = TypeVar('Tree')
 
 
 def trained_from(start: int, step: jax.Array, params: Tree) -> Tree:
-  """The same values, whose gradients are zero before step `start`.
+  """`params` unchanged, with zero gradient before step `start`.
 
-  The optimizer still sees them: a gradient of zero moves nothing under momentum that starts at
-  zero, but weight decay applies. Use it where the length of a parameter does not matter.
+  The optimizer still updates them: with a zero gradient and a momentum buffer that is initially
+  zero nothing changes, but weight decay applies. Use it where the norm of a parameter is
+  irrelevant.
   """
 
   def gated(x: jax.Array) -> jax.Array:

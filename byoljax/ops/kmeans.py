@@ -1,11 +1,11 @@
-"""K-means, Euclidean and spherical, and PCA whitening, for data that is clustered now and then.
+"""K-means, Euclidean and spherical, and PCA whitening, for occasional clustering.
 
-The data lie on the device once; similarities to the centroids exist for one chunk of rows at a
-time. Sums over clusters are matrix products, which unlike scattered additions are repeatable, so
-that every process of a run finds the same clusters.
+The data are on the device once; similarities to the centroids are computed for one chunk of rows at
+a time. Sums over clusters are matrix products, which unlike scatter-adds are deterministic, so that
+every process of a run finds the same clusters.
 
-Different from faiss, which DeepCluster uses: splitting an empty cluster takes half of the largest
-one, where faiss draws a large one; all rows are used, where faiss takes 256 per centroid.
+Different from faiss, which DeepCluster uses: an empty cluster takes half of the largest one, where
+faiss samples a large one; all rows are used, where faiss samples 256 per centroid.
 """
 
 from functools import partial
@@ -29,26 +29,26 @@ def kmeans(
   chunk: int = 2048,
   initial: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-  """Lloyd's iteration from k random rows.
+  """Lloyd's algorithm, initialized with k random rows.
 
   Args:
     x: rows [N,D], any float dtype, NumPy or JAX; the computation is float32.
     k: number of clusters, 1 <= k <= N.
-    key: draws the rows to start from.
-    iterations: >= 1, of assigning all rows and moving all centroids.
-    spherical: rows and centroids have length 1, and the nearest centroid is that of the largest
+    key: selects the initial rows.
+    iterations: >= 1; each assigns all rows and updates all centroids.
+    spherical: rows and centroids are normalized, and the nearest centroid is the one of largest
       cosine.
-    empty: a cluster without rows keeps its centroid ('keep'), or takes half of the largest
-      cluster: the same centroid, both pushed apart by 1/1024 ('split').
-    chunk: rows at a time; memory is chunk * (2 k + D) floats beside x and the centroids.
-    initial: centroids to start from [k,D] instead of random rows.
+    empty: an empty cluster keeps its centroid ('keep'), or takes half of the largest cluster: the
+      same centroid, both perturbed by 1/1024 ('split').
+    chunk: rows at a time; memory is chunk * (2 k + D) floats besides x and the centroids.
+    initial: initial centroids [k,D] instead of random rows.
 
   Returns:
-    (centroids float32 [k,D], labels int32 [N]: each row's nearest centroid, of equal ones the
-    first). Deterministic.
+    (centroids float32 [k,D], labels int32 [N]: each row's nearest centroid, the first of equally
+    near ones). Deterministic.
 
   Raises:
-    ValueError: shapes other than these, k, iterations, chunk or empty out of range.
+    ValueError: invalid shapes, or k, iterations, chunk or empty out of range.
   """
   if x.ndim != 2 or not 1 <= k <= x.shape[0]:
     raise ValueError(f'k-means needs x [N,D] with at least k={k} >= 1 rows, got {x.shape}')
@@ -73,13 +73,13 @@ def _lloyd(
 ) -> tuple[jax.Array, jax.Array]:
   finish = sphere.normalize if spherical else lambda centroids: centroids
 
-  def move(_: jax.Array, centroids: jax.Array) -> jax.Array:
+  def update(_: jax.Array, centroids: jax.Array) -> jax.Array:
     _, sums, counts = _assign(x, centroids, spherical, chunk)
     means = sums / jnp.maximum(counts, 1)[:, None].astype(jnp.float32)
     moved = finish(jnp.where((counts > 0)[:, None], means, centroids))
     return moved if empty == 'keep' else finish(_split(moved, counts))
 
-  centroids = lax.fori_loop(0, iterations, move, finish(initial))
+  centroids = lax.fori_loop(0, iterations, update, finish(initial))
   labels, _, _ = _assign(x, centroids, spherical, chunk)
   return centroids, labels
 
@@ -94,11 +94,11 @@ def _assign(
 
   def add(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
     labels, sums, counts = carry
-    # The last chunk is moved back to fit, instead of padding a copy of all rows.
+    # The last chunk overlaps the one before, instead of padding a copy of all rows.
     start = jnp.minimum(i * chunk, count - chunk)
     rows = lax.dynamic_slice(x, (start, 0), (chunk, dim))
     rows = sphere.normalize(rows) if spherical else rows
-    # |x - c|^2 / 2 up to |x|^2 / 2, which does not depend on the centroid
+    # -|x - c|^2 / 2 plus |x|^2 / 2, which does not depend on the centroid.
     closeness = jnp.matmul(rows, centroids.T, precision=lax.Precision.HIGHEST) - half_norms
     nearest = jnp.argmax(closeness, axis=1).astype(jnp.int32)
     is_new = start + jnp.arange(chunk, dtype=jnp.int32) >= i * chunk
@@ -116,7 +116,7 @@ def _assign(
 
 
 def _split(centroids: jax.Array, counts: jax.Array) -> jax.Array:
-  """Gives every empty cluster half of the then largest one."""
+  """Gives every empty cluster half of the largest cluster at that time."""
   sign = jnp.where(jnp.arange(centroids.shape[1]) % 2 == 0, 1.0, -1.0) / 1024.0
 
   def any_empty(carry: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -129,7 +129,7 @@ def _split(centroids: jax.Array, counts: jax.Array) -> jax.Array:
     centroids = centroids.at[to].set(center * (1.0 + sign)).at[source].set(center * (1.0 - sign))
     return centroids, counts.at[to].set(size // 2).at[source].set(size - size // 2)
 
-  # It ends: with k <= N rows and a cluster empty, another has two.
+  # Terminates: with k <= N rows and an empty cluster, another one has at least two.
   centroids, _ = lax.while_loop(any_empty, halve, (centroids, counts))
   return centroids
 
@@ -142,8 +142,8 @@ def pca_whiten(x: jax.Array, dim: int) -> jax.Array:
     dim: components, 1 <= dim <= min(N - 1, D).
 
   Returns:
-    float32 [N,dim], strongest component first, signs arbitrary, identity covariance; components
-    with less than 1e-6 of the strongest one's variance are rounding, and come out as zeros.
+    float32 [N,dim], largest variance first, with arbitrary signs and identity covariance;
+    components with less than 1e-6 of the largest variance are rounding noise, and are set to zero.
 
   Raises:
     ValueError: x is not [N,D], or dim is out of range.

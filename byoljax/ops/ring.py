@@ -1,7 +1,7 @@
 """A first-in, first-out queue of rows: MoCo's dictionary, SwAV's and NNCLR's support sets.
 
 Different from the authors' code: the batch need not divide the queue, because rows are written
-at their position modulo its size.
+at positions modulo its size.
 """
 
 from typing import NamedTuple
@@ -14,12 +14,14 @@ from byoljax.ops import memory, sphere
 
 
 class Queue(NamedTuple):
-  """Rows in a ring.
+  """A ring buffer of rows.
 
   Attributes:
-    items: float32 [K,D], or this device's rows of it (`ops.memory`).
-    pointer: int32 scalar in [0, K), where the next row goes: the oldest one once it is full.
-    filled: int32 scalar in [0, K], how many rows were pushed, for methods that wait for them.
+    items: float32 [K,D], or this device's shard (`ops.memory`).
+    pointer: int32 scalar in [0, K), where the next row is written: the oldest one once the queue is
+      full.
+    filled: int32 scalar in [0, K], how many rows have been pushed, for methods that wait until it
+      is full.
   """
 
   items: jax.Array
@@ -27,12 +29,12 @@ class Queue(NamedTuple):
   filled: jax.Array
 
 
-# Of a method state that has a `queue`; see `method.Method`.
+# `Method.memories` of a method whose state has a `queue`.
 MEMORIES = (('queue', 'items'),)
 
 
 def init(key: jax.Array, size: int, dim: int) -> Queue:
-  """A queue of `size` random unit rows of `dim` numbers, none of which counts as pushed.
+  """A queue of `size` random unit rows of dimension `dim`, none of which counts as pushed.
 
   Raises:
     ValueError: size or dim below 1.
@@ -54,12 +56,12 @@ def push(
   """Writes a batch over the oldest rows.
 
   Args:
-    queue: K rows; donated to a compiled step it is changed in place.
-    rows: [B,D] of all devices, in order of age, any float dtype. Of more than K the last K stay.
-      No gradient flows through the queue.
-    valid: bool scalar; if not, nothing is pushed.
-    size: K; needed where `items` may be a part of the queue.
-    axis: the mapped axis over which it may be shared, or None.
+    queue: K rows; updated in place in a compiled step that donates it.
+    rows: [B,D] of all devices, oldest first, any float dtype. Of more than K rows the last K are
+      kept. No gradient flows through the queue.
+    valid: bool scalar; if False, nothing is pushed.
+    size: K; needed if `items` may be a shard.
+    axis: the mapped axis over which it may be sharded, or None.
 
   Returns:
     The queue after B pushes.
@@ -74,7 +76,7 @@ def push(
   kept = lax.stop_gradient(rows[max(count - size, 0) :].astype(jnp.float32))
   first = queue.pointer + (count - kept.shape[0])
   positions = (first + jnp.arange(kept.shape[0], dtype=jnp.int32)) % size
-  # Positions past the end are left out: a choice between two queues would copy them.
+  # Positions past the end are dropped; selecting between two queues would copy them.
   positions += jnp.where(valid, 0, size)
   items = memory.put(queue.items, positions, kept, size=size, axis=axis)
   pushed = jnp.where(valid, count, 0)

@@ -1,8 +1,8 @@
 """Shuffled batch normalization (MoCo, arXiv 1911.05722, section 3.3).
 
 With batch statistics per device, a query and its key would share a sub-batch, and the network could
-tell them from other pairs by its statistics. So the keys' images are permuted over all devices
-before they are encoded, and the keys are put back afterwards.
+recognize the pair by its statistics. So the keys' images are permuted over all devices before they
+are encoded, and the permutation of the keys is undone afterwards.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from byoljax.devices import collectives
 
 
 def shuffle(x: jax.Array, key: jax.Array, axis: str | None) -> jax.Array:
-  """This device's slice [b,...] of the globally permuted batch.
+  """This device's rows [b,...] of the globally permuted batch.
 
   Args:
     x: this device's rows [b,...].
@@ -29,7 +29,7 @@ def shuffle(x: jax.Array, key: jax.Array, axis: str | None) -> jax.Array:
 
 
 def unshuffle(y: jax.Array, key: jax.Array, axis: str | None) -> jax.Array:
-  """Rows computed from `shuffle(x, key, axis)`, [b,...], back at the places of x's rows."""
+  """Undoes the permutation for rows [b,...] computed from `shuffle(x, key, axis)`."""
   everything = collectives.all_gather(y, axis)
   order = jax.random.permutation(key, everything.shape[0])
   return everything[_own(jnp.argsort(order), y.shape[0], axis)]
@@ -41,7 +41,7 @@ def through_shuffle(
   key: jax.Array,
   axis: str | None,
 ) -> tuple[jax.Array, Any]:
-  """`encode(x)`, (rows [b,...], anything), with the rows computed in shuffled company."""
+  """`encode(x)`, (rows [b,...], anything), computed on the shuffled batch."""
   rows, rest = encode(shuffle(x, key, axis))
   return unshuffle(rows, key, axis), rest
 

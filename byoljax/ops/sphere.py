@@ -1,4 +1,4 @@
-"""The unit sphere, where embeddings are compared: normalizing onto it, drawing from it."""
+"""The unit sphere, on which embeddings are compared."""
 
 import jax
 from jax import lax
@@ -14,12 +14,12 @@ def normalize(x: jax.Array) -> jax.Array:
 def similarities(a: jax.Array, b: jax.Array) -> jax.Array:
   """a b^T, [n,D] and [m,D] -> float32 [n,m].
 
-  Exact on every device: accelerators multiply float32 with 10 bits by default, and a temperature
-  divides these, then they are exponentiated or ranked.
+  Full float32 precision: accelerators round float32 products to about 10 bits by default, and these
+  are divided by a temperature and then exponentiated or ranked.
   """
   return jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
 
 
 def random_points(key: jax.Array, count: int, dim: int) -> jax.Array:
-  """Uniform draws from the unit sphere, float32 [count,dim]."""
+  """Uniform samples from the unit sphere, float32 [count,dim]."""
   return normalize(jax.random.normal(key, (count, dim), jnp.float32))

@@ -12,7 +12,6 @@ The learning rate of a step is `schedule(step)`: nothing has to be dug out of th
 """
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import jax
@@ -30,6 +29,7 @@ from byoljax.optim.schedules import (
   peak_lr,
   step_decay,
 )
+from byoljax.suggest import unknown
 
 __all__ = [
   'OPTIMIZERS',
@@ -176,9 +176,7 @@ def make_optimizer(
     ValueError: an unknown name, or a value out of range.
   """
   if name not in OPTIMIZERS:
-    close = get_close_matches(name, OPTIMIZERS, n=1)
-    hint = f'; did you mean {close[0]!r}?' if close else ''
-    raise ValueError(f'unknown optimizer {name!r}: choose one of {", ".join(OPTIMIZERS)}{hint}')
+    raise ValueError(unknown('optimizer', name, OPTIMIZERS))
   for field, value, good, allowed in (
     ('weight_decay', weight_decay, weight_decay >= 0, '>= 0'),
     ('clip_norm', clip_norm, clip_norm >= 0, '>= 0'),

@@ -1,13 +1,14 @@
 """Which parameter is treated how: masks by path, groups, and the table that a run prints."""
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from byoljax.suggest import did_you_mean
 
 # The last name of a path: linen calls shifts 'bias' and the scales of its normalization layers
 # 'scale'.
@@ -64,8 +65,7 @@ def make(
   def checked(tree: Any) -> Any:
     for name in sorted(set(jax.tree.leaves(tree))):
       if name not in specs:
-        close = get_close_matches(str(name), specs, n=1)
-        hint = f'; did you mean {close[0]!r}?' if close else ''
+        hint = did_you_mean(name, specs)
         raise ValueError(
           f'parameter group {name!r} has no optimizer: there is one for {", ".join(specs)}{hint}'
         )

@@ -7,22 +7,23 @@ parameters that do not belong to such a role.
 """
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import jax
 import optax
 
 from byoljax import optim
+from byoljax.length import Length
 from byoljax.optim import groups, lars, schedules
+from byoljax.suggest import did_you_mean
 
 PyTree = Any
 
 BIAS_AND_NORM = 'bias_and_norm'
-GRANULARITIES = ('step', 'epoch')
+LR_UPDATES = ('step', 'epoch')
 _SCHEDULE_FIELDS = (
-  'base_lr', 'lr_scaling', 'schedule', 'start_lr', 'end_lr', 'decay_at', 'decay_factor',
-  'granularity', 'weight_decay_end',
+  'base_lr', 'lr_scaling', 'schedule', 'start_lr', 'end_lr', 'min_lr', 'decay_at', 'decay_factor',
+  'lr_update', 'weight_decay_end',
 )  # fmt: skip
 
 
@@ -34,69 +35,98 @@ class Recipe(NamedTuple):
     transformations: group name -> optimizer.
     settings: group name -> its fields, for `optim.param_report`.
     label: (tree of a method's group names, parameters) -> tree of this recipe's group names.
+    warmup_steps: of every group.
   """
 
-  schedule: schedules.Schedule
+  schedule: schedules.Schedule | None
   transformations: dict[str, optax.GradientTransformation]
   settings: dict[str, dict[str, Any]]
   label: Callable[[PyTree, PyTree], PyTree]
+  warmup_steps: int = 0
+
+  @classmethod
+  def of(cls, transformation: optax.GradientTransformation) -> 'Recipe':
+    """One optimizer for all parameters, whatever group the method puts them in."""
+
+    def label(names: PyTree, params: PyTree) -> PyTree:
+      del params
+      return jax.tree.map(lambda name: name if name == 'probe' else 'default', names)
+
+    return cls(None, {'default': transformation}, {'default': {}}, label)
+
+  def with_group(
+    self, name: str, transformation: optax.GradientTransformation, settings: dict[str, Any]
+  ) -> 'Recipe':
+    """The same with an optimizer for one more group of the method's."""
+    return self._replace(
+      transformations=self.transformations | {name: transformation},
+      settings=self.settings | {name: settings},
+    )
 
 
 def make_recipe(
   fields: Mapping[str, Any],
+  length: Length,
   *,
-  batch_size: int,
-  total_steps: int,
-  steps_per_epoch: int,
-  warmup_steps: int = 0,
   norm: lars.Norm = lars.l2_norm,
 ) -> Recipe:
   """Builds the optimizers that `config.optim` describes.
 
   Args:
-    fields: as in `configs/base.py`, without 'warmup'; 'groups' maps a role or 'bias_and_norm' to
-      the fields that differ there. Fields that are absent take the defaults of `make_optimizer`.
-    batch_size: global examples per optimizer step.
-    total_steps: length of the run.
-    steps_per_epoch: for schedules that move once an epoch.
-    warmup_steps: of every group.
+    fields: as in `configs/base.py`; 'groups' maps a role or 'bias_and_norm' to the fields that
+      differ there. Fields that are absent take the defaults of `make_optimizer`.
+    length: of the run; 'warmup' is a duration in it.
     norm: see `optim.make_optimizer`.
 
   Raises:
     ValueError: an unknown field or name, or a value out of range.
   """
-  own = {name: value for name, value in fields.items() if name != 'groups'}
+  own = {name: value for name, value in fields.items() if name not in ('groups', 'warmup')}
   overrides = {name: dict(value) for name, value in dict(fields.get('groups', {})).items()}
   for group, changes in overrides.items():
     for field in changes:
       if field not in own:
-        close = get_close_matches(field, own, n=1)
-        hint = f'; did you mean {close[0]!r}?' if close else ''
-        raise ValueError(f'groups.{group}.{field} is not a field of the optimizer{hint}')
-  length = (batch_size, total_steps, steps_per_epoch, warmup_steps)
+        raise ValueError(
+          f'groups.{group}.{field} is not a field of the optimizer{did_you_mean(field, own)}'
+        )
+  warmup = length.steps('optim.warmup', fields.get('warmup', '0 steps'))
+  if warmup > length.total_steps:
+    raise ValueError(
+      f"optim.warmup='{fields['warmup']}' is {warmup} steps, longer than the training of "
+      f'{length.total_steps} steps; shorten one or lengthen the other.'
+    )
   settings = {'default': own} | {name: own | changes for name, changes in overrides.items()}
-  rates = {name: _schedule(each, *length) for name, each in settings.items()}
+  rates = {name: _schedule(each, length, warmup) for name, each in settings.items()}
   transformations = {
-    name: _optimizer(each, rates[name], total_steps, norm) for name, each in settings.items()
+    name: _optimizer(each, rates[name], length.total_steps, norm) for name, each in settings.items()
   }
-  return Recipe(rates['default'], transformations, settings, _labeller(tuple(overrides)))
+  return Recipe(rates['default'], transformations, settings, _labeller(tuple(overrides)), warmup)
 
 
-def _schedule(
-  fields: Mapping[str, Any], batch: int, total: int, per_epoch: int, warmup: int
-) -> schedules.Schedule:
-  peak = schedules.peak_lr(fields['base_lr'], batch, fields.get('lr_scaling', 'linear'))
+def _schedule(fields: Mapping[str, Any], length: Length, warmup: int) -> schedules.Schedule:
+  scaling = fields.get('lr_scaling', 'linear')
+  peak = schedules.peak_lr(fields['base_lr'], length.batch_size, scaling)
   name = fields.get('schedule', 'cosine')
   shape: dict[str, Any] = {'start': fields.get('start_lr', 0.0)}
   if name == 'cosine':
-    shape['end'] = fields.get('end_lr', 0.0)
+    shape['end'] = _end_share(fields, peak)
   if name == 'step':
     shape |= {'boundaries': tuple(fields['decay_at']), 'factor': fields['decay_factor']}
-  made = schedules.make_schedule(name, peak, total_steps=total, warmup_steps=warmup, **shape)
-  granularity = fields.get('granularity', 'step')
-  if granularity not in GRANULARITIES:
-    raise ValueError(f"granularity='{granularity}' is not one of {', '.join(GRANULARITIES)}.")
-  return made if granularity == 'step' else schedules.by_epoch(made, per_epoch, warmup)
+  made = schedules.make_schedule(
+    name, peak, total_steps=length.total_steps, warmup_steps=warmup, **shape
+  )
+  lr_update = fields.get('lr_update', 'step')
+  if lr_update not in LR_UPDATES:
+    raise ValueError(f"lr_update='{lr_update}' is not one of {', '.join(LR_UPDATES)}.")
+  return made if lr_update == 'step' else schedules.by_epoch(made, length.steps_per_epoch, warmup)
+
+
+def _end_share(fields: Mapping[str, Any], peak: Any) -> float:
+  """Where the cosine ends, as a share of the peak: `end_lr`, or `min_lr`, which is a rate."""
+  end, least = fields.get('end_lr', 0.0), fields.get('min_lr', 0.0)
+  if least and end:
+    raise ValueError(f'end_lr={end} and min_lr={least} both say where the rate ends; give one.')
+  return least / peak if least else end
 
 
 def _optimizer(

@@ -11,11 +11,12 @@ stacked head (see `byoljax.optim.make_optimizer`). The target's tau is scheduled
 """
 
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 import math
 
 import jax
 import jax.numpy as jnp
+
+from byoljax.suggest import unknown
 
 # step, int or int32 [] -> float32 [] or, for stacked heads, [n]
 Schedule = Callable[[int | jax.Array], jax.Array]
@@ -147,9 +148,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 def make_schedule(name: str, peak: Rate, **settings) -> Schedule:
   """`SCHEDULES[name](peak, **settings)`; ValueError for a name that is not there."""
   if name not in SCHEDULES:
-    close = get_close_matches(name, SCHEDULES, n=1)
-    hint = f'; did you mean {close[0]!r}?' if close else ''
-    raise ValueError(f'unknown schedule {name!r}: choose one of {", ".join(SCHEDULES)}{hint}')
+    raise ValueError(unknown('schedule', name, SCHEDULES))
   return SCHEDULES[name](peak, **settings)
 
 

@@ -1,11 +1,11 @@
-"""Compiles the train step of a recipe for a machine that is only described.
+"""Compiles the train step of a recipe ahead of time, for a described machine.
 
-The step is the very one that training runs: `assemble.assemble` makes it from the recipe, with the
-method, optimizer and augmentation, told how many devices there are, and `mapping.spmd_shard_map`
-maps it over the described devices, the state replicated and donated, the batch sharded. Nothing is
-computed and no image is read; the data set is a size.
+The step is the one that training runs: `assemble.from_config` makes it from the recipe, with the
+method, optimizer and augmentation for the given number of devices, and `mapping.spmd_shard_map`
+maps it over the described devices, with the state donated and the batch sharded. Nothing is
+computed and no image is read; only the size of the data set matters.
 
-The figures are the compiler's. They were not checked against a machine that runs.
+The figures are the compiler's. They have not been checked against a real machine.
 """
 
 import functools
@@ -17,18 +17,19 @@ from typing import Any, NamedTuple
 
 import jax
 from jax.experimental import topologies
-import jax.numpy as jnp
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from byoljax.config import Config, ConfigError
+from byoljax.data.batches import pipeline
 from byoljax.data.sources.source import Source, fingerprint
 from byoljax.devices import collectives, mapping
 from byoljax.plan import hardware, target
 from byoljax.train import assemble
+from byoljax.train.run import Run
 
-# What is known of data sets that need not be there: images to pretrain on, classes of the labels
-# (1 where a split mixes labelled with unlabelled images), mean bytes of a stored file.
+# Data sets whose size is known without having them: images to pretrain on, classes of the labels (1
+# if a split mixes labelled with unlabelled images), mean bytes of a stored file.
 # Sizes: tensorflow.org/datasets/catalog and the sets' own pages.
 KNOWN_DATA = {
   'imagenet2012': (1_281_167, 1000, 115_000),  # 147.9 GB of training archives
@@ -38,15 +39,14 @@ KNOWN_DATA = {
   'imagenette': (9_469, 10, 9_500),
   'shapes': (8_000, 10, 3_072),
 }
-# Neither metadata of a cloud machine, nor a lock against other processes, for a library that only
-# compiles.
+# libtpu only compiles here: no cloud metadata, no lock against other processes.
 _TPU_ENVIRONMENT = {
   'TPU_SKIP_MDS_QUERY': '1',
   'TPU_WORKER_HOSTNAMES': 'localhost',
   'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
-# XLA would try convolution algorithms on a GPU.
+# Autotuning would run convolution algorithms on a GPU.
 _NO_AUTOTUNING = {'xla_gpu_autotune_level': 0}
 _CUDA_PACKAGES = (
   'jax-cuda12-plugin',
@@ -62,10 +62,10 @@ class Memory(NamedTuple):
   Attributes:
     arguments: the state and the batch.
     outputs: the new state and the metrics.
-    aliased: the part of the outputs that lies where arguments did.
-    temporaries: activations and everything else between.
+    aliased: the part of the outputs that reuses the memory of arguments.
+    temporaries: activations and other intermediate values.
     code: the program.
-    peak: the most at one time, where the compiler says so, else 0.
+    peak: the maximum at any time, 0 if the compiler does not report it.
   """
 
   arguments: int
@@ -77,19 +77,19 @@ class Memory(NamedTuple):
 
   @property
   def needed(self) -> int:
-    """What must be free on the device: the larger of the peak and of the sum of the parts."""
+    """Memory that must be free: the larger of the peak and the sum of the parts."""
     parts = self.arguments + self.outputs - self.aliased + self.temporaries + self.code
     return max(parts, self.peak)
 
 
 class Compiled(NamedTuple):
-  """What the compiler said.
+  """The compiler's report.
 
   Attributes:
-    memory: None where the program does not fit.
-    too_big: the compiler's complaint where it does not.
-    xla_flops: per device and step, of everything; 0 where the backend does not say.
-    bytes_accessed: to and from memory, per device and step; 0 where the backend does not say.
+    memory: None if the program does not fit.
+    too_big: the compiler's error if it does not fit.
+    xla_flops: per device and step; 0 if the backend does not report them.
+    bytes_accessed: to and from memory, per device and step; 0 if the backend does not report them.
     hlo: the compiled program's text.
     lower_seconds: wall time of tracing and lowering here.
     compile_seconds: wall time of compiling here.
@@ -105,22 +105,22 @@ class Compiled(NamedTuple):
 
 
 def described_source(config: Config, examples: int = 0, classes: int = -1) -> Source:
-  """A data set of a stated size that is never read.
+  """A data set of a given size that is never read.
 
   Args:
     config: field `data.name`; `views` for the size of arrays.
-    examples: images; 0 = what is known of the set.
-    classes: of their labels; -1 = what is known of the set.
+    examples: images; 0: the known size of the set.
+    classes: of their labels; -1: the known number of the set.
 
   Raises:
-    ConfigError: no size was given and none is known.
+    ConfigError: no size was given, and it is not known.
   """
   name = config.data.name
   known = KNOWN_DATA.get(name.removeprefix('tfds:').split('/')[0])
   if known is None and not examples:
     raise ConfigError(
       f"the size of the data set '{name}' is not known: give it with --examples=N "
-      f'(and --classes=N where there are labels). Known: {", ".join(KNOWN_DATA)}.'
+      f'(and --classes=N if there are labels). Known: {", ".join(KNOWN_DATA)}.'
     )
   size, labels, _ = known or (0, 0, 0)
   arrays = name in ('npz', 'shapes')
@@ -148,16 +148,16 @@ def devices_of(topology: hardware.Topology, target_config: str = '') -> list[Any
 
   Args:
     topology: see `hardware.parse`.
-    target_config: for GPUs, a file with the text of a GpuTargetConfigProto; '' writes one.
+    target_config: for GPUs, a file with the text of a GpuTargetConfigProto; '' generates one.
 
   Raises:
-    ConfigError: the compiler for these devices is not installed, or does not take the shape.
+    ConfigError: the compiler for these devices is not installed, or rejects the shape.
   """
   if topology.chip.platform == 'tpu':
     return _tpu_devices(topology)
-  if not has('jax_cuda12_plugin'):
+  if not is_installed('jax_cuda12_plugin'):
     raise ConfigError(
-      f'--topology={topology.name} needs the CUDA compiler, no GPU: pip install '
+      f'--topology={topology.name} needs the CUDA compiler (but no GPU): pip install '
       f'{" ".join(f"{package}=={jax.__version__}" for package in _CUDA_PACKAGES[:2])} '
       f'{" ".join(_CUDA_PACKAGES[2:])}; or use --no_compile.'
     )
@@ -179,20 +179,20 @@ def devices_of(topology: hardware.Topology, target_config: str = '') -> list[Any
   )
 
 
-def has(module: str) -> bool:
-  """Whether a module is installed; it is not imported."""
+def is_installed(module: str) -> bool:
+  """Whether a module is installed, without importing it."""
   return importlib.util.find_spec(module) is not None
 
 
 def _tpu_devices(topology: hardware.Topology) -> list[Any]:
-  if not has('libtpu'):
+  if not is_installed('libtpu'):
     raise ConfigError(
-      f'--topology={topology.name} needs the TPU compiler, no TPU: pip install '
+      f'--topology={topology.name} needs the TPU compiler (but no TPU): pip install '
       f'"jax[tpu]=={jax.__version__}" (or byoljax[plan]); or use --no_compile.'
     )
   for name, value in _TPU_ENVIRONMENT.items():
     os.environ.setdefault(name, value)
-  # The chips that JAX shows as one device although they have two cores.
+  # v4 chips have two cores, but are one JAX device.
   config = {'chip_config_name': 'megacore'} if topology.kind == 'v4' else {}
   name = f'{topology.kind}:{"x".join(map(str, topology.shape))}'
   return _described(topology, platform='tpu', topology_name=name, **config)
@@ -201,11 +201,11 @@ def _tpu_devices(topology: hardware.Topology) -> list[Any]:
 def _described(machine: hardware.Topology, /, **how: Any) -> list[Any]:
   try:
     devices = list(topologies.get_topology_desc(**how).devices)
-  except Exception as error:  # Whatever the plugin raises, the name is at fault.
+  except Exception as error:  # Whatever the plugin raises, the name is wrong.
     line = re.sub(r'\s+', ' ', str(error))[:200]
     raise ConfigError(
-      f'--topology={machine.name}: the compiler does not take this shape ({line}); '
-      f"'{machine.chip.example}' is one that it takes."
+      f'--topology={machine.name}: the compiler rejects this shape ({line}); '
+      f"'{machine.chip.example}' is a valid one."
     ) from error
   return devices
 
@@ -216,11 +216,11 @@ def mesh_of(devices: list[Any]) -> Mesh:
 
 
 def counting_mesh(num_devices: int) -> Any:
-  """So many devices without any: enough to trace the step for them and count, not to compile."""
+  """An abstract mesh of `num_devices`: enough to trace the step and count, but not to compile."""
   return AbstractMesh((num_devices,), (collectives.AXIS,))
 
 
-def assembled(config: Config, source: Source, mesh: Any) -> assemble.Run:
+def assembled(config: Config, source: Source, mesh: Any) -> Run:
   """The run of a recipe as it would be on the devices of `mesh`; nothing is computed.
 
   Raises:
@@ -228,30 +228,17 @@ def assembled(config: Config, source: Source, mesh: Any) -> assemble.Run:
   """
 
   mapped = functools.partial(mapping.spmd_shard_map, mesh=mesh)
-  return assemble.assemble(config, source, num_devices=mesh.size, mapped=mapped)
+  return assemble.from_config(config, source, num_devices=mesh.size, mapped=mapped)
 
 
-def abstract_arguments(run: assemble.Run, mesh: Any) -> tuple[Any, Any]:
-  """Shapes of (state, batch) of the train step, with where they lie on `mesh`."""
-  size, source = run.length.batch_size, run.source
-
-  def rows(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((size, *shape), dtype)
-
-  batch: dict[str, Any] = {
-    'index': rows((), jnp.int32),
-    'label': rows(source.label_shape, jnp.int32),
-  }
-  if source.encoded or run.config.augment.device == 'host':
-    batch['views'] = tuple(rows((s.size, s.size, 3), jnp.uint8) for s in run.specs)
-  else:
-    assert source.image_shape is not None
-    batch['image'] = rows((*source.image_shape, 3), jnp.uint8)
+def abstract_arguments(run: Run, mesh: Any) -> tuple[Any, Any]:
+  """Shapes of (state, batch) of the train step, with their shardings on `mesh`."""
+  batch = pipeline.batch_shapes(run.source, run.specs, run.length.batch_size, run.data.fields)
   return arguments_for(run, batch, mesh)
 
 
-def arguments_for(run: assemble.Run, batch: Any, mesh: Any) -> tuple[Any, Any]:
-  """Shapes of (state, batch), laid out as the run's step takes them; `batch` is of whole arrays."""
+def arguments_for(run: Run, batch: Any, mesh: Any) -> tuple[Any, Any]:
+  """Shapes of (state, batch), sharded as the run's step takes them; `batch` has global shapes."""
   state = run.layout.sharded_shapes(jax.eval_shape(run.create), mesh.size)
   return placed((state, batch), mesh, run.layout.axes)
 
@@ -261,7 +248,7 @@ def placed(arguments: tuple[Any, Any], mesh: Any, state_axes: Any = None) -> tup
 
   Args:
     arguments: shapes.
-    mesh: where.
+    mesh: the devices.
     state_axes: see `train.sharding.Placement`.
   """
 
@@ -276,7 +263,7 @@ def placed(arguments: tuple[Any, Any], mesh: Any, state_axes: Any = None) -> tup
   return state, jax.tree.map(lambda x: place(x, PartitionSpec(collectives.AXIS)), batch)
 
 
-def compile_step(run: assemble.Run, mesh: Mesh) -> Compiled:
+def compile_step(run: Run, mesh: Mesh) -> Compiled:
   """Compiles the run's step for the devices of `mesh`; this can take many minutes."""
   began = time.monotonic()
   lowered = run.step.lower(*abstract_arguments(run, mesh))  # type: ignore[attr-defined]
@@ -287,11 +274,11 @@ def compile_step(run: assemble.Run, mesh: Mesh) -> Compiled:
 
 
 def compile_lowered(lowered: Any, options: dict[str, Any] | None = None) -> Compiled:
-  """Compiles what `jax.jit(...).lower(...)` gave, and reads what the compiler says.
+  """Compiles the result of `jax.jit(...).lower(...)` and reads the compiler's report.
 
   Args:
     lowered: for the devices of one mesh.
-    options: XLA's own, by name.
+    options: of XLA, by name.
   """
   began = time.monotonic()
   try:

@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from byoljax import config as config_lib
-from byoljax import main as main_lib
+from byoljax import flags
 
 _EPILOG = """\
 examples:
@@ -16,20 +16,21 @@ examples:
       --config.train.batch_size=1024 --config.encoder.dtype=bfloat16
   byoljax plan byol:imagenet,1000 --topology h100:4x8 --no_compile --price 2.5
 
-Topologies: v2 v3 v4 v5e v5p v6e tpu7x with the torus' sides (v5e:4x4, v4:4x4x4); a100-40 a100-80
+Topologies: v2 v3 v4 v5e v5p v6e tpu7x with the sides of the torus (v5e:4x4, v4:4x4x4); a100-40
+  a100-80
 h100 h200 with hosts x GPUs (h100:2x8). Compiling needs pip install "byoljax[plan]" for TPUs; see
 experiments/plan/README.md for GPUs. Fields of the recipe are set as in training.
 """
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-  """The flags of a plan, all but the recipe."""
+  """The flags of a plan, except the recipe."""
   parser.add_argument('--topology', default='', metavar='NAME', help='such as v5e:4x4 or h100:2x8')
   parser.add_argument('--examples', type=int, default=0, metavar='N', help='images in the data set')
   parser.add_argument('--classes', type=int, default=-1, metavar='N', help='classes of its labels')
   parser.add_argument('--share', default='', metavar='LOW,HIGH',
-                      help='share of the peak that is reached (default: 0.1,0.4)')  # fmt: skip
-  parser.add_argument('--price', type=float, default=0.0, help='of a chip and hour')
+                      help='achieved fraction of peak FLOP/s (default: 0.1,0.4)')  # fmt: skip
+  parser.add_argument('--price', type=float, default=0.0, help='per chip and hour')
   parser.add_argument('--interconnect', type=float, default=0.0, metavar='GB/S',
                       help='per chip and direction, instead of the data sheet')  # fmt: skip
   parser.add_argument('--host_rate', type=float, default=0.0, metavar='N',
@@ -44,31 +45,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-  """Makes and shows a plan; returns the exit status: 0, 2 for a user's mistake."""
-  arguments = list(sys.argv[1:] if arguments is None else arguments)
-  try:
-    overrides, rest = main_lib.split_overrides(arguments)
-    options, unknown = _parser().parse_known_args(rest)
-    if unknown:
-      flags = [action.option_strings[-1] for action in _parser()._actions]
-      name = unknown[0].partition('=')[0]
-      hint = config_lib.closest(name, flags) or '; see --help.'
-      raise config_lib.ConfigError(f"unknown argument '{unknown[0]}'{hint}")
-    run(options, overrides)
-  except config_lib.ConfigError as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 2
-  except KeyboardInterrupt:
-    print('interrupted', file=sys.stderr)
-    return 130
+  """Makes and prints a plan; returns an exit status, see `flags.exit_status`."""
+  given = list(sys.argv[1:] if arguments is None else arguments)
+  return flags.exit_status(lambda: _main(given))
+
+
+def _main(arguments: list[str]) -> int:
+  overrides, rest = flags.split_overrides(arguments)
+  run(_parser().parse_all(rest), overrides)
   return 0
 
 
 def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> None:
-  """Makes the plan that the flags ask for, prints it and writes it.
+  """Makes the requested plan, prints it and writes it.
 
   Raises:
-    ConfigError: a mistake of the user's.
+    ConfigError: invalid flags or configuration.
   """
   if not options.config:
     raise config_lib.ConfigError('--config is missing: name a recipe, such as configs/byol.py.')
@@ -78,10 +70,10 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
   config = config_lib.load(options.config, overrides)
   import jax
 
-  # Nothing runs here, and accelerators that there are belong to others.
+  # Nothing runs here, so attached accelerators must not be claimed.
   jax.config.update('jax_platforms', 'cpu')
   from byoljax.plan import report, summary
-  from byoljax.workdir import checkpoint
+  from byoljax.workdir.files import write_json
 
   fields: dict[str, Any] = {
     name: getattr(options, name)
@@ -104,7 +96,7 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
     changed = [f'--config.{name}={value}' for name, value in overrides]
     stored = {'recipe': options.config, 'overrides': changed, **plan}
     with config_lib.user_errors('--out'):
-      checkpoint.write_json(pathlib.Path(options.out), stored)
+      write_json(pathlib.Path(options.out), stored)
     print(f'\nplan  {options.out}')
 
 
@@ -115,25 +107,16 @@ def _shares(text: str) -> tuple[float, float] | None:
     low, high = (float(part) for part in text.split(','))
   except ValueError:
     raise config_lib.ConfigError(
-      f'--share={text} must be two numbers with a comma between them, such as 0.1,0.4.'
+      f'--share={text} must be two numbers separated by a comma, such as 0.1,0.4.'
     ) from None
   return low, high
 
 
-class _Parser(argparse.ArgumentParser):
-  """Answers a mistake in one sentence, like the rest of the program."""
-
-  def error(self, message: str) -> None:  # type: ignore[override]
-    raise config_lib.ConfigError(f'{message}; see --help.')
-
-
-def _parser() -> argparse.ArgumentParser:
-  parser = _Parser(
+def _parser() -> flags.Parser:
+  parser = flags.Parser(
     prog='python -m byoljax.plan',
-    description='What a recipe needs on hardware that is not there: memory, work, traffic, time.',
+    description='Memory, FLOPs, traffic and time of a recipe on hardware that is not attached.',
     epilog=_EPILOG,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
   )
   parser.add_argument('--config', default='', metavar='FILE[:ARG]', help='the recipe')
   add_flags(parser)

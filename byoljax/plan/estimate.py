@@ -2,15 +2,14 @@
 
     step = max(work, memory, input) + bandwidth and latency of the collectives
 
-- work: FLOPs / (peak x share of the peak that is reached). The share is a range: it is what a
-  model of this kind cannot know. The default runs from 0.1 to 0.4. BYOL's own 1000 epochs of a
-  ResNet-50 in about 8 hours on 512 TPU v3 cores (authors' repository) are a share of 0.09 when our
-  count of the step is put in.
-- memory: bytes that the compiler says the program moves / bandwidth, where it says so.
-- input: images per host / what a host delivers, where that is given.
-- collectives: not hidden behind work. Ring all-reduce moves 2 (n - 1) / n of the bytes over all
-  links of a torus at once; among GPUs first within a host, then between hosts. Each call waits for
-  the way across the machine: `HOP_SECONDS` per link of a torus (there and back), or
+- work: FLOPs / (peak x achieved share of the peak). The share is a range, because a model of this
+  kind cannot know it; the default is 0.1 to 0.4. BYOL's own 1000 epochs of a ResNet-50 in about 8
+  hours on 512 TPU v3 cores (authors' repository) correspond to 0.09 with our count of the step.
+- memory: bytes accessed according to the compiler / bandwidth, if it reports them.
+- input: images per host / rate of a host, if given.
+- collectives: no overlap with computation. A ring all-reduce moves 2 (n - 1) / n of the bytes over
+  all links of a torus at once; among GPUs first within a host, then between hosts. Each call has
+  the latency of the whole machine: `HOP_SECONDS` per link of a torus (there and back), or
   `GPU_STAGE_SECONDS` per stage of a tree.
 """
 
@@ -26,14 +25,14 @@ GPU_STAGE_SECONDS = 5e-6
 
 
 class StepTime(NamedTuple):
-  """Seconds of one step and what they consist of; `total` follows from the rest.
+  """Seconds of one step by cause.
 
   Attributes:
-    work: matrix products and convolutions at the assumed share of the peak.
+    work: matrix products and convolutions, at the assumed share of the peak.
     memory: bytes to and from memory at full bandwidth.
-    input: until the hosts have delivered a batch.
+    input: time in which the hosts deliver a batch.
     transfer: bytes between devices.
-    latency: waiting for the machine's diameter, once per collective.
+    latency: of all collectives.
   """
 
   work: float
@@ -49,7 +48,7 @@ class StepTime(NamedTuple):
 
   @property
   def bound(self) -> str:
-    """The largest part's name."""
+    """The name of the largest part."""
     return max(self._fields, key=lambda name: getattr(self, name))
 
 
@@ -70,11 +69,11 @@ def step_time(
     topology: the machine.
     flops: dtype -> operations per device and step.
     traffic: kind of collective -> bytes of the results, per device and step.
-    waits: collectives that wait for the way across the machine, per step.
-    share: of the peak that is reached, in (0, 1].
-    bytes_accessed: per device and step; 0 = not known.
-    images_per_host: that a host must deliver per step.
-    host_rate: images per second that a host delivers; 0 = as many as are asked for.
+    waits: dependent collectives per step, each of which costs a latency.
+    share: achieved share of the peak, in (0, 1].
+    bytes_accessed: per device and step; 0: unknown.
+    images_per_host: images that a host must deliver per step.
+    host_rate: images per second that a host delivers; 0: unlimited.
   """
   chip = topology.chip
   work = sum(n / (peak(chip, dtype) * share) for dtype, n in flops.items())
@@ -97,8 +96,8 @@ def peak(chip: hardware.Chip, dtype: str) -> float:
 def transfer_seconds(topology: hardware.Topology, kind: str, size: float) -> float:
   """Time to move the bytes of collectives with results of `size` bytes over all devices.
 
-  Among GPUs of several hosts the bytes go around the GPUs of a host first, and then each GPU's
-  share around the hosts.
+  Among GPUs of several hosts the bytes are first exchanged within each host, and then each GPU's
+  share between the hosts.
   """
   chip = topology.chip
   if not chip.network:
@@ -110,10 +109,10 @@ def transfer_seconds(topology: hardware.Topology, kind: str, size: float) -> flo
 
 
 def latency_seconds(topology: hardware.Topology) -> float:
-  """Time of a collective that carries nothing: once across the machine and back.
+  """Time of a collective without payload: once across the machine and back.
 
-  In a torus each axis is crossed in both directions at once, half its length there, half back. The
-  stages of a tree among GPUs are those of 2 log2(n).
+  In a torus each axis is traversed in both directions at once, half its length there and half back.
+  A tree of n GPUs has 2 log2(n) stages.
   """
   if not topology.chip.network:
     return HOP_SECONDS * sum(side for side in topology.shape if side > 1)
@@ -121,5 +120,5 @@ def latency_seconds(topology: hardware.Topology) -> float:
 
 
 def cost(topology: hardware.Topology, seconds: float, price: float) -> float:
-  """Price of all chips for a time: `price` is per chip and hour."""
+  """Price of all chips for `seconds`; `price` is per chip and hour."""
   return math.prod(topology.shape) * seconds / 3600 * price

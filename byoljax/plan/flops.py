@@ -1,19 +1,18 @@
-"""Counts the work and the traffic of a traced function: exact, and the same for every platform.
+"""Counts the FLOPs and the collectives of a traced function, exactly and for every platform alike.
 
 XLA's own `cost_analysis` is missing where the compiler calls a library (convolutions on GPUs), and
-counts whatever a backend made of the program. Here the matrix products and convolutions of the
-jaxpr are counted: a multiplication and an addition are two operations, and products with the zeros
-of padding and dilation are left out, as in XLA's figure. Element-wise work is not counted: it is
-bound by memory, not by the peak that the count is divided by.
+counts the program after a backend's optimization. Here the matrix products and convolutions of the
+jaxpr are counted: a multiply-add is two operations, and products with the zeros of padding and
+dilation are excluded, as in XLA's count. Element-wise operations are not counted: they are bound by
+memory bandwidth, not by peak FLOP/s.
 
-A `scan` counts as often as it runs; of a `cond`, the branch with the most work counts, its
-collectives apart, since a train step has them for what only logged steps do; a `while` has no known
-length and counts once, which `Work.unknown_loops` says.
+A `scan` is multiplied by its length. Of a `cond` the branch with the most work counts, and its
+collectives are kept separate, because in a train step only logged steps run them. A `while` has no
+known length and counts once; `Work.unknown_loops` reports it.
 
-`rounds` is the length of the longest chain of collectives of which each needs the one before:
-sync-BN's, layer after layer, forward and backward. Compilers merge calls that do not wait for each
-other, such as the gradients' of all parameters, so this is how often a step must wait for the
-slowest way across the machine.
+`rounds` is the length of the longest chain of dependent collectives, such as synchronized batch
+normalization layer by layer, forward and backward. Compilers merge independent ones, such as those
+of all gradients, so this is how often a step must wait for the latency of the whole machine.
 """
 
 from collections import Counter
@@ -27,14 +26,14 @@ import numpy as np
 
 
 class Work(NamedTuple):
-  """What a function does, per device inside `shard_map`.
+  """The work of a function, per device inside `shard_map`.
 
   Attributes:
     flops: dtype of the operands -> floating-point operations.
     collectives: kind -> (calls, bytes of their results), as written: the compiler merges some.
     unknown_loops: `while` loops with products or collectives in them.
-    rounds: collectives that must wait for each other; 0 until `count` has looked.
-    conditional: as `collectives`: what lies in branches of a `cond` and is not in there.
+    rounds: length of the longest chain of dependent collectives; set by `count`.
+    conditional: like `collectives`, those inside the branches of a `cond`.
   """
 
   flops: Counter
@@ -64,12 +63,12 @@ def count(function: Any, *arguments: Any) -> Work:
 
 
 def rounds(jaxpr: Any) -> int:
-  """The longest chain of collectives of which each needs the result of the one before."""
+  """Length of the longest chain of dependent collectives."""
   return max(_depths(jaxpr, [0] * len(jaxpr.invars)), default=0)
 
 
 def count_jaxpr(jaxpr: Any) -> Work:
-  """Counts a jaxpr and everything that it calls."""
+  """Counts a jaxpr, including everything it calls."""
   total = Work(Counter(), {}, 0)
   for equation in jaxpr.eqns:
     total = _add(total, _equation(equation))
@@ -85,7 +84,7 @@ def _equation(equation: Any) -> Work:
     return _products(equation, conv_flops(lhs, rhs, out, params))
   if name in _KINDS:
     size = sum(_bytes(variable.aval) for variable in equation.outvars)
-    # One primitive carries a whole tree; each leaf is a call.
+    # One primitive has a whole tree as operand; each leaf is a call.
     return Work(Counter(), {_KINDS[name]: (len(equation.outvars), size)}, 0)
   inner = [count_jaxpr(each) for each in _inner(params.values())]
   if not inner:
@@ -105,7 +104,7 @@ def _equation(equation: Any) -> Work:
 
 
 def _depths(jaxpr: Any, depths: list[int]) -> list[int]:
-  """Collectives on the longest way to each output; the last entry is that to anything inside."""
+  """Collectives on the longest path to each output; the last entry is the maximum of all."""
   known = dict(zip(jaxpr.invars, depths, strict=True))
   deepest = max(depths, default=0)
   for equation in jaxpr.eqns:
@@ -119,7 +118,7 @@ def _depths(jaxpr: Any, depths: list[int]) -> list[int]:
       *after, inside = _depths(inner[0], given)
       deepest = max(deepest, inside)
     else:
-      # Loops and conditionals as one block: each pass waits for the one before.
+      # Loops and conditionals as one block: each iteration waits for the one before.
       chain = max((_depths(each, [0] * len(each.invars))[-1] for each in inner), default=0)
       passes = params['length'] if name == 'scan' else 1
       after = [before + chain * passes] * len(equation.outvars)
@@ -139,7 +138,7 @@ def _same_signature(jaxpr: Any, equation: Any) -> bool:
 
 
 def dot_flops(lhs: tuple[int, ...], out: tuple[int, ...], dimension_numbers: Any) -> int:
-  """Operations of a `dot_general`: 2 x elements of the result x elements summed over."""
+  """Operations of a `dot_general`: 2 x elements of the result x elements contracted."""
   (contracted, _), _ = dimension_numbers
   return 2 * math.prod(out) * math.prod(lhs[axis] for axis in contracted)
 
@@ -147,10 +146,10 @@ def dot_flops(lhs: tuple[int, ...], out: tuple[int, ...], dimension_numbers: Any
 def conv_flops(
   lhs: tuple[int, ...], rhs: tuple[int, ...], out: tuple[int, ...], params: Any
 ) -> int:
-  """Operations of a `conv_general_dilated`, without products with padding's and dilation's zeros.
+  """Operations of a `conv_general_dilated`, excluding products with zeros of padding and dilation.
 
   2 x batch x output features x input features per group x prod over the spatial axes of the number
-  of pairs (output position, kernel position) that meet an input element.
+  of pairs (output position, kernel position) that touch an input element.
   """
   numbers = params['dimension_numbers']
   pairs = 1

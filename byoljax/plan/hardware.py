@@ -1,13 +1,14 @@
-"""Facts about accelerators, and the names of machines made of them.
+"""Facts about accelerators, and the names of machines built from them.
 
-Data sheet values, per chip and per direction. What is bought may be less: cloud machines cap the
+Data sheet values, per chip and per direction. Real machines may deliver less: clouds cap the
 network, boards the power. Nothing here was measured by us.
 """
 
-import difflib
 import math
 import re
 from typing import NamedTuple
+
+from byoljax.suggest import closest
 
 GIB = 2**30
 _VALID_TPU = re.compile(r'\d+(x\d+){1,2}')
@@ -20,16 +21,16 @@ class Chip(NamedTuple):
   Attributes:
     platform: 'tpu' or 'cuda'.
     peak_bf16: dense matrix products of bfloat16, FLOP/s.
-    peak_f32: the same of float32 as JAX computes them by default, FLOP/s: on TPUs in one bfloat16
+    peak_f32: the same for float32 as JAX computes it by default, FLOP/s: on TPUs in one bfloat16
       pass, on GPUs in TF32.
     hbm: memory, bytes.
-    usable: what a program may have of it, bytes per JAX device.
+    usable: memory available to a program, bytes per JAX device.
     hbm_bandwidth: bytes/s.
-    links: bytes/s that leave a chip over all its links to neighbors at once: half of what data
-      sheets call bidirectional.
-    network: bytes/s per chip between hosts, where the links do not reach; 0: links reach all.
+    links: bytes/s out of a chip over all its links to neighbors at once: half of what data sheets
+      call bidirectional.
+    network: bytes/s per chip between hosts that are not connected by links; 0: links connect all.
     devices: JAX devices per chip.
-    chips_per_host: chips that one process drives.
+    chips_per_host: chips per process.
     example: a valid topology.
   """
 
@@ -46,8 +47,8 @@ class Chip(NamedTuple):
   example: str
 
 
-# Usable memory of TPUs: what libtpu 0.0.42.1 says is available when a program asks for too much. Of
-# GPUs: JAX takes three quarters unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise (JAX's
+# Usable memory of TPUs: what libtpu 0.0.42.1 reports as available when a program needs too much. Of
+# GPUs: JAX allocates three quarters unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise (JAX's
 # documentation, "GPU memory allocation").
 CHIPS = {
   # Norrie et al., "The Design Process for Google's Training Chips: TPUv2 and TPUv3", IEEE Micro
@@ -78,10 +79,10 @@ CHIPS = {
 
 
 class Topology(NamedTuple):
-  """A machine by its name.
+  """A machine.
 
   Attributes:
-    name: as it was given.
+    name: as given.
     kind: a key of `CHIPS`.
     chip: its facts.
     shape: of the torus for TPUs; (hosts, GPUs per host) for GPUs.
@@ -99,25 +100,25 @@ class Topology(NamedTuple):
 
   @property
   def num_hosts(self) -> int:
-    """Processes that read data, each its share."""
+    """Processes, each of which reads its part of the data."""
     if self.chip.platform == 'cuda':
       return self.shape[0]
     return max(1, math.prod(self.shape) // self.chip.chips_per_host)
 
 
 def parse(name: str) -> Topology:
-  """The machine that a name such as `v5e:4x4` or `h100:2x8` stands for.
+  """Parses the name of a machine, such as `v5e:4x4` or `h100:2x8`.
 
   Raises:
-    ValueError: not such a name; the message says what is valid and what is closest.
+    ValueError: not a valid name; the message lists the valid ones and the closest.
   """
   kind, colon, shape = name.strip().lower().partition(':')
   if kind not in CHIPS:
-    near = difflib.get_close_matches(kind, [*CHIPS, *_ALIASES], n=1, cutoff=0.5)
+    near = closest(kind, [*CHIPS, *_ALIASES])
     meant = _ALIASES.get(near[0], near[0]) if near else ''
     hint = f"did you mean '{CHIPS[meant].example}'? " if near else ''
     raise ValueError(
-      f"--topology={name}: there is no device '{kind}': {hint}"
+      f"--topology={name}: unknown device '{kind}': {hint}"
       f'Names: {", ".join(chip.example for chip in CHIPS.values())}.'
     )
   chip = CHIPS[kind]
@@ -138,15 +139,15 @@ def parse(name: str) -> Topology:
   return Topology(name, kind, chip, sides)
 
 
-# What else these devices are called.
+# Other names of these devices.
 _ALIASES = {
   'v5litepod': 'v5e', 'v5lite': 'v5e', 'trillium': 'v6e', 'ironwood': 'tpu7x', 'v7x': 'tpu7x',
   'a100': 'a100-40', 'h100-sxm': 'h100', 'h100-80': 'h100',
 }  # fmt: skip
 
 
-# What JAX calls these devices (`Device.device_kind`), where the peak follows from the name. An H100
-# of another board has another peak, so only the SXM one's name is here.
+# JAX's names of these devices (`Device.device_kind`), if they determine the peak. H100s on other
+# boards have other peaks, so only the SXM one is listed.
 _KINDS = {
   'TPU v2': 'v2', 'TPU v3': 'v3', 'TPU v4': 'v4', 'TPU v5 lite': 'v5e', 'TPU v5e': 'v5e',
   'TPU v5': 'v5p', 'TPU v5p': 'v5p', 'TPU v6 lite': 'v6e', 'TPU v6e': 'v6e', 'TPU7x': 'tpu7x',
@@ -156,7 +157,7 @@ _KINDS = {
 
 
 def chip_of(device_kind: str) -> Chip | None:
-  """The chip of a device that is there, by JAX's name of it; None where it is not known.
+  """The chip of an attached device, by JAX's name for it; None if unknown.
 
   Examples:
     >>> chip_of('NVIDIA H200').peak_bf16
@@ -165,3 +166,20 @@ def chip_of(device_kind: str) -> Chip | None:
     True
   """
   return CHIPS[_KINDS[device_kind]] if device_kind in _KINDS else None
+
+
+def peaks(chip: Chip) -> dict[str, float]:
+  """FLOP/s of one JAX device by the operands' type."""
+  return {
+    'bfloat16': chip.peak_bf16 / chip.devices,
+    'float16': chip.peak_bf16 / chip.devices,
+    'float32': chip.peak_f32 / chip.devices,
+  }
+
+
+def seconds_at_peak(work: dict[str, int], chip: Chip) -> float | None:
+  """Seconds that the work of a device would take at its peak; None for a type without one."""
+  rates = peaks(chip)
+  if not set(work) <= set(rates):
+    return None
+  return sum(count / rates[dtype] for dtype, count in work.items())

@@ -1,4 +1,4 @@
-"""Shows a plan to a reader: a few short tables."""
+"""Formats a plan as a few short tables."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ _GIB = 2**30
 
 
 def text(plan: Mapping[str, Any], *, style: str | None = None) -> str:
-  """The plan as text; see `summary.make` for what it holds and `table.format_table` for styles."""
+  """The plan as text; see `summary.make` for its contents and `table.format_table` for styles."""
   parts = [_headline(plan), _rows(_what_it_needs(plan), style)]
   parts.append(_rows(_traffic(plan), style))
   parts.append(_times(plan, style))
@@ -21,7 +21,7 @@ def verdict(plan: Mapping[str, Any]) -> str:
   """Whether the step fits, in one sentence."""
   memory = plan['memory']
   if 'fits' not in memory:
-    return 'Not compiled: whether it fits is not known.'
+    return 'Not compiled: whether it fits is unknown.'
   if 'needed' not in memory:
     return f'Does not fit: the compiler says "{memory["compiler_says"]}".'
   share = memory['needed'] / memory['available']
@@ -50,7 +50,7 @@ def _what_it_needs(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
       ('  arguments (state and batch)', _size(memory['arguments'])),
       ('  temporaries', _size(memory['temporaries'])),
       ('  program', _size(memory['code'])),
-      ('  peak, by the compiler', _size(memory['peak']) if memory['peak'] else 'not said'),
+      ('  peak, by the compiler', _size(memory['peak']) if memory['peak'] else 'unknown'),
     ]
   rows.append(('train state', _size(memory['state']['total'])))
   per_device = flops['per_device_and_step']
@@ -85,7 +85,7 @@ def _traffic(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
       (f'{kind}, {title}', f'{row["calls"]} x, {_size(row["bytes"])}')
       for kind, row in found.get(name, {}).items()
     ]
-  rows.append(('collectives one after the other', f'at least {found["rounds"]}'))
+  rows.append(('dependent collectives', f'at least {found["rounds"]}'))
   if found.get('unknown_loops') or plan['flops']['unknown_loops']:
     rows.append(('loops of unknown length', 'counted once'))
   return rows

@@ -1,4 +1,4 @@
-"""Puts a plan together: a nested dict that becomes the JSON file and the table."""
+"""Assembles a plan: a nested dict that becomes the JSON file and the tables."""
 
 from collections.abc import Callable
 import math
@@ -6,15 +6,15 @@ from typing import Any, NamedTuple
 
 import jax
 
-import byoljax
 from byoljax.config import Config, ConfigError
 from byoljax.plan import aot, estimate, flops, hardware
 from byoljax.plan import traffic as traffic_lib
-from byoljax.train import assemble
+from byoljax.train.run import Run
+from byoljax.version import __version__
 
 
 class Options(NamedTuple):
-  """What the user says about a plan; see the flags of `command`."""
+  """The user's options; see the flags of `command`."""
 
   topology: str
   examples: int = 0
@@ -36,44 +36,44 @@ def machine(options: Options) -> hardware.Topology:
   """
   low, high = options.share
   if not 0 < low <= high <= 1:
-    raise ValueError(f'--share={low},{high} must be two shares with 0 < low <= high <= 1.')
+    raise ValueError(f'--share={low},{high} must be two fractions with 0 < low <= high <= 1.')
   for name in ('price', 'interconnect', 'host_rate', 'examples'):
     value = getattr(options, name)
     if not value >= 0 or math.isinf(value):
-      raise ValueError(f'--{name}={value} must not be negative; 0 leaves it out.')
+      raise ValueError(f'--{name}={value} must not be negative; 0 ignores it.')
   topology = hardware.parse(options.topology)
   if options.target_config and topology.chip.platform != 'cuda':
     raise ValueError(f'--target_config is for GPUs, but --topology={topology.name} is not one.')
   if options.interconnect:
     rate = options.interconnect * 1e9
-    # Between hosts where there are several, else between the chips.
+    # Between hosts if there are several, else between chips.
     field = 'network' if topology.chip.network and topology.num_hosts > 1 else 'links'
     topology = topology._replace(chip=topology.chip._replace(**{field: rate}))
   return topology
 
 
 def make(config: Config, options: Options, say: Callable[[str], None] = print) -> dict[str, Any]:
-  """Makes the plan of a recipe; compiles its step unless told not to.
+  """Makes the plan of a recipe, and compiles its step unless `options.compile` is False.
 
   Args:
     config: a recipe that trains an encoder.
     options: see the flags.
-    say: told what takes long before it begins.
+    say: called with a message before slow operations.
 
   Raises:
-    ConfigError: recipe, options and machine do not fit each other.
+    ConfigError: recipe, options and machine do not fit together.
     ValueError: an option out of range.
   """
   topology = machine(options)
   if 'method' not in config or 'views' not in config:
-    raise ConfigError('a plan is made for pretraining: name a recipe that trains an encoder.')
+    raise ConfigError('only pretraining can be planned: name a recipe that trains an encoder.')
   source = aot.described_source(config, options.examples, options.classes)
   if options.compile:
     mesh = aot.mesh_of(aot.devices_of(topology, options.target_config))
     if mesh.size != topology.num_devices:
       raise ConfigError(
-        f'--topology={topology.name} has {topology.num_devices} devices by our table and '
-        f'{mesh.size} by the compiler: this version of it counts cores otherwise.'
+        f'--topology={topology.name} has {topology.num_devices} devices in our table and '
+        f'{mesh.size} in the compiler: this version counts cores differently.'
       )
   else:
     mesh = aot.counting_mesh(topology.num_devices)
@@ -81,7 +81,7 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
   state, batch = aot.abstract_arguments(run, mesh)
   work = flops.count(run.step, state, batch)
   plan = {
-    'run': _run(run, topology),
+    'run': _run(config, run, topology),
     'machine': _machine(topology),
     'versions': _versions(topology, options.compile),
     'flops': {
@@ -126,7 +126,7 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
 
 
 def fits(compiled: aot.Compiled, topology: hardware.Topology) -> dict[str, Any]:
-  """Whether a compiled program fits a device, and by how many bytes."""
+  """Whether a compiled program fits on a device, and by how many bytes."""
   available = topology.chip.usable
   if compiled.memory is None:
     return {'available': available, 'fits': False, 'compiler_says': compiled.too_big}
@@ -141,15 +141,15 @@ def fits(compiled: aot.Compiled, topology: hardware.Topology) -> dict[str, Any]:
 
 
 def bisect(fit: Callable[[int], bool], known: int, known_fits: bool, limit: int) -> int:
-  """The largest n in [0, limit] that fits, given that fewer fit where more do.
+  """The largest n in [0, limit] that fits, assuming that smaller n fit if larger ones do.
 
-  Doubles from `known` to find a bracket, and halves it until the next n does not fit.
+  Doubles or halves from `known` to bracket it, then bisects.
 
   Args:
-    fit: asked as seldom as possible.
-    known: an n in [1, limit] whose answer is known.
-    known_fits: the answer.
-    limit: the most that makes sense.
+    fit: n -> whether it fits; called as rarely as possible.
+    known: an n in [1, limit] for which the answer is known.
+    known_fits: that answer.
+    limit: the maximum.
   """
   low, high = (known, limit + 1) if known_fits else (0, known)
   probe = known * 2 if known_fits else known // 2
@@ -172,7 +172,7 @@ def _largest(
   compiled: aot.Compiled,
   say: Callable[[str], None],
 ) -> dict[str, Any]:
-  """Finds the largest batch that fits, compiling for each that is tried."""
+  """Finds the largest batch that fits, by compiling for each candidate."""
   unit = topology.num_devices * config.train.accumulate
   tried: list[dict[str, Any]] = []
 
@@ -194,8 +194,8 @@ def _largest(
   }
 
 
-def _run(run: assemble.Run, topology: hardware.Topology) -> dict[str, Any]:
-  config, length = run.config, run.length
+def _run(config: Config, run: Run, topology: hardware.Topology) -> dict[str, Any]:
+  length = run.length
   return {
     'method': config.method.name,
     'encoder': config.encoder.name,
@@ -228,7 +228,7 @@ def _versions(topology: hardware.Topology, compiled: bool) -> dict[str, str]:
   wanted = ['jax', 'jaxlib']
   if compiled:
     wanted.append('libtpu' if topology.chip.platform == 'tpu' else 'jax-cuda12-pjrt')
-  return {'byoljax': byoljax.__version__} | {name: metadata.version(name) for name in wanted}
+  return {'byoljax': __version__} | {name: metadata.version(name) for name in wanted}
 
 
 def _bytes(tree: Any) -> int:
@@ -236,7 +236,7 @@ def _bytes(tree: Any) -> int:
 
 
 def _state_bytes(state: Any) -> dict[str, int]:
-  """Bytes of the parts of the train state on each device."""
+  """Bytes per device of the parts of the train state."""
   here = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.sharding.shard_shape(x.shape), x.dtype), state
   )
@@ -244,8 +244,8 @@ def _state_bytes(state: Any) -> dict[str, int]:
   return sizes | {'total': sum(sizes.values())}
 
 
-def _input(run: assemble.Run, topology: hardware.Topology, size: int) -> dict[str, Any]:
-  """What hosts deliver per step: `size` bytes to the devices, and images to decode."""
+def _input(run: Run, topology: hardware.Topology, size: int) -> dict[str, Any]:
+  """What the hosts must deliver per step: `size` bytes to the devices, and decoded images."""
   known = aot.KNOWN_DATA.get(run.source.name.removeprefix('tfds:').split('/')[0])
   return {
     'bytes_per_step': size,
@@ -268,7 +268,7 @@ def _compiled_collectives(found: traffic_lib.Found) -> dict[str, Any]:
 
 
 def _estimate(
-  run: assemble.Run,
+  run: Run,
   topology: hardware.Topology,
   work: flops.Work,
   traffic: dict[str, tuple[int, int]],
@@ -277,7 +277,7 @@ def _estimate(
   options: Options,
   batch_bytes: int,
 ) -> dict[str, Any]:
-  """The fast and the slow end of the range, of a step and of the run."""
+  """The fast and the slow end of the range of times, for a step and for the run."""
   ends = {}
   steps, batch = run.length.total_steps, run.length.batch_size
   for end, share in zip(('slow', 'fast'), options.share, strict=True):
@@ -314,22 +314,22 @@ def _assumptions(topology: hardware.Topology, options: Options) -> list[str]:
     f'({chip.peak_bf16 / 1e12:g} TFLOP/s bfloat16, {chip.peak_f32 / 1e12:g} float32 per chip)',
     f'links {chip.links / 1e9:g} GB/s per chip and direction'
     + (f', {chip.network / 1e9:g} GB/s between hosts' if chip.network else ''),
-    'communication is not hidden behind work; each collective waits '
-    f'{estimate.latency_seconds(topology) * 1e6:.3g} us for the way across the machine',
+    'communication does not overlap with computation; each collective has a latency of '
+    f'{estimate.latency_seconds(topology) * 1e6:.3g} us',
     f'hosts deliver {options.host_rate:g} images/s each'
     if options.host_rate
     else 'hosts keep up with the devices',
-    'not counted: starting, compiling, evaluations, checkpoints, failures',
+    'not included: start-up, compilation, evaluations, checkpoints, failures',
     f'price {options.price:g} per chip and hour, as given' if options.price else 'no price given',
   ]
   if chip.platform == 'cuda':
     lines.append(
-      'three quarters of the memory are usable, as JAX takes by default '
-      '(XLA_PYTHON_CLIENT_MEM_FRACTION); convolutions may take more work space on a real GPU'
+      'three quarters of the memory are usable, the default of JAX '
+      '(XLA_PYTHON_CLIENT_MEM_FRACTION); convolutions may need more workspace on a real GPU'
     )
   if not options.compile:
     lines.append(
-      'not compiled: the compiler merges all collectives that need not wait for each other, and '
-      'memory traffic is not known'
+      'not compiled: assumes that the compiler merges all independent collectives; memory traffic '
+      'is unknown'
     )
   return lines

@@ -1,9 +1,10 @@
-"""Describes GPUs to XLA's compiler, which otherwise asks the GPU in the machine.
+"""Describes GPUs to XLA's compiler, which otherwise queries the attached GPU.
 
 The description is the text of XLA's `GpuTargetConfigProto` (openxla/xla,
 xla/stream_executor/device_description.proto). The numbers are those of the CUDA C++ Programming
 Guide, "Technical Specifications per Compute Capability", and of NVIDIA's white papers on A100 and
-H100. One that a real GPU wrote (`topology.target_config` in JAX) is better: --target_config.
+H100. A description written by a real GPU (`topology.target_config` in JAX) is better: pass it as
+--target_config.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from byoljax.plan import hardware
 
 
 class Gpu(NamedTuple):
-  """What the compiler asks about a GPU; bytes, and counts per multiprocessor (SM)."""
+  """What the compiler needs to know of a GPU; bytes, and counts per multiprocessor (SM)."""
 
   name: str
   capability: tuple[int, int]
@@ -33,7 +34,7 @@ GPUS = {
   'h100': _H100,
   'h200': _H100._replace(name='NVIDIA H200'),
 }
-# Of the CUDA runtime and cuDNN that the program would meet.
+# Versions of the CUDA runtime and cuDNN to compile for.
 _RUNTIME, _DNN = (12, 8, 0), (9, 8, 0)
 
 

@@ -1,15 +1,14 @@
-"""How fast a configuration trains here: the input alone, the step alone, and both together.
+"""Times a configuration on this machine: the input alone, the step alone, and both together.
 
-Both together is `train.training`, the loop of every run, and its figures are the ones that the run
-logs: images per second and the share of the time that it waits for data. What the run does besides
-(evaluations, checkpoints, a method's rare clustering) is not in them. The step alone gets one
-batch, over and over, that lies on the device already; it has in it what training's has, so also the
-part of the augmentation that is made there. The input alone is made and thrown away.
+Both together is `loop.training`, the loop of every run, and its figures are those that a run logs:
+images per second and the share of the time that it waits for data, excluding evaluations,
+checkpoints and clustering. The step alone repeats one batch that is already on the device, and
+includes the augmentation that runs in the step. The input alone is produced and discarded.
 
-The first step compiles and is timed apart. Work is counted as `byoljax.plan` counts it.
+The first step, which compiles, is timed separately. Work is counted as in `byoljax.plan`.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 import contextlib
 import functools
 import statistics
@@ -23,15 +22,13 @@ import numpy as np
 
 from byoljax.config import Config, ConfigError
 from byoljax.data.batches import resident
-from byoljax.data.batches.order import Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
-from byoljax.method import Teacher
+from byoljax.length import Length, next_due
 from byoljax.plan import aot, flops, hardware
-from byoljax.report import table
 from byoljax.step import TrainState
 from byoljax.train import assemble, loop
-from byoljax.train.assemble import Run
+from byoljax.train.run import Run
 from byoljax.workdir.clock import Clock
 
 try:
@@ -39,27 +36,28 @@ try:
 except ModuleNotFoundError:  # Not on Windows.
   resource = None
 
-# Steps before a round that are not timed: they use up the batches that were made ahead meanwhile.
+# Untimed steps before a round, which use up batches that were prefetched in between.
 _HEAD_START = 4
-# Step 1 compiles; by the time of step 2 the loop decides how many steps make a call.
+# Step 1 compiles; from the time of step 2 the loop decides how many steps make a call.
 _FIRST = 3
-_PARTS = {'input': 'input only', 'step': 'step only', 'training': 'training'}
 
 
-def measure(config: Config, source: Source, teacher: Teacher | None = None) -> dict[str, Any]:
-  """Times a pretraining configuration on the devices that are there; writes nothing.
+def measure(
+  config: Config, source: Source, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+  """Times a pretraining configuration on the attached devices; writes nothing.
 
   Args:
-    config: fields as for training; `bench.steps` in each of `bench.rounds` rounds are timed. Its
-      `train.length` is made longer where that is shorter than what is timed.
+    config: fields as for training; times `bench.steps` steps in each of `bench.rounds` rounds, and
+      extends `train.length` if it is shorter than that.
     source: the training images.
-    teacher: for methods that learn from one.
+    given: networks for the method, by name.
 
   Returns:
     'input', 'step' and 'training', each with 'img_per_s', 'ms_per_step' and 's_per_epoch' (medians
-    over rounds) and 'samples', seconds per step of every round; 'wait', the share of training's
-    time, in [0, 1], that is waiting for data; 'first_step_s'; 'peak_memory', bytes and whose;
-    'flops'; and what was measured.
+    over rounds) and 'samples', seconds per step of every round; 'wait', the share of the
+    training time, in [0, 1], spent waiting for data; 'first_step_s'; 'peak_memory', bytes and of
+    what; 'flops'; and a description of what was measured.
 
   Raises:
     ConfigError: nothing to time, or a configuration that does not fit.
@@ -67,18 +65,17 @@ def measure(config: Config, source: Source, teacher: Teacher | None = None) -> d
   steps, rounds = config.bench.steps, config.bench.rounds
   if steps < 1 or rounds < 1:
     raise ConfigError(f'bench.steps={steps} and bench.rounds={rounds} must both be at least 1.')
-  run = assemble.assemble(config, source, teacher=teacher)
+  run = assemble.from_config(config, source, given=given)
   needed = _FIRST + rounds * (_HEAD_START + steps)
   if run.length.total_steps < needed:
     config = config.copy_and_resolve_references()
     with config.unlocked():
       config.train.length = f'{needed} steps'
-    run = assemble.assemble(config, source, teacher=teacher)
+    run = assemble.from_config(config, source, given=given)
   opened = run.source.opened()
-  mode = config.data.get('resident', 'auto')
-  on_device = resident.is_chosen(mode, opened, config.augment.device)
+  on_device = resident.is_chosen(run.data.resident, opened)
 
-  # Training first: its memory is read before anything else has used any.
+  # Training first, so that its peak memory is not exceeded by anything else.
   state, found = _training(run, steps, rounds)
   peak = _peak_memory()
   with contextlib.closing(loop.batches(run, 0)) as made:
@@ -93,8 +90,14 @@ def measure(config: Config, source: Source, teacher: Teacher | None = None) -> d
     'step': _step(call, state, steps, rounds, per_call),
     'training': found.pop('samples'),
   }
+  counted = assemble.from_config(
+    config,
+    source,
+    given=given,
+    mapped=functools.partial(mapping.spmd_shard_map, mesh=aot.counting_mesh(jax.device_count())),
+  )
   length = run.length
-  timed = {part: _summary(samples[part], length) for part in _PARTS}
+  timed = {part: _summary(samples[part], length) for part in samples}
   return {
     'method': config.method.name,
     'encoder': config.encoder.name,
@@ -113,17 +116,16 @@ def measure(config: Config, source: Source, teacher: Teacher | None = None) -> d
     **timed,
     **found,
     'peak_memory': peak,
-    'flops': _flops(run, teacher, batch, timed),
+    'flops': _flops(counted, batch, timed),
   }
 
 
 def _training(run: Run, steps: int, rounds: int) -> tuple[TrainState, dict[str, Any]]:
-  """Rounds of the real loop, between whose steps the clock is read as a run does when it logs."""
-  every = max(1, run.length.steps('log.every', run.config.log.every))
+  """Rounds of the training loop; the clock is read between them as a run does when it logs."""
   until = 0
 
-  def due(done: int) -> int:
-    return min(until if until > done else done + 1, (done // every + 1) * every)
+  def due(done: int) -> float:
+    return min(until if until > done else done + 1, next_due(done, run.log_every))
 
   clock = Clock(run.length.total_steps, run.length.batch_size)
   state, values, done, per_call = run.layout.place(run.create()), {}, 0, 1
@@ -131,7 +133,7 @@ def _training(run: Run, steps: int, rounds: int) -> tuple[TrainState, dict[str, 
   samples, waits = [], []
   with contextlib.closing(training):
 
-    def go(count: int) -> dict[str, float]:
+    def advance(count: int) -> dict[str, float]:
       nonlocal state, values, done, per_call, until
       until = done + count
       while done < until:
@@ -142,10 +144,10 @@ def _training(run: Run, steps: int, rounds: int) -> tuple[TrainState, dict[str, 
       clock.tick(done)
       return clock.read()
 
-    first = go(_FIRST)['time/first_step_s']
+    first = advance(_FIRST)['time/first_step_s']
     for _ in range(rounds):
-      go(_HEAD_START)
-      row = go(steps)
+      advance(_HEAD_START)
+      row = advance(steps)
       samples.append(run.length.batch_size / row['time/img_per_s'])
       waits.append(row['time/wait'])
   return state, {
@@ -158,7 +160,7 @@ Call = Callable[[TrainState], tuple[TrainState, Any]]
 
 
 def _host_call(run: Run, batch: dict[str, Any]) -> Call:
-  """One step on a batch of the host's that has been copied to the devices."""
+  """One step on a batch from the host that has been copied to the devices."""
   placed = _placed(mapping.shard(batch))
   return lambda state: run.step(state, placed)
 
@@ -166,26 +168,16 @@ def _host_call(run: Run, batch: dict[str, Any]) -> Call:
 def _resident_call(run: Run, source: Source, count: int) -> Call:
   """The steps of one call on data that live on the devices."""
   data = resident.place(source)
-  index = _placed(resident.indices(_order(run), 0, count))
+  index = _placed(resident.examples(run.order, 0, count))
   assert run.many_steps is not None
   many_steps = run.many_steps
   return lambda state: many_steps(state, data, index, np.int32(count))
 
 
 def _placed(tree: Any) -> Any:
-  """[local devices, ...] on the devices, as the mapped step takes it without a copy."""
+  """Places [local devices, ...] on the devices, so that the mapped step needs no copy."""
   sharding = NamedSharding(mapping.local_mesh(), PartitionSpec(collectives.AXIS))
   return jax.block_until_ready(jax.tree.map(lambda x: jax.device_put(x, sharding), tree))
-
-
-def _order(run: Run) -> Order:
-  return Order(
-    run.source.size,
-    run.length.batch_size,
-    run.config.seed,
-    jax.process_index(),
-    jax.process_count(),
-  )
 
 
 def _step(call: Call, state: TrainState, steps: int, rounds: int, per_call: int) -> list[float]:
@@ -194,7 +186,7 @@ def _step(call: Call, state: TrainState, steps: int, rounds: int, per_call: int)
   calls, samples = -(-steps // per_call), []
   for number in range(rounds + 1):
     began = time.perf_counter()
-    for _ in range(calls if number else 1):  # The first, alone, only warms up.
+    for _ in range(calls if number else 1):  # A single warm-up call.
       state, values = call(state)
       if wait_for_each:
         jax.block_until_ready(state)
@@ -204,13 +196,14 @@ def _step(call: Call, state: TrainState, steps: int, rounds: int, per_call: int)
 
 
 def _input(run: Run, steps: int, rounds: int, per_call: int) -> list[float]:
-  """Seconds per step of each round, of making the input and giving each device its part.
+  """Seconds per step of each round, of producing the input and splitting it over the devices.
 
   Args:
     run: see `assemble`.
     steps: of a round.
     rounds: how many.
-    per_call: above 0: the data live on the devices, which are told the examples of so many steps.
+    per_call: above 0 if the data are on the devices: steps per call, of which only the indices are
+      produced.
   """
   with contextlib.closing(_made(run, per_call)) as made:
     samples = []
@@ -225,11 +218,11 @@ def _input(run: Run, steps: int, rounds: int, per_call: int) -> list[float]:
 
 
 def _made(run: Run, per_call: int) -> Generator[int, None, None]:
-  """Makes input without end and says for how many steps each piece is."""
+  """Produces input endlessly; yields the number of steps of each piece."""
   if per_call:
-    order, first = _order(run), 0
+    order, first = run.order, 0
     while True:
-      resident.indices(order, first, per_call)
+      resident.examples(order, first, per_call)
       first += per_call
       yield per_call
   while True:
@@ -239,7 +232,7 @@ def _made(run: Run, per_call: int) -> Generator[int, None, None]:
         yield 1
 
 
-def _summary(samples: list[float], length: assemble.Length) -> dict[str, Any]:
+def _summary(samples: list[float], length: Length) -> dict[str, Any]:
   seconds = statistics.median(samples)
   return {
     'img_per_s': length.batch_size / seconds,
@@ -250,7 +243,7 @@ def _summary(samples: list[float], length: assemble.Length) -> dict[str, Any]:
 
 
 def _peak_memory() -> dict[str, Any] | None:
-  """Most bytes in use so far: on the fullest device where that is known, else of this process."""
+  """Peak bytes in use: of the fullest device if known, else of this process."""
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   peaks = [each['peak_bytes_in_use'] for each in stats if 'peak_bytes_in_use' in each]
   if peaks:
@@ -262,31 +255,27 @@ def _peak_memory() -> dict[str, Any] | None:
   return {'bytes': size * unit, 'of': 'the whole process, on the host'}
 
 
-def _flops(
-  run: Run, teacher: Teacher | None, batch: dict[str, Any], timed: dict[str, Any]
-) -> dict[str, Any]:
-  """Work per step and image, per second, and as a share of the devices' peak where it is known."""
+def _flops(run: Run, batch: dict[str, Any], timed: dict[str, Any]) -> dict[str, Any]:
+  """FLOPs per step and image, per second, and as a share of the devices' peak if known.
+
+  Args:
+    run: its step is mapped over an abstract mesh.
+    batch: of this process.
+    timed: results by part.
+  """
   devices = jax.device_count()
-  mesh = aot.counting_mesh(devices)
-  counted = assemble.assemble(
-    run.config,
-    run.source,
-    teacher=teacher,
-    num_devices=devices,
-    mapped=functools.partial(mapping.spmd_shard_map, mesh=mesh),
-  )
   whole = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct((run.length.batch_size, *x.shape[1:]), x.dtype), batch
   )
-  work = flops.count(counted.step, *aot.arguments_for(counted, whole, mesh))
+  work = flops.count(run.step, *aot.arguments_for(run, whole, aot.counting_mesh(devices)))
   kind = jax.devices()[0].device_kind
   chip = hardware.chip_of(kind)
-  seconds_at_peak = _at_peak(work.flops, chip) if chip else None
+  seconds_at_peak = hardware.seconds_at_peak(work.flops, chip) if chip else None
   found: dict[str, Any] = {
     'per_device_and_step': dict(work.flops),
     'per_image': work.total * devices / run.length.batch_size,
     'unknown_loops': work.unknown_loops,
-    'peak_per_device': _peaks(chip) if chip else None,
+    'peak_per_device': hardware.peaks(chip) if chip else None,
   }
   for part in ('step', 'training'):
     seconds = timed[part]['ms_per_step'] / 1000
@@ -295,74 +284,3 @@ def _flops(
       'share_of_peak': None if seconds_at_peak is None else seconds_at_peak / seconds,
     }
   return found
-
-
-def _peaks(chip: hardware.Chip) -> dict[str, float]:
-  """FLOP/s of one JAX device by the operands' type."""
-  return {
-    'bfloat16': chip.peak_bf16 / chip.devices,
-    'float16': chip.peak_bf16 / chip.devices,
-    'float32': chip.peak_f32 / chip.devices,
-  }
-
-
-def _at_peak(work: dict[str, int], chip: hardware.Chip) -> float | None:
-  """Seconds that the work of a device would take at its peak; None for a type without one."""
-  peaks = _peaks(chip)
-  if not set(work) <= set(peaks):
-    return None
-  return sum(count / peaks[dtype] for dtype, count in work.items())
-
-
-def text(found: dict[str, Any]) -> str:
-  """What `measure` has found, for a person."""
-  rows = [
-    {'': label} | {name: _number(found[part][key]) for name, key in _COLUMNS.items()}
-    for part, label in _PARTS.items()
-  ]
-  work, memory = found['flops'], found['peak_memory']
-  device = f'{found["devices"]} x {found["device_kind"]}'
-  where = 'on the device' if found['data_on_device'] else 'from the host'
-  lines = [
-    f'{found["method"]}, {found["encoder"]} encoder, {found["dtype"]}, '
-    f'batch {found["batch_size"]}, {device}; '
-    f'data {where}, {found["steps_per_call"]} step(s) per call; '
-    f'medians of {found["rounds"]} rounds of {found["steps"]} steps',
-    '',
-    table.format_table(rows, ['', *_COLUMNS]),
-    '',
-    f'waiting for data  {found["wait"]:.1%} of training',
-    f'compiling and first step  {found["first_step_s"]:.1f} s',
-    'peak memory  '
-    + ('unknown' if memory is None else f'{memory["bytes"] / 1e9:.2f} GB ({memory["of"]})'),
-    f'work  {work["per_image"] / 1e9:.3g} GFLOP per image; '
-    + '; '.join(_rate(label, work[part]) for label, part in (('step', 'step'), ('training',) * 2)),
-    verdict(found),
-  ]
-  return '\n'.join(lines)
-
-
-_COLUMNS = {'img/s': 'img_per_s', 'ms/step': 'ms_per_step', 's/epoch': 's_per_epoch'}
-
-
-def _number(value: float) -> str:
-  """Three digits; whole numbers from 100 on."""
-  return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
-
-
-def _rate(label: str, rate: dict[str, Any]) -> str:
-  share = '–' if rate['share_of_peak'] is None else f'{rate["share_of_peak"]:.1%}'
-  return f'{label} {rate["per_s"] / 1e12:.3g} TFLOP/s, {share} of the peak'
-
-
-def verdict(found: dict[str, Any]) -> str:
-  """One sentence: what limits this training."""
-  if found['wait'] > 0.1:
-    return 'The input limits this: the step waits for it.'
-  step, training = found['step']['ms_per_step'], found['training']['ms_per_step']
-  if training > 1.15 * step:
-    return (
-      f'The step does not wait, but takes {training / step - 1:.0%} longer than alone: '
-      'the input uses the same cores.'
-    )
-  return 'The step limits this: the input keeps up.'

@@ -1,10 +1,10 @@
-"""Counts the communication in the text of a compiled program.
+"""Counts the collectives in the text of a compiled program.
 
-The text is XLA's HLO after optimization, so what the compiler merged, split or removed is counted
-as it will run. An asynchronous operation is two instructions, `-start` and `-done`; the second is
-counted, whose result is the operation's. A loop's body counts as often as the compiler knows it to
-run. What lies in a branch of a conditional is kept apart: in a train step it is what only the
-logged steps do.
+The text is XLA's HLO after optimization, so collectives are counted as they will run, after the
+compiler has merged, split or removed some. An asynchronous operation is two instructions, `-start`
+and `-done`; the second one, whose result is the operation's, is counted. The body of a loop is
+multiplied by its trip count if the compiler knows it. Branches of conditionals are kept separate:
+in a train step only logged steps run them.
 """
 
 import collections
@@ -17,14 +17,14 @@ KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'collective-permute', 'al
 
 
 class Collective(NamedTuple):
-  """One communication of the program.
+  """One collective of the program.
 
   Attributes:
     kind: one of `KINDS`.
     size: bytes of the result on one device.
-    group: devices that take part in it; 0 where the text does not say: all of them.
-    times: how often one run of the program executes it.
-    conditional: whether it lies in a branch of a conditional.
+    group: participating devices; 0, if the text does not say, for all of them.
+    times: how often it runs in one execution of the program.
+    conditional: whether it is inside a branch of a conditional.
   """
 
   kind: str
@@ -35,11 +35,11 @@ class Collective(NamedTuple):
 
 
 class Found(NamedTuple):
-  """The communication of a program.
+  """All collectives of a program.
 
   Attributes:
-    collectives: in the order of the text.
-    unknown_loops: loops with communication whose length the text does not say; counted once.
+    collectives: in textual order.
+    unknown_loops: loops with collectives whose trip count is unknown; counted once.
   """
 
   collectives: tuple[Collective, ...]
@@ -70,7 +70,7 @@ def find(hlo: str) -> Found:
 
 
 def totals(found: Found, *, conditional: bool = False) -> dict[str, tuple[int, int]]:
-  """kind -> (calls, bytes of the results) per run, of what is or is not in a conditional."""
+  """kind -> (calls, bytes of the results) per execution, inside or outside of conditionals."""
   result: dict[str, tuple[int, int]] = {}
   for each in found.collectives:
     if each.conditional == conditional:
@@ -80,7 +80,7 @@ def totals(found: Found, *, conditional: bool = False) -> dict[str, tuple[int, i
 
 
 def sent(kind: str, size: float, group: int) -> float:
-  """Bytes that one device sends for a result of `size` bytes among `group`, around a ring.
+  """Bytes that one device sends for a result of `size` bytes in a group, in a ring algorithm.
 
   All-reduce: 2 (n - 1) / n; all-gather and all-to-all: (n - 1) / n; reduce-scatter: n - 1 times
   the share that stays; permutation: once.
@@ -129,7 +129,7 @@ def _walk(computations: dict[str, list[str]], entry: str) -> Iterator[tuple[str,
       trips = _TRIPS.search(line)
       for role, called in _CALLED.findall(line):
         if role == 'to_apply' and ' call(' not in line:
-          continue  # What a reduction adds with.
+          continue  # The operator of a reduction.
         count = times * int(trips.group(1)) if trips and role == 'body' else times
         unsure = uncertain or (role == 'body' and trips is None)
         queue.append((called, count, conditional or role.endswith('_computation'), unsure))

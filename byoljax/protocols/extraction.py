@@ -1,12 +1,12 @@
-"""Evaluations of a frozen encoder on clean images: where it comes from, its features, k-NN.
+"""Evaluations of a frozen encoder on clean images: its features, k-NN.
 
-An evaluation sees an encoder (`byoljax.encoders.stored`) and two labelled sets, never the method
+An evaluation sees an encoder (`byoljax.encoders.encoder`) and two labelled sets, never the method
 that trained it; the same functions serve a randomly initialized encoder and raw pixels, which is
 what a result has to be compared with. Classifiers trained on an encoder are in
 `byoljax.protocols.classify`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import functools
 from typing import Any, NamedTuple
 
@@ -15,13 +15,9 @@ import numpy as np
 
 from byoljax import streams
 from byoljax.config import ConfigError, user_errors
-from byoljax.data.augment import device
 from byoljax.data.batches import pipeline
 from byoljax.data.sources.source import Source
-from byoljax.encoders.stored import (
-  Encoder,
-  outputs,
-)
+from byoljax.encoders.encoder import Encoder, Preprocessing, outputs
 from byoljax.evals import features, knn
 from byoljax.models.net import Net
 
@@ -112,23 +108,22 @@ def eval_batches(source: Source, data: EvalData) -> Any:
 
 def extract(encoder: Encoder, source: Source, data: EvalData) -> tuple[np.ndarray, np.ndarray]:
   """Features float32 [N, D] and labels int32 [N] of all images of a source; see `extractor`."""
-  run = extractor(encoder, data.mean, data.std)
-  return run(encoder.params, encoder.bn, eval_batches(source, data))
+  return extractor(encoder)(encoder.params, encoder.bn, eval_batches(source, data))
 
 
-def extractor(encoder: Encoder, mean: Sequence[float], std: Sequence[float]) -> features.Extract:
+def extractor(encoder: Encoder) -> features.Extract:
   """`extract(params, bn, batches) -> (features, labels)` of an encoder at its tap.
 
   The answer depends on the images alone: neither on the size of the batches, nor on how the last
   one is padded, nor on the number of devices and processes, up to the rounding of float32.
   """
-  return _extractor(encoder.net, encoder.tap, encoder.pool, tuple(mean), tuple(std))
+  return _extractor(encoder.net, encoder.tap, encoder.pool, encoder.preprocessing)
 
 
 @functools.cache
 def _extractor(
-  net: Net, tap: str, pool: str, mean: tuple[float, ...], std: tuple[float, ...]
+  net: Net, tap: str, pool: str | None, preprocessing: Preprocessing
 ) -> features.Extract:
   """One for every network, so that periodic evaluations compile only once."""
   embed = functools.partial(outputs, net, (tap,), pool)
-  return features.make_extractor(embed, device.make_eval_transform(mean, std), tap=tap)
+  return features.make_extractor(embed, preprocessing.normalize, tap=tap)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byoljax.workdir import metrics
+from byoljax.workdir.files import replacing
 
 FILE = 'curves.png'
 
@@ -134,9 +135,8 @@ def plot_run(
     name = pathlib.Path(workdir).resolve().name
     figure.suptitle(f'{name}: {rows[-1]["step"]:,} steps', fontsize=13, fontweight='bold')
     path = pathlib.Path(workdir) / FILE if path is None else pathlib.Path(path)
-    temporary = path.with_name(path.name + '.tmp')
-    figure.savefig(temporary, format='png')
-    temporary.replace(path)
+    with replacing(path) as file:
+      figure.savefig(file, format='png')
   return path
 
 

@@ -1,30 +1,36 @@
 """What training really sees: the views of the first images, as the run itself makes them."""
 
+from collections.abc import Sequence
 import contextlib
 import pathlib
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from byoljax import streams
+from byoljax.data.augment import device
 from byoljax.data.batches import pipeline
+from byoljax.method import transformed
 from byoljax.report import sheet
 from byoljax.train import loop
-from byoljax.train.assemble import Run, augmentation, view_names
+from byoljax.train.run import Run
 
 
-def write_sheet(run: Run, path: pathlib.Path, count: int = 8) -> None:
-  """Writes a contact sheet of `count` images of the first batch beside their augmented views."""
+def write_sheet(run: Run, path: pathlib.Path, names: Sequence[str] = (), count: int = 8) -> None:
+  """Writes a contact sheet of `count` images of the first batch beside what the network sees.
+
+  Args:
+    run: see `byoljax.train.run`.
+    path: the picture.
+    names: of the views; () numbers them.
+    count: rows.
+  """
   originals, views = example_views(run, min(count, run.source.size))
-  sheet.write(path, originals, views, names=_names(run))
-
-
-def _names(run: Run) -> list[str]:
-  """One name per view; repeated views are counted: view3 1, view3 2, ..."""
-  names = []
-  for name in view_names(run.config):
-    repeat = run.config.views[name].get('repeat', 1)
-    names += [name] if repeat == 1 else [f'{name} {i + 1}' for i in range(repeat)]
-  return names
+  numbered = [f'view{number + 1}' for number in range(len(views))]
+  names = names if len(names) == len(views) else numbered
+  sheet.write(path, originals, views, names=list(names))
 
 
 def example_views(run: Run, count: int) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
@@ -35,8 +41,7 @@ def example_views(run: Run, count: int) -> tuple[list[np.ndarray], list[list[np.
   """
   with contextlib.closing(loop.batches(run, 0)) as source:
     batch = jax.tree.map(lambda x: x[:count], next(source))
-  augment = augmentation(run.config, run.specs, run.length, mean=(0.0,) * 3, std=(1.0,) * 3)
-  views = jax.jit(augment)(batch, 0)['views']
+  views = _seen(run, batch)
   # A batch, or this process's part of it, may hold fewer than were asked for.
   clean = pipeline.eval_batches(
     run.source.subset(batch['index']),
@@ -45,4 +50,25 @@ def example_views(run: Run, count: int) -> tuple[list[np.ndarray], list[list[np.
   )
   with contextlib.closing(clean) as source:
     originals = next(source)['image']
-  return list(originals), [list(np.asarray(view)) for view in views]
+  return list(originals), [list(view) for view in views]
+
+
+def _seen(run: Run, batch: dict[str, Any]) -> list[np.ndarray]:
+  """The views of step 0 as the method's network sees them, after `Method.transform`, in [0, 1].
+
+  Views that a transform has stacked along the batch (the turns of an image, say) are taken apart.
+  """
+  augment = device.make_augment(run.specs, seed=run.seed, mean=run.data.mean, std=run.data.std)
+  key = jax.random.fold_in(jax.random.key(run.seed), streams.STEPS)
+  key = jax.random.fold_in(jax.random.fold_in(key, 0), streams.TRANSFORM)
+
+  def see(batch: dict[str, Any]) -> Any:
+    step = jnp.zeros((), jnp.int32)
+    first = jax.random.fold_in(key, 0)
+    return transformed(run.method, augment(batch, step), first, step)['views']
+
+  count, seen = len(batch['index']), []
+  for view in jax.jit(see)(batch):
+    pixels = np.asarray(view) * np.float32(run.data.std) + np.float32(run.data.mean)
+    seen += np.split(np.clip(pixels, 0.0, 1.0), max(1, len(pixels) // count))
+  return seen

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 import os
-import pathlib
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from byoljax.workdir.files import replacing
 
 _CELL = 96  # Least side of a picture on the sheet, in pixels.
 _GAP = 6
@@ -54,10 +55,8 @@ def write(
       x = left + (cell - picture.width) // 2
       y = _HEADER + row * (cell + _GAP) + (cell - picture.height) // 2
       sheet.paste(picture, (x, y))
-  target = pathlib.Path(path)
-  scratch = target.with_name(target.name + '.tmp')
-  sheet.save(scratch, format='PNG')
-  os.replace(scratch, target)
+  with replacing(path) as file:
+    sheet.save(file, format='PNG')
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:

@@ -1,12 +1,13 @@
 """Small tables for the terminal and for Markdown."""
 
 from collections.abc import Mapping, Sequence
-import difflib
 import sys
 from typing import Any
 import unicodedata
 
 import numpy as np
+
+from byoljax.suggest import unknown
 
 STYLES = ('unicode', 'ascii', 'markdown')
 
@@ -70,9 +71,7 @@ def _checked_style(style: str | None) -> str:
     encoding = getattr(sys.stdout, 'encoding', None) or 'ascii'
     return 'unicode' if encoding.lower().replace('-', '').startswith('utf') else 'ascii'
   if style not in STYLES:
-    close = difflib.get_close_matches(style, STYLES, n=1)
-    hint = f', did you mean {close[0]!r}?' if close else '.'
-    raise ValueError(f'There is no table style {style!r}; styles: {", ".join(STYLES)}{hint}')
+    raise ValueError(unknown('table style', style, STYLES))
   return style
 
 

@@ -1,1 +1,58 @@
-"""What can be run from the command line."""
+"""What can be run: one module for each command of `byoljax`, and the table of them.
+
+The command line, its help and completion, the tasks of configurations, and the documentation's list
+of commands are all made from `COMMANDS`. See `byoljax.tasks.command` for what a module defines.
+"""
+
+from byoljax.tasks import (
+  anomaly,
+  bench,
+  collapse,
+  compare,
+  embed,
+  export,
+  few_labels,
+  finetune,
+  hypersphere,
+  import_weights,
+  knn,
+  layers,
+  linear,
+  logistic,
+  plan,
+  pretrain,
+  report,
+  search,
+  transfer,
+  views,
+)
+from byoljax.tasks.command import Command
+
+# In the order of the help.
+_MODULES = (
+  pretrain,
+  views,
+  bench,
+  plan,
+  knn,
+  linear,
+  finetune,
+  transfer,
+  logistic,
+  few_labels,
+  anomaly,
+  layers,
+  hypersphere,
+  collapse,
+  embed,
+  search,
+  export,
+  import_weights,
+  report,
+  compare,
+)
+
+COMMANDS: dict[str, Command] = {module.COMMAND.name: module.COMMAND for module in _MODULES}
+
+# By what a configuration's field `task` says.
+TASKS = {command.task: command.run for command in COMMANDS.values() if command.task}

@@ -3,7 +3,7 @@
     <folder>/index.json        what was embedded by what, how many rows of how many numbers
     <folder>/part-00000.npz    features float32 [n, D], index int64 [n], label int32 [n], name [n]
 
-Parts are written one after the other, each at once, so an interrupted job goes on where it stopped.
+Parts are written one after the other, each at once, so an interrupted job resumes where it stopped.
 Images that cannot be read have no row. CSV and Parquet hold the same columns.
 """
 
@@ -11,22 +11,23 @@ from collections.abc import Mapping
 import csv
 import io
 import json
-import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
 import numpy as np
 
 from byoljax.config import Config, ConfigError, choose, user_errors
-from byoljax.data.batches import pipeline
-from byoljax.data.sources import datasets
-from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
-from byoljax.evals import features
-from byoljax.protocols import eval_data, extraction
-from byoljax.workdir import checkpoint
+from byoljax.tasks import evaluation
+from byoljax.tasks.command import Command
+from byoljax.version import versions
+from byoljax.workdir.files import replacing, write_json
 from byoljax.workdir.run_dir import Invocation, say
+
+if TYPE_CHECKING:
+  from byoljax.data.sources.source import Source
+  from byoljax.encoders.encoder import Encoder
+  from byoljax.evals.features import Extract
 
 INDEX = 'index.json'
 FORMATS = ('npz', 'csv', 'parquet')
@@ -48,20 +49,24 @@ class Part(NamedTuple):
   name: np.ndarray
 
 
-def embed(config: Config, invocation: Invocation) -> int:
-  """Task: embeds a data set; see `configs/embed.py`."""
+def run(config: Config, invocation: Invocation) -> int:
+  """Embeds a data set; see `configs/embed.py`."""
+  from byoljax.data.sources import datasets
+  from byoljax.encoders import load
+  from byoljax.protocols import extraction
+
   choose('format', config.format, FORMATS)
   if config.format == 'parquet':
     _require_pyarrow()
   if config.part_size < 1:
     raise ConfigError(f'part_size={config.part_size} must be at least 1.')
-  encoder, source_config, directory = extraction.load_encoder(
+  encoder, source_config, directory = load.load_encoder(
     config.pretrained, config.network, config.tap
   )
   data = source_config.data
   name = config.data.name or data.name
   where = config.data.dir or ('' if config.data.name else data.dir)
-  what = [name.replace(':', '-'), config.split, *eval_data.tap_suffix(config)]
+  what = [name.replace(':', '-'), config.split, *evaluation.tap_suffix(config)]
   folder = pathlib.Path(
     invocation.workdir or directory.parent.parent / 'embeddings' / '-'.join(what)
   )
@@ -82,7 +87,7 @@ def embed(config: Config, invocation: Invocation) -> int:
     'class_names': list(source.class_names),
   }
   _open(folder, about)
-  extract = extraction.extractor(encoder, data.mean, data.std)
+  extract = extraction.extractor(encoder)
   parts = -(-source.size // config.part_size)
   done = 0
   for number in range(parts):
@@ -91,7 +96,7 @@ def embed(config: Config, invocation: Invocation) -> int:
       done += 1
       continue
     rows = np.arange(number * config.part_size, min((number + 1) * config.part_size, source.size))
-    part = _embedded(extract, encoder, source.subset(rows), rows, size, config)
+    part = _embed(extract, encoder, source.subset(rows), rows, size, config)
     if hosts.is_first_process():
       _write(part, path, config.format)
     say(f'{path.name}  {len(part.features):,} of {len(rows):,} images')
@@ -101,14 +106,20 @@ def embed(config: Config, invocation: Invocation) -> int:
   return 0
 
 
-def _embedded(
-  extract: features.Extract,
-  encoder: extraction.Encoder,
-  source: Source,
+def _embed(
+  extract: 'Extract',
+  encoder: 'Encoder',
+  source: 'Source',
   rows: np.ndarray,
   image_size: int,
   config: Config,
 ) -> Part:
+  import jax
+
+  from byoljax.data.batches import pipeline
+  from byoljax.evals import features
+  from byoljax.protocols import extraction
+
   batches = pipeline.eval_batches(
     source,
     image_size=image_size,
@@ -118,7 +129,7 @@ def _embedded(
     threads=config.data.threads,
   )
   labels = source.labels
-  found, index = extract(encoder.params, encoder.bn, features.numbered(batches))
+  found, index = extract(encoder.params, encoder.bn, features.with_index_as_label(batches))
   names = np.array([source.locate(int(i)) for i in index])
   known = np.full(len(index), -1, np.int32) if labels is None else labels[index].astype(np.int32)
   return Part(found, rows[index], known, names)
@@ -132,7 +143,7 @@ def _open(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
   """
   path = folder / INDEX
   if path.exists():
-    stored = {'tap': 'embedding'} | read_index(folder)  # Folders of version 0.1 do not name it.
+    stored = read_index(folder)
     other = [name for name, value in about.items() if stored.get(name) != value]
     if other:
       raise ConfigError(
@@ -142,7 +153,7 @@ def _open(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
   if hosts.is_first_process():
     with user_errors('--workdir'):
       folder.mkdir(parents=True, exist_ok=True)
-      checkpoint.write_json(path, {**about, 'versions': checkpoint.versions()})
+      write_json(path, {**about, 'versions': versions()})
 
 
 def read_index(folder: pathlib.Path) -> dict[str, Any]:
@@ -172,10 +183,8 @@ def read_part(path: pathlib.Path) -> Part:
 
 def _write(part: Part, path: pathlib.Path, kind: str) -> None:
   """Writes a part so that it is there whole or not at all."""
-  scratch = path.with_name(path.name + '.tmp')
-  with user_errors('--workdir'):
-    scratch.write_bytes({'npz': _npz, 'csv': _csv, 'parquet': _parquet}[kind](part))
-    os.replace(scratch, path)
+  with user_errors('--workdir'), replacing(path) as file:
+    file.write({'npz': _npz, 'csv': _csv, 'parquet': _parquet}[kind](part))
 
 
 def _npz(part: Part) -> bytes:
@@ -220,3 +229,13 @@ def _require_pyarrow() -> None:
     raise ConfigError(
       "format=parquet needs pyarrow: pip install 'byoljax[parquet]', or take npz or csv."
     ) from error
+
+
+COMMAND = Command(
+  'embed',
+  'features of a whole data set in files',
+  run,
+  task='embed',
+  recipe='embed',
+  field='pretrained',
+)

@@ -1,48 +1,56 @@
-"""Fine-tuning from the command line: a run's encoder and, beside it, the same from scratch."""
+"""Fine-tuning: a run's encoder, trained with labels, and beside it the same from scratch."""
 
 from collections.abc import Mapping
+import dataclasses
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from byoljax.config import Config, ConfigError, user_errors
-from byoljax.evals import scores
-from byoljax.method import NETWORKS
-from byoljax.protocols import classify, eval_data, extraction, labelled
-from byoljax.protocols.extraction import Encoder
 from byoljax.report import table
-from byoljax.workdir import checkpoint, run_dir
+from byoljax.tasks import evaluation
+from byoljax.tasks.command import Command
+from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
-PyTree = Any
+if TYPE_CHECKING:
+  from byoljax.encoders.encoder import Encoder
+  from byoljax.protocols.extraction import EvalData
 
 
-def finetune(config: Config, invocation: Invocation) -> int:
+def run(config: Config, invocation: Invocation) -> int:
   """Trains the whole network of a run on labelled images; see `configs/finetune.py`."""
-  encoder, pretraining, directory = extraction.load_encoder(config.pretrained, config.network)
-  home = eval_data.home('finetune', config, directory, invocation)
+  from byoljax.encoders import load
+  from byoljax.protocols import labelled
+
+  encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
+  home = evaluation.result_directory('finetune', config, directory, invocation)
   if not invocation.workdir:
-    home = home.with_name(f'{home.name}-{_slug(config.labels)}-{config.draw}')
-  data = eval_data.data_of(config, pretraining, config.finetune.batch_size, home)
+    home = home.with_name(f'{home.name}-{_slug(config.labels)}-{config.split_seed}')
+  data = evaluation.data_of(config, pretraining, config.finetune.batch_size, home)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   with user_errors():
-    some = labelled.part(data.train, config.labels, config.draw)
+    some = labelled.part(data.train, config.labels, config.split_seed)
   data = data._replace(train=some)
-  with run_dir.held(home):
-    return _trained(config, invocation, home, encoder, pretraining, directory, data)
+  with run_dir.lock_workdir(home):
+    return _train(config, invocation, home, encoder, pretraining, directory, data)
 
 
-def _trained(
+def _train(
   config: Config,
   invocation: Invocation,
   home: pathlib.Path,
-  encoder: Encoder,
+  encoder: 'Encoder',
   pretraining: Config,
   directory: pathlib.Path,
-  data: extraction.EvalData,
+  data: 'EvalData',
 ) -> int:
   """The part of `finetune` that one process at a time may do in a directory."""
-  run_dir.open_workdir(home, config, invocation, data.train)
+  from byoljax.encoders.encoder import untrained
+  from byoljax.protocols.finetune import FinetuneProtocol, finetune_result
+  from byoljax.train import assemble
+
+  run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
   say(
     f'Fine-tuning of {directory} ({config.network} network) with {data.train.size:,} labelled '
     f'images of {data.test.name}.'
@@ -53,19 +61,24 @@ def _trained(
   starts = {config.network: encoder}
   if config.scratch or config.network == 'random':
     # Drawn with this training's seed, not with that of the pretraining.
-    starts['random'] = _without_weights(config, pretraining, encoder)
+    starts['random'] = untrained(encoder, config.finetune.seed)
   results = {}
   for name, start in starts.items():
     say(f'training from {_START.get(name, name)} ...')
-    result = classify.finetune_result(
-      start, data, config.finetune, log=config.log, head=head, workdir=home / name
+    result = finetune_result(
+      start,
+      data,
+      FinetuneProtocol(**config.finetune.to_dict()),
+      logging=assemble.logging_of(config),
+      head=head,
+      workdir=home / name,
     )
     if result is None:
-      say('Stopped and saved: the same command goes on from there.')
+      say('Stopped and saved: the same command resumes from there.')
       return 0
     results[name] = result
   run_dir.write_result(home / 'result.json', results, config, directory)
-  say(shown(results))
+  say(format_results(results))
   say(f'result  {home / "result.json"}')
   return 0
 
@@ -77,8 +90,10 @@ _START = {
 }
 
 
-def shown(results: Mapping[str, Mapping[str, Any]]) -> str:
+def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
   """The results of one data set as a table: a row for every start."""
+  from byoljax.evals import scores
+
   metrics = [name for name in scores.METRICS if any(name in result for result in results.values())]
   rows = [
     {'start': _START.get(name, name), 'images': str(result['train_examples'])}
@@ -97,19 +112,17 @@ def _slug(text: str) -> str:
   return name.replace(' %', '%').replace('%', 'pc').replace(' ', '-')
 
 
-def _without_weights(config: Config, pretraining: Config, encoder: Encoder) -> Encoder:
-  size = config.image_size or pretraining.evals.image_size
-  return extraction.random_encoder(encoder.fields, size, config.finetune.seed)
-
-
 def _with_head(
-  encoder: Encoder, directory: pathlib.Path, network: str, layers: int
-) -> tuple[Encoder, dict[str, Any]]:
+  encoder: 'Encoder', directory: pathlib.Path, network: str, layers: int
+) -> 'tuple[Encoder, dict[str, Any]]':
   """The encoder with the first layers of its projector, and what those look like.
 
   Raises:
     ConfigError: no projector with so many layers in front of its output.
   """
+  from byoljax.method import NETWORKS
+  from byoljax.workdir import checkpoint
+
   where = f"finetune.head_layers={layers}: '{directory}'"
   if network not in NETWORKS:
     raise ConfigError(f'{where} is of no use for network={network}, which has no projector.')
@@ -131,6 +144,18 @@ def _with_head(
     'hidden_bias': 'bias' in own['linear1'],
     'norm': 'bn1' in own,
   }
-  return encoder._replace(
-    params=encoder.params | {'projector': own}, bn=encoder.bn | {'projector': statistics}
+  return dataclasses.replace(
+    encoder,
+    params=encoder.params | {'projector': own},
+    bn=encoder.bn | {'projector': statistics},
   ), head
+
+
+COMMAND = Command(
+  'finetune',
+  'fine-tune the encoder, and train it from scratch',
+  run,
+  task='finetune',
+  recipe='finetune',
+  field='pretrained',
+)

@@ -4,6 +4,7 @@ byoljax embed runs/byol --data.name=folder --data.dir=photos --workdir runs/inde
 byoljax search runs/index holiday.jpg --out found.png
 """
 
+import argparse
 from collections.abc import Sequence
 import pathlib
 from typing import NamedTuple
@@ -11,11 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from byoljax.config import ConfigError, user_errors
-from byoljax.data.batches import pipeline
-from byoljax.data.sources import arrays, datasets, image_file
-from byoljax.encoders import embedder
-from byoljax.report import sheet, table
+from byoljax.report import table
 from byoljax.tasks import embed
+from byoljax.tasks.command import Argument, Command
 from byoljax.tasks.embed import Part
 
 
@@ -23,7 +22,7 @@ class Found(NamedTuple):
   """The nearest images of every query, nearest first.
 
   Attributes:
-    cosine: float32 [queries, count].
+    cosine: float64 [queries, count].
     index: int64 [queries, count], positions in the data set.
     name: str [queries, count].
   """
@@ -38,18 +37,20 @@ def nearest(queries: np.ndarray, parts: Sequence[pathlib.Path], count: int) -> F
 
   Args:
     queries: features [q, D].
-    parts: files of `embed_data`.
+    parts: files of `byoljax embed`.
     count: how many; fewer come back where there are fewer.
   """
-  directions = _unit(queries)
+  from byoljax.evals.hypersphere import unit
+
+  directions = unit(queries)
   best = Found(
-    np.zeros((len(queries), 0), np.float32),
+    np.zeros((len(queries), 0)),
     np.zeros((len(queries), 0), np.int64),
     np.zeros((len(queries), 0), '<U1'),
   )
   for path in parts:
     part: Part = embed.read_part(path)
-    cosine = directions @ _unit(part.features).T
+    cosine = directions @ unit(part.features).T
     rows = (len(queries), len(part.index))
     merged = Found(
       np.concatenate([best.cosine, cosine], 1),
@@ -61,16 +62,15 @@ def nearest(queries: np.ndarray, parts: Sequence[pathlib.Path], count: int) -> F
   return best
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-  return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-
-
 def read_images(paths: Sequence[str], size: int) -> np.ndarray:
   """Image files as evaluation sees them: center crops, uint8 [n, size, size, 3].
 
   Raises:
     ConfigError: a file is not there or is no image.
   """
+  from byoljax.data.batches import pipeline
+  from byoljax.data.sources import arrays, image_file
+
   made = []
   for path in paths:
     try:
@@ -85,12 +85,17 @@ def read_images(paths: Sequence[str], size: int) -> np.ndarray:
   return np.stack(made)
 
 
-def run(folder: str, images: Sequence[str], out: str, count: int) -> None:
+def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
   """Prints the nearest images of each query and writes the sheet.
 
   Raises:
     ConfigError: no embeddings there, or a query that cannot be read.
   """
+  from byoljax.data.batches import pipeline
+  from byoljax.data.sources import datasets
+  from byoljax.encoders import load
+  from byoljax.report import sheet
+
   if count < 1:
     raise ConfigError(f'--count={count} must be at least 1.')
   where = pathlib.Path(folder)
@@ -99,7 +104,7 @@ def run(folder: str, images: Sequence[str], out: str, count: int) -> None:
   if about['format'] != 'npz' or not parts:
     raise ConfigError(f"'{folder}' has no .npz parts: embed with --format=npz to search in it.")
   queries = read_images(images, about['image_size'])
-  embed_images = embedder.load(about['pretrained'], about['network'], about.get('tap', 'embedding'))
+  embed_images = load.load(about['pretrained'], about['network'], about['tap'])
   found = nearest(np.asarray(embed_images(queries)), parts, count)
   for path, cosine, names in zip(images, found.cosine, found.name, strict=True):
     rows = [
@@ -116,7 +121,7 @@ def run(folder: str, images: Sequence[str], out: str, count: int) -> None:
     for batch in pipeline.eval_batches(source.subset(wanted), image_size=size, batch_size=16):
       pictures |= {
         int(wanted[i]): image
-        for i, image, real in zip(batch['index'], batch['image'], batch['mask'], strict=True)
+        for i, image, real in zip(batch['index'], batch['image'], batch['valid'], strict=True)
         if real
       }
     columns = [
@@ -126,3 +131,26 @@ def run(folder: str, images: Sequence[str], out: str, count: int) -> None:
     names = [f'{column + 1}.' for column in range(len(columns))]
     sheet.write(out, list(queries), columns, names, first='query')
   print(f'sheet  {out}')
+
+
+def run(options: argparse.Namespace) -> int:
+  """Searches with the files that are named on the command line."""
+  search(options.embeddings, options.image, options.out, options.count)
+  return 0
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument('--out', default='found.png', help='the contact sheet (default: found.png)')
+  parser.add_argument('--count', type=int, default=8, help='images per query (default: 8)')
+
+
+COMMAND = Command(
+  'search',
+  'find the nearest images of an image',
+  run,
+  (
+    Argument('EMBEDDINGS', 'directory', 'folder of byoljax embed'),
+    Argument('IMAGE', 'file', 'files to look for', many=True),
+  ),
+  add_flags=_add_flags,
+)

@@ -1,6 +1,6 @@
 """One encoder on many data sets: the transfer table, linear and fine-tuned, beside its baselines.
 
-Every cell is a result of its own, stored as soon as it is there: a table that was stopped goes on
+Every cell is a result of its own, stored as soon as it is there: a table that was stopped resumes
 where it was, and a longer list of data sets computes what is new. Sets that are not prepared are
 skipped, with a word on how to get them.
 """
@@ -9,27 +9,32 @@ from collections.abc import Mapping
 import csv
 import json
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError, user_errors
-from byoljax.data.sources import datasets
-from byoljax.data.sources.source import fingerprint
 from byoljax.devices import hosts
-from byoljax.evals import frozen, scores
-from byoljax.protocols import classify, eval_data, extraction
-from byoljax.protocols.extraction import Encoder, EvalData
 from byoljax.report import table
-from byoljax.tasks import frozen as frozen_task
-from byoljax.workdir import checkpoint, run_dir
+from byoljax.tasks import evaluation
+from byoljax.tasks.command import Command
+from byoljax.version import versions
+from byoljax.workdir import run_dir
+from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import Invocation, say
 
+if TYPE_CHECKING:
+  from byoljax.encoders.encoder import Encoder
+  from byoljax.protocols.extraction import EvalData
 
-def transfer(config: Config, invocation: Invocation) -> int:
+
+def run(config: Config, invocation: Invocation) -> int:
   """Evaluates a run's encoder on a list of data sets; see `configs/transfer.py`."""
-  encoder, pretraining, directory = extraction.load_encoder(config.pretrained, config.network)
+  from byoljax.encoders import load
+  from byoljax.encoders.encoder import untrained
+
+  encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = pathlib.Path(
     invocation.workdir
     or run_dir.evals_dir(directory) / f'transfer-{config.network}-{directory.name}'
@@ -38,22 +43,24 @@ def transfer(config: Config, invocation: Invocation) -> int:
     config_lib.choose('protocol', name, PROTOCOLS)
   if not config.datasets:
     raise ConfigError('config.datasets is empty: name some, such as \'("cifar10", "dtd")\'.')
-  size = config.image_size or pretraining.evals.image_size
   starts = {config.network: encoder}
   if config.baselines and config.network != 'random':
-    starts['random'] = extraction.random_encoder(encoder.fields, size, pretraining.seed)
-  with run_dir.held(home):
-    return _tabulated(config, home, pretraining, starts, directory)
+    starts['random'] = untrained(encoder, pretraining.seed)
+  with run_dir.lock_workdir(home):
+    return _fill_table(config, home, pretraining, starts, directory)
 
 
-def _tabulated(
+def _fill_table(
   config: Config,
   home: pathlib.Path,
   pretraining: Config,
-  starts: Mapping[str, Encoder],
+  starts: Mapping[str, 'Encoder'],
   directory: pathlib.Path,
 ) -> int:
   """The part of `transfer` that one process at a time may do in a directory."""
+  from byoljax.data.sources.source import fingerprint
+  from byoljax.evals import scores
+
   rows, skipped = [], {}
   for entry in config.datasets:
     try:
@@ -67,7 +74,7 @@ def _tabulated(
     row = {'data set': entry, 'metric': scores.METRICS[metric]}
     for protocol in config.protocols:
       for name, start in starts.items():
-        # Named after all that it depends on: training that was stopped is never gone on with by
+        # Named after all that it depends on: interrupted training is never resumed by
         # another protocol.
         digest = fingerprint(json.dumps(_asked(config, protocol, data), sort_keys=True))
         where = home / _slug(entry) / f'{protocol}-{name}-{digest}'
@@ -77,22 +84,23 @@ def _tabulated(
           with user_errors(entry):
             result = PROTOCOLS[protocol](start, data, config, where)
           if result is None:
-            say('Stopped and saved: the same command goes on from there.')
+            say('Stopped and saved: the same command resumes from there.')
             return 0
           _store(where, result, config, protocol, data)
         row[f'{protocol}, {name}'] = result[metric]
     rows.append(row)
   run_dir.write_result(home / 'result.json', {'rows': rows, 'skipped': skipped}, config, directory)
   if rows:
-    say('\n' + _shown(rows, home) + '\n')
+    say('\n' + _write_table(rows, home) + '\n')
   say(f'result  {home / "result.json"}')
   if not rows:
     raise ConfigError('none of the data sets is there: nothing was evaluated.')
   return 0
 
 
-def _data(entry: str, config: Config, pretraining: Config, home: pathlib.Path) -> EvalData:
+def _data(entry: str, config: Config, pretraining: Config, home: pathlib.Path) -> 'EvalData':
   """The data of one entry: NAME, or NAME=DIRECTORY."""
+
   name, _, directory = entry.partition('=')
   one = ConfigDict(
     {
@@ -100,18 +108,23 @@ def _data(entry: str, config: Config, pretraining: Config, home: pathlib.Path) -
       'image_size': config.image_size,
     }
   )
-  return eval_data.data_of(one, pretraining, config.batch_size, home)
+  return evaluation.data_of(one, pretraining, config.batch_size, home)
 
 
-def _metric(entry: str, data: EvalData) -> str:
+def _metric(entry: str, data: 'EvalData') -> str:
+  from byoljax.data.sources import datasets
+
   return 'map11' if data.train.multi_label else datasets.facts(entry.partition('=')[0]).metric
 
 
 def _logistic(
-  encoder: Encoder, data: EvalData, config: Config, home: pathlib.Path
+  encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
 ) -> dict[str, Any]:
+  from byoljax.evals import frozen
+  from byoljax.protocols import frozen_features
+
   del home
-  train, test = frozen_task.features(encoder, data)
+  train, test = frozen_features.splits(encoder, data)
   fields = config.logistic
   return frozen.logistic(
     train,
@@ -123,28 +136,40 @@ def _logistic(
   )
 
 
-def _knn(encoder: Encoder, data: EvalData, config: Config, home: pathlib.Path) -> dict[str, Any]:
+def _knn(
+  encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
+) -> dict[str, Any]:
+  from byoljax.protocols import extraction
+
   del home
   return extraction.knn_result(encoder, data, config.knn)
 
 
 def _linear(
-  encoder: Encoder, data: EvalData, config: Config, home: pathlib.Path
+  encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
 ) -> dict[str, Any] | None:
-  return classify.linear_result(encoder, data, config.linear, log=config.log, workdir=home)
+  from byoljax.protocols.linear import LinearProtocol, linear_result
+  from byoljax.train import assemble
+
+  protocol = LinearProtocol(**config.linear.to_dict())
+  return linear_result(encoder, data, protocol, logging=assemble.logging_of(config), workdir=home)
 
 
 def _finetune(
-  encoder: Encoder, data: EvalData, config: Config, home: pathlib.Path
+  encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
 ) -> dict[str, Any] | None:
-  return classify.finetune_result(encoder, data, config.finetune, log=config.log, workdir=home)
+  from byoljax.protocols.finetune import FinetuneProtocol, finetune_result
+  from byoljax.train import assemble
+
+  protocol = FinetuneProtocol(**config.finetune.to_dict())
+  return finetune_result(encoder, data, protocol, logging=assemble.logging_of(config), workdir=home)
 
 
 PROTOCOLS = {'knn': _knn, 'logistic': _logistic, 'linear': _linear, 'finetune': _finetune}
 
 
 def _stored(
-  where: pathlib.Path, config: Config, protocol: str, data: EvalData
+  where: pathlib.Path, config: Config, protocol: str, data: 'EvalData'
 ) -> dict[str, Any] | None:
   """A cell's result, if it is there and of the same protocol and images."""
   try:
@@ -155,19 +180,19 @@ def _stored(
 
 
 def _store(
-  where: pathlib.Path, result: Mapping[str, Any], config: Config, protocol: str, data: EvalData
+  where: pathlib.Path, result: Mapping[str, Any], config: Config, protocol: str, data: 'EvalData'
 ) -> None:
   if hosts.is_first_process():
     with user_errors():
       where.mkdir(parents=True, exist_ok=True)
     asked = _asked(config, protocol, data)
-    checkpoint.write_json(
+    write_json(
       where / 'result.json',
-      {'result': dict(result), 'asked': asked, 'versions': checkpoint.versions()},
+      {'result': dict(result), 'asked': asked, 'versions': versions()},
     )
 
 
-def _asked(config: Config, protocol: str, data: EvalData) -> dict[str, Any]:
+def _asked(config: Config, protocol: str, data: 'EvalData') -> dict[str, Any]:
   """What a cell depends on beside the encoder, whose checkpoint names the directory."""
   return {
     'protocol': json.loads(json.dumps(config[protocol].to_dict())),
@@ -181,7 +206,7 @@ def _slug(entry: str) -> str:
                                 pathlib.PurePath(directory).stem]))  # fmt: skip
 
 
-def _shown(rows: list[dict[str, Any]], home: pathlib.Path) -> str:
+def _write_table(rows: list[dict[str, Any]], home: pathlib.Path) -> str:
   """The table for the terminal; also written as Markdown and CSV."""
   columns = list(rows[0])
   formats = dict.fromkeys(columns[2:], '{:.1%}')
@@ -194,3 +219,13 @@ def _shown(rows: list[dict[str, Any]], home: pathlib.Path) -> str:
       writer.writeheader()
       writer.writerows(rows)
   return table.format_table(rows, columns, formats=formats)
+
+
+COMMAND = Command(
+  'transfer',
+  'one encoder on many data sets',
+  run,
+  task='transfer',
+  recipe='transfer',
+  field='pretrained',
+)

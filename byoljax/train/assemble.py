@@ -1,369 +1,168 @@
-"""Makes the parts of a run from a configuration: the only module that knows everybody.
+"""From a configuration to a run: the one place where a training configuration is read.
 
-Nothing is computed here. Everything in a configuration that does not fit the data, the devices or
-the rest of the configuration is found here, before any compute.
+`from_config` turns every field into a typed argument of `make_run`; below it nobody sees a
+configuration.
 """
 
 from collections.abc import Callable, Mapping
-import functools
-import logging
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 
 from byoljax import config as config_lib
-from byoljax import optim
-from byoljax.config import Config, ConfigError, user_errors
-from byoljax.data.augment import device
+from byoljax.config import Config, user_errors
+from byoljax.data.augment import views
 from byoljax.data.augment.views import ViewSpec
-from byoljax.data.batches import resident
 from byoljax.data.sources.source import Source
-from byoljax.devices import collectives, mapping
-from byoljax.evals import collapse
-from byoljax.length import Length, duration_steps
-from byoljax.losses import classification
-from byoljax.method import (
-  Batch,
-  Method,
-  Pretrained,
-  Setting,
-  Teacher,
-  transformed,
-  with_online_probe,
-)
+from byoljax.devices import mapping
+from byoljax.length import Length, make_length
+from byoljax.method import Method, Setting
 from byoljax.methods import METHODS
-from byoljax.models import heads, make_encoder
-from byoljax.models.net import Net, stack
+from byoljax.models import encoder_factory
 from byoljax.optim import lars, recipe
-from byoljax.step import TrainState, init_state, train_step
 from byoljax.train import sharding
-
-PyTree = Any
-log = logging.getLogger('byoljax')
-
-
-class Run(NamedTuple):
-  """Everything that training needs, made from a configuration; nothing here changes.
-
-  Attributes:
-    config: the resolved configuration.
-    source: the training images.
-    specs: one augmentation per view.
-    length: durations in steps.
-    method: see `byoljax.method`.
-    tx: the optimizer of all parameter groups.
-    schedule: step -> learning rate of the group 'default'.
-    step: the mapped train step: (state, batch [devices, b, ...]) -> (state, metrics).
-    create: () -> the TrainState at step 0, in whole arrays on the default device.
-    layout: how the state that `step` takes is placed on the devices.
-    report: table of the parameters and how each is optimized.
-    many_steps: the mapped `resident.make_steps`, for data that live on the devices: (state, data,
-      index [devices, K, b], count) -> (state, metrics). None where images differ in size.
-  """
-
-  config: Config
-  source: Source
-  specs: tuple[ViewSpec, ...]
-  length: Length
-  method: Method
-  tx: optax.GradientTransformation
-  schedule: Callable[[int], Any]
-  step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
-  create: Callable[[], TrainState]
-  layout: sharding.Placement
-  report: str
-  many_steps: Callable[..., tuple[TrainState, dict[str, jax.Array]]] | None
+from byoljax.train.record import Cadence, Logging
+from byoljax.train.run import DataOptions, MapStep, ProbeOptions, Run, check_batch, make_run
 
 
-def assemble(
+def from_config(
   config: Config,
   source: Source,
   *,
-  pretrained: Pretrained | None = None,
-  teacher: Teacher | None = None,
+  given: Mapping[str, Any] | None = None,
   num_devices: int | None = None,
-  mapped: Callable[..., Any] = mapping.spmd,
+  mapped: MapStep = mapping.spmd,
 ) -> Run:
-  """Makes the parts of a training run; computes nothing yet.
+  """Makes the run that a configuration describes; computes nothing yet.
 
   Args:
-    config: fields `seed`, `train`, `data`, `augment`, `views`, `encoder`, `method`, `optim`,
-      `probe`, `log`.
+    config: fields `seed`, `train`, `data`, `views`, `encoder`, `method`, `optim`, `probe`, `log`.
     source: the training images.
-    pretrained: a network, for methods that start from one.
-    teacher: for methods that learn from one.
-    num_devices: that the step runs on; None = those there are.
-    mapped: makes the per-device step one of all devices, given in_axes and out_axes:
-      `mapping.spmd`, or another way.
+    given: networks for the method, by name.
+    num_devices: that the step runs on; None: those there are.
+    mapped: as for `make_run`.
 
   Raises:
     ConfigError: anything in the configuration that does not fit the data or the devices.
   """
-  num_devices = jax.device_count() if num_devices is None else num_devices
-  length = _length(config, source, num_devices)
+  devices = jax.device_count() if num_devices is None else num_devices
+  length = length_of(config, source, devices)
   with user_errors('config.views'):
     specs = view_specs(config)
+  skip = config_lib.skips_non_finite(config)
   with user_errors():
-    resident.check(config.data.get('resident', 'auto'), source, config.augment.device)
-  encoder = functools.partial(_encoder, config.encoder)
-  setting = Setting(
-    length=length,
-    accumulate=config.train.accumulate,
-    num_devices=num_devices,
-    num_examples=source.size,
-    num_classes=source.num_classes,
-    axis=collectives.AXIS,
-    dtype=config.encoder.dtype,
-    given={
-      name: value
-      for name, value in (('encoder', pretrained), ('teacher', teacher))
-      if value is not None
-    },
-    mean=tuple(config.data.mean),
-    std=tuple(config.data.std),
-  )
+    log_every = length.steps('log.every', config.log.every)
+  with user_errors('config.optim'):
+    norm = sharding.norm_over_devices() if config.train.shard_state else lars.l2_norm
+    optimizer = recipe.make_recipe(config.optim.to_dict(), length, norm=norm)
+  probe = None
+  if config.probe.online:
+    probe = ProbeOptions(config.probe.base_lr, config.probe.momentum)
+  with user_errors('config'):
+    return make_run(
+      source,
+      specs,
+      _method_builder(config),
+      optimizer,
+      length,
+      data=data_options(config),
+      seed=config.seed,
+      accumulate=config.train.accumulate,
+      skip_non_finite=skip,
+      max_skipped=config.train.max_skipped,
+      shard_state=config.train.shard_state,
+      log_every=log_every,
+      probe=probe,
+      dtype=config.encoder.dtype,
+      given=given,
+      num_devices=devices,
+      mapped=mapped,
+    )
+
+
+def length_of(config: Config, source: Source, devices: int) -> Length:
+  """The run's length in steps, once its batch fits the data and the devices.
+
+  Raises:
+    ConfigError: they do not fit.
+  """
+  with user_errors():
+    check_batch(config.train.batch_size, config.train.accumulate, devices, source)
+    return make_length(
+      config.train.length, batch_size=config.train.batch_size, num_examples=source.size
+    )
+
+
+def data_options(config: Config) -> DataOptions:
+  """How the configuration wants images read and normalized."""
+  data = config.data
+  return DataOptions(tuple(data.mean), tuple(data.std), data.threads, data.resident)
+
+
+def cadence(config: Config, length: Length) -> Cadence:
+  """When a run with a directory evaluates and saves, and what it writes.
+
+  Raises:
+    ConfigError: not durations.
+  """
+  with user_errors():
+    return Cadence(
+      evaluate=length.steps('evals.knn.every', config.evals.knn.every),
+      save=length.steps('checkpoint.every', config.checkpoint.every),
+      keep=config.checkpoint.keep,
+      tensorboard=config.log.tensorboard,
+      csv=config.log.csv,
+      profile_start=config.profile.start,
+      profile_steps=config.profile.steps,
+    )
+
+
+def logging_of(config: Config) -> Logging:
+  """What the run of a classifier writes, from the fields `log`."""
+  return Logging(config.log.every, config.log.tensorboard, config.log.csv)
+
+
+def _method_builder(config: Config) -> Callable[[Setting], Method]:
   build = config_lib.choose('method', config.method.name, METHODS)
   arguments = {name: value for name, value in config.method.items() if name != 'name'}
-  with user_errors('config.method'):
-    method = build(encoder, setting, **arguments)
-  if config.probe.online and source.num_classes > 1 and not source.multi_label:
-    method = _watched(method, source.num_classes)
-  shard = bool(config.train.get('shard_state', False))
-  optimizers = _optimizers(config, length, sharding.norm_over_devices() if shard else lars.l2_norm)
-  tx = optim.make(
-    lambda params: optimizers.label(method.groups(params), params), optimizers.transformations
-  )
-  augment = augmentation(config, specs, length, config.data.mean, config.data.std)
-  example = {
-    'views': tuple(np.zeros((2, spec.size, spec.size, 3), np.float32) for spec in specs),
-    'index': np.zeros(2, np.int32),
-    'epoch': np.zeros(2, np.int32),
-    'label': np.zeros((2, *source.label_shape), np.int32),
-  }
-  skip = config_lib.skips_non_finite(config)
-  create = functools.partial(init_state, method, tx, example, config.seed, skip_non_finite=skip)
-  with user_errors('config'):
-    shapes = jax.eval_shape(create)
-  if setting.micro_batch_size == 1:
-    with user_errors('config.train.batch_size=1'):
-      _trace_one(method, shapes, example)
-  with user_errors():
-    every = max(1, length.steps('log.every', config.log.every))
-  layout = sharding.replicated()
-  if shard:
-    method, tx, layout = sharding.shard(method, tx, shapes)
-  step = functools.partial(
-    train_step,
-    method=method,
-    tx=tx,
-    augment=augment,
-    diagnose=_diagnosis(every, length.total_steps),
-    accumulate=config.train.accumulate,
-    skip_non_finite=skip,
-  )
-  labels = optimizers.label(method.groups(shapes.params), shapes.params)
-  report = optim.param_report(shapes.params, labels, optimizers.settings)
-  return Run(
-    config,
-    source,
-    specs,
-    length,
-    method,
-    tx,
-    optimizers.schedule,
-    mapped(step, in_axes=(layout.axes, 0), out_axes=(layout.axes, None)),
-    create,
-    layout,
-    report,
-    _many_steps(step, source, layout),
-  )
+  encoder = _encoder_factory(config)
+
+  def method(setting: Setting) -> Method:
+    with user_errors('config.method'):
+      return build(encoder, setting, **arguments)
+
+  return method
 
 
-def network(config: Config) -> Net | None:
-  """The network of a finished run, encoder and heads; None where only its encoder is known.
+def _encoder_factory(config: Config) -> Any:
+  make = encoder_factory(dict(config.encoder), mean=config.data.mean, std=config.data.std)
 
-  Nothing but the network is taken from the method, so what else its builder asks about the run is
-  answered with values that fit; encoders of other libraries have no heads.
-  """
-  build = METHODS.get(config.get('method', {}).get('name', ''))
-  if build is None or 'train' not in config:
-    return None
-  setting = Setting(
-    length=Length(config.train.batch_size, 1_000, 1_000_000),
-    accumulate=config.train.accumulate,
-    num_examples=2**31 - 1,
-    dtype=config.encoder.dtype,
-  )
-  arguments = {name: value for name, value in config.method.items() if name != 'name'}
-  try:
-    return build(functools.partial(_encoder, config.encoder), setting, **arguments).net
-  except (TypeError, ValueError):  # A method that starts from what is not here: a teacher, say.
-    return None
+  def encoder(bn_axis: str | None, bn_groups: int = 0) -> Any:
+    with user_errors('config.encoder'):
+      return make(bn_axis, bn_groups)
 
-
-def _trace_one(method: Method, state: TrainState, example: Batch) -> None:
-  """Raises what a loss that needs several examples says to one; computes nothing."""
-
-  def losses(state: TrainState, batch: Batch, key: jax.Array) -> list[Any]:
-    seen = transformed(method, batch, key, state.step)
-    alone = jax.tree.map(lambda x: x[None], seen)
-    given = (state.params, state.method_state, alone, key, state.step)
-    each = [phase.loss for phase in method.phases] or [method.loss]
-    mapped = (jax.vmap(f, (None, None, 0, None, None), axis_name=collectives.AXIS) for f in each)
-    return [loss(*given) for loss in mapped]
-
-  jax.eval_shape(losses, state, jax.tree.map(lambda x: x[:1], example), jax.random.key(0))
-
-
-def _many_steps(
-  step: resident.Step, source: Source, layout: sharding.Placement
-) -> Callable[..., Any] | None:
-  if source.image_shape is None:
-    return None
-  return mapping.spmd(
-    resident.make_steps(step, source.image_shape),
-    in_axes=(layout.axes, None, 0, None),
-    out_axes=(layout.axes, None),
-  )
+  return encoder
 
 
 def view_specs(config: Config) -> tuple[ViewSpec, ...]:
   """One specification per view, in the order of the numbers in their names: view1, view2, ...
 
-  A view may stand for several alike: `{'size': 96, ..., 'repeat': 6}`.
+  A view may stand for several alike: `{'size': 96, ..., 'repeat': 6}`. Where its size is 0, it is
+  the share `size_share` of the first view's.
   """
-  specs = []
-  for name in view_names(config):
-    fields = dict(config.views[name])
-    repeat = fields.pop('repeat', 1)
-    if not isinstance(repeat, int) or repeat < 1:
-      raise ConfigError(f'views.{name}.repeat={repeat} must be a whole number of at least 1.')
-    specs += [ViewSpec.from_mapping(fields)] * repeat
-  return tuple(specs)
+  with user_errors('config.views'):
+    return views.specs_of(config.views.to_dict())
 
 
 def view_names(config: Config) -> list[str]:
   """The names of the configured views, view2 before view10."""
-  return sorted(config.views, key=lambda name: (len(name), name))
+  return views.names_of(config.views)
 
 
-def augmentation(
-  config: Config,
-  specs: tuple[ViewSpec, ...],
-  length: Length,
-  mean: tuple[float, ...],
-  std: tuple[float, ...],
-) -> Callable[[Batch, Any], Batch]:
-  """The part of the augmentation that happens in the step."""
-  config_lib.choose('augment.device', config.augment.device, ('accelerator', 'host'))
-  with user_errors('config.data'):
-    return device.make_augment(
-      specs,
-      seed=config.seed,
-      steps_per_epoch=length.steps_per_epoch,
-      mean=mean,
-      std=std,
-      photometric_on=config.augment.device,
-    )
-
-
-def _diagnosis(every: int, total: int) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
-  """Collapse metrics at the steps that are logged; NaN at others, since eigenvalues cost time."""
-
-  def diagnose(embedding: jax.Array, step: jax.Array) -> dict[str, jax.Array]:
-    measure = functools.partial(collapse.collapse_metrics, axis=collectives.AXIS)
-    skipped = jax.tree.map(
-      lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(measure, embedding)
-    )
-    due = ((step + 1) % every == 0) | (step + 1 == total)
-    return jax.lax.cond(due, measure, lambda _: skipped, embedding)
-
-  return diagnose
-
-
-def _encoder(fields: Mapping[str, Any], bn_axis: str | None, bn_groups: int = 0) -> Any:
-  with user_errors('config.encoder'):
-    return make_encoder(**fields, bn_axis=bn_axis, bn_groups=bn_groups)
-
-
-def _watched(method: Method, num_classes: int) -> Method:
-  """Adds the online probe, a linear classifier on the embedding."""
-  head = stack((('probe', 'logits', heads.LinearHead(num_classes)),))
-
-  def apply(params: PyTree, x: jax.Array) -> jax.Array:
-    return head.apply({'probe': params}, {'probe': {}}, x, train=True)[0]['logits']
-
-  def loss(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    value = classification.cross_entropy(logits, labels)
-    return value, {'loss': value, 'top1': classification.accuracy(logits, labels)}
-
-  return with_online_probe(method, lambda key, x: head.init(key, x)[0]['probe'], apply, loss)
-
-
-def _length(config: Config, source: Source, devices: int) -> Length:
-  """Checks batch size, data size and devices against one another and converts the durations."""
-  batch_size, parts = config.train.batch_size, config.train.accumulate
-  if batch_size < 1 or parts < 1:
-    raise ConfigError(
-      f'train.batch_size={batch_size} and train.accumulate={parts} must both be at least 1.'
-    )
-  if batch_size % (devices * parts):
-    unit = devices * parts
-    below = max(unit, batch_size // unit * unit)
-    raise ConfigError(
-      f'train.batch_size={batch_size} is not a multiple of {devices} devices x {parts} '
-      f'micro-batches; use {below} or {below + unit}.'
-    )
-  if batch_size > source.size:
-    raise ConfigError(
-      f'train.batch_size={batch_size} is more than the {source.size} images of {source.name}; '
-      f'use at most {source.size // devices * devices}.'
-    )
-  per_epoch = source.size // batch_size
-  with user_errors():
-    total = duration_steps(
-      'train.length', config.train.length, steps_per_epoch=per_epoch, batch_size=batch_size
-    )
-  if total < 1:
-    raise ConfigError(f"train.length='{config.train.length}' is less than one step.")
-  length = Length(batch_size, per_epoch, total)
-  with user_errors():
-    warmup = length.steps('optim.warmup', config.optim.warmup)
-  if warmup > total:
-    raise ConfigError(
-      f"optim.warmup='{config.optim.warmup}' is {warmup} steps, longer than the training of "
-      f'{total} steps; shorten one or lengthen the other.'
-    )
-  return length
-
-
-def _optimizers(config: Config, length: Length, norm: lars.Norm) -> recipe.Recipe:
-  """The optimizers of all parameter groups, the online probe's among them.
-
-  `norm` is that of a tensor of which the devices may hold shards.
-  """
-  fields = config.optim.to_dict()
-  with user_errors():
-    warmup = length.steps('optim.warmup', fields.pop('warmup'))
-  with user_errors('config.optim'):
-    own = recipe.make_recipe(
-      fields,
-      batch_size=length.batch_size,
-      total_steps=length.total_steps,
-      steps_per_epoch=length.steps_per_epoch,
-      warmup_steps=warmup,
-      norm=norm,
-    )
-  if not config.probe.online:
-    return own
-  probe = {'name': 'sgd', 'momentum': config.probe.momentum, 'nesterov': True}
-  with user_errors('config.probe'):
-    rate = optim.cosine(
-      optim.peak_lr(config.probe.base_lr, length.batch_size), total_steps=length.total_steps
-    )
-    transformation = optim.make_optimizer(schedule=rate, norm=norm, **probe)
-  own.transformations['probe'], own.settings['probe'] = transformation, probe
-  return own
+def spec_names(config: Config) -> list[str]:
+  """One name per specification; repeated views are counted: view3 1, view3 2, ..."""
+  names = []
+  for name in view_names(config):
+    repeat = config.views[name].get('repeat', 1)
+    names += [name] if repeat == 1 else [f'{name} {i + 1}' for i in range(repeat)]
+  return names

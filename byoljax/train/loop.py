@@ -6,7 +6,7 @@ are one call, which ends where somebody has something to do. `train` adds the re
 metrics, evaluations, checkpoints, and stopping when asked to.
 """
 
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 import contextlib
 import functools
 import logging
@@ -22,15 +22,16 @@ from byoljax import streams
 from byoljax.config import ConfigError, user_errors
 from byoljax.data.augment import device
 from byoljax.data.batches import pipeline, resident
-from byoljax.data.batches.order import Order
 from byoljax.data.sources.source import Source
-from byoljax.devices import hosts, mapping, processes
+from byoljax.devices import hosts, mapping
 from byoljax.devices.stop import StopRequest
 from byoljax.evals import features as features_lib
+from byoljax.length import is_due, next_due
 from byoljax.step import TrainState
-from byoljax.train.assemble import Run
-from byoljax.workdir import checkpoint, metrics, progress, run_dir
-from byoljax.workdir.clock import Clock, ProfileWindow
+from byoljax.train.record import Cadence, Record
+from byoljax.train.run import Run
+from byoljax.workdir import checkpoint, run_dir
+from byoljax.workdir.clock import Clock
 
 log = logging.getLogger('byoljax')
 
@@ -44,14 +45,12 @@ def batches(run: Run, start_step: int) -> Generator[pipeline.Batch, None, None]:
   made = pipeline.train_batches(
     run.source,
     run.specs,
-    batch_size=run.length.batch_size,
-    seed=run.config.seed,
+    order=run.order,
+    seed=run.seed,
     start_step=start_step,
     stop_step=run.length.total_steps,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    photometric_on=run.config.augment.device,
-    threads=run.config.data.threads,
+    fields=run.data.fields,
+    threads=run.data.threads,
   )
   with contextlib.closing(made):
     while True:
@@ -80,7 +79,7 @@ def training(
   The yielded state is donated to the next step: copy what must outlive it.
 
   Args:
-    run: see `assemble`.
+    run: see `byoljax.train.run`.
     state: on the devices, as `run.layout` places it.
     start_step: steps that it has done.
     clock: times the loop.
@@ -99,7 +98,7 @@ def training(
       first = done == start_step  # It compiles: made and timed apart.
       limit = done + 1 if first else min(due(done), total)
       if refresh is not None:
-        limit = min(limit, _next(done, refresh.every))
+        limit = min(limit, next_due(done, refresh.every))
       state, values, done = advance(state, done, int(limit))
       if wait_for_each or first:
         jax.block_until_ready(state)
@@ -111,11 +110,10 @@ def training(
 def _advance(run: Run, start_step: int, clock: Clock) -> Iterator[Advance]:
   """How this run gets on: by batches from the host, or by data on the devices."""
   if start_step < run.length.total_steps:
-    fields = run.config
     # Decodes what is to be kept in memory: the input of both.
     with clock.waiting(), user_errors('config.data'):
       source = run.source.opened()
-    if resident.is_chosen(fields.data.get('resident', 'auto'), source, fields.augment.device):
+    if resident.is_chosen(run.data.resident, source, run.data.fields):
       yield _resident(run, source, clock)
       return
   with contextlib.closing(batches(run, start_step)) as made:
@@ -142,15 +140,8 @@ def _resident(run: Run, source: Source, clock: Clock) -> Advance:
   A call has as many steps as fit into `_CALL_SECONDS`, by the time of the second call: the first
   compiles. How the steps are cut into calls does not change what they compute.
   """
-  plan = Order(
-    source.size,
-    run.length.batch_size,
-    run.config.seed,
-    jax.process_index(),
-    jax.process_count(),
-  )
   with clock.waiting():
-    data = resident.place(source)
+    data = resident.place(source, run.data.fields)
   assert run.many_steps is not None
   many_steps = run.many_steps
   calls, at_once = 0, 1
@@ -162,10 +153,10 @@ def _resident(run: Run, source: Source, clock: Clock) -> Advance:
     nonlocal calls, at_once, before
     count = min(limit - done, at_once)
     with clock.waiting():
-      index = resident.indices(plan, done, count)
+      rows = resident.examples(run.order, done, count)
     began = time.perf_counter()
     jax.block_until_ready(before)  # At most one call waits behind the one that runs.
-    state, before = many_steps(state, data, index, np.int32(count))
+    state, before = many_steps(state, data, rows, np.int32(count))
     calls += 1
     if calls == 2:
       jax.block_until_ready(before)
@@ -180,7 +171,7 @@ def _steps_at_once(seconds: float) -> int:
   if mapping.must_unroll():
     return 1
   steps = min(int(_CALL_SECONDS / max(seconds, 1e-6)), resident.MAX_STEPS)
-  return hosts.first_says(max(steps, 1))
+  return hosts.broadcast_from_first(max(steps, 1))
 
 
 def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
@@ -192,16 +183,15 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
   assert refresh is not None
 
   def features() -> dict[str, np.ndarray]:
-    config = run.config
     clean = pipeline.eval_batches(
       run.source,
       image_size=run.specs[0].size,
       batch_size=run.length.batch_size,
       process_index=jax.process_index(),
       process_count=jax.process_count(),
-      threads=config.data.threads,
+      threads=run.data.threads,
     )
-    extract = _extractor(run.method.embed, tuple(config.data.mean), tuple(config.data.std))
+    extract = _extractor(run.method.embed, run.data.mean, run.data.std)
     return extract(whole.params, whole.method_state, clean, run.source.size)
 
   whole = run.layout.gather(state)
@@ -224,22 +214,18 @@ Evaluate = Callable[[TrainState], dict[str, float]]
 def train(
   run: Run,
   workdir: pathlib.Path,
+  cadence: Cadence,
   *,
   evaluate: Evaluate | None = None,
-  evaluate_every: str = '0 steps',
-  save_every: str = '0 steps',
-  keep: int = 1,
   must_be_finite: tuple[str, ...] = ('loss', 'grad_norm'),
 ) -> tuple[TrainState, bool]:
   """Trains to the end, or until the process is asked to stop, in a directory that can be resumed.
 
   Args:
-    run: see `assemble`.
+    run: see `byoljax.train.run`.
     workdir: holds checkpoints, metrics and, when a stop is asked for, everything to go on from.
-    evaluate: state -> metrics, at `evaluate_every` and at the end.
-    evaluate_every: a duration; 0 = at the end only.
-    save_every: a duration; the end of the run and a requested stop are saved in any case.
-    keep: how many of the newest checkpoints stay.
+    cadence: when it evaluates and saves.
+    evaluate: state -> metrics.
     must_be_finite: the run stops when one of these metrics is not.
 
   Returns:
@@ -250,30 +236,26 @@ def train(
     ConfigError: the directory's checkpoint does not fit the run.
   """
   total = run.length.total_steps
-  with user_errors():
-    log_at = run.length.steps('log.every', run.config.log.every)
-    evaluate_at = run.length.steps('evals.knn.every', evaluate_every)
-    save_at = run.length.steps('checkpoint.every', save_every)
   with contextlib.ExitStack() as closing:
     # Outermost: a second signal must not end the process while the last checkpoint is written.
     stop = closing.enter_context(StopRequest())
     with user_errors('checkpoint'):
-      checkpoints = closing.enter_context(checkpoint.Checkpoints(workdir, keep=keep))
+      checkpoints = closing.enter_context(checkpoint.Checkpoints(workdir, keep=cadence.keep))
     state, start = restore(run, checkpoints)
-    record = closing.enter_context(Record(run, workdir, start, must_be_finite))
-    periods = [every for every in (log_at, evaluate_at, save_at) if every > 0]
+    record = closing.enter_context(Record(run, workdir, cadence, start, must_be_finite))
+    periods = (run.log_every, cadence.evaluate, cadence.save)
 
     def due(done: int) -> float:
-      return min([record.profiler.due(done), *(_next(done, every) for every in periods)])
+      return min([record.profiler.due(done), *(next_due(done, every) for every in periods)])
 
     steps = training(run, state, start, record.clock, due)
     closing.enter_context(contextlib.closing(steps))
     for done, state, values in steps:
       record.profiler(done, values)
       last, stopping = done == total, stop.requested()
-      save = last or stopping or _due(done, save_at)
-      test = last or _due(done, evaluate_at)
-      if not (save or test or _due(done, log_at)):
+      save = last or stopping or is_due(done, cadence.save)
+      test = last or is_due(done, cadence.evaluate)
+      if not (save or test or is_due(done, run.log_every)):
         continue
       row = record.read(done, values)
       if test and evaluate is not None:
@@ -299,84 +281,3 @@ def restore(run: Run, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, 
   state, step = found
   (run_dir.say if checkpoints.notes else log.info)(f'resuming from step {step}')
   return run.layout.place(state), step
-
-
-def _due(step: int, every: int) -> bool:
-  return every > 0 and step % every == 0
-
-
-def _next(step: int, every: int) -> int:
-  """The first multiple of `every` after `step`."""
-  return (step // every + 1) * every
-
-
-class Record:
-  """What a run measures, shows and writes; a context manager.
-
-  Args:
-    run: see `assemble`.
-    workdir: where metrics and traces go.
-    start: the step that the run starts from; later rows of an earlier attempt are dropped.
-    must_be_finite: names of metrics that stop the run when they are not.
-
-  Attributes:
-    clock: times the loop.
-    profiler: call it after every step.
-  """
-
-  def __init__(self, run: Run, workdir: pathlib.Path, start: int, must_be_finite: tuple[str, ...]):
-    self._run, self._must_be_finite, self._since = run, must_be_finite, start
-    self._latest: dict[str, float] = {}
-    options, profile = run.config.log, run.config.profile
-    self.clock = Clock(run.length.total_steps, run.length.batch_size, start_step=start)
-    self.profiler = ProfileWindow(workdir / 'profile', start=profile.start, steps=profile.steps)
-    self._progress = progress.Progress(
-      run.length.total_steps,
-      steps_per_epoch=run.length.steps_per_epoch,
-      prefix=processes.prefix(),
-    )
-    self._writer = metrics.Writer(
-      workdir, tensorboard=options.tensorboard, csv=options.csv, resume_step=start
-    )
-
-  def __enter__(self) -> 'Record':
-    return self
-
-  def __exit__(self, *unused: object) -> None:
-    self._progress.close()
-    self.profiler.close()
-    self._writer.close()
-
-  def read(self, done: int, values: Mapping[str, jax.Array]) -> dict[str, float]:
-    """The metrics after `done` steps, on the host; waits for the device.
-
-    Raises:
-      FloatingPointError: a metric that must be finite is not, or too many steps were skipped.
-    """
-    row = {name: float(value) for name, value in mapping.fetch(dict(values)).items()}
-    self.clock.tick(done)  # Only now are the steps up to here really done.
-    limit = self._run.config.train.get('max_skipped', 0)
-    if row.get('skipped_in_a_row', 0) >= limit > 0:
-      raise FloatingPointError(
-        f'{row["skipped_in_a_row"]:.0f} steps in a row up to step {done} had a loss or a gradient '
-        f'that is not finite. The last checkpoint before that stays. A lower optim.base_lr may '
-        f'help, or a larger train.max_skipped={limit}.'
-      )
-    for name in self._must_be_finite if 'skipped' not in row else ():
-      if not np.isfinite(row[name]):
-        raise FloatingPointError(
-          f'{name} became {row[name]} between step {self._since + 1} and step {done}. The last '
-          f'checkpoint before that stays. A lower optim.base_lr or a longer optim.warmup may help.'
-        )
-    self._since = done
-    measured = {name: value for name, value in row.items() if not np.isnan(value)}
-    rate = float(np.max(np.asarray(self._run.schedule(done - 1))))
-    epoch = done / self._run.length.steps_per_epoch
-    return measured | {'lr': rate, 'epoch': epoch} | self.clock.read()
-
-  def write(self, done: int, row: Mapping[str, float]) -> None:
-    """Writes a row to the metrics' files, durably, and shows it on the progress line."""
-    self._latest |= row
-    self._writer.write(done, row)
-    self._writer.flush()
-    self._progress.update(done, self._latest)

@@ -43,7 +43,7 @@ def checksum(content: bytes | memoryview | np.ndarray) -> int:
 
 
 def masked(value: int) -> int:
-  """As TensorFlow stores a checksum that lies among the bytes it may be taken of again."""
+  """A checksum as TensorFlow stores it beside the bytes: masked, so that it can be summed."""
   return (((value >> 15) | (value << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 

@@ -15,8 +15,6 @@ nothing of byoljax:
 """
 
 from collections.abc import Mapping
-import json
-import os
 import pathlib
 from typing import Any
 
@@ -25,22 +23,21 @@ import jax
 from jax import export
 import numpy as np
 
-import byoljax
-from byoljax.config import Config, user_errors
-from byoljax.encoders import embedder
-from byoljax.encoders.embedder import Embedder
+from byoljax.encoders.encoder import Encoder
 from byoljax.models import vit
 from byoljax.models.resnet import RESNETS
-from byoljax.protocols import extraction
-from byoljax.weights import files, torch_names, vit_names
-from byoljax.workdir import checkpoint
-from byoljax.workdir.run_dir import Invocation, say
+from byoljax.version import __version__
+from byoljax.weights import files, model_card, torch_names, vit_names
+from byoljax.workdir.files import write_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
-def library_of(fields: Mapping[str, Any]) -> str:
+def library_of(encoder: Encoder) -> str:
   """Who else has this network, apart from a ResNet's width and stem: whose names it gets."""
+  fields = encoder.fields
+  if not fields or fields.get('input', 'rgb') != 'rgb' or encoder.preprocessing.channels != 3:
+    return 'byoljax'
   if fields['name'] in vit.VITS:
     return 'timm'
   other = any(fields.get(name) for name in ('selective_kernel', 'resnet_d', 'first_projection'))
@@ -69,11 +66,10 @@ def _positions_for(fields: Mapping[str, Any], side: int) -> int:
   return (fields['grid'] or size.grid) * (fields['patch_size'] or size.patch) if learned else side
 
 
-def weights_of(embedder: Embedder) -> dict[str, np.ndarray]:
+def weights_of(encoder: Encoder) -> dict[str, np.ndarray]:
   """Weights by name: those of torchvision and timm where they have this network, else ours."""
-  encoder = embedder.encoder
   params, bn = (jax.device_get(tree['encoder']) for tree in (encoder.params, encoder.bn))
-  fields, library = encoder.fields, library_of(encoder.fields)
+  fields, library = encoder.fields, library_of(encoder)
   if library == 'torchvision':
     return torch_names.to_torch(params, bn)
   if library == 'timm':
@@ -81,30 +77,30 @@ def weights_of(embedder: Embedder) -> dict[str, np.ndarray]:
     patch = fields['patch_size'] or size.patch
     table = None
     if 'positions' not in params:
-      count, dim = embedder.image_size // patch, size.dim * fields['width']
+      count, dim = encoder.preprocessing.image_size // patch, size.dim * fields['width']
       table = vit.sincos_positions(count, count, dim, fields.get('grid') or size.grid)
     return vit_names.to_timm(params, patch, table)
   trees = {'params': params, 'batch_stats': bn}
   return {name: np.asarray(value) for name, value in flatten_dict(trees, sep='/').items()}
 
 
-def serialized(embedder: Embedder) -> bytes:
-  """The encoder with its weights as StableHLO: uint8 [b, S, S, 3] -> float32 [b, D]."""
-  side = embedder.image_size
+def serialized(encoder: Encoder) -> bytes:
+  """The encoder with its weights as StableHLO: uint8 [b, S, S, C] -> float32 [b, D]."""
+  _, side, _, channels = encoder.preprocessing.example().shape
   (batch,) = export.symbolic_shape('b')
-  images = jax.ShapeDtypeStruct((batch, side, side, 3), np.uint8)
+  images = jax.ShapeDtypeStruct((batch, side, side, channels), np.uint8)
 
   def embed(images: jax.Array) -> jax.Array:
-    return embedder.apply(embedder.encoder.params, embedder.encoder.bn, images)
+    return encoder.apply(encoder.params, encoder.bn, images)
 
   return bytes(export.export(jax.jit(embed), platforms=PLATFORMS)(images).serialize())
 
 
-def write(embedder: Embedder, folder: pathlib.Path, about: Mapping[str, Any]) -> None:
+def write(encoder: Encoder, folder: pathlib.Path, about: Mapping[str, Any]) -> None:
   """Writes the folder.
 
   Args:
-    embedder: what to write.
+    encoder: what to write.
     folder: made if need be; must not exist, or be empty.
     about: what the card says: {'method', 'data', 'step', 'results', ...}.
 
@@ -117,26 +113,31 @@ def write(embedder: Embedder, folder: pathlib.Path, about: Mapping[str, Any]) ->
   if folder.exists() and any(folder.iterdir()):
     raise ValueError(f"'{folder}' is not empty: choose another folder.")
   folder.mkdir(parents=True, exist_ok=True)
-  weights = weights_of(embedder)
+  weights = weights_of(encoder)
   numbers = sum(array.size for array in weights.values() if array.dtype == np.float32)
-  card = _card(embedder, about, numbers)
+  card = _card(encoder, about, numbers)
   (folder / files.SAFETENSORS).write_bytes(save(weights, metadata={'format': 'pt'}))
-  (folder / 'encoder.stablehlo').write_bytes(serialized(embedder))
-  checkpoint.write_json(folder / 'model_card.json', card)
-  (folder / 'README.md').write_text(_readme(card))
-  checkpoint.write_json(folder / 'config.json', _config(embedder))
+  (folder / 'encoder.stablehlo').write_bytes(serialized(encoder))
+  write_json(folder / 'model_card.json', card)
+  timm = None
+  if card['names'] == 'timm':
+    fields = encoder.fields
+    timm = _timm_name(fields), _vit_arguments(fields, encoder.preprocessing.image_size)
+  (folder / 'README.md').write_text(model_card.render(card, timm))
+  write_json(folder / 'config.json', _config(encoder))
 
 
-def _config(embedder: Embedder) -> dict[str, Any]:
-  fields, side = dict(embedder.encoder.fields), embedder.image_size
+def _config(encoder: Encoder) -> dict[str, Any]:
+  fields, preprocessing = dict(encoder.fields), encoder.preprocessing
+  side = preprocessing.image_size
   ours = {
     'encoder': fields,
-    'mean': list(embedder.mean),
-    'std': list(embedder.std),
+    'mean': list(preprocessing.mean),
+    'std': list(preprocessing.std),
     'image_size': side,
-    'version': byoljax.__version__,
+    'version': __version__,
   }
-  library = library_of(fields)
+  library = library_of(encoder)
   if library == 'timm':
     arguments = _vit_arguments(fields, side)
     own = {'architecture': _timm_name(fields), 'model_args': arguments}
@@ -151,11 +152,11 @@ def _config(embedder: Embedder) -> dict[str, Any]:
     'library_name': 'timm',
     **own,
     'num_classes': 0,
-    'num_features': embedder.dim,
+    'num_features': encoder.dim,
     'pretrained_cfg': {
-      'input_size': [3, side, side],
-      'mean': list(embedder.mean),
-      'std': list(embedder.std),
+      'input_size': [preprocessing.channels, side, side],
+      'mean': list(preprocessing.mean),
+      'std': list(preprocessing.std),
       'crop_pct': 0.875,
       'interpolation': 'bilinear',
       'num_classes': 0,
@@ -171,142 +172,16 @@ def _timm_name(fields: Mapping[str, Any]) -> str:
   return f'vit_{next((s for s in sizes if s in fields["name"]), sizes[0])}_patch16_224'
 
 
-def _card(embedder: Embedder, about: Mapping[str, Any], numbers: int) -> dict[str, Any]:
+def _card(encoder: Encoder, about: Mapping[str, Any], numbers: int) -> dict[str, Any]:
+  preprocessing = encoder.preprocessing
   return {
-    'encoder': dict(embedder.encoder.fields),
-    'features': embedder.dim,
+    'encoder': dict(encoder.fields),
+    'features': encoder.dim,
     'numbers': numbers,
-    'image_size': embedder.image_size,
-    'mean': list(embedder.mean),
-    'std': list(embedder.std),
-    'names': library_of(embedder.encoder.fields),
-    'byoljax': byoljax.__version__,
+    'image_size': preprocessing.image_size,
+    'mean': list(preprocessing.mean),
+    'std': list(preprocessing.std),
+    'names': library_of(encoder),
+    'byoljax': __version__,
     **about,
   }
-
-
-def _readme(card: Mapping[str, Any]) -> str:
-  """The model card as Markdown; its head is what Hugging Face's hub reads."""
-  encoder, side = card['encoder'], card['image_size']
-  lines = [
-    '---',
-    'library_name: byoljax',
-    'tags: [self-supervised-learning, image-feature-extraction]',
-    '---',
-    f'# {encoder["name"]}, pretrained with {card["method"]} on {card["data"]}',
-    '',
-    f'{card["numbers"]:,} numbers; images of {side} pixels give {card["features"]} features. '
-    f'Images are scaled to [0, 1], then normalized with mean {_three(card["mean"])} and standard '
-    f'deviation {_three(card["std"])}, per channel.',
-    '',
-    '| | |',
-    '|---|---|',
-    f'| method | {card["method"]} |',
-    f'| data | {card["data"]} |',
-    f'| network | {card["network"]}, step {card["step"]} |',
-    f'| encoder | {encoder["name"]}, width {encoder["width"]}{_details(encoder)} |',
-    f'| trained with | byoljax {card["byoljax"]} |',
-    '',
-    '## Use',
-    '',
-    'Without byoljax, with JAX; the normalization is inside:',
-    '',
-    '```python',
-    'from jax import export',
-    '',
-    "run = export.deserialize(bytearray(open('encoder.stablehlo', 'rb').read()))",
-    f'features = run.call(images)  # uint8 [b, {side}, {side}, 3] -> float32 [b, '
-    f'{card["features"]}]',
-    '```',
-    '',
-  ]
-  if card['names'] == 'torchvision' and encoder['width'] == 1:
-    lines += [
-      'In PyTorch; images are float [b, 3, S, S], normalized as above:',
-      '',
-      '```python',
-      'import safetensors.torch, torch, torchvision',
-      '',
-      f'model = torchvision.models.{encoder["name"]}()',
-      'model.fc = torch.nn.Identity()',
-      *(_CIFAR_STEM if encoder['stem'] == 'cifar' else ()),
-      "model.load_state_dict(safetensors.torch.load_file('model.safetensors'))",
-      'features = model.eval()(images)',
-      '```',
-      '',
-    ]
-  if card['names'] == 'timm':
-    arguments = ', '.join(f'{k}={v!r}' for k, v in _vit_arguments(encoder, side).items())
-    lines += [
-      'In PyTorch, with timm; images are float [b, 3, S, S], normalized as above:',
-      '',
-      '```python',
-      'import safetensors.torch, timm',
-      '',
-      f"model = timm.create_model('{_timm_name(encoder)}', {arguments})",
-      "model.load_state_dict(safetensors.torch.load_file('model.safetensors'))",
-      'features = model.eval()(images)',
-      '```',
-      '',
-    ]
-  lines += ['## Results', '']
-  if card['results']:
-    lines += ['| encoder | k-NN top-1 | linear top-1 |', '|---|---|---|']
-    lines += [
-      f'| {name} | {each["knn"]["top1"]:.1%} | {each["linear"]["top1"]:.1%} |'
-      for name, each in card['results'].items()
-    ]
-    lines += ['', "From the run's own results.json, which holds the protocol."]
-  else:
-    lines += ['None were stored with the run.']
-  return '\n'.join(lines) + '\n'
-
-
-def _details(encoder: Mapping[str, Any]) -> str:
-  if encoder['name'] in RESNETS:
-    return f', stem {encoder["stem"]}'
-  if encoder['name'] in vit.VITS:
-    patch = encoder['patch_size'] or vit.VITS[encoder['name']].patch
-    return f', patches of {patch} pixels, embedding {encoder["pool"]}'
-  return ''
-
-
-_CIFAR_STEM = (
-  'model.conv1 = torch.nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)',
-  'model.maxpool = torch.nn.Identity()',
-)
-
-
-def _three(numbers: list[float]) -> str:
-  return '(' + ', '.join(f'{number:g}' for number in numbers) + ')'
-
-
-def export_run(config: Config, invocation: Invocation) -> int:
-  """Task: writes a run's encoder as a folder; see `configs/export.py`."""
-  encoder, source, directory = extraction.load_encoder(config.pretrained, config.network)
-  run = directory.parent.parent
-  folder = pathlib.Path(invocation.workdir or run / 'export')
-  about = {
-    'method': source.get('method', {}).get('name', 'another library'),
-    'data': source.data.name,
-    'network': config.network,
-    'step': int(directory.name),
-    'results': _results(run),
-  }
-  with user_errors('--workdir'):
-    write(embedder.of(encoder, source), folder, about)
-  for path in sorted(folder.iterdir()):
-    say(f'{os.path.getsize(path):>12,} bytes  {path}')
-  return 0
-
-
-def _results(run: pathlib.Path) -> dict[str, Any]:
-  """The final table of a run, without what depends on this machine."""
-  try:
-    stored = json.loads((run / 'results.json').read_text())['result']
-    return {
-      name: {kind: {'top1': each[kind]['top1']} for kind in ('knn', 'linear')}
-      for name, each in stored.items()
-    }
-  except (OSError, ValueError, KeyError, TypeError):
-    return {}

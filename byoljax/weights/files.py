@@ -32,7 +32,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     raise ValueError(f"there is no file '{file}'.")
   if file.suffix == '.safetensors':
     return _safetensors(file)
-  if file.suffix in PICKLES and not torch_file.is_one(file):
+  if file.suffix in PICKLES and not torch_file.is_torch_file(file):
     return array_pickle.read(file)
   return torch_file.read(file)
 

@@ -113,7 +113,7 @@ class Unpickler(_InPython):
 
 
 def flat(tree: Any, kinds: type | tuple[type, ...]) -> dict[str, Any]:
-  """What lies below nested dicts and containers, by dotted name.
+  """What is below nested dicts and containers, by dotted name.
 
   A container that is not known but was made with one dict, like the immutable mappings of Haiku and
   Flax, counts as that dict; entries of a tuple and of a `Fields` have names, too.

@@ -143,7 +143,7 @@ def _turned(path: Path, array: np.ndarray) -> np.ndarray:
 
 def _inside(prefix: str, name: str) -> bool:
   module = name.rpartition('/')[0].rpartition('/')[2]
-  # What optimizers keep lies one level deeper.
+  # What optimizers keep is one level deeper.
   return name.startswith(prefix) and bool(re.fullmatch(r'conv2d(_\d+)?', module))
 
 

@@ -9,7 +9,7 @@ TF2 stores variables by the path of Python attributes that leads to them, and te
 in a variable of its own, the object graph: what comes out here goes by the variables' own names,
 which are alike in TF1 and TF2.
 
-Not read: checkpoints of the form before TensorFlow 0.12, variables that lie in slices, strings,
+Not read: checkpoints of the form before TensorFlow 0.12, partitioned variables, strings,
 and compressed indices (TensorFlow writes none).
 """
 
@@ -42,7 +42,7 @@ class _Damaged(Exception):
 
 
 class _Entry(NamedTuple):
-  """Where a variable lies."""
+  """Where a variable is stored."""
 
   dtype: int
   shape: tuple[int, ...]
@@ -200,12 +200,12 @@ def _entry(content: bytes) -> _Entry:
 
 
 def _bytes(key: str, entry: _Entry, contents: list[Any]) -> Any:
-  """A variable's bytes, as they lie in their file."""
+  """A variable's bytes, as stored in its file."""
   if entry.shard >= len(contents):
-    raise _Damaged(f"'{key}' lies in a file that there is not")
+    raise _Damaged(f"'{key}' is in a file that does not exist")
   part = contents[entry.shard][entry.offset : entry.offset + entry.size]
   if len(part) < entry.size:
-    raise _Damaged(f"the numbers of '{key}' are cut off")
+    raise _Damaged(f"the numbers of '{key}' are truncated")
   return part
 
 

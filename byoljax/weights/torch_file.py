@@ -114,7 +114,7 @@ class _Unpickler(pickles.Unpickler):
     return storage
 
 
-def is_one(path: str | os.PathLike[str]) -> bool:
+def is_torch_file(path: str | os.PathLike[str]) -> bool:
   """Whether a file begins like PyTorch's, whatever it is called."""
   with open(path, 'rb') as file:
     if zipfile.is_zipfile(file):
@@ -187,7 +187,7 @@ def _sequence(file: BinaryIO) -> tuple[Any, Callable[[_Storage], bytes]]:
   main = _Unpickler(file)
   found = main.load()
   keys = _Unpickler(file).load()
-  # Storages lie one after the other, each behind its number of elements. What follows one of an
+  # Storages follow one another, each behind its number of elements. What follows one of an
   # unknown type cannot be found.
   end = os.fstat(file.fileno()).st_size
   contents: dict[str, bytes] = {}

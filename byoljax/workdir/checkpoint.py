@@ -1,24 +1,22 @@
-"""Checkpoints on disk, by Orbax: asynchronous, atomic, the last k and the best one kept.
+"""Checkpoints on disk, by Orbax: asynchronous, atomic, keeping the last k and the best one.
 
     <workdir>/config.json              the resolved configuration, versions, the recipe's name
     <workdir>/checkpoints/<step>/      state (the TrainState), meta (metrics, versions), integrity
-    <workdir>/checkpoints/.removing/   those that are no longer kept, on their way out
-    <workdir>/damaged-checkpoints/     those that could not be read; nothing is deleted
+    <workdir>/checkpoints/.removing/   those being deleted
+    <workdir>/damaged-checkpoints/     those that could not be read; never deleted
 
 A checkpoint holds arrays only and does not depend on the number of devices. `restore_subtrees`
-reads the encoder of any run without knowing its method or optimizer. Whatever is read is compared
-with the digests written beside it (`byoljax.workdir.integrity`), and a damaged checkpoint makes
-way for the one before it. Every process reads for itself; `hosts.all_agree` keeps them together.
+reads the encoder of any run without knowing its method or optimizer. Everything that is read is
+verified against the digests written with it (`byoljax.workdir.integrity`), and the previous
+checkpoint replaces a damaged one. Every process reads independently; `hosts.all_agree` synchronizes
+them.
 """
 
 from collections.abc import Iterator, Mapping
 import contextlib
 import errno
-import importlib.metadata
-import json
 import os
 import pathlib
-import platform
 import re
 import shutil
 from typing import Any
@@ -28,8 +26,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from byoljax import __version__
 from byoljax.devices import hosts, mapping
+from byoljax.version import __version__, versions
 from byoljax.workdir import integrity, restore
 from byoljax.workdir.integrity import DamagedError
 from byoljax.workdir.restore import require_equal_shapes, restore_subtrees, stored_names
@@ -43,25 +41,22 @@ __all__ = [
   'require_equal_shapes',
   'restore_subtrees',
   'stored_names',
-  'versions',
-  'write_json',
 ]  # fmt: skip
 
 PyTree = Any
 BEST_METRIC = 'knn/top1'
 _REMOVING = '.removing'
-_PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'ml-collections', 'numpy')
 
 
 class Checkpoints:
   """The checkpoints of one run.
 
   Args:
-    workdir: the run's directory; it is made if need be.
-    keep: how many of the newest checkpoints stay. The one with the best `BEST_METRIC` stays, too.
+    workdir: the run's directory, created if necessary.
+    keep: number of newest checkpoints to keep, in addition to the one with the best `BEST_METRIC`.
 
   Attributes:
-    notes: sentences for the user about what was found to be wrong.
+    notes: messages for the user about damaged checkpoints.
 
   Raises:
     ValueError: `keep` below 1.
@@ -69,9 +64,9 @@ class Checkpoints:
 
   def __init__(self, workdir: str | os.PathLike[str], *, keep: int = 2):
     if keep < 1:
-      raise ValueError(f'checkpoint.keep={keep}: at least 1 checkpoint must stay.')
+      raise ValueError(f'checkpoint.keep={keep}: at least 1 checkpoint must be kept.')
     restore.quiet_orbax()
-    # `best_fn` with `max_to_keep` would delete the newest checkpoint when its metric is worse.
+    # `best_fn` with `max_to_keep` would delete the newest checkpoint if its metric is worse.
     policy = preservation_policy.AnyPreservationPolicy(
       [
         preservation_policy.LatestN(keep),
@@ -89,8 +84,8 @@ class Checkpoints:
         preservation_policy=policy,
         best_fn=_best_metric,
         cleanup_tmp_directories=True,
-        # Renamed at once: killed while it deletes file by file, a run would leave what looks like
-        # a damaged checkpoint.
+        # Renamed before it is deleted: a run that is killed while it deletes file by file would
+        # leave what looks like a damaged checkpoint.
         todelete_subdir=_REMOVING,
       ),
       item_names=('state', 'meta', integrity.ITEM),
@@ -113,51 +108,47 @@ class Checkpoints:
   def save(self, step: int, state: PyTree, metrics: Mapping[str, float]) -> None:
     """Starts writing a checkpoint; returns once the state has been copied to the host.
 
-    All processes call it. Saving a step that is already there does nothing.
+    All processes must call it. Saving a step that exists does nothing.
 
     Raises:
-      OSError: this one or the one before could not be written.
-      RuntimeError: Orbax refused, because a later step is already there.
+      OSError: this checkpoint or the previous one could not be written.
+      RuntimeError: Orbax refused, because a later step exists.
     """
     if step in self._manager.all_steps():
       self._saved_last = step
       return
     numbers = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     record = {}
-    if hosts.is_first_process():  # The only one that writes JSON.
+    if hosts.is_first_process():  # Only this one writes JSON.
       leaves = restore.by_name(mapping.fetch(state))
       record = integrity.make(leaves, step=step, metrics=numbers, version=__version__)
-    self.wait()  # An error of the one before comes up here; makes room, too.
+    self.wait()  # Raises errors of the previous save; frees space as well.
     with self._writing():
       saved = self._manager.save(
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(_globally_addressed(state)),
-          meta=ocp.args.JsonSave(
-            {'metrics': numbers, 'versions': versions(), integrity.ITEM: True}
-          ),
+          meta=ocp.args.JsonSave({'metrics': numbers, 'versions': versions()}),
           **{integrity.ITEM: ocp.args.JsonSave(record)},
         ),
         metrics=numbers,
         force=True,
       )
     if not saved:
-      raise RuntimeError(
-        f'checkpoint {step} was not saved: later ones are already there ({self.steps()}).'
-      )
+      raise RuntimeError(f'checkpoint {step} was not saved: later ones exist ({self.steps()}).')
     self._saved_last = step
 
   def restore(self, template: PyTree, step: int | None = None) -> PyTree:
-    """Reads a checkpoint into NumPy arrays and compares them with its integrity record.
+    """Reads a checkpoint into NumPy arrays and verifies them against its integrity record.
 
     Args:
-      template: a tree with the shapes and dtypes to expect; its values do not matter.
+      template: a tree with the expected shapes and dtypes; its values are ignored.
       step: which checkpoint; the newest by default.
 
     Raises:
       FileNotFoundError: there is no checkpoint.
-      DamagedError: the checkpoint cannot be read, or is not what was written.
-      ValueError: the checkpoint holds another structure, other shapes or types.
+      DamagedError: the checkpoint cannot be read, or has changed.
+      ValueError: the checkpoint has another structure, other shapes or dtypes.
     """
     self._manager.wait_until_finished()
     step = self.latest_step() if step is None else step
@@ -168,13 +159,6 @@ class Checkpoints:
     if not (directory / 'state').is_dir():
       raise DamagedError("its 'state' directory is missing")
     record = integrity.read(directory)
-    if record is None:
-      self.notes.append(
-        f'Checkpoint {step} comes from an earlier version, which wrote no integrity record: it is '
-        f'used without having been verified.'
-      )
-      require_equal_shapes(restore.shapes(directory), host)
-      return restore.read(directory, host)
     with _naming_the_version(record['byoljax']):
       require_equal_shapes(integrity.shapes(record), host, types=True)
     integrity.verify_shapes(record, restore.by_name(restore.shapes(directory)))
@@ -183,19 +167,19 @@ class Checkpoints:
     return state
 
   def restore_newest(self, template: PyTree) -> tuple[PyTree, int] | None:
-    """Reads the newest checkpoint that is undamaged; moves those that are damaged out of the way.
+    """Reads the newest undamaged checkpoint; moves damaged ones aside.
 
-    All processes call it, and all get the same step.
+    All processes must call it, and all get the same step.
 
     Args:
       template: see `restore`.
 
     Returns:
-      The state in NumPy arrays and its step; None where there never was a checkpoint.
+      The state in NumPy arrays and its step; None if there are no checkpoints.
 
     Raises:
       DamagedError: there are checkpoints, but none can be read.
-      ValueError: the checkpoint holds another structure, other shapes or types.
+      ValueError: the checkpoint has another structure, other shapes or dtypes.
     """
     self._manager.wait_until_finished()
     while (step := self.latest_step()) is not None:
@@ -207,11 +191,11 @@ class Checkpoints:
       if hosts.all_agree(not fault):
         return state, step
       self._set_aside(step, fault or 'another process could not read it')
-      hosts.all_agree(True)  # Nobody goes on before the directory is gone.
+      hosts.all_agree(True)  # A barrier: wait until the directory has been moved.
       self._manager.reload()
     if not hosts.all_agree(not self.notes):
       raise DamagedError(
-        ' '.join(self.notes) + ' There is no other one to go on from: starting again begins at '
+        ' '.join(self.notes) + ' There is no other one to resume from: the next start begins at '
         'step 0.'
       )
     return None
@@ -227,7 +211,7 @@ class Checkpoints:
       shutil.rmtree(self._directory / _REMOVING, ignore_errors=True)
 
   def _set_aside_what_orbax_would_stumble_over(self) -> None:
-    """Orbax reads the metrics of all checkpoints at once, and one that it cannot read ends it."""
+    """Orbax reads the metrics of all checkpoints at once, and fails if it cannot read one."""
     if hosts.is_first_process() and self._directory.is_dir():
       for step in sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit()):
         try:
@@ -237,7 +221,7 @@ class Checkpoints:
     hosts.all_agree(True)
 
   def wait(self) -> None:
-    """Blocks until everything that was saved is on disk.
+    """Blocks until all saves are on disk.
 
     Raises:
       OSError: it could not be written.
@@ -252,7 +236,7 @@ class Checkpoints:
       raise OSError(errno.EIO, f'checkpoint {saved} is not in {self._directory} after it was saved')
 
   def close(self) -> None:
-    """Waits for pending saves and releases the directory; raises what `wait` does."""
+    """Waits for pending saves and releases the directory; raises as `wait` does."""
     try:
       self.wait()
     finally:
@@ -260,7 +244,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _writing(self) -> Iterator[None]:
-    """Makes one sentence of what Orbax and TensorStore say about a disk that does not take more."""
+    """Turns errors of Orbax and TensorStore about the disk into one message."""
     try:
       yield
     except Exception as error:
@@ -272,21 +256,21 @@ class Checkpoints:
         raise
       raise OSError(
         number,
-        f'a checkpoint could not be written: {os.strerror(number)}; there are those of the steps '
-        f'{", ".join(map(str, self.steps())) or "(none)"}, and the same command goes on from there',
+        f'a checkpoint could not be written: {os.strerror(number)}; there are those of steps '
+        f'{", ".join(map(str, self.steps())) or "(none)"}, and the same command resumes from there',
         str(self._directory),
       ) from error
 
 
 def latest_finished(workdir: str | os.PathLike[str]) -> int | None:
-  """The newest complete checkpoint's step in a workdir, without opening it; None without one."""
+  """The step of the newest complete checkpoint in a workdir, without opening it; None if none."""
   folder = pathlib.Path(workdir) / 'checkpoints'
   steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit() and _is_whole(p)]
   return max(steps, default=None)
 
 
 def _is_whole(directory: pathlib.Path) -> bool:
-  # With the record comes everything else: all of it is put in its place in one go.
+  # If the record exists, so does everything else: the directory is renamed atomically.
   return (directory / 'state').is_dir() and integrity.is_there(directory)
 
 
@@ -308,33 +292,12 @@ def checkpoint_directory(pretrained: str | os.PathLike[str]) -> pathlib.Path:
   return path / 'checkpoints' / str(latest)
 
 
-def write_json(path: pathlib.Path, data: Mapping[str, Any]) -> None:
-  """Writes JSON so that the file is either the old one or the new one, never half of it."""
-  scratch = path.with_name(path.name + '.tmp')
-  with scratch.open('w') as file:
-    file.write(json.dumps(data, indent=2) + '\n')
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(scratch, path)
-
-
-def versions() -> dict[str, str]:
-  """The versions that a result depends on."""
-  found = {'python': platform.python_version()}
-  for package in _PACKAGES:
-    try:
-      found[package] = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-      continue
-  return found
-
-
 def _best_metric(metrics: Mapping[str, float] | None) -> float:
   return (metrics or {}).get(BEST_METRIC, -1.0)
 
 
 def _globally_addressed(state: PyTree) -> PyTree:
-  """On several processes, presents each host-local replicated array as one global array."""
+  """With several processes, presents each host-local replicated array as one global array."""
   if jax.process_count() == 1:
     return state
   return jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, state)
@@ -342,7 +305,7 @@ def _globally_addressed(state: PyTree) -> PyTree:
 
 @contextlib.contextmanager
 def _naming_the_version(version: str) -> Iterator[None]:
-  """Says so when what does not fit was written by another version of byoljax."""
+  """Adds to an error that the checkpoint was written by another version of byoljax."""
   try:
     yield
   except ValueError as error:

@@ -1,8 +1,8 @@
-"""Where a run's time goes: images per second, waiting for data, compiling, and what is left.
+"""Where a run's time goes: images per second, waiting for data, compilation, remaining time.
 
-JAX returns before the device has finished, so a rate is only right where the host waited for the
-device: read the clock after fetching a metric, and wait for the first step before its tick. That
-step is kept apart, because it compiles.
+JAX dispatches asynchronously, so a rate is correct only if the host has waited for the device: read
+the clock after fetching a metric, and wait for the first step before its tick. The first step is
+excluded from the rates, because it compiles.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ import jax
 
 
 class Clock:
-  """Measures a training loop: made before its first step, told of each, read when logging.
+  """Measures a training loop: create it before the first step, tick every step, read when logging.
 
   ```
   clock = Clock(total_steps, batch_size, start_step=step)
@@ -31,9 +31,9 @@ class Clock:
 
   Args:
     total_steps: the step at which the run ends.
-    images_per_step: images of one step, over all devices and processes; each counts once however
-      many views are made of it.
-    start_step: steps already done, by the run that this one resumes.
+    images_per_step: images per step, over all devices and processes, regardless of the number of
+      views.
+    start_step: steps already done by the run that is resumed.
     time: the clock, in seconds.
   """
 
@@ -58,7 +58,7 @@ class Clock:
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
-    """Time in this block is waiting for data."""
+    """Counts the time in this block as waiting for data."""
     begin = self._time()
     try:
       yield
@@ -67,7 +67,7 @@ class Clock:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Time in this block (an evaluation, a checkpoint) is not training: no rate counts it."""
+    """Excludes the time in this block (an evaluation, a checkpoint) from all rates."""
     begin = self._time()
     try:
       yield
@@ -75,21 +75,21 @@ class Clock:
       self._paused += self._time() - begin
 
   def tick(self, step: int) -> None:
-    """Says that `step` steps are done. The first call ends the first step, which compiles."""
+    """Reports that `step` steps are done. The first call ends the first step, which compiles."""
     self._step = step
     if self._first is None:
       self._first = self._window = self._mark()
       self._first_step_s = self._first.time - self._start - self._waited - self._paused
 
   def read(self) -> dict[str, float]:
-    """What was measured; begins a new window. What cannot be known yet is left out.
+    """The measurements; starts a new window. Values that are not known yet are omitted.
 
     Returns:
       'time/img_per_s' and 'time/wait' (share of the time spent waiting for data, in [0, 1]) since
       the last `read`; 'time/img_per_s_run' and 'time/wait_run' since the first step;
-      'time/left_s', the seconds to the end at the pace since the first step, pauses included;
-      'time/first_step_s', the first step with its compilation, without waiting for data;
-      'time/elapsed_s' since the clock was made.
+      'time/left_s', the estimated remaining seconds at the pace since the first step, with pauses;
+      'time/first_step_s', the first step with compilation, without waiting for data;
+      'time/elapsed_s' since the clock was created.
     """
     now = self._mark()
     rate, wait = self._pace(self._window, now)
@@ -111,7 +111,7 @@ class Clock:
     return _Mark(self._time(), self._step, self._waited, self._paused)
 
   def _pace(self, begin: '_Mark | None', end: '_Mark') -> tuple[float, float]:
-    """Images per second of training time, and the share of it that was waiting."""
+    """Images per second of training time, and the share of that time spent waiting."""
     if begin is None or end.step == begin.step:
       return math.nan, math.nan
     seconds = (end.time - begin.time) - (end.paused - begin.paused)
@@ -124,13 +124,13 @@ class Clock:
     if now.step >= self._total:
       return 0.0
     if self._first is None or now.step == self._first.step:
-      return math.nan  # Only the first step is over, and its time says nothing about the others.
+      return math.nan  # After the first step only, whose time is not representative.
     pace = (now.time - self._first.time) / (now.step - self._first.step)
     return pace * (self._total - now.step)
 
 
 class _Mark(NamedTuple):
-  """A moment: seconds, steps done, and seconds waited and paused until then."""
+  """A point in time: seconds, steps done, and seconds waited and paused so far."""
 
   time: float
   step: int
@@ -142,9 +142,9 @@ class ProfileWindow:
   """Traces a few steps with the JAX profiler; view the result with TensorBoard or Perfetto.
 
   Args:
-    directory: where the trace goes.
-    start: number of steps done when tracing begins; past the first steps, which compile.
-    steps: how many to trace; 0 means never.
+    directory: output directory of the trace.
+    start: number of steps done when tracing starts; choose it after the first steps, which compile.
+    steps: number of steps to trace; 0 disables it.
   """
 
   def __init__(self, directory: str | os.PathLike[str], *, start: int, steps: int) -> None:
@@ -155,10 +155,10 @@ class ProfileWindow:
     self._done = steps <= 0
 
   def __call__(self, step: int, wait_for: object = None) -> None:
-    """Starts or ends the trace if it is time; call it after each step.
+    """Starts or ends the trace if it is due; call it after each step.
 
     Args:
-      step: steps done so far; a resumed run that is past `start` traces at once.
+      step: steps done so far; a run that resumes after `start` traces immediately.
       wait_for: arrays of the step; awaited before the trace ends, so that it is complete.
     """
     if self._done:
@@ -172,13 +172,13 @@ class ProfileWindow:
       self.close()
 
   def due(self, step: int) -> float:
-    """The next step after `step` at which it has to be called; infinity when there is none."""
+    """The next step after `step` at which it has to be called; infinity if there is none."""
     if self._done:
       return math.inf
     return max(self._stop if self._tracing else self._start, step + 1)
 
   def close(self) -> None:
-    """Ends a trace that is under way, e.g. because the run ends first."""
+    """Ends an active trace, for example because the run ends first."""
     if self._tracing:
       jax.profiler.stop_trace()
     self._tracing, self._done = False, True

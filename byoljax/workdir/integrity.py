@@ -1,15 +1,15 @@
-"""What a checkpoint must hold, bit for bit: the record that is written with it and read before it.
+"""Integrity records: digests of a checkpoint's arrays, written with it and verified on restore.
 
-Orbax stores arrays without checksums: a flipped bit comes back as a number like any other. So each
-step's directory has `integrity/metadata`, a small JSON with the SHA-256 digest, shape and dtype of
-every array, computed from the arrays that are saved, and a digest of the record itself. It is
-committed together with the rest: a checkpoint is complete with its record or not there at all.
+Orbax stores arrays without checksums, so a flipped bit would go unnoticed. Each step's directory
+therefore has `integrity/metadata`, a small JSON file with the SHA-256 digest, shape and dtype of
+every array, computed from the arrays in memory, and a digest of the record itself. It is committed
+atomically with the rest: a checkpoint has its record or does not exist.
 
     {"format": 1, "byoljax": "0.1.0", "step": 400, "metrics": {...},
      "leaves": {"params/encoder/conv1/kernel": ["float32", [3, 3, 3, 64], "<64 hex digits>"], ...},
      "sha256": "<digest of all of the above>"}
 
-Digests find accidents, not forgeries: who can write the directory can write the record, too.
+Digests detect accidents, not forgeries: whoever can write the directory can write the record too.
 """
 
 from collections.abc import Iterable, Mapping
@@ -40,7 +40,7 @@ Leaves = Mapping[str, np.ndarray]
 
 
 class DamagedError(ValueError):
-  """A checkpoint is not what was written; the message says what is wrong with it."""
+  """A checkpoint differs from what was written; the message says how."""
 
 
 def make(
@@ -49,9 +49,9 @@ def make(
   """The record of a checkpoint.
 
   Args:
-    leaves: every array that is saved, by its path in the state.
+    leaves: every saved array, by its path in the state.
     step: the checkpoint's step.
-    metrics: the numbers stored beside the state.
+    metrics: the numbers stored with the state.
     version: of byoljax.
   """
   found = zip(leaves, leaves.values(), _digests(leaves.values()), strict=True)
@@ -65,18 +65,16 @@ def make(
   return record | {'sha256': _own_digest(record)}
 
 
-def read(directory: pathlib.Path) -> dict[str, Any] | None:
-  """Reads and checks the record of a step's directory; None where none was ever written.
+def read(directory: pathlib.Path) -> dict[str, Any]:
+  """Reads and checks the record of a step's directory.
 
   Raises:
-    DamagedError: the record is missing, unreadable or not the one that was written.
+    DamagedError: the record is missing, unreadable or has changed.
     ValueError: a later version of byoljax wrote it.
   """
   try:
     record = json.loads((directory / ITEM / 'metadata').read_bytes())
   except FileNotFoundError:
-    if _is_older(directory):
-      return None
     raise DamagedError('its integrity record is missing') from None
   except (OSError, ValueError, RecursionError) as error:
     raise DamagedError(f'its integrity record cannot be read ({short(error)})') from error
@@ -90,15 +88,15 @@ def read(directory: pathlib.Path) -> dict[str, Any] | None:
       f'{record.get("byoljax")}: this version reads format {FORMAT}; use that one.'
     )
   if not _is_well_formed(record):
-    raise DamagedError('its integrity record makes no sense')
+    raise DamagedError('its integrity record is malformed')
   if directory.name.isdigit() and record['step'] != int(directory.name):
     raise DamagedError(f'it holds step {record["step"]}')
   return record
 
 
 def is_there(directory: pathlib.Path) -> bool:
-  """Whether a step's directory is complete: it has its record, or is of the time before records."""
-  return (directory / ITEM / 'metadata').is_file() or _is_older(directory)
+  """Whether a step's directory has a record: it is then complete."""
+  return (directory / ITEM / 'metadata').is_file()
 
 
 def shapes(record: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -114,7 +112,7 @@ def verify_shapes(record: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
 
   Args:
     record: see `read`.
-    stored: all arrays, or what has their shape and dtype, by their path in the state.
+    stored: all arrays, or objects with their shape and dtype, by path in the state.
 
   Raises:
     DamagedError: they disagree.
@@ -128,11 +126,11 @@ def verify_shapes(record: Mapping[str, Any], stored: Mapping[str, Any]) -> None:
 
 
 def verify(record: Mapping[str, Any], leaves: Leaves) -> None:
-  """Compares arrays that were read with what was written.
+  """Compares arrays with their digests.
 
   Args:
     record: see `read`.
-    leaves: some or all arrays of the checkpoint, by their path in the state.
+    leaves: some or all arrays of the checkpoint, by path in the state.
 
   Raises:
     DamagedError: an array is not in the record, or has other bytes; the first three are named.
@@ -147,7 +145,7 @@ def verify(record: Mapping[str, Any], leaves: Leaves) -> None:
 
 
 def check_small_files(directory: pathlib.Path) -> None:
-  """Reads what is read of every checkpoint when a run starts: the record and the metrics.
+  """Checks the files of a checkpoint that Orbax reads at every start: the record and the metrics.
 
   Raises:
     DamagedError: one of them cannot be read, or they disagree.
@@ -161,15 +159,15 @@ def check_small_files(directory: pathlib.Path) -> None:
     raise DamagedError(f'its metrics cannot be read ({short(error)})') from error
   if not isinstance(metrics, dict) or not isinstance(whole, dict):
     raise DamagedError('its metrics are damaged')
-  if record is not None and metrics != record['metrics']:
+  if metrics != record['metrics']:
     raise DamagedError('its metrics changed after they were written')
 
 
 def set_aside(directory: pathlib.Path) -> pathlib.Path:
-  """Moves a step's directory out of the way; nothing is deleted.
+  """Moves a step's directory aside without deleting anything.
 
   Returns:
-    Where it is now: <workdir>/damaged-checkpoints/<step>, or <step>-2 and so on.
+    Its new path: <workdir>/damaged-checkpoints/<step>, or <step>-2 and so on.
   """
   home = directory.parent.parent / 'damaged-checkpoints'
   home.mkdir(exist_ok=True)
@@ -181,17 +179,8 @@ def set_aside(directory: pathlib.Path) -> pathlib.Path:
   return target
 
 
-def _is_older(directory: pathlib.Path) -> bool:
-  """Whether a checkpoint comes from a version that wrote no records: it does not promise one."""
-  try:
-    meta = json.loads((directory / 'meta' / 'metadata').read_bytes())
-  except (OSError, ValueError, RecursionError):
-    return not (directory / 'meta').exists()
-  return not (isinstance(meta, dict) and meta.get(ITEM))
-
-
 def _is_well_formed(record: Mapping[str, Any]) -> bool:
-  """Whether everything that is read of a record has its type; a digest does not promise that."""
+  """Whether all fields of a record have the right type, which a digest does not guarantee."""
 
   def is_leaf(leaf: Any) -> bool:
     if not (isinstance(leaf, list) and len(leaf) == 3):
@@ -207,7 +196,7 @@ def _is_well_formed(record: Mapping[str, Any]) -> bool:
 
 
 def _digests(arrays: Iterable[np.ndarray]) -> list[str]:
-  # Hashing releases the interpreter's lock.
+  # Hashing releases the GIL.
   with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
     return list(pool.map(_digest, arrays))
 
@@ -222,6 +211,6 @@ def _own_digest(record: Mapping[str, Any]) -> str:
 
 
 def short(error: BaseException) -> str:
-  """An error's text in one line, not all of a page of it."""
+  """An error's text in one line, truncated."""
   text = ' '.join(str(error).split()) or type(error).__name__
   return text if len(text) <= 160 else f'{text[:160]} ...'

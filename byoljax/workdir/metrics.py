@@ -1,11 +1,11 @@
-"""What a run leaves behind to be read and plotted; `Progress` is what it shows meanwhile.
+"""The metrics that a run writes, to be read and plotted.
 
-`metrics.jsonl` is the record: one JSON object per write, 'step' first. TensorBoard (through
-tensorboardX, which does not import TensorFlow) and CSV are views of it. After a resume the record
-holds the same steps as that of a run that was never interrupted.
+`metrics.jsonl` is the primary record: one JSON object per row, 'step' first. TensorBoard (through
+tensorboardX, which does not import TensorFlow) and CSV are copies of it. After a resume it has the
+same rows as that of an uninterrupted run.
 
 JSON has no NaN: such values are written as the strings "NaN", "Infinity" and "-Infinity", so that
-any JSON reader accepts the file; `read` turns them back into floats.
+any JSON parser accepts the file; `read` converts them back to floats.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from byoljax.workdir.files import replacing
 from byoljax.workdir.progress import Progress
 
 __all__ = ['CSV', 'JSONL', 'TENSORBOARD', 'Progress', 'Writer', 'read']
@@ -33,16 +34,16 @@ _NON_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
 
 
 class Writer:
-  """Appends rows of metrics to a run's directory; does nothing on processes other than the first.
+  """Appends rows of metrics to a run's directory; does nothing except on the first process.
 
   Args:
-    workdir: directory of the run, made if it is missing.
+    workdir: directory of the run, created if necessary.
     tensorboard: whether to write `tensorboard/` as well (numbers only).
-    csv: whether to write `metrics.csv` as well; a column that first appears later is added to
-      the header and left empty in the rows before.
-    resume_step: the step of the restored checkpoint. Rows of later steps are dropped, atomically:
-      they will be written again. 0 is a fresh start and drops everything. So a loop must write
-      the rows of a step before it saves that step's checkpoint.
+    csv: whether to write `metrics.csv` as well; a column that appears later is added to the header
+      and is empty in earlier rows.
+    resume_step: the step of the restored checkpoint. Rows of later steps are dropped, because they
+      will be written again; 0 is a fresh start and drops everything. So a loop must write the row
+      of a step before it saves that step's checkpoint.
   """
 
   def __init__(
@@ -60,7 +61,8 @@ class Writer:
     directory.mkdir(parents=True, exist_ok=True)
     self._path = directory / JSONL
     rows = [row for row in read(directory) if row['step'] <= resume_step] if resume_step else []
-    _replace(self._path, (_to_json(row) for row in rows))
+    with replacing(self._path, 'w') as file:
+      file.writelines(_to_json(row) for row in rows)
     self._file = self._path.open('a', encoding='utf-8')
     self._csv = _Csv(directory / CSV, rows) if csv else None
     self._board = None
@@ -69,7 +71,7 @@ class Writer:
 
       if not resume_step:
         shutil.rmtree(directory / TENSORBOARD, ignore_errors=True)
-      # Event files cannot be cut; `purge_step` makes TensorBoard forget the dropped steps.
+      # Event files cannot be truncated; `purge_step` makes TensorBoard ignore the dropped steps.
       purge = resume_step + 1 if resume_step else None
       self._board = tensorboardX.SummaryWriter(str(directory / TENSORBOARD), purge_step=purge)
 
@@ -78,8 +80,8 @@ class Writer:
 
     Args:
       step: number of optimizer steps done.
-      metrics: name to a number, a bool, a string, None, or an array of one number; reading
-        arrays waits for the device.
+      metrics: name -> number, bool, string, None, or array of one number; reading arrays waits for
+        the device.
 
     Raises:
       ValueError: a value is none of these.
@@ -97,7 +99,7 @@ class Writer:
           self._board.add_scalar(name, float(value), int(step))
 
   def flush(self) -> None:
-    """Makes everything written so far survive a power cut: call it before saving a checkpoint."""
+    """Syncs everything to disk; call it before saving a checkpoint."""
     if not self._active:
       return
     self._file.flush()
@@ -108,7 +110,7 @@ class Writer:
       self._board.flush()
 
   def close(self) -> None:
-    """Flushes and closes; closing again does nothing."""
+    """Flushes and closes; idempotent."""
     if not self._active or self._file.closed:
       return
     self.flush()
@@ -126,9 +128,9 @@ class Writer:
 
 
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-  """The rows of `workdir/metrics.jsonl` in the order of writing; [] when there is none yet.
+  """The rows of `workdir/metrics.jsonl` in order; [] if there is none.
 
-  A last line cut off by a crash is left out.
+  A last line that was truncated by a crash is ignored.
 
   Raises:
     ValueError: another line is damaged.
@@ -178,18 +180,8 @@ def _finite(value: Any) -> Any:
   return 'NaN' if math.isnan(value) else 'Infinity' if value > 0 else '-Infinity'
 
 
-def _replace(path: pathlib.Path, lines: Iterable[str]) -> None:
-  """Replaces a file's contents: a reader, or a crash, finds the old or the new ones."""
-  temporary = path.with_name(path.name + '.tmp')
-  with temporary.open('w', encoding='utf-8', newline='') as file:
-    file.writelines(lines)
-    file.flush()
-    os.fsync(file.fileno())
-  temporary.replace(path)
-
-
 class _Csv:
-  """The same rows as comma-separated values, under one header that may grow."""
+  """The same rows as comma-separated values, under a header that may grow."""
 
   def __init__(self, path: pathlib.Path, rows: list[dict[str, Any]]) -> None:
     self._path = path
@@ -213,5 +205,6 @@ class _Csv:
     writer = csv_module.DictWriter(text, self._columns, lineterminator='\n')
     writer.writeheader()
     writer.writerows(rows)
-    _replace(self._path, [text.getvalue()])
+    with replacing(self._path, 'w') as file:
+      file.write(text.getvalue())
     self.file = self._path.open('a', encoding='utf-8', newline='')

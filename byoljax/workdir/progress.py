@@ -1,4 +1,4 @@
-"""The line a run shows while it works: how far it is, how fast, and what is left."""
+"""The progress line of a run: steps done, speed, and remaining time."""
 
 from collections.abc import Callable, Mapping
 import math
@@ -11,17 +11,17 @@ import jax
 
 
 class Progress:
-  """One line that says how far the run is and how fast: redrawn on a terminal, else now and then.
+  """A progress line, redrawn on a terminal, and printed at intervals elsewhere.
 
   Args:
     total_steps: steps of the whole run.
-    stream: where to show it; standard error when None.
-    steps_per_epoch: shows epochs when given.
-    interval: seconds between two lines where the stream is no terminal (a log file).
-    quiet: show nothing; always so on processes other than the first.
-    width: columns of the terminal; None asks it, each time. Fields that do not fit are left out,
-      the least needed first.
-    prefix: in front of every line.
+    stream: output stream; None for standard error.
+    steps_per_epoch: to show epochs as well.
+    interval: seconds between lines if the stream is not a terminal (a log file).
+    quiet: shows nothing; always the case except on the first process.
+    width: columns of the terminal; None queries it each time. Fields that do not fit are omitted,
+      the least important first.
+    prefix: of every line.
     time: the clock, in seconds.
   """
 
@@ -50,9 +50,9 @@ class Progress:
     self._drawn = ''
 
   def update(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Shows `step` and those of 'loss', 'lr', 'tau' and `clock.Clock.read`'s that there are.
+    """Shows `step` and, if present, 'loss', 'lr', 'tau' and the metrics of `clock.Clock.read`.
 
-    Does nothing when the last line is too recent; the last step is always shown.
+    Does nothing if the last line is too recent; the last step is always shown.
     """
     now = self._time()
     if self._quiet or (now < self._next and step < self._total):
@@ -65,7 +65,7 @@ class Progress:
     self._draw(self._fit(self._fields(step, metrics)))
 
   def message(self, text: str) -> None:
-    """Prints a line of its own above the progress line."""
+    """Prints a line above the progress line."""
     if self._quiet:
       return
     if not self._terminal:
@@ -77,7 +77,7 @@ class Progress:
     self._draw(line)
 
   def close(self) -> None:
-    """Leaves the last line standing."""
+    """Ends the line, leaving the last one on screen."""
     if self._drawn:
       self._write('\n')
       self._drawn = ''
@@ -87,12 +87,12 @@ class Progress:
     self._stream.flush()
 
   def _draw(self, line: str) -> None:
-    # Blanks rather than an escape sequence: they erase the old line on every terminal.
+    # Blanks rather than an escape sequence erase the old line on every terminal.
     self._write('\r' + line.ljust(len(self._drawn)))
     self._drawn = line
 
   def _fields(self, step: int, metrics: Mapping[str, float]) -> list[tuple[int, str]]:
-    """(need, text) of each field in the order of display; the lowest need is left out first."""
+    """(priority, text) of each field in display order; the lowest priority is omitted first."""
     fields = [(9, f'{step:>{len(str(self._total))}}/{self._total}')]
     if self._steps_per_epoch:
       epoch, epochs = step / self._steps_per_epoch, self._total / self._steps_per_epoch
@@ -104,7 +104,7 @@ class Progress:
     return fields
 
   def _fit(self, fields: list[tuple[int, str]]) -> str:
-    # The last column stays free: writing there wraps the line on some terminals.
+    # The last column stays empty: writing there wraps the line on some terminals.
     width = (self._width or shutil.get_terminal_size().columns) - 1 - len(self._prefix)
     while len(fields) > 1 and sum(len(text) + 2 for _, text in fields) - 2 > width:
       fields.remove(min(fields, key=lambda field: field[0]))
@@ -122,7 +122,7 @@ _FIELDS: tuple[tuple[str, int, Callable[[float], str]], ...] = (
 
 
 def duration(seconds: float) -> str:
-  """Seconds as m:ss, h:mm:ss or days; '?' when unknown (NaN or infinite)."""
+  """Seconds as m:ss, h:mm:ss or days; '?' if unknown (NaN or infinite)."""
   if not math.isfinite(seconds):
     return '?'
   whole = max(round(seconds), 0)

@@ -1,7 +1,7 @@
-"""Reading a checkpoint's directory, all of it or a part, without the manager that wrote it.
+"""Reads a checkpoint's directory, completely or in part, without the manager that wrote it.
 
-Every process reads for itself, waits for nobody, and compares what it read with the integrity
-record. What Orbax and TensorStore raise about damaged files becomes one `DamagedError`.
+Every process reads independently, waits for no other, and verifies what it read against the
+integrity record. Errors of Orbax and TensorStore about damaged files become one `DamagedError`.
 """
 
 import asyncio
@@ -33,11 +33,11 @@ def restore_subtrees(
     prefixes: paths into the state, such as ('params', 'encoder').
 
   Returns:
-    {prefix: nested dict of NumPy arrays}; an empty dict where a subtree holds no arrays.
+    {prefix: nested dict of NumPy arrays}; an empty dict if a subtree has no arrays.
 
   Raises:
     FileNotFoundError: no checkpoint there.
-    DamagedError: what is read cannot be read or is not what was written.
+    DamagedError: it cannot be read, or has changed.
     KeyError: the state has no such path.
   """
   quiet_orbax()
@@ -47,7 +47,7 @@ def restore_subtrees(
 
 
 def stored_names(checkpoint: str | os.PathLike[str], prefix: tuple[str, ...]) -> list[str]:
-  """The names right under a path into a checkpoint's state; none where there is no such path.
+  """The names directly under a path into a checkpoint's state; empty if there is no such path.
 
   Raises:
     FileNotFoundError: no checkpoint there.
@@ -65,12 +65,12 @@ def stored_names(checkpoint: str | os.PathLike[str], prefix: tuple[str, ...]) ->
 
 @contextlib.contextmanager
 def _naming(directory: pathlib.Path) -> Iterator[None]:
-  """Says which checkpoint is damaged, and what to do."""
+  """Adds to an error which checkpoint is damaged, and what to do."""
   try:
     yield
   except DamagedError as error:
     raise DamagedError(
-      f"'{directory}' is damaged: {error}. Name another checkpoint of the run, if there is one."
+      f"'{directory}' is damaged: {error}. Use another checkpoint of the run, if there is one."
     ) from error
 
 
@@ -79,19 +79,17 @@ def _subtrees(
 ) -> dict[tuple[str, ...], PyTree]:
   tree = shapes(directory)
   record = integrity.read(directory)
-  if record is not None:
-    integrity.verify_shapes(record, by_name(tree))
+  integrity.verify_shapes(record, by_name(tree))
   wanted: dict[str, Any] = {}
   for prefix in prefixes:
     _graft(wanted, prefix, _template(_lookup(tree, prefix)))
   restored = read(directory, wanted, partial=True)
-  if record is not None:
-    integrity.verify(record, by_name(restored))
+  integrity.verify(record, by_name(restored))
   return {prefix: _lookup(restored, prefix) for prefix in prefixes}
 
 
 def _alone() -> dict[str, Any]:
-  """Orbax' options for a process that reads without waiting for the others."""
+  """Orbax options for a process that reads independently of the others."""
   index = jax.process_index()
   options = ocp.options.MultiprocessingOptions(
     primary_host=index, active_processes={index}, barrier_sync_key_prefix=f'process{index}'
@@ -130,10 +128,10 @@ def shapes(checkpoint: pathlib.Path) -> PyTree:
 
 
 def _twice(attempt: Callable[[], PyTree]) -> PyTree:
-  """Reads, and once more if that failed: a network's hiccup is no damage.
+  """Reads, and retries once: a transient failure is not damage.
 
   Raises:
-    PermissionError: the files may not be read.
+    PermissionError: the files are not readable.
     DamagedError: both attempts failed.
   """
   for last in (False, True):
@@ -142,7 +140,7 @@ def _twice(attempt: Callable[[], PyTree]) -> PyTree:
         return attempt()
     except MemoryError:
       raise
-    except Exception as error:  # TensorStore and Orbax raise whatever damage leads them to.
+    except Exception as error:  # TensorStore and Orbax raise arbitrary exceptions on damage.
       if isinstance(error, PermissionError) or 'PERMISSION_DENIED' in str(error):
         raise PermissionError(integrity.short(error)) from error
       if last:
@@ -151,10 +149,10 @@ def _twice(attempt: Callable[[], PyTree]) -> PyTree:
 
 
 class _PatientLoop(asyncio.SelectorEventLoop):
-  """An event loop that ends what it began before it closes."""
+  """An event loop that awaits its pending tasks before it closes."""
 
   def close(self) -> None:
-    """Awaits what is left, whatever becomes of it, and closes."""
+    """Awaits all pending tasks, ignoring their errors, and closes."""
     while not self.is_closed() and (left := asyncio.all_tasks(self)):
       self.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     super().close()
@@ -162,10 +160,10 @@ class _PatientLoop(asyncio.SelectorEventLoop):
 
 @contextlib.contextmanager
 def _ending_what_was_begun() -> Iterator[None]:
-  """Lets Orbax' event loops wait for all of their reads.
+  """Makes Orbax's event loops wait for all of their reads.
 
-  Orbax reads all arrays at once and closes its loop when the first one fails. The others would then
-  find it closed, and print a traceback each.
+  Orbax reads all arrays concurrently and closes its loop when the first one fails. The others would
+  then find it closed and print a traceback each.
   """
   with warnings.catch_warnings():
     warnings.simplefilter('ignore', DeprecationWarning)  # Of policies, since Python 3.14.
@@ -179,12 +177,12 @@ def _ending_what_was_begun() -> Iterator[None]:
 
 
 def require_equal_shapes(stored: PyTree, wanted: PyTree, *, types: bool = False) -> None:
-  """Compares a checkpoint with what is wanted; Orbax's own complaint is thousands of lines.
+  """Compares a checkpoint with the expected tree; Orbax's own error has thousands of lines.
 
   Args:
-    stored: a tree of arrays, or of what has their shape and dtype.
-    wanted: the same.
-    types: whether to compare dtypes, too.
+    stored: a tree of arrays, or of objects with a shape and dtype.
+    wanted: likewise.
+    types: whether to compare dtypes as well.
 
   Raises:
     ValueError: missing or unexpected names, or other shapes; the first dozen are listed.
@@ -209,14 +207,10 @@ def require_equal_shapes(stored: PyTree, wanted: PyTree, *, types: bool = False)
 
 
 def by_name(tree: PyTree) -> dict[str, Any]:
-  """The leaves of a tree, by their path."""
+  """The leaves of a tree, by path."""
   leaves = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda x: hasattr(x, 'shape'))[0]
-  return {_name(path): leaf for path, leaf in leaves}
-
-
-def _name(path: Sequence[Any]) -> str:
   # Tuples and dataclasses come back from disk as lists and dicts: only the names count.
-  return jax.tree_util.keystr(path, simple=True, separator='/')
+  return {jax.tree_util.keystr(path, simple=True, separator='/'): leaf for path, leaf in leaves}
 
 
 def _lookup(tree: PyTree, prefix: tuple[str, ...]) -> PyTree:
@@ -240,5 +234,5 @@ def _graft(tree: dict[str, Any], prefix: tuple[str, ...], value: PyTree) -> None
 
 
 def quiet_orbax() -> None:
-  """Orbax reports every phase of every save, and prints every error that it raises as well."""
+  """Silences Orbax, which logs every phase of a save and every error that it raises."""
   logging.getLogger('absl').setLevel(logging.CRITICAL)

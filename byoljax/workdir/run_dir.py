@@ -1,11 +1,11 @@
-"""A run's directory: opening it, what lies in it, and what the person at the terminal is told.
+"""A run's directory: opening it, its files, and messages to the user.
 
 config.json      the resolved configuration, recipe, versions; written once, compared on resume
-run.log          everything that was said, with times
+run.log          all messages, with timestamps
 checkpoints/     see `byoljax.workdir.checkpoint`
 metrics.jsonl    see `byoljax.workdir.metrics`
 results.json     the final evaluation with its protocol
-lock             held while a run goes on here; who holds it
+lock             locked during a run; names the process that holds it
 evals/           later evaluations, one directory each
 """
 
@@ -18,16 +18,15 @@ import pathlib
 import platform
 from typing import Any, NamedTuple
 
-import byoljax
 from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError
-from byoljax.data.sources.source import Source
 from byoljax.devices import hosts, processes
-from byoljax.workdir import checkpoint
+from byoljax.version import __version__, versions
+from byoljax.workdir.files import write_json
 
 try:
   import fcntl
-except ImportError:  # Windows has no flock: two runs in one directory are not kept apart there.
+except ImportError:  # Windows has no flock: two runs in one directory are not detected.
   fcntl = None
 
 log = logging.getLogger('byoljax')
@@ -39,7 +38,7 @@ class Invocation(NamedTuple):
 
   Attributes:
     recipe: the configuration's file and argument, 'configs/byol.py:cifar10'.
-    workdir: where to write; empty for a place that follows from the recipe.
+    workdir: output directory; empty for a default that depends on the recipe.
   """
 
   recipe: str
@@ -47,12 +46,12 @@ class Invocation(NamedTuple):
 
 
 @contextlib.contextmanager
-def held(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps every other run out of a directory while the block lasts.
+def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
+  """Locks a directory against other runs for the duration of the block.
 
-  The lock is the operating system's (flock), on `<workdir>/lock`, held by the first process. It
-  ends with the process however that ends, so a killed run leaves nothing that is in the way; the
-  file only says who holds it. Where a file system knows no locks the run goes on without one.
+  The lock is the operating system's (flock), on `<workdir>/lock`, held by the first process. It is
+  released when the process ends for any reason, so a killed run leaves no stale lock; the file only
+  names the holder. If the file system does not support locks, the run continues without one.
 
   Raises:
     ConfigError: another run holds it, or the directory cannot be written; on every process.
@@ -75,7 +74,7 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
 
 
 def _lock(workdir: pathlib.Path, descriptor: int) -> str:
-  """Locks an open file and writes who did; returns what is in the way, if anything."""
+  """Locks an open file and writes the holder's name into it; returns an error message or ''."""
   if fcntl is None:
     return ''
   try:
@@ -95,51 +94,72 @@ def _lock(workdir: pathlib.Path, descriptor: int) -> str:
 
 
 def open_workdir(
-  workdir: pathlib.Path, config: Config, invocation: Invocation, source: Source
+  workdir: pathlib.Path,
+  config: Config,
+  invocation: Invocation,
+  data: str,
+  fingerprint: str,
+  facts: Mapping[str, Any] | None = None,
 ) -> None:
-  """Makes the directory, or checks that what lies there is this very run.
+  """Creates the directory, or checks that it belongs to this run.
+
+  Args:
+    workdir: the directory.
+    config: of the run; compared with the stored one.
+    invocation: how the run was called.
+    data: name of the training images, for messages.
+    fingerprint: of the training images; compared as well.
+    facts: recorded with the configuration, for `run_facts`.
 
   Raises:
     ConfigError: the directory cannot be written, or belongs to another run.
   """
-  for turn in (True, False):  # The first process writes what the others then compare.
+  for turn in (True, False):  # The first process writes, then the others compare.
     problem = ''
     if hosts.is_first_process() == turn:
-      problem = _opened(workdir, config, invocation, source)
+      problem = _open(workdir, config, invocation, data, fingerprint, facts or {})
     if not hosts.all_agree(not problem):
       raise ConfigError(problem or f"another process could not open '{workdir}'.")
 
 
-def _opened(workdir: pathlib.Path, config: Config, invocation: Invocation, source: Source) -> str:
-  """Writes config.json, or compares it; returns what is wrong, if anything."""
+def _open(
+  workdir: pathlib.Path,
+  config: Config,
+  invocation: Invocation,
+  data: str,
+  fingerprint: str,
+  facts: Mapping[str, Any],
+) -> str:
+  """Writes config.json, or compares it; returns an error message or ''."""
   path = workdir / 'config.json'
   if path.exists():
     try:
       changed = config_lib.differences(run_config(workdir), config)
     except ConfigError as error:
       return str(error)
-    stored = json.loads(path.read_text()).get('data_fingerprint', source.fingerprint)
-    if stored != source.fingerprint:
-      changed.append(f'the images of {source.name} are not those that the run was started with')
+    stored = json.loads(path.read_text()).get('data_fingerprint', fingerprint)
+    if stored != fingerprint:
+      changed.append(f'the images of {data} have changed since the run was started')
     if not changed:
       return ''
     return (
-      f"'{workdir}' holds a run with another configuration:\n  "
+      f"'{workdir}' contains a run with another configuration:\n  "
       + '\n  '.join(changed)
-      + '\nChoose another --workdir, or set these fields back to go on with it.'
+      + '\nChoose another --workdir, or restore these fields to resume it.'
     )
   if not hosts.is_first_process():
     return ''
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_json(
+    write_json(
       path,
       {
         'recipe': invocation.recipe,
         'config': json.loads(config_lib.to_json(config)),
-        'data_fingerprint': source.fingerprint,
-        'byoljax': byoljax.__version__,
-        'versions': checkpoint.versions(),
+        'data_fingerprint': fingerprint,
+        'facts': dict(facts),
+        'byoljax': __version__,
+        'versions': versions(),
       },
     )
   except OSError as error:
@@ -155,33 +175,33 @@ def write_result(
   *,
   step: int | None = None,
 ) -> None:
-  """One JSON with the numbers and everything they depend on.
+  """Writes a JSON file with the numbers and everything they depend on.
 
   Args:
     path: the file.
     result: numbers.
-    config: what was asked for.
-    directory: the checkpoint that was evaluated.
+    config: of the evaluation.
+    directory: the evaluated checkpoint.
     step: its step; `read_result` compares it.
   """
   if not hosts.is_first_process():
     return
   with config_lib.user_errors():
     path.parent.mkdir(parents=True, exist_ok=True)
-  checkpoint.write_json(
+  write_json(
     path,
     {
       'result': result,
       'checkpoint': str(directory),
       'step': step,
       'config': json.loads(config_lib.to_json(config)),
-      'versions': checkpoint.versions(),
+      'versions': versions(),
     },
   )
 
 
 def read_result(path: pathlib.Path, step: int) -> dict[str, Any] | None:
-  """The numbers that `write_result` stored for this step; None when there are none."""
+  """The numbers that `write_result` stored for this step; None if there are none."""
   try:
     stored = json.loads(path.read_text())
   except (OSError, ValueError):
@@ -190,18 +210,18 @@ def read_result(path: pathlib.Path, step: int) -> dict[str, Any] | None:
 
 
 def default_workdir(recipe: str) -> str:
-  """Where a recipe's run goes when nothing else is said: runs/byol-cifar10."""
+  """The default workdir of a recipe: runs/byol-cifar10."""
   path, _, arg = recipe.partition(':')
   return os.path.join('runs', '-'.join([pathlib.Path(path).stem, *filter(None, arg.split(','))]))
 
 
 def evals_dir(directory: pathlib.Path) -> pathlib.Path:
-  """Where the evaluations of a checkpoint go: beside the run that it belongs to."""
+  """The directory for evaluations of a checkpoint, in the workdir of its run."""
   return directory.parent.parent / 'evals'
 
 
 def say(text: str) -> None:
-  """For the person at the terminal, and for the run's log."""
+  """Prints a message to the user and adds it to the run's log."""
   if hosts.is_first_process():
     before = processes.prefix()
     print('\n'.join(before + line if line else line for line in text.split('\n')), flush=True)
@@ -209,7 +229,7 @@ def say(text: str) -> None:
 
 
 def log_to(path: pathlib.Path) -> None:
-  """Also writes everything that is said, and more, to a file."""
+  """Copies all messages, and more, to a file."""
   if not hosts.is_first_process():
     return
   for old in list(log.handlers):
@@ -220,6 +240,19 @@ def log_to(path: pathlib.Path) -> None:
   log.addHandler(handler)
   log.setLevel(logging.INFO)
   log.propagate = False
+
+
+def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
+  """What a run recorded about its data and devices; empty if nothing.
+
+  Raises:
+    ConfigError: the directory has no readable config.json.
+  """
+  path = workdir / 'config.json'
+  try:
+    return dict(json.loads(path.read_text()).get('facts', {}))
+  except (OSError, ValueError, TypeError, AttributeError) as error:
+    raise ConfigError(f"'{path}' cannot be read ({error}).") from error
 
 
 def run_config(workdir: pathlib.Path) -> Config:

@@ -62,10 +62,9 @@ def functions(size: int, source: int) -> dict[str, Callable[..., Any]]:
     return branches.apply(images, numbers(index), only)
 
   def everything(whole: jax.Array, images: jax.Array, index: jax.Array) -> jax.Array:
-    augment = device.make_augment(
-      (spec,), seed=0, steps_per_epoch=1, mean=(0.5,) * 3, std=(0.25,) * 3
-    )
-    return augment({'image': whole, 'index': index}, jnp.int32(0))['views'][0]
+    augment = device.make_augment((spec,), seed=0, mean=(0.5,) * 3, std=(0.25,) * 3)
+    epoch = jnp.zeros_like(index)
+    return augment({'image': whole, 'index': index, 'epoch': epoch})['views'][0]
 
   found: dict[str, Callable[..., Any]] = {'draws': lambda whole, images, index: numbers(index)}
   found['crop, resize, flip'] = crops

@@ -61,7 +61,7 @@ class Contestant:
     overrides = [(name, str(value)) for name, value in changes.items()]
     config = config_lib.load(str(ROOT / 'configs' / recipe), overrides)
     source = aot.described_source(config, examples=4_000_000, classes=0)
-    run = assemble.assemble(config, source, mapped=mapping.spmd_shard_map)
+    run = assemble.from_config(config, source, mapped=mapping.spmd_shard_map)
     shapes = aot.abstract_arguments(run, mapping.local_mesh())
     compiled = run.step.lower(*shapes).compile()  # type: ignore[attr-defined]
     rng = np.random.default_rng(0)

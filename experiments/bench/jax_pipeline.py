@@ -8,48 +8,36 @@ from typing import Any
 
 import contest
 import jax
-import numpy as np
 
 from byoljax import __version__
 from byoljax.data.augment import device
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.batches import pipeline
+from byoljax.data.batches.order import Order
 from byoljax.data.sources import datasets
 
 PACKAGES = ('jax', 'jaxlib', 'numpy', 'tensorflow', 'tensorflow-cpu', 'pillow')
-_PLACES = ('accelerator', 'host')
 
 
 class Contestant:
   """Answers 'prepare', 'host' and 'device'; see pipeline_bench.py."""
 
   def prepare(self, case: dict[str, Any]) -> contest.Reply:
-    """Opens the images and compiles the augmentation, for both places of the photometric part."""
+    """Opens the images and compiles the augmentation."""
     self._case = case
     self._specs = tuple(ViewSpec.from_mapping(view) for view in case['views'])
     name = 'npz' if case['path'].endswith('.npz') else 'folder'
     self._source = datasets.load(name, 'pretrain', data_dir=case['path'])
     self._next = 0
-    self._batches: dict[str, dict[str, Any]] = {}  # the last one made, by place
-    self._augment = {
-      place: jax.jit(
-        device.make_augment(
-          self._specs,
-          seed=0,
-          steps_per_epoch=self._source.size // case['batch_size'],
-          mean=case['mean'],
-          std=case['std'],
-          photometric_on=place,
-        )
-      )
-      for place in _PLACES
-    }
-    for place in _PLACES:
-      self.host(place, 1)
-      self.device(place, 1)
+    self._batch: dict[str, Any] = {}  # the last one made
+    self._augment = jax.jit(
+      device.make_augment(self._specs, seed=0, mean=case['mean'], std=case['std'])
+    )
+    self.host(1)
+    self.device(1)
     return {'versions': {'byoljax': __version__} | contest.versions(PACKAGES)}
 
-  def host(self, place: str, batches: int) -> contest.Reply:
+  def host(self, batches: int) -> contest.Reply:
     """Makes that many batches, from opening the pipeline to its end."""
     start, self._next = self._next, self._next + batches
     images = 0
@@ -59,31 +47,29 @@ class Contestant:
       source = pipeline.train_batches(
         self._source,
         self._specs,
-        batch_size=self._case['batch_size'],
+        order=Order(self._source.size, self._case['batch_size'], seed=0),
         seed=0,
         start_step=start,
         stop_step=start + batches,
-        photometric_on=place,
         threads=self._case['workers'],
       )
       for batch in source:
         images += len(batch['index'])
-        self._batches[place] = batch
+        self._batch = batch
 
     wall, cpu = contest.timed(work)
     return {'images': images, 'wall': wall, 'cpu': cpu}
 
-  def device(self, place: str, batches: int) -> contest.Reply:
+  def device(self, batches: int) -> contest.Reply:
     """Augments one batch of the host's, again and again, to normalized float32 views."""
-    batch, augment = self._batches[place], self._augment[place]
-    jax.block_until_ready(augment(batch, np.int32(0)))
+    jax.block_until_ready(self._augment(self._batch))
 
     def work() -> None:
-      for step in range(batches):
-        jax.block_until_ready(augment(batch, np.int32(step)))
+      for _ in range(batches):
+        jax.block_until_ready(self._augment(self._batch))
 
     wall, cpu = contest.timed(work)
-    return {'images': batches * len(batch['index']), 'wall': wall, 'cpu': cpu}
+    return {'images': batches * len(self._batch['index']), 'wall': wall, 'cpu': cpu}
 
 
 if __name__ == '__main__':

@@ -62,7 +62,7 @@ class Contestant:
     """Assembles the run and makes its first two steps: everything is compiled."""
     config = config_lib.load(f'{ROOT / "configs" / "byol.py"}:npz', overrides(case))
     source = datasets.load('npz', 'pretrain', data_dir=case['path'])
-    run = assemble.assemble(config, source)
+    run = assemble.from_config(config, source)
     state = mapping.replicate(run.create())
     sizes = {
       role: sum(leaf.size for leaf in jax.tree.leaves(tree)) for role, tree in state.params.items()
@@ -82,7 +82,8 @@ class Contestant:
   def work(self) -> contest.Reply:
     """Operations of a step: matrix products and convolutions."""
     images, labels = self._run.source.read(np.arange(self._batch_size))
-    batch = {'image': images, 'index': np.arange(self._batch_size, dtype=np.int32), 'label': labels}
+    index = np.arange(self._batch_size, dtype=np.int32)
+    batch = {'image': images, 'index': index, 'epoch': np.zeros_like(index), 'label': labels}
     state = jax.eval_shape(self._run.create)
     return {'flops': flops.count(self._run.step, state, mapping.shard(batch)).total}
 

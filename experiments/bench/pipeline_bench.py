@@ -60,10 +60,7 @@ def _one(setting: Setting, name: str, recipe: str, jpeg: bool) -> dict[str, Any]
     ours = stack.enter_context(setting.ours('jax_pipeline.py'))
     versions = {'byoljax': ours.ask('prepare', case=case)['versions']}
     turns = {
-      f'byoljax, {place}: {part}': lambda place=place, part=part: ours.ask(
-        part, place=place, batches=batches
-      )
-      for place in ('accelerator', 'host')
+      f'byoljax, accelerator: {part}': lambda part=part: ours.ask(part, batches=batches)
       for part in ('host', 'device')
     }
     if setting.torch_python:

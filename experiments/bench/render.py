@@ -94,7 +94,10 @@ def pipeline(results: list[dict[str, Any]]) -> str:
         statistics.median(turn[clock] / turn['images'] for turn in turns)
         for clock in ('cpu', 'wall')
       )
+    # Earlier results have both places of the photometric operations.
     for place in ('accelerator', 'host'):
+      if f'byoljax, {place}: host' not in costs:
+        continue
       parts = [costs[f'byoljax, {place}: {part}'] for part in ('host', 'device')]
       costs[f'byoljax, {place}: both'] = tuple(map(sum, zip(*parts, strict=True)))
     theirs = costs.get('lightly: host')

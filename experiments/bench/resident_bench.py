@@ -69,7 +69,7 @@ class _Way:
     ]
     config = config_lib.load(str(ROOT / 'configs' / options.recipe), overrides)
     source = datasets.load('shapes', 'pretrain', data_dir=options.data_dir)
-    run = assemble.assemble(config, source)
+    run = assemble.from_config(config, source)
     self._batch_size = options.batch_size
     self._clock = Clock(run.length.total_steps, options.batch_size)
     self._until = 0

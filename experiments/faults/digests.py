@@ -60,7 +60,7 @@ def state_of_a_run() -> Any:
 
   loaded = config.load(f'{ROOT}/configs/byol.py:imagenet', [('train.batch_size', '8')])
   source = arrays.from_arrays(np.zeros((16, 224, 224, 3), np.uint8), np.arange(16) % 2)
-  shapes = jax.eval_shape(assemble.assemble(loaded, source).create)
+  shapes = jax.eval_shape(assemble.from_config(loaded, source).create)
   rng = np.random.default_rng(0)
 
   def random(leaf: jax.ShapeDtypeStruct) -> jax.Array:

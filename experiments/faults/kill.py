@@ -290,14 +290,13 @@ def write_tally(path: pathlib.Path, cases: list[dict[str, Any]], given: Sequence
   """The JSON, and its table into README.md beside it."""
   import machine
 
-  from byoljax import __version__
-  from byoljax.workdir import checkpoint
+  from byoljax.version import __version__, versions
 
   tally = {
     'command': shlex.join(['python', 'experiments/faults/kill.py', *given]),
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='minutes'),
     'hardware': machine.facts(),
-    'versions': {'byoljax': __version__, **checkpoint.versions()},
+    'versions': {'byoljax': __version__, **versions()},
     'kills': sum(len(case['kills']) for case in cases),
     'equal': all(case['equal'] for case in cases),
     'cases': cases,

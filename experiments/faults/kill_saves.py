@@ -94,7 +94,7 @@ def save_all(home: pathlib.Path) -> None:
 
   from byoljax.workdir import checkpoint, run_dir
 
-  with run_dir.held(home), checkpoint.Checkpoints(home, keep=2) as checkpoints:
+  with run_dir.lock_workdir(home), checkpoint.Checkpoints(home, keep=2) as checkpoints:
     found = checkpoints.restore_newest(state_of(0))
     state, step = found or (state_of(0), 0)
     jax.tree.map(np.testing.assert_array_equal, state, state_of(step))
@@ -113,14 +113,13 @@ def write(path: pathlib.Path, tally: dict[str, int], given: Sequence[str]) -> No
   """The JSON."""
   import machine
 
-  from byoljax import __version__
-  from byoljax.workdir import checkpoint
+  from byoljax.version import __version__, versions
 
   facts = {
     'command': shlex.join(['python', 'experiments/faults/kill_saves.py', *given]),
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='minutes'),
     'hardware': machine.facts(),
-    'versions': {'byoljax': __version__, **checkpoint.versions()},
+    'versions': {'byoljax': __version__, **versions()},
     **tally,
   }
   path.write_text(json.dumps(facts, indent=1) + '\n')

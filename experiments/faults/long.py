@@ -168,14 +168,13 @@ def write(
   """The JSON, and the figure beside it."""
   import machine
 
-  from byoljax import __version__
-  from byoljax.workdir import checkpoint
+  from byoljax.version import __version__, versions
 
   facts = {
     'command': shlex.join(['python', 'experiments/faults/long.py', *given]),
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='minutes'),
     'hardware': machine.facts(),
-    'versions': {'byoljax': __version__, **checkpoint.versions()},
+    'versions': {'byoljax': __version__, **versions()},
     'problems': wrong,
     'modes': found,
   }

@@ -117,5 +117,5 @@ def test_every_recipe_fits_every_scale(name, scale, monkeypatch):
     image, np.zeros(size, np.int32), name=scale, class_names=None, num_classes=10
   )
   config = config_lib.load(str(ROOT / 'configs' / f'{name}.py') + f':{scale}')
-  run = assemble.assemble(config, source)
+  run = assemble.from_config(config, source)
   assert 'encoder' in run.report

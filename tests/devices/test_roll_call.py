@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from byoljax import cli, main
+from byoljax import cli, flags, main
 from byoljax.config import ConfigError
 from byoljax.devices import processes, roll_call
 from byoljax.devices.processes import Launch
@@ -73,7 +73,7 @@ def test_who_is_missing_is_named_to_all(server):
   assert time.monotonic() - began < 10
   for error in results:
     assert isinstance(error, roll_call.MissingError)
-    assert 'processes 1 and 3 of 4 did not come within 1 s' in str(error)
+    assert 'processes 1 and 3 of 4 did not start within 1 s' in str(error)
 
 
 def test_an_id_claimed_twice(server):
@@ -141,7 +141,7 @@ def test_a_death_is_known_at_once_to_all(watched, victim):
     shut(connection)
   for survivor in {0, 1, 2} - {victim}:
     assert told[survivor].wait(5)
-    assert f'process {victim} of 3 is gone' in watches[survivor].lost()
+    assert f'process {victim} of 3 is gone' in watches[survivor].describe_loss()
   assert not told[victim].is_set()
 
 
@@ -149,7 +149,7 @@ def test_an_end_with_an_error_leaves_the_others_time(watched, monkeypatch):
   monkeypatch.setattr(roll_call, 'GRACE_SECONDS', 0.5)
   watches, told, _ = watched
   watches[2].leave(4)
-  assert 'process 2 of 3 ended with exit status 4' in watches[1].lost(wait=5)
+  assert 'process 2 of 3 ended with exit status 4' in watches[1].describe_loss(wait=5)
   assert not told[1].is_set()
   assert told[1].wait(5) and told[0].wait(5)
 
@@ -158,7 +158,7 @@ def test_a_good_end_is_no_loss(watched):
   watches, told, connections = watched
   watches[1].leave(0)
   shut(connections[1][0])
-  assert watches[0].lost(wait=0.5) == ''
+  assert watches[0].describe_loss(wait=0.5) == ''
   assert not any(event.is_set() for event in told)
 
 
@@ -174,7 +174,7 @@ def test_the_first_waits_for_the_others_before_it_ends_with_an_error(watched):
   ('launch', 'words'),
   [
     (Launch(num_processes=2), 'all three or none'),
-    (Launch('auto', process_id=1), 'leave .* away'),
+    (Launch('auto', process_id=1), 'drop .* or --distributed'),
     (Launch('on'), 'not one of off, auto'),
     (Launch('auto', wait=0), '--wait_for_processes=0'),
     (Launch('off', 'host:1', 2, 2), '--process_id=2'),
@@ -198,22 +198,24 @@ def test_alone_unless_asked(monkeypatch):
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
   processes.join(Launch())
-  assert not processes.are_several() and processes.prefix() == ''
-  assert processes.note_of_launcher(environment) == ''
+  assert not processes.is_multiprocess() and processes.prefix() == ''
+  assert processes.launcher_hint(environment) == ''
   task = environment | {'SLURM_PROCID': '3', 'SLURM_STEP_NUM_TASKS': '8'}
-  assert 'task 3 of 8' in processes.note_of_launcher(task)
+  assert 'task 3 of 8' in processes.launcher_hint(task)
   shell = environment | {'SLURM_PROCID': '0', 'SLURM_STEP_NUM_TASKS': '1'}
-  assert processes.note_of_launcher(shell) == ''
+  assert processes.launcher_hint(shell) == ''
 
 
 def test_the_flags_are_parsed():
-  options = main._parse(['--config=x', '--distributed=auto', '--wait_for_processes=20'])
-  assert main.launch_of(options) == Launch('auto', None, None, None, 20.0)
-  assert cli._prefixed(['--distributed=auto', '--seed=1', '--wait_for_processes=2']) == [
-    '--distributed=auto', '--config.seed=1', '--wait_for_processes=2'
-  ]  # fmt: skip
+  options, _ = main.parse(['--config=x', '--distributed=auto', '--wait_for_processes=20'])
+  assert flags.launch_of(options) == Launch('auto', None, None, None, 20.0)
+  _, options, overrides = cli.parse(
+    ['pretrain', 'byol', '--distributed=auto', '--seed=1', '--wait_for_processes=2']
+  )
+  assert flags.launch_of(options) == Launch('auto', None, None, None, 2.0)
+  assert overrides == [('seed', '1')]
   with pytest.raises(ConfigError, match='distributed'):
-    main._parse(['--config=x', '--distributed=yes'])
+    main.parse(['--config=x', '--distributed=yes'])
 
 
 _MEMBER = """
@@ -236,7 +238,7 @@ while what == 'work':
   try:
     hosts.all_agree(True)
   except Exception:
-    processes.leave(processes.failed())
+    processes.leave(processes.report_failure())
 if what == 'fail':
   processes.leave(3)
 processes.leave(0)

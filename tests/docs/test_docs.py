@@ -1,5 +1,6 @@
 """The documentation: links, navigation, commands, code blocks, and the site itself."""
 
+import importlib
 import pathlib
 import re
 import shlex
@@ -10,17 +11,17 @@ import numpy as np
 import pytest
 import yaml
 
-from byoljax import cli
+from byoljax import cli, main
 from byoljax import config as config_lib
-from byoljax.main import split_overrides
 from tests import markdown_pages
 from tests.markdown_pages import ROOT, pages, recipe_pages
 
 WRITTEN = markdown_pages.written()
+API = [origin for origin in WRITTEN if origin.startswith('docs/api/')]
 # Pages whose Python is not run here, and why.
 ELSEWHERE = {
-  'docs/adding_a_method.md': 'tests/test_worked_example.py',
-  'docs/shapes.md': 'draws the whole data set and writes TFDS files: tests/test_shapes.py',
+  'docs/adding_a_method.md': 'tests/docs/test_worked_example.py',
+  'docs/shapes.md': 'renders the whole data set and writes TFDS files: test_shapes.py',
 }
 
 
@@ -42,16 +43,17 @@ def test_links_resolve(origin):
 
 
 def test_tests_that_are_named_exist():
-  """`test_x.py::test_y`; a part that begins with `::` belongs to the file before it."""
+  """`test_x.py::test_y` in any folder; a part that begins with `::` continues the one before."""
+  files = {path.name: path for path in (ROOT / 'tests').rglob('test_*.py')}
   named = 0
   for origin, text in WRITTEN.items():
-    file, found = '', re.findall(r'`(?:tests/)?(test_\w+\.py)?((?:::\w+)*)`', text)
+    path, found = None, re.findall(r'`((?:tests/[\w/]*)?test_\w+\.py)?((?:::\w+)*)`', text)
     for given, rest in found:
-      file = given or file
-      if not file:
+      if given:
+        path = ROOT / given if '/' in given else files.get(given)
+        assert path is not None and path.exists(), f'{origin} names {given}'
+      if path is None:
         continue
-      path = ROOT / 'tests' / file
-      assert path.exists(), f'{origin} names {file}'
       for name in rest.split('::')[1:]:
         named += 1
         assert re.search(rf'^ *(def|class) {name}\b', path.read_text(), re.M), f'{origin}: {name}'
@@ -85,10 +87,21 @@ def test_navigation_lists_every_page_and_no_other():
   assert sorted(listed) == sorted(found)
 
 
+def test_the_reference_has_every_package_and_no_missing_module():
+  named = re.findall(r'^::: (\S+)$', '\n'.join(WRITTEN[origin] for origin in API), re.M)
+  for name in named:
+    path = ROOT / name.replace('.', '/')
+    in_package = hasattr(importlib.import_module(name.rpartition('.')[0]), name.rpartition('.')[2])
+    assert path.with_suffix('.py').exists() or (path / '__init__.py').exists() or in_package, name
+  packages = {path.parent.name for path in (ROOT / 'byoljax').glob('*/__init__.py')}
+  # The tasks are described by `byoljax --help`.
+  assert packages - {name.split('.')[1] for name in named if '.' in name} == {'tasks'}
+
+
 def commands():
-  """(page, command line) of every `byoljax ...` and `python -m byoljax.main ...` of docs/."""
+  """(page, line) of every `byoljax ...` and `python -m byoljax.main ...` of docs/ and README."""
   for origin, text in WRITTEN.items():
-    if not origin.startswith('docs/'):
+    if not origin.startswith(('docs/', 'README.md')):
       continue
     lines = [
       line
@@ -109,18 +122,14 @@ def test_commands_name_real_recipes_and_fields(origin, line, monkeypatch):
   monkeypatch.chdir(ROOT)
   words = shlex.split(line, comments=True)
   if words[0] == 'byoljax':
-    words[1:2], protocol = cli._named(words[1:2])
     if len(words) == 2:  # A command's name, without what it is applied to.
-      assert words[1] in {*cli.COMMANDS, 'search', 'report', 'compare', 'recipes', '--help'}
+      assert words[1].partition(':')[0] in {*cli.COMMANDS, '--help'}
       return
-    options, rest = cli._parser().parse_known_args(words[1:])
-    if options.command not in cli.COMMANDS:
-      assert not rest
-      return
-    words = cli._as_main(cli._with_options(options.command, protocol), options, rest)
-  overrides, rest = split_overrides(words)
-  recipe = next(word for word in rest if word.startswith('--config='))
-  config_lib.load(recipe.removeprefix('--config='), overrides)
+    _, options, overrides = cli.parse(words[1:])
+  else:
+    options, overrides = main.parse(words[3:])
+  if 'config' in options:
+    config_lib.load(options.config, overrides)
 
 
 def test_commands_are_found():
@@ -160,6 +169,7 @@ def test_the_page_of_recipes_holds_them_all():
     assert f'### {name}\n\n{first}\n\n' + '\n'.join(rest).strip('\n') in text
   for scale in ('cifar10', 'imagenette_small', 'npz'):
     assert f'| `{scale}` |' in text
+  assert cli.table() in text
   row = next(line for line in text.splitlines() if line.startswith('| [`moco`]'))
   assert 'queue_size 4096' in row and 'queue_size 65536' in row
 

@@ -114,7 +114,7 @@ class TestAnomaly:
   [
     (np.zeros((3, 2)), np.array([0, 0, 0]), 'at least two classes'),
     (np.zeros((3, 2)), np.array([0, 1]), 'labels'),
-    (np.zeros((3, 2)), np.array([0, 1, -1]), 'must be known'),
+    (np.zeros((3, 2)), np.array([0, 1, -1]), 'needs a label'),
   ],
 )
 def test_bad_input(features, labels, sentence):

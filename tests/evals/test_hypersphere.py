@@ -6,6 +6,7 @@ import pytest
 
 from byoljax.data.augment import device, views
 from byoljax.data.batches import pipeline
+from byoljax.data.batches.order import Order
 from byoljax.data.sources import arrays
 from byoljax.evals import hypersphere
 
@@ -82,20 +83,18 @@ def test_views_are_those_of_training_whatever_the_batch():
   source = arrays.from_arrays(images, np.arange(24) % 3, name='noise')
   specs = (views.ViewSpec(size=12, blur_prob=0.0, solarize_prob=0.0),
            views.ViewSpec(size=8, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0))  # fmt: skip
-  augment = jax.jit(
-    device.make_augment(specs, seed=5, steps_per_epoch=1, mean=(0.5,) * 3, std=(0.2,) * 3)
-  )
+  augment = jax.jit(device.make_augment(specs, seed=5, mean=(0.5,) * 3, std=(0.2,) * 3))
   expected = [np.zeros((24, spec.size, spec.size, 3)) for spec in specs]
   for batch in pipeline.train_batches(
-    source, specs, batch_size=8, seed=5, start_step=0, stop_step=3
+    source, specs, order=Order(24, 8, seed=5), seed=5, start_step=0, stop_step=3
   ):
-    for to, view in zip(expected, augment(batch, 0)['views'], strict=True):
+    for to, view in zip(expected, augment(batch)['views'], strict=True):
       to[batch['index']] = view
   made = list(pipeline.view_batches(source, specs, batch_size=16, seed=5))
-  index, mask = (np.concatenate([batch[name] for batch in made]) for name in ('index', 'mask'))
-  np.testing.assert_array_equal(index[mask], np.arange(24))
-  assert (index[~mask] == -1).all() and len(mask) == 32
-  pictures = [augment(batch['image'], 0)['views'] for batch in made]
+  index, valid = (np.concatenate([batch[name] for batch in made]) for name in ('index', 'valid'))
+  np.testing.assert_array_equal(index[valid], np.arange(24))
+  assert (index[~valid] == -1).all() and len(valid) == 32
+  pictures = [augment(batch)['views'] for batch in made]
   for number, goal in enumerate(expected):
     got = np.concatenate([each[number] for each in pictures])
-    np.testing.assert_allclose(got[mask], goal, atol=1e-5)
+    np.testing.assert_allclose(got[valid], goal, atol=1e-5)

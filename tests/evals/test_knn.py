@@ -219,7 +219,7 @@ def batches(images, labels, size, order=None):
       'image': images[padded],
       'index': padded.astype(np.int32),
       'label': labels[padded],
-      'mask': np.arange(size) < len(index),
+      'valid': np.arange(size) < len(index),
     }
 
 
@@ -268,7 +268,7 @@ def test_another_tap_is_float32_and_an_unknown_one_says_which_exist():
   raw, _ = make_extractor(embed, tap='raw')(*variables, batches(images, labels, 8))
   np.testing.assert_array_equal(raw, images.reshape(22, -1).astype(np.float32))
   assert raw.dtype == np.float32
-  with pytest.raises(ValueError, match="no feature tap 'embeding'.*did you mean 'embedding'"):
+  with pytest.raises(ValueError, match="unknown tap 'embeding'.*did you mean 'embedding'"):
     make_extractor(embed, tap='embeding')(*variables, batches(images, labels, 8))
 
 
@@ -276,7 +276,7 @@ def test_no_examples_is_an_error():
   images, labels, variables = examples()
   with pytest.raises(ValueError, match='no example'):
     make_extractor(embed, scale)(*variables, [])
-  nothing = next(batches(images, labels, 8)) | {'mask': np.zeros(8, bool)}
+  nothing = next(batches(images, labels, 8)) | {'valid': np.zeros(8, bool)}
   with pytest.raises(ValueError, match='no example'):
     make_extractor(embed, scale)(*variables, [nothing])
 

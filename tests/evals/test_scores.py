@@ -63,7 +63,7 @@ def test_mean_average_precision_leaves_out_what_does_not_count():
     scores.mean_average_precision(score, labels[:, :2])
 
 
-def test_in_words():
-  assert scores.in_words({'top1': 0.5, 'lambda': 1, 'map11': 0.25}) == (
+def test_format_scores():
+  assert scores.format_scores({'top1': 0.5, 'lambda': 1, 'map11': 0.25}) == (
     'top-1 50.00%, 11-point mAP 25.00%'
   )

@@ -341,9 +341,8 @@ def test_byoljax_input_contestant(tmp_path):
     view['size'] = 16
   contestant = jax_pipeline.Contestant()
   contestant.prepare(json.loads(json.dumps(case)))
-  for place in ('accelerator', 'host'):
-    assert contestant.host(place, 5)['images'] == 20, 'more than one epoch'
-    assert contestant.device(place, 2)['images'] == 8
+  assert contestant.host(5)['images'] == 20, 'more than one epoch'
+  assert contestant.device(2)['images'] == 8
 
 
 def test_jpegs_are_drawn_or_linked(tmp_path):

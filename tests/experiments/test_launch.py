@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from byoljax import config as config_lib
-from byoljax import main
+from byoljax import flags, main
 from byoljax.devices import processes
 from tests.paths import ROOT
 
@@ -19,9 +19,8 @@ MANIFESTS = {'jobset.yaml': ('google.com/tpu', 4), 'jobset_gpu.yaml': ('nvidia.c
 def parsed(words, monkeypatch):
   """(options, configuration) of arguments of `byoljax.main`."""
   monkeypatch.chdir(LAUNCH.parent.parent)
-  overrides, rest = main.split_overrides(words)
-  options = main._parse(rest)
-  processes.check(main.launch_of(options))
+  options, overrides = main.parse(words)
+  processes.check(flags.launch_of(options))
   return options, config_lib.load(options.config, overrides)
 
 
@@ -48,7 +47,7 @@ def test_shell_is_well_formed(name):
 @pytest.mark.parametrize('name', SHELL)
 def test_commands_are_ours(name, monkeypatch):
   options, config = parsed(command(name), monkeypatch)
-  assert main.launch_of(options) == processes.Launch('auto', wait=600.0)
+  assert flags.launch_of(options) == processes.Launch('auto', wait=600.0)
   assert options.workdir == '/shared/runs/byol'
   assert (config.encoder.dtype, config.checkpoint.every) == ('bfloat16', '1 epochs')
 
@@ -102,7 +101,7 @@ def test_manifests(name, monkeypatch):
     return
   assert options.num_processes == count
   # JobSet names pods <set>-<job>-<replica>-<index> in a subdomain of the set's name.
-  host, port = processes.check(main.launch_of(options))
+  host, port = processes.check(flags.launch_of(options))
   own = manifest['metadata']['name']
   assert host == f'{own}-{group["name"]}-0-0.{own}' and ports == {port}
 

@@ -31,7 +31,7 @@ OPTIMIZERS = {
   'simclr': _LARS | {'name': 'lars_simclr', 'base_lr': 0.125, 'lr_scaling': 'sqrt'},
   'moco': {
     'name': 'sgd', 'base_lr': 4.0, 'momentum': 0.9, 'weight_decay': 0.02,
-    'exclude_bias_and_norm': False, 'granularity': 'epoch',
+    'exclude_bias_and_norm': False, 'lr_update': 'epoch',
   },
   'barlow_twins': _LARS | {
     'name': 'lars', 'base_lr': 8.0, 'end_lr': 1e-3,

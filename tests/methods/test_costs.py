@@ -49,7 +49,8 @@ def lowered(name):
 
 @functools.cache
 def compiled(name):
-  return lowered(name)[0].compile()
+  # With XLA's own emitters, not with those that compile the tests quickly.
+  return lowered(name)[0].compile({'xla_cpu_use_fusion_emitters': True})
 
 
 every = pytest.mark.parametrize('name', sorted(WRITTEN))

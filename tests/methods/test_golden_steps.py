@@ -123,11 +123,9 @@ def trajectory(case, order=None, **changes):
     num_examples=step_tensors.EPOCH * step_tensors.BATCH,
   )
   method = METHODS[case](Encoder, setting, **arguments)
-  optimizers = recipe.make_recipe(
-    step_tensors.OPTIMIZERS[case] | changes, batch_size=step_tensors.BATCH,
-    total_steps=step_tensors.TOTAL, steps_per_epoch=step_tensors.EPOCH,
-    warmup_steps=step_tensors.WARMUP[case],
-  )  # fmt: skip
+  length = Length(step_tensors.BATCH, step_tensors.EPOCH, step_tensors.TOTAL)
+  warmup = {'warmup': f'{step_tensors.WARMUP[case]} steps'}
+  optimizers = recipe.make_recipe(step_tensors.OPTIMIZERS[case] | warmup | changes, length)
   tx = optim.make(
     lambda params: optimizers.label(method.groups(params), params), optimizers.transformations
   )

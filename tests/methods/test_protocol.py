@@ -18,11 +18,11 @@ from byoljax.method import (
   default_groups,
   keep,
   transformed,
-  with_online_probe,
 )
 from byoljax.models.net import Statistics
 from byoljax.optim import recipe
 from byoljax.step import init_state, train_step
+from byoljax.train.online_probe import with_online_probe
 
 ROWS, SIDE, WIDTH, TURNS = 16, 4, 5, 4
 RATE = 0.1

@@ -28,7 +28,7 @@ def batches(indices):
       'image': np.broadcast_to(image, (len(index), 4, 4, 3)),
       'index': np.asarray(index, np.int32),
       'label': rng.integers(0, 3, len(index)).astype(np.int32),
-      'mask': np.asarray(index) >= 0,
+      'valid': np.asarray(index) >= 0,
     }
 
 
@@ -73,7 +73,7 @@ def test_views_in_the_order_of_their_numbers_and_repeated():
   config = ConfigDict({'views': views})
   assert [spec.size for spec in assemble.view_specs(config)] == [9, 10, 10, 10, 18]
   config.views.view2.repeat = 0
-  with pytest.raises(ConfigError, match='views.view2.repeat=0 must be a whole number'):
+  with pytest.raises(ConfigError, match='config.views: view2.repeat=0 must be a whole number'):
     assemble.view_specs(config)
 
 

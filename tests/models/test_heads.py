@@ -141,14 +141,14 @@ def test_groups_of_batch_normalization_reach_every_norm():
 
 
 @pytest.mark.parametrize(
-  ('start', 'sigma', 'cut'),
+  ('kernel_init', 'sigma', 'cut'),
   [('fan_in', 1 / 16, 2.0), ('normal_0.01', 0.01, 5.0), ('truncated_0.02', 0.02, 5.0)],
 )
-def test_kernels_start_as_asked_for_and_biases_at_zero(start, sigma, cut):
-  net = net_of(heads.MLPHead((512, 64), last_bias=True, start=start))
+def test_kernels_start_as_asked_for_and_biases_at_zero(kernel_init, sigma, cut):
+  net = net_of(heads.MLPHead((512, 64), last_bias=True, kernel_init=kernel_init))
   params, _ = net.init(jax.random.key(0), jax.ShapeDtypeStruct((2, 256), jnp.float32))
   kernel = params['head']['linear1']['kernel']
-  real = 0.8796 * sigma if start == 'fan_in' else sigma  # see test_net
+  real = 0.8796 * sigma if kernel_init == 'fan_in' else sigma  # see test_net
   assert float(kernel.std()) == pytest.approx(real, rel=0.01)
   assert float(jnp.abs(kernel).max()) < (1.0001 if cut == 2.0 else 1.2) * cut * sigma
   assert float(jnp.abs(kernel).max()) > 0.75 * cut * sigma
@@ -161,7 +161,7 @@ def test_kernels_start_as_asked_for_and_biases_at_zero(start, sigma, cut):
   [
     ({'activation': 'tanh'}, "activation='tanh' of a head is not one of relu, gelu"),
     ({'last_norm': 'layer'}, "last_norm='layer' .* none, bn, bn_no_affine, bn_no_bias"),
-    ({'start': 'he'}, "start='he' .* fan_in, normal_0.01, truncated_0.02"),
+    ({'kernel_init': 'he'}, "kernel_init='he' .* fan_in, normal_0.01, truncated_0.02"),
     ({'features': ()}, 'features=.. of a head is empty'),
   ],
 )

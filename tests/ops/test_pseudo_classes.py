@@ -27,7 +27,7 @@ def test_positives_are_uniform_over_the_class(memory):
   _, labels = memory
   own = jnp.full(6000, 2, jnp.int32)
   keys = jax.random.split(jax.random.key(0), 6000)
-  drawn = np.asarray(pseudo_classes.draw_positive(keys, own, jnp.asarray(labels), CLASSES))
+  drawn = np.asarray(pseudo_classes.sample_positive(keys, own, jnp.asarray(labels), CLASSES))
   members = np.flatnonzero(labels == 2)
   counts = np.bincount(drawn, minlength=IMAGES)
   assert set(np.flatnonzero(counts)) == set(members)
@@ -40,10 +40,10 @@ def test_every_query_has_a_positive_of_its_own_class(memory):
   _, labels = memory
   own = labels[:20]
   keys = jax.random.split(jax.random.key(1), 20)
-  drawn = pseudo_classes.draw_positive(keys, jnp.asarray(own), jnp.asarray(labels), CLASSES)
+  drawn = pseudo_classes.sample_positive(keys, jnp.asarray(own), jnp.asarray(labels), CLASSES)
   np.testing.assert_array_equal(labels[np.asarray(drawn)], own)
   alone = jnp.arange(IMAGES, dtype=jnp.int32)
-  drawn = pseudo_classes.draw_positive(keys, alone[:20], alone, IMAGES)
+  drawn = pseudo_classes.sample_positive(keys, alone[:20], alone, IMAGES)
   np.testing.assert_array_equal(drawn, np.arange(20), err_msg='an image alone is its own')
 
 
@@ -52,7 +52,7 @@ def test_negatives(mode, memory):
   bank, labels = memory
   queries, own = bank[:4], labels[:4]
   keys = jax.random.split(jax.random.key(2), 4)
-  index, counts = pseudo_classes.draw_negatives(
+  index, counts = pseudo_classes.sample_negatives(
     keys, *map(jnp.asarray, (queries, own, bank, labels)), Sampling(mode, 12, 30)
   )
   index, counts = np.asarray(index), np.asarray(counts)

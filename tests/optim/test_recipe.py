@@ -9,12 +9,13 @@ import optax
 import pytest
 
 from byoljax import optim
+from byoljax.length import Length
 from byoljax.optim import lars, recipe, schedules
 
-LENGTH = {'batch_size': 512, 'total_steps': 100, 'steps_per_epoch': 10}
+LENGTH = Length(batch_size=512, steps_per_epoch=10, total_steps=100)
 FIELDS = {
   'name': 'sgd', 'base_lr': 0.1, 'lr_scaling': 'linear', 'schedule': 'cosine', 'start_lr': 0.0,
-  'end_lr': 0.0, 'decay_at': (0.6, 0.8), 'decay_factor': 0.1, 'granularity': 'step',
+  'end_lr': 0.0, 'decay_at': (0.6, 0.8), 'decay_factor': 0.1, 'lr_update': 'step',
   'weight_decay': 0.0, 'weight_decay_end': -1.0, 'momentum': 0.0, 'exclude_bias_and_norm': True,
 }  # fmt: skip
 PARAMS = {
@@ -24,7 +25,7 @@ PARAMS = {
 
 
 def made(warmup=0, **changes):
-  return recipe.make_recipe(FIELDS | changes, **LENGTH, warmup_steps=warmup)
+  return recipe.make_recipe(FIELDS | {'warmup': f'{warmup} steps'} | changes, LENGTH)
 
 
 def after_step(made_recipe, step=0, gradient=1.0):
@@ -46,23 +47,23 @@ def test_scaling_with_the_batch(scaling, rate):
   assert float(made(lr_scaling=scaling).schedule(0)) == pytest.approx(rate)
 
 
-def test_unknown_scaling_and_granularity():
+def test_unknown_scaling_and_lr_update():
   with pytest.raises(ValueError, match="'cube': choose one of linear, sqrt, none"):
     made(lr_scaling='cube')
-  with pytest.raises(ValueError, match="granularity='week' is not one of step, epoch"):
-    made(granularity='week')
+  with pytest.raises(ValueError, match="lr_update='week' is not one of step, epoch"):
+    made(lr_update='week')
 
 
 def test_rates_by_epoch_stand_still_within_each():
   """MoCo's and SimSiam's: the cosine of the epoch's first step."""
-  rate = made(granularity='epoch').schedule
+  rate = made(lr_update='epoch').schedule
   for step in (0, 9, 10, 55, 99):
     start = step - step % 10
     assert float(rate(step)) == pytest.approx(0.1 * (1 + math.cos(math.pi * start / 100)), rel=1e-5)
 
 
 def test_warmup_goes_by_step_even_where_the_rate_goes_by_epoch():
-  rate = made(warmup=15, granularity='epoch').schedule
+  rate = made(warmup=15, lr_update='epoch').schedule
   np.testing.assert_allclose([float(rate(s)) for s in (0, 3, 14)], [0, 0.04, 0.2 * 14 / 15])
   # Step 17 lies in an epoch that began before the warm-up ended: it has the peak.
   assert float(rate(17)) == pytest.approx(0.2)

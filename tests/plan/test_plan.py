@@ -389,10 +389,11 @@ def test_the_same_step_as_training():
   ours = flops.count(described.step, *aot.abstract_arguments(described, aot.counting_mesh(4)))
   from byoljax.train import assemble
 
-  real = assemble.assemble(config, source)
+  real = assemble.from_config(config, source)
   batch = {
     'image': shaped(4, 4, 32, 32, 3, dtype=jnp.uint8),
     'index': shaped(4, 4, dtype=jnp.int32),
+    'epoch': shaped(4, 4, dtype=jnp.int32),
     'label': shaped(4, 4, dtype=jnp.int32),
   }
   theirs = flops.count(real.step, jax.eval_shape(real.create), batch)
@@ -426,7 +427,7 @@ def test_the_number_of_devices_is_the_machines(capsys):
 )
 def test_mistakes_are_one_sentence(arguments, sentence, capsys, monkeypatch):
   monkeypatch.chdir(ROOT)
-  monkeypatch.setattr(aot, 'has', lambda module: True)
+  monkeypatch.setattr(aot, 'is_installed', lambda module: True)
   assert command.main(arguments) == 2
   captured = capsys.readouterr()
   assert captured.err.startswith('error: ') and sentence in captured.err
@@ -437,7 +438,7 @@ def test_mistakes_are_one_sentence(arguments, sentence, capsys, monkeypatch):
   ('machine', 'package'), [('v5e:2x2', 'jax[tpu]'), ('h100:1x8', 'jax-cuda12-plugin')]
 )
 def test_a_missing_compiler_is_named(machine, package, monkeypatch, capsys):
-  monkeypatch.setattr(aot, 'has', lambda module: False)
+  monkeypatch.setattr(aot, 'is_installed', lambda module: False)
   recipe = f'--config={ROOT}/configs/byol.py:smoke'
   assert command.main([recipe, f'--topology={machine}']) == 2
   message = capsys.readouterr().err

@@ -14,7 +14,7 @@ from byoljax import config as config_lib
 from byoljax.data.sources import datasets
 from byoljax.devices import mapping
 from byoljax.main import main
-from byoljax.plan import aot, flops, hardware, timing
+from byoljax.plan import aot, flops, hardware, timing, timing_report
 from byoljax.train import loop
 from tests.paths import ROOT
 
@@ -70,9 +70,11 @@ def test_the_task_times_a_recipe_that_is_shorter_and_trains_nothing(tiny, tmp_pa
 
 def test_a_known_device_has_a_share_of_its_peak(monkeypatch):
   chip = hardware.CHIPS['v3']  # Two devices a chip: each has half of its peak.
-  assert timing._peaks(chip)['bfloat16'] == 61.5e12
-  assert timing._at_peak({'bfloat16': 123e12, 'float32': 61.5e12}, chip) == pytest.approx(3.0)
-  assert timing._at_peak({'float64': 1}, chip) is None
+  assert hardware.peaks(chip)['bfloat16'] == 61.5e12
+  assert hardware.seconds_at_peak({'bfloat16': 123e12, 'float32': 61.5e12}, chip) == pytest.approx(
+    3.0
+  )
+  assert hardware.seconds_at_peak({'float64': 1}, chip) is None
   assert hardware.chip_of('TPU v5 lite') is hardware.CHIPS['v5e']
   assert hardware.chip_of('NVIDIA H100 PCIe') is None, 'another board has another peak'
   assert set(hardware._KINDS.values()) == set(hardware.CHIPS)
@@ -84,13 +86,13 @@ def test_data_on_the_device_are_timed_with_many_steps_per_call(tiny, monkeypatch
   counts = collections.Counter()
   monkeypatch.setattr(loop, '_steps_at_once', lambda seconds: counts.update(['asked']) or 64)
   asked = []
-  indices = timing.resident.indices
-  monkeypatch.setattr(timing.resident, 'indices', lambda *a: asked.append(a[2]) or indices(*a))
+  indices = timing.resident.examples
+  monkeypatch.setattr(timing.resident, 'examples', lambda *a: asked.append(a[2]) or indices(*a))
   changes = ['--config.data.resident=on', '--config.bench.steps=9', '--config.bench.rounds=2']
   found = timing.measure(*loaded(tiny, *_PIXELS, '--config.log.every=4 steps', *changes))
   assert found['data_on_device'] and counts['asked'] == 1
   assert found['steps_per_call'] == 4 == max(asked), 'a call ends at a logged step'
-  assert 'on the device, 4 step(s) per call' in timing.text(found)
+  assert 'on the device, 4 step(s) per call' in timing_report.text(found)
 
 
 def test_a_slow_input_is_seen(tiny, monkeypatch):
@@ -112,14 +114,14 @@ def test_a_slow_input_is_seen(tiny, monkeypatch):
 @pytest.mark.parametrize(
   ('wait', 'step', 'training', 'sentence'),
   [
-    (0.3, 10, 14, 'The input limits'),
+    (0.3, 10, 14, 'The input is the bottleneck'),
     (0.02, 10, 13, '30% longer than alone'),
-    (0.02, 10, 10.5, 'The step limits'),
+    (0.02, 10, 10.5, 'The step is the bottleneck'),
   ],
 )
 def test_the_verdict(wait, step, training, sentence):
   found = {'wait': wait, 'step': {'ms_per_step': step}, 'training': {'ms_per_step': training}}
-  assert sentence in timing.verdict(found)
+  assert sentence in timing_report.verdict(found)
 
 
 @pytest.mark.parametrize(

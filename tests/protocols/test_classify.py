@@ -1,5 +1,6 @@
 """Classifiers on an encoder: linear protocols by name, fine-tuning, few labels, transfer."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,8 @@ from byoljax import cli
 from byoljax import config as config_lib
 from byoljax.data.sources import arrays
 from byoljax.main import main
-from byoljax.protocols import classify, labelled
+from byoljax.protocols import finetune, labelled, training
+from byoljax.train.record import Logging
 from byoljax.workdir import checkpoint
 from configs import finetune as finetune_config
 from configs import linear as linear_config
@@ -109,21 +111,20 @@ class TestFinetune:
   def test_the_whole_network_moves(self, untrained):
     """The encoder changes in training, and with a rate of zero for it only the head does."""
     from byoljax.data.sources import datasets
+    from byoljax.encoders import load
     from byoljax.protocols import extraction
-    from byoljax.train import assemble
 
-    encoder, config, _ = extraction.load_encoder(str(untrained), 'online')
+    encoder, config, _ = load.load_encoder(str(untrained), 'online')
     train = datasets.load('npz', 'train', data_dir=config.data.dir)
     data = extraction.EvalData(train, train, 12, (0.5,) * 3, (0.25,) * 3, 16)
-    protocol = finetune_config.get_config('small,smoke').finetune.to_dict()
-    choice = classify.choices(protocol)[0]
-    log = {'every': '50 steps', 'tensorboard': False, 'csv': False, 'verbose': False}
+    fields = finetune_config.get_config('small,smoke').finetune.to_dict()
+    protocol = finetune.FinetuneProtocol(**fields)
+    choice = protocol.choices[0]
     for head_lr, fixed in ((1.0, False), (1e12, True)):
-      changed = {**protocol, 'head_lr': head_lr}
+      changed = dataclasses.replace(protocol, head_lr=head_lr)
       rate = choice._replace(base_lr=choice.base_lr / head_lr, weight_decay=0.0)
-      run = classify._finetuning(encoder, data, train, changed, rate, log, None)
-      assert isinstance(run, assemble.Run)
-      state, _ = classify._fit(run, None)
+      run = finetune._run(encoder, data, train, changed, rate, Logging(), None)
+      state, _ = training.train(run, None, Logging())
       before = np.asarray(encoder.params['encoder']['stem_conv']['kernel'])
       after = np.asarray(state.params['encoder']['stem_conv']['kernel'])
       assert np.allclose(before, after.reshape(-1, *before.shape)[0], atol=1e-6) == fixed
@@ -146,9 +147,9 @@ class TestFinetune:
     for name in finetune_config.PROTOCOLS:
       config = finetune_config.get_config(name)
       assert config.finetune.protocol == name
-    assert len(classify.choices(finetune_config.PROTOCOLS['byol'])) == 10
-    assert len(classify.choices(finetune_config.PROTOCOLS['transfer'])) == 56
-    assert len(classify.choices(finetune_config.PROTOCOLS['swav'])) == 1
+    assert len(finetune.FinetuneProtocol(**finetune_config.PROTOCOLS['byol']).choices) == 10
+    assert len(finetune.FinetuneProtocol(**finetune_config.PROTOCOLS['transfer']).choices) == 56
+    assert len(finetune.FinetuneProtocol(**finetune_config.PROTOCOLS['swav']).choices) == 1
     low, *_, high = finetune_config.PROTOCOLS['transfer']['sweep']['base_lr']
     assert (low, high) == (1e-4, 0.1)
 

@@ -13,7 +13,7 @@ import pytest
 
 from byoljax import cli
 from byoljax.evals import knn
-from byoljax.report import charts, contents, page, pictures
+from byoljax.report import charts, page, pictures, samples
 
 NAMES = ('cat', '<script>alert(1)</script>', 'a & b')
 VOID = {'meta', 'link', 'img', 'line', 'circle', 'polyline', 'br', 'input'}
@@ -198,7 +198,7 @@ def test_a_query_is_not_its_own_neighbor_wherever_it_stands():
   similarities = np.array([[0.9, 0.8, 0.7], [0.9, 0.8, 0.7], [0.9, 0.8, 0.7]])
   rows = np.array([[0, 1, 2], [3, 4, 5], [6, 7, 8]])
   own = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
-  kept, left = contents.without_self(similarities, rows, own)
+  kept, left = samples.without_self(similarities, rows, own)
   np.testing.assert_array_equal(left, [[1, 2], [3, 5], [6, 7]])
   np.testing.assert_array_equal(kept, [[0.8, 0.7], [0.9, 0.7], [0.9, 0.8]])
 

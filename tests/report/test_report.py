@@ -83,7 +83,7 @@ def test_style_follows_the_output(monkeypatch, encoding, rule):
 
 
 def test_bad_table_arguments():
-  with pytest.raises(ValueError, match="no table style 'markdwn'.*did you mean 'markdown'"):
+  with pytest.raises(ValueError, match="table style 'markdwn'.*did you mean 'markdown'"):
     format_table(ROWS, COLUMNS, style='markdwn')
   with pytest.raises(ValueError, match="no column 'top1' to format; columns: encoder, k-NN"):
     format_table(ROWS, COLUMNS, formats={'top1': '{:.1%}'})

@@ -7,14 +7,14 @@ from PIL import Image
 import pytest
 
 from byoljax import cli
-from byoljax.protocols import extraction
+from byoljax.encoders import load
 from byoljax.tasks import embed, search
 
 SIDE = 12
 
 
 def by_hand(untrained, npz, split):
-  encoder, config, _ = extraction.load_encoder(str(untrained), 'online')
+  encoder, config, _ = load.load_encoder(str(untrained), 'online')
   images = np.load(npz)[f'x_{split}'] / np.float32(255)
   normalized = (images - np.float32(config.data.mean)) / np.float32(config.data.std)
   return np.asarray(

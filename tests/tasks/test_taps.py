@@ -17,13 +17,14 @@ from byoljax import config as config_lib
 from byoljax.config import ConfigError
 from byoljax.data.augment import device
 from byoljax.data.sources import datasets
-from byoljax.encoders import stored
+from byoljax.encoders import load, method_network
+from byoljax.encoders.encoder import EMBEDDING
 from byoljax.models import heads, make_encoder
-from byoljax.models.net import cut, pooled, stack, taps_of
-from byoljax.protocols import extraction
-from byoljax.report import contents
-from byoljax.train import assemble
+from byoljax.models.net import stack
+from byoljax.models.taps import pooled, taps_of, truncate
+from byoljax.report import facts
 from byoljax.workdir import checkpoint, run_dir
+from byoljax.workdir.files import write_json
 from tests.paths import ROOT
 
 TAPS = ('stem', 'stage1', 'stage2', 'embedding', 'projector/hidden1', 'projection')
@@ -42,7 +43,13 @@ def run(tmp_path_factory, npz):
     config.method.update(projector=(16, 8), predictor=(24, 8))
     for view in config.views.values():
       view.size = 12
-  net = assemble.network(config)
+  facts = {'num_examples': 80, 'num_classes': 3, 'num_devices': 4, 'steps_per_epoch': 5,
+           'total_steps': 6, 'given': {}}  # fmt: skip
+  stored = {
+    'recipe': 'configs/byol.py:npz,smoke', 'config': json.loads(config.to_json()), 'facts': facts
+  }  # fmt: skip
+  write_json(workdir / 'config.json', stored)
+  net = method_network.network(config, workdir)
   assert net is not None
   image = jnp.zeros((2, 12, 12, 3))
   (params, bn), (target, target_bn) = (net.init(jax.random.key(i), image) for i in (0, 1))
@@ -56,8 +63,6 @@ def run(tmp_path_factory, npz):
   }
   with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
     checkpoints.save(3, state, {})
-  stored = {'recipe': 'configs/byol.py:npz,smoke', 'config': json.loads(config.to_json())}
-  checkpoint.write_json(workdir / 'config.json', stored)
   return workdir
 
 
@@ -86,8 +91,8 @@ class TestNet:
     assert tuple(found) == ONLINE
     assert found['stage1'] == (5, 4, 4, 32) and found['predictor/hidden1'] == (5, 24)
 
-  def test_cut_holds_what_the_taps_need(self):
-    roles = {tap: [part[0] for part in cut(self.NET, [tap]).parts] for tap in ONLINE}
+  def test_truncation_keeps_what_the_taps_need(self):
+    roles = {tap: [part[0] for part in truncate(self.NET, [tap]).parts] for tap in ONLINE}
     assert roles['stem'] == roles['embedding'] == ['encoder']
     assert roles['projector/hidden1'] == roles['projection'] == ['encoder', 'projector']
     assert roles['prediction'] == ['encoder', 'projector', 'predictor']
@@ -95,7 +100,7 @@ class TestNet:
   def test_equal_names_in_two_heads_are_kept_apart(self):
     x = jnp.ones((2, 16, 16, 3))
     params, stats = self.NET.init(jax.random.key(0), x)
-    two = cut(self.NET, ['projector/hidden1', 'predictor/hidden1'])
+    two = truncate(self.NET, ['projector/hidden1', 'predictor/hidden1'])
     outputs, _ = jax.jit(lambda p, s: two.apply(p, s, x, train=False))(params, stats)
     assert outputs['projector/hidden1'].shape == (2, 16)
     assert outputs['predictor/hidden1'].shape == (2, 24)
@@ -111,7 +116,7 @@ class TestNet:
 
 class TestLoading:
   def test_heads_are_the_networks_own(self, run, images):
-    net = assemble.network(run_dir.run_config(run))
+    net = method_network.network(run_dir.run_config(run), run)
     state = checkpoint.restore_subtrees(run / 'checkpoints' / '3', [('params',), ('method_state',)])
     x = normalized(run, images)
     apply = jax.jit(net.apply, static_argnames=('train', 'upto'))
@@ -129,7 +134,7 @@ class TestLoading:
 
   def test_an_inner_map_is_averaged(self, run, images):
     config = run_dir.run_config(run)
-    encoder, _, _ = stored.load_encoder(str(run), 'online')
+    encoder, _, _ = load.load_encoder(str(run), 'online')
     net = stack((('encoder', 'embedding', make_encoder(**config.encoder)),), taps=('stage1',))
     apply = jax.jit(net.apply, static_argnames='train')
     maps, _ = apply(encoder.params, encoder.bn, normalized(run, images), train=False)
@@ -142,10 +147,10 @@ class TestLoading:
     monkeypatch.setattr(
       checkpoint, 'restore_subtrees', lambda d, p: asked.extend(p) or restore(d, p)
     )
-    stored.load_encoder(str(run), 'online')
-    stored.load_encoder(str(run), 'target', 'stage2')
+    load.load_encoder(str(run), 'online')
+    load.load_encoder(str(run), 'target', 'stage2')
     assert {path[-1] for path in asked} == {'encoder'}
-    stored.load_encoder(str(run), 'target', 'projection')
+    load.load_encoder(str(run), 'target', 'projection')
     assert {path[-1] for path in asked} == {'encoder', 'projector'}
 
   @pytest.mark.parametrize(
@@ -158,13 +163,13 @@ class TestLoading:
   )
   def test_a_tap_that_is_not_there_lists_those_that_are(self, run, network, tap, sentence):
     with pytest.raises(ConfigError, match=f"tap='{tap}': the {network} network of .*{sentence}"):
-      stored.load_encoder(str(run), network, tap)
+      load.load_encoder(str(run), network, tap)
 
   def test_without_heads_in_the_checkpoint_there_are_the_encoders_taps(self, untrained):
-    _, taps, _, _ = stored.load_taps(str(untrained), 'online')
+    _, taps, _, _ = load.load_taps(str(untrained), 'online')
     assert taps == ('stem', 'stage1', 'stage2', 'embedding')
     with pytest.raises(ConfigError, match='holds no method_state/target_params'):
-      stored.load_taps(str(untrained), 'target')
+      load.load_taps(str(untrained), 'target')
 
   def test_baselines_have_heads_too(self, run, images):
     features = {
@@ -176,7 +181,7 @@ class TestLoading:
 
   def test_rescaled_to_the_runs_own_images(self, run):
     """On all 80 training images (256 are asked for), pooled units of the last map vary by 1."""
-    encoder, config, _ = stored.load_encoder(str(run), 'random_rescaled', 'projection')
+    encoder, config, _ = load.load_encoder(str(run), 'random_rescaled', 'projection')
     source = datasets.load('npz', 'pretrain', data_dir=config.data.dir)
     x = normalized(run, source.read(np.arange(source.size))[0])
     z = jax.jit(encoder.read)(encoder.params, encoder.bn, x)
@@ -252,7 +257,7 @@ def test_they_stand_in_the_report_and_in_the_comparison(run, tmp_path, capsys):
     assert cli.run([task, str(run)]) == 0
   result = {'byol': {'knn': {'top1': 0.5}, 'linear': {'top1': 0.625}}}
   (run / 'results.json').write_text(json.dumps({'result': result}))
-  tables = contents._results(run)
+  tables = facts.results(run)
   assert tables['Layer by layer, online network, step 3'][5]['tap'] == 'projector/hidden1'
   assert tables['Collapse, online network, step 3'][0]['dimensions'] == '128'
   capsys.readouterr()
@@ -321,13 +326,13 @@ def test_neither_the_batch_nor_the_number_of_devices_changes_any_result(run, tmp
 
 
 def test_a_run_of_another_librarys_weights_has_no_views(untrained, tmp_path, capsys):
-  stored = json.loads((untrained / 'config.json').read_text())
+  record = json.loads((untrained / 'config.json').read_text())
   copy = tmp_path / 'theirs'
   copy.mkdir()
   (copy / 'checkpoints').symlink_to(untrained / 'checkpoints')
   for name in ('views', 'method', 'train'):
-    del stored['config'][name]
-  (copy / 'config.json').write_text(json.dumps(stored))
-  assert stored.load_taps(str(copy), 'online')[1][-1] == extraction.Encoder._field_defaults['tap']
+    del record['config'][name]
+  (copy / 'config.json').write_text(json.dumps(record))
+  assert load.load_taps(str(copy), 'online')[1][-1] == EMBEDDING
   assert cli.run(['hypersphere', str(copy)]) == 2
   assert 'has no views' in capsys.readouterr().err

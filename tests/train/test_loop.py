@@ -13,10 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from byoljax import config as config_lib
+from byoljax.encoders import load
 from byoljax.main import main
-from byoljax.protocols import extraction
-from byoljax.tasks import pretrain
 from byoljax.workdir import checkpoint, metrics
 from tests.paths import ROOT
 
@@ -225,7 +223,7 @@ def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path, c
 
 
 def test_encoder_is_restored_without_knowing_the_rest(finished):
-  encoder, config, directory = extraction.load_encoder(str(finished), 'online')
+  encoder, config, directory = load.load_encoder(str(finished), 'online')
   assert directory.name == '10' and config.encoder.name == 'small'
   stored = [
     value
@@ -234,7 +232,7 @@ def test_encoder_is_restored_without_knowing_the_rest(finished):
   ]
   for a, b in zip(stored, jax.tree.leaves(encoder.params), strict=True):
     np.testing.assert_array_equal(a, b)
-  target, _, _ = extraction.load_encoder(str(finished / 'checkpoints' / '10'), 'target')
+  target, _, _ = load.load_encoder(str(finished / 'checkpoints' / '10'), 'target')
   pairs = zip(jax.tree.leaves(encoder.params), jax.tree.leaves(target.params), strict=True)
   assert any(not np.array_equal(a, b) for a, b in pairs)
 
@@ -276,15 +274,3 @@ def test_final_table_compares_with_random_and_pixels(tiny, tmp_path, capsys):
 def test_views_task_writes_a_contact_sheet(tiny, tmp_path):
   assert main([*tiny, f'--workdir={tmp_path}', '--config.task=views']) == 0
   assert (tmp_path / 'views.png').stat().st_size > 1000
-
-
-def test_every_task_of_a_recipe_exists_and_has_one():
-  names = {path.stem for path in (ROOT / 'configs').glob('*.py')} - {'base', 'scales', '__init__'}
-  found = {config_lib.load(str(ROOT / 'configs' / f'{name}.py')).task for name in names}
-  found |= {config_lib.load(f'{ROOT}/configs/frozen.py:{name}').task
-            for name in ('few_labels', 'anomaly')}  # fmt: skip
-  found |= {config_lib.load(f'{ROOT}/configs/taps.py:{name}').task
-            for name in ('hypersphere', 'collapse')}  # fmt: skip
-  assert found | {'views', 'bench'} == set(
-    pretrain.TASKS
-  )  # A field of any recipe turns it into them.

@@ -48,7 +48,12 @@ def assembled(tiny, optimizer, shard, *more, **options):
     *(f'--config.optim.{name}={value}' for name, value in fields.items()),
     *more,
   )
-  return assemble.assemble(config, _source(config.data.dir), **options)
+  return assemble.from_config(config, _source(config.data.dir), **options)
+
+
+def _batch(rows, images, labels):
+  epoch = np.zeros(len(rows), np.int32)
+  return {'image': images, 'index': rows.astype(np.int32), 'epoch': epoch, 'label': labels}
 
 
 def steps(run, count=4, state=None):
@@ -58,7 +63,7 @@ def steps(run, count=4, state=None):
   for number in range(count):
     rows = (np.arange(size) * 7 + number * 13) % run.source.size
     images, labels = run.source.read(rows)
-    batch = {'image': images, 'index': rows.astype(np.int32), 'label': labels}
+    batch = _batch(rows, images, labels)
     state, values = run.step(state, mapping.shard(batch))
     jax.block_until_ready(state)
   return state, mapping.fetch(values)
@@ -236,7 +241,7 @@ def test_many_steps_on_data_that_live_on_the_devices(tiny):
   state = run.layout.place(run.create())
   data = resident.place(run.source)
   for number in range(2):
-    index = resident.indices(plan, number, 1)
+    index = resident.examples(plan, number, 1)
     state, values = run.many_steps(state, data, index, np.int32(1))
     jax.block_until_ready(state)
   assert int(state.step) == 2 and np.isfinite(mapping.fetch(values)['loss'])
@@ -256,7 +261,7 @@ def test_the_twin_on_shard_map(tiny):
   flat = jax.tree.map(laid_out, sharded.create(), shapes)
   rows = np.arange(sharded.length.batch_size)
   images, labels = sharded.source.read(rows)
-  batch = {'image': images, 'index': rows.astype(np.int32), 'label': labels}
+  batch = _batch(rows, images, labels)
   state, _ = sharded.step(flat, batch)
   expected, _ = plain.step(plain.create(), batch)
   assert_close(state.params, expected.params, 2e-5)

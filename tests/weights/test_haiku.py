@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import byoljax
-from byoljax import main, models
-from byoljax.models import resnet
+from byoljax import main
+from byoljax.models import options, resnet
 from byoljax.weights import array_pickle, importing
 from tests import imported
 from tests.paths import GOLDEN
@@ -30,7 +30,7 @@ ONLINE, TARGET = 'experiment_state.online_', 'experiment_state.target_'
 def short_resnet(monkeypatch):
   """A bottleneck ResNet of one block a stage, known by name."""
   monkeypatch.setitem(resnet.RESNETS, 'resnet14', (True, theirs.BLOCKS))
-  monkeypatch.setitem(models.ENCODERS, 'resnet14', lambda **s: models._resnet('resnet14', **s))
+  monkeypatch.setitem(options.FAMILIES, 'resnet14', options.ResNetOptions)
 
 
 @pytest.fixture
@@ -327,9 +327,9 @@ def test_import_and_load(tmp_path, npz, modules, capsys):
   assert main.main(command) == 0
   assert f"resnet18 with the imagenet stem, behind '{ONLINE}'" in capsys.readouterr().out
   embed = byoljax.load(str(run))
-  assert embed.encoder.fields['first_projection'] and embed.encoder.fields['padding'] == 'same'
-  assert embed.image_size == 224 and embed.dim == 512
+  assert embed.fields['first_projection'] and embed.fields['padding'] == 'same'
+  assert embed.preprocessing.image_size == 224 and embed.dim == 512
   normalized = theirs.resnet_images()
-  images = normalized * np.float32(embed.std) + np.float32(embed.mean)
+  images = normalized * np.float32(embed.preprocessing.std) + np.float32(embed.preprocessing.mean)
   golden = np.load(GOLDEN / 'byol_haiku.npz')['basic']
   np.testing.assert_allclose(embed(np.float32(images)), golden, atol=1e-4)

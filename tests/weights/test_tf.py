@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import byoljax
-from byoljax import main, models
-from byoljax.models import resnet
-from byoljax.protocols import extraction
+from byoljax import main
+from byoljax.encoders.encoder import Preprocessing, network
+from byoljax.models import options, resnet
 from byoljax.weights import crc32c, files, formats, importing, simclr_names, tf_file
 from tests import imported
 from tests.paths import GOLDEN
@@ -124,7 +124,7 @@ def state_of(case):
 def short_resnet(monkeypatch):
   """A bottleneck ResNet of one block a stage, known by name."""
   monkeypatch.setitem(resnet.RESNETS, 'resnet14', (True, theirs.BLOCKS))
-  monkeypatch.setitem(models.ENCODERS, 'resnet14', lambda **s: models._resnet('resnet14', **s))
+  monkeypatch.setitem(options.FAMILIES, 'resnet14', options.ResNetOptions)
 
 
 def extra():
@@ -168,14 +168,14 @@ def test_import_and_load(tmp_path, npz, capsys):
   told = capsys.readouterr().out
   assert "resnet18 with the cifar stem, behind 'base_model/'" in told and 'not normalized' in told
   embed = byoljax.load(str(run))
-  assert (embed.mean, embed.std, embed.image_size) == ((0,) * 3, (1,) * 3, 40)
+  assert embed.preprocessing == ((0,) * 3, (1,) * 3, 40)
   features = embed(theirs.resnet_images())
   np.testing.assert_allclose(features, np.load(GOLDEN / 'simclr.npz')['basic_cifar'], atol=2e-5)
 
 
 def template(fields):
   """Shapes of an encoder's parameters and statistics."""
-  net = extraction.network(FIELDS | fields)
+  net = network(FIELDS | fields, Preprocessing((0.5,) * 3, (0.25,) * 3, 64))
   image = jax.ShapeDtypeStruct((2, 64, 64, 3), np.float32)
   params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), image))
   return params['encoder'], bn['encoder']

@@ -1,5 +1,6 @@
 """ViTs of timm, MoCo v3 and DINO: the same features, the same names back, clear refusals."""
 
+import dataclasses
 import json
 import sys
 
@@ -11,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 import byoljax
 from byoljax import main
-from byoljax.encoders import embedder
+from byoljax.encoders.encoder import Preprocessing
 from byoljax.models import vit
 from byoljax.weights import exporting, importing
 from tests import imported
@@ -203,11 +204,11 @@ def test_import_load_and_export_again(tmp_path, npz, capsys):
   assert 'vit_micro with patches of 8 pixels, learned positions for images of 32' in told
   assert "behind 'teacher.backbone.': every weight fits" in told
   embed = byoljax.load(str(run))
-  assert embed.image_size == 32 and embed.dim == 64
+  assert embed.preprocessing.image_size == 32 and embed.dim == 64
   images = theirs.vit_images(48, 48)
   scaled = np.float32(images * 0.1 + 0.5)
   golden = np.load(GOLDEN / 'imported_vit.npz')['dino']
-  changed_ = embedder.Embedder(embed.encoder, (0.5,) * 3, (0.1,) * 3, 32)
+  changed_ = dataclasses.replace(embed, preprocessing=Preprocessing((0.5,) * 3, (0.1,) * 3, 32))
   np.testing.assert_allclose(changed_(scaled), golden, atol=5e-5)
   command = ['--config=configs/export.py', f'--config.pretrained={run}', f'--workdir={folder}']
   assert main.main(command) == 0
@@ -221,8 +222,8 @@ def test_import_load_and_export_again(tmp_path, npz, capsys):
   assert json.loads((folder / 'model_card.json').read_text())['names'] == 'timm'
   assert 'timm.create_model(' in (folder / 'README.md').read_text()
   again = importing.encoder_of(str(folder), FIELDS)
-  assert dict(again.encoder.fields) == dict(embed.encoder.fields)
-  jax.tree.map(np.testing.assert_array_equal, again.encoder.params, embed.encoder.params)
+  assert dict(again.encoder.fields) == dict(embed.fields)
+  jax.tree.map(np.testing.assert_array_equal, again.encoder.params, embed.params)
 
 
 def test_fixed_positions_are_written_and_recognized(tmp_path):
@@ -230,7 +231,7 @@ def test_fixed_positions_are_written_and_recognized(tmp_path):
   state = state_of('moco_v3')
   save_file(state, path)
   reading = importing.encoder_of(str(path), FIELDS)
-  written = exporting.weights_of(embedder.Embedder(reading.encoder, (0,) * 3, (1,) * 3, 32))
+  written = exporting.weights_of(reading.encoder)
   for name in set(state) - {'head.weight', 'head.bias'}:
     np.testing.assert_allclose(written.pop(name), state[name], rtol=0, atol=1e-6)
   assert not written

@@ -13,11 +13,10 @@ from safetensors.numpy import load_file, save_file
 
 import byoljax
 from byoljax import main
-from byoljax.encoders import embedder
+from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.models import make_encoder
 from byoljax.models.net import stack
 from byoljax.models.resnet import RESNETS
-from byoljax.protocols import extraction
 from byoljax.weights import exporting, files, formats, importing, torch_file, torch_names
 from tests import imported
 from tests.golden import philox
@@ -262,20 +261,20 @@ def test_import_embed_and_export_again(tmp_path, npz, capsys):
                     f'--workdir={folder}']) == 2  # fmt: skip
   assert 'not empty' in capsys.readouterr().err
   again, *_ = importing.encoder_of(str(folder), FIELDS, image_size=12)
-  jax.tree.map(np.testing.assert_array_equal, again.params, embed.encoder.params)
+  jax.tree.map(np.testing.assert_array_equal, again.params, embed.params)
 
 
-def test_an_embedder_is_a_pure_function_of_each_image():
+def test_an_encoder_is_a_pure_function_of_each_image():
   fields = FIELDS | {'name': 'small'}
-  encoder = extraction.random_encoder(fields, 16, 0)
-  embed = embedder.Embedder(encoder, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 16)
+  preprocessing = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.3, 0.4), 16)
+  embed = random_encoder(fields, preprocessing, 0)
   images = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
   features = embed(images)
   assert features.shape == (5, embed.dim) and features.dtype == np.float32
   np.testing.assert_allclose(features[2:3], embed(images[2:3]), rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(features, embed(images / np.float32(255)), rtol=1e-4, atol=1e-5)
   normalized = (images / 255 - [0.5, 0.4, 0.3]) / [0.2, 0.3, 0.4]
-  by_hand, _ = encoder.net.apply(encoder.params, encoder.bn, jnp.float32(normalized), train=False)
+  by_hand, _ = embed.net.apply(embed.params, embed.bn, jnp.float32(normalized), train=False)
   np.testing.assert_allclose(features, by_hand['embedding'], rtol=1e-4, atol=1e-5)
   with pytest.raises(ValueError, match='one image needs a first axis'):
     embed(images[0])
@@ -285,9 +284,8 @@ def test_a_timm_folder_names_its_architecture(tmp_path):
   path = tmp_path / 'weights.safetensors'
   save_file(drawn('resnet18'), path)
   encoder, *_ = importing.encoder_of(str(path), FIELDS, image_size=64)
-  made = embedder.Embedder(encoder, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 64)
   about = {'method': 'byol', 'data': 'shapes', 'network': 'online', 'step': 3, 'results': {}}
-  exporting.write(made, tmp_path / 'folder', about)
+  exporting.write(encoder, tmp_path / 'folder', about)
   config = json.loads((tmp_path / 'folder' / 'config.json').read_text())
   assert config['architecture'] == 'resnet18' and config['num_features'] == 512
   assert config['pretrained_cfg']['input_size'] == [3, 64, 64]

@@ -13,7 +13,7 @@ import pytest
 
 from byoljax import main
 from byoljax.config import ConfigError
-from byoljax.workdir import checkpoint, metrics, run_dir
+from byoljax.workdir import checkpoint, files, metrics, run_dir
 from byoljax.workdir.checkpoint import Checkpoints
 
 
@@ -54,14 +54,17 @@ def test_a_disk_that_fills_up_during_a_save(small_disk, capfd):
 
 
 def test_a_disk_that_becomes_read_only(small_disk):
-  with run_dir.held(small_disk):
+  with run_dir.lock_workdir(small_disk):
     pass
   subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
-  with pytest.raises(ConfigError, match='cannot be written: Read-only'), run_dir.held(small_disk):
+  with (
+    pytest.raises(ConfigError, match='cannot be written: Read-only'),
+    run_dir.lock_workdir(small_disk),
+  ):
     pass
   with (
     pytest.raises(ConfigError, match='cannot be written: Read-only'),
-    run_dir.held(small_disk / 'new'),
+    run_dir.lock_workdir(small_disk / 'new'),
   ):
     pass
 
@@ -150,12 +153,13 @@ def test_torn_rows_at_every_byte(tmp_path):
 
 def test_configurations_are_the_old_or_the_new_never_half(tmp_path, monkeypatch):
   path = tmp_path / 'config.json'
-  checkpoint.write_json(path, {'a': 1})
+  files.write_json(path, {'a': 1})
 
   def fail(descriptor):
     raise OSError(errno.ENOSPC, 'full')
 
-  monkeypatch.setattr(checkpoint.os, 'fsync', fail)
+  monkeypatch.setattr(files.os, 'fsync', fail)
   with contextlib.suppress(OSError):
-    checkpoint.write_json(path, {'a': 2})
+    files.write_json(path, {'a': 2})
   assert path.read_text() == '{\n  "a": 1\n}\n'
+  assert list(tmp_path.iterdir()) == [path]

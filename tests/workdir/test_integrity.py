@@ -201,23 +201,7 @@ def test_another_version_loads_or_says_why(workdir):
   assert path.exists(), 'a later format is not damage'
 
 
-def test_checkpoints_of_before_the_records_load_with_a_note(workdir):
-  directory = workdir / 'checkpoints' / '2'
-  shutil.rmtree(directory / 'integrity')
-  meta = json.loads((directory / 'meta' / 'metadata').read_text())
-  assert meta.pop('integrity') is True
-  (directory / 'meta' / 'metadata').write_text(json.dumps(meta))
-  found, notes = newest(workdir)
-  assert_is(found, 2)
-  assert len(notes) == 1 and 'no integrity record' in notes[0]
-  assert checkpoint.latest_finished(workdir) == 2
-  parts = restore.restore_subtrees(directory, [('params', 'encoder')])
-  np.testing.assert_array_equal(
-    parts['params', 'encoder']['kernel'], state_of(2)['params']['encoder']['kernel']
-  )
-
-
-def test_a_step_without_its_promised_record_is_not_complete(workdir):
+def test_a_step_without_its_record_is_not_complete(workdir):
   shutil.rmtree(workdir / 'checkpoints' / '2' / 'integrity')
   assert checkpoint.latest_finished(workdir) == 1
   found, notes = newest(workdir)
@@ -305,7 +289,7 @@ def test_a_damaged_checkpoint_is_one_line_of_the_program(untrained, tmp_path):
 def test_evaluations_name_the_damage(workdir, capsys):
   path = workdir / 'checkpoints' / '2' / 'integrity' / 'metadata'
   flip(path, 8 * 40)
-  with pytest.raises(DamagedError, match=f"'{path.parent.parent}' is damaged: .*Name another"):
+  with pytest.raises(DamagedError, match=f"'{path.parent.parent}' is damaged: .*Use another"):
     restore.restore_subtrees(path.parent.parent, [('params', 'encoder')])
 
 

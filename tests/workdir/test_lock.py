@@ -48,25 +48,25 @@ def test_the_second_run_is_refused_and_a_killed_one_is_not_in_the_way(
   assert sorted(p.name for p in tmp_path.iterdir()) == [run_dir.LOCK], 'it wrote something'
   other.send_signal(signal.SIGKILL)
   other.wait()
-  with run_dir.held(tmp_path):
+  with run_dir.lock_workdir(tmp_path):
     pass
 
 
 def test_the_lock_says_who_and_ends_with_the_block(tmp_path):
   run = tmp_path / 'new' / 'run'
-  with run_dir.held(run):
+  with run_dir.lock_workdir(run):
     assert re.fullmatch(r'process \d+ on \S+\n', (run / run_dir.LOCK).read_text())
-    with pytest.raises(ConfigError, match='in use by another run'), run_dir.held(run):
+    with pytest.raises(ConfigError, match='in use by another run'), run_dir.lock_workdir(run):
       pass
-  with pytest.raises(RuntimeError), run_dir.held(run):
+  with pytest.raises(RuntimeError), run_dir.lock_workdir(run):
     raise RuntimeError
-  with run_dir.held(run):
+  with run_dir.lock_workdir(run):
     pass
 
 
 def test_only_the_first_process_locks(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
-  with run_dir.held(tmp_path / 'run'), run_dir.held(tmp_path / 'run'):
+  with run_dir.lock_workdir(tmp_path / 'run'), run_dir.lock_workdir(tmp_path / 'run'):
     pass
   assert not (tmp_path / 'run').exists()
 
@@ -76,5 +76,5 @@ def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
     raise OSError(95, 'Operation not supported')
 
   monkeypatch.setattr(run_dir.fcntl, 'flock', flock)
-  with run_dir.held(tmp_path), run_dir.held(tmp_path):
+  with run_dir.lock_workdir(tmp_path), run_dir.lock_workdir(tmp_path):
     pass

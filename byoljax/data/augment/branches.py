@@ -4,11 +4,9 @@
 accelerators have no branches per image. A CPU has them. Here a loop takes one image after the
 other, does the four operations of the jitter once each in the order that was drawn, and leaves out
 what an image does not get. Same draws and, up to 1e-6, same pictures in a fifth to three quarters
-of the time. Within its turn an image is three planes [S, S], since XLA would read an interleaved
-one several times as slowly; what goes into the loop and comes out of it is interleaved, one array
-instead of three, and bytes where they came as bytes.
-
-Only for jax.numpy: in a data pipeline on the host, `photometric.photometric` does it.
+of the time. Within its turn an image is a plane [S, S] per channel, since XLA would read an
+interleaved one several times as slowly; what goes into the loop and comes out of it is interleaved,
+one array instead of three, and bytes where they came as bytes.
 """
 
 from collections.abc import Callable
@@ -29,32 +27,35 @@ def apply(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
   On CPUs as here, elsewhere `photometric.photometric`, chosen when the program is compiled.
 
   Args:
-    images: uint8 [b, S, S, 3], or float32 in [0, 1], with S = spec.size.
+    images: uint8 [b, S, S, C], or float32 in [0, 1], with S = spec.size.
     u: float32 [b, NUM_DRAWS] in [0, 1).
     spec: probabilities and strengths.
 
   Returns:
-    float32 [b, S, S, 3] in [0, 1].
+    float32 [b, S, S, C] in [0, 1].
+
+  Raises:
+    ValueError: gray, saturation or hue for images that are not RGB.
   """
   return lax.platform_dependent(
     images,
     u,
     cpu=lambda images, u: one_by_one(images, u, spec),
-    default=lambda images, u: photometric.photometric(
-      jnp, photometric.to_unit(jnp, images), u, spec
-    ),
+    default=lambda images, u: photometric.photometric(photometric.to_unit(images), u, spec),
   )
 
 
 def one_by_one(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
   """`apply` in the form for CPUs, on any platform; same arguments."""
+  channels = images.shape[-1]
+  views.check_channels(spec, channels)
   steps = _steps(spec)
   if not steps:
-    return jnp.clip(photometric.to_unit(jnp, images), 0.0, 1.0)
+    return jnp.clip(photometric.to_unit(images), 0.0, 1.0)
 
   def one(args: tuple[jax.Array, jax.Array]) -> jax.Array:
     image, draw = args
-    planes: Planes = tuple(photometric.to_unit(jnp, image[..., channel]) for channel in range(3))
+    planes: Planes = tuple(photometric.to_unit(image[..., i]) for i in range(channels))
     for probability, column, operation in steps:
       if probability >= 1:
         planes = operation(planes, draw)
@@ -89,10 +90,10 @@ def _jitter(spec: views.ViewSpec) -> _Operation:
 
   def saturation(planes: Planes, draw: jax.Array) -> Planes:
     factor = 1.0 + symmetric(draw, views.SATURATION, spec.saturation)
-    return tuple(photometric.color(jnp, planes, factor, None))
+    return tuple(photometric.color(planes, factor, None))
 
   def hue(planes: Planes, draw: jax.Array) -> Planes:
-    return tuple(photometric.color(jnp, planes, None, symmetric(draw, views.HUE, 6.0 * spec.hue)))
+    return tuple(photometric.color(planes, None, symmetric(draw, views.HUE, 6.0 * spec.hue)))
 
   def contrast(planes: Planes, draw: jax.Array) -> Planes:
     factor = 1.0 + symmetric(draw, views.CONTRAST, spec.contrast)
@@ -142,7 +143,7 @@ def _blur(spec: views.ViewSpec) -> _Operation:
   def blur(planes: Planes, draw: jax.Array) -> Planes:
     low, high = spec.blur_sigma
     sigma: Any = (low + draw[views.SIGMA] * (high - low))[None]
-    matrix = photometric.blur_matrix(jnp, sigma, size)[0]
+    matrix = photometric.blur_matrix(sigma, size)[0]
 
     def one(plane: jax.Array) -> jax.Array:
       plane = jnp.concatenate([matrix[rows, near] @ plane[near] for rows, near in blocks])

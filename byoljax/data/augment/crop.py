@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from byoljax.data.augment import views
+from byoljax.data.fields import Field
 
 # Share of the shorter side that the evaluation crop keeps: 224 of 256.
 _CENTER_SHARE = 7 / 8
@@ -37,7 +38,7 @@ def crop_box(xp: Any, u: Any, height: Any, width: Any, spec: views.ViewSpec) -> 
 
   Args:
     xp: array namespace.
-    u: float32 [b, NUM_DRAWS] in [0, 1).
+    u: float32 [b, NUM_DRAWS] in [0, 1); of it the columns up to FLIP are enough.
     height: image height in pixels, a scalar or integer [b].
     width: image width in pixels, a scalar or integer [b].
     spec: gives crop_scale and crop_ratio.
@@ -69,7 +70,7 @@ def flips(u: Any, spec: views.ViewSpec) -> Any:
   """Which examples are mirrored: u < flip_prob (bool [b]).
 
   Args:
-    u: float32 [b, NUM_DRAWS] in [0, 1).
+    u: float32 [b, NUM_DRAWS] in [0, 1); of it the columns up to FLIP are enough.
     spec: gives flip_prob.
   """
   return u[:, views.FLIP] < spec.flip_prob
@@ -109,24 +110,114 @@ def resample(xp: Any, images: Any, boxes: Any, flip: Any, size: int) -> Any:
 
   Args:
     xp: array namespace.
-    images: uint8 [b, H, W, 3], or float [b, H, W, 3] in [0, 1].
+    images: uint8 [b, H, W, C], or float [b, H, W, C] in [0, 1].
     boxes: int32 [b, 4] (y, x, h, w) inside the image.
     flip: bool [b], mirrors left to right; None mirrors nothing.
     size: side of the square output in pixels.
 
   Returns:
-    float32 [b, size, size, 3]: multiples of 1/255 in [0, 1].
+    float32 [b, size, size, C]: multiples of 1/255 in [0, 1].
   """
   # On the scale 0..255, as TensorFlow resizes: the sums of weighted integers round alike.
   levels = xp.asarray(images, dtype=_FLOAT)
   levels = levels if images.dtype == np.uint8 else levels * 255.0
-  height, width = _side(xp, images, 1), _side(xp, images, 2)
-  rows = _weights(xp, boxes[:, 0], boxes[:, 2], size, height, None)
-  columns = _weights(xp, boxes[:, 1], boxes[:, 3], size, width, flip)
-  columns = xp.swapaxes(columns, 1, 2)
-  planes = [xp.matmul(xp.matmul(rows, levels[..., c]), columns) for c in range(3)]
-  out = xp.clip(xp.stack(planes, axis=-1), 0.0, 255.0)
+  out = xp.clip(_interpolated(xp, levels, boxes, flip, size, _keys), 0.0, 255.0)
   return xp.floor(out + 0.5) * _FLOAT(1 / 255)
+
+
+def resample_map(xp: Any, maps: Any, boxes: Any, flip: Any, size: int, kernel: str) -> Any:
+  """Crops, resizes and mirrors numbers per pixel; the geometry is that of `resample`.
+
+  Args:
+    xp: array namespace: numpy or jax.numpy.
+    maps: numbers [b, H, W, C]; finite, unless the kernel is 'nearest'.
+    boxes: int32 [b, 4] (y, x, h, w) inside the image.
+    flip: bool [b], mirrors left to right; None mirrors nothing.
+    size: side of the square output in pixels.
+    kernel: 'nearest', which keeps values and type (pixel centers as in `tf.image.resize`), or
+      'bilinear' or 'bicubic', without antialiasing.
+
+  Returns:
+    [b, size, size, C], float32 unless the kernel is 'nearest'.
+  """
+  if kernel == 'nearest':
+    rows = _nearest(xp, boxes[:, 0], boxes[:, 2], size, None)
+    columns = _nearest(xp, boxes[:, 1], boxes[:, 3], size, flip)
+    maps = xp.take_along_axis(maps, rows[:, :, None, None], axis=1)
+    return xp.take_along_axis(maps, columns[:, None, :, None], axis=2)
+  weight = {'bilinear': _tent, 'bicubic': _keys}[kernel]
+  return _interpolated(xp, xp.asarray(maps, dtype=_FLOAT), boxes, flip, size, weight)
+
+
+def move_boxes(xp: Any, objects: Any, boxes: Any, flip: Any, height: Any, width: Any) -> Any:
+  """Boxes of objects as a view shows them: moved, clipped, mirrored, dropped outside.
+
+  Args:
+    xp: array namespace: numpy or jax.numpy.
+    objects: float32 [b, n, 5], see `byoljax.data.fields`, in fractions of the image.
+    boxes: int32 [b, 4] (y, x, h, w): the crop.
+    flip: bool [b], mirrors left to right; None mirrors nothing.
+    height: of the image in pixels, a scalar or integer [b].
+    width: of the image in pixels, a scalar or integer [b].
+
+  Returns:
+    float32 [b, n, 5] in fractions of the view; of what is outside, the corners are 0 and the class
+    -1.
+  """
+
+  def moved(fraction: Any, side: Any, start: Any, extent: Any) -> Any:
+    pixels = fraction * xp.reshape(xp.asarray(side, dtype=_FLOAT), (-1, 1))
+    return xp.clip((pixels - start[:, None]) / extent[:, None], 0.0, 1.0)
+
+  top, bottom = (moved(objects[..., i], height, boxes[:, 0], boxes[:, 2]) for i in (0, 2))
+  left, right = (moved(objects[..., i], width, boxes[:, 1], boxes[:, 3]) for i in (1, 3))
+  if flip is not None:
+    mirror = flip[:, None]
+    left, right = xp.where(mirror, 1.0 - right, left), xp.where(mirror, 1.0 - left, right)
+  seen = (objects[..., 4] >= 0) & (bottom > top) & (right > left)
+  corners = xp.stack([top, left, bottom, right], axis=-1)
+  corners = xp.where(seen[..., None], corners, 0.0)
+  classes = xp.where(seen, objects[..., 4], -1.0)
+  return xp.asarray(xp.concatenate([corners, classes[..., None]], axis=-1), dtype=_FLOAT)
+
+
+def crop_field(
+  xp: Any, field: Field, values: Any, boxes: Any, flip: Any, size: int, height: Any, width: Any
+) -> Any:
+  """A field of a batch as a view shows it, by its kind.
+
+  Args:
+    xp: array namespace: numpy or jax.numpy.
+    field: which; not a label, which is the same in all views.
+    values: of the whole images, as the source gives them, [b, ...].
+    boxes: int32 [b, 4] (y, x, h, w): the crop.
+    flip: bool [b], mirrors left to right; None mirrors nothing.
+    size: side of the view in pixels.
+    height: of the images in pixels.
+    width: of the images in pixels.
+  """
+  if field.kind == 'boxes':
+    return move_boxes(xp, values, boxes, flip, height, width)
+  if field.kind == 'image':
+    return resample(xp, values, boxes, flip, size)
+  return resample_map(xp, values, boxes, flip, size, field.resample)
+
+
+def _interpolated(xp, values, boxes, flip, size, kernel):
+  height, width = _side(xp, values, 1), _side(xp, values, 2)
+  rows = _weights(xp, boxes[:, 0], boxes[:, 2], size, height, None, kernel)
+  columns = _weights(xp, boxes[:, 1], boxes[:, 3], size, width, flip, kernel)
+  columns = xp.swapaxes(columns, 1, 2)
+  planes = [xp.matmul(xp.matmul(rows, values[..., c]), columns) for c in range(values.shape[-1])]
+  return xp.stack(planes, axis=-1)
+
+
+def _nearest(xp, start, extent, size, flip):
+  """The source pixel of each output pixel of one axis, int32 [b, size]."""
+  out = np.arange(size, dtype=_INT)[None]
+  if flip is not None:
+    out = xp.where(flip[:, None], size - 1 - out, out)
+  return start[:, None] + ((out * 2 + 1) * extent[:, None]) // (2 * size)
 
 
 def _side(xp, images, axis):
@@ -134,7 +225,7 @@ def _side(xp, images, axis):
   return xp.shape(images)[axis] if side is None else side
 
 
-def _weights(xp, start, extent, size, length, flip):
+def _weights(xp, start, extent, size, length, flip, kernel):
   """Interpolation weights float32 [b, size, length] of one axis; each row sums to 1."""
   out = np.arange(size, dtype=_INT)[None]
   if flip is not None:
@@ -145,7 +236,7 @@ def _weights(xp, start, extent, size, length, flip):
   step = ((position - base * (2 * size)) * _KERNEL_STEPS + size) // (2 * size)
   source = xp.asarray(xp.arange(length), dtype=_INT)[None] - start[:, None]
   distance = (source[:, None, :] - base[:, :, None]) * _KERNEL_STEPS - step[:, :, None]
-  weight = _keys(xp, xp.asarray(xp.abs(distance), dtype=_FLOAT) * (1 / _KERNEL_STEPS))
+  weight = kernel(xp, xp.asarray(xp.abs(distance), dtype=_FLOAT) * (1 / _KERNEL_STEPS))
   inside = (source >= 0) & (source < extent[:, None])
   weight = xp.where(inside[:, None, :], weight, 0.0)
   return weight / xp.sum(weight, axis=-1, keepdims=True)
@@ -156,3 +247,8 @@ def _keys(xp, t):
   near = (1.5 * t - 2.5) * t * t + 1.0
   far = ((2.5 - 0.5 * t) * t - 4.0) * t + 2.0
   return xp.where(t < 1.0, near, xp.where(t < 2.0, far, 0.0))
+
+
+def _tent(xp, t):
+  """The kernel of bilinear interpolation, for t >= 0."""
+  return xp.maximum(1.0 - t, 0.0)

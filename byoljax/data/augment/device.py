@@ -13,108 +13,127 @@ import jax
 import jax.numpy as jnp
 
 from byoljax.data.augment import branches, crop, draws, photometric, views
-
-_PLACES = ('accelerator', 'host')
+from byoljax.data.fields import Field
 
 
 def make_augment(
   specs: Sequence[views.ViewSpec],
   *,
   seed: int,
-  steps_per_epoch: int,
   mean: Sequence[float],
   std: Sequence[float],
-  photometric_on: str = 'accelerator',
-) -> Callable[[dict[str, Any], Any], dict[str, Any]]:
-  """Builds augment(batch, step) -> batch, pure and per device, for use inside the jitted step.
+  fields: Sequence[Field] = (),
+) -> Callable[..., dict[str, Any]]:
+  """Builds augment(batch, step=None) -> batch, pure and per device, for use inside the jitted step.
 
-  `batch` holds 'index' int32 [b], the position of each example in its data set, and either 'image'
-  uint8 [b, H, W, 3] or 'views', a tuple of uint8 [b, S, S, 3] that were cropped and mirrored by the
-  host with the draws of epoch step // steps_per_epoch. The result has no 'image'; its 'views' are
-  float32 [b, S, S, 3], augmented and normalized, one per spec; other entries pass through.
+  `batch` is one of `pipeline.train_batches`. In the result 'views' are float32 [b, S, S, C],
+  augmented and normalized, one per spec, and every other field with a place in the image is a
+  tuple with one entry per view, cropped and mirrored as that view is; 'index', 'epoch', 'label' and
+  fields of kind 'label' pass through. The step is not looked at: the train step gives it to any
+  augmentation.
 
   Args:
     specs: one per view, in the order of the views.
     seed: run seed in [0, 2^32).
-    steps_per_epoch: steps in one pass over the data, at least 1.
-    mean: three numbers, subtracted last from images in [0, 1].
-    std: three positive numbers, divided by.
-    photometric_on: 'accelerator', or 'host' when 'views' arrive with the photometric operations
-      already applied. Batches of 'image' are always augmented here.
+    mean: a number per channel, or one for all, subtracted last from images in [0, 1].
+    std: as many positive numbers, divided by.
+    fields: the further fields of the batches (`Source.field`). Photometric operations and
+      normalization are for what the views show, not for these.
 
   Raises:
-    ValueError: an argument is out of range, or (when traced) the views of a batch do not match.
+    ValueError: an argument is out of range, or (when traced) does not fit the batch.
   """
   specs = tuple(specs)
-  if not specs:
-    raise ValueError('specs is empty, but an augmentation needs at least one view.')
-  if steps_per_epoch < 1:
-    raise ValueError(f'steps_per_epoch is {steps_per_epoch}, but it must be at least 1.')
-  if photometric_on not in _PLACES:
-    raise ValueError(f'photometric_on is {photometric_on!r}, but it must be one of {_PLACES}.')
+  views.check(specs)
   _check_statistics(mean, std)
 
-  def finish(images, u, spec, apply):
-    images = branches.apply(images, u, spec) if apply else photometric.to_unit(jnp, images)
-    return photometric.normalize(jnp, images, mean, std)
-
-  def augment(batch, step):
-    batch = dict(batch)
-    image = batch.pop('image', None)
-    if image is None:
-      _check_views(batch, specs)
-    epoch = step // steps_per_epoch
-    out = []
+  def augment(batch: dict[str, Any], step: Any = None) -> dict[str, Any]:
+    del step
     # The weights of the resampling and the blur must not be rounded to bfloat16 or TF32.
     with jax.default_matmul_precision('highest'):
-      for number, spec in enumerate(specs):
-        u = draws.uniforms(jnp, seed, epoch, batch['index'], number, views.NUM_DRAWS)
-        if image is None:
-          view = finish(batch['views'][number], u, spec, photometric_on == 'accelerator')
-        else:
-          boxes = crop.crop_box(jnp, u, image.shape[1], image.shape[2], spec)
-          view = crop.resample(jnp, image, boxes, crop.flips(u, spec), spec.size)
-          view = finish(view, u, spec, True)
-        out.append(view)
-    batch['views'] = tuple(out)
+      numbers = [
+        draws.uniforms(jnp, seed, batch['epoch'], batch['index'], number, views.NUM_DRAWS)
+        for number in range(len(specs))
+      ]
+      if 'views' in batch:
+        batch = _unpacked(batch, specs, fields)
+      else:
+        batch = _cut(batch, specs, fields, numbers)
+      batch['views'] = tuple(
+        photometric.normalize(branches.apply(view, u, spec), mean, std)
+        for view, u, spec in zip(batch['views'], numbers, specs, strict=True)
+      )
     return batch
 
   return augment
 
 
-def make_eval_transform(mean: Sequence[float], std: Sequence[float]) -> Callable[[Any], jax.Array]:
-  """Builds transform(images) -> float32 [b, H, W, 3], scaled to [0, 1] and normalized.
+def _cut(
+  batch: dict[str, Any],
+  specs: Sequence[views.ViewSpec],
+  fields: Sequence[Field],
+  numbers: Sequence[jax.Array],
+) -> dict[str, Any]:
+  """Cuts the views and the further fields out of a batch of whole arrays."""
+  placed = [field for field in fields if field.kind != 'label']
+  gone = {'image', *(spec.field for spec in specs), *(field.name for field in placed)}
+  made = {name: value for name, value in batch.items() if name not in gone}
+  height, width = batch['image'].shape[1:3]
+  windows: list[tuple[Any, Any, int]] = []
+  for number, spec in enumerate(specs):
+    other = views.geometry_of(specs, number)
+    u, like = numbers[other], specs[other]
+    windows.append((crop.crop_box(jnp, u, height, width, like), crop.flips(u, like), spec.size))
+  made['views'] = tuple(
+    crop.resample(jnp, batch[spec.field], boxes, flip, size)
+    for spec, (boxes, flip, size) in zip(specs, windows, strict=True)
+  )
+  for field in placed:
+    made[field.name] = tuple(
+      crop.crop_field(jnp, field, batch[field.name], boxes, flip, size, height, width)
+      for boxes, flip, size in windows
+    )
+  return made
 
-  `images` is uint8 [b, H, W, 3] (or float in [0, 1]), already at the size that the encoder takes.
+
+def _unpacked(
+  batch: dict[str, Any], specs: Sequence[views.ViewSpec], fields: Sequence[Field]
+) -> dict[str, Any]:
+  """A batch that the host has cropped, with the images among its further fields in [0, 1]."""
+  shapes = [view.shape[1:3] for view in batch['views']]
+  expected = [(spec.size, spec.size) for spec in specs]
+  if shapes != expected:
+    raise ValueError(
+      f"the batch's views have sizes {shapes}, but the view settings ask for {expected}; crop the"
+      ' views on the host to the configured sizes, or pass whole images as batch["image"].'
+    )
+  images = [field.name for field in fields if field.kind == 'image']
+  return {**batch, **{name: tuple(map(photometric.to_unit, batch[name])) for name in images}}
+
+
+def make_eval_transform(mean: Sequence[float], std: Sequence[float]) -> Callable[[Any], jax.Array]:
+  """Builds transform(images) -> float32 [b, H, W, C], scaled to [0, 1] and normalized.
+
+  `images` is uint8 [b, H, W, C] (or float in [0, 1]), already at the size that the encoder takes.
 
   Args:
-    mean: three numbers.
-    std: three positive numbers.
+    mean: a number per channel, or one for all.
+    std: as many positive numbers.
 
   Raises:
-    ValueError: mean or std are not three numbers, or std is not positive.
+    ValueError: std is not positive or, when traced, the numbers do not fit the channels.
   """
   _check_statistics(mean, std)
 
   def transform(images):
-    return photometric.normalize(jnp, photometric.to_unit(jnp, images), mean, std)
+    return photometric.normalize(photometric.to_unit(images), mean, std)
 
   return transform
 
 
-def _check_statistics(mean, std):
-  if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+def _check_statistics(mean: Sequence[float], std: Sequence[float]) -> None:
+  if not mean or not std or min(std) <= 0:
     raise ValueError(
-      f'mean is {tuple(mean)} and std is {tuple(std)}, but both need three numbers and std positive'
-      ' ones.'
-    )
-
-
-def _check_views(batch, specs):
-  shapes = [view.shape[1:] for view in batch.get('views', ())]
-  expected = [(spec.size, spec.size, 3) for spec in specs]
-  if shapes != expected:
-    raise ValueError(
-      f"the batch's views have shapes {shapes}, but the view settings ask for {expected}; crop the"
-      ' views on the host to the configured sizes, or pass whole images as batch["image"].'
+      f'mean is {tuple(mean)} and std is {tuple(std)}, but both need a number for each channel, or '
+      'one for all, and those of std must be positive.'
     )

@@ -14,14 +14,15 @@ identity in the others. This is exact and costs three color steps and two means,
 with four operations each would cost four times as much. An operation whose probability or strength
 is 0 is absent from the graph. `branches` has the form for CPUs, which do have branches.
 
-Written once over an array namespace `xp`: numpy, jax.numpy, or tf.experimental.numpy inside a
-tf.data graph. Images are handled as three planes [b, S, S], because a minor axis of three
-wastes vector lanes.
+Images are handled as planes [b, S, S], one per channel, because a minor axis of three wastes vector
+lanes.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from byoljax.data.augment import views
@@ -32,62 +33,67 @@ _LUMA = (0.2989, 0.5870, 0.1140)
 _MIN_CHROMA = 1e-20
 
 
-def photometric(xp: Any, images: Any, u: Any, spec: views.ViewSpec) -> Any:
+def photometric(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
   """Jitter in random order, gray, blur, solarize; each with its own probability per image.
 
-  An image that an operation leaves out keeps its exact values. The namespaces agree to about 1e-6,
-  except that with solarize_threshold other than 0.5, where solarizing jumps, a pixel within 1e-6 of
-  the threshold may fall on either side.
+  An image that an operation leaves out keeps its exact values.
 
   Args:
-    xp: array namespace.
-    images: float32 [b, S, S, 3] in [0, 1], with S = spec.size.
+    images: float32 [b, S, S, C] in [0, 1], with S = spec.size.
     u: float32 [b, NUM_DRAWS] in [0, 1).
     spec: probabilities and strengths.
 
   Returns:
-    float32 [b, S, S, 3] in [0, 1].
+    float32 [b, S, S, C] in [0, 1].
+
+  Raises:
+    ValueError: gray, saturation or hue for images that are not RGB.
   """
-  planes = [images[..., channel] for channel in range(3)]
+  channels = images.shape[-1]
+  views.check_channels(spec, channels)
+  planes = [images[..., channel] for channel in range(channels)]
   if spec.jitter_prob > 0:
-    planes = _chosen(xp, u[:, views.JITTER], spec.jitter_prob, _jitter(xp, planes, u, spec), planes)
+    planes = _chosen(u[:, views.JITTER], spec.jitter_prob, _jitter(planes, u, spec), planes)
   if spec.gray_prob > 0:
-    planes = _chosen(xp, u[:, views.GRAY], spec.gray_prob, [luma(planes)] * 3, planes)
+    planes = _chosen(u[:, views.GRAY], spec.gray_prob, [luma(planes)] * 3, planes)
   if spec.blur_prob > 0 and blur_radius(spec.size) > 0:
     low, high = spec.blur_sigma
-    matrix = blur_matrix(xp, low + u[:, views.SIGMA] * (high - low), spec.size)
-    blurred = [xp.matmul(xp.matmul(matrix, plane), matrix) for plane in planes]
-    planes = _chosen(xp, u[:, views.BLUR], spec.blur_prob, blurred, planes)
+    matrix = blur_matrix(low + u[:, views.SIGMA] * (high - low), spec.size)
+    blurred = [jnp.matmul(jnp.matmul(matrix, plane), matrix) for plane in planes]
+    planes = _chosen(u[:, views.BLUR], spec.blur_prob, blurred, planes)
   if spec.solarize_prob > 0:
-    inverted = [xp.where(plane < spec.solarize_threshold, plane, 1.0 - plane) for plane in planes]
-    planes = _chosen(xp, u[:, views.SOLARIZE], spec.solarize_prob, inverted, planes)
-  return xp.clip(xp.stack(planes, axis=-1), 0.0, 1.0)
+    inverted = [jnp.where(plane < spec.solarize_threshold, plane, 1.0 - plane) for plane in planes]
+    planes = _chosen(u[:, views.SOLARIZE], spec.solarize_prob, inverted, planes)
+  return jnp.clip(jnp.stack(planes, axis=-1), 0.0, 1.0)
 
 
-def normalize(xp: Any, images: Any, mean: Sequence[float], std: Sequence[float]) -> Any:
+def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
   """(images - mean) / std per channel.
 
   Args:
-    xp: array namespace; the function needs nothing of it and takes it for uniformity.
-    images: float32 [b, H, W, 3] in [0, 1].
-    mean: three numbers.
-    std: three positive numbers.
+    images: float32 [b, H, W, C] in [0, 1].
+    mean: C numbers, or one for all channels.
+    std: C positive numbers, or one for all channels.
+
+  Raises:
+    ValueError: another number of them.
   """
-  del xp
-  shift, scale = (np.asarray(x, np.float32).reshape(1, 1, 1, 3) for x in (mean, std))
+  channels = images.shape[-1]
+  if not {len(mean), len(std)} <= {1, channels}:
+    raise ValueError(
+      f'the images have {channels} channels, but mean has {len(mean)} and std {len(std)} numbers: '
+      'give one for each channel, or a single one for all.'
+    )
+  shift, scale = (np.asarray(x, np.float32).reshape(1, 1, 1, -1) for x in (mean, std))
+  shift, scale = (np.broadcast_to(x, (1, 1, 1, channels)) for x in (shift, scale))
   return (images - shift) * (1 / scale)
 
 
-def to_unit(xp: Any, images: Any) -> Any:
+def to_unit(images: Any) -> jax.Array:
   """Images as float32 in [0, 1]: uint8 is divided by 255, floats are taken to be there already."""
   if images.dtype == np.uint8:
-    return xp.asarray(images, dtype=np.float32) * np.float32(1 / 255)
-  return xp.asarray(images, dtype=np.float32)
-
-
-def to_uint8(xp: Any, images: Any) -> Any:
-  """Images in [0, 1] as uint8, rounded to the nearest of the 256 levels."""
-  return xp.asarray(xp.floor(images * 255.0 + 0.5), dtype=np.uint8)
+    return jnp.asarray(images, np.float32) * np.float32(1 / 255)
+  return jnp.asarray(images, np.float32)
 
 
 def blur_radius(size: int) -> int:
@@ -95,7 +101,7 @@ def blur_radius(size: int) -> int:
   return int(size / 10 / 2)
 
 
-def blur_matrix(xp: Any, sigma: Any, size: int) -> Any:
+def blur_matrix(sigma: jax.Array, size: int) -> jax.Array:
   """Matrix M of a one-dimensional Gaussian blur; M @ plane @ M blurs rows and columns.
 
   M[i, j] = g(i - j) / sum_k g(k), g(k) = exp(-k^2 / (2 sigma^2)) for |k| <= blur_radius(size), else
@@ -104,7 +110,6 @@ def blur_matrix(xp: Any, sigma: Any, size: int) -> Any:
   before and computes the jitter once per tap: on a CPU they are twice to four times slower.
 
   Args:
-    xp: array namespace.
     sigma: standard deviation in pixels, float32 [b].
     size: side of the image in pixels.
 
@@ -114,26 +119,26 @@ def blur_matrix(xp: Any, sigma: Any, size: int) -> Any:
   radius = blur_radius(size)
   rate = -0.5 / (sigma * sigma)
   taps = np.arange(-radius, radius + 1, dtype=np.float32)[None]
-  total = xp.sum(xp.exp(rate[:, None] * (taps * taps)), axis=1)
+  total = jnp.sum(jnp.exp(rate[:, None] * (taps * taps)), axis=1)
   steps = np.arange(size, dtype=np.float32)
   steps = (steps[:, None] - steps)[None]
-  weights = xp.exp(rate[:, None, None] * (steps * steps)) / total[:, None, None]
-  return xp.where(np.abs(steps) <= radius, weights, 0.0)
+  weights = jnp.exp(rate[:, None, None] * (steps * steps)) / total[:, None, None]
+  return jnp.where(np.abs(steps) <= radius, weights, 0.0)
 
 
-def _chosen(xp, draw, probability, yes, no):
+def _chosen(draw, probability, yes, no):
   """Elementwise over two lists: `yes` where draw < probability, else `no`."""
   if probability >= 1:
     return yes
   on = (draw < probability)[:, None, None]
-  return [xp.where(on, a, b) for a, b in zip(yes, no, strict=True)]
+  return [jnp.where(on, a, b) for a, b in zip(yes, no, strict=True)]
 
 
 def _symmetric(draw, strength):
   return ((2.0 * draw - 1.0) * strength)[:, None, None]
 
 
-def _jitter(xp, planes, u, spec):
+def _jitter(planes, u, spec):
   affine = []
   if spec.brightness > 0:
     delta = _symmetric(u[:, views.BRIGHTNESS], spec.brightness)
@@ -141,42 +146,42 @@ def _jitter(xp, planes, u, spec):
   if spec.contrast > 0:
     factor = 1.0 + _symmetric(u[:, views.CONTRAST], spec.contrast)
     affine.append((u[:, views.ORDER_CONTRAST], lambda mean: (factor, mean * (1.0 - factor))))
-  color = _color_steps(xp, u, spec, [order for order, _ in affine])
+  color = _color_steps(u, spec, [order for order, _ in affine])
   planes = color(planes, 0)
   if len(affine) == 1:
     ((_, operation),) = affine
-    planes = color([_affine(xp, plane, operation) for plane in planes], 1)
+    planes = color([_affine(plane, operation) for plane in planes], 1)
   elif affine:
     (order_a, a), (order_b, b) = affine
     a_first = (order_a < order_b)[:, None, None]
     for step, first in enumerate((a, b)):
       second = b if first is a else a
-      planes = [_either(xp, plane, a_first, first, second) for plane in planes]
+      planes = [_either(plane, a_first, first, second) for plane in planes]
       planes = color(planes, step + 1)
   return planes
 
 
-def _affine(xp, plane, operation):
-  scale, shift = operation(xp.mean(plane, axis=(1, 2), keepdims=True))
-  return xp.clip(plane * scale + shift, 0.0, 1.0)
+def _affine(plane, operation):
+  scale, shift = operation(jnp.mean(plane, axis=(1, 2), keepdims=True))
+  return jnp.clip(plane * scale + shift, 0.0, 1.0)
 
 
-def _either(xp, plane, condition, yes, no):
+def _either(plane, condition, yes, no):
   def operation(mean):
     pairs = zip(yes(mean), no(mean), strict=True)
-    return tuple(xp.where(condition, a, b) for a, b in pairs)
+    return tuple(jnp.where(condition, a, b) for a, b in pairs)
 
-  return _affine(xp, plane, operation)
+  return _affine(plane, operation)
 
 
-def _color_steps(xp, u, spec, affine_orders):
+def _color_steps(u, spec, affine_orders):
   """Returns apply(planes, step): the share of saturation and hue that falls into that step."""
 
   def share(order, drawn, identity, step):
     if not affine_orders:
       return drawn
-    before = sum(xp.asarray(affine < order, dtype=np.float32) for affine in affine_orders)
-    return xp.where((before == step)[:, None, None], drawn, identity)
+    before = sum((affine < order).astype(np.float32) for affine in affine_orders)
+    return jnp.where((before == step)[:, None, None], drawn, identity)
 
   def apply(planes, step):
     factor = turn = None
@@ -186,12 +191,12 @@ def _color_steps(xp, u, spec, affine_orders):
     if spec.hue > 0:
       turn = _symmetric(u[:, views.HUE], 6.0 * spec.hue)
       turn = share(u[:, views.ORDER_HUE], turn, 0.0, step)
-    return planes if factor is None and turn is None else color(xp, planes, factor, turn)
+    return planes if factor is None and turn is None else color(planes, factor, turn)
 
   return apply
 
 
-def color(xp: Any, planes: Sequence[Any], factor: Any, turn: Any) -> list[Any]:
+def color(planes: Sequence[Any], factor: Any, turn: Any) -> list[Any]:
   """Scales the HSV saturation by `factor` (clipped at 1), turns the hue by `turn` sextants.
 
   `planes` are red, green and blue in [0, 1], of any one shape; `factor` >= 0 and `turn` >= -6
@@ -201,23 +206,23 @@ def color(xp: Any, planes: Sequence[Any], factor: Any, turn: Any) -> list[Any]:
   scaling C by min(factor, V / C). The channels of hue h in [0, 6) are V - C + C * ramp(h).
   """
   r, g, b = planes
-  value = xp.maximum(xp.maximum(r, g), b)
-  chroma = value - xp.minimum(xp.minimum(r, g), b)
-  inverse = 1.0 / xp.maximum(chroma, _MIN_CHROMA)
-  ratio = 1.0 if factor is None else xp.minimum(factor, value * inverse)
+  value = jnp.maximum(jnp.maximum(r, g), b)
+  chroma = value - jnp.minimum(jnp.minimum(r, g), b)
+  inverse = 1.0 / jnp.maximum(chroma, _MIN_CHROMA)
+  ratio = 1.0 if factor is None else jnp.minimum(factor, value * inverse)
   if turn is None:
     return [value - (value - plane) * ratio for plane in planes]
-  sector = xp.where(
+  sector = jnp.where(
     value == r,
     (g - b) * inverse,
-    xp.where(value == g, (b - r) * inverse + 2.0, (r - g) * inverse + 4.0),
+    jnp.where(value == g, (b - r) * inverse + 2.0, (r - g) * inverse + 4.0),
   )
   hue = sector + turn
-  hue = hue - 6.0 * xp.floor(hue * (1 / 6))
+  hue = hue - 6.0 * jnp.floor(hue * (1 / 6))
   chroma = chroma * ratio
   low = value - chroma
-  ramps = (xp.abs(hue - 3.0) - 1.0, 2.0 - xp.abs(hue - 2.0), 2.0 - xp.abs(hue - 4.0))
-  return [low + chroma * xp.clip(ramp, 0.0, 1.0) for ramp in ramps]
+  ramps = (jnp.abs(hue - 3.0) - 1.0, 2.0 - jnp.abs(hue - 2.0), 2.0 - jnp.abs(hue - 4.0))
+  return [low + chroma * jnp.clip(ramp, 0.0, 1.0) for ramp in ramps]
 
 
 def luma(planes: Sequence[Any]) -> Any:

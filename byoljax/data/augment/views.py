@@ -5,12 +5,14 @@ Every random decision about a view reads its own column of the [b, NUM_DRAWS] un
 so recorded runs keep their pictures.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
-import difflib
 from typing import Any
 
-# Columns of the draws. Crop and flip are read by crop.py, the rest by photometric.py.
+from byoljax.suggest import unknown
+
+# Columns of the draws. The first five are the geometry, which crop.py reads; the rest is for the
+# photometric operations.
 AREA = 0
 RATIO = 1
 OFFSET_Y = 2
@@ -56,6 +58,9 @@ class ViewSpec:
     blur_sigma: (low, high) standard deviation of the blur in pixels, drawn uniformly.
     solarize_prob: probability of inverting the pixels at or above the threshold.
     solarize_threshold: in [0, 1].
+    geometry_of: number, from 0, of the view whose crop and flip this one shares, at its own size;
+      None: a geometry of its own.
+    field: the image field that is shown; another than 'image' for a second frame, say.
 
   Raises:
     ValueError: a field is out of its range.
@@ -75,6 +80,8 @@ class ViewSpec:
   blur_sigma: tuple[float, float] = (0.1, 2.0)
   solarize_prob: float = 0.0
   solarize_threshold: float = 0.5
+  geometry_of: int | None = None
+  field: str = 'image'
 
   def __post_init__(self):
     for name in ('crop_scale', 'crop_ratio', 'blur_sigma'):
@@ -105,10 +112,89 @@ class ViewSpec:
     valid = tuple(field.name for field in dataclasses.fields(cls))
     for name in fields:
       if name not in valid:
-        close = difflib.get_close_matches(str(name), valid, n=1)
-        hint = f'did you mean {close[0]!r}? ' if close else ''
-        raise ValueError(f'unknown view field {name!r}: {hint}valid fields: {", ".join(valid)}.')
+        raise ValueError(unknown('view field', name, valid))
     return cls(**{str(name): value for name, value in fields.items()})
+
+
+def specs_of(settings: Mapping[str, Mapping[str, Any]]) -> tuple[ViewSpec, ...]:
+  """One spec per view of a configuration, in the order of `names_of`.
+
+  A view may stand for several alike, `{'size': 96, ..., 'repeat': 6}`, and share the geometry of
+  another by its name, `{'geometry_of': 'view1'}`; of a repeated one, that of the first. Where its
+  size is 0, it is the fraction `size_share` of the first view's.
+
+  Raises:
+    ValueError: which setting of which view, and why.
+  """
+  first: dict[str, int] = {}
+  specs: list[Mapping[str, Any]] = []
+  for name in names_of(settings):
+    fields = dict(settings[name])
+    repeat = fields.pop('repeat', 1)
+    if not isinstance(repeat, int) or repeat < 1:
+      raise ValueError(f'{name}.repeat={repeat} must be a whole number of at least 1.')
+    share = fields.pop('size_share', 0.0)
+    if fields.get('size') == 0 and share > 0 and specs:
+      fields['size'] = int(specs[0]['size'] * share)
+    first[name] = len(specs)
+    specs += [fields] * repeat
+  made = []
+  for fields in specs:
+    other = fields.get('geometry_of')
+    if isinstance(other, str):
+      if other not in first:
+        raise ValueError(f'geometry_of is {other!r}, but the views are {", ".join(first)}.')
+      fields = {**fields, 'geometry_of': first[other]}
+    made.append(ViewSpec.from_mapping(fields))
+  check(made)
+  return tuple(made)
+
+
+def names_of(settings: Mapping[str, Any]) -> list[str]:
+  """The names of configured views in their order: view2 before view10."""
+  return sorted(settings, key=lambda name: (len(name), name))
+
+
+def geometry_of(specs: Sequence[ViewSpec], number: int) -> int:
+  """The number of the view whose draws and settings make the crop and flip of view `number`."""
+  other = specs[number].geometry_of
+  return number if other is None else other
+
+
+def check(specs: Sequence[ViewSpec]) -> None:
+  """Refuses views that cannot be made together.
+
+  Raises:
+    ValueError: there is none, or a geometry is shared with a view that has none of its own.
+  """
+  if not specs:
+    raise ValueError('there is no view: give at least one ViewSpec.')
+  for number, spec in enumerate(specs):
+    other = spec.geometry_of
+    if other is None:
+      continue
+    if not 0 <= other < len(specs) or specs[other].geometry_of is not None:
+      raise ValueError(
+        f'view {number} has geometry_of {other}, but it must be the number, in [0, {len(specs)}), '
+        'of a view that has a geometry of its own.'
+      )
+
+
+def check_channels(spec: ViewSpec, channels: int) -> None:
+  """Refuses operations on color for images that are not RGB; all others take any channels.
+
+  Raises:
+    ValueError: the settings that must be 0.
+  """
+  if channels == 3:
+    return
+  jitter = [name for name in ('saturation', 'hue') if spec.jitter_prob > 0 and getattr(spec, name)]
+  wrong = [*jitter, *(['gray_prob'] if spec.gray_prob > 0 else [])]
+  if wrong:
+    raise ValueError(
+      f'the images have {channels} channels, but these operations need red, green and blue: set '
+      f'{" and ".join(f"{name}=0" for name in wrong)} in the view.'
+    )
 
 
 def _is_number(value: Any) -> bool:

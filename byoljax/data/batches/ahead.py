@@ -1,4 +1,4 @@
-"""Batches made ahead of time: the iterator that the training loop and the evaluations see."""
+"""Prefetched batches: the iterator that the training loop and the evaluations see."""
 
 import abc
 from collections import deque
@@ -7,14 +7,15 @@ from concurrent import futures
 from typing import Any, Self
 
 Batch = dict[str, Any]
-# Batches that are made while one is used: bounds the memory.
+# Batches that are prefetched while one is used: bounds the memory.
 AHEAD = 2
 
 
 class Batches(Iterator[Batch], abc.ABC):
-  """The batches of consecutive steps, made ahead of time.
+  """The batches of consecutive steps, prefetched.
 
-  Making them begins at once, not at the first `next`: while the train step is being compiled.
+  Prefetching starts in the constructor, not at the first `next`: while the train step is being
+  compiled.
   """
 
   def __init__(self, steps: range):
@@ -31,7 +32,7 @@ class Batches(Iterator[Batch], abc.ABC):
 
   @abc.abstractmethod
   def _stop(self) -> None:
-    """Ends what makes batches ahead; may be called again."""
+    """Stops prefetching; idempotent."""
 
   def __iter__(self) -> Self:
     """Itself."""
@@ -50,7 +51,7 @@ class Batches(Iterator[Batch], abc.ABC):
       raise
 
   def close(self) -> None:
-    """Ends the work ahead and waits for what is being made; there are no more batches."""
+    """Stops prefetching and waits for the batch in progress; the iterator is exhausted."""
     self._steps = iter(())
     self._stop()
 

@@ -1,14 +1,14 @@
 """Decoding, cropping, resizing and mirroring as one TensorFlow function of a group of examples.
 
-The same function is mapped over the groups by the tf.data graph (`graph.py`) and called directly
-where a group has to be made again, so both give the same bits.
+The tf.data graph (`graph.py`) maps the function over the groups, and uses it again to rebuild a
+group, so both give the same bits.
 
-Two forms. Images of any size: each is decoded once, only the part that its crops need, and every
-view is cut from it and resized. Small images that all have one size (CIFAR): only the decoding is
-per example, the crops are two matrix products over the whole group (`crop.resample`), since the
-number of operations, not their arithmetic, decides the time at 32 pixels.
+There are two forms. Images of any size are decoded once each, only the region that its crops need;
+every view is cropped from it and resized. For small images of one size (CIFAR) only the decoding is
+per example; the crops are two matrix products over the whole group (`crop.resample`), since at 32
+pixels the number of operations, not their arithmetic, determines the time.
 
-What TensorFlow does not decode exactly is decoded by Pillow, from inside of the graph.
+What TensorFlow does not decode exactly is decoded by Pillow, called from the graph.
 """
 
 from collections.abc import Callable
@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.data.augment import crop, photometric, views
+from byoljax.data.augment import crop
 from byoljax.data.sources import image_file, tensorflow_import
 
 # Largest image, in pixels, for which the crops of a whole group are made at once.
 _SMALL = 64 * 64
-# JPEG stores the color at half the size and smooths it on the way back, across the border of what
-# is decoded. With this many pixels more on each side, a part is exactly what the whole would give.
+# JPEG stores color at half the resolution, and upsampling smooths it across the border of the
+# decoded region. With this margin the crop is exactly what decoding the whole image would give.
 _MARGIN = 4
-# Skipping rows and columns costs the JPEG decoder its fast path: from this share of the image on,
+# Skipping rows and columns disables the JPEG decoder's fast path: above this fraction of the image,
 # decoding all of it is cheaper (measured at 144 and 375 pixels).
 _WHOLE_FROM = 0.75
 
@@ -66,22 +66,17 @@ def _union(boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=16)
-def make_decoder(
-  sizes: tuple[int, ...],
-  image_shape: tuple[int, int] | None,
-  host_specs: tuple[views.ViewSpec, ...] = (),
-) -> Callable[..., Any]:
+def make_decoder(sizes: tuple[int, ...], image_shape: tuple[int, int] | None) -> Callable[..., Any]:
   """Builds the function of a group; it is traced on first use, and again for no other group.
 
   Args:
     sizes: side of each view in pixels.
     image_shape: (H, W) where all images have the same, else None.
-    host_specs: settings of each view where the photometric augmentation is made here, else empty.
 
   Returns:
     A `tf.function`: (files string [n], kind int32 [n], part int32 [n, 4], boxes int32 [n, V, 4],
-    flips bool [n, V], draws float32 [n, V, NUM_DRAWS or 0]) -> uint8 [n, S, S, 3] for each view.
-    The boxes lie in the whole images. It raises an OpError when any of the files is damaged.
+    flips bool [n, V]) -> uint8 [n, S, S, 3] for each view. The boxes lie in the whole images. It
+    raises an OpError when any of the files is damaged.
   """
   tf = tensorflow_import.tensorflow()
   signature = [
@@ -90,21 +85,13 @@ def make_decoder(
     tf.TensorSpec([None, 4], tf.int32),
     tf.TensorSpec([None, len(sizes), 4], tf.int32),
     tf.TensorSpec([None, len(sizes)], tf.bool),
-    tf.TensorSpec([None, len(sizes), None], tf.float32),
   ]
 
   @tf.function(input_signature=signature, autograph=False)
-  def decoder(files, kind, part, boxes, flips, draws):
+  def decoder(files, kind, part, boxes, flips):
     if image_shape is not None and is_small(image_shape):
-      made = _small_views(tf, files, kind, boxes, flips, sizes, image_shape)
-    else:
-      made = _views(tf, files, kind, part, boxes, flips, sizes)
-    if not host_specs:
-      return tuple(made)
-    return tuple(
-      _photometric(tf, pixels, draws[:, view], spec)
-      for view, (pixels, spec) in enumerate(zip(made, host_specs, strict=True))
-    )
+      return tuple(_small_views(tf, files, kind, boxes, flips, sizes, image_shape))
+    return tuple(_views(tf, files, kind, part, boxes, flips, sizes))
 
   return decoder
 
@@ -129,7 +116,7 @@ def _with_pillow(data: bytes, part: np.ndarray) -> np.ndarray:
   try:
     return np.ascontiguousarray(image_file.decode(data)[y : y + h, x : x + w])
   except image_file.UnreadableImageError:
-    # Nothing can be cut from this, which is an error further on, but not a page of traceback.
+    # Cropping this fails later in the graph, without a page of traceback.
     return np.zeros((0, 0, 3), np.uint8)
 
 
@@ -185,13 +172,6 @@ def _small_views(
     _to_bytes(tf, crop.resample(xp, images, boxes[:, view], flips[:, view], size))
     for view, size in enumerate(sizes)
   ]
-
-
-def _photometric(tf: Any, pixels: Any, draws: Any, spec: views.ViewSpec) -> Any:
-  """The photometric augmentation of one view of a group, uint8 [n, S, S, 3]."""
-  images = tf.cast(pixels, tf.float32) * (1 / 255)
-  draws = tf.ensure_shape(draws, [None, views.NUM_DRAWS])
-  return _to_bytes(tf, photometric.photometric(tf.experimental.numpy, images, draws, spec))
 
 
 def _to_bytes(tf: Any, pixels: Any) -> Any:

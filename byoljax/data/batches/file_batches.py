@@ -1,71 +1,82 @@
-"""Batches of image files: groups of examples from the tf.data graph, put together.
+"""Batches of image files, assembled from groups of examples of the tf.data graph.
 
-A batch is made in groups of a fixed number of examples, whatever the number of threads. A group
-that the graph could not make, because one of its files is damaged, is made again by the same
-function, without the examples at fault: the batch is the same as if they had been known before.
+A batch consists of groups of a fixed number of examples, whatever the number of threads. A group
+that the graph could not make, because one of its files is damaged, is rebuilt by the same function
+without the damaged examples: the batch is the same as if they had been known before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from byoljax.data.batches import graph
 from byoljax.data.batches.ahead import AHEAD, Batch, Batches
+from byoljax.data.batches.aligned import Aligned, packed, views_of
 from byoljax.data.batches.examples import Plan, Planner
 from byoljax.data.sources import tensorflow_import
 
-# Enough examples to hide the cost of a call, few enough that all cores get some of a batch.
+# Enough examples to amortize a call, few enough to spread a batch over all cores.
 _GROUP = 64
 
 
+# step -> (epoch int32 [b], index int64 [b]): the examples of a batch.
+At = Callable[[int], tuple[np.ndarray, np.ndarray]]
+
+
 class FileBatches(Batches):
-  """Batches of image files; the rows of examples that are not there are black, with index -1."""
+  """Batches of image files; rows of padding and unreadable examples are black, with index -1."""
 
   def __init__(
     self,
     steps: range,
-    at: Callable[[int], tuple[int, np.ndarray]],
+    at: At,
     planner: Planner,
     decoder: Any,
     *,
     sizes: tuple[int, ...],
     threads: int,
+    wanted: Sequence[Aligned] = (),
     finish: Callable[[Batch], Batch] = dict,
   ):
     """Starts the graph.
 
     Args:
       steps: which steps, ascending by one.
-      at: step -> its epoch and its examples, int64 [b] with the same b >= 1 always (-1: padding).
+      at: step -> epoch int32 [b] and index int64 [b] of its examples, with the same b >= 1 always
+        (-1: padding).
       planner: makes the plans of the groups.
       decoder: carries them out (`decode.make_decoder`).
       sizes: side of each view in pixels.
       threads: for decoding.
-      finish: from 'index' int32 [b], 'label' int32 [b, ...] and 'views', a tuple of uint8
-        [b, S, S, 3], to what is handed out.
+      wanted: the further fields that the planner makes.
+      finish: from 'index' and 'epoch' int32 [b], 'label' int32 [b, ...], 'views', a tuple of uint8
+        [b, S, S, 3], and further fields to what is handed out.
     """
     super().__init__(steps)
     size = len(at(steps.start)[1])
     groups = -(-size // _GROUP)
 
-    def members(number: int) -> tuple[int, np.ndarray]:
+    def members(number: int) -> tuple[np.ndarray, np.ndarray]:
       step, group = divmod(number, groups)
       epoch, index = at(step)
-      return epoch, index[group * _GROUP : (group + 1) * _GROUP]
+      rows = slice(group * _GROUP, (group + 1) * _GROUP)
+      return epoch[rows], index[rows]
 
     def plan_of(number: int) -> Plan:
       epoch, index = members(number)
       return planner.plan(index, epoch)
 
+    self._at_step = at
     self._size = size
     self._groups = groups
     self._members = members
     self._planner = planner
     self._decoder = decoder
     self._sizes = sizes
+    self._wanted = tuple(wanted)
     self._finish = finish
-    # The stream must not know the batches, or they would never be garbage.
+    # The stream must not reference the batches, or they would never be collected.
     self._stream = graph.Stream(
       range(steps.start * groups, steps.stop * groups),
       plan_of,
@@ -73,6 +84,7 @@ class FileBatches(Batches):
       len(sizes),
       threads=threads,
       ahead=AHEAD * groups,
+      wanted=self._wanted,
     )
     self._stream.close_with(self)
 
@@ -80,20 +92,25 @@ class FileBatches(Batches):
     index = np.full(self._size, -1, np.int32)
     label = np.full((self._size, *self._planner.label_shape), -1, np.int32)
     views = tuple(np.zeros((self._size, size, size, 3), np.uint8) for size in self._sizes)
+    further = tuple(one.empty(self._size) for one in self._wanted)
     for group in range(self._groups):
       number = step * self._groups + group
       made = self._stream.take(number) or self._again(number)
       start = group * _GROUP
       index[start : start + len(made.index)] = made.index
       label[start : start + len(made.label)] = made.label
-      for out, view in zip(views, made.views, strict=True):
-        out[start + made.row] = view
-    return self._finish({'index': index, 'label': label, 'views': views})
+      arrays = zip((*views, *further), (*made.views, *made.further), strict=True)
+      for out, array in arrays:
+        out[start + made.row] = array
+    epoch, _ = self._at_step(step)
+    batch: Batch = {'index': index, 'epoch': epoch, 'label': label}
+    batch['views'] = views_of(views, self._wanted, further)
+    return self._finish(batch | packed(self._wanted, further))
 
   def _again(self, number: int) -> graph.Made:
-    """A group that the graph could not make: nothing but padding, a damaged file, or an error."""
+    """Rebuilds a group that the graph could not make: padding, a damaged file, or an error."""
     failure = tensorflow_import.tensorflow().errors.OpError
-    make_one = graph.make_one(self._decoder, len(self._sizes))
+    make_one = graph.make_one(self._decoder, len(self._sizes), self._wanted)
 
     def decodes(plan: Plan) -> bool:
       try:
@@ -104,7 +121,7 @@ class FileBatches(Batches):
 
     epoch, index = self._members(number)
     while True:
-      # What made planning fail in the graph is raised here.
+      # An error that made planning fail in the graph is raised here.
       plan = self._planner.plan(index, epoch)
       try:
         return make_one(plan)

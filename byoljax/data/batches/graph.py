@@ -1,23 +1,22 @@
 """The tf.data graph that turns image files into views, and how it ends.
 
-    range of groups -> plan (Python: reading, headers, crops) -> decode, crop, resize, mirror,
-    photometric augmentation (TensorFlow) -> prefetch
+    range of groups -> plan (Python: reading, headers, crops) -> decode, crop, resize, mirror
+    (TensorFlow) -> prefetch
 
-Every stage works on several groups of examples at once and keeps their order. What a group holds is
-a function of its number alone, so any group can be the first, and nothing depends on the number of
-threads or on timing.
+Every stage processes several groups of examples in parallel and preserves their order. The content
+of a group is a function of its number alone, so a stream can start at any group, and nothing
+depends on the number of threads or on timing.
 
-Three things that tf.data does not do by itself:
+Three problems that tf.data does not solve:
 
-- An iterator whose Python functions are running or due must not be dropped, above all not at exit:
-  its destructor keeps the interpreter lock and waits for a function that needs the lock. So a
-  stream is kept until it has come to its end, which `close` brings about: the range of groups is
-  over then, and plans that are due are empty. Streams left open are closed at exit.
-- A file that cannot be decoded is an error of its whole group, in its place in the row. Who asks
-  for the group learns that nothing came of it, as of one that could not be planned, and can make it
-  by itself.
-- Each time the next group is asked for, TensorFlow makes and drops an object in whose destructor
-  a KeyboardInterrupt would be lost. So an interrupt takes effect when the group is there.
+- An iterator must not be destroyed while its Python functions are running or scheduled, above all
+  not at exit: the destructor holds the interpreter lock and waits for a function that needs it. So
+  a stream is kept alive until it is exhausted, which `close` forces by ending the range of groups
+  and returning empty plans. Streams left open are closed at exit.
+- A file that cannot be decoded fails its whole group. `take` returns None for such a group, and for
+  one that could not be planned; the caller rebuilds it.
+- For every group TensorFlow creates and destroys an object whose destructor swallows a
+  KeyboardInterrupt. So an interrupt is delivered once the group has arrived.
 """
 
 import atexit
@@ -32,24 +31,27 @@ import weakref
 
 import numpy as np
 
+from byoljax.data.batches.aligned import Aligned
 from byoljax.data.batches.examples import Plan
 from byoljax.data.sources import tensorflow_import
 
 
 class Made(NamedTuple):
-  """A finished group of n examples, m of which are there.
+  """A finished group of n examples, m of which could be read.
 
   Attributes:
-    index: number of each example in its source, int32 [n]; -1: nothing there.
+    index: number of each example in its source, int32 [n]; -1: padding or unreadable.
     label: int32 [n]; -1: none.
     row: row of the group that each image belongs to, int32 [m].
     views: uint8 [m, S, S, 3] for each view.
+    further: fields beside the views, of the m images, as in the plan.
   """
 
   index: np.ndarray
   label: np.ndarray
   row: np.ndarray
   views: tuple[np.ndarray, ...]
+  further: tuple[np.ndarray, ...] = ()
 
 
 class Stream:
@@ -64,6 +66,7 @@ class Stream:
     *,
     threads: int,
     ahead: int,
+    wanted: tuple[Aligned, ...] = (),
   ):
     """Starts the graph.
 
@@ -74,6 +77,7 @@ class Stream:
       num_views: number of views V.
       threads: for all stages together; also how many groups each stage works on at once.
       ahead: how many finished groups are kept.
+      wanted: the further fields of the plans.
     """
     for stream in list(_OPEN):
       if not stream._wanted:
@@ -85,13 +89,14 @@ class Stream:
     self._next: tuple[Any, ...] | None = None
     self._iterator: Iterator[Any] | None = None
     data = tf.data.Dataset.range(numbers.start, numbers.stop)
-    data = _stages(tf, data, lambda: self._wanted, plan_of, decoder, num_views, threads)
+    fields = _fields(num_views, wanted)
+    data = _stages(tf, data, lambda: self._wanted, plan_of, decoder, fields, threads)
     data = data.prefetch(ahead).with_options(_options(tf, threads))
     _OPEN.add(self)
     self._iterator = data.as_numpy_iterator()
 
   def take(self, number: int) -> Made | None:
-    """The group of this number, each asked for in turn; None where the graph could not make it."""
+    """The group of this number, in ascending order; None where the graph could not make it."""
     assert self._iterator is not None, 'the stream is closed'
     while self._next is None or self._next[0] < number:
       try:
@@ -104,20 +109,20 @@ class Stream:
     return made if found == number and len(made.row) else None
 
   def close_with(self, owner: object) -> None:
-    """Closes when `owner` is garbage."""
+    """Closes when `owner` is garbage-collected."""
     weakref.finalize(owner, self._abandon).atexit = False
 
   def _abandon(self) -> None:
     self._wanted = False
     # The collector may run in a thread of the graph, which must not wait for itself, or while a
-    # function is traced, which would take up what is read here. Then the next stream that is made
-    # closes this one, or the end of the process does.
+    # function is being traced, which would record the reads here. In these cases the next stream
+    # that is created closes this one, or the exit of the process does.
     here = threading.get_ident() == threading.main_thread().ident
     if here and tensorflow_import.tensorflow().executing_eagerly():
       self.close()
 
   def close(self) -> None:
-    """Runs the graph to its end: no Python function is left then. May be called again."""
+    """Exhausts the graph, so that none of its Python functions is left. Idempotent."""
     self._wanted = False
     with _interrupts_afterwards():
       while self._iterator is not None:
@@ -126,14 +131,14 @@ class Stream:
         except StopIteration:
           self._iterator = None
         except self._errors:
-          continue  # Whatever it is, the end is still to come.
+          continue  # Whatever the error, the iterator is not exhausted yet.
       self._next = None
       _OPEN.discard(self)
 
 
 @contextlib.contextmanager
 def _interrupts_afterwards() -> Iterator[None]:
-  """Keeps SIGINT back in the main thread, the only one that it reaches, until the block is left."""
+  """Delays SIGINT, which only the main thread receives, until the block is left."""
   handler = signal.getsignal(signal.SIGINT)
   if threading.current_thread() is not threading.main_thread() or not callable(handler):
     yield
@@ -148,13 +153,13 @@ def _interrupts_afterwards() -> Iterator[None]:
       handler(signal.SIGINT, received[0])
 
 
-# Streams that have not come to their end. They are kept here, so that nothing else drops them.
+# Streams that are not exhausted; referenced here so that they are not destroyed.
 _OPEN: set[Stream] = set()
 
 
 @functools.cache
 def _close_at_exit() -> None:
-  """To be called once TensorFlow is imported: what is registered last runs first."""
+  """Call after importing TensorFlow: handlers run in the reverse order of registration."""
 
   def close_all() -> None:
     for stream in list(_OPEN):
@@ -170,37 +175,37 @@ def _stages(
   wanted: Callable[[], bool],
   plan_of: Callable[[int], Plan],
   decoder: Any,
-  num_views: int,
+  fields: 'list[_Type]',
   threads: int | None,
 ) -> Any:
-  """From a data set of numbers, for as long as they are wanted, to one of finished groups.
+  """From a data set of group numbers to one of finished groups, while `wanted` returns True.
 
-  Without `threads` nothing is made before it is asked for.
+  Without `threads` nothing is computed ahead.
   """
-  fields = _fields(num_views)
-  nothing = tuple(np.zeros([side or 0 for side in shape or [None]], kind) for kind, shape in fields)
+  nothing = tuple(np.zeros([side or 0 for side in f.shape or [None]], f.dtype) for f in fields)
 
   def plan(number: np.ndarray) -> tuple[np.ndarray, ...]:
     if not wanted():
       return nothing
     try:
       made = plan_of(int(number))
-    except Exception:  # Raised again where the group is missed: TensorFlow would garble it.
+    except Exception:  # Raised again when the group is rebuilt; TensorFlow would garble it.
       return nothing
-    return tuple(made) if len(made.row) else nothing
+    return (*made[:-1], *made.further) if len(made.row) else nothing
 
   def still_wanted(number: Any) -> Any:
     del number
     return tf.ensure_shape(tf.numpy_function(wanted, [], tf.bool), [])
 
   def planned(number: Any) -> tuple[Any, ...]:
-    made = tf.numpy_function(plan, [number], [tf.as_dtype(kind) for kind, _ in fields])
-    for field, (_, shape) in zip(made, fields, strict=True):
-      field.set_shape(shape)
+    made = tf.numpy_function(plan, [number], [tf.as_dtype(f.dtype) for f in fields])
+    for array, field in zip(made, fields, strict=True):
+      array.set_shape(field.shape)
     return (number, *made)
 
   def carried_out(number: Any, index: Any, label: Any, row: Any, *inputs: Any) -> Any:
-    return number, index, label, row, decoder(*inputs)
+    count = len(fields) - 3 - sum(field.is_further for field in fields)
+    return number, index, label, row, decoder(*inputs[:count]), inputs[count:]
 
   plain = tf.autograph.experimental.do_not_convert
   data = numbers.take_while(plain(still_wanted))
@@ -208,31 +213,42 @@ def _stages(
   return data.map(plain(carried_out), num_parallel_calls=threads)
 
 
-def _fields(num_views: int) -> list[tuple[type, list[int | None] | None]]:
-  """Types and shapes of the fields of a `Plan`."""
+class _Type(NamedTuple):
+  """Type and shape of an array of a `Plan`; a shape of None may be any."""
+
+  dtype: Any
+  shape: list[int | None] | None
+  is_further: bool = False
+
+
+def _fields(num_views: int, wanted: tuple[Aligned, ...]) -> list[_Type]:
+  """The arrays of a `Plan` in their order."""
   return [
-    (np.int32, [None]),
-    (np.int32, None),  # Labels: a number, or a row of them.
-    (np.int32, [None]),
-    (np.bytes_, [None]),
-    (np.int32, [None]),
-    (np.int32, [None, 4]),
-    (np.int32, [None, num_views, 4]),
-    (np.bool_, [None, num_views]),
-    (np.float32, [None, num_views, None]),
+    _Type(np.int32, [None]),
+    _Type(np.int32, None),  # Labels: a number, or a row of them.
+    _Type(np.int32, [None]),
+    _Type(np.bytes_, [None]),
+    _Type(np.int32, [None]),
+    _Type(np.int32, [None, 4]),
+    _Type(np.int32, [None, num_views, 4]),
+    _Type(np.bool_, [None, num_views]),
+    *(_Type(one.dtype, [None, *one.shape], is_further=True) for one in wanted),
   ]
 
 
 @functools.lru_cache(maxsize=16)
-def make_one(decoder: Any, num_views: int) -> Callable[[Plan], Made]:
-  """Builds the function that carries out one plan, with the bits that a stream gives.
+def make_one(
+  decoder: Any, num_views: int, wanted: tuple[Aligned, ...] = ()
+) -> Callable[[Plan], Made]:
+  """Builds the function that carries out one plan, bit-equal to what a stream gives.
 
-  A plain call of the decoder would not always have them: where more threads share a matrix product
-  its sums are rounded differently. So this is a graph too, with nothing in it that works ahead.
+  A plain call of the decoder is not always bit-equal: with more threads the sums of a matrix
+  product are rounded differently. So this is a graph, too, without prefetching.
 
   Args:
     decoder: `decode.make_decoder`.
     num_views: number of views V.
+    wanted: the further fields of the plans.
 
   Returns:
     A function that raises an OpError when a file of the plan cannot be decoded.
@@ -241,10 +257,11 @@ def make_one(decoder: Any, num_views: int) -> Callable[[Plan], Made]:
   waiting: list[Plan] = []
   lock = threading.Lock()
   options = _options(tf, 1)
-  # They would make the stages parallel.
+  # The default optimizations would make the stages parallel.
   options.experimental_optimization.apply_default_optimizations = False
   data = tf.data.Dataset.range(tf.int64.max)
-  data = _stages(tf, data, lambda: True, lambda _: waiting[0], decoder, num_views, None)
+  fields = _fields(num_views, wanted)
+  data = _stages(tf, data, lambda: True, lambda _: waiting[0], decoder, fields, None)
   results = data.with_options(options).as_numpy_iterator()
 
   def one(plan: Plan) -> Made:
@@ -259,10 +276,10 @@ def make_one(decoder: Any, num_views: int) -> Callable[[Plan], Made]:
 def _options(tf: Any, threads: int) -> Any:
   options = tf.data.Options()
   options.deterministic = True
-  # The parallelism is given: it bounds the memory, and there is nothing to tune.
+  # The parallelism is fixed: it bounds the memory, so there is nothing to tune.
   options.autotune.enabled = False
   options.threading.private_threadpool_size = threads
   options.threading.max_intra_op_parallelism = 1
-  # Work begins when the iterator is made: while the train step is being compiled.
+  # Work begins when the iterator is created, while the train step is being compiled.
   options.experimental_warm_start = True
   return options

@@ -1,19 +1,20 @@
-"""Data sets that live on the accelerator: many train steps in one call, and no host in between.
+"""Data sets that live on the accelerator: many train steps per call, without the host in between.
 
-The images lie on every device as uint8, once and whole. A call is told which examples its steps
-consist of, a few kilobytes, and does the rest itself: gather, crop, photometric operations, step.
-The examples, the random numbers and the pictures are those of `pipeline.train_batches`, because
-both are functions of (seed, step, example); what differs is the rounding of a program that was
-compiled otherwise.
+The images are replicated on every device as uint8. A call receives the epochs and indices of its
+steps' examples, a few kilobytes, and does the rest on the device: gather, crop, photometric
+operations, step. Examples, random numbers and pictures are those of `pipeline.train_batches`,
+because both are functions of (seed, epoch, example); only the rounding differs, since the program
+is compiled differently.
 
-Whole on every device, rather than a share on each: a batch is drawn from all over the set, so
-shares would need an exchange between the devices in every step. A set may therefore take `SHARE` of
-one device's memory. What is larger is read by the host, as are photographs of various sizes, and
-as is everything on a CPU, whose "device" is the host: there is nothing to save there, and XLA's CPU
-compiler does not optimize the gradients of convolutions inside of loops.
+Replicated rather than sharded: a batch is drawn from the whole set, so shards would have to be
+exchanged between the devices in every step. A set may therefore take `SHARE` of one device's
+memory. Larger sets are read by the host, as are photographs of various sizes, and everything on a
+CPU, whose "device" is the host: there is nothing to save there, and XLA's CPU compiler does not
+optimize the gradients of convolutions inside loops.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+import math
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax.data.batches.order import Order
+from byoljax.data.batches.order import AnyOrder
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts, mapping
 
@@ -35,7 +36,7 @@ PyTree = Any
 Step = Callable[[Any, dict[str, Any]], tuple[Any, dict[str, jax.Array]]]
 
 
-def check(mode: str, source: Source, photometric_on: str) -> None:
+def check(mode: str, source: Source) -> None:
   """Refuses a mode that does not exist, or 'on' where it is impossible.
 
   Raises:
@@ -45,11 +46,6 @@ def check(mode: str, source: Source, photometric_on: str) -> None:
     raise ValueError(f"data.resident='{mode}' must be one of {', '.join(MODES)}.")
   if mode != 'on':
     return
-  if photometric_on != 'accelerator':
-    raise ValueError(
-      f"data.resident='on' makes the views on the accelerator, but augment.device="
-      f"'{photometric_on}': set augment.device=accelerator or data.resident=off."
-    )
   if source.image_shape is None:
     raise ValueError(
       f"data.resident='on' needs images of one size, but those of {source.name} differ: "
@@ -62,22 +58,24 @@ def check(mode: str, source: Source, photometric_on: str) -> None:
     )
 
 
-def is_chosen(mode: str, source: Source, photometric_on: str) -> bool:
+def is_chosen(mode: str, source: Source, fields: Sequence[str] = ()) -> bool:
   """Whether a run's data are to live on the devices; the answer is the same in all processes.
 
   Args:
     mode: 'off', 'on', or 'auto': where the set fits, on devices that are not the host's own.
     source: as `Source.opened` gives it.
-    photometric_on: 'accelerator', or 'host' where finished views are made by the host.
+    fields: names of the further fields that the batches hold.
   """
-  if mode == 'off' or source.encoded or photometric_on != 'accelerator':
+  if mode == 'off' or source.encoded:
     return False
-  return mode == 'on' or bool(hosts.first_says(_bytes(source) <= _room()))
+  return mode == 'on' or bool(hosts.broadcast_from_first(_bytes(source, fields) <= _room()))
 
 
-def _bytes(source: Source) -> int:
-  assert source.image_shape is not None
-  return source.size * source.image_shape[0] * source.image_shape[1] * 3
+def _bytes(source: Source, fields: Sequence[str]) -> int:
+  return source.size * sum(
+    math.prod(source.shape_of(name)) * np.dtype(source.field(name).dtype).itemsize
+    for name in ('image', *fields)
+  )
 
 
 def _room() -> float:
@@ -88,41 +86,53 @@ def _room() -> float:
   return (device.memory_stats() or {}).get('bytes_limit', 0) * SHARE
 
 
-def place(source: Source) -> dict[str, jax.Array]:
+def place(source: Source, fields: Sequence[str] = ()) -> dict[str, jax.Array]:
   """Copies a set of arrays to every local device.
 
+  Args:
+    source: a set of arrays.
+    fields: names of the further fields that the batches hold.
+
   Returns:
-    'image' uint8 [N, H * W * 3], flat because accelerators pad a minor axis of three, and 'label'
-    int32 [N].
+    'image' uint8 [N, H * W * C], flat because accelerators pad a minor axis of three, 'label' int32
+    [N, ...], and the further fields, those with pixels flat, too.
   """
-  images, labels = source.read(np.arange(source.size))
-  return mapping.replicate({'image': images.reshape(source.size, -1), 'label': labels})
+  names = ('image', *fields)
+  *values, labels = source.read(np.arange(source.size), (*names, 'label'))
+  made = {
+    name: value.reshape(source.size, -1) if source.field(name).has_pixels else value
+    for name, value in zip(names, values, strict=True)
+  }
+  return mapping.replicate(made | {'label': labels})
 
 
-def make_steps(step: Step, image_shape: tuple[int, int]) -> Callable[..., Any]:
-  """Builds many_steps(state, data, index, count) -> (state, the last step's metrics), per device.
+def make_steps(step: Step, source: Source, fields: Sequence[str] = ()) -> Callable[..., Any]:
+  """Builds many_steps(state, data, order, count) -> (state, the last step's metrics), per device.
 
-  `data` is from `place`, `index` int32 [K, b] holds this device's examples of up to K steps, and
-  `count` in [1, K], int32, says how many are made; any count runs the same program. Where loops
-  must not hold convolutions, a call makes one step and `count` is 1.
+  `data` is from `place`, `order` int32 [2, K, b], from `examples`, holds epochs and indices of this
+  device's examples in up to K steps, and `count` in [1, K], int32, says how many are made; any
+  count runs the same program. Where loops must not hold convolutions, a call makes one step and
+  `count` is 1.
 
   Args:
     step: the train step of one device.
-    image_shape: (H, W).
+    source: the set, for the shapes of its fields.
+    fields: names of the further fields that the batches hold.
   """
+  names = ('image', *fields, 'label')
+  shapes = {name: source.shape_of(name) for name in names}
 
-  def many_steps(state: Any, data: dict[str, jax.Array], index: jax.Array, count: jax.Array) -> Any:
+  def many_steps(state: Any, data: dict[str, jax.Array], order: jax.Array, count: jax.Array) -> Any:
     def rows(x: jax.Array, chosen: jax.Array) -> jax.Array:
       return x.at[chosen].get(mode='promise_in_bounds')
 
     def one(number: Any, carry: Any) -> Any:
-      chosen = lax.dynamic_index_in_dim(index, number, keepdims=False)
+      epoch, chosen = lax.dynamic_index_in_dim(order, number, axis=1, keepdims=False)
       batch = {
-        'image': rows(data['image'], chosen).reshape(len(chosen), *image_shape, 3),
-        'index': chosen,
-        'label': rows(data['label'], chosen),
+        name: rows(data[name], chosen).reshape(len(chosen), *shape)
+        for name, shape in shapes.items()
       }
-      return step(carry[0], batch)
+      return step(carry[0], batch | {'index': chosen, 'epoch': epoch})
 
     if mapping.must_unroll():
       return one(0, (state,))
@@ -133,14 +143,15 @@ def make_steps(step: Step, image_shape: tuple[int, int]) -> Callable[..., Any]:
   return many_steps
 
 
-def indices(plan: Order, first: int, count: int) -> np.ndarray:
-  """The examples of steps first, ..., first + count - 1 of this process: int32 [D, MAX_STEPS, b].
+def examples(order: AnyOrder, first: int, count: int) -> np.ndarray:
+  """This process's examples in steps first, ..., first + count - 1, int32 [D, 2, MAX_STEPS, b].
 
-  D are the local devices, and device d gets the rows that `mapping.shard` would give it. What
-  exceeds `count` steps is 0 and is not looked at.
+  The second axis is (epoch, index). D are the local devices, and device d gets the rows that
+  `mapping.shard` would give it. What exceeds `count` steps is 0 and is not looked at.
   """
-  rows = np.zeros((MAX_STEPS, plan.local_size), np.int32)
+  rows = np.zeros((2, MAX_STEPS, order.local_size), np.int32)
   for number in range(count):
-    rows[number] = plan.at(first + number)[1]
+    rows[:, number] = order.at(first + number)
   devices = jax.local_device_count()
-  return np.ascontiguousarray(rows.reshape(MAX_STEPS, devices, -1).swapaxes(0, 1))
+  rows = rows.reshape(2, MAX_STEPS, devices, -1)
+  return np.ascontiguousarray(np.moveaxis(rows, 2, 0))

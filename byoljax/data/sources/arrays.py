@@ -1,19 +1,22 @@
 """Data sets that are arrays: an `.npz` file, or arrays already in memory. NumPy only.
 
 An `.npz` holds `x_train`, `y_train`, `x_test`, `y_test` and, for pretraining alone, `x_unlabelled`:
-images uint8 [N, H, W, 3] (or gray [N, H, W] / [N, H, W, 1], repeated to three channels when read),
-labels whole numbers [N], -1 for none, or [N, C] with 1, 0 and -1 (does not count) where images have
-several labels each; every `y_` may be absent. A file written by `np.savez` is
-stored uncompressed, so its images are mapped from the file rather than loaded; what
-`np.savez_compressed` writes is loaded as a whole.
+images uint8 [N, H, W, C] or gray [N, H, W], labels whole numbers [N], -1 for none, or [N, C] with
+1, 0 and -1 (does not count) where images have several labels each; every `y_` may be absent. Gray
+images, of one channel, are repeated to three when read, unless the field 'image' is asked for with
+one channel. A further field 'depth' is `depth_train`, `depth_test`, `depth_unlabelled`. A file
+written by `np.savez` is stored uncompressed, so its images are mapped from the file rather than
+loaded; what `np.savez_compressed` writes is loaded as a whole.
 """
 
+from collections.abc import Collection, Mapping, Sequence
 import os
 from typing import Any
 import zipfile
 
 import numpy as np
 
+from byoljax.data.fields import IMAGE, Field, checked
 from byoljax.data.sources import source
 
 _LABELS_OF = {'x_train': 'y_train', 'x_test': 'y_test', 'x_unlabelled': None}
@@ -34,34 +37,45 @@ def from_arrays(
   name: str = 'arrays',
   class_names: tuple[str, ...] = (),
   num_classes: int | None = None,
+  channels: int = 0,
+  fields: Mapping[Field, np.ndarray] | None = None,
 ) -> source.Source:
   """Wraps arrays as a source.
 
   Args:
-    images: uint8 [N, H, W, 3], [N, H, W, 1] or [N, H, W].
+    images: uint8 [N, H, W, C] or [N, H, W].
     labels: whole numbers [N] (-1: none), [N, C] for several labels per image, or None.
     name: for messages and the fingerprint.
     class_names: one per class, or empty.
     num_classes: by default the number of names, else the largest label + 1.
+    channels: of the images as they are read: 1 keeps gray images as they are, 0 repeats them to
+      three channels.
+    fields: further fields: their arrays by `Field`, of shapes as `byoljax.data.fields` says.
 
   Raises:
     ValueError: a shape or type is not one of these.
   """
   x = _check_images(images, name, 'images')
+  image = _image_field(x, channels, name)
+  extra = {}
+  for field, values in (fields or {}).items():
+    found, values = _check_field(field, values, x, name, field.name)
+    extra[found] = [values]
   y = None if labels is None else _check_labels(labels, len(x), name, 'labels')
   first = x[:: max(1, len(x) // 16)][:16]
   mark = source.fingerprint(
     name, x.shape, np.ascontiguousarray(first).tobytes(), b'' if y is None else y.tobytes()
   )
-  return _make(name, [x], [y], class_names, num_classes, mark)
+  return _make(name, [x], [y], class_names, num_classes, mark, image, extra)
 
 
-def from_npz(path: str | os.PathLike, split: str) -> source.Source:
+def from_npz(path: str | os.PathLike, split: str, fields: Sequence[Field] = ()) -> source.Source:
   """A split of an `.npz` file: 'pretrain' (x_unlabelled and x_train), 'train' or 'test'.
 
   Args:
     path: the file; `~` is expanded.
     split: which images.
+    fields: further fields to read; `Field('image', 'image', 1)` keeps gray images as they are.
 
   Raises:
     ValueError: no such file, not an `.npz`, a missing member, or a wrong type, shape or length.
@@ -69,7 +83,12 @@ def from_npz(path: str | os.PathLike, split: str) -> source.Source:
   if split not in _SPLITS:
     raise ValueError(f'arrays have no split {split!r}: use one of {", ".join(_SPLITS)}.')
   file = os.path.abspath(os.path.expanduser(os.fspath(path)))
-  members, checksums = _open(file)
+  channels = next((field.channels for field in fields if field.name == 'image'), 0)
+  further = [field for field in fields if field.name != 'image']
+  suffixes = [key.partition('_')[2] for key in _SPLITS[split]]
+  members, checksums = _open(
+    file, {f'{field.name}_{suffix}' for field in further for suffix in suffixes}
+  )
   wanted = [key for key in _SPLITS[split] if key in members]
   if not wanted:
     raise ValueError(
@@ -87,6 +106,10 @@ def from_npz(path: str | os.PathLike, split: str) -> source.Source:
     raise ValueError(
       f'{file}: x_unlabelled and x_train must hold images of one size, got {sorted(shapes)}.'
     )
+  found = {_image_field(x, channels, file) for x in images}
+  if len(found) > 1:
+    raise ValueError(f'{file}: x_unlabelled and x_train must have equally many channels.')
+  extra = dict(_npz_field(field, wanted, members, images, file) for field in further)
   names = members.get('class_names')
   class_names = () if names is None else tuple(str(n) for n in np.asarray(names).ravel())
   # Both splits count the classes of both, so that a test set without the last class agrees.
@@ -96,7 +119,27 @@ def from_npz(path: str | os.PathLike, split: str) -> source.Source:
     'npz', split, [(key, members[key].shape, checksums[key]) for key in wanted]
   )
   num_classes = max(most, len(class_names))
-  return _make(f'{os.path.basename(file)}:{split}', images, labels, class_names, num_classes, mark)
+  name = f'{os.path.basename(file)}:{split}'
+  return _make(name, images, labels, class_names, num_classes, mark, found.pop(), extra)
+
+
+def _npz_field(
+  field: Field,
+  wanted: Sequence[str],
+  members: Mapping[str, np.ndarray],
+  images: Sequence[np.ndarray],
+  file: str,
+) -> tuple[Field, list[np.ndarray]]:
+  """A further field and its array for each member of images."""
+  parts, found = [], field
+  for key, x in zip(wanted, images, strict=True):
+    member = f'{field.name}_{key.partition("_")[2]}'
+    if member not in members:
+      raise ValueError(f'{file} has no {member!r}, which the field {field.name!r} needs.')
+    # The second part must be like the first.
+    found, values = _check_field(found, members[member], x, file, member)
+    parts.append(values)
+  return found, parts
 
 
 def _make(
@@ -106,6 +149,8 @@ def _make(
   class_names: tuple[str, ...],
   num_classes: int | None,
   mark: str,
+  image: Field,
+  extra: Mapping[Field, list[np.ndarray]],
 ) -> source.Source:
   starts = np.cumsum([0] + [len(x) for x in images])
   # Of arrays without labels beside others with some, every label is unknown.
@@ -128,15 +173,13 @@ def _make(
     )
   height, width = images[0].shape[1:3]
 
-  def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    out = np.empty((len(rows), height, width, 3), np.uint8)
-    part = np.searchsorted(starts, rows, side='right') - 1
-    for i, x in enumerate(images):
-      here = part == i
-      picked = x[rows[here] - starts[i]]
-      # Assigning repeats a single gray channel.
-      out[here] = picked[..., None] if picked.ndim == 3 else picked
-    return out, y[rows]
+  parts = {'image': (image, images), **{field.name: (field, x) for field, x in extra.items()}}
+
+  def fetch(rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
+    return tuple(
+      y[rows] if name == 'label' else _rows(*parts[name], rows, starts, (height, width))
+      for name in names
+    )
 
   labelled = num_classes > 0 and bool((y >= 0).any())
   return source.Source(
@@ -151,7 +194,49 @@ def _make(
     fetch_labels=lambda: y if labelled else None,
     locate=lambda row: f'{name}[{row}]',
     multi_label=labelled and bool(shape),
+    fields=(image, *extra),
   )
+
+
+def _rows(
+  field: Field,
+  parts: Sequence[np.ndarray],
+  rows: np.ndarray,
+  starts: np.ndarray,
+  size: tuple[int, int],
+) -> np.ndarray:
+  """Rows of arrays that follow one another, of which part i begins at starts[i]."""
+  shape = field.shape(*size)
+  out = np.empty((len(rows), *shape), field.dtype)
+  part = np.searchsorted(starts, rows, side='right') - 1
+  for i, x in enumerate(parts):
+    here = part == i
+    picked = x[rows[here] - starts[i]]
+    # Assigning repeats a single gray channel.
+    out[here] = picked[..., None] if picked.ndim == len(shape) and field.has_pixels else picked
+  return out
+
+
+def _image_field(images: np.ndarray, channels: int, where: str) -> Field:
+  """The field 'image' of checked arrays; `channels` is how many are asked for, 0 for any."""
+  stored = images.shape[3] if images.ndim == 4 else 1
+  given = channels or (3 if stored == 1 else stored)
+  if given != stored and stored != 1:
+    raise ValueError(f'{where}: the images have {stored} channels, not the {given} asked for.')
+  return Field('image', 'image', given, dtype=IMAGE.dtype)
+
+
+def _check_field(
+  field: Field, values: Any, images: np.ndarray, where: str, key: str
+) -> tuple[Field, np.ndarray]:
+  x = values if isinstance(values, np.ndarray) else np.asarray(values)
+  if len(x) != len(images):
+    raise ValueError(f'{where}: {key} has {len(x)} entries for {len(images)} images.')
+  try:
+    height, width = images.shape[1:3]
+    return checked(field, x, (height, width)), x
+  except ValueError as error:
+    raise ValueError(f'{where}: {key} has {error}.') from error
 
 
 def _classes(labels: np.ndarray, where: str, key: str) -> int:
@@ -171,16 +256,15 @@ def _check_images(images: Any, where: str, key: str) -> np.ndarray:
   x = images if isinstance(images, np.ndarray) else np.asarray(images)
   if x.dtype != np.uint8:
     raise ValueError(f'{where}: {key} has type {x.dtype}, but images must be uint8 (0 to 255).')
-  if x.ndim == 3 or (x.ndim == 4 and x.shape[-1] in (1, 3)):
+  # One or three rows of pixels would be a strange image: these are channels.
+  first = x.ndim == 4 and x.shape[1] in (1, 3) and (x.shape[2] == x.shape[3] or x.shape[3] > 16)
+  if x.ndim in (3, 4) and not first:
     if x.size:
       return x
     raise ValueError(f'{where}: {key} is empty: its shape is {list(x.shape)}.')
-  hint = ''
-  if x.ndim == 4 and x.shape[1] in (1, 3):
-    hint = '; the channels come first here, so transpose with (0, 2, 3, 1)'
+  hint = '; the channels come first here, so transpose with (0, 2, 3, 1)' if first else ''
   raise ValueError(
-    f'{where}: {key} has shape {list(x.shape)}, but images must be [N, H, W, 3], '
-    f'[N, H, W, 1] or [N, H, W]{hint}.'
+    f'{where}: {key} has shape {list(x.shape)}, but images must be [N, H, W, C] or [N, H, W]{hint}.'
   )
 
 
@@ -202,8 +286,8 @@ def _check_labels(labels: Any, count: int, where: str, key: str) -> np.ndarray:
   return y.astype(np.int32)
 
 
-def _open(file: str) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-  """The known members of an `.npz` file, mapped where they are stored, and their checksums."""
+def _open(file: str, further: Collection[str] = ()) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+  """The known and further members of an `.npz` file, mapped where stored, and their checksums."""
   if not os.path.exists(file):
     raise ValueError(f'there is no file {file}: set config.data.dir to the .npz file.')
   try:
@@ -211,7 +295,7 @@ def _open(file: str) -> tuple[dict[str, np.ndarray], dict[str, int]]:
     with zipfile.ZipFile(file) as archive:
       for info in archive.infolist():
         key = info.filename.removesuffix('.npy')
-        if key in _MEMBERS:
+        if key in _MEMBERS or key in further:
           members[key] = _map(file, info) if _is_stored(info) else _load(file, key)
           checksums[key] = info.CRC
   except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:

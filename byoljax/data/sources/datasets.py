@@ -10,11 +10,13 @@
 Imagenette) are tested on their validation split, as the literature does.
 """
 
+from collections.abc import Sequence
 import dataclasses
-import difflib
 import os
 
+from byoljax.data.fields import Field
 from byoljax.data.sources import arrays, folder, memory, shapes, source, tfds_source
+from byoljax.suggest import did_you_mean, unknown
 
 SPLITS = ('pretrain', 'train', 'test')
 TFDS_PREFIX = 'tfds:'
@@ -74,11 +76,9 @@ def facts(name: str) -> Facts:
     # Empty splits are looked up when the set is opened.
     return Facts('tfds', name[len(TFDS_PREFIX) :], pretrain='', train='', test='')
   if name not in DATASETS:
-    close = difflib.get_close_matches(name, DATASETS, n=1)
-    hint = f'did you mean {close[0]!r}? ' if close else ''
     raise ValueError(
-      f'unknown data set {name!r}: {hint}There are {", ".join(DATASETS)}, and '
-      f'{TFDS_PREFIX}NAME for any other image set of TFDS.'
+      f'unknown data set {name!r}: there are {", ".join(DATASETS)}, and {TFDS_PREFIX}NAME for any '
+      f'other image set of TFDS{did_you_mean(name, DATASETS)}'
     )
   return DATASETS[name]
 
@@ -92,6 +92,7 @@ def load(
   image_key: str = 'image',
   label_key: str = 'label',
   in_memory: bool = False,
+  fields: Sequence[Field] = (),
 ) -> source.Source:
   """Opens a split of a data set.
 
@@ -106,14 +107,14 @@ def load(
     label_key: TFDS feature that holds the class.
     in_memory: decode small TFDS sets whose images all have one size once, when the first batch is
       asked for, and keep them: see `memory.keep`. For whoever reads a set more than once.
+    fields: further fields of every example, such as `Field('depth', 'map')`: folders, members or
+      features of these names. `shapes` has none.
 
   Raises:
     ValueError: an unknown name or split, data that are not there, or that are damaged.
   """
   if split not in SPLITS:
-    close = difflib.get_close_matches(split, SPLITS, n=1)
-    hint = f'did you mean {close[0]!r}? ' if close else ''
-    raise ValueError(f'unknown split {split!r}: {hint}use one of {", ".join(SPLITS)}.')
+    raise ValueError(unknown('split', split, SPLITS))
   known = facts(name)
   log = source.UnreadableLog(unreadable_log)
   directory = os.fspath(data_dir)
@@ -121,10 +122,12 @@ def load(
     what = 'the folder of images' if known.kind == 'folder' else 'the .npz file'
     raise ValueError(f'data set {name!r} needs config.data.dir: the path of {what}.')
   if known.kind == 'folder':
-    return folder.from_folder(directory, split, unreadable=log)
+    return folder.from_folder(directory, split, unreadable=log, fields=fields)
   if known.kind == 'npz':
-    return arrays.from_npz(directory, split)
+    return arrays.from_npz(directory, split, fields)
   if known.kind == 'shapes':
+    if fields:
+      raise ValueError(f'shapes has no field {fields[0].name!r}, only images and labels.')
     return _shapes(split, directory)
   wanted = {'pretrain': known.pretrain, 'train': known.train, 'test': known.test}[split]
   opened = tfds_source.from_tfds(
@@ -134,6 +137,7 @@ def load(
     image_key=image_key,
     label_key=label_key,
     unreadable=log,
+    fields=fields,
   )
   return memory.keep(opened) if in_memory else opened
 

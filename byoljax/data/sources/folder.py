@@ -14,16 +14,25 @@ Files count as images by their suffix. Names that begin with a dot are ignored; 
 each real directory once, so loops end. The order is that of the sorted relative paths: a function
 of the names alone. Nothing is opened at start-up: millions of files would take minutes. A file that
 turns out to be unreadable is replaced by the next one (see pipeline.py).
+
+Further fields lie in folders of their own names beside the images, which are then in a folder
+`images`: `train/images/cat/1.jpg` and `train/depth/cat/1.png`. A file belongs to the image with the
+same path but for the suffix; `.npy` files are allowed, too.
 """
 
+from collections.abc import Mapping, Sequence
 import functools
 import os
 
 import numpy as np
 
-from byoljax.data.sources import source
+from byoljax.data.fields import IMAGE, Field
+from byoljax.data.sources import field_file, source
+from byoljax.data.sources.image_file import UnreadableImageError
 
 SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.gif', '.webp')
+_FIELD_SUFFIXES = (*SUFFIXES, field_file.NPY)
+_IMAGES = 'images'
 _TRAIN = ('train', 'training')
 _TEST = ('test', 'val', 'valid', 'validation')
 
@@ -33,6 +42,7 @@ def from_folder(
   split: str,
   *,
   unreadable: source.UnreadableLog | None = None,
+  fields: Sequence[Field] = (),
 ) -> source.Source:
   """The images of a folder.
 
@@ -40,10 +50,11 @@ def from_folder(
     path: the folder; `~` is expanded.
     split: 'pretrain', 'train' or 'test'; the first two are the same images.
     unreadable: where files that cannot be read are noted.
+    fields: further fields, each a folder of its name.
 
   Raises:
-    ValueError: no such folder, no image in it, no test split, or a class that only the test split
-      has.
+    ValueError: no such folder, no image in it, no test split, a class that only the test split
+      has, or an image without one of the fields.
   """
   if split not in ('pretrain', 'train', 'test'):
     raise ValueError(f"a folder has no split {split!r}: use 'pretrain', 'train' or 'test'.")
@@ -52,6 +63,14 @@ def from_folder(
     kind = 'is a file' if os.path.exists(root) else 'does not exist'
     raise ValueError(f'{root} {kind}: config.data.dir must be a folder of images.')
   train, tests = _splits_of(root)
+  if fields:
+    train, tests = (os.path.join(train, _IMAGES), [os.path.join(t, _IMAGES) for t in tests])
+    if not os.path.isdir(train):
+      raise ValueError(
+        f'{train} is not there: where fields are read ({", ".join(f.name for f in fields)}), the '
+        f'images lie in a folder {_IMAGES!r} beside theirs.'
+      )
+    tests = [path for path in tests if os.path.isdir(path)]
   files, classes = _scan(train)
   if split == 'test':
     if not tests:
@@ -61,7 +80,8 @@ def from_folder(
       )
     train, files, classes = _test_files(tests, classes)
   log = source.UnreadableLog() if unreadable is None else unreadable
-  return _make(train, files, classes, split, log)
+  found = _fields_of(train, files, fields)
+  return _make(train, files, classes, split, log, found)
 
 
 def _splits_of(root: str) -> tuple[str, list[str]]:
@@ -105,7 +125,7 @@ def _scan(root: str, classes: tuple[str, ...] = ()) -> tuple[list[str], tuple[st
   return files, tuple(sorted(tops))
 
 
-def _walk(root: str) -> tuple[list[str], int]:
+def _walk(root: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[list[str], int]:
   """Every image below `root`, sorted, and how many other files there are."""
   files: list[str] = []
   others = 0
@@ -125,7 +145,7 @@ def _walk(root: str) -> tuple[list[str], int]:
           continue
         if _is_folder(entry):
           deeper.append((entry.path, f'{prefix}{entry.name}/'))
-        elif entry.name.lower().endswith(SUFFIXES):
+        elif entry.name.lower().endswith(suffixes):
           files.append(prefix + entry.name)
         else:
           others += 1
@@ -147,8 +167,10 @@ def _make(
   classes: tuple[str, ...],
   split: str,
   unreadable: source.UnreadableLog,
+  fields: Mapping[Field, list[str]],
 ) -> source.Source:
   name = os.path.basename(root) or root
+  paths = {field.name: own for field, own in fields.items()}
 
   @functools.cache
   def labels() -> np.ndarray | None:
@@ -157,12 +179,18 @@ def _make(
     number = {name: i for i, name in enumerate(classes)}
     return np.array([number[file.split('/', 1)[0]] for file in files], np.int32)
 
-  def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    images = np.empty(len(rows), object)
+  def values(rows: np.ndarray, name: str) -> np.ndarray:
+    if name == 'label':
+      known = labels()
+      return np.full(len(rows), -1, np.int32) if known is None else known[rows]
+    own = paths.get(name)
+    read = np.empty(len(rows), object)
     for i, row in enumerate(rows):
-      images[i] = _bytes_of(os.path.join(root, files[row]))
-    known = labels()
-    return images, np.full(len(rows), -1, np.int32) if known is None else known[rows]
+      read[i] = _bytes_of(os.path.join(root, files[row]) if own is None else own[row])
+    return read
+
+  def fetch(rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
+    return tuple(values(rows, name) for name in names)
 
   return source.Source(
     name=name,
@@ -176,7 +204,32 @@ def _make(
     fetch_labels=labels,
     locate=lambda row: os.path.join(root, files[row]),
     unreadable=unreadable,
+    fields=(IMAGE, *fields),
   )
+
+
+def _fields_of(
+  images: str, files: Sequence[str], fields: Sequence[Field]
+) -> dict[Field, list[str]]:
+  """The file of each image for every field, and the fields with channels and type."""
+  found = {}
+  for field in fields:
+    root = os.path.join(os.path.dirname(images), field.name)
+    if not os.path.isdir(root):
+      raise ValueError(f'{root} is not there: the field {field.name!r} needs a folder of its own.')
+    own_files, _ = _walk(root, _FIELD_SUFFIXES)
+    by_stem = {os.path.splitext(file)[0]: file for file in reversed(own_files)}
+    missing = [file for file in files if os.path.splitext(file)[0] not in by_stem]
+    if missing:
+      raise ValueError(
+        f'{root} has no file for {len(missing)} of {len(files)} images; the first is {missing[0]}.'
+      )
+    own = [os.path.join(root, by_stem[os.path.splitext(file)[0]]) for file in files]
+    try:
+      found[field_file.like(field, _bytes_of(own[0]))] = own
+    except UnreadableImageError as error:
+      raise ValueError(f'{own[0]} cannot be read as a {field.kind}: {error}.') from error
+  return found
 
 
 def _bytes_of(path: str) -> bytes:

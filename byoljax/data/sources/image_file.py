@@ -119,6 +119,32 @@ def decode(data: bytes) -> np.ndarray:
   return np.ascontiguousarray(_upright(pixels, orientation))
 
 
+def decode_numbers(data: bytes) -> np.ndarray:
+  """Decodes an image file whose numbers count, not what they look like: a map or a mask.
+
+  Args:
+    data: a whole image file.
+
+  Returns:
+    The upright numbers [H, W, C]: gray of 8 or 16 bits as it is, a palette's colors as their
+    numbers, bilevel as 0 and 1, everything else channel by channel.
+
+  Raises:
+    UnreadableImageError: not an image, truncated or damaged.
+  """
+  if not data:
+    raise UnreadableImageError('the file is empty or cannot be opened')
+  try:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+      _check_size(image.height, image.width)
+      orientation = _orientation(image)
+      pixels = np.asarray(image)
+  except Exception as error:  # As above.
+    raise UnreadableImageError(_reason(error)) from error
+  pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+  return np.ascontiguousarray(_upright(pixels, orientation))
+
+
 def _reason(error: Exception) -> str:
   text = ' '.join(str(error).split())
   if 'cannot identify image file' in text:

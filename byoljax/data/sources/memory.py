@@ -1,28 +1,31 @@
 """Data sets that are decoded once and kept in memory, where all images have one size and fit.
 
-Decoding CIFAR-10 or STL-10 anew in every epoch costs more than everything else that the host does,
-and buys nothing: the decoded bytes are the same every time. The examples, their order, labels and
-fingerprint stay as they are; only crops of one decoded picture are now made by `crop.resample`, as
-for any arrays. Sets of photographs of various sizes are not decoded: a training crop needs a part
-of each, at its own resolution.
+Decoding CIFAR-10 or STL-10 again in every epoch costs more than everything else on the host, and
+the result is the same every time. The examples, their order, labels and fingerprint do not change;
+crops are made by `crop.resample`, as for any arrays. Photographs of various sizes are not kept: a
+training crop needs a region of each, at its own resolution.
 """
 
 from concurrent import futures
 import dataclasses
 import functools
+import math
 import os
 import weakref
 
 import numpy as np
 
-from byoljax.data.sources import arrays, image_file
+from byoljax.data.fields import Field
+from byoljax.data.sources import arrays, field_file, image_file
 from byoljax.data.sources.source import Source
 
 # Largest share of this computer's memory that the decoded images of one split may take.
 SHARE = 1 / 4
 _READ_AT_ONCE = 1024
 # Splits that are in use: pretraining and the evaluations open the same ones.
-_decoded: weakref.WeakValueDictionary[str, Source] = weakref.WeakValueDictionary()
+_decoded: weakref.WeakValueDictionary[tuple[str, tuple[Field, ...]], Source] = (
+  weakref.WeakValueDictionary()
+)
 
 
 def keep(source: Source, limit_bytes: int | None = None) -> Source:
@@ -42,41 +45,51 @@ def keep(source: Source, limit_bytes: int | None = None) -> Source:
 
 
 def decoded_bytes(source: Source) -> int:
-  """Bytes of all images as uint8 [N, H, W, 3]; the images of the source have one size."""
-  assert source.image_shape is not None
-  return source.size * source.image_shape[0] * source.image_shape[1] * 3
+  """Bytes of all fields as arrays; the images of the source have one size."""
+  return source.size * sum(
+    math.prod(source.shape_of(field.name)) * np.dtype(field.dtype).itemsize
+    for field in source.fields
+  )
 
 
 def _decode(source: Source) -> Source:
-  known = _decoded.get(source.fingerprint)
+  key = (source.fingerprint, source.fields)
+  known = _decoded.get(key)
   if known is not None:
     return known
   assert source.image_shape is not None
-  images = np.empty((source.size, *source.image_shape, 3), np.uint8)
-  labels = np.empty(source.size, np.int32)
+  size = source.image_shape
+  names = [field.name for field in source.fields]
+  made = {
+    field.name: np.empty((source.size, *source.shape_of(field.name)), field.dtype)
+    for field in source.fields
+  }
+  labels = np.empty((source.size, *source.label_shape), np.int32)
 
   def fill(start: int) -> None:
     rows = np.arange(start, min(start + _READ_AT_ONCE, source.size))
-    files, labels[rows] = source.read(rows)
-    for row, data in zip(rows, files, strict=True):
-      pixels = image_file.decode(data)
-      if pixels.shape[:2] != source.image_shape:
-        raise image_file.UnreadableImageError(f'the image is {pixels.shape[0]} x {pixels.shape[1]}')
-      images[row] = pixels
+    *read, labels[rows] = source.read(rows, (*names, 'label'))
+    for field, values in zip(source.fields, read, strict=True):
+      if not field.has_pixels:
+        made[field.name][rows] = values
+        continue
+      for row, data in zip(rows, values, strict=True):
+        made[field.name][row] = field_file.decode(field, data, size)
 
   try:
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
       list(pool.map(fill, range(0, source.size, _READ_AT_ONCE)))
   except image_file.UnreadableImageError:
     return source
-  made = arrays.from_arrays(
-    images,
+  kept = arrays.from_arrays(
+    made.pop('image'),
     labels,
     name=source.name,
     num_classes=max(source.num_classes, 1),
+    fields={source.field(name): values for name, values in made.items()},
   )
-  made = dataclasses.replace(
-    made,
+  kept = dataclasses.replace(
+    kept,
     num_classes=source.num_classes,
     class_names=source.class_names,
     fingerprint=source.fingerprint,
@@ -84,8 +97,8 @@ def _decode(source: Source) -> Source:
     locate=source.locate,
     unreadable=source.unreadable,
   )
-  _decoded[source.fingerprint] = made
-  return made
+  _decoded[key] = kept
+  return kept
 
 
 def _memory_bytes() -> int:

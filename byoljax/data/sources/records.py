@@ -13,12 +13,12 @@ import importlib
 import mmap
 import os
 import struct
-import tempfile
 from typing import Any
 
 import numpy as np
 
 from byoljax.data.sources import shapes, source
+from byoljax.workdir.files import replacing
 
 _HEADER = 12
 _FOOTER = 4
@@ -41,17 +41,11 @@ def load_cached(path: str) -> np.ndarray | None:
 
 
 def save_cached(path: str, array: np.ndarray) -> None:
-  """Keeps an array under `path`, atomically; a cache that cannot be written is done without."""
+  """Keeps an array under `path`, atomically; a cache that cannot be written is skipped."""
   with contextlib.suppress(OSError):
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    handle, partial = tempfile.mkstemp(suffix='.tmp', dir=os.path.dirname(path))
-    try:
-      with os.fdopen(handle, 'wb') as file:
-        np.save(file, array, allow_pickle=False)
-      os.replace(partial, path)
-    except BaseException:
-      os.unlink(partial)
-      raise
+    with replacing(path) as file:
+      np.save(file, array, allow_pickle=False)
 
 
 def file_key(path: str) -> tuple[str, int, int]:

@@ -15,13 +15,13 @@ import contextlib
 import functools
 import io
 import os
-import tempfile
 from typing import Any
 import zipfile
 
 import numpy as np
 
 from byoljax.data.sources import drawing, tensorflow_import
+from byoljax.workdir.files import replacing
 
 VERSION = '1.0.0'
 SEED = 0
@@ -88,18 +88,6 @@ def default_data_dir() -> str:
   return os.path.abspath(os.path.expanduser(chosen))
 
 
-def _write_atomically(path: str, images: _Array, labels: _Array) -> None:
-  os.makedirs(os.path.dirname(path), exist_ok=True)
-  handle, partial = tempfile.mkstemp(suffix='.npz.tmp', dir=os.path.dirname(path))
-  try:
-    with os.fdopen(handle, 'wb') as file:
-      np.savez(file, images=images, labels=labels)
-    os.replace(partial, path)
-  except BaseException:
-    os.unlink(partial)
-    raise
-
-
 def arrays(split: str, data_dir: str | None = None) -> tuple[_Array, _Array]:
   """A whole split in memory, without TensorFlow.
 
@@ -128,7 +116,9 @@ def arrays(split: str, data_dir: str | None = None) -> tuple[_Array, _Array]:
   images = np.stack([image for image, _ in examples])
   labels = np.array([label for _, label in examples], np.int32)
   with contextlib.suppress(OSError):
-    _write_atomically(path, images, labels)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with replacing(path) as file:
+      np.savez(file, images=images, labels=labels)
   return images, labels
 
 

@@ -6,7 +6,7 @@ once, and nothing about the reader has to be saved. State is data: the fields sa
 the closures how to get them; there is no class hierarchy and nothing to close.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -15,6 +15,8 @@ import threading
 from typing import Any
 
 import numpy as np
+
+from byoljax.data.fields import IMAGE, Field, find
 
 UNREADABLE_FILE = 'unreadable.txt'
 
@@ -80,16 +82,21 @@ class Source:
     size: number of examples N, at least 1.
     num_classes: 0 where there are no labels.
     class_names: one per class, or empty.
-    encoded: True: `read` gives image files as bytes (object [b]); False: uint8 [b, H, W, 3].
+    encoded: True: `read` gives images, maps and masks as files (object [b], each bytes, or an array
+      where a map is stored as one); False: as arrays [b, H, W, C].
     image_shape: (H, W) where every image has the same, else None.
     fingerprint: short hash of what the data are (name, version, size, members); equal data give
       equal fingerprints wherever they lie. A resumed run compares it.
-    fetch: int64 [b] -> (images, labels int32 [b], -1 where unknown); called through `read`.
+    fetch: (int64 [b], names of fields) -> their values, in the order of the names; called through
+      `read`.
     fetch_labels: () -> int32 [N], or None where there are no labels; called through `labels`.
     locate: index -> the example's file or record, for messages.
     unreadable: where examples that cannot be read are noted.
     multi_label: True: images have several labels each, and labels are int32 [b, C] instead: 1 where
       the class is there, 0 where not, -1 where that does not count.
+    fields: what every example consists of, beside its label; 'image' first.
+    starts: the first index of each part, where several sources were joined: what cannot be read is
+      replaced by an example of the same part.
     decode: () -> the same examples as arrays in memory, made on the first call (`memory.keep`);
       None where every batch reads and decodes anew. The pipeline calls it.
   """
@@ -101,11 +108,13 @@ class Source:
   encoded: bool
   image_shape: tuple[int, int] | None
   fingerprint: str
-  fetch: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+  fetch: Callable[[np.ndarray, Sequence[str]], tuple[np.ndarray, ...]]
   fetch_labels: Callable[[], np.ndarray | None]
   locate: Callable[[int], str]
   unreadable: UnreadableLog = dataclasses.field(default_factory=UnreadableLog)
   multi_label: bool = False
+  fields: tuple[Field, ...] = (IMAGE,)
+  starts: tuple[int, ...] = (0,)
   decode: 'Callable[[], Source] | None' = None
 
   def __post_init__(self):
@@ -113,20 +122,53 @@ class Source:
     if self.size < 1:
       raise ValueError(f'{self.name} holds no example.')
 
-  def read(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  def read(
+    self, indices: np.ndarray, names: Sequence[str] = ('image', 'label')
+  ) -> tuple[np.ndarray, ...]:
     """Reads examples in the given order.
 
     Args:
       indices: integer [b] in [0, N); repeats are allowed.
+      names: of the fields that are wanted.
 
     Returns:
-      Images (object [b] of bytes, empty where a file could not be opened, or uint8 [b, H, W, 3])
-      and labels int32 [b, *label_shape], -1 where unknown.
+      The values of each field in the order of `names`: images uint8 [b, H, W, C], or object [b] of
+      bytes, empty where a file could not be opened; labels int32 [b, *label_shape], -1 where
+      unknown; others as `byoljax.data.fields` says of their kind.
 
     Raises:
-      ValueError: an index is out of range.
+      ValueError: an index is out of range, or there is no such field.
     """
-    return self.fetch(_checked(indices, self.size, self.name))
+    for name in names:
+      if name != 'label':
+        self.field(name)
+    return self.fetch(_checked(indices, self.size, self.name), tuple(names))
+
+  def field(self, name: str) -> Field:
+    """The field of this name.
+
+    Raises:
+      ValueError: there is none; the closest is named.
+    """
+    return find(self.fields, name, self.name)
+
+  @property
+  def channels(self) -> int:
+    """Channels of the images."""
+    return self.field('image').channels
+
+  def shape_of(self, name: str) -> tuple[int, ...]:
+    """The shape of one example's value; for pixels, where all images have one size."""
+    if name == 'label':
+      return self.label_shape
+    field = self.field(name)
+    assert self.image_shape is not None or not field.has_pixels, 'the images differ in size'
+    return field.shape(*(self.image_shape or (0, 0)))
+
+  def part_of(self, index: int) -> range:
+    """The indices of the part that an example belongs to: all, unless sources were joined."""
+    part = int(np.searchsorted(self.starts, index, side='right'))
+    return range(self.starts[part - 1], (*self.starts, self.size)[part])
 
   @property
   def labels(self) -> np.ndarray | None:
@@ -162,7 +204,8 @@ class Source:
       self,
       size=len(chosen),
       fingerprint=fingerprint(self.fingerprint, chosen.astype('<i8').tobytes()),
-      fetch=lambda rows: self.fetch(chosen[rows]),
+      fetch=lambda rows, names: self.fetch(chosen[rows], names),
+      starts=(0,),
       fetch_labels=functools.cache(labels),
       locate=lambda row: self.locate(int(chosen[row])),
       decode=None if whole is None else functools.cache(lambda: whole().subset(chosen)),

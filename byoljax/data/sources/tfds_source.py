@@ -1,15 +1,14 @@
 """Any image set that TensorFlow Datasets has prepared, by name or directory, without the network.
 
 The prepared files are read directly, record by record (`records.py`): TFDS's own reader gives a
-sequence, whose order would hang on the number of processes, and which cannot start at step k.
+sequence whose order depends on the number of processes, and which cannot start at step k.
 TFDS itself says which files make up a split (`train`, `train[:90%]`, `train+unlabelled`) and what
 the features are. Records are parsed a batch at a time by TensorFlow's example parser; images stay
 encoded, and what cannot be read counts as an empty image without a label. Nothing is ever
 downloaded: a set that is not there is an error that says what to run.
 """
 
-from collections.abc import Callable
-import difflib
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import os
 import re
@@ -17,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.data.sources import records, source, tensorflow_import
+from byoljax.data.fields import IMAGE, Field
+from byoljax.data.sources import records, source, tensorflow_import, tfds_fields
+from byoljax.suggest import did_you_mean
 
 _VERSION = re.compile(r'\d+\.\d+\.\d+')
 _LABEL_BATCH = 1024
@@ -37,6 +38,7 @@ def from_tfds(
   image_key: str = 'image',
   label_key: str = 'label',
   unreadable: source.UnreadableLog | None = None,
+  fields: Sequence[Field] = (),
 ) -> source.Source:
   """A split of a prepared TFDS image set.
 
@@ -49,6 +51,7 @@ def from_tfds(
     label_key: feature that holds the class; where it is missing, 'labels' is looked for (several
       per image; VOC's `labels_no_difficult` says which count), else the examples are unlabelled.
     unreadable: where images that cannot be decoded are noted.
+    fields: further fields, each the feature of its name.
 
   Raises:
     ValueError: not prepared, unknown name, split or feature, or damaged files.
@@ -61,18 +64,27 @@ def from_tfds(
   multi_label = len(label_keys) == 2
   fetch_records, size = _open_split(info, split)
   label = f'{info.full_name}:{split}'
-  parse = functools.partial(
-    _parse, image_key=image_key, label_keys=label_keys if classes else (), classes=classes
-  )
+  further = tfds_fields.resolve(fields, dict(info.features.items()), info.full_name)
+  parsers = tfds_fields.parsers(further, dict(info.features.items()))
 
-  def fetch(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = _parse_each(fetch_records(rows), parse)
+  def fetch(rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
+    own = [field for field in further if field.name in names]
+    parse = functools.partial(
+      _parse,
+      image_key=image_key,
+      label_keys=label_keys if classes else (),
+      classes=classes,
+      fields=[(field, parsers[field.name]) for field in own],
+    )
+    images, labels, *values = _parse_each(fetch_records(rows), parse)
     if not multi_label and classes and labels.max(initial=-1) >= classes:
       raise ValueError(
         f'{label} holds the label {labels.max()}, but its classes are 0 to {classes - 1}: prepare '
         'the data set again.'
       )
-    return images, labels
+    known = {'image': images, 'label': labels}
+    known |= {field.name: value for field, value in zip(own, values, strict=True)}
+    return tuple(known[name] for name in names)
 
   @functools.cache
   def labels() -> np.ndarray | None:
@@ -93,6 +105,7 @@ def from_tfds(
     locate=lambda row: f'{label}[{row}]',
     unreadable=source.UnreadableLog() if unreadable is None else unreadable,
     multi_label=multi_label,
+    fields=(IMAGE, *further),
   )
 
 
@@ -162,9 +175,7 @@ def _not_prepared(name: str, base_name: str, root: str) -> str:
   there = [entry for entry in _listdir(root) if _prepared_somewhere(os.path.join(root, entry))]
   known = sorted({*tfds.list_builders(with_community_datasets=False), *there})
   if base_name not in known:
-    close = difflib.get_close_matches(base_name, known, n=3)
-    hint = f'; did you mean {" or ".join(close)}?' if close else '.'
-    return f'there is no TFDS data set {base_name!r}{hint}'
+    return f'there is no TFDS data set {base_name!r}{did_you_mean(base_name, known, count=3)}'
   command = (
     'import tensorflow_datasets as tfds; '
     f"tfds.builder('{name}', data_dir='{root}').download_and_prepare()"
@@ -225,10 +236,9 @@ def _open_split(info: Any, split: str) -> tuple[Any, int]:
     parts = info.splits[split].file_instructions
   except (ValueError, KeyError, AssertionError) as error:
     names = sorted(info.splits)
-    close = difflib.get_close_matches(split, names, n=1)
-    hint = f' (did you mean {close[0]!r}?)' if close else ''
     raise ValueError(
-      f'{info.full_name} has no split {split!r}{hint}: it has {", ".join(names)}.'
+      f'{info.full_name} has no split {split!r}: it has {", ".join(names)}'
+      f'{did_you_mean(split, names)}'
     ) from error
   paths = [os.fspath(part.filename) for part in parts]
   as_array_record = info.file_format.value == 'array_record'
@@ -266,40 +276,54 @@ def _open_split(info: Any, split: str) -> tuple[Any, int]:
 
 
 def _parse_each(
-  serialized: list[bytes | None], parse: Callable[[list[bytes]], tuple[np.ndarray, np.ndarray]]
-) -> tuple[np.ndarray, np.ndarray]:
+  serialized: list[bytes | None], parse: Callable[[list[bytes]], tuple[np.ndarray, ...]]
+) -> tuple[np.ndarray, ...]:
   """As `parse`, but examples that cannot be parsed or are None become empty images, unlabelled."""
   whole = [example if example is not None else b'' for example in serialized]
   try:
-    images, labels = parse(whole)
+    parsed = parse(whole)
   except Exception:  # TensorFlow raises what damage leads it to, and does not say which one it was.
     if len(whole) == 1:
-      images, labels = parse([b''])
+      parsed = parse([b''])
     else:
       parts = [_parse_each([example], parse) for example in serialized]
-      images, labels = (np.concatenate(part) for part in zip(*parts, strict=True))
+      parsed = tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+  images, labels, *_ = parsed
   for row in np.flatnonzero([not image for image in images]):
     labels[row] = -1
-  return images, labels
+  return parsed
 
 
 def _parse(
-  serialized: list[bytes], *, image_key: str, label_keys: tuple[str, ...], classes: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """Encoded images, object [b] of bytes, and labels int32 [b] or [b, C], of serialized examples."""
+  serialized: list[bytes],
+  *,
+  image_key: str,
+  label_keys: tuple[str, ...],
+  classes: int,
+  fields: Sequence[tuple[Field, Mapping[str, Any]]],
+) -> tuple[np.ndarray, ...]:
+  """Of serialized examples: images, object [b] of bytes, labels int32 [b] or [b, C], and fields."""
   tf = tensorflow_import.tensorflow()
   wanted: dict[str, Any] = {image_key: tf.io.FixedLenFeature((), tf.string, default_value=b'')}
   one = tf.io.FixedLenFeature((), tf.int64, default_value=-1)
   several = tf.io.RaggedFeature(tf.int64)
   wanted |= dict.fromkeys(label_keys, one if len(label_keys) == 1 else several)
+  for _, stored in fields:
+    wanted |= stored
   parsed = tf.io.parse_example(tf.constant(serialized, tf.string), wanted)
-  images = parsed[image_key].numpy()
+  values = (tfds_fields.value(field, parsed) for field, _ in fields)
+  return parsed[image_key].numpy(), _labels(parsed, label_keys, classes, len(serialized)), *values
+
+
+def _labels(
+  parsed: Mapping[str, Any], label_keys: tuple[str, ...], classes: int, count: int
+) -> np.ndarray:
   if not label_keys:
-    return images, np.full(len(serialized), -1, np.int32)
+    return np.full(count, -1, np.int32)
   if len(label_keys) == 1:
-    return images, parsed[label_keys[0]].numpy().astype(np.int32)
+    return parsed[label_keys[0]].numpy().astype(np.int32)
   shown, counting = (_marks(parsed[key], classes) for key in label_keys)
-  return images, np.where(shown & ~counting, -1, counting).astype(np.int32)
+  return np.where(shown & ~counting, -1, counting).astype(np.int32)
 
 
 def _marks(ragged: Any, classes: int) -> np.ndarray:
@@ -318,7 +342,8 @@ def _all_labels(name: str, directory: str, shape: tuple[int, ...], fetch: Any) -
     return known
   size = shape[0]
   rows = np.arange(size)
-  parts = [fetch(rows[i : i + _LABEL_BATCH]) for i in range(0, size, _LABEL_BATCH)]
+  names = ('image', 'label')
+  parts = [fetch(rows[i : i + _LABEL_BATCH], names) for i in range(0, size, _LABEL_BATCH)]
   labels = np.concatenate([part for _, part in parts])
   if all(image for images, _ in parts for image in images):  # The damaged may be mended.
     records.save_cached(cache, labels)

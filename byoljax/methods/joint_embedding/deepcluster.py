@@ -171,7 +171,7 @@ def build(
     features=(num_clusters,),
     last_bias=True,
     dtype=jnp.dtype(setting.dtype),
-    start='normal_0.01',
+    kernel_init='normal_0.01',
   )
   net = stack((('encoder', 'embedding', make_encoder(setting.axis)), ('head', 'logits', top)))
   return deepcluster(

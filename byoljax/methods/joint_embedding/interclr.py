@@ -133,8 +133,8 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
     positions = collectives.positions(len(index), axis)
     keys = jax.vmap(lambda position: jax.random.split(jax.random.fold_in(key, position)))(positions)
     classes = state.labels[index]
-    positive = pseudo_classes.draw_positive(keys[:, 0], classes, state.labels, c.num_clusters)
-    negatives, counts = pseudo_classes.draw_negatives(
+    positive = pseudo_classes.sample_positive(keys[:, 0], classes, state.labels, c.num_clusters)
+    negatives, counts = pseudo_classes.sample_negatives(
       keys[:, 1], q, classes, state.bank, state.labels, c.sampling
     )
     near, far = state.bank[positive], state.bank[negatives]

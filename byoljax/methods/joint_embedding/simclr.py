@@ -171,7 +171,7 @@ def build(
     features=tuple(projector),
     hidden_bias=False,
     last_norm='bn_no_bias',
-    start='normal_0.01',
+    kernel_init='normal_0.01',
     bn_axis=setting.axis,
     dtype=jnp.dtype(setting.dtype),
   )

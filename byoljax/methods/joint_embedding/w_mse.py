@@ -28,11 +28,14 @@ def build(
   Args:
     make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run; its batch must be larger than the projection.
-    projector: sizes of its layers; no normalization on its output.
+    projector: sizes of its layers; no normalization on its output. A last size of 0 is half the
+      batch, which whitening can estimate.
 
   Raises:
     ValueError: an empty projector, or a projection that the batch is too small to whiten.
   """
+  if projector and projector[-1] == 0:
+    projector = (*projector[:-1], setting.micro_batch_size // 2)
   check_sizes(projector)
   if projector[-1] >= setting.micro_batch_size:
     raise ValueError(

@@ -23,7 +23,6 @@ from byoljax.method import (
   MakeEncoder,
   Method,
   Setting,
-  Teacher,
   default_groups,
   keep,
 )
@@ -37,31 +36,32 @@ class StudentState(Statistics):
   """What distillation keeps beside the student's parameters.
 
   Attributes:
-    teacher: the teacher's variables; they never change.
+    teacher: the teacher's {'params', 'bn'}; they never change.
   """
 
   teacher: PyTree
 
 
-def distillation(net: Net, teacher: Teacher, *, temperature: float) -> Method:
+def distillation(net: Net, teacher: Any, *, temperature: float) -> Method:
   """Distillation into a network; `build` makes it.
 
   Args:
     net: outputs 'embedding' and 'logits' [b, C].
-    teacher: see `method.Teacher`.
+    teacher: a classifier, see `method.Setting.given`.
     temperature: T of both softmaxes.
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, StudentState]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
-    return params, StudentState(bn, jax.tree.map(jnp.array, teacher.variables))
+    frozen = {'params': teacher.params, 'bn': teacher.bn}
+    return params, StudentState(bn, jax.tree.map(jnp.array, frozen))
 
   def loss(
     params: PyTree, state: StudentState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key, step
     images = batch['views'][0]
-    targets = lax.stop_gradient(teacher.logits(state.teacher, images))
+    targets = lax.stop_gradient(teacher.read(state.teacher['params'], state.teacher['bn'], images))
     outputs, bn = net.apply(params, state.bn, images, train=True)
     value = jnp.mean(losses.distillation(outputs['logits'], targets, temperature))
     agree = jnp.argmax(outputs['logits'], axis=-1) == jnp.argmax(targets, axis=-1)
@@ -95,7 +95,7 @@ def build(make_encoder: MakeEncoder, setting: Setting, *, temperature: float = 1
   net = stack(
     (
       ('encoder', 'embedding', make_encoder(setting.axis)),
-      ('head', 'logits', heads.LinearHead(teacher.num_classes)),
+      ('head', 'logits', heads.LinearHead(teacher.dim)),
     )
   )
   return distillation(net, teacher, temperature=temperature)

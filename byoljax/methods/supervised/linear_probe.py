@@ -27,7 +27,6 @@ from byoljax.method import (
   Batch,
   MakeEncoder,
   Method,
-  Pretrained,
   Setting,
   default_groups,
   keep,
@@ -53,20 +52,20 @@ class FrozenEncoder(flax.struct.PyTreeNode):
 
 
 def linear_probe(
-  frozen: Pretrained,
+  frozen: Any,
   num_classes: int,
   num_heads: int,
   *,
-  start: str = 'zeros',
+  kernel_init: str = 'zeros',
   norm: Net | None = None,
 ) -> Method:
   """Linear heads over a frozen network's features.
 
   Args:
-    frozen: the network.
+    frozen: the network, see `method.Setting.given`.
     num_classes: C.
     num_heads: L, the number of stacked heads.
-    start: how kernels start, the same for every head: see `heads.LinearHead`.
+    kernel_init: how kernels are initialized, the same for every head: see `heads.LinearHead`.
     norm: normalizes the features before the heads; output 'normalized'. None: they are not.
 
   Returns:
@@ -74,7 +73,7 @@ def linear_probe(
     'logits' [N, L * C].
   """
 
-  head = stack((('head', 'logits', heads.LinearHead(num_classes, start)),))
+  head = stack((('head', 'logits', heads.LinearHead(num_classes, kernel_init)),))
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, FrozenEncoder]:
     params, bn = jax.tree.map(jnp.array, (frozen.params, frozen.bn))
@@ -86,7 +85,7 @@ def linear_probe(
     return {'head': {'kernel': kernel, 'bias': bias}}, FrozenEncoder(params, bn, statistics)
 
   def _features(state: FrozenEncoder, images: jax.Array) -> jax.Array:
-    return frozen.apply(state.params, state.bn, images)
+    return frozen.read(state.params, state.bn, images)
 
   def _normalized(
     state: FrozenEncoder, features: jax.Array, train: bool
@@ -128,7 +127,7 @@ def build(
   setting: Setting,
   *,
   num_heads: int = 1,
-  start: str = 'zeros',
+  kernel_init: str = 'zeros',
   norm: bool = False,
 ) -> Method:
   """Builds the probe on a pretrained encoder.
@@ -137,12 +136,12 @@ def build(
     make_encoder: not needed: `setting.given['encoder']` brings its own.
     setting: the run; it must name the classes and hold the network.
     num_heads: how many heads train side by side, one per learning rate.
-    start: a key of `heads.STARTS`.
+    kernel_init: a key of `heads.KERNEL_INITS`.
     norm: batch normalization of the features, without scale and shift (MAE, arXiv 2111.06377,
       appendix A.1).
 
   Raises:
-    ValueError: the data have no labels, there is no encoder to probe, or an unknown start.
+    ValueError: the data have no labels, there is no encoder to probe, or an unknown kernel_init.
   """
   del make_encoder
   if setting.num_classes < 2:
@@ -150,7 +149,9 @@ def build(
   encoder = setting.given.get('encoder')
   if encoder is None:
     raise ValueError('a linear probe needs a pretrained encoder: set config.pretrained.')
-  if start not in heads.STARTS:
-    raise ValueError(f"start='{start}' is not one of {', '.join(heads.STARTS)}.")
+  if kernel_init not in heads.KERNEL_INITS:
+    raise ValueError(f"kernel_init='{kernel_init}' is not one of {', '.join(heads.KERNEL_INITS)}.")
   normalize = stack((('norm', 'normalized', heads.FeatureNorm(setting.axis)),)) if norm else None
-  return linear_probe(encoder, setting.num_classes, num_heads, start=start, norm=normalize)
+  return linear_probe(
+    encoder, setting.num_classes, num_heads, kernel_init=kernel_init, norm=normalize
+  )

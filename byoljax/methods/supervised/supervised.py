@@ -1,8 +1,8 @@
 """Supervised training of a whole network, written as one more method: fine-tuning, or from scratch.
 
 The encoder starts from `setting.given['encoder']` where there is one, the linear classifier on top
-at zero (SimCLR v2's start), and everything is trained by cross-entropy on the labels. With `head`
-the first layers of the pretrained projector stay between the two, as SimCLR v2
+at zero (SimCLR v2's start), and everything is trained by cross-entropy on the labels. With
+`head_layers` the first layers of the pretrained projector stay between the two, as SimCLR v2
 fine-tunes (arXiv 2006.10029, section 2). Images with several labels each get one binary
 classifier per class, the sum of whose losses is minimized.
 
@@ -24,7 +24,6 @@ from byoljax.method import (
   Batch,
   MakeEncoder,
   Method,
-  Pretrained,
   Setting,
   default_groups,
   evaluation_outputs,
@@ -37,12 +36,12 @@ PyTree = Any
 BATCH_NORMS = ('batch', 'frozen')
 
 
-def supervised(net: Net, start: Pretrained | None, *, batch_norm: str) -> Method:
+def supervised(net: Net, start: Any, *, batch_norm: str) -> Method:
   """Supervised training of a network; `build` makes it.
 
   Args:
     net: outputs 'embedding' and 'logits' [b, C]; its role 'head' is the classifier.
-    start: weights of some of its other roles, or None.
+    start: has the weights of some of its other roles, see `method.Setting.given`; or None.
     batch_norm: 'batch' normalizes with the batch's statistics, 'frozen' with the running ones.
   """
 

@@ -32,5 +32,24 @@ def test_settings_from_a_config():
   spec = views.ViewSpec.from_mapping({'size': 64, 'crop_scale': [0.2, 1], 'hue': 0})
   assert spec.crop_scale == (0.2, 1.0)
   assert hash(spec) == hash(views.ViewSpec(size=64, crop_scale=(0.2, 1.0), hue=0))
-  with pytest.raises(ValueError, match="unknown view field 'gray_probability': did you mean 'gray"):
+  with pytest.raises(ValueError, match="unknown view field 'gray_probability'.*did you mean 'gray"):
     views.ViewSpec.from_mapping({'gray_probability': 0.2})
+
+
+def test_views_of_a_configuration():
+  """In the order of their numbers, repeated, and with the geometry of another by its name."""
+  settings = {
+    'view10': {'size': 12, 'geometry_of': 'view2'},
+    'view1': {'size': 8, 'repeat': 2},
+    'view2': {'size': 10},
+  }
+  found = views.specs_of(settings)
+  assert [spec.size for spec in found] == [8, 8, 10, 12]
+  assert [spec.geometry_of for spec in found] == [None, None, None, 2]
+  for wrong, message in (
+    ({'view1': {'geometry_of': 'view3'}}, "geometry_of is 'view3', but the views are view1"),
+    ({'view1': {'repeat': 0}}, 'view1.repeat=0'),
+    ({}, 'there is no view'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      views.specs_of(wrong)

@@ -14,7 +14,7 @@ from PIL import Image
 import pytest
 
 from byoljax.data.augment import views
-from byoljax.data.batches import decode, file_batches, graph, pipeline
+from byoljax.data.batches import decode, file_batches, graph, order, pipeline
 from byoljax.data.sources import source, tensorflow_import
 from tests.paths import ROOT
 
@@ -39,11 +39,12 @@ def _source(contents, busy=0.0):
   data = np.empty(len(contents), object)
   data[:] = contents
 
-  def fetch(rows):
+  def fetch(rows, names):
     end = time.monotonic() + busy
     while time.monotonic() < end:
       sum(range(100))
-    return data[rows], np.full(len(rows), -1, np.int32)
+    values = {'image': data[rows], 'label': np.full(len(rows), -1, np.int32)}
+    return tuple(values[name] for name in names)
 
   return source.Source(
     name='files',
@@ -59,9 +60,16 @@ def _source(contents, busy=0.0):
   )
 
 
-def _train(data, stop=10**9, specs=SPECS, **options):
-  settings = {'batch_size': 8, 'seed': 0, 'start_step': 0, 'threads': 3, **options}
-  return pipeline.train_batches(data, specs, stop_step=stop, **settings)
+def _train(data, stop=10**9, specs=SPECS, batch_size=8, start_step=0, threads=3):
+  return pipeline.train_batches(
+    data,
+    specs,
+    order=order.Order(data.size, batch_size, seed=0),
+    seed=0,
+    start_step=start_step,
+    stop_step=stop,
+    threads=threads,
+  )
 
 
 def _evaluate(data):
@@ -256,13 +264,12 @@ def _same(first, second):
   return all(np.array_equal(a, b) for a, b in zip(_flat(first), _flat(second), strict=True))
 
 
-@pytest.mark.parametrize('where', ['accelerator', 'host'])
-def test_a_group_made_again_is_the_same(where, monkeypatch):
+def test_a_group_made_again_is_the_same(monkeypatch):
   """What the graph makes, and what is made by a call where it could not."""
   data = _source(_contents(70, 144))
   # Large enough for matrix products that may be shared out among threads.
   large = (views.ViewSpec(size=128), views.ViewSpec(size=96))
-  settings = {'batch_size': 35, 'stop': 6, 'photometric_on': where, 'specs': large}
+  settings = {'batch_size': 35, 'stop': 6, 'specs': large}
   due = list(_train(data, **settings))
   monkeypatch.setattr(graph.Stream, 'take', lambda self, number: None)
   again = list(_train(data, **settings))
@@ -270,15 +277,14 @@ def test_a_group_made_again_is_the_same(where, monkeypatch):
   assert all(_same(a, b) for a, b in zip(due, again, strict=True))
 
 
-@pytest.mark.parametrize('where', ['accelerator', 'host'])
-def test_batches_do_not_depend_on_which_damage_was_met(where):
+def test_batches_do_not_depend_on_which_damage_was_met():
   contents = _contents(16)
   contents[3], contents[9] = _damaged_png(), _half_damaged_jpeg()
   data = _source(contents)
-  whole = list(_train(data, stop=24, photometric_on=where))
+  whole = list(_train(data, stop=24))
   for start in (1, 2, 7, 12, 23):
     fresh = _source(contents)
-    rest = list(_train(fresh, stop=24, start_step=start, photometric_on=where))
+    rest = list(_train(fresh, stop=24, start_step=start))
     assert all(_same(a, b) for a, b in zip(whole[start:], rest, strict=True))
   assert data.unreadable.names.keys() == {'file 3', 'file 9'}
   # The PNG is never there. The JPEG is, in the epochs whose crops leave the damage out.
@@ -307,18 +313,18 @@ def test_nothing_but_damage_is_an_error():
   with pytest.raises(ValueError, match='12 examples of files in a row cannot be read; .*damaged'):
     next(_train(_source([_damaged_png()] * 12)))
   batch = next(_evaluate(_source([_damaged_png()] * 12)))
-  assert not batch['mask'].any() and not batch['image'].any()
+  assert not batch['valid'].any() and not batch['image'].any()
 
 
 def test_an_error_of_the_reader_is_raised_as_it_is():
   data = _source(_contents(16))
   calls = []
 
-  def fetch(rows):
+  def fetch(rows, names):
     calls.append(rows)
     if len(calls) > 3:
       raise OSError('the disk is gone')
-    return data.fetch(rows)
+    return data.fetch(rows, names)
 
   broken = source.dataclasses.replace(data, fetch=fetch)
   batches = _train(broken, threads=1)
@@ -331,7 +337,7 @@ def test_an_error_of_the_reader_is_raised_as_it_is():
 def test_work_ahead_is_bounded():
   data = _source(_contents(16))
   read = []
-  counted = source.dataclasses.replace(data, fetch=lambda rows: read.append(1) or data.fetch(rows))
+  counted = source.dataclasses.replace(data, fetch=lambda *a: read.append(1) or data.fetch(*a))
   batches = _train(counted, threads=2)
   next(batches)
   seen = 0

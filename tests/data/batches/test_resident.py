@@ -19,9 +19,11 @@ from byoljax.data.batches.order import Order
 from byoljax.data.sources import arrays, datasets, memory, shapes
 from byoljax.data.sources import source as source_lib
 from byoljax.devices import collectives, mapping
+from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.method import Refresh
-from byoljax.protocols import classify, extraction
+from byoljax.protocols import extraction, linear
 from byoljax.train import assemble, loop
+from byoljax.train.record import Cadence, Logging
 from byoljax.workdir import checkpoint, clock, metrics
 from configs import base
 
@@ -47,9 +49,9 @@ def files_of(images, labels, broken=(), **changes):
     files[row] = b'no picture'
   reads = np.zeros(len(images), int)
 
-  def fetch(rows):
+  def fetch(rows, names):
     reads[rows] += 1
-    return files[rows], labels[rows]
+    return tuple({'image': files, 'label': labels}[name][rows] for name in names)
 
   fields = {
     'name': 'files', 'size': len(images), 'num_classes': 3, 'class_names': ('a', 'b', 'c'),
@@ -101,8 +103,10 @@ def test_kept_images_give_the_pictures_of_the_files():
   pytest.importorskip('tensorflow')
   images, labels = some_arrays(height=14, width=18)
   files, reads = files_of(images, labels, fingerprint='pictures')
-  specs = (views.ViewSpec(size=8), views.ViewSpec(size=12, solarize_prob=0.5))
-  ask = {'batch_size': 8, 'seed': 3, 'start_step': 1, 'stop_step': 4, 'photometric_on': 'host'}
+  plain = {'jitter_prob': 0.0, 'gray_prob': 0.0, 'blur_prob': 0.0}
+  specs = (views.ViewSpec(size=8, **plain), views.ViewSpec(size=12, solarize_prob=0.5, **plain))
+  ask = {'order': Order(files.size, 8, 3), 'seed': 3, 'start_step': 1, 'stop_step': 4}
+  augment = jax.jit(device.make_augment(specs, seed=3, mean=(0,) * 3, std=(1,) * 3))
   for a, b in zip(
     pipeline.train_batches(files, specs, **ask),
     pipeline.train_batches(memory.keep(files), specs, **ask),
@@ -110,15 +114,15 @@ def test_kept_images_give_the_pictures_of_the_files():
   ):
     np.testing.assert_array_equal(a['index'], b['index'])
     np.testing.assert_array_equal(a['label'], b['label'])
-    for x, y in zip(a['views'], b['views'], strict=True):
-      assert np.abs(x.astype(int) - y).max() <= 1
+    for x, y in zip(augment(a)['views'], augment(b)['views'], strict=True):
+      assert np.abs(np.asarray(x) - np.asarray(y)).max() < 1.01 / 255
   ask = {'image_size': 10, 'batch_size': 8}
   for a, b in zip(
     pipeline.eval_batches(files, **ask), pipeline.eval_batches(memory.keep(files), **ask),
     strict=True,
   ):  # fmt: skip
     assert np.abs(a['image'].astype(int) - b['image']).max() <= 1
-    np.testing.assert_array_equal(a['mask'], b['mask'])
+    np.testing.assert_array_equal(a['valid'], b['valid'])
 
 
 def test_the_built_in_set_is_the_one_that_tfds_reads(tmp_path, monkeypatch):
@@ -153,23 +157,23 @@ def test_pictures_are_those_of_the_pipeline(loops):
   data = arrays.from_arrays(images, labels)
   specs = (views.ViewSpec(size=8), views.ViewSpec(size=12, jitter_prob=0, solarize_prob=0.5))
   plan = Order(21, 4, seed=3)
-  augment = device.make_augment(specs, seed=3, steps_per_epoch=5, mean=MEAN, std=STD)
-  batches = pipeline.train_batches(data, specs, batch_size=4, seed=3, start_step=3, stop_step=8)
+  augment = device.make_augment(specs, seed=3, mean=MEAN, std=STD)
+  batches = pipeline.train_batches(data, specs, order=plan, seed=3, start_step=3, stop_step=8)
 
   def step(state, batch):
     number, seen = state
     made = augment(batch, number)
     return (number + 1, seen + 1), made | {'seen': seen}
 
-  many = jax.jit(resident.make_steps(step, (14, 18)))
+  many = jax.jit(resident.make_steps(step, data))
   placed = resident.place(data)
   assert placed['image'].dtype == jnp.uint8 and placed['image'].shape == (21, 14 * 18 * 3)
   expected = [jax.jit(augment)(batch, number) for number, batch in enumerate(batches, 3)]
   for count in (1, 2, 3, 5):
-    index = resident.indices(plan, 3, count).swapaxes(0, 1).reshape(resident.MAX_STEPS, -1)
-    (number, _), got = many((jnp.int32(3), jnp.int32(0)), placed, index, np.int32(count))
+    order = np.concatenate(resident.examples(plan, 3, count), axis=-1)
+    (number, _), got = many((jnp.int32(3), jnp.int32(0)), placed, order, np.int32(count))
     assert int(number) == 3 + count and int(got['seen']) == count - 1
-    for name in ('index', 'label'):
+    for name in ('index', 'epoch', 'label'):
       np.testing.assert_array_equal(got[name], expected[count - 1][name])
     for x, y in zip(got['views'], expected[count - 1]['views'], strict=True):
       np.testing.assert_allclose(x, y, atol=2e-5)
@@ -177,46 +181,46 @@ def test_pictures_are_those_of_the_pipeline(loops):
 
 
 def test_devices_get_the_rows_that_shard_gives_them():
-  index = resident.indices(Order(40, 8, seed=1), 4, 3)
+  plan = Order(40, 8, seed=1)
+  rows = resident.examples(plan, 4, 3)
   devices = jax.local_device_count()
-  assert index.shape == (devices, resident.MAX_STEPS, 8 // devices)
+  assert rows.shape == (devices, 2, resident.MAX_STEPS, 8 // devices) and rows.dtype == np.int32
   for step in range(3):
-    _, rows = Order(40, 8, seed=1).at(4 + step)
-    want = mapping.shard({'index': rows})['index']
-    np.testing.assert_array_equal(index[:, step], want)
-  np.testing.assert_array_equal(index[:, 3:], 0)
-  two = [resident.indices(Order(40, 8, 1, p, 2), 4, 3)[:, :3] for p in range(2)]
+    epoch, index = plan.at(4 + step)
+    want = mapping.shard({'epoch': epoch, 'index': index})
+    np.testing.assert_array_equal(rows[:, 0, step], want['epoch'])
+    np.testing.assert_array_equal(rows[:, 1, step], want['index'])
+  np.testing.assert_array_equal(rows[:, :, 3:], 0)
+  two = [resident.examples(Order(40, 8, 1, p, 2), 4, 3)[:, 1, :3] for p in range(2)]
   whole = np.concatenate([part.swapaxes(0, 1).reshape(3, -1) for part in two], 1)
-  np.testing.assert_array_equal(whole, index[:, :3].swapaxes(0, 1).reshape(3, -1))
+  np.testing.assert_array_equal(whole, rows[:, 1, :3].swapaxes(0, 1).reshape(3, -1))
 
 
 def test_when_data_live_on_the_devices(monkeypatch):
   images, labels = some_arrays()
   small, (files, _) = arrays.from_arrays(images), files_of(images, labels)
-  assert not resident.is_chosen('auto', small, 'accelerator'), 'a CPU has nothing to save'
+  assert not resident.is_chosen('auto', small), 'a CPU has nothing to save'
   monkeypatch.setattr(resident, '_room', lambda: images.nbytes)
-  assert resident.is_chosen('auto', small, 'accelerator')
-  assert not resident.is_chosen('auto', small, 'host')
-  assert not resident.is_chosen('auto', files, 'accelerator')
-  assert not resident.is_chosen('off', small, 'accelerator')
+  assert resident.is_chosen('auto', small)
+  assert not resident.is_chosen('auto', files)
+  assert not resident.is_chosen('off', small)
   monkeypatch.setattr(resident, '_room', lambda: images.nbytes - 1)
-  assert not resident.is_chosen('auto', small, 'accelerator')
-  assert resident.is_chosen('on', small, 'accelerator')
+  assert not resident.is_chosen('auto', small)
+  assert resident.is_chosen('on', small)
 
 
 @pytest.mark.parametrize(
-  'mode, changes, place, message',
+  'mode, changes, message',
   [
-    ('yes', {}, 'accelerator', "data.resident='yes' must be one of auto, on, off"),
-    ('on', {}, 'host', 'set augment.device=accelerator'),
-    ('on', {'image_shape': None}, 'accelerator', 'images of one size.*data.resident=auto'),
-    ('on', {}, 'accelerator', "do not fit into this computer's memory"),
+    ('yes', {}, "data.resident='yes' must be one of auto, on, off"),
+    ('on', {'image_shape': None}, 'images of one size.*data.resident=auto'),
+    ('on', {}, "do not fit into this computer's memory"),
   ],
 )
-def test_mistakes_are_explained(mode, changes, place, message):
+def test_mistakes_are_explained(mode, changes, message):
   files, _ = files_of(*some_arrays())
   with pytest.raises(ValueError, match=message):
-    resident.check(mode, dataclasses.replace(files, **changes), place)
+    resident.check(mode, dataclasses.replace(files, **changes))
 
 
 # --- the loop ------------------------------------------------------------------------------------
@@ -232,7 +236,7 @@ def assembled(npz, *, mode, length='10 steps', log='4 steps'):
     'method.predictor': '(16,8)', 'log.every': log, 'log.tensorboard': 'false',
   }  # fmt: skip
   config = config_lib.load(f'{cli.recipes_directory()}/byol.py:smoke', list(fields.items()))
-  return assemble.assemble(config, datasets.load('npz', 'pretrain', data_dir=str(npz)))
+  return assemble.from_config(config, datasets.load('npz', 'pretrain', data_dir=str(npz)))
 
 
 def rows_of(workdir):
@@ -251,7 +255,7 @@ def values(state):
 def streamed(npz, tmp_path_factory):
   """The run with batches from the host."""
   workdir = tmp_path_factory.mktemp('streamed')
-  state, complete = loop.train(assembled(npz, mode='off'), workdir, save_every='5 steps')
+  state, complete = loop.train(assembled(npz, mode='off'), workdir, Cadence(save=5))
   assert complete
   return values(state), rows_of(workdir)
 
@@ -273,7 +277,7 @@ def compiled():
 
 def test_training_is_the_same_without_loops(npz, tmp_path, streamed):
   """A step per call: the same program but for where the rows come from."""
-  state, _ = loop.train(assembled(npz, mode='on'), tmp_path, save_every='5 steps')
+  state, _ = loop.train(assembled(npz, mode='on'), tmp_path, Cadence(save=5))
   for a, b in zip(values(state), streamed[0], strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -283,7 +287,7 @@ def test_training_is_the_same_in_loops_and_resumes_bit_exactly(
 ):
   """Many steps per call, stopped in the middle by a signal, resumed: one run, one program."""
   run = assembled(npz, mode='on')
-  whole, complete = loop.train(run, tmp_path / 'whole', save_every='5 steps')
+  whole, complete = loop.train(run, tmp_path / 'whole', Cadence(save=5))
   assert complete
   for a, b in zip(values(whole), streamed[0], strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
@@ -301,11 +305,11 @@ def test_training_is_the_same_in_loops_and_resumes_bit_exactly(
     return real(state, data, index, count)
 
   first = run._replace(many_steps=signalled)
-  _, complete = loop.train(first, tmp_path / 'cut', save_every='5 steps')
+  _, complete = loop.train(first, tmp_path / 'cut', Cadence(save=5))
   assert not complete and sum(calls) == 4
   assert checkpoint.Checkpoints(tmp_path / 'cut').steps() == [4]
   # Resumed with calls of other lengths.
-  again, complete = loop.train(run, tmp_path / 'cut', save_every='3 steps')
+  again, complete = loop.train(run, tmp_path / 'cut', Cadence(save=3))
   assert complete
   for a, b in zip(values(again), values(whole), strict=True):
     np.testing.assert_array_equal(a, b)
@@ -329,8 +333,8 @@ def test_what_travels_between_host_and_devices(npz, tmp_path, loops, monkeypatch
   fetch = mapping.fetch
   monkeypatch.setattr(mapping, 'fetch', lambda tree: fetched.append(tree) or fetch(tree))
   monkeypatch.setattr(checkpoint.Checkpoints, 'save', lambda *unused: None)
-  loop.train(run._replace(many_steps=guarded), tmp_path)
-  assert sent == [4 * 16 * resident.MAX_STEPS + 4] * 5, 'steps 1, 2, 3-4, 5-8 and 9-10'
+  loop.train(run._replace(many_steps=guarded), tmp_path, Cadence())
+  assert sent == [2 * 4 * 16 * resident.MAX_STEPS + 4] * 5, 'steps 1, 2, 3-4, 5-8 and 9-10'
   assert [set(tree) >= {'loss', 'grad_norm'} for tree in fetched] == [True] * 3
 
 
@@ -342,7 +346,7 @@ def test_calls_end_where_something_is_due(npz, loops, monkeypatch):
 
   def many_steps(state, data, index, count):
     rows = [Order(80, 16, 0).at(sum(counts) + step)[1] for step in range(count)]
-    got = np.asarray(index)[:, :count].swapaxes(0, 1).reshape(int(count), -1)
+    got = np.asarray(index)[:, 1, :count].swapaxes(0, 1).reshape(int(count), -1)
     np.testing.assert_array_equal(got, rows)
     counts.append(int(count))
     return state, {}
@@ -364,18 +368,19 @@ def test_calls_end_where_something_is_due(npz, loops, monkeypatch):
 
 def test_a_probe_can_live_on_the_devices(npz, loops):
   """The linear evaluation goes through the same loop."""
-  encoder = extraction.random_encoder({'name': 'pixels', 'dtype': 'float32'}, 12, 0)
+  encoder = random_encoder({'name': 'pixels', 'dtype': 'float32'}, Preprocessing(MEAN, STD, 12), 0)
   splits = [datasets.load('npz', split, data_dir=str(npz)) for split in ('train', 'test')]
-  protocol = base.linear_protocol(
-    length='3 epochs', batch_size=16, base_lr=(0.1, 0.3), held_out=0.2, crop_scale=(0.5, 1.0)
+  protocol = linear.LinearProtocol(
+    **base.linear_protocol(
+      length='3 epochs', batch_size=16, base_lr=(0.1, 0.3), held_out=0.2, crop_scale=(0.5, 1.0)
+    )
   )
-  log = {'every': '50 steps', 'tensorboard': False, 'csv': False, 'verbose': False}
   found = [
-    classify.linear_result(
+    linear.linear_result(
       encoder,
       extraction.EvalData(*splits, 12, MEAN, STD, batch_size=16, resident=mode),
       protocol,
-      log=log,
+      logging=Logging(),
     )
     for mode in ('off', 'on')
   ]

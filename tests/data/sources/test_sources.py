@@ -10,7 +10,19 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byoljax.data.sources import arrays, datasets, folder, image_file, records, source, tfds_source
+from byoljax.data.augment import views
+from byoljax.data.batches import order, pipeline
+from byoljax.data.fields import Field
+from byoljax.data.sources import (
+  arrays,
+  datasets,
+  folder,
+  image_file,
+  memory,
+  records,
+  source,
+  tfds_source,
+)
 from tests.paths import ROOT
 
 _ROOT = str(ROOT)
@@ -136,7 +148,7 @@ def test_npz_is_mapped_where_it_is_stored(tmp_path):
     ({'x': np.zeros((2, 4, 4, 3), np.uint8)}, 'train', "has no 'x_train'"),
     ({'x_train': np.zeros((2, 4, 4, 3), np.uint8)}, 'test', "has no 'x_test'"),
     ({'x_train': np.zeros((2, 4, 4, 3), np.float32)}, 'train', 'type float32'),
-    ({'x_train': np.zeros((2, 4, 4, 2), np.uint8)}, 'train', r'shape \[2, 4, 4, 2\]'),
+    ({'x_train': np.zeros((2, 4), np.uint8)}, 'train', r'shape \[2, 4\]'),
     ({'x_train': np.zeros((2, 3, 4, 4), np.uint8)}, 'train', r'transpose with \(0, 2, 3, 1\)'),
     ({'x_train': np.zeros((0, 4, 4, 3), np.uint8)}, 'train', 'is empty'),
     (
@@ -215,16 +227,16 @@ for name in ('tensorflow', 'tensorflow_datasets'):
 import numpy as np
 from byoljax.data.sources import datasets, shapes
 from byoljax.data.batches import pipeline
+from byoljax.data.batches.order import Order
 from byoljax.data.augment import views
 train = datasets.load('npz', 'train', data_dir={str(tmp_path / 'set.npz')!r})
 test = datasets.load('npz', 'test', data_dir={str(tmp_path / 'set.npz')!r})
 specs = [views.ViewSpec(size=8)] * 2
-for where in ('accelerator', 'host'):
-  for batch in pipeline.train_batches(
-    train, specs, batch_size=4, seed=0, start_step=1, stop_step=3, photometric_on=where
-  ):
-    print(where, sorted(batch), batch['index'].shape)
-print([b['mask'].tolist() for b in pipeline.eval_batches(test, image_size=8, batch_size=2)])
+for batch in pipeline.train_batches(
+  train, specs, order=Order(8, 4, 0), seed=0, start_step=1, stop_step=3
+):
+  print(sorted(batch), batch['index'].shape)
+print([b['valid'].tolist() for b in pipeline.eval_batches(test, image_size=8, batch_size=2)])
 shapes.SPLITS['test'] = shapes.NUM_TEST = 5
 print(datasets.load('shapes', 'test', data_dir={str(tmp_path)!r}).encoded)
 try:
@@ -237,11 +249,10 @@ except ValueError as error:
   )
   assert found.returncode == 0, found.stderr
   lines = found.stdout.splitlines()
-  assert lines[0] == "accelerator ['image', 'index', 'label'] (4,)"
-  assert lines[2] == "host ['index', 'label', 'views'] (4,)"
-  assert lines[4] == '[[True, True], [True, False]]'
-  assert lines[5] == 'False'
-  assert 'TensorFlow is needed' in lines[6]
+  assert lines[0] == lines[1] == "['epoch', 'image', 'index', 'label'] (4,)"
+  assert lines[2] == '[[True, True], [True, False]]'
+  assert lines[3] == 'False'
+  assert 'TensorFlow is needed' in lines[4]
   assert found.stderr == ''
 
 
@@ -594,6 +605,78 @@ def tfds_root(tmp_path_factory):
   return root
 
 
+def test_tfds_features_are_fields(tmp_path):
+  """Encoded maps, tensors, numbers and boxes, as they were stored; damaged ones are replaced."""
+  from byoljax.data.sources import tensorflow_import
+
+  features = tensorflow_import.tensorflow_datasets().features
+  boxes = {'bbox': features.BBoxFeature(), 'label': features.ClassLabel(num_classes=9)}
+
+  def examples():
+    for i in range(5):
+      yield (
+        i,
+        {
+          'image': _pixels(8, 9, seed=i),
+          'segmentation': np.full((8, 9, 1), i, np.uint8),
+          'depth_map': np.full((8, 9), i / 2 if i != 3 else np.nan, np.float16),
+          'objects': [{'bbox': features.BBox(0.0, 0.25, 0.5, 1.0), 'label': 4}] * (i % 3),
+          'angle': i - 2,
+        },
+      )
+
+  tensorflow_import.tensorflow_datasets().dataset_builders.store_as_tfds_dataset(
+    name='scenes',
+    version='1.0.0',
+    features=features.FeaturesDict(
+      {
+        'image': features.Image(shape=(8, 9, 3), encoding_format='png'),
+        'segmentation': features.Image(shape=(8, 9, 1), encoding_format='png'),
+        'depth_map': features.Tensor(shape=(8, 9), dtype=np.float16),
+        'objects': features.Sequence(boxes),
+        'angle': features.Scalar(np.int64),
+      }
+    ),
+    split_datasets={'train': examples()},
+    data_dir=str(tmp_path),
+    disable_shuffling=True,
+  )
+  wanted = [
+    Field('segmentation', 'mask'),
+    Field('depth_map', 'map', resample='nearest'),
+    Field('objects', 'boxes', 2),
+    Field('angle', 'label'),
+  ]
+  found = tfds_source.from_tfds('scenes', 'train', data_dir=tmp_path, fields=wanted)
+  assert [(f.name, f.channels, f.dtype) for f in found.fields] == [
+    ('image', 3, 'uint8'), ('segmentation', 1, 'uint8'), ('depth_map', 1, 'float32'),
+    ('objects', 2, 'float32'), ('angle', 0, 'int32'),
+  ]  # fmt: skip
+  names = [field.name for field in wanted]
+  for source_ in (found, memory.keep(found).opened()):
+    (batch,) = pipeline.eval_batches(source_, image_size=8, batch_size=5, fields=names)
+    assert batch['angle'].tolist() == [-2, -1, 0, 1, 2]
+    assert (batch['segmentation'] == np.arange(5)[:, None, None, None]).all()
+    due = np.array([0, 0.5, 1, np.nan, 2], np.float32)
+    np.testing.assert_array_equal(batch['depth_map'][:, 2, 3, 0], due)
+    assert (batch['objects'][..., 4] >= 0).sum(1).tolist() == [0, 1, 2, 0, 1]
+    # The crop of 8 x 9 pixels leaves out half of a column.
+    assert batch['objects'][1, 0, 4] == 4 and batch['objects'][1, 0, 2] > 0.5
+  (batch,) = pipeline.train_batches(
+    found, [views.ViewSpec(size=8)], order=order.Order(5, 5, 0), seed=0, start_step=0, stop_step=1,
+    fields=names,
+  )  # fmt: skip
+  assert (batch['segmentation'][0][:, 0, 0, 0] == batch['index']).all()
+  for wrong, message in (
+    (Field('depth', 'map'), "no feature 'depth'.*did you mean 'depth_map'"),
+    (Field('depth_map', 'mask'), 'masks must be whole numbers'),
+    (Field('objects', 'map'), 'cannot be of kind map'),
+    (Field('objects', 'boxes'), 'at most'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      tfds_source.from_tfds('scenes', 'train', data_dir=tmp_path, fields=[wrong])
+
+
 @pytest.fixture(scope='module')
 def array_record_root(tmp_path_factory):
   pytest.importorskip('array_record', reason='array_record is not installed')
@@ -635,7 +718,6 @@ def test_tfds_slices_sums_and_names(tfds_root, monkeypatch):
 
 def test_tfds_with_several_labels_per_image(tmp_path):
   """As VOC has them: all classes, and those that are not difficult; also through the pipeline."""
-  from byoljax.data.batches import pipeline
   from byoljax.data.sources import tensorflow_import
 
   tfds = tensorflow_import.tensorflow_datasets()
@@ -667,19 +749,19 @@ def test_tfds_with_several_labels_per_image(tmp_path):
   np.testing.assert_array_equal(found.labels, due)
   np.testing.assert_array_equal(found.subset(np.array([2, 0])).labels, due[[2, 0]])
   batches = list(pipeline.eval_batches(found, image_size=8, batch_size=3))
-  assert batches[1]['mask'].tolist() == [True, False, False]
+  assert batches[1]['valid'].tolist() == [True, False, False]
   np.testing.assert_array_equal(
-    np.concatenate([batch['label'][batch['mask']] for batch in batches]), due
+    np.concatenate([batch['label'][batch['valid']] for batch in batches]), due
   )
 
 
 def test_tfds_errors(tfds_root):
   for name, split, options, message in (
     ('cifar10', 'train', {}, r'cifar10 is not prepared in .*download_and_prepare\(\)'),
-    ('cifar1', 'train', {}, 'did you mean cifar10'),
-    ('tinyy', 'train', {}, 'did you mean tiny'),
+    ('cifar1', 'train', {}, "did you mean 'cifar10'"),
+    ('tinyy', 'train', {}, "did you mean 'tiny'"),
     ('tiny:9.9.9', 'train', {}, 'tiny:9.9.9 is not prepared'),
-    ('tiny', 'trian', {}, r"did you mean 'train'\?\): it has train, validation"),
+    ('tiny', 'trian', {}, "it has train, validation; did you mean 'train'"),
     ('tiny', 'train', {'image_key': 'picture'}, "its images are 'image'"),
     (os.path.join(tfds_root, 'nowhere'), 'train', {}, 'not a prepared TFDS version directory'),
   ):
@@ -755,7 +837,7 @@ def test_load_errors(tmp_path):
 def test_importing_tensorflow_is_silent():
   environment = {k: v for k, v in os.environ.items() if k != 'TF_CPP_MIN_LOG_LEVEL'}
   code = (
-    'import jax; from byoljax.data import tensorflow_import as t; tf = t.tensorflow(); '
+    'import jax; from byoljax.data.sources import tensorflow_import as t; tf = t.tensorflow(); '
     't.tensorflow_datasets(); print(tf.config.get_visible_devices("GPU"))'
   )
   found = subprocess.run(

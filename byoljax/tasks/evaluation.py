@@ -1,43 +1,47 @@
-"""What every evaluation of a checkpoint needs first: its data, and where its results go."""
+"""What evaluations of a checkpoint share: data, directory, and how the simple ones run."""
 
+from collections.abc import Callable
 import pathlib
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from byoljax.config import Config, ConfigError, user_errors
-from byoljax.data.sources import datasets
-from byoljax.data.sources.source import Source
-from byoljax.encoders import stored
-from byoljax.protocols import extraction
-from byoljax.protocols.extraction import EvalData
+from byoljax.tasks import data as data_lib
 from byoljax.workdir import run_dir
-from byoljax.workdir.run_dir import Invocation
+from byoljax.workdir.run_dir import Invocation, say
+
+if TYPE_CHECKING:
+  from byoljax.protocols.extraction import EvalData
+  from byoljax.protocols.frozen_features import Split
+
+# (config, training features, test features) -> the result, and what to print of it.
+Compute = Callable[[Config, 'Split', 'Split'], tuple[dict[str, Any], str]]
 
 
 def data_of(
   config: Config, pretraining: Config, batch_size: int, log_dir: pathlib.Path
-) -> EvalData:
+) -> 'EvalData':
   """The data of an evaluation: what its own configuration leaves open is as in pretraining."""
   merged = _merged(config, pretraining)
-  sources = [_load(merged, split, log_dir) for split in ('train', 'test')]
+  sources = [data_lib.open_split(merged, split, log_dir) for split in ('train', 'test')]
   if sources[0].num_classes < 2:
     raise ConfigError(f'{sources[0].name} has no labels: there is nothing to evaluate.')
   if sources[0].num_classes != sources[1].num_classes:
     raise ConfigError(
       f'{sources[0].num_classes} training classes but {sources[1].num_classes} test classes.'
     )
-  return EvalData(
-    *sources,
+  return data_lib.eval_data(
+    sources[0],
+    sources[1],
+    merged,
     image_size=config.image_size or merged.evals.image_size,
-    mean=merged.data.mean,
-    std=merged.data.std,
-    batch_size=extraction.fit_to_devices(batch_size),
+    batch_size=batch_size,
     threads=config.data.threads,
-    resident=_mode(merged),
   )
 
 
-def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> EvalData:
+def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> 'EvalData':
   """One split, `config.split`, for evaluations that need no labels: it stands for both.
 
   Raises:
@@ -45,18 +49,16 @@ def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> Eva
   """
   merged = _merged(config, pretraining)
   try:
-    source = _load(merged, config.split, log_dir)
+    source = data_lib.open_split(merged, config.split, log_dir)
   except ConfigError as error:
     raise ConfigError(f'{error} With --config.split=pretrain all images are taken.') from error
-  return EvalData(
+  return data_lib.eval_data(
     source,
     source,
+    merged,
     image_size=config.image_size or merged.evals.image_size,
-    mean=merged.data.mean,
-    std=merged.data.std,
-    batch_size=extraction.fit_to_devices(config.batch_size),
+    batch_size=config.batch_size,
     threads=config.data.threads,
-    resident=_mode(merged),
   )
 
 
@@ -70,23 +72,7 @@ def _merged(config: Config, pretraining: Config) -> Config:
   return merged
 
 
-def _mode(config: Config) -> str:
-  """`data.resident`; runs from before this field was there have none."""
-  return config.data.get('resident', 'auto')
-
-
-def _load(config: Config, split: str, log_dir: pathlib.Path) -> Source:
-  with user_errors():
-    return datasets.load(
-      config.data.name,
-      split,
-      data_dir=config.data.dir,
-      unreadable_log=log_dir / 'unreadable.txt',
-      in_memory=_mode(config) != 'off',
-    )
-
-
-def home(
+def result_directory(
   task: str, config: Config, checkpoint_dir: pathlib.Path, invocation: Invocation
 ) -> pathlib.Path:
   """Where an evaluation's results go: beside the run, named after what was evaluated on what."""
@@ -99,10 +85,37 @@ def home(
 
 def tap_suffix(config: Config) -> list[str]:
   """What tells results of another tap from those of the embedding: [] or ['projection']."""
-  tap = config.get('tap', stored.EMBEDDING)
-  return [] if tap == stored.EMBEDDING else [tap.replace('/', '-')]
+  from byoljax.encoders.encoder import EMBEDDING
+
+  tap = config.get('tap', EMBEDDING)
+  return [] if tap == EMBEDDING else [tap.replace('/', '-')]
 
 
 def which(config: Config) -> str:
   """What is evaluated, for a person: 'online network', 'online network, projection'."""
   return ', '.join([f'{config.network} network', *tap_suffix(config)])
+
+
+def on_frozen_features(name: str, compute: Compute, config: Config, invocation: Invocation) -> int:
+  """Runs a task that needs nothing but labelled features of both splits.
+
+  Args:
+    name: of the task: of its directory and in messages.
+    compute: see `Compute`.
+    config: with `pretrained`, `network`, `tap`, `data`, `image_size` and `batch_size`.
+    invocation: how the task was called.
+  """
+  from byoljax.encoders import load
+  from byoljax.protocols import frozen_features
+
+  encoder, source, directory = load.load_encoder(config.pretrained, config.network, config.tap)
+  home = result_directory(name, config, directory, invocation)
+  data = data_of(config, source, config.batch_size, home)
+  say(f'{name} of {directory} ({which(config)}) on {data.test.name}')
+  splits = frozen_features.splits(encoder, data)
+  with user_errors(name):
+    result, text = compute(config, *splits)
+  run_dir.write_result(home / 'result.json', result, config, directory)
+  say(text)
+  say(f'result  {home / "result.json"}')
+  return 0

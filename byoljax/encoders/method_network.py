@@ -1,0 +1,108 @@
+"""The network of a finished run, encoder and heads, as its method builds it.
+
+A method is built from the run's configuration and from facts about its data and devices: how many
+images and classes there were, how long it was. A run records them in its config.json, so that the
+method can be built again where neither the data nor the devices are there.
+"""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+
+from byoljax.config import Config, choose, user_errors
+from byoljax.length import Length
+from byoljax.method import Setting
+from byoljax.methods import METHODS
+from byoljax.models import encoder_factory
+from byoljax.models.net import Net
+from byoljax.workdir import run_dir
+
+
+class Facts(NamedTuple):
+  """What a method's builder was told about the run, beside its configuration.
+
+  Attributes:
+    num_examples: size of the training set.
+    num_classes: its classes; 0 without labels.
+    num_devices: that shared a batch at the start.
+    steps_per_epoch: optimizer steps.
+    total_steps: optimizer steps.
+    given: name -> number of outputs of the networks that were given to the method: a teacher's.
+  """
+
+  num_examples: int
+  num_classes: int
+  num_devices: int
+  steps_per_epoch: int
+  total_steps: int
+  given: Mapping[str, int]
+
+
+class Recorded(NamedTuple):
+  """What is known of a network that was given to a method once the run is over.
+
+  Attributes:
+    dim: the number of its outputs.
+  """
+
+  dim: int
+
+
+def facts_of(run: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+  """The facts of a run that is about to begin, for its config.json.
+
+  Args:
+    run: a `Run`.
+    given: the encoders that its method was given.
+  """
+  facts = Facts(
+    num_examples=run.source.size,
+    num_classes=run.source.num_classes,
+    num_devices=jax.device_count(),
+    steps_per_epoch=run.length.steps_per_epoch,
+    total_steps=run.length.total_steps,
+    given={name: encoder.dim for name, encoder in given.items()},
+  )
+  return facts._asdict()
+
+
+def network(config: Config, workdir: pathlib.Path, module: Any = None) -> Net | None:
+  """The network that the run's method trains; None where only its encoder is known.
+
+  So it is with weights of another library, and where the run did not record its facts.
+
+  Args:
+    config: the run's configuration.
+    workdir: the run's directory.
+    module: the encoder, where it is one of the user's own.
+
+  Raises:
+    ConfigError: its method cannot be built.
+  """
+  facts = run_dir.run_facts(workdir)
+  if 'method' not in config or not facts:
+    return None
+  build = choose('method', config.method.name, METHODS)
+  setting = _setting(config, Facts(**facts))
+  encoder = encoder_factory(
+    dict(config.encoder) if module is None else module, mean=config.data.mean, std=config.data.std
+  )
+  arguments = {field: value for field, value in config.method.items() if field != 'name'}
+  with user_errors(f"config.method of '{workdir}'"):
+    return build(encoder, setting, **arguments).net
+
+
+def _setting(config: Config, facts: Facts) -> Setting:
+  return Setting(
+    length=Length(config.train.batch_size, facts.steps_per_epoch, facts.total_steps),
+    accumulate=config.train.accumulate,
+    num_devices=facts.num_devices,
+    num_examples=facts.num_examples,
+    num_classes=facts.num_classes,
+    dtype=config.encoder.dtype,
+    mean=tuple(config.data.mean),
+    std=tuple(config.data.std),
+    given={name: Recorded(dim) for name, dim in facts.given.items()},
+  )

@@ -1,0 +1,140 @@
+"""What all command lines share: one parser, fields of a configuration as options, exit statuses."""
+
+import argparse
+from collections.abc import Callable, Sequence
+import errno
+import sys
+from typing import Any
+
+from byoljax.config import ConfigError
+from byoljax.devices import processes
+from byoljax.suggest import did_you_mean
+
+Overrides = list[tuple[str, str]]
+# Full, over its quota, read-only, broken, gone: nothing that a traceback would explain.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+
+
+class Parser(argparse.ArgumentParser):
+  """A parser that answers a mistake with a `ConfigError` of one sentence."""
+
+  def __init__(self, **settings: Any):
+    super().__init__(allow_abbrev=False, formatter_class=_formatter, **settings)
+
+  def error(self, message: str) -> Any:
+    """Raises what `argparse` has to say."""
+    raise ConfigError(f'{message}; see {self.prog} --help.')
+
+  def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parses arguments of which none may be left over.
+
+    Raises:
+      ConfigError: one is unknown; the closest flag is named.
+    """
+    options, unknown = self.parse_known_args(arguments)
+    if unknown:
+      names = [name for action in self._actions for name in action.option_strings[-1:]]
+      hint = did_you_mean(unknown[0].partition('=')[0], names) or f'; see {self.prog} --help.'
+      raise ConfigError(f"unknown argument '{unknown[0]}'{hint}")
+    return options
+
+
+def _formatter(prog: str) -> argparse.HelpFormatter:
+  return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32)
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
+  """Separates --config.field=value (or --config.field value) from everything else.
+
+  Returns:
+    (dotted field, text) pairs in order, and the rest.
+
+  Raises:
+    ConfigError: a field without a value.
+  """
+  overrides, rest = [], []
+  remaining = iter(arguments)
+  for argument in remaining:
+    if not argument.startswith('--config.'):
+      rest.append(argument)
+      continue
+    name, equals, text = argument.removeprefix('--config.').partition('=')
+    if not equals:
+      text = next(remaining, '--')
+      if text.startswith('--'):
+        raise ConfigError(f'--config.{name} has no value: write --config.{name}=VALUE.')
+    overrides.append((name, text))
+  return overrides, rest
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+  """Adds the flags of everything that runs a configuration."""
+  parser.add_argument('--workdir', default='', help='where to write (default: runs/<recipe>)')
+  parser.add_argument('--print_config', action='store_true', help='show all fields and stop')
+  several = parser.add_argument_group('several processes as one run (docs/pods.md)')
+  several.add_argument(
+    '--distributed', choices=processes.MODES, default='off',
+    help='auto: as Slurm, Open MPI, Kubernetes or the TPU say',
+  )  # fmt: skip
+  several.add_argument('--coordinator_address', metavar='HOST:PORT', help='where process 0 is')
+  several.add_argument('--num_processes', type=int, metavar='N', help='how many there are')
+  several.add_argument('--process_id', type=int, metavar='I', help='which one this is, from 0')
+  several.add_argument(
+    '--wait_for_processes', type=float, default=300.0, metavar='SECONDS',
+    help='for the others to come (default: 300)',
+  )  # fmt: skip
+
+
+def launch_of(options: argparse.Namespace) -> processes.Launch:
+  """What the flags say about other processes."""
+  return processes.Launch(
+    options.distributed,
+    options.coordinator_address,
+    options.num_processes,
+    options.process_id,
+    options.wait_for_processes,
+  )
+
+
+def exit_status(program: Callable[[], int]) -> int:
+  """Runs a program; what a user can mend becomes a sentence on standard error.
+
+  One of several processes that ends with an error does not return, but ends here: JAX would keep
+  it waiting for the others.
+
+  Returns:
+    What the program returns; 2 for a user's mistake, 3 for a loss that diverged, 4 for a disk that
+    takes no more, 5 for other processes that are missing or gone, 130 for an interrupt.
+  """
+  try:
+    status = _caught(program)
+  except Exception:
+    if not processes.is_multiprocess():
+      raise
+    status = processes.report_failure()
+  processes.leave(status)
+  return status
+
+
+def _caught(program: Callable[[], int]) -> int:
+  try:
+    return program()
+  except ConfigError as error:
+    return _report(error, 2)
+  except FloatingPointError as error:
+    return _report(error, 3)
+  except processes.MissingError as error:
+    return _report(error, processes.STATUS)
+  except OSError as error:
+    if error.errno not in _DISK:
+      raise
+    where = f" ('{error.filename}')" if error.filename else ''
+    return _report(f'{error.strerror}{where}.', 4)
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    return 130
+
+
+def _report(error: object, status: int) -> int:
+  print(f'{processes.prefix()}error: {error}', file=sys.stderr)
+  return status

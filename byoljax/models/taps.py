@@ -1,0 +1,100 @@
+"""What can be read out of a network (`models.net`), and how it becomes one vector an image."""
+
+from collections.abc import Sequence
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from byoljax.models.net import Inputs, Net, read_source, run_part, stack, unknown_name
+
+POOLS = ('cls', 'mean', 'none')
+
+
+def taps_of(net: Net, x: Any, inputs: Inputs | None = None) -> dict[str, tuple[int, ...]]:
+  """Everything that can be read out of a network, in the order in which it is computed.
+
+  Inner feature maps of the first part go by their own name ('stage1'), those of later parts by
+  their role, too ('projector/hidden1'); outputs by theirs. Nothing is computed.
+
+  Args:
+    net: a stack.
+    x: an input, of which the shape matters.
+    inputs: further named inputs, of which the shapes matter.
+
+  Returns:
+    {name: shape}, with the batch first.
+  """
+  found: dict[str, tuple[int, ...]] = {}
+  sources = dict(net.reads)
+
+  def run(key: jax.Array, x: jax.Array, named: Inputs) -> None:
+    params, stats = net.init(key, x, named)
+    made: dict[str, Any] = {}
+    for number, (role, name, module) in enumerate(net.parts):
+      if role in sources:
+        x = read_source(sources[role], made)
+      more = named.get(role, {})
+      x, _, inner = run_part(module, params[role], stats[role], x, False, True, more)
+      made |= {f'{role}/{tap}': value for tap, value in inner.items()} | {name: x}
+      prefix = f'{role}/' if number else ''
+      found.update({prefix + tap: value.shape for tap, value in inner.items()})
+      found[name] = x.shape
+
+  shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
+  jax.eval_shape(run, jax.random.key(0), shape, dict(inputs or {}))
+  return found
+
+
+def truncate(net: Net, taps: Sequence[str]) -> Net:
+  """The network as far as these taps need it, with the inner ones among its outputs.
+
+  The same network and taps give the same value, so what was compiled for it is found again.
+
+  Args:
+    net: a stack.
+    taps: names of `taps_of`.
+  """
+  return _truncate(net, tuple(taps))
+
+
+@functools.cache
+def _truncate(net: Net, taps: tuple[str, ...]) -> Net:
+  names = [name for _, name, _ in net.parts]
+  roles = [role for role, _, _ in net.parts]
+  inner = tuple(tap for tap in taps if tap not in names)
+  # An inner map's role stands in front of its name; without one it is the first part's.
+  need = [names.index(tap) if tap in names else _part(tap, roles) for tap in taps]
+  parts = net.parts[: max(need) + 1]
+  kept = {role for role, _, _ in parts}
+  return stack(parts, inner, {role: source for role, source in net.reads if role in kept})
+
+
+def _part(tap: str, roles: list[str]) -> int:
+  role = tap.partition('/')[0]
+  return roles.index(role) if role in roles else 0
+
+
+def pooled(x: jax.Array, pool: str | None = 'cls') -> jax.Array:
+  """One vector an image, float32 [b,D], from any tap; or the tap as it is.
+
+  Args:
+    x: [b,D], which stays as it is; a feature map [b,h,w,C], averaged over h and w; or the tokens of
+      a vision transformer [b,1 + patches,D].
+    pool: of tokens: 'cls', the class token, or 'mean', the patches' mean, as the encoder itself
+      does it. 'none' or None: maps and tokens stay as they are.
+
+  Raises:
+    ValueError: an unknown `pool`.
+  """
+  if pool not in (None, *POOLS):
+    raise ValueError(unknown_name('pool', str(pool), list(POOLS)))
+  x = x.astype(jnp.float32)
+  if pool in (None, 'none'):
+    return x
+  if x.ndim == 4:
+    return x.mean((1, 2))
+  if x.ndim == 3:
+    return x[:, 0] if pool == 'cls' else x[:, 1:].mean(1)
+  return x

@@ -1,0 +1,211 @@
+"""Fine-tuning: the whole network on labelled images, with settings chosen among those images."""
+
+from collections.abc import Mapping
+import dataclasses
+import itertools
+import json
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from byoljax.data.sources.source import Source
+from byoljax.devices import hosts
+from byoljax.encoders.encoder import Encoder
+from byoljax.methods.supervised import supervised
+from byoljax.protocols import training
+from byoljax.protocols.extraction import EvalData
+from byoljax.train.record import Logging
+from byoljax.train.run import Run
+from byoljax.workdir.files import write_json
+from byoljax.workdir.run_dir import say
+
+
+class Choice(NamedTuple):
+  """One of the settings that a sweep tries."""
+
+  base_lr: float
+  length: str
+  weight_decay: float
+
+
+@dataclasses.dataclass(frozen=True)
+class FinetuneProtocol:
+  """How a network is fine-tuned; `configs.base.finetune_protocol` has BYOL's values.
+
+  Attributes:
+    protocol: what to call it in results.
+    length: a duration.
+    batch_size: global; at most the number of labelled images is used.
+    optim: fields as in `configs.base.optimizer`.
+    head_lr: learning rate of the classifier, as a multiple of the encoder's.
+    sweep: 'base_lr', 'length' and 'weight_decay', each with the values to try; an empty entry is
+      the protocol's own value.
+    held_out: share of the labelled images that chooses among them.
+    batch_norm: 'batch', or 'frozen' for the running statistics of pretraining.
+    head_layers: of the projector that stay under the classifier.
+    crop_scale: smallest and largest share of the area that a crop keeps.
+    seed: of the order, the crops and the held-out part.
+  """
+
+  protocol: str
+  length: str
+  batch_size: int
+  optim: Mapping[str, Any]
+  head_lr: float
+  sweep: Mapping[str, tuple[Any, ...]]
+  held_out: float
+  batch_norm: str
+  head_layers: int
+  crop_scale: tuple[float, float]
+  seed: int
+
+  @property
+  def choices(self) -> list[Choice]:
+    """Every combination of the sweep."""
+    return [
+      Choice(*values)
+      for values in itertools.product(
+        self.sweep['base_lr'] or (self.optim['base_lr'],),
+        self.sweep['length'] or (self.length,),
+        self.sweep['weight_decay'] or (self.optim['weight_decay'],),
+      )
+    ]
+
+
+def finetune_result(
+  encoder: Encoder,
+  data: EvalData,
+  protocol: FinetuneProtocol,
+  *,
+  logging: Logging,
+  head: Mapping[str, Any] | None = None,
+  workdir: pathlib.Path | None = None,
+) -> dict[str, Any] | None:
+  """Trains the whole network on `data.train` and tests it at the last step.
+
+  Where there is something to choose, every combination of the sweep is trained on the labelled
+  images less a stratified part and scored on that part; the best is then trained on all of them.
+  Labels that choose count as labels: there is no second, free validation set.
+
+  Args:
+    encoder: where it starts; a random one trains from scratch.
+    data: `data.train` are the labelled images, all of them known.
+    protocol: see `FinetuneProtocol`.
+    logging: see `train.record.Logging`.
+    head: arguments of the projector's layers that stay, see `supervised.build`; its weights are
+      those of the encoder's role 'projector', if it has one.
+    workdir: where the runs can be resumed; None keeps them in memory.
+
+  Returns:
+    Scores of the test set (see `scores.of_logits`) with 'base_lr', 'length', 'weight_decay',
+    'sweep' and numbers of examples; None when the process was asked to stop.
+
+  Raises:
+    ConfigError: too few images for what is asked for.
+  """
+
+  def make(labelled: Source, choice: Choice) -> Run:
+    return _run(encoder, data, labelled, protocol, choice, logging, head)
+
+  tried = protocol.choices
+  made: list[float] = []
+  if len(tried) > 1:
+    held_out, rest = training.hold_out_stratified(data.train, protocol.held_out, protocol.seed)
+    for number, choice in enumerate(tried):
+      home = workdir / f'sweep{number}' if workdir else None
+      score = _read_score(home)
+      if score is None:
+        score = _held_out_score(make(rest, choice), held_out, data, choice, logging, home)
+      if score is None:
+        return None
+      made.append(score)
+  best = tried[int(np.argmax(made))] if made else tried[0]
+  run = make(data.train, best)
+  state, complete = training.train(run, workdir, logging)
+  if not complete:
+    return None
+  return {
+    **training.score(run, state, data.test, data)[0],
+    **best._asdict(),
+    'sweep': [
+      {**choice._asdict(), 'held_out': score}
+      for choice, score in zip(tried if made else (), made, strict=True)
+    ],
+    'train_examples': data.train.size,
+    'test_examples': data.test.size,
+    'steps': run.length.total_steps,
+    'batch_size': run.length.batch_size,
+  }
+
+
+def _read_score(home: pathlib.Path | None) -> float | None:
+  """The score of a setting that was tried before the run was stopped."""
+  stored = home / 'score.json' if home else None
+  if stored is None or not stored.exists():
+    return None
+  return json.loads(stored.read_text())['held_out']
+
+
+def _held_out_score(
+  run: Run,
+  held_out: Source,
+  data: EvalData,
+  choice: Choice,
+  logging: Logging,
+  home: pathlib.Path | None,
+) -> float | None:
+  """Held-out score of one setting; stored, so that a stopped sweep can be resumed."""
+  try:
+    state, complete = training.train(run, home, logging)
+  except FloatingPointError:  # Too high a rate is a result, too.
+    return 0.0
+  if not complete:
+    return None
+  score = next(iter(training.score(run, state, held_out, data)[0].values()))
+  say(f'base_lr {choice.base_lr:g}, {choice.length}, weight decay {choice.weight_decay:g}: '
+      f'{score:.1%} of the held-out labelled images')  # fmt: skip
+  if home and hosts.is_first_process():
+    write_json(home / 'score.json', {'held_out': score, **choice._asdict()})
+    shutil.rmtree(home / 'checkpoints', ignore_errors=True)  # Only its score is wanted.
+  return score
+
+
+def _run(
+  encoder: Encoder,
+  data: EvalData,
+  labelled: Source,
+  protocol: FinetuneProtocol,
+  choice: Choice,
+  logging: Logging,
+  head: Mapping[str, Any] | None,
+) -> Run:
+  """The training of one setting."""
+  optim = {**protocol.optim, 'base_lr': choice.base_lr, 'weight_decay': choice.weight_decay}
+  if protocol.head_lr != 1.0:
+    own = {'base_lr': protocol.head_lr * choice.base_lr}
+    optim['groups'] = {**optim.get('groups', {}), 'head': own}
+  devices = jax.device_count()
+
+  def method(setting: Any) -> Any:
+    return supervised.build(
+      encoder.make_encoder,
+      setting,
+      batch_norm=protocol.batch_norm,
+      head=dict(head or {}),
+    )
+
+  return training.classifier_run(
+    labelled,
+    data,
+    method,
+    encoder=encoder,
+    optimizer=optim,
+    length=choice.length,
+    batch_size=max(devices, min(protocol.batch_size, labelled.size // devices * devices)),
+    crop_scale=protocol.crop_scale,
+    seed=protocol.seed,
+    logging=logging,
+  )

@@ -1,0 +1,160 @@
+"""Linear evaluation: linear heads on a frozen encoder, the best of them tested once."""
+
+from collections.abc import Mapping
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+
+from byoljax.devices import mapping
+from byoljax.encoders.encoder import Encoder
+from byoljax.methods.supervised import linear_probe
+from byoljax.protocols import training
+from byoljax.protocols.extraction import EvalData
+from byoljax.step import TrainState
+from byoljax.train.record import Logging
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearProtocol:
+  """How linear heads are trained; `configs.base.linear_protocol` has BYOL's values.
+
+  Attributes:
+    protocol: what to call it in results.
+    length: a duration.
+    batch_size: global.
+    base_lr: each rate trains a head of its own, side by side; per 256 examples where `lr_scaling`
+      is 'linear'.
+    held_out: share of the training images that chooses the rate; unused with a single one.
+    name: the optimizer, a key of `optim.OPTIMIZERS`.
+    nesterov: whether momentum is Nesterov's.
+    lr_scaling: a key of `optim.schedules.SCALINGS`.
+    schedule: a key of `optim.schedules.SCHEDULES`.
+    lr_update: whether the learning rate changes every 'step' or once an 'epoch'.
+    decay_at: shares of training at which 'step' decays.
+    warmup: a duration.
+    weight_decay: at least 0.
+    kernel_init: how the heads' kernels are initialized, a key of `heads.KERNEL_INITS`.
+    norm: whether features are batch-normalized, without scale and shift.
+    crop_scale: smallest and largest share of the area that a crop keeps.
+    seed: of the order, the crops and the held-out part.
+  """
+
+  protocol: str
+  length: str
+  batch_size: int
+  base_lr: tuple[float, ...]
+  held_out: float
+  name: str
+  nesterov: bool
+  lr_scaling: str
+  schedule: str
+  lr_update: str
+  decay_at: tuple[float, ...]
+  warmup: str
+  weight_decay: float
+  kernel_init: str
+  norm: bool
+  crop_scale: tuple[float, float]
+  seed: int
+
+  @property
+  def optimizer(self) -> dict[str, Any]:
+    """Fields of `optim.recipe.make_recipe`."""
+    return {name: getattr(self, name) for name in _OPTIMIZER}
+
+
+_OPTIMIZER = (
+  'base_lr', 'name', 'lr_scaling', 'schedule', 'lr_update', 'decay_at', 'warmup', 'weight_decay',
+  'nesterov',
+)  # fmt: skip
+
+
+def linear_result(
+  encoder: Encoder,
+  data: EvalData,
+  protocol: LinearProtocol,
+  *,
+  logging: Logging,
+  workdir: pathlib.Path | None = None,
+) -> dict[str, Any] | None:
+  """Trains linear heads on the frozen encoder and tests the one that is best on held-out images.
+
+  With a single learning rate there is nothing to choose: nothing is held out.
+
+  Args:
+    encoder: see `Encoder`.
+    data: the probe trains on `data.train` less the held-out part.
+    protocol: see `LinearProtocol`.
+    logging: see `train.record.Logging`.
+    workdir: where the probe's own run can be resumed; None keeps it in memory.
+
+  Returns:
+    {'top1', 'top5' (from 6 classes on), 'mean_per_class', 'base_lr', 'held_out_top1', ...},
+    accuracies in [0, 1]; None when the process was asked to stop.
+
+  Raises:
+    ConfigError: a share of held-out images, or a number of them, that makes no sense.
+    RuntimeError: the encoder changed, which must not happen.
+  """
+  rates = tuple(protocol.base_lr)
+  held_out, rest = None, data.train
+  if len(rates) > 1:
+    held_out, rest = training.hold_out(data.train, protocol.held_out, protocol.seed)
+
+  def method(setting: Any) -> Any:
+    return linear_probe.build(
+      encoder.make_encoder,
+      setting,
+      num_heads=len(rates),
+      kernel_init=protocol.kernel_init,
+      norm=protocol.norm,
+    )
+
+  run = training.classifier_run(
+    rest,
+    data,
+    method,
+    encoder=encoder,
+    optimizer=protocol.optimizer,
+    length=protocol.length,
+    batch_size=protocol.batch_size,
+    crop_scale=protocol.crop_scale,
+    seed=protocol.seed,
+    logging=logging,
+  )
+  # A head whose learning rate is too high may diverge: the others do not notice.
+  state, complete = training.train(run, workdir, logging, must_be_finite=('loss',))
+  if not complete:
+    return None
+  _require_frozen(state, encoder)
+  if held_out is None:
+    found: Mapping[str, Any] = {'base_lr': rates[0]}
+  else:
+    held = [of['top1'] for of in training.score(run, state, held_out, data)]
+    best = int(np.argmax(held))
+    state = state.replace(params=jax.tree.map(lambda x: x[best : best + 1], state.params))
+    found = {
+      'base_lr': rates[best],
+      'held_out_top1': held[best],
+      'held_out_top1_by_lr': dict(zip(map(str, rates), held, strict=True)),
+      'held_out_examples': held_out.size,
+    }
+  return {
+    **training.score(run, state, data.test, data)[0],
+    **found,
+    'train_examples': rest.size,
+    'test_examples': data.test.size,
+    'steps': run.length.total_steps,
+  }
+
+
+def _require_frozen(state: TrainState, encoder: Encoder) -> None:
+  """Compares the encoder under the probe with the one that went in, bit for bit."""
+  after = mapping.fetch((state.method_state.params, state.method_state.bn))
+  before = mapping.fetch((encoder.params, encoder.bn))
+  same = jax.tree.map(lambda a, b: a.tobytes() == b.tobytes(), after, before)
+  if not all(jax.tree.leaves(same)):
+    raise RuntimeError('the frozen encoder changed during linear evaluation.')

@@ -1,0 +1,117 @@
+"""What the report says in words and tables: facts, results, protocol and changes of a run."""
+
+from collections.abc import Mapping
+import json
+import pathlib
+from typing import Any
+
+import jax
+
+from byoljax import config as config_lib
+from byoljax.config import Config, ConfigError
+from byoljax.data.sources.source import Source
+from byoljax.encoders.encoder import Encoder
+from byoljax.evals import knn
+from byoljax.report import by_tap, evaluations
+from byoljax.report.samples import MOST_POINTS, Sample
+from byoljax.version import __version__
+
+
+def summary(
+  run: pathlib.Path,
+  config: Config,
+  encoder: Encoder,
+  source: Source,
+  record: list[dict[str, Any]],
+  directory: pathlib.Path,
+) -> dict[str, str]:
+  """The first thing to read: name -> value; what is not known is left out."""
+  count = sum(x.size for x in jax.tree.leaves(encoder.params))
+  last = record[-1] if record else {}
+  stored = _stored(run / 'config.json')
+  found = {
+    'method': config.get('method', {}).get('name', 'another library'),
+    'encoder': f'{encoder.fields.get("name", "own module")}, {count:,} parameters',
+    'images': f'{source.size:,} of {source.name}',
+    'length': f'step {int(directory.name):,}'
+    + (f', epoch {last["epoch"]:.4g}' if 'epoch' in last else ''),
+    'batch': f'{config.train.batch_size}' if 'train' in config else '',
+    'precision': encoder.fields.get('dtype', ''),
+    'seed': str(config.seed),
+    'training': f'{last["time/elapsed_s"] / 60:.1f} min' if 'time/elapsed_s' in last else '',
+    'speed': f'{last["time/img_per_s_run"]:,.0f} images/s' if 'time/img_per_s_run' in last else '',
+    'recipe': stored.get('recipe', ''),
+    'byoljax': stored.get('byoljax', __version__),
+  }
+  return {name: value for name, value in found.items() if value}
+
+
+def results(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
+  """The final table, and later evaluations of this run."""
+  tables: dict[str, list[dict[str, str]]] = {}
+  final = _stored(run / 'results.json').get('result', {})
+  if final:
+    tables['Last step, beside what it has to beat'] = [
+      {
+        'encoder': name,
+        'k-NN top-1': _percent(each, 'knn'),
+        'linear top-1': _percent(each, 'linear'),
+      }
+      for name, each in final.items()
+    ]
+  return tables | evaluations.tables(run) | by_tap.tables(run)
+
+
+def _percent(result: Mapping[str, Any], kind: str) -> str:
+  return f'{result[kind]["top1"]:.1%}' if kind in result else '–'
+
+
+def protocol(config: Config) -> dict[str, Any]:
+  """Dotted field -> value: what the results depend on."""
+  fields = {
+    name: value
+    for name, value in config_lib.flatten(config).items()
+    if name.startswith(('evals.knn.k', 'evals.knn.temperature', 'evals.linear', 'evals.image_size'))
+  }
+  headline = f'k = {knn.HEADLINE_K}, T = {knn.HEADLINE_TEMPERATURE}, cosine, un-augmented images'
+  return {'k-NN headline': headline} | fields
+
+
+def changes(run: pathlib.Path, config: Config) -> list[str]:
+  """How the run's settings differ from its recipe's; nothing where the recipe is not to be had."""
+  recipe = _stored(run / 'config.json').get('recipe', '')
+  try:
+    return config_lib.differences(config_lib.load(recipe), config)
+  except (ConfigError, OSError):
+    return []
+
+
+def notes(bank: Sample, queries: Sample, same: bool) -> dict[str, str]:
+  """Heading of the page -> a sentence on what stands below it.
+
+  Args:
+    bank: where neighbors are looked for.
+    queries: what they are looked for.
+    same: whether both are of the same images.
+  """
+  where = 'the same images' if same else f'{len(bank.labels):,} training images'
+  kind = 'images' if same else 'test images'
+  return {
+    'Nearest neighbors': f'Random {kind} on the left, the nearest of {where} by cosine similarity.',
+    'Map of the embeddings': f'{min(MOST_POINTS, len(queries.labels)):,} {kind}; t-SNE keeps '
+    'neighborhoods, not distances. Point at a dot to see the image, choose a class to see it '
+    'alone.',
+    'Classes': f'k-NN (k = {knn.HEADLINE_K}, T = {knn.HEADLINE_TEMPERATURE}) of '
+    f'{len(queries.labels):,} {kind} against {where}.',
+    'Augmented views': 'An image on the left, what training makes of it beside it.',
+    'Spectrum': 'Singular values of the centered features of each tap, and the spread of their '
+    'dimensions: a curve that falls off a cliff is dimensional collapse.',
+    'First layer': 'Kernels of the first convolution, each scaled to its own range.',
+  }
+
+
+def _stored(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    return {}

@@ -1,0 +1,152 @@
+"""A random part of a data set with its embeddings: its neighbors, and its map in the plane."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from byoljax import streams
+from byoljax.data.batches import pipeline
+from byoljax.data.sources.source import Source
+from byoljax.encoders.encoder import Encoder
+from byoljax.evals import features, hypersphere, knn
+from byoljax.protocols import extraction
+from byoljax.report.page import Gallery, Map
+
+MOST_POINTS = 1_000  # of the map
+_GALLERY_ROWS, _GALLERY_COLUMNS = 12, 8
+
+
+class Sample(NamedTuple):
+  """A random part of a data set with its embeddings; the images stay where they are.
+
+  Attributes:
+    source: the data set.
+    rows: int [n], positions in it.
+    features: float32 [n, D].
+    labels: int32 [n], -1 where unknown.
+    image_size: side S of the images that the encoder saw.
+  """
+
+  source: Source
+  rows: np.ndarray
+  features: np.ndarray
+  labels: np.ndarray
+  image_size: int
+
+
+def sample(encoder: Encoder, source: Source, most: int, seed: int, batch_size: int) -> Sample:
+  """At most `most` of the images that can be read, chosen by `seed`."""
+  order = np.random.default_rng((0, streams.REPORT_SAMPLE, seed)).permutation(source.size)[:most]
+  rows = np.sort(order)
+  chosen = source.subset(rows)
+  image_size = encoder.preprocessing.image_size
+  batches = pipeline.eval_batches(
+    chosen,
+    image_size=image_size,
+    batch_size=extraction.fit_to_devices(batch_size),
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+  )
+  extract = extraction.extractor(encoder)
+  found, index = extract(encoder.params, encoder.bn, features.with_index_as_label(batches))
+  labels = chosen.labels
+  known = np.full(len(index), -1, np.int32) if labels is None else labels[index]
+  return Sample(source, rows[index], found, known, image_size)
+
+
+def without_self(
+  similarities: np.ndarray, rows: np.ndarray, own: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """One neighbor fewer: the query itself where it is among them, else the farthest.
+
+  Args:
+    similarities: [M, k], descending.
+    rows: [M, k].
+    own: bool [M, k], at most one a row: where the neighbor is the query. Without a test split
+      queries and bank are the same images; the query need not come first, for images may occur
+      twice, and need not be there at all, for a large bank is a part of them.
+  """
+  keep = ~own
+  keep[~own.any(1), -1] = False
+  shape = (len(rows), rows.shape[1] - 1)
+  return similarities[keep].reshape(shape), rows[keep].reshape(shape)
+
+
+def _images(sample: Sample, rows: np.ndarray) -> np.ndarray:
+  """The images at these rows of a sample, uint8 [..., S, S, 3]; every process reads all of them."""
+  wanted, back = np.unique(sample.rows[rows], return_inverse=True)
+  side = sample.image_size
+  made = np.zeros((len(wanted), side, side, 3), np.uint8)
+  for batch in pipeline.eval_batches(sample.source.subset(wanted), image_size=side, batch_size=64):
+    real = batch['valid']
+    made[batch['index'][real]] = batch['image'][real]
+  return made[back.reshape(rows.shape)]
+
+
+def gallery(queries: Sample, bank: Sample, similarities: np.ndarray, rows: np.ndarray) -> Gallery:
+  """A dozen random queries, of every class in turn where there are classes.
+
+  Args:
+    queries: n of them.
+    bank: what is shown beside them.
+    similarities: [n, k], descending.
+    rows: int [n, k], the nearest rows of the bank.
+  """
+  order = np.random.default_rng((0, streams.REPORT_GALLERY)).permutation(len(queries.labels))
+  # Stable: the first of every class, then the second of every class, ...
+  seen: dict[int, int] = {}
+  turn = []
+  for i in order:
+    label = int(queries.labels[i])
+    turn.append(seen.get(label, 0))
+    seen[label] = turn[-1] + 1
+  chosen = order[np.lexsort((np.arange(len(order)), turn))][:_GALLERY_ROWS]
+  near = rows[chosen, :_GALLERY_COLUMNS]
+  return Gallery(
+    _images(queries, chosen),
+    queries.labels[chosen],
+    _images(bank, near),
+    bank.labels[near],
+    similarities[chosen, :_GALLERY_COLUMNS],
+  )
+
+
+def confusion(
+  queries: Sample, bank: Sample, similarities: np.ndarray, rows: np.ndarray, num_classes: int
+) -> np.ndarray:
+  """Counts of (true class, class by k-NN vote), int [C, C]; queries without a label are left out.
+
+  Args:
+    queries: n of them.
+    bank: what votes.
+    similarities: [n, k], descending.
+    rows: int [n, k], the nearest rows of the bank.
+    num_classes: C.
+  """
+  predicted = knn.vote(similarities, bank.labels[rows], num_classes, knn.HEADLINE_TEMPERATURE)
+  known = queries.labels >= 0
+  counts = np.zeros((num_classes, num_classes), int)
+  np.add.at(counts, (queries.labels[known], predicted[known]), 1)
+  return counts
+
+
+def layouts(sample: Sample) -> Map:
+  """Principal components of unit features, and t-SNE where scikit-learn is installed."""
+  try:
+    from sklearn.manifold import TSNE
+  except ImportError:  # Machines for training may have little more than JAX.
+    TSNE = None
+  count = min(MOST_POINTS, len(sample.labels))
+  unit = hypersphere.unit(sample.features[:count])
+  centered = unit - unit.mean(0)
+  _, _, axes = np.linalg.svd(centered, full_matrices=False)
+  made = {}
+  if TSNE is not None and count > 5:
+    perplexity = min(30.0, (count - 1) / 3)
+    tsne = TSNE(2, perplexity=perplexity, init='pca', random_state=0)
+    made['t-SNE'] = tsne.fit_transform(unit)
+  components = centered @ axes[:2].T
+  made['PCA'] = np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
+  images = _images(sample, np.arange(count))
+  return Map(made, sample.labels[:count], images)

@@ -1,0 +1,62 @@
+"""What a command of `byoljax` is.
+
+Each module of `byoljax.tasks` with a command defines it as `COMMAND`. All of them are imported for
+`byoljax --help`: they import JAX, and everything that does, inside of their functions.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Argument(NamedTuple):
+  """What is named behind a command.
+
+  Attributes:
+    metavar: its name in the help; in lower case, of the parsed options' attribute.
+    kind: what shells complete it with: 'recipe', 'directory' or 'file'.
+    help: a few words.
+    many: whether there may be several; the attribute is then a list.
+  """
+
+  metavar: str
+  kind: str
+  help: str = ''
+  many: bool = False
+
+
+RECIPE = Argument('RECIPE', 'recipe', 'a name with its options, such as byol:cifar10, or a file')
+RUN = Argument('RUN', 'directory', "a run's directory, or one of its checkpoints/<step>")
+
+
+class Command(NamedTuple):
+  """A command: `byoljax NAME ARGUMENTS`.
+
+  A command with a `task` runs a configuration whose field `task` says so; every field is then an
+  option, and `python -m byoljax.main --config=...` does the same. A command without one has nothing
+  but its own flags.
+
+  Attributes:
+    name: what is typed.
+    help: one line.
+    run: with a task, (config, invocation) -> exit status; without, (options) -> exit status. Where
+      a `RECIPE` is an argument, options have its place as `config` and its changed fields as
+      `overrides`, too.
+    arguments: what is named behind the command.
+    task: the value of the configuration's field `task`.
+    recipe: the configuration's file in `configs/`, without suffix, with its options; empty where
+      an argument names it.
+    field: the field of the configuration that the argument sets; empty where it is the recipe.
+    overrides: (field, text): what else the command sets.
+    add_flags: adds flags of its own to a parser.
+  """
+
+  name: str
+  help: str
+  run: Callable[..., int]
+  arguments: tuple[Argument, ...] = (RUN,)
+  task: str = ''
+  recipe: str = ''
+  field: str = ''
+  overrides: tuple[tuple[str, str], ...] = ()
+  add_flags: Callable[[argparse.ArgumentParser], object] | None = None

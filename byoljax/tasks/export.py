@@ -1,0 +1,54 @@
+"""A run's encoder as a folder that other libraries read."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from byoljax.config import Config, user_errors
+from byoljax.tasks.command import Command
+from byoljax.workdir.run_dir import Invocation, say
+
+
+def run(config: Config, invocation: Invocation) -> int:
+  """Writes a run's encoder as a folder; see `configs/export.py`."""
+  from byoljax.encoders import load
+  from byoljax.weights import exporting
+
+  encoder, source, directory = load.load_encoder(config.pretrained, config.network)
+  home = directory.parent.parent
+  folder = pathlib.Path(invocation.workdir or home / 'export')
+  about = {
+    'method': source.get('method', {}).get('name', 'another library'),
+    'data': source.data.name,
+    'network': config.network,
+    'step': int(directory.name),
+    'results': _results(home),
+  }
+  with user_errors('--workdir'):
+    exporting.write(encoder, folder, about)
+  for path in sorted(folder.iterdir()):
+    say(f'{os.path.getsize(path):>12,} bytes  {path}')
+  return 0
+
+
+def _results(run: pathlib.Path) -> dict[str, Any]:
+  """The final table of a run, without what depends on this machine."""
+  try:
+    stored = json.loads((run / 'results.json').read_text())['result']
+    return {
+      name: {kind: {'top1': each[kind]['top1']} for kind in ('knn', 'linear')}
+      for name, each in stored.items()
+    }
+  except (OSError, ValueError, KeyError, TypeError):
+    return {}
+
+
+COMMAND = Command(
+  'export',
+  'write an encoder for other libraries',
+  run,
+  task='export',
+  recipe='export',
+  field='pretrained',
+)

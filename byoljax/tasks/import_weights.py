@@ -1,0 +1,88 @@
+"""Weights of another library as a run's directory, so that everything that takes a run takes them.
+
+What is written looks like a finished run of no steps: `config.json` with the encoder that the
+weights belong to and the data that they are to be evaluated on, and `checkpoints/0`.
+"""
+
+from collections.abc import Mapping
+import json
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+from byoljax.config import Config, ConfigError, user_errors
+from byoljax.tasks.command import Argument, Command
+from byoljax.version import versions
+from byoljax.workdir.files import write_json
+from byoljax.workdir.run_dir import Invocation, say
+
+if TYPE_CHECKING:
+  from byoljax.weights.formats import Found
+
+
+def run(config: Config, invocation: Invocation) -> int:
+  """Makes a run's directory of a file; see `configs/import_weights.py`."""
+  from byoljax.weights import importing
+  from byoljax.workdir import checkpoint
+
+  if not config.file:
+    raise ConfigError('config.file is empty: name a file with weights, such as resnet50.pth.')
+  workdir = pathlib.Path(invocation.workdir or f'runs/{pathlib.Path(config.file).stem}')
+  if checkpoint.latest_finished(workdir) is not None or (workdir / 'config.json').exists():
+    raise ConfigError(f"'{workdir}' holds a run already: choose another --workdir.")
+  with user_errors('config.file'):
+    encoder, prefix, found = importing.encoder_of(
+      config.file,
+      config.encoder,
+      mean=tuple(config.data.mean),
+      std=tuple(config.data.std),
+      prefix=config.prefix,
+      image_size=config.evals.image_size,
+    )
+  as_run = config.copy_and_resolve_references()
+  as_run.encoder.update(encoder.fields)
+  preprocessing = encoder.preprocessing
+  as_run.evals.image_size = preprocessing.image_size
+  as_run.data.mean, as_run.data.std = preprocessing.mean, preprocessing.std
+  with user_errors('--workdir'):
+    workdir.mkdir(parents=True, exist_ok=True)
+    with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
+      checkpoints.save(0, importing.Imported(encoder.params, {'bn': encoder.bn}), {})
+  # Last: a directory without it is no run.
+  write_json(
+    workdir / 'config.json',
+    {
+      'recipe': invocation.recipe,
+      'config': json.loads(as_run.to_json()),
+      'versions': versions(),
+    },
+  )
+  say(_describe(encoder.fields, prefix, found))
+  say(f'run  {workdir}  (--config.pretrained={workdir})')
+  return 0
+
+
+def _describe(fields: Mapping[str, Any], prefix: str, found: 'Found') -> str:
+  """What was found out, in a sentence."""
+  width = f' x {fields["width"]}' if fields['width'] > 1 else ''
+  if 'stem' in found.fields:
+    kernels = ' and selective kernels' if fields.get('selective_kernel') else ''
+    form = f' with the {fields["stem"]} stem{kernels}'
+  else:
+    form = (
+      f' with patches of {fields["patch_size"]} pixels, {fields["positions"]} positions for images '
+      f'of {fields["grid"] * fields["patch_size"]} and {found.doubt}'
+    )
+  behind = f", behind '{prefix}'" if prefix else ''
+  scaled = '; images are scaled to [0, 1] and not normalized' if found.std == (1.0,) * 3 else ''
+  return f'{fields["name"]}{width}{form}{behind}: every weight fits{scaled}.'
+
+
+COMMAND = Command(
+  'import',
+  "make a run of another library's weights",
+  run,
+  (Argument('FILE', 'file', 'a file with weights, or a folder with model.safetensors'),),
+  task='import',
+  recipe='import_weights',
+  field='file',
+)

@@ -1,0 +1,87 @@
+"""k-NN at every tap of a run, from the pixels to the prediction."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from byoljax.config import Config, user_errors
+from byoljax.report import by_tap
+from byoljax.tasks import evaluation
+from byoljax.tasks.command import Command
+from byoljax.workdir import run_dir
+from byoljax.workdir.run_dir import Invocation, say
+
+if TYPE_CHECKING:
+  from byoljax.protocols.extraction import EvalData
+
+PIXELS = 'pixels'
+
+
+def run(config: Config, invocation: Invocation) -> int:
+  """k-NN, and if asked for logistic regression, on every tap of a run, from the pixels on."""
+  from byoljax.encoders import load
+  from byoljax.encoders.encoder import random_encoder
+  from byoljax.evals import knn
+  from byoljax.protocols import extraction, tap_features
+
+  encoder, taps, source, directory = load.load_taps(
+    config.pretrained, config.network, [tap for tap in config.taps if tap != PIXELS]
+  )
+  home = evaluation.result_directory('layers', config, directory, invocation)
+  data = evaluation.data_of(config, source, config.batch_size, home)
+  say(f'layers of {directory} ({config.network} network) on {data.test.name}')
+  found = [
+    tap_features.of_images(encoder, taps, images, data) for images in (data.train, data.test)
+  ]
+  if (not config.taps or PIXELS in config.taps) and PIXELS not in taps:
+    pixels = random_encoder({**source.encoder, 'name': PIXELS}, encoder.preprocessing, 0)
+    for (made, _), images in zip(found, (data.train, data.test), strict=True):
+      rows, _ = extraction.extract(pixels, images, data)
+      made[PIXELS] = rows
+    taps = (PIXELS, *(tap for tap in taps if tap in config.taps or not config.taps))
+  (train, train_labels), (test, test_labels) = found
+  rows = []
+  for tap in taps:
+    with user_errors('layers'):
+      rows.append(
+        {'tap': tap, 'dimensions': train[tap].shape[1]}
+        | _layer(config, (train[tap], train_labels), (test[tap], test_labels), data)
+      )
+  result = {'rows': rows, 'k': knn.HEADLINE_K, 'temperature': knn.HEADLINE_TEMPERATURE}
+  run_dir.write_result(home / 'result.json', result, config, directory)
+  say(by_tap.format_rows('layers', rows))
+  say(f'result  {home / "result.json"}')
+  return 0
+
+
+def _layer(
+  config: Config,
+  train: tuple[np.ndarray, np.ndarray],
+  test: tuple[np.ndarray, np.ndarray],
+  data: 'EvalData',
+) -> dict[str, float]:
+  from byoljax.evals import frozen, knn
+
+  near = knn.knn_accuracy(
+    *train,
+    *test,
+    num_classes=data.train.num_classes,
+    ks=(knn.HEADLINE_K,),
+    temperatures=(knn.HEADLINE_TEMPERATURE,),
+  )
+  scores = {'knn_top1': near['top1']}
+  if config.layers.logistic:
+    known = [(x[y >= 0], y[y >= 0]) for x, y in (train, test)]
+    lambdas = config.layers.lambdas or frozen.LAMBDAS
+    scores['logistic_top1'] = frozen.logistic(*known, lambdas=lambdas)['top1']
+  return scores
+
+
+COMMAND = Command(
+  'layers',
+  'k-NN layer by layer, from pixels to prediction',
+  run,
+  task='layers',
+  recipe='taps:layers',
+  field='pretrained',
+)

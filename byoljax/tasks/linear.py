@@ -1,0 +1,54 @@
+"""Linear evaluation: a linear classifier on the frozen encoder, trained by SGD."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from byoljax.config import Config
+from byoljax.tasks import evaluation
+from byoljax.tasks.command import Command
+from byoljax.workdir import run_dir
+from byoljax.workdir.run_dir import Invocation, say
+
+
+def run(config: Config, invocation: Invocation) -> int:
+  """Linear evaluation of a pretrained encoder; see `configs/linear.py`."""
+  from byoljax.encoders import load
+  from byoljax.evals import scores
+  from byoljax.protocols.linear import LinearProtocol, linear_result
+  from byoljax.train import assemble
+
+  encoder, source_config, directory = load.load_encoder(
+    config.pretrained, config.network, config.tap
+  )
+  home = evaluation.result_directory('linear', config, directory, invocation)
+  data = evaluation.data_of(config, source_config, config.linear.batch_size, home)
+  with config.unlocked():
+    config.pretrained = str(directory.resolve())  # The same however the user wrote it.
+  with run_dir.lock_workdir(home):
+    run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
+    say(f'Linear evaluation of {directory} ({evaluation.which(config)}) on {data.test.name}.')
+    protocol = LinearProtocol(**config.linear.to_dict())
+    result = linear_result(
+      encoder, data, protocol, logging=assemble.logging_of(config), workdir=home
+    )
+  if result is None:
+    say('Stopped and saved: the same command resumes from there.')
+    return 0
+  run_dir.write_result(home / 'result.json', result, config, directory)
+  say(
+    f'{scores.format_scores(result)} on {result["test_examples"]:,} test images ({_chosen(result)})'
+  )
+  say(f'result  {home / "result.json"}')
+  return 0
+
+
+def _chosen(result: Mapping[str, Any]) -> str:
+  rate = f'base_lr {result["base_lr"]:g}'
+  if 'held_out_top1' not in result:
+    return f'{rate}, the only one'
+  return f'{rate}, {result["held_out_top1"]:.2%} on held-out training images'
+
+
+COMMAND = Command(
+  'linear', 'linear evaluation of a run', run, task='linear', recipe='linear', field='pretrained'
+)

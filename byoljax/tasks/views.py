@@ -1,0 +1,33 @@
+"""What a recipe's augmentations look like, before anything is trained."""
+
+import pathlib
+
+from byoljax.config import Config, user_errors
+from byoljax.tasks import data as data_lib
+from byoljax.tasks.command import RECIPE, Command
+from byoljax.workdir import run_dir
+from byoljax.workdir.run_dir import Invocation, say
+
+
+def run(config: Config, invocation: Invocation) -> int:
+  """Writes a contact sheet of the augmented views that a configuration produces."""
+  from byoljax.report import preview
+  from byoljax.train import assemble
+
+  workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
+  made = assemble.from_config(config, data_lib.open_split(config, 'pretrain', workdir))
+  with user_errors():
+    workdir.mkdir(parents=True, exist_ok=True)
+  preview.write_sheet(made, workdir / 'views.png', assemble.spec_names(config))
+  say(f'views  {workdir / "views.png"}')
+  return 0
+
+
+COMMAND = Command(
+  'views',
+  "look at a recipe's augmentations",
+  run,
+  (RECIPE,),
+  task='views',
+  overrides=(('task', 'views'),),
+)

@@ -1,0 +1,299 @@
+"""A training run made from typed parts: `make_run`, and `Run`, what the loop takes.
+
+    length = make_length('20 epochs', batch_size=64, num_examples=source.size)
+    run = make_run(
+      source,
+      specs,
+      lambda setting: byol.build(make_encoder, setting, projector=(512, 128), predictor=(512, 128)),
+      make_recipe({'name': 'adamw', 'base_lr': 8e-3, 'warmup': '1 epochs'}, length),
+      length,
+      data=DataOptions(mean=(0.5,) * 3, std=(0.25,) * 3),
+    )
+
+Nothing is computed here. Whatever does not fit the data, the devices or the other arguments is
+found here, before any compute. `byoljax.train.assemble` makes the arguments from a configuration.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from byoljax import optim
+from byoljax.data.augment import device
+from byoljax.data.augment.views import ViewSpec
+from byoljax.data.batches import pipeline, resident
+from byoljax.data.batches.order import AnyOrder, Order
+from byoljax.data.sources.source import Source
+from byoljax.devices import collectives, mapping
+from byoljax.evals import collapse
+from byoljax.length import Length, is_due
+from byoljax.method import Batch, Method, Setting, transformed
+from byoljax.optim.recipe import Recipe
+from byoljax.step import TrainState, make_init, train_step
+from byoljax.train import online_probe, sharding
+from byoljax.train.online_probe import ProbeOptions
+
+PyTree = Any
+BuildMethod = Callable[[Setting], Method]
+MapStep = Callable[..., Callable[..., Any]]
+
+
+class DataOptions(NamedTuple):
+  """How images are read and normalized.
+
+  Attributes:
+    mean: per channel, or one for all, subtracted from images in [0, 1].
+    std: per channel, or one for all, divided by.
+    threads: for decoding; 0 means one for each core.
+    resident: whether images live on the devices: 'auto', 'on' or 'off'; see `resident`.
+    fields: names of further fields of the source that the method is given; see `data.fields`.
+  """
+
+  mean: tuple[float, ...]
+  std: tuple[float, ...]
+  threads: int = 0
+  resident: str = 'auto'
+  fields: tuple[str, ...] = ()
+
+
+class Run(NamedTuple):
+  """Everything that training needs; nothing here changes.
+
+  Attributes:
+    source: the training images.
+    specs: one augmentation per view.
+    order: which examples each step of this process consists of.
+    seed: of the order, the augmentation and the initial weights.
+    data: see `DataOptions`.
+    length: durations in steps.
+    accumulate: micro-batches per optimizer step.
+    method: see `byoljax.method`.
+    tx: the optimizer of all parameter groups.
+    schedule: step -> learning rate of the group 'default'; None where it is not known.
+    warmup_steps: of the learning rate.
+    log_every: steps between two rows of metrics; 0 logs the last step only.
+    max_skipped: steps in a row whose update may be skipped before the run stops; 0: no limit.
+    step: the mapped train step: (state, batch [devices, b, ...]) -> (state, metrics).
+    create: () -> the TrainState at step 0, replicated arrays on the default device.
+    layout: how the state that `step` takes is placed on the devices.
+    report: table of the parameters and how each is optimized.
+    many_steps: the mapped `resident.make_steps`, for data that live on the devices: (state, data,
+      order [devices, 2, K, b], count) -> (state, metrics). None where images differ in size.
+  """
+
+  source: Source
+  specs: tuple[ViewSpec, ...]
+  order: AnyOrder
+  seed: int
+  data: DataOptions
+  length: Length
+  accumulate: int
+  method: Method
+  tx: optax.GradientTransformation
+  schedule: Callable[[Any], Any] | None
+  warmup_steps: int
+  log_every: int
+  max_skipped: int
+  step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+  create: Callable[[], TrainState]
+  layout: sharding.Placement
+  report: str
+  many_steps: Callable[..., tuple[TrainState, dict[str, jax.Array]]] | None
+
+
+def make_run(
+  source: Source,
+  specs: Sequence[ViewSpec],
+  method: BuildMethod,
+  optimizer: Recipe | optax.GradientTransformation,
+  length: Length,
+  *,
+  data: DataOptions,
+  order: AnyOrder | None = None,
+  seed: int = 0,
+  accumulate: int = 1,
+  skip_non_finite: bool = False,
+  max_skipped: int = 0,
+  shard_state: bool = False,
+  log_every: int = 0,
+  probe: ProbeOptions | None = None,
+  dtype: str = 'float32',
+  given: Mapping[str, Any] | None = None,
+  num_devices: int | None = None,
+  mapped: MapStep = mapping.spmd,
+) -> Run:
+  """Makes a training run.
+
+  Args:
+    source: the training images.
+    specs: one augmentation per view.
+    method: given what the run is like, builds the method.
+    optimizer: what `optim.recipe.make_recipe` makes, or any optax transformation, which then moves
+      every parameter.
+    length: see `length.make_length`.
+    data: see `DataOptions`.
+    order: which examples a step consists of; None: a new permutation of all in every epoch.
+    seed: of the order, the augmentation and the initial weights.
+    accumulate: micro-batches per optimizer step.
+    skip_non_finite: whether steps whose loss or gradient is not finite change nothing.
+    max_skipped: how many of them in a row stop the run; 0: none do.
+    shard_state: whether the optimizer's state, target networks and memories are sharded over the
+      devices; the optimizer then takes its norms by `sharding.norm_over_devices()`.
+    log_every: steps between two rows of metrics; 0 logs the last step only.
+    probe: of an online probe on labelled data; None: there is none.
+    dtype: compute type of the networks, 'float32' or 'bfloat16'.
+    given: networks for the method, by name ('encoder', 'teacher').
+    num_devices: that the step runs on; None: those there are.
+    mapped: makes the per-device step one of all devices, given in_axes and out_axes:
+      `mapping.spmd`, or another way.
+
+  Raises:
+    ValueError: arguments that do not fit the data, the devices or one another.
+  """
+  num_devices = jax.device_count() if num_devices is None else num_devices
+  check_batch(length.batch_size, accumulate, num_devices, source)
+  resident.check(data.resident, source)
+  setting = Setting(
+    length=length,
+    accumulate=accumulate,
+    num_devices=num_devices,
+    num_examples=source.size,
+    num_classes=source.num_classes,
+    axis=collectives.AXIS,
+    dtype=dtype,
+    given=dict(given or {}),
+    mean=tuple(data.mean),
+    std=tuple(data.std),
+  )
+  made = method(setting)
+  if not isinstance(optimizer, Recipe):
+    optimizer = Recipe.of(optimizer)
+  if probe is not None and source.num_classes > 1 and not source.multi_label:
+    made = online_probe.add(made, source.num_classes)
+    optimizer = optimizer.with_group('probe', *online_probe.optimizer(probe, length))
+  recipe = optimizer
+  tx = optim.make(lambda params: recipe.label(made.groups(params), params), recipe.transformations)
+  augment = device.make_augment(
+    specs,
+    seed=seed,
+    mean=data.mean,
+    std=data.std,
+    fields=[source.field(name) for name in data.fields],
+  )
+  if order is None:
+    order = Order(source.size, length.batch_size, seed, jax.process_index(), jax.process_count())
+  example = _example_batch(source, specs, data.fields, augment)
+  create = make_init(made, tx, example, seed, skip_non_finite=skip_non_finite)
+  shapes = jax.eval_shape(create)
+  if setting.micro_batch_size == 1:
+    _check_single_example(made, shapes, example)
+  layout = sharding.replicated()
+  if shard_state:
+    made, tx, layout = sharding.shard(made, tx, shapes)
+  step = functools.partial(
+    train_step,
+    method=made,
+    tx=tx,
+    augment=augment,
+    diagnose=_diagnosis(log_every, length.total_steps),
+    accumulate=accumulate,
+    skip_non_finite=skip_non_finite,
+  )
+  labels = recipe.label(made.groups(shapes.params), shapes.params)
+  return Run(
+    source=source,
+    specs=tuple(specs),
+    order=order,
+    seed=seed,
+    data=data,
+    length=length,
+    accumulate=accumulate,
+    method=made,
+    tx=tx,
+    schedule=recipe.schedule,
+    warmup_steps=recipe.warmup_steps,
+    log_every=log_every,
+    max_skipped=max_skipped if skip_non_finite else 0,
+    step=mapped(step, in_axes=(layout.axes, 0), out_axes=(layout.axes, None)),
+    create=create,
+    layout=layout,
+    report=optim.param_report(shapes.params, labels, recipe.settings),
+    many_steps=_many_steps(step, source, data.fields, layout),
+  )
+
+
+def check_batch(batch_size: int, accumulate: int, devices: int, source: Source) -> None:
+  """Checks a batch against the devices, the micro-batches and the data.
+
+  Raises:
+    ValueError: they do not fit; the message names batch sizes that do.
+  """
+  if batch_size < 1 or accumulate < 1:
+    raise ValueError(
+      f'train.batch_size={batch_size} and train.accumulate={accumulate} must both be at least 1.'
+    )
+  unit = devices * accumulate
+  if batch_size % unit:
+    below = max(unit, batch_size // unit * unit)
+    raise ValueError(
+      f'train.batch_size={batch_size} is not a multiple of {devices} devices x {accumulate} '
+      f'micro-batches; use {below} or {below + unit}.'
+    )
+  if batch_size > source.size:
+    raise ValueError(
+      f'train.batch_size={batch_size} is more than the {source.size} images of {source.name}; '
+      f'use at most {source.size // devices * devices}.'
+    )
+
+
+def _example_batch(source: Source, specs: Sequence[ViewSpec], fields: Any, augment: Any) -> Batch:
+  """Two examples as the method sees them, all zeros: only their shapes matter."""
+  shapes = jax.eval_shape(augment, pipeline.batch_shapes(source, specs, 2, fields))
+  return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+
+
+def _check_single_example(method: Method, state: TrainState, example: Batch) -> None:
+  """Raises what a loss that needs several examples says to one; computes nothing."""
+
+  def losses(state: TrainState, batch: Batch, key: jax.Array) -> list[Any]:
+    seen = transformed(method, batch, key, state.step)
+    alone = jax.tree.map(lambda x: x[None], seen)
+    arguments = (state.params, state.method_state, alone, key, state.step)
+    each = [phase.loss for phase in method.phases] or [method.loss]
+    return [
+      jax.vmap(loss, (None, None, 0, None, None), axis_name=collectives.AXIS)(*arguments)
+      for loss in each
+    ]
+
+  jax.eval_shape(losses, state, jax.tree.map(lambda x: x[:1], example), jax.random.key(0))
+
+
+def _many_steps(
+  step: resident.Step, source: Source, fields: Sequence[str], layout: sharding.Placement
+) -> Callable[..., Any] | None:
+  if source.image_shape is None:
+    return None
+  return mapping.spmd(
+    resident.make_steps(step, source, fields),
+    in_axes=(layout.axes, None, 0, None),
+    out_axes=(layout.axes, None),
+  )
+
+
+def _diagnosis(every: int, total: int) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
+  """Collapse metrics at the steps that are logged; NaN at others, since eigenvalues cost time."""
+
+  def diagnose(embedding: jax.Array, step: jax.Array) -> dict[str, jax.Array]:
+    measure = functools.partial(collapse.collapse_metrics, axis=collectives.AXIS)
+    skipped = jax.tree.map(
+      lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(measure, embedding)
+    )
+    due = is_due(step + 1, every) | (step + 1 == total)
+    return jax.lax.cond(due, measure, lambda _: skipped, embedding)
+
+  return diagnose

@@ -1,0 +1,83 @@
+"""The model card of an exported encoder, as Markdown that Hugging Face's hub reads."""
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+import string
+from typing import Any
+
+from byoljax.models import vit
+from byoljax.models.resnet import RESNETS
+
+_CIFAR_STEM = """\
+model.conv1 = torch.nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)
+model.maxpool = torch.nn.Identity()
+"""
+
+
+def render(card: Mapping[str, Any], timm: tuple[str, Mapping[str, Any]] | None = None) -> str:
+  """Fills the templates beside this module.
+
+  Args:
+    card: what `exporting.write` stores as model_card.json.
+    timm: the name and arguments with which timm makes the network, where it has it.
+  """
+  side = card['image_size']
+  encoder = card['encoder'] or {'name': 'a module of its own', 'width': 1}
+  use = ''
+  if card['names'] == 'torchvision' and encoder['width'] == 1:
+    stem = _CIFAR_STEM if encoder['stem'] == 'cifar' else ''
+    use = _fill('torchvision', encoder=encoder['name'], stem=stem)
+  if timm is not None:
+    name, arguments = timm
+    use = _fill('timm', model=name, arguments=', '.join(f'{k}={v!r}' for k, v in arguments.items()))
+  return _fill(
+    'card',
+    encoder=encoder['name'],
+    width=encoder['width'],
+    details=_details(encoder),
+    numbers=f'{card["numbers"]:,}',
+    side=side,
+    features=card['features'],
+    channels=len(card['mean']),
+    mean=_numbers(card['mean']),
+    std=_numbers(card['std']),
+    method=card['method'],
+    data=card['data'],
+    network=card['network'],
+    step=card['step'],
+    version=card['byoljax'],
+    use=use,
+    results=_results(card['results']),
+  )
+
+
+def _fill(template: str, **fields: object) -> str:
+  path = resources.files('byoljax.weights').joinpath('templates', f'{template}.md')
+  return string.Template(path.read_text(encoding='utf-8')).substitute(fields)
+
+
+def _details(encoder: Mapping[str, Any]) -> str:
+  text = ''
+  if encoder.get('input', 'rgb') != 'rgb':
+    text += f', input {encoder["input"]}'
+  if encoder['name'] in RESNETS:
+    text += f', stem {encoder["stem"]}'
+  if encoder['name'] in vit.VITS:
+    patch = encoder['patch_size'] or vit.VITS[encoder['name']].patch
+    text += f', patches of {patch} pixels, embedding {encoder["pool"]}'
+  return text
+
+
+def _results(results: Mapping[str, Any]) -> str:
+  if not results:
+    return 'None were stored with the run.'
+  lines = ['| encoder | k-NN top-1 | linear top-1 |', '|---|---|---|']
+  lines += [
+    f'| {name} | {each["knn"]["top1"]:.1%} | {each["linear"]["top1"]:.1%} |'
+    for name, each in results.items()
+  ]
+  return '\n'.join([*lines, '', "From the run's own results.json, which holds the protocol."])
+
+
+def _numbers(numbers: Sequence[float]) -> str:
+  return '(' + ', '.join(f'{number:g}' for number in numbers) + ')'

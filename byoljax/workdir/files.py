@@ -1,0 +1,45 @@
+"""Atomic writes: files that are complete or absent."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import json
+import os
+import pathlib
+import secrets
+from typing import IO, Any
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], mode: str = 'wb') -> Iterator[IO[Any]]:
+  """Opens a temporary file that replaces `path` if the block ends without an error.
+
+  Readers, also after a crash, see the old contents or the new ones, never a part. Several processes
+  may do this at the same time: the last one wins.
+
+  Args:
+    path: the file; its directory must exist.
+    mode: 'wb', or 'w' for text in UTF-8 with newlines as they are written.
+
+  Raises:
+    OSError: it cannot be written; `path` is unchanged and no temporary file is left behind.
+  """
+  target = pathlib.Path(path)
+  # In the same directory, because renames are atomic only within one file system.
+  scratch = target.with_name(f'{target.name}.{secrets.token_hex(4)}.tmp')
+  encoding, newline = (None, None) if 'b' in mode else ('utf-8', '')
+  try:
+    with scratch.open(mode, encoding=encoding, newline=newline) as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(scratch, target)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      scratch.unlink()
+    raise
+
+
+def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
+  """Writes indented JSON; see `replacing`."""
+  with replacing(path, 'w') as file:
+    file.write(json.dumps(data, indent=2) + '\n')

@@ -1,0 +1,102 @@
+"""`Encoder`: through a method's network, with a classifier behind it, and rebuilt from facts."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byoljax import config as config_lib
+from byoljax.data.sources import datasets
+from byoljax.encoders import load, method_network, teachers
+from byoljax.encoders.encoder import Preprocessing, untrained
+from byoljax.models.taps import truncate
+from byoljax.train import assemble
+from byoljax.workdir.files import write_json
+from tests.methods import test_contract as contract
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+
+
+class TestClassifier:
+  KERNEL = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32)
+  BIAS = np.arange(3, dtype=np.float32)
+
+  def test_logits_are_those_of_the_head(self):
+    encoder = contract._frozen()
+    classifier = teachers.with_classifier(encoder, self.KERNEL, self.BIAS)
+    assert classifier.dim == 3 and classifier.tap == 'logits'
+    wanted = np.asarray(encoder(IMAGES)) @ self.KERNEL + self.BIAS
+    np.testing.assert_allclose(classifier(IMAGES), wanted, rtol=1e-5, atol=1e-5)
+
+  def test_an_inner_map_is_pooled_on_the_way(self):
+    """Linear evaluations of a tap pool it; so does their classifier."""
+    encoder = load_small()
+    encoder = dataclasses.replace(encoder, net=truncate(encoder.net, ['stem']), tap='stem')
+    kernel = np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
+    classifier = teachers.with_classifier(encoder, kernel, self.BIAS)
+    wanted = np.asarray(encoder(IMAGES)) @ kernel + self.BIAS
+    np.testing.assert_allclose(classifier(IMAGES), wanted, rtol=1e-4, atol=1e-4)
+
+  def test_other_normalization_is_refused(self):
+    teachers.require_same_normalization(contract._teacher(), (0.5,) * 3, (0.25,) * 3)
+    with pytest.raises(ValueError, match=r'config\.data\.std differs'):
+      teachers.require_same_normalization(contract._teacher(), (0.5,) * 3, (0.2,) * 3)
+
+
+def load_small():
+  from byoljax.encoders.encoder import random_encoder
+
+  return random_encoder({'name': 'small'}, Preprocessing((0.5,) * 3, (0.25,) * 3, 8), 0)
+
+
+@pytest.mark.parametrize('network', ['online', 'target'])
+def test_a_run_in_training_is_read_through_its_methods_network(network):
+  method = contract.make('byol', axis=None)
+  shapes = jax.eval_shape(method.init, jax.random.key(0), contract.batch_of('byol'))
+  count = iter(range(1000))
+  params, state = jax.tree.map(lambda x: np.full(x.shape, next(count), np.float32), shapes)
+  held = {'params': params, 'method_state': state}
+  preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3, 8)
+  encoder = load.of_state(method.net, held, preprocessing, network)
+  own = (params, state.bn) if network == 'online' else (state.target_params, state.target_bn)
+  jax.tree.map(np.testing.assert_array_equal, encoder.params['encoder'], own[0]['encoder'])
+  jax.tree.map(np.testing.assert_array_equal, encoder.bn['encoder'], own[1]['encoder'])
+  assert list(encoder.params) == ['encoder'] and encoder.dim == 8
+  again = load.of_state(method.net, held, preprocessing, network)
+  assert again.net is encoder.net, 'periodic evaluations compile once'
+
+
+def test_before_training_it_is_another_draw_without_heads():
+  classifier = contract._teacher()
+  fresh = untrained(classifier, seed=3)
+  assert fresh.tap == 'embedding' and list(fresh.params) == ['encoder']
+  assert jax.tree.map(jnp.shape, fresh.params) == jax.tree.map(
+    jnp.shape, {'encoder': classifier.params['encoder']}
+  )
+  kernels = [tree['encoder']['Conv_0']['kernel'] for tree in (fresh.params, classifier.params)]
+  assert np.abs(np.subtract(*kernels)).max() > 0.01
+
+
+@pytest.mark.parametrize('name', ['byol', 'instance_discrimination', 'distillation'])
+def test_a_method_is_built_again_from_what_its_run_recorded(name, npz, tmp_path):
+  """Neither the data, nor the devices, nor a teacher have to be there."""
+  config = config_lib.load(f'configs/{name}.py:npz,smoke')
+  with config.unlocked():
+    config.data.update(name='npz', dir=str(npz))
+    config.probe.online = False
+  source = datasets.load('npz', 'pretrain', data_dir=str(npz))
+  given = {'teacher': contract._teacher()} if name == 'distillation' else {}
+  run = assemble.from_config(config, source, given=given)
+  facts = method_network.facts_of(run, given)
+  write_json(tmp_path / 'config.json', {'facts': facts})
+  net = method_network.network(config, tmp_path)
+  example = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+  made = jax.eval_shape(lambda: net.init(jax.random.key(0), example))
+  own = jax.eval_shape(lambda: run.method.net.init(jax.random.key(0), example))
+  assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, own)
+  assert [part[:2] for part in net.parts] == [part[:2] for part in run.method.net.parts]
+  # Without them only the encoder is known.
+  write_json(tmp_path / 'config.json', {})
+  assert method_network.network(config, tmp_path) is None

@@ -1,0 +1,102 @@
+"""Streaming metrics: values by hand, uneven batches, devices, long sums."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byoljax.evals import streaming
+
+# Two images of two pixels; classes 0, 1, 2, and a third that never occurs.
+TARGETS = np.array([[[0, 1]], [[1, 255]]])
+PREDICTED = np.array([[[0, 0]], [[1, 2]]])
+ALL = np.ones(2, bool)
+
+
+def scores(predicted, num_classes):
+  return np.eye(num_classes, dtype=np.float32)[predicted]
+
+
+def after(metric, *batches):
+  update = jax.jit(metric.update)
+  return metric.result(functools.reduce(lambda s, batch: update(s, *batch), batches, metric.init()))
+
+
+def test_mean_iou_by_hand():
+  """Class 0: 1 right of 2 in the union; class 1: 1 of 2; 2 and 3 nowhere; 255 does not count."""
+  found = after(streaming.mean_iou(4), (scores(PREDICTED, 4), TARGETS, ALL))
+  assert found == {'mean_iou': 0.5, 'pixel_accuracy': pytest.approx(2 / 3)}
+  # A class that is predicted and never right is 0, and counts.
+  found = after(streaming.mean_iou(4), (scores(np.array([[[0, 3]]]), 4), TARGETS[:1], ALL[:1]))
+  assert found['mean_iou'] == pytest.approx((1 + 0 + 0) / 3)
+
+
+def test_squared_error_by_hand():
+  outputs, targets = np.array([[1.0, 2.0], [3.0, np.nan]]), np.array([[0.0, 4.0], [3.0, 7.0]])
+  metric = streaming.mean_squared_error()
+  measured = np.array([[True, True], [True, False]])
+  assert after(metric, (outputs, targets, measured)) == {
+    'mse': pytest.approx(5 / 3), 'rmse': pytest.approx((5 / 3) ** 0.5)
+  }  # fmt: skip
+  assert after(metric, (outputs, targets, np.array([True, False])))['mse'] == 2.5
+  assert np.isnan(after(metric)['mse']) and np.isnan(after(streaming.mean_iou(3))['mean_iou'])
+
+
+@pytest.mark.parametrize('kind', ['iou', 'mse'])
+def test_batches_padding_and_devices_do_not_matter(kind):
+  """13 examples as a whole, as 4 + 4 + 4 + 1 padded, and each of these over four devices."""
+  rng = np.random.default_rng(0)
+  if kind == 'iou':
+    make = functools.partial(streaming.mean_iou, 5)
+    outputs = rng.normal(size=(13, 6, 5, 5)).astype(np.float32)
+    targets = rng.integers(-1, 6, (13, 6, 5))
+  else:
+    make = streaming.mean_squared_error
+    outputs = rng.normal(size=(13, 6, 5)).astype(np.float32)
+    targets = rng.normal(size=(13, 6, 5)).astype(np.float32)
+  whole = after(make(), (outputs, targets, np.ones(13, bool)))
+  # Padding holds whatever the last batch left there.
+  padded = [np.concatenate([x, x[:3]]) for x in (outputs, targets)]
+  parts = [x.reshape(4, 4, *x.shape[1:]) for x in (*padded, np.arange(16) < 13)]
+  in_parts = after(make(), *zip(*parts, strict=True))
+  metric = make(axis='batch')
+  update = jax.jit(jax.vmap(metric.update, (None, 0, 0, 0), axis_name='batch'))
+  state = metric.init()
+  for batch in zip(*parts, strict=True):
+    states = update(state, *(x[:, None] for x in batch))
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x, x[:1].repeat(4, 0)), states)
+    state = jax.tree.map(lambda x: x[0], states)
+  # Counts are exact; sums of 390 squares in float32 differ by their order.
+  tolerance = 0 if kind == 'iou' else 1e-6
+  for found in (in_parts, metric.result(state)):
+    assert found == {name: pytest.approx(x, rel=tolerance, abs=0) for name, x in whole.items()}
+
+
+def test_counts_go_beyond_int32():
+  metric = streaming.mean_iou(2)
+  state = metric.init()
+  almost = jnp.full((2, 2), 2**30 - 1, jnp.int32)
+  for _ in range(5):
+    state = streaming._add_counts(state, almost, None)
+  np.testing.assert_array_equal(streaming._counts(state), np.full((2, 2), 5 * (2**30 - 1)))
+  assert metric.result(state)['pixel_accuracy'] == 0.5
+
+
+def test_a_long_sum_loses_nothing():
+  """2^24 + 1 is no float32: a plain sum would stay at 2^24."""
+  metric = streaming.mean_squared_error()
+  one = (np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), np.ones(1, bool))
+  state = metric.init() | {'sum': jnp.float32(2**24)}
+  update = jax.jit(metric.update)
+  for _ in range(10):
+    state = update(state, *one)
+  assert metric.result(state)['mse'] == (2**24 + 10) / 10
+
+
+def test_wrong_shapes_are_refused():
+  with pytest.raises(ValueError, match=r'outputs are \[b, ..., 3\]'):
+    streaming.mean_iou(3).update({}, np.zeros((2, 4)), np.zeros((2,), int), ALL)
+  with pytest.raises(ValueError, match='differ in shape'):
+    streaming.mean_squared_error().update({}, np.zeros((2, 4)), np.zeros((2, 5)), ALL)

@@ -1,0 +1,83 @@
+"""A run whose method learns from further fields, and from an order that mixes two sources."""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from byoljax.data.augment.views import ViewSpec
+from byoljax.data.batches.order import MixedOrder
+from byoljax.data.fields import Field
+from byoljax.data.sources import arrays
+from byoljax.data.sources.joined import join
+from byoljax.devices import mapping
+from byoljax.length import make_length
+from byoljax.method import Aux, Method, default_groups, keep
+from byoljax.models.net import Statistics
+from byoljax.train import loop
+from byoljax.train.run import DataOptions, make_run
+from byoljax.workdir.clock import Clock
+
+SPEC = ViewSpec(size=8, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
+WEIGHTS = np.array([0.5, 0.25, -0.5], np.float32)
+
+
+def depth_from_color(setting):
+  """Predicts depth from the colors of a pixel; counts the labeled rows of a micro-batch."""
+  del setting
+
+  def init(key, batch):
+    del key
+    return {'encoder': {'kernel': jnp.zeros(batch['views'][0].shape[-1])}}, Statistics({})
+
+  def loss(params, state, batch, key, step):
+    del key, step
+    predicted = batch['views'][0] @ params['encoder']['kernel']
+    value = jnp.mean((predicted - batch['depth'][0][..., 0]) ** 2)
+    labeled = jnp.mean((batch['label'] >= 0).astype(jnp.float32))
+    embedding = jnp.mean(batch['views'][0], axis=(1, 2))
+    return value, Aux(state, {'labeled': labeled}, embedding)
+
+  def embed(params, state, images):
+    del params, state
+    return {'embedding': jnp.mean(images, axis=(1, 2))}
+
+  return Method(init, loss, keep, embed, default_groups)
+
+
+def scenes(count, seed, labels=None):
+  coarse = np.random.default_rng(seed).integers(0, 256, (count, 4, 4, 3), np.uint8)
+  images = coarse.repeat(4, axis=1).repeat(4, axis=2)
+  depth = (images / np.float32(255)) @ WEIGHTS
+  return arrays.from_arrays(
+    images, labels, fields={Field('depth', 'map', resample='bicubic'): depth}
+  )
+
+
+@pytest.mark.parametrize('resident', ['off', 'on'])
+def test_a_method_learns_from_depth_in_a_mixed_order(resident, monkeypatch):
+  monkeypatch.setattr(mapping, 'must_unroll', lambda: False)
+  source = join([scenes(5, 0, np.arange(5) % 2), scenes(40, 1)])
+  order = MixedOrder((5, 40), (8, 24), seed=0, num_devices=jax.device_count(), accumulate=2)
+  run = make_run(
+    source,
+    (SPEC,),
+    depth_from_color,
+    optax.sgd(0.5),
+    make_length('40 steps', batch_size=32, num_examples=source.size),
+    data=DataOptions((0.0,), (1.0,), resident=resident, fields=('depth',)),
+    order=order,
+    accumulate=2,
+  )
+  losses, state = [], run.layout.place(run.create())
+  with contextlib.closing(loop.training(run, state, 0, Clock(40, 32))) as steps:
+    for _, last, values in steps:
+      state = last
+      losses.append(float(mapping.fetch(values)['loss']))
+      assert mapping.fetch(values)['labeled'] == 0.25
+  assert losses[-1] < losses[0] / 20
+  kernel = mapping.fetch(state.params)['encoder']['kernel']
+  np.testing.assert_allclose(kernel, WEIGHTS, atol=0.1)
