@@ -44,7 +44,6 @@ CLUSTER_REPAIR = 1403  # NumPy, with a seed drawn from the same key: how cluster
 
 # NumPy generators, seeded with (seed, stream, ...).
 ORDER = 2001  # (epoch): order of the training examples
-MIXED_ORDER = 2009  # (part, epoch): order of the examples of a part of a mixed order
 KNN_HELD_OUT = 2002  # training images that are queries of the periodic k-NN
 PROBE_HELD_OUT = 2003  # training images on which a classifier's settings are chosen
 LABEL_SUBSET = 2004  # the training images that have labels
@@ -52,3 +51,4 @@ FEW_LABELS = 2005  # (draw): labeled images of the logistic regression with few 
 RESCALING = 2006  # images that the encoder 'random_rescaled' is fitted to
 REPORT_SAMPLE = 2007  # (part): images on the report's page
 REPORT_GALLERY = 2008  # queries in the report's gallery
+MIXED_ORDER = 2009  # (part, epoch): order of the examples of a part of a mixed order

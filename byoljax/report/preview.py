@@ -59,13 +59,13 @@ def _seen(run: Run, batch: dict[str, Any]) -> list[np.ndarray]:
   Views that a transform has stacked along the batch (the turns of an image, say) are taken apart.
   """
   augment = device.make_augment(run.specs, seed=run.seed, mean=run.data.mean, std=run.data.std)
+  step = micro_batch = jnp.zeros((), jnp.int32)
   key = jax.random.fold_in(jax.random.key(run.seed), streams.STEPS)
-  key = jax.random.fold_in(jax.random.fold_in(key, 0), streams.TRANSFORM)
+  key = jax.random.fold_in(jax.random.fold_in(key, step), streams.TRANSFORM)
+  key = jax.random.fold_in(key, micro_batch)
 
   def see(batch: dict[str, Any]) -> Any:
-    step = jnp.zeros((), jnp.int32)
-    first = jax.random.fold_in(key, 0)
-    return transformed(run.method, augment(batch, step), first, step)['views']
+    return transformed(run.method, augment(batch, step), key, step)['views']
 
   mean, std = (np.asarray(numbers, np.float32) for numbers in (run.data.mean, run.data.std))
   count, seen = len(batch['index']), []

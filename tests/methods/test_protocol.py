@@ -10,6 +10,7 @@ import pytest
 
 from byoljax import optim
 from byoljax.devices import collectives, mapping
+from byoljax.length import Length
 from byoljax.losses import classification
 from byoljax.method import (
   Aux,
@@ -254,10 +255,8 @@ def test_a_step_is_skipped_whole():
 def test_optimizers_by_role():
   """The groups of a configuration: the critic at ten times the rate."""
   fields = {'name': 'sgd', 'base_lr': 16 * RATE, 'momentum': 0.0, 'schedule': 'constant'}
-  made = recipe.make_recipe(
-    fields | {'groups': {'critic': {'base_lr': 160 * RATE}}}, batch_size=ROWS, total_steps=9,
-    steps_per_epoch=3,
-  )  # fmt: skip
+  groups = {'critic': {'base_lr': 160 * RATE}}
+  made = recipe.make_recipe(fields | {'groups': groups}, Length(ROWS, 3, 9))
   method = two_players()
   tx = optim.make(lambda params: made.label(method.groups(params), params), made.transformations)
   found, _ = trained(method, tx, steps=1)

@@ -77,6 +77,11 @@ def assert_close(one, other, tolerance):
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
+def by_name(tree, left_out):
+  named = {optim.path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+  return {name: x for name, x in named.items() if not name.endswith(left_out)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
 def test_a_sharded_state_trains_like_a_replicated_one(tiny, optimizer):
@@ -87,9 +92,13 @@ def test_a_sharded_state_trains_like_a_replicated_one(tiny, optimizer):
   start = jax.tree.leaves(replicated.create().params)
   moved = zip(start, jax.tree.leaves(expected.params), strict=True)
   assert any(np.abs(a - b).max() > 1e-3 for a, b in moved)
-  # Adam divides by the gradient's size, which amplifies the rounding of the smallest.
+  # Adam divides by the gradient's size, which amplifies the rounding of the smallest. Biases in
+  # front of batch normalization have no gradient but rounding, some 3e-9: Adam moves them at
+  # random, and with them the running means.
   tolerance = 2e-5 if optimizer == 'adamw' else 2e-6
-  assert_close(sharded.layout.gather(found), expected, tolerance)
+  left_out = ('linear1/bias', 'bn1/mean') if optimizer == 'adamw' else ()
+  gathered = by_name(sharded.layout.gather(found), left_out)
+  assert_close(gathered, by_name(expected, left_out), tolerance)
   for name in ('loss', 'grad_norm', 'probe/grad_norm'):
     assert ours[name] == pytest.approx(values[name], rel=1e-5)
   for own, other in (

@@ -99,13 +99,13 @@ class Order:
     """The examples that this process reads in a step: epochs int32 [b], indices int64 [b]."""
     epoch, place = divmod(step, self.steps_per_epoch)
     start = place * self.batch_size + self.process_index * self.local_size
-    order = _permutation(self.size, self.seed, streams.ORDER, epoch)
+    order = _permutation(self.size, (self.seed, streams.ORDER, epoch))
     return np.full(self.local_size, epoch, np.int32), order[start : start + self.local_size]
 
 
 @functools.lru_cache(maxsize=8)  # Prefetching reaches into the next epoch, of every part.
-def _permutation(size: int, seed: int, *stream: int) -> np.ndarray:
-  return np.random.default_rng((seed, *stream)).permutation(size)
+def _permutation(size: int, seed: tuple[int, ...]) -> np.ndarray:
+  return np.random.default_rng(seed).permutation(size)
 
 
 class MixedOrder:
@@ -210,7 +210,7 @@ class MixedOrder:
     index = np.empty(local, np.int64)
     for number in np.unique(epoch):
       here = epoch == number
-      index[here] = _permutation(size, self._seed, streams.MIXED_ORDER, part, int(number))[
+      index[here] = _permutation(size, (self._seed, streams.MIXED_ORDER, part, int(number)))[
         place[here]
       ]
     return epoch.astype(np.int32), index
