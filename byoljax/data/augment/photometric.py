@@ -212,10 +212,11 @@ def color(planes: Sequence[Any], factor: Any, turn: Any) -> list[Any]:
   ratio = 1.0 if factor is None else jnp.minimum(factor, value * inverse)
   if turn is None:
     return [value - (value - plane) * ratio for plane in planes]
+  # Not by `value == r`: a compiler may compute r twice, and round it differently.
   sector = jnp.where(
-    value == r,
+    (r >= g) & (r >= b),
     (g - b) * inverse,
-    jnp.where(value == g, (b - r) * inverse + 2.0, (r - g) * inverse + 4.0),
+    jnp.where(g >= b, (b - r) * inverse + 2.0, (r - g) * inverse + 4.0),
   )
   hue = sector + turn
   hue = hue - 6.0 * jnp.floor(hue * (1 / 6))

@@ -218,7 +218,8 @@ def test_probabilities(name, strengths):
   on = changed[0.3][0]
   np.testing.assert_array_equal(on, u[:, getattr(views, name[:-5].upper())] < np.float32(0.3))
   assert abs(on.mean() - 0.3) < 5 * np.sqrt(0.21 / 600)
-  np.testing.assert_array_equal(changed[0.3][1][on], changed[1.0][1][on])
+  # Two programs round differently, by one unit in the last place of numbers below 1: 6e-8.
+  np.testing.assert_allclose(changed[0.3][1][on], changed[1.0][1][on], rtol=0, atol=3e-7)
 
 
 def test_every_order_is_equally_likely():

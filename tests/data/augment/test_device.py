@@ -100,10 +100,10 @@ def test_evaluation_transform():
 
 
 def test_mistakes_are_refused():
-  with pytest.raises(ValueError, match='specs is empty'):
+  with pytest.raises(ValueError, match='there is no view'):
     make(())
   with pytest.raises(ValueError, match='a number for each channel'):
     make(std=(0.2, 0.2, 0.0))
   short = {'views': (np.zeros((2, 32, 32, 3), np.uint8),), **examples(2)}
-  with pytest.raises(ValueError, match='have shapes'):
+  with pytest.raises(ValueError, match='have sizes'):
     make()(short)
