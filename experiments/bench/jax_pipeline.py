@@ -10,8 +10,7 @@ import contest
 import jax
 
 from byoljax import __version__
-from byoljax.data.augment import device
-from byoljax.data.augment.views import ViewSpec
+from byoljax.data.augment import device, views
 from byoljax.data.batches import pipeline
 from byoljax.data.batches.order import Order
 from byoljax.data.sources import datasets
@@ -25,7 +24,8 @@ class Contestant:
   def prepare(self, case: dict[str, Any]) -> contest.Reply:
     """Opens the images and compiles the augmentation."""
     self._case = case
-    self._specs = tuple(ViewSpec.from_mapping(view) for view in case['views'])
+    numbered = {f'view{number + 1}': view for number, view in enumerate(case['views'])}
+    self._specs = views.specs_of(numbered)
     name = 'npz' if case['path'].endswith('.npz') else 'folder'
     self._source = datasets.load(name, 'pretrain', data_dir=case['path'])
     self._next = 0

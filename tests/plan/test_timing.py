@@ -161,6 +161,6 @@ def test_a_run_writes_a_trace_of_the_steps_that_it_is_asked_for(tiny, tmp_path):
   (plane,) = (tmp_path / 'profile').rglob('*.xplane.pb')
   assert plane.stat().st_size > 1000
   names = [str(event.get('name')) for event in events]
-  steps = [name for name in names if name.startswith('$train.py') and name.endswith(' advance')]
+  steps = [name for name in names if name.startswith('$loop.py') and name.endswith(' advance')]
   assert len(steps) == 2, 'calls of Python, by file and line'
   assert any('fusion' in name for name in names), 'what the device did, operation by operation'

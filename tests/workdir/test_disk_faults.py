@@ -117,18 +117,18 @@ def test_a_step_that_is_only_said_to_be_there_is_noticed(tmp_path):
 
 @pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS, errno.EIO])
 def test_the_disks_errors_are_sentences_and_others_are_not_hidden(number, monkeypatch, capsys):
-  def run(config, options):
+  def run(options, overrides):
     raise OSError(number, os.strerror(number), 'runs/x/metrics.jsonl')
 
-  monkeypatch.setattr(main, '_run', run)
+  monkeypatch.setattr(main, 'run', run)
   assert main.main(['--config=configs/byol.py:smoke']) == 4
   error = capsys.readouterr().err
   assert error == f"error: {os.strerror(number)} ('runs/x/metrics.jsonl').\n"
 
-  def broken(config, options):
+  def broken(options, overrides):
     raise FileNotFoundError(errno.ENOENT, 'a mistake of ours')
 
-  monkeypatch.setattr(main, '_run', broken)
+  monkeypatch.setattr(main, 'run', broken)
   with pytest.raises(FileNotFoundError):
     main.main(['--config=configs/byol.py:smoke'])
 

@@ -185,7 +185,7 @@ def test_two_processes_prepare_at_once(tmp_path, small, capfd):
 
 def test_drawing_needs_no_tensorflow(tmp_path):
   code = (
-    'import sys; from byoljax.data import shapes; shapes.draw(0, "train", 0);'
+    'import sys; from byoljax.data.sources import shapes; shapes.draw(0, "train", 0);'
     'print([m for m in ("tensorflow", "tensorflow_datasets", "jax") if m in sys.modules])'
   )
   output = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
