@@ -46,6 +46,7 @@ def test_training_and_evaluation_talk_to_nobody(sealed_run):
   assert 'k-NN' in done.stdout and list((workdir / 'tensorboard').iterdir())
 
 
+@pytest.mark.slow
 @needs_filter
 def test_the_same_command_gives_the_same_bits(sealed_run, npz, tmp_path):
   """Another process, hash seed, time zone and directory, kept programs, three threads."""

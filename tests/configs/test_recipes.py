@@ -41,7 +41,8 @@ def arguments(name, npz, workdir):
   ]
 
 
-@pytest.mark.parametrize('name', ['deepcluster', pytest.param('interclr', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['deepcluster', 'interclr'])
 def test_a_run_that_clusters_resumes_bit_exactly(name, npz, tmp_path, monkeypatch):
   """Stopped at step 6, between two clusterings (every 5 and every 4 steps)."""
   whole, stopped = tmp_path / 'whole', tmp_path / 'stopped'

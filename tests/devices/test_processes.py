@@ -97,6 +97,7 @@ def odd(tmp_path_factory):
   return save_colors(tmp_path_factory.mktemp('odd') / 'odd.npz', 83, 23, contrast=60, seed=6)
 
 
+@pytest.mark.slow
 def test_two_processes_embed_an_odd_set(untrained, odd, tmp_path):
   """Every image once, in its place, as one process gives it."""
   arguments = [

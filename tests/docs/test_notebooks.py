@@ -46,6 +46,7 @@ def executed(small, tmp_path, monkeypatch):
   return every
 
 
+@pytest.mark.slow
 def test_every_cell_runs(tmp_path, monkeypatch):
   """On fewer images, for one epoch."""
   every = executed(True, tmp_path, monkeypatch)

@@ -255,6 +255,7 @@ def _unit(x):
   return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ['simclr', 'moco'])
 def test_the_first_loss_of_a_contestant_is_the_methods(method, tmp_path):
   """From what was written for the others: weights, queue and views; the loss written out."""

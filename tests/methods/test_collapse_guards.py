@@ -119,7 +119,15 @@ LEARNERS = {
 }
 
 
-@pytest.mark.parametrize('name', sorted(LEARNERS))
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(
+      name, marks=() if name in ('barlow_twins', 'simclr', 'simsiam') else pytest.mark.slow
+    )
+    for name in sorted(LEARNERS)
+  ],
+)
 def test_methods_do_not_collapse_and_learn_the_kinds(name):
   rate, arguments = LEARNERS[name]
   spread, right = train(name, rate=rate, **arguments)

@@ -79,7 +79,9 @@ def test_schedules_are_per_step(finished):
   assert taus[5] == pytest.approx(1 - (1 - base) * (np.cos(np.pi * 5 / 10) + 1) / 2, rel=1e-6)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  'number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
   finished, tiny, tmp_path, monkeypatch, capsys, number
 ):

@@ -185,7 +185,13 @@ class TestNames:
     assert own == {key: shape for key, shape in wanted.items() if key not in counters}
     assert len(counters) == sum(key.endswith('running_var') for key in own)
 
-  @pytest.mark.parametrize('name', sorted(RESNETS))
+  @pytest.mark.parametrize(
+    'name',
+    [
+      pytest.param(name, marks=() if name in ('resnet18', 'resnet50') else pytest.mark.slow)
+      for name in sorted(RESNETS)
+    ],
+  )
   def test_architecture_is_found_out(self, name):
     for stem, width in (('imagenet', 1), ('cifar', 1), ('imagenet', 2)):
       state = {'p.' + key: np.broadcast_to(np.float32(0), shape)
