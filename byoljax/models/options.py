@@ -4,6 +4,7 @@
 An option that the chosen encoder does not have is an error unless it has its default value here.
 """
 
+import abc
 from collections.abc import Mapping
 import dataclasses
 from typing import Any, ClassVar
@@ -20,7 +21,7 @@ DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(abc.ABC):
   """What every encoder but raw pixels has.
 
   Attributes:
@@ -51,9 +52,9 @@ class Options:
         value = getattr(self, field)
         raise ValueError(f'encoder {field} {value} must not be negative; 0 is the default')
 
+  @abc.abstractmethod
   def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
     """The module; `bn_axis` and `bn_groups` as for `layers.batch_norm`."""
-    raise NotImplementedError
 
   def _shared(self) -> dict[str, Any]:
     """What every module takes."""
