@@ -199,7 +199,7 @@ def _input(run: Run, steps: int, rounds: int, per_call: int) -> list[float]:
   """Seconds per step of each round, of producing the input and splitting it over the devices.
 
   Args:
-    run: see `assemble`.
+    run: see `byoljax.train.run`.
     steps: of a round.
     rounds: how many.
     per_call: above 0 if the data are on the devices: steps per call, of which only the indices are

@@ -3,7 +3,7 @@
 An evaluation sees an encoder (`byoljax.encoders.encoder`) and two labelled sets, never the method
 that trained it; the same functions serve a randomly initialized encoder and raw pixels, which is
 what a result has to be compared with. Classifiers trained on an encoder are in
-`byoljax.protocols.classify`.
+`byoljax.protocols.training`.
 """
 
 from collections.abc import Mapping

@@ -9,6 +9,7 @@ import contextlib
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from byoljax import streams
@@ -24,7 +25,7 @@ from byoljax.protocols.extraction import EvalData, eval_batches
 from byoljax.step import TrainState
 from byoljax.train import loop
 from byoljax.train.record import Cadence, Logging
-from byoljax.train.run import BuildMethod, DataOptions, Run, make_run
+from byoljax.train.run import BuildMethod, DataOptions, Run, check_batch, make_run
 from byoljax.workdir.clock import Clock
 
 # The held-out part need not grow with the data: BYOL's paper held out 10,009 ImageNet images.
@@ -70,12 +71,8 @@ def classifier_run(
     gray_prob=0.0,
     blur_prob=0.0,
   )
-  if batch_size > source.size:
-    raise ConfigError(
-      f'train.batch_size={batch_size} is more than the {source.size} images of {source.name}; '
-      f'use at most {source.size}.'
-    )
   with user_errors():
+    check_batch(batch_size, 1, jax.device_count(), source)
     steps = make_length(length, batch_size=batch_size, num_examples=source.size)
     log_every = steps.steps('log.every', logging.every)
     recipe = make_recipe(_OPTIMIZER | dict(optimizer), steps)

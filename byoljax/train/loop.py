@@ -223,7 +223,7 @@ def train(
 
   Args:
     run: see `byoljax.train.run`.
-    workdir: holds checkpoints, metrics and, when a stop is asked for, everything to go on from.
+    workdir: holds checkpoints, metrics and, when a stop is asked for, everything needed to resume.
     cadence: when it evaluates and saves.
     evaluate: state -> metrics.
     must_be_finite: the run stops when one of these metrics is not.
@@ -271,7 +271,7 @@ def train(
 
 
 def restore(run: Run, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, int]:
-  """The state to go on from, placed on the devices, and its step: the newest checkpoint or 0."""
+  """The state to resume from, placed on the devices, and its step: the newest checkpoint or 0."""
   with user_errors('checkpoint'):
     found = checkpoints.restore_newest(jax.eval_shape(run.create))
   for note in checkpoints.notes:
