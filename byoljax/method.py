@@ -184,6 +184,8 @@ class Method(NamedTuple):
     transform: (batch, key, step) -> batch, after the augmentation: what the network really sees,
       such as tiles, turns or masks, and labels that are made from the key. Previews show it.
     phases: updates that alternate within a step, see `Phase`; () for the single one of `loss`.
+    starts: beginning of a path in `params`, such as 'projector/last', -> step from which on the
+      optimizer sees the parameters there; until then they keep every bit.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -197,6 +199,7 @@ class Method(NamedTuple):
   memories: tuple[tuple[str, ...], ...] = ()
   transform: Callable[[Batch, jax.Array, jax.Array], Batch] = same_batch
   phases: tuple[Phase, ...] = ()
+  starts: Mapping[str, int] = MappingProxyType({})
 
 
 class Setting(NamedTuple):

@@ -50,6 +50,7 @@ def linear_protocol(**changes) -> dict:
     'decay_at': (0.6, 0.8),
     'warmup': '0 epochs',
     'weight_decay': 0.0,
+    'exclude_bias_and_norm': True,  # biases from weight decay and adaptation
     'kernel_init': 'zeros',  # of the heads; or 'normal_0.01', 'fan_in'
     'norm': False,  # batch normalization of the features, without scale and shift
     'crop_scale': (0.08, 1.0),
@@ -103,6 +104,7 @@ def optimizer(**changes) -> dict:
     'nesterov': False,
     'trust_coefficient': 0.001,
     'exclude_bias_and_norm': True,  # from weight decay and adaptation
+    'unadapted': ('head',),  # roles that LARS decays but does not adapt: classifiers start at zero
     'clip_norm': 0.0,  # of a whole group's gradient; 0 = off
     'clip_tensor_norm': 0.0,  # of every tensor's gradient; 0 = off
     # Fields that differ for some parameters: {'predictor': {'schedule': 'constant'}} for a

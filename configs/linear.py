@@ -29,6 +29,7 @@ _PYTORCH = {
   'length': '100 epochs',
   'batch_size': 256,
   'lr_scaling': 'none',
+  'exclude_bias_and_norm': False,
 }
 # Where their authors' code and paper differ, the code.
 PROTOCOLS = {

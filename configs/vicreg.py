@@ -36,9 +36,9 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
-  """solo-learn's recipe."""
+  """solo-learn's recipe, which adds the variance terms of both views."""
   del epochs
-  config.method.projector = (2048, 2048, 2048)
+  config.method.update(projector=(2048, 2048, 2048), halved_variance=False)
   config.optim.update(base_lr=0.3, weight_decay=1e-4)
   scales.alike(config, crop_scale=(0.2, 1.0), solarize_prob=0.1)
 

@@ -213,7 +213,8 @@ def _models(
     counts = own >= 0
     alike = len(np.unique(own[counts])) < 2
     before = start[label] if start else None
-    made.append(None if alike else _fit(x[counts], own[counts], value, iterations, before))
+    # A binary problem has a single vector, whose penalty is that of `value`.
+    made.append(None if alike else _fit(x[counts], own[counts], 2 * value, iterations, before))
   return made
 
 
@@ -235,7 +236,10 @@ def _fit(x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: Any
   from sklearn.exceptions import ConvergenceWarning
   from sklearn.linear_model import LogisticRegression
 
-  model = LogisticRegression(C=1.0 / value, max_iter=iterations, warm_start=start is not None)
+  # Of two classes scikit-learn fits the difference of the two rows of W. At the minimum they are
+  # opposite, so that it is twice as long as each, and |W|^2 is half its square.
+  penalty = value / 2 if len(np.unique(y)) == 2 else value
+  model = LogisticRegression(C=1.0 / penalty, max_iter=iterations, warm_start=start is not None)
   if start is not None:
     model.coef_, model.intercept_ = start.coef_.copy(), start.intercept_.copy()
     model.classes_ = start.classes_

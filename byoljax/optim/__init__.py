@@ -11,7 +11,7 @@ Beside them schedules, and masks and groups by parameter path.
 The learning rate of a step is `schedule(step)`: nothing has to be dug out of the optimizer's state.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import jax
@@ -55,7 +55,8 @@ class _Settings(NamedTuple):
 
   schedule: Schedule
   stacked: bool
-  mask: lars.Mask
+  decayed: lars.Mask
+  adapted: lars.Mask
   weight_decay: float
   decay_schedule: Schedule | None
   momentum: float
@@ -72,8 +73,8 @@ Chain = tuple[optax.GradientTransformation, ...]
 
 def _decay_and_adapt(s: _Settings) -> Chain:
   return (
-    optax.add_decayed_weights(s.weight_decay, s.mask),
-    lars.scale_by_trust_ratio(s.trust_coefficient, s.mask, s.stacked, s.norm),
+    optax.add_decayed_weights(s.weight_decay, s.decayed),
+    lars.scale_by_trust_ratio(s.trust_coefficient, s.adapted, s.stacked, s.norm),
   )
 
 
@@ -95,7 +96,7 @@ def _lars_simclr(s: _Settings) -> Chain:
 
 def _larc(s: _Settings, clip_at: Schedule | None = None) -> Chain:
   ratio = lars.scale_by_larc(
-    s.trust_coefficient, s.weight_decay, s.mask, s.stacked, clip_at, s.norm
+    s.trust_coefficient, s.weight_decay, s.decayed, s.adapted, s.stacked, clip_at, s.norm
   )
   return ratio, *_momentum(s), *_rate(s)
 
@@ -105,14 +106,14 @@ def _larc_clip(s: _Settings) -> Chain:
 
 
 def _sgd(s: _Settings) -> Chain:
-  return optax.add_decayed_weights(s.weight_decay, s.mask), *_momentum(s), *_rate(s)
+  return optax.add_decayed_weights(s.weight_decay, s.decayed), *_momentum(s), *_rate(s)
 
 
 def _adamw(s: _Settings) -> Chain:
   if s.decay_schedule is None:
-    decay = optax.add_decayed_weights(s.weight_decay, s.mask)
+    decay = optax.add_decayed_weights(s.weight_decay, s.decayed)
   else:
-    decay = lars.add_scheduled_decay(s.decay_schedule, s.mask)
+    decay = lars.add_scheduled_decay(s.decay_schedule, s.decayed)
   return optax.scale_by_adam(s.b1, s.b2, s.eps), decay, *_rate(s)
 
 
@@ -138,6 +139,7 @@ def make_optimizer(
   nesterov: bool = False,
   trust_coefficient: float = 1e-3,
   exclude_bias_and_norm: bool = True,
+  unadapted: Collection[str] = (),
   clip_norm: float = 0.0,
   clip_tensor_norm: float = 0.0,
   b1: float = 0.9,
@@ -163,6 +165,8 @@ def make_optimizer(
     exclude_bias_and_norm: spare biases and normalization parameters weight decay and LARS
       adaptation, as the authors of all forms of LARS but 'larc' do; False as in SGD recipes
       after PyTorch.
+    unadapted: roles whose kernels LARS decays and does not adapt: ('head',) for a supervised head,
+      as in SimCLR's code; a kernel that starts at zero would hardly move.
     clip_norm: upper limit on the norm of all the group's gradients together, before anything else;
       0 for none.
     clip_tensor_norm: upper limit on the norm of each gradient tensor by itself; 0 for none.
@@ -193,7 +197,8 @@ def make_optimizer(
     _Settings(
       schedule=schedule,
       stacked=stacked,
-      mask=decay_mask(exclude_bias_and_norm),
+      decayed=decay_mask(exclude_bias_and_norm),
+      adapted=decay_mask(exclude_bias_and_norm, unadapted),
       weight_decay=weight_decay,
       decay_schedule=decay_schedule,
       momentum=momentum,

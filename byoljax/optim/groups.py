@@ -1,13 +1,14 @@
 """Which parameter is treated how: masks by path, groups, and the table that a run prints."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from byoljax.optim.lars import CountState
 from byoljax.suggest import did_you_mean
 
 # The last name of a path: linen calls shifts 'bias' and the scales of its normalization layers
@@ -25,12 +26,20 @@ def is_bias_or_norm(path: tuple[Any, ...]) -> bool:
   return path_name(path).rpartition('/')[2] in EXCLUDED_NAMES
 
 
-def decay_mask(exclude_bias_and_norm: bool) -> Callable[[Any], Any]:
-  """params -> tree of bool: True where weight decay and LARS adaptation apply."""
+def in_roles(path: tuple[Any, ...], roles: Collection[str]) -> bool:
+  """Whether a path lies in one of these roles, the names on top."""
+  return path_name(path).partition('/')[0] in roles
+
+
+def decay_mask(exclude_bias_and_norm: bool, roles: Collection[str] = ()) -> Callable[[Any], Any]:
+  """params -> tree of bool: False for biases and normalization, if excluded, and for `roles`."""
 
   def mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(
-      lambda path, _: not (exclude_bias_and_norm and is_bias_or_norm(path)), params
+      lambda path, _: (
+        not ((exclude_bias_and_norm and is_bias_or_norm(path)) or in_roles(path, roles))
+      ),
+      params,
     )
 
   return mask
@@ -44,6 +53,43 @@ def freeze() -> optax.GradientTransformation:
     return jax.tree.map(lambda u: jnp.full_like(u, -0.0), updates), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+class StartState(NamedTuple):
+  """State of `start_at`.
+
+  Attributes:
+    count: number of updates that were asked for, int32 [].
+    inner: the optimizer's own state, as at its first update until the start.
+  """
+
+  count: jax.typing.ArrayLike
+  inner: Any
+
+
+def start_at(step: int, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+  """`tx` from update number `step` on; before it, updates that change no bit.
+
+  Moments, momentum and their counts begin at the start, as where PyTorch code clears the gradient
+  and its optimizer passes a parameter over: fed with zeros instead, Adam would count the steps. The
+  positions in schedules, which belong to the run, go on.
+  """
+
+  def init(params: Any) -> StartState:
+    return StartState(jnp.zeros([], jnp.int32), tx.init(params))
+
+  def update(updates: Any, state: StartState, params: Any = None) -> tuple[Any, StartState]:
+    started = jnp.asarray(state.count) >= step
+
+    def kept(new: Any, old: Any) -> Any:
+      return new if isinstance(new, CountState) else jnp.where(started, new, old)
+
+    moved, inner = tx.update(updates, state.inner, params)
+    moved = jax.tree.map(lambda u: jnp.where(started, u, jnp.full_like(u, -0.0)), moved)
+    inner = jax.tree.map(kept, inner, state.inner, is_leaf=lambda x: isinstance(x, CountState))
+    return moved, StartState(optax.safe_increment(state.count), inner)
+
+  return optax.GradientTransformation(init, update)
 
 
 def make(
@@ -82,7 +128,7 @@ def param_report(params: Any, groups: Any, settings: Mapping[str, Mapping[str, A
     params: parameters, or their shapes (jax.eval_shape).
     groups: tree of group names like `params`.
     settings: group name -> the keyword arguments its `make_optimizer` call got (name, weight_decay,
-      exclude_bias_and_norm are read); a group that is absent is frozen.
+      exclude_bias_and_norm, unadapted are read); a group that is absent is frozen.
 
   Returns:
     Lines of text: path pattern, tensors, parameters, shape (or '...' where it varies), group,
@@ -95,7 +141,8 @@ def param_report(params: Any, groups: Any, settings: Mapping[str, Mapping[str, A
     spec = settings.get(group, {})
     treated = bool(spec) and not (spec.get('exclude_bias_and_norm', True) and is_bias_or_norm(path))
     decayed = treated and spec.get('weight_decay', 0.0) > 0
-    adapted = treated and spec['name'].startswith('lars')
+    adapted = treated and spec['name'].startswith(('lars', 'larc'))
+    adapted = adapted and not in_roles(path, spec.get('unadapted', ()))
     row = rows.setdefault((pattern, group), [0, 0, str(list(leaf.shape)), decayed, adapted])
     row[0] += 1
     row[1] += leaf.size

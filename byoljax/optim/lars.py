@@ -17,7 +17,8 @@ and every norm taken over one tensor (You et al., arXiv 1708.03888):
 A and B agree only under a constant rate. Where a norm is zero, A and B take the ratio as 1 and
 still decay; C and D leave the gradient as it is, undecayed. Excluded tensors get no decay and no
 ratio: u = g. What the authors exclude: biases and normalization parameters in A, B and D, nothing
-in C.
+in C. SimCLR's code excludes the supervised head, too, whose kernel decays through a term of the
+loss: u = g + lambda w.
 """
 
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from byoljax.optim.schedules import Schedule
 
 # (tensor, stacked) -> its norm; see `l2_norm`.
 Norm = Callable[[jax.Array, bool], jax.Array]
-Mask = Callable[[Any], Any]  # params -> tree of bool, True where decay and adaptation apply
+Mask = Callable[[Any], Any]  # params -> tree of bool, True where decay or adaptation applies
 
 _LARC_EPSILON = 1e-8
 
@@ -78,19 +79,23 @@ def scale_by_trust_ratio(
 def scale_by_larc(
   trust_coefficient: float,
   weight_decay: float,
-  mask: Mask,
+  decayed: Mask,
+  adapted: Mask,
   stacked: bool,
   clip_at: Schedule | None,
   norm: Norm = l2_norm,
 ) -> optax.GradientTransformation:
-  """u = r (g + lambda w) where the mask is True and neither norm zero: C; D if `clip_at` = lr."""
+  """u = r (g + lambda w) where `adapted` and neither norm is zero: C; D if `clip_at` = lr.
+
+  Where `decayed` alone, u = g + lambda w.
+  """
 
   def update(updates, state, params=None):
     rate = None if clip_at is None else jnp.asarray(clip_at(state.count))
 
-    def adapt(g: jax.Array, w: jax.Array, adapted: bool) -> jax.Array:
-      if not adapted:
-        return g
+    def adapt(g: jax.Array, w: jax.Array, decays: bool, adapts: bool) -> jax.Array:
+      if not adapts:
+        return g + weight_decay * w if decays else g
       g_norm, w_norm = norm(g, stacked), norm(w, stacked)
       ratio = trust_coefficient * w_norm / (g_norm + weight_decay * w_norm + _LARC_EPSILON)
       if rate is not None:
@@ -98,7 +103,7 @@ def scale_by_larc(
         ratio = jnp.minimum(ratio / per_slice(rate, g), 1.0)
       return jnp.where((g_norm > 0) & (w_norm > 0), ratio * (g + weight_decay * w), g)
 
-    updates = jax.tree.map(adapt, updates, params, mask(params))
+    updates = jax.tree.map(adapt, updates, params, decayed(params), adapted(params))
     return updates, CountState(optax.safe_increment(state.count))
 
   return optax.GradientTransformation(lambda params: CountState(jnp.zeros([], jnp.int32)), update)

@@ -63,6 +63,30 @@ class Recipe(NamedTuple):
       settings=self.settings | {name: settings},
     )
 
+  def starting(self, starts: Mapping[str, int]) -> 'Recipe':
+    """The same for a method some of whose parameters start late (`Method.starts`)."""
+    late = {path: step for path, step in starts.items() if step > 0}
+    if not late:
+      return self
+
+    def name(group: str, step: int) -> str:
+      return f'{group} from {step}'
+
+    def one(path: tuple[Any, ...], group: str) -> str:
+      place = groups.path_name(path) + '/'
+      steps = [step for prefix, step in late.items() if place.startswith(prefix + '/')]
+      return name(group, max(steps)) if steps and group in self.transformations else group
+
+    def label(names: PyTree, params: PyTree) -> PyTree:
+      return jax.tree_util.tree_map_with_path(one, self.label(names, params))
+
+    transformations, settings = dict(self.transformations), dict(self.settings)
+    for group, tx in self.transformations.items():
+      for step in sorted(set(late.values())):
+        transformations[name(group, step)] = groups.start_at(step, tx)
+        settings[name(group, step)] = self.settings[group]
+    return self._replace(transformations=transformations, settings=settings, label=label)
+
 
 def make_recipe(
   fields: Mapping[str, Any],

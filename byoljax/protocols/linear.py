@@ -36,6 +36,7 @@ class LinearProtocol:
     decay_at: shares of training at which 'step' decays.
     warmup: a duration.
     weight_decay: at least 0.
+    exclude_bias_and_norm: whether biases are spared decay and LARS adaptation.
     kernel_init: how the heads' kernels are initialized, a key of `heads.KERNEL_INITS`.
     norm: whether features are batch-normalized, without scale and shift.
     crop_scale: smallest and largest share of the area that a crop keeps.
@@ -55,6 +56,7 @@ class LinearProtocol:
   decay_at: tuple[float, ...]
   warmup: str
   weight_decay: float
+  exclude_bias_and_norm: bool
   kernel_init: str
   norm: bool
   crop_scale: tuple[float, float]
@@ -68,7 +70,7 @@ class LinearProtocol:
 
 _OPTIMIZER = (
   'base_lr', 'name', 'lr_scaling', 'schedule', 'lr_update', 'decay_at', 'warmup', 'weight_decay',
-  'nesterov',
+  'nesterov', 'exclude_bias_and_norm',
 )  # fmt: skip
 
 

@@ -176,7 +176,7 @@ def make_run(
   if probe is not None and source.num_classes > 1 and not source.multi_label:
     made = online_probe.add(made, source.num_classes)
     optimizer = optimizer.with_group('probe', *online_probe.optimizer(probe, length))
-  recipe = optimizer
+  recipe = optimizer.starting(made.starts)
   tx = optim.make(lambda params: recipe.label(made.groups(params), params), recipe.transformations)
   augment = device.make_augment(
     specs,

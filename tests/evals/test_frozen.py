@@ -19,15 +19,19 @@ def blobs(count, spread, seed, classes=3, dim=4):
 
 
 class TestLogistic:
-  def test_the_minimum_is_that_of_the_stated_objective(self):
+  @pytest.mark.parametrize('classes', [2, 3])
+  def test_the_minimum_is_that_of_the_stated_objective(self, classes):
     """Gradient of sum CE + lambda/2 |W|^2, written down here, vanishes at what was fitted."""
-    x, y = blobs(60, 2.0, 1)
+    x, y = blobs(60, 2.0, 1, classes=classes)
     model = frozen._fit(x, y, 3.0, 10000)
-    logits = x @ model.coef_.T + model.intercept_
+    rows, bias = model.coef_, model.intercept_
+    if classes == 2:
+      rows, bias = np.concatenate([-rows, rows]) / 2, np.concatenate([-bias, bias]) / 2
+    logits = x @ rows.T + bias
     p = np.exp(logits - logits.max(1, keepdims=True))
     p /= p.sum(1, keepdims=True)
-    residual = p - np.eye(3)[y]
-    weights = residual.T @ x + 3.0 * model.coef_
+    residual = p - np.eye(classes)[y]
+    weights = residual.T @ x + 3.0 * rows
     assert np.abs(weights).max() < 0.05 < np.abs(residual.T @ x).max()
     assert np.abs(residual.sum(0)).max() < 0.05
 

@@ -88,6 +88,11 @@ def test_report_names_every_pattern_with_its_treatment(byol_params):
     'probe/linear*/bias': ('1', '10', 'probe', '-', '-'),
   }
   size = sum(leaf.size for leaf in jax.tree.leaves(byol_params))
+  larc = {'default': settings['default'] | {'name': 'larc', 'unadapted': ('projector',)}}
+  rows = optim.param_report(byol_params, byol_groups(byol_params), larc).splitlines()
+  treated = {row.split()[0]: row.split()[-2:] for row in rows[1:-1]}
+  assert treated['encoder/stem_conv/kernel'] == ['yes', 'yes']
+  assert treated['projector/linear*/kernel'] == ['yes', '-']
   assert total == ['total', str(len(jax.tree.leaves(byol_params))), f'{size:,}']
   inclusive = {'default': settings['default'] | {'exclude_bias_and_norm': False}}
   rows = optim.param_report(byol_params, byol_groups(byol_params), inclusive).splitlines()

@@ -123,6 +123,116 @@ def test_weight_decay_that_rises():
     made(weight_decay=0.04, weight_decay_end=0.4)
 
 
+def test_parameters_that_start_late_start_anew():
+  """Adam's moments and count begin at the release; the learning rate's position goes on.
+
+  Of zeros until then Adam would count the steps: after 1251 of them its first update is 2.67 times
+  as large, the tenth 5.5 times, the 300th 1.7 times.
+  """
+  frozen, lr = 1251, 0.5
+  length = Length(batch_size=256, steps_per_epoch=frozen, total_steps=10 * frozen)
+  fields = FIELDS | {'name': 'adamw', 'base_lr': lr, 'warmup': '0 steps', 'unadapted': ()}
+  late = recipe.make_recipe(fields, length).starting({'a/last': frozen, 'b': 0})
+  params = {'a': {'last': {'kernel': jnp.ones(2)}, 'lastly': jnp.ones(2)}, 'b': jnp.ones(2)}
+  names = jax.tree.map(lambda _: 'default', params)
+  labels = late.label(names, params)
+  assert labels == {
+    'a': {'last': {'kernel': f'default from {frozen}'}, 'lastly': 'default'},
+    'b': 'default',
+  }
+  tx = optim.make(labels, late.transformations)
+
+  def step(carry, number):
+    state, counted = carry
+    released = number >= frozen
+    grads = jax.tree.map(lambda x: jnp.sin(1.0 + number) * x, params)
+    zero = {**grads, 'a': jax.tree.map(lambda x: jnp.where(released, x, 0.0), grads['a'])}
+    updates, state = tx.update(grads, state, params)
+    wrong, counted = plain.update(zero, counted, params)
+    return (state, counted), (updates['a']['last']['kernel'][0], wrong['a']['last']['kernel'][0])
+
+  plain = optim.make(names, late.transformations)
+  start = (tx.init(params), plain.init(params))
+  _, (got, wrong) = jax.lax.scan(step, start, jnp.arange(frozen + 300))
+  got, wrong = np.asarray(got, np.float64), np.asarray(wrong, np.float64)
+  assert not got[:frozen].any() and np.signbit(got[:frozen]).all()
+  m = v = 0.0
+  for count in range(1, 301):
+    position = frozen + count - 1
+    g = np.sin(1.0 + position)
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
+    rate = lr * 0.5 * (1 + math.cos(math.pi * position / (10 * frozen)))
+    expected = -rate * m / (1 - 0.9**count) / (math.sqrt(v / (1 - 0.999**count)) + 1e-8)
+    # float32 over 300 updates: 5 x the largest error seen, 2e-6 of the rate.
+    assert abs(got[position] - expected) < 1e-5 * rate
+  ratio = abs(wrong / np.where(got, got, 1))[frozen:]
+  np.testing.assert_allclose(ratio[0], 0.1 / math.sqrt(0.001 / (1 - 0.999**1252)), rtol=1e-3)
+
+
+@pytest.mark.parametrize('name', ['lars', 'lars_simclr', 'larc', 'larc_clip'])
+def test_a_supervised_head_is_decayed_and_not_adapted(name):
+  """SimCLR's rule: plain momentum, and an explicit penalty of half the squared norm."""
+  changes = {'name': name, 'trust_coefficient': 0.01, 'weight_decay': 0.25, 'schedule': 'constant'}
+  moved = after_step(made(**changes, unadapted=('predictor',)))
+  assert moved['predictor/linear/kernel'] == pytest.approx(-0.2 * (1 + 0.25))
+  assert moved['predictor/linear/bias'] == pytest.approx(-0.2)
+  assert moved['encoder/conv/kernel'] != pytest.approx(-0.2 * (1 + 0.25), rel=0.5)
+
+
+def test_a_head_that_starts_at_zero_learns_under_simclrs_fine_tuning():
+  """50 classes, 720 updates at batch 256 and rate .005 sqrt(256) = .08, features fixed.
+
+  Adapted like other kernels the head stays near zero and the loss near that of a guess.
+  """
+  from configs.finetune import PROTOCOLS
+
+  length = Length(batch_size=256, steps_per_epoch=12, total_steps=720)
+  features = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
+  features /= np.linalg.norm(features, axis=1, keepdims=True) / 4
+
+  def final(**changes):
+    made_recipe = recipe.make_recipe(dict(PROTOCOLS['simclr_v2']['optim']) | changes, length)
+    params = {'head': {'kernel': jnp.zeros((64, 50))}}
+    labels = made_recipe.label(jax.tree.map(lambda _: 'default', params), params)
+    tx = optim.make(labels, made_recipe.transformations)
+
+    def loss(params):
+      logits = features @ params['head']['kernel']
+      return optax.softmax_cross_entropy_with_integer_labels(logits, jnp.arange(50)).mean()
+
+    def step(carry, _):
+      params, state = carry
+      updates, state = tx.update(jax.grad(loss)(params), state, params)
+      return (optax.apply_updates(params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=720)
+    return float(loss(params)), float(jnp.linalg.norm(params['head']['kernel']))
+
+  loss, norm = final()
+  adapted_loss, adapted_norm = final(unadapted=())
+  assert loss < 0.3 and norm > 10
+  assert adapted_loss > 3 and adapted_norm < 3
+
+
+@pytest.mark.parametrize(('probe', 'adapted'), [('simsiam', True), ('mae', False)])
+def test_whether_a_probes_bias_is_adapted_is_its_authors_choice(probe, adapted):
+  """LARC of apex excludes nothing, MAE's LARS vectors; SGD after PyTorch decays biases, too."""
+  from byoljax.protocols.linear import LinearProtocol
+  from configs import linear
+
+  fields = linear.get_config(probe).linear.to_dict()
+  optimizer = LinearProtocol(**fields).optimizer | {'lr_scaling': 'none', 'warmup': '0 steps'}
+  length = Length(batch_size=256, steps_per_epoch=10, total_steps=100)
+  made_recipe = recipe.make_recipe(optimizer | {'end_lr': 0.0}, length)
+  params = {'head': {'bias': jnp.full((1, 1, 4), 2.0)}}
+  tx = optim.make(jax.tree.map(lambda _: 'default', params), made_recipe.transformations)
+  updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+  # The ratio of LARS is .001 |w| / |g|.
+  np.testing.assert_allclose(updates['head']['bias'], -0.1 * (0.002 if adapted else 1), rtol=1e-5)
+  for name in ('barlow_twins', 'vicreg', 'swav', 'moco'):
+    assert not linear.get_config(name).linear.exclude_bias_and_norm
+
+
 def test_clipping_by_tensor():
   clip = lars.clip_each_by_norm(3.0, stacked=False)
   big, small = jnp.array([6.0, 8.0]), jnp.array([0.3, 0.4])

@@ -10,9 +10,8 @@ trained in the beginning (`freeze_last`); crops of one size go through the netwo
 teacher starts as a copy, its running statistics (of encoders that have any) are its own, and its
 parameters move after each step with tau rising to 1 on a cosine.
 
-Different from the authors' code: the teacher's temperature rises per step, not per epoch; the last
-layer's weight decay in the time that it is frozen only shortens columns whose length has no effect;
-there is no stochastic depth.
+Different from the authors' code: the teacher's temperature rises per step, not per epoch; there is
+no stochastic depth.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +38,6 @@ from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, WithTarget, output_shapes, stack
 from byoljax.ops import ema
-from byoljax.ops.gate import trained_from
 
 PyTree = Any
 Schedule = Callable[[jax.Array], jax.Array]
@@ -99,9 +97,7 @@ def dino(
     logits = [lax.stop_gradient(crop['projection']) for crop in teacher]
     temperature = teacher_temperature(step)
     targets = [jax.nn.softmax((each - state.center) / temperature, axis=-1) for each in logits]
-    last = trained_from(freeze_steps, step, params['projector']['last'])
-    student_params = params | {'projector': params['projector'] | {'last': last}}
-    student, bn = apply_crops(net, student_params, state.bn, views, train=True)
+    student, bn = apply_crops(net, params, state.bn, views, train=True)
     value = clustering.self_distillation(
       targets, [crop['projection'] for crop in student], student_temperature
     )
@@ -124,7 +120,8 @@ def dino(
     return params, state.replace(target_params=moved), {'tau': now}
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, post_step, embed, default_groups, net=net)
+  starts = {'projector/last': freeze_steps}
+  return Method(init, loss, post_step, embed, default_groups, net=net, starts=starts)
 
 
 def _entropy(probabilities: jax.Array) -> jax.Array:

@@ -9,8 +9,7 @@ through the head; prototypes are unit vectors, normalized again after every step
 trained in the beginning (`freeze`); small batches can be filled up with a queue of earlier
 projections per large crop, from `queue_from` on and once it is full.
 
-Different from the authors' code: the queue is one for all devices, where theirs is a part per GPU;
-while the prototypes are frozen weight decay still shortens them, which their normalization undoes.
+Different from the authors' code: the queue is one for all devices, where theirs is a part per GPU.
 """
 
 from collections.abc import Sequence
@@ -36,7 +35,6 @@ from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, Statistics, output_shapes, stack
 from byoljax.ops import ring, sinkhorn, sphere
-from byoljax.ops.gate import trained_from
 
 PyTree = Any
 
@@ -98,20 +96,14 @@ def swav(
     params: PyTree, state: SwavState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key
-    prototypes = trained_from(freeze_steps, step, params['prototypes'])
     crops, bn = apply_crops(backbone, params, state.bn, batch['views'], train=True)
     embeddings = jnp.stack([crop['embedding'] for crop in crops], axis=1)
     rows, views = embeddings.shape[:2]
-    outputs, bn = head.apply(
-      params | {'prototypes': prototypes},
-      bn,
-      embeddings.reshape(rows * views, -1),
-      train=True,
-    )
+    outputs, bn = head.apply(params, bn, embeddings.reshape(rows * views, -1), train=True)
     scores = outputs['scores'].reshape(rows, views, -1)
     projections = sphere.normalize(outputs['projection']).reshape(rows, views, -1)
     codes = [
-      _codes(state, crop, scores[:, crop], prototypes['kernel'], step)
+      _codes(state, crop, scores[:, crop], params['prototypes']['kernel'], step)
       for crop in range(LARGE_CROPS)
     ]
     value = clustering.swapped_prediction(
@@ -173,6 +165,7 @@ def swav(
     default_groups,
     remember=remember,
     net=stack((*backbone.parts, *head.parts)),
+    starts={'prototypes': freeze_steps},
   )
 
 

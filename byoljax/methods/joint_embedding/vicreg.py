@@ -5,7 +5,7 @@ covariances between dimensions, on embeddings that are not normalized.
 
 The authors' code and paper disagree twice, and the code's reading is the default: the variance term
 is halved (`halved_variance`; the paper's equation 6 adds both branches), and the views are BYOL's
-asymmetric ones (the paper's text has them alike: `configs/vicreg.py:...,symmetric`). Their code
+asymmetric ones (the paper's text has them alike: `configs/vicreg.py:...,paper`). Their code
 takes the invariance over each device's own rows and averages, which is the mean over the global
 batch, as it is here.
 """

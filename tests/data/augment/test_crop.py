@@ -73,16 +73,18 @@ def test_boxes_agree_between_namespaces():
   ('height', 'width', 'size', 'box'),
   [
     (256, 256, 224, [16, 16, 224, 224]),
-    (375, 500, 224, [23, 86, 328, 328]),
-    (500, 375, 224, [86, 23, 328, 328]),
+    (375, 500, 224, [24, 86, 328, 328]),
+    (500, 375, 224, [86, 24, 328, 328]),
+    (367, 301, 224, [52, 19, 263, 263]),
     (32, 32, 32, [0, 0, 32, 32]),
     (224, 224, 224, [0, 0, 224, 224]),
     (32, 40, 32, [2, 6, 28, 28]),
     (1, 1, 8, [0, 0, 1, 1]),
-    (1, 50, 8, [0, 24, 1, 1]),
+    (1, 50, 8, [0, 25, 1, 1]),
   ],
 )
 def test_center_crop(height, width, size, box):
+  """As BYOL's code: int(224 / (224 + 32) min(H, W)) pixels, from (H - side + 1) // 2 on."""
   assert crop.center_crop_box(np, height, width, size).tolist() == box
   many = crop.center_crop_box(jnp, jnp.array([height] * 2), jnp.array([width] * 2), size)
   assert many.tolist() == [box, box]
