@@ -64,7 +64,10 @@ class Recipe(NamedTuple):
     )
 
   def starting(self, starts: Mapping[str, int]) -> 'Recipe':
-    """The same for a method some of whose parameters start late (`Method.starts`)."""
+    """The same for a method some of whose parameters start late (`Method.starts`).
+
+    `label` raises ValueError for a path at which there are no parameters.
+    """
     late = {path: step for path, step in starts.items() if step > 0}
     if not late:
       return self
@@ -72,13 +75,21 @@ class Recipe(NamedTuple):
     def name(group: str, step: int) -> str:
       return f'{group} from {step}'
 
-    def one(path: tuple[Any, ...], group: str) -> str:
-      place = groups.path_name(path) + '/'
-      steps = [step for prefix, step in late.items() if place.startswith(prefix + '/')]
-      return name(group, max(steps)) if steps and group in self.transformations else group
-
     def label(names: PyTree, params: PyTree) -> PyTree:
-      return jax.tree_util.tree_map_with_path(one, self.label(names, params))
+      found: set[str] = set()
+
+      def one(path: tuple[Any, ...], group: str) -> str:
+        place = groups.path_name(path) + '/'
+        own = [prefix for prefix in late if place.startswith(prefix + '/')]
+        found.update(own)
+        known = own and group in self.transformations
+        return name(group, max(late[prefix] for prefix in own)) if known else group
+
+      labels = jax.tree_util.tree_map_with_path(one, self.label(names, params))
+      for prefix in late:
+        if prefix not in found:
+          raise ValueError(f"no parameters are at '{prefix}', which is to start late.")
+      return labels
 
     transformations, settings = dict(self.transformations), dict(self.settings)
     for group, tx in self.transformations.items():

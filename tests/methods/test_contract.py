@@ -15,6 +15,7 @@ import numpy as np
 import optax
 import pytest
 
+from byoljax import optim
 from byoljax.devices import collectives, mapping
 from byoljax.encoders import teachers
 from byoljax.encoders.encoder import Encoder, Preprocessing
@@ -24,6 +25,7 @@ from byoljax.method import NETWORKS, Setting
 from byoljax.methods import METHODS
 from byoljax.models import heads, layers
 from byoljax.models.net import stack
+from byoljax.optim import recipe
 from byoljax.step import init_state, train_step
 from byoljax.train.online_probe import with_online_probe
 from byoljax.workdir import checkpoint
@@ -133,6 +135,26 @@ def batch_of(name, seed=0, rows=BATCH):
     'epoch': np.zeros(rows, np.int32),
     'label': rng.integers(0, CLASSES, rows).astype(np.int32),
   }
+
+
+@pytest.mark.parametrize(
+  ('name', 'path'), [('dino', 'projector/last/kernel'), ('swav', 'prototypes/kernel')]
+)
+def test_what_is_frozen_at_first_keeps_every_bit_and_then_moves(name, path):
+  method = make(name, axis=None)  # frozen for a step
+  params = jax.eval_shape(method.init, jax.random.key(0), batch_of(name))[0]
+  params = jax.tree.map(lambda x: np.ones(x.shape, np.float32), params)
+  fields = {'name': 'lars', 'base_lr': 0.1, 'weight_decay': 0.1, 'lr_scaling': 'none'}
+  made = recipe.make_recipe(fields, Length(BATCH, 2, STEPS)).starting(method.starts)
+  tx = optim.make(made.label(method.groups(params), params), made.transformations)
+  state, moved = tx.init(params), []
+  for _ in range(2):
+    updates, state = jax.jit(tx.update)(params, state, params)
+    leaves = jax.tree_util.tree_leaves_with_path(updates)
+    moved.append({optim.path_name(path) for path, x in leaves if np.any(np.asarray(x))})
+  assert moved[0] == {each for each in moved[1] if each != path} and path in moved[1]
+  with pytest.raises(ValueError, match="no parameters are at 'nothing'"):
+    made.starting({'nothing': 1}).label(method.groups(params), params)
 
 
 def pure_step(method, axis=collectives.AXIS, accumulate=1, traces=None):
