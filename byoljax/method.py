@@ -53,6 +53,7 @@ views: tuple of float32 [b, H, W, C], normalized; sizes may differ between views
 index: int32 [b], position in the data set.
 epoch: int32 [b], how often the example's source was passed through before: a function of the step.
 label: int32 [b], -1 where unknown, or [b, classes] where an image has several.
+pretext_label: int32 [n * b], by `Method.transform`: what a pretext task asks; previews show it.
 Further fields of the source by name, aligned with the views, as the method asks for them.
 """
 

@@ -196,6 +196,12 @@ def two_views(
   )
 
 
+def plain_view(config: ConfigDict, **changes) -> None:
+  """One view, the first, cropped and flipped and nothing else; with changes."""
+  off = {f'{name}_prob': 0.0 for name in ('jitter', 'gray', 'blur', 'solarize')}
+  config.views = ConfigDict({'view1': config.views.view1.to_dict() | off | changes})
+
+
 def alike(config: ConfigDict, **changes) -> None:
   """Gives the first two views the same settings: those of the first, with changes."""
   view = config.views.view1.to_dict() | {'solarize_prob': 0.0} | changes

@@ -27,6 +27,7 @@ from byoljax.methods.joint_embedding import (
   vicreg,
   w_mse,
 )
+from byoljax.methods.pretext import rotation
 from byoljax.methods.supervised import distillation, linear_probe, supervised
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -43,6 +44,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'moco': moco.build,
   'moco_v3': moco_v3.build,
   'nnclr': nnclr.build,
+  'rotation': rotation.build,
   'simclr': simclr.build,
   'simsiam': simsiam.build,
   'supervised': supervised.build,

@@ -65,6 +65,7 @@ PANELS = (
     (
       Curve('knn/top1', 'k-NN top-1 (held-out training images)', 100),
       Curve('probe/top1', 'online probe top-1 (training batches)', 100, noisy=True),
+      Curve('pretext_accuracy', 'pretext task (training batches)', 100, noisy=True),
     ),
     'accuracy [%]',
     limits=(0, None),

@@ -27,21 +27,38 @@ def write_sheet(run: Run, path: pathlib.Path, names: Sequence[str] = (), count: 
     names: of the views; () numbers them.
     count: rows.
   """
-  originals, views = example_views(run, min(count, run.source.size))
+  originals, views, labels = example_views(run, min(count, run.source.size))
   numbered = [f'view{number + 1}' for number in range(len(views))]
   names = names if len(names) == len(views) else numbered
-  sheet.write(path, originals, views, names=list(names))
+  captions = () if labels is None else captions_of(labels, len(views))
+  sheet.write(path, originals, views, names=list(names), captions=captions)
 
 
-def example_views(run: Run, count: int) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+def captions_of(labels: np.ndarray, views: int) -> list[list[str]]:
+  """The labels of a pretext task where they belong on a sheet: under the originals and each view.
+
+  Args:
+    labels: [k, n], of n images: one for each picture (k = views), or k for each image.
+    views: how many pictures an image has.
+  """
+  if len(labels) == views:
+    return [[''] * labels.shape[1], *([f'label {label}' for label in own] for own in labels)]
+  texts = [f'label {", ".join(map(str, own))}' for own in labels.T]
+  return [texts, *[[''] * len(texts)] * views]
+
+
+def example_views(
+  run: Run, count: int
+) -> tuple[list[np.ndarray], list[list[np.ndarray]], np.ndarray | None]:
   """The first `count` images of the first batch, and what step 0 makes of them, for looking at.
 
   Returns:
-    Original images, uint8, and for every view a list of float32 images in [0, 1].
+    Original images, uint8; for every view a list of float32 images in [0, 1]; and the labels of a
+    pretext task, [k, n] for n images, or None.
   """
   with contextlib.closing(loop.batches(run, 0)) as source:
     batch = jax.tree.map(lambda x: x[:count], next(source))
-  views = _seen(run, batch)
+  views, labels = _seen(run, batch)
   # A batch, or this process's part of it, may hold fewer than were asked for.
   clean = pipeline.eval_batches(
     run.source.subset(batch['index']),
@@ -50,13 +67,14 @@ def example_views(run: Run, count: int) -> tuple[list[np.ndarray], list[list[np.
   )
   with contextlib.closing(clean) as source:
     originals = next(source)['image']
-  return list(originals), [list(view) for view in views]
+  return list(originals), [list(view) for view in views], labels
 
 
-def _seen(run: Run, batch: dict[str, Any]) -> list[np.ndarray]:
+def _seen(run: Run, batch: dict[str, Any]) -> tuple[list[np.ndarray], np.ndarray | None]:
   """The views of step 0 as the method's network sees them, after `Method.transform`, in [0, 1].
 
-  Views that a transform has stacked along the batch (the turns of an image, say) are taken apart.
+  With the labels that it made, if any, [k, n]. Views that a transform has stacked along the batch
+  (the turns of an image, say) are taken apart.
   """
   augment = device.make_augment(run.specs, seed=run.seed, mean=run.data.mean, std=run.data.std)
   step = micro_batch = jnp.zeros((), jnp.int32)
@@ -65,11 +83,13 @@ def _seen(run: Run, batch: dict[str, Any]) -> list[np.ndarray]:
   key = jax.random.fold_in(key, micro_batch)
 
   def see(batch: dict[str, Any]) -> Any:
-    return transformed(run.method, augment(batch, step), key, step)['views']
+    seen = transformed(run.method, augment(batch, step), key, step)
+    return seen['views'], seen.get('pretext_label')
 
   mean, std = (np.asarray(numbers, np.float32) for numbers in (run.data.mean, run.data.std))
   count, seen = len(batch['index']), []
-  for view in jax.jit(see)(batch):
+  views, labels = jax.jit(see)(batch)
+  for view in views:
     pixels = np.asarray(view) * std + mean
     seen += np.split(np.clip(pixels, 0.0, 1.0), max(1, len(pixels) // count))
-  return seen
+  return seen, None if labels is None else np.asarray(labels).reshape(-1, count)

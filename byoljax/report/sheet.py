@@ -11,6 +11,7 @@ from byoljax.workdir.files import replacing
 _CELL = 96  # Least side of a picture on the sheet, in pixels.
 _GAP = 6
 _HEADER = 22
+_CAPTION = 16
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
 
 
@@ -21,6 +22,7 @@ def write(
   names: Sequence[str],
   *,
   first: str = 'image',
+  captions: Sequence[Sequence[str]] = (),
 ) -> None:
   """Draws one row an image: the original, then its views.
 
@@ -30,6 +32,8 @@ def write(
     views: one sequence of n images for each view, float in [0, 1] or uint8, [S, S, 3].
     names: a heading for each view.
     first: the heading of the originals.
+    captions: what stands under the pictures, one sequence of n texts for each column, that of the
+      originals first; () for nothing.
 
   Raises:
     ValueError: the lengths do not fit together.
@@ -39,10 +43,13 @@ def write(
       f'{len(originals)} originals, {len(names)} names and views of '
       f'{[len(view) for view in views]} images do not make a sheet.'
     )
+  if captions and [len(texts) for texts in captions] != [len(originals)] * (len(views) + 1):
+    raise ValueError(f'{[len(texts) for texts in captions]} captions do not fit the sheet.')
   cell = max(_CELL, *(image.shape[0] for view in views for image in view))
   columns = [originals, *views]
+  pitch = cell + _GAP + (_CAPTION if captions else 0)
   width = len(columns) * (cell + _GAP) + _GAP
-  height = len(originals) * (cell + _GAP) + _GAP + _HEADER
+  height = len(originals) * pitch + _GAP + _HEADER
   sheet = Image.new('RGB', (width, height), _PAPER)
   pen = ImageDraw.Draw(sheet)
   font = ImageFont.load_default(size=13)
@@ -53,8 +60,11 @@ def write(
       picture = _fit(_to_uint8(image), cell)
       # Pictures that are not square sit in the middle of their cell.
       x = left + (cell - picture.width) // 2
-      y = _HEADER + row * (cell + _GAP) + (cell - picture.height) // 2
+      y = _HEADER + row * pitch + (cell - picture.height) // 2
       sheet.paste(picture, (x, y))
+      if captions:
+        place = (left, _HEADER + row * pitch + cell)
+        pen.text(place, captions[column][row], fill=_INK, font=font)
   with replacing(path) as file:
     sheet.save(file, format='PNG')
 

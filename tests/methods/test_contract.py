@@ -81,6 +81,7 @@ CASES = {
             'bn_groups': 4}, 2),
   'moco_v3': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
   'nnclr': ({'projector': (16, 16, 8), 'predictor': (16, 8), 'queue_size': 48}, 2),
+  'rotation': ({'hidden': (6,)}, 1),
   'simclr': ({'projector': (16, 8), 'memory_size': 80, 'memory_tau': 0.9, 'chunk': 24}, 2),
   'simsiam': ({'projector': (16, 8), 'predictor': (16, 8)}, 2),
   'swav': (

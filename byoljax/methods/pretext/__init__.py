@@ -1,0 +1,1 @@
+"""Pretext tasks: labels or targets that are made from the image itself."""
