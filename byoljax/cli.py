@@ -245,7 +245,3 @@ def table() -> str:
     names = (argument.metavar + ' ...' * argument.many for argument in command.arguments)
     rows.append(f'| `{" ".join(["byoljax", command.name, *names])}` | {command.help} |')
   return '\n'.join(rows)
-
-
-if __name__ == '__main__':
-  sys.exit(run())

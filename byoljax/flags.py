@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from byoljax.config import ConfigError
-from byoljax.devices import processes
+from byoljax.devices import processes, stop
 from byoljax.suggest import did_you_mean
 
 Overrides = list[tuple[str, str]]
@@ -104,7 +104,8 @@ def exit_status(program: Callable[[], int]) -> int:
 
   Returns:
     What the program returns; 2 for a user's mistake, 3 for a loss that diverged, 4 for a disk that
-    takes no more, 5 for other processes that are missing or gone, 130 for an interrupt.
+    takes no more, 5 for other processes that are missing or gone, 75 for a request to stop, 130 for
+    Ctrl-C.
   """
   try:
     status = _caught(program)
@@ -130,9 +131,11 @@ def _caught(program: Callable[[], int]) -> int:
       raise
     where = f" ('{error.filename}')" if error.filename else ''
     return _report(f'{error.strerror}{where}.', 4)
+  except stop.Stopped as stopped:
+    return stopped.status
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
-    return 130
+    return stop.INTERRUPTED
 
 
 def _report(error: object, status: int) -> int:

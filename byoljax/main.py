@@ -8,11 +8,16 @@ import os
 import pathlib
 import sys
 
-from byoljax import config as config_lib
-from byoljax import flags, tasks
-from byoljax.config import Config, ConfigError
-from byoljax.devices import processes
-from byoljax.version import __version__
+from byoljax.devices import stop
+
+if __name__ == '__main__':
+  stop.end_at_signals()  # The imports take a while, too.
+
+from byoljax import config as config_lib  # noqa: E402
+from byoljax import flags, tasks  # noqa: E402
+from byoljax.config import Config, ConfigError  # noqa: E402
+from byoljax.devices import processes  # noqa: E402
+from byoljax.version import __version__  # noqa: E402
 
 _EPILOG = """\
 Every field of a configuration can be set, as in --config.train.length='5 epochs'.
@@ -115,4 +120,4 @@ def _set_verbosity(verbose: bool) -> None:
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  stop.run_program(main)

@@ -119,7 +119,7 @@ def test_a_wheel_is_enough(tmp_path):
   own = (path for path in (source / 'byoljax').rglob('*') if path.is_file())
   assert {path.relative_to(source).as_posix() for path in own} <= packed
   environment = os.environ | {'PYTHONPATH': str(site)}
-  run = [sys.executable, '-m', 'byoljax.cli']
+  run = [sys.executable, '-m', 'byoljax']
   shown = subprocess.run(
     [*run, 'pretrain', 'byol:smoke', '--data.name=npz', '--data.dir=no.npz'],
     cwd=elsewhere, env=environment, capture_output=True, text=True,
@@ -131,7 +131,7 @@ def test_a_wheel_is_enough(tmp_path):
   )  # fmt: skip
   assert where.stdout.strip() == str(site / 'byoljax' / 'configs')
   entry = next(site.glob('*.dist-info')) / 'entry_points.txt'
-  assert 'byoljax = byoljax.cli:run' in entry.read_text()
+  assert 'byoljax = byoljax.__main__:main' in entry.read_text()
 
 
 def test_options_of_a_command_are_those_of_its_recipe(capsys, untrained):

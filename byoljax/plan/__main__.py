@@ -1,8 +1,14 @@
 """`python -m byoljax.plan`; see `byoljax.plan.command`."""
 
-import sys
+from byoljax.devices import stop
 
-from byoljax.plan import command
+
+def main() -> int:
+  """Makes and prints a plan; returns an exit status."""
+  from byoljax.plan import command  # Takes a while, in which a signal may arrive.
+
+  return command.main()
+
 
 if __name__ == '__main__':
-  sys.exit(command.main())
+  stop.run_program(main)

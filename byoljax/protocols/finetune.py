@@ -83,7 +83,7 @@ def finetune_result(
   logging: Logging,
   head: Mapping[str, Any] | None = None,
   workdir: pathlib.Path | None = None,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
   """Trains the whole network on `data.train` and tests it at the last step.
 
   Where there is something to choose, every combination of the sweep is trained on the labelled
@@ -101,9 +101,10 @@ def finetune_result(
 
   Returns:
     Scores of the test set (see `scores.of_logits`) with 'base_lr', 'length', 'weight_decay',
-    'sweep' and numbers of examples; None when the process was asked to stop.
+    'sweep' and numbers of examples.
 
   Raises:
+    Stopped: the process was asked to stop; in a directory everything is saved.
     ConfigError: too few images for what is asked for.
   """
 
@@ -119,14 +120,10 @@ def finetune_result(
       score = _read_score(home)
       if score is None:
         score = _held_out_score(make(rest, choice), held_out, data, choice, logging, home)
-      if score is None:
-        return None
       made.append(score)
   best = tried[int(np.argmax(made))] if made else tried[0]
   run = make(data.train, best)
-  state, complete = training.train(run, workdir, logging)
-  if not complete:
-    return None
+  state = training.train(run, workdir, logging)
   return {
     **training.score(run, state, data.test, data)[0],
     **best._asdict(),
@@ -156,14 +153,12 @@ def _held_out_score(
   choice: Choice,
   logging: Logging,
   home: pathlib.Path | None,
-) -> float | None:
+) -> float:
   """Held-out score of one setting; stored, so that a stopped sweep can be resumed."""
   try:
-    state, complete = training.train(run, home, logging)
+    state = training.train(run, home, logging)
   except FloatingPointError:  # Too high a rate is a result, too.
     return 0.0
-  if not complete:
-    return None
   score = next(iter(training.score(run, state, held_out, data)[0].values()))
   say(f'base_lr {choice.base_lr:g}, {choice.length}, weight decay {choice.weight_decay:g}: '
       f'{score:.1%} of the held-out labelled images')  # fmt: skip

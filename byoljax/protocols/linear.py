@@ -81,7 +81,7 @@ def linear_result(
   *,
   logging: Logging,
   workdir: pathlib.Path | None = None,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
   """Trains linear heads on the frozen encoder and tests the one that is best on held-out images.
 
   With a single learning rate there is nothing to choose: nothing is held out.
@@ -95,9 +95,10 @@ def linear_result(
 
   Returns:
     {'top1', 'top5' (from 6 classes on), 'mean_per_class', 'base_lr', 'held_out_top1', ...},
-    accuracies in [0, 1]; None when the process was asked to stop.
+    accuracies in [0, 1].
 
   Raises:
+    Stopped: the process was asked to stop; the probe's run is saved.
     ConfigError: a share of held-out images, or a number of them, that makes no sense.
     RuntimeError: the encoder changed, which must not happen.
   """
@@ -128,9 +129,7 @@ def linear_result(
     logging=logging,
   )
   # A head whose learning rate is too high may diverge: the others do not notice.
-  state, complete = training.train(run, workdir, logging, must_be_finite=('loss',))
-  if not complete:
-    return None
+  state = training.train(run, workdir, logging, must_be_finite=('loss',))
   _require_frozen(state, encoder)
   if held_out is None:
     found: Mapping[str, Any] = {'base_lr': next(iter(rates))}

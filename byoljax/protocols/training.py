@@ -96,11 +96,11 @@ def train(
   logging: Logging,
   *,
   must_be_finite: Sequence[str] = ('loss', 'grad_norm'),
-) -> tuple[TrainState, bool]:
+) -> TrainState:
   """Trains a classifier, in a directory where it can be resumed or, without one, in memory.
 
-  Returns:
-    The last state, and whether the run is complete.
+  Raises:
+    Stopped: the process was asked to stop; what is in a directory is saved.
   """
   if workdir is not None:
     cadence = Cadence(
@@ -114,7 +114,7 @@ def train(
   with contextlib.closing(loop.training(run, state, 0, clock)) as steps:
     for step in steps:
       state = step[1]
-  return state, True
+  return state
 
 
 def score(run: Run, state: TrainState, source: Source, data: EvalData) -> list[dict[str, Any]]:

@@ -2,12 +2,20 @@
 
 import sys
 
-from byoljax import flags
-from byoljax.report import contents
+from byoljax.devices import stop
 
 
 def main() -> int:
   """Writes the report of a run and says where it is; returns an exit status."""
+  from byoljax import flags
+
+  return flags.exit_status(_main)
+
+
+def _main() -> int:
+  from byoljax import flags
+  from byoljax.report import contents
+
   parser = flags.Parser(prog='python -m byoljax.report', description='One HTML page about a run.')
   parser.add_argument('run', metavar='RUN', help='directory of a run with a checkpoint')
   print(f'report  {contents.write(parser.parse_all(sys.argv[1:]).run)}')
@@ -15,4 +23,4 @@ def main() -> int:
 
 
 if __name__ == '__main__':
-  sys.exit(flags.exit_status(main))
+  stop.run_program(main)

@@ -65,7 +65,7 @@ def _train(
   results = {}
   for name, start in starts.items():
     say(f'training from {_START.get(name, name)} ...')
-    result = finetune_result(
+    results[name] = finetune_result(
       start,
       data,
       FinetuneProtocol(**config.finetune.to_dict()),
@@ -73,10 +73,6 @@ def _train(
       head=head,
       workdir=home / name,
     )
-    if result is None:
-      say('Stopped and saved: the same command resumes from there.')
-      return 0
-    results[name] = result
   run_dir.write_result(home / 'result.json', results, config, directory)
   say(format_results(results))
   say(f'result  {home / "result.json"}')

@@ -31,9 +31,6 @@ def run(config: Config, invocation: Invocation) -> int:
     result = linear_result(
       encoder, data, protocol, logging=assemble.logging_of(config), workdir=home
     )
-  if result is None:
-    say('Stopped and saved: the same command resumes from there.')
-    return 0
   run_dir.write_result(home / 'result.json', result, config, directory)
   say(
     f'{scores.format_scores(result)} on {result["test_examples"]:,} test images ({_chosen(result)})'

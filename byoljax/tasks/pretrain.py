@@ -100,11 +100,8 @@ def _pretrain(
   if done_before:
     say(f'This run is already complete ({run.length.total_steps:,} steps): nothing is trained.')
   began = time.monotonic()
-  state, complete = loop.train(run, workdir, assemble.cadence(config, run.length), evaluate=knn)
+  state = loop.train(run, workdir, assemble.cadence(config, run.length), evaluate=knn)
   _say_unreadable(source)
-  if not complete:
-    say(f'Stopped at step {int(state.step)} and saved: the same command resumes from there.')
-    return 0
   if not done_before:
     say(f'Trained in {_minutes(time.monotonic() - began)}.')
   if data and config.evals.final:

@@ -83,9 +83,6 @@ def _fill_table(
           say(f'{entry}: {protocol}, {name} ...')
           with user_errors(entry):
             result = PROTOCOLS[protocol](start, data, config, where)
-          if result is None:
-            say('Stopped and saved: the same command resumes from there.')
-            return 0
           _store(where, result, config, protocol, data)
         row[f'{protocol}, {name}'] = result[metric]
     rows.append(row)
@@ -147,7 +144,7 @@ def _knn(
 
 def _linear(
   encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
   from byoljax.protocols.linear import LinearProtocol, linear_result
   from byoljax.train import assemble
 
@@ -157,7 +154,7 @@ def _linear(
 
 def _finetune(
   encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
   from byoljax.protocols.finetune import FinetuneProtocol, finetune_result
   from byoljax.train import assemble
 

@@ -24,7 +24,7 @@ from byoljax.data.augment import device
 from byoljax.data.batches import pipeline, resident
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts, mapping
-from byoljax.devices.stop import StopRequest
+from byoljax.devices.stop import Stopped, StopRequest
 from byoljax.evals import features as features_lib
 from byoljax.length import is_due, next_due
 from byoljax.step import TrainState
@@ -218,7 +218,7 @@ def train(
   *,
   evaluate: Evaluate | None = None,
   must_be_finite: tuple[str, ...] = ('loss', 'grad_norm'),
-) -> tuple[TrainState, bool]:
+) -> TrainState:
   """Trains to the end, or until the process is asked to stop, in a directory that can be resumed.
 
   Args:
@@ -229,9 +229,10 @@ def train(
     must_be_finite: the run stops when one of these metrics is not.
 
   Returns:
-    The last state, and whether the run is complete.
+    The last state.
 
   Raises:
+    Stopped: the process was asked to stop; everything is saved.
     FloatingPointError: the loss is not finite. The last good checkpoint stays.
     ConfigError: the directory's checkpoint does not fit the run.
   """
@@ -266,8 +267,11 @@ def train(
         with record.clock.paused():
           checkpoints.save(done, run.layout.gather(state), row)
       if stopping and not last:
-        return state, False
-  return state, True
+        break
+    else:
+      return state
+  run_dir.say(f'Stopped at step {done} and saved: the same command resumes from there.')
+  raise Stopped(stop.received)
 
 
 def restore(run: Run, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, int]:

@@ -124,7 +124,7 @@ class TestFinetune:
       changed = dataclasses.replace(protocol, head_lr=head_lr)
       rate = choice._replace(base_lr=choice.base_lr / head_lr, weight_decay=0.0)
       run = finetune._run(encoder, data, train, changed, rate, Logging(), None)
-      state, _ = training.train(run, None, Logging())
+      state = training.train(run, None, Logging())
       before = np.asarray(encoder.params['encoder']['stem_conv']['kernel'])
       after = np.asarray(state.params['encoder']['stem_conv']['kernel'])
       assert np.allclose(before, after.reshape(-1, *before.shape)[0], atol=1e-6) == fixed

@@ -80,12 +80,13 @@ def test_schedules_are_per_step(finished):
 
 
 @pytest.mark.parametrize(
-  'number', [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+  'number, status',
+  [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
 )
 def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
-  finished, tiny, tmp_path, monkeypatch, capsys, number
+  finished, tiny, tmp_path, monkeypatch, capsys, number, status
 ):
-  """A signal at step 4 saves and exits cleanly; the same command ends where the whole run did."""
+  """A signal at step 4 saves and says so; the same command ends where the whole run did."""
   arguments = [*tiny, f'--workdir={tmp_path}', '--config.log.csv=true']
   read = metrics.Writer.write
 
@@ -96,7 +97,7 @@ def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
 
   with monkeypatch.context() as patch:
     patch.setattr(metrics.Writer, 'write', write_then_signal)
-    assert main(arguments) == 0
+    assert main(arguments) == status
   assert 'saved' in capsys.readouterr().out
   assert checkpoint.Checkpoints(tmp_path).steps() == [4]
   assert main(arguments) == 0

@@ -18,7 +18,7 @@ from byoljax.data.batches import pipeline, resident
 from byoljax.data.batches.order import Order
 from byoljax.data.sources import arrays, datasets, memory, shapes
 from byoljax.data.sources import source as source_lib
-from byoljax.devices import collectives, mapping
+from byoljax.devices import collectives, mapping, stop
 from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.method import Refresh
 from byoljax.protocols import extraction, linear
@@ -255,8 +255,7 @@ def values(state):
 def streamed(npz, tmp_path_factory):
   """The run with batches from the host."""
   workdir = tmp_path_factory.mktemp('streamed')
-  state, complete = loop.train(assembled(npz, mode='off'), workdir, Cadence(save=5))
-  assert complete
+  state = loop.train(assembled(npz, mode='off'), workdir, Cadence(save=5))
   return values(state), rows_of(workdir)
 
 
@@ -277,7 +276,7 @@ def compiled():
 
 def test_training_is_the_same_without_loops(npz, tmp_path, streamed):
   """A step per call: the same program but for where the rows come from."""
-  state, _ = loop.train(assembled(npz, mode='on'), tmp_path, Cadence(save=5))
+  state = loop.train(assembled(npz, mode='on'), tmp_path, Cadence(save=5))
   for a, b in zip(values(state), streamed[0], strict=True):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
@@ -287,8 +286,7 @@ def test_training_is_the_same_in_loops_and_resumes_bit_exactly(
 ):
   """Many steps per call, stopped in the middle by a signal, resumed: one run, one program."""
   run = assembled(npz, mode='on')
-  whole, complete = loop.train(run, tmp_path / 'whole', Cadence(save=5))
-  assert complete
+  whole = loop.train(run, tmp_path / 'whole', Cadence(save=5))
   for a, b in zip(values(whole), streamed[0], strict=True):
     np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4)
   assert [row['step'] for row in rows_of(tmp_path / 'whole')] == [4, 5, 8, 10]
@@ -305,12 +303,12 @@ def test_training_is_the_same_in_loops_and_resumes_bit_exactly(
     return real(state, data, index, count)
 
   first = run._replace(many_steps=signalled)
-  _, complete = loop.train(first, tmp_path / 'cut', Cadence(save=5))
-  assert not complete and sum(calls) == 4
+  with pytest.raises(stop.Stopped):
+    loop.train(first, tmp_path / 'cut', Cadence(save=5))
+  assert sum(calls) == 4
   assert checkpoint.Checkpoints(tmp_path / 'cut').steps() == [4]
   # Resumed with calls of other lengths.
-  again, complete = loop.train(run, tmp_path / 'cut', Cadence(save=3))
-  assert complete
+  again = loop.train(run, tmp_path / 'cut', Cadence(save=3))
   for a, b in zip(values(again), values(whole), strict=True):
     np.testing.assert_array_equal(a, b)
   # `create` once for all attempts, and one mapped program for every number of steps.
