@@ -20,7 +20,7 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-from byoljax.devices import roll_call
+from byoljax.devices import roll_call, stop
 from byoljax.devices.roll_call import MissingError
 from byoljax.version import __version__
 
@@ -189,10 +189,13 @@ def report_failure() -> int:
 def leave(status: int) -> None:
   """Tells the other processes how this one ends; exits immediately if it is an error.
 
-  Otherwise JAX would wait for the others at exit, for minutes, and they for it.
+  Otherwise JAX would wait for the others at exit, for minutes, and they for it. A request to stop
+  is none: all of them save and end together.
   """
   if not is_multiprocess():
     return
+  if status == stop.STATUS:
+    status = 0
   assert _joined is not None
   if _joined.watch is not None:
     _joined.watch.leave(status)

@@ -42,11 +42,14 @@ SIGNALS = tuple(
 class Stopped(KeyboardInterrupt):
   """Training was asked to stop, and is saved.
 
+  Args:
+    number: of the signal that asked for it; 0: one that arrived in another process.
+
   Attributes:
     status: exit status of a process that ends with it.
   """
 
-  def __init__(self, number: int) -> None:
+  def __init__(self, number: int = 0) -> None:
     super().__init__(f'stopped by {_name(number)}' if number else 'stopped')
     self.status = _status(number)
 
@@ -112,6 +115,11 @@ class StopRequest:
 
     self._reported = multihost_utils.reached_preemption_sync_point(self._calls)
     return self._reported
+
+  def stopped(self) -> Stopped:
+    """What to raise once everything is saved."""
+    # One of several processes must not end by a signal: the others would take it for dead.
+    return Stopped(0 if self._several else self.received)
 
   def _receive(self, number: int, frame: FrameType | None) -> None:
     if self.received and number == signal.SIGINT:

@@ -24,7 +24,7 @@ from byoljax.data.augment import device
 from byoljax.data.batches import pipeline, resident
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts, mapping
-from byoljax.devices.stop import Stopped, StopRequest
+from byoljax.devices.stop import StopRequest
 from byoljax.evals import features as features_lib
 from byoljax.length import is_due, next_due
 from byoljax.step import TrainState
@@ -271,7 +271,7 @@ def train(
     else:
       return state
   run_dir.say(f'Stopped at step {done} and saved: the same command resumes from there.')
-  raise Stopped(stop.received)
+  raise stop.stopped()
 
 
 def restore(run: Run, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, int]:

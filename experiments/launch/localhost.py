@@ -43,11 +43,11 @@ def main(arguments: list[str]) -> int:
     )
     for number in range(options.processes)
   ]  # fmt: skip
-  for number in (signal.SIGINT, signal.SIGTERM):
+  for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, lambda *_: [process.terminate() for process in started])
   # Those that fail together end together: see `byoljax.devices.processes`.
   statuses = [process.wait() for process in started]
-  return next((abs(status) for status in statuses if status), 0)
+  return next((status if status > 0 else 128 - status for status in statuses if status), 0)
 
 
 def _free_port() -> int:

@@ -1,18 +1,20 @@
 """The scripts of experiments/launch: well formed, and what they call exists and agrees."""
 
+import os
 import re
 import shlex
 import subprocess
 
 import pytest
 
+from byoljax import cli, flags, main
 from byoljax import config as config_lib
-from byoljax import flags, main
-from byoljax.devices import processes
+from byoljax.devices import processes, stop
 from tests.paths import ROOT
 
 LAUNCH = ROOT / 'experiments' / 'launch'
 SHELL = ('byol.sbatch', 'tpu_vm.sh')
+SLURM = ('byol.sbatch', 'one_gpu.sbatch', 'seeds.sbatch')
 MANIFESTS = {'jobset.yaml': ('google.com/tpu', 4), 'jobset_gpu.yaml': ('nvidia.com/gpu', 8)}
 
 
@@ -38,7 +40,7 @@ def sbatch(field):
   return re.search(rf'^#SBATCH --{field}=(\S+)$', (LAUNCH / 'byol.sbatch').read_text(), re.M)[1]
 
 
-@pytest.mark.parametrize('name', SHELL)
+@pytest.mark.parametrize('name', {*SHELL, *SLURM})
 def test_shell_is_well_formed(name):
   done = subprocess.run(['bash', '-n', LAUNCH / name], capture_output=True, text=True)
   assert done.returncode == 0 and not done.stderr
@@ -57,6 +59,55 @@ def test_slurm_has_a_task_for_every_gpu(monkeypatch):
   _, config = parsed(command('byol.sbatch'), monkeypatch)
   assert config.train.batch_size % (int(sbatch('nodes')) * int(sbatch('ntasks-per-node'))) == 0
   assert re.fullmatch(r'TERM@\d+', sbatch('signal'))
+
+
+@pytest.fixture
+def cluster(tmp_path):
+  """Runs a script where `srun` ends with the given statuses, one after the other."""
+  stand_ins = {
+    'srun': 'echo "$*" >> $LOG; read -r status < $STATUSES; sed -i 1d $STATUSES; exit $status',
+    'scontrol': 'echo "scontrol $*" >> $LOG',
+  }
+  for name, text in stand_ins.items():
+    (tmp_path / name).write_text(f'#!/bin/bash\n{text}\n')
+    (tmp_path / name).chmod(0o700)
+  slurm = {
+    'SLURM_JOB_ID': '17', 'SLURM_CPUS_PER_TASK': '12', 'SLURM_ARRAY_JOB_ID': '16',
+    'SLURM_ARRAY_TASK_ID': '3',
+  }  # fmt: skip
+  slurm |= {name.upper(): str(tmp_path / name) for name in ('log', 'statuses')}
+
+  def submit(name, *statuses):
+    (tmp_path / 'log').write_text('')
+    (tmp_path / 'statuses').write_text('\n'.join(map(str, statuses)) + '\n')
+    path = {'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+    done = subprocess.run(['bash', LAUNCH / name], env=os.environ | slurm | path, check=False)
+    return done.returncode, (tmp_path / 'log').read_text().splitlines()
+
+  return submit
+
+
+@pytest.mark.parametrize('name', SLURM)
+def test_slurm_starts_again_what_was_stopped_and_nothing_else(name, cluster):
+  own = '16_3' if name == 'seeds.sbatch' else '17'
+  for status in (2, 3, 130):
+    ended, log = cluster(name, status)
+    assert ended == status and len(log) == 1, 'a mistake is not repeated, nothing follows it'
+  ended, log = cluster(name, stop.STATUS)
+  assert ended == stop.STATUS and log[1:] == [f'scontrol requeue {own}']
+  commands = {'one_gpu.sbatch': 2}.get(name, 1)
+  ended, log = cluster(name, 0, 0)
+  assert ended == 0 and len(log) == commands
+
+
+@pytest.mark.parametrize('name', ['one_gpu.sbatch', 'seeds.sbatch'])
+def test_slurms_jobs_of_one_gpu_run_commands_that_exist(name, cluster):
+  for line in cluster(name, 0, 0)[1]:
+    parsed = cli.parse(shlex.split(line.partition('byoljax ')[2]))
+    loaded = config_lib.load(parsed.options.config, parsed.overrides)
+    assert loaded.task in ('pretrain', 'linear')
+    if name == 'seeds.sbatch':
+      assert loaded.seed == 3 and parsed.options.workdir.endswith('seed3')
 
 
 def test_slurms_variables_are_those_that_jax_reads():
