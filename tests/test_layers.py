@@ -48,7 +48,7 @@ LAYERS = {
   'tasks': _TRAINING | {'train', 'protocols', 'weights', 'report', 'plan'},
   'main': {'config', 'devices', 'flags', 'tasks', 'version', 'workdir'},
   'cli': {'config', 'flags', 'main', 'suggest', 'tasks', 'version'},
-  '__main__': {'cli'},
+  '__main__': {'cli', 'devices'},
   # The public functions, each of which imports what it needs when it is called.
   '__init__': _TRAINING | {'train', 'protocols', 'report'},
 }
