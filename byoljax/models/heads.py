@@ -24,7 +24,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from byoljax.models import layers
+from byoljax.models import initializers, layers
 from byoljax.models.taps import pooled
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -39,10 +39,10 @@ LAST_NORMS: dict[str, tuple[bool, bool] | None] = {
   'bn_no_bias': (True, False),
 }
 # DINO's normal is truncated at +-2, that is at 100 sigma, which changes nothing.
-KERNEL_INITS: dict[str, layers.Initializer] = {
-  'fan_in': layers.fan_in_truncated_normal,
-  'normal_0.01': layers.normal(0.01),
-  'truncated_0.02': layers.normal(0.02),
+KERNEL_INITS: dict[str, initializers.Initializer] = {
+  'fan_in': initializers.fan_in_truncated_normal,
+  'normal_0.01': initializers.normal(0.01),
+  'truncated_0.02': initializers.normal(0.02),
   'zeros': nn.initializers.zeros,
 }
 

@@ -1,4 +1,4 @@
-"""The convolution, batch normalization and initial values that every network here is built from.
+"""The convolution and batch normalization that every network here is built from.
 
 All layers keep float32 parameters; `dtype` is only the compute type. Batch statistics are always
 reduced and stored in float32. Differences: Haiku's BatchNorm (BYOL's code) keeps zero-debiased
@@ -10,9 +10,6 @@ Batch normalization by groups ("ghost" batch normalization, Hoffer et al., arXiv
 its groups over the global batch, so that a method which needs separate statistics (MoCo's 8 GPUs)
 has the same ones on any number of devices. MoCo's running statistics are those of one GPU; these
 are the mean over all groups.
-
-Random initial values are drawn in one piece per network (`draw_together`), because every separate
-draw is compiled separately: that takes longer than compiling a small network.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,12 +18,12 @@ import math
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax
 from jax import lax
 import jax.numpy as jnp
 
 from byoljax.devices import collectives
+from byoljax.models.initializers import he_normal_fan_out
 
 # running = 0.9 * running + 0.1 * batch: PyTorch writes the same thing "momentum 0.1"; Flax's
 # default is 0.99.
@@ -34,111 +31,17 @@ BN_MOMENTUM = 0.9
 BN_EPSILON = 1e-5
 
 
-# kind -> (constant folded into the key, (key, shape) -> noise of unit scale)
-_NOISE: dict[str, tuple[int, Callable[..., jax.Array]]] = {
-  'normal': (0, jax.random.normal),
-  'truncated': (1, lambda key, shape: jax.random.truncated_normal(key, -2.0, 2.0, shape)),
-  'uniform': (2, lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0)),
-}
-
-# Not Callable[..., Drawn]: linen hands out what was drawn as a plain array, which type checkers
-# cannot know.
-Initializer = Callable[..., Any]
-
-
-@flax.struct.dataclass
-class Drawn(nn.meta.AxisMetadata):
-  """A parameter with a random initial value: that value, and how it was drawn.
-
-  Attributes:
-    value: float32 array, what linen works with.
-    scale: standard deviation of the normal, before truncation, or bound of the uniform one.
-    kind: 'normal', 'truncated' (a normal truncated at two sigma, not rescaled) or 'uniform'.
-  """
-
-  value: jax.Array
-  scale: float = flax.struct.field(pytree_node=False)
-  kind: str = flax.struct.field(pytree_node=False)
-
-  def unbox(self) -> jax.Array:
-    """The value alone."""
-    return self.value
-
-  def replace_boxed(self, val: jax.Array) -> 'Drawn':
-    """The same distribution around another value."""
-    return self.replace(value=val)  # type: ignore[attr-defined]
-
-  def add_axis(self, index: int, params: dict) -> 'Drawn':
-    """Unchanged: a distribution has no axes."""
-    del index, params
-    return self
-
-  def remove_axis(self, index: int, params: dict) -> 'Drawn':
-    """Unchanged: a distribution has no axes."""
-    del index, params
-    return self
-
-
-def _draw(key: jax.Array, shape: tuple[int, ...], scale: float, kind: str) -> Drawn:
-  return Drawn(scale * _NOISE[kind][1](key, shape), scale, kind)
-
-
-def he_normal_fan_out(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
-  """N(0, 2 / fan_out) for a kernel [...,in,out] (He et al. 2015): torchvision's ResNets' start."""
-  del dtype  # all parameters are float32
-  return _draw(key, shape, math.sqrt(2.0 / (math.prod(shape[:-2]) * shape[-1])), 'normal')
-
-
-def fan_in_truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
-  """N(0, 1 / fan_in) truncated at two sigma, not rescaled: Haiku's default; kernel [...,out]."""
-  del dtype
-  return _draw(key, shape, 1.0 / math.sqrt(math.prod(shape[:-1])), 'truncated')
-
-
-def normal(sigma: float) -> Initializer:
-  """The initializer N(0, sigma^2), for any shape."""
-  return lambda key, shape, dtype=jnp.float32: _draw(key, shape, sigma, 'normal')
-
-
-def xavier_uniform(parts: int = 1) -> Initializer:
-  """U(-a, a) with a = sqrt(6 / (in + out / parts)), for a kernel [in,out] (Glorot, Bengio 2010).
-
-  `parts` is the number of matrices side by side in the kernel.
-  """
-
-  def init(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
-    del dtype
-    return _draw(key, shape, math.sqrt(6.0 / (shape[0] + shape[1] / parts)), 'uniform')
-
-  return init
-
-
-def draw_together(tree: Any, key: jax.Array) -> Any:
-  """The tree with every Drawn replaced by a fresh draw from its distribution, as a plain array.
-
-  All values of one kind come from a single draw that is cut into pieces, in the order of the tree.
-  Other leaves stay as they are.
-  """
-  leaves, structure = jax.tree.flatten(tree, is_leaf=lambda x: isinstance(x, Drawn))
-  for kind, (constant, draw) in _NOISE.items():
-    where = [i for i, x in enumerate(leaves) if isinstance(x, Drawn) and x.kind == kind]
-    if not where:
-      continue
-    total = sum(leaves[i].value.size for i in where)
-    noise = draw(jax.random.fold_in(key, constant), (total,))
-    for i in where:
-      own, noise = jnp.split(noise, [leaves[i].value.size])
-      leaves[i] = leaves[i].scale * own.reshape(leaves[i].value.shape)
-  return jax.tree.unflatten(structure, leaves)
-
-
-def padding_of(kernel: int, padding: str) -> Any:
+def padding_of(kernel: int, padding: str | int) -> Any:
   """Spatial padding of an odd kernel, as linen's convolutions take it.
+
+  A number pads all four sides by it.
 
   'torch' pads (kernel - 1) / 2 on both sides; 'same' (TensorFlow, Haiku) pads less at the top and
   left when a stride divides the size, so weights trained with the one lose accuracy with the other.
   'fixed' (SimCLR's code) is 'torch' for convolutions and 'same' for pools.
   """
+  if isinstance(padding, int):
+    return ((padding, padding),) * 2
   return 'SAME' if padding == 'same' else (((kernel - 1) // 2,) * 2,) * 2
 
 
@@ -209,18 +112,40 @@ def _meets(first: int, stride: int, size: int, edge: int) -> bool:
 
 
 def conv(
-  features: int, kernel: int, stride: int, padding: str, dtype: jnp.dtype, name: str
+  features: int,
+  kernel: int,
+  stride: int,
+  padding: str | int,
+  dtype: jnp.dtype,
+  name: str,
+  *,
+  use_bias: bool = False,
+  groups: int = 1,
+  kernel_init: Callable[..., Any] = he_normal_fan_out,
 ) -> nn.Conv:
-  """Square convolution without bias, [b,H,W,C] -> [b,ceil(H/stride),ceil(W/stride),features]."""
+  """Square convolution, [b,H,W,C] -> [b,h,w,features]; h = ceil(H / stride) where it is padded so.
+
+  Args:
+    features: output channels.
+    kernel: edge of the kernel, odd where the padding is named.
+    stride: of rows and columns.
+    padding: see `padding_of`.
+    dtype: compute type.
+    name: the module's name.
+    use_bias: whether there is a bias, zero at first.
+    groups: of channels that see their own share of the input only; C of them: depthwise.
+    kernel_init: initializer of the kernel [kernel,kernel,C / groups,features].
+  """
   return nn.Conv(
     features,
     (kernel, kernel),
     (stride, stride),
     padding=padding_of(kernel, padding),
-    use_bias=False,
+    use_bias=use_bias,
+    feature_group_count=groups,
     dtype=dtype,
     param_dtype=jnp.float32,
-    kernel_init=he_normal_fan_out,
+    kernel_init=kernel_init,
     conv_general_dilated=convolve,
     name=name,
   )

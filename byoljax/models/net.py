@@ -30,7 +30,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from byoljax.models import layers
+from byoljax.models import initializers
 from byoljax.suggest import did_you_mean
 
 Params = dict[str, Any]
@@ -221,7 +221,7 @@ def _draw(
   def draw(key: jax.Array) -> dict[str, Any]:
     x, named = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shape, dict(more)))
     variables = module.init(key, x, train=False, **named)
-    return layers.draw_together(dict(variables), key)
+    return initializers.draw_together(dict(variables), key)
 
   return draw(key)
 

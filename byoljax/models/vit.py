@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax.models import layers
+from byoljax.models import initializers, layers
 
 POOLS = ('cls', 'mean')
 POSITIONS = ('sincos', 'learned')
@@ -125,7 +125,7 @@ def _linear(features: int, dtype: jnp.dtype, name: str, parts: int = 1) -> nn.De
     features,
     dtype=dtype,
     param_dtype=jnp.float32,
-    kernel_init=layers.xavier_uniform(parts),
+    kernel_init=initializers.xavier_uniform(parts),
     name=name,
   )
 
@@ -209,10 +209,10 @@ class ViT(nn.Module):
     if keep is not None and (keep.ndim != 2 or keep.shape[0] != batch):
       raise ValueError(f'keep is [b,k] with b = {batch}, got {keep.shape}.')
     x = _linear(dim, self.dtype, 'patch_embed')(_kept(patches(x, patch), keep)).astype(jnp.float32)
-    cls = self.param('cls', layers.normal(1e-6), (dim,), jnp.float32)
+    cls = self.param('cls', initializers.normal(1e-6), (dim,), jnp.float32)
     if self.positions == 'learned':
       shape = (1 + grid * grid, dim)
-      table = self.param('positions', layers.normal(0.02), shape, jnp.float32)
+      table = self.param('positions', initializers.normal(0.02), shape, jnp.float32)
       here = resampled(table, height, width)
       cls, x = cls + here[0], x + _kept(here[None, 1:], keep)
     else:
