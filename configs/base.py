@@ -143,6 +143,7 @@ def get_config() -> ConfigDict:
         'input': 'rgb',  # or 'gray', 'lightness', 'ab', 'lab', 'sobel'; see models/inputs.py
         'width': 1,
         'stem': 'imagenet',  # or 'cifar'
+        'fc_dim': 4096,  # of AlexNets: the fully connected layers; 0 = none
         'padding': 'torch',  # or 'same', 'fixed'
         'zero_init_residual': False,
         'selective_kernel': False,  # SimCLR v2's ResNets
@@ -197,7 +198,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     view.update({'repeat': 2} if view.get('repeat', 1) > 1 else {})
   config.encoder.update(name='small', width=1, dtype='float32')
   config.encoder.update(selective_kernel=False, resnet_d=False, first_projection=False)
-  config.encoder.update(patch_size=0, grid=0)
+  config.encoder.update(patch_size=0, grid=0, fc_dim=4096)
   config.optim.warmup = '2 steps'
   config.evals.update(image_size=32, batch_size=64, final=False, report=False)
   config.evals.knn.update(every='0 epochs', max_bank=256)

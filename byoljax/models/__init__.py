@@ -45,7 +45,10 @@ def make_encoder(
   Args:
     name: 'resnet18' | '34' | '50' | '101' | '152' | '200' (D = 512 * width up to 34, else 2048 *
       width), 'small' (D = 128 * width), 'vit_micro' | 'tiny' | 'small' | 'small_6heads' | 'base' |
-      'large' (D = 64, 192, 384, 384, 768, 1024 times width), or the baseline 'pixels', the images
+      'large' (D = 64, 192, 384, 384, 768, 1024 times width); the networks of the pretext papers,
+      'alexnet' | '_2012' | '_plain' (D = `fc_dim`), 'nin3' | 'nin' | 'nin5' (D = 192 * width),
+      'wrn_10_4' | '16_8' | '28_2' | '28_10' | '40_2' (D = 64 * factor * width), 'exemplar_cnn' |
+      '_small' | '_large' (D = 512, 128, 1024 times width); or the baseline 'pixels', the images
       themselves (D = H * W * C), which has no options: all are ignored.
     input: what the network begins with, see `models.inputs`; 'rgb' are the images as they are.
     mean: that images were normalized with, per channel; inputs other than 'rgb' need it.
@@ -53,8 +56,8 @@ def make_encoder(
     bn_axis: mapped axis whose devices share BN statistics in training; None keeps them per device.
     bn_groups: number of groups of the global batch with statistics of their own, 0 for none; see
       `layers.batch_norm`.
-    **options: see `models.options`: `ResNetOptions`, `SmallOptions`, `ViTOptions`. An option of
-      another family must have its default value.
+    **options: see `models.options`: `ResNetOptions`, `SmallOptions`, `ViTOptions` and those of the
+      other families. An option of another family must have its default value.
 
   Raises:
     ValueError: an unknown name or option, or a value outside of what they allow.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from byoljax.models import resnet, small, vit
+from byoljax.models import alexnet, exemplar_cnn, nin, resnet, small, vit, wide_resnet
 from byoljax.suggest import unknown
 
 STEMS = ('imagenet', 'cifar')
@@ -163,11 +163,103 @@ class ViTOptions(Options):
     return vit.make(name, positions=self.positions, grid=self.grid, **own, **self._shared())
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlexNetOptions(Options):
+  """Options of AlexNet.
+
+  Attributes:
+    stem: 'imagenet' (11x11 stride 4) or 'cifar' (3x3 stride 1, padded pools).
+    fc_dim: width of the two fully connected layers; 0 leaves them out.
+  """
+
+  stem: str = 'imagenet'
+  fc_dim: int = 4096
+
+  choices: ClassVar[Mapping[str, Any]] = {'dtype': DTYPES, 'stem': STEMS}
+
+  def __post_init__(self) -> None:
+    """Raises ValueError for a value outside of what the attributes allow."""
+    super().__post_init__()
+    if self.fc_dim < 0:
+      raise ValueError(f'encoder fc_dim {self.fc_dim} must not be negative; 0 is for none')
+
+  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
+    """The module; `bn_axis` and `bn_groups` as for `layers.batch_norm`."""
+    return alexnet.AlexNet(
+      form=alexnet.ALEXNETS[name],
+      stem=self.stem,
+      fc_dim=int(self.fc_dim),
+      bn_axis=bn_axis,
+      bn_groups=bn_groups,
+      **self._shared(),
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SmallImageOptions(Options):
+  """Options of the papers' networks for small images.
+
+  Attributes:
+    stem: as for ResNets, so that recipes for small images can set it for either. These networks are
+      made for such images, whatever this says.
+  """
+
+  stem: str = 'imagenet'
+
+  choices: ClassVar[Mapping[str, Any]] = {'dtype': DTYPES, 'stem': STEMS}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NINOptions(SmallImageOptions):
+  """Options of network in network."""
+
+  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
+    """The module; `bn_axis` and `bn_groups` as for `layers.batch_norm`."""
+    return nin.NIN(nin.NINS[name], bn_axis=bn_axis, bn_groups=bn_groups, **self._shared())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExemplarCNNOptions(SmallImageOptions):
+  """Options of Exemplar-CNN's networks, which have no batch normalization."""
+
+  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
+    """The module; batch normalization is not part of it."""
+    del bn_axis, bn_groups
+    return exemplar_cnn.ExemplarCNN(*exemplar_cnn.EXEMPLAR_CNNS[name], **self._shared())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WideResNetOptions(SmallImageOptions):
+  """Options of the wide ResNets.
+
+  Attributes:
+    padding: as for ResNets.
+  """
+
+  padding: str = 'torch'
+
+  choices: ClassVar[Mapping[str, Any]] = ResNetOptions.choices
+
+  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
+    """The module; `bn_axis` and `bn_groups` as for `layers.batch_norm`."""
+    return wide_resnet.WideResNet(
+      wide_resnet.WIDE_RESNETS[name],
+      padding=self.padding,
+      bn_axis=bn_axis,
+      bn_groups=bn_groups,
+      **self._shared(),
+    )
+
+
 # name -> the options of its family
 FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(resnet.RESNETS, ResNetOptions),
   'small': SmallOptions,
   **dict.fromkeys(vit.VITS, ViTOptions),
+  **dict.fromkeys(alexnet.ALEXNETS, AlexNetOptions),
+  **dict.fromkeys(nin.NINS, NINOptions),
+  **dict.fromkeys(wide_resnet.WIDE_RESNETS, WideResNetOptions),
+  **dict.fromkeys(exemplar_cnn.EXEMPLAR_CNNS, ExemplarCNNOptions),
 }
 
 
