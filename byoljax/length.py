@@ -93,21 +93,24 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
   return num_examples // batch_size
 
 
-def make_length(text: str, *, batch_size: int, num_examples: int) -> Length:
+def make_length(
+  text: str, *, batch_size: int, num_examples: int, field: str = 'train.length'
+) -> Length:
   """The length of a run over a data set: an epoch is as many whole batches as it holds.
 
   Args:
     text: the duration of the run.
     batch_size: examples per optimizer step.
     num_examples: size of the training set.
+    field: the field's name, for messages.
 
   Raises:
     ValueError: not a duration, or less than a step.
   """
   per_epoch = steps_per_epoch(num_examples, batch_size)
-  total = duration_steps('train.length', text, steps_per_epoch=per_epoch, batch_size=batch_size)
+  total = duration_steps(field, text, steps_per_epoch=per_epoch, batch_size=batch_size)
   if total < 1:
-    raise ValueError(f"train.length='{text}' is less than one step.")
+    raise ValueError(f"{field}='{text}' is less than one step.")
   return Length(batch_size, per_epoch, total)
 
 

@@ -42,35 +42,32 @@ def logistic(
 
   Returns:
     Scores of the test images (see `scores.of_logits`) with {'lambda', 'held_out' (the first of
-    these scores, on held-out images), 'at_the_edge' (whether the best lambda is the first or last),
-    'train_examples', 'test_examples'}.
+    these scores, on held-out images), 'held_out_examples', 'at_the_edge' (whether the best lambda
+    is the first or last), 'train_examples', 'test_examples'}. A class with a single image keeps it
+    for training; if all are so, nothing is held out: 'held_out' is None and 'lambda' the candidate
+    nearest to 1.
 
   Raises:
-    ValueError: fewer than two classes, or a class with a single training image.
+    ValueError: fewer than two classes, a share that is not one, or no candidate above 0.
   """
-  from sklearn.model_selection import train_test_split
-
   _check(*train)
   classes = _classes(train[1], test[1])
-  rest, chosen = train_test_split(
-    np.arange(len(train[1])),
-    test_size=held_out,
-    random_state=seed,
-    stratify=train[1] if train[1].ndim == 1 else None,
-  )
+  rest, chosen = _held_out(train[1], held_out, seed)
   held, start = [], None
   order = sorted(lambdas, reverse=True)  # Strongest first: each fit starts from the previous one.
-  for value in order:
+  for value in order if len(chosen) else ():
     start = _models(train[0][rest], train[1][rest], value, max_iterations, start)
     found = scores.of_logits(_logits(start, train[0][chosen], classes), train[1][chosen])
     held.append(next(iter(found.values())))
-  best = int(np.argmax(held))
+  # Nothing to choose on: the middle of the range, which is 1 to within a factor of 2 by default.
+  best = int(np.argmax(held)) if held else int(np.argmin(np.abs(np.log(order))))
   model = _models(*train, order[best], max_iterations)
   return {
     **scores.of_logits(_logits(model, test[0], classes), test[1]),
     'lambda': order[best],
-    'held_out': held[best],
-    'at_the_edge': len(order) > 1 and best in (0, len(order) - 1),
+    'held_out': held[best] if held else None,
+    'held_out_examples': len(chosen),
+    'at_the_edge': len(held) > 1 and best in (0, len(order) - 1),
     'train_examples': len(train[1]),
     'test_examples': len(test[1]),
   }
@@ -86,8 +83,11 @@ def few_labels(
   value: float,
   seed: int = 0,
   max_iterations: int = 1000,
-) -> list[dict[str, Any]]:
+) -> dict[str, Any]:
   """Logistic regression on small, stratified random subsets of the training images.
+
+  An entry that the images are too few for is skipped: more images per class than the smallest class
+  has, or a share of which one image per class would be much more than was asked for.
 
   Args:
     train: features [N, D] and labels [N] >= 0.
@@ -100,20 +100,23 @@ def few_labels(
     max_iterations: of L-BFGS.
 
   Returns:
-    For each entry {'labels' ('5 per class', '1 %'), 'examples', 'top1', 'top1_sd' (over draws)}.
+    {'rows': for each entry {'labels' ('5 per class', '1 %'), 'examples', 'top1', 'top1_sd' (over
+    draws)}, 'skipped': {entry: why}}.
 
   Raises:
-    ValueError: more images per class than there are, or fewer than two classes.
+    ValueError: an entry that makes no sense, none that can be evaluated, or fewer than two classes.
   """
   _check_single(train[1])
   _check(*train)
-  least = int(np.bincount(train[1])[np.unique(train[1])].min())
+  check_few_labels(shots, shares, draws)
   wanted = [(f'{count} per class', count, None) for count in shots]
   wanted += [(f'{100 * share:g} %', None, share) for share in shares]
-  rows = []
+  rows, skipped = [], {}
   for name, count, share in wanted:
-    if count is not None and not 1 <= count <= least:
-      raise ValueError(f'shots={count}: the smallest class has {least} training images.')
+    problem = _too_few(train[1], count, share)
+    if problem:
+      skipped[name] = problem
+      continue
     found, size = [], 0
     for draw in range(draws):
       part = subset(train[1], count=count, share=share, seed=(seed, streams.FEW_LABELS, draw))
@@ -124,7 +127,38 @@ def few_labels(
     rows.append(
       {'labels': name, 'examples': size, 'top1': float(np.mean(found)), 'top1_sd': spread}
     )
-  return rows
+  if not rows:
+    raise ValueError(
+      f'{len(train[1])} labelled images are too few for every entry: '
+      + '; '.join(f'{name}: {problem}' for name, problem in skipped.items())
+    )
+  return {'rows': rows, 'skipped': skipped}
+
+
+def check_few_labels(shots: Sequence[int], shares: Sequence[float], draws: int) -> None:
+  """Raises ValueError unless the fields of `few_labels` make sense for some data set."""
+  if any(count < 1 for count in shots):
+    raise ValueError(f'shots={tuple(shots)} must be numbers of images per class of at least 1.')
+  if any(not 0 < share <= 1 for share in shares):
+    raise ValueError(f'shares={tuple(shares)} must be above 0 and at most 1, such as 0.1.')
+  if draws < 1 or not (shots or shares):
+    raise ValueError('few labels need at least one entry of shots or shares, and one draw.')
+
+
+# A share is not evaluated where one image per class is more than so many times the share.
+_MOST_OF_SHARE = 1.25
+
+
+def _too_few(labels: np.ndarray, count: int | None, share: float | None) -> str:
+  """Why an entry of `few_labels` cannot be what its name says; '' where it can."""
+  if count is not None:
+    least = int(np.bincount(labels)[np.unique(labels)].min())
+    return f'the smallest class has {least}' if count > least else ''
+  asked = (share or 0.0) * len(labels)
+  drawn = len(subset(labels, share=share))
+  if drawn <= _MOST_OF_SHARE * asked:
+    return ''
+  return f'of {len(labels)} images that is {asked:.3g}, but one of every class makes {drawn}'
 
 
 def subset(
@@ -133,6 +167,7 @@ def subset(
   count: int | None = None,
   share: float | None = None,
   seed: int | tuple[int, ...] = (0, streams.LABEL_SUBSET),
+  spare: int = 0,
 ) -> np.ndarray:
   """Positions of a stratified random subset of a labelled set, ascending, int64.
 
@@ -144,6 +179,7 @@ def subset(
     count: images per class; or
     share: fraction of each class in (0, 1].
     seed: different seeds give different subsets.
+    spare: so many images of every class are never chosen.
 
   Raises:
     ValueError: neither or both of count and share.
@@ -155,7 +191,7 @@ def subset(
   for label in np.unique(labels[labels >= 0]):
     own = rng.permutation(np.flatnonzero(labels == label))
     size = count if count is not None else max(1, round((share or 0.0) * len(own)))
-    chosen.append(own[:size])
+    chosen.append(own[: max(0, min(size, len(own) - spare))])
   return np.sort(np.concatenate(chosen))
 
 
@@ -195,6 +231,19 @@ def anomaly(
     similarities, _ = knn.nearest(normal, test[0], neighbors)
     found[int(label)] = float(roc_auc_score(test[1] == label, similarities.mean(1)))
   return {'auroc': float(np.mean(list(found.values()))), 'by_class': found}
+
+
+def _held_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Positions of (the rest, the held-out part): of every class its share, but never all of it."""
+  if not 0 < share < 1:
+    raise ValueError(f'held_out={share} must be between 0 and 1, such as 0.1.')
+  seeds = (seed, streams.PROBE_HELD_OUT)
+  if labels.ndim == 1:
+    chosen = subset(labels, share=share, seed=seeds, spare=1)
+  else:
+    count = min(max(1, round(share * len(labels))), len(labels) - 1)
+    chosen = np.sort(np.random.default_rng(seeds).permutation(len(labels))[:count])
+  return np.setdiff1d(np.arange(len(labels)), chosen), chosen
 
 
 def _classes(*labels: np.ndarray) -> int:

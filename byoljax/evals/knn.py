@@ -48,6 +48,7 @@ def knn_accuracy(
   num_classes: int,
   ks: Sequence[int] = (1, 5, 10, 20, 50, 100, 200),
   temperatures: Sequence[float] = (0.07, 0.1, 0.2),
+  headline_k: int = HEADLINE_K,
   query_block: int | None = None,
   bank_block: int | None = None,
 ) -> dict[str, Any]:
@@ -68,13 +69,14 @@ def knn_accuracy(
     num_classes: number of classes C.
     ks: numbers of neighbors, each >= 1.
     temperatures: each > 0.
+    headline_k: k of the headline.
     query_block: queries per block, at most; None: a default for the platform.
     bank_block: bank rows per block, at most; None likewise.
 
   Returns:
-    'top1' (and 'top5' when C > 5): the headline, fractions in [0, 1], at 'k' = min(200, n) and
-    'temperature' = 0.1, fixed in advance and added to the sweep if it is not in it; 'bank' n and
-    'queries', the labelled rows counted; 'sweep', a list of {'k', 'temperature', 'top1',
+    'top1' (and 'top5' when C > 5): the headline, fractions in [0, 1], at 'k' = min(headline_k, n)
+    and 'temperature' = 0.1, fixed in advance and added to the sweep if it is not in it; 'bank' n
+    and 'queries', the labelled rows counted; 'sweep', a list of {'k', 'temperature', 'top1',
     ('top5')}; 'best', its entry of highest top-1, which is selected on the queries themselves and
     is therefore not a test result. No gradient.
 
@@ -85,7 +87,7 @@ def knn_accuracy(
   bank_labels, query_labels = _labels(bank_labels), _labels(query_labels)
   _check(bank, bank_labels, queries, query_labels, num_classes, ks, temperatures)
   voters = int(np.sum(bank_labels >= 0))
-  headline = (min(HEADLINE_K, voters), HEADLINE_TEMPERATURE)
+  headline = (min(headline_k, voters), HEADLINE_TEMPERATURE)
   all_ks = tuple(sorted({min(k, voters) for k in ks} | {headline[0]}))
   all_temperatures = tuple(sorted({float(t) for t in temperatures} | {headline[1]}))
 
@@ -324,6 +326,11 @@ def _check(
       raise ValueError(
         f'k-NN needs labels, but no {name} example has one (-1 means none): use a labelled split.'
       )
+  check_sweep(ks, temperatures)
+
+
+def check_sweep(ks: Sequence[int], temperatures: Sequence[float]) -> None:
+  """Raises ValueError unless there are numbers of neighbors and temperatures to evaluate."""
   if not ks or min(ks) < 1:
     raise ValueError(f'ks={tuple(ks)} must be numbers of neighbors of at least 1.')
   if not temperatures or not min(temperatures) > 0:

@@ -22,8 +22,16 @@ METRICS = {
 
 
 def format_scores(result: Mapping[str, Any]) -> str:
-  """'top-1 71.20%, mean per class 70.10%': the scores among a result's fields."""
-  return ', '.join(f'{text} {result[name]:.2%}' for name, text in METRICS.items() if name in result)
+  """'top-1 71.20%, mean per class 70.10%': the scores among a result's fields.
+
+  A result with '<score>_sd', over the parts of a cross-validation, shows it, too.
+  """
+  shown = []
+  for name, text in METRICS.items():
+    if name in result:
+      spread = f' ± {result[f"{name}_sd"]:.2%}' if f'{name}_sd' in result else ''
+      shown.append(f'{text} {result[name]:.2%}{spread}')
+  return ', '.join(shown)
 
 
 def of_logits(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:

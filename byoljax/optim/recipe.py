@@ -104,6 +104,7 @@ def make_recipe(
   length: Length,
   *,
   norm: lars.Norm = lars.l2_norm,
+  where: str = 'optim',
 ) -> Recipe:
   """Builds the optimizers that `config.optim` describes.
 
@@ -112,6 +113,7 @@ def make_recipe(
       differ there. Fields that are absent take the defaults of `make_optimizer`.
     length: of the run; 'warmup' is a duration in it.
     norm: see `optim.make_optimizer`.
+    where: the group of these fields, for messages.
 
   Raises:
     ValueError: an unknown field or name, or a value out of range.
@@ -124,10 +126,10 @@ def make_recipe(
         raise ValueError(
           f'groups.{group}.{field} is not a field of the optimizer{did_you_mean(field, own)}'
         )
-  warmup = length.steps('optim.warmup', fields.get('warmup', '0 steps'))
+  warmup = length.steps(f'{where}.warmup', fields.get('warmup', '0 steps'))
   if warmup > length.total_steps:
     raise ValueError(
-      f"optim.warmup='{fields['warmup']}' is {warmup} steps, longer than the training of "
+      f"{where}.warmup='{fields['warmup']}' is {warmup} steps, longer than the training of "
       f'{length.total_steps} steps; shorten one or lengthen the other.'
     )
   settings = {'default': own} | {name: own | changes for name, changes in overrides.items()}

@@ -1,4 +1,4 @@
-"""Evaluations of a frozen encoder on clean images: its features, k-NN.
+"""What an encoder is evaluated on, and its features of it.
 
 An evaluation sees an encoder (`byoljax.encoders.encoder`) and two labelled sets, never the method
 that trained it; the same functions serve a randomly initialized encoder and raw pixels, which is
@@ -14,11 +14,10 @@ import jax
 import numpy as np
 
 from byoljax import streams
-from byoljax.config import ConfigError, user_errors
 from byoljax.data.batches import pipeline
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder, Preprocessing, outputs
-from byoljax.evals import features, knn
+from byoljax.evals import features
 from byoljax.models.net import Net
 
 PyTree = Any
@@ -36,6 +35,8 @@ class EvalData(NamedTuple):
     batch_size: global batch for features; it does not change results.
     threads: input threads, 0 for as many as there are cores.
     resident: whether a probe's images live on the accelerator: 'auto', 'on' or 'off'.
+    has_test: False: there is no test split, and `test` is `train`; evaluations then
+      cross-validate, see `protocols.folds`.
   """
 
   train: Source
@@ -46,6 +47,7 @@ class EvalData(NamedTuple):
   batch_size: int
   threads: int = 0
   resident: str = 'auto'
+  has_test: bool = True
 
 
 def training_only(data: EvalData, fields: Mapping[str, Any], seed: int) -> EvalData:
@@ -60,33 +62,10 @@ def training_only(data: EvalData, fields: Mapping[str, Any], seed: int) -> EvalD
   queries = max(1, min(fields['max_queries'], data.train.size // 5))
   bank = order[queries:][: fields['max_bank'] or None]
   return data._replace(
-    test=data.train.subset(np.sort(order[:queries])), train=data.train.subset(np.sort(bank))
+    test=data.train.subset(np.sort(order[:queries])),
+    train=data.train.subset(np.sort(bank)),
+    has_test=True,
   )
-
-
-def knn_result(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> dict[str, Any]:
-  """k-NN of an encoder: {'top1': headline, 'sweep': every k and temperature, ...}.
-
-  Args:
-    encoder: see `Encoder`.
-    data: bank and queries.
-    fields: 'k' and 'temperature' (tuples).
-  """
-  bank = data.train
-  if bank.multi_label:
-    raise ConfigError(f'{bank.name} has several labels per image: k-NN needs one.')
-  bank_features, bank_labels = extract(encoder, bank, data)
-  features_, labels = extract(encoder, data.test, data)
-  with user_errors('k-NN'):
-    return knn.knn_accuracy(
-      bank_features,
-      bank_labels,
-      features_,
-      labels,
-      num_classes=data.train.num_classes,
-      ks=fields['k'],
-      temperatures=fields['temperature'],
-    ) | {'bank_size': bank.size, 'queries': data.test.size}
 
 
 def fit_to_devices(batch_size: int) -> int:

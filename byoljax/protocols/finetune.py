@@ -8,14 +8,14 @@ import pathlib
 import shutil
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
+from byoljax.config import choose
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
 from byoljax.encoders.encoder import Encoder
 from byoljax.methods.supervised import supervised
-from byoljax.protocols import training
+from byoljax.protocols import folds, training
 from byoljax.protocols.extraction import EvalData
 from byoljax.train.record import Logging
 from byoljax.train.run import Run
@@ -63,14 +63,17 @@ class FinetuneProtocol:
   seed: int
 
   @property
+  def own(self) -> Choice:
+    """The protocol's own values, where nothing is chosen."""
+    return Choice(self.optim['base_lr'], self.length, self.optim['weight_decay'])
+
+  @property
   def choices(self) -> list[Choice]:
     """Every combination of the sweep."""
     return [
       Choice(*values)
       for values in itertools.product(
-        self.sweep['base_lr'] or (self.optim['base_lr'],),
-        self.sweep['length'] or (self.length,),
-        self.sweep['weight_decay'] or (self.optim['weight_decay'],),
+        *(self.sweep[name] or (value,) for name, value in self.own._asdict().items())
       )
     ]
 
@@ -88,11 +91,12 @@ def finetune_result(
 
   Where there is something to choose, every combination of the sweep is trained on the labelled
   images less a stratified part and scored on that part; the best is then trained on all of them.
-  Labels that choose count as labels: there is no second, free validation set.
+  Labels that choose count as labels: there is no second, free validation set. Where every class has
+  a single labelled image nothing can be held out: the protocol's own values are taken.
 
   Args:
     encoder: where it starts; a random one trains from scratch.
-    data: `data.train` are the labelled images, all of them known.
+    data: `data.train` are the labelled images, all of them known; without a test split see `folds`.
     protocol: see `FinetuneProtocol`.
     logging: see `train.record.Logging`.
     head: arguments of the projector's layers that stay, see `supervised.build`; its weights are
@@ -105,22 +109,75 @@ def finetune_result(
 
   Raises:
     Stopped: the process was asked to stop; in a directory everything is saved.
-    ConfigError: too few images for what is asked for.
+    ConfigError: a protocol that does not fit the data.
   """
+  results = []
+  parts = folds.by_fold(data)
+  for number, part in enumerate(parts):
+    home = workdir if workdir is None or len(parts) == 1 else workdir / f'fold{number}'
+    results.append(_result(encoder, part, protocol, logging, head, home))
+  return folds.combined(results)
+
+
+def check(
+  data: EvalData, protocol: FinetuneProtocol, logging: Logging, where: str = 'finetune'
+) -> None:
+  """Checks a protocol against the data before anything is computed or written.
+
+  Args:
+    data: as for `finetune_result`, as for `protocol` and `logging`.
+    protocol: see `FinetuneProtocol`.
+    logging: see `train.record.Logging`.
+    where: the protocol's fields in the configuration, for messages.
+
+  Raises:
+    ConfigError: what `finetune_result` would raise about it.
+  """
+  choose(f'{where}.batch_norm', protocol.batch_norm, supervised.BATCH_NORMS)
+  for part in folds.by_fold(data):
+    held_out, rest, tried = _tried(part, protocol)
+    for choice in tried:
+      for source in (part.train,) if held_out is None else (part.train, rest):
+        _set_up(source, part, protocol, choice, logging, where)
+
+
+def _tried(
+  data: EvalData, protocol: FinetuneProtocol
+) -> tuple[Source | None, Source, list[Choice]]:
+  """The part that chooses, or None, the other labelled images, and what there is to choose from."""
+  if len(protocol.choices) == 1:
+    return None, data.train, protocol.choices
+  held_out, rest = training.hold_out_stratified(data.train, protocol.held_out, protocol.seed)
+  return held_out, rest, protocol.choices if held_out is not None else [protocol.own]
+
+
+def _result(
+  encoder: Encoder,
+  data: EvalData,
+  protocol: FinetuneProtocol,
+  logging: Logging,
+  head: Mapping[str, Any] | None,
+  workdir: pathlib.Path | None,
+) -> dict[str, Any]:
+  """`finetune_result` with a test split."""
 
   def make(labelled: Source, choice: Choice) -> Run:
     return _run(encoder, data, labelled, protocol, choice, logging, head)
 
-  tried = protocol.choices
+  held_out, rest, tried = _tried(data, protocol)
+  if held_out is None and len(protocol.choices) > 1:
+    say(
+      'Every class has a single labelled image, and none can be held out to choose among '
+      f'{len(protocol.choices)} settings: base_lr {tried[0].base_lr:g}, {tried[0].length}.'
+    )
   made: list[float] = []
-  if len(tried) > 1:
-    held_out, rest = training.hold_out_stratified(data.train, protocol.held_out, protocol.seed)
-    for number, choice in enumerate(tried):
-      home = workdir / f'sweep{number}' if workdir else None
-      score = _read_score(home)
-      if score is None:
-        score = _held_out_score(make(rest, choice), held_out, data, choice, logging, home)
-      made.append(score)
+  for number, choice in enumerate(tried if held_out is not None else ()):
+    assert held_out is not None
+    home = workdir / f'sweep{number}' if workdir else None
+    score = _read_score(home)
+    if score is None:
+      score = _held_out_score(make(rest, choice), held_out, data, choice, logging, home)
+    made.append(score)
   best = tried[int(np.argmax(made))] if made else tried[0]
   run = make(data.train, best)
   state = training.train(run, workdir, logging)
@@ -168,6 +225,31 @@ def _held_out_score(
   return score
 
 
+def _set_up(
+  labelled: Source,
+  data: EvalData,
+  protocol: FinetuneProtocol,
+  choice: Choice,
+  logging: Logging,
+  where: str,
+) -> training.Setup:
+  """How one setting is trained."""
+  optim = {**protocol.optim, 'base_lr': choice.base_lr, 'weight_decay': choice.weight_decay}
+  if protocol.head_lr != 1.0:
+    own = {'base_lr': protocol.head_lr * choice.base_lr}
+    optim['groups'] = {**optim.get('groups', {}), 'head': own}
+  return training.set_up(
+    labelled,
+    data,
+    optimizer=optim,
+    length=choice.length,
+    batch_size=protocol.batch_size,
+    crop_scale=protocol.crop_scale,
+    logging=logging,
+    where=where,
+  )
+
+
 def _run(
   encoder: Encoder,
   data: EvalData,
@@ -178,11 +260,6 @@ def _run(
   head: Mapping[str, Any] | None,
 ) -> Run:
   """The training of one setting."""
-  optim = {**protocol.optim, 'base_lr': choice.base_lr, 'weight_decay': choice.weight_decay}
-  if protocol.head_lr != 1.0:
-    own = {'base_lr': protocol.head_lr * choice.base_lr}
-    optim['groups'] = {**optim.get('groups', {}), 'head': own}
-  devices = jax.device_count()
 
   def method(setting: Any) -> Any:
     return supervised.build(
@@ -196,11 +273,7 @@ def _run(
     labelled,
     data,
     method,
+    _set_up(labelled, data, protocol, choice, logging, 'finetune'),
     encoder=encoder,
-    optimizer=optim,
-    length=choice.length,
-    batch_size=max(devices, min(protocol.batch_size, labelled.size // devices * devices)),
-    crop_scale=protocol.crop_scale,
     seed=protocol.seed,
-    logging=logging,
   )

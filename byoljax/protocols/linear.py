@@ -8,10 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from byoljax.config import ConfigError, choose
+from byoljax.data.sources.source import Source
 from byoljax.devices import mapping
 from byoljax.encoders.encoder import Encoder
 from byoljax.methods.supervised import linear_probe
-from byoljax.protocols import training
+from byoljax.models import heads
+from byoljax.protocols import folds, training
 from byoljax.protocols.extraction import EvalData
 from byoljax.step import TrainState
 from byoljax.train.record import Logging
@@ -88,7 +91,7 @@ def linear_result(
 
   Args:
     encoder: see `Encoder`.
-    data: the probe trains on `data.train` less the held-out part.
+    data: the probe trains on `data.train` less the held-out part; without a test split see `folds`.
     protocol: see `LinearProtocol`.
     logging: see `train.record.Logging`.
     workdir: where the probe's own run can be resumed; None keeps it in memory.
@@ -99,13 +102,70 @@ def linear_result(
 
   Raises:
     Stopped: the process was asked to stop; the probe's run is saved.
-    ConfigError: a share of held-out images, or a number of them, that makes no sense.
+    ConfigError: a protocol that does not fit the data.
     RuntimeError: the encoder changed, which must not happen.
   """
+  results = []
+  parts = folds.by_fold(data)
+  for number, part in enumerate(parts):
+    home = workdir if workdir is None or len(parts) == 1 else workdir / f'fold{number}'
+    results.append(_result(encoder, part, protocol, logging, home))
+  return folds.combined(results)
+
+
+def check(
+  data: EvalData, protocol: LinearProtocol, logging: Logging, where: str = 'linear'
+) -> None:
+  """Checks a protocol against the data before anything is computed or written.
+
+  Args:
+    data: as for `linear_result`, as for `protocol` and `logging`.
+    protocol: see `LinearProtocol`.
+    logging: see `train.record.Logging`.
+    where: the protocol's fields in the configuration, for messages.
+
+  Raises:
+    ConfigError: what `linear_result` would raise.
+  """
+  for part in folds.by_fold(data):
+    _, rest = _held_out(part, protocol)
+    _set_up(rest, part, protocol, logging, where)
+  choose(f'{where}.kernel_init', protocol.kernel_init, heads.KERNEL_INITS)
+
+
+def _held_out(data: EvalData, protocol: LinearProtocol) -> tuple[Source | None, Source]:
+  if len(protocol.base_lr) == 1:
+    return None, data.train
+  if not protocol.base_lr:
+    raise ConfigError('base_lr=() must hold at least one learning rate for the linear heads.')
+  return training.hold_out(data.train, protocol.held_out, protocol.seed)
+
+
+def _set_up(
+  source: Source, data: EvalData, protocol: LinearProtocol, logging: Logging, where: str
+) -> training.Setup:
+  return training.set_up(
+    source,
+    data,
+    optimizer=protocol.optimizer,
+    length=protocol.length,
+    batch_size=protocol.batch_size,
+    crop_scale=protocol.crop_scale,
+    logging=logging,
+    where=where,
+  )
+
+
+def _result(
+  encoder: Encoder,
+  data: EvalData,
+  protocol: LinearProtocol,
+  logging: Logging,
+  workdir: pathlib.Path | None,
+) -> dict[str, Any]:
+  """`linear_result` with a test split."""
   rates = tuple(protocol.base_lr)
-  held_out, rest = None, data.train
-  if len(rates) > 1:
-    held_out, rest = training.hold_out(data.train, protocol.held_out, protocol.seed)
+  held_out, rest = _held_out(data, protocol)
 
   def method(setting: Any) -> Any:
     return linear_probe.build(
@@ -120,13 +180,9 @@ def linear_result(
     rest,
     data,
     method,
+    _set_up(rest, data, protocol, logging, 'linear'),
     encoder=encoder,
-    optimizer=protocol.optimizer,
-    length=protocol.length,
-    batch_size=protocol.batch_size,
-    crop_scale=protocol.crop_scale,
     seed=protocol.seed,
-    logging=logging,
   )
   # A head whose learning rate is too high may diverge: the others do not notice.
   state = training.train(run, workdir, logging, must_be_finite=('loss',))
@@ -149,6 +205,7 @@ def linear_result(
     'train_examples': rest.size,
     'test_examples': data.test.size,
     'steps': run.length.total_steps,
+    'batch_size': run.length.batch_size,
   }
 
 

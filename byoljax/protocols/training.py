@@ -7,7 +7,7 @@ Settings are chosen on training images held out from the classifier; the test se
 from collections.abc import Mapping, Sequence
 import contextlib
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,8 +19,8 @@ from byoljax.data.augment.views import ViewSpec
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, frozen, scores
-from byoljax.length import make_length
-from byoljax.optim.recipe import make_recipe
+from byoljax.length import Length, make_length
+from byoljax.optim.recipe import Recipe, make_recipe
 from byoljax.protocols.extraction import EvalData, eval_batches
 from byoljax.step import TrainState
 from byoljax.train import loop
@@ -34,57 +34,106 @@ MAX_HELD_OUT = 10_000
 _OPTIMIZER = {'end_lr': 0.0, 'momentum': 0.9, 'decay_factor': 0.1}
 
 
-def classifier_run(
+class Setup(NamedTuple):
+  """What a classifier is trained by, read from its protocol and checked.
+
+  Attributes:
+    length: of the run, with the batch that fits the images.
+    log_every: steps between two rows of metrics.
+    optimizer: see `optim.recipe`.
+    view: the augmentation: random crops and flips alone.
+  """
+
+  length: Length
+  log_every: int
+  optimizer: Recipe
+  view: ViewSpec
+
+
+def set_up(
   source: Source,
   data: EvalData,
-  method: BuildMethod,
   *,
-  encoder: Encoder,
   optimizer: Mapping[str, Any],
   length: str,
   batch_size: int,
   crop_scale: Sequence[float],
-  seed: int,
   logging: Logging,
-) -> Run:
-  """The training run of a classifier: one view, random crops and flips alone.
+  where: str,
+) -> Setup:
+  """Checks what a classifier is trained by; a batch larger than the data becomes all of them.
 
   Args:
     source: labelled images.
-    data: how images are read, normalized and sized.
-    method: builds a method with the output 'logits'; its setting is given the encoder.
-    encoder: what the classifier begins with.
+    data: how images are sized.
     optimizer: fields as in `configs.base.optimizer`.
     length: a duration.
     batch_size: global.
     crop_scale: smallest and largest share of the area that a crop keeps.
-    seed: of the run.
     logging: see `Logging`.
+    where: the protocol's fields in the configuration, for messages: 'linear', 'finetune'.
 
   Raises:
     ConfigError: the protocol does not fit the data or the devices.
   """
-  view = ViewSpec(
-    size=data.image_size,
-    crop_scale=(crop_scale[0], crop_scale[1]),
-    jitter_prob=0.0,
-    gray_prob=0.0,
-    blur_prob=0.0,
-  )
+  devices = jax.device_count()
+  if source.size < devices:
+    raise ConfigError(
+      f'{source.name} has {source.size} labelled images to train on, fewer than the {devices} '
+      'devices that share a batch: show JAX fewer of them.'
+    )
+  if batch_size > source.size:
+    batch_size = source.size // devices * devices
   with user_errors():
-    check_batch(batch_size, 1, jax.device_count(), source)
-    steps = make_length(length, batch_size=batch_size, num_examples=source.size)
+    check_batch(batch_size, 1, devices, source, f'{where}.batch_size')
+    steps = make_length(
+      length, batch_size=batch_size, num_examples=source.size, field=f'{where}.length'
+    )
     log_every = steps.steps('log.every', logging.every)
-    recipe = make_recipe(_OPTIMIZER | dict(optimizer), steps)
+    recipe = make_recipe(_OPTIMIZER | dict(optimizer), steps, where=where)
+  with user_errors(where):
+    view = ViewSpec(
+      size=data.image_size,
+      crop_scale=(crop_scale[0], crop_scale[1]),
+      jitter_prob=0.0,
+      gray_prob=0.0,
+      blur_prob=0.0,
+    )
+  return Setup(steps, log_every, recipe, view)
+
+
+def classifier_run(
+  source: Source,
+  data: EvalData,
+  method: BuildMethod,
+  chosen: Setup,
+  *,
+  encoder: Encoder,
+  seed: int,
+) -> Run:
+  """The training run of a classifier: one view.
+
+  Args:
+    source: labelled images.
+    data: how images are read and normalized.
+    method: builds a method with the output 'logits'; its setting is given the encoder.
+    chosen: see `set_up`.
+    encoder: what the classifier begins with.
+    seed: of the run.
+
+  Raises:
+    ConfigError: the protocol does not fit the data or the devices.
+  """
+  with user_errors():
     return make_run(
       source,
-      (view,),
+      (chosen.view,),
       method,
-      recipe,
-      steps,
+      chosen.optimizer,
+      chosen.length,
       data=DataOptions(data.mean, data.std, data.threads, data.resident),
       seed=seed,
-      log_every=log_every,
+      log_every=chosen.log_every,
       dtype=encoder.fields.get('dtype', 'float32'),
       given={'encoder': encoder},
     )
@@ -136,20 +185,20 @@ def hold_out(source: Source, share: float, seed: int) -> tuple[Source, Source]:
   return source.subset(np.sort(order[:count])), source.subset(np.sort(order[count:]))
 
 
-def hold_out_stratified(source: Source, share: float, seed: int) -> tuple[Source, Source]:
-  """(held out, rest): of every class its share, at least one image of each in both."""
+def hold_out_stratified(source: Source, share: float, seed: int) -> tuple[Source | None, Source]:
+  """(held out, rest): of every class its share; a single image of a class stays in the rest.
+
+  None, and everything, where every class has a single image.
+  """
   check_share(share)
   labels = source.labels
   assert labels is not None
   if labels.ndim == 2:
     return hold_out(source, share, seed)
-  least = int(np.bincount(labels)[np.unique(labels)].min())
-  if least < 2:
-    raise ConfigError(
-      'a class has a single labelled image: nothing can be held out to choose among several '
-      'settings; give sweep.base_lr, sweep.length and sweep.weight_decay one value each.'
-    )
-  chosen = frozen.subset(labels, share=min(share, 0.5), seed=(seed, streams.PROBE_HELD_OUT))
+  seeds = (seed, streams.PROBE_HELD_OUT)
+  chosen = frozen.subset(labels, share=min(share, 0.5), seed=seeds, spare=1)
+  if not len(chosen):
+    return None, source
   rest = np.setdiff1d(np.arange(source.size), chosen)
   return source.subset(chosen), source.subset(rest)
 

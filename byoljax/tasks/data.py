@@ -36,32 +36,66 @@ def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> 'Sou
     )
 
 
+def open_labelled(config: Config, log_dir: pathlib.Path | None) -> 'tuple[Source, Source | None]':
+  """The labelled training images and the test images, None where the data have no test split.
+
+  Raises:
+    ConfigError: no such data, no labels, or test images of other classes.
+  """
+  from byoljax.data.sources.source import NoSplitError
+
+  train = open_split(config, 'train', log_dir)
+  if train.num_classes < 2:
+    raise ConfigError(
+      f'{train.name} has no labels: there is nothing to evaluate. A folder has labels where every '
+      'training image lies in one of at least two class folders.'
+    )
+  try:
+    test = open_split(config, 'test', log_dir)
+  except ConfigError as error:
+    if isinstance(error.__cause__, NoSplitError):
+      return train, None
+    raise
+  if train.num_classes != test.num_classes:
+    raise ConfigError(
+      f'{train.num_classes} training classes in {train.name} but {test.num_classes} test classes '
+      f'in {test.name}.'
+    )
+  return train, test
+
+
 def eval_data(
-  train: 'Source', test: 'Source', config: Config, *, image_size: int, batch_size: int, threads: int
+  train: 'Source',
+  test: 'Source | None',
+  config: Config,
+  *,
+  image_size: int,
+  batch_size: int,
+  threads: int,
 ) -> 'EvalData':
-  """Labelled images, read and normalized as `config.data` says."""
+  """Images read and normalized as `config.data` says; a batch is at most all of them."""
   from byoljax.protocols import extraction
 
+  most = max(train.size, test.size if test else 0)
   return extraction.EvalData(
     train,
-    test,
+    test or train,
     image_size=image_size,
     mean=tuple(config.data.mean),
     std=tuple(config.data.std),
-    batch_size=extraction.fit_to_devices(batch_size),
+    batch_size=extraction.fit_to_devices(min(batch_size, most)),
     threads=threads,
     resident=config.data.resident,
+    has_test=test is not None,
   )
 
 
 def while_training(config: Config, workdir: pathlib.Path) -> 'EvalData | None':
-  """The labelled images of a pretraining configuration; None without labels or a test split."""
+  """The labelled images of a pretraining configuration; None without any."""
   try:
-    train, test = (open_split(config, split, workdir) for split in ('train', 'test'))
+    train, test = open_labelled(config, workdir)
   except ConfigError as error:
-    log.info('no evaluation during training: %s', error)
-    return None
-  if min(train.num_classes, test.num_classes) < 2:
+    log.info('no evaluation: %s', error)
     return None
   return eval_data(
     train,

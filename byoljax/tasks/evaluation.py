@@ -1,6 +1,6 @@
 """What evaluations of a checkpoint share: data, directory, and how the simple ones run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
   from byoljax.protocols.extraction import EvalData
   from byoljax.protocols.frozen_features import Split
 
-# (config, training features, test features) -> the result, and what to print of it.
-Compute = Callable[[Config, 'Split', 'Split'], tuple[dict[str, Any], str]]
+# (config, training features, test features) -> the result.
+Compute = Callable[[Config, 'Split', 'Split'], dict[str, Any]]
 
 
 def data_of(
@@ -24,16 +24,8 @@ def data_of(
 ) -> 'EvalData':
   """The data of an evaluation: what its own configuration leaves open is as in pretraining."""
   merged = _merged(config, pretraining)
-  sources = [data_lib.open_split(merged, split, log_dir) for split in ('train', 'test')]
-  if sources[0].num_classes < 2:
-    raise ConfigError(f'{sources[0].name} has no labels: there is nothing to evaluate.')
-  if sources[0].num_classes != sources[1].num_classes:
-    raise ConfigError(
-      f'{sources[0].num_classes} training classes but {sources[1].num_classes} test classes.'
-    )
   return data_lib.eval_data(
-    sources[0],
-    sources[1],
+    *data_lib.open_labelled(merged, log_dir),
     merged,
     image_size=config.image_size or merged.evals.image_size,
     batch_size=batch_size,
@@ -96,26 +88,35 @@ def which(config: Config) -> str:
   return ', '.join([f'{config.network} network', *tap_suffix(config)])
 
 
-def on_frozen_features(name: str, compute: Compute, config: Config, invocation: Invocation) -> int:
+def on_frozen_features(
+  name: str,
+  compute: Compute,
+  show: Callable[[Mapping[str, Any]], str],
+  config: Config,
+  invocation: Invocation,
+) -> int:
   """Runs a task that needs nothing but labelled features of both splits.
 
   Args:
     name: of the task: of its directory and in messages.
-    compute: see `Compute`.
+    compute: see `Compute`; without a test split it is called for every part of `protocols.folds`.
+    show: what to print of the result.
     config: with `pretrained`, `network`, `tap`, `data`, `image_size` and `batch_size`.
     invocation: how the task was called.
   """
   from byoljax.encoders import load
-  from byoljax.protocols import frozen_features
+  from byoljax.protocols import folds, frozen_features
 
   encoder, source, directory = load.load_encoder(config.pretrained, config.network, config.tap)
   home = result_directory(name, config, directory, invocation)
   data = data_of(config, source, config.batch_size, home)
-  say(f'{name} of {directory} ({which(config)}) on {data.test.name}')
-  splits = frozen_features.splits(encoder, data)
+  say(f'{name} of {directory} ({which(config)}) on {folds.describe(data)}')
   with user_errors(name):
-    result, text = compute(config, *splits)
+    results = [
+      compute(config, train, test) for train, test in frozen_features.splits(encoder, data)
+    ]
+  result = folds.combined(results)
   run_dir.write_result(home / 'result.json', result, config, directory)
-  say(text)
+  say(show(result))
   say(f'result  {home / "result.json"}')
   return 0

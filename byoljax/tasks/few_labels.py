@@ -1,5 +1,6 @@
 """Logistic regression on frozen features with few labels, over several draws of them."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from byoljax.config import Config
@@ -14,14 +15,14 @@ if TYPE_CHECKING:
 
 def run(config: Config, invocation: Invocation) -> int:
   """Fits logistic regressions to the features of a few images; see `configs/frozen.py`."""
-  return evaluation.on_frozen_features('few_labels', _compute, config, invocation)
+  return evaluation.on_frozen_features('few_labels', _compute, _show, config, invocation)
 
 
-def _compute(config: Config, train: 'Split', test: 'Split') -> tuple[dict[str, Any], str]:
+def _compute(config: Config, train: 'Split', test: 'Split') -> dict[str, Any]:
   from byoljax.evals import frozen
 
   fields = config.few_labels
-  rows = frozen.few_labels(
+  return frozen.few_labels(
     train,
     test,
     shots=fields.shots,
@@ -30,9 +31,14 @@ def _compute(config: Config, train: 'Split', test: 'Split') -> tuple[dict[str, A
     value=fields.regularization,
     seed=fields.seed,
   )
+
+
+def _show(result: Mapping[str, Any]) -> str:
   columns = ['labels', 'examples', 'top1', 'top1_sd']
   formats = {'top1': '{:.1%}', 'top1_sd': '{:.1%}'}
-  return {'rows': rows}, table.format_table(rows, columns, formats=formats)
+  shown = table.format_table(result['rows'], columns, formats=formats)
+  skipped = [f'{name}: skipped, {why}' for name, why in result['skipped'].items()]
+  return '\n'.join([shown, *skipped])
 
 
 COMMAND = Command(

@@ -15,12 +15,14 @@ from byoljax.workdir.run_dir import Invocation, say
 if TYPE_CHECKING:
   from byoljax.encoders.encoder import Encoder
   from byoljax.protocols.extraction import EvalData
+  from byoljax.protocols.finetune import FinetuneProtocol
 
 
 def run(config: Config, invocation: Invocation) -> int:
   """Trains the whole network of a run on labelled images; see `configs/finetune.py`."""
   from byoljax.encoders import load
-  from byoljax.protocols import labelled
+  from byoljax.protocols import finetune, labelled
+  from byoljax.train import assemble
 
   encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = evaluation.result_directory('finetune', config, directory, invocation)
@@ -31,33 +33,36 @@ def run(config: Config, invocation: Invocation) -> int:
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   with user_errors():
     some = labelled.part(data.train, config.labels, config.split_seed)
-  data = data._replace(train=some)
+  data = data._replace(train=some) if data.has_test else data._replace(train=some, test=some)
+  protocol = finetune.FinetuneProtocol(**config.finetune.to_dict())
+  finetune.check(data, protocol, assemble.logging_of(config))
+  head = None
+  if config.finetune.head_layers:
+    encoder, head = _with_head(encoder, directory, config.network, config.finetune.head_layers)
   with run_dir.lock_workdir(home):
-    return _train(config, invocation, home, encoder, pretraining, directory, data)
+    run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
+    return _train(config, home, encoder, head, directory, data, protocol)
 
 
 def _train(
   config: Config,
-  invocation: Invocation,
   home: pathlib.Path,
   encoder: 'Encoder',
-  pretraining: Config,
+  head: Mapping[str, Any] | None,
   directory: pathlib.Path,
   data: 'EvalData',
+  protocol: 'FinetuneProtocol',
 ) -> int:
   """The part of `finetune` that one process at a time may do in a directory."""
   from byoljax.encoders.encoder import untrained
-  from byoljax.protocols.finetune import FinetuneProtocol, finetune_result
+  from byoljax.protocols import folds
+  from byoljax.protocols.finetune import finetune_result
   from byoljax.train import assemble
 
-  run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
   say(
     f'Fine-tuning of {directory} ({config.network} network) with {data.train.size:,} labelled '
-    f'images of {data.test.name}.'
+    f'images, on {folds.describe(data)}.'
   )
-  head = None
-  if config.finetune.head_layers:
-    encoder, head = _with_head(encoder, directory, config.network, config.finetune.head_layers)
   starts = {config.network: encoder}
   if config.scratch or config.network == 'random':
     # Drawn with this training's seed, not with that of the pretraining.
@@ -68,7 +73,7 @@ def _train(
     results[name] = finetune_result(
       start,
       data,
-      FinetuneProtocol(**config.finetune.to_dict()),
+      protocol,
       logging=assemble.logging_of(config),
       head=head,
       workdir=home / name,

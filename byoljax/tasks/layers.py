@@ -1,6 +1,7 @@
 """k-NN at every tap of a run, from the pixels to the prediction."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
+  from byoljax.encoders.encoder import Encoder
   from byoljax.protocols.extraction import EvalData
 
 PIXELS = 'pixels'
@@ -22,23 +24,51 @@ def run(config: Config, invocation: Invocation) -> int:
   from byoljax.encoders import load
   from byoljax.encoders.encoder import random_encoder
   from byoljax.evals import knn
-  from byoljax.protocols import extraction, tap_features
+  from byoljax.protocols import folds
 
   encoder, taps, source, directory = load.load_taps(
     config.pretrained, config.network, [tap for tap in config.taps if tap != PIXELS]
   )
   home = evaluation.result_directory('layers', config, directory, invocation)
   data = evaluation.data_of(config, source, config.batch_size, home)
-  say(f'layers of {directory} ({config.network} network) on {data.test.name}')
+  say(f'layers of {directory} ({config.network} network) on {folds.describe(data)}')
+  pixels = None
+  if (not config.taps or PIXELS in config.taps) and PIXELS not in taps:
+    pixels = random_encoder({**source.encoder, 'name': PIXELS}, encoder.preprocessing, 0)
+    taps = tuple(tap for tap in taps if tap in config.taps or not config.taps)
+  result = folds.combined(
+    [
+      {
+        'rows': _rows(config, encoder, taps, pixels, part),
+        'k': knn.HEADLINE_K,
+        'temperature': knn.HEADLINE_TEMPERATURE,
+      }
+      for part in folds.by_fold(data)
+    ]
+  )
+  run_dir.write_result(home / 'result.json', result, config, directory)
+  say(by_tap.format_rows('layers', result['rows']))
+  say(f'result  {home / "result.json"}')
+  return 0
+
+
+def _rows(
+  config: Config,
+  encoder: 'Encoder',
+  taps: Sequence[str],
+  pixels: 'Encoder | None',
+  data: 'EvalData',
+) -> list[dict[str, Any]]:
+  """One row a tap; the pixels, where they are asked for, first."""
+  from byoljax.protocols import extraction, tap_features
+
   found = [
     tap_features.of_images(encoder, taps, images, data) for images in (data.train, data.test)
   ]
-  if (not config.taps or PIXELS in config.taps) and PIXELS not in taps:
-    pixels = random_encoder({**source.encoder, 'name': PIXELS}, encoder.preprocessing, 0)
+  if pixels is not None:
     for (made, _), images in zip(found, (data.train, data.test), strict=True):
-      rows, _ = extraction.extract(pixels, images, data)
-      made[PIXELS] = rows
-    taps = (PIXELS, *(tap for tap in taps if tap in config.taps or not config.taps))
+      made[PIXELS], _ = extraction.extract(pixels, images, data)
+    taps = (PIXELS, *taps)
   (train, train_labels), (test, test_labels) = found
   rows = []
   for tap in taps:
@@ -47,11 +77,7 @@ def run(config: Config, invocation: Invocation) -> int:
         {'tap': tap, 'dimensions': train[tap].shape[1]}
         | _layer(config, (train[tap], train_labels), (test[tap], test_labels), data)
       )
-  result = {'rows': rows, 'k': knn.HEADLINE_K, 'temperature': knn.HEADLINE_TEMPERATURE}
-  run_dir.write_result(home / 'result.json', result, config, directory)
-  say(by_tap.format_rows('layers', rows))
-  say(f'result  {home / "result.json"}')
-  return 0
+  return rows
 
 
 def _layer(

@@ -14,7 +14,7 @@ def run(config: Config, invocation: Invocation) -> int:
   """Linear evaluation of a pretrained encoder; see `configs/linear.py`."""
   from byoljax.encoders import load
   from byoljax.evals import scores
-  from byoljax.protocols.linear import LinearProtocol, linear_result
+  from byoljax.protocols import folds, linear
   from byoljax.train import assemble
 
   encoder, source_config, directory = load.load_encoder(
@@ -22,15 +22,14 @@ def run(config: Config, invocation: Invocation) -> int:
   )
   home = evaluation.result_directory('linear', config, directory, invocation)
   data = evaluation.data_of(config, source_config, config.linear.batch_size, home)
+  protocol, logging = linear.LinearProtocol(**config.linear.to_dict()), assemble.logging_of(config)
+  linear.check(data, protocol, logging)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   with run_dir.lock_workdir(home):
     run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
-    say(f'Linear evaluation of {directory} ({evaluation.which(config)}) on {data.test.name}.')
-    protocol = LinearProtocol(**config.linear.to_dict())
-    result = linear_result(
-      encoder, data, protocol, logging=assemble.logging_of(config), workdir=home
-    )
+    say(f'Linear evaluation of {directory} ({evaluation.which(config)}) on {folds.describe(data)}.')
+    result = linear.linear_result(encoder, data, protocol, logging=logging, workdir=home)
   run_dir.write_result(home / 'result.json', result, config, directory)
   say(
     f'{scores.format_scores(result)} on {result["test_examples"]:,} test images ({_chosen(result)})'
@@ -40,7 +39,7 @@ def run(config: Config, invocation: Invocation) -> int:
 
 
 def _chosen(result: Mapping[str, Any]) -> str:
-  rate = f'base_lr {result["base_lr"]:g}'
+  rate = f'base_lr {result["base_lr"]:g}, batch {result["batch_size"]}'
   if 'held_out_top1' not in result:
     return f'{rate}, the only one'
   return f'{rate}, {result["held_out_top1"]:.2%} on held-out training images'

@@ -1,5 +1,6 @@
 """Logistic regression on frozen features: the transfer protocol of SimCLR and BYOL."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from byoljax.config import Config
@@ -13,14 +14,14 @@ if TYPE_CHECKING:
 
 def run(config: Config, invocation: Invocation) -> int:
   """Fits a logistic regression to a run's features; see `configs/frozen.py`."""
-  return evaluation.on_frozen_features('logistic', _compute, config, invocation)
+  return evaluation.on_frozen_features('logistic', _compute, _show, config, invocation)
 
 
-def _compute(config: Config, train: 'Split', test: 'Split') -> tuple[dict[str, Any], str]:
-  from byoljax.evals import frozen, scores
+def _compute(config: Config, train: 'Split', test: 'Split') -> dict[str, Any]:
+  from byoljax.evals import frozen
 
   fields = config.logistic
-  result = frozen.logistic(
+  return frozen.logistic(
     train,
     test,
     lambdas=fields.lambdas or frozen.LAMBDAS,
@@ -28,12 +29,20 @@ def _compute(config: Config, train: 'Split', test: 'Split') -> tuple[dict[str, A
     seed=fields.seed,
     max_iterations=fields.max_iterations,
   )
+
+
+def _show(result: Mapping[str, Any]) -> str:
+  from byoljax.evals import scores
+
+  held = 'a single label for each class, none to choose it on'
+  if result['held_out'] is not None:
+    held = f'{result["held_out"]:.2%} on held-out training images'
   text = (
     f'{scores.format_scores(result)} on {result["test_examples"]:,} test images '
-    f'(lambda {result["lambda"]:.3g}, {result["held_out"]:.2%} on held-out training images)'
+    f'(lambda {result["lambda"]:.3g}, {held})'
   )
   edge = '\nThe best lambda is at the end of the range: widen logistic.lambdas.'
-  return result, text + (edge if result['at_the_edge'] else '')
+  return text + (edge if result['at_the_edge'] else '')
 
 
 COMMAND = Command(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
   from byoljax.encoders.encoder import Encoder
   from byoljax.protocols.extraction import EvalData
   from byoljax.step import TrainState
+  from byoljax.train.record import Cadence
   from byoljax.train.run import Run
 
 log = logging.getLogger('byoljax')
@@ -38,8 +39,25 @@ def run(config: Config, invocation: Invocation) -> int:
   facts = method_network.facts_of(assembled, given)
   assembled = _warm_started(assembled, config, workdir)
   data = data_lib.while_training(config, workdir)
+  _check_evaluations(config, data)
+  cadence = assemble.cadence(config, assembled.length)
   with run_dir.lock_workdir(workdir):
-    return _pretrain(config, invocation, assembled, data, workdir, facts)
+    return _pretrain(config, invocation, assembled, cadence, data, workdir, facts)
+
+
+def _check_evaluations(config: Config, data: 'EvalData | None') -> None:
+  """Checks what is evaluated while and after training, before hours of it."""
+  from byoljax.evals import knn
+  from byoljax.protocols import linear
+  from byoljax.train import assemble
+
+  if data is None:
+    return
+  with user_errors('config.evals.knn'):
+    knn.check_sweep(config.evals.knn.k, config.evals.knn.temperature)
+  if config.evals.final:
+    protocol = linear.LinearProtocol(**config.evals.linear.to_dict())
+    linear.check(data, protocol, assemble.logging_of(config), 'evals.linear')
 
 
 def _warm_started(run: 'Run', config: Config, workdir: pathlib.Path) -> 'Run':
@@ -80,6 +98,7 @@ def _pretrain(
   config: Config,
   invocation: Invocation,
   run: 'Run',
+  cadence: 'Cadence',
   data: 'EvalData | None',
   workdir: pathlib.Path,
   facts: Mapping[str, Any],
@@ -100,14 +119,14 @@ def _pretrain(
   if done_before:
     say(f'This run is already complete ({run.length.total_steps:,} steps): nothing is trained.')
   began = time.monotonic()
-  state = loop.train(run, workdir, assemble.cadence(config, run.length), evaluate=knn)
+  state = loop.train(run, workdir, cadence, evaluate=knn)
   _say_unreadable(source)
   if not done_before:
     say(f'Trained in {_minutes(time.monotonic() - began)}.')
   if data and config.evals.final:
     _final_table(config, run, data, state, workdir)
   elif not data:
-    say('No k-NN or linear evaluation: it needs labelled images and a test split.')
+    say('No k-NN or linear evaluation: it needs labelled images.')
   _say_files(workdir, int(state.step))
   if config.evals.report:
     say(f'report      {contents.write(workdir)}')
@@ -122,12 +141,11 @@ def _periodic_knn(
   It classifies training images that are left out of the bank: the best checkpoint is chosen by
   it, and checkpoints must not be selected on the test set.
   """
-  from byoljax.protocols import extraction
+  from byoljax.protocols import extraction, frozen_features
 
   encoder = _online(config, run, state)
-  result = extraction.knn_result(
-    encoder, extraction.training_only(data, config.evals.knn, config.seed), config.evals.knn
-  )
+  held_out = extraction.training_only(data, config.evals.knn, config.seed)
+  result = frozen_features.knn_result(encoder, held_out, config.evals.knn)
   return {f'knn/{name}': result[name] for name in ('top1', 'top5') if name in result}
 
 
@@ -165,7 +183,7 @@ def _final_results(
   """k-NN and linear evaluation of the trained encoder and, unless told not to, of what it beats."""
   from byoljax.encoders import load
   from byoljax.encoders.encoder import random_encoder
-  from byoljax.protocols import extraction
+  from byoljax.protocols import frozen_features
   from byoljax.protocols.linear import LinearProtocol, linear_result
   from byoljax.train import assemble
 
@@ -178,7 +196,7 @@ def _final_results(
   for name, encoder in encoders.items():
     say(f'evaluating {name} ...')
     results[name] = {
-      'knn': extraction.knn_result(encoder, data, config.evals.knn),
+      'knn': frozen_features.knn_result(encoder, data, config.evals.knn),
       'linear': linear_result(encoder, data, protocol, logging=assemble.logging_of(config)),
     }
   return results

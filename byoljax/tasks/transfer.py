@@ -60,6 +60,7 @@ def _fill_table(
   """The part of `transfer` that one process at a time may do in a directory."""
   from byoljax.data.sources.source import fingerprint
   from byoljax.evals import scores
+  from byoljax.protocols import folds
 
   rows, skipped = [], {}
   for entry in config.datasets:
@@ -70,7 +71,7 @@ def _fill_table(
       say(f'{entry}: skipped. {error}')
       continue
     metric = _metric(entry, data)
-    say(f'{entry}: {data.train.size:,} training and {data.test.size:,} test images')
+    say(f'{entry}: {data.train.size:,} training images, tested on {folds.describe(data)}')
     row = {'data set': entry, 'metric': scores.METRICS[metric]}
     for protocol in config.protocols:
       for name, start in starts.items():
@@ -118,28 +119,31 @@ def _logistic(
   encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
 ) -> dict[str, Any]:
   from byoljax.evals import frozen
-  from byoljax.protocols import frozen_features
+  from byoljax.protocols import folds, frozen_features
 
   del home
-  train, test = frozen_features.splits(encoder, data)
   fields = config.logistic
-  return frozen.logistic(
-    train,
-    test,
-    lambdas=fields.lambdas or frozen.LAMBDAS,
-    held_out=fields.held_out,
-    seed=fields.seed,
-    max_iterations=fields.max_iterations,
-  )
+  results = [
+    frozen.logistic(
+      train,
+      test,
+      lambdas=fields.lambdas or frozen.LAMBDAS,
+      held_out=fields.held_out,
+      seed=fields.seed,
+      max_iterations=fields.max_iterations,
+    )
+    for train, test in frozen_features.splits(encoder, data)
+  ]
+  return folds.combined(results)
 
 
 def _knn(
   encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
 ) -> dict[str, Any]:
-  from byoljax.protocols import extraction
+  from byoljax.protocols import frozen_features
 
   del home
-  return extraction.knn_result(encoder, data, config.knn)
+  return frozen_features.knn_result(encoder, data, config.knn)
 
 
 def _linear(

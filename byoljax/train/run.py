@@ -227,26 +227,35 @@ def make_run(
   )
 
 
-def check_batch(batch_size: int, accumulate: int, devices: int, source: Source) -> None:
+def check_batch(
+  batch_size: int, accumulate: int, devices: int, source: Source, field: str = 'train.batch_size'
+) -> None:
   """Checks a batch against the devices, the micro-batches and the data.
+
+  Args:
+    batch_size: global.
+    accumulate: micro-batches per step.
+    devices: that share it.
+    source: the images.
+    field: the field's name, for messages.
 
   Raises:
     ValueError: they do not fit; the message names batch sizes that do.
   """
   if batch_size < 1 or accumulate < 1:
     raise ValueError(
-      f'train.batch_size={batch_size} and train.accumulate={accumulate} must both be at least 1.'
+      f'{field}={batch_size} and train.accumulate={accumulate} must both be at least 1.'
     )
   unit = devices * accumulate
   if batch_size % unit:
     below = max(unit, batch_size // unit * unit)
     raise ValueError(
-      f'train.batch_size={batch_size} is not a multiple of {devices} devices x {accumulate} '
+      f'{field}={batch_size} is not a multiple of {devices} devices x {accumulate} '
       f'micro-batches; use {below} or {below + unit}.'
     )
   if batch_size > source.size:
     raise ValueError(
-      f'train.batch_size={batch_size} is more than the {source.size} images of {source.name}; '
+      f'{field}={batch_size} is more than the {source.size} images of {source.name}; '
       f'use at most {source.size // devices * devices}.'
     )
 

@@ -86,13 +86,61 @@ class TestSubset:
 def test_more_labels_are_better():
   rows = frozen.few_labels(
     blobs(600, 2.5, 1), blobs(300, 2.5, 2), shots=(1, 20), shares=(0.5,), draws=4, value=1.0
-  )
+  )['rows']
   assert [row['labels'] for row in rows] == ['1 per class', '20 per class', '50 %']
   assert [row['examples'] for row in rows][:2] == [3, 60]
   assert rows[0]['top1'] < rows[1]['top1'] <= rows[2]['top1'] + 0.02
   assert rows[0]['top1_sd'] > rows[2]['top1_sd']
-  with pytest.raises(ValueError, match='shots=1000'):
-    frozen.few_labels(blobs(60, 1, 1), blobs(9, 1, 2), shots=(1000,), shares=(), draws=1, value=1.0)
+
+
+class TestFifteenLabels:
+  """Five labels of each of three classes, and fewer."""
+
+  Y = np.repeat([0, 1, 2], 5)
+  X = (np.eye(3)[Y] + 0.1 * RNG.normal(size=(15, 3))).astype(np.float32)
+
+  def few_labels(self, shots, shares, keep=slice(None)):
+    train = self.X[keep], self.Y[keep]
+    test = self.X, self.Y
+    return frozen.few_labels(train, test, shots=shots, shares=shares, draws=1, value=1.0)
+
+  def test_few_labels_skips_what_cannot_be(self):
+    result = self.few_labels((1, 5, 20), (0.01, 0.1, 0.4))
+    assert [(row['labels'], row['examples']) for row in result['rows']] == [
+      ('1 per class', 3), ('5 per class', 15), ('40 %', 6)
+    ]  # fmt: skip
+    assert result['skipped'] == {
+      '20 per class': 'the smallest class has 5',
+      '1 %': 'of 15 images that is 0.15, but one of every class makes 3',
+      '10 %': 'of 15 images that is 1.5, but one of every class makes 3',
+    }
+
+  def test_a_class_with_two_images_loses_only_the_row_that_needs_more(self):
+    result = self.few_labels((1, 2, 5), (), keep=slice(0, 12))
+    assert [row['labels'] for row in result['rows']] == ['1 per class', '2 per class']
+    assert result['skipped'] == {'5 per class': 'the smallest class has 2'}
+
+  def test_a_rare_class_does_not_cost_a_share(self):
+    labels = np.repeat([0, 1], [1000, 30])
+    assert frozen._too_few(labels, None, 0.01) == '', '11 images for 10.3'
+
+  def test_nothing_left_is_a_mistake(self):
+    with pytest.raises(ValueError, match='15 labelled images are too few for every entry: 20 per'):
+      self.few_labels((20,), (0.01,))
+    with pytest.raises(ValueError, match='shots=.0,. must be'):
+      self.few_labels((0,), ())
+
+  def test_logistic_holds_out_one_of_each_class(self):
+    result = frozen.logistic((self.X, self.Y), (self.X, self.Y), lambdas=(0.01, 1.0))
+    assert result['held_out_examples'] == 3 and result['top1'] == 1.0
+    rest, chosen = frozen._held_out(self.Y, 0.1, 0)
+    assert sorted(self.Y[chosen]) == [0, 1, 2] and not set(rest) & set(chosen)
+
+  def test_logistic_with_one_of_each_has_nothing_to_choose_on(self):
+    one = self.X[::5], self.Y[::5]
+    result = frozen.logistic(one, (self.X, self.Y))
+    assert result['held_out'] is None and result['held_out_examples'] == 0
+    assert 0.5 < result['lambda'] < 2 and result['top1'] == 1.0
 
 
 class TestAnomaly:
@@ -141,13 +189,14 @@ def test_tasks_write_results_with_their_protocol(task, untrained, tmp_path, caps
     # Three classes that differ in color: an untrained network tells them apart.
     assert stored['result']['top1'] > 0.6 and 'top-1' in shown
   elif task == 'few-labels':
-    assert [row['examples'] for row in stored['result']['rows']] == [3, 9, 3, 8]
+    assert [row['examples'] for row in stored['result']['rows']] == [3, 9, 8]
+    assert list(stored['result']['skipped']) == ['1 %'], '0.8 images are not one of each'
   else:
     assert set(stored['result']['by_class']) == {'0', '1', '2'}
 
 
 def test_mistakes_are_one_sentence(untrained, tmp_path, capsys):
   assert cli.run(['few-labels', str(untrained), f'--workdir={tmp_path}',
-                  '--few_labels.shots=(500,)']) == 2  # fmt: skip
-  assert 'shots=500: the smallest class has' in capsys.readouterr().err
+                  '--few_labels.shots=(500,)', '--few_labels.shares=()']) == 2  # fmt: skip
+  assert '500 per class: the smallest class has' in capsys.readouterr().err
   assert not (tmp_path / 'result.json').exists()

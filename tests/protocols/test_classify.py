@@ -159,9 +159,9 @@ class TestFinetune:
       (['--labels=0 %'], "labels='0 %' must be above 0 %"),
       (['--labels=500 per class'], 'give 1 to'),
       (['--labels=some'], 'neither a share'),
-      (['--labels=1 per class'], 'single labelled image'),
       (['--finetune.held_out=1.5'], 'held_out=1.5 must be between'),
-      (['--finetune.batch_norm=none'], "batch_norm='none' is not one of batch, frozen"),
+      (['--finetune.length=soon'], "finetune.length='soon' is not a duration"),
+      (['--finetune.batch_norm=none'], "unknown finetune.batch_norm 'none'"),
       (['--network=random', '--finetune.head_layers=1'], 'has no projector'),
       (['--finetune.head_layers=1'], 'has no projector'),
     ],
@@ -172,6 +172,7 @@ class TestFinetune:
     error = capsys.readouterr().err
     assert sentence in error and 'Traceback' not in error
     assert not (tmp_path / 'result.json').exists()
+    assert not (tmp_path / 'config.json').exists(), 'the corrected command would be refused'
 
 
 class TestLabelled:

@@ -91,7 +91,7 @@ def from_npz(path: str | os.PathLike, split: str, fields: Sequence[Field] = ()) 
   )
   wanted = [key for key in _SPLITS[split] if key in members]
   if not wanted:
-    raise ValueError(
+    raise source.NoSplitError(
       f'{file} has no {_SPLITS[split][-1]!r}, which the {split} split needs; it holds '
       f'{", ".join(sorted(members)) or "nothing"}, and the names are {", ".join(_MEMBERS)}.'
     )

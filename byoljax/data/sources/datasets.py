@@ -165,7 +165,7 @@ def _usual_split(name: str, split: str, directory: str) -> str:
     'test': [part for part in ('test', 'validation') if part in names],
   }[split]
   if not choices:
-    raise ValueError(
+    raise source.NoSplitError(
       f'{name} has no {split} split: it has {", ".join(names)}, and train, test or validation are '
       'looked for.'
     )

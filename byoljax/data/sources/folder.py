@@ -74,7 +74,7 @@ def from_folder(
   files, classes = _scan(train)
   if split == 'test':
     if not tests:
-      raise ValueError(
+      raise source.NoSplitError(
         f'{root} has no test images: put them into {os.path.join(root, "val")}, beside the '
         f'training images in {os.path.join(root, "train")}.'
       )

@@ -21,6 +21,10 @@ from byoljax.data.fields import IMAGE, Field, find
 UNREADABLE_FILE = 'unreadable.txt'
 
 
+class NoSplitError(ValueError):
+  """The data are there, but they have no such split: no test images, say."""
+
+
 class UnreadableLog:
   """The examples that could not be read, each once; kept in memory and appended to a file.
 

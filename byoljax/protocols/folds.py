@@ -1,0 +1,106 @@
+"""Cross-validation: what evaluations do where labelled images have no test split.
+
+Every labelled image is a test image once, of a classifier that was trained on the other parts;
+scores are means over the parts, with their standard deviation. Large sets need no more than one of
+the parts for a test set.
+"""
+
+from collections.abc import Mapping, Sequence
+import statistics
+from typing import Any
+
+import numpy as np
+
+from byoljax import streams
+from byoljax.config import ConfigError
+from byoljax.data.sources.source import Source
+from byoljax.evals.scores import METRICS
+from byoljax.protocols.extraction import EvalData
+
+FOLDS = 5
+# With more labelled images than so many, a single part is the test set.
+MOST = 5_000
+# Numbers that were chosen rather than measured: their mean would be nobody's.
+_CHOSEN = ('base_lr', 'lambda', 'temperature', 'weight_decay')
+
+Rows = tuple[np.ndarray, np.ndarray]
+
+
+def rows(source: Source) -> list[Rows]:
+  """(training rows, test rows) of every part, ascending; a function of the labels alone.
+
+  Parts are stratified, and differ by at most one image in size. There are five of them, or as many
+  as the smallest class has images, but at least two. Images without a label belong to none.
+
+  Raises:
+    ConfigError: fewer than two labelled images.
+  """
+  labels = source.labels
+  if labels is None or (labels >= 0).sum() < 2:
+    raise ConfigError(f'{source.name} has fewer than two labelled images: too few to evaluate on.')
+  generator = np.random.default_rng((0, streams.FOLDS))
+  if labels.ndim == 2:
+    order, count = generator.permutation(len(labels)), FOLDS
+  else:
+    classes = np.unique(labels[labels >= 0])
+    own = [generator.permutation(np.flatnonzero(labels == label)) for label in classes]
+    order, count = np.concatenate(own), max(2, min(FOLDS, *map(len, own)))
+  parts = [np.sort(order[part::count]) for part in range(min(count, len(order)))]
+  used = parts[:1] if len(order) > MOST else parts
+  return [(np.setdiff1d(order, part), part) for part in used]
+
+
+def by_fold(data: EvalData) -> list[EvalData]:
+  """The data of every part, each with test images of its own; all of them with a test split."""
+  if data.has_test:
+    return [data]
+  return [
+    data._replace(train=data.train.subset(train), test=data.train.subset(test), has_test=True)
+    for train, test in rows(data.train)
+  ]
+
+
+def describe(data: EvalData) -> str:
+  """What is tested on, for a person: 'val', or 'photos, cross-validated in 5 parts'."""
+  if data.has_test:
+    return data.test.name
+  count = len(rows(data.train))
+  how = f'cross-validated in {count} parts' if count > 1 else 'a fifth held out as test images'
+  return f'{data.train.name} ({how}: there is no test split)'
+
+
+def combined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+  """One result of those of all parts: means of what was measured, medians of what was chosen.
+
+  Returns:
+    The result itself where there is one. Else fields as in each, a score's standard deviation over
+    the parts as '<score>_sd', 'test_examples' in all, and each result in 'folds'.
+  """
+  if len(results) == 1:
+    return dict(results[0])
+  made = _merged(results)
+  for name in (*METRICS, 'auroc'):
+    if isinstance(made.get(name), float):
+      made[f'{name}_sd'] = statistics.stdev(each[name] for each in results)
+  for name in ('test_examples', 'queries'):
+    if name in made:
+      made[name] = sum(each[name] for each in results)
+  return made | {'folds': [dict(each) for each in results]}
+
+
+def _merged(values: Sequence[Any], name: str = '') -> Any:
+  first = values[0]
+  if all(value == first for value in values):
+    return first
+  if isinstance(first, Mapping):
+    shared = [key for key in first if all(key in value for value in values)]
+    return {key: _merged([value[key] for value in values], str(key)) for key in shared}
+  if isinstance(first, bool):
+    return any(values)
+  known = [value for value in values if value is not None]
+  if all(isinstance(value, int | float) for value in known):
+    whole = any(isinstance(value, int) for value in known) or name in _CHOSEN
+    return statistics.median_low(known) if whole else statistics.fmean(known)
+  if isinstance(first, list | tuple):
+    return [_merged(each, name) for each in zip(*values, strict=False)]
+  return ', '.join(dict.fromkeys(map(str, values)))

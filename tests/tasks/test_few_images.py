@@ -1,0 +1,120 @@
+"""What somebody with fifteen labelled images types: every evaluation answers, none refuses."""
+
+import json
+
+import numpy as np
+import pytest
+
+from byoljax import cli
+from byoljax.protocols import folds
+
+QUIET = ('--log.tensorboard=false',)
+# Command -> what makes it short; batches and rows of labels stay as they are by default.
+SHORT = {
+  'knn': (),
+  'logistic': ('--logistic.lambdas=(0.1,1.0)',),
+  'few-labels': ('--few_labels.draws=2',),
+  'anomaly': (),
+  'linear': ('--linear.length=6 steps', '--linear.base_lr=(0.1,1.0)', *QUIET),
+}
+
+
+def colors(path, train, test):
+  """Three classes that differ in color, 12 pixels: `train` and `test` images of each."""
+  rng = np.random.default_rng(0)
+  arrays = {}
+  for split, count in (('train', train), ('test', test)):
+    if count:
+      labels = np.repeat(np.arange(3, dtype=np.int32), count)
+      images = rng.integers(0, 100, (len(labels), 12, 12, 3), dtype=np.uint8)
+      images[np.arange(len(labels)), :, :, labels] += 120
+      arrays |= {f'x_{split}': images, f'y_{split}': labels}
+  np.savez(path, **arrays)
+  return path
+
+
+@pytest.fixture(scope='module')
+def fifteen(tmp_path_factory):
+  return colors(tmp_path_factory.mktemp('few') / 'fifteen.npz', 5, 4)
+
+
+@pytest.fixture(scope='module')
+def without_test(tmp_path_factory):
+  return colors(tmp_path_factory.mktemp('few') / 'no_test.npz', 5, 0)
+
+
+def evaluated(name, run, data, workdir, capsys):
+  command = [name, str(run), '--data.name=npz', f'--data.dir={data}', f'--workdir={workdir}']
+  assert cli.run([*command, *SHORT[name]]) == 0, capsys.readouterr().err
+  return json.loads((workdir / 'result.json').read_text())['result'], capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', SHORT)
+def test_with_five_labels_per_class(name, untrained, fifteen, tmp_path, capsys):
+  result, shown = evaluated(name, untrained, fifteen, tmp_path, capsys)
+  if name == 'linear':
+    # 13 images are left to train on, and four devices share them.
+    assert result['batch_size'] == 12 and 'batch 12' in shown
+  if name == 'few-labels':
+    assert [row['labels'] for row in result['rows']] == ['1 per class', '5 per class']
+    assert '20 per class: skipped, the smallest class has 5' in shown
+  if name == 'knn':
+    assert shown.count('<- headline') == 1
+    (row,) = [line for line in shown.splitlines() if '<- headline' in line]
+    assert row.split()[:2] == ['15', '0.10']
+  if name in ('knn', 'logistic'):
+    assert result['top1'] > 0.6, 'colors are separable'
+
+
+@pytest.mark.parametrize('name', SHORT)
+def test_without_a_test_split_all_are_tested(
+  name, untrained, without_test, tmp_path, capsys, monkeypatch
+):
+  count = 2 if name == 'linear' else 5
+  monkeypatch.setattr(folds, 'FOLDS', count)
+  result, shown = evaluated(name, untrained, without_test, tmp_path, capsys)
+  assert f'cross-validated in {count} parts: there is no test split' in shown
+  assert len(result['folds']) == count
+  if name in ('knn', 'logistic', 'linear'):
+    assert f'± {result["top1_sd"]:.2%}' in shown and 'on 15 test images' in shown
+    assert result['top1'] == pytest.approx(np.mean([fold['top1'] for fold in result['folds']]))
+
+
+@pytest.mark.parametrize(
+  ('flags', 'sentence'),
+  [
+    (['--linear.batch_size=0'], 'linear.batch_size=0'),
+    (['--linear.batch_size=6'], 'linear.batch_size=6 is not a multiple of 4 devices'),
+    (['--linear.length=soon'], "linear.length='soon' is not a duration"),
+    (['--linear.warmup=90 epochs'], "linear.warmup='90 epochs' is"),
+    (['--linear.held_out=1.5'], 'held_out=1.5 must be between'),
+    (['--linear.kernel_init=ones'], "unknown linear.kernel_init 'ones'"),
+    (['--linear.name=sdg'], "did you mean 'sgd'"),
+    (['--linear.crop_scale=(0.5,2.0)'], 'linear: crop_scale is'),
+    (['--log.every=often'], "log.every='often' is not a duration"),
+  ],
+)
+def test_a_refused_run_leaves_nothing(flags, sentence, untrained, fifteen, tmp_path, capsys):
+  command = ['linear', str(untrained), '--data.name=npz', f'--data.dir={fifteen}',
+             f'--workdir={tmp_path / "out"}', *QUIET, *flags]  # fmt: skip
+  assert cli.run(command) == 2
+  error = capsys.readouterr().err
+  assert sentence in error and 'train.batch_size' not in error
+  assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize(
+  ('flags', 'sentence'),
+  [
+    (['--evals.knn.every=sometimes'], "evals.knn.every='sometimes' is not a duration"),
+    (['--checkpoint.every=sometimes'], "checkpoint.every='sometimes' is not a duration"),
+    (['--evals.knn.k=(0,)'], 'ks=(0,) must be numbers of neighbors'),
+    (['--evals.linear.length=soon'], "evals.linear.length='soon' is not a duration"),
+  ],
+)
+def test_pretraining_is_refused_before_it_begins(flags, sentence, npz, tmp_path, capsys):
+  command = ['pretrain', 'byol:npz,smoke', f'--data.dir={npz}', '--data.name=npz',
+             '--evals.final=true', f'--workdir={tmp_path / "out"}', *QUIET, *flags]  # fmt: skip
+  assert cli.run(command) == 2
+  assert sentence in capsys.readouterr().err
+  assert not (tmp_path / 'out').exists()
