@@ -21,7 +21,7 @@ from byoljax.devices import collectives, mapping
 from byoljax.method import Aux, Batch, Method, Phase, transformed
 
 PyTree = Any
-Metrics = dict[str, jax.Array]
+Metrics = dict[str, Any]  # A float32 scalar, or `Measured` where not every step has one.
 Augment = Callable[[Batch, jax.Array], Batch]
 Diagnose = Callable[[jax.Array, jax.Array], Metrics]
 # (method state, micro-batch, its number) -> (gradients, Aux).
@@ -46,6 +46,13 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: PyTree
   method_state: PyTree
   key: jax.Array
+
+
+class Measured(NamedTuple):
+  """A metric of some steps: a value, 0 where it is not known (JAX_DEBUG_NANS would mind a NaN)."""
+
+  value: jax.Array
+  known: jax.Array
 
 
 class Skipping(NamedTuple):
@@ -251,18 +258,16 @@ def _merged(params: PyTree, trained: PyTree, phase: Phase) -> PyTree:
 def skip_if_nonfinite(
   state: TrainState, finish: Finish, numbers: list[jax.Array], axis: str | None
 ) -> tuple[PyTree, Skipping, PyTree, Metrics]:
-  """What `finish` returns if all numbers are finite, else the state as it was; and the count.
-
-  The metrics of a step that is skipped are NaN, which is not logged.
-  """
+  """What `finish` returns if all numbers are finite, else the state as it was; and the count."""
   fine = jnp.all(jnp.isfinite(jnp.stack(numbers)))
   # There are collectives in the branches: all devices must take the same.
   fine = collectives.pmean(fine.astype(jnp.float32), axis) == 1
   before: Skipping = state.opt_state
-  unknown = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(finish)[3])
+  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(finish)[3])
   params, inner, method_state, metrics = jax.lax.cond(
-    fine, finish, lambda: (state.params, before.inner, state.method_state, unknown)
+    fine, finish, lambda: (state.params, before.inner, state.method_state, nothing)
   )
+  metrics = {name: Measured(value, fine) for name, value in metrics.items()}
   in_a_row = jnp.where(fine, 0, before.in_a_row + 1)
   total = before.total + jnp.where(fine, 0, 1)
   counted = Skipping(inner, total, in_a_row, jnp.maximum(before.longest, in_a_row))

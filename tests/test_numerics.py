@@ -10,8 +10,9 @@ import pytest
 from byoljax import config as config_lib
 from byoljax.devices import collectives, mapping
 from byoljax.methods import METHODS
-from byoljax.step import Skipping, init_state, train_step
+from byoljax.step import Measured, Skipping, init_state, train_step
 from byoljax.train.record import Cadence, Record
+from byoljax.train.run import _diagnosis
 from byoljax.workdir import metrics
 from tests.methods.test_contract import BATCH, MEMORIES, ROWS, WIDTH, batch_of, make
 from tests.paths import ROOT
@@ -64,6 +65,8 @@ def test_a_spoilt_step_changes_nothing_and_degenerate_batches_are_finite(name):
   assert counts(state) == (0, 0, 0) and int(metrics_['skipped']) == 0
   after, metrics_ = step(state, spoilt(batch_of(name, 1)))
   assert int(after.step) == 2 and counts(after) == (1, 1, 1) and int(metrics_['skipped']) == 1
+  masked = [metric for metric in metrics_.values() if isinstance(metric, Measured)]
+  assert all(metric.value == 0 and not metric.known for metric in masked)
   assert_equal(
     (after.params, after.opt_state.inner, after.method_state),
     (state.params, state.opt_state.inner, state.method_state),
@@ -215,8 +218,9 @@ def test_the_run_stops_after_so_many_in_a_row(tmp_path):
   run = FakeRun(max_skipped=3)
   with Record(run, tmp_path, Cadence(), 0, ('loss', 'grad_norm')) as record:
     row = {'loss': np.nan, 'grad_norm': np.inf, 'skipped': 2, 'skipped_in_a_row': 2}
+    row |= {'tau': Measured(np.float32(0), np.bool_(False)), 'epoch': Measured(2.0, True)}
     read = record.read(4, row)
-    assert read['skipped'] == 2 and 'loss' not in read
+    assert read['skipped'] == 2 and 'loss' not in read and 'tau' not in read
     record.write(4, read)
     with pytest.raises(FloatingPointError, match='3 steps in a row up to step 7 .*max_skipped=3'):
       record.read(7, row | {'skipped': 5, 'skipped_in_a_row': 3})
@@ -226,6 +230,17 @@ def test_the_run_stops_after_so_many_in_a_row(tmp_path):
     pytest.raises(FloatingPointError, match='loss became nan'),
   ):
     record.read(4, {'loss': np.nan})
+
+
+def test_what_is_not_due_is_masked_and_not_nan():
+  """NaN as 'no value' ends a run with JAX_DEBUG_NANS, after minutes of recursion."""
+  diagnose = jax.jit(jax.vmap(_diagnosis(2, 9), (0, None), axis_name=collectives.AXIS))
+  embedding = np.random.default_rng(0).normal(size=(1, 8, 4)).astype(np.float32)
+  for step, due in ((0, False), (1, True), (8, True)):
+    found = diagnose(embedding, step)
+    assert set(found) == {'collapse/std', 'collapse/rank'}
+    for metric in found.values():
+      assert bool(np.all(metric.known)) == due and bool(np.all(metric.value == 0)) != due
 
 
 def test_policies_are_checked():

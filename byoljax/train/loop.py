@@ -27,7 +27,7 @@ from byoljax.devices import hosts, mapping
 from byoljax.devices.stop import StopRequest
 from byoljax.evals import features as features_lib
 from byoljax.length import is_due, next_due
-from byoljax.step import TrainState
+from byoljax.step import Metrics, TrainState
 from byoljax.train.record import Cadence, Record
 from byoljax.train.run import Run
 from byoljax.workdir import checkpoint, run_dir
@@ -64,7 +64,7 @@ def batches(run: Run, start_step: int) -> Generator[pipeline.Batch, None, None]:
 
 
 # (state, steps done, limit) -> (state, metrics, steps done, at most the limit).
-Advance = Callable[[TrainState, int, int], tuple[TrainState, dict[str, jax.Array], int]]
+Advance = Callable[[TrainState, int, int], tuple[TrainState, Metrics, int]]
 
 
 def training(
@@ -73,7 +73,7 @@ def training(
   start_step: int,
   clock: Clock,
   due: Callable[[int], float] = lambda done: math.inf,
-) -> Generator[tuple[int, TrainState, dict[str, jax.Array]], None, None]:
+) -> Generator[tuple[int, TrainState, Metrics], None, None]:
   """The loop: yields (steps done, state, metrics of the last step on the device).
 
   The yielded state is donated to the next step: copy what must outlive it.
@@ -118,9 +118,7 @@ def _advance(run: Run, start_step: int, clock: Clock) -> Iterator[Advance]:
       return
   with contextlib.closing(batches(run, start_step)) as made:
 
-    def advance(
-      state: TrainState, done: int, limit: int
-    ) -> tuple[TrainState, dict[str, jax.Array], int]:
+    def advance(state: TrainState, done: int, limit: int) -> tuple[TrainState, Metrics, int]:
       del limit
       with clock.waiting():
         batch = mapping.shard(next(made))
@@ -145,11 +143,9 @@ def _resident(run: Run, source: Source, clock: Clock) -> Advance:
   assert run.many_steps is not None
   many_steps = run.many_steps
   calls, at_once = 0, 1
-  before: dict[str, jax.Array] = {}
+  before: Metrics = {}
 
-  def advance(
-    state: TrainState, done: int, limit: int
-  ) -> tuple[TrainState, dict[str, jax.Array], int]:
+  def advance(state: TrainState, done: int, limit: int) -> tuple[TrainState, Metrics, int]:
     nonlocal calls, at_once, before
     count = min(limit - done, at_once)
     with clock.waiting():

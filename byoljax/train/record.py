@@ -4,10 +4,10 @@ from collections.abc import Mapping
 import pathlib
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from byoljax.devices import mapping, processes
+from byoljax.step import Measured, Metrics
 from byoljax.train.run import Run
 from byoljax.workdir import metrics, progress
 from byoljax.workdir.clock import Clock, ProfileWindow
@@ -95,13 +95,13 @@ class Record:
     self.profiler.close()
     self._writer.close()
 
-  def read(self, done: int, values: Mapping[str, jax.Array]) -> dict[str, float]:
+  def read(self, done: int, values: Metrics) -> dict[str, float]:
     """The metrics after `done` steps, on the host; waits for the device.
 
     Raises:
       FloatingPointError: a metric that must be finite is not, or too many steps were skipped.
     """
-    row = {name: float(value) for name, value in mapping.fetch(dict(values)).items()}
+    row = _known(mapping.fetch(dict(values)))
     self.clock.tick(done)  # Only now are the steps up to here really done.
     limit = self._run.max_skipped
     if row.get('skipped_in_a_row', 0) >= limit > 0:
@@ -117,11 +117,12 @@ class Record:
           f'checkpoint before that stays. A lower optim.base_lr or a longer optim.warmup may help.'
         )
     self._since = done
-    measured = {name: value for name, value in row.items() if not np.isnan(value)}
+    # The loss of a step that was skipped is none.
+    row = {name: value for name, value in row.items() if not np.isnan(value)}
     if self._run.schedule is not None:
-      measured['lr'] = float(np.max(np.asarray(self._run.schedule(done - 1))))
-    measured['epoch'] = done / self._run.length.steps_per_epoch
-    return measured | self.clock.read()
+      row['lr'] = float(np.max(np.asarray(self._run.schedule(done - 1))))
+    row['epoch'] = done / self._run.length.steps_per_epoch
+    return row | self.clock.read()
 
   def write(self, done: int, row: Mapping[str, float]) -> None:
     """Writes a row to the metrics' files, durably, and shows it on the progress line."""
@@ -129,3 +130,12 @@ class Record:
     self._writer.write(done, row)
     self._writer.flush()
     self._progress.update(done, self._latest)
+
+
+def _known(values: Metrics) -> dict[str, float]:
+  """The metrics that a step has, as numbers."""
+  return {
+    name: float(value.value if isinstance(value, Measured) else value)
+    for name, value in values.items()
+    if not isinstance(value, Measured) or value.known
+  }

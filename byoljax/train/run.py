@@ -34,7 +34,7 @@ from byoljax.evals import collapse
 from byoljax.length import Length, is_due
 from byoljax.method import Batch, Method, Setting, transformed
 from byoljax.optim.recipe import Recipe
-from byoljax.step import TrainState, make_init, train_step
+from byoljax.step import Measured, Metrics, TrainState, make_init, train_step
 from byoljax.train import online_probe, sharding
 from byoljax.train.online_probe import ProbeOptions
 
@@ -99,11 +99,11 @@ class Run(NamedTuple):
   warmup_steps: int
   log_every: int
   max_skipped: int
-  step: Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]
+  step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
   create: Callable[[], TrainState]
   layout: sharding.Placement
   report: str
-  many_steps: Callable[..., tuple[TrainState, dict[str, jax.Array]]] | None
+  many_steps: Callable[..., tuple[TrainState, Metrics]] | None
 
 
 def make_run(
@@ -294,15 +294,16 @@ def _many_steps(
   )
 
 
-def _diagnosis(every: int, total: int) -> Callable[[jax.Array, jax.Array], dict[str, jax.Array]]:
-  """Collapse metrics at the steps that are logged; NaN at others, since eigenvalues cost time."""
+def _diagnosis(every: int, total: int) -> Callable[[jax.Array, jax.Array], Metrics]:
+  """Collapse metrics at the steps that are logged: eigenvalues cost time."""
 
-  def diagnose(embedding: jax.Array, step: jax.Array) -> dict[str, jax.Array]:
+  def diagnose(embedding: jax.Array, step: jax.Array) -> Metrics:
     measure = functools.partial(collapse.collapse_metrics, axis=collectives.AXIS)
-    skipped = jax.tree.map(
-      lambda x: jnp.full(x.shape, jnp.nan, x.dtype), jax.eval_shape(measure, embedding)
+    nothing = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(measure, embedding)
     )
     due = is_due(step + 1, every) | (step + 1 == total)
-    return jax.lax.cond(due, measure, lambda _: skipped, embedding)
+    found = jax.lax.cond(due, measure, lambda _: nothing, embedding)
+    return {name: Measured(value, due) for name, value in found.items()}
 
   return diagnose
