@@ -236,11 +236,19 @@ def skips_non_finite(config: Config) -> bool:
 
 def differences(old: Config, new: Config) -> list[str]:
   """Lists the fields that make two runs different, as 'field: old -> new'; see `NEUTRAL`."""
-  a, b = flatten(old), flatten(new)
+  a, b = decisive(old), decisive(new)
   absent = '(absent)'
   return [
     f'{name}: {a.get(name, absent)!r} -> {b.get(name, absent)!r}'
     for name in sorted(a.keys() | b.keys())
     if a.get(name, absent) != b.get(name, absent)
-    and not any(name == field or name.startswith(f'{field}.') for field in NEUTRAL)
   ]
+
+
+def decisive(config: Config) -> dict[str, Any]:
+  """{dotted field: value} of all fields that make a run what it is: those not in `NEUTRAL`."""
+  return {
+    name: value
+    for name, value in flatten(config).items()
+    if not any(name == field or name.startswith(f'{field}.') for field in NEUTRAL)
+  }

@@ -9,6 +9,7 @@ the target over the devices by wrapping the optimizer and the method: nothing he
 """
 
 from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -53,6 +54,9 @@ class Measured(NamedTuple):
 
   value: jax.Array
   known: jax.Array
+
+  def __float__(self) -> float:
+    return float(self.value) if self.known else math.nan
 
 
 class Skipping(NamedTuple):

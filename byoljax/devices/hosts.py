@@ -15,12 +15,18 @@ def broadcast_from_first(value: int) -> int:
 
 def all_agree(fine: bool) -> bool:
   """Whether `fine` is true on every process. All processes must call it; it is a barrier."""
+  return not dissenters(fine)
+
+
+def dissenters(fine: bool) -> list[int]:
+  """The processes on which `fine` is false. All processes must call it; it is a barrier."""
   import jax
   from jax.experimental import multihost_utils
 
   if jax.process_count() == 1:
-    return fine
-  return bool(np.all(multihost_utils.process_allgather(np.asarray(fine))))
+    return [] if fine else [0]
+  found = np.asarray(multihost_utils.process_allgather(np.asarray(fine)))
+  return [int(index) for index in np.flatnonzero(~found)]
 
 
 def is_first_process() -> bool:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from byoljax.devices import mapping, processes
-from byoljax.step import Measured, Metrics
+from byoljax.step import Metrics
 from byoljax.train.run import Run
 from byoljax.workdir import metrics, progress
 from byoljax.workdir.clock import Clock, ProfileWindow
@@ -101,7 +101,7 @@ class Record:
     Raises:
       FloatingPointError: a metric that must be finite is not, or too many steps were skipped.
     """
-    row = _known(mapping.fetch(dict(values)))
+    row = {name: float(value) for name, value in mapping.fetch(dict(values)).items()}
     self.clock.tick(done)  # Only now are the steps up to here really done.
     limit = self._run.max_skipped
     if row.get('skipped_in_a_row', 0) >= limit > 0:
@@ -117,7 +117,7 @@ class Record:
           f'checkpoint before that stays. A lower optim.base_lr or a longer optim.warmup may help.'
         )
     self._since = done
-    # The loss of a step that was skipped is none.
+    # What this step has no value of, among it the loss of a step that was skipped.
     row = {name: value for name, value in row.items() if not np.isnan(value)}
     if self._run.schedule is not None:
       row['lr'] = float(np.max(np.asarray(self._run.schedule(done - 1))))
@@ -130,12 +130,3 @@ class Record:
     self._writer.write(done, row)
     self._writer.flush()
     self._progress.update(done, self._latest)
-
-
-def _known(values: Metrics) -> dict[str, float]:
-  """The metrics that a step has, as numbers."""
-  return {
-    name: float(value.value if isinstance(value, Measured) else value)
-    for name, value in values.items()
-    if not isinstance(value, Measured) or value.known
-  }

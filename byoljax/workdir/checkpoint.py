@@ -28,7 +28,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from byoljax.devices import hosts, mapping
 from byoljax.version import __version__, versions
-from byoljax.workdir import integrity, restore
+from byoljax.workdir import integrity, restore, run_dir
 from byoljax.workdir.integrity import DamagedError
 from byoljax.workdir.restore import require_equal_shapes, restore_subtrees, stored_names
 
@@ -59,7 +59,7 @@ class Checkpoints:
     notes: messages for the user about damaged checkpoints.
 
   Raises:
-    ValueError: `keep` below 1.
+    ValueError: `keep` below 1, or a file where a directory has to be.
   """
 
   def __init__(self, workdir: str | os.PathLike[str], *, keep: int = 2):
@@ -76,6 +76,10 @@ class Checkpoints:
     self.notes: list[str] = []
     self._saved_last: int | None = None
     self._directory = pathlib.Path(os.path.abspath(workdir)) / 'checkpoints'
+    self._run = run_dir.identity(self._directory.parent)
+    for folder in (self._directory, integrity.aside(self._directory)):
+      if folder.is_symlink() or folder.exists():
+        _require_directory(folder)
     self._remove_what_is_not_kept()
     self._set_aside_what_orbax_would_stumble_over()
     self._manager = ocp.CheckpointManager(
@@ -121,7 +125,9 @@ class Checkpoints:
     record = {}
     if hosts.is_first_process():  # Only this one writes JSON.
       leaves = restore.by_name(mapping.fetch(state))
-      record = integrity.make(leaves, step=step, metrics=numbers, version=__version__)
+      record = integrity.make(
+        leaves, step=step, metrics=numbers, version=__version__, run=self._run
+      )
     self.wait()  # Raises errors of the previous save; frees space as well.
     with self._writing():
       saved = self._manager.save(
@@ -161,6 +167,7 @@ class Checkpoints:
     record = integrity.read(directory)
     with _naming_the_version(record['byoljax']):
       require_equal_shapes(integrity.shapes(record), host, types=True)
+    integrity.require_run(record, self._run, directory)
     integrity.verify_shapes(record, restore.by_name(restore.shapes(directory)))
     state = restore.read(directory, host)
     integrity.verify(record, restore.by_name(state))
@@ -190,7 +197,7 @@ class Checkpoints:
         fault = str(error)
       if hosts.all_agree(not fault):
         return state, step
-      self._set_aside(step, fault or 'another process could not read it')
+      self._set_aside(self._directory / str(step), fault or 'another process could not read it')
       hosts.all_agree(True)  # A barrier: wait until the directory has been moved.
       self._manager.reload()
     if not hosts.all_agree(not self.notes):
@@ -200,11 +207,11 @@ class Checkpoints:
       )
     return None
 
-  def _set_aside(self, step: int, fault: str) -> None:
+  def _set_aside(self, directory: pathlib.Path, fault: str) -> None:
     if not hosts.is_first_process():
       return
-    kept = integrity.set_aside(self._directory / str(step))
-    self.notes.append(f"Checkpoint {step} is damaged: {fault}; it is kept in '{kept}'.")
+    kept = integrity.set_aside(directory)
+    self.notes.append(f"Checkpoint {directory.name} is damaged: {fault}; it is kept in '{kept}'.")
 
   def _remove_what_is_not_kept(self) -> None:
     if hosts.is_first_process():
@@ -213,11 +220,12 @@ class Checkpoints:
   def _set_aside_what_orbax_would_stumble_over(self) -> None:
     """Orbax reads the metrics of all checkpoints at once, and fails if it cannot read one."""
     if hosts.is_first_process() and self._directory.is_dir():
-      for step in sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit()):
+      # Whatever Orbax might take for a step's: '²' and '007' as well.
+      for directory in sorted(p for p in self._directory.iterdir() if p.name.isnumeric()):
         try:
-          integrity.check_small_files(self._directory / str(step))
+          integrity.check_small_files(directory)
         except DamagedError as error:
-          self._set_aside(step, str(error))
+          self._set_aside(directory, str(error))
     hosts.all_agree(True)
 
   def wait(self) -> None:
@@ -265,8 +273,8 @@ class Checkpoints:
 def latest_finished(workdir: str | os.PathLike[str]) -> int | None:
   """The step of the newest complete checkpoint in a workdir, without opening it; None if none."""
   folder = pathlib.Path(workdir) / 'checkpoints'
-  steps = [int(p.name) for p in folder.glob('*') if p.name.isdigit() and _is_whole(p)]
-  return max(steps, default=None)
+  found = {integrity.step_of(path) for path in folder.glob('*') if _is_whole(path)}
+  return max(found - {None}, default=None)
 
 
 def _is_whole(directory: pathlib.Path) -> bool:
@@ -290,6 +298,11 @@ def checkpoint_directory(pretrained: str | os.PathLike[str]) -> pathlib.Path:
       f"'{pretrained}' {what}: name a run's workdir or one of its checkpoints/<step> directories."
     )
   return path / 'checkpoints' / str(latest)
+
+
+def _require_directory(path: pathlib.Path) -> None:
+  if not path.is_dir():
+    raise ValueError(f"'{path}' is not a directory: move it away, or choose another --workdir.")
 
 
 def _best_metric(metrics: Mapping[str, float] | None) -> float:

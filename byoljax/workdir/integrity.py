@@ -5,9 +5,11 @@ therefore has `integrity/metadata`, a small JSON file with the SHA-256 digest, s
 every array, computed from the arrays in memory, and a digest of the record itself. It is committed
 atomically with the rest: a checkpoint has its record or does not exist.
 
-    {"format": 1, "byoljax": "0.1.0", "step": 400, "metrics": {...},
+    {"format": 1, "byoljax": "0.1.0", "run": "<16 digits>", "step": 400, "metrics": {...},
      "leaves": {"params/encoder/conv1/kernel": ["float32", [3, 3, 3, 64], "<64 hex digits>"], ...},
      "sha256": "<digest of all of the above>"}
+
+"run" is `run_dir.identity`: a checkpoint that was put into another run's directory is refused.
 
 Digests detect accidents, not forgeries: whoever can write the directory can write the record too.
 """
@@ -44,7 +46,7 @@ class DamagedError(ValueError):
 
 
 def make(
-  leaves: Leaves, *, step: int, metrics: Mapping[str, float], version: str
+  leaves: Leaves, *, step: int, metrics: Mapping[str, float], version: str, run: str = ''
 ) -> dict[str, Any]:
   """The record of a checkpoint.
 
@@ -53,11 +55,13 @@ def make(
     step: the checkpoint's step.
     metrics: the numbers stored with the state.
     version: of byoljax.
+    run: the run's identity; '' where it has none.
   """
   found = zip(leaves, leaves.values(), _digests(leaves.values()), strict=True)
   record = {
     'format': FORMAT,
     'byoljax': version,
+    'run': run,
     'step': step,
     'metrics': dict(metrics),
     'leaves': {name: [str(x.dtype), list(x.shape), digest] for name, x, digest in found},
@@ -89,9 +93,35 @@ def read(directory: pathlib.Path) -> dict[str, Any]:
     )
   if not _is_well_formed(record):
     raise DamagedError('its integrity record is malformed')
-  if directory.name.isdigit() and record['step'] != int(directory.name):
+  if step_of(directory) not in (None, record['step']):
     raise DamagedError(f'it holds step {record["step"]}')
   return record
+
+
+def require_run(record: Mapping[str, Any], run: str, directory: pathlib.Path) -> None:
+  """Checks that a checkpoint belongs to the run in whose directory it lies.
+
+  Args:
+    record: see `read`.
+    run: the run's identity; '' where it has none.
+    directory: of the checkpoint.
+
+  Raises:
+    ValueError: it was written by another run.
+  """
+  written = record.get('run', '')
+  if run and written and written != run:
+    raise ValueError(
+      f"'{directory}' was written by another run, with another seed, other settings or data than "
+      f'those in config.json: put it back where it belongs.'
+    )
+
+
+def step_of(directory: pathlib.Path) -> int | None:
+  """The step that a checkpoint's directory is named after: 40 of '40', but None of '040' or '²'."""
+  name = directory.name
+  plain = name.isascii() and name.isdigit() and (name == '0' or name[0] != '0')
+  return int(name) if plain else None
 
 
 def is_there(directory: pathlib.Path) -> bool:
@@ -150,6 +180,8 @@ def check_small_files(directory: pathlib.Path) -> None:
   Raises:
     DamagedError: one of them cannot be read, or they disagree.
   """
+  if step_of(directory) is None:
+    raise DamagedError("its name is not a step's, such as '40'")
   record = read(directory)
   path = directory / 'metrics' / 'metrics'
   try:
@@ -163,13 +195,18 @@ def check_small_files(directory: pathlib.Path) -> None:
     raise DamagedError('its metrics changed after they were written')
 
 
+def aside(checkpoints: pathlib.Path) -> pathlib.Path:
+  """Where those that are damaged are kept: beside a run's directory of checkpoints."""
+  return checkpoints.parent / 'damaged-checkpoints'
+
+
 def set_aside(directory: pathlib.Path) -> pathlib.Path:
   """Moves a step's directory aside without deleting anything.
 
   Returns:
     Its new path: <workdir>/damaged-checkpoints/<step>, or <step>-2 and so on.
   """
-  home = directory.parent.parent / 'damaged-checkpoints'
+  home = aside(directory.parent)
   home.mkdir(exist_ok=True)
   target, number = home / directory.name, 1
   while target.exists():

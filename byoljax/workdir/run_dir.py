@@ -11,11 +11,14 @@ evals/           later evaluations, one directory each
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import pathlib
 import platform
+import secrets
+import time
 from typing import Any, NamedTuple
 
 from byoljax import config as config_lib
@@ -31,6 +34,7 @@ except ImportError:  # Windows has no flock: two runs in one directory are not d
 
 log = logging.getLogger('byoljax')
 LOCK = 'lock'
+_START = ', start '
 
 
 class Invocation(NamedTuple):
@@ -54,19 +58,22 @@ def lock_workdir(workdir: pathlib.Path) -> Iterator[None]:
   names the holder. If the file system does not support locks, the run continues without one.
 
   Raises:
-    ConfigError: another run holds it, or the directory cannot be written; on every process.
+    ConfigError: another run holds it, it cannot be written, or the processes of this run see
+      different directories of that name; on every process.
   """
-  problem, descriptor = '', None
+  problem, descriptor, start = '', None, secrets.randbelow(1 << 31)
   if hosts.is_first_process():
     try:
       workdir.mkdir(parents=True, exist_ok=True)
       descriptor = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-      problem = _lock(workdir, descriptor)
+      problem = _lock(workdir, descriptor) or _sign(descriptor, start)
     except OSError as error:
       problem = f"--workdir='{workdir}' cannot be written: {error.strerror}."
   try:
     if not hosts.all_agree(not problem):
       raise ConfigError(problem or f"the first process could not take '{workdir}'.")
+    if processes.is_multiprocess():
+      _require_shared(workdir, hosts.broadcast_from_first(start))
     yield
   finally:
     if descriptor is not None:
@@ -87,10 +94,40 @@ def _lock(workdir: pathlib.Path, descriptor: int) -> str:
     )
   except OSError as error:
     log.info('%s: no locks on this file system (%s)', workdir, error.strerror)
-    return ''
-  os.ftruncate(descriptor, 0)
-  os.pwrite(descriptor, f'process {os.getpid()} on {platform.node()}\n'.encode(), 0)
   return ''
+
+
+def _sign(descriptor: int, start: int) -> str:
+  """Writes the holder's name and the number of this start into the lock; returns ''."""
+  os.ftruncate(descriptor, 0)
+  os.pwrite(descriptor, f'process {os.getpid()} on {platform.node()}{_START}{start}\n'.encode(), 0)
+  os.fsync(descriptor)  # Other machines read it.
+  return ''
+
+
+def _require_shared(workdir: pathlib.Path, start: int) -> None:
+  """Raises ConfigError unless all processes see in the directory what the first one has written.
+
+  Without this check processes would wait for each other's part of a checkpoint, for 20 minutes.
+  """
+  blind = ', '.join(map(str, hosts.dissenters(_sees(workdir, start))))
+  if blind:
+    raise ConfigError(
+      f"--workdir='{workdir}' is not the same directory for process {blind} as for process 0: it "
+      f'must be on a file system that all of them share.'
+    )
+
+
+def _sees(workdir: pathlib.Path, start: int, seconds: float = 5.0) -> bool:
+  """Whether the lock is signed with this start; network file systems may take a moment."""
+  end = time.monotonic() + seconds
+  while True:
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+      if (workdir / LOCK).read_text().strip().endswith(f'{_START}{start}'):
+        return True
+    if time.monotonic() > end:
+      return False
+    time.sleep(0.1)
 
 
 def open_workdir(
@@ -253,6 +290,25 @@ def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text()).get('facts', {}))
   except (OSError, ValueError, TypeError, AttributeError) as error:
     raise ConfigError(f"'{path}' cannot be read ({error}).") from error
+
+
+def identity(workdir: pathlib.Path) -> str:
+  """What the checkpoints in a directory have to belong to: a digest of its run's settings and data.
+
+  The directory may be one of a larger run's, as those of a sweep are. Two runs with equal settings,
+  seed and data make equal checkpoints, and have one identity.
+
+  Returns:
+    16 hexadecimal digits; '' where no config.json says.
+  """
+  workdir = workdir.absolute()
+  for home in (workdir, *workdir.parents[:2]):
+    if (home / 'config.json').is_file():
+      data = json.loads((home / 'config.json').read_text()).get('data_fingerprint')
+      fields = config_lib.decisive(run_config(home))
+      told = json.dumps([fields, data, workdir.relative_to(home).as_posix()], sort_keys=True)
+      return hashlib.sha256(told.encode()).hexdigest()[:16]
+  return ''
 
 
 def run_config(workdir: pathlib.Path) -> Config:

@@ -155,6 +155,22 @@ def test_four_processes_are_one_of_four_devices(tiny, odd, tmp_path, data):
 
 
 @pytest.mark.slow
+def test_a_directory_that_is_not_shared_is_noticed_at_the_start(tiny, tmp_path):
+  """Else each would wait for the other's part of the first checkpoint."""
+  port = free_port()
+  runs = [
+    start(tiny, 1, tmp_path / f'machine{number}' / 'run', f'--coordinator_address=localhost:{port}',
+          '--num_processes=2', f'--process_id={number}')
+    for number in range(2)
+  ]  # fmt: skip
+  outputs = [process.communicate(timeout=120)[0] for process in runs]
+  assert [process.returncode for process in runs] == [2, 2]
+  for output in outputs:
+    assert 'is not the same directory for process 1 as for process 0' in output
+    assert 'Traceback' not in output
+
+
+@pytest.mark.slow
 def test_two_processes_share_an_optimizer(tiny, one_device, tmp_path):
   """Each of two devices in two processes keeps half; stopped half-way, one process keeps it all."""
   shared = [*tiny, '--config.train.shard_state=true']

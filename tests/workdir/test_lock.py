@@ -55,13 +55,32 @@ def test_the_second_run_is_refused_and_a_killed_one_is_not_in_the_way(
 def test_the_lock_says_who_and_ends_with_the_block(tmp_path):
   run = tmp_path / 'new' / 'run'
   with run_dir.lock_workdir(run):
-    assert re.fullmatch(r'process \d+ on \S+\n', (run / run_dir.LOCK).read_text())
+    assert re.fullmatch(r'process \d+ on \S+, start \d+\n', (run / run_dir.LOCK).read_text())
     with pytest.raises(ConfigError, match='in use by another run'), run_dir.lock_workdir(run):
       pass
   with pytest.raises(RuntimeError), run_dir.lock_workdir(run):
     raise RuntimeError
   with run_dir.lock_workdir(run):
     pass
+
+
+def test_processes_that_see_different_directories_are_named(tmp_path, monkeypatch):
+  """Each reads what process 0 has written; the sentence is the same for all of them."""
+  with run_dir.lock_workdir(tmp_path / 'run'):
+    start = int((tmp_path / 'run' / run_dir.LOCK).read_text().split()[-1])
+    assert run_dir._sees(tmp_path / 'run', start)
+    for place, number in ((tmp_path / 'run', start + 1), (tmp_path / 'nowhere', start)):
+      assert not run_dir._sees(place, number, seconds=0.0)
+  monkeypatch.setattr(run_dir.processes, 'is_multiprocess', lambda: True)
+  monkeypatch.setattr(run_dir.hosts, 'dissenters', lambda fine: [] if fine else [1, 3])
+  with run_dir.lock_workdir(tmp_path / 'run'):
+    pass
+  monkeypatch.setattr(run_dir, '_sees', lambda *unused: False)
+  with (
+    pytest.raises(ConfigError, match='not the same directory for process 1, 3 as for process 0'),
+    run_dir.lock_workdir(tmp_path / 'run'),
+  ):
+    raise AssertionError('it began')
 
 
 def test_only_the_first_process_locks(tmp_path, monkeypatch):
