@@ -22,6 +22,7 @@ from byoljax.config import ConfigError
 from byoljax.suggest import did_you_mean
 from byoljax.tasks.command import RECIPE, Argument, Command
 from byoljax.version import __version__
+from byoljax.workdir import activity
 
 _EPILOG = """\
 RECIPE is a name and, after a colon, its options, or the path of a file:
@@ -71,7 +72,8 @@ def _run(parsed: Parsed) -> int:
   if command.task:
     return main.run(options, overrides)
   options.overrides = overrides
-  return command.run(options)
+  with activity.watching(f'{command.name}: working'):
+    return command.run(options)
 
 
 def parse(arguments: Sequence[str]) -> Parsed:

@@ -87,6 +87,34 @@ class Length(NamedTuple):
       total_steps=self.total_steps,
     )
 
+  def every(self, field: str, text: str, *, may_be_never: bool = False) -> int:
+    """Steps between two times of what happens again and again; 0: at the end only; -1: never.
+
+    Args:
+      field: the field's name, for messages.
+      text: a duration, 'at the end' (as a duration of 0) or 'never'.
+      may_be_never: whether that is allowed.
+
+    Raises:
+      ValueError: none of these.
+    """
+    word = ' '.join(str(text).split())
+    if word == AT_THE_END:
+      return 0
+    if word == NEVER and may_be_never:
+      return -1
+    if word == NEVER:
+      raise ValueError(f"{field}='{NEVER}' would leave nothing of the run: write '{AT_THE_END}'.")
+    try:
+      return self.steps(field, text)
+    except ValueError as error:
+      words = f"'{AT_THE_END}' or '{NEVER}'" if may_be_never else f"'{AT_THE_END}'"
+      raise ValueError(f'{str(error)[:-1]}; or write {words}.') from None
+
+
+# Words for how often, where a number of steps would be a riddle.
+AT_THE_END, NEVER = 'at the end', 'never'
+
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
   """Whole batches in one pass over the data."""
@@ -115,11 +143,11 @@ def make_length(
 
 
 def is_due(done: Any, every: int) -> Any:
-  """Whether what happens every so many steps happens after `done` of them; never where it is 0.
+  """Whether what happens every so many steps happens after `done` of them; not where it is < 1.
 
   Args:
     done: a number of steps, traced or not.
-    every: a number of steps.
+    every: a number of steps, see `Length.every`.
   """
   return (every > 0) & (done % max(every, 1) == 0)
 

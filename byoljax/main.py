@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+import contextlib
 import json
 import logging
 import os
@@ -75,7 +76,8 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
   task = config_lib.choose('task', config.task, tasks.TASKS)
   _set_verbosity(config.log.verbose)
   # JAX is imported only now: a mistake in the configuration is answered at once.
-  from byoljax.devices import xla
+  from byoljax.devices import hosts, xla
+  from byoljax.workdir import activity
   from byoljax.workdir.run_dir import Invocation
 
   xla.set_defaults()
@@ -86,7 +88,12 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
     print(note, file=sys.stderr)
   with config_lib.user_errors():
     processes.join(launch, _common(config, options))
-  return task(config, Invocation(options.config, options.workdir))
+  with (
+    activity.watching(f'{config.task}: working')
+    if hosts.is_first_process()
+    else contextlib.nullcontext()
+  ):
+    return task(config, Invocation(options.config, options.workdir))
 
 
 def _common(config: Config, options: argparse.Namespace) -> str:

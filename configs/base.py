@@ -167,7 +167,7 @@ def get_config() -> ConfigDict:
         'image_size': 224,
         'batch_size': 512,
         'knn': {
-          'every': '10 epochs',  # '0 epochs' = at the end only
+          'every': '10 epochs',  # or 'at the end' only, or 'never'
           'k': (1, 5, 10, 20, 50, 100, 200),
           'temperature': (0.07, 0.1, 0.2),
           # While training, both are training images; the test set is for the end.
@@ -179,7 +179,7 @@ def get_config() -> ConfigDict:
         'baselines': True,  # ... with a random encoder and raw pixels beside it
         'linear': linear_protocol(),
       },
-      'checkpoint': {'every': '10 epochs', 'keep': 2},
+      'checkpoint': {'every': '10 epochs', 'keep': 2},  # or 'at the end' only
       'log': {'every': '50 steps', 'tensorboard': True, 'csv': False, 'verbose': False},
       'profile': {'start': 0, 'steps': 0},  # trace of these steps; 0 steps = off
       'bench': {'steps': 20, 'rounds': 3},  # timed by the task 'bench': rounds of so many steps
@@ -201,7 +201,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
   config.encoder.update(patch_size=0, grid=0, fc_dim=4096)
   config.optim.warmup = '2 steps'
   config.evals.update(image_size=32, batch_size=64, final=False, report=False)
-  config.evals.knn.update(every='0 epochs', max_bank=256)
+  config.evals.knn.update(every='at the end', max_bank=256)
   config.checkpoint.every = '3 steps'
   config.log.every = '2 steps'
   return config

@@ -122,6 +122,18 @@ def test_bad_durations(text):
     length.duration_steps('f', text, steps_per_epoch=10, batch_size=64, total_steps=200)
 
 
+def test_how_often_has_words():
+  of = length.Length(batch_size=64, steps_per_epoch=10, total_steps=200)
+  assert of.every('f', 'at the end') == of.every('f', '0 steps') == 0
+  assert of.every('f', 'never', may_be_never=True) == -1 and of.every('f', '2 epochs') == 20
+  for every in (0, -1):
+    assert length.next_due(7, every) == float('inf') and not length.is_due(200, every)
+  with pytest.raises(ValueError, match="'never' would leave nothing of the run: write 'at the e"):
+    of.every('log.every', 'never')
+  with pytest.raises(ValueError, match="f='often' is not.*; or write 'at the end' or 'never'."):
+    of.every('f', 'often', may_be_never=True)
+
+
 def test_percentage_needs_a_total():
   with pytest.raises(ValueError, match='is not a duration'):
     length.duration_steps('f', '10 %', steps_per_epoch=10, batch_size=64)

@@ -47,7 +47,7 @@ LAYERS = {
   'plan': _TRAINING | {'train', 'report', 'flags'},
   'tasks': _TRAINING | {'train', 'protocols', 'weights', 'report', 'plan'},
   'main': {'config', 'devices', 'flags', 'tasks', 'version', 'workdir'},
-  'cli': {'config', 'flags', 'main', 'suggest', 'tasks', 'version'},
+  'cli': {'config', 'flags', 'main', 'suggest', 'tasks', 'version', 'workdir/activity'},
   '__main__': {'cli', 'devices'},
   # The public functions, each of which imports what it needs when it is called.
   '__init__': _TRAINING | {'train', 'protocols', 'report'},

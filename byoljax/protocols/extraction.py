@@ -6,7 +6,7 @@ what a result has to be compared with. Classifiers trained on an encoder are in
 `byoljax.protocols.training`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import functools
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder, Preprocessing, outputs
 from byoljax.evals import features
 from byoljax.models.net import Net
+from byoljax.workdir import activity
 
 PyTree = Any
 
@@ -76,13 +77,21 @@ def fit_to_devices(batch_size: int) -> int:
 
 def eval_batches(source: Source, data: EvalData) -> Any:
   """Every example once, un-augmented, over all processes."""
-  return pipeline.eval_batches(
+  batches = pipeline.eval_batches(
     source,
     image_size=data.image_size,
     batch_size=data.batch_size,
     process_index=jax.process_index(),
     process_count=jax.process_count(),
+    threads=data.threads,
   )
+  return watched(batches, source)
+
+
+def watched(batches: Iterable[Mapping[str, Any]], source: Source) -> Iterator[Any]:
+  """Batches of a source for evaluation; where they take long, it is said how far they are."""
+  own = -(-source.size // jax.process_count())
+  return activity.counted(batches, f'features of {source.name}', own, activity.rows, 'images')
 
 
 def extract(encoder: Encoder, source: Source, data: EvalData) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, knn
 from byoljax.protocols import extraction, folds
 from byoljax.protocols.extraction import EvalData
+from byoljax.workdir import activity
 
 # Features float32 [N, D] and labels, int32 [N] or bool [N, C].
 Split = tuple[np.ndarray, np.ndarray]
@@ -55,7 +56,7 @@ def knn_result(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> d
     raise ConfigError(f'{bank.name} has several labels per image: k-NN needs one.')
   every = splits(encoder, data)
   most = min(len(train[1]) for train, _ in every)
-  with user_errors('k-NN'):
+  with user_errors('k-NN'), activity.doing(f'k-NN of {data.test.size:,} images'):
     results = [
       knn.knn_accuracy(
         *train,

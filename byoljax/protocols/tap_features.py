@@ -85,7 +85,7 @@ def of_views(
     process_count=jax.process_count(),
     threads=data.threads,
   )
-  whole = ({**batch, 'image': batch} for batch in batches)
+  whole = ({**batch, 'image': batch} for batch in extraction.watched(batches, data.test))
   found, _ = extract(encoder.params, encoder.bn, whole)
   first, second = ({tap: found[f'{name}/{tap}'] for tap in taps} for name in pairs)
   return first, second

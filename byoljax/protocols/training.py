@@ -89,7 +89,7 @@ def set_up(
     steps = make_length(
       length, batch_size=batch_size, num_examples=source.size, field=f'{where}.length'
     )
-    log_every = steps.steps('log.every', logging.every)
+    log_every = steps.every('log.every', logging.every)
     recipe = make_recipe(_OPTIMIZER | dict(optimizer), steps, where=where)
   with user_errors(where):
     view = ViewSpec(

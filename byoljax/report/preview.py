@@ -16,6 +16,7 @@ from byoljax.method import transformed
 from byoljax.report import sheet
 from byoljax.train import loop
 from byoljax.train.run import Run
+from byoljax.workdir import activity
 
 
 def write_sheet(run: Run, path: pathlib.Path, names: Sequence[str] = (), count: int = 8) -> None:
@@ -27,7 +28,8 @@ def write_sheet(run: Run, path: pathlib.Path, names: Sequence[str] = (), count: 
     names: of the views; () numbers them.
     count: rows.
   """
-  originals, views, labels = example_views(run, min(count, run.source.size))
+  with activity.doing('previews of the views'):
+    originals, views, labels = example_views(run, min(count, run.source.size))
   numbered = [f'view{number + 1}' for number in range(len(views))]
   names = names if len(names) == len(views) else numbered
   captions = () if labels is None else captions_of(labels, len(views))
@@ -50,14 +52,17 @@ def captions_of(labels: np.ndarray, views: int) -> list[list[str]]:
 def example_views(
   run: Run, count: int
 ) -> tuple[list[np.ndarray], list[list[np.ndarray]], np.ndarray | None]:
-  """The first `count` images of the first batch, and what step 0 makes of them, for looking at.
+  """The first `count` different images of the first batch, and what step 0 makes of them.
 
   Returns:
     Original images, uint8; for every view a list of float32 images in [0, 1]; and the labels of a
     pretext task, [k, n] for n images, or None.
   """
   with contextlib.closing(loop.batches(run, 0)) as source:
-    batch = jax.tree.map(lambda x: x[:count], next(source))
+    batch = next(source)
+    places = [run.source.locate(int(i)) for i in batch['index']]
+    rows = sorted({place: row for row, place in reversed(list(enumerate(places)))}.values())
+    batch = jax.tree.map(lambda x: x[np.array(rows[:count])], batch)
   views, labels = _seen(run, batch)
   # A batch, or this process's part of it, may hold fewer than were asked for.
   clean = pipeline.eval_batches(

@@ -12,6 +12,7 @@ from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, hypersphere, knn
 from byoljax.protocols import extraction
 from byoljax.report.page import Gallery, Map
+from byoljax.workdir import activity
 
 MOST_POINTS = 1_000  # of the map
 _GALLERY_ROWS, _GALLERY_COLUMNS = 12, 8
@@ -49,7 +50,11 @@ def sample(encoder: Encoder, source: Source, most: int, seed: int, batch_size: i
     process_count=jax.process_count(),
   )
   extract = extraction.extractor(encoder)
-  found, index = extract(encoder.params, encoder.bn, features.with_index_as_label(batches))
+  found, index = extract(
+    encoder.params,
+    encoder.bn,
+    features.with_index_as_label(extraction.watched(batches, chosen)),
+  )
   labels = chosen.labels
   known = np.full(len(index), -1, np.int32) if labels is None else labels[index]
   return Sample(source, rows[index], found, known, image_size)
@@ -145,7 +150,8 @@ def layouts(sample: Sample) -> Map:
   if TSNE is not None and count > 5:
     perplexity = min(30.0, (count - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init='pca', random_state=0)
-    made['t-SNE'] = tsne.fit_transform(unit)
+    with activity.doing('map of the embeddings (t-SNE)'):
+      made['t-SNE'] = tsne.fit_transform(unit)
   components = centered @ axes[:2].T
   made['PCA'] = np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
   images = _images(sample, np.arange(count))

@@ -10,7 +10,7 @@ from byoljax.tasks import data as data_lib
 from byoljax.tasks import pretrain
 from byoljax.tasks.command import RECIPE, Command
 from byoljax.version import versions
-from byoljax.workdir import run_dir
+from byoljax.workdir import activity, run_dir
 from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import Invocation, say
 
@@ -22,9 +22,9 @@ def run(config: Config, invocation: Invocation) -> int:
   if 'method' not in config or 'bench' not in config:
     raise ConfigError(f'{invocation.recipe} trains no encoder: name a recipe that does.')
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
-  found = timing.measure(
-    config, data_lib.open_split(config, 'pretrain', None), pretrain.given_networks(config)
-  )
+  source, given = data_lib.open_split(config, 'pretrain', None), pretrain.given_networks(config)
+  with activity.doing('timing the input, the step and both'):
+    found = timing.measure(config, source, given)
   say(timing_report.text(found))
   path = workdir / 'bench.json'
   if hosts.is_first_process():

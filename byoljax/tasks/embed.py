@@ -129,7 +129,11 @@ def _embed(
     threads=config.data.threads,
   )
   labels = source.labels
-  found, index = extract(encoder.params, encoder.bn, features.with_index_as_label(batches))
+  found, index = extract(
+    encoder.params,
+    encoder.bn,
+    features.with_index_as_label(extraction.watched(batches, source)),
+  )
   names = np.array([source.locate(int(i)) for i in index])
   known = np.full(len(index), -1, np.int32) if labels is None else labels[index].astype(np.int32)
   return Part(found, rows[index], known, names)

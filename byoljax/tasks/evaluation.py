@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.tasks import data as data_lib
-from byoljax.workdir import run_dir
+from byoljax.workdir import activity, run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
@@ -111,10 +111,9 @@ def on_frozen_features(
   home = result_directory(name, config, directory, invocation)
   data = data_of(config, source, config.batch_size, home)
   say(f'{name} of {directory} ({which(config)}) on {folds.describe(data)}')
-  with user_errors(name):
-    results = [
-      compute(config, train, test) for train, test in frozen_features.splits(encoder, data)
-    ]
+  splits = frozen_features.splits(encoder, data)
+  with user_errors(name), activity.doing(f'{name} of {data.train.size:,} images'):
+    results = [compute(config, train, test) for train, test in splits]
   result = folds.combined(results)
   run_dir.write_result(home / 'result.json', result, config, directory)
   say(show(result))

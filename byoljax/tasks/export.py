@@ -7,6 +7,7 @@ from typing import Any
 
 from byoljax.config import Config, user_errors
 from byoljax.tasks.command import Command
+from byoljax.workdir import activity
 from byoljax.workdir.run_dir import Invocation, say
 
 
@@ -25,7 +26,7 @@ def run(config: Config, invocation: Invocation) -> int:
     'step': int(directory.name),
     'results': _results(home),
   }
-  with user_errors('--workdir'):
+  with user_errors('--workdir'), activity.doing('compiling for every platform and writing'):
     exporting.write(encoder, folder, about)
   for path in sorted(folder.iterdir()):
     say(f'{os.path.getsize(path):>12,} bytes  {path}')

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 import functools
+import importlib.util
 import logging
 import pathlib
 import time
@@ -205,24 +206,39 @@ def _final_results(
 def _headline(config: Config, run: 'Run', workdir: pathlib.Path) -> str:
   import jax
 
-  length = run.length
+  length, short = run.length, ''
+  if length.total_steps < _LEARNS_LITTLE:
+    short = _SHORT.format(length.total_steps)
+  epochs = length.total_steps / length.steps_per_epoch
   devices = f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
   return (
     f'byoljax {__version__}: {config.method.name}, {config.encoder.name} encoder, '
     f'{run.source.size:,} images of {run.source.name}, {devices}\n'
-    f'{config.train.length} = {length.total_steps:,} steps of {length.batch_size} images, '
-    f'warm-up {run.warmup_steps:,} steps; workdir {workdir}'
+    f'{length.total_steps:,} steps of {length.batch_size} images, '
+    f'{epochs:.4g} epochs of {length.steps_per_epoch:,} steps; '
+    f'warm-up {run.warmup_steps:,} steps; workdir {workdir}{short}'
   )
+
+
+# A run of fewer steps is a trial, and whoever has few images may not expect so few steps.
+_LEARNS_LITTLE = 500
+_SHORT = (
+  '\nThis run is {} steps long: enough to see that everything works, not to learn much. A longer '
+  '--train.length helps, more images help more.'
+)
 
 
 def _say_files(workdir: pathlib.Path, step: int) -> None:
   if not hosts.is_first_process():
     return
   from byoljax.report import curves
+  from byoljax.workdir.metrics import TENSORBOARD
 
   figure = curves.plot_run(workdir)
   say(f'checkpoint  {workdir / "checkpoints" / str(step)}')
-  say(f'metrics     {workdir / "metrics.jsonl"}  (tensorboard --logdir {workdir})')
+  board = importlib.util.find_spec('tensorboard') is not None and (workdir / TENSORBOARD).is_dir()
+  hint = f'  (tensorboard --logdir {workdir})' if board else ''
+  say(f'metrics     {workdir / "metrics.jsonl"}{hint}')
   say(f'figures     {figure}  {workdir / "views.png"}')
 
 

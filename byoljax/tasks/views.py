@@ -2,6 +2,8 @@
 
 import pathlib
 
+import numpy as np
+
 from byoljax.config import Config, user_errors
 from byoljax.tasks import data as data_lib
 from byoljax.tasks.command import RECIPE, Command
@@ -15,7 +17,14 @@ def run(config: Config, invocation: Invocation) -> int:
   from byoljax.train import assemble
 
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
-  made = assemble.from_config(config, data_lib.open_split(config, 'pretrain', workdir))
+  source = data_lib.open_split(config, 'pretrain', workdir)
+  # Pictures need neither a batch of images nor devices that share it: a few images are repeated.
+  batch = config.train.batch_size
+  if source.size < batch:
+    source = source.subset(np.resize(np.arange(source.size), batch))
+  with config.unlocked():
+    config.train.accumulate = 1
+  made = assemble.from_config(config, source, num_devices=1)
   with user_errors():
     workdir.mkdir(parents=True, exist_ok=True)
   preview.write_sheet(made, workdir / 'views.png', assemble.spec_names(config))

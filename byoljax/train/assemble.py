@@ -51,7 +51,7 @@ def from_config(
     specs = view_specs(config)
   skip = config_lib.skips_non_finite(config)
   with user_errors():
-    log_every = length.steps('log.every', config.log.every)
+    log_every = length.every('log.every', config.log.every)
   with user_errors('config.optim'):
     norm = sharding.norm_over_devices() if config.train.shard_state else lars.l2_norm
     optimizer = recipe.make_recipe(config.optim.to_dict(), length, norm=norm)
@@ -107,8 +107,8 @@ def cadence(config: Config, length: Length) -> Cadence:
   """
   with user_errors():
     return Cadence(
-      evaluate=length.steps('evals.knn.every', config.evals.knn.every),
-      save=length.steps('checkpoint.every', config.checkpoint.every),
+      evaluate=length.every('evals.knn.every', config.evals.knn.every, may_be_never=True),
+      save=length.every('checkpoint.every', config.checkpoint.every),
       keep=config.checkpoint.keep,
       tensorboard=config.log.tensorboard,
       csv=config.log.csv,

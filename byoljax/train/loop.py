@@ -30,7 +30,7 @@ from byoljax.length import is_due, next_due
 from byoljax.step import Metrics, TrainState
 from byoljax.train.record import Cadence, Record
 from byoljax.train.run import Run
-from byoljax.workdir import checkpoint, run_dir
+from byoljax.workdir import activity, checkpoint, run_dir
 from byoljax.workdir.clock import Clock
 
 log = logging.getLogger('byoljax')
@@ -89,19 +89,25 @@ def training(
   total = run.length.total_steps
   wait_for_each = mapping.must_await_every_step()
   refresh = run.method.refresh
-  with _advance(run, start_step, clock) as advance:
+  with (
+    activity.doing('training', total - start_step, 'steps') as did,
+    _advance(run, start_step, clock) as advance,
+  ):
     done = start_step
     while done < total:
       if refresh is not None and done % refresh.every == 0:
-        with clock.paused():
+        with clock.paused(), activity.doing('the rare work of the method, such as clustering'):
           state = refreshed(run, state, done)
       first = done == start_step  # It compiles: made and timed apart.
       limit = done + 1 if first else min(due(done), total)
       if refresh is not None:
         limit = min(limit, next_due(done, refresh.every))
-      state, values, done = advance(state, done, int(limit))
+      before = done
+      with activity.doing('compiling and first step') if first else contextlib.nullcontext():
+        state, values, done = advance(state, done, int(limit))
       if wait_for_each or first:
         jax.block_until_ready(state)
+      did(done - before)
       clock.tick(done)
       yield done, state, values
 
@@ -111,7 +117,7 @@ def _advance(run: Run, start_step: int, clock: Clock) -> Iterator[Advance]:
   """How this run gets on: by batches from the host, or by data on the devices."""
   if start_step < run.length.total_steps:
     # Decodes what is to be kept in memory: the input of both.
-    with clock.waiting(), user_errors('config.data'):
+    with clock.waiting(), user_errors('config.data'), activity.doing('reading the images'):
       source = run.source.opened()
     if resident.is_chosen(run.data.resident, source, run.data.fields):
       yield _resident(run, source, clock)
@@ -188,7 +194,8 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
       threads=run.data.threads,
     )
     extract = _extractor(run.method.embed, run.data.mean, run.data.std)
-    return extract(whole.params, whole.method_state, clean, run.source.size)
+    watched = activity.counted(clean, 'features', run.source.size, activity.rows, 'images')
+    return extract(whole.params, whole.method_state, watched, run.source.size)
 
   whole = run.layout.gather(state)
   key = jax.random.fold_in(jax.random.wrap_key_data(mapping.fetch(state.key)), step)
@@ -251,7 +258,7 @@ def train(
       record.profiler(done, values)
       last, stopping = done == total, stop.requested()
       save = last or stopping or is_due(done, cadence.save)
-      test = last or is_due(done, cadence.evaluate)
+      test = (last and cadence.evaluate >= 0) or is_due(done, cadence.evaluate)
       if not (save or test or is_due(done, run.log_every)):
         continue
       row = record.read(done, values)
@@ -260,7 +267,7 @@ def train(
           row |= evaluate(state)
       record.write(done, row)
       if save:
-        with record.clock.paused():
+        with record.clock.paused(), activity.doing('saving the checkpoint'):
           checkpoints.save(done, run.layout.gather(state), row)
       if stopping and not last:
         break

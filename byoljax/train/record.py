@@ -17,7 +17,7 @@ class Cadence(NamedTuple):
   """What a run with a directory does beside training, and after how many steps; 0: only at the end.
 
   Attributes:
-    evaluate: steps between two evaluations.
+    evaluate: steps between two evaluations; -1: none, not even at the end.
     save: steps between two checkpoints; a requested stop is saved in any case.
     keep: how many of the newest checkpoints stay.
     tensorboard: whether metrics are also written for TensorBoard.
@@ -39,12 +39,12 @@ class Logging(NamedTuple):
   """What the run of a classifier writes.
 
   Attributes:
-    every: duration between two rows of metrics; '0 steps' writes the last one only.
+    every: duration between two rows of metrics; 'at the end' writes the last one only.
     tensorboard: whether metrics are also written for TensorBoard.
     csv: whether metrics are also written as CSV.
   """
 
-  every: str = '0 steps'
+  every: str = 'at the end'
   tensorboard: bool = False
   csv: bool = False
 

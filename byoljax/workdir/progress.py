@@ -9,6 +9,8 @@ from typing import TextIO
 
 import jax
 
+from byoljax.workdir import activity
+
 
 class Progress:
   """A progress line, redrawn on a terminal, and printed at intervals elsewhere.
@@ -50,7 +52,7 @@ class Progress:
     self._drawn = ''
 
   def update(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Shows `step` and, if present, 'loss', 'lr', 'tau' and the metrics of `clock.Clock.read`.
+    """Shows `step` and those metrics of `_FIELDS` that are there.
 
     Does nothing if the last line is too recent; the last step is always shown.
     """
@@ -83,6 +85,7 @@ class Progress:
       self._drawn = ''
 
   def _write(self, text: str) -> None:
+    activity.shown(open_line=not text.endswith('\n'))
     self._stream.write(text)
     self._stream.flush()
 
@@ -115,6 +118,10 @@ _FIELDS: tuple[tuple[str, int, Callable[[float], str]], ...] = (
   ('loss', 8, lambda x: f'loss {x:.4f}'),
   ('lr', 4, lambda x: f'lr {x:.3g}'),
   ('tau', 3, lambda x: f'tau {x:.5f}'),
+  ('knn/top1', 5, lambda x: f'k-NN {x:.1%}'),
+  ('probe/top1', 2, lambda x: f'probe {x:.1%}'),
+  ('collapse/std', 4, lambda x: f'spread {x:.2f}'),
+  ('collapse/rank', 4, lambda x: f'rank {x:.1f}'),
   ('time/img_per_s', 6, lambda x: f'{x:,.0f} img/s' if x >= 10 else f'{x:.2g} img/s'),
   ('time/wait', 5, lambda x: f'data wait {x:.0%}'),
   ('time/left_s', 7, lambda x: f'{duration(x)} left'),

@@ -25,6 +25,7 @@ from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError
 from byoljax.devices import hosts, processes
 from byoljax.version import __version__, versions
+from byoljax.workdir import activity
 from byoljax.workdir.files import write_json
 
 try:
@@ -260,6 +261,7 @@ def evals_dir(directory: pathlib.Path) -> pathlib.Path:
 def say(text: str) -> None:
   """Prints a message to the user and adds it to the run's log."""
   if hosts.is_first_process():
+    activity.shown()
     before = processes.prefix()
     print('\n'.join(before + line if line else line for line in text.split('\n')), flush=True)
   log.info('%s', text)

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from byoljax import cli
+from byoljax.main import main
 from byoljax.protocols import folds
+from byoljax.workdir import metrics
 
 QUIET = ('--log.tensorboard=false',)
 # Command -> what makes it short; batches and rows of labels stay as they are by default.
@@ -118,3 +120,23 @@ def test_pretraining_is_refused_before_it_begins(flags, sentence, npz, tmp_path,
   assert cli.run(command) == 2
   assert sentence in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
+
+
+def test_views_need_no_batch(fifteen, tmp_path, capsys):
+  """MoCo at its batch of 256 with a queue, of 15 images, on four devices."""
+  command = ['views', 'moco:npz', f'--data.dir={fifteen}', f'--workdir={tmp_path}']
+  assert cli.run([*command, '--train.accumulate=3']) == 0, capsys.readouterr().err
+  assert (tmp_path / 'views.png').exists() and not (tmp_path / 'config.json').exists()
+
+
+def test_a_run_says_how_long_it_is_and_evaluates_never(tiny, tmp_path, capsys):
+  command = [*tiny, '--config.evals.knn.every=never', '--config.checkpoint.every=at the end',
+             f'--workdir={tmp_path}']  # fmt: skip
+  assert main([*command]) == 0
+  shown = capsys.readouterr().out
+  assert '10 steps of 16 images, 2 epochs of 5 steps' in shown
+  assert 'This run is 10 steps long: enough to see' in shown
+  assert 'tensorboard --logdir' not in shown, 'nothing was written for it'
+  rows = metrics.read(tmp_path)
+  assert len(rows) == 10 and not [name for name in rows[-1] if name.startswith('knn')]
+  assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['10']
