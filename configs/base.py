@@ -17,6 +17,8 @@ def view(**changes) -> dict:
   return {
     'size': 224,  # pixels; 0: the share below of the first view's size
     'size_share': 0.0,
+    'operators': 'byol',  # of resizing, jitter, gray, blur; or 'torchvision', 'simclr_v2'
+    'resize': 'bicubic',  # or, of torchvision, 'bilinear'
     'crop_scale': (0.08, 1.0),  # share of the area
     'crop_ratio': (0.75, 4 / 3),  # width / height, log-uniform
     'flip_prob': 0.5,

@@ -78,7 +78,7 @@ def start_at(step: int, tx: optax.GradientTransformation) -> optax.GradientTrans
   def init(params: Any) -> StartState:
     return StartState(jnp.zeros([], jnp.int32), tx.init(params))
 
-  def update(updates: Any, state: StartState, params: Any = None) -> tuple[Any, StartState]:
+  def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, StartState]:
     started = jnp.asarray(state.count) >= step
 
     def kept(new: Any, old: Any) -> Any:

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))  # This checkout's byoljax, installed or not.
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 
-from byoljax.data.augment import branches, crop, device, draws, views  # noqa: E402
+from byoljax.data.augment import branches, crop, device, draws, resize, views  # noqa: E402
 
 _NOTHING = {'jitter_prob': 0.0, 'gray_prob': 0.0, 'blur_prob': 0.0, 'solarize_prob': 0.0}
 _NO_JITTER = {'brightness': 0.0, 'contrast': 0.0, 'saturation': 0.0, 'hue': 0.0}
@@ -55,7 +55,7 @@ def functions(size: int, source: int) -> dict[str, Callable[..., Any]]:
   def crops(whole: jax.Array, images: jax.Array, index: jax.Array) -> jax.Array:
     u = numbers(index)
     boxes = crop.crop_box(jnp, u, source, source, spec)
-    return crop.resample(jnp, whole, boxes, crop.flips(u, spec), size)
+    return resize.resample(jnp, whole, boxes, crop.flips(u, spec), size)
 
   def one(fields: dict, whole: jax.Array, images: jax.Array, index: jax.Array) -> jax.Array:
     only = dataclasses.replace(spec, **(_NOTHING | fields))

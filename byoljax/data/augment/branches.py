@@ -10,13 +10,12 @@ one array instead of three, and bytes where they came as bytes.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax.data.augment import photometric, views
+from byoljax.data.augment import operators, photometric, views
 
 Planes = tuple[jax.Array, ...]
 
@@ -73,10 +72,11 @@ _Operation = Callable[[Planes, jax.Array], Planes]
 
 def _steps(spec: views.ViewSpec) -> list[tuple[float, int, _Operation]]:
   """What may happen to an image, in order: probability, column of its draw, operation."""
+  weights = operators.FAMILIES[spec.operators].luma
   steps: list[tuple[float, int, _Operation]] = [
     (spec.jitter_prob, views.JITTER, _jitter(spec)),
-    (spec.gray_prob, views.GRAY, lambda planes, draw: (photometric.luma(planes),) * 3),
-    (spec.blur_prob if photometric.blur_radius(spec.size) else 0.0, views.BLUR, _blur(spec)),
+    (spec.gray_prob, views.GRAY, lambda planes, draw: (operators.luma(planes, weights),) * 3),
+    (spec.blur_prob if spec.blurs else 0.0, views.BLUR, _blur(spec)),
     (spec.solarize_prob, views.SOLARIZE, _solarize(spec)),
   ]
   return [step for step in steps if step[0] > 0]
@@ -84,37 +84,26 @@ def _steps(spec: views.ViewSpec) -> list[tuple[float, int, _Operation]]:
 
 def _jitter(spec: views.ViewSpec) -> _Operation:
   """The operations of the jitter in the order of their draws."""
+  family = operators.FAMILIES[spec.operators]
 
-  def symmetric(draw: jax.Array, column: int, strength: float) -> jax.Array:
-    return (2.0 * draw[column] - 1.0) * strength
+  def operation(change: operators.Change, column: int, strength: float) -> _Operation:
+    def operate(planes: Planes, draw: jax.Array) -> Planes:
+      return tuple(change(planes, (2.0 * draw[column] - 1.0) * strength))
 
-  def saturation(planes: Planes, draw: jax.Array) -> Planes:
-    factor = 1.0 + symmetric(draw, views.SATURATION, spec.saturation)
-    return tuple(photometric.color(planes, factor, None))
-
-  def hue(planes: Planes, draw: jax.Array) -> Planes:
-    return tuple(photometric.color(planes, None, symmetric(draw, views.HUE, 6.0 * spec.hue)))
-
-  def contrast(planes: Planes, draw: jax.Array) -> Planes:
-    factor = 1.0 + symmetric(draw, views.CONTRAST, spec.contrast)
-    shifts = [jnp.mean(plane) * (1.0 - factor) for plane in planes]
-    return tuple(
-      jnp.clip(plane * factor + shift, 0.0, 1.0)
-      for plane, shift in zip(planes, shifts, strict=True)
-    )
-
-  def brightness(planes: Planes, draw: jax.Array) -> Planes:
-    delta = symmetric(draw, views.BRIGHTNESS, spec.brightness)
-    return tuple(jnp.clip(plane + delta, 0.0, 1.0) for plane in planes)
+    return operate
 
   # Of two equal draws the first in this list acts first, as in `photometric.photometric`.
-  known: list[tuple[float, int, _Operation]] = [
-    (spec.saturation, views.ORDER_SATURATION, saturation),
-    (spec.hue, views.ORDER_HUE, hue),
-    (spec.contrast, views.ORDER_CONTRAST, contrast),
-    (spec.brightness, views.ORDER_BRIGHTNESS, brightness),
+  known = [
+    (spec.hue, views.HUE, views.ORDER_HUE, family.hue),
+    (spec.saturation, views.SATURATION, views.ORDER_SATURATION, family.saturation),
+    (spec.contrast, views.CONTRAST, views.ORDER_CONTRAST, family.contrast),
+    (spec.brightness, views.BRIGHTNESS, views.ORDER_BRIGHTNESS, family.brightness),
   ]
-  present = [(column, operation) for strength, column, operation in known if strength > 0]
+  present = [
+    (order, operation(change, column, strength))
+    for strength, column, order, change in known
+    if strength > 0
+  ]
 
   def jitter(planes: Planes, draw: jax.Array) -> Planes:
     if len(present) < 2:
@@ -133,21 +122,19 @@ _BLUR_BLOCK = 64
 
 
 def _blur(spec: views.ViewSpec) -> _Operation:
-  size, radius = spec.size, photometric.blur_radius(spec.size)
+  size, reach = spec.size, spec.blur_reach
   # Rows, and what they depend on.
   blocks = [
-    (slice(start, start + _BLUR_BLOCK), slice(max(start - radius, 0), start + _BLUR_BLOCK + radius))
+    (slice(start, start + _BLUR_BLOCK), slice(max(start - reach, 0), start + _BLUR_BLOCK + reach))
     for start in range(0, size, _BLUR_BLOCK)
   ]
 
   def blur(planes: Planes, draw: jax.Array) -> Planes:
-    low, high = spec.blur_sigma
-    sigma: Any = (low + draw[views.SIGMA] * (high - low))[None]
-    matrix = photometric.blur_matrix(sigma, size)[0]
+    matrix = spec.blur_matrix(draw[views.SIGMA][None])[0]
 
     def one(plane: jax.Array) -> jax.Array:
       plane = jnp.concatenate([matrix[rows, near] @ plane[near] for rows, near in blocks])
-      columns = [plane[:, near] @ matrix[near, these] for these, near in blocks]
+      columns = [plane[:, near] @ matrix[these, near].T for these, near in blocks]
       return jnp.concatenate(columns, axis=1)
 
     return tuple(map(one, planes))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byoljax.data.augment import branches, crop, draws, photometric, views
+from byoljax.data.augment import branches, crop, draws, photometric, resize, views
 from byoljax.data.fields import Field
 
 
@@ -80,18 +80,19 @@ def _cut(
   made = {name: value for name, value in batch.items() if name not in gone}
   height, width = batch['image'].shape[1:3]
   windows: list[tuple[Any, Any, int]] = []
+  kernels = [spec.kernel for spec in specs]
   for number, spec in enumerate(specs):
     other = views.geometry_of(specs, number)
     u, like = numbers[other], specs[other]
     windows.append((crop.crop_box(jnp, u, height, width, like), crop.flips(u, like), spec.size))
   made['views'] = tuple(
-    crop.resample(jnp, batch[spec.field], boxes, flip, size)
+    resize.resample(jnp, batch[spec.field], boxes, flip, size, spec.kernel)
     for spec, (boxes, flip, size) in zip(specs, windows, strict=True)
   )
   for field in placed:
     made[field.name] = tuple(
-      crop.crop_field(jnp, field, batch[field.name], boxes, flip, size, height, width)
-      for boxes, flip, size in windows
+      crop.crop_field(jnp, field, batch[field.name], *window, height, width, kernel)
+      for window, kernel in zip(windows, kernels, strict=True)
     )
   return made
 

@@ -9,6 +9,9 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
+import jax
+
+from byoljax.data.augment import operators
 from byoljax.suggest import unknown
 
 # Columns of the draws. The first five are the geometry, which crop.py reads; the rest is for the
@@ -36,6 +39,13 @@ NUM_DRAWS = 18
 
 _MIN_SIZE = 8
 _PROBABILITIES = ('flip_prob', 'jitter_prob', 'gray_prob', 'blur_prob', 'solarize_prob')
+# (operators, resize) -> the kernel of `resize.resample`.
+_KERNELS = {
+  ('byol', 'bicubic'): 'tf2_bicubic',
+  ('simclr_v2', 'bicubic'): 'tf1_bicubic',
+  ('torchvision', 'bicubic'): 'pil_bicubic',
+  ('torchvision', 'bilinear'): 'pil_bilinear',
+}
 _LIMITS = {'brightness': 1.0, 'contrast': 1.0, 'saturation': 1.0, 'hue': 0.5}
 
 
@@ -45,13 +55,18 @@ class ViewSpec:
 
   Attributes:
     size: side of the square output in pixels, at least 8.
+    operators: whose implementation of resizing, jitter, gray and blur: a key of
+      `operators.FAMILIES`.
+    resize: 'bicubic', or, of torchvision, 'bilinear'.
     crop_scale: (low, high) share of the image's area that a crop covers, in (0, 1].
     crop_ratio: (low, high) width over height of a crop, drawn uniformly in its logarithm.
     flip_prob: probability of mirroring left to right.
     jitter_prob: probability of the color jitter as a whole.
-    brightness: b in [0, 1]: adds U(-b, b).
-    contrast: c in [0, 1]: scales the distance to the channel mean by U(1 - c, 1 + c).
-    saturation: s in [0, 1]: scales the HSV saturation by U(1 - s, 1 + s).
+    brightness: b in [0, 1]: adds U(-b, b) or, but for byol, multiplies by U(1 - b, 1 + b).
+    contrast: c in [0, 1]: scales the distance to the channel's mean (of torchvision to the mean
+      gray) by U(1 - c, 1 + c).
+    saturation: s in [0, 1]: scales the HSV saturation (of torchvision the distance to gray) by
+      U(1 - s, 1 + s).
     hue: h in [0, 0.5]: turns the HSV hue by U(-h, h) of the circle.
     gray_prob: probability of dropping the color.
     blur_prob: probability of the Gaussian blur.
@@ -67,6 +82,8 @@ class ViewSpec:
   """
 
   size: int = 32
+  operators: str = 'byol'
+  resize: str = 'bicubic'
   crop_scale: tuple[float, float] = (0.08, 1.0)
   crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
   flip_prob: float = 0.5
@@ -84,6 +101,13 @@ class ViewSpec:
   field: str = 'image'
 
   def __post_init__(self):
+    if self.operators not in operators.FAMILIES:
+      raise ValueError(unknown('operators', self.operators, operators.FAMILIES))
+    kernels = [kernel for family, kernel in _KERNELS if family == self.operators]
+    if self.resize not in kernels:
+      raise ValueError(
+        f'resize is {self.resize!r}, but {self.operators} resizes by {" or ".join(kernels)}.'
+      )
     for name in ('crop_scale', 'crop_ratio', 'blur_sigma'):
       object.__setattr__(self, name, _pair(name, getattr(self, name)))
     if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < _MIN_SIZE:
@@ -98,6 +122,26 @@ class ViewSpec:
       _check_range(name, getattr(self, name), 1.0)
     for name, limit in _LIMITS.items():
       _check_range(name, getattr(self, name), limit)
+
+  @property
+  def kernel(self) -> str:
+    """Of the resampling, a key of `resize._KERNELS`."""
+    return _KERNELS[self.operators, self.resize]
+
+  @property
+  def blur_reach(self) -> int:
+    """Pixels to either side that a blurred pixel depends on; 0: it would be the same."""
+    return operators.blur_reach(self.operators, self.size, self.blur_sigma[1])
+
+  @property
+  def blurs(self) -> bool:
+    """Whether any image is blurred."""
+    return self.blur_prob > 0 and self.blur_reach > 0
+
+  def blur_matrix(self, draw: jax.Array) -> jax.Array:
+    """Of the column SIGMA, [b] -> [b, size, size]; see `operators.blur_matrix`."""
+    low, high = self.blur_sigma
+    return operators.blur_matrix(self.operators, low + draw * (high - low), self.size, high)
 
   @classmethod
   def from_mapping(cls, fields: Mapping[str, Any]) -> 'ViewSpec':

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byoljax.data.augment import crop, views
+from byoljax.data.augment import crop, resize, views
 from byoljax.data.fields import Field
 from byoljax.data.sources.source import Source
 
@@ -21,12 +21,14 @@ class Aligned(NamedTuple):
     field: which.
     view: number of the view, -1 for a label.
     size: side of the view in pixels.
+    kernel: of an image, see `resize.KERNELS`.
     is_view: whether this is the view itself, of an image field other than 'image'.
   """
 
   field: Field
   view: int
   size: int
+  kernel: str = resize.DEFAULT
   is_view: bool = False
 
   @property
@@ -63,7 +65,7 @@ class Aligned(NamedTuple):
     for row, (value, (height, width)) in enumerate(zip(values, sides, strict=True)):
       one = slice(row, row + 1)
       window = (boxes[one, self.view], flips[one, self.view], self.size)
-      found = crop.crop_field(np, self.field, value[None], *window, height, width)
+      found = crop.crop_field(np, self.field, value[None], *window, height, width, self.kernel)
       made[row] = to_bytes(found[0]) if self.field.kind == 'image' else found[0]
     return made
 
@@ -86,12 +88,12 @@ def for_views(
       )
     views.check_channels(spec, field.channels)
     if spec.field != 'image':
-      found.append(Aligned(field, number, spec.size, is_view=True))
+      found.append(Aligned(field, number, spec.size, spec.kernel, is_view=True))
   for field in further(source, names):
     if field.kind == 'label':
       found.append(Aligned(field, -1, 0))
     else:
-      found += [Aligned(field, number, spec.size) for number, spec in enumerate(specs)]
+      found += [Aligned(field, number, spec.size, spec.kernel) for number, spec in enumerate(specs)]
   return tuple(found)
 
 

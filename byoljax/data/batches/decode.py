@@ -5,7 +5,8 @@ group, so both give the same bits.
 
 There are two forms. Images of any size are decoded once each, only the region that its crops need;
 every view is cropped from it and resized. For small images of one size (CIFAR) only the decoding is
-per example; the crops are two matrix products over the whole group (`crop.resample`), since at 32
+per example; the crops are two matrix products over the whole group (`resize.resample`), since at
+32
 pixels the number of operations, not their arithmetic, determines the time.
 
 What TensorFlow does not decode exactly is decoded by Pillow, called from the graph.
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.data.augment import crop
+from byoljax.data.augment import resize
 from byoljax.data.sources import image_file, tensorflow_import
 
 # Largest image, in pixels, for which the crops of a whole group are made at once.
@@ -66,11 +67,13 @@ def _union(boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=16)
-def make_decoder(sizes: tuple[int, ...], image_shape: tuple[int, int] | None) -> Callable[..., Any]:
+def make_decoder(
+  views: tuple[tuple[int, str], ...], image_shape: tuple[int, int] | None
+) -> Callable[..., Any]:
   """Builds the function of a group; it is traced on first use, and again for no other group.
 
   Args:
-    sizes: side of each view in pixels.
+    views: of each, its side in pixels and its kernel, a key of `resize.KERNELS`.
     image_shape: (H, W) where all images have the same, else None.
 
   Returns:
@@ -83,15 +86,15 @@ def make_decoder(sizes: tuple[int, ...], image_shape: tuple[int, int] | None) ->
     tf.TensorSpec([None], tf.string),
     tf.TensorSpec([None], tf.int32),
     tf.TensorSpec([None, 4], tf.int32),
-    tf.TensorSpec([None, len(sizes), 4], tf.int32),
-    tf.TensorSpec([None, len(sizes)], tf.bool),
+    tf.TensorSpec([None, len(views), 4], tf.int32),
+    tf.TensorSpec([None, len(views)], tf.bool),
   ]
 
   @tf.function(input_signature=signature, autograph=False)
   def decoder(files, kind, part, boxes, flips):
     if image_shape is not None and is_small(image_shape):
-      return tuple(_small_views(tf, files, kind, boxes, flips, sizes, image_shape))
-    return tuple(_views(tf, files, kind, part, boxes, flips, sizes))
+      return tuple(_small_views(tf, files, kind, boxes, flips, views, image_shape))
+    return tuple(_views(tf, files, kind, part, boxes, flips, views))
 
   return decoder
 
@@ -121,7 +124,13 @@ def _with_pillow(data: bytes, part: np.ndarray) -> np.ndarray:
 
 
 def _views(
-  tf: Any, files: Any, kind: Any, part: Any, boxes: Any, flips: Any, sizes: tuple[int, ...]
+  tf: Any,
+  files: Any,
+  kind: Any,
+  part: Any,
+  boxes: Any,
+  flips: Any,
+  views: tuple[tuple[int, str], ...],
 ) -> tuple[Any, ...]:
   """Views of images of any size."""
 
@@ -129,20 +138,29 @@ def _views(
     data, kind, part, boxes, flips = inputs
     image = _decode_part(tf, data, kind, part)
     made = []
-    for view, size in enumerate(sizes):
+    for view, (size, kernel) in enumerate(views):
       y, x, h, w = tf.unstack(boxes[view])
       cut = tf.slice(image, tf.stack([y - part[0], x - part[1], 0]), tf.stack([h, w, 3]))
-      made.append(tf.ensure_shape(_resized(tf, cut, size, flips[view]), [size, size, 3]))
+      made.append(tf.ensure_shape(_resized(tf, cut, size, kernel, flips[view]), [size, size, 3]))
     return tuple(made)
 
-  types = tuple(tf.TensorSpec([size, size, 3], tf.uint8) for size in sizes)
+  types = tuple(tf.TensorSpec([size, size, 3], tf.uint8) for size, _ in views)
   inputs = (files, kind, part, boxes, flips)
   return tf.map_fn(example, inputs, fn_output_signature=types, parallel_iterations=1)
 
 
-def _resized(tf: Any, pixels: Any, size: int, flip: Any) -> Any:
-  """Bicubic resize without antialiasing to [size, size, 3], rounded as in `crop.resample`."""
-  pixels = tf.image.resize(pixels, (size, size), method='bicubic')
+# TensorFlow's implementation of each kernel of `resize`.
+_RESIZE: dict[str, Callable[..., Any]] = {
+  'tf2_bicubic': lambda tf, x, shape: tf.image.resize(x, shape, method='bicubic'),
+  'tf1_bicubic': lambda tf, x, shape: tf.raw_ops.ResizeBicubic(images=x[None], size=shape)[0],
+  'pil_bicubic': lambda tf, x, shape: tf.image.resize(x, shape, method='bicubic', antialias=True),
+  'pil_bilinear': lambda tf, x, shape: tf.image.resize(x, shape, method='bilinear', antialias=True),
+}
+
+
+def _resized(tf: Any, pixels: Any, size: int, kernel: str, flip: Any) -> Any:
+  """Resize by a kernel to [size, size, 3], rounded as in `resize.resample`."""
+  pixels = _RESIZE[kernel](tf, pixels, (size, size))
   pixels = tf.cast(tf.clip_by_value(pixels + 0.5, 0.0, 255.0), tf.uint8)
   # A choice between the two, by `tf.where`, takes longer than decoding and resizing together.
   return tf.cond(flip, lambda: tf.reverse(pixels, [1]), lambda: pixels)
@@ -154,7 +172,7 @@ def _small_views(
   kind: Any,
   boxes: Any,
   flips: Any,
-  sizes: tuple[int, ...],
+  views: tuple[tuple[int, str], ...],
   shape: tuple[int, int],
 ) -> list[Any]:
   """Views of small images of one size."""
@@ -169,8 +187,8 @@ def _small_views(
   images = tf.map_fn(example, (files, kind), fn_output_signature=whole, parallel_iterations=1)
   xp = tf.experimental.numpy
   return [
-    _to_bytes(tf, crop.resample(xp, images, boxes[:, view], flips[:, view], size))
-    for view, size in enumerate(sizes)
+    _to_bytes(tf, resize.resample(xp, images, boxes[:, view], flips[:, view], *shown))
+    for view, shown in enumerate(views)
   ]
 
 

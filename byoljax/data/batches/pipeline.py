@@ -39,7 +39,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from byoljax.data.augment import crop, views
+from byoljax.data.augment import crop, resize, views
 from byoljax.data.batches import aligned, decode, examples
 from byoljax.data.batches import order as order_lib
 from byoljax.data.batches.ahead import Batch, Batches, ThreadBatches
@@ -144,7 +144,7 @@ def _view_batches(
       steps,
       at,
       examples.Planner(source, geometry_of, replace=replace, wanted=wanted),
-      decode.make_decoder(sizes, source.image_shape),
+      decode.make_decoder(tuple((spec.size, spec.kernel) for spec in specs), source.image_shape),
       sizes=sizes,
       threads=threads or _cores(),
       wanted=wanted,
@@ -242,7 +242,7 @@ def eval_batches(
       steps,
       at,
       examples.Planner(source, geometry_of, replace=False, wanted=wanted),
-      decode.make_decoder((image_size,), source.image_shape),
+      decode.make_decoder(((image_size, resize.DEFAULT),), source.image_shape),
       sizes=(image_size,),
       threads=threads or _cores(),
       wanted=wanted,

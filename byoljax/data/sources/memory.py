@@ -2,7 +2,7 @@
 
 Decoding CIFAR-10 or STL-10 again in every epoch costs more than everything else on the host, and
 the result is the same every time. The examples, their order, labels and fingerprint do not change;
-crops are made by `crop.resample`, as for any arrays. Photographs of various sizes are not kept: a
+crops are made by `resize.resample`, as for any arrays. Photographs of various sizes are not kept: a
 training crop needs a region of each, at its own resolution.
 """
 

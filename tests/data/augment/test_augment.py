@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.data.augment import branches, draws, photometric, views
+from byoljax.data.augment import branches, draws, operators, photometric, views
 from tests.paths import GOLDEN
 
 GOLDEN = np.load(GOLDEN / 'augment.npz')
@@ -160,9 +160,9 @@ def test_contrast_of_a_ramp_keeps_its_mean():
 
 @pytest.mark.parametrize(('size', 'radius'), [(8, 0), (32, 1), (96, 4), (128, 6), (224, 11)])
 def test_blur_kernel(size, radius):
-  assert photometric.blur_radius(size) == radius
+  assert operators.blur_reach('byol', size, 2.0) == radius
   sigma = np.array([0.1, 0.7, 2.0], np.float32)
-  matrix = np.asarray(photometric.blur_matrix(jnp.asarray(sigma), size))
+  matrix = np.asarray(operators.blur_matrix('byol', jnp.asarray(sigma), size, 2.0))
   sums = matrix.sum(axis=2)
   np.testing.assert_allclose(sums[:, radius : size - radius], 1, atol=1e-6)
   np.testing.assert_array_equal(matrix, np.swapaxes(matrix, 1, 2))

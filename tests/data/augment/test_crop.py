@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.data.augment import crop, draws, views
+from byoljax.data.augment import crop, draws, resize, views
 from tests.paths import GOLDEN
 
 GOLDEN_FILE = GOLDEN / 'augment.npz'
@@ -101,10 +101,10 @@ def test_resample_by_hand():
   image[0, 1:3, 2:4] = np.array([60, 200])[None, :, None]
   image[0, 0] = image[0, 3:] = 255  # around the crop: must not leak in
   box = np.array([[1, 2, 2, 2]], np.int32)
-  out = crop.resample(np, image, box, None, 4)
+  out = resize.resample(np, image, box, None, 4)
   assert out.dtype == np.float32
   np.testing.assert_allclose(out[0, :, :, 1], np.tile(expected, (4, 1)), atol=1e-6)
-  mirrored = crop.resample(np, image, box, np.array([True]), 4)
+  mirrored = resize.resample(np, image, box, np.array([True]), 4)
   np.testing.assert_allclose(mirrored[0, :, :, 1], np.tile(expected[::-1], (4, 1)), atol=1e-6)
 
 
@@ -114,11 +114,11 @@ def test_resampling_the_whole_image_to_its_size_changes_nothing():
   flip = np.array([False, True, False, True])
   expected = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
   for xp in (np, jnp):
-    out = np.asarray(crop.resample(xp, xp.asarray(images), xp.asarray(box), xp.asarray(flip), 24))
+    out = np.asarray(resize.resample(xp, xp.asarray(images), xp.asarray(box), xp.asarray(flip), 24))
     np.testing.assert_array_equal(np.round(out * 255), expected)
     assert np.abs(out * 255 - expected).max() < 1e-4
     floats = xp.asarray(images / np.float32(255))
-    again = np.asarray(crop.resample(xp, floats, xp.asarray(box), xp.asarray(flip), 24))
+    again = np.asarray(resize.resample(xp, floats, xp.asarray(box), xp.asarray(flip), 24))
     np.testing.assert_array_equal(again, out)
 
 
@@ -127,13 +127,13 @@ def test_constant_images_stay_constant(xp):
   levels = np.array([0, 1, 77, 254, 255], np.uint8)
   images = np.broadcast_to(levels[:, None, None, None], (5, 13, 40, 3))
   boxes = crop.crop_box(np, draw(5), 13, 40, views.ViewSpec())
-  out = np.asarray(crop.resample(xp, xp.asarray(images), xp.asarray(boxes), None, 19))
+  out = np.asarray(resize.resample(xp, xp.asarray(images), xp.asarray(boxes), None, 19))
   np.testing.assert_array_equal(np.round(out * 255), np.broadcast_to(images[:, :1, :1], out.shape))
 
 
 def test_overshoot_is_clipped_and_levels_are_whole():
   images = np.random.default_rng(0).choice(np.array([0, 255], np.uint8), (8, 16, 16, 3))
-  out = crop.resample(np, images, crop.crop_box(np, draw(8), 16, 16, views.ViewSpec()), None, 30)
+  out = resize.resample(np, images, crop.crop_box(np, draw(8), 16, 16, views.ViewSpec()), None, 30)
   assert out.min() == 0
   assert out.max() == 1
   assert np.abs(out * 255 - np.round(out * 255)).max() < 1e-4
@@ -141,7 +141,7 @@ def test_overshoot_is_clipped_and_levels_are_whole():
 
 def test_enlarging_equals_pillow():
   golden = np.load(GOLDEN_FILE)
-  out = crop.resample(np, golden['images'], golden['boxes'], None, 24)
+  out = resize.resample(np, golden['images'], golden['boxes'], None, 24)
   # Pillow does not round: half a level on top of the tolerance.
   assert np.abs(out - golden['enlarged']).max() < 0.5 / 255 + 2e-3
 
@@ -169,12 +169,12 @@ def test_resample_equals_tensorflow(height, width, size):
 
   def in_graph(image, box, mirror):
     image = tf.ensure_shape(image, (None, None, None, 3))  # sizes known only when it runs
-    return crop.resample(tnp, image, box, mirror, size)
+    return resize.resample(tnp, image, box, mirror, size)
 
   data = tf.data.Dataset.from_tensor_slices((images, boxes, flip)).batch(4).map(in_graph)
   results = {
-    'numpy': crop.resample(np, images, boxes, flip, size),
-    'jax': jax.jit(lambda *a: crop.resample(jnp, *a, size))(images, boxes, flip),
+    'numpy': resize.resample(np, images, boxes, flip, size),
+    'jax': jax.jit(lambda *a: resize.resample(jnp, *a, size))(images, boxes, flip),
     'tensorflow': np.concatenate([batch.numpy() for batch in data]),
   }
   for name, result in results.items():

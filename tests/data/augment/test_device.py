@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.data.augment import crop, device, draws, photometric, views
+from byoljax.data.augment import crop, device, draws, photometric, resize, views
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LEVEL = 1 / 255
@@ -43,7 +43,7 @@ def test_in_step_augmentation():
   for number, spec in enumerate(SPECS):
     u = draws.uniforms(np, 1, 0, batch['index'], number, views.NUM_DRAWS)
     boxes = crop.crop_box(np, u, 40, 48, spec)
-    view = crop.resample(np, batch['image'], boxes, crop.flips(u, spec), spec.size)
+    view = resize.resample(np, batch['image'], boxes, crop.flips(u, spec), spec.size)
     view = photometric.normalize(photometric.photometric(view, u, spec), MEAN, STD)
     # A rounded level may fall to the other side, and the jitter enlarges it.
     difference = np.abs(np.asarray(out['views'][number]) - view) * min(STD)
@@ -84,7 +84,7 @@ def test_cropped_views_take_the_photometric_part_only():
   for number, spec in enumerate(SPECS):
     u = draws.uniforms(np, 1, 2, batch['index'], number, views.NUM_DRAWS)
     boxes = crop.crop_box(np, u, 40, 48, spec)
-    view = crop.resample(np, batch['image'], boxes, crop.flips(u, spec), spec.size)
+    view = resize.resample(np, batch['image'], boxes, crop.flips(u, spec), spec.size)
     cropped.append(np.round(view * 255).astype(np.uint8))
   here = make()({'views': tuple(cropped), **examples(epoch=2)})['views']
   whole = make()(batch)['views']

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byoljax.data.augment import crop, device, views
+from byoljax.data.augment import crop, device, resize, views
 from byoljax.data.batches import examples, pipeline, resident
 from byoljax.data.batches.order import Order
 from byoljax.data.fields import Field
@@ -239,7 +239,9 @@ def test_nearest_takes_the_pixel_under_the_center(size):
   rows, columns = np.mgrid[:HEIGHT, :WIDTH]
   positions = np.broadcast_to(np.stack([rows, columns], -1), (len(boxes), HEIGHT, WIDTH, 2))
   for xp in (np, jnp):
-    found = np.asarray(crop.resample_map(xp, xp.asarray(positions), boxes, flips, size, 'nearest'))
+    found = np.asarray(
+      resize.resample_map(xp, xp.asarray(positions), boxes, flips, size, 'nearest')
+    )
     for (y, x, h, w), flip, made in zip(boxes, flips, found, strict=True):
       centers = (np.arange(size) + 0.5) / size
       # Exactly between two pixels the second one is taken, which the products may miss by a bit.
@@ -255,7 +257,7 @@ def test_bilinear_keeps_ramps_and_constants():
   rows = np.broadcast_to(np.arange(HEIGHT, dtype=np.float32)[:, None], (HEIGHT, WIDTH))
   maps = np.stack([rows, np.full_like(rows, 3.0)], -1)
   maps = np.broadcast_to(maps, (len(boxes), *maps.shape))
-  found = crop.resample_map(np, maps, boxes, flips, 16, 'bilinear')
+  found = resize.resample_map(np, maps, boxes, flips, 16, 'bilinear')
   np.testing.assert_allclose(found[..., 1], 3.0, rtol=1e-6)
   y, h = boxes[:, :1], boxes[:, 2:3]
   due = np.clip((np.arange(16) + 0.5) / 16 * h - 0.5, 0, h - 1) + y
@@ -280,7 +282,7 @@ def test_boxes_lie_where_their_pixels_lie():
   np.testing.assert_allclose(
     crop.move_boxes(jnp, jnp.asarray(objects), boxes, flips, HEIGHT, WIDTH)[:, 0], moved, atol=1e-6
   )
-  masks = crop.resample_map(np, inside, boxes, flips, size, 'nearest')[..., 0]
+  masks = resize.resample_map(np, inside, boxes, flips, size, 'nearest')[..., 0]
   gone = kept = 0
   for box, mask in zip(moved, masks, strict=True):
     if box[4] < 0:
