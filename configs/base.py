@@ -151,7 +151,7 @@ def get_config() -> ConfigDict:
         'selective_kernel': False,  # SimCLR v2's ResNets
         'resnet_d': False,
         'first_projection': False,  # of other libraries' ResNet-18 and -34
-        'patch_size': 0,  # of ViTs; 0 = the encoder's own
+        'patch_size': 0,  # of ViTs and ConvNeXt; 0 = the encoder's own
         'pool': 'cls',  # of ViTs; or 'mean'
         'positions': 'sincos',  # of ViTs; or 'learned'
         'grid': 0,  # of ViTs: patches on each side that positions are made for; 0 = its own

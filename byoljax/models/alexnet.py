@@ -93,11 +93,11 @@ class AlexNet(nn.Module):
       x = layers.recomputed(unit, self.remat)(x, train=train)
       self.sow('intermediates', f'conv{number}', x)
       if number in (1, 2):
-        x = pool(x, padding=((pad, pad),) * 2)
+        x = pool(x, padding=layers.padding_of(3, pad))
         _require_some(x, self.stem)
     if not self.fc_dim:
       return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
-    x = pool(x, padding=((pad, pad),) * 2)
+    x = pool(x, padding=layers.padding_of(3, pad))
     _require_some(x, self.stem)
     x = pooling.adaptive_pool(x, GRIDS[self.stem])
     x = x.reshape(x.shape[0], -1)

@@ -59,6 +59,6 @@ class NIN(nn.Module):
           self.sow('intermediates', f'block{block}_conv{number}', x)
       if block < 3:
         pool = nn.max_pool if block == 1 else nn.avg_pool
-        x = pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = pool(x, (3, 3), (2, 2), padding=layers.padding_of(3, 'torch'))
       self.sow('intermediates', f'block{block}', x)
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))

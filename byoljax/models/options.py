@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from byoljax.models import alexnet, exemplar_cnn, nin, resnet, small, vit, wide_resnet
+from byoljax.models import alexnet, convnext, exemplar_cnn, nin, resnet, small, vit, wide_resnet
 from byoljax.suggest import unknown
 
 STEMS = ('imagenet', 'cifar')
@@ -251,11 +251,31 @@ class WideResNetOptions(SmallImageOptions):
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ConvNeXtOptions(Options):
+  """Options of ConvNeXt, which has no batch normalization.
+
+  Attributes:
+    patch_size: edge of a patch in pixels, 0 for the network's own, 4.
+  """
+
+  patch_size: int = 0
+
+  counts: ClassVar[tuple[str, ...]] = ('patch_size',)
+
+  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
+    """The module; batch normalization is not part of it."""
+    del bn_axis, bn_groups
+    size = convnext.CONVNEXTS[name]
+    return convnext.ConvNeXt(size, patch_size=int(self.patch_size), **self._shared())
+
+
 # name -> the options of its family
 FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(resnet.RESNETS, ResNetOptions),
   'small': SmallOptions,
   **dict.fromkeys(vit.VITS, ViTOptions),
+  **dict.fromkeys(convnext.CONVNEXTS, ConvNeXtOptions),
   **dict.fromkeys(alexnet.ALEXNETS, AlexNetOptions),
   **dict.fromkeys(nin.NINS, NINOptions),
   **dict.fromkeys(wide_resnet.WIDE_RESNETS, WideResNetOptions),

@@ -64,17 +64,19 @@ def run(config: Config, invocation: Invocation) -> int:
 def _describe(fields: Mapping[str, Any], prefix: str, found: 'Found') -> str:
   """What was found out, in a sentence."""
   width = f' x {fields["width"]}' if fields['width'] > 1 else ''
+  form = []
   if 'stem' in found.fields:
     kernels = ' and selective kernels' if fields.get('selective_kernel') else ''
-    form = f' with the {fields["stem"]} stem{kernels}'
-  else:
-    form = (
-      f' with patches of {fields["patch_size"]} pixels, {fields["positions"]} positions for images '
-      f'of {fields["grid"] * fields["patch_size"]} and {found.doubt}'
-    )
+    form.append(f'with the {fields["stem"]} stem{kernels}')
+  if 'patch_size' in found.fields:
+    form.append(f'with patches of {fields["patch_size"]} pixels')
+  if 'positions' in found.fields:
+    side = fields['grid'] * fields['patch_size']
+    form.append(f'{fields["positions"]} positions for images of {side} and {found.doubt}')
   behind = f", behind '{prefix}'" if prefix else ''
   scaled = '; images are scaled to [0, 1] and not normalized' if found.std == (1.0,) * 3 else ''
-  return f'{fields["name"]}{width}{form}{behind}: every weight fits{scaled}.'
+  named = f'{fields["name"]}{width} ' + ', '.join(form)
+  return f'{named}{behind}: every weight fits{scaled}.'
 
 
 COMMAND = Command(

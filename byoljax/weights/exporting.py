@@ -1,7 +1,7 @@
 """An encoder as a folder that other libraries read.
 
-    model.safetensors    weights in PyTorch's layout: ResNets under torchvision's names, ViTs under
-                         timm's
+    model.safetensors    weights in PyTorch's layout: ResNets and AlexNet under torchvision's names,
+                         ViTs and ConvNeXts under timm's
     config.json          which network, in timm's words and in ours; how to normalize images
     encoder.stablehlo    the whole encoder with its weights, for any batch size (`jax.export`)
     README.md            a model card with code to copy
@@ -25,63 +25,59 @@ import numpy as np
 
 from byoljax.encoders.encoder import Encoder
 from byoljax.models import vit
+from byoljax.models.alexnet import ALEXNETS
+from byoljax.models.convnext import CONVNEXTS
 from byoljax.models.resnet import RESNETS
 from byoljax.version import __version__
-from byoljax.weights import files, model_card, torch_names, vit_names
+from byoljax.weights import (
+  alexnet_names,
+  convnext_names,
+  files,
+  model_card,
+  timm_words,
+  torch_names,
+  vit_names,
+)
 from byoljax.workdir.files import write_json
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
 
 
 def library_of(encoder: Encoder) -> str:
-  """Who else has this network, apart from a ResNet's width and stem: whose names it gets."""
+  """Who else has this network, apart from its width and a ResNet's stem: whose names it gets."""
   fields = encoder.fields
   if not fields or fields.get('input', 'rgb') != 'rgb' or encoder.preprocessing.channels != 3:
     return 'byoljax'
-  if fields['name'] in vit.VITS:
+  if timm_words.model_of(fields, encoder.preprocessing.image_size):
     return 'timm'
+  if fields['name'] == 'alexnet_plain':
+    whole = fields['stem'] == 'imagenet' and fields['fc_dim'] > 0
+    return 'torchvision' if whole else 'byoljax'
   other = any(fields.get(name) for name in ('selective_kernel', 'resnet_d', 'first_projection'))
   plain = fields['name'] in RESNETS and fields['padding'] == 'torch' and not other
   return 'torchvision' if plain else 'byoljax'
-
-
-def _vit_arguments(fields: Mapping[str, Any], side: int) -> dict[str, Any]:
-  """A ViT in the words of timm's constructor."""
-  size, width = vit.VITS[fields['name']], fields['width']
-  pooled = {'global_pool': 'avg', 'fc_norm': False} if fields['pool'] == 'mean' else {}
-  return {
-    'img_size': _positions_for(fields, side),
-    'patch_size': fields['patch_size'] or size.patch,
-    'embed_dim': size.dim * width,
-    'depth': size.depth,
-    'num_heads': size.heads * width,
-    'num_classes': 0,
-  } | pooled
-
-
-def _positions_for(fields: Mapping[str, Any], side: int) -> int:
-  """Side of the images that a ViT's table of positions is written for."""
-  size = vit.VITS[fields['name']]
-  learned = fields.get('positions') == 'learned'
-  return (fields['grid'] or size.grid) * (fields['patch_size'] or size.patch) if learned else side
 
 
 def weights_of(encoder: Encoder) -> dict[str, np.ndarray]:
   """Weights by name: those of torchvision and timm where they have this network, else ours."""
   params, bn = (jax.device_get(tree['encoder']) for tree in (encoder.params, encoder.bn))
   fields, library = encoder.fields, library_of(encoder)
-  if library == 'torchvision':
+  if library == 'byoljax':
+    trees = {'params': params, 'batch_stats': bn}
+    return {name: np.asarray(value) for name, value in flatten_dict(trees, sep='/').items()}
+  if fields['name'] in RESNETS:
     return torch_names.to_torch(params, bn)
-  if library == 'timm':
-    size = vit.VITS[fields['name']]
-    patch = fields['patch_size'] or size.patch
-    table = None
-    if 'positions' not in params:
-      count, dim = encoder.preprocessing.image_size // patch, size.dim * fields['width']
-      table = vit.sincos_positions(count, count, dim, fields.get('grid') or size.grid)
-    return vit_names.to_timm(params, patch, table)
-  trees = {'params': params, 'batch_stats': bn}
-  return {name: np.asarray(value) for name, value in flatten_dict(trees, sep='/').items()}
+  if fields['name'] in CONVNEXTS:
+    return convnext_names.to_timm(params)
+  if fields['name'] in ALEXNETS:
+    return alexnet_names.to_torch(params)
+  size = vit.VITS[fields['name']]
+  patch = fields['patch_size'] or size.patch
+  table = None
+  if 'positions' not in params:
+    count, dim = encoder.preprocessing.image_size // patch, size.dim * fields['width']
+    table = vit.sincos_positions(count, count, dim, fields.get('grid') or size.grid)
+  return vit_names.to_timm(params, patch, table)
 
 
 def serialized(encoder: Encoder) -> bytes:
@@ -121,8 +117,7 @@ def write(encoder: Encoder, folder: pathlib.Path, about: Mapping[str, Any]) -> N
   write_json(folder / 'model_card.json', card)
   timm = None
   if card['names'] == 'timm':
-    fields = encoder.fields
-    timm = _timm_name(fields), _vit_arguments(fields, encoder.preprocessing.image_size)
+    timm = timm_words.model_of(encoder.fields, encoder.preprocessing.image_size)
   (folder / 'README.md').write_text(model_card.render(card, timm))
   write_json(folder / 'config.json', _config(encoder))
 
@@ -138,12 +133,12 @@ def _config(encoder: Encoder) -> dict[str, Any]:
     'version': __version__,
   }
   library = library_of(encoder)
-  if library == 'timm':
-    arguments = _vit_arguments(fields, side)
-    own = {'architecture': _timm_name(fields), 'model_args': arguments}
-    side = arguments['img_size']
-    network = {'pool_size': None, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
-  elif library == 'torchvision' and fields['width'] == 1 and fields['stem'] == 'imagenet':
+  model = timm_words.model_of(fields, side) if library == 'timm' else None
+  resnet = library == 'torchvision' and fields['name'] in RESNETS
+  if model:
+    own = {'architecture': model.name, 'model_args': model.arguments}
+    side, network = model.side, model.about
+  elif resnet and fields['width'] == 1 and fields['stem'] == 'imagenet':
     own = {'architecture': fields['name']}
     network = {'pool_size': [-(-side // 32)] * 2, 'first_conv': 'conv1', 'classifier': 'fc'}
   else:
@@ -164,12 +159,6 @@ def _config(encoder: Encoder) -> dict[str, Any]:
     },
     'byoljax': ours,
   }
-
-
-def _timm_name(fields: Mapping[str, Any]) -> str:
-  """The nearest of timm's ViTs; its size, patch and image size are given beside it."""
-  sizes = ('tiny', 'small', 'base', 'large')
-  return f'vit_{next((s for s in sizes if s in fields["name"]), sizes[0])}_patch16_224'
 
 
 def _card(encoder: Encoder, about: Mapping[str, Any], numbers: int) -> dict[str, Any]:

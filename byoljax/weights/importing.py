@@ -10,6 +10,8 @@ import numpy as np
 
 from byoljax.encoders.encoder import Encoder, Preprocessing, network, pool_of
 from byoljax.weights import (
+  alexnet_names,
+  convnext_names,
   files,
   formats,
   haiku_names,
@@ -38,7 +40,14 @@ class Imported(flax.struct.PyTreeNode):
   method_state: PyTree
 
 
-FORMATS = (torch_names.FORMAT, vit_names.FORMAT, simclr_names.FORMAT, haiku_names.FORMAT)
+FORMATS = (
+  torch_names.FORMAT,
+  vit_names.FORMAT,
+  *convnext_names.FORMATS,
+  alexnet_names.FORMAT,
+  simclr_names.FORMAT,
+  haiku_names.FORMAT,
+)
 
 
 class Reading(NamedTuple):

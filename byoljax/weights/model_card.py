@@ -5,8 +5,9 @@ from importlib import resources
 import string
 from typing import Any
 
-from byoljax.models import vit
+from byoljax.models import convnext, vit
 from byoljax.models.resnet import RESNETS
+from byoljax.weights import timm_words
 
 _CIFAR_STEM = """\
 model.conv1 = torch.nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)
@@ -14,22 +15,24 @@ model.maxpool = torch.nn.Identity()
 """
 
 
-def render(card: Mapping[str, Any], timm: tuple[str, Mapping[str, Any]] | None = None) -> str:
+_ALEXNET_FC_DIM = 4096  # torchvision's
+
+
+def render(card: Mapping[str, Any], timm: timm_words.Model | None = None) -> str:
   """Fills the templates beside this module.
 
   Args:
     card: what `exporting.write` stores as model_card.json.
-    timm: the name and arguments with which timm makes the network, where it has it.
+    timm: what timm makes the network from, where it has it.
   """
   side = card['image_size']
   encoder = card['encoder'] or {'name': 'a module of its own', 'width': 1}
   use = ''
   if card['names'] == 'torchvision' and encoder['width'] == 1:
-    stem = _CIFAR_STEM if encoder['stem'] == 'cifar' else ''
-    use = _fill('torchvision', encoder=encoder['name'], stem=stem)
+    use = _with_torchvision(encoder)
   if timm is not None:
-    name, arguments = timm
-    use = _fill('timm', model=name, arguments=', '.join(f'{k}={v!r}' for k, v in arguments.items()))
+    arguments = ', '.join(f'{name}={value!r}' for name, value in timm.arguments.items())
+    use = _fill('timm', model=timm.name, arguments=arguments)
   return _fill(
     'card',
     encoder=encoder['name'],
@@ -51,6 +54,18 @@ def render(card: Mapping[str, Any], timm: tuple[str, Mapping[str, Any]] | None =
   )
 
 
+def _with_torchvision(encoder: Mapping[str, Any]) -> str:
+  """How torchvision makes the network; '' where its constructor cannot."""
+  if encoder['name'] in RESNETS:
+    changed = 'model.fc = torch.nn.Identity()\n'
+    changed += _CIFAR_STEM if encoder['stem'] == 'cifar' else ''
+    return _fill('torchvision', encoder=encoder['name'], changed=changed)
+  if encoder['fc_dim'] != _ALEXNET_FC_DIM:
+    return ''
+  changed = 'model.classifier[6] = torch.nn.Identity()\n'
+  return _fill('torchvision', encoder='alexnet', changed=changed)
+
+
 def _fill(template: str, **fields: object) -> str:
   path = resources.files('byoljax.weights').joinpath('templates', f'{template}.md')
   return string.Template(path.read_text(encoding='utf-8')).substitute(fields)
@@ -62,6 +77,9 @@ def _details(encoder: Mapping[str, Any]) -> str:
     text += f', input {encoder["input"]}'
   if encoder['name'] in RESNETS:
     text += f', stem {encoder["stem"]}'
+  if encoder['name'] in convnext.CONVNEXTS:
+    patch = encoder['patch_size'] or convnext.CONVNEXTS[encoder['name']].patch
+    text += f', patches of {patch} pixels'
   if encoder['name'] in vit.VITS:
     patch = encoder['patch_size'] or vit.VITS[encoder['name']].patch
     text += f', patches of {patch} pixels, embedding {encoder["pool"]}'

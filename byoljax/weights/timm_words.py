@@ -1,0 +1,73 @@
+"""Encoders in the words of timm: the name of a model, the arguments of its constructor."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from byoljax.models import convnext, vit
+
+
+class Model(NamedTuple):
+  """What timm makes a network from.
+
+  Attributes:
+    name: for `timm.create_model`.
+    arguments: what differs from that name's own.
+    side: of the images that the weights are written for.
+    about: entries of `pretrained_cfg` that depend on the network.
+  """
+
+  name: str
+  arguments: Mapping[str, Any]
+  side: int
+  about: Mapping[str, Any]
+
+
+def model_of(fields: Mapping[str, Any], side: int) -> Model | None:
+  """The network of these fields of `config.encoder` for images of a side; None: timm has none."""
+  if fields['name'] in vit.VITS:
+    return _vit(fields, side)
+  if fields['name'] in convnext.CONVNEXTS:
+    return _convnext(fields, side)
+  return None
+
+
+def _vit(fields: Mapping[str, Any], side: int) -> Model:
+  """The nearest of timm's ViTs; its size, patch and image size are given beside it."""
+  sizes = ('tiny', 'small', 'base', 'large')
+  size, width = vit.VITS[fields['name']], fields['width']
+  patch = fields['patch_size'] or size.patch
+  if fields.get('positions') == 'learned':
+    side = (fields['grid'] or size.grid) * patch  # What the table of positions is for.
+  arguments = {
+    'img_size': side,
+    'patch_size': patch,
+    'embed_dim': size.dim * width,
+    'depth': size.depth,
+    'num_heads': size.heads * width,
+    'num_classes': 0,
+  }
+  if fields['pool'] == 'mean':
+    arguments |= {'global_pool': 'avg', 'fc_norm': False}
+  nearest = next((each for each in sizes if each in fields['name']), sizes[0])
+  about = {'pool_size': None, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
+  return Model(f'vit_{nearest}_patch16_224', arguments, side, about)
+
+
+def _convnext(fields: Mapping[str, Any], side: int) -> Model | None:
+  size, width = convnext.CONVNEXTS[fields['name']], fields['width']
+  patch = fields['patch_size'] or size.patch
+  if patch == 2:
+    return None  # timm's first stage then halves the map once more.
+  arguments = {
+    'depths': size.depths,
+    'dims': tuple(width * dim for dim in size.dims),
+    'patch_size': patch,
+    'num_classes': 0,
+  }
+  name = fields['name'] if fields['name'] != 'convnext_micro' else 'convnext_tiny'
+  about = {
+    'pool_size': [side // (8 * patch)] * 2,
+    'first_conv': 'stem.0',
+    'classifier': 'head.fc',
+  }
+  return Model(name, arguments, side, about)
