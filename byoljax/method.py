@@ -160,6 +160,18 @@ def remember_nothing(method_state: PyTree, rows: PyTree, finite: jax.Array) -> P
   return method_state
 
 
+class Transforms(NamedTuple):
+  """Whole images in all the ways that a pretext task tells apart: its output 'logits' says which.
+
+  Attributes:
+    count: K, the number of ways.
+    apply: (images [b, H, W, C], way, an int32 scalar in [0, K)) -> images of the same shape.
+  """
+
+  count: int
+  apply: Callable[[jax.Array, jax.Array], jax.Array]
+
+
 class Method(NamedTuple):
   """A method as pure functions; see the module's contract.
 
@@ -187,6 +199,8 @@ class Method(NamedTuple):
     phases: updates that alternate within a step, see `Phase`; () for the single one of `loss`.
     starts: beginning of a path in `params`, such as 'projector/last', -> step from which on the
       optimizer sees the parameters there; until then they keep every bit.
+    transforms: of whole images, where telling them apart is the task; see `Transforms`. How well
+      that succeeds on an image says how much it is like the training images.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -201,6 +215,7 @@ class Method(NamedTuple):
   transform: Callable[[Batch, jax.Array, jax.Array], Batch] = same_batch
   phases: tuple[Phase, ...] = ()
   starts: Mapping[str, int] = MappingProxyType({})
+  transforms: Transforms | None = None
 
 
 class Setting(NamedTuple):

@@ -37,6 +37,10 @@ CENTROIDS = 1207  # the centroids before the first clustering; with a clustering
 SHUFFLE = 1301  # order of the examples in shuffled batch normalization; with a direction
 NEGATIVES = 1302  # which rows of a memory are negatives; with an example's global position
 
+# The key that `Method.transform` gets, each with an example's global position.
+GEOMETRIC = 1501  # which of the geometric transforms
+COUNTING = 1502  # how the whole image is resized, and whether it is gray
+
 # The key that `Refresh.apply` gets.
 CLUSTERING = 1401  # where k-means starts; with a clustering
 FRESH_HEAD = 1402  # the head after a clustering

@@ -69,6 +69,11 @@ def positions(count: int, axis: str | None = AXIS) -> jax.Array:
   return axis_index(axis) * count + jnp.arange(count, dtype=jnp.int32)
 
 
+def example_keys(key: jax.Array, count: int, axis: str | None = AXIS) -> jax.Array:
+  """A key for each of this device's `count` examples, by its position in the global batch."""
+  return jax.vmap(lambda place: jax.random.fold_in(key, place))(positions(count, axis))
+
+
 def axis_size(axis: str | None = AXIS) -> int:
   """Number of devices on `axis`; 1 when `axis` is None."""
   return 1 if axis is None else lax.axis_size(axis)

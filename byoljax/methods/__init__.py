@@ -27,7 +27,7 @@ from byoljax.methods.joint_embedding import (
   vicreg,
   w_mse,
 )
-from byoljax.methods.pretext import rotation
+from byoljax.methods.pretext import geometric, rotation
 from byoljax.methods.supervised import distillation, linear_probe, supervised
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -38,6 +38,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'deepcluster_v2': deepcluster_v2.build,
   'dino': dino.build,
   'distillation': distillation.build,
+  'geometric': geometric.build,
   'instance_discrimination': instance_discrimination.build,
   'interclr': interclr.build,
   'linear_probe': linear_probe.build,

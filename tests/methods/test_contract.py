@@ -69,6 +69,7 @@ CASES = {
   'deepcluster_v2': ({'projector': (16, 8), 'prototypes': (6, 5)}, 3),
   'dino': ({'projector': (16, 8), 'outputs': 12, 'freeze_last': '1 steps'}, 3),
   'distillation': ({'temperature': 0.5}, 1),
+  'geometric': ({'per_image': 3}, 1),
   'supervised': ({}, 1),
   'instance_discrimination': ({'projector': (8,), 'num_noise': 12}, 1),
   'interclr': (

@@ -50,8 +50,8 @@ def from_labels(
     transform: (batch, key, step) -> batch with the view 0 of m * b images, m of each: all first
       ones, then all second ones and so on; and 'pretext_label' int32 [n] in [0, C).
     inputs: (transformed batch) -> further named inputs of the network's parts, in training.
-    parts: whether the m images are parts of one, and its embedding is their mean; otherwise the
-      embedding is that of the first one.
+    parts: whether an image's embedding is the mean over its m, such as tiles; otherwise it is that
+      of the first one, which is the image as it is.
 
   Returns:
     A method with the metric 'pretext_accuracy'.

@@ -15,12 +15,13 @@ layers if asked for; their AlexNet's fully connected layers read the last map as
 """
 
 from collections.abc import Sequence
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from byoljax.data.augment import turns
-from byoljax.method import Batch, MakeEncoder, Method, Setting
+from byoljax.method import Batch, MakeEncoder, Method, Setting, Transforms
 from byoljax.methods.pretext import classification
 
 
@@ -47,16 +48,20 @@ def build(
     raise ValueError(f'angles={angles} must be at least two different ones.')
   if any(angle % 45 for angle in angles):
     raise ValueError(f'angles={angles} must be multiples of 45 degrees.')
-  smooth = any(angle % 90 for angle in angles)
+  interpolated = any(angle % 90 for angle in angles)
+
+  def turned(images: jax.Array, angle: int) -> jax.Array:
+    seen = turns.turn(images, angle)
+    return seen * turns.inscribed_disc(images.shape[1]) if interpolated else seen
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del key, step
     view = classification.only_view(batch)
-    seen = jnp.concatenate([turns.turn(view, angle) for angle in angles])
-    if smooth:
-      seen *= turns.inscribed_disc(view.shape[1])
+    seen = jnp.concatenate([turned(view, angle) for angle in angles])
     labels = jnp.repeat(jnp.arange(len(angles), dtype=jnp.int32), len(view))
     return batch | {'views': (seen,), 'pretext_label': labels}
 
   net = classification.image_classifier(make_encoder, setting, len(angles), hidden)
-  return classification.from_labels(net, transform)
+  ways = [functools.partial(turned, angle=angle) for angle in angles]
+  every = Transforms(len(angles), lambda images, way: jax.lax.switch(way, ways, images))
+  return classification.from_labels(net, transform)._replace(transforms=every)

@@ -1,0 +1,36 @@
+"""What holds for the transform of every pretext task."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byoljax.devices import mapping
+from byoljax.method import transformed
+from byoljax.methods import METHODS
+from tests.methods.test_contract import BATCH, batch_of, make
+
+PRETEXT = sorted(name for name in METHODS if 'pretext' in METHODS[name].__module__)
+
+
+def regrouped(x, devices):
+  """[devices, m * b / devices, ...] -> [m, b, ...]: all first ones first."""
+  x = np.asarray(x)
+  rows = x.reshape(devices, -1, BATCH // devices, *x.shape[2:])
+  return np.concatenate(list(rows), axis=1)
+
+
+@pytest.mark.parametrize('name', PRETEXT)
+def test_the_same_images_are_asked_the_same_on_one_and_four_devices(name):
+  batch, key = batch_of(name), jax.random.key(3)
+  alone = transformed(make(name, axis=None), batch, key, jnp.int32(0))
+  method = make(name)
+
+  def see(key, part):
+    return method.transform(part, jax.random.wrap_key_data(key), jnp.int32(0))
+
+  key = mapping.replicate(jax.random.key_data(key))
+  four = mapping.spmd_map(see)(key, mapping.shard(batch))
+  for field in sorted(set(alone) - {'index', 'epoch', 'label'}):
+    for one, parts in zip(jax.tree.leaves(alone[field]), jax.tree.leaves(four[field]), strict=True):
+      np.testing.assert_array_equal(regrouped(one[None], 1), regrouped(parts, 4))
