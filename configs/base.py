@@ -134,6 +134,8 @@ def get_config() -> ConfigDict:
         'dir': '',  # '' = $TFDS_DATA_DIR or TFDS's default; a path for folder and npz
         'mean': IMAGENET_MEAN,
         'std': IMAGENET_STD,
+        # Numbers of the classes that pretraining sees, (3,) to find anomalies; () = every image.
+        'classes': (),
         'threads': 0,  # 0 = as many as there are cores
         # Images of one size: decoded once, and kept on the accelerator where they fit. 'on' or
         # 'off'; changes no picture.

@@ -5,7 +5,8 @@
     :logistic    multinomial logistic regression by L-BFGS over 45 regularizations: the transfer
                  protocol of SimCLR and BYOL
     :few_labels  the same on 1 % and 10 % of the labels and on a few per class, several draws
-    :anomaly     one class normal, the others not: AUROC of the distance to the normal images
+    :anomaly     one class normal, the others not: AUROC of the distance to the normal images,
+                 and of how well the network tells transforms apart, where that was its task
 
 The encoder, the data and the normalization come from the pretrained run's own config.json; with
 `--config.data.name=...` another data set is classified.

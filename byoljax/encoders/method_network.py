@@ -13,7 +13,7 @@ import jax
 
 from byoljax.config import Config, choose, user_errors
 from byoljax.length import Length
-from byoljax.method import Setting
+from byoljax.method import Method, Setting
 from byoljax.methods import METHODS
 from byoljax.models import encoder_factory
 from byoljax.models.net import Net
@@ -81,6 +81,12 @@ def network(config: Config, workdir: pathlib.Path, module: Any = None) -> Net | 
   Raises:
     ConfigError: its method cannot be built.
   """
+  made = method(config, workdir, module)
+  return None if made is None else made.net
+
+
+def method(config: Config, workdir: pathlib.Path, module: Any = None) -> Method | None:
+  """The run's method, built again; None where it is not known. Arguments as for `network`."""
   facts = run_dir.run_facts(workdir)
   if 'method' not in config or not facts:
     return None
@@ -91,7 +97,7 @@ def network(config: Config, workdir: pathlib.Path, module: Any = None) -> Net | 
   )
   arguments = {field: value for field, value in config.method.items() if field != 'name'}
   with user_errors(f"config.method of '{workdir}'"):
-    return build(encoder, setting, **arguments).net
+    return build(encoder, setting, **arguments)
 
 
 def _setting(config: Config, facts: Facts) -> Setting:

@@ -200,8 +200,9 @@ def anomaly(
   test: tuple[np.ndarray, np.ndarray],
   *,
   neighbors: int = 2,
+  normal: Sequence[Sequence[int]] = (),
 ) -> dict[str, Any]:
-  """Area under the ROC curve with one class as normal and all others abnormal, for every class.
+  """Area under the ROC curve with some classes as normal and all others abnormal.
 
   The score of a test image is the mean cosine similarity to its nearest `neighbors` among the
   normal training images.
@@ -210,26 +211,27 @@ def anomaly(
     train: features [N, D] and labels [N] >= 0.
     test: features [M, D] and labels [M] >= 0.
     neighbors: k.
+    normal: the classes that are normal together, one row of the result each; () takes every class
+      by itself.
 
   Returns:
-    {'auroc' (mean over classes), 'by_class' {class: AUROC}}, in [0, 1]; 0.5 is chance.
+    {'auroc' (mean over the rows), 'by_class' {'3' or '3, 5': AUROC}}, in [0, 1]; 0.5 is chance.
 
   Raises:
     ValueError: fewer than two classes.
   """
-  from sklearn.metrics import roc_auc_score
-
   from byoljax.evals import knn
 
   _check_single(train[1])
   _check(*train)
   found = {}
-  for label in np.unique(test[1]):
-    normal = train[0][train[1] == label]
-    if not len(normal) or np.all(test[1] == label):
+  for group in normal or [(int(label),) for label in np.unique(test[1])]:
+    bank = train[0][np.isin(train[1], group)]
+    inside = np.isin(test[1], group)
+    if not len(bank) or inside.all() or not inside.any():
       continue
-    similarities, _ = knn.nearest(normal, test[0], neighbors)
-    found[int(label)] = float(roc_auc_score(test[1] == label, similarities.mean(1)))
+    similarities, _ = knn.nearest(bank, test[0], neighbors)
+    found[group_name(group)] = scores.auroc(similarities.mean(1), inside)
   return {'auroc': float(np.mean(list(found.values()))), 'by_class': found}
 
 
@@ -244,6 +246,11 @@ def _held_out(labels: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, 
     count = min(max(1, round(share * len(labels))), len(labels) - 1)
     chosen = np.sort(np.random.default_rng(seeds).permutation(len(labels))[:count])
   return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+def group_name(classes: Sequence[int]) -> str:
+  """'3', or '3, 5' of several."""
+  return ', '.join(map(str, classes))
 
 
 def _classes(*labels: np.ndarray) -> int:

@@ -94,6 +94,27 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
   return float(np.mean([precision[enough].max() for enough in reached]))
 
 
+def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Area under the ROC curve: the share of pairs whose positive has the higher score; ties half.
+
+  Args:
+    scores: float [n].
+    positive: bool [n], some and not all.
+
+  Raises:
+    ValueError: all examples are positive, or none.
+
+  Examples:
+    >>> auroc(np.array([3.0, 1.0, 2.0, 1.0]), np.array([True, True, False, False]))
+    0.625
+  """
+  from sklearn.metrics import roc_auc_score
+
+  if positive.all() or not positive.any():
+    raise ValueError('an ROC curve needs positive and negative examples.')
+  return float(roc_auc_score(positive, scores))
+
+
 def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
   """Mean of `average_precision` over classes; classes without a positive image are ignored.
 

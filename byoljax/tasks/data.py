@@ -22,18 +22,19 @@ def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> 'Sou
     log_dir: where images that cannot be read are listed; None: nowhere.
 
   Raises:
-    ConfigError: no such data, or not such a split.
+    ConfigError: no such data, or not such a split; for 'pretrain', a class that is not there.
   """
   from byoljax.data.sources import datasets
 
   with user_errors():
-    return datasets.load(
+    source = datasets.load(
       config.data.name,
       split,
       data_dir=config.data.dir,
       unreadable_log=None if log_dir is None else log_dir / 'unreadable.txt',
       in_memory=config.data.resident != 'off',
     )
+    return source.of_classes(config.data.classes) if split == 'pretrain' else source
 
 
 def open_labelled(config: Config, log_dir: pathlib.Path | None) -> 'tuple[Source, Source | None]':

@@ -58,7 +58,7 @@ def _merged(config: Config, pretraining: Config) -> Config:
   """The run's configuration with the data that the evaluation names."""
   merged: Config = ConfigDict(pretraining.to_dict())
   if config.data.name:
-    merged.data.name, merged.data.dir = config.data.name, config.data.dir
+    merged.data.update(name=config.data.name, dir=config.data.dir, classes=())
   elif config.data.dir:
     merged.data.dir = config.data.dir
   return merged

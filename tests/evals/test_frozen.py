@@ -151,7 +151,12 @@ class TestAnomaly:
     test = np.stack([np.cos(angles), np.sin(angles)], 1), np.array([0, 0, 1, 1])
     result = frozen.anomaly(train, test, neighbors=1)
     # Of class 0 (1 and 80 degrees) against 89 and 10: 1 beats both, 80 beats 89 alone.
-    assert result['by_class'] == {0: pytest.approx(0.75), 1: pytest.approx(0.75)}
+    assert result['by_class'] == {'0': pytest.approx(0.75), '1': pytest.approx(0.75)}
+
+  def test_several_classes_are_normal_together(self):
+    train, test = blobs(300, 0.3, 1), blobs(100, 0.3, 2)
+    result = frozen.anomaly(train, test, normal=((0, 2), (1,)))
+    assert set(result['by_class']) == {'0, 2', '1'} and result['auroc'] > 0.99
 
   def test_noise_is_chance_and_classes_are_found(self):
     noise = RNG.normal(size=(600, 8)), np.arange(600) % 3

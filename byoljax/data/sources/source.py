@@ -215,6 +215,28 @@ class Source:
       decode=None if whole is None else functools.cache(lambda: whole().subset(chosen)),
     )
 
+  def of_classes(self, classes: Sequence[int]) -> 'Source':
+    """The examples of these classes, numbered anew; the source itself for ().
+
+    Raises:
+      ValueError: there are no labels, several for each image, or no example of one of the classes.
+    """
+    if not len(classes):
+      return self
+    labels = self.labels
+    if labels is None or self.multi_label:
+      raise ValueError(
+        f'data.classes={tuple(classes)} chooses images by their class, but those of {self.name} '
+        'have no label, or several.'
+      )
+    for number in classes:
+      if not np.any(labels == number):
+        raise ValueError(
+          f'data.classes={tuple(classes)}: no image of {self.name} is of class {number}; classes '
+          f'are 0 to {self.num_classes - 1}.'
+        )
+    return self.subset(np.flatnonzero(np.isin(labels, classes)))
+
 
 def _checked(indices: np.ndarray, size: int, name: str) -> np.ndarray:
   indices = np.asarray(indices)

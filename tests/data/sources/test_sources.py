@@ -931,3 +931,19 @@ def test_tfds_files_that_are_damaged_or_missing(tfds_root, tmp_path, change, mes
     shard.unlink()
   with pytest.raises(ValueError, match=message):
     tfds_source.from_tfds('tiny', 'train', data_dir=root)
+
+
+def test_some_classes_alone():
+  images, labels = np.zeros((6, 8, 8, 3), np.uint8), np.array([0, 2, 1, 2, 0, 2], np.int32)
+  images[:] += np.arange(6, dtype=np.uint8)[:, None, None, None]
+  whole = arrays.from_arrays(images, labels, name='few', class_names=None, num_classes=4)
+  assert whole.of_classes(()) is whole
+  part = whole.of_classes((2, 0))
+  assert part.size == 5 and part.num_classes == 4 and part.fingerprint != whole.fingerprint
+  np.testing.assert_array_equal(part.labels, [0, 2, 2, 0, 2])
+  np.testing.assert_array_equal(part.read(np.arange(5))[0][:, 0, 0, 0], [0, 1, 3, 4, 5])
+  with pytest.raises(ValueError, match='no image of few is of class 3; classes are 0 to 3'):
+    whole.of_classes((1, 3))
+  unlabelled = arrays.from_arrays(images, None, name='few', class_names=None, num_classes=0)
+  with pytest.raises(ValueError, match='no label, or several'):
+    unlabelled.of_classes((1,))
