@@ -39,7 +39,7 @@ NEGATIVES = 1302  # which rows of a memory are negatives; with an example's glob
 
 # The key that `Method.transform` gets, each with an example's global position.
 GEOMETRIC = 1501  # which of the geometric transforms
-COUNTING = 1502  # how the whole image is resized, and whether it is gray
+COUNTING = 1502  # how the whole image is made smaller
 
 # The key that `Refresh.apply` gets.
 CLUSTERING = 1401  # where k-means starts; with a clustering

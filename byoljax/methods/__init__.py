@@ -27,13 +27,14 @@ from byoljax.methods.joint_embedding import (
   vicreg,
   w_mse,
 )
-from byoljax.methods.pretext import geometric, rotation
+from byoljax.methods.pretext import counting, geometric, rotation
 from byoljax.methods.supervised import distillation, linear_probe, supervised
 
 METHODS: dict[str, Callable[..., Method]] = {
   'barlow_twins': barlow_twins.build,
   'bridge': bridge.build,
   'byol': byol.build,
+  'counting': counting.build,
   'deepcluster': deepcluster.build,
   'deepcluster_v2': deepcluster_v2.build,
   'dino': dino.build,

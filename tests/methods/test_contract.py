@@ -65,6 +65,7 @@ CASES = {
   'barlow_twins': ({'projector': (16, 16, 8)}, 2),
   'bridge': ({'projector': (16, 8), 'predictor': (), 'base_tau': 0.9, 'beta': 0.5}, 2),
   'byol': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
+  'counting': ({'projector': (12, 8)}, 1),
   'deepcluster': ({'num_clusters': 6, 'pca_dim': 4}, 1),
   'deepcluster_v2': ({'projector': (16, 8), 'prototypes': (6, 5)}, 3),
   'dino': ({'projector': (16, 8), 'outputs': 12, 'freeze_last': '1 steps'}, 3),
