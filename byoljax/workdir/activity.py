@@ -6,7 +6,7 @@
           did(len(batch))
 
 A thread looks at what is being done and, after five seconds without any output, says so on standard
-error: redrawn on a terminal, every ten seconds elsewhere. Without `watching` nothing is ever
+error: redrawn on a terminal, more and more seldom elsewhere. Without `watching` nothing is ever
 printed. Other output calls `shown`, which starts the five seconds anew.
 """
 
@@ -19,6 +19,7 @@ from typing import Any, TextIO, TypeVar
 
 T = TypeVar('T')
 FIRST, AGAIN, REDRAW = 5.0, 10.0, 1.0  # seconds without output
+SELDOM = 60.0
 
 
 class _Step:
@@ -26,7 +27,7 @@ class _Step:
 
   def __init__(self, what: str, total: int, unit: str, began: float) -> None:
     self.what, self.total, self.unit, self.began = what, total, unit, began
-    self.done = 0
+    self.done, self.first = 0, (began, 0)
 
   def text(self, now: float) -> str:
     """'features of val: 3,200 of 50,000 images, 1:40 left' or, without a total, '0:15 so far'."""
@@ -34,9 +35,17 @@ class _Step:
     if not self.total:
       return f'{self.what}, {_clock(elapsed)} so far'
     far = f'{self.what}: {self.done:,} of {self.total:,} {self.unit}'.rstrip()
-    if not 0 < self.done < self.total:
+    since, before = self.first  # The first part compiles: it says nothing about the others.
+    if not before < self.done < self.total:
       return f'{far}, {_clock(elapsed)} so far'
-    return f'{far}, {_clock(elapsed * (self.total - self.done) / self.done)} left'
+    left = (now - since) * (self.total - self.done) / (self.done - before)
+    return f'{far}, {_clock(left)} left'
+
+  def did(self, amount: int) -> None:
+    """Counts what has been done since."""
+    self.done += amount
+    if not self.first[1]:
+      self.first = time.monotonic(), self.done
 
 
 class Watch:
@@ -56,7 +65,7 @@ class Watch:
   ) -> None:
     self._stream, self._prefix, self._now = stream, prefix, now
     self._lock = threading.Lock()
-    self._due = now() + FIRST
+    self._due, self._again = now() + FIRST, AGAIN
     self._drawn = 0  # characters of our own line on the terminal
     self._open_line = False  # whether another's line has no end yet
 
@@ -77,7 +86,8 @@ class Watch:
       else:
         stream.write(f'{text}\n')
       stream.flush()
-      self._due = now + (REDRAW if terminal else AGAIN)
+      self._due = now + (REDRAW if terminal else self._again)
+      self._again = min(2 * self._again, SELDOM)
 
   def shown(self, open_line: bool) -> None:
     """Something else is about to be printed: our own line goes, and the wait begins anew."""
@@ -88,7 +98,7 @@ class Watch:
         stream.flush()
         self._drawn = 0
       self._open_line = open_line
-      self._due = self._now() + FIRST
+      self._due, self._again = self._now() + FIRST, AGAIN
 
 
 _steps: list[_Step] = []
@@ -140,11 +150,8 @@ def doing(what: str, total: int = 0, unit: str = '') -> Iterator[Callable[[int],
   step = _Step(what, total, unit, time.monotonic())
   _steps.append(step)
 
-  def did(amount: int) -> None:
-    step.done += amount
-
   try:
-    yield did
+    yield step.did
   finally:
     # A generator may be closed after a step that began later.
     _steps.remove(step)
