@@ -22,7 +22,9 @@ inputs: a masked autoencoder's decoder reads tokens, and its encoder is told whi
     )
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -235,7 +237,38 @@ def run_part(
   with_taps: bool,
   more: Mapping[str, Any],
 ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
-  """One module's output, its new running statistics and its inner feature maps."""
+  """One module's output, its new running statistics and its inner feature maps.
+
+  It is traced once for every shape of input: each further view, and a target network of the same
+  modules, repeats what was found, and so do its derivatives.
+  """
+  y, stats, found = _run_module(_Same(module), params, stats, x, train, with_taps, dict(more))
+  return y, stats, dict(found)
+
+
+class _Same(NamedTuple):
+  """A module as a key: the object itself, as the fields of a user's module may have no hash."""
+
+  module: nn.Module
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, _Same) and self.module is other.module
+
+  def __hash__(self) -> int:
+    return id(self.module)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _run_module(
+  same: _Same,
+  params: Any,
+  stats: Any,
+  x: jax.Array,
+  train: bool,
+  with_taps: bool,
+  more: dict[str, Any],
+) -> tuple[jax.Array, Any, OrderedDict[str, jax.Array]]:
+  module = same.module
   mutable = (['batch_stats'] if train else []) + (['intermediates'] if with_taps else [])
   y, updates = module.apply(
     {'params': params, 'batch_stats': stats}, x, train=train, mutable=mutable, **more
@@ -243,7 +276,9 @@ def run_part(
   # Linen keeps every value sown under a name in a tuple; these are sown once per call.
   sown = updates.get('intermediates') or {}
   found = {name: values[0] for name, values in sown.items() if isinstance(values, tuple)}
-  return y, updates.get('batch_stats', stats), found
+  found = OrderedDict(found)  # A plain dict would come out of a jitted function in sorted order.
+  # No loss depends on running statistics: their derivatives would be traced for nothing.
+  return y, jax.lax.stop_gradient(updates.get('batch_stats', stats)), found
 
 
 def full_name(tap: str, inner: list[str]) -> str:

@@ -123,6 +123,8 @@ class Checkpoints:
       return
     numbers = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     record = {}
+    # Alone: fetched once, while Orbax would slice a part off each device's copy and fetch that.
+    state = mapping.fetch(state) if jax.process_count() == 1 else _globally_addressed(state)
     if hosts.is_first_process():  # Only this one writes JSON.
       leaves = restore.by_name(mapping.fetch(state))
       record = integrity.make(
@@ -133,7 +135,7 @@ class Checkpoints:
       saved = self._manager.save(
         step,
         args=ocp.args.Composite(
-          state=ocp.args.StandardSave(_globally_addressed(state)),
+          state=ocp.args.StandardSave(state),
           meta=ocp.args.JsonSave({'metrics': numbers, 'versions': versions()}),
           **{integrity.ITEM: ocp.args.JsonSave(record)},
         ),
@@ -311,8 +313,6 @@ def _best_metric(metrics: Mapping[str, float] | None) -> float:
 
 def _globally_addressed(state: PyTree) -> PyTree:
   """With several processes, presents each host-local replicated array as one global array."""
-  if jax.process_count() == 1:
-    return state
   return jax.tree.map(ocp.utils.fully_replicated_host_local_array_to_global_array, state)
 
 
