@@ -47,6 +47,7 @@ class TinyEncoder(nn.Module):
     return x.mean((1, 2)).astype(jnp.float32)
 
 
+@functools.cache
 def _frozen():
   encoder = TinyEncoder(None)
   net = stack((('encoder', 'embedding', encoder),))
@@ -54,6 +55,7 @@ def _frozen():
   return Encoder(net, params, bn, Preprocessing((0.5,) * 3, (0.25,) * 3, SIZE))
 
 
+@functools.cache
 def _teacher():
   """A linear classifier on the frozen encoder."""
   kernel = 5.0 * jax.random.normal(jax.random.key(3), (8, CLASSES))
