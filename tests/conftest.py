@@ -1,6 +1,7 @@
 """Four virtual CPU devices for every test, strict settings, and small data to train on."""
 
 import contextlib
+import fcntl
 import gc
 import hashlib
 import json
@@ -168,6 +169,10 @@ def tiny(npz):
     '--config.train.length=2 epochs',
     '--config.views.view1.size=12',
     '--config.views.view2.size=12',
+    # Nothing but crops and mirrors: other operations take long to trace.
+    *(
+      f'--config.views.view{view}.{name}_prob=0.0' for view in (1, 2) for name in ('jitter', 'gray')
+    ),
     '--config.evals.image_size=12',
     '--config.evals.batch_size=16',
     # Adam divides by the gradient's size, which amplifies rounding; LARS does not.
@@ -180,3 +185,63 @@ def tiny(npz):
     '--config.log.every=1 steps',
     '--config.log.tensorboard=false',
   ]
+
+
+@contextlib.contextmanager
+def _runs_made_once():
+  """Within, runs of equal configurations on equal data share what is traced and compiled."""
+  from byoljax.train import assemble
+
+  make = assemble.from_config
+
+  def remembered(config, source, **options):
+    if options.get('given'):
+      return make(config, source, **options)
+    fields = json.loads(config.to_json()) | {'log': config.log.every}
+    for name in ('evals', 'checkpoint', 'profile', 'bench', 'task'):
+      fields.pop(name, None)
+    key = json.dumps([fields, source.fingerprint, repr(sorted(options.items()))])
+    if key not in _MADE:
+      _MADE[key] = make(config, source, **options)
+    return _MADE[key]._replace(source=source)
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(assemble, 'from_config', remembered)
+    yield
+
+
+_MADE = {}
+
+
+@pytest.fixture(scope='module')
+def made_once():
+  """Tests of a file whose runs have equal configurations trace and compile them once."""
+  with _runs_made_once():
+    yield
+  _MADE.clear()
+
+
+@pytest.fixture(scope='session')
+def finished(tiny, tmp_path_factory, worker_id):
+  """The directory of one uninterrupted run of `tiny`, made by the worker that needs it first."""
+  shared = tmp_path_factory.getbasetemp()
+  home = (shared if worker_id == 'master' else shared.parent) / 'finished'
+  home.mkdir(exist_ok=True)
+  with (home / 'lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not (home / 'done').exists():
+      from byoljax.main import main
+
+      with contextlib.chdir(_HERE.parent), _runs_made_once():
+        assert main([*tiny, f'--workdir={home / "run"}', '--config.log.csv=true']) == 0
+      (home / 'done').touch()
+  return home / 'run'
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+  """Runs draw neither views nor curves, a third of the time of a short one."""
+  from byoljax.report import curves, preview
+
+  monkeypatch.setattr(preview, 'write_sheet', lambda *_, **__: None)
+  monkeypatch.setattr(curves, 'plot_run', lambda *_, **__: 'curves.png')

@@ -78,12 +78,12 @@ def one_device(tiny, tmp_path_factory):
   return workdir
 
 
-def test_two_processes_are_one(tiny, one_device, tmp_path):
+def test_two_processes_are_one(tiny, finished, tmp_path):
   """Two processes of two devices each: the same parameters, the same k-NN, one set of files."""
   output = finish(launched(tiny, tmp_path, 2, 2))
   assert '[0/2] Trained in' in output and 'Traceback' not in output
-  assert_close(one_device, tmp_path, 2e-4)
-  ours, theirs = metrics.read(tmp_path), metrics.read(one_device)
+  assert_close(finished, tmp_path, 2e-4)
+  ours, theirs = metrics.read(tmp_path), metrics.read(finished)
   assert [row['step'] for row in ours] == [row['step'] for row in theirs]
   for name in ('loss', 'probe/top1', 'knn/top1', 'collapse/std'):
     assert ours[-1][name] == pytest.approx(theirs[-1][name], abs=2e-2), name

@@ -18,6 +18,8 @@ from byoljax.main import main
 from byoljax.workdir import checkpoint, metrics
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.usefixtures('made_once')
+
 
 @pytest.fixture(autouse=True)
 def at_root(monkeypatch):
@@ -37,19 +39,6 @@ def assert_same_state(a, b, step):
   assert [str(path) for path, _ in left] == [str(path) for path, _ in right]
   for (path, x), (_, y) in zip(left, right, strict=True):
     np.testing.assert_array_equal(x, y, err_msg=str(path))
-
-
-@pytest.fixture(scope='module')
-def finished(tiny, tmp_path_factory):
-  """One uninterrupted run."""
-  workdir = tmp_path_factory.mktemp('runs') / 'whole'
-  before = pathlib.Path.cwd()
-  os.chdir(ROOT)
-  try:
-    assert main([*tiny, f'--workdir={workdir}', '--config.log.csv=true']) == 0
-  finally:
-    os.chdir(before)
-  return workdir
 
 
 def test_run_leaves_everything_behind(finished):
@@ -79,6 +68,7 @@ def test_schedules_are_per_step(finished):
   assert taus[5] == pytest.approx(1 - (1 - base) * (np.cos(np.pi * 5 / 10) + 1) / 2, rel=1e-6)
 
 
+@pytest.mark.usefixtures('no_pictures')
 @pytest.mark.parametrize(
   'number, status',
   [(signal.SIGTERM, 75), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
@@ -108,6 +98,7 @@ def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
     assert own == {k: v for k, v in b.items() if not k.startswith(timing)}
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_signals_while_the_last_checkpoint_is_written_wait_for_it(
   finished, tiny, tmp_path, monkeypatch
 ):
@@ -132,6 +123,7 @@ def test_signals_while_the_last_checkpoint_is_written_wait_for_it(
   assert_same_state(finished, run, 10)
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_a_crash_after_a_checkpoint_loses_nothing_before_it(finished, tiny, tmp_path, monkeypatch):
   """Killed between two checkpoints: the run goes on from the last one, rows of later steps go."""
   arguments = [*tiny, f'--workdir={tmp_path}', '--config.log.csv=true']
@@ -154,6 +146,7 @@ def test_a_crash_after_a_checkpoint_loses_nothing_before_it(finished, tiny, tmp_
   assert [row['step'] for row in metrics.read(tmp_path)] == list(range(1, 11))
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
   finished, tiny, tmp_path, monkeypatch, capsys
 ):
@@ -175,6 +168,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
   assert_same_state(finished, tmp_path, 10)
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_a_damaged_checkpoint_is_replaced_by_training_on_from_the_one_before(
   finished, tiny, tmp_path, monkeypatch, capsys
 ):
@@ -202,6 +196,7 @@ def test_a_damaged_checkpoint_is_replaced_by_training_on_from_the_one_before(
   assert [row['step'] for row in metrics.read(run)] == list(range(1, 11))
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_a_finished_run_started_again_does_nothing_new(finished, tiny, capsys):
   before = (finished / 'metrics.jsonl').read_bytes()
   assert main([*tiny, f'--workdir={finished}', '--config.log.csv=true']) == 0
@@ -209,6 +204,7 @@ def test_a_finished_run_started_again_does_nothing_new(finished, tiny, capsys):
   assert (finished / 'metrics.jsonl').read_bytes() == before
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path, capsys):
   """An absurd learning rate: exit status 3, the step window, and only finite checkpoints."""
   arguments = [
@@ -259,12 +255,12 @@ def test_linear_and_knn_from_a_checkpoint(finished, network, tmp_path, capsys):
   assert knn['top1'] > 0.6
 
 
+@pytest.mark.usefixtures('no_pictures')
 def test_final_table_compares_with_random_and_pixels(tiny, tmp_path, capsys):
   arguments = [
     *tiny, f'--workdir={tmp_path}', '--config.evals.final=true',
     '--config.evals.linear.length=1 epochs', '--config.evals.linear.batch_size=16',
-    '--config.evals.linear.held_out=0.2', '--config.train.length=2 steps',
-    '--config.optim.warmup=1 steps',
+    '--config.evals.linear.held_out=0.2', '--config.evals.linear.base_lr=(0.1,1.0)',
   ]  # fmt: skip
   assert main(arguments) == 0
   out = capsys.readouterr().out

@@ -10,6 +10,7 @@ one array instead of three, and bytes where they came as bytes.
 """
 
 from collections.abc import Callable
+import functools
 
 import jax
 from jax import lax
@@ -36,6 +37,12 @@ def apply(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
   Raises:
     ValueError: gray, saturation or hue for images that are not RGB.
   """
+  return _apply(images, u, spec)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _apply(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
+  """Traced once for all views that are alike."""
   return lax.platform_dependent(
     images,
     u,
