@@ -99,9 +99,8 @@ class TestFinetune:
     tried = {entry['base_lr']: entry['held_out'] for entry in own['sweep']}
     assert tried[0.1] > tried[0.0] and own['base_lr'] == 0.1, 'the better rate was taken'
     shown = capsys.readouterr().out
-    assert ('scratch' in shown) == scratch and 'top-1' not in shown.split('result')[0].split('\n')[
-      0
-    ]
+    assert ('from scratch' in shown) == scratch
+    assert 'top-1' not in shown.split('result')[0].split('\n')[0]
     # Started again, nothing is trained: the sweep's scores and the last checkpoint are there.
     before = (tmp_path / 'online' / 'metrics.jsonl').read_text()
     assert cli.run(command) == 0
