@@ -53,6 +53,13 @@ def photographs(config: ConfigDict, epochs: int) -> None:
   config.optim.update(name='adamw', base_lr=1e-3, weight_decay=1e-4)
 
 
+def imagenet(config: ConfigDict, epochs: int) -> None:
+  """The paper's network: AlexNet without normalization, with two layers of 4096 of its own."""
+  photographs(config, epochs)
+  config.encoder.name = 'alexnet_plain'
+  config.method.projector = (1000,)
+
+
 def gray_view(config: ConfigDict, **changes) -> None:
   """One view, gray in two of three cases: fringes of color are not to be counted."""
   scales.plain_view(config, gray_prob=0.67, **changes)
@@ -69,6 +76,6 @@ ADAPT = {
   'cifar10': cifar10,
   'cifar10_small': cifar10_small,
   'imagenette': photographs,
-  'imagenet': photographs,
+  'imagenet': imagenet,
   'smoke': smoke,
 }

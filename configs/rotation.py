@@ -36,8 +36,9 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
-  """The authors' batch, rates and steps; random crops instead of shifts by up to 4 pixels."""
+  """The authors' network, batch, rates and steps; random crops, not shifts by up to 4 pixels."""
   del epochs
+  config.encoder.name = 'nin'
   config.train.batch_size = 128
   scales.plain_view(config, crop_scale=(0.6, 1.0))
   sgd(config, base_lr=0.2, weight_decay=5e-4)
@@ -53,8 +54,9 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
 
 
 def imagenet(config: ConfigDict, epochs: int) -> None:
-  """The authors' batch, rates and steps for AlexNet; crops of 224 of 256 pixels are theirs."""
+  """The authors' network, batch, rates and steps; their crops are 224 of 256 pixels."""
   del epochs
+  config.encoder.name = 'alexnet'
   config.train.batch_size = 192
   scales.plain_view(config, crop_scale=(0.5, 1.0))
   sgd(config, base_lr=0.01 * 256 / 192, weight_decay=5e-4)

@@ -6,8 +6,8 @@ and not those of another image. What adds up like this are counts of things: `lo
 As in the paper: ReLU behind the last layer, so that counts are not negative, and no normalization
 in the head. Different from it: how the image is made smaller is drawn for each of them from
 `kernels`, as in later implementations, so that its traces cannot be counted; y is the next image of
-the batch; the encoder is any, with its own normalization and its pooled embedding, where theirs
-is AlexNet without any. Its statistics are of wholes and quarters together.
+the batch. The encoder is any, with or without normalization, whose statistics are then of wholes
+and quarters together; theirs is AlexNet without, 'alexnet_plain'.
 """
 
 from collections.abc import Sequence
