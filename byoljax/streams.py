@@ -56,4 +56,5 @@ RESCALING = 2006  # images that the encoder 'random_rescaled' is fitted to
 REPORT_SAMPLE = 2007  # (part): images on the report's page
 REPORT_GALLERY = 2008  # queries in the report's gallery
 MIXED_ORDER = 2009  # (part, epoch): order of the examples of a part of a mixed order
+PERMUTATIONS = 2010  # the first permutation of a jigsaw's set, and ties
 FOLDS = 2012  # the parts of a cross-validation
