@@ -24,6 +24,16 @@ TRANSFORM = 1101  # with a micro-batch -> the key that `Method.transform` gets
 LOSS = 1102  # with a number for micro-batch and phase -> the key that `Method.loss` gets
 REFRESH = 1103  # -> the key that `Refresh.apply` gets
 
+# The key that `Method.transform` gets.
+TILES = 1151  # with an example's global position: where tiles are cut, and their colors
+TILE_PAIRS = 1152  # with an example's global position: which tiles are compared, and dropout
+PUZZLES = 1153  # with an example's global position: how tiles are put together
+EXEMPLARS = 1154  # with an example's global position: how its patch is changed
+GRAY_PATCHES = 1155  # with an example's global position: which of its patches are gray
+
+# A key made of a method's own seed.
+SEED_PATCHES = 1181  # with an example's index: where its patch is, in every epoch
+
 # The key that `Method.init` gets.
 ONLINE = 1201  # the online network, or its first part
 HEAD = 1202  # a head that is initialized apart from the backbone

@@ -27,7 +27,14 @@ from byoljax.methods.joint_embedding import (
   vicreg,
   w_mse,
 )
-from byoljax.methods.pretext import counting, geometric, rotation
+from byoljax.methods.pretext import (
+  counting,
+  exemplar,
+  geometric,
+  jigsaw,
+  relative_patch_location,
+  rotation,
+)
 from byoljax.methods.supervised import distillation, linear_probe, supervised
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -39,13 +46,16 @@ METHODS: dict[str, Callable[..., Method]] = {
   'deepcluster_v2': deepcluster_v2.build,
   'dino': dino.build,
   'distillation': distillation.build,
+  'exemplar': exemplar.build,
   'geometric': geometric.build,
   'instance_discrimination': instance_discrimination.build,
   'interclr': interclr.build,
+  'jigsaw': jigsaw.build,
   'linear_probe': linear_probe.build,
   'moco': moco.build,
   'moco_v3': moco_v3.build,
   'nnclr': nnclr.build,
+  'relative_patch_location': relative_patch_location.build,
   'rotation': rotation.build,
   'simclr': simclr.build,
   'simsiam': simsiam.build,

@@ -133,25 +133,46 @@ def color(planes: Planes, factor: Any, turn: Any) -> list[Any]:
   With V the largest and C the largest minus the smallest channel, S = C / V, so scaling S is
   scaling C by min(factor, V / C). The channels of hue h in [0, 6) are V - C + C * ramp(h).
   """
-  r, g, b = planes
-  value = jnp.maximum(jnp.maximum(r, g), b)
-  chroma = value - jnp.minimum(jnp.minimum(r, g), b)
-  inverse = 1.0 / jnp.maximum(chroma, _MIN_CHROMA)
+  value, chroma, inverse = _value_and_chroma(planes)
   ratio = 1.0 if factor is None else jnp.minimum(factor, value * inverse)
   if turn is None:
     return [value - (value - plane) * ratio for plane in planes]
+  return from_hue(_hue(planes, inverse) + turn, chroma * ratio, value)
+
+
+def to_hue(planes: Planes) -> tuple[Any, Any, Any]:
+  """Hue in sextants [-1, 5], 0 where there is none; chroma and value, both in [0, 1].
+
+  `planes` are red, green and blue in [0, 1], of any one shape. The HSV saturation is chroma over
+  value.
+  """
+  value, chroma, inverse = _value_and_chroma(planes)
+  return _hue(planes, inverse), chroma, value
+
+
+def from_hue(hue: Any, chroma: Any, value: Any) -> list[Any]:
+  """Red, green and blue of a hue in sextants, of any turn, a chroma and a value."""
+  hue = hue - 6.0 * jnp.floor(hue * (1 / 6))
+  low = value - chroma
+  ramps = (jnp.abs(hue - 3.0) - 1.0, 2.0 - jnp.abs(hue - 2.0), 2.0 - jnp.abs(hue - 4.0))
+  return [low + chroma * jnp.clip(ramp, 0.0, 1.0) for ramp in ramps]
+
+
+def _value_and_chroma(planes: Planes) -> tuple[Any, Any, Any]:
+  r, g, b = planes
+  value = jnp.maximum(jnp.maximum(r, g), b)
+  chroma = value - jnp.minimum(jnp.minimum(r, g), b)
+  return value, chroma, 1.0 / jnp.maximum(chroma, _MIN_CHROMA)
+
+
+def _hue(planes: Planes, inverse: Any) -> Any:
+  r, g, b = planes
   # Not by `value == r`: a compiler may compute r twice, and round it differently.
-  sector = jnp.where(
+  return jnp.where(
     (r >= g) & (r >= b),
     (g - b) * inverse,
     jnp.where(g >= b, (b - r) * inverse + 2.0, (r - g) * inverse + 4.0),
   )
-  hue = sector + turn
-  hue = hue - 6.0 * jnp.floor(hue * (1 / 6))
-  chroma = chroma * ratio
-  low = value - chroma
-  ramps = (jnp.abs(hue - 3.0) - 1.0, 2.0 - jnp.abs(hue - 2.0), 2.0 - jnp.abs(hue - 4.0))
-  return [low + chroma * jnp.clip(ramp, 0.0, 1.0) for ramp in ramps]
 
 
 def blur_reach(family: str, size: int, largest_sigma: float) -> int:

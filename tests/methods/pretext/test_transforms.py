@@ -11,6 +11,8 @@ from byoljax.methods import METHODS
 from tests.methods.test_contract import BATCH, batch_of, make
 
 PRETEXT = sorted(name for name in METHODS if 'pretext' in METHODS[name].__module__)
+# Long to compile; that training does not depend on the devices is in the contract.
+SLOW = {'exemplar', 'relative_patch_location'}
 
 
 def regrouped(x, devices):
@@ -20,10 +22,13 @@ def regrouped(x, devices):
   return np.concatenate(list(rows), axis=1)
 
 
-@pytest.mark.parametrize('name', PRETEXT)
+@pytest.mark.parametrize(
+  'name', [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in PRETEXT]
+)
 def test_the_same_images_are_asked_the_same_on_one_and_four_devices(name):
   batch, key = batch_of(name), jax.random.key(3)
-  alone = transformed(make(name, axis=None), batch, key, jnp.int32(0))
+  single = make(name, axis=None)
+  alone = jax.jit(lambda batch: transformed(single, batch, key, jnp.int32(0)))(batch)
   method = make(name)
 
   def see(key, part):
@@ -33,4 +38,9 @@ def test_the_same_images_are_asked_the_same_on_one_and_four_devices(name):
   four = mapping.spmd_map(see)(key, mapping.shard(batch))
   for field in sorted(set(alone) - {'index', 'epoch', 'label'}):
     for one, parts in zip(jax.tree.leaves(alone[field]), jax.tree.leaves(four[field]), strict=True):
-      np.testing.assert_array_equal(regrouped(one[None], 1), regrouped(parts, 4))
+      assert one.dtype == parts.dtype
+      # Exact but for powers and principal components, 2.5e-6; five times that.
+      tolerance = 1.3e-5 if name == 'exemplar' and one.dtype == jnp.float32 else 0
+      np.testing.assert_allclose(
+        regrouped(one[None], 1), regrouped(parts, 4), rtol=0, atol=tolerance
+      )
