@@ -77,23 +77,31 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
   _set_verbosity(config.log.verbose)
   # JAX is imported only now: a mistake in the configuration is answered at once.
   from byoljax.devices import hosts, xla
-  from byoljax.workdir import activity
-  from byoljax.workdir.run_dir import Invocation
+  from byoljax.workdir import activity, run_dir
 
   xla.set_defaults()
   xla.keep_programs()
-  launch = flags.launch_of(options)
-  note = processes.launcher_hint(dict(os.environ)) if launch == processes.Launch() else ''
-  if note:
-    print(note, file=sys.stderr)
-  with config_lib.user_errors():
-    processes.join(launch, _common(config, options))
+  run_dir.say(f'byoljax {__version__} on {_devices(config, options)}')
   with (
     activity.watching(f'{config.task}: working')
     if hosts.is_first_process()
     else contextlib.nullcontext()
   ):
-    return task(config, Invocation(options.config, options.workdir))
+    return task(config, run_dir.Invocation(options.config, options.workdir))
+
+
+def _devices(config: Config, options: argparse.Namespace) -> str:
+  """Joins the other processes, if there are any; returns what all of them compute on."""
+  from byoljax.devices import backend
+
+  launch = flags.launch_of(options)
+  note = processes.launcher_hint(dict(os.environ)) if launch == processes.Launch() else ''
+  if note:
+    print(note, file=sys.stderr)
+  with config_lib.user_errors(), backend.warnings_of_jax() as warnings:
+    backend.require_usual_switches()
+    processes.join(launch, _common(config, options))
+    return backend.describe(warnings)
 
 
 def _common(config: Config, options: argparse.Namespace) -> str:

@@ -37,6 +37,9 @@ HEADLINE_K = 200
 HEADLINE_TEMPERATURE = 0.1
 # Rows of queries and of the bank per block: their similarities are an intermediate result.
 _BLOCKS = {'cpu': (256, 12288), 'other': (1024, 32768)}
+# Below and above every cosine: no neighbor yet, and a feature that is not finite. No infinities,
+# which JAX_DEBUG_INFS would mind.
+_NOTHING, _NOT_FINITE = -2.0, 2.0
 
 
 def knn_accuracy(
@@ -183,7 +186,7 @@ def _search(
 ) -> list[tuple[jax.Array, jax.Array]]:
   """The k nearest of each query: per query block, similarities and labels [query_block, k]."""
   running = [
-    (jnp.full((query_block, k), -jnp.inf, jnp.float32), jnp.full((query_block, k), -1, jnp.int32))
+    (jnp.full((query_block, k), _NOTHING, jnp.float32), jnp.full((query_block, k), -1, jnp.int32))
     for _ in range(0, len(queries), query_block)
   ]
   with futures.ThreadPoolExecutor(2 if _on_cpu() else 1) as pool:
@@ -242,8 +245,8 @@ def _merge(
   # Full float32: accelerators would otherwise round the products to tf32 or bfloat16.
   block = jnp.matmul(_normalize(queries), bank.T, precision=lax.Precision.HIGHEST)
   # A feature that is not finite gives NaN: as the nearest neighbor, `_vote` detects it.
-  block = jnp.where(jnp.isnan(block), jnp.inf, block)
-  block = jnp.where(labels[None] < 0, -jnp.inf, block)
+  block = jnp.where(jnp.isnan(block), _NOT_FINITE, block)
+  block = jnp.where(labels[None] < 0, _NOTHING, block)
   k = similarities.shape[1]
   best, position = lax.top_k(jnp.concatenate([similarities, block], axis=1), k)
   from_block = jnp.take(labels, jnp.maximum(position - k, 0), axis=0)
@@ -265,7 +268,7 @@ def _vote(
   Votes are summed per neighbor (the total of its class) rather than per class: [q, k, k] is smaller
   than [q, C] with thousands of classes, and no scatter with an undefined order is needed.
   """
-  finite = jnp.all(similarities < jnp.inf)
+  finite = jnp.all(similarities < _NOT_FINITE)
   scale = jnp.asarray(temperatures)[None, None]
   weights = jnp.exp((similarities - similarities[:, :1])[..., None] / scale)  # [q, k, t]
   same = labels[:, :, None] == labels[:, None, :]  # [q, k, k]

@@ -13,7 +13,6 @@ from byoljax.devices import hosts
 from byoljax.report import table
 from byoljax.tasks import data as data_lib
 from byoljax.tasks.command import RECIPE, Command
-from byoljax.version import __version__
 from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
@@ -204,17 +203,13 @@ def _final_results(
 
 
 def _headline(config: Config, run: 'Run', workdir: pathlib.Path) -> str:
-  import jax
-
   length, short = run.length, ''
   if length.total_steps < _LEARNS_LITTLE:
     short = _SHORT.format(length.total_steps)
   epochs = length.total_steps / length.steps_per_epoch
-  devices = f'{jax.device_count()} {jax.devices()[0].platform} device(s)'
   return (
-    f'byoljax {__version__}: {config.method.name}, {config.encoder.name} encoder, '
-    f'{run.source.size:,} images of {run.source.name}, {devices}\n'
-    f'{length.total_steps:,} steps of {length.batch_size} images, '
+    f'{config.method.name}, {config.encoder.name} encoder, {run.source.size:,} images of '
+    f'{run.source.name}\n{length.total_steps:,} steps of {length.batch_size} images, '
     f'{epochs:.4g} epochs of {length.steps_per_epoch:,} steps; '
     f'warm-up {run.warmup_steps:,} steps; workdir {workdir}{short}'
   )

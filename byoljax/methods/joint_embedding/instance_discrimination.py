@@ -56,6 +56,7 @@ from byoljax.ops import memory, sphere
 PyTree = Any
 
 CRITERIA = ('full_softmax', 'nce', 'infonce')
+_UNKNOWN = -1e30
 
 
 class InstanceState(Statistics):
@@ -63,7 +64,7 @@ class InstanceState(Statistics):
 
   Attributes:
     bank: float32 [N, D], one entry per training image.
-    log_z: float32 [], logarithm of NCE's normalizing constant Z; -inf until the first batch.
+    log_z: float32 [], logarithm of NCE's normalizing constant Z; -1e30 until the first batch.
   """
 
   bank: jax.Array
@@ -130,7 +131,7 @@ def instance_discrimination(
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, InstanceState]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
     entries = bank_ops.init(jax.random.fold_in(key, streams.BANK), num_examples, dim)
-    return params, InstanceState(bn, entries, jnp.full((), -jnp.inf, jnp.float32))
+    return params, InstanceState(bn, entries, jnp.full((), _UNKNOWN, jnp.float32))
 
   def read(bank: jax.Array, index: jax.Array) -> jax.Array:
     return memory.take(bank, index, size=num_examples, axis=axis)
@@ -150,7 +151,7 @@ def instance_discrimination(
       return contrastive.info_nce(z, own, noise, temperature).mean(), state.log_z
     negatives = jnp.einsum('bd,bkd->bk', z, noise, precision=lax.Precision.HIGHEST) / temperature
     measured = _log_constant(positive, negatives, num_examples, axis)
-    log_z = jnp.where(jnp.isfinite(state.log_z), state.log_z, measured)
+    log_z = jnp.where(state.log_z > _UNKNOWN, state.log_z, measured)
     each = nce_loss.nce(positive, negatives, log_z, num_noise, num_examples)
     return each.mean(), log_z
 
