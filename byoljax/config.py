@@ -132,19 +132,31 @@ def override(config: Config, name: str, text: str) -> None:
     inner = [field for field in fields if field.startswith(f'{name}.')]
     if inner:
       raise ConfigError(f"'{name}' is a group of fields; set one of {', '.join(inner)}.")
-    # The right name in the wrong group is likelier than a misspelling.
-    near = [f for f in fields if f.split('.')[-1] == name.split('.')[-1]]
-    near.sort(key=lambda field: field.count('.'))
-    near = near or suggest.closest(name, fields)
-    meant = "' or '".join(near[:3])
-    hint = f", did you mean '{meant}'?" if near else '; --print_config shows all fields.'
-    raise ConfigError(f"unknown field '{name}' in --config.{name}={text}{hint}")
+    raise ConfigError(f"unknown field '{name}' in --config.{name}={text}{_meant(name, fields)}")
   *groups, last = name.split('.')
   target = config
   for group in groups:
     target = target[group]
   with target.unlocked():
     target[last] = _convert(name, text, fields[name])
+
+
+def _meant(name: str, fields: Mapping[str, Any]) -> str:
+  """The end of the message about an unknown field: what it may have meant, or what there is."""
+  group, _, last = name.rpartition('.')
+  # The right name in the wrong group is likelier than a misspelling.
+  near = [field for field in fields if field.split('.')[-1] == last]
+  near.sort(key=lambda field: field.count('.'))
+  if not near:
+    # Only the last part counts: a long group in common makes any two fields alike.
+    alike = suggest.closest(last, {field.split('.')[-1] for field in fields})
+    near = suggest.closest(name, [f for f in fields if f.split('.')[-1] in alike])
+  if near:
+    return ", did you mean '" + "' or '".join(near[:3]) + "'?"
+  own = [field.rpartition('.')[2] for field in fields if field.rpartition('.')[0] == group]
+  if group and own:
+    return f': {group} has {", ".join(own)}.'
+  return '; --print_config shows all fields.'
 
 
 def _convert(name: str, text: str, present: Any) -> Any:

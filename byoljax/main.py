@@ -131,7 +131,15 @@ def _set_verbosity(verbose: bool) -> None:
     logging.basicConfig(level=logging.INFO)
     return
   for name in ('absl', 'jax', 'orbax', 'tensorstore'):
-    logging.getLogger(name).setLevel(logging.ERROR)
+    if name != 'jax' or not any(switch in os.environ for switch in _JAX_IS_TO_SPEAK):
+      logging.getLogger(name).setLevel(logging.ERROR)
+
+
+# Variables by which a person asks JAX to log.
+_JAX_IS_TO_SPEAK = (
+  'JAX_LOGGING_LEVEL', 'JAX_DEBUG_LOG_MODULES', 'JAX_LOG_COMPILES', 'JAX_EXPLAIN_CACHE_MISSES',
+  'JAX_LOG_CHECKPOINT_RESIDUALS',
+)  # fmt: skip
 
 
 if __name__ == '__main__':

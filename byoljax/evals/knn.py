@@ -158,21 +158,20 @@ def nearest(
   return similarities[: len(queries)], rows[: len(queries)]
 
 
-def vote(
-  similarities: np.ndarray, labels: np.ndarray, num_classes: int, temperature: float
-) -> np.ndarray:
+def vote(similarities: np.ndarray, labels: np.ndarray, temperature: float) -> np.ndarray:
   """The class with the most votes of each query's neighbors, int64 [M]; see `knn_accuracy`.
 
   Args:
     similarities: [M, k], descending.
     labels: int [M, k], of the neighbors; -1 has no vote.
-    num_classes: C.
     temperature: above 0.
   """
   weights = np.exp((similarities - similarities[:, :1]) / temperature) * (labels >= 0)
-  votes = np.zeros((len(labels), num_classes))
-  np.add.at(votes, (np.arange(len(labels))[:, None], np.maximum(labels, 0)), weights)
-  return votes.argmax(1)
+  # Only classes that a neighbor has: there may be more classes than images.
+  classes, numbers = np.unique(np.maximum(labels, 0), return_inverse=True)
+  votes = np.zeros((len(labels), len(classes)))
+  np.add.at(votes, (np.arange(len(labels))[:, None], numbers.reshape(labels.shape)), weights)
+  return classes[votes.argmax(1)]
 
 
 def _search(

@@ -58,13 +58,14 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     own = bank.rows[rows] == queries.rows[:, None]
     similarities, rows = samples.without_self(similarities, rows, own)
   gallery = samples.gallery(queries, bank, similarities, rows)
-  confusion = None
+  confusion, confused = None, []
   classes = query_source.num_classes
-  if classes > 1 and not same:
-    confusion = samples.confusion(queries, bank, similarities, rows, classes)
-  shown = samples.layouts(queries)
   names = list(query_source.class_names) or [str(i) for i in range(classes)]
-  made = _pictures(run, encoder, gallery, shown, confusion, names)
+  if classes > 1 and not same:
+    confusion, occurring = samples.confusion(queries, bank, similarities, rows, classes)
+    confused = [names[number] for number in occurring]
+  shown = samples.layouts(queries)
+  made = _pictures(run, encoder, gallery, shown, confusion, names, confused)
   record = metrics.read(run)
   content = Page(
     title=f'{config.get("method", {}).get("name", "encoder")} on {config.data.name}: {run.name}',
@@ -86,6 +87,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     gallery=gallery,
     map=shown,
     confusion=confusion,
+    confused=confused,
     class_names=names,
     notes=facts.notes(bank, queries, same),
   )
@@ -115,6 +117,7 @@ def _pictures(
   shown: Map,
   confusion: np.ndarray | None,
   names: list[str],
+  confused: list[str],
 ) -> dict[str, pathlib.Path]:
   """Writes the PNGs; their paths by name."""
   folder = run / FOLDER
@@ -130,7 +133,7 @@ def _pictures(
     if kernel is not None:
       made['filters'] = pictures.filters(folder / 'filters.png', kernel)
     if confusion is not None:
-      made['confusion'] = pictures.confusion(folder / 'confusion.png', confusion, names)
+      made['confusion'] = pictures.confusion(folder / 'confusion.png', confusion, confused)
   return made
 
 

@@ -62,9 +62,10 @@ class Page(NamedTuple):
     pictures: heading -> PNG, whole files.
     gallery: nearest neighbors, or None.
     map: embeddings in the plane, or None.
-    confusion: int [C, C], rows true, columns predicted; or None.
+    confusion: int [c, c], rows true, columns predicted; or None.
     class_names: C names.
     notes: sentences under a heading: what a part was computed from.
+    confused: the names of the c classes of `confusion`; empty where they are all.
   """
 
   title: str
@@ -80,6 +81,7 @@ class Page(NamedTuple):
   confusion: np.ndarray | None
   class_names: Sequence[str]
   notes: Mapping[str, str]
+  confused: Sequence[str] = ()
 
 
 def render(page: Page) -> str:
@@ -256,7 +258,7 @@ def _map(shown: Map, names: Sequence[str]) -> str:
 def _classes(page: Page) -> str:
   if page.confusion is None:
     return ''
-  counts, names = page.confusion, page.class_names
+  counts, names = page.confusion, page.confused or page.class_names
   totals = counts.sum(1)
   accuracy = np.divide(np.diag(counts), totals, out=np.zeros(len(counts)), where=totals > 0)
   bars = ''.join(

@@ -16,6 +16,7 @@ from byoljax.workdir import activity
 
 MOST_POINTS = 1_000  # of the map
 _GALLERY_ROWS, _GALLERY_COLUMNS = 12, 8
+_MOST_CLASSES = 200  # Of more, a confusion matrix has only those that occur.
 
 
 class Sample(NamedTuple):
@@ -119,8 +120,8 @@ def gallery(queries: Sample, bank: Sample, similarities: np.ndarray, rows: np.nd
 
 def confusion(
   queries: Sample, bank: Sample, similarities: np.ndarray, rows: np.ndarray, num_classes: int
-) -> np.ndarray:
-  """Counts of (true class, class by k-NN vote), int [C, C]; queries without a label are left out.
+) -> tuple[np.ndarray, np.ndarray]:
+  """Counts of (true class, class by k-NN vote); queries without a label are left out.
 
   Args:
     queries: n of them.
@@ -128,12 +129,18 @@ def confusion(
     similarities: [n, k], descending.
     rows: int [n, k], the nearest rows of the bank.
     num_classes: C.
+
+  Returns:
+    Counts int [c, c], and the classes int [c] that they are of: all, or those that occur where
+    there are more than `_MOST_CLASSES`, so that c is at most 2 n.
   """
-  predicted = knn.vote(similarities, bank.labels[rows], num_classes, knn.HEADLINE_TEMPERATURE)
+  predicted = knn.vote(similarities, bank.labels[rows], knn.HEADLINE_TEMPERATURE)
   known = queries.labels >= 0
-  counts = np.zeros((num_classes, num_classes), int)
-  np.add.at(counts, (queries.labels[known], predicted[known]), 1)
-  return counts
+  pairs = np.stack([queries.labels[known], predicted[known]])
+  classes = np.arange(num_classes) if num_classes <= _MOST_CLASSES else np.unique(pairs)
+  counts = np.zeros((len(classes), len(classes)), int)
+  np.add.at(counts, tuple(np.searchsorted(classes, pairs)), 1)
+  return counts, classes
 
 
 def layouts(sample: Sample) -> Map:

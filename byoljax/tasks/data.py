@@ -22,10 +22,13 @@ def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> 'Sou
     log_dir: where images that cannot be read are listed; None: nowhere.
 
   Raises:
-    ConfigError: no such data, or not such a split; for 'pretrain', a class that is not there.
+    ConfigError: no such data or split, output that would lie among the images; for 'pretrain', a
+      class that is not there.
   """
   from byoljax.data.sources import datasets
 
+  if config.data.name == 'folder' and config.data.dir and log_dir is not None:
+    _require_outside(log_dir, pathlib.Path(config.data.dir))
   with user_errors():
     source = datasets.load(
       config.data.name,
@@ -35,6 +38,16 @@ def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> 'Sou
       in_memory=config.data.resident != 'off',
     )
     return source.of_classes(config.data.classes) if split == 'pretrain' else source
+
+
+def _require_outside(output: pathlib.Path, images: pathlib.Path) -> None:
+  """Raises ConfigError where what is written would be read as images at the next start."""
+  inside, around = output.expanduser().resolve(), images.expanduser().resolve()
+  if inside.is_relative_to(around):
+    raise ConfigError(
+      f"'{output}' lies within the images of config.data.dir='{images}': its pictures would count "
+      f'as such the next time. Choose a --workdir outside of them.'
+    )
 
 
 def open_labelled(config: Config, log_dir: pathlib.Path | None) -> 'tuple[Source, Source | None]':
@@ -57,6 +70,12 @@ def open_labelled(config: Config, log_dir: pathlib.Path | None) -> 'tuple[Source
     if isinstance(error.__cause__, NoSplitError):
       return train, None
     raise
+  if not test.num_classes:
+    raise ConfigError(
+      f'the test images of {test.name}, such as {test.locate(0)}, have no labels, but the training '
+      f'images do: put each into a folder of its class, or remove them to be tested by '
+      f'cross-validation.'
+    )
   if train.num_classes != test.num_classes:
     raise ConfigError(
       f'{train.num_classes} training classes in {train.name} but {test.num_classes} test classes '

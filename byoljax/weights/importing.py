@@ -42,6 +42,7 @@ class Imported(flax.struct.PyTreeNode):
 
 FORMATS = (
   torch_names.FORMAT,
+  torch_names.CHILDREN,
   vit_names.FORMAT,
   *convnext_names.FORMATS,
   alexnet_names.FORMAT,

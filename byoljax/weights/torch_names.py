@@ -34,6 +34,7 @@ _LEAVES = {
   'var': 'running_var',
 }
 _ANCHOR = 'conv1.weight'
+_STEM = (_ANCHOR, 'bn1.weight', 'bn1.running_var', 'layer1.0.conv1.weight')
 _BLOCK = re.compile(r'layer(\d+)\.(\d+)\.conv1\.weight')
 _STEMS = {(7, 7): 'imagenet', (3, 3): 'cifar'}
 
@@ -85,10 +86,9 @@ def prefixes(names: Collection[str]) -> list[str]:
 
   Every name of the stem is looked for, so that a projector's `conv1` is none.
   """
-  stem = (_ANCHOR, 'bn1.weight', 'bn1.running_var', 'layer1.0.conv1.weight')
   found = [name.removesuffix(_ANCHOR) for name in names if name.endswith(_ANCHOR)]
   present = set(names)
-  return [prefix for prefix in found if all(prefix + name in present for name in stem)]
+  return [prefix for prefix in found if all(prefix + name in present for name in _STEM)]
 
 
 def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
@@ -127,4 +127,47 @@ FORMAT = Format(
   names=lambda state, prefix, found: lambda path: prefix + name_of(path),
   turned=_turned,
   inside=_inside,
+)
+
+
+# Many, lightly's examples among them, train `nn.Sequential(*list(resnet.children())[:-1])`, whose
+# parts have numbers for names; 2 and 3 are ReLU and pooling. The children of lightly's own
+# ResNetGenerator have the first stage at 2: no ReLU is among them, so it is another network.
+_CHILDREN = {'conv1': '0', 'bn1': '1', **{f'layer{stage}': str(stage + 3) for stage in range(1, 5)}}
+
+
+def _child(name: str) -> str:
+  """'layer1.0.conv1.weight' -> '4.0.conv1.weight'."""
+  part, _, rest = name.partition('.')
+  return f'{_CHILDREN[part]}.{rest}'
+
+
+def _children_prefixes(names: Collection[str]) -> list[str]:
+  present = set(names)
+  found = [name.removesuffix(_child(_ANCHOR)) for name in names if name.endswith(_child(_ANCHOR))]
+  return [prefix for prefix in found if all(prefix + _child(name) in present for name in _STEM)]
+
+
+def _children_found(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
+  parts = {number: part for part, number in _CHILDREN.items()}
+  named = {}
+  for name, array in state.items():
+    number, _, rest = name.removeprefix(prefix).partition('.')
+    if name.startswith(prefix) and number in parts:
+      named[f'{parts[number]}.{rest}'] = array
+  return find_out(named, '', fields)
+
+
+def _is_child(prefix: str, name: str) -> bool:
+  inner = name.startswith(prefix) and name.removeprefix(prefix).partition('.')[0]
+  return inner in _CHILDREN.values() and not name.endswith('num_batches_tracked')
+
+
+CHILDREN = Format(
+  what='the same as the numbered parts of an nn.Sequential (0.weight, 4.0.conv1.weight, ...)',
+  prefixes=_children_prefixes,
+  find_out=_children_found,
+  names=lambda state, prefix, found: lambda path: prefix + _child(name_of(path)),
+  turned=_turned,
+  inside=_is_child,
 )

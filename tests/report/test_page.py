@@ -143,9 +143,30 @@ def test_neighbors_and_votes_are_those_of_the_evaluation():
   ).T
   np.testing.assert_array_equal(rows[:, :50], np.argsort(-cosine, axis=1)[:, :50])
   np.testing.assert_allclose(similarities, -np.sort(-cosine, axis=1)[:, :200], atol=1e-6)
-  predicted = knn.vote(similarities, labels[rows], 4, knn.HEADLINE_TEMPERATURE)
+  predicted = knn.vote(similarities, labels[rows], knn.HEADLINE_TEMPERATURE)
   headline = knn.knn_accuracy(bank, labels, queries, truth, num_classes=4)['top1']
   assert np.mean(predicted == truth) == pytest.approx(headline)
+
+
+def test_confusion_is_bounded_by_the_images_and_not_by_the_labels():
+  """Labels up to 63,000 would make a matrix of 30 GB."""
+  rng = np.random.default_rng(0)
+  similarities = -np.sort(-rng.uniform(size=(9, 5)).astype(np.float32), axis=1)
+  rows, few = rng.integers(0, 20, (9, 5)), rng.integers(0, 3, 29)
+
+  def sample(labels):
+    return samples.Sample(None, np.arange(len(labels)), None, labels, 12)
+
+  def found(number, count):
+    labels = number[few]
+    return samples.confusion(sample(labels[20:]), sample(labels[:20]), similarities, rows, count)
+
+  counts, classes = found(np.arange(3), 3)
+  assert counts.sum() == 9 and list(classes) == [0, 1, 2]
+  sparse, classes = found(np.array([7, 500, 63_000]), 63_001)
+  np.testing.assert_array_equal(sparse, counts)
+  assert list(classes) == [7, 500, 63_000]
+  assert len(found(np.arange(3), 5)[0]) == 5, 'few classes are all shown'
 
 
 def test_pictures(tmp_path):

@@ -200,6 +200,31 @@ class TestNames:
       found = torch_names.find_out(state, 'p.', {})
       assert found.fields == {'name': name, 'width': width, 'stem': stem}
 
+  @pytest.mark.parametrize('prefix', ['backbone.', pytest.param('', marks=pytest.mark.slow)])
+  def test_numbered_parts_of_a_sequential_are_the_same_network(self, prefix, tmp_path):
+    """`nn.Sequential(*list(resnet18.children())[:-1])`, as lightly's examples train it."""
+    numbers = {'conv1': '0', 'bn1': '1', 'layer1': '4', 'layer2': '5', 'layer3': '6', 'layer4': '7'}
+    plain = drawn('resnet18')
+    path, other = tmp_path / 'plain.safetensors', tmp_path / 'parts.safetensors'
+    save_file(plain, path)
+    state = {}
+    for name, array in plain.items():
+      part, _, rest = name.partition('.')
+      if part in numbers:  # Without the classifier.
+        state[f'{prefix}{numbers[part]}.{rest}'] = array
+    assert {name.removeprefix(prefix).split('.')[0] for name in state} == set(numbers.values())
+    head = {'projection_head.layers.0.weight': np.zeros((4, 4), np.float32)}
+    save_file(state | head, other)
+    wanted, found = (importing.encoder_of(str(place), FIELDS) for place in (path, other))
+    assert found.prefix == prefix and found.found.fields == wanted.found.fields
+    a, b = ((reading.encoder.params, reading.encoder.bn) for reading in (wanted, found))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    del state[f'{prefix}7.1.bn2.bias']
+    save_file(state | {f'{prefix}4.0.se.fc1.weight': np.zeros(3, np.float32)}, other)
+    with pytest.raises(ValueError, match=f'missing: {prefix}7.1.bn2.bias') as refused:
+      importing.encoder_of(str(other), FIELDS)
+    assert f'unexpected: {prefix}4.0.se.fc1.weight' in str(refused.value)
+
   def test_what_does_not_fit_is_listed(self, tmp_path):
     path = tmp_path / 'weights.safetensors'
     state = drawn('resnet18')

@@ -9,15 +9,14 @@ written by `np.savez` is stored uncompressed, so its images are mapped from the 
 loaded; what `np.savez_compressed` writes is loaded as a whole.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import os
 from typing import Any
-import zipfile
 
 import numpy as np
 
 from byoljax.data.fields import IMAGE, Field, checked
-from byoljax.data.sources import source
+from byoljax.data.sources import npz_file, source
 
 _LABELS_OF = {'x_train': 'y_train', 'x_test': 'y_test', 'x_unlabelled': None}
 MAX_CLASSES = 1_000_000
@@ -86,14 +85,14 @@ def from_npz(path: str | os.PathLike, split: str, fields: Sequence[Field] = ()) 
   channels = next((field.channels for field in fields if field.name == 'image'), 0)
   further = [field for field in fields if field.name != 'image']
   suffixes = [key.partition('_')[2] for key in _SPLITS[split]]
-  members, checksums = _open(
-    file, {f'{field.name}_{suffix}' for field in further for suffix in suffixes}
+  members, checksums = npz_file.read(
+    file, {*_MEMBERS, *(f'{field.name}_{suffix}' for field in further for suffix in suffixes)}
   )
   wanted = [key for key in _SPLITS[split] if key in members]
   if not wanted:
     raise source.NoSplitError(
-      f'{file} has no {_SPLITS[split][-1]!r}, which the {split} split needs; it holds '
-      f'{", ".join(sorted(members)) or "nothing"}, and the names are {", ".join(_MEMBERS)}.'
+      f'{file} has no {_SPLITS[split][-1]!r}, which the {split} split needs: it holds '
+      f'{npz_file.listed(file)}, and the names are {", ".join(_MEMBERS)}.'
     )
   images, labels = [], []
   for key in wanted:
@@ -115,6 +114,8 @@ def from_npz(path: str | os.PathLike, split: str, fields: Sequence[Field] = ()) 
   # Both splits count the classes of both, so that a test set without the last class agrees.
   every = [(key, np.asarray(members[key])) for key in ('y_train', 'y_test') if key in members]
   most = max((_classes(y, file, key) for key, y in every if y.size), default=0)
+  if not class_names:
+    _question([y for _, y in every], file)
   mark = source.fingerprint(
     'npz', split, [(key, members[key].shape, checksums[key]) for key in wanted]
   )
@@ -163,6 +164,8 @@ def _make(
   )
   if num_classes is None:
     num_classes = len(class_names) or _classes(y, name, 'labels')
+    if not class_names:
+      _question([y], name)
   if class_names and len(class_names) != num_classes:
     raise ValueError(
       f'{name} names {len(class_names)} classes but its labels need {num_classes}; name each one.'
@@ -252,6 +255,21 @@ def _classes(labels: np.ndarray, where: str, key: str) -> int:
   return largest + 1
 
 
+def _question(labels: Sequence[np.ndarray], where: str) -> None:
+  """Raises ValueError where labels are no numbers of classes: identifiers, sizes, gray values.
+
+  Every class up to the largest has its place in classifiers and tables, whether it occurs or not.
+  """
+  occurring = np.unique(np.concatenate([y.ravel() for y in labels if y.ndim == 1] or [[]]))
+  largest = int(occurring.max(initial=-1))
+  count = len(occurring[occurring >= 0])
+  if largest >= 1000 and largest >= 20 * count:
+    raise ValueError(
+      f'{where}: labels go up to {largest:,}, but only {count} different ones occur: number the '
+      f'classes from 0, as np.unique(labels, return_inverse=True) does, or give class_names.'
+    )
+
+
 def _check_images(images: Any, where: str, key: str) -> np.ndarray:
   x = images if isinstance(images, np.ndarray) else np.asarray(images)
   if x.dtype != np.uint8:
@@ -284,53 +302,3 @@ def _check_labels(labels: Any, count: int, where: str, key: str) -> np.ndarray:
   if y.ndim == 2 and y.size and int(y.max()) > 1:
     raise ValueError(f'{where}: {key} holds {y.max()}, but labels [N, C] are 1, 0 or -1.')
   return y.astype(np.int32)
-
-
-def _open(file: str, further: Collection[str] = ()) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-  """The known and further members of an `.npz` file, mapped where stored, and their checksums."""
-  if not os.path.exists(file):
-    raise ValueError(f'there is no file {file}: set config.data.dir to the .npz file.')
-  try:
-    members, checksums = {}, {}
-    with zipfile.ZipFile(file) as archive:
-      for info in archive.infolist():
-        key = info.filename.removesuffix('.npy')
-        if key in _MEMBERS or key in further:
-          members[key] = _map(file, info) if _is_stored(info) else _load(file, key)
-          checksums[key] = info.CRC
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(f'{file} cannot be read as an .npz of plain arrays: {error}.') from error
-  return members, checksums
-
-
-def _is_stored(info: zipfile.ZipInfo) -> bool:
-  return info.compress_type == zipfile.ZIP_STORED and info.file_size > 1 << 20
-
-
-def _load(file: str, key: str) -> np.ndarray:
-  with np.load(file, allow_pickle=False) as archive:
-    return archive[key]
-
-
-def _map(file: str, info: zipfile.ZipInfo) -> np.ndarray:
-  """Maps a stored member: `np.load` ignores mmap_mode for archives."""
-  with open(file, 'rb') as raw:
-    raw.seek(info.header_offset)
-    header = raw.read(30)
-    if header[:4] != b'PK\x03\x04':
-      raise ValueError('a member has no local header')
-    # The local header's own name and extra lengths: the central ones may differ.
-    raw.seek(int.from_bytes(header[26:28], 'little') + int.from_bytes(header[28:30], 'little'), 1)
-    version = np.lib.format.read_magic(raw)
-    read = {
-      (1, 0): np.lib.format.read_array_header_1_0,
-      (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in read:
-      raise ValueError(f'array format {version} is unknown')
-    shape, fortran, dtype = read[version](raw)
-    if dtype.hasobject:
-      raise ValueError('a member holds Python objects')
-    offset = raw.tell()
-  order = 'F' if fortran else 'C'
-  return np.memmap(file, dtype, 'r', offset, shape, order)

@@ -19,6 +19,7 @@ from byoljax.data.sources import (
   folder,
   image_file,
   memory,
+  npz_file,
   records,
   source,
   tfds_source,
@@ -128,6 +129,30 @@ def test_npz_splits_labels_and_gray(tmp_path):
   np.testing.assert_array_equal(labels, [-1, -1])
 
 
+def test_labels_that_are_no_numbers_of_classes_are_questioned(tmp_path):
+  """Every class up to the largest has its place in classifiers: 63,000 of them are not meant."""
+  x = np.zeros((40, 2, 2, 3), np.uint8)
+  labels = np.arange(40) % 4 * 21_000
+  np.savez(tmp_path / 'set.npz', x_train=x, y_train=labels)
+  for make in (
+    lambda: arrays.from_npz(tmp_path / 'set.npz', 'train'),
+    lambda: arrays.from_arrays(x, labels),
+  ):
+    with pytest.raises(ValueError, match='go up to 63,000, but only 4 different ones .*np.unique'):
+      make()
+  assert arrays.from_arrays(x, labels, num_classes=63_001).num_classes == 63_001
+  # A hundred classes of ImageNet under their own numbers are nothing odd.
+  assert arrays.from_arrays(x.repeat(3, 0), np.arange(120) % 100 * 10).num_classes == 991
+
+
+def test_an_npz_of_other_names_is_listed(tmp_path):
+  np.savez(tmp_path / 'set.npz', images=np.zeros((2, 4, 4, 3), np.uint8), target=np.zeros(2))
+  with pytest.raises(
+    source.NoSplitError, match="no 'x_train'.*holds images, target, and the names"
+  ):
+    arrays.from_npz(tmp_path / 'set.npz', 'train')
+
+
 def test_npz_is_mapped_where_it_is_stored(tmp_path):
   x = np.random.default_rng(0).integers(0, 256, (400, 32, 32, 3), np.uint8)
   for name, save in (('stored', np.savez), ('small', np.savez_compressed)):
@@ -138,7 +163,7 @@ def test_npz_is_mapped_where_it_is_stored(tmp_path):
   for found in (stored, packed):
     np.testing.assert_array_equal(found.read(rows)[0], x[rows])
   assert stored.fingerprint == packed.fingerprint
-  members, _ = arrays._open(str(tmp_path / 'stored.npz'))
+  members, _ = npz_file.read(str(tmp_path / 'stored.npz'), ['x_train'])
   assert isinstance(members['x_train'], np.memmap)
 
 

@@ -1,0 +1,62 @@
+"""Where output and images lie: neither among the other's, and a message names the place."""
+
+import pathlib
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byoljax import cli
+from byoljax import config as config_lib
+from byoljax.tasks import data as data_lib
+
+
+def save(path):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  rng = np.random.default_rng(len(str(path)))
+  Image.fromarray(rng.integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(path)
+
+
+@pytest.fixture
+def photos(tmp_path):
+  """Two classes to train on."""
+  root = tmp_path / 'photos'
+  for name in ('train/cat/1.png', 'train/cat/2.png', 'train/dog/3.png', 'train/dog/4.png'):
+    save(root / name)
+  return root
+
+
+def config_of(photos):
+  recipe = f'{cli.recipes_directory()}/byol.py:folder'
+  return config_lib.load(recipe, [('data.dir', str(photos))])
+
+
+@pytest.mark.parametrize(
+  'place', ['photos/runs/byol', 'photos', 'link/run', 'elsewhere/../photos/a']
+)
+def test_output_among_the_images_is_refused(photos, tmp_path, place, monkeypatch):
+  """Its pictures would be images at the second start, which then is another run."""
+  (tmp_path / 'link').symlink_to(photos / 'train')
+  monkeypatch.chdir(tmp_path)
+  for inside in (tmp_path / place, pathlib.Path(place)):
+    with pytest.raises(config_lib.ConfigError, match='lies within the images .* outside of them'):
+      data_lib.open_split(config_of(photos), 'pretrain', inside)
+  assert data_lib.open_split(config_of(photos), 'pretrain', tmp_path / 'photos2').size == 4
+  assert data_lib.open_split(config_of(photos), 'pretrain', None).size == 4
+
+
+def test_the_command_says_so_before_anything_is_written(photos, capsys):
+  workdir = photos / 'run'
+  assert cli.run(['pretrain', 'byol:folder', f'--data.dir={photos}', f'--workdir={workdir}']) == 2
+  error = capsys.readouterr().err
+  assert 'Choose a --workdir outside' in error and error.count('\n') == 1
+  assert not workdir.exists()
+
+
+def test_a_flat_folder_of_test_images_is_named(photos):
+  for number in range(3):
+    save(photos / 'val' / f'{number}.png')
+  with pytest.raises(config_lib.ConfigError) as caught:
+    data_lib.open_labelled(config_of(photos), None)
+  message = str(caught.value)
+  assert str(photos / 'val' / '0.png') in message and 'have no labels' in message
