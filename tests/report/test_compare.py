@@ -9,7 +9,9 @@ from byoljax import cli
 from byoljax.report import compare
 
 
-def write_run(folder, method='byol', seed=0, knn=0.5, linear=0.6, baselines=True, **changes):
+def write_run(
+  folder, method='byol', seed=0, knn=0.5, linear=0.6, baselines=True, recipe='', mark='', **changes
+):
   folder.mkdir(parents=True)
   config = {
     'seed': seed,
@@ -24,7 +26,9 @@ def write_run(folder, method='byol', seed=0, knn=0.5, linear=0.6, baselines=True
   result = {method: {'knn': {'top1': knn}, 'linear': {'top1': linear}}}
   if baselines:
     result['random initialization'] = {'knn': {'top1': 0.1 + seed / 100}, 'linear': {'top1': 0.2}}
-  (folder / 'config.json').write_text(json.dumps({'config': config}))
+  (folder / 'config.json').write_text(
+    json.dumps({'config': config, 'recipe': recipe, 'data_fingerprint': mark})
+  )
   (folder / 'results.json').write_text(json.dumps({'result': result}))
   rows = [{'step': e, 'epoch': e, 'time/elapsed_s': 60 * e, 'knn/top1': 0.1 * e} for e in (1, 2, 3)]
   (folder / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
@@ -54,16 +58,77 @@ def test_runs_of_a_method_are_named_by_what_differs(tmp_path):
   write_run(tmp_path / 'other', method='moco', train__batch_size=7, linear=0.1)
   names = [row['encoder'] for row in made(*tmp_path.iterdir())]
   assert names == [
-    'byol (train.batch_size=512)', 'byol (train.batch_size=32)', 'moco', 'random initialization',
+    'byol (batch_size=512)', 'byol (batch_size=32)', 'moco', 'random initialization',
   ]  # fmt: skip
 
 
 def test_other_protocols_are_said(tmp_path):
   write_run(tmp_path / 'a')
-  write_run(tmp_path / 'b', method='moco', data__name='cifar10', evals__knn={'k': [20]})
+  write_run(tmp_path / 'b', method='moco', evals__knn={'k': [20]})
   said = compare.protocols([compare.load(folder) for folder in tmp_path.iterdir()])
-  assert sorted(sentence.split(' ')[0] for sentence in said) == ['data.name', 'evals.knn.k']
+  assert sorted(sentence.split(' ')[0] for sentence in said) == ['evals.knn.k']
   assert compare.protocols([compare.load(tmp_path / 'a')] * 2) == []
+
+
+def test_other_data_stand_apart(tmp_path, capsys):
+  """Baselines are of the same images: 10 % of one set are not averaged with 40 % of another."""
+  one = [write_run(tmp_path / f'a{seed}', seed=seed, mark='x') for seed in (0, 1)]
+  other = write_run(tmp_path / 'photos', data__name='folder', data__dir='my/photos', mark='y')
+  same_name = write_run(tmp_path / 'new', data__name='folder', data__dir='other/photos', mark='z')
+  results = json.loads((tmp_path / 'photos' / 'results.json').read_text())
+  results['result']['random initialization']['knn']['top1'] = 0.4
+  (tmp_path / 'photos' / 'results.json').write_text(json.dumps(results))
+  runs = [compare.load(tmp_path / name) for name in ('a0', 'a1', 'photos', 'new')]
+  found = compare.by_data(runs)
+  assert {name: len(own) for name, own in found.items()} == {
+    'shapes': 2, 'photos (folder)': 1, 'photos (folder) 2': 1
+  }  # fmt: skip
+  out = tmp_path / 'out'
+  assert cli.run(['compare', *one, other, same_name, '--out', str(out)]) == 0
+  shown = capsys.readouterr().out
+  first, second, _ = shown.split('photos (folder)')
+  assert first.startswith('shapes\n') and '10.5 ± 0.7' in first and '40.0' in second
+  assert 'Careful' not in shown, 'each table is of one data set'
+  with (out / 'table.csv').open() as file:
+    assert [row['data'] for row in csv.DictReader(file)] == [
+      name for name in found for _ in range(2)
+    ]
+
+
+def test_labels_lead_with_what_tells_most(tmp_path):
+  write_run(tmp_path / 'a', recipe='x/byol.py:folder_small', evals__image_size=64)
+  write_run(tmp_path / 'b', recipe='x/byol.py:folder', train__batch_size=256, linear=0.5)
+  write_run(tmp_path / 'c', recipe='x/byol.py:folder', train__batch_size=32, linear=0.4,
+            train__length='9 epochs', data__mean=[0.5], evals__image_size=96,
+            method__tau=0.9)  # fmt: skip
+  assert [row['encoder'] for row in made(*sorted(tmp_path.iterdir()))[:3]] == [
+    'byol:folder_small',
+    'byol:folder (length=None, batch_size=256, tau=None and 2 more)',
+    'byol:folder (length=9 epochs, batch_size=32, tau=0.9 and 2 more)',
+  ]
+
+
+def test_runs_that_were_evaluated_afterwards(tmp_path, capsys):
+  folder = tmp_path / 'a'
+  write_run(folder)
+  (folder / 'results.json').unlink()
+
+  def evaluated(task, network, step, top1, **data):
+    home = folder / 'evals' / f'{task}-{network}-{step}-{len(data)}'
+    home.mkdir(parents=True)
+    config = {'task': task, 'network': network, 'tap': 'embedding', 'data': {'name': '', **data}}
+    stored = {'result': {'top1': top1}, 'checkpoint': f'checkpoints/{step}', 'config': config}
+    (home / 'result.json').write_text(json.dumps(stored))
+
+  evaluated('knn', 'online', 9, 0.3)
+  evaluated('knn', 'online', 10, 0.4)
+  evaluated('knn', 'random', 10, 0.2)
+  evaluated('knn', 'online', 11, 0.9, name='cifar10')
+  row, random = made(folder)
+  assert row['k-NN top-1'] == pytest.approx(40) and 'linear top-1' not in row
+  assert random['encoder'] == 'random initialization' and random['k-NN top-1'] == pytest.approx(20)
+  assert cli.run(['compare', str(folder), '--out', str(tmp_path / 'out')]) == 0
+  assert '–' in capsys.readouterr().out.splitlines()[2]
 
 
 def test_command_prints_and_writes(tmp_path, capsys):

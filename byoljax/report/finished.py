@@ -1,0 +1,104 @@
+"""A finished run as the comparison sees it: its settings, its results, its metrics."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from byoljax.report import by_tap, evaluations
+from byoljax.workdir import metrics
+
+# Names of the baselines in `results.json`, by the network that an evaluation is asked for.
+_BASELINES = {'random': 'random initialization', 'pixels': 'raw pixels'}
+_LATER = ('knn', 'linear')
+
+
+class Run(NamedTuple):
+  """A finished run.
+
+  Attributes:
+    name: its directory's name.
+    fields: its configuration, by dotted name.
+    results: encoder -> {'knn': {'top1', ...}, 'linear': {'top1', ...}}, each as far as it is known.
+    rows: its metrics.
+    taps: task -> rows of its evaluations by tap, where there are any.
+    finetuned: results of fine-tuning, where there are any; see `evaluations.finetuned`.
+    recipe: its name with its options, 'simclr:folder_small'.
+    fingerprint: of its images.
+  """
+
+  name: str
+  fields: dict[str, Any]
+  results: dict[str, Any]
+  rows: list[dict[str, float]]
+  taps: dict[str, list[dict[str, Any]]]
+  finetuned: list[dict[str, Any]]
+  recipe: str = ''
+  fingerprint: str = ''
+
+  @property
+  def method(self) -> str:
+    """The name under which the trained encoder's results stand."""
+    return self.fields['method.name']
+
+  @property
+  def data(self) -> str:
+    """What it was trained and evaluated on, for a person: 'cifar10', 'photos (folder)'."""
+    name, where = self.fields['data.name'], self.fields.get('data.dir', '')
+    return f'{pathlib.PurePath(where).stem} ({name})' if name in ('folder', 'npz') else name
+
+
+def load(workdir: pathlib.Path) -> Run:
+  """Reads a run; what was evaluated after it, of its last evaluated step, completes its results.
+
+  Raises:
+    ValueError: it has no results at all.
+  """
+  try:
+    about = json.loads((workdir / 'config.json').read_text())
+    fields = _flat(about['config'])
+    results = _results(workdir, fields['method.name'])
+    assert fields['method.name'] in results
+  except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+    raise ValueError(
+      f"'{workdir}' has no final results: a complete run with evals.final=true has them, and "
+      '`byoljax knn` and `byoljax linear` add them to any run.'
+    ) from error
+  recipe, colon, options = str(about.get('recipe', '')).partition(':')
+  return Run(
+    workdir.name,
+    fields,
+    results,
+    metrics.read(workdir),
+    by_tap.newest(workdir),
+    evaluations.finetuned(workdir),
+    f'{pathlib.PurePath(recipe).stem}{colon}{options}',
+    str(about.get('data_fingerprint', '')),
+  )
+
+
+def _results(workdir: pathlib.Path, method: str) -> dict[str, Any]:
+  """Of `results.json`, and of later evaluations of the embedding on the run's own data."""
+  path = workdir / 'results.json'
+  final: dict[str, Any] = json.loads(path.read_text())['result'] if path.exists() else {}
+  later = sorted(evaluations.stored(workdir), key=lambda each: int(each['step']))
+  for each in later:
+    config = each['config']
+    own = not config.get('data', {}).get('name') and config.get('tap', 'embedding') == 'embedding'
+    network = config.get('network')
+    name = method if network == 'online' else _BASELINES.get(str(network))
+    if config.get('task') in _LATER and own and name and 'top1' in each['result']:
+      kind = config['task']
+      if path.exists() and kind in final.get(name, {}):
+        continue  # What the run itself found stands.
+      final.setdefault(name, {})[kind] = each['result']
+  return final
+
+
+def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
+  flat: dict[str, Any] = {}
+  for name, value in tree.items():
+    if isinstance(value, dict):
+      flat |= _flat(value, f'{prefix}{name}.')
+    else:
+      flat[f'{prefix}{name}'] = value
+  return flat
