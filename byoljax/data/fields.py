@@ -29,7 +29,7 @@ RESAMPLING = {'image': 'bicubic', 'map': 'bilinear', 'mask': 'nearest', 'boxes':
 KERNELS = ('bicubic', 'bilinear', 'nearest')
 PIXELS = ('image', 'map', 'mask')
 # What batches name themselves.
-_RESERVED = ('label', 'index', 'epoch', 'views', 'valid')
+_RESERVED = ('label', 'index', 'epoch', 'views', 'window', 'drawn', 'valid')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byoljax.data.augment import branches, crop, draws, photometric, resize, views
+from byoljax.data.augment import branches, crop, drawn, draws, photometric, resize, views
 from byoljax.data.fields import Field
 
 
@@ -28,9 +28,9 @@ def make_augment(
 
   `batch` is one of `pipeline.train_batches`. In the result 'views' are float32 [b, S, S, C],
   augmented and normalized, one per spec, and every other field with a place in the image is a
-  tuple with one entry per view, cropped and mirrored as that view is; 'index', 'epoch', 'label' and
-  fields of kind 'label' pass through. The step is not looked at: the train step gives it to any
-  augmentation.
+  tuple with one entry per view, cropped and mirrored as that view is; 'drawn' is a tuple with the
+  parameters of every view's augmentation, see `drawn`; 'index', 'epoch', 'label' and fields of kind
+  'label' pass through. The step is not looked at: the train step gives it to any augmentation.
 
   Args:
     specs: one per view, in the order of the views.
@@ -59,6 +59,7 @@ def make_augment(
         batch = _unpacked(batch, specs, fields)
       else:
         batch = _cut(batch, specs, fields, numbers)
+      batch['drawn'] = tuple(map(drawn.parameters, batch.pop('window'), numbers, specs))
       batch['views'] = tuple(
         photometric.normalize(branches.apply(view, u, spec), mean, std)
         for view, u, spec in zip(batch['views'], numbers, specs, strict=True)
@@ -85,6 +86,9 @@ def _cut(
     other = views.geometry_of(specs, number)
     u, like = numbers[other], specs[other]
     windows.append((crop.crop_box(jnp, u, height, width, like), crop.flips(u, like), spec.size))
+  made['window'] = tuple(
+    drawn.window(jnp, boxes, flip, height, width) for boxes, flip, _ in windows
+  )
   made['views'] = tuple(
     resize.resample(jnp, batch[spec.field], boxes, flip, size, spec.kernel)
     for spec, (boxes, flip, size) in zip(specs, windows, strict=True)

@@ -1,7 +1,8 @@
 """Further fields beside the views: which of them a batch holds, and their crops on the host.
 
 The images of files are decoded and cropped by TensorFlow (`decode`). Everything else that has a
-place in the image follows here, in NumPy: maps, masks, boxes, further images.
+place in the image follows here, in NumPy: maps, masks, boxes, further images; and where each view
+was cut.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,42 +10,56 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byoljax.data.augment import crop, resize, views
+from byoljax.data.augment import crop, drawn, resize, views
 from byoljax.data.fields import Field
 from byoljax.data.sources.source import Source
 
 
 class Aligned(NamedTuple):
-  """One field as one view shows it, or, for a label, as it is.
+  """One field as one view shows it, or, for a label, as it is; or the window of a view.
 
   Attributes:
-    field: which.
+    field: which; None for the window, see `drawn.window`.
     view: number of the view, -1 for a label.
     size: side of the view in pixels.
     kernel: of an image, see `resize.KERNELS`.
     is_view: whether this is the view itself, of an image field other than 'image'.
   """
 
-  field: Field
+  field: Field | None
   view: int
   size: int
   kernel: str = resize.DEFAULT
   is_view: bool = False
 
   @property
+  def name(self) -> str:
+    """In batches."""
+    return 'window' if self.field is None else self.field.name
+
+  @property
+  def kind(self) -> str:
+    """Of the field, see `data.fields`; 'window'."""
+    return 'window' if self.field is None else self.field.kind
+
+  @property
   def shape(self) -> tuple[int, ...]:
     """Of one example."""
+    if self.field is None:
+      return (drawn.NUM_WINDOW,)
     return self.field.shape(self.size, self.size)
 
   @property
   def dtype(self) -> np.dtype:
     """Of what travels to the accelerator."""
-    return np.dtype('uint8' if self.field.kind == 'image' else self.field.dtype_in_view())
+    if self.field is None:
+      return np.dtype('float32')
+    return np.dtype('uint8' if self.kind == 'image' else self.field.dtype_in_view())
 
   def empty(self, rows: int) -> np.ndarray:
     """What rows hold that are not there: zeros, no boxes, no labels."""
     made = np.zeros((rows, *self.shape), self.dtype)
-    if self.field.kind in ('boxes', 'label'):
+    if self.kind in ('boxes', 'label'):
       made[...] = -1
     return made
 
@@ -54,19 +69,21 @@ class Aligned(NamedTuple):
     """What the view shows of each example, [n, *shape].
 
     Args:
-      values: of the whole images, one for each example.
+      values: of the whole images, one for each example; () for a window.
       boxes: crops of all views, int32 [n, V, 4] (y, x, h, w).
       flips: whether to mirror each view, bool [n, V].
       sides: height and width of the images, int32 [n, 2].
     """
-    if self.field.kind == 'label':
+    if self.field is None:
+      return drawn.window(np, boxes[:, self.view], flips[:, self.view], *sides.T)
+    if self.kind == 'label':
       return np.stack(values) if len(values) else self.empty(0)
     made = self.empty(len(values))
     for row, (value, (height, width)) in enumerate(zip(values, sides, strict=True)):
       one = slice(row, row + 1)
       window = (boxes[one, self.view], flips[one, self.view], self.size)
       found = crop.crop_field(np, self.field, value[None], *window, height, width, self.kernel)
-      made[row] = to_bytes(found[0]) if self.field.kind == 'image' else found[0]
+      made[row] = to_bytes(found[0]) if self.kind == 'image' else found[0]
     return made
 
 
@@ -74,6 +91,8 @@ def for_views(
   source: Source, specs: Sequence[views.ViewSpec], names: Sequence[str]
 ) -> tuple[Aligned, ...]:
   """What a batch of these views holds beside the views of 'image'.
+
+  Where the host cuts the views, that is their windows, too.
 
   Raises:
     ValueError: the source has no such field, or a view shows one that is not like its images.
@@ -94,6 +113,8 @@ def for_views(
       found.append(Aligned(field, -1, 0))
     else:
       found += [Aligned(field, number, spec.size, spec.kernel) for number, spec in enumerate(specs)]
+  if source.encoded:
+    found += [Aligned(None, number, spec.size) for number, spec in enumerate(specs)]
   return tuple(found)
 
 
@@ -113,10 +134,10 @@ def packed(wanted: Sequence[Aligned], arrays: Sequence[Any]) -> dict[str, Any]:
   """The entries of a batch, of arrays or their shapes: a tuple with one per view, or a label's."""
   made: dict[str, Any] = {}
   for one, array in zip(wanted, arrays, strict=True):
-    if one.field.kind == 'label':
-      made[one.field.name] = array
+    if one.kind == 'label':
+      made[one.name] = array
     elif not one.is_view:
-      made[one.field.name] = (*made.get(one.field.name, ()), array)
+      made[one.name] = (*made.get(one.name, ()), array)
   return made
 
 

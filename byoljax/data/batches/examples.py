@@ -128,7 +128,7 @@ class Planner:
     self._geometry_of = geometry_of
     self._replace = replace
     self._wanted = tuple(wanted)
-    self._fields = tuple({one.field.name: one.field for one in wanted}.values())
+    self._fields = tuple({one.name: one.field for one in wanted if one.field}.values())
     self._names = ('image', 'label', *(field.name for field in self._fields))
     # Examples with a valid header that cannot be decoded, and in which epoch (None: in all). In a
     # damaged JPEG a crop above the damage can still be decoded: if such an example were excluded
@@ -171,7 +171,7 @@ class Planner:
     part = decode.parts(kind, headers[row, 1:], geometry.boxes, self._source.image_shape)
     whole = {name: [values[int(i)][k] for i in row] for k, name in enumerate(self._names[2:])}
     further = tuple(
-      one.cut(whole[one.field.name], *geometry, headers[row, 1:]) for one in self._wanted
+      one.cut(whole.get(one.name, ()), *geometry, headers[row, 1:]) for one in self._wanted
     )
     numbers = index.astype(np.int32)
     return Plan(numbers, label, row.astype(np.int32), files[row], kind, part, *geometry, further)

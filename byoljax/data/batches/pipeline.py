@@ -13,6 +13,8 @@ What a batch of b examples holds, on its way through the program:
     epoch        int32 [b], how often it was seen         the same
     label        int32 [b, ...], -1: none                 the same
     views        files: tuple of uint8 [b, S, S, C]       tuple of float32 [b, S, S, C], normalized
+    window       files: tuple, one array for each view    -
+    drawn        -                                        tuple of float32 [b, 12], `augment.drawn`
     image        arrays: uint8 [b, H, W, C], no views     -
     further      files: tuple, one array for each view    tuple, one array for each view
     fields       arrays: of whole images, [b, ...]
@@ -150,7 +152,7 @@ def _view_batches(
       wanted=wanted,
       finish=finish,
     )
-  names = ('image', 'label', *dict.fromkeys(one.field.name for one in wanted))
+  names = ('image', 'label', *dict.fromkeys(one.name for one in wanted))
 
   def make(step: int) -> Batch:
     epoch, index = at(step)
@@ -192,7 +194,7 @@ def batch_shapes(
       | {'views': tuple(made)}
       | aligned.packed(wanted, [shaped(one.shape, one.dtype) for one in wanted])
     )
-  whole = [source.field('image'), *(one.field for one in wanted)]
+  whole = [source.field('image'), *(one.field for one in wanted if one.field)]
   return batch | {field.name: shaped(source.shape_of(field.name), field.dtype) for field in whole}
 
 
@@ -249,7 +251,7 @@ def eval_batches(
       finish=_for_evaluation,
     )
   pixels = aligned.Aligned(source.field('image'), 0, image_size)
-  names = ('image', *(one.field.name for one in wanted), 'label')
+  names = ('image', *(one.name for one in wanted), 'label')
 
   def make(step: int) -> Batch:
     epoch, index = at(step)
@@ -263,7 +265,7 @@ def eval_batches(
       geometry = geometry_of(index[inside], epoch[inside], height, width)
       for one, out, values in zip((pixels, *wanted), (image, *further), read, strict=True):
         # An image that has the size already is whole in its crop.
-        unchanged = one.field.kind == 'image' and sides == (image_size, image_size)
+        unchanged = one.kind == 'image' and sides == (image_size, image_size)
         out[inside] = values if unchanged else _cropped(one, values, geometry, height, width)
     batch = {'index': index.astype(np.int32), 'label': label, 'views': (image,)}
     return _for_evaluation(batch | aligned.packed(wanted, further))
@@ -279,11 +281,12 @@ def _cropped(
   width: np.ndarray,
 ) -> np.ndarray:
   """A field of arrays as the one view of a geometry shows it."""
-  if one.field.kind == 'label':
+  if one.kind == 'label':
     return values
+  assert one.field is not None, 'an evaluation has no windows'
   window = (geometry.boxes[:, 0], geometry.flips[:, 0], one.size)
   made = crop.crop_field(np, one.field, values, *window, height, width)
-  return aligned.to_bytes(made) if one.field.kind == 'image' else made
+  return aligned.to_bytes(made) if one.kind == 'image' else made
 
 
 def _for_evaluation(batch: Batch) -> Batch:

@@ -106,9 +106,11 @@ def test_every_source_gives_the_same_fields(tmp_path):
   found = {name: finished(source) for name, source in sources(tmp_path).items()}
   for name in ('npz', 'folder'):
     for a, b in zip(found['arrays'], found[name], strict=True):
-      assert a.keys() == b.keys() == {'views', 'index', 'epoch', 'label', *NAMES}
+      assert a.keys() == b.keys() == {'views', 'drawn', 'index', 'epoch', 'label', *NAMES}
       for key in ('index', 'epoch', 'label', 'angle'):
         np.testing.assert_array_equal(a[key], b[key])
+      for x, y in zip(a['drawn'], b['drawn'], strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-6)  # Cut on the host and in the step.
       for key in ('depth', 'mask', 'boxes'):
         assert len(a[key]) == len(SPECS)
         for x, y in zip(a[key], b[key], strict=True):

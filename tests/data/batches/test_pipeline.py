@@ -72,9 +72,10 @@ def _train(
 
 
 def _flat(batch):
+  by_view = {key: value for key, value in batch.items() if isinstance(value, tuple)}
   return {
-    **{key: value for key, value in batch.items() if key != 'views'},
-    **{f'view {i}': view for i, view in enumerate(batch.get('views', ()))},
+    **{key: value for key, value in batch.items() if key not in by_view},
+    **{f'{key} {i}': view for key, views in by_view.items() for i, view in enumerate(views)},
   }
 
 
