@@ -52,6 +52,7 @@ Batch = dict[str, Any]
 views: tuple of float32 [b, H, W, C], normalized; sizes may differ between views.
 index: int32 [b], position in the data set.
 epoch: int32 [b], how often the example's source was passed through before: a function of the step.
+drawn: tuple of float32 [b, 12], the parameters of every view's augmentation (`data.augment.drawn`).
 label: int32 [b], -1 where unknown, or [b, classes] where an image has several.
 pretext_label: int32 [n * b], by `Method.transform`: what a pretext task asks; previews show it.
 Further fields of the source by name, aligned with the views, as the method asks for them.
@@ -80,12 +81,15 @@ class Aux(NamedTuple):
     embedding: float32 [b, D], the encoder's output for view 0, for the online probe and the
       collapse metrics.
     rows: what `Method.remember` writes into queues and banks, arrays identical on all devices.
+    others: float32 [b, D], the same of views 1, 2, ...: with `embedding` what a part beside the
+      method learns from, through which its gradient reaches the encoder. See `encodes_all_views`.
   """
 
   method_state: PyTree
   metrics: dict[str, jax.Array]
   embedding: jax.Array
   rows: PyTree = ()
+  others: tuple[jax.Array, ...] = ()
 
 
 Loss = Callable[[PyTree, PyTree, Batch, jax.Array, jax.Array], tuple[jax.Array, Aux]]
@@ -201,6 +205,7 @@ class Method(NamedTuple):
       optimizer sees the parameters there; until then they keep every bit.
     transforms: of whole images, where telling them apart is the task; see `Transforms`. How well
       that succeeds on an image says how much it is like the training images.
+    encodes_all_views: whether the trained encoder sees every view: then `Aux.others` is complete.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -216,6 +221,7 @@ class Method(NamedTuple):
   phases: tuple[Phase, ...] = ()
   starts: Mapping[str, int] = MappingProxyType({})
   transforms: Transforms | None = None
+  encodes_all_views: bool = False
 
 
 class Setting(NamedTuple):

@@ -13,7 +13,8 @@ import optax
 from byoljax import optim, streams
 from byoljax.length import Length
 from byoljax.losses import classification
-from byoljax.method import Aux, Batch, Loss, Method, Phase
+from byoljax.method import Batch, Method
+from byoljax.methods.beside import Head, with_head
 from byoljax.models import heads
 from byoljax.models.net import stack
 
@@ -79,57 +80,15 @@ def with_online_probe(
     The method with one more role, 'probe', in its parameters.
   """
 
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
-    params, state = method.init(key, batch)
-    embedding = method.embed(params, state, batch['views'][0])['embedding']
-    head = head_init(jax.random.fold_in(key, streams.PROBE), embedding)
-    return params | {'probe': head}, state
+  def init(key: jax.Array, embedding: jax.Array) -> tuple[PyTree, PyTree]:
+    return head_init(key, embedding), {}
 
-  def with_probe_loss(inner: Loss) -> Loss:
-    def loss(
-      params: PyTree, state: PyTree, batch: Batch, key: jax.Array, step: jax.Array
-    ) -> tuple[jax.Array, Aux]:
-      value, aux = inner(_without_probe(params), state, batch, key, step)
-      logits = head_apply(params['probe'], jax.lax.stop_gradient(aux.embedding))
-      probe_value, metrics = probe_loss(logits, batch['label'])
-      named = {f'probe/{name}': metric for name, metric in metrics.items()}
-      # The probe is no part of what is shown as the method's loss.
-      return value + probe_value, aux._replace(metrics={'loss': value} | aux.metrics | named)
+  def loss(
+    params: PyTree, statistics: PyTree, embeddings: tuple[jax.Array, ...], batch: Batch
+  ) -> tuple[jax.Array, PyTree, dict[str, jax.Array]]:
+    logits = head_apply(params, jax.lax.stop_gradient(embeddings[0]))
+    value, metrics = probe_loss(logits, batch['label'])
+    return value, statistics, metrics
 
-    return loss
-
-  def without_probe(inner: Loss) -> Loss:
-    return lambda params, *rest: inner(_without_probe(params), *rest)
-
-  def post_step(
-    params: PyTree, state: PyTree, step: jax.Array
-  ) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
-    inner, state, metrics = method.post_step(_without_probe(params), state, step)
-    return inner | {'probe': params['probe']}, state, metrics
-
-  def embed(params: PyTree, state: PyTree, images: jax.Array) -> dict[str, jax.Array]:
-    return method.embed(_without_probe(params), state, images)
-
-  def groups(params: PyTree) -> PyTree:
-    probe = jax.tree.map(lambda _: 'probe', params['probe'])
-    return method.groups(_without_probe(params)) | {'probe': probe}
-
-  # The first phase has the embedding, and trains the probe.
-  phases = tuple(
-    phase._replace(loss=without_probe(phase.loss))
-    if number
-    else Phase(with_probe_loss(phase.loss), (*phase.roles, 'probe'))
-    for number, phase in enumerate(method.phases)
-  )
-  return method._replace(
-    init=init,
-    loss=with_probe_loss(method.loss),
-    post_step=post_step,
-    embed=embed,
-    groups=groups,
-    phases=phases,
-  )
-
-
-def _without_probe(params: PyTree) -> PyTree:
-  return {role: value for role, value in params.items() if role != 'probe'}
+  probe = Head('probe', streams.PROBE, init, loss, group='probe', watches=True)
+  return with_head(method, probe)

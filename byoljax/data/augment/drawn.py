@@ -4,14 +4,14 @@ Made from the very draws that make the picture: crops from the box that was cut,
 parameters from the columns of the same uniforms. An operation that was not applied, because of its
 probability, its strength or the size of the view, has the parameter 0.
 
-    columns of 'drawn'  what                                                              range
-    crop                center y, center x, height, width; fractions of the whole image   [0, 1]
-    flip                1 where the view is mirrored                                      0, 1
-    color               brightness, contrast, saturation, hue; 0 is no change, 1 is the   [-1/2, 1/2]
-                        width of the range that the view draws from
-    gray                1 where the color is dropped                                      0, 1
-    blur                sigma over the view's largest                                     [0, 1]
-    solarize            1 where the view is solarized                                     0, 1
+    columns     what                                                                  range
+    crop        center y, center x, height, width; fractions of the whole image       [0, 1]
+    flip        1 where the view is mirrored                                          0, 1
+    color       brightness, contrast, saturation, hue; 0 is no change, 1 the width    [-1/2, 1/2]
+                of the range that the view draws from
+    gray        1 where the color is dropped                                          0, 1
+    blur        sigma over the view's largest                                         [0, 1]
+    solarize    1 where the view is solarized                                         0, 1
 
 The center is that of the image as it is stored, before any mirroring.
 """

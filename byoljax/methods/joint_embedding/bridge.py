@@ -100,7 +100,7 @@ def bridge(
       'collapse/online_target_cosine': _mean_cosine(on_first['projection'], to_first['projection']),
     }
     new_state = state.replace(bn=bn, target_bn=target_bn)
-    return value, Aux(new_state, metrics, on_first['embedding'])
+    return value, Aux(new_state, metrics, on_first['embedding'], others=(on_second['embedding'],))
 
   def _direction(p: jax.Array, own_view: jax.Array, other_view: jax.Array) -> jax.Array:
     """The loss of one view's predictions [b, D], given what the target makes of both views."""
@@ -120,7 +120,7 @@ def bridge(
     return params, state.replace(target_params=moved), {'tau': now}
 
   embed = evaluation_outputs(online, 'embedding', 'projection')
-  return Method(init, loss, post_step, embed, default_groups, net=online)
+  return Method(init, loss, post_step, embed, default_groups, net=online, encodes_all_views=True)
 
 
 def _prediction(outputs: dict[str, jax.Array]) -> jax.Array:

@@ -71,7 +71,8 @@ def byol(online: Net, target: Net, *, tau: Schedule) -> Method:
     value += cosine_regression(second['prediction'], z_first)
     own = lax.stop_gradient(first['projection'])
     metrics = {'collapse/online_target_cosine': 1.0 - 0.5 * cosine_regression(own, z_first)}
-    return value, Aux(state.replace(bn=bn, target_bn=target_bn), metrics, first['embedding'])
+    new_state = state.replace(bn=bn, target_bn=target_bn)
+    return value, Aux(new_state, metrics, first['embedding'], others=(second['embedding'],))
 
   def post_step(
     params: PyTree, state: WithTarget, step: jax.Array
@@ -82,7 +83,7 @@ def byol(online: Net, target: Net, *, tau: Schedule) -> Method:
     return params, state.replace(target_params=moved), {'tau': now}
 
   embed = evaluation_outputs(online, 'embedding', 'projection')
-  return Method(init, loss, post_step, embed, default_groups, net=online)
+  return Method(init, loss, post_step, embed, default_groups, net=online, encodes_all_views=True)
 
 
 def build(

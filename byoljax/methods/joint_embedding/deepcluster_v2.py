@@ -133,7 +133,8 @@ def deepcluster_v2(
     metrics = {'pretext_top1': jnp.mean(jnp.stack(right))}
     large = lax.stop_gradient(z).reshape(rows, views, -1)[:, :_LARGE]
     newest = collectives.all_gather((batch['index'], large), axis)
-    return value, Aux(state.replace(bn=bn), metrics, crops[0]['embedding'], newest)
+    embedding, *others = (crop['embedding'] for crop in crops)
+    return value, Aux(state.replace(bn=bn), metrics, embedding, newest, tuple(others))
 
   def remember(state: DeepClusterV2State, rows: PyTree, finite: jax.Array) -> DeepClusterV2State:
     places, large = rows
@@ -230,4 +231,4 @@ def build(
     every=max(1, setting.length.steps_per_epoch),
     axis=setting.axis,
   )
-  return method._replace(net=stack((encoder_part, head_part)))
+  return method._replace(net=stack((encoder_part, head_part)), encodes_all_views=True)

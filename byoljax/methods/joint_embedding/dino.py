@@ -110,7 +110,8 @@ def dino(
       'collapse/mean_target_entropy': _entropy(spread),
     }
     new_state = state.replace(bn=bn, target_bn=target_bn, center=center)
-    return value, Aux(new_state, metrics, student[0]['embedding'])
+    embedding, *others = (crop['embedding'] for crop in student)
+    return value, Aux(new_state, metrics, embedding, others=tuple(others))
 
   def post_step(
     params: PyTree, state: DinoState, step: jax.Array
@@ -121,7 +122,16 @@ def dino(
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   starts = {'projector/last': freeze_steps}
-  return Method(init, loss, post_step, embed, default_groups, net=net, starts=starts)
+  return Method(
+    init,
+    loss,
+    post_step,
+    embed,
+    default_groups,
+    net=net,
+    starts=starts,
+    encodes_all_views=True,
+  )
 
 
 def _entropy(probabilities: jax.Array) -> jax.Array:

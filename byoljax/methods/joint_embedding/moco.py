@@ -111,7 +111,8 @@ def moco(
         jnp.sum(lax.stop_gradient(sphere.normalize(queries[0]['projection'])) * keys[0], axis=-1)
       ),
     }
-    return value, Aux(new_state, metrics, queries[0]['embedding'], rows)
+    embedding, *others = (query['embedding'] for query in queries)
+    return value, Aux(new_state, metrics, embedding, rows, tuple(others))
 
   def _keys(
     target_params: PyTree, target_bn: PyTree, view: jax.Array, order: jax.Array
@@ -136,7 +137,15 @@ def moco(
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   return Method(
-    init, loss, post_step, embed, default_groups, remember=remember, net=net, memories=ring.MEMORIES
+    init,
+    loss,
+    post_step,
+    embed,
+    default_groups,
+    remember=remember,
+    net=net,
+    memories=ring.MEMORIES,
+    encodes_all_views=symmetric,
   )
 
 

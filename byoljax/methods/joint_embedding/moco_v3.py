@@ -81,7 +81,8 @@ def moco_v3(
       'collapse/online_target_cosine': 1.0 - 0.5 * cosine_regression(own, k_first),
     }
     new_state = state.replace(bn=bn, target_bn=target_bn)
-    return value, Aux(new_state, metrics, outputs[0]['embedding'])
+    embedding, other = (view['embedding'] for view in outputs)
+    return value, Aux(new_state, metrics, embedding, others=(other,))
 
   def _contrast(q: jax.Array, k: jax.Array) -> jax.Array:
     """One direction, averaged over this device's queries."""
@@ -106,7 +107,7 @@ def moco_v3(
     return names
 
   embed = evaluation_outputs(online, 'embedding', 'projection')
-  return Method(init, loss, post_step, embed, groups, net=online)
+  return Method(init, loss, post_step, embed, groups, net=online, encodes_all_views=True)
 
 
 def build(

@@ -114,14 +114,23 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
       'queue_filled': state.queue.filled / queue_size,
     }
     rows = collectives.all_gather(lax.stop_gradient(z_first), axis)
-    return value, Aux(state.replace(bn=bn), metrics, on_first['embedding'], rows)
+    others = (on_second['embedding'],)
+    return value, Aux(state.replace(bn=bn), metrics, on_first['embedding'], rows, others)
 
   def remember(state: NnclrState, rows: jax.Array, finite: jax.Array) -> NnclrState:
     return state.replace(queue=ring.push(state.queue, rows, finite, size=queue_size, axis=axis))
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   return Method(
-    init, loss, keep, embed, default_groups, remember=remember, net=net, memories=ring.MEMORIES
+    init,
+    loss,
+    keep,
+    embed,
+    default_groups,
+    remember=remember,
+    net=net,
+    memories=ring.MEMORIES,
+    encodes_all_views=True,
   )
 
 

@@ -102,10 +102,10 @@ def simclr(
       first, second, temperature, axis=axis, chunk=chunk, memory=memory, memory_size=memory_size
     )
     value = jnp.mean(of_first) + jnp.mean(of_second)
-    embedding = jnp.split(outputs['embedding'], 2)[0]
+    embedding, other = jnp.split(outputs['embedding'], 2)
     target_bn, rows = _keys(state, views)
     new_state = state.replace(bn=bn, target_bn=target_bn)
-    return value, Aux(new_state, {}, embedding, rows)
+    return value, Aux(new_state, {}, embedding, rows, (other,))
 
   def _keys(state: SimclrState, views: jax.Array) -> tuple[PyTree, PyTree]:
     """The memory network's statistics, and its projections of all devices as unit rows."""
@@ -135,7 +135,15 @@ def simclr(
     return {tap: outputs[tap] for tap in taps}
 
   return Method(
-    init, loss, post_step, embed, default_groups, remember=remember, net=net, memories=ring.MEMORIES
+    init,
+    loss,
+    post_step,
+    embed,
+    default_groups,
+    remember=remember,
+    net=net,
+    memories=ring.MEMORIES,
+    encodes_all_views=True,
   )
 
 

@@ -65,10 +65,10 @@ def simsiam(net: Net, *, stop_gradient: bool = True) -> Method:
       regression.negative_cosine(p_first, constant(second['projection']))
       + regression.negative_cosine(p_second, constant(first['projection']))
     )
-    return value, Aux(Statistics(bn), {}, first['embedding'])
+    return value, Aux(Statistics(bn), {}, first['embedding'], others=(second['embedding'],))
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups, net=net)
+  return Method(init, loss, keep, embed, default_groups, net=net, encodes_all_views=True)
 
 
 def build(

@@ -115,7 +115,8 @@ def swav(
     )
     shares = collectives.pmean(jnp.mean(codes[0], axis=0), axis)
     metrics = {'prototypes/perplexity': jnp.exp(_entropy(shares))}
-    return value, Aux(state.replace(bn=bn), metrics, crops[0]['embedding'], rows)
+    embedding, *others = (crop['embedding'] for crop in crops)
+    return value, Aux(state.replace(bn=bn), metrics, embedding, rows, tuple(others))
 
   def remember(state: SwavState, rows: tuple[jax.Array, ...], finite: jax.Array) -> SwavState:
     pushed = [ring.push(*each, finite) for each in zip(state.queues, rows, strict=True)]
@@ -166,6 +167,7 @@ def swav(
     remember=remember,
     net=stack((*backbone.parts, *head.parts)),
     starts={'prototypes': freeze_steps},
+    encodes_all_views=True,
   )
 
 

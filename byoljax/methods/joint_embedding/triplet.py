@@ -70,10 +70,11 @@ def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
       z.reshape(-1, z.shape[-1]), groups, margin=margin, mode=mode
     )
     metrics = {'active_triplets': active}
-    return value, Aux(state.replace(bn=bn), metrics, outputs[0]['embedding'])
+    embedding, *others = (view['embedding'] for view in outputs)
+    return value, Aux(state.replace(bn=bn), metrics, embedding, others=tuple(others))
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups, net=net)
+  return Method(init, loss, keep, embed, default_groups, net=net, encodes_all_views=True)
 
 
 def build(

@@ -38,7 +38,7 @@ def from_projections(net: Net, criterion: Criterion) -> Method:
     (first, second), bn = apply_each(net, params, state.bn, batch['views'])
     value, terms = criterion(first['projection'], second['projection'])
     metrics = {f'loss/{name}': term for name, term in terms.items()}
-    return value, Aux(Statistics(bn), metrics, first['embedding'])
+    return value, Aux(Statistics(bn), metrics, first['embedding'], others=(second['embedding'],))
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups, net=net)
+  return Method(init, loss, keep, embed, default_groups, net=net, encodes_all_views=True)
