@@ -42,6 +42,7 @@ PROBE = 1204  # the online probe's head
 QUEUE = 1205  # a queue's first rows; with a crop where there are several
 BANK = 1206  # a memory bank's first entries; with a crop where there are several
 CENTROIDS = 1207  # the centroids before the first clustering; with a clustering
+AUXILIARY = 1208  # the head of an auxiliary task
 
 # The key that `Method.loss` gets.
 SHUFFLE = 1301  # order of the examples in shuffled batch normalization; with a direction

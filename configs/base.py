@@ -11,6 +11,13 @@ from ml_collections import ConfigDict
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 
+# A task that learns beside the method, from the same forward passes: part of `config.method`.
+AUXILIARY = {
+  'auxiliary': '',  # none; or 'augmentation_prediction'
+  'auxiliary_weight': 1.0,  # of its loss
+  'auxiliary_targets': ('crop', 'color'),  # or 'flip', 'gray', 'blur', 'solarize'
+}
+
 
 def view(**changes) -> dict:
   """One view's augmentation: BYOL's first view (arXiv 2006.07733, table 6), with changes."""

@@ -53,7 +53,7 @@ def build(
   variants = dict(variants or {})
   options = [option for option in arg.split(',') if option]
   config = base.get_config()
-  config.method = ConfigDict(dict(method))
+  config.method = ConfigDict(dict(method) | base.AUXILIARY)
   scale = options.pop(0) if options and options[0] in SCALES else 'shapes'
   length = {**EPOCHS, **(epochs or {})}[scale]
   if options and options[0].isdigit():

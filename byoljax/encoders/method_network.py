@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from byoljax.config import Config, choose, user_errors
+from byoljax import methods
+from byoljax.config import Config, user_errors
 from byoljax.length import Length
 from byoljax.method import Method, Setting
-from byoljax.methods import METHODS
 from byoljax.models import encoder_factory
 from byoljax.models.net import Net
 from byoljax.workdir import run_dir
@@ -90,14 +90,12 @@ def method(config: Config, workdir: pathlib.Path, module: Any = None) -> Method 
   facts = run_dir.run_facts(workdir)
   if 'method' not in config or not facts:
     return None
-  build = choose('method', config.method.name, METHODS)
   setting = _setting(config, Facts(**facts))
   encoder = encoder_factory(
     dict(config.encoder) if module is None else module, mean=config.data.mean, std=config.data.std
   )
-  arguments = {field: value for field, value in config.method.items() if field != 'name'}
   with user_errors(f"config.method of '{workdir}'"):
-    return build(encoder, setting, **arguments)
+    return methods.build_method(encoder, setting, config.method.to_dict())
 
 
 def _setting(config: Config, facts: Facts) -> Setting:

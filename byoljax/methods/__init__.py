@@ -5,9 +5,10 @@ A builder is called as `build(make_encoder, setting, **fields of config.method)`
 row in the contract test.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from byoljax.method import Method
+from byoljax.method import MakeEncoder, Method, Setting
 from byoljax.methods.joint_embedding import (
   barlow_twins,
   bridge,
@@ -28,6 +29,7 @@ from byoljax.methods.joint_embedding import (
   w_mse,
 )
 from byoljax.methods.pretext import (
+  augmentation_prediction,
   counting,
   exemplar,
   geometric,
@@ -36,8 +38,10 @@ from byoljax.methods.pretext import (
   rotation,
 )
 from byoljax.methods.supervised import distillation, linear_probe, supervised
+from byoljax.suggest import unknown
 
 METHODS: dict[str, Callable[..., Method]] = {
+  'augmentation_prediction': augmentation_prediction.build,
   'barlow_twins': barlow_twins.build,
   'bridge': bridge.build,
   'byol': byol.build,
@@ -65,3 +69,41 @@ METHODS: dict[str, Callable[..., Method]] = {
   'vicreg': vicreg.build,
   'w_mse': w_mse.build,
 }
+
+# Name -> (method, setting, weight, targets) -> the method with a task beside it.
+AUXILIARIES: dict[str, Callable[..., Method]] = {
+  'augmentation_prediction': augmentation_prediction.auxiliary,
+}
+
+
+def build_method(make_encoder: MakeEncoder, setting: Setting, fields: Mapping[str, Any]) -> Method:
+  """Builds the method that the fields of a configuration describe.
+
+  Args:
+    make_encoder: see `method.MakeEncoder`.
+    setting: the run.
+    fields: 'name', the arguments of its builder, and, if a task is to learn beside it, 'auxiliary',
+      the task's name, and its arguments 'auxiliary_weight' and 'auxiliary_targets'.
+
+  Raises:
+    ValueError: an unknown name, a wrong argument, or a method that the task cannot be put beside.
+  """
+  own = {name: value for name, value in fields.items() if not name.startswith('auxiliary')}
+  method = chosen('method', own.pop('name'), METHODS)(make_encoder, setting, **own)
+  task = {name: fields[name] for name in fields if name.startswith('auxiliary')}
+  name = task.pop('auxiliary', '')
+  if not name:
+    return method
+  arguments = {field.removeprefix('auxiliary_'): value for field, value in task.items()}
+  return chosen('auxiliary task', name, AUXILIARIES)(method, setting, **arguments)
+
+
+def chosen(kind: str, name: str, table: Mapping[str, Any]) -> Any:
+  """The entry of a table.
+
+  Raises:
+    ValueError: there is none; the valid names are listed, and the closest.
+  """
+  if name not in table:
+    raise ValueError(unknown(kind, name, table))
+  return table[name]

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from byoljax import config as config_lib
+from byoljax import methods
 from byoljax.config import Config, user_errors
 from byoljax.data.augment import views
 from byoljax.data.augment.views import ViewSpec
@@ -17,7 +18,6 @@ from byoljax.data.sources.source import Source
 from byoljax.devices import mapping
 from byoljax.length import Length, make_length
 from byoljax.method import Method, Setting
-from byoljax.methods import METHODS
 from byoljax.models import encoder_factory
 from byoljax.optim import lars, recipe
 from byoljax.train import sharding
@@ -123,13 +123,12 @@ def logging_of(config: Config) -> Logging:
 
 
 def _method_builder(config: Config) -> Callable[[Setting], Method]:
-  build = config_lib.choose('method', config.method.name, METHODS)
-  arguments = {name: value for name, value in config.method.items() if name != 'name'}
+  fields = config.method.to_dict()
   encoder = _encoder_factory(config)
 
   def method(setting: Setting) -> Method:
     with user_errors('config.method'):
-      return build(encoder, setting, **arguments)
+      return methods.build_method(encoder, setting, fields)
 
   return method
 

@@ -64,6 +64,7 @@ def _teacher():
 
 # name -> (arguments of the builder, number of views)
 CASES = {
+  'augmentation_prediction': ({'targets': ('crop', 'flip', 'color'), 'hidden': (16,)}, 2),
   'barlow_twins': ({'projector': (16, 16, 8)}, 2),
   'bridge': ({'projector': (16, 8), 'predictor': (), 'base_tau': 0.9, 'beta': 0.5}, 2),
   'byol': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
@@ -109,6 +110,8 @@ CASES = {
   'vicreg': ({'projector': (16, 16, 8)}, 2),
   'w_mse': ({'projector': (16, 4)}, 2),
 }  # fmt: skip
+# Whose batches hold the parameters of the augmentation, as those of all methods do in a run.
+READ_DRAWN = {'augmentation_prediction'}
 WITH_TARGET = {'bridge', 'byol', 'dino', 'interclr', 'moco', 'moco_v3', 'simclr'}
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
 
@@ -142,7 +145,11 @@ def make(name, axis=collectives.AXIS, dtype='float32', accumulate=1, setting=Non
 def batch_of(name, seed=0, rows=BATCH):
   rng = np.random.default_rng(seed)
   _, views = CASES[name]
-  return {
+  further = {}
+  if name in READ_DRAWN:
+    uniform = np.random.default_rng((seed, 1)).uniform
+    further['drawn'] = tuple(uniform(size=(rows, 12)).astype(np.float32) for _ in range(views))
+  return further | {
     # From the third view on small crops, as methods with more than two have them.
     'views': tuple(
       rng.normal(size=(rows, *(2 * (SIZE if view < 2 else SIZE // 2,)), 3)).astype(np.float32)
@@ -374,7 +381,7 @@ def test_the_network_gives_what_embed_gives(name):
   for tap, value in embed(images).items():
     if tap in outputs:
       np.testing.assert_allclose(outputs[tap], value, rtol=1e-5, atol=1e-6)
-  assert 'embedding' in outputs and set(outputs) & {'projection', 'logits'}
+  assert 'embedding' in outputs and set(outputs) & {'projection', 'logits', 'differences'}
 
 
 @every_method
