@@ -19,6 +19,9 @@ ROWS = 4
 TASKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
   'rotation': ({}, ('0 degrees', '90', '180', '270')),
   'geometric': ({'method.per_image': '8'}, ()),
+  'relative_patch_location': ({}, ()),
+  'jigsaw': ({'method.puzzles': '1'}, ()),
+  'exemplar': ({}, ()),
   'counting': ({}, ('half as large', 'quarter 1', 'quarter 2', 'quarter 3', 'quarter 4')),
 }
 
