@@ -4,7 +4,9 @@
 
     :logistic    multinomial logistic regression by L-BFGS over 45 regularizations: the transfer
                  protocol of SimCLR and BYOL
-    :few_labels  the same on 1 % and 10 % of the labels and on a few per class, several draws
+    :svm         a linear support vector machine for each class: the protocol of VOC 2007
+    :few_labels  logistic regression, or support vector machines, on 1 % and 10 % of the labels and
+                 on a few per class, several draws
     :anomaly     one class normal, the others not: AUROC of the distance to the normal images,
                  and of how well the network tells transforms apart, where that was its task
 
@@ -23,11 +25,20 @@ PROTOCOLS = {
     'max_iterations': 1000,
     'seed': 0,
   },
+  'svm': {
+    'costs': (),  # () = the paper's 26 values from 2^-19 to 100
+    'parts': 3,  # of the training images, in the cross-validation that chooses among them
+    'positive_weight': 2.0,  # of a class's own images
+    'max_iterations': 2000,
+    'seed': 0,
+  },
   'few_labels': {
+    'classifier': 'logistic',  # or 'svm': low-shot support vector machines, shots only
     'shots': (1, 5, 20),  # images per class
     'shares': (0.01, 0.1),  # of the training images
     'draws': 5,
     'regularization': 1.0,  # lambda
+    'cost': 0.5,  # of support vector machines
     'seed': 0,
   },
   'anomaly': {'neighbors': 2},

@@ -4,7 +4,7 @@ Features [n, D] and labels in, numbers out. scikit-learn fits the models. Featur
 unchanged, neither centered nor scaled, as in the transfer protocol.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ def logistic(
   Raises:
     ValueError: fewer than two classes, a share that is not one, or no candidate above 0.
   """
-  _check(*train)
+  check_labelled(*train)
   classes = _classes(train[1], test[1])
   rest, chosen = _held_out(train[1], held_out, seed)
   held, start = [], None
@@ -107,7 +107,7 @@ def few_labels(
     ValueError: an entry that makes no sense, none that can be evaluated, or fewer than two classes.
   """
   _check_single(train[1])
-  _check(*train)
+  check_labelled(*train)
   check_few_labels(shots, shares, draws)
   wanted = [(f'{count} per class', count, None) for count in shots]
   wanted += [(f'{100 * share:g} %', None, share) for share in shares]
@@ -121,18 +121,25 @@ def few_labels(
     for draw in range(draws):
       part = subset(train[1], count=count, share=share, seed=(seed, streams.FEW_LABELS, draw))
       model = _fit(train[0][part], train[1][part], value, max_iterations)
-      found.append(float(np.mean(model.predict(test[0]) == test[1])))
+      found.append({'top1': float(np.mean(model.predict(test[0]) == test[1]))})
       size = len(part)
-    spread = float(np.std(found, ddof=1)) if draws > 1 else None
-    rows.append(
-      {'labels': name, 'examples': size, 'top1': float(np.mean(found)), 'top1_sd': spread}
-    )
+    rows.append({'labels': name, 'examples': size} | over_draws(found))
   if not rows:
     raise ValueError(
       f'{len(train[1])} labelled images are too few for every entry: '
       + '; '.join(f'{name}: {problem}' for name, problem in skipped.items())
     )
   return {'rows': rows, 'skipped': skipped}
+
+
+def over_draws(found: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
+  """Means of scores, and their standard deviations '<score>_sd' (None of a single draw)."""
+  made: dict[str, float | None] = {}
+  for name in found[0]:
+    values = [each[name] for each in found]
+    made[name] = float(np.mean(values))
+    made[f'{name}_sd'] = float(np.std(values, ddof=1)) if len(values) > 1 else None
+  return made
 
 
 def check_few_labels(shots: Sequence[int], shares: Sequence[float], draws: int) -> None:
@@ -223,7 +230,7 @@ def anomaly(
   from byoljax.evals import knn
 
   _check_single(train[1])
-  _check(*train)
+  check_labelled(*train)
   found = {}
   for group in normal or [(int(label),) for label in np.unique(test[1])]:
     bank = train[0][np.isin(train[1], group)]
@@ -310,7 +317,8 @@ def _check_single(labels: np.ndarray) -> None:
     raise ValueError('this evaluation needs one label per image; these images have several each.')
 
 
-def _check(features: np.ndarray, labels: np.ndarray) -> None:
+def check_labelled(features: np.ndarray, labels: np.ndarray) -> None:
+  """Raises ValueError unless these are features [N, D] and labels of at least two classes."""
   if features.ndim != 2 or labels.ndim not in (1, 2) or len(labels) != len(features):
     raise ValueError(f'need features [N, D] and labels [N], got {features.shape}, {labels.shape}.')
   if labels.ndim == 2:

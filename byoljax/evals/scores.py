@@ -17,6 +17,7 @@ METRICS = {
   'top1': 'top-1',
   'top5': 'top-5',
   'mean_per_class': 'mean per class',
+  'map': 'mAP',
   'map11': '11-point mAP',
 }
 
@@ -113,6 +114,27 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
   if positive.all() or not positive.any():
     raise ValueError('an ROC curve needs positive and negative examples.')
   return float(roc_auc_score(positive, scores))
+
+
+def area_under_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+  """Average precision of one class: the area under the interpolated precision-recall curve.
+
+  The mean, over the positive examples, of the highest precision at that example's rank or a lower
+  one (PASCAL VOC since 2010). Ties rank in the given order.
+
+  Args:
+    scores: float [n], higher is more certain.
+    positive: bool [n], at least one.
+
+  Raises:
+    ValueError: no positive example.
+  """
+  if not positive.any():
+    raise ValueError('a class without a positive example has no average precision.')
+  ranked = positive[np.argsort(-scores, kind='stable')]
+  precision = np.cumsum(ranked) / np.arange(1, len(ranked) + 1)
+  highest = np.maximum.accumulate(precision[::-1])[::-1]
+  return float(np.mean(highest[ranked]))
 
 
 def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:

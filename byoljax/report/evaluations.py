@@ -56,7 +56,7 @@ def _on(config: Mapping[str, Any]) -> str:
 def _one(each: Mapping[str, Any]) -> Rows:
   """An evaluation with one headline."""
   result, config = each['result'], each['config']
-  shown = {'top1': 'top-1', 'map11': '11-point mAP', 'auroc': 'mean AUROC'}
+  shown = {'map': 'mAP', 'top1': 'top-1', 'map11': '11-point mAP', 'auroc': 'mean AUROC'}
   name = next((name for name in shown if name in result), None)
   if name is None:
     return []
@@ -93,14 +93,21 @@ def _finetune(each: Mapping[str, Any]) -> Rows:
 
 
 def _few_labels(each: Mapping[str, Any]) -> Rows:
+  from byoljax.evals.scores import METRICS
+
   return [
     {
       'labels': row['labels'],
       'images': f'{row["examples"]:,}',
       'on': _on(each['config']),
       'network': str(each['config'].get('network', '')),
-      'top-1': f'{row["top1"]:.1%}'
-      + (f' ± {row["top1_sd"]:.1%}' if row.get('top1_sd') is not None else ''),
+      'classifier': str(each['config'].get('few_labels', {}).get('classifier', 'logistic')),
+    }
+    | {
+      METRICS[name]: f'{row[name]:.1%}'
+      + (f' ± {row[f"{name}_sd"]:.1%}' if row.get(f'{name}_sd') is not None else '')
+      for name in METRICS
+      if name in row
     }
     for row in each['result'].get('rows', ())
   ]

@@ -23,6 +23,7 @@ from byoljax.tasks import (
   pretrain,
   report,
   search,
+  svm,
   transfer,
   views,
 )
@@ -39,6 +40,7 @@ _MODULES = (
   finetune,
   transfer,
   logistic,
+  svm,
   few_labels,
   anomaly,
   layers,

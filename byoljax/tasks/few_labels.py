@@ -1,27 +1,36 @@
-"""Logistic regression on frozen features with few labels, over several draws of them."""
+"""Classifiers of frozen features with few labels, over several draws of them."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from byoljax.config import Config
+from byoljax.config import Config, ConfigError
 from byoljax.report import table
+from byoljax.suggest import unknown
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir.run_dir import Invocation
+
+CLASSIFIERS = ('logistic', 'svm')
 
 if TYPE_CHECKING:
   from byoljax.protocols.frozen_features import Split
 
 
 def run(config: Config, invocation: Invocation) -> int:
-  """Fits logistic regressions to the features of a few images; see `configs/frozen.py`."""
+  """Fits classifiers to the features of a few images; see `configs/frozen.py`."""
+  if config.few_labels.classifier not in CLASSIFIERS:
+    raise ConfigError(unknown('few_labels.classifier', config.few_labels.classifier, CLASSIFIERS))
   return evaluation.on_frozen_features('few_labels', _compute, _show, config, invocation)
 
 
 def _compute(config: Config, train: 'Split', test: 'Split') -> dict[str, Any]:
-  from byoljax.evals import frozen
+  from byoljax.evals import frozen, svm
 
   fields = config.few_labels
+  if fields.classifier == 'svm':
+    return svm.low_shot(
+      train, test, shots=fields.shots, draws=fields.draws, cost=fields.cost, seed=fields.seed
+    )
   return frozen.few_labels(
     train,
     test,
@@ -34,8 +43,8 @@ def _compute(config: Config, train: 'Split', test: 'Split') -> dict[str, Any]:
 
 
 def _show(result: Mapping[str, Any]) -> str:
-  columns = ['labels', 'examples', 'top1', 'top1_sd']
-  formats = {'top1': '{:.1%}', 'top1_sd': '{:.1%}'}
+  columns = list(result['rows'][0])
+  formats = dict.fromkeys(columns[2:], '{:.1%}')
   shown = table.format_table(result['rows'], columns, formats=formats)
   skipped = [f'{name}: skipped, {why}' for name, why in result['skipped'].items()]
   return '\n'.join([shown, *skipped])
@@ -43,7 +52,7 @@ def _show(result: Mapping[str, Any]) -> str:
 
 COMMAND = Command(
   'few-labels',
-  'logistic regression with few labels',
+  'logistic regression or support vector machines with few labels',
   run,
   task='few_labels',
   recipe='frozen:few_labels',
