@@ -47,6 +47,7 @@ AUXILIARY = 1208  # the head of an auxiliary task
 # The key that `Method.loss` gets.
 SHUFFLE = 1301  # order of the examples in shuffled batch normalization; with a direction
 NEGATIVES = 1302  # which rows of a memory are negatives; with an example's global position
+DIVISION = 1303  # the parts of a batch that are whitened apart; with a draw
 
 # The key that `Method.transform` gets, each with an example's global position.
 GEOMETRIC = 1501  # which of the geometric transforms

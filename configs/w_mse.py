@@ -16,6 +16,10 @@ from configs import scales
 METHOD = {
   'name': 'w_mse',
   'projector': (1024, 64),  # hidden, output; an output of 0 is half the batch
+  'joint_head': False,  # whether the head's normalization sees both views together
+  'whiten_size': 0,  # images that are whitened together; 0 = the batch
+  'whiten_draws': 1,  # random divisions into such parts that are averaged
+  'head_init': 'fan_in',  # or 'torch'
 }
 
 

@@ -7,7 +7,7 @@ Different from the authors' code:
 - Barlow Twins' code sums C over the processes without a gradient across them, so that its
   gradients are those of the objective divided by the number of processes. Here they are exact.
 - VICReg's code halves the variance term, its paper does not: `halved_variance`.
-- W-MSE's code whitens random sub-batches; here the global batch is whitened once.
+- W-MSE's code whitens random sub-batches (`w_mse_of_parts`); `w_mse` whitens the global batch once.
 """
 
 import jax
@@ -126,6 +126,30 @@ def w_mse(a: jax.Array, b: jax.Array, *, axis: str | None = None, eps: float = 1
       f'use at least {2 * a.shape[1]}, or a smaller projection'
     )
   return cosine_regression(_whitened(a, rows, axis, eps), _whitened(b, rows, axis, eps))
+
+
+def w_mse_of_parts(
+  a: jax.Array, b: jax.Array, parts: jax.Array, *, axis: str | None = None, eps: float = 1e-3
+) -> jax.Array:
+  """`w_mse` of parts of the global batch that are whitened apart, averaged (the authors' code).
+
+  Args:
+    a: projections of one view [b,D].
+    b: projections of the other view [b,D].
+    parts: rows of the global batch, int32 [..., rows]: every row is in as many parts as any other.
+    axis: the mapped axis, or None for one device.
+    eps: as for `w_mse`.
+
+  Returns:
+    float32 scalar in [0, 4], the same on all devices: each computes all parts, which are small.
+
+  Raises:
+    ValueError: as `w_mse`, of a part.
+  """
+  _global_rows(a, b, axis)
+  first, second = (collectives.all_gather(z, axis) for z in (a, b))
+  parts = parts.reshape(-1, parts.shape[-1])
+  return jnp.mean(jax.vmap(lambda rows: w_mse(first[rows], second[rows], eps=eps))(parts))
 
 
 def _whitened(z: jax.Array, rows: int, axis: str | None, eps: float) -> jax.Array:

@@ -13,8 +13,9 @@ biases and normalization are, and how kernels are initialized:
 
 The default initialization is BYOL's (Haiku's default for linear layers): a normal of sigma
 1/sqrt(fan_in) truncated at two sigma and not rescaled, so the real standard deviation is 0.88 of
-that. It is neither PyTorch's uniform, with which most of the others were published, nor He's
-normal. Biases are initialized to zero.
+that. Most of the others were published with PyTorch's uniform, 'torch', whose deviation is .58/
+sqrt(fan_in); the scale matters where no normalization follows. Biases are initialized to zero,
+where PyTorch draws them from the same interval.
 """
 
 from collections.abc import Callable
@@ -41,6 +42,7 @@ LAST_NORMS: dict[str, tuple[bool, bool] | None] = {
 # DINO's normal is truncated at +-2, that is at 100 sigma, which changes nothing.
 KERNEL_INITS: dict[str, initializers.Initializer] = {
   'fan_in': initializers.fan_in_truncated_normal,
+  'torch': initializers.fan_in_uniform,
   'normal_0.01': initializers.normal(0.01),
   'truncated_0.02': initializers.normal(0.02),
   'zeros': nn.initializers.zeros,
@@ -77,7 +79,7 @@ class MLPHead(nn.Module):
     bn_axis: mapped axis whose devices share batch statistics in training.
     bn_groups: see `layers.batch_norm`.
     dtype: compute type.
-    kernel_init: 'fan_in' (see the module's header), 'normal_0.01' (sigma .01; SimCLR),
+    kernel_init: 'fan_in' or 'torch' (see the module's header), 'normal_0.01' (sigma .01; SimCLR),
       'truncated_0.02' (sigma .02; DINO, ViT) or 'zeros'.
     trunk: the first layers of a head alone: all of them are hidden, and the output is that of the
       last one's activation.

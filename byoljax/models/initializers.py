@@ -81,6 +81,12 @@ def fan_in_truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.fl
   return _draw(key, shape, 1.0 / math.sqrt(math.prod(shape[:-1])), 'truncated')
 
 
+def fan_in_uniform(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
+  """U(-a, a) with a = 1 / sqrt(fan_in), for a kernel [...,out]: PyTorch's linear layers."""
+  del dtype
+  return _draw(key, shape, 1.0 / math.sqrt(math.prod(shape[:-1])), 'uniform')
+
+
 def normal(sigma: float) -> Initializer:
   """The initializer N(0, sigma^2), for any shape."""
   return lambda key, shape, dtype=jnp.float32: _draw(key, shape, sigma, 'normal')

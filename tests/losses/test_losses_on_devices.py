@@ -15,6 +15,7 @@ from byoljax.ops import ring, shuffle, sinkhorn
 KEY = jax.random.key(0)
 X = jax.random.normal(KEY, (2, 16, 12))
 WEIGHTS = jax.random.normal(jax.random.fold_in(KEY, 1), (12, 6))
+PARTS = np.random.default_rng(0).permutation(16).reshape(2, 8)
 QUEUE = ring.init(jax.random.fold_in(KEY, 2), 9, 6).items
 PROTOTYPES = ring.init(jax.random.fold_in(KEY, 3), 5, 6).items
 
@@ -56,6 +57,9 @@ LOSSES = {
   'barlow_twins': lambda a, b, axis: redundancy.barlow_twins(a, b, off_diagonal=0.1, axis=axis)[0],
   'vicreg': lambda a, b, axis: redundancy.vicreg(0.1 * a, 0.1 * b, axis=axis)[0],
   'w_mse': lambda a, b, axis: redundancy.w_mse(a, b, axis=axis),
+  'w_mse of parts': lambda a, b, axis: redundancy.w_mse_of_parts(
+    a, b, jnp.asarray(PARTS), axis=axis
+  ),
   'swapped_prediction': swapped,
   'triplet': gathered_triplet,
   'shuffle': shuffled,

@@ -96,6 +96,26 @@ def test_w_mse_ignores_any_linear_map_of_a_view():
   assert float(w_mse(a, independent, eps=0.0)) == pytest.approx(2.0, abs=0.4)
 
 
+def test_w_mse_of_parts_is_the_mean_over_parts_whitened_apart():
+  rng = np.random.default_rng(5)
+  a, b = rng.normal(size=(2, 12, 3))
+  parts = np.stack([rng.permutation(12).reshape(2, 6) for _ in range(3)])
+
+  def whitened(z):
+    z = z - z.mean(0)
+    factor = np.linalg.cholesky(z.T @ z / (len(z) - 1))
+    z = np.linalg.solve(factor, z.T).T
+    return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+  expected = np.mean(
+    [2 - 2 * (whitened(a[p]) * whitened(b[p])).sum(1) for p in parts.reshape(-1, 6)]
+  )
+  arguments = jnp.asarray(a), jnp.asarray(b), jnp.asarray(parts)
+  assert float(redundancy.w_mse_of_parts(*arguments, eps=0.0)) == pytest.approx(expected, abs=2e-5)
+  with pytest.raises(ValueError, match='larger global batch than 3'):
+    redundancy.w_mse_of_parts(*arguments[:2], arguments[2].reshape(-1, 3))
+
+
 def test_w_mse_survives_a_dead_dimension():
   a = jax.random.normal(jax.random.key(0), (32, 4)).at[:, 2].set(1.0)
   value, gradient = jax.jit(jax.value_and_grad(w_mse))(a, a[::-1])

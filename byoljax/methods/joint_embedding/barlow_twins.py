@@ -30,6 +30,7 @@ def build(
   projector: Sequence[int] = (8192, 8192, 8192),
   off_diagonal: float = 0.0051,
   loss_scale: float = 1.0,
+  head_init: str = 'fan_in',
 ) -> Method:
   """Builds Barlow Twins from an encoder factory and its configuration.
 
@@ -39,6 +40,8 @@ def build(
     projector: sizes of its layers; wide is better. No normalization on its output.
     off_diagonal: weight of the off-diagonal terms, > 0; it belongs to the projector's width.
     loss_scale: factor on the loss, > 0; it matters to parameters that LARS does not adapt.
+    head_init: how kernels of the heads start, a key of `heads.KERNEL_INITS`; 'torch' as in
+      PyTorch.
 
   Raises:
     ValueError: an empty projector or a weight that is not positive.
@@ -51,6 +54,7 @@ def build(
     hidden_bias=False,
     bn_axis=setting.axis,
     dtype=jnp.dtype(setting.dtype),
+    kernel_init=head_init,
   )
   net = stack(
     (

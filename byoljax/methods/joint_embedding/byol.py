@@ -8,7 +8,7 @@ normalization sees one view at a time and its running statistics move twice a st
 directions of the loss are summed, not averaged; the target runs in train mode with its own batch
 statistics, and only its parameters are moving averages; tau rises to 1 on a cosine, per optimizer
 step; the average takes in the parameters that the optimizer has just written; the target starts as
-an independent draw.
+an independent draw (`copy_target`: as a copy).
 
 Different from the authors' code: the target holds no predictor and no classifier, which were never
 used there; its running statistics are kept only so that it can be evaluated.
@@ -44,19 +44,22 @@ PyTree = Any
 Schedule = Callable[[jax.Array], jax.Array]
 
 
-def byol(online: Net, target: Net, *, tau: Schedule) -> Method:
+def byol(online: Net, target: Net, *, tau: Schedule, copy_target: bool = False) -> Method:
   """BYOL over two networks; `build` makes them.
 
   Args:
     online: outputs 'embedding', 'projection' and 'prediction'.
     target: outputs 'embedding' and 'projection'; its parameters are the online ones' namesakes.
     tau: step -> weight of the old target in the moving average, in [0, 1].
+    copy_target: whether the target starts as a copy of the online network.
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, WithTarget]:
     view = batch['views'][0]
     params, bn = online.init(jax.random.fold_in(key, streams.ONLINE), view)
     target_params, target_bn = target.init(jax.random.fold_in(key, streams.TARGET), view)
+    if copy_target:
+      target_params = jax.tree.map(jnp.copy, {role: params[role] for role in target_params})
     return params, WithTarget(bn, target_params, target_bn)
 
   def loss(
@@ -93,6 +96,9 @@ def build(
   projector: Sequence[int] = (4096, 256),
   predictor: Sequence[int] = (4096, 256),
   base_tau: float = 0.99,
+  last_bias: bool = False,
+  copy_target: bool = False,
+  head_init: str = 'fan_in',
 ) -> Method:
   """Builds BYOL from an encoder factory and its configuration.
 
@@ -102,6 +108,10 @@ def build(
     projector: hidden and output sizes of the projector.
     predictor: hidden and output sizes of the predictor.
     base_tau: tau at step 0, in [0, 1]; the paper's .99 for 300 epochs, .996 for 1000.
+    last_bias: whether the heads' last layers have a bias; theirs in PyTorch's re-implementations.
+    copy_target: whether the target starts as a copy of the online network.
+    head_init: how kernels of the heads start, a key of `heads.KERNEL_INITS`; 'torch' as in
+      PyTorch.
 
   Raises:
     ValueError: a value out of range, sizes that do not fit together.
@@ -109,7 +119,13 @@ def build(
   check_sizes(projector, predictor)
   if not predictor:
     raise ValueError('predictor=() is empty: without one BYOL collapses; see configs/bridge.py.')
-  head = functools.partial(heads.MLPHead, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype))
+  head = functools.partial(
+    heads.MLPHead,
+    last_bias=last_bias,
+    bn_axis=setting.axis,
+    dtype=jnp.dtype(setting.dtype),
+    kernel_init=head_init,
+  )
   shared = (
     ('encoder', 'embedding', make_encoder(setting.axis)),
     ('projector', 'projection', head(features=tuple(projector))),
@@ -119,4 +135,5 @@ def build(
     stack((*shared, prediction)),
     stack(shared),
     tau=ema.cosine_tau(base_tau, setting.length.total_steps),
+    copy_target=copy_target,
   )

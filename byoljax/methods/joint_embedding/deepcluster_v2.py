@@ -184,6 +184,7 @@ def build(
   prototypes: Sequence[int] = (3000, 3000, 3000),
   temperature: float = 0.1,
   iterations: int = 10,
+  head_init: str = 'fan_in',
 ) -> Method:
   """Builds DeepCluster-v2 from an encoder factory and its configuration.
 
@@ -194,6 +195,8 @@ def build(
     prototypes: clusters of each clustering.
     temperature: of the softmax over prototypes.
     iterations: of k-means.
+    head_init: how kernels of the heads start, a key of `heads.KERNEL_INITS`; 'torch' as in
+      PyTorch.
 
   Raises:
     ValueError: no clustering, one with fewer than two clusters or more than images; a value out of
@@ -217,6 +220,7 @@ def build(
     last_bias=True,
     bn_axis=setting.axis,
     dtype=jnp.dtype(setting.dtype),
+    kernel_init=head_init,
   )
   encoder_part = ('encoder', 'embedding', make_encoder(setting.axis))
   head_part = ('projector', 'projection', projection)

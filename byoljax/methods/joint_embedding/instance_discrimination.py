@@ -215,6 +215,7 @@ def build(
   ensure_negatives: bool = False,
   output_norm: bool = False,
   fill: bool = False,
+  head_init: str = 'fan_in',
 ) -> Method:
   """Builds instance discrimination from an encoder factory and its configuration.
 
@@ -233,6 +234,8 @@ def build(
       their image, from the mean of its projections, which this takes away. The paper has none.
     fill: whether the bank starts with the untrained network's projections; the paper: with noise,
       so that the first epoch has nothing to learn from.
+    head_init: how kernels of the heads start, a key of `heads.KERNEL_INITS`; 'torch' as in
+      PyTorch.
 
   Raises:
     ValueError: an unknown criterion, a value out of range, fewer than two images.
@@ -256,6 +259,7 @@ def build(
     last_norm='bn_no_affine' if output_norm else 'none',
     bn_axis=setting.axis,
     dtype=jnp.dtype(setting.dtype),
+    kernel_init=head_init,
   )
   encoder = make_encoder(setting.axis)
   net = stack((('encoder', 'embedding', encoder), ('projector', 'projection', head)))

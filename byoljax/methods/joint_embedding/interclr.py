@@ -236,6 +236,7 @@ def build(
   centroid_every: int = 10,
   min_cluster_size: int = 20,
   repair_every: str = '500 steps',
+  head_init: str = 'fan_in',
 ) -> Method:
   """Builds InterCLR from an encoder factory and its configuration.
 
@@ -262,6 +263,8 @@ def build(
     centroid_every: steps between two computations of the centroids.
     min_cluster_size: smaller clusters are dissolved.
     repair_every: how often, a duration.
+    head_init: how kernels of the heads start, a key of `heads.KERNEL_INITS`; 'torch' as in
+      PyTorch.
 
   Raises:
     ValueError: a value out of range, or one that does not fit the number of images or the batch.
@@ -285,7 +288,11 @@ def build(
       f'must be at least 1, min_cluster_size={min_cluster_size} at least 0.'
     )
   head = heads.MLPHead(
-    features=tuple(projector), norm=False, last_bias=True, dtype=jnp.dtype(setting.dtype)
+    features=tuple(projector),
+    norm=False,
+    last_bias=True,
+    dtype=jnp.dtype(setting.dtype),
+    kernel_init=head_init,
   )
   encoder = make_encoder(setting.axis, bn_groups)
   net = stack((('encoder', 'embedding', encoder), ('projector', 'projection', head)))

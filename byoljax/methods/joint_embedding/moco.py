@@ -160,6 +160,7 @@ def build(
   queue_size: int = 65536,
   bn_groups: int = 8,
   symmetric: bool = False,
+  head_init: str = 'fan_in',
 ) -> Method:
   """Builds MoCo from an encoder factory and its configuration; the defaults are v2's.
 
@@ -174,6 +175,8 @@ def build(
     bn_groups: parts of the global batch with statistics of their own; the keys' images are shuffled
       among them. 0: statistics of the whole batch, no shuffling.
     symmetric: whether each view is a query once.
+    head_init: how kernels of the heads start, a key of `heads.KERNEL_INITS`; 'torch' as in
+      PyTorch.
 
   Raises:
     ValueError: values out of range, or a batch that does not split into the groups.
@@ -188,6 +191,7 @@ def build(
     bn_axis=setting.axis,
     bn_groups=bn_groups,
     dtype=jnp.dtype(setting.dtype),
+    kernel_init=head_init,
   )
   net = stack(
     (

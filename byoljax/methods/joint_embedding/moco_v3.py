@@ -120,6 +120,7 @@ def build(
   temperature: float = 1.0,
   base_tau: float = 0.99,
   freeze_patch_embed: bool = False,
+  head_init: str = 'fan_in',
 ) -> Method:
   """Builds MoCo v3 from an encoder factory and its configuration; the defaults are ResNet-50's.
 
@@ -132,6 +133,8 @@ def build(
     temperature: 1 for ResNet-50, .2 for ViTs.
     base_tau: tau at step 0, in [0, 1].
     freeze_patch_embed: for ViTs.
+    head_init: how kernels of the heads start, a key of `heads.KERNEL_INITS`; 'torch' as in
+      PyTorch.
 
   Raises:
     ValueError: values out of range, sizes that do not fit together.
@@ -141,7 +144,11 @@ def build(
   if not predictor:
     raise ValueError('predictor=() is empty: give its hidden and output size, such as (4096, 256).')
   head = functools.partial(
-    heads.MLPHead, hidden_bias=False, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype)
+    heads.MLPHead,
+    hidden_bias=False,
+    bn_axis=setting.axis,
+    dtype=jnp.dtype(setting.dtype),
+    kernel_init=head_init,
   )
   shared = (
     ('encoder', 'embedding', make_encoder(setting.axis)),

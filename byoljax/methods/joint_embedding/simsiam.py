@@ -78,6 +78,7 @@ def build(
   projector: Sequence[int] = (2048, 2048, 2048),
   predictor: Sequence[int] = (512, 2048),
   stop_gradient: bool = True,
+  head_init: str = 'fan_in',
 ) -> Method:
   """Builds SimSiam from an encoder factory and its configuration.
 
@@ -87,13 +88,19 @@ def build(
     projector: sizes of its layers; two layers are enough on CIFAR-10.
     predictor: bottleneck and output size; () removes it.
     stop_gradient: False lets gradients through the projections.
+    head_init: how kernels of the heads start, a key of `heads.KERNEL_INITS`; 'torch' as in
+      PyTorch.
 
   Raises:
     ValueError: sizes that do not fit together.
   """
   check_sizes(projector, predictor)
   head = functools.partial(
-    heads.MLPHead, hidden_bias=False, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype)
+    heads.MLPHead,
+    hidden_bias=False,
+    bn_axis=setting.axis,
+    dtype=jnp.dtype(setting.dtype),
+    kernel_init=head_init,
   )
   parts = (
     ('encoder', 'embedding', make_encoder(setting.axis)),

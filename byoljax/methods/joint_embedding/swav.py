@@ -193,6 +193,7 @@ def build(
   freeze: str = '1 epochs',
   queue_size: int = 0,
   queue_from: str = '15 epochs',
+  head_init: str = 'fan_in',
 ) -> Method:
   """Builds SwAV from an encoder factory and its configuration.
 
@@ -207,6 +208,8 @@ def build(
     freeze: a duration, before which the prototypes are not trained.
     queue_size: rows per large crop; 0 for none, 3840 in the paper for batches of 256.
     queue_from: a duration, after which the queue takes part.
+    head_init: how kernels of the heads start, a key of `heads.KERNEL_INITS`; 'torch' as in
+      PyTorch.
 
   Raises:
     ValueError: values out of range.
@@ -220,7 +223,11 @@ def build(
     )
   dtype = jnp.dtype(setting.dtype)
   projection = heads.MLPHead(
-    features=tuple(projector), last_bias=True, bn_axis=setting.axis, dtype=dtype
+    features=tuple(projector),
+    last_bias=True,
+    bn_axis=setting.axis,
+    dtype=dtype,
+    kernel_init=head_init,
   )
   return swav(
     stack((('encoder', 'embedding', make_encoder(setting.axis)),)),

@@ -3,29 +3,48 @@
 Barlow Twins, VICReg and W-MSE differ in the loss and in the projector only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from byoljax import streams
 from byoljax.method import Aux, Batch, Method, default_groups, evaluation_outputs, keep
-from byoljax.models.net import Net, Statistics, apply_each
+from byoljax.models.net import Net, Statistics, apply_each, stack
 
 PyTree = Any
-Criterion = Callable[[jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+Criterion = Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
 
 
-def from_projections(net: Net, criterion: Criterion) -> Method:
+def from_projections(
+  net: Net, criterion: Criterion, *, joint_head: bool = False, random: bool = False
+) -> Method:
   """A method without target, predictor or memory.
 
   Args:
     net: outputs 'embedding' and 'projection'. Each view is a forward pass of its own.
     criterion: (projections [b, D] of view 0, of view 1) -> (this device's loss, its named terms).
+    joint_head: whether both views go through what follows the encoder in one batch, so that its
+      normalization sees them together.
+    random: whether `criterion` takes the step's key as its third argument.
 
   Returns:
     A method with the metrics 'loss/<term>'.
   """
+
+  backbone, head = stack(net.parts[:1]), stack(net.parts[1:])
+
+  def outputs(
+    params: PyTree, bn: PyTree, views: Sequence[jax.Array]
+  ) -> tuple[list[dict[str, jax.Array]], PyTree]:
+    if not joint_head:
+      return apply_each(net, params, bn, views)
+    made, bn = apply_each(backbone, params, bn, views)
+    embeddings = jnp.concatenate([each['embedding'] for each in made])
+    together, bn = head.apply(params, bn, embeddings, train=True)
+    halves = jnp.split(together['projection'], len(made))
+    return [each | {'projection': half} for each, half in zip(made, halves, strict=True)], bn
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
@@ -34,9 +53,10 @@ def from_projections(net: Net, criterion: Criterion) -> Method:
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    del key, step
-    (first, second), bn = apply_each(net, params, state.bn, batch['views'])
-    value, terms = criterion(first['projection'], second['projection'])
+    del step
+    (first, second), bn = outputs(params, state.bn, batch['views'])
+    rest = (jax.random.fold_in(key, streams.DIVISION),) if random else ()
+    value, terms = criterion(first['projection'], second['projection'], *rest)
     metrics = {f'loss/{name}': term for name, term in terms.items()}
     return value, Aux(Statistics(bn), metrics, first['embedding'], others=(second['embedding'],))
 

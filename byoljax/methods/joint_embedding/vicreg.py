@@ -31,6 +31,7 @@ def build(
   variance: float = 25.0,
   covariance: float = 1.0,
   halved_variance: bool = True,
+  head_init: str = 'fan_in',
 ) -> Method:
   """Builds VICReg from an encoder factory and its configuration.
 
@@ -42,6 +43,8 @@ def build(
     variance: weight of the hinge on standard deviations, >= 0; at 0 it will collapse.
     covariance: weight of the squared covariances, >= 0.
     halved_variance: True as in the authors' code, False as in the paper.
+    head_init: how kernels of the heads start, a key of `heads.KERNEL_INITS`; 'torch' as in
+      PyTorch.
 
   Raises:
     ValueError: an empty projector or a negative weight.
@@ -51,7 +54,10 @@ def build(
   if min(weights) < 0:
     raise ValueError(f'the weights {weights} of invariance, variance, covariance must be >= 0.')
   head = heads.MLPHead(
-    features=tuple(projector), bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype)
+    features=tuple(projector),
+    bn_axis=setting.axis,
+    dtype=jnp.dtype(setting.dtype),
+    kernel_init=head_init,
   )
   net = stack(
     (
