@@ -18,6 +18,7 @@ METHOD = {
   'projector': (8192, 8192, 8192),
   'off_diagonal': 0.0051,
   'loss_scale': 1.0,
+  'head_init': 'fan_in',  # or 'torch'
 }
 
 
@@ -35,7 +36,7 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 def cifar10(config: ConfigDict, epochs: int) -> None:
   """solo-learn's recipe."""
   del epochs
-  config.method.update(projector=(2048, 2048, 2048), loss_scale=0.1)
+  config.method.update(projector=(2048, 2048, 2048), loss_scale=0.1, head_init='torch')
   config.optim.update(base_lr=0.3, weight_decay=1e-4)
 
 
@@ -48,8 +49,9 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
 def imagenette(config: ConfigDict, epochs: int) -> None:
   """The paper's recipe for batch 256 at 128 px."""
   del epochs
-  config.method.projector = (2048, 2048, 2048)
+  config.method.update(projector=(2048, 2048, 2048), head_init='torch')
   lars(config, base_lr=0.4)
+  scales.operators(config, 'torchvision')
 
 
 def imagenet(config: ConfigDict, epochs: int) -> None:
@@ -61,8 +63,10 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   """
   del epochs
   config.train.batch_size = 2048
+  config.method.head_init = 'torch'
   config.encoder.zero_init_residual = True
   lars(config, base_lr=0.2)
+  scales.operators(config, 'torchvision')
 
 
 def lars(config: ConfigDict, base_lr: float) -> None:

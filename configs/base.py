@@ -209,7 +209,7 @@ def smoke(config: ConfigDict) -> ConfigDict:
     view.update({'repeat': 2} if view.get('repeat', 1) > 1 else {})
   config.encoder.update(name='small', width=1, dtype='float32')
   config.encoder.update(selective_kernel=False, resnet_d=False, first_projection=False)
-  config.encoder.update(patch_size=0, grid=0, fc_dim=4096)
+  config.encoder.update(patch_size=0, grid=0, fc_dim=4096, padding='torch', positions='sincos')
   config.optim.warmup = '2 steps'
   config.evals.update(image_size=32, batch_size=64, final=False, report=False)
   config.evals.knn.update(every='at the end', max_bank=256)

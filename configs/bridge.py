@@ -34,8 +34,11 @@ from ml_collections import ConfigDict
 
 from configs import byol, scales
 
-METHOD = byol.METHOD | {
+METHOD = {
   'name': 'bridge',
+  'projector': (4096, 256),  # hidden, output
+  'predictor': (4096, 256),
+  'base_tau': 0.99,  # of the target at step 0
   'tau_schedule': 'cosine',  # or 'constant'
   'target_mode': 'ema',  # or constant_random, stop_gradient, none
   'symmetric': True,  # both directions of the loss
@@ -61,10 +64,16 @@ def get_config(arg: str = '') -> ConfigDict:
   return scales.build(
     arg,
     METHOD,
-    byol.ADAPT,
+    byol.ADAPT | {'cifar10': cifar10},
     epochs={'imagenette': 1000, 'imagenet': 300},
     variants=VARIANTS,
   )
+
+
+def cifar10(config: ConfigDict, epochs: int) -> None:
+  """The optimizer of BYOL's recipe."""
+  del epochs
+  config.optim.update(base_lr=1.0, weight_decay=1e-5)
 
 
 def _row(predictor: bool, target: bool, beta: float) -> Callable[[ConfigDict], None]:

@@ -28,6 +28,9 @@ METHOD = {
   'projector': (4096, 256),  # hidden, output
   'predictor': (4096, 256),
   'base_tau': 0.99,  # of the target at step 0; rises to 1 on a cosine
+  'last_bias': False,  # of the heads' last layers
+  'copy_target': False,  # whether the target starts as a copy of the online network
+  'head_init': 'fan_in',  # or 'torch'
 }
 
 # Batch 4096: epochs -> (base lr per 256, weight decay, tau at step 0). Authors' configuration.
@@ -53,6 +56,7 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
   """The recipe behind solo-learn's published 92.58 %."""
   del epochs
   config.optim.update(base_lr=1.0, weight_decay=1e-5)
+  config.method.update(last_bias=True, copy_target=True, head_init='torch')
 
 
 def cifar10_small(config: ConfigDict, epochs: int) -> None:
@@ -65,6 +69,12 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
   """The quick set-up of the authors' repository."""
   del epochs
   config.method.base_tau = 0.996
+  haiku(config)
+
+
+def haiku(config: ConfigDict) -> None:
+  """Their ResNet: TensorFlow's padding, a projection in the first stage of ResNet-18, too."""
+  config.encoder.update(padding='same', first_projection=config.encoder.name == 'resnet18')
 
 
 def folder(config: ConfigDict, epochs: int) -> None:
@@ -78,6 +88,7 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   base_lr, weight_decay, base_tau = scales.preset(IMAGENET_PRESETS, epochs)
   config.method.base_tau = base_tau
   config.optim.update(base_lr=base_lr, weight_decay=weight_decay)
+  haiku(config)
 
 
 ADAPT = {

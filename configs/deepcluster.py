@@ -61,6 +61,8 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   del epochs
   config.train.batch_size = 256
   _one_view(config)
+  plain = {'jitter_prob': 0.0, 'gray_prob': 0.0, 'blur_prob': 0.0}  # crops and flips alone
+  config.views.view1.update(plain | {'operators': 'torchvision', 'resize': 'bilinear'})
   _sgd(config)
 
 

@@ -26,6 +26,7 @@ METHOD = {
   'ensure_negatives': False,  # an image is never its own noise
   'output_norm': False,  # batch normalization after the projector
   'fill': False,  # the bank starts with projections, not with noise
+  'head_init': 'fan_in',  # or 'torch'
 }
 
 
@@ -48,9 +49,11 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 def cifar10(config: ConfigDict, epochs: int) -> None:
   """The authors' criterion and augmentation; SGD as for ImageNet with more decay."""
   del epochs
-  _one_view(config, **COLOR)
-  config.method.update(criterion='full_softmax', temperature=0.1)
+  _one_view(config, **COLOR, flip_prob=0.0)
+  config.method.update(criterion='full_softmax', temperature=0.1, head_init='torch')
+  config.data.std = (0.2023, 0.1994, 0.201)
   config.train.batch_size = 128
+  scales.operators(config, 'torchvision', 'bilinear')
   _sgd(config, base_lr=0.06, weight_decay=5e-4)
 
 
@@ -65,6 +68,8 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
   """As for ImageNet."""
   del epochs
   _one_view(config, **COLOR)
+  config.method.head_init = 'torch'
+  scales.operators(config, 'torchvision', 'bilinear')
   _sgd(config, base_lr=0.03, weight_decay=1e-4)
 
 
@@ -73,6 +78,8 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   del epochs
   config.train.batch_size = 256
   _one_view(config, **COLOR)
+  config.method.head_init = 'torch'
+  scales.operators(config, 'torchvision', 'bilinear')
   _sgd(config, base_lr=0.03, weight_decay=1e-4)
 
 

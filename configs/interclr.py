@@ -30,6 +30,7 @@ METHOD = {
   'centroid_every': 10,  # steps
   'min_cluster_size': 20,
   'repair_every': '500 steps',
+  'head_init': 'fan_in',  # or 'torch'
 }
 
 
@@ -51,6 +52,7 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
   """MoCo's CIFAR-10 setting with ten clusters per class."""
   del epochs
   _moco_views(config, blur=0.0)
+  _like_pytorch(config)
   config.method.update(queue_size=4096, tau=0.99, temperature=0.1, num_clusters=100)
   _sgd(config, weight_decay=5e-4)
 
@@ -66,6 +68,7 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
   """Ten clusters per class, a queue of less than half of the images."""
   del epochs
   _moco_views(config)
+  _like_pytorch(config)
   config.method.update(queue_size=4096, tau=0.99, num_clusters=100)
   _sgd(config, weight_decay=5e-4)
 
@@ -75,6 +78,7 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   del epochs
   config.train.batch_size = 256
   _moco_views(config)
+  _like_pytorch(config)
   config.method.update(pool_size=128000, num_negatives=16384)
   _sgd(config, weight_decay=1e-4)
 
@@ -88,6 +92,11 @@ def smoke(config: ConfigDict, epochs: int) -> None:
 
 def _moco_views(config: ConfigDict, blur: float = 0.5) -> None:
   scales.alike(config, crop_scale=(0.2, 1.0), saturation=0.4, hue=0.1, blur_prob=blur)
+
+
+def _like_pytorch(config: ConfigDict) -> None:
+  config.method.head_init = 'torch'
+  scales.operators(config, 'torchvision', 'bilinear')
 
 
 def _sgd(config: ConfigDict, *, weight_decay: float) -> None:

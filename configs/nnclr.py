@@ -5,7 +5,8 @@
 trains on the built-in shapes, minutes on a CPU. After a colon, a scale of `configs/scales.py`;
 `:imagenet,1000` has the paper's heads, queue and temperature, with BYOL's views and optimizer.
 
-Published result (theirs, not ours): ImageNet ResNet-50 linear top-1 75.6 % with multi-crop.
+Published results (theirs, not ours): ImageNet ResNet-50 linear top-1 75.6 % with multi-crop;
+CIFAR-10 ResNet-18 91.88 % (solo-learn, 1000 epochs, online classifier).
 """
 
 from ml_collections import ConfigDict
@@ -32,9 +33,9 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
-  """A queue of a third of the 50000 images."""
+  """solo-learn's recipe; its queue is larger than the 50,000 images."""
   del epochs
-  config.method.queue_size = 16384
+  config.method.update(queue_size=65536, temperature=0.2)
   config.optim.update(base_lr=0.4, weight_decay=1e-5)
 
 

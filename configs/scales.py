@@ -109,6 +109,7 @@ def cifar10(config: ConfigDict) -> None:
   config.train.batch_size = 256
   config.data.update(name='cifar10', mean=base.CIFAR10_MEAN, std=base.CIFAR10_STD)
   two_views(config, 32, blur=(0.0, 0.0), solarize=(0.0, 0.2))
+  operators(config, 'torchvision')
   config.encoder.update(name='resnet18', stem='cifar')
   config.optim.update(name='larc_clip', base_lr=0.3, weight_decay=1e-4, trust_coefficient=0.02)
   config.evals.update(image_size=32, final=True)
@@ -118,6 +119,7 @@ def cifar10(config: ConfigDict) -> None:
 def cifar10_small(config: ConfigDict) -> None:
   """CIFAR-10 for a computer without a GPU: the small encoder."""
   cifar10(config)
+  operators(config, 'byol')
   for view in config.views.values():
     view.crop_scale = (0.2, 1.0)
   config.encoder.update(name='small')
@@ -200,6 +202,15 @@ def plain_view(config: ConfigDict, **changes) -> None:
   """One view, the first, cropped and flipped and nothing else; with changes."""
   off = {f'{name}_prob': 0.0 for name in ('jitter', 'gray', 'blur', 'solarize')}
   config.views = ConfigDict({'view1': config.views.view1.to_dict() | off | changes})
+
+
+def operators(config: ConfigDict, family: str, resize: str = 'bicubic') -> None:
+  """Whose image operators all views use: those of the method's authors at the large scales.
+
+  The scales that need no GPU, and the built-in images, keep BYOL's for every method.
+  """
+  for view in config.views.values():
+    view.update(operators=family, resize=resize)
 
 
 def alike(config: ConfigDict, **changes) -> None:

@@ -22,6 +22,7 @@ METHOD = {
   'variance': 25.0,
   'covariance': 1.0,
   'halved_variance': True,
+  'head_init': 'fan_in',  # or 'torch'
 }
 
 
@@ -38,7 +39,7 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 def cifar10(config: ConfigDict, epochs: int) -> None:
   """solo-learn's recipe, which adds the variance terms of both views."""
   del epochs
-  config.method.update(projector=(2048, 2048, 2048), halved_variance=False)
+  config.method.update(projector=(2048, 2048, 2048), halved_variance=False, head_init='torch')
   config.optim.update(base_lr=0.3, weight_decay=1e-4)
   scales.alike(config, crop_scale=(0.2, 1.0), solarize_prob=0.1)
 
@@ -46,15 +47,19 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
 def imagenette(config: ConfigDict, epochs: int) -> None:
   """The authors' rate for batch 256."""
   del epochs
-  config.method.projector = (2048, 2048, 2048)
+  config.method.update(projector=(2048, 2048, 2048), head_init='torch')
   config.optim.update(base_lr=0.5, weight_decay=1e-6, end_lr=1e-3)
+  scales.operators(config, 'torchvision')
 
 
 def imagenet(config: ConfigDict, epochs: int) -> None:
-  """As in the authors' code, batch 2048."""
+  """As in the authors' code, batch 2048; of batch 512 and 100 epochs their rate is .3."""
+  del epochs
   config.train.batch_size = 2048
+  config.method.head_init = 'torch'
   config.encoder.zero_init_residual = True
-  config.optim.update(base_lr=0.3 if epochs <= 100 else 0.2, weight_decay=1e-6, end_lr=1e-3)
+  config.optim.update(base_lr=0.2, weight_decay=1e-6, end_lr=1e-3)
+  scales.operators(config, 'torchvision')
 
 
 def paper(config: ConfigDict) -> None:

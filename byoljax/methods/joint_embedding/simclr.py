@@ -152,6 +152,7 @@ def build(
   setting: Setting,
   *,
   projector: Sequence[int] = (2048, 128),
+  projector_norm: bool = True,
   temperature: float = 0.1,
   chunk: int = 0,
   memory_size: int = 0,
@@ -163,6 +164,7 @@ def build(
     make_encoder: called with the mapped axis: statistics are synchronized over all devices.
     setting: the run.
     projector: sizes of its layers: (2048, 128) for v1's paper, (2048, 2048, 128) for v2.
+    projector_norm: False for solo-learn's head: biases and no normalization, PyTorch's start.
     temperature: .1 on ImageNet, .5 on CIFAR-10.
     chunk: candidates of the loss at a time, 0 for all at once; it does not change the result.
     memory_size: queued negatives of v2's memory, 65536 in the paper; 0 for none.
@@ -177,9 +179,11 @@ def build(
     raise ValueError(f'chunk={chunk} and memory_size={memory_size} must be 0 or more.')
   head = heads.MLPHead(
     features=tuple(projector),
-    hidden_bias=False,
-    last_norm='bn_no_bias',
-    kernel_init='normal_0.01',
+    norm=projector_norm,
+    hidden_bias=not projector_norm,
+    last_bias=not projector_norm,
+    last_norm='bn_no_bias' if projector_norm else 'none',
+    kernel_init='normal_0.01' if projector_norm else 'torch',
     bn_axis=setting.axis,
     dtype=jnp.dtype(setting.dtype),
   )
