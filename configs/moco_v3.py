@@ -99,10 +99,17 @@ def vit(config: ConfigDict) -> None:
       view.crop_scale = (0.08, 1.0)
 
 
+def smoke(config: ConfigDict, epochs: int) -> None:
+  """The small encoder has no patches."""
+  del epochs
+  config.method.freeze_patch_embed = False
+
+
 ADAPT = {
   'shapes': shapes,
   'cifar10': cifar10,
   'cifar10_small': cifar10_small,
   'imagenette': imagenette,
   'imagenet': imagenet,
+  'smoke': smoke,
 }
