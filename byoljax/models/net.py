@@ -214,18 +214,40 @@ def _shapes(
   return jax.eval_shape(run, params, stats, shape, more)
 
 
+class _Key:
+  """A module as a static argument: by value, or as the object it is where a field has no hash."""
+
+  def __init__(self, module: nn.Module):
+    self.module = module
+    try:
+      self._hash, self._by_value = hash(module), True
+    except TypeError:
+      self._hash, self._by_value = id(module), False
+
+  def __eq__(self, other: object) -> bool:
+    if not isinstance(other, _Key) or self._by_value != other._by_value:
+      return False
+    return self.module is other.module or (self._by_value and self.module == other.module)
+
+  def __hash__(self) -> int:
+    return self._hash
+
+
 def _draw(
   module: nn.Module, key: jax.Array, shape: jax.ShapeDtypeStruct, more: Mapping[str, Any]
 ) -> dict[str, Any]:
   """Linen variables for inputs of those shapes; under jit the forward pass is never computed."""
+  shapes, structure = jax.tree.flatten((shape, dict(more)))
+  return _draw_module(_Key(module), key, tuple(shapes), structure)
 
-  @jax.jit
-  def draw(key: jax.Array) -> dict[str, Any]:
-    x, named = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (shape, dict(more)))
-    variables = module.init(key, x, train=False, **named)
-    return initializers.draw_together(dict(variables), key)
 
-  return draw(key)
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _draw_module(
+  module: _Key, key: jax.Array, shapes: tuple[jax.ShapeDtypeStruct, ...], structure: Any
+) -> dict[str, Any]:
+  zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
+  x, named = jax.tree.unflatten(structure, zeros)
+  return initializers.draw_together(dict(module.module.init(key, x, train=False, **named)), key)
 
 
 def run_part(
@@ -239,28 +261,16 @@ def run_part(
 ) -> tuple[jax.Array, Any, dict[str, jax.Array]]:
   """One module's output, its new running statistics and its inner feature maps.
 
-  It is traced once for every shape of input: each further view, and a target network of the same
+  It is traced once for every shape of input: each further view, and a target network of equal
   modules, repeats what was found, and so do its derivatives.
   """
-  y, stats, found = _run_module(_Same(module), params, stats, x, train, with_taps, dict(more))
+  y, stats, found = _run_module(_Key(module), params, stats, x, train, with_taps, dict(more))
   return y, stats, dict(found)
-
-
-class _Same(NamedTuple):
-  """A module as a key: the object itself, as the fields of a user's module may have no hash."""
-
-  module: nn.Module
-
-  def __eq__(self, other: object) -> bool:
-    return isinstance(other, _Same) and self.module is other.module
-
-  def __hash__(self) -> int:
-    return id(self.module)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def _run_module(
-  same: _Same,
+  module: _Key,
   params: Any,
   stats: Any,
   x: jax.Array,
@@ -268,9 +278,8 @@ def _run_module(
   with_taps: bool,
   more: dict[str, Any],
 ) -> tuple[jax.Array, Any, OrderedDict[str, jax.Array]]:
-  module = same.module
   mutable = (['batch_stats'] if train else []) + (['intermediates'] if with_taps else [])
-  y, updates = module.apply(
+  y, updates = module.module.apply(
     {'params': params, 'batch_stats': stats}, x, train=train, mutable=mutable, **more
   )
   # Linen keeps every value sown under a name in a tuple; these are sown once per call.

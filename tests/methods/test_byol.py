@@ -66,9 +66,8 @@ def test_loss_is_the_sum_of_both_directions_by_hand():
 
 def test_random_networks_start_near_four():
   """Independent unit vectors of many dimensions are orthogonal: 2 - 2 cos = 2 a direction."""
-  values = []
+  values, method = [], make('byol', axis=None, projector=(64, 256), predictor=(64, 256))
   for seed in range(8):
-    method = make('byol', axis=None, projector=(64, 256), predictor=(64, 256))
     batch = batch_of('byol', seed)
     params, state = method.init(jax.random.key(seed), batch)
     values.append(float(outputs(method, params, state, batch)[0]))

@@ -1,8 +1,10 @@
 """The contract that every method keeps; one case for every row of METHODS.
 
-By default every method is trained on four devices and on one. Each of the promises that need
-further programs is tried with a part of the methods, so that every method meets one or two;
-`-m slow` has the rest.
+By default every method is trained on four devices, and what needs no further program is tried.
+Every second one is compared with a single device; the promises that need two programs more are
+spread over the others, so that each method meets one. The rest is slow: all promises for one are
+
+    python -m pytest tests/methods/test_contract.py -m 'slow or not slow' -k NAME
 """
 
 import functools
@@ -124,9 +126,9 @@ def some(cases, column, share=4):
   ]
 
 
-def some_methods(column, without=()):
-  names = sorted(set(METHODS) - set(without))
-  return pytest.mark.parametrize(('name',), some([(name,) for name in names], column))
+def some_methods(column, without=(), share=4):
+  names = [(name,) for name in sorted(set(METHODS) - set(without))]
+  return pytest.mark.parametrize(('name',), some(names, column, share))
 
 
 def make(name, axis=collectives.AXIS, dtype='float32', accumulate=1, setting=None, **changes):
@@ -296,19 +298,19 @@ def test_replicas_that_differ_are_seen():
     assert_replicas_are_equal(mapping.spmd(step)(mapping.replicate(jnp.zeros(())), batch))
 
 
-@every_method
+@some_methods(0, share=2)
 def test_four_devices_are_one_device(name):
   # One step differs by rounding, 1e-5 at most (VICReg); a part of the batch for the whole, by 1e-2.
   assert_each_step_is_one_devices(name, 3, 1e-4)
 
 
-@some_methods(0)
+@some_methods(5, share=8)
 def test_shard_map_is_pmap(name):
   assert_close(run(name, 3), run(name, 3, how=mapping.spmd_shard_map), 1e-6)
 
 
 @pytest.mark.parametrize(
-  ('name', 'accumulate'), some([*((name, 2) for name in sorted(METHODS)), ('byol', 4)], 1)
+  ('name', 'accumulate'), some([*((name, 2) for name in sorted(METHODS)), ('byol', 4)], 7, share=8)
 )
 def test_accumulation_does_not_depend_on_devices(name, accumulate):
   # As above; other micro-batches would differ by 1e-2.
@@ -333,7 +335,7 @@ def test_resume_is_bit_exact(name, tmp_path):
   assert_equal(mapping.fetch(state), mapping.fetch(again))
 
 
-@some_methods(3)
+@some_methods(3, share=8)
 def test_bfloat16_compute_keeps_float32_state_and_loss(name):
   state, metrics = run(name, 2, dtype='bfloat16')
   for leaf in jax.tree.leaves((state.params, state.method_state)):
@@ -421,7 +423,7 @@ MEMORIES = {
 
 @pytest.mark.parametrize(
   ('name', 'accumulate'),
-  some([(name, accumulate) for accumulate in (1, 2) for name in sorted(MEMORIES)], 0, share=2),
+  some([(name, accumulate) for accumulate in (1, 2) for name in sorted(MEMORIES)], 0),
 )
 def test_memories_are_written_in_place(name, accumulate):
   changes, rows = MEMORIES[name]
@@ -476,7 +478,7 @@ def probed(name):
   )
 
 
-@some_methods(1, without=SUPERVISED)
+@some_methods(1, without=SUPERVISED, share=8)
 def test_labels_cannot_leak(name):
   """The probe learns from garbage; everything else is bit-equal, and as without a probe."""
   step, create = pure_step(probed(name))

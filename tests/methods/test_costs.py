@@ -54,6 +54,9 @@ def compiled(name):
 
 
 every = pytest.mark.parametrize('name', sorted(WRITTEN))
+some = pytest.mark.parametrize(
+  'name', ['byol', *(pytest.param(name, marks=pytest.mark.slow) for name in ('moco', 'simclr'))]
+)
 
 
 @every
@@ -63,7 +66,7 @@ def test_operations_of_a_step(name):
   assert dict(found) == WRITTEN[name]
 
 
-@every
+@some
 def test_cost_of_a_compiled_step(name):
   program, (reduces, copies, megaflops, kilobytes) = compiled(name), COMPILED[name]
   kinds = 'convolution|all-reduce|all-gather|copy'
@@ -77,14 +80,15 @@ def test_cost_of_a_compiled_step(name):
   assert program.memory_analysis().temp_size_in_bytes <= 1000 * kilobytes
 
 
-@every
+@some
 def test_the_state_is_updated_in_place(name):
   """Every byte of the donated state is written over: no second copy of it exists."""
   size = sum(leaf.nbytes for leaf in jax.tree.leaves(lowered(name)[1]))
   assert compiled(name).memory_analysis().alias_size_in_bytes == size
 
 
-@pytest.mark.parametrize('unrolled', [True, False])
+# By default as on a CPU.
+@pytest.mark.parametrize('unrolled', [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_accumulation_saves_memory(monkeypatch, unrolled):
   """Four micro-batches take little more than half of the memory of one, in a loop or without."""
   monkeypatch.setattr(mapping, 'must_unroll', lambda: unrolled)

@@ -116,7 +116,17 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('name', sorted(SMALL))
+# The rest is tried step by step by its own tests, and compiled by the contract.
+_LEARNING = ('deepcluster_v2', 'nnclr')
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name in _LEARNING else pytest.mark.slow)
+    for name in sorted(SMALL)
+  ],
+)
 def test_images_of_a_kind_come_together(name):
   """A hundred steps, clusterings included."""
   module, fields, views = SMALL[name]
