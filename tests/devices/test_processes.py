@@ -3,14 +3,17 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
+from byoljax.devices import stop
 from byoljax.workdir import checkpoint, metrics
 from tests.conftest import save_colors
 from tests.paths import ROOT
@@ -168,6 +171,26 @@ def test_a_directory_that_is_not_shared_is_noticed_at_the_start(tiny, tmp_path):
   for output in outputs:
     assert 'is not the same directory for process 1 as for process 0' in output
     assert 'Traceback' not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_one_process_stops_and_saves_all_of_them(tiny, tmp_path, number):
+  long = [*tiny, '--config.train.length=20000 steps', '--config.encoder.name=pixels']
+  runs = several(long, tmp_path, 2, 1)
+  try:
+    end = time.monotonic() + 300
+    while not metrics.read(tmp_path) and time.monotonic() < end:
+      time.sleep(0.2)
+    runs[1].send_signal(number)
+    outputs = [process.communicate(timeout=120)[0] for process in runs]
+  finally:
+    for process in runs:
+      process.kill()
+  assert [process.returncode for process in runs] == [stop.STATUS, stop.STATUS], outputs
+  step = checkpoint.latest_finished(tmp_path)
+  assert step is not None and f'Stopped at step {step} and saved' in outputs[0]
+  assert 'Traceback' not in ''.join(outputs)
 
 
 @pytest.mark.slow
