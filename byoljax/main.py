@@ -81,11 +81,11 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
 
   xla.set_defaults()
   xla.keep_programs()
-  run_dir.say(f'byoljax {__version__} on {_devices(config, options)}')
   with (
+    run_dir.opening(f'byoljax {__version__} on {_devices(config, options)}'),
     activity.watching(f'{config.task}: working')
     if hosts.is_first_process()
-    else contextlib.nullcontext()
+    else contextlib.nullcontext(),
   ):
     return task(config, run_dir.Invocation(options.config, options.workdir))
 

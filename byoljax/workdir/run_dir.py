@@ -258,8 +258,23 @@ def evals_dir(directory: pathlib.Path) -> pathlib.Path:
   return directory.parent.parent / 'evals'
 
 
+_first: list[str] = []
+
+
+@contextlib.contextmanager
+def opening(text: str) -> Iterator[None]:
+  """Says something before the first message of the block; nothing if an error is the first."""
+  _first[:] = [text]
+  try:
+    yield
+  finally:
+    _first.clear()
+
+
 def say(text: str) -> None:
   """Prints a message to the user and adds it to the run's log."""
+  if _first:
+    text = f'{_first.pop()}\n{text}'
   if hosts.is_first_process():
     activity.shown()
     before = processes.prefix()
