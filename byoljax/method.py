@@ -206,6 +206,8 @@ class Method(NamedTuple):
     transforms: of whole images, where telling them apart is the task; see `Transforms`. How well
       that succeeds on an image says how much it is like the training images.
     encodes_all_views: whether the trained encoder sees every view: then `Aux.others` is complete.
+    notes: what a user should know about this method on these data, one sentence each: they go into
+      the log (`byoljax.methods.joint_embedding.notes`).
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -222,6 +224,7 @@ class Method(NamedTuple):
   starts: Mapping[str, int] = MappingProxyType({})
   transforms: Transforms | None = None
   encodes_all_views: bool = False
+  notes: tuple[str, ...] = ()
 
 
 class Setting(NamedTuple):
@@ -300,6 +303,15 @@ def check_sizes(projector: Sequence[int], predictor: Sequence[int] = ()) -> None
     raise ValueError(
       f'the predictor puts out {predictor[-1]} values but the projector {projector[-1]}: '
       f'the last numbers of both must be equal.'
+    )
+
+
+def require_other_images(rows: int, axis: str | None) -> None:
+  """Raises ValueError for a global batch of a single image where a loss compares images."""
+  if rows * collectives.axis_size(axis) < 2:
+    raise ValueError(
+      'this loss compares the images of a batch, and a batch of 1 image has nothing to compare: '
+      'use at least 2 images in a batch.'
     )
 
 

@@ -111,6 +111,8 @@ def _pretrain(
   run_dir.open_workdir(workdir, config, invocation, source.name, source.fingerprint, facts)
   run_dir.log_to(workdir / 'run.log')
   say(_headline(config, run, workdir))
+  for note in _notes(config, run, data):
+    say(f'Note: {note}')
   log.info('parameters\n%s', run.report)
   if hosts.is_first_process():
     preview.write_sheet(run, workdir / 'views.png', assemble.spec_names(config))
@@ -131,6 +133,27 @@ def _pretrain(
   if config.evals.report:
     say(f'report      {contents.write(workdir)}')
   return 0
+
+
+def _notes(config: Config, run: 'Run', data: 'EvalData | None') -> list[str]:
+  """What is allowed and rarely wanted in this run, one sentence each."""
+  from byoljax.protocols import extraction
+
+  found = list(run.method.notes)
+  if run.source.num_classes == 1:
+    found.append(
+      f'all images of {run.source.name} belong to one class: no probe watches the run, and k-NN '
+      'and linear evaluation would be right without having learned anything.'
+    )
+  if data and run.source.num_classes > 1:
+    bank = extraction.training_only(data, config.evals.knn, config.seed).train.size
+    above = [k for k in config.evals.knn.k if k > bank]
+    if above:
+      found.append(
+        f'evals.knn.k has {", ".join(map(str, above))}, more than the {bank:,} images of the bank '
+        f'while training: all of the bank vote there.'
+      )
+  return found
 
 
 def _periodic_knn(

@@ -29,7 +29,9 @@ from byoljax.method import (
   check_sizes,
   default_groups,
   evaluation_outputs,
+  require_other_images,
 )
+from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack
 from byoljax.ops import ema
@@ -106,6 +108,7 @@ def bridge(
     """The loss of one view's predictions [b, D], given what the target makes of both views."""
     value = regression.cosine_regression(p, other_view)
     if beta:
+      require_other_images(len(p), axis)
       value += beta * losses.dispersion(p, own_view, other_view, alpha, axis=axis)
     return value
 
@@ -178,7 +181,7 @@ def build(
   online = shared
   if predictor:
     online += (('predictor', 'prediction', head(features=tuple(predictor))),)
-  return bridge(
+  method = bridge(
     stack(online),
     stack(shared),
     tau=TAU_SCHEDULES[tau_schedule](base_tau, setting.length.total_steps),
@@ -188,3 +191,4 @@ def build(
     alpha=alpha,
     axis=setting.axis,
   )
+  return method._replace(notes=notes.of_accumulation(setting) if beta else ())

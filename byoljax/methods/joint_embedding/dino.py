@@ -33,6 +33,7 @@ from byoljax.method import (
   check_sizes,
   default_groups,
   evaluation_outputs,
+  require_other_images,
 )
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
@@ -91,6 +92,7 @@ def dino(
   ) -> tuple[jax.Array, Aux]:
     del key
     views = batch['views']
+    require_other_images(len(views[0]), axis)
     teacher, target_bn = apply_crops(
       net, state.target_params, state.target_bn, views[:GLOBAL_CROPS], train=True
     )

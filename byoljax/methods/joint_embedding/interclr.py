@@ -47,6 +47,7 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
+from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, stack
 from byoljax.ops import bank as bank_ops
@@ -311,6 +312,7 @@ def build(
     min_cluster_size=min_cluster_size,
     repair_every=every,
   )
-  return interclr(
+  method = interclr(
     net, constants, tau=ema.constant_tau(tau), shuffled=bn_groups > 0, axis=setting.axis
   )
+  return method._replace(notes=notes.of_queue(queue_size, setting, 'is among its negatives'))

@@ -37,6 +37,7 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
+from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, output_shapes, stack
 from byoljax.ops import ema, ring, shuffle, sphere
@@ -199,7 +200,7 @@ def build(
       ('projector', 'projection', head),
     )
   )
-  return moco(
+  method = moco(
     net,
     tau=ema.constant_tau(tau),
     temperature=temperature,
@@ -208,3 +209,4 @@ def build(
     symmetric=symmetric,
     axis=setting.axis,
   )
+  return method._replace(notes=notes.of_queue(queue_size, setting, 'is among its negatives'))

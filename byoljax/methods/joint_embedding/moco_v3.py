@@ -31,7 +31,9 @@ from byoljax.method import (
   check_sizes,
   default_groups,
   evaluation_outputs,
+  require_other_images,
 )
+from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack
 from byoljax.ops import ema
@@ -86,6 +88,7 @@ def moco_v3(
 
   def _contrast(q: jax.Array, k: jax.Array) -> jax.Array:
     """One direction, averaged over this device's queries."""
+    require_other_images(len(q), axis)
     offset = collectives.axis_index(axis) * k.shape[0]
     everyone = collectives.all_gather(k, axis)
     losses = contrastive.info_nce_in_batch(q, everyone, temperature, offset=offset)
@@ -156,7 +159,7 @@ def build(
   )
   last_norm = 'bn_no_affine' if predictor_norm else 'none'
   last = ('predictor', 'prediction', head(features=tuple(predictor), last_norm=last_norm))
-  return moco_v3(
+  method = moco_v3(
     stack((*shared, last)),
     stack(shared),
     tau=ema.cosine_tau(base_tau, setting.length.total_steps),
@@ -164,3 +167,4 @@ def build(
     freeze_patch_embed=freeze_patch_embed,
     axis=setting.axis,
   )
+  return method._replace(notes=notes.of_accumulation(setting, notes.log_of(4.0 * temperature)))

@@ -39,7 +39,9 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
   keep,
+  require_other_images,
 )
+from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, apply_each, stack
 from byoljax.ops import memory, ring, sphere
@@ -102,6 +104,7 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
     z_first, z_second = (sphere.normalize(on['projection']) for on in (on_first, on_second))
     near_first, cosine = nearest(state.queue, z_first, size=queue_size, axis=axis)
     near_second, _ = nearest(state.queue, z_second, size=queue_size, axis=axis)
+    require_other_images(len(z_first), axis)
     offset = collectives.axis_index(axis) * z_first.shape[0]
 
     def direction(neighbors: jax.Array, outputs: dict[str, jax.Array]) -> jax.Array:
@@ -168,10 +171,14 @@ def build(
       ('predictor', 'prediction', head(features=tuple(predictor))),
     )
   )
-  return nnclr(
+  method = nnclr(
     net,
     queue_size=queue_size,
     dim=projector[-1],
     temperature=temperature,
     axis=setting.axis,
+  )
+  return method._replace(
+    notes=notes.of_queue(queue_size, setting, 'is likely to be its neighbor')
+    + notes.of_accumulation(setting, notes.log_of(1.0))
   )

@@ -33,7 +33,9 @@ from byoljax.method import (
   Setting,
   check_sizes,
   default_groups,
+  require_other_images,
 )
+from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, output_shapes, stack
 from byoljax.ops import ema, ring, sphere
@@ -98,6 +100,8 @@ def simclr(
     outputs, bn = net.apply(params, state.bn, views, train=True)
     first, second = jnp.split(outputs['projection'], 2)
     memory = None if state.queue is None else state.queue.items
+    if memory is None:
+      require_other_images(len(first), axis)
     of_first, of_second = contrastive.nt_xent(
       first, second, temperature, axis=axis, chunk=chunk, memory=memory, memory_size=memory_size
     )
@@ -192,7 +196,7 @@ def build(
     ('projector', 'projection', head),
   )
   hidden = ('hidden1',) if len(projector) > 1 else ()
-  return simclr(
+  method = simclr(
     stack(parts),
     stack(parts, taps=hidden),
     taps=('embedding', *hidden, 'projection'),
@@ -201,4 +205,8 @@ def build(
     memory_size=memory_size,
     memory_tau=ema.constant_tau(memory_tau),
     axis=setting.axis,
+  )
+  return method._replace(
+    notes=notes.of_queue(memory_size, setting, 'is among its negatives')
+    + notes.of_accumulation(setting, notes.log_of(2.0, 2, 1))
   )

@@ -31,6 +31,7 @@ from byoljax.method import (
   check_sizes,
   default_groups,
 )
+from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, Statistics, output_shapes, stack
@@ -229,7 +230,7 @@ def build(
     dtype=dtype,
     kernel_init=head_init,
   )
-  return swav(
+  method = swav(
     stack((('encoder', 'embedding', make_encoder(setting.axis)),)),
     stack(
       (
@@ -244,4 +245,7 @@ def build(
     queue_size=queue_size,
     queue_from=setting.length.steps('queue_from', queue_from),
     axis=setting.axis,
+  )
+  return method._replace(
+    notes=notes.of_prototypes(prototypes, queue_size, setting) + notes.of_accumulation(setting)
   )

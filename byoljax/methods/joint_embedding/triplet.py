@@ -33,7 +33,9 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
   keep,
+  require_other_images,
 )
+from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, Statistics, stack
@@ -64,6 +66,7 @@ def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
     outputs, bn = apply_crops(net, params, state.bn, batch['views'], train=True)
     # Views of one image side by side: gathered like this, the order is that of one device.
     z = jnp.stack([view['projection'] for view in outputs], axis=1)
+    require_other_images(len(z), axis)
     z = collectives.all_gather(z, axis)
     groups = jnp.repeat(collectives.all_gather(batch['index'], axis), z.shape[1])
     value, active = triplet_loss.triplet(
@@ -110,4 +113,5 @@ def build(
   )
   encoder = make_encoder(setting.axis)
   net = stack((('encoder', 'embedding', encoder), ('projector', 'projection', head)))
-  return triplet(net, margin=margin, mode=mode, axis=setting.axis)
+  method = triplet(net, margin=margin, mode=mode, axis=setting.axis)
+  return method._replace(notes=notes.of_accumulation(setting))

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from byoljax.losses import redundancy
 from byoljax.method import MakeEncoder, Method, Setting, check_sizes
+from byoljax.methods.joint_embedding import notes
 from byoljax.methods.joint_embedding.two_projections import from_projections
 from byoljax.models import heads
 from byoljax.models.net import stack
@@ -92,4 +93,5 @@ def build(
     return redundancy.w_mse_of_parts(a, b, orders, axis=setting.axis), {}
 
   criterion = parts if whiten_size else whole
-  return from_projections(net, criterion, joint_head=joint_head, random=bool(whiten_size))
+  method = from_projections(net, criterion, joint_head=joint_head, random=bool(whiten_size))
+  return method._replace(notes=notes.of_accumulation(setting))

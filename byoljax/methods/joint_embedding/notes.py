@@ -1,0 +1,62 @@
+"""What a user should know about a method on these data, beside what is wrong with neither.
+
+Sentences for `Method.notes`: what is allowed, and rarely wanted.
+"""
+
+from collections.abc import Callable
+import math
+
+from byoljax.method import Setting
+
+
+def of_queue(size: int, setting: Setting, consequence: str) -> tuple[str, ...]:
+  """Of a queue of past images that holds every image of the data set, and older ones.
+
+  Args:
+    size: rows of the queue; 0 for none.
+    setting: the run.
+    consequence: what an image's own row does.
+  """
+  if not 0 < setting.num_examples <= size:
+    return ()
+  return (
+    f'the queue has {size:,} rows and the data {setting.num_examples:,} images: an image meets its '
+    f'own earlier projection, which {consequence}. A smaller queue_size avoids it.',
+  )
+
+
+def of_prototypes(count: int, queue_size: int, setting: Setting) -> tuple[str, ...]:
+  """Of more prototypes than there are images to share them out to."""
+  images = setting.micro_batch_size + queue_size
+  if count <= images:
+    return ()
+  return (
+    f'{count:,} prototypes are shared out to {images:,} images at a time: not all of them can be '
+    'used. Fewer prototypes, a larger batch or a queue would help.',
+  )
+
+
+def of_accumulation(
+  setting: Setting, start: Callable[[int], float] | None = None
+) -> tuple[str, ...]:
+  """Of a loss that compares the images of a batch, and sees micro-batches only.
+
+  Args:
+    setting: the run.
+    start: number of images -> the loss where all similarities are equal.
+  """
+  if setting.accumulate == 1:
+    return ()
+  part, whole = setting.micro_batch_size, setting.length.batch_size
+  text = (
+    f'train.accumulate={setting.accumulate} changes the objective of this method: its loss '
+    f'compares the {part:,} images of a micro-batch, not the {whole:,} of a batch'
+  )
+  if start is not None:
+    text += f' (where all similarities are equal it is {start(part):.2f}, not {start(whole):.2f})'
+  return (f'{text}. encoder.remat, or bfloat16, saves memory without that.',)
+
+
+def log_of(factor: float, per_image: int = 1, less: int = 0) -> Callable[[int], float]:
+  """images -> factor log(per_image images - less): InfoNCE where all similarities are equal."""
+  return lambda images: factor * math.log(max(per_image * images - less, 1))

@@ -1,0 +1,63 @@
+"""Notes of methods on their data: what is allowed and rarely wanted."""
+
+import math
+
+import pytest
+
+from byoljax.length import Length
+from byoljax.method import Setting
+from byoljax.methods import METHODS
+from tests.methods.test_contract import CASES, TinyEncoder
+
+
+def notes(name, images=1000, batch=256, accumulate=1, **fields):
+  setting = Setting(Length(batch, 4, 40), accumulate=accumulate, num_examples=images)
+  return METHODS[name](TinyEncoder, setting, **(CASES[name][0] | fields)).notes
+
+
+@pytest.mark.parametrize(
+  ('name', 'field', 'consequence'),
+  [
+    ('moco', 'queue_size', 'is among its negatives'),
+    ('interclr', 'queue_size', 'is among its negatives'),
+    ('simclr', 'memory_size', 'is among its negatives'),
+    ('nnclr', 'queue_size', 'is likely to be its neighbor'),
+  ],
+)
+def test_a_queue_of_all_images_and_more(name, field, consequence):
+  fields = {'num_clusters': 5, 'bn_groups': 0} if name == 'interclr' else {}
+  assert notes(name, **{field: 999}, **fields) == ()
+  (note,) = notes(name, **{field: 1000}, **fields)
+  assert '1,000 rows and the data 1,000 images' in note and consequence in note
+
+
+def test_more_prototypes_than_images():
+  assert notes('swav', prototypes=256, queue_size=0) == ()
+  assert notes('swav', prototypes=300, queue_size=44) == ()
+  (note,) = notes('swav', prototypes=300, queue_size=0)
+  assert '300 prototypes are shared out to 256 images' in note
+
+
+@pytest.mark.parametrize(
+  ('name', 'start'),
+  [
+    ('simclr', lambda images: 2 * math.log(2 * images - 1)),
+    ('moco_v3', lambda images: 4 * math.log(images)),
+    ('nnclr', math.log),
+  ],
+)
+def test_micro_batches_of_a_loss_that_compares_images(name, start):
+  fields = {'memory_size': 0} if name == 'simclr' else {}
+  assert not any('accumulate' in note for note in notes(name, **fields))
+  (note,) = (note for note in notes(name, accumulate=4, **fields) if 'accumulate=4' in note)
+  assert f'it is {start(64):.2f}, not {start(256):.2f}' in note
+  assert 'the 64 images of a micro-batch, not the 256 of a batch' in note
+
+
+def test_losses_of_single_images_are_silent():
+  for name in ('byol', 'simsiam', 'moco', 'dino'):
+    fields = {'queue_size': 64, 'bn_groups': 0} if name == 'moco' else {}
+    assert notes(name, accumulate=4, **fields) == ()
+  for name in ('barlow_twins', 'vicreg', 'w_mse', 'triplet', 'swav', 'bridge'):
+    fields = {'prototypes': 8} if name == 'swav' else {}
+    assert len(notes(name, accumulate=4, **fields)) == 1
