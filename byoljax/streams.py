@@ -53,6 +53,9 @@ DIVISION = 1303  # the parts of a batch that are whitened apart; with a draw
 GEOMETRIC = 1501  # which of the geometric transforms
 COUNTING = 1502  # how the whole image is made smaller
 
+# Any of the keys that a method gets, where it is made of several methods.
+PART = 1601  # with a number made of the part's name -> the key that the part gets
+
 # The key that `Refresh.apply` gets.
 CLUSTERING = 1401  # where k-means starts; with a clustering
 FRESH_HEAD = 1402  # the head after a clustering

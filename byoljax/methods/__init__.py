@@ -6,6 +6,7 @@ row in the contract test.
 """
 
 from collections.abc import Callable, Mapping
+import functools
 from typing import Any
 
 from byoljax.method import MakeEncoder, Method, Setting
@@ -34,6 +35,7 @@ from byoljax.methods.pretext import (
   exemplar,
   geometric,
   jigsaw,
+  multi_task,
   relative_patch_location,
   rotation,
 )
@@ -107,3 +109,7 @@ def chosen(kind: str, name: str, table: Mapping[str, Any]) -> Any:
   if name not in table:
     raise ValueError(unknown(kind, name, table))
   return table[name]
+
+
+# It is given the other methods: none imports another.
+METHODS['multi_task'] = functools.partial(multi_task.build, build_method)

@@ -93,6 +93,13 @@ CASES = {
   'moco': ({'projector': (16, 8), 'queue_size': 80, 'tau': 0.9, 'symmetric': True,
             'bn_groups': 4}, 2),
   'moco_v3': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
+  'multi_task': (
+    {'parts': {
+      'pair': {'name': 'byol', 'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9},
+      'turns': {'name': 'rotation', 'hidden': (6,), 'weight': 0.5, 'views': (1,)},
+    }},
+    2,
+  ),
   'nnclr': ({'projector': (16, 16, 8), 'predictor': (16, 8), 'queue_size': 48}, 2),
   'relative_patch_location': (
     {'tiles': {'grid': 2, 'tile': 3, 'jitter': 1, 'gray_prob': 0.3, 'project_prob': 0.3,
@@ -383,7 +390,7 @@ def test_the_network_gives_what_embed_gives(name):
   for tap, value in embed(images).items():
     if tap in outputs:
       np.testing.assert_allclose(outputs[tap], value, rtol=1e-5, atol=1e-6)
-  assert 'embedding' in outputs and set(outputs) & {'projection', 'logits', 'differences'}
+  assert 'embedding' in outputs and set(outputs) & {'projection', 'logits', 'differences', 'turns_logits'}
 
 
 @every_method
