@@ -390,7 +390,7 @@ def test_the_network_gives_what_embed_gives(name):
   for tap, value in embed(images).items():
     if tap in outputs:
       np.testing.assert_allclose(outputs[tap], value, rtol=1e-5, atol=1e-6)
-  assert 'embedding' in outputs and set(outputs) & {'projection', 'logits', 'differences', 'turns_logits'}
+  assert 'embedding' in outputs and len(outputs) > 1
 
 
 @every_method
