@@ -7,6 +7,7 @@ so they are right in a light and in a dark page; a script of the page reads the 
 from collections.abc import Mapping, Sequence
 import html
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,14 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 24
 _MOST_POINTS = 300
 
 
-def line_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def line_charts(
+  rows: Sequence[Mapping[str, Any]], known: Sequence[curves.Reference] = ()
+) -> list[str]:
   """One figure for each panel that the record has curves for.
 
   Args:
     rows: of `metrics.jsonl`.
+    known: lines to compare with; see `curves.references`.
 
   Returns:
     HTML, `<figure>` elements.
@@ -36,7 +40,8 @@ def line_charts(rows: Sequence[Mapping[str, Any]]) -> list[str]:
       if drawn:
         title = drawn[0][0].capitalize() if right else panel.title
         least = 0.0 if right else panel.limits[0]
-        made.append(_figure(title, label, drawn, panel.log, least))
+        lines = [] if right else [one for one in known if one.panel == panel.title]
+        made.append(_figure(title, label, drawn, panel.log, least, lines))
   return made
 
 
@@ -54,33 +59,45 @@ def _figure(
   lines: Sequence[tuple[str, np.ndarray, np.ndarray]],
   log: bool,
   least: float | None,
+  known: Sequence[curves.Reference],
 ) -> str:
   every = np.concatenate([y for _, _, y in lines])
   log = log and bool((every > 0).all())
   lines = [(name, x, np.log10(y) if log else y) for name, x, y in lines]
   shown = [y for _, _, y in lines] + ([] if least is None or log else [np.array([least])])
-  low, high, ticks = _scale(np.concatenate(shown))
+  shown += [] if log else [np.array([one.value]) for one in known]
+  low, high, ticks = (_decades if log else _scale)(np.concatenate(shown))
   last = max(x.max() for _, x, _ in lines) or 1.0
+  texts = [_number(10**tick if log else tick) for tick in ticks]
+  left = max(_LEFT, 12 + round(6.2 * max(map(len, texts))))  # No label is cut off.
 
   def across(x: np.ndarray | float) -> Any:
-    return _LEFT + (WIDTH - _LEFT - _RIGHT) * np.asarray(x) / last
+    return left + (WIDTH - left - _RIGHT) * np.asarray(x) / last
 
   def down(y: np.ndarray | float) -> Any:
     return _TOP + (HEIGHT - _TOP - _BOTTOM) * (high - np.asarray(y)) / (high - low)
 
   parts = []
-  for tick in ticks:
-    text = _number(10**tick if log else tick)
+  for tick, text in zip(ticks, texts, strict=True):
     parts.append(
-      f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{down(tick):.1f}" '
-      f'y2="{down(tick):.1f}"/><text x="{_LEFT - 6}" y="{down(tick) + 3.5:.1f}" '
+      f'<line class="grid" x1="{left}" x2="{WIDTH - _RIGHT}" y1="{down(tick):.1f}" '
+      f'y2="{down(tick):.1f}"/><text x="{left - 6}" y="{down(tick) + 3.5:.1f}" '
       f'text-anchor="end">{text}</text>'
     )
   for tick in _scale(np.array([0.0, last]))[2]:
     if tick <= last * 1.001:
+      anchor = 'end' if across(tick) > WIDTH - 3 * _RIGHT else 'middle'
       parts.append(
-        f'<text x="{across(tick):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{_number(tick)}</text>'
+        f'<text x="{across(tick):.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">{_number(tick)}'
+        '</text>'
       )
+  for one in known:
+    height = down(np.log10(one.value) if log else one.value)
+    parts.append(
+      f'<line class="known" x1="{left}" x2="{WIDTH - _RIGHT}" y1="{height:.1f}" '
+      f'y2="{height:.1f}"/><text x="{WIDTH - _RIGHT}" y="{height - 4:.1f}" text-anchor="end">'
+      f'{html.escape(one.label)}</text>'
+    )
   for number, (_, x, y) in enumerate(lines):
     path = ' '.join(f'{a:.1f},{b:.1f}' for a, b in zip(across(x), down(y), strict=True))
     parts.append(f'<polyline class="line c{number % 5}" points="{path}"/>')
@@ -124,8 +141,19 @@ def _scale(values: np.ndarray) -> tuple[float, float, list[float]]:
   return low, high, ticks
 
 
+def _decades(logs: np.ndarray) -> tuple[float, float, list[float]]:
+  """`_scale` of logarithms to base 10: ticks at 1, 2 and 5, or at powers of ten where many."""
+  low, high = float(logs.min()), float(logs.max())
+  low, high = (low - 0.1, high + 0.1) if high - low < 0.2 else (low, high)
+  steps = (0.0,) if high - low > 2 else np.log10([1, 2, 5])
+  every = [power + step for power in range(math.floor(low) - 1, math.ceil(high) + 1)
+           for step in steps]  # fmt: skip
+  below, above = max(t for t in every if t <= low + 1e-9), min(t for t in every if t >= high - 1e-9)
+  return below, above, [float(tick) for tick in every if below <= tick <= above]
+
+
 def _number(value: float) -> str:
-  """'3.75k', '0.002'."""
+  """'3.75k', '0.002', '2e-05'."""
   if abs(value) >= 1e6:
     return f'{value / 1e6:.4g}M'
   if abs(value) >= 1e4:

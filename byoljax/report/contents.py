@@ -24,7 +24,7 @@ from byoljax.devices import hosts
 from byoljax.encoders import load
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import knn
-from byoljax.report import charts, facts, page, pictures, samples
+from byoljax.report import charts, curves, facts, page, pictures, samples
 from byoljax.report.page import Gallery, Map, Page
 from byoljax.workdir import metrics
 from byoljax.workdir.files import replacing
@@ -57,16 +57,17 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   if same:
     own = bank.rows[rows] == queries.rows[:, None]
     similarities, rows = samples.without_self(similarities, rows, own)
-  gallery = samples.gallery(queries, bank, similarities, rows)
+  gallery = samples.gallery(queries, bank, rows)
   confusion, confused = None, []
   classes = query_source.num_classes
   names = list(query_source.class_names) or [str(i) for i in range(classes)]
-  if classes > 1 and not same:
+  if classes > 1:
     confusion, occurring = samples.confusion(queries, bank, similarities, rows, classes)
     confused = [names[number] for number in occurring]
   shown = samples.layouts(queries)
   made = _pictures(run, encoder, gallery, shown, confusion, names, confused)
   record = metrics.read(run)
+  verdict, good = facts.verdict(run)
   content = Page(
     title=f'{config.get("method", {}).get("name", "encoder")} on {config.data.name}: {run.name}',
     facts=facts.summary(run, config, encoder, bank_source, record, directory),
@@ -74,7 +75,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     protocol=facts.protocol(config),
     changes=facts.changes(run, config),
     recipe=config_lib.flatten(config),
-    charts=charts.line_charts(record),
+    charts=charts.line_charts(record, curves.references(run)),
     pictures={
       name: path.read_bytes()
       for name, path in (
@@ -90,6 +91,8 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     confused=confused,
     class_names=names,
     notes=facts.notes(bank, queries, same),
+    verdict=verdict,
+    good=good,
   )
   if hosts.is_first_process():
     with config_lib.user_errors():

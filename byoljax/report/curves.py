@@ -5,6 +5,7 @@ change to anybody's global settings.
 """
 
 from collections.abc import Mapping, Sequence
+import json
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -101,6 +102,40 @@ PANELS = (
 )
 
 
+class Reference(NamedTuple):
+  """A horizontal line that values are to be compared with.
+
+  Attributes:
+    panel: title of the panel that it belongs to.
+    label: what it is.
+    value: in the panel's unit.
+  """
+
+  panel: str
+  label: str
+  value: float
+
+
+def references(workdir: str | os.PathLike[str]) -> list[Reference]:
+  """What is known about a run that its curves can be compared with; [] where nothing is."""
+  run, found = pathlib.Path(workdir), []
+  about, results = (_stored(run / name) for name in ('config.json', 'results.json'))
+  classes = about.get('facts', {}).get('classes', 0)
+  if classes > 1:
+    found.append(Reference('Accuracy', f'chance, one of {classes:,}', 100 / classes))
+  untrained = results.get('result', {}).get('random initialization', {}).get('knn', {}).get('top1')
+  if untrained is not None:
+    found.append(Reference('Accuracy', 'k-NN untrained', 100 * untrained))
+  return found
+
+
+def _stored(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError):
+    return {}
+
+
 def plot_run(
   workdir: str | os.PathLike[str], path: str | os.PathLike[str] | None = None
 ) -> pathlib.Path:
@@ -132,7 +167,7 @@ def plot_run(
     layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
     figure = Figure(figsize=(4.6 * columns, 3.1 * lines + 0.5), dpi=110, layout=layout)
     for number, panel in enumerate(panels, 1):
-      _draw(figure.add_subplot(lines, columns, number), panel, rows)
+      _draw(figure.add_subplot(lines, columns, number), panel, rows, references(workdir))
     name = pathlib.Path(workdir).resolve().name
     figure.suptitle(f'{name}: {rows[-1]["step"]:,} steps', fontsize=13, fontweight='bold')
     path = pathlib.Path(workdir) / FILE if path is None else pathlib.Path(path)
@@ -182,7 +217,9 @@ def _smooth(y: np.ndarray) -> np.ndarray:
   return np.convolve(y, window, 'same') / np.convolve(np.ones_like(y), window, 'same')
 
 
-def _draw(axes: Any, panel: Panel, rows: Sequence[Mapping[str, Any]]) -> None:
+def _draw(
+  axes: Any, panel: Panel, rows: Sequence[Mapping[str, Any]], known: Sequence[Reference]
+) -> None:
   """Draws one panel; a curve without any value is left out."""
   from matplotlib.ticker import EngFormatter, MaxNLocator
 
@@ -200,6 +237,11 @@ def _draw(axes: Any, panel: Panel, rows: Sequence[Mapping[str, Any]]) -> None:
       y = _smooth(y)
     marker = 'o' if few else None
     handles += target.plot(x, y, color=color, marker=marker, label=curve.label)
+  lines = [one for one in known if one.panel == panel.title]
+  for one, style in zip(lines, ('--', ':', '-.'), strict=False):
+    handles.append(
+      axes.axhline(one.value, color='#777777', linestyle=style, linewidth=1, label=one.label)
+    )
   axes.set_title(panel.title)
   axes.set_xlabel('step')
   axes.set_ylabel(panel.left)
@@ -209,7 +251,7 @@ def _draw(axes: Any, panel: Panel, rows: Sequence[Mapping[str, Any]]) -> None:
   _limit(axes, panel)
   if other is not None:
     _pair(axes, other, panel, handles)
-  elif len(panel.curves) > 1:
+  elif len(panel.curves) > 1 or lines:
     axes.legend(handles=handles, loc='best')
 
 
@@ -227,14 +269,21 @@ def _pair(axes: Any, other: Any, panel: Panel, handles: Sequence[Any]) -> None:
 
 def _limit(axes: Any, panel: Panel) -> None:
   """Sets the left axis, widened where the data leave the panel's limits."""
+  from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
   low, high = axes.dataLim.intervaly
   if not np.isfinite([low, high]).all():
     return  # Every curve is on the right.
   if panel.log and low > 0:
     axes.set_yscale('log')
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+  # Numbers as they are: neither an offset nor a power above the axis, which is easily overlooked.
+  axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:.6g}'))
+  if panel.log and low > 0:
     return
   bottom, top = panel.limits
-  if bottom is not None:
-    axes.set_ylim(bottom=bottom if low >= bottom else None)
+  if bottom is not None and low >= bottom:
+    axes.set_ylim(bottom=bottom, top=bottom + 1.06 * (high - bottom) if high > bottom else None)
   if top is not None:
     axes.set_ylim(top=top if high <= top else None)

@@ -12,7 +12,7 @@ from byoljax.config import Config, ConfigError
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import knn
-from byoljax.report import by_tap, evaluations
+from byoljax.report import by_tap, evaluations, finished
 from byoljax.report.samples import MOST_POINTS, Sample
 from byoljax.version import __version__
 
@@ -40,10 +40,40 @@ def summary(
     'seed': str(config.seed),
     'training': f'{last["time/elapsed_s"] / 60:.1f} min' if 'time/elapsed_s' in last else '',
     'speed': f'{last["time/img_per_s_run"]:,.0f} images/s' if 'time/img_per_s_run' in last else '',
-    'recipe': stored.get('recipe', ''),
+    'recipe': finished.recipe_name(stored.get('recipe', '')),
     'byoljax': stored.get('byoljax', __version__),
   }
   return {name: value for name, value in found.items() if value}
+
+
+def verdict(run: pathlib.Path) -> tuple[str, bool]:
+  """Whether the trained encoder beats its baselines, in a sentence, and whether all is well.
+
+  It does where it is better by more than twice the standard error of the difference of two shares
+  of that many test images. ('', True) where there is nothing to compare.
+  """
+  final = _stored(run / 'results.json').get('result', {})
+  names = list(final)
+  if len(names) < 2:
+    return '', True
+  beaten, unclear, lost = [], [], []
+  for other in names[1:]:
+    for kind, title, count in (('knn', 'k-NN', 'queries'), ('linear', 'linear', 'test_examples')):
+      if not (kind in final[names[0]] and kind in final[other]):
+        continue
+      own, theirs = (final[name][kind]['top1'] for name in (names[0], other))
+      tested = max(1, final[other][kind].get(count, 10_000))
+      error = ((own * (1 - own) + theirs * (1 - theirs)) / tested) ** 0.5
+      kept = beaten if own - theirs > 2 * error else unclear if own > theirs else lost
+      kept.append(f'{title} {own:.1%} against {theirs:.1%} of {other}')
+  said = '; '.join(lost or unclear or beaten)
+  if lost:
+    return f'This encoder does not beat its baselines and has learned little of use: {said}.', False
+  if unclear:
+    return (
+      f'This encoder is better than its baselines, but not clearly for so few test images: {said}.'
+    ), False
+  return f'This encoder clearly beats what it has to beat: {said}.', True
 
 
 def results(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
@@ -94,12 +124,14 @@ def notes(bank: Sample, queries: Sample, same: bool) -> dict[str, str]:
     queries: what they are looked for.
     same: whether both are of the same images.
   """
-  where = 'the same images' if same else f'{len(bank.labels):,} training images'
+  where = 'the others' if same else f'{len(bank.labels):,} training images'
   kind = 'images' if same else 'test images'
   return {
-    'Nearest neighbors': f'Random {kind} on the left, the nearest of {where} by cosine similarity.',
+    'Nearest neighbors': f'Random {kind} on the left, the nearest of {where} by cosine similarity '
+    'beside them. The number is the cosine of the centered features: 0 for unrelated images, 1 for '
+    'equal ones.',
     'Map of the embeddings': f'{min(MOST_POINTS, len(queries.labels)):,} {kind}; t-SNE keeps '
-    'neighborhoods, not distances. Point at a dot to see the image, choose a class to see it '
+    'neighborhoods, not distances. Point at a place to see the image, choose a class to see it '
     'alone.',
     'Classes': f'k-NN (k = {knn.HEADLINE_K}, T = {knn.HEADLINE_TEMPERATURE}) of '
     f'{len(queries.labels):,} {kind} against {where}.',

@@ -63,7 +63,6 @@ def load(workdir: pathlib.Path) -> Run:
       f"'{workdir}' has no final results: a complete run with evals.final=true has them, and "
       '`byoljax knn` and `byoljax linear` add them to any run.'
     ) from error
-  recipe, colon, options = str(about.get('recipe', '')).partition(':')
   return Run(
     workdir.name,
     fields,
@@ -71,9 +70,15 @@ def load(workdir: pathlib.Path) -> Run:
     metrics.read(workdir),
     by_tap.newest(workdir),
     evaluations.finetuned(workdir),
-    f'{pathlib.PurePath(recipe).stem}{colon}{options}',
+    recipe_name(about.get('recipe', '')),
     str(about.get('data_fingerprint', '')),
   )
+
+
+def recipe_name(recipe: str) -> str:
+  """'simclr:folder_small' for '.../configs/simclr.py:folder_small', wherever that lies."""
+  path, colon, options = str(recipe).partition(':')
+  return f'{pathlib.PurePath(path).stem}{colon}{options}'
 
 
 def _results(workdir: pathlib.Path, method: str) -> dict[str, Any]:

@@ -33,6 +33,30 @@ for (const map of document.querySelectorAll('.map')) {
     svg.append(dot);
     return dot;
   });
+  const thumbs = map.querySelector('.thumbs'), pictures = map.querySelector('.pictures');
+  // Images on the map, as many as do not cover one another.
+  const hang = () => {
+    thumbs.replaceChildren();
+    const there = [];
+    points.forEach(([x, y], i) => {
+      if (dots[i].classList.contains('faded')) return;
+      if (there.some(([a, b]) => Math.abs(a - x) < 46 && Math.abs(b - y) < 46)) return;
+      there.push([x, y]);
+      const one = document.createElement('i');
+      one.style.left = x / 6 + '%';
+      one.style.top = y / 6 + '%';
+      one.style.backgroundSize = data.across * 40 + 'px';
+      one.style.backgroundPosition =
+        -(i % data.across) * 40 + 'px ' + -Math.floor(i / data.across) * 40 + 'px';
+      if (data.labels[i] >= 0) {
+        one.classList.add('of');
+        one.style.setProperty('--hue', data.hues[data.labels[i]]);
+      }
+      thumbs.append(one);
+    });
+    pictures.setAttribute('aria-pressed', !thumbs.hidden);
+  };
+  pictures.addEventListener('click', () => { thumbs.hidden = !thumbs.hidden; hang(); });
   let points, only = null, chosen = null;
   const buttons = [...map.querySelectorAll('[data-layout]')];
   const lay = name => {
@@ -42,6 +66,7 @@ for (const map of document.querySelectorAll('.map')) {
       dot.setAttribute('cy', points[i][1]);
     });
     buttons.forEach(b => b.setAttribute('aria-pressed', b.dataset.layout === name));
+    hang();
   };
   buttons.forEach(b => b.addEventListener('click', () => lay(b.dataset.layout)));
   lay(buttons[0].dataset.layout);
@@ -51,6 +76,7 @@ for (const map of document.querySelectorAll('.map')) {
     classes.forEach(c => c.setAttribute('aria-pressed', c.dataset.class === only));
     dots.forEach((dot, i) =>
       dot.classList.toggle('faded', only !== null && String(data.labels[i]) !== only));
+    hang();
   }));
   picture.style.backgroundSize = data.across * 80 + 'px';
   const show = event => {
@@ -69,7 +95,8 @@ for (const map of document.querySelectorAll('.map')) {
     dots[best].classList.add('chosen');
     picture.style.backgroundPosition =
       -(best % data.across) * 80 + 'px ' + -Math.floor(best / data.across) * 80 + 'px';
-    label.textContent = data.names[data.labels[best]] || '';
+    label.textContent =
+      [data.names[data.labels[best]], data.files[best]].filter(Boolean).join('\n');
     const left = points[best][0] * box.width / 600, top = points[best][1] * box.height / 600;
     spot.style.left = Math.min(left + 12, box.width - 100) + 'px';
     spot.style.top = Math.max(0, top - 110) + 'px';

@@ -24,7 +24,9 @@ class Gallery(NamedTuple):
     query_labels: int [q], -1 where unknown.
     neighbors: uint8 [q, n, S, S, 3], nearest first.
     neighbor_labels: int [q, n].
-    cosines: float [q, n].
+    cosines: float [q, n], of centered features: 0 for unrelated images.
+    query_names: q names of files or records, or ().
+    neighbor_names: n names for each query, or ().
   """
 
   queries: np.ndarray
@@ -32,6 +34,8 @@ class Gallery(NamedTuple):
   neighbors: np.ndarray
   neighbor_labels: np.ndarray
   cosines: np.ndarray
+  query_names: Sequence[str] = ()
+  neighbor_names: Sequence[Sequence[str]] = ()
 
 
 class Map(NamedTuple):
@@ -41,11 +45,13 @@ class Map(NamedTuple):
     layouts: name -> float [n, 2].
     labels: int [n], -1 where unknown.
     images: uint8 [n, S, S, 3].
+    names: n names of files or records, or ().
   """
 
   layouts: dict[str, np.ndarray]
   labels: np.ndarray
   images: np.ndarray
+  names: Sequence[str] = ()
 
 
 class Page(NamedTuple):
@@ -66,6 +72,8 @@ class Page(NamedTuple):
     class_names: C names.
     notes: sentences under a heading: what a part was computed from.
     confused: the names of the c classes of `confusion`; empty where they are all.
+    verdict: whether the encoder has learned something, in one sentence; '' where nobody knows.
+    good: whether it has.
   """
 
   title: str
@@ -82,6 +90,8 @@ class Page(NamedTuple):
   class_names: Sequence[str]
   notes: Mapping[str, str]
   confused: Sequence[str] = ()
+  verdict: str = ''
+  good: bool = True
 
 
 def render(page: Page) -> str:
@@ -112,9 +122,14 @@ def render(page: Page) -> str:
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     f'<title>{html.escape(page.title)}</title><link rel="icon" href="data:,">'
     f'<style>{_asset("page.css")}</style></head><body><header><h1>{html.escape(page.title)}</h1>'
-    f'<dl class="facts">{facts}</dl><nav>{links}</nav></header><main>{body}</main>'
+    f'{_verdict(page)}<dl class="facts">{facts}</dl><nav>{links}</nav></header><main>{body}</main>'
     f'<script>{_asset("page.js")}</script></body></html>\n'
   )
+
+
+def _verdict(page: Page) -> str:
+  kind = 'good' if page.good else 'bad'
+  return f'<p class="verdict {kind}">{html.escape(page.verdict)}</p>' if page.verdict else ''
 
 
 def _asset(name: str) -> str:
@@ -180,25 +195,31 @@ def _picture(name: str, png: bytes) -> str:
 
 def _gallery(gallery: Gallery, names: Sequence[str]) -> str:
   rows = []
-  for query, label, images, labels, cosines in zip(*gallery, strict=True):
-    cells = [_tile(query, _name(label, names), 'query', '')]
-    for image, other, cosine in zip(images, labels, cosines, strict=True):
+  count, near = gallery.cosines.shape
+  query_files = gallery.query_names or [''] * count
+  near_files = gallery.neighbor_names or [[''] * near] * count
+  for row, (label, query) in enumerate(zip(gallery.query_labels, gallery.queries, strict=True)):
+    cells = [_tile(query, _name(label, names), 'query', '', query_files[row])]
+    for column, other in enumerate(gallery.neighbor_labels[row]):
       known = label >= 0 and other >= 0
       kind = ('right' if other == label else 'wrong') if known else ''
-      cells.append(_tile(image, _name(other, names), kind, f'{cosine:.2f}'))
+      image, cosine = gallery.neighbors[row, column], gallery.cosines[row, column]
+      file = near_files[row][column]
+      cells.append(_tile(image, _name(other, names), kind, f'{cosine:.2f}', file))
     rows.append(f'<div class="row">{"".join(cells)}</div>')
   return f'<div class="gallery">{"".join(rows)}</div>'
 
 
-def _tile(image: np.ndarray, name: str, kind: str, number: str) -> str:
+def _tile(image: np.ndarray, name: str, kind: str, number: str, file: str) -> str:
   mark = {'right': '✓ ', 'wrong': '✗ '}.get(kind, '')
   side = image.shape[0]
   if side < _TILE:  # Whole multiples: pixels stay pixels.
     image = image.repeat(-(-_TILE // side), 0).repeat(-(-_TILE // side), 1)
   text = html.escape(' '.join(filter(None, [mark + name, number])))
+  file = html.escape(file)
   return (
-    f'<figure class="tile {kind}"><img alt="{text}" src="{_jpeg(image, 160)}">'
-    f'<figcaption>{text}</figcaption></figure>'
+    f'<figure class="tile {kind}" title="{file}"><img alt="{text}" src="{_jpeg(image, 160)}">'
+    f'<figcaption>{text}' + (f'<small>{file}</small>' if file else '') + '</figcaption></figure>'
   )
 
 
@@ -236,6 +257,7 @@ def _map(shown: Map, names: Sequence[str]) -> str:
     'labels': [int(label) for label in shown.labels],
     'hues': hues,
     'names': {label: _name(label, names) for label in classes},
+    'files': list(shown.names),
     'across': across,
     'spot': _SPOT,
   }
@@ -248,10 +270,11 @@ def _map(shown: Map, names: Sequence[str]) -> str:
   )
   return (
     f'<div class="map" data-map="{html.escape(json.dumps(data))}">'
-    f'<div class="choices">{buttons}</div><div class="plane">'
+    f'<div class="choices">{buttons}<button class="pictures">images</button></div>'
+    f'<div class="plane" style="--sheet:url({_jpeg(np.asarray(sheet), 10**6)})">'
     '<svg viewBox="0 0 600 600" role="img" aria-label="embeddings in the plane"></svg>'
-    f'<div class="spot" hidden><i style="background-image:url({_jpeg(np.asarray(sheet), 10**6)})">'
-    f'</i><span></span></div></div><div class="legend">{legend}</div></div>'
+    '<div class="thumbs"></div><div class="spot" hidden><i></i><span></span></div></div>'
+    f'<div class="legend">{legend}</div></div>'
   )
 
 

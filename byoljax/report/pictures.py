@@ -27,13 +27,13 @@ def gallery(path: pathlib.Path, shown: Gallery, names: Sequence[str]) -> pathlib
     sheet.paste(picture, (x + 3, y + 3))
     pen.text((x, y + _CELL), text[:12], fill=_INK, font=font)
 
-  for row, (query, label, images, labels, cosines) in enumerate(zip(*shown, strict=True)):
+  for row, (query, label, images, labels, cosines) in enumerate(zip(*shown[:5], strict=True)):
     y = _GAP + row * high
     put(query, _GAP, y, _SOFT, _name(label, names))
     for column, (image, other) in enumerate(zip(images, labels, strict=True)):
       known = label >= 0 and other >= 0
       frame = (_GOOD if other == label else _BAD) if known else _SOFT
-      text = _name(other, names) or f'{cosines[column]:.2f}'
+      text = f'{cosines[column]:.2f} {_name(other, names)}'.rstrip()
       put(image, 3 * _GAP + (column + 1) * wide, y, frame, text)
   return _saved(sheet, path)
 

@@ -1,5 +1,6 @@
 """A random part of a data set with its embeddings: its neighbors, and its map in the plane."""
 
+import pathlib
 from typing import NamedTuple
 
 import jax
@@ -90,13 +91,12 @@ def _images(sample: Sample, rows: np.ndarray) -> np.ndarray:
   return made[back.reshape(rows.shape)]
 
 
-def gallery(queries: Sample, bank: Sample, similarities: np.ndarray, rows: np.ndarray) -> Gallery:
+def gallery(queries: Sample, bank: Sample, rows: np.ndarray) -> Gallery:
   """A dozen random queries, of every class in turn where there are classes.
 
   Args:
     queries: n of them.
     bank: what is shown beside them.
-    similarities: [n, k], descending.
     rows: int [n, k], the nearest rows of the bank.
   """
   order = np.random.default_rng((0, streams.REPORT_GALLERY)).permutation(len(queries.labels))
@@ -109,13 +109,26 @@ def gallery(queries: Sample, bank: Sample, similarities: np.ndarray, rows: np.nd
     seen[label] = turn[-1] + 1
   chosen = order[np.lexsort((np.arange(len(order)), turn))][:_GALLERY_ROWS]
   near = rows[chosen, :_GALLERY_COLUMNS]
+  # Features of rectified maps all point into one corner: their own cosines are all near 1.
+  center = bank.features.mean(0)
+  directions = hypersphere.unit(bank.features - center)
+  cosines = np.einsum(
+    'qd,qkd->qk', hypersphere.unit(queries.features[chosen] - center), directions[near]
+  )
   return Gallery(
     _images(queries, chosen),
     queries.labels[chosen],
     _images(bank, near),
     bank.labels[near],
-    similarities[chosen, :_GALLERY_COLUMNS],
+    cosines,
+    _names(queries, chosen),
+    [_names(bank, rows) for rows in near],
   )
+
+
+def _names(sample: Sample, rows: np.ndarray) -> list[str]:
+  """Of the files, without their folders; of what is no file, of the records."""
+  return [pathlib.PurePath(sample.source.locate(int(sample.rows[row]))).name for row in rows]
 
 
 def confusion(
@@ -147,19 +160,21 @@ def layouts(sample: Sample) -> Map:
   """Principal components of unit features, and t-SNE where scikit-learn is installed."""
   try:
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
   except ImportError:  # Machines for training may have little more than JAX.
-    TSNE = None
+    TSNE = threadpool_limits = None
   count = min(MOST_POINTS, len(sample.labels))
   unit = hypersphere.unit(sample.features[:count])
   centered = unit - unit.mean(0)
   _, _, axes = np.linalg.svd(centered, full_matrices=False)
   made = {}
-  if TSNE is not None and count > 5:
+  if TSNE is not None and threadpool_limits is not None and count > 5:
     perplexity = min(30.0, (count - 1) / 3)
     tsne = TSNE(2, perplexity=perplexity, init='pca', random_state=0)
-    with activity.doing('map of the embeddings (t-SNE)'):
+    # Its threads spin while they wait for one another: on a busy machine that takes minutes.
+    with activity.doing('map of the embeddings (t-SNE)'), threadpool_limits(1):
       made['t-SNE'] = tsne.fit_transform(unit)
   components = centered @ axes[:2].T
   made['PCA'] = np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
   images = _images(sample, np.arange(count))
-  return Map(made, sample.labels[:count], images)
+  return Map(made, sample.labels[:count], images, _names(sample, np.arange(count)))

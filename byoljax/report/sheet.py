@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 import os
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -10,6 +11,8 @@ from byoljax.workdir.files import replacing
 
 _CELL = 96  # Least side of a picture on the sheet, in pixels.
 _GAP = 6
+_BETWEEN = 24  # two blocks of rows
+_WIDTH = 1100  # Rows stand side by side as far as they are no wider together.
 _HEADER = 22
 _CAPTION = 16
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
@@ -23,8 +26,9 @@ def write(
   *,
   first: str = 'image',
   captions: Sequence[Sequence[str]] = (),
+  cell: int = _CELL,
 ) -> None:
-  """Draws one row an image: the original, then its views.
+  """Draws one row an image: the original, then its views; narrow rows stand side by side.
 
   Args:
     path: the PNG to write.
@@ -33,7 +37,8 @@ def write(
     names: a heading for each view.
     first: the heading of the originals.
     captions: what stands under the pictures, one sequence of n texts for each column, that of the
-      originals first; () for nothing.
+      originals first; () for nothing. What is too long loses its middle.
+    cell: least side of a picture, in pixels.
 
   Raises:
     ValueError: the lengths do not fit together.
@@ -45,18 +50,23 @@ def write(
     )
   if captions and [len(texts) for texts in captions] != [len(originals)] * (len(views) + 1):
     raise ValueError(f'{[len(texts) for texts in captions]} captions do not fit the sheet.')
-  cell = max(_CELL, *(image.shape[0] for view in views for image in view))
+  cell = max([cell, *(image.shape[0] for view in views for image in view)])
   columns = [originals, *views]
   pitch = cell + _GAP + (_CAPTION if captions else 0)
-  width = len(columns) * (cell + _GAP) + _GAP
-  height = len(originals) * pitch + _GAP + _HEADER
-  sheet = Image.new('RGB', (width, height), _PAPER)
+  block = len(columns) * (cell + _GAP) + _GAP
+  across = max(1, min(len(originals), (_WIDTH + _BETWEEN) // (block + _BETWEEN)))
+  rows = -(-len(originals) // across)
+  across = -(-len(originals) // rows)  # No empty block at the end.
+  width = across * (block + _BETWEEN) - _BETWEEN
+  sheet = Image.new('RGB', (width, rows * pitch + _GAP + _HEADER), _PAPER)
   pen = ImageDraw.Draw(sheet)
   font = ImageFont.load_default(size=13)
   for column, (title, images) in enumerate(zip((first, *names), columns, strict=True)):
-    left = _GAP + column * (cell + _GAP)
-    pen.text((left, 4), title, fill=_INK, font=font)
-    for row, image in enumerate(images):
+    for number, image in enumerate(images):
+      side, row = divmod(number, rows)
+      left = side * (block + _BETWEEN) + _GAP + column * (cell + _GAP)
+      if row == 0:
+        pen.text((left, 4), shortened(title, cell, font), fill=_INK, font=font)
       picture = _fit(_to_uint8(image), cell)
       # Pictures that are not square sit in the middle of their cell.
       x = left + (cell - picture.width) // 2
@@ -64,9 +74,19 @@ def write(
       sheet.paste(picture, (x, y))
       if captions:
         place = (left, _HEADER + row * pitch + cell)
-        pen.text(place, captions[column][row], fill=_INK, font=font)
+        pen.text(place, shortened(captions[column][number], cell, font), fill=_INK, font=font)
   with replacing(path) as file:
     sheet.save(file, format='PNG')
+
+
+def shortened(text: str, width: float, font: Any) -> str:
+  """A text that is at most `width` pixels wide: its middle gives way to '…'."""
+  if font.getlength(text) <= width:
+    return text
+  keep = len(text) - 1
+  while keep > 1 and font.getlength(f'{text[: -(-keep // 2)]}…{text[-(keep // 2) :]}') > width:
+    keep -= 1
+  return f'{text[: -(-keep // 2)]}…{text[-(keep // 2) :]}'
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from byoljax.devices import hosts
 from byoljax.report import table
 from byoljax.tasks import data as data_lib
 from byoljax.tasks.command import RECIPE, Command
-from byoljax.workdir import run_dir
+from byoljax.workdir import activity, run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def run(config: Config, invocation: Invocation) -> int:
   source = data_lib.open_split(config, 'pretrain', workdir)
   given = given_networks(config)
   assembled = assemble.from_config(config, source, given=given)
-  facts = method_network.facts_of(assembled, given)
+  facts = method_network.facts_of(assembled, given) | {'classes': source.num_classes}
   assembled = _warm_started(assembled, config, workdir)
   data = data_lib.while_training(config, workdir)
   _check_evaluations(config, data)
@@ -131,7 +131,9 @@ def _pretrain(
     say('No k-NN or linear evaluation: it needs labelled images.')
   _say_files(workdir, int(state.step))
   if config.evals.report:
-    say(f'report      {contents.write(workdir)}')
+    with activity.doing('writing the report'):
+      page = contents.write(workdir)
+    say(f'report      {page}')
   return 0
 
 
@@ -184,6 +186,8 @@ def _final_table(
   config: Config, run: 'Run', data: 'EvalData', state: 'TrainState', workdir: pathlib.Path
 ) -> None:
   """Evaluates the encoder beside what it has to beat, prints the table and writes results.json."""
+  from byoljax.report import facts as report_facts
+
   path = workdir / 'results.json'
   step = int(state.step)
   results = run_dir.read_result(path, step)
@@ -198,6 +202,9 @@ def _final_table(
   columns = ['encoder', 'k-NN top-1', 'linear top-1']
   formats = dict.fromkeys(columns[1:], '{:.1%}')
   say('\n' + table.format_table(cells, columns, formats=formats) + '\n')
+  sentence, _ = report_facts.verdict(workdir)
+  if sentence:
+    say(sentence)
 
 
 def _final_results(
@@ -218,10 +225,11 @@ def _final_results(
   protocol, results = LinearProtocol(**config.evals.linear.to_dict()), {}
   for name, encoder in encoders.items():
     say(f'evaluating {name} ...')
-    results[name] = {
-      'knn': frozen_features.knn_result(encoder, data, config.evals.knn),
-      'linear': linear_result(encoder, data, protocol, logging=assemble.logging_of(config)),
-    }
+    with activity.doing(f'evaluating {name}'):
+      results[name] = {
+        'knn': frozen_features.knn_result(encoder, data, config.evals.knn),
+        'linear': linear_result(encoder, data, protocol, logging=assemble.logging_of(config)),
+      }
   return results
 
 

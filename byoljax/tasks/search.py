@@ -5,9 +5,9 @@ byoljax search runs/index holiday.jpg --out found.png
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,11 +23,14 @@ class Found(NamedTuple):
 
   Attributes:
     cosine: float64 [queries, count].
+    centered: float64 [queries, count], cosine after the mean of all images was taken from both: 0
+      for unrelated images, where cosines of the features themselves may all be near 1.
     index: int64 [queries, count], positions in the data set.
     name: str [queries, count].
   """
 
   cosine: np.ndarray
+  centered: np.ndarray
   index: np.ndarray
   name: np.ndarray
 
@@ -42,21 +45,27 @@ def nearest(queries: np.ndarray, parts: Sequence[pathlib.Path], count: int) -> F
   """
   from byoljax.evals.hypersphere import unit
 
-  directions = unit(queries)
+  mean, rows = np.zeros(queries.shape[1]), 0
+  for path in parts:
+    part: Part = embed.read_part(path)
+    mean, rows = mean + part.features.sum(0, dtype=np.float64), rows + len(part.features)
+  mean /= max(rows, 1)
   best = Found(
+    np.zeros((len(queries), 0)),
     np.zeros((len(queries), 0)),
     np.zeros((len(queries), 0), np.int64),
     np.zeros((len(queries), 0), '<U1'),
   )
   for path in parts:
-    part: Part = embed.read_part(path)
-    cosine = directions @ unit(part.features).T
-    rows = (len(queries), len(part.index))
-    merged = Found(
-      np.concatenate([best.cosine, cosine], 1),
-      np.concatenate([best.index, np.broadcast_to(part.index, rows)], 1),
-      np.concatenate([best.name, np.broadcast_to(part.name, rows)], 1),
+    part = embed.read_part(path)
+    shape = (len(queries), len(part.index))
+    new = Found(
+      unit(queries) @ unit(part.features).T,
+      unit(queries - mean) @ unit(part.features - mean).T,
+      np.broadcast_to(part.index, shape),
+      np.broadcast_to(part.name, shape),
     )
+    merged = Found(*(np.concatenate(pair, 1) for pair in zip(best, new, strict=True)))
     order = np.argsort(-merged.cosine, axis=1, kind='stable')[:, :count]
     best = Found(*(np.take_along_axis(column, order, 1) for column in merged))
   return best
@@ -86,13 +95,11 @@ def read_images(paths: Sequence[str], size: int) -> np.ndarray:
 
 
 def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
-  """Prints the nearest images of each query and writes the sheet.
+  """Prints the nearest images of each query and writes the sheet; the query itself is left out.
 
   Raises:
     ConfigError: no embeddings there, or a query that cannot be read.
   """
-  from byoljax.data.batches import pipeline
-  from byoljax.data.sources import datasets
   from byoljax.encoders import load
   from byoljax.report import sheet
 
@@ -105,32 +112,77 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
     raise ConfigError(f"'{folder}' has no .npz parts: embed with --format=npz to search in it.")
   queries = read_images(images, about['image_size'])
   embed_images = load.load(about['pretrained'], about['network'], about['tap'])
-  found = nearest(np.asarray(embed_images(queries)), parts, count)
-  for path, cosine, names in zip(images, found.cosine, found.name, strict=True):
-    rows = [
-      {'cosine': float(c), 'nearest to ' + path: n} for c, n in zip(cosine, names, strict=True)
-    ]
-    print(table.format_table(rows, list(rows[0]), formats={'cosine': '{:.3f}'}) + '\n')
+  found = nearest(np.asarray(embed_images(queries)), parts, count + _SPARE)
+  pictures = _pictures(folder, about, np.unique(found.index))
+  kept = []
+  for row, (path, query) in enumerate(zip(images, queries, strict=True)):
+    own = Found(*(column[row] for column in found))
+    same = np.array([np.array_equal(pictures[int(i)], query) for i in own.index], bool)
+    kept.append(Found(*(column[~same][:count] for column in own)))
+    print(_table(path, kept[-1]))
+    print(''.join(f'(not shown: {name} is the query itself)\n' for name in own.name[same]))
+  # A sheet is a rectangle: as many as every query has.
+  ranks = range(min(len(each.index) for each in kept))
+  if not ranks:
+    raise ConfigError(f"'{folder}' has no other image than the query.")
+  with user_errors():
+    sheet.write(
+      out,
+      list(queries),
+      [[pictures[int(each.index[rank])] for each in kept] for rank in ranks],
+      [f'{rank + 1}.' for rank in ranks],
+      first='query',
+      captions=[
+        [pathlib.PurePath(path).name for path in images],
+        *([_caption(each, rank) for each in kept] for rank in ranks),
+      ],
+      cell=_CELL,
+    )
+  print(f'sheet  {out}  (numbers: centered cosine, 0 for unrelated images)')
+
+
+# The query may be among the images, more than once; so many further images are looked up.
+_SPARE = 4
+_CELL = 160
+
+
+def _table(path: str, found: Found) -> str:
+  rows = [
+    {'cosine': float(cosine), 'centered': float(centered), f'nearest to {path}': str(name)}
+    for cosine, centered, _, name in zip(*found, strict=True)
+  ]
+  formats = {'cosine': '{:.3f}', 'centered': '{:.3f}'}
+  return table.format_table(rows, [*formats, f'nearest to {path}'], formats=formats)
+
+
+def _caption(found: Found, rank: int) -> str:
+  return f'{found.centered[rank]:.2f}  {pathlib.PurePath(found.name[rank]).name}'
+
+
+def _pictures(folder: str, about: Mapping[str, Any], wanted: np.ndarray) -> dict[int, np.ndarray]:
+  """The images at these positions as the encoder saw them.
+
+  Raises:
+    ConfigError: they are not those that were embedded.
+  """
+  from byoljax.data.batches import pipeline
+  from byoljax.data.sources import datasets
+
   with user_errors():
     data = about['data']
     source = datasets.load(data['name'], about['split'], data_dir=data['dir'])
     if source.fingerprint != about['fingerprint']:
       raise ConfigError(f"the images of {source.name} are not those that '{folder}' was made of.")
-    size, wanted = about['image_size'], np.unique(found.index)
     pictures = {}
-    for batch in pipeline.eval_batches(source.subset(wanted), image_size=size, batch_size=16):
+    for batch in pipeline.eval_batches(
+      source.subset(wanted), image_size=about['image_size'], batch_size=16
+    ):
       pictures |= {
         int(wanted[i]): image
         for i, image, real in zip(batch['index'], batch['image'], batch['valid'], strict=True)
         if real
       }
-    columns = [
-      [pictures[int(place)] for place in found.index[:, column]]
-      for column in range(found.index.shape[1])
-    ]
-    names = [f'{column + 1}.' for column in range(len(columns))]
-    sheet.write(out, list(queries), columns, names, first='query')
-  print(f'sheet  {out}')
+    return pictures
 
 
 def run(options: argparse.Namespace) -> int:

@@ -12,8 +12,9 @@ from PIL import Image
 import pytest
 
 from byoljax import cli
+from byoljax.data.sources import arrays
 from byoljax.evals import knn
-from byoljax.report import charts, page, pictures, samples
+from byoljax.report import charts, curves, facts, page, pictures, samples
 
 NAMES = ('cat', '<script>alert(1)</script>', 'a & b')
 VOID = {'meta', 'link', 'img', 'line', 'circle', 'polyline', 'br', 'input'}
@@ -222,6 +223,78 @@ def test_a_query_is_not_its_own_neighbor_wherever_it_stands():
   kept, left = samples.without_self(similarities, rows, own)
   np.testing.assert_array_equal(left, [[1, 2], [3, 5], [6, 7]])
   np.testing.assert_array_equal(kept, [[0.8, 0.7], [0.9, 0.7], [0.9, 0.8]])
+
+
+def verdict(run, rows, tested=1000):
+  names = ('byol', 'random initialization', 'raw pixels')
+  result = {
+    name: {
+      'knn': {'top1': knn, 'queries': tested},
+      'linear': {'top1': linear, 'test_examples': tested},
+    }
+    for name, (knn, linear) in zip(names, rows, strict=False)
+  }
+  (run / 'results.json').write_text(json.dumps({'result': result}))
+  return facts.verdict(run)
+
+
+def test_the_verdict(tmp_path):
+  good = [(0.6, 0.7), (0.2, 0.2), (0.3, 0.3)]
+  said, fine = verdict(tmp_path, good)
+  assert fine and said.startswith('This encoder clearly beats') and '30.0% of raw pixels' in said
+  said, fine = verdict(tmp_path, [(0.6, 0.7), (0.2, 0.2), (0.61, 0.3)])
+  assert not fine and 'does not beat its baselines' in said
+  assert 'k-NN 60.0% against 61.0% of raw pixels' in said and 'random' not in said
+  # 5 points of 60 test images are within the noise: two standard errors are 18 points.
+  said, fine = verdict(tmp_path, [(0.62, 0.7), (0.57, 0.2)], tested=60)
+  assert not fine and 'not clearly for so few test images: k-NN 62.0% against 57.0%' in said
+  assert verdict(tmp_path, [(0.62, 0.7), (0.57, 0.2)], tested=6000)[1]
+  assert verdict(tmp_path, good[:1]) == ('', True)
+  shown = page.render(example(verdict='It <learned>.', good=False))
+  assert '<p class="verdict bad">It &lt;learned&gt;.</p>' in shown
+
+
+def test_similarities_tell_images_apart_and_files_are_named():
+  """Features with a large common part: their own cosines are all above 0.99."""
+  rng = np.random.default_rng(0)
+  source = arrays.from_arrays(np.zeros((30, 12, 12, 3), np.uint8), np.arange(30) % 3, name='x/a.b')
+  features = (9.0 + 0.1 * rng.normal(size=(30, 8))).astype(np.float32)
+  found = samples.Sample(source, np.arange(30), features, source.labels, 12)
+  near = np.array([np.roll(np.arange(30), -i)[1:9] for i in range(30)])
+  shown = samples.gallery(found, found, near)
+  own = features - features.mean(0)
+  own /= np.linalg.norm(own, axis=1, keepdims=True)
+  assert shown.cosines.min() < -0.2 and shown.cosines.max() < 0.9
+  number = int(shown.query_names[0].split('[')[1][:-1])
+  np.testing.assert_allclose(shown.cosines[0], own[near[number]] @ own[number], atol=1e-4)
+  text = page.render(example(gallery=shown))
+  assert f'<small>{shown.neighbor_names[0][0]}</small>' in text
+
+
+def test_no_tick_is_cut_off_and_references_are_drawn():
+  rows = [
+    {'step': i, 'lr': 0.00075 * i / 9, 'knn/top1': 0.5, 'grad_norm': 30.0 + 8 * i}
+    for i in range(10)
+  ]
+  known = [curves.Reference('Accuracy', 'chance, one of 3', 33.3)]
+  figures = charts.line_charts(rows, known)
+  for figure in figures:
+    for x, text in re.findall(r'<text x="([0-9.]+)"[^>]*text-anchor="end">([^<]*)</text>', figure):
+      assert float(x) >= 5.5 * len(text), text
+  (accuracy,) = [figure for figure in figures if '>Accuracy<' in figure]
+  assert 'class="known"' in accuracy and 'chance, one of 3' in accuracy
+  (norm,) = [figure for figure in figures if '>Gradient norm<' in figure]
+  assert re.findall(r'text-anchor="end">(\d+)<', norm)[:3] == ['20', '50', '100']
+
+
+def test_what_curves_are_compared_with(tmp_path):
+  assert curves.references(tmp_path) == []
+  (tmp_path / 'config.json').write_text(json.dumps({'facts': {'classes': 4}}))
+  result = {'random initialization': {'knn': {'top1': 0.3}}}
+  (tmp_path / 'results.json').write_text(json.dumps({'result': result}))
+  assert [(one.label, one.value) for one in curves.references(tmp_path)] == [
+    ('chance, one of 4', 25.0), ('k-NN untrained', pytest.approx(30.0))
+  ]  # fmt: skip
 
 
 def test_as_a_module(untrained, monkeypatch, capsys):

@@ -125,8 +125,8 @@ def panels(monkeypatch):
   seen = {}
   draw = curves._draw
 
-  def spy(axes, panel, rows):
-    draw(axes, panel, rows)
+  def spy(axes, panel, rows, known):
+    draw(axes, panel, rows, known)
     every = [a for a in axes.figure.axes if a.get_position().bounds == axes.get_position().bounds]
     lines = [line for a in every for line in a.get_lines()]
     seen[axes.get_title('left')] = {

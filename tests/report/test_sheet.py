@@ -1,10 +1,43 @@
-"""The contact sheet: captions stand under the pictures, and must fit."""
+"""Contact sheets: rows that use the width, captions under the pictures that fit."""
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFont
 import pytest
 
 from byoljax.report import sheet
+
+
+def written(path, count, side, views, **rest):
+  images = [np.full((side, side, 3), 10 * i, np.uint8) for i in range(count)]
+  sheet.write(path, images, [images] * views, [f'view{i}' for i in range(views)], **rest)
+  with Image.open(path) as picture:
+    return np.asarray(picture)
+
+
+def test_narrow_rows_stand_side_by_side(tmp_path):
+  # Three columns of 96 are 312 wide: three blocks and the gaps between are 984.
+  pixels = written(tmp_path / 'sheet.png', 8, 32, 2)
+  assert pixels.shape[1] == 3 * 312 + 2 * 24
+  assert pixels.shape[0] == 3 * (96 + 6) + 6 + 22, 'eight rows in three blocks'
+  # The fourth image begins the second block, and stands in each of its columns.
+  for column in range(3):
+    x = 312 + 24 + 6 + column * 102 + 48
+    assert (pixels[22 + 48, x] == 30).all()
+  wide = written(tmp_path / 'wide.png', 2, 224, 4)
+  assert wide.shape[1] == 5 * 230 + 6, 'a wide row stands alone'
+  assert written(tmp_path / 'one.png', 1, 32, 1).shape[1] == 2 * 102 + 6
+
+
+def test_what_is_too_long_loses_its_middle(tmp_path):
+  font = ImageFont.load_default(size=13)
+  text = sheet.shortened('a_rather_long_name_of_a_file_0123.jpg', 96, font)
+  assert (
+    font.getlength(text) <= 96 and text.startswith('a_') and text.endswith('jpg') and '…' in text
+  )
+  assert sheet.shortened('short', 96, font) == 'short'
+  captions = [['a_rather_long_name_of_a_file_0123.jpg'] * 2] * 2
+  assert written(tmp_path / 'sheet.png', 2, 32, 1, captions=captions).shape[0] > 96
+
 
 IMAGES = [np.zeros((8, 8, 3), np.uint8)] * 2
 VIEWS = [[np.full((8, 8, 3), 0.5, np.float32)] * 2]
@@ -19,12 +52,12 @@ def drawn(path, **options):
 def test_captions_take_a_line_under_each_row(tmp_path):
   plain = drawn(tmp_path / 'plain.png')
   captioned = drawn(tmp_path / 'captioned.png', captions=[['', ''], ['label 0', 'label 13']])
-  line = (captioned.shape[0] - plain.shape[0]) // 2
-  assert line > 8 and captioned.shape[1] == plain.shape[1]
-  side = (plain.shape[1] - 18) // 2
-  below = captioned[22 + side : 22 + side + line]
-  assert below[:, : side + 6].min() == 255, 'nothing under the first column'
-  assert below[:, side + 12 :].min() < 128, 'a text under the second'
+  line = captioned.shape[0] - plain.shape[0]
+  assert line > 8 and captioned.shape[1] == plain.shape[1] == 2 * 210 + 24
+  below = captioned[22 + 96 : 22 + 96 + line]
+  for left in (0, 210 + 24):  # the blocks of the two images
+    assert below[:, left : left + 102].min() == 255, 'nothing under the first column'
+    assert below[:, left + 108 : left + 204].min() < 128, 'a text under the second'
 
 
 def test_captions_that_do_not_fit(tmp_path):

@@ -97,7 +97,7 @@ class TestSearch:
     assert cli.run(['embed', str(untrained), f'--workdir={folder}', '--part_size=30']) == 0
     return folder
 
-  def test_an_image_finds_itself(self, index, npz, tmp_path, capsys):
+  def test_an_image_is_no_answer_to_itself(self, index, npz, tmp_path, capsys):
     images, files = np.load(npz)['x_train'], []
     for place in (3, 41):
       files.append(str(tmp_path / f'{place}.png'))
@@ -105,9 +105,12 @@ class TestSearch:
     out = tmp_path / 'found.png'
     assert cli.run(['search', str(index), *files, '--out', str(out), '--count', '4']) == 0
     shown = capsys.readouterr().out
-    assert 'train[3]' in shown and 'train[41]' in shown and '1.000' in shown
+    for place, own in zip((3, 41), shown.split('nearest to')[1:], strict=True):
+      assert own.count(f'train[{place}]') == 1 and own.count('[') == 5
+      assert f'train[{place}] is the query itself' in own
+    assert '1.000' not in shown
     with Image.open(out) as sheet:
-      assert sheet.width > 4 * 96 and sheet.height > 2 * 96
+      assert sheet.width > 4 * 160 and sheet.height > 2 * 160
 
   def test_nearest_equals_sorting_everything(self, index):
     paths = embed.read_parts(index)
@@ -120,6 +123,11 @@ class TestSearch:
     np.testing.assert_array_equal(found.index, np.argsort(-cosine, axis=1, kind='stable')[:, :7])
     np.testing.assert_allclose(found.cosine, -np.sort(-cosine, axis=1)[:, :7], rtol=1e-5)
     assert search.nearest(queries, paths, 1000).index.shape == (3, 80)
+    center = rows.mean(0)
+    moved, there = queries - center, rows[found.index] - center
+    by_hand = np.einsum('qd,qkd->qk', moved, there)
+    by_hand /= np.linalg.norm(moved, axis=1)[:, None] * np.linalg.norm(there, axis=2)
+    np.testing.assert_allclose(found.centered, by_hand, atol=1e-5)
 
   def test_mistakes_are_one_sentence(self, index, tmp_path, capsys):
     (tmp_path / 'text.png').write_text('no image')
