@@ -275,8 +275,8 @@ class Checkpoints:
 def latest_finished(workdir: str | os.PathLike[str]) -> int | None:
   """The step of the newest complete checkpoint in a workdir, without opening it; None if none."""
   folder = pathlib.Path(workdir) / 'checkpoints'
-  found = {integrity.step_of(path) for path in folder.glob('*') if _is_whole(path)}
-  return max(found - {None}, default=None)
+  found = (integrity.step_of(path) for path in folder.glob('*') if _is_whole(path))
+  return max((step for step in found if step is not None), default=None)
 
 
 def _is_whole(directory: pathlib.Path) -> bool:
