@@ -48,12 +48,8 @@ _TPU_ENVIRONMENT = {
 }
 # Autotuning would run convolution algorithms on a GPU.
 _NO_AUTOTUNING = {'xla_gpu_autotune_level': 0}
-_CUDA_PACKAGES = (
-  'jax-cuda12-plugin',
-  'jax-cuda12-pjrt',
-  'nvidia-cuda-nvcc-cu12',
-  'nvidia-cuda-runtime-cu12',
-)
+# The CUDA compilers that JAX has, that of the extra [cuda] first.
+CUDA_VERSIONS = (13, 12)
 
 
 class Memory(NamedTuple):
@@ -155,11 +151,10 @@ def devices_of(topology: hardware.Topology, target_config: str = '') -> list[Any
   """
   if topology.chip.platform == 'tpu':
     return _tpu_devices(topology)
-  if not is_installed('jax_cuda12_plugin'):
+  if cuda_version() is None:
     raise ConfigError(
       f'--topology={topology.name} needs the CUDA compiler (but no GPU): pip install '
-      f'{" ".join(f"{package}=={jax.__version__}" for package in _CUDA_PACKAGES[:2])} '
-      f'{" ".join(_CUDA_PACKAGES[2:])}; or use --no_compile.'
+      f'"jax[cuda{CUDA_VERSIONS[0]}]=={jax.__version__}" (or byoljax[cuda]); or use --no_compile.'
     )
   if target_config:
     try:
@@ -177,6 +172,12 @@ def devices_of(topology: hardware.Topology, target_config: str = '') -> list[Any
     topology=f'1x{hosts}x{per_host}',
     target_config=text,
   )
+
+
+def cuda_version() -> int | None:
+  """Of the CUDA compiler that is installed, such as 13; None without one."""
+  found = (version for version in CUDA_VERSIONS if is_installed(f'jax_cuda{version}_plugin'))
+  return next(found, None)
 
 
 def is_installed(module: str) -> bool:

@@ -227,7 +227,8 @@ def _versions(topology: hardware.Topology, compiled: bool) -> dict[str, str]:
 
   wanted = ['jax', 'jaxlib']
   if compiled:
-    wanted.append('libtpu' if topology.chip.platform == 'tpu' else 'jax-cuda12-pjrt')
+    cuda = f'jax-cuda{aot.cuda_version()}-pjrt'
+    wanted.append('libtpu' if topology.chip.platform == 'tpu' else cuda)
   return {'byoljax': __version__} | {name: metadata.version(name) for name in wanted}
 
 

@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import yaml
 
 from byoljax import cli, main
 from byoljax import config as config_lib
+from byoljax.workdir import run_dir
 from tests import markdown_pages
 from tests.markdown_pages import ROOT, pages, recipe_pages
 
@@ -134,6 +136,68 @@ def test_commands_name_real_recipes_and_fields(origin, line, monkeypatch):
 
 def test_commands_are_found():
   assert len(list(commands())) > 25
+
+
+# Runs that a reader has: of the README's first command, and of the quick start.
+GIVEN = {'runs/byol', 'runs/simclr'}
+
+
+def runs_of(line):
+  """(runs and folders of embeddings that a command reads, those that it writes)."""
+  words = shlex.split(line, comments=True)
+  if words[0] != 'byoljax':
+    words = ['byoljax', 'pretrain', *words[3:]]
+    options, overrides = main.parse(words[2:])
+    recipe, read = options.config, [text for name, text in overrides if name == 'pretrained']
+  else:
+    if len(words) == 2:
+      return [], []
+    _, options, overrides = cli.parse(words[1:])
+    recipe = getattr(options, 'recipe', '')
+    named = [getattr(options, name, []) for name in ('run', 'embeddings')]
+    read = [one for many in named for one in ([many] if isinstance(many, str) else many)]
+  other = ('init_from', 'teacher.pretrained')
+  read += [text for name, text in overrides if name in other and '/' in text]
+  written = [options.workdir] if getattr(options, 'workdir', '') else []
+  if not written and recipe and words[1] == 'pretrain':
+    written = [run_dir.default_workdir(recipe)]
+  return [path.partition('/checkpoints/')[0] for path in read], written
+
+
+@pytest.mark.parametrize('origin', sorted({param.values[0] for param in commands()}))
+def test_runs_of_a_page_are_made_there(origin, monkeypatch):
+  """What evaluates runs/x stands on a page that writes it, or is about a run of the README."""
+  monkeypatch.chdir(ROOT)
+  found = [runs_of(line) for page, line in (param.values for param in commands()) if page == origin]
+  there = GIVEN.union(*(writes for _, writes in found))
+  for reads, _ in found:
+    for path in reads:
+      assert not path.startswith('runs/') or path in there, f'{origin}: nothing writes {path}'
+
+
+def test_a_page_that_reads_another_run_is_noticed():
+  assert runs_of('byoljax pretrain simclr:folder_small --data.dir=photos') == (
+    [], ['runs/simclr-folder_small']
+  )  # fmt: skip
+  line = 'byoljax embed runs/simclr-folder --workdir runs/index'
+  assert runs_of(line) == (['runs/simclr-folder'], ['runs/index'])
+  assert runs_of('byoljax compare runs/a runs/b --out c') == (['runs/a', 'runs/b'], [])
+  assert runs_of('byoljax search runs/index x.jpg')[0] == ['runs/index']
+
+
+def test_extras_and_files_that_are_named_exist():
+  extras = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['optional-dependencies']
+  named = 0
+  for origin, text in WRITTEN.items():
+    for extra in re.findall(r"(?:byoljax|'\.|\"\.|install \.)\[(\w+)\]", text):
+      named += 1
+      assert extra in extras, f'{origin} names [{extra}]'
+    if origin.startswith(('docs/', 'README.md')):
+      for path in re.findall(
+        r'(?:python |--config=)((?:configs|experiments|docs)/[\w/]+\.py)', text
+      ):
+        assert (ROOT / path).exists() or origin in ELSEWHERE, f'{origin} names {path}'
+  assert named > 5
 
 
 @pytest.fixture

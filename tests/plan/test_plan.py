@@ -32,9 +32,7 @@ from tests.paths import ROOT
 TPU = pytest.mark.skipif(
   importlib.util.find_spec('libtpu') is None, reason='the TPU compiler (libtpu) is not installed'
 )
-CUDA = pytest.mark.skipif(
-  importlib.util.find_spec('jax_cuda12_plugin') is None, reason='no CUDA compiler is installed'
-)
+CUDA = pytest.mark.skipif(aot.cuda_version() is None, reason='no CUDA compiler is installed')
 
 
 def shaped(*shape, dtype=jnp.float32):
@@ -435,7 +433,7 @@ def test_mistakes_are_one_sentence(arguments, sentence, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ('machine', 'package'), [('v5e:2x2', 'jax[tpu]'), ('h100:1x8', 'jax-cuda12-plugin')]
+  ('machine', 'package'), [('v5e:2x2', 'jax[tpu]'), ('h100:1x8', 'jax[cuda13]')]
 )
 def test_a_missing_compiler_is_named(machine, package, monkeypatch, capsys):
   monkeypatch.setattr(aot, 'is_installed', lambda module: False)
