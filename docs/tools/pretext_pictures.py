@@ -19,9 +19,9 @@ ROWS = 4
 TASKS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
   'rotation': ({}, ('0 degrees', '90', '180', '270')),
   'geometric': ({'method.per_image': '8'}, ()),
-  'relative_patch_location': ({}, ()),
-  'jigsaw': ({'method.puzzles': '1'}, ()),
-  'exemplar': ({}, ()),
+  'relative_patch_location': ({}, ('tile 0', 'tile 1', 'tile 2', 'tile 3')),
+  'jigsaw': ({'method.puzzles': '1'}, ('place 0', 'place 1', 'place 2', 'place 3')),
+  'exemplar': ({}, ('sample 1', 'sample 2', 'sample 3', 'sample 4')),
   'counting': ({}, ('half as large', 'quarter 1', 'quarter 2', 'quarter 3', 'quarter 4')),
 }
 
