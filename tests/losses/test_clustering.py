@@ -79,7 +79,8 @@ def test_large_scores_stay_finite(epsilon):
   assert float(jnp.abs(scores / epsilon).max()) >= 999  # beyond exp's range
   codes = assign(scores, epsilon=epsilon, iterations=3)
   assert jnp.isfinite(codes).all()
-  np.testing.assert_allclose(codes.sum(1), np.ones(64), rtol=1e-4)
+  # Logits of 1000 are rounded by 6e-5, and so are their exponentials; five times that.
+  np.testing.assert_allclose(codes.sum(1), np.ones(64), rtol=3e-4)
 
 
 def test_codes_carry_no_gradient():

@@ -49,7 +49,10 @@ def test_barlow_twins_of_identical_and_of_independent_views():
   assert float(terms['on_diagonal']) == pytest.approx(0.0, abs=1e-6) and float(value) < 1e-6
   value, terms = barlow_twins(a, b, off_diagonal=0.5)
   assert float(terms['on_diagonal']) == pytest.approx(dim * (1 + 1 / (rows - 1)), rel=0.03)
-  assert float(terms['off_diagonal']) == pytest.approx(dim * (dim - 1) / (rows - 1), rel=0.1)
+  assert float(terms['off_diagonal']) == pytest.approx(
+    dim * (dim - 1) / (rows - 1),
+    rel=0.1,  # Of draws, not of rounding.
+  )
   np.testing.assert_allclose(value, terms['on_diagonal'] + 0.5 * terms['off_diagonal'], rtol=1e-6)
 
 
@@ -58,8 +61,9 @@ def test_barlow_twins_by_hand():
   a = jnp.array([[5.0, 2.0], [3.0, 0.0]])
   b = jnp.array([[1.0, 0.0], [-1.0, 2.0]])
   _, terms = barlow_twins(a, b, off_diagonal=1.0)
-  assert float(terms['on_diagonal']) == pytest.approx(4.0, rel=1e-4)
-  assert float(terms['off_diagonal']) == pytest.approx(2.0, rel=1e-4)
+  # 1e-5 is added to variances of 1.
+  assert float(terms['on_diagonal']) == pytest.approx(4.0, rel=2e-4)
+  assert float(terms['off_diagonal']) == pytest.approx(2.0, rel=2e-4)
 
 
 def test_vicreg_by_hand():

@@ -194,7 +194,8 @@ def test_losses_and_gradient_norms(golden, case):
     named |= {'loss/on_diagonal': 'on_diagonal', 'loss/off_diagonal': 'off_diagonal'}
   for metric, name in named.items():
     ours = [float(metrics[metric]) for _, _, metrics in computed(case)[1:]]
-    np.testing.assert_allclose(ours, golden[f'{case}/{name}'], rtol=1e-5, err_msg=metric)
+    # Float32 in both libraries, 2e-6 seen.
+    np.testing.assert_allclose(ours, golden[f'{case}/{name}'], rtol=2e-5, err_msg=metric)
 
 
 @every_case

@@ -127,7 +127,8 @@ def test_groups_have_their_own_optimizers_and_frozen_ones_keep_every_bit(as_func
   before, after = (np.asarray(p['encoder']['kernel']).view(np.uint32) for p in (params, moved))
   np.testing.assert_array_equal(after, before)  # the sign of -0. included
   np.testing.assert_allclose(moved['head']['kernel'], [[2.0 - 0.5 * 1.0 - 0.5 * 1.9]], rtol=1e-6)
-  np.testing.assert_allclose(moved['probe']['kernel'], [[0.5]], rtol=1e-5)
+  # Adam's 1 - 0.999 has an error of 6e-8 / 1e-3, of which the root halves.
+  np.testing.assert_allclose(moved['probe']['kernel'], [[0.5]], rtol=1e-4)
 
 
 def test_masks_clipping_and_lars_work_inside_groups():

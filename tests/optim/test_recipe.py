@@ -23,6 +23,9 @@ PARAMS = {
   'predictor': {'linear': {'kernel': jnp.ones((3, 2)), 'bias': jnp.ones(2)}},
 }
 
+# A rate is a product of a few float32 factors, each rounded by 6e-8.
+FLOAT32 = 1e-6
+
 
 def made(warmup=0, **changes):
   return recipe.make_recipe(FIELDS | {'warmup': f'{warmup} steps'} | changes, LENGTH)
@@ -64,7 +67,9 @@ def test_rates_by_epoch_stand_still_within_each():
 
 def test_warmup_goes_by_step_even_where_the_rate_goes_by_epoch():
   rate = made(warmup=15, lr_update='epoch').schedule
-  np.testing.assert_allclose([float(rate(s)) for s in (0, 3, 14)], [0, 0.04, 0.2 * 14 / 15])
+  np.testing.assert_allclose(
+    [float(rate(s)) for s in (0, 3, 14)], [0, 0.04, 0.2 * 14 / 15], FLOAT32
+  )
   # Step 17 lies in an epoch that began before the warm-up ended: it has the peak.
   assert float(rate(17)) == pytest.approx(0.2)
 
@@ -72,7 +77,9 @@ def test_warmup_goes_by_step_even_where_the_rate_goes_by_epoch():
 def test_stepwise_decay():
   """MoCo v1: tenfold down at 60 and at 80 %."""
   rate = made(schedule='step').schedule
-  np.testing.assert_allclose([float(rate(s)) for s in (59, 60, 79, 80)], [0.2, 0.02, 0.02, 0.002])
+  np.testing.assert_allclose(
+    [float(rate(s)) for s in (59, 60, 79, 80)], [0.2, 0.02, 0.02, 0.002], FLOAT32
+  )
 
 
 def test_a_role_with_a_schedule_of_its_own():

