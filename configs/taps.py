@@ -2,7 +2,7 @@
 
     python -m byoljax.main --config=configs/taps.py:layers --config.pretrained=runs/byol
 
-    :layers       k-NN from the pixels to the prediction, layer by layer
+    :layers       k-NN, or linear classifiers, from the pixels to the prediction, layer by layer
     :hypersphere  alignment and uniformity of h, z and p
     :collapse     spread, effective rank, dead dimensions and spectrum of h, z and p
 
@@ -22,6 +22,9 @@ WHAT = {
   'layers': {
     'logistic': False,  # logistic regression on every tap, too: minutes
     'lambdas': (),  # its regularizations; () = 45 values from 1e-6 to 1e5
+    # Of --probe=linear: maps are pooled to a grid of about so many values.
+    'dimensions': 9216,
+    'pool': 'mean',  # or 'max'
   },
   'hypersphere': {
     'alpha': 2.0,  # power of the distance between two views
@@ -29,6 +32,22 @@ WHAT = {
     'seed': 0,  # of the views
   },
   'collapse': {},
+}
+
+
+# Goyal et al. (arXiv 1905.01235), whose rate is for 256 examples.
+LINEAR = {
+  'protocol': 'layers',
+  'length': '28 epochs',
+  'batch_size': 256,
+  'base_lr': (0.01,),
+  'nesterov': False,
+  'schedule': 'step',
+  'decay_at': (8 / 28, 16 / 28, 24 / 28),
+  'lr_update': 'epoch',
+  'weight_decay': 5e-4,
+  'kernel_init': 'normal_0.01',
+  'norm': True,
 }
 
 
@@ -47,9 +66,12 @@ def get_config(arg: str = '') -> ConfigDict:
       'image_size': 0,  # 0 = as in pretraining
       'batch_size': 512,
       which: WHAT[which],
-      'log': {'verbose': False},
+      'log': {'every': '50 steps', 'tensorboard': True, 'csv': False, 'verbose': False},
     }
   )
-  if which != 'layers':
+  if which == 'layers':
+    config.probe = 'knn'  # or 'linear': a linear classifier on every tap, all trained in one pass
+    config.linear = base.linear_protocol(**LINEAR)
+  else:
     config.split = 'test'  # or 'train', 'pretrain'; labels are not needed
   return base.finish(config, [option for option in options if option != which], known=WHAT)

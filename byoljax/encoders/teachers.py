@@ -9,6 +9,7 @@ import numpy as np
 from byoljax.config import ConfigError, user_errors
 from byoljax.encoders import load as load_lib
 from byoljax.encoders.encoder import Encoder
+from byoljax.methods.supervised.linear_probe import FEATURES
 from byoljax.models import heads
 from byoljax.models.net import stack
 from byoljax.workdir import checkpoint, run_dir
@@ -96,6 +97,7 @@ def _head(home: pathlib.Path, rates: tuple[float, ...]) -> tuple[np.ndarray, np.
     ) from error
   with user_errors('config.teacher'):
     directory = checkpoint.checkpoint_directory(home)
-    found = checkpoint.restore_subtrees(directory, [('params', 'head')])[('params', 'head')]
+    where = ('params', 'head', FEATURES)
+    found = checkpoint.restore_subtrees(directory, [where])[where]
   chosen = rates.index(result['base_lr'])
   return found['kernel'][chosen], found['bias'][chosen, 0]

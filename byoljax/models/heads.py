@@ -246,13 +246,13 @@ class Pool(nn.Module):
 
 
 class FeatureNorm(nn.Module):
-  """Batch normalization without scale and shift, in front of MAE's linear probe; float32."""
+  """Batch normalization without scale and shift, in front of linear probes; float32."""
 
   bn_axis: str | None = None
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """[b,D] -> float32 [b,D]."""
+    """[b,D] or a map [b,h,w,D], by channel -> float32 of the same shape."""
     norm = layers.batch_norm(
       train, self.bn_axis, jnp.float32, 'bn', use_scale=False, use_bias=False
     )

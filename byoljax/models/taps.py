@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from byoljax.models import pooling
 from byoljax.models.net import Inputs, Net, read_source, run_part, stack, unknown_name
 
 POOLS = ('cls', 'mean', 'none')
@@ -98,3 +99,25 @@ def pooled(x: jax.Array, pool: str | None = 'cls') -> jax.Array:
   if x.ndim == 3:
     return x[:, 0] if pool == 'cls' else x[:, 1:].mean(1)
   return x
+
+
+def gridded(
+  x: jax.Array, dimensions: int, kind: str = 'mean', pool: str | None = 'cls'
+) -> jax.Array:
+  """A map pooled to a grid of about so many values: float32 [b,n,n,C], n = round(sqrt(size / C)).
+
+  What the papers that probe layer by layer do (Zhang et al., arXiv 1603.08511): maps of all depths
+  give about 9,000 values, AlexNet's [b,12,12,64] ... [b,6,6,256]. A side is not made larger than
+  the map; other taps than maps are one vector, see `pooled`.
+
+  Args:
+    x: a tap.
+    dimensions: about how many values, at least 1.
+    kind: 'mean' or 'max' of a place of the grid.
+    pool: of tokens.
+  """
+  if x.ndim != 4:
+    return pooled(x, pool)
+  edge = max(1, round((dimensions / x.shape[-1]) ** 0.5))
+  edge = min(edge, *x.shape[1:3])
+  return pooling.adaptive_pool(x.astype(jnp.float32), edge, kind)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import dataclasses
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from byoljax.protocols import folds, training
 from byoljax.protocols.extraction import EvalData
 from byoljax.step import TrainState
 from byoljax.train.record import Logging
+from byoljax.train.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,24 +157,86 @@ def _set_up(
   )
 
 
-def _result(
+class Taps(NamedTuple):
+  """Taps of a network that are probed in one pass.
+
+  Attributes:
+    names: outputs of the encoder's network; 'pixels' are the images.
+    dimensions: about how many values of a map the heads of a tap read.
+    pool: how maps are pooled to that, 'mean' or 'max'.
+  """
+
+  names: tuple[str, ...]
+  dimensions: int = 9216
+  pool: str = 'mean'
+
+
+def layers_result(
+  encoder: Encoder,
+  data: EvalData,
+  protocol: LinearProtocol,
+  taps: Taps,
+  *,
+  logging: Logging,
+  workdir: pathlib.Path | None = None,
+) -> list[dict[str, Any]]:
+  """Linear heads on every tap, all trained in one pass; of each tap the best rate is tested.
+
+  Args:
+    encoder: with a network that has these taps.
+    data: as for `linear_result`, with a test split; as for `protocol`, `logging` and `workdir`.
+    protocol: see `LinearProtocol`.
+    taps: see `Taps`.
+    logging: see `train.record.Logging`.
+    workdir: where the probe's own run can be resumed; None keeps it in memory.
+
+  Returns:
+    For each tap {'tap', 'dimensions', 'linear_top1', 'base_lr', 'held_out_top1' (with several
+    rates)}.
+
+  Raises:
+    Stopped, ConfigError, RuntimeError: as `linear_result`.
+  """
+  run, state, held_out, _ = _trained(encoder, data, protocol, logging, workdir, taps)
+  rates, count = tuple(protocol.base_lr), len(protocol.base_lr)
+  tested = training.score(run, state, data.test, data)
+  held = training.score(run, state, held_out, data) if held_out else None
+  rows = []
+  for number, tap in enumerate(taps.names):
+    own = range(number * count, (number + 1) * count)
+    best = max(own, key=lambda head: held[head]['top1']) if held else own[0]
+    row = {
+      'tap': tap,
+      'dimensions': state.params['head'][tap]['kernel'].shape[1],
+      'linear_top1': tested[best]['top1'],
+      'base_lr': rates[best - own[0]],
+    }
+    rows.append(row | ({'held_out_top1': held[best]['top1']} if held else {}))
+  return rows
+
+
+def _trained(
   encoder: Encoder,
   data: EvalData,
   protocol: LinearProtocol,
   logging: Logging,
   workdir: pathlib.Path | None,
-) -> dict[str, Any]:
-  """`linear_result` with a test split."""
-  rates = tuple(protocol.base_lr)
+  taps: Taps | None = None,
+) -> tuple[Run, TrainState, Source | None, Source]:
+  """The heads' run at its end, held-out images, and those that it was trained on."""
   held_out, rest = _held_out(data, protocol)
+  chosen = {}
+  if taps is not None:
+    chosen = {'taps': taps.names, 'dimensions': taps.dimensions, 'pool': taps.pool}
 
   def method(setting: Any) -> Any:
     return linear_probe.build(
       encoder.make_encoder,
       setting,
-      num_heads=len(rates),
+      num_heads=len(protocol.base_lr),
       kernel_init=protocol.kernel_init,
       norm=protocol.norm,
+      **chosen,
     )
 
   run = training.classifier_run(
@@ -187,6 +250,19 @@ def _result(
   # A head whose learning rate is too high may diverge: the others do not notice.
   state = training.train(run, workdir, logging, must_be_finite=('loss',))
   _require_frozen(state, encoder)
+  return run, state, held_out, rest
+
+
+def _result(
+  encoder: Encoder,
+  data: EvalData,
+  protocol: LinearProtocol,
+  logging: Logging,
+  workdir: pathlib.Path | None,
+) -> dict[str, Any]:
+  """`linear_result` with a test split."""
+  rates = tuple(protocol.base_lr)
+  run, state, held_out, rest = _trained(encoder, data, protocol, logging, workdir)
   if held_out is None:
     found: Mapping[str, Any] = {'base_lr': next(iter(rates))}
   else:

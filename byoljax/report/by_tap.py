@@ -16,6 +16,7 @@ SHOWN: dict[str, tuple[tuple[str, str, str], ...]] = {
     ('dimensions', 'dimensions', '{:,}'),
     ('knn_top1', 'k-NN top-1', '{:.1%}'),
     ('logistic_top1', 'logistic top-1', '{:.1%}'),
+    ('linear_top1', 'linear top-1', '{:.1%}'),
   ),
   'hypersphere': (
     ('tap', 'tap', ''),
@@ -86,6 +87,7 @@ def tables(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
     task, where = config['task'], config.get('data', {}).get('name', '')
     step = pathlib.Path(found['checkpoint']).name
     heading = f'{TITLES[task]}, {config.get("network", "")} network, step {step}'
+    heading += ', linear probe' if config.get('probe') == 'linear' else ''
     made[heading + (f', on {where}' if where else '')] = [
       {
         heading: form.format(row[name]) if form else str(row[name])

@@ -1,12 +1,14 @@
-"""k-NN at every tap of a run, from the pixels to the prediction."""
+"""k-NN or linear classifiers at every tap of a run, from the pixels to the prediction."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from byoljax.config import Config, user_errors
+from byoljax.config import Config, ConfigError, choose, user_errors
 from byoljax.report import by_tap
+from byoljax.suggest import unknown
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
@@ -20,7 +22,14 @@ PIXELS = 'pixels'
 
 
 def run(config: Config, invocation: Invocation) -> int:
-  """k-NN, and if asked for logistic regression, on every tap of a run, from the pixels on."""
+  """k-NN or a linear probe on every tap of a run, from the pixels on; see `configs/taps.py`."""
+  if config.probe not in PROBES:
+    raise ConfigError(unknown('probe', config.probe, PROBES))
+  return PROBES[config.probe](config, invocation)
+
+
+def _knn(config: Config, invocation: Invocation) -> int:
+  """k-NN, and if asked for logistic regression."""
   from byoljax.encoders import load
   from byoljax.encoders.encoder import random_encoder
   from byoljax.evals import knn
@@ -46,10 +55,52 @@ def run(config: Config, invocation: Invocation) -> int:
       for part in folds.by_fold(data)
     ]
   )
+  _report(config, result, home, directory)
+  return 0
+
+
+def _linear(config: Config, invocation: Invocation) -> int:
+  """Linear classifiers, all trained in one pass over augmented images."""
+  from byoljax.encoders import load
+  from byoljax.models import pooling
+  from byoljax.protocols import folds, linear
+  from byoljax.train import assemble
+
+  encoder, taps, source, directory = load.load_taps(
+    config.pretrained, config.network, [tap for tap in config.taps if tap != PIXELS]
+  )
+  if not config.taps or PIXELS in config.taps:
+    taps = (PIXELS, *(tap for tap in taps if tap in config.taps or not config.taps))
+  home = evaluation.result_directory('layers-linear', config, directory, invocation)
+  data = evaluation.data_of(config, source, config.linear.batch_size, home)
+  protocol, logging = linear.LinearProtocol(**config.linear.to_dict()), assemble.logging_of(config)
+  linear.check(data, protocol, logging)
+  choose('layers.pool', config.layers.pool, pooling.REDUCTIONS)
+  chosen = linear.Taps(tuple(dict.fromkeys(taps)), config.layers.dimensions, config.layers.pool)
+  with config.unlocked():
+    config.pretrained = str(directory.resolve())  # The same however the user wrote it.
+  parts, results = folds.by_fold(data), []
+  with run_dir.lock_workdir(home):
+    run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
+    say(f'layers of {directory} ({config.network} network, linear) on {folds.describe(data)}')
+    for number, part in enumerate(parts):
+      own = home if len(parts) == 1 else home / f'fold{number}'
+      with user_errors('layers'):
+        rows = linear.layers_result(encoder, part, protocol, chosen, logging=logging, workdir=own)
+      results.append({'rows': rows})
+  _report(config, folds.combined(results), home, directory)
+  return 0
+
+
+PROBES = {'knn': _knn, 'linear': _linear}
+
+
+def _report(
+  config: Config, result: Mapping[str, Any], home: pathlib.Path, directory: pathlib.Path
+) -> None:
   run_dir.write_result(home / 'result.json', result, config, directory)
   say(by_tap.format_rows('layers', result['rows']))
   say(f'result  {home / "result.json"}')
-  return 0
 
 
 def _rows(
@@ -105,7 +156,7 @@ def _layer(
 
 COMMAND = Command(
   'layers',
-  'k-NN layer by layer, from pixels to prediction',
+  'k-NN or linear probes layer by layer, from pixels to prediction',
   run,
   task='layers',
   recipe='taps:layers',

@@ -510,6 +510,10 @@ def test_labels_cannot_leak(name):
   assert_close(plain.params['encoder'], right.params['encoder'], 1e-7)
 
 
+def heads_of(state):
+  return state.params['head']['features']
+
+
 def test_linear_probe_never_touches_the_encoder():
   state, _ = run('linear_probe', 3)
   before = _frozen()
@@ -523,5 +527,5 @@ def test_stacked_probe_heads_are_separate_runs():
   one, _ = run('linear_probe', 3, num_heads=1)
   for head in range(2):
     np.testing.assert_allclose(
-      two.params['head']['kernel'][head], one.params['head']['kernel'][0], rtol=1e-5, atol=1e-6
+      heads_of(two)['kernel'][head], heads_of(one)['kernel'][0], rtol=1e-5, atol=1e-6
     )

@@ -79,7 +79,7 @@ class TestLinearProtocols:
     (home,) = (run / 'evals').glob('linear-*')
     kernel = checkpoint.restore_subtrees(
       checkpoint.checkpoint_directory(home), [('params', 'head')]
-    )[('params', 'head')]['kernel']
+    )[('params', 'head')]['features']['kernel']
     assert home.name.endswith('-projection') and kernel.shape[1] == 8, 'the projector puts out 8'
     assert cli.run([*command, '--tap=projektion']) == 2
     assert "did you mean 'projection'" in capsys.readouterr().err

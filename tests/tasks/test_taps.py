@@ -21,7 +21,7 @@ from byoljax.encoders import load, method_network
 from byoljax.encoders.encoder import EMBEDDING
 from byoljax.models import heads, make_encoder
 from byoljax.models.net import stack
-from byoljax.models.taps import pooled, taps_of, truncate
+from byoljax.models.taps import gridded, pooled, taps_of, truncate
 from byoljax.report import facts
 from byoljax.workdir import checkpoint, run_dir
 from byoljax.workdir.files import write_json
@@ -112,6 +112,19 @@ class TestNet:
     np.testing.assert_allclose(pooled(tokens), [[9, 9]])
     np.testing.assert_allclose(pooled(tokens, 'mean'), [[2, 3]])
     np.testing.assert_array_equal(pooled(jnp.eye(3)), np.eye(3))
+
+  def test_a_grid_of_about_so_many_values(self):
+    maps = jnp.arange(2.0 * 6 * 6 * 4).reshape(2, 6, 6, 4)
+    by_hand = maps.reshape(2, 3, 2, 3, 2, 4)
+    np.testing.assert_allclose(gridded(maps, 36), by_hand.mean((2, 4)), rtol=1e-6)
+    np.testing.assert_allclose(gridded(maps, 36, 'max'), by_hand.max((2, 4)))
+    # What the papers read of AlexNet and of ResNets: about 9,000 values.
+    edges = {64: 12, 192: 7, 384: 5, 256: 6, 96: 10, 2048: 2}
+    for channels, edge in edges.items():
+      found = jax.eval_shape(lambda x: gridded(x, 9216), jnp.zeros((1, 30, 30, channels)))
+      assert found.shape == (1, edge, edge, channels)
+    assert gridded(maps, 9216).shape == maps.shape, 'no map is made larger'
+    np.testing.assert_allclose(gridded(jnp.eye(3), 9), jnp.eye(3))
 
 
 class TestLoading:
@@ -213,6 +226,34 @@ def test_layers_from_pixels_to_prediction(run, tmp_path, capsys):
   assert [row['tap'] for row in result_of(tmp_path / 'some')['rows']] == ['stem', 'projection']
 
 
+def test_linear_probes_of_all_layers_are_trained_in_one_pass(run, tmp_path, capsys):
+  short = ['--linear.length=2 epochs', '--linear.batch_size=16', '--log.tensorboard=false']
+  command = ['layers', str(run), '--probe=linear', f'--workdir={tmp_path}/all', *short]
+  taps = "--taps=('pixels','stem','stage2','embedding')"
+  assert cli.run([*command, taps, '--layers.dimensions=600', '--layers.pool=max']) == 0
+  assert 'linear top-1' in capsys.readouterr().out
+  rows = {row['tap']: row for row in result_of(tmp_path / 'all')['rows']}
+  assert {tap: row['dimensions'] for tap, row in rows.items()} == {
+    'pixels': 12 * 12 * 3, 'stem': 6 * 6 * 16, 'stage2': 2 * 2 * 128, 'embedding': 128,
+  }  # fmt: skip
+  # No head sees another: alone, with the same protocol, a tap gets the same classifier.
+  stored = json.loads((tmp_path / 'all' / 'result.json').read_text())['config']['linear']
+  assert stored['norm'] and stored['base_lr'] == [0.01]
+  same = [f'--linear.{name}={stored[name]}' for name in (
+    'schedule', 'lr_update', 'weight_decay', 'kernel_init', 'norm', 'nesterov',
+  )]  # fmt: skip
+  same += ['--linear.base_lr=(0.01,)', f'--linear.decay_at={tuple(stored["decay_at"])}']
+  assert cli.run(['linear', str(run), f'--workdir={tmp_path}/one', *short, *same]) == 0
+  assert result_of(tmp_path / 'one')['top1'] == rows['embedding']['linear_top1']
+  kernels = [
+    checkpoint.restore_subtrees(
+      checkpoint.checkpoint_directory(tmp_path / name), [('params', 'head')]
+    )['params', 'head'][tap]['kernel']
+    for name, tap in (('all', 'embedding'), ('one', 'features'))
+  ]
+  np.testing.assert_allclose(*kernels, rtol=1e-4, atol=1e-6)
+
+
 def test_hypersphere_and_collapse_of_h_z_and_p(run, tmp_path, capsys):
   for task in ('hypersphere', 'collapse'):
     assert cli.run([task, str(run), f'--workdir={tmp_path}/{task}']) == 0
@@ -232,6 +273,8 @@ def test_hypersphere_and_collapse_of_h_z_and_p(run, tmp_path, capsys):
     (['hypersphere', '--hypersphere.t=-1.0'], 't=-1.0 must be above 0'),
     (['collapse', '--split=validation'], "unknown split 'validation'"),
     (['layers', "--taps=('stem1',)"], "did you mean 'stem'"),
+    (['layers', '--probe=linea'], "unknown probe 'linea': choose one of knn, linear"),
+    (['layers', '--probe=linear', '--layers.pool=min'], "'min'"),
     (['knn', '--tap=hidden'], 'has no such output; taps: stem, stage1'),
   ],
 )
