@@ -1,0 +1,109 @@
+"""Every command of the documentation is run, each page in a directory of its own, at tiny sizes.
+
+`test_docs.py` checks the same commands without running them.
+"""
+
+import re
+import shlex
+import shutil
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byoljax import cli, main
+from byoljax.tasks.command import RECIPE
+from tests.docs.test_docs import commands
+
+# What needs something that is not here, and what is it.
+ELSEWHERE = {
+  '--distributed': 'other processes',
+  '--coordinator_address': 'other processes',
+  '.pth': 'weights of others',
+  'tfds:oxford_flowers102': 'a prepared data set',
+}
+SHORT = {
+  'pretrain': ('--train.length=2 steps', '--evals.final=false', '--evals.report=false'),
+  'bench': ('--bench.steps=1', '--bench.rounds=1'),
+  'plan': ('--no_compile',),
+  'logistic': ('--logistic.lambdas=(1.0,)',),
+  'transfer': ('--protocols=knn',),
+}
+
+
+def small(line):
+  """The arguments of a command line of the documentation, at a tiny size; None: nothing to run."""
+  words = shlex.split(line, comments=True)
+  if words[0] != 'byoljax':  # python -m byoljax.main --config=configs/byol.py:cifar10 ...
+    words = [_smoke(word) if word.startswith('--config=') else word for word in words[3:]]
+    return [*words, '--config.bench.steps=1', '--config.bench.rounds=1']
+  name = words[1].partition(':')[0]
+  if len(words) == 2 or words[1] == 'compare':
+    return None
+  command = cli.COMMANDS[name]
+  rest = ['runs/byol' if word == 'RUN' else word for word in words[2:]]
+  first = words[1]
+  if RECIPE in command.arguments and name != 'plan':
+    rest[0] = _smoke(rest[0])
+    data = next((word for word in rest if word.startswith('--data.dir=')), '')
+    rest = [word for word in rest if not word.startswith('--data.name=')]
+    rest += [f'--data.name={"npz" if data.endswith("npz") else "folder"}'] if data else []
+  elif command.recipe:
+    first = _smoke(first)
+  rest = [re.sub(r'^--labels=.*', '--labels=50 %', word) for word in rest]
+  return [first, *rest, *SHORT.get(name, ())]
+
+
+def _smoke(recipe):
+  return f'{recipe}{"," if ":" in recipe else ":"}smoke' if 'smoke' not in recipe else recipe
+
+
+def pages():
+  found = {}
+  for origin, line in (param.values for param in commands()):
+    if not any(part in line for part in ELSEWHERE):
+      found.setdefault(origin, []).append(line)
+  return found
+
+
+@pytest.fixture
+def at_hand(untrained, npz, tmp_path, monkeypatch):
+  """What pages speak of: runs, photographs with and without labels, arrays."""
+  for name in ('byol', 'simclr', 'simclr-folder_small', 'mine', 'geometric'):
+    shutil.copytree(untrained, tmp_path / 'runs' / name)
+  rng = np.random.default_rng(0)
+  places = [tmp_path / 'holiday.jpg', *(tmp_path / 'photos' / f'{i}.jpg' for i in range(24))]
+  places += [tmp_path / 'labelled' / kind / f'{i}.jpg' for kind in 'ab' for i in range(6)]
+  for place in places:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(place)
+  shutil.copy(npz, tmp_path / 'images.npz')
+  (tmp_path / 'configs').symlink_to(cli.recipes_directory(), target_is_directory=True)
+  monkeypatch.chdir(tmp_path)
+
+
+def test_they_are_made_small():
+  assert small('byoljax linear:simclr RUN') == ['linear:simclr,smoke', 'runs/byol']
+  assert small('byoljax pretrain byol:folder --data.dir=photos')[:4] == [
+    'pretrain', 'byol:folder,smoke', '--data.dir=photos', '--data.name=folder'
+  ]  # fmt: skip
+  assert small('byoljax anomaly') is None
+  assert sum(map(len, pages().values())) > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('origin', sorted(pages()))
+def test_every_command_of_a_page_runs(origin, at_hand, capsys):
+  pytest.importorskip('tensorflow', reason='folders need TensorFlow')
+  for number, line in enumerate(pages()[origin]):
+    arguments = small(line)
+    if arguments is None:
+      continue
+    if arguments[0] == 'pretrain':
+      # A run of its own, whatever lay there, under the name that the page gives it.
+      named = re.search(r'--workdir[= ](\S+)', line)
+      where = named[1] if named else f'runs/own{number}'
+      shutil.rmtree(where, ignore_errors=True)
+      arguments.append(f'--workdir={where}')
+    run = main.main if arguments[0].startswith('--config') else cli.run
+    assert run(arguments) == 0, f'{line}\n{arguments}\n{capsys.readouterr().err}'
