@@ -120,7 +120,7 @@ def references(workdir: str | os.PathLike[str]) -> list[Reference]:
   """What is known about a run that its curves can be compared with; [] where nothing is."""
   run, found = pathlib.Path(workdir), []
   about, results = (_stored(run / name) for name in ('config.json', 'results.json'))
-  classes = about.get('facts', {}).get('classes', 0)
+  classes = about.get('facts', {}).get('num_classes', 0)
   if classes > 1:
     found.append(Reference('Accuracy', f'chance, one of {classes:,}', 100 / classes))
   untrained = results.get('result', {}).get('random initialization', {}).get('knn', {}).get('top1')

@@ -36,7 +36,7 @@ def run(config: Config, invocation: Invocation) -> int:
   source = data_lib.open_split(config, 'pretrain', workdir)
   given = given_networks(config)
   assembled = assemble.from_config(config, source, given=given)
-  facts = method_network.facts_of(assembled, given) | {'classes': source.num_classes}
+  facts = method_network.facts_of(assembled, given)
   assembled = _warm_started(assembled, config, workdir)
   data = data_lib.while_training(config, workdir)
   _check_evaluations(config, data)
