@@ -27,7 +27,7 @@ def require_usual_switches() -> None:
     ValueError: one has a value with which nothing here works.
   """
   for name, (valid, why) in _SWITCHES.items():
-    value = getattr(jax.config, name)
+    value = getattr(jax.config, name, valid[0])  # Other versions may have other switches.
     if value not in valid:
       raise ValueError(f'{name.upper()}={value} does not work here, because {why}: unset it.')
 
