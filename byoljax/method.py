@@ -41,6 +41,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from byoljax.devices import collectives
 from byoljax.length import Length
@@ -83,6 +84,7 @@ class Aux(NamedTuple):
     rows: what `Method.remember` writes into queues and banks, arrays identical on all devices.
     others: float32 [b, D], the same of views 1, 2, ...: with `embedding` what a part beside the
       method learns from, through which its gradient reaches the encoder. See `encodes_all_views`.
+    compared: what `Method.compare` takes, arrays [b, ...].
   """
 
   method_state: PyTree
@@ -90,10 +92,34 @@ class Aux(NamedTuple):
   embedding: jax.Array
   rows: PyTree = ()
   others: tuple[jax.Array, ...] = ()
+  compared: PyTree = ()
 
 
 Loss = Callable[[PyTree, PyTree, Batch, jax.Array, jax.Array], tuple[jax.Array, Aux]]
 """(params, method_state, batch, key, step) -> (float32 scalar, Aux)."""
+
+
+Compare = Callable[[PyTree, PyTree, jax.Array, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+"""(outputs to compare, method_state, key, step) -> (float32 scalar, metrics)."""
+COTANGENTS = 'cotangents'
+
+
+def comparison(
+  compare: Compare, compared: PyTree, state: PyTree, batch: Batch, key: jax.Array, step: jax.Array
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """`compare`, as the `loss` of a method that has it calls it.
+
+  With micro-batches the step compares the outputs of all, and hands each its part of the gradient,
+  `batch['cotangents']`: the loss is then their inner product (Gao et al. 2021, arXiv 2101.06983).
+  Where this is None, only the outputs are wanted.
+  """
+  if COTANGENTS not in batch:
+    return compare(compared, state, key, step)
+  given = batch[COTANGENTS]
+  if given is None:
+    return jnp.zeros((), jnp.float32), {}
+  products = jax.tree.map(lambda x, g: jnp.sum(x * g), compared, given)
+  return sum(jax.tree.leaves(products), jnp.zeros((), jnp.float32)), {}
 
 
 class Phase(NamedTuple):
@@ -206,6 +232,9 @@ class Method(NamedTuple):
     transforms: of whole images, where telling them apart is the task; see `Transforms`. How well
       that succeeds on an image says how much it is like the training images.
     encodes_all_views: whether the trained encoder sees every view: then `Aux.others` is complete.
+    compare: (compared of the whole batch, method_state, key, step) -> (this device's loss,
+      metrics): of a method whose loss compares images, what it is of the outputs in
+      `Aux.compared`; see `comparison`. With micro-batches the loss is then that of the batch.
     notes: what a user should know about this method on these data, one sentence each: they go into
       the log (`byoljax.methods.joint_embedding.notes`).
   """
@@ -224,6 +253,7 @@ class Method(NamedTuple):
   starts: Mapping[str, int] = MappingProxyType({})
   transforms: Transforms | None = None
   encodes_all_views: bool = False
+  compare: Compare | None = None
   notes: tuple[str, ...] = ()
 
 

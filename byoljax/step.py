@@ -17,16 +17,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from byoljax import streams
-from byoljax.devices import collectives, mapping
-from byoljax.method import Aux, Batch, Method, Phase, transformed
+from byoljax import accumulation, streams
+from byoljax.devices import collectives
+from byoljax.method import COTANGENTS, Aux, Batch, Method, Phase, transformed
 
 PyTree = Any
 Metrics = dict[str, Any]  # A float32 scalar, or `Measured` where not every step has one.
 Augment = Callable[[Batch, jax.Array], Batch]
 Diagnose = Callable[[jax.Array, jax.Array], Metrics]
-# (method state, micro-batch, its number) -> (gradients, Aux).
-Gradients = Callable[[PyTree, Batch, int | jax.Array], tuple[PyTree, Aux]]
 # () -> (params, opt_state, method_state, metrics of `Method.post_step`).
 Finish = Callable[[], tuple[PyTree, PyTree, PyTree, Metrics]]
 
@@ -146,7 +144,8 @@ def train_step(
     augment: (batch, step) -> batch with float32 'views'.
     diagnose: (embedding [b, D], step) -> metrics that are already global: collapse metrics.
     accumulate: splits the batch into this many micro-batches whose gradients are averaged, to save
-      memory. Batch statistics are per micro-batch; the optimizer, the target's moving average and
+      memory. The loss of a method that compares images (`Method.compare`) is that of the whole
+      batch; batch statistics are per micro-batch; the optimizer, the target's moving average and
       every schedule still move once per step.
     skip_non_finite: whether a step whose loss or gradient is not finite changes nothing but the
       step's number: no parameter, optimizer state, moving average, statistic or memory. The state
@@ -163,15 +162,34 @@ def train_step(
   phases = method.phases or (Phase(method.loss, tuple(state.params)),)
 
   def gradients(phase: int, params: PyTree, method_state: PyTree) -> tuple[PyTree, Aux]:
-    def of_part(method_state: PyTree, part: Batch, number: int | jax.Array) -> tuple[PyTree, Aux]:
+    def key_of(number: int | jax.Array) -> jax.Array:
+      return jax.random.fold_in(loss_key, number * len(phases) + phase)
+
+    def seen_of(part: Batch, number: int | jax.Array) -> Batch:
+      given = {name: part[name] for name in (COTANGENTS,) if name in part}
+      rest = {name: value for name, value in part.items() if name not in given}
       key = jax.random.fold_in(transform_key, number)
-      seen = method.transform(augment(part, state.step), key, state.step)
-      key = jax.random.fold_in(loss_key, number * len(phases) + phase)
+      return method.transform(augment(rest, state.step), key, state.step) | given
+
+    def of_part(method_state: PyTree, part: Batch, number: int | jax.Array) -> tuple[PyTree, Aux]:
+      seen, key = seen_of(part, number), key_of(number)
       return _gradients(phases[phase], params, method_state, seen, key, state.step, axis)
 
     if accumulate == 1:
       return of_part(method_state, batch, 0)
-    return _accumulated(of_part, method_state, batch, accumulate)
+    if method.compare is None:
+      return accumulation.accumulated(of_part, method_state, batch, accumulate)
+
+    def outputs(part: Batch, number: jax.Array) -> PyTree:
+      seen = seen_of(part, number) | {COTANGENTS: None}
+      return method.loss(params, method_state, seen, key_of(number), state.step)[1].compared
+
+    def compare(compared: PyTree) -> tuple[jax.Array, Metrics]:
+      assert method.compare is not None
+      value, metrics = method.compare(compared, method_state, key_of(0), state.step)
+      return collectives.pmean(value, axis), {'loss': value} | metrics
+
+    return accumulation.compared(outputs, compare, of_part, method_state, batch, accumulate)
 
   def optimize(phase: int, params: PyTree, grads: PyTree) -> tuple[PyTree, PyTree]:
     trained = _trained(params, phases[phase])
@@ -199,7 +217,7 @@ def train_step(
   finite = jnp.isfinite(norms['grad_norm'])
 
   def finish() -> tuple[PyTree, PyTree, PyTree, Metrics]:
-    remembered = _remember(method, method_state, auxes[0].rows, finite, accumulate)
+    remembered = accumulation.remember(method, method_state, auxes[0].rows, finite, accumulate)
     optimized, last = optimize(len(phases) - 1, params, grads[-1])
     moved, moved_state, moved_metrics = method.post_step(optimized, remembered, state.step)
     opt_state = (*opt_states[:-1], last) if method.phases else last
@@ -276,54 +294,6 @@ def skip_if_nonfinite(
   total = before.total + jnp.where(fine, 0, 1)
   counted = Skipping(inner, total, in_a_row, jnp.maximum(before.longest, in_a_row))
   return params, counted, method_state, metrics
-
-
-def _accumulated(
-  gradients: Gradients, method_state: PyTree, batch: Batch, parts: int
-) -> tuple[PyTree, Aux]:
-  """Averages gradients and metrics over micro-batches, threading the method state through them.
-
-  Micro-batch i holds the examples whose position is i modulo `parts`. Strided like this its global
-  content, and with it every batch statistic, does not depend on the number of devices.
-  """
-
-  def split(x: jax.Array) -> jax.Array:
-    return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
-
-  def one(carry: PyTree, number: jax.Array) -> tuple[PyTree, Any]:
-    state, total = carry
-    place = number
-    if mapping.must_unroll():
-      # Never true, but without a loop nothing else makes a part wait for the one before: the
-      # compiler would hold the activations of all of them. It removes barriers before that.
-      place += (optax.tree.norm(total) > jnp.inf).astype(number.dtype)
-    micro_batch = jax.tree.map(lambda x: x[place], micro)
-    grads, aux = gradients(state, micro_batch, number)
-    total = jax.tree.map(jnp.add, total, grads)
-    return (aux.method_state, total), (aux.metrics, aux.embedding, aux.rows)
-
-  micro = jax.tree.map(split, batch)
-  shapes = jax.eval_shape(gradients, method_state, jax.tree.map(lambda x: x[0], micro), 0)[0]
-  nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-  (method_state, total), (metrics, embedding, rows) = jax.lax.scan(
-    one, (method_state, nothing), jnp.arange(parts), unroll=mapping.must_unroll()
-  )
-  grads = jax.tree.map(lambda x: x / parts, total)
-  metrics = jax.tree.map(lambda x: x.mean(0), metrics)
-  return grads, Aux(method_state, metrics, embedding.reshape(-1, embedding.shape[-1]), rows)
-
-
-def _remember(
-  method: Method, method_state: PyTree, rows: PyTree, finite: jax.Array, parts: int
-) -> PyTree:
-  """The method state after the rows of all micro-batches were written, in their order."""
-  if parts == 1:
-    return method.remember(method_state, rows, finite)
-
-  def one(method_state: PyTree, rows: PyTree) -> tuple[PyTree, None]:
-    return method.remember(method_state, rows, finite), None
-
-  return jax.lax.scan(one, method_state, rows, length=parts)[0]
 
 
 def _gradient_norms(phases: tuple[Phase, ...], grads: list[PyTree], groups: PyTree) -> Metrics:

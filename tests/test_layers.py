@@ -37,7 +37,8 @@ LAYERS = {
   'data/batches': {'data/augment', 'data/fields', 'data/sources', 'devices', *_LEAVES},
   'method': {'devices', 'length', 'losses', 'streams'},
   'methods': {'data/augment', 'data/fields', 'method', *_NUMERICS, *_LEAVES},
-  'step': {'devices', 'method', 'streams'},
+  'accumulation': {'devices', 'method'},
+  'step': {'accumulation', 'devices', 'method', 'streams'},
   'encoders': {'config', 'method', 'methods', 'workdir', *_NUMERICS, *_DATA, *_LEAVES},
   'weights': {'config', 'encoders', 'models', 'workdir', *_LEAVES},
   'train': _TRAINING | {'weights'},
@@ -59,6 +60,7 @@ HEAVY_ALLOWED = {
   'models/': {'flax'},
   'methods/': {'flax'},
   'method.py': {'flax'},
+  'accumulation.py': {'optax'},
   'step.py': {'flax', 'optax'},
   'optim/': {'optax'},
   'train/': {'flax', 'optax'},
@@ -88,8 +90,8 @@ PURE_DATA = (
 CONFIGURED = ('config.py', 'main.py', 'tasks/', 'train/assemble.py', 'workdir/run_dir.py',
               'encoders/', 'report/contents.py', 'report/facts.py', 'plan/')  # fmt: skip
 # All that may lie at the root beside folders.
-ROOT_MODULES = {'__init__', '__main__', 'cli', 'config', 'flags', 'length', 'main', 'method',
-                'step', 'streams', 'suggest', 'version'}  # fmt: skip
+ROOT_MODULES = {'__init__', '__main__', 'accumulation', 'cli', 'config', 'flags', 'length', 'main',
+                'method', 'step', 'streams', 'suggest', 'version'}  # fmt: skip
 
 
 def row(table, module):

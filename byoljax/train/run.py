@@ -190,7 +190,7 @@ def make_run(
   example = _example_batch(source, specs, data.fields, augment)
   create = make_init(made, tx, example, seed, skip_non_finite=skip_non_finite)
   shapes = jax.eval_shape(create)
-  if setting.micro_batch_size == 1:
+  if (length.batch_size if made.compare else setting.micro_batch_size) == 1:
     _check_single_example(made, shapes, example)
   layout = sharding.replicated()
   if shard_state:

@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 from byoljax.losses import redundancy
 from byoljax.method import MakeEncoder, Method, Setting, check_sizes
-from byoljax.methods.joint_embedding import notes
 from byoljax.methods.joint_embedding.two_projections import from_projections
 from byoljax.models import heads
 from byoljax.models.net import stack
@@ -68,5 +67,4 @@ def build(
     value, terms = redundancy.barlow_twins(a, b, off_diagonal=off_diagonal, axis=setting.axis)
     return loss_scale * value, terms
 
-  method = from_projections(net, criterion)
-  return method._replace(notes=notes.of_accumulation(setting))
+  return from_projections(net, criterion)

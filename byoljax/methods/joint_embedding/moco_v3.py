@@ -29,11 +29,11 @@ from byoljax.method import (
   Method,
   Setting,
   check_sizes,
+  comparison,
   default_groups,
   evaluation_outputs,
   require_other_images,
 )
-from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack
 from byoljax.ops import ema
@@ -72,19 +72,26 @@ def moco_v3(
   def loss(
     params: PyTree, state: WithTarget, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    del key, step
     outputs, bn = apply_each(online, params, state.bn, batch['views'])
     keys, target_bn = apply_each(target, state.target_params, state.target_bn, batch['views'])
     k_first, k_second = (lax.stop_gradient(each['projection']) for each in keys)
-    value = _contrast(outputs[0]['prediction'], k_second)
-    value += _contrast(outputs[1]['prediction'], k_first)
+    compared = (*(each['prediction'] for each in outputs), k_first, k_second)
+    value, compared_metrics = comparison(compare, compared, state, batch, key, step)
     own = lax.stop_gradient(outputs[0]['projection'])
-    metrics = {
+    metrics = compared_metrics | {
       'collapse/online_target_cosine': 1.0 - 0.5 * cosine_regression(own, k_first),
     }
     new_state = state.replace(bn=bn, target_bn=target_bn)
     embedding, other = (view['embedding'] for view in outputs)
-    return value, Aux(new_state, metrics, embedding, others=(other,))
+    return value, Aux(new_state, metrics, embedding, others=(other,), compared=compared)
+
+  def compare(
+    compared: tuple[jax.Array, ...], state: WithTarget, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    del state, key, step
+    q_first, q_second, k_first, k_second = compared
+    k_first, k_second = lax.stop_gradient((k_first, k_second))
+    return _contrast(q_first, k_second) + _contrast(q_second, k_first), {}
 
   def _contrast(q: jax.Array, k: jax.Array) -> jax.Array:
     """One direction, averaged over this device's queries."""
@@ -110,7 +117,9 @@ def moco_v3(
     return names
 
   embed = evaluation_outputs(online, 'embedding', 'projection')
-  return Method(init, loss, post_step, embed, groups, net=online, encodes_all_views=True)
+  return Method(
+    init, loss, post_step, embed, groups, net=online, encodes_all_views=True, compare=compare
+  )
 
 
 def build(
@@ -159,7 +168,7 @@ def build(
   )
   last_norm = 'bn_no_affine' if predictor_norm else 'none'
   last = ('predictor', 'prediction', head(features=tuple(predictor), last_norm=last_norm))
-  method = moco_v3(
+  return moco_v3(
     stack((*shared, last)),
     stack(shared),
     tau=ema.cosine_tau(base_tau, setting.length.total_steps),
@@ -167,4 +176,3 @@ def build(
     freeze_patch_embed=freeze_patch_embed,
     axis=setting.axis,
   )
-  return method._replace(notes=notes.of_accumulation(setting, notes.log_of(4.0 * temperature)))

@@ -36,6 +36,7 @@ from byoljax.method import (
   Method,
   Setting,
   check_sizes,
+  comparison,
   default_groups,
   evaluation_outputs,
   keep,
@@ -99,26 +100,34 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
   def loss(
     params: PyTree, state: NnclrState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    del key, step
     (on_first, on_second), bn = apply_each(net, params, state.bn, batch['views'])
     z_first, z_second = (sphere.normalize(on['projection']) for on in (on_first, on_second))
+    compared = (z_first, z_second, on_first['prediction'], on_second['prediction'])
+    value, metrics = comparison(compare, compared, state, batch, key, step)
+    rows = collectives.all_gather(lax.stop_gradient(z_first), axis)
+    others = (on_second['embedding'],)
+    new_state = state.replace(bn=bn)
+    return value, Aux(new_state, metrics, on_first['embedding'], rows, others, compared)
+
+  def compare(
+    compared: tuple[jax.Array, ...], state: NnclrState, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    del key, step
+    z_first, z_second, p_first, p_second = compared
     near_first, cosine = nearest(state.queue, z_first, size=queue_size, axis=axis)
     near_second, _ = nearest(state.queue, z_second, size=queue_size, axis=axis)
     require_other_images(len(z_first), axis)
     offset = collectives.axis_index(axis) * z_first.shape[0]
 
-    def direction(neighbors: jax.Array, outputs: dict[str, jax.Array]) -> jax.Array:
-      candidates = collectives.all_gather(sphere.normalize(outputs['prediction']), axis)
+    def direction(neighbors: jax.Array, predictions: jax.Array) -> jax.Array:
+      candidates = collectives.all_gather(sphere.normalize(predictions), axis)
       return contrastive.info_nce_in_batch(neighbors, candidates, temperature, offset=offset).mean()
 
-    value = 0.5 * (direction(near_first, on_second) + direction(near_second, on_first))
-    metrics = {
+    value = 0.5 * (direction(near_first, p_second) + direction(near_second, p_first))
+    return value, {
       'neighbor_cosine': cosine.mean(),
       'queue_filled': state.queue.filled / queue_size,
     }
-    rows = collectives.all_gather(lax.stop_gradient(z_first), axis)
-    others = (on_second['embedding'],)
-    return value, Aux(state.replace(bn=bn), metrics, on_first['embedding'], rows, others)
 
   def remember(state: NnclrState, rows: jax.Array, finite: jax.Array) -> NnclrState:
     return state.replace(queue=ring.push(state.queue, rows, finite, size=queue_size, axis=axis))
@@ -134,6 +143,7 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
     net=net,
     memories=ring.MEMORIES,
     encodes_all_views=True,
+    compare=compare,
   )
 
 
@@ -178,7 +188,5 @@ def build(
     temperature=temperature,
     axis=setting.axis,
   )
-  return method._replace(
-    notes=notes.of_queue(queue_size, setting, 'is likely to be its neighbor')
-    + notes.of_accumulation(setting, notes.log_of(1.0))
-  )
+  consequence = 'is likely to be its neighbor'
+  return method._replace(notes=notes.of_queue(queue_size, setting, consequence))

@@ -3,9 +3,6 @@
 Sentences for `Method.notes`: what is allowed, and rarely wanted.
 """
 
-from collections.abc import Callable
-import math
-
 from byoljax.method import Setting
 
 
@@ -36,27 +33,13 @@ def of_prototypes(count: int, queue_size: int, setting: Setting) -> tuple[str, .
   )
 
 
-def of_accumulation(
-  setting: Setting, start: Callable[[int], float] | None = None
-) -> tuple[str, ...]:
-  """Of a loss that compares the images of a batch, and sees micro-batches only.
-
-  Args:
-    setting: the run.
-    start: number of images -> the loss where all similarities are equal.
-  """
+def of_accumulation(setting: Setting) -> tuple[str, ...]:
+  """Of a loss that compares the images of a batch without `Method.compare`: of micro-batches."""
   if setting.accumulate == 1:
     return ()
   part, whole = setting.micro_batch_size, setting.length.batch_size
-  text = (
+  return (
     f'train.accumulate={setting.accumulate} changes the objective of this method: its loss '
-    f'compares the {part:,} images of a micro-batch, not the {whole:,} of a batch'
+    f'compares the {part:,} images of a micro-batch, not the {whole:,} of a batch. encoder.remat, '
+    'or bfloat16, saves memory without that.',
   )
-  if start is not None:
-    text += f' (where all similarities are equal it is {start(part):.2f}, not {start(whole):.2f})'
-  return (f'{text}. encoder.remat, or bfloat16, saves memory without that.',)
-
-
-def log_of(factor: float, per_image: int = 1, less: int = 0) -> Callable[[int], float]:
-  """images -> factor log(per_image images - less): InfoNCE where all similarities are equal."""
-  return lambda images: factor * math.log(max(per_image * images - less, 1))

@@ -32,6 +32,7 @@ from byoljax.method import (
   Method,
   Setting,
   check_sizes,
+  comparison,
   default_groups,
   require_other_images,
 )
@@ -95,21 +96,26 @@ def simclr(
   def loss(
     params: PyTree, state: SimclrState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    del key, step
     views = jnp.concatenate(batch['views'])
     outputs, bn = net.apply(params, state.bn, views, train=True)
     first, second = jnp.split(outputs['projection'], 2)
-    memory = None if state.queue is None else state.queue.items
-    if memory is None:
-      require_other_images(len(first), axis)
-    of_first, of_second = contrastive.nt_xent(
-      first, second, temperature, axis=axis, chunk=chunk, memory=memory, memory_size=memory_size
-    )
-    value = jnp.mean(of_first) + jnp.mean(of_second)
+    value, metrics = comparison(compare, (first, second), state, batch, key, step)
     embedding, other = jnp.split(outputs['embedding'], 2)
     target_bn, rows = _keys(state, views)
     new_state = state.replace(bn=bn, target_bn=target_bn)
-    return value, Aux(new_state, {}, embedding, rows, (other,))
+    return value, Aux(new_state, metrics, embedding, rows, (other,), (first, second))
+
+  def compare(
+    compared: tuple[jax.Array, jax.Array], state: SimclrState, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    del key, step
+    memory = None if state.queue is None else state.queue.items
+    if memory is None:
+      require_other_images(len(compared[0]), axis)
+    of_first, of_second = contrastive.nt_xent(
+      *compared, temperature, axis=axis, chunk=chunk, memory=memory, memory_size=memory_size
+    )
+    return jnp.mean(of_first) + jnp.mean(of_second), {}
 
   def _keys(state: SimclrState, views: jax.Array) -> tuple[PyTree, PyTree]:
     """The memory network's statistics, and its projections of all devices as unit rows."""
@@ -148,6 +154,7 @@ def simclr(
     net=net,
     memories=ring.MEMORIES,
     encodes_all_views=True,
+    compare=compare,
   )
 
 
@@ -206,7 +213,4 @@ def build(
     memory_tau=ema.constant_tau(memory_tau),
     axis=setting.axis,
   )
-  return method._replace(
-    notes=notes.of_queue(memory_size, setting, 'is among its negatives')
-    + notes.of_accumulation(setting, notes.log_of(2.0, 2, 1))
-  )
+  return method._replace(notes=notes.of_queue(memory_size, setting, 'is among its negatives'))

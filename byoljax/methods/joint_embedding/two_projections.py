@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from byoljax import streams
-from byoljax.method import Aux, Batch, Method, default_groups, evaluation_outputs, keep
+from byoljax.method import Aux, Batch, Method, comparison, default_groups, evaluation_outputs, keep
 from byoljax.models.net import Net, Statistics, apply_each, stack
 
 PyTree = Any
@@ -53,12 +53,22 @@ def from_projections(
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    del step
     (first, second), bn = outputs(params, state.bn, batch['views'])
+    compared = (first['projection'], second['projection'])
+    value, metrics = comparison(compare, compared, state, batch, key, step)
+    others = (second['embedding'],)
+    aux = Aux(Statistics(bn), metrics, first['embedding'], others=others, compared=compared)
+    return value, aux
+
+  def compare(
+    compared: tuple[jax.Array, jax.Array], state: Statistics, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    del state, step
     rest = (jax.random.fold_in(key, streams.DIVISION),) if random else ()
-    value, terms = criterion(first['projection'], second['projection'], *rest)
-    metrics = {f'loss/{name}': term for name, term in terms.items()}
-    return value, Aux(Statistics(bn), metrics, first['embedding'], others=(second['embedding'],))
+    value, terms = criterion(*compared, *rest)
+    return value, {f'loss/{name}': term for name, term in terms.items()}
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups, net=net, encodes_all_views=True)
+  return Method(
+    init, loss, keep, embed, default_groups, net=net, encodes_all_views=True, compare=compare
+  )

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 
 from byoljax.losses import redundancy
 from byoljax.method import MakeEncoder, Method, Setting, check_sizes
-from byoljax.methods.joint_embedding import notes
 from byoljax.methods.joint_embedding.two_projections import from_projections
 from byoljax.models import heads
 from byoljax.models.net import stack
@@ -74,5 +73,4 @@ def build(
     halved_variance=halved_variance,
     axis=setting.axis,
   )
-  method = from_projections(net, criterion)
-  return method._replace(notes=notes.of_accumulation(setting))
+  return from_projections(net, criterion)

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 
 from byoljax.losses import redundancy
 from byoljax.method import MakeEncoder, Method, Setting, check_sizes
-from byoljax.methods.joint_embedding import notes
 from byoljax.methods.joint_embedding.two_projections import from_projections
 from byoljax.models import heads
 from byoljax.models.net import stack
@@ -55,9 +54,9 @@ def build(
       whiten, or parts that do not divide it.
   """
   if projector and projector[-1] == 0:
-    projector = (*projector[:-1], setting.micro_batch_size // 2)
+    projector = (*projector[:-1], setting.length.batch_size // 2)
   check_sizes(projector)
-  batch = setting.micro_batch_size
+  batch = setting.length.batch_size
   if whiten_draws < 1 or whiten_size < 0 or (whiten_size and batch % whiten_size):
     raise ValueError(
       f'whiten_size={whiten_size} must divide the batch of {batch}, or be 0 for all of it, and '
@@ -93,5 +92,4 @@ def build(
     return redundancy.w_mse_of_parts(a, b, orders, axis=setting.axis), {}
 
   criterion = parts if whiten_size else whole
-  method = from_projections(net, criterion, joint_head=joint_head, random=bool(whiten_size))
-  return method._replace(notes=notes.of_accumulation(setting))
+  return from_projections(net, criterion, joint_head=joint_head, random=bool(whiten_size))
