@@ -196,6 +196,11 @@ def test_a_damaged_checkpoint_is_replaced_by_training_on_from_the_one_before(
   assert [row['step'] for row in metrics.read(run)] == list(range(1, 11))
 
 
+def test_a_finished_run_can_be_read_behind_its_encoder(finished):
+  # Its method is built again from what the run recorded.
+  assert load.load_encoder(str(finished), 'online', 'projection')[0].dim == 8
+
+
 @pytest.mark.usefixtures('no_pictures')
 def test_a_finished_run_started_again_does_nothing_new(finished, tiny, capsys):
   before = (finished / 'metrics.jsonl').read_bytes()
