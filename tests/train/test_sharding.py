@@ -95,7 +95,8 @@ def test_a_sharded_state_trains_like_a_replicated_one(tiny, optimizer):
   # Adam divides by the gradient's size, which amplifies the rounding of the smallest. Biases in
   # front of batch normalization have no gradient but rounding, some 3e-9: Adam moves them at
   # random, and with them the running means.
-  tolerance = 2e-5 if optimizer == 'adamw' else 2e-6
+  # LARS differs by 1.7e-6, as its norms are added up in another order; five times that.
+  tolerance = 2e-5 if optimizer == 'adamw' else 1e-5
   left_out = ('linear1/bias', 'bn1/mean') if optimizer == 'adamw' else ()
   gathered = by_name(sharded.layout.gather(found), left_out)
   assert_close(gathered, by_name(expected, left_out), tolerance)
