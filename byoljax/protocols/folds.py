@@ -22,6 +22,8 @@ FOLDS = 5
 MOST = 5_000
 # Numbers that were chosen rather than measured: their mean would be nobody's.
 _CHOSEN = ('base_lr', 'lambda', 'temperature', 'weight_decay')
+# What says which row of a list is which, where parts may lack some.
+_ROW_NAMES = ('labels', 'class')
 
 Rows = tuple[np.ndarray, np.ndarray]
 
@@ -73,8 +75,9 @@ def combined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """One result of those of all parts: means of what was measured, medians of what was chosen.
 
   Returns:
-    The result itself where there is one. Else fields as in each, a score's standard deviation over
-    the parts as '<score>_sd', 'test_examples' in all, and each result in 'folds'.
+    The result itself where there is one. Else fields as in each and rows that all parts have, a
+    score's standard deviation over the parts as '<score>_sd', 'test_examples' in all, what any part
+    'skipped', and each result in 'folds'.
   """
   if len(results) == 1:
     return dict(results[0])
@@ -85,6 +88,8 @@ def combined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   for name in ('test_examples', 'queries'):
     if name in made:
       made[name] = sum(each[name] for each in results)
+  if 'skipped' in results[0]:
+    made['skipped'] = {name: why for each in results for name, why in each['skipped'].items()}
   return made | {'folds': [dict(each) for each in results]}
 
 
@@ -102,5 +107,14 @@ def _merged(values: Sequence[Any], name: str = '') -> Any:
     whole = any(isinstance(value, int) for value in known) or name in _CHOSEN
     return statistics.median_low(known) if whole else statistics.fmean(known)
   if isinstance(first, list | tuple):
-    return [_merged(each, name) for each in zip(*values, strict=False)]
+    return [_merged(each, name) for each in zip(*_alike(values), strict=False)]
   return ', '.join(dict.fromkeys(map(str, values)))
+
+
+def _alike(values: Sequence[Sequence[Any]]) -> list[Sequence[Any]]:
+  """Lists whose rows have names without the rows that are not in all of them."""
+  for key in _ROW_NAMES:
+    if all(isinstance(row, Mapping) and key in row for rows in values for row in rows):
+      shared = set.intersection(*({row[key] for row in rows} for rows in values))
+      return [[row for row in rows if row[key] in shared] for rows in values]
+  return list(values)

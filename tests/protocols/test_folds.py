@@ -78,6 +78,22 @@ def test_results_are_combined():
   assert folds.combined([one]) == one
 
 
+def test_rows_that_a_part_lacks_are_left_out():
+  """By name, not by place: another row must not be averaged in."""
+  some, few, tenth = (
+    {'labels': name, 'top1': top1}
+    for name, top1 in (('1 per class', 0.1), ('5 per class', 0.5), ('10 %', 0.7))
+  )
+  one = {'rows': [some, tenth], 'skipped': {'5 per class': 'the smallest class has 4'}}
+  made = folds.combined([one, {'rows': [some, few, tenth | {'top1': 0.9}], 'skipped': {}}])
+  assert made['rows'] == [some, {'labels': '10 %', 'top1': pytest.approx(0.8)}]
+  assert made['skipped'] == one['skipped']
+  by_class = [
+    {'by_class': [{'class': c, 'ap': c / 10} for c in has]} for has in ((0, 2), (0, 1, 2))
+  ]
+  assert folds.combined(by_class)['by_class'] == by_class[0]['by_class']
+
+
 def test_the_headline_can_be_that_of_the_smallest_bank():
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(20, 4)), np.arange(20) % 2
