@@ -12,8 +12,11 @@ import optax
 import pytest
 
 from byoljax.devices import collectives, mapping
+from byoljax.length import Length
 from byoljax.losses import redundancy
+from byoljax.method import Setting
 from byoljax.methods.joint_embedding import moco_v3, nnclr, simclr, two_projections
+from byoljax.methods.pretext import multi_task, rotation
 from byoljax.models import heads
 from byoljax.models.net import stack
 from byoljax.step import init_state, train_step
@@ -51,6 +54,11 @@ def method_of(name, axis):
     )  # fmt: skip
   if name == 'nnclr':
     return nnclr.nnclr(with_prediction, queue_size=32, dim=6, temperature=0.2, axis=axis)
+  if name == 'multi_task':
+    turns = rotation.build(Encoder, Setting(Length(ROWS, 1, 4), axis=axis))
+    pair = method_of('simclr', axis)
+    parts = (multi_task.Part('pair', pair, 2.0), multi_task.Part('turns', turns, 0.5, (1,)))
+    return multi_task.multi_task(parts)
   losses = {
     'barlow_twins': functools.partial(redundancy.barlow_twins, off_diagonal=0.1, axis=axis),
     'vicreg': functools.partial(redundancy.vicreg, axis=axis),
@@ -85,7 +93,7 @@ def steps(name, accumulate, *, axis=None, probe=False, count=2):
   return state.params, metrics
 
 
-NAMES = ('simclr', 'moco_v3', 'nnclr', 'barlow_twins', 'vicreg', 'w_mse')
+NAMES = ('simclr', 'moco_v3', 'nnclr', 'barlow_twins', 'vicreg', 'w_mse', 'multi_task')
 
 
 @pytest.mark.parametrize('name', NAMES)

@@ -38,11 +38,13 @@ def test_more_prototypes_than_images():
 
 def test_micro_batches_of_a_loss_that_compares_images():
   """Of those that the step does not compare over the whole batch."""
-  for name in ('triplet', 'swav', 'bridge'):
-    fields = {'prototypes': 8} if name == 'swav' else {}
+  own = {'swav': {'prototypes': 8}, 'exemplar': {'form': 'triplet'}}
+  for name in ('triplet', 'swav', 'bridge', 'exemplar'):
+    fields = own.get(name, {})
     (note,) = notes(name, accumulate=4, **fields)
     assert 'the 64 images of a micro-batch, not the 256 of a batch' in note
     assert notes(name, **fields) == ()
+  assert notes('exemplar', accumulate=4) == ()  # A classifier of single images.
 
 
 def test_losses_of_single_images_are_silent():

@@ -39,6 +39,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods.joint_embedding import notes
 from byoljax.methods.pretext import classification
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, stack
@@ -117,7 +118,8 @@ def build(
   )
   encoder = make_encoder(setting.axis)
   net = stack((('encoder', 'embedding', encoder), ('projector', 'projection', head)))
-  return _triplets(net, transform, margin=margin, mode=mode, axis=setting.axis)
+  method = _triplets(net, transform, margin=margin, mode=mode, axis=setting.axis)
+  return method._replace(notes=notes.of_accumulation(setting))
 
 
 def _make_transform(

@@ -28,7 +28,15 @@ import jax
 import jax.numpy as jnp
 
 from byoljax import streams
-from byoljax.method import Aux, Batch, MakeEncoder, Method, Setting, evaluation_outputs
+from byoljax.method import (
+  COTANGENTS,
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  evaluation_outputs,
+)
 from byoljax.models.net import Net, Statistics, stack
 
 PyTree = Any
@@ -107,6 +115,7 @@ def multi_task(parts: Sequence[Part]) -> Method:
     parts: in the order in which their forward passes move the running statistics.
   """
   net = _network(parts)
+  comparing = {part.name: part for part in parts if part.method.compare is not None}
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     seen = {
@@ -131,15 +140,34 @@ def multi_task(parts: Sequence[Part]) -> Method:
   ) -> tuple[jax.Array, Aux]:
     total, metrics, auxes = jnp.zeros(()), {}, {}
     for part in parts:
-      arguments = (part.take(params), part.state(state), batch['parts'][part.name])
+      seen, weight = batch['parts'][part.name], part.weight
+      if COTANGENTS in batch and part.name in comparing:
+        given = batch[COTANGENTS]
+        # They are of the weighted sum.
+        seen, weight = seen | {COTANGENTS: given and given[part.name]}, 1.0
+      arguments = (part.take(params), part.state(state), seen)
       value, aux = part.method.loss(*arguments, part.key(key), step)
-      total += part.weight * value
+      total += weight * value
       state = _moved(state, part, aux.method_state)
       own = {'loss': value} | aux.metrics
       metrics |= {f'{part.name}/{name}': metric for name, metric in own.items()}
       auxes[part.name] = aux
     rows = {name: aux.rows for name, aux in auxes.items()}
-    return total, Aux(state, metrics, auxes[parts[0].name].embedding, rows)
+    compared = {name: auxes[name].compared for name in comparing}
+    embedding = auxes[parts[0].name].embedding
+    return total, Aux(state, metrics, embedding, rows, compared=compared)
+
+  def compare(
+    compared: Mapping[str, PyTree], state: PartsState, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, dict[str, jax.Array]]:
+    total, metrics = jnp.zeros(()), {}
+    for name, part in comparing.items():
+      method_compare = part.method.compare
+      assert method_compare is not None
+      value, own = method_compare(compared[name], part.state(state), part.key(key), step)
+      total += part.weight * value
+      metrics |= {f'{name}/{each}': metric for each, metric in ({'loss': value} | own).items()}
+    return total, metrics
 
   def remember(state: PartsState, rows: PyTree, finite: jax.Array) -> PartsState:
     for part in parts:
@@ -169,7 +197,17 @@ def multi_task(parts: Sequence[Part]) -> Method:
     for path, step in part.method.starts.items()
   }
   return Method(
-    init, loss, post_step, embed, groups, None, remember, net, transform=transform, starts=starts
+    init,
+    loss,
+    post_step,
+    embed,
+    groups,
+    remember=remember,
+    net=net,
+    transform=transform,
+    starts=starts,
+    notes=tuple(f"part '{part.name}': {note}" for part in parts for note in part.method.notes),
+    compare=compare if comparing else None,
   )
 
 

@@ -146,6 +146,11 @@ def test_what_cannot_be_a_part_is_refused(parts, message):
     build(**parts)
 
 
+def test_notes_of_parts_are_kept():
+  method = build(two={'name': 'moco', 'projector': (16, 8), 'queue_size': 64, 'bn_groups': 0})
+  assert len(method.notes) == 1 and method.notes[0].startswith("part 'two': the queue has 64 rows")
+
+
 def test_phases_and_missing_views_are_refused():
   def phased(make_encoder, setting, fields):
     method = methods.build_method(make_encoder, setting, fields)
