@@ -1,9 +1,10 @@
 """The 72 geometric transforms of GEOM: mirrored or not, moved by a quarter or not, turned.
 
-Golan and El-Yaniv 2018 (arXiv 1805.10917), section 4.1 and their code: the order of the transforms
-and of the three steps, the shift of 8 of 32 pixels, and the fill by reflection with the border
-pixel repeated are theirs. Each transform moves pixels and computes none, so a transform is a table
-of where its pixels come from.
+Golan and El-Yaniv 2018 (arXiv 1805.10917), section 4.1 and their code: the order of the three
+steps, the shift of 8 of 32 pixels, and the fill by reflection with the border pixel repeated are
+theirs. So is the order of the transforms, but that here up comes before down and left before right.
+Each transform moves pixels and computes none, so a transform is a table of where its pixels come
+from.
 """
 
 import itertools

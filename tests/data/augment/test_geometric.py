@@ -1,4 +1,4 @@
-"""GEOM's transforms against SciPy's shift and NumPy's turns, in the order of the authors' code."""
+"""GEOM's transforms against SciPy's shift and NumPy's turns, in the order of their names."""
 
 import itertools
 
