@@ -59,7 +59,9 @@ def get_config(arg: str = '') -> ConfigDict:
   options = [option for option in arg.split(',') if option]
   names = [option for option in options if option in RECIPES] or PAPER
   rest = [option for option in options if option not in (*RECIPES, 'harmonized')]
-  config = scales.build(','.join(rest), {'name': 'multi_task'}, {})
+  # Known by name, so that a message about an unknown option lists them.
+  known = dict.fromkeys((*RECIPES, 'harmonized'), lambda config: None)
+  config = scales.build(','.join(rest), {'name': 'multi_task'}, {}, variants=known)
   config.views = ConfigDict()
   parts, count = {}, 0
   for name in sorted(names):

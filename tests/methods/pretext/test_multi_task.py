@@ -173,3 +173,5 @@ def test_the_recipe_takes_each_part_from_its_own():
   assert config.method.parts.simclr.projector == simclr.method.projector
   gray = config_lib.load(str(ROOT / 'configs/multi_task.py') + ':shapes,harmonized')
   assert gray.encoder.input == 'gray' and len(gray.method.parts) == 2
+  with pytest.raises(ValueError, match="unknown option 'rotaton'.* rotation, .*harmonized"):
+    config_lib.load(str(ROOT / 'configs/multi_task.py') + ':shapes,rotaton')
