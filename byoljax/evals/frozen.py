@@ -225,7 +225,7 @@ def anomaly(
     {'auroc' (mean over the rows), 'by_class' {'3' or '3, 5': AUROC}}, in [0, 1]; 0.5 is chance.
 
   Raises:
-    ValueError: fewer than two classes.
+    ValueError: fewer than two classes, or nothing to tell apart.
   """
   from byoljax.evals import knn
 
@@ -239,6 +239,12 @@ def anomaly(
       continue
     similarities, _ = knn.nearest(bank, test[0], neighbors)
     found[group_name(group)] = scores.auroc(similarities.mean(1), inside)
+  if not found:
+    classes = ' or '.join(map(group_name, normal)) or 'any class'
+    raise ValueError(
+      f'with {classes} as normal there are no normal training images, or no test images of both '
+      'normal and other classes: nothing can be told apart.'
+    )
   return {'auroc': float(np.mean(list(found.values()))), 'by_class': found}
 
 

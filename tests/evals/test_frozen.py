@@ -157,6 +157,8 @@ class TestAnomaly:
     train, test = blobs(300, 0.3, 1), blobs(100, 0.3, 2)
     result = frozen.anomaly(train, test, normal=((0, 2), (1,)))
     assert set(result['by_class']) == {'0, 2', '1'} and result['auroc'] > 0.99
+    with pytest.raises(ValueError, match='with 0, 1, 2 as normal there are no'):
+      frozen.anomaly(train, test, normal=((0, 1, 2),))
 
   def test_noise_is_chance_and_classes_are_found(self):
     noise = RNG.normal(size=(600, 8)), np.arange(600) % 3
