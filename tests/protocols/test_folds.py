@@ -88,10 +88,12 @@ def test_rows_that_a_part_lacks_are_left_out():
   made = folds.combined([one, {'rows': [some, few, tenth | {'top1': 0.9}], 'skipped': {}}])
   assert made['rows'] == [some, {'labels': '10 %', 'top1': pytest.approx(0.8)}]
   assert made['skipped'] == one['skipped']
-  by_class = [
-    {'by_class': [{'class': c, 'ap': c / 10} for c in has]} for has in ((0, 2), (0, 1, 2))
-  ]
-  assert folds.combined(by_class)['by_class'] == by_class[0]['by_class']
+  two, three = (
+    [{'class': c, 'ap': c / 10, 'cost': cost} for c in has]
+    for has, cost in (((0, 2), 1e-7), ((0, 1, 2), 100.0))
+  )
+  made = folds.combined([{'by_class': two}, {'by_class': three}])
+  assert made['by_class'] == two, 'costs are chosen: of two the lower'
 
 
 def test_the_headline_can_be_that_of_the_smallest_bank():
