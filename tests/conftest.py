@@ -62,10 +62,26 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
 
 import jax  # noqa: E402
+from jax._src import compiler  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+
+def _keep_only_programs_of_one_device():
+  """Others hang when they are read back, see `xla.keep_programs`, which is not for tests."""
+  strategy = compiler._resolve_compilation_strategy
+
+  def resolve(computation, devices, options, *more, **named):
+    key, options = strategy(computation, devices, options, *more, **named)
+    return key if devices.size == 1 else None, options
+
+  compiler._resolve_compilation_strategy = resolve
+  xla.keep_programs = lambda: None
+
+
+_keep_only_programs_of_one_device()
 
 
 # The longest first: the other processes would wait for one that begins with them at the end.

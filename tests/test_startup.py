@@ -12,12 +12,12 @@ from tests.paths import ROOT
 
 
 def python(code, *arguments, **environment):
-  """The JSON that `code` prints last, run in a process of its own."""
+  """The JSON that `code` prints last, run in a process of its own with one device."""
   cached = ('JAX_COMPILATION_CACHE', 'JAX_ENABLE_COMPILATION_CACHE')
   kept = {name: value for name, value in os.environ.items() if not name.startswith(cached)}
   done = subprocess.run(
     [sys.executable, '-c', code, *arguments], cwd=ROOT, capture_output=True, text=True,
-    env=kept | environment, check=False,
+    env=kept | {'XLA_FLAGS': ''} | environment, check=False,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout.splitlines()[-1])
@@ -80,17 +80,28 @@ def test_the_built_in_set_needs_no_tensorflow_and_programs_are_kept(tmp_path):
   assert list(pathlib.Path(cache).glob('*-cache'))
 
 
+SEVERAL = '--xla_force_host_platform_device_count'
+
 ENABLED = """
 import json, jax
 from byoljax.devices import xla
 xla.keep_programs()
-print(json.dumps(jax.config.jax_compilation_cache_dir))
+settings = jax.config
+print(json.dumps(settings.jax_enable_compilation_cache and settings.jax_compilation_cache_dir))
 """
 
 
 def test_jax_has_the_last_word_on_the_cache(tmp_path):
   mine = str(tmp_path / 'mine')
   assert python(ENABLED, JAX_COMPILATION_CACHE_DIR=mine) == mine
-  assert python(ENABLED, JAX_ENABLE_COMPILATION_CACHE='false') is None
+  assert not python(ENABLED, JAX_ENABLE_COMPILATION_CACHE='false')
   (tmp_path / 'file').touch()
   assert python(ENABLED, BYOLJAX_DATA=str(tmp_path / 'file')) is None
+
+
+def test_programs_of_several_cpu_devices_are_not_kept(tmp_path):
+  """Read back, their collectives would run in any order, and wait for each other."""
+  mine = {'JAX_COMPILATION_CACHE_DIR': str(tmp_path)}
+  assert python(ENABLED, **mine, XLA_FLAGS=f'{SEVERAL}=2 {SEVERAL}=1')
+  assert not python(ENABLED, **mine, XLA_FLAGS=f'{SEVERAL}=1 {SEVERAL}=2')
+  assert not python(ENABLED, **mine, JAX_NUM_CPU_DEVICES='2', XLA_FLAGS='')

@@ -117,6 +117,6 @@ class _Matches:
   def __call__(self, permutation: np.ndarray) -> np.ndarray:
     """uint8 [n!], in lexicographic order."""
     start, end = permutation[: self.split, None], permutation[self.split :, None, None]
-    at_start: np.ndarray = np.sum(self.starts == start, axis=0, dtype=np.uint8)
-    at_end: np.ndarray = np.sum(self.ends == end, axis=0, dtype=np.uint8)
+    at_start = np.add.reduce(self.starts == start, axis=0, dtype=np.uint8)
+    at_end = np.add.reduce(self.ends == end, axis=0, dtype=np.uint8)
     return (at_start[:, None] + at_end[self.left]).reshape(-1)
