@@ -40,7 +40,7 @@ def sbatch(field):
   return re.search(rf'^#SBATCH --{field}=(\S+)$', (LAUNCH / 'byol.sbatch').read_text(), re.M)[1]
 
 
-@pytest.mark.parametrize('name', {*SHELL, *SLURM})
+@pytest.mark.parametrize('name', sorted({*SHELL, *SLURM}))
 def test_shell_is_well_formed(name):
   done = subprocess.run(['bash', '-n', LAUNCH / name], capture_output=True, text=True)
   assert done.returncode == 0 and not done.stderr
