@@ -30,7 +30,7 @@ class Contestant:
   def _predict(self) -> np.ndarray:
     case = self._case
     similarities, rows = knn.nearest(self._bank, self._queries, case['k'])
-    return knn.vote(similarities, self._labels[rows], case['classes'], case['temperature'])
+    return knn.vote(similarities, self._labels[rows], case['temperature'])
 
   def _evaluate(self) -> dict[str, Any]:
     return knn.knn_accuracy(

@@ -685,8 +685,9 @@ def test_tfds_features_are_fields(tmp_path):
     due = np.array([0, 0.5, 1, np.nan, 2], np.float32)
     np.testing.assert_array_equal(batch['depth_map'][:, 2, 3, 0], due)
     assert (batch['objects'][..., 4] >= 0).sum(1).tolist() == [0, 1, 2, 0, 1]
-    # The crop of 8 x 9 pixels leaves out half of a column.
-    assert batch['objects'][1, 0, 4] == 4 and batch['objects'][1, 0, 2] > 0.5
+    # The crop has 7 x 7 pixels from (1, 1) on; float32 rounds to 6e-8.
+    moved = [0, 1.25 / 7, 3 / 7, 1, 4]
+    np.testing.assert_allclose(batch['objects'][1, 0], moved, rtol=1e-6)
   (batch,) = pipeline.train_batches(
     found, [views.ViewSpec(size=8)], order=order.Order(5, 5, 0), seed=0, start_step=0, stop_step=1,
     fields=names,
