@@ -161,7 +161,7 @@ def test_kernels_start_as_asked_for_and_biases_at_zero(kernel_init, sigma, cut):
   [
     ({'activation': 'tanh'}, "activation='tanh' of a head is not one of relu, gelu"),
     ({'last_norm': 'layer'}, "last_norm='layer' .* none, bn, bn_no_affine, bn_no_bias"),
-    ({'kernel_init': 'he'}, "kernel_init='he' .* fan_in, normal_0.01, truncated_0.02"),
+    ({'kernel_init': 'he'}, "kernel_init='he' .* fan_in, torch, normal_0.01, truncated_0.02"),
     ({'features': ()}, 'features=.. of a head is empty'),
   ],
 )
