@@ -187,6 +187,7 @@ NEEDS_MORE = {
   'barlow_twins': 'at least 2 rows',
   'vicreg': 'at least 2 rows',
   'w_mse': 'the batch larger',
+  'counting': 'needs at least two',
 }
 
 
