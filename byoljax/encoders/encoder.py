@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from byoljax.data.augment import device
+from byoljax.encoders.images import checked
 from byoljax.models import MakeEncoder, encoder_factory
 from byoljax.models.net import Net, stack
 from byoljax.models.taps import pooled, truncate
@@ -81,17 +82,15 @@ class Encoder:
     """Features float32 [b, D]; without pooling [b, h, w, C] of a map, [b, n, D] of tokens.
 
     Args:
-      images: uint8 [b, S, S, C], or float in [0, 1].
+      images: uint8 [b, S, S, C], or float in [0, 1]; of any library, or a list of equally large
+        images. Within a transformation of JAX, which does not know values, floats are taken to be
+        in that range.
 
     Raises:
-      ValueError: another shape.
+      ValueError: another shape or type, or floats that are no such images.
     """
-    shape, channels = np.shape(images), self.preprocessing.channels
-    if len(shape) != 4 or shape[-1] != channels:
-      raise ValueError(
-        f'images are [b, S, S, {channels}], got {shape}: one image needs a first axis of 1.'
-      )
-    return self._compiled(self.params, self.bn, images)
+    given = checked(images, self.preprocessing.channels)
+    return self._compiled(self.params, self.bn, given)
 
   def apply(self, params: PyTree, bn: PyTree, images: jax.Array) -> jax.Array:
     """The same as a pure function of the weights, to be compiled, exported or differentiated."""
@@ -119,6 +118,11 @@ class Encoder:
   @functools.cached_property
   def _compiled(self) -> Any:
     return jax.jit(self.apply)
+
+  def __getstate__(self) -> dict[str, Any]:
+    """What is pickled: everything but what is compiled, and weights as NumPy's arrays."""
+    kept = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+    return kept | jax.device_get({name: kept[name] for name in ('params', 'bn')})
 
 
 def outputs(

@@ -57,12 +57,18 @@ class Net(NamedTuple):
       computed, and their parameters may be absent. `inputs` are further named inputs of parts.
     parts: what it was stacked from.
     reads: (role, source) of the parts that do not read the output of the part before them.
+    taps: names of inner feature maps among the outputs.
   """
 
   init: Callable[..., tuple[Params, BatchStats]]
   apply: Callable[..., tuple[dict[str, jax.Array], BatchStats]]
   parts: tuple[Part, ...] = ()
   reads: tuple[tuple[str, str], ...] = ()
+  taps: tuple[str, ...] = ()
+
+  def __reduce__(self) -> tuple[Any, ...]:
+    """Functions cannot be pickled; what they were made from can."""
+    return stack, (self.parts, self.taps, self.reads)
 
 
 class Statistics(flax.struct.PyTreeNode):
@@ -113,7 +119,9 @@ def output_shapes(
 
 
 def stack(
-  parts: Sequence[Part], taps: Sequence[str] = (), reads: Mapping[str, str] | None = None
+  parts: Sequence[Part],
+  taps: Sequence[str] = (),
+  reads: Mapping[str, str] | Sequence[tuple[str, str]] = (),
 ) -> Net:
   """A Net that runs linen modules in sequence, each fed with the one before it.
 
@@ -129,7 +137,7 @@ def stack(
     ValueError: no parts; a role, or a name of an output, given twice; something to read for a role
       that is not there; at `apply`, an unknown `upto`, tap, source or role of an input.
   """
-  parts, taps, sources = tuple(parts), tuple(taps), dict(reads or {})
+  parts, taps, sources = tuple(parts), tuple(taps), dict(reads)
   roles, names = [p[0] for p in parts], [p[1] for p in parts]
   if not parts:
     raise ValueError('a stack needs at least one (role, output name, module)')
@@ -187,7 +195,7 @@ def stack(
       outputs[tap] = made[full_name(tap, inner)].astype(jnp.float32)
     return outputs, new_stats
 
-  return Net(init, apply, parts, tuple(sources.items()))
+  return Net(init, apply, parts, tuple(sources.items()), taps)
 
 
 def _checked(inputs: Inputs | None, roles: Sequence[str]) -> Inputs:

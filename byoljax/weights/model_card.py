@@ -7,6 +7,7 @@ from typing import Any
 
 from byoljax.models import convnext, vit
 from byoljax.models.resnet import RESNETS
+from byoljax.models.small import SmallResNet
 from byoljax.weights import timm_words
 
 _CIFAR_STEM = """\
@@ -30,6 +31,9 @@ def render(card: Mapping[str, Any], timm: timm_words.Model | None = None) -> str
   use = ''
   if card['names'] == 'torchvision' and encoder['width'] == 1:
     use = _with_torchvision(encoder)
+  if _is_plain_small(encoder, len(card['mean'])):
+    channels = tuple(encoder['width'] * count for count in SmallResNet.channels)
+    use = _fill('small', channels=', '.join(map(str, channels)))
   if timm is not None:
     arguments = ', '.join(f'{name}={value!r}' for name, value in timm.arguments.items())
     use = _fill('timm', model=timm.name, arguments=arguments)
@@ -64,6 +68,12 @@ def _with_torchvision(encoder: Mapping[str, Any]) -> str:
     return ''
   changed = 'model.classifier[6] = torch.nn.Identity()\n'
   return _fill('torchvision', encoder='alexnet', changed=changed)
+
+
+def _is_plain_small(encoder: Mapping[str, Any], channels: int) -> bool:
+  """Whether this is the small encoder as PyTorch can pad it."""
+  padded = encoder.get('padding') == 'torch' and encoder.get('input', 'rgb') == 'rgb'
+  return encoder['name'] == 'small' and padded and channels == 3
 
 
 def _fill(template: str, **fields: object) -> str:

@@ -1,6 +1,7 @@
 """`Encoder`: through a method's network, with a classifier behind it, and rebuilt from facts."""
 
 import dataclasses
+import pickle
 
 import jax
 import jax.numpy as jnp
@@ -100,3 +101,57 @@ def test_a_method_is_built_again_from_what_its_run_recorded(name, npz, tmp_path)
   # Without them only the encoder is known.
   write_json(tmp_path / 'config.json', {})
   assert method_network.network(config, tmp_path) is None
+
+
+class TestImages:
+  """`Encoder.__call__`: right, or one sentence."""
+
+  ENCODER = load_small()
+  WANTED = np.asarray(ENCODER(IMAGES))
+
+  @pytest.mark.parametrize(
+    'given',
+    [list(IMAGES), IMAGES / 255, IMAGES.astype(np.float32) / 255, jnp.asarray(IMAGES),
+     jnp.asarray(IMAGES, jnp.float32) / 255, tuple(IMAGES)],
+  )  # fmt: skip
+  def test_the_same_images_give_the_same_features(self, given):
+    np.testing.assert_allclose(self.ENCODER(given), self.WANTED, rtol=1e-4, atol=1e-5)
+
+  @pytest.mark.parametrize(
+    ('given', 'sentence'),
+    [
+      (IMAGES.astype(np.int32), r'type int32: .* uint8, 0 to 255, or floats in \[0, 1\]'),
+      (IMAGES.astype(np.uint16), 'type uint16'),
+      (IMAGES > 100, 'type bool'),
+      (IMAGES.tolist(), 'type int64'),
+      (IMAGES.astype(np.float32), 'floats from 0 to 25[0-9], not in .*: divide by 255'),
+      (IMAGES / 127.5 - 1, 'floats from -1 to .*: give images as they are, before any norm'),
+      (np.full((1, 8, 8, 3), np.nan), 'not finite'),
+      (
+        IMAGES.transpose(0, 3, 1, 2),
+        r'\[3, 3, 8, 8\]: the channels come first .*\(0, 2, 3, 1',
+      ),
+      (IMAGES[0], r'one image needs a first axis of 1'),
+      (IMAGES[..., :1], 'trained on images of 3 channels'),
+      (IMAGES[:0], 'got none'),
+      ([IMAGES[0], IMAGES[1, :4]], 'arrays of one size, got list'),
+      (['photo.jpg'], 'arrays of one size, got list'),
+    ],
+  )
+  def test_others_are_named(self, given, sentence):
+    with pytest.raises(ValueError, match=sentence) as caught:
+      self.ENCODER(given)
+    assert '\n' not in str(caught.value)
+
+  def test_inside_of_a_transformation_only_the_shape_is_known(self):
+    shape = jax.eval_shape(self.ENCODER, jax.ShapeDtypeStruct((5, 8, 8, 3), np.float32)).shape
+    assert shape == (5, 128)
+
+
+def test_an_encoder_is_pickled_with_its_tap():
+  encoder = load_small()
+  encoder = dataclasses.replace(encoder, net=truncate(encoder.net, ['stem']), tap='stem')
+  wanted = encoder(IMAGES)  # What is compiled stays behind.
+  again = pickle.loads(pickle.dumps(encoder))
+  assert again.fields == encoder.fields and again.dim == 16
+  np.testing.assert_array_equal(again(IMAGES), wanted)

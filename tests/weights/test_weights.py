@@ -17,7 +17,15 @@ from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.models import make_encoder
 from byoljax.models.net import stack
 from byoljax.models.resnet import RESNETS
-from byoljax.weights import exporting, files, formats, importing, torch_file, torch_names
+from byoljax.weights import (
+  exporting,
+  files,
+  formats,
+  importing,
+  model_card,
+  torch_file,
+  torch_names,
+)
 from tests import imported
 from tests.golden import philox
 from tests.paths import GOLDEN
@@ -324,3 +332,26 @@ def test_a_timm_folder_names_its_architecture(tmp_path):
   with (tmp_path / 'folder' / 'model.safetensors').open('rb') as file:
     (length,) = struct.unpack('<Q', file.read(8))
     assert json.loads(file.read(length))['__metadata__'] == {'format': 'pt'}
+
+
+def test_the_small_encoder_comes_with_its_code_for_pytorch():
+  """Its features there are these to 2e-5 of their size, also of images with odd sides."""
+  preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3, 16)
+  fields = FIELDS | {'name': 'small', 'width': 2}
+  names = set(exporting.weights_of(random_encoder(fields, preprocessing, 0)))
+  card = dict.fromkeys(('features', 'method', 'data', 'network', 'step', 'byoljax'), '')
+  card |= {'encoder': fields, 'numbers': 1, 'image_size': 16, 'names': 'byoljax', 'results': {}}
+  text = model_card.render(card | {'mean': (0.5,) * 3, 'std': (0.25,) * 3})
+  assert 'stem, one, two = 32, 64, 256\n' in text
+  stages = [('stem_conv', 'stem_bn')] + [
+    (f'stage{stage}_block0/{conv}', f'stage{stage}_block0/{norm}')
+    for stage in (1, 2)
+    for conv, norm in (('conv1', 'bn1'), ('conv2', 'bn2'), ('shortcut_conv', 'shortcut_bn'))
+  ]
+  read = {f'params/{conv}/kernel' for conv, _ in stages}
+  read |= {f'params/{norm}/{n}' for _, norm in stages for n in ('scale', 'bias')}
+  read |= {f'batch_stats/{norm}/{n}' for _, norm in stages for n in ('mean', 'var')}
+  assert read == names, 'what the code reads is all there is'
+  for other in ({'padding': 'same'}, {'input': 'gray'}):
+    card['encoder'] = fields | other
+    assert 'import torch' not in model_card.render(card | {'mean': (0.5,), 'std': (0.25,)})
