@@ -13,11 +13,13 @@ run.
 import ast
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import hashlib
 import importlib.util
 import json
 import pathlib
 import re
 import sys
+import types
 from typing import Any
 
 import ml_collections
@@ -94,12 +96,21 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
 
 
 def _import(path: pathlib.Path) -> Any:
-  """Imports a recipe by path; its directory's parent is importable meanwhile (`configs.base`)."""
-  root = str(path.resolve().parent.parent)
-  module_spec = importlib.util.spec_from_file_location(f'byoljax_recipe_{path.stem}', path)
+  """Imports a recipe by path, as a module of its directory (`from . import base`).
+
+  The directory's parent is importable meanwhile, too (`from configs import base`).
+  """
+  directory = path.resolve().parent
+  package = f'byoljax_recipes_{hashlib.sha256(bytes(directory)).hexdigest()[:8]}'
+  if package not in sys.modules:
+    made = types.ModuleType(package)
+    made.__path__ = [str(directory)]
+    sys.modules[package] = made
+  module_spec = importlib.util.spec_from_file_location(f'{package}.{path.stem}', path)
   if module_spec is None or module_spec.loader is None:
     raise ConfigError(f"'{path}' is not a Python file.")
   module = importlib.util.module_from_spec(module_spec)
+  root = str(directory.parent)
   sys.path.insert(0, root)
   try:
     module_spec.loader.exec_module(module)

@@ -14,7 +14,7 @@ No result is quoted: the published ones are of the task beside another method.
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'augmentation_prediction',

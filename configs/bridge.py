@@ -32,7 +32,7 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from configs import byol, scales
+from . import byol, scales
 
 METHOD = {
   'name': 'bridge',

@@ -21,7 +21,7 @@ experiments/. The ablations of the paper are in configs/bridge.py.
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'byol',

@@ -10,7 +10,7 @@ and its number of clusters with a ResNet-50 on color, so its results are none to
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'deepcluster',

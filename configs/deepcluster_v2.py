@@ -12,7 +12,7 @@ classifier).
 
 from ml_collections import ConfigDict
 
-from configs import scales, simclr
+from . import scales, simclr
 
 METHOD = {
   'name': 'deepcluster_v2',

@@ -13,7 +13,7 @@ crops, online classifier).
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'dino',

@@ -16,7 +16,7 @@ from 10 %, taught by a fine-tuned ResNet-152 x3 with selective kernels.
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {'name': 'distillation', 'temperature': 1.0}
 

@@ -10,7 +10,7 @@ Started again, it resumes after the last part. `byoljax search` finds images in 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from . import base
 
 
 def get_config(arg: str = '') -> ConfigDict:

@@ -14,7 +14,7 @@ quadrants; ImageNet, ResNet-50 of three times the width with triplets, 46.0 %.
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'exemplar',

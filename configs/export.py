@@ -7,7 +7,7 @@ writes runs/byol/export, or --workdir. See `byoljax/weights/exporting.py` for wh
 
 from ml_collections import ConfigDict
 
-from configs import base
+from . import base
 
 
 def get_config(arg: str = '') -> ConfigDict:

@@ -21,7 +21,7 @@ Papers' rates that differ between 1 % and 10 % of the labels are those of 1 % he
 
 from ml_collections import ConfigDict
 
-from configs import base
+from . import base
 
 
 def _alone(protocol: str, **changes) -> dict:

@@ -14,7 +14,7 @@ classes, WRN-10-4: AUROC 0.86.
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'geometric',

@@ -22,7 +22,7 @@ several networks (query and key, student and teacher, BYOL's online and target, 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from . import base
 
 
 def get_config(arg: str = '') -> ConfigDict:

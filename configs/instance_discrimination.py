@@ -14,7 +14,7 @@ ResNet-50.
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'instance_discrimination',

@@ -10,7 +10,7 @@ Published result (theirs, not ours): ImageNet ResNet-50 linear top-1 68.04 % at 
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'interclr',

@@ -7,7 +7,7 @@ The encoder, the data and the normalization come from the pretrained run's own c
 
 from ml_collections import ConfigDict
 
-from configs import base
+from . import base
 
 
 def get_config(arg: str = '') -> ConfigDict:

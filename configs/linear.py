@@ -20,7 +20,7 @@ the ten-crop tests of older papers.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from . import base
 
 _PYTORCH = {
   'nesterov': False,

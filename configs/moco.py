@@ -13,7 +13,7 @@ linear 90.7 % (the authors' notebook, symmetric).
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'moco',

@@ -13,7 +13,7 @@ epochs, online classifier).
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'moco_v3',

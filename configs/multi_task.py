@@ -19,7 +19,7 @@ position 59.2, exemplar 53.1, all four tasks 69.3 %.
 
 from ml_collections import ConfigDict
 
-from configs import (
+from . import (
   augmentation_prediction,
   barlow_twins,
   base,

@@ -11,7 +11,7 @@ CIFAR-10 ResNet-18 91.88 % (solo-learn, 1000 epochs, online classifier).
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'nnclr',

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
-from configs import base
+from . import base
 
 Adapt = Callable[[ConfigDict, int], None]
 """(configuration of the scale, epochs): sets what is the method's own, in place."""

@@ -15,7 +15,7 @@ CIFAR-10 ResNet-18 90.74 % (solo-learn, 1000 epochs, online classifier).
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'simclr',

@@ -11,7 +11,7 @@ at 800; CIFAR-10 ResNet-18 91.8 % at 800 epochs.
 
 from ml_collections import ConfigDict
 
-from configs import moco, scales
+from . import moco, scales
 
 METHOD = {
   'name': 'simsiam',

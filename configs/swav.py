@@ -13,7 +13,7 @@ crops, online classifier).
 
 from ml_collections import ConfigDict
 
-from configs import scales, simclr
+from . import scales, simclr
 
 METHOD = {
   'name': 'swav',

@@ -16,7 +16,7 @@ the embedding.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from . import base
 
 WHAT = {
   'layers': {

@@ -18,7 +18,7 @@ The encoder and the normalization come from the pretrained run's own config.json
 
 from ml_collections import ConfigDict
 
-from configs import base, finetune, frozen
+from . import base, finetune, frozen
 
 # Twelve data sets of the literature (Kornblith et al., arXiv 1805.08974), of which TFDS has these.
 TWELVE = (

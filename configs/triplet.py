@@ -10,7 +10,7 @@ No result is quoted: the published ones are for other encoders and targets.
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'triplet',

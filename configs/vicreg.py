@@ -13,7 +13,7 @@ at 1000; CIFAR-10 ResNet-18 92.07 % (solo-learn, 1000 epochs, online classifier)
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'vicreg',

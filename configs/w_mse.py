@@ -11,7 +11,7 @@ epochs).
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'w_mse',

@@ -125,6 +125,14 @@ def test_a_wheel_is_enough(tmp_path):
     cwd=elsewhere, env=environment, capture_output=True, text=True,
   )  # fmt: skip
   assert 'no.npz' in shown.stderr and shown.returncode == 2, shown.stderr
+  own = 'from byoljax.configs import byol, scales\n\ndef get_config(arg=""):\n'
+  own += '  config = byol.get_config("smoke")\n  config.seed = 41\n  return config\n'
+  (elsewhere / 'mine.py').write_text(own)
+  shown = subprocess.run(
+    [*run, 'pretrain', 'mine.py', '--print_config'],
+    cwd=elsewhere, env=environment, capture_output=True, text=True,
+  )  # fmt: skip
+  assert '= 41\n' in shown.stdout, shown.stderr
   where = subprocess.run(
     [sys.executable, '-c', 'from byoljax import cli; print(cli.recipes_directory())'],
     cwd=elsewhere, env=environment, capture_output=True, text=True, check=True,

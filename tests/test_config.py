@@ -1,5 +1,6 @@
 """Configurations: loading, overriding, durations, and what is said about mistakes."""
 
+import importlib
 import json
 
 import ml_collections
@@ -13,8 +14,16 @@ from byoljax.optim.recipe import make_recipe
 from byoljax.train import assemble
 from tests.paths import ROOT
 
-RECIPES = sorted(p for p in (ROOT / 'configs').glob('*.py') if p.stem not in ('base', 'scales'))
+SHARED = ('__init__', 'base', 'scales')
+RECIPES = sorted(p for p in (ROOT / 'configs').glob('*.py') if p.stem not in SHARED)
 BYOL = str(ROOT / 'configs' / 'byol.py')
+
+
+@pytest.mark.parametrize('recipe', RECIPES, ids=lambda p: p.stem)
+def test_recipes_are_parts_of_a_package(recipe):
+  """Recipes of one's own begin with `from byoljax.configs import byol`."""
+  module = importlib.import_module(f'byoljax.configs.{recipe.stem}')
+  assert module.get_config('smoke').task
 
 
 @pytest.mark.parametrize('recipe', RECIPES, ids=lambda p: p.stem)
