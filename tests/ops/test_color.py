@@ -48,9 +48,10 @@ def test_grays_have_no_color_and_values_outside_are_clipped():
   assert color.lab_to_rgb(jnp.asarray([50.0, 120.0, -120.0])).max() <= 1
 
 
-def test_gradients_are_finite_at_black():
-  gradient = jax.grad(lambda x: color.rgb_to_lab(x).sum())(jnp.zeros(3))
-  assert np.all(np.isfinite(gradient)) and np.abs(gradient).max() > 0
+def test_gradients_are_finite_at_black_and_of_grays():
+  for level in (0.0, 0.5, 1.0):
+    gradient = jax.grad(lambda x: color.rgb_to_lab(x).sum())(jnp.full(3, level))
+    assert np.all(np.isfinite(gradient)) and np.abs(gradient).max() > 0
   gradient = jax.grad(lambda x: color.lab_to_rgb(x).sum())(jnp.asarray([1.0, 0.5, 0.5]))
   assert np.all(np.isfinite(gradient)) and np.abs(gradient).max() > 0
 
