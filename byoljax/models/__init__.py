@@ -49,8 +49,9 @@ def make_encoder(
       'base' (D = 128, 768, 768, 1024 times width); the networks of the pretext papers,
       'alexnet' | '_2012' | '_plain' (D = `fc_dim`), 'nin3' | 'nin' | 'nin5' (D = 192 * width),
       'wrn_10_4' | '16_8' | '28_2' | '28_10' | '40_2' (D = 64 * factor * width), 'exemplar_cnn' |
-      '_small' | '_large' (D = 512, 128, 1024 times width); or the baseline 'pixels', the images
-      themselves (D = H * W * C), which has no options: all are ignored.
+      '_small' | '_large' (D = 512, 128, 1024 times width), 'vgg_dilated' (D = 256 * width); or the
+      baseline 'pixels', the images themselves (D = H * W * C), which has no options: all are
+      ignored.
     input: what the network begins with, see `models.inputs`; 'rgb' are the images as they are.
     mean: that images were normalized with, per channel; inputs other than 'rgb' need it.
     std: as `mean`.

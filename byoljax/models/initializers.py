@@ -75,6 +75,12 @@ def he_normal_fan_in(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) 
   return _draw(key, shape, math.sqrt(2.0 / math.prod(shape[:-1])), 'normal')
 
 
+def he_normal_transposed(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
+  """The same for a transposed convolution of stride 2: a place sees a quarter of the kernel."""
+  del dtype
+  return _draw(key, shape, math.sqrt(8.0 / math.prod(shape[:-1])), 'normal')
+
+
 def fan_in_truncated_normal(key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> Drawn:
   """N(0, 1 / fan_in) truncated at two sigma, not rescaled: Haiku's default; kernel [...,out]."""
   del dtype

@@ -121,6 +121,7 @@ def conv(
   *,
   use_bias: bool = False,
   groups: int = 1,
+  dilation: int = 1,
   kernel_init: Callable[..., Any] = he_normal_fan_out,
 ) -> nn.Conv:
   """Square convolution, [b,H,W,C] -> [b,h,w,features]; h = ceil(H / stride) where it is padded so.
@@ -134,6 +135,7 @@ def conv(
     name: the module's name.
     use_bias: whether there is a bias, zero at first.
     groups: of channels that see their own share of the input only; C of them: depthwise.
+    dilation: from one entry of the kernel to the next, in pixels; 'torch' pads as for 1.
     kernel_init: initializer of the kernel [kernel,kernel,C / groups,features].
   """
   return nn.Conv(
@@ -143,12 +145,25 @@ def conv(
     padding=padding_of(kernel, padding),
     use_bias=use_bias,
     feature_group_count=groups,
+    kernel_dilation=dilation,
     dtype=dtype,
     param_dtype=jnp.float32,
     kernel_init=kernel_init,
     conv_general_dilated=convolve,
     name=name,
   )
+
+
+def widened(channels: int, width: float) -> int:
+  """A number of channels times an encoder's width, which is 1/2 in networks that are halved.
+
+  Raises:
+    ValueError: the product is not a whole number.
+  """
+  product = channels * width
+  if product < 1 or product != int(product):
+    raise ValueError(f'{channels} channels times a width of {width} are no whole number.')
+  return int(product)
 
 
 def recomputed(block: nn.Module, wanted: bool) -> Callable[..., jax.Array]:

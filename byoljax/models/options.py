@@ -12,7 +12,17 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from byoljax.models import alexnet, convnext, exemplar_cnn, nin, resnet, small, vit, wide_resnet
+from byoljax.models import (
+  alexnet,
+  convnext,
+  exemplar_cnn,
+  nin,
+  resnet,
+  small,
+  vgg,
+  vit,
+  wide_resnet,
+)
 from byoljax.suggest import unknown
 
 STEMS = ('imagenet', 'cifar')
@@ -270,6 +280,16 @@ class ConvNeXtOptions(Options):
     return convnext.ConvNeXt(size, patch_size=int(self.patch_size), **self._shared())
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DilatedVGGOptions(SmallImageOptions):
+  """Options of the network of colorization, for images of any size."""
+
+  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
+    """The module; `bn_axis` and `bn_groups` as for `layers.batch_norm`."""
+    del name
+    return vgg.DilatedVGG(bn_axis=bn_axis, bn_groups=bn_groups, **self._shared())
+
+
 # name -> the options of its family
 FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(resnet.RESNETS, ResNetOptions),
@@ -280,6 +300,7 @@ FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(nin.NINS, NINOptions),
   **dict.fromkeys(wide_resnet.WIDE_RESNETS, WideResNetOptions),
   **dict.fromkeys(exemplar_cnn.EXEMPLAR_CNNS, ExemplarCNNOptions),
+  'vgg_dilated': DilatedVGGOptions,
 }
 
 
