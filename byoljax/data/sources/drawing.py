@@ -1,4 +1,6 @@
-"""Draws one picture of the data set `shapes`: outlines, textures, clutter, light. NumPy only.
+"""What the built-in sets are drawn with, outlines, textures, clutter; and `shapes`' pictures.
+
+NumPy only.
 
 Outlines are signed distances, sampled at 2x2 points per pixel and softened over one sub-pixel.
 Colors are float32 [3, n, n] in [0, 1] with n = 64 sub-pixels, channels first because NumPy is
@@ -6,6 +8,7 @@ several times faster along a long last axis.
 """
 
 import functools
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,14 +23,33 @@ TEXTURE = 0.1
 LIGHT = 0.12  # Of a slope of brightness across the image.
 NOISE = 0.02
 
-_SUPERSAMPLE = 2
-_N = SIZE * _SUPERSAMPLE
+SUPERSAMPLE = 2
 _TURN = np.float32(2 * np.pi)
 _Array = np.ndarray
 
-# Centers of the sub-pixels, in pixels from the middle of the image; y points down.
-_AXIS = ((np.arange(_N) + 0.5) / _SUPERSAMPLE - SIZE / 2).astype(np.float32)
-_X, _Y = np.meshgrid(_AXIS, _AXIS)
+
+class Grid(NamedTuple):
+  """Centers of the sub-pixels of an area, in pixels from the middle of the image; y points down.
+
+  Attributes:
+    axis: float32 [n], of the columns and of the rows.
+    x: float32 [n, n].
+    y: float32 [n, n].
+  """
+
+  axis: _Array
+  x: _Array
+  y: _Array
+
+
+def grid(margin: int = 0) -> Grid:
+  """The sub-pixels of the image and of `margin` pixels around it."""
+  count = (SIZE + 2 * margin) * SUPERSAMPLE
+  axis = ((np.arange(count) + 0.5) / SUPERSAMPLE - SIZE / 2 - margin).astype(np.float32)
+  return Grid(axis, *np.meshgrid(axis, axis))
+
+
+FRAME = grid()
 
 
 # Signed distances (negative inside) on coordinates where the shape's radius is about 1. They need
@@ -117,15 +139,15 @@ OUTLINES = {
 }
 
 
-def _coverage(distance: _Array, scale: float = 1.0) -> _Array:
+def coverage(distance: _Array, scale: float = 1.0) -> _Array:
   """Part of each sub-pixel inside the outline, [0, 1]; one unit of distance is `scale` pixels."""
-  return np.clip(np.float32(0.5) - distance * np.float32(scale * _SUPERSAMPLE), 0, 1)
+  return np.clip(np.float32(0.5) - distance * np.float32(scale * SUPERSAMPLE), 0, 1)
 
 
-def _texture(rng: np.random.Generator) -> _Array:
-  """A random pattern in [0, 1], [n, n]: plain, gradient, stripes, checks, dots or soft noise."""
+def _texture(rng: np.random.Generator, x: _Array, y: _Array) -> _Array:
+  """A random pattern in [0, 1]: plain, gradient, stripes, checks, dots or soft noise."""
   kind, angle, wavelength, phase, phase2, duty = rng.random(6, np.float32)
-  u = _X * np.cos(angle * _TURN) + _Y * np.sin(angle * _TURN)
+  u = x * np.cos(angle * _TURN) + y * np.sin(angle * _TURN)
   if kind < 0.2:
     return np.full_like(u, 0.5)
   if kind < 0.4:
@@ -133,7 +155,7 @@ def _texture(rng: np.random.Generator) -> _Array:
   if kind < 0.8:
     frequency = _TURN / (4 + 5 * wavelength)
     wave = np.sin(u * frequency + phase * _TURN)
-    v = _Y * np.cos(angle * _TURN) - _X * np.sin(angle * _TURN)
+    v = y * np.cos(angle * _TURN) - x * np.sin(angle * _TURN)
     if kind < 0.6:
       wave += duty - np.float32(0.5)
     elif kind < 0.7:
@@ -142,15 +164,21 @@ def _texture(rng: np.random.Generator) -> _Array:
       wave += np.sin(v * frequency + phase2 * _TURN) - np.float32(0.6)
     return np.clip(wave * 3 + np.float32(0.5), 0, 1)
   coarse = rng.random((9, 9), np.float32)
-  position = (np.arange(_N, dtype=np.float32) + np.float32(0.5)) * np.float32(8 / _N)
+  rows, row_weight = _between(y[:, 0])
+  columns, weight = _between(x[0])
+  rows = coarse[rows] + (coarse[rows + 1] - coarse[rows]) * row_weight[:, None]
+  return rows[:, columns] + (rows[:, columns + 1] - rows[:, columns]) * weight
+
+
+def _between(places: _Array) -> tuple[_Array, _Array]:
+  """Of nine points across the image, the one before each place, and how near the next one is."""
+  position = np.clip((places + np.float32(SIZE / 2)) * np.float32(8 / SIZE), 0, 7.9999)
   low = position.astype(np.int64)
   weight = position - low.astype(np.float32)
-  weight *= weight * (3 - 2 * weight)
-  rows = coarse[low] + (coarse[low + 1] - coarse[low]) * weight[:, None]
-  return rows[:, low] + (rows[:, low + 1] - rows[:, low]) * weight
+  return low, weight * (weight * (3 - 2 * weight))
 
 
-def _color(rng: np.random.Generator, lightness: float) -> _Array:
+def random_color(rng: np.random.Generator, lightness: float) -> _Array:
   """A random hue and saturation around a gray of `lightness`; float32 [3, 1, 1]."""
   hue, saturation = rng.random(2)
   wheel = np.cos(2 * np.pi * (hue + np.array([0, 1 / 3, 2 / 3])))
@@ -158,35 +186,54 @@ def _color(rng: np.random.Generator, lightness: float) -> _Array:
   return color.astype(np.float32)[:, None, None]
 
 
-def _surface(rng: np.random.Generator, lightness: float) -> _Array:
-  """A textured area around one color; float32 [3, n, n]."""
-  color = _color(rng, lightness)
+def surface(rng: np.random.Generator, lightness: float, x: _Array, y: _Array) -> _Array:
+  """A textured area around one color; float32 [3, n, n] for coordinates [n, n] in pixels."""
+  color = random_color(rng, lightness)
   step = rng.uniform(-TEXTURE, TEXTURE, 3).astype(np.float32)
-  return color + (_texture(rng) - np.float32(0.5)) * step[:, None, None]
+  return color + (_texture(rng, x, y) - np.float32(0.5)) * step[:, None, None]
 
 
-def _span(start: float, end: float, margin: float) -> slice:
+def span(axis: _Array, start: float, end: float, margin: float) -> slice:
   """The sub-pixels between two positions, and `margin` pixels more on either side."""
   low, high = min(start, end) - margin, max(start, end) + margin
-  return slice(*np.searchsorted(_AXIS, (low, high)))
+  return slice(*np.searchsorted(axis, (low, high)))
 
 
-def _clutter(rng: np.random.Generator, image: _Array, count: int, lightness: float) -> None:
-  """Draws strokes and dots, all much smaller than an object, in place."""
+def clutter(
+  rng: np.random.Generator, image: _Array, count: int, lightness: float, area: Grid = FRAME
+) -> None:
+  """Draws strokes and dots, all much smaller than an object, in place; `area` is the image's."""
+  reach = -area.axis[0] + 0.5 / SUPERSAMPLE
   for _ in range(count):
-    x0, y0 = rng.uniform(-SIZE / 2, SIZE / 2, 2)
+    x0, y0 = rng.uniform(-reach, reach, 2)
     angle, length = rng.uniform(0, 2 * np.pi), rng.uniform(0, 9) * rng.integers(2)
     radius, dx, dy = rng.uniform(0.5, 1.5), np.cos(angle), np.sin(angle)
-    color = _color(rng, lightness + rng.uniform(-0.35, 0.35))
+    color = random_color(rng, lightness + rng.uniform(-0.35, 0.35))
     # Only the stroke's surroundings are computed.
-    columns = _span(x0, x0 + length * dx, radius + 1)
-    rows = _span(y0, y0 + length * dy, radius + 1)
-    x = _X[rows, columns] - np.float32(x0)
-    y = _Y[rows, columns] - np.float32(y0)
+    columns = span(area.axis, x0, x0 + length * dx, radius + 1)
+    rows = span(area.axis, y0, y0 + length * dy, radius + 1)
+    x = area.x[rows, columns] - np.float32(x0)
+    y = area.y[rows, columns] - np.float32(y0)
     dx, dy = np.float32(dx), np.float32(dy)
     along = np.clip(x * dx + y * dy, 0, np.float32(length))
     part = image[:, rows, columns]
-    part += _coverage(_disc(x - along * dx, y - along * dy, radius)) * (color - part)
+    part += coverage(_disc(x - along * dx, y - along * dy, radius)) * (color - part)
+
+
+def outlined(name: str, x: _Array, y: _Array, radius: float, angle: float, mirror: int) -> _Array:
+  """The part of each sub-pixel that an object covers, [0, 1].
+
+  Args:
+    name: a key of `OUTLINES`.
+    x: coordinates in pixels from the object's middle, [n, n].
+    y: the same.
+    radius: in pixels.
+    angle: in radians.
+    mirror: 1, or -1 for the mirrored outline.
+  """
+  c, s = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
+  distance = OUTLINES[name]((c * x + s * y) * np.float32(mirror), c * y - s * x)
+  return coverage(distance, radius)
 
 
 def picture(rng: np.random.Generator, name: str) -> _Array:
@@ -202,21 +249,35 @@ def picture(rng: np.random.Generator, name: str) -> _Array:
   # The object is lighter or darker than the background, with equal chance.
   contrast = rng.uniform(*CONTRAST) * (1 if rng.integers(2) else -1)
   background = rng.uniform(*MIDDLE) - 0.5 * contrast
-  image = _surface(rng, background)
-  _clutter(rng, image, int(rng.integers(2, 6)), background)
+  image = surface(rng, background, FRAME.x, FRAME.y)
+  clutter(rng, image, int(rng.integers(2, 6)), background)
 
   radius = rng.uniform(*RADIUS)
   x0, y0 = rng.uniform(-1, 1, 2) * (SIZE / 2 - 0.5 - radius)
   angle, mirror = rng.uniform(-ANGLE, ANGLE), 1 if rng.integers(2) else -1
-  c, s = np.float32(np.cos(angle) / radius), np.float32(np.sin(angle) / radius)
-  x, y = _X - np.float32(x0), _Y - np.float32(y0)
-  distance = OUTLINES[name]((c * x + s * y) * np.float32(mirror), c * y - s * x)
-  image += _coverage(distance, radius) * (_surface(rng, background + contrast) - image)
+  x, y = FRAME.x - np.float32(x0), FRAME.y - np.float32(y0)
+  inside = outlined(name, x, y, radius, angle, mirror)
+  image += inside * (surface(rng, background + contrast, FRAME.x, FRAME.y) - image)
 
-  _clutter(rng, image, int(rng.integers(0, 2)), background)
-  light = (rng.uniform(-LIGHT, LIGHT, 2) / (SIZE / 2)).astype(np.float32)
-  image += _X * light[0] + _Y * light[1]
-  image = image[:, ::2] + image[:, 1::2]
-  image = (image[:, :, ::2] + image[:, :, 1::2]) * np.float32(0.25)
+  clutter(rng, image, int(rng.integers(0, 2)), background)
+  image += light(rng)
+  return photographed(rng, image)
+
+
+def light(rng: np.random.Generator) -> _Array:
+  """A slope of brightness across the image; float32 [n, n]."""
+  slope = (rng.uniform(-LIGHT, LIGHT, 2) / (SIZE / 2)).astype(np.float32)
+  return FRAME.x * slope[0] + FRAME.y * slope[1]
+
+
+def averaged(values: _Array) -> _Array:
+  """The mean over the sub-pixels of every pixel; [..., n, n] -> [..., n / 2, n / 2]."""
+  values = values[..., ::2, :] + values[..., 1::2, :]
+  return (values[..., ::2] + values[..., 1::2]) * np.float32(0.25)
+
+
+def photographed(rng: np.random.Generator, image: _Array) -> _Array:
+  """What a camera with some noise makes of it; float32 [3, n, n] -> uint8 [32, 32, 3]."""
+  image = averaged(image)
   image += rng.standard_normal(image.shape, np.float32) * np.float32(NOISE)
   return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0).copy()

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.data.sources import shapes, source
+from byoljax.data.sources import built_in, source
 from byoljax.workdir.files import replacing
 
 _HEADER = 12
@@ -29,7 +29,7 @@ _OPEN_FILES = 128
 def cache_path(kind: str, *key: object) -> str:
   """Where something derived from data files is kept: a `.npy` path in the user's cache."""
   name = f'{kind}-{source.fingerprint(*key)}.npy'
-  return os.path.join(shapes.default_data_dir(), 'index', name)
+  return os.path.join(built_in.default_data_dir(), 'index', name)
 
 
 def load_cached(path: str) -> np.ndarray | None:

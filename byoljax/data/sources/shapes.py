@@ -16,12 +16,10 @@ import functools
 import io
 import os
 from typing import Any
-import zipfile
 
 import numpy as np
 
-from byoljax.data.sources import drawing, tensorflow_import
-from byoljax.workdir.files import replacing
+from byoljax.data.sources import built_in, drawing, tensorflow_import
 
 VERSION = '1.0.0'
 SEED = 0
@@ -35,17 +33,10 @@ _LABEL_STREAM = 16
 _Array = np.ndarray
 
 
-def _generator(seed: int, split: str, index: int, stream: int = 0) -> np.random.Generator:
-  """The counter-based random stream of one example."""
-  key = [seed, (_STREAMS[split] + stream) << 48 | index]
-  return np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
-
-
 def _label(seed: int, split: str, index: int) -> int:
   """Classes are balanced: every ten neighbors hold each class once, in random order."""
-  count = len(CLASS_NAMES)
-  order = _generator(seed, split, index // count, _LABEL_STREAM).permutation(count)
-  return int(order[index % count])
+  stream = _STREAMS[split] + _LABEL_STREAM
+  return built_in.balanced_label(seed, stream, index, len(CLASS_NAMES))
 
 
 def draw(seed: int, split: str, index: int) -> tuple[_Array, int]:
@@ -62,12 +53,10 @@ def draw(seed: int, split: str, index: int) -> tuple[_Array, int]:
   Raises:
     ValueError: for an unknown split or a negative index.
   """
-  if split not in SPLITS:
-    raise ValueError(f"shapes has no split {split!r}: use 'train' or 'test'.")
-  if index < 0:
-    raise ValueError(f'index {index} is negative: examples are numbered from 0.')
+  built_in.check('shapes', SPLITS, split, index)
   label = _label(seed, split, index)
-  return drawing.picture(_generator(seed, split, index), CLASS_NAMES[label]), label
+  rng = built_in.generator(seed, _STREAMS[split], index)
+  return drawing.picture(rng, CLASS_NAMES[label]), label
 
 
 def contact_sheet(columns: int = 16, seed: int = SEED) -> _Array:
@@ -82,19 +71,13 @@ def contact_sheet(columns: int = 16, seed: int = SEED) -> _Array:
   return sheet
 
 
-def default_data_dir() -> str:
-  """Where prepared data live: $BYOLJAX_DATA, else ~/.cache/byoljax."""
-  chosen = os.environ.get('BYOLJAX_DATA') or os.path.join('~', '.cache', 'byoljax')
-  return os.path.abspath(os.path.expanduser(chosen))
-
-
 def arrays(split: str, data_dir: str | None = None) -> tuple[_Array, _Array]:
   """A whole split in memory, without TensorFlow.
 
   Args:
     split: 'train' or 'test'.
-    data_dir: cache directory, `default_data_dir()` when None. Drawn once and kept there; where it
-      cannot be written the pictures are drawn anew.
+    data_dir: cache directory, `built_in.default_data_dir()` when None. Drawn once and kept there;
+      where it cannot be written the pictures are drawn anew.
 
   Returns:
     Images, uint8 [N, 32, 32, 3], and labels, int32 [N].
@@ -102,24 +85,17 @@ def arrays(split: str, data_dir: str | None = None) -> tuple[_Array, _Array]:
   Raises:
     ValueError: for an unknown split.
   """
-  if split not in SPLITS:
-    raise ValueError(f"shapes has no split {split!r}: use 'train' or 'test'.")
-  directory = os.path.abspath(os.path.expanduser(data_dir or default_data_dir()))
-  path = os.path.join(directory, 'shapes_arrays', f'{VERSION}-{split}.npz')
-  # A missing, truncated or foreign file is replaced: it can always be drawn again.
-  with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-    with open(path, 'rb') as file, np.load(file) as kept:
-      images, labels = kept['images'], kept['labels']
-    if images.shape == (SPLITS[split], SIZE, SIZE, 3) and labels.shape == (SPLITS[split],):
-      return images, labels
-  examples = [draw(SEED, split, i) for i in range(SPLITS[split])]
-  images = np.stack([image for image, _ in examples])
-  labels = np.array([label for _, label in examples], np.int32)
-  with contextlib.suppress(OSError):
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with replacing(path) as file:
-      np.savez(file, images=images, labels=labels)
-  return images, labels
+  built_in.check('shapes', SPLITS, split)
+  path = os.path.join(built_in.directory_of(data_dir), 'shapes_arrays', f'{VERSION}-{split}.npz')
+  count = SPLITS[split]
+
+  def drawn() -> dict[str, _Array]:
+    examples = [draw(SEED, split, i) for i in range(count)]
+    images = np.stack([image for image, _ in examples])
+    return {'images': images, 'labels': np.array([label for _, label in examples], np.int32)}
+
+  kept = built_in.cached(path, {'images': (count, SIZE, SIZE, 3), 'labels': (count,)}, drawn)
+  return kept['images'], kept['labels']
 
 
 @contextlib.contextmanager
@@ -176,7 +152,7 @@ def _builder_class() -> Any:
 
 def builder(data_dir: str | None = None) -> Any:
   """The `tfds.core.GeneratorBasedBuilder` of this set under `data_dir`; see `prepare`."""
-  directory = os.path.abspath(os.path.expanduser(data_dir or default_data_dir()))
+  directory = built_in.directory_of(data_dir)
   return _builder_class()(data_dir=directory)
 
 
@@ -200,7 +176,7 @@ def prepare(data_dir: str | None = None) -> str:
   is complete, the others wait.
 
   Args:
-    data_dir: TFDS data directory, `default_data_dir()` when None.
+    data_dir: TFDS data directory, `built_in.default_data_dir()` when None.
 
   Returns:
     The prepared version directory, for `tfds.builder_from_directory`. Examples are stored in the
@@ -209,7 +185,7 @@ def prepare(data_dir: str | None = None) -> str:
   Raises:
     ValueError: when the directory cannot be written.
   """
-  directory = os.path.abspath(os.path.expanduser(data_dir or default_data_dir()))
+  directory = built_in.directory_of(data_dir)
   path = os.path.join(directory, 'shapes', VERSION)
   complete = os.path.join(path, 'dataset_info.json')
   if os.path.exists(complete):

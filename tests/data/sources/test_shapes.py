@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from byoljax.data.sources import drawing, shapes
+from byoljax.data.sources import built_in, drawing, shapes
 
 
 @pytest.fixture
@@ -86,9 +86,9 @@ def test_distance_is_one_to_one_near_the_outline(name):
 
 
 def test_edges_are_softened():
-  assert drawing._coverage(np.float32(0)) == 0.5
+  assert drawing.coverage(np.float32(0)) == 0.5
   np.testing.assert_allclose(
-    drawing._coverage(np.float32([-0.3, -0.125, 0.125, 0.3])), [1, 0.75, 0.25, 0]
+    drawing.coverage(np.float32([-0.3, -0.125, 0.125, 0.3])), [1, 0.75, 0.25, 0]
   )
 
 
@@ -137,9 +137,9 @@ def test_arrays_without_a_writable_directory(small, tmp_path):
 
 def test_environment_variable_chooses_the_directory(monkeypatch, tmp_path):
   monkeypatch.setenv('BYOLJAX_DATA', str(tmp_path / 'here'))
-  assert shapes.default_data_dir() == str(tmp_path / 'here')
+  assert built_in.default_data_dir() == str(tmp_path / 'here')
   monkeypatch.delenv('BYOLJAX_DATA')
-  assert shapes.default_data_dir() == os.path.expanduser('~/.cache/byoljax')
+  assert built_in.default_data_dir() == os.path.expanduser('~/.cache/byoljax')
 
 
 def test_unwritable_directory_is_one_sentence(tmp_path):
