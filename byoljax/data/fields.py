@@ -100,6 +100,29 @@ class Field:
 IMAGE = Field('image', 'image', 3, dtype='uint8')
 
 
+def parsed(texts: Sequence[str]) -> tuple[Field, ...]:
+  """The fields that a configuration names: 'depth:map', 'moving:mask', 'boxes:boxes:20'.
+
+  Args:
+    texts: name, kind and, if need be, channels or rows, with colons between them.
+
+  Raises:
+    ValueError: something else, or a name given twice.
+  """
+  made = []
+  for text in texts:
+    name, *rest = str(text).split(':')
+    if len(rest) not in (1, 2) or not all(part.isdigit() for part in rest[1:]):
+      raise ValueError(
+        f"field {text!r} must be name:kind, such as 'depth:map', or name:kind:channels, as in "
+        f"'boxes:boxes:20'; kinds are {', '.join(RESAMPLING)}."
+      )
+    if name in [field.name for field in made]:
+      raise ValueError(f'field {name!r} is given twice.')
+    made.append(Field(name, rest[0], channels=int(rest[1]) if rest[1:] else 0))
+  return tuple(made)
+
+
 def find(fields: Sequence[Field], name: str, where: str) -> Field:
   """The field of this name.
 

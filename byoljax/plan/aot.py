@@ -38,6 +38,7 @@ KNOWN_DATA = {
   'stl10': (105_000, 10, 18_000),
   'imagenette': (9_469, 10, 9_500),
   'shapes': (8_000, 10, 3_072),
+  'sprites': (8_000, 10, 3_072),
 }
 # libtpu only compiles here: no cloud metadata, no lock against other processes.
 _TPU_ENVIRONMENT = {
@@ -119,7 +120,7 @@ def described_source(config: Config, examples: int = 0, classes: int = -1) -> So
       f'(and --classes=N if there are labels). Known: {", ".join(KNOWN_DATA)}.'
     )
   size, labels, _ = known or (0, 0, 0)
-  arrays = name in ('npz', 'shapes')
+  arrays = name in ('npz', 'shapes', 'sprites')
   side = max(view.size for view in config.views.values())
 
   def unread(*unused: Any) -> Any:

@@ -14,7 +14,7 @@ log = logging.getLogger('byoljax')
 
 
 def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> 'Source':
-  """A split of the data that `config.data` names.
+  """A split of the data that `config.data` names; for 'pretrain' with its further fields.
 
   Args:
     config: of a pretraining run.
@@ -25,6 +25,7 @@ def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> 'Sou
     ConfigError: no such data or split, output that would lie among the images; for 'pretrain', a
       class that is not there.
   """
+  from byoljax.data import fields
   from byoljax.data.sources import datasets
 
   if config.data.name == 'folder' and config.data.dir and log_dir is not None:
@@ -36,6 +37,7 @@ def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> 'Sou
       data_dir=config.data.dir,
       unreadable_log=None if log_dir is None else log_dir / 'unreadable.txt',
       in_memory=config.data.resident != 'off',
+      fields=fields.parsed(config.data.fields) if split == 'pretrain' else (),
     )
     return source.of_classes(config.data.classes) if split == 'pretrain' else source
 

@@ -12,6 +12,7 @@ import jax
 from byoljax import config as config_lib
 from byoljax import methods
 from byoljax.config import Config, user_errors
+from byoljax.data import fields
 from byoljax.data.augment import views
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.sources.source import Source
@@ -94,9 +95,15 @@ def length_of(config: Config, source: Source, devices: int) -> Length:
 
 
 def data_options(config: Config) -> DataOptions:
-  """How the configuration wants images read and normalized."""
+  """How the configuration wants images read and normalized, and which fields go with them.
+
+  A field that a view shows is that view; the others accompany every view.
+  """
   data = config.data
-  return DataOptions(tuple(data.mean), tuple(data.std), data.threads, data.resident)
+  shown = {spec.field for spec in view_specs(config)}
+  names = (field.name for field in fields.parsed(data.fields))
+  further = tuple(name for name in names if name not in shown)
+  return DataOptions(tuple(data.mean), tuple(data.std), data.threads, data.resident, further)
 
 
 def cadence(config: Config, length: Length) -> Cadence:

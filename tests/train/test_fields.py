@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from byoljax import config as config_lib
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.batches.order import MixedOrder
 from byoljax.data.fields import Field
@@ -17,9 +18,10 @@ from byoljax.devices import mapping
 from byoljax.length import make_length
 from byoljax.method import Aux, Method, default_groups, keep
 from byoljax.models.net import Statistics
-from byoljax.train import loop
+from byoljax.train import assemble, loop
 from byoljax.train.run import DataOptions, make_run
 from byoljax.workdir.clock import Clock
+from tests.paths import ROOT
 
 SPEC = ViewSpec(size=8, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
 WEIGHTS = np.array([0.5, 0.25, -0.5], np.float32)
@@ -55,6 +57,14 @@ def scenes(count, seed, labels=None):
   return arrays.from_arrays(
     images, labels, fields={Field('depth', 'map', resample='bicubic'): depth}
   )
+
+
+def test_fields_of_a_configuration_accompany_the_views_or_are_one():
+  config = config_lib.load(str(ROOT / 'configs' / 'byol.py') + ':shapes')
+  assert assemble.data_options(config).fields == ()
+  config.data.fields = ('second:image', 'moving:mask', 'depth:map')
+  config.views.view2 = config.views.view1.to_dict() | {'field': 'second', 'geometry_of': 'view1'}
+  assert assemble.data_options(config).fields == ('moving', 'depth')
 
 
 @pytest.mark.parametrize('resident', ['off', 'on'])

@@ -15,7 +15,7 @@ import dataclasses
 import os
 
 from byoljax.data.fields import Field
-from byoljax.data.sources import arrays, folder, memory, shapes, source, tfds_source
+from byoljax.data.sources import arrays, folder, memory, shapes, source, sprites, tfds_source
 from byoljax.suggest import did_you_mean, unknown
 
 SPLITS = ('pretrain', 'train', 'test')
@@ -27,7 +27,7 @@ class Facts:
   """What is known about a data set before it is opened.
 
   Attributes:
-    kind: 'tfds', 'shapes', 'folder' or 'npz': what reads it.
+    kind: 'tfds', 'shapes', 'sprites', 'folder' or 'npz': what reads it.
     tfds: name in TFDS, for kind 'tfds'.
     pretrain, train, test: the splits in TFDS's notation, for kind 'tfds'.
     image_size: side in pixels at which the set is usually trained; 0 where it is up to the data.
@@ -45,6 +45,7 @@ class Facts:
 
 DATASETS = {
   'shapes': Facts('shapes', image_size=shapes.SIZE),
+  'sprites': Facts('sprites', image_size=sprites.SIZE),
   'cifar10': Facts('tfds', 'cifar10', image_size=32),
   'cifar100': Facts('tfds', 'cifar100', image_size=32),
   'stl10': Facts('tfds', 'stl10', pretrain='unlabelled+train', image_size=96),
@@ -100,7 +101,7 @@ def load(
     name: a key of DATASETS, or `tfds:NAME`.
     split: 'pretrain', 'train' or 'test'.
     data_dir: the directory with prepared TFDS sets (empty: $TFDS_DATA_DIR, else
-      ~/tensorflow_datasets; for shapes its own cache), the folder of images, or the `.npz` file.
+      ~/tensorflow_datasets; of a built-in set its cache), the folder of images, or the `.npz` file.
     unreadable_log: directory in which `unreadable.txt` lists the images that cannot be read, or
       the path of such a .txt file; None keeps no file.
     image_key: TFDS feature that holds the image.
@@ -108,7 +109,7 @@ def load(
     in_memory: decode small TFDS sets whose images all have one size once, when the first batch is
       asked for, and keep them: see `memory.keep`. For whoever reads a set more than once.
     fields: further fields of every example, such as `Field('depth', 'map')`: folders, members or
-      features of these names. `shapes` has none.
+      features of these names. `shapes` has none, `sprites` those of `sprites.FIELDS`.
 
   Raises:
     ValueError: an unknown name or split, data that are not there, or that are damaged.
@@ -129,6 +130,8 @@ def load(
     if fields:
       raise ValueError(f'shapes has no field {fields[0].name!r}, only images and labels.')
     return _shapes(split, directory)
+  if known.kind == 'sprites':
+    return _sprites(split, directory, fields)
   wanted = {'pretrain': known.pretrain, 'train': known.train, 'test': known.test}[split]
   opened = tfds_source.from_tfds(
     known.tfds,
@@ -153,6 +156,31 @@ def _shapes(split: str, directory: str) -> source.Source:
   made = arrays.from_arrays(images, labels, name=name, class_names=shapes.CLASS_NAMES)
   mark = tfds_source.fingerprint(name, len(images), 'image', 'label')
   return dataclasses.replace(made, fingerprint=mark)
+
+
+def _sprites(split: str, directory: str, fields: Sequence[Field]) -> source.Source:
+  """The built-in scenes as arrays."""
+  part = 'test' if split == 'test' else 'train'
+  names = [field.name for field in fields]
+  found = [_as_asked(sprites.field_of(field.name), field) for field in fields]
+  kept = sprites.arrays(part, ('image', 'label', *names), directory or None)
+  return arrays.from_arrays(
+    kept['image'],
+    kept['label'],
+    name=f'sprites/{sprites.VERSION}:{part}',
+    class_names=sprites.CLASS_NAMES,
+    fields={field: kept[field.name] for field in found},
+  )
+
+
+def _as_asked(own: Field, asked: Field) -> Field:
+  """A field of a built-in set, resampled as it was asked for."""
+  if asked.kind != own.kind or asked.channels not in (0, own.channels):
+    raise ValueError(
+      f'the field {own.name!r} of sprites is a {own.kind} of {own.channels} channels or rows, not '
+      f'{asked.kind} of {asked.channels}.'
+    )
+  return dataclasses.replace(own, resample=asked.resample)
 
 
 def _usual_split(name: str, split: str, directory: str) -> str:
