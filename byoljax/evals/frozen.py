@@ -101,7 +101,7 @@ def few_labels(
 
   Returns:
     {'rows': for each entry {'labels' ('5 per class', '1 %'), 'examples', 'top1', 'top1_sd' (over
-    draws)}, 'skipped': {entry: why}}.
+    draws), 'mean_per_class', 'mean_per_class_sd'}, 'skipped': {entry: why}, 'majority'}.
 
   Raises:
     ValueError: an entry that makes no sense, none that can be evaluated, or fewer than two classes.
@@ -121,7 +121,9 @@ def few_labels(
     for draw in range(draws):
       part = subset(train[1], count=count, share=share, seed=(seed, streams.FEW_LABELS, draw))
       model = _fit(train[0][part], train[1][part], value, max_iterations)
-      found.append({'top1': float(np.mean(model.predict(test[0]) == test[1]))})
+      right = model.predict(test[0]) == test[1]
+      per_class = scores.mean_per_class(right, test[1])
+      found.append({'top1': float(np.mean(right)), 'mean_per_class': per_class})
       size = len(part)
     rows.append({'labels': name, 'examples': size} | over_draws(found))
   if not rows:
@@ -129,13 +131,13 @@ def few_labels(
       f'{len(train[1])} labelled images are too few for every entry: '
       + '; '.join(f'{name}: {problem}' for name, problem in skipped.items())
     )
-  return {'rows': rows, 'skipped': skipped}
+  return {'rows': rows, 'skipped': skipped, 'majority': scores.majority(test[1])}
 
 
 def over_draws(found: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
   """Means of scores, and their standard deviations '<score>_sd' (None of a single draw)."""
   made: dict[str, float | None] = {}
-  for name in found[0]:
+  for name in [name for name in scores.METRICS if name in found[0]]:
     values = [each[name] for each in found]
     made[name] = float(np.mean(values))
     made[f'{name}_sd'] = float(np.std(values, ddof=1)) if len(values) > 1 else None

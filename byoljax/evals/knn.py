@@ -31,6 +31,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from byoljax.evals import scores
+
 # k and T of the headline number. Fixed in advance: selecting them on the queries would be selecting
 # on the test set.
 HEADLINE_K = 200
@@ -77,11 +79,12 @@ def knn_accuracy(
     bank_block: bank rows per block, at most; None likewise.
 
   Returns:
-    'top1' (and 'top5' when C > 5): the headline, fractions in [0, 1], at 'k' = min(headline_k, n)
-    and 'temperature' = 0.1, fixed in advance and added to the sweep if it is not in it; 'bank' n
-    and 'queries', the labelled rows counted; 'sweep', a list of {'k', 'temperature', 'top1',
-    ('top5')}; 'best', its entry of highest top-1, which is selected on the queries themselves and
-    is therefore not a test result. No gradient.
+    'top1' (and 'top5' when C > 5) and 'mean_per_class', the balanced accuracy: the headline,
+    fractions in [0, 1], at 'k' = min(headline_k, n) and 'temperature' = 0.1, fixed in advance and
+    added to the sweep if it is not in it; 'majority', the share of the queries' largest class;
+    'bank' n and 'queries', the labelled rows counted; 'sweep', a list of {'k', 'temperature',
+    'top1', ('top5'), 'mean_per_class'}; 'best', its entry of highest top-1, which is selected on
+    the queries themselves and is therefore not a test result. No gradient.
 
   Raises:
     ValueError: shapes that do not match, no labels, a label out of range, a k below 1, a
@@ -98,28 +101,37 @@ def knn_accuracy(
   nearest = _search(
     bank, bank_labels, queries, k=all_ks[-1], query_block=query_block, bank_block=bank_block
   )
-  hits = np.zeros((2, len(all_ks), len(all_temperatures)), np.int64)
+  found = []
   for (similarities, labels), truth in zip(
     nearest, _blocks(query_labels, query_block, fill=-1), strict=True
   ):
-    block_hits, finite = _vote(similarities, labels, truth, all_ks, all_temperatures)
+    block, finite = _vote(similarities, labels, truth, all_ks, all_temperatures)
     if not finite:
       raise ValueError(
         'k-NN needs finite features, but some are NaN or infinite: the encoder may have diverged.'
       )
-    hits += np.asarray(block_hits)
+    found.append(np.asarray(block))
 
-  counted = int(np.sum(query_labels >= 0))
-  accuracy = hits / counted
-  names = ('top1', 'top5') if num_classes > 5 else ('top1',)
+  known = np.flatnonzero(query_labels >= 0)
+  ranks, truth = np.concatenate(found, axis=-1)[..., known], query_labels[known]
   sweep = [
-    {'k': k, 'temperature': t} | {n: float(accuracy[a, i, j]) for a, n in enumerate(names)}
+    {'k': k, 'temperature': t} | _scores(ranks[i, j], truth, num_classes)
     for i, k in enumerate(all_ks)
     for j, t in enumerate(all_temperatures)
   ]
   main = next(row for row in sweep if (row['k'], row['temperature']) == headline)
   best = max(sweep, key=lambda row: row['top1'])
-  return main | {'bank': voters, 'queries': counted, 'sweep': sweep, 'best': best}
+  counts = {'majority': scores.majority(truth), 'bank': voters, 'queries': len(known)}
+  return main | counts | {'sweep': sweep, 'best': best}
+
+
+def _scores(ranks: np.ndarray, truth: np.ndarray, num_classes: int) -> dict[str, float]:
+  """Scores of queries by the rank of their class among the votes, 0 for the first."""
+  right = ranks < 1
+  made = {'top1': float(np.mean(right))}
+  if num_classes > 5:
+    made['top5'] = float(np.mean(ranks < 5))
+  return made | {'mean_per_class': scores.mean_per_class(right, truth)}
 
 
 def nearest(
@@ -261,8 +273,8 @@ def _vote(
   ks: tuple[int, ...],
   temperatures: tuple[float, ...],
 ) -> tuple[jax.Array, jax.Array]:
-  """Counts correct predictions of a query block: int32 [2, len(ks), len(temperatures)], top-1,
-  top-5.
+  """The rank of every query's class among the votes, 5 for a later one or none, and whether all is
+  finite: int8 [len(ks), len(temperatures), queries], and bool [].
 
   Votes are summed per neighbor (the total of its class) rather than per class: [q, k, k] is smaller
   than [q, C] with thousands of classes, and no scatter with an undefined order is needed.
@@ -275,7 +287,7 @@ def _vote(
   first = ~jnp.any(same & earlier[None], axis=-1)[..., None]  # One neighbor represents each class.
   right = (labels == truth[:, None])[..., None]
   lower = (labels < truth[:, None])[..., None]
-  hits = []
+  ranks = []
   for k in ks:
     votes = jnp.einsum(
       'qij,qjt->qit',
@@ -287,9 +299,8 @@ def _vote(
     ahead = first[:, :k] & ((votes > own) | ((votes == own) & lower[:, :k]))
     # Without a vote for the true class `own` is -inf and every class is ahead: a miss.
     rank = jnp.where(jnp.isfinite(own[:, 0]), jnp.sum(ahead, axis=1), 5)  # [q, t]
-    rank = jnp.where(truth[:, None] < 0, 5, rank)
-    hits.append(jnp.stack([jnp.sum(rank < 1, axis=0), jnp.sum(rank < 5, axis=0)]))
-  return jnp.stack(hits, axis=1), finite
+    ranks.append(jnp.minimum(rank, 5).astype(jnp.int8).T)
+  return jnp.stack(ranks), finite
 
 
 def _labels(labels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""Scores of a classifier's outputs: top-k accuracy, mean per class, VOC's mean average precision.
+"""Scores of a classifier's outputs: top-k and balanced accuracy, VOC's mean average precision.
+
+Accuracy alone says little where classes differ in size: of 150, 3 and 2 images whoever always names
+the first class has 97 % right. So it never stands without the balanced accuracy, which that answer
+brings to chance, and the share of the largest class, which is what that answer reaches.
 
 Scores and labels in, numbers out, on the host. `byoljax.data.sources.datasets` knows each data
 set's headline metric.
@@ -12,27 +16,29 @@ import numpy as np
 
 from byoljax.losses import classification
 
-# Display names.
+# Display names. Balanced accuracy is what papers on transfer call the mean per class.
 METRICS = {
   'top1': 'top-1',
   'top5': 'top-5',
-  'mean_per_class': 'mean per class',
+  'mean_per_class': 'balanced accuracy',
   'map': 'mAP',
   'map11': '11-point mAP',
 }
 
 
 def format_scores(result: Mapping[str, Any]) -> str:
-  """'top-1 71.20%, mean per class 70.10%': the scores among a result's fields.
+  """'top-1 71.20%, balanced accuracy 70.10%': the scores among a result's fields.
 
-  A result with '<score>_sd', over the parts of a cross-validation, shows it, too.
+  A result with '<score>_sd', over the parts of a cross-validation, shows it, too; one with
+  'majority' says what the largest class's share is.
   """
   shown = []
   for name, text in METRICS.items():
     if name in result:
       spread = f' ± {result[f"{name}_sd"]:.2%}' if f'{name}_sd' in result else ''
       shown.append(f'{text} {result[name]:.2%}{spread}')
-  return ', '.join(shown)
+  largest = f' (the largest class: {result["majority"]:.2%})' if 'majority' in result else ''
+  return ', '.join(shown) + largest
 
 
 def of_logits(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
@@ -44,8 +50,8 @@ def of_logits(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
       ignored.
 
   Returns:
-    One label per image: {'top1', 'top5' (from 6 classes on), 'mean_per_class'}; several: {'map11'}.
-    All in [0, 1].
+    One label per image: {'top1', 'top5' (from 6 classes on), 'mean_per_class' (the balanced
+    accuracy), 'majority' (see `majority`)}; several: {'map11'}. All in [0, 1].
 
   Raises:
     ValueError: invalid shapes, or no labelled image.
@@ -60,7 +66,62 @@ def of_logits(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
   found = {'top1': float(right.mean())}
   if scores.shape[1] > 5:
     found['top5'] = float(np.asarray(classification.top_k_correct(scores, targets, 5)).mean())
-  return found | {'mean_per_class': mean_per_class(right, labels[known])}
+  own = labels[known]
+  return found | {'mean_per_class': mean_per_class(right, own), 'majority': majority(own)}
+
+
+def majority(labels: np.ndarray) -> float:
+  """The share of the largest class: the accuracy of always naming it.
+
+  Args:
+    labels: int [N], -1 ignored.
+
+  Examples:
+    >>> majority(np.array([0, 0, 0, 2, -1]))
+    0.75
+  """
+  counts = np.bincount(labels[labels >= 0])
+  return float(counts.max() / counts.sum())
+
+
+def confusion(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
+  """Counts int64 [C, C]: rows are true classes, columns predicted ones.
+
+  Args:
+    predicted: int [N] in [0, C).
+    labels: int [N] in [-1, C); -1 is not counted.
+    num_classes: C.
+
+  Examples:
+    >>> confusion(np.array([0, 1, 1]), np.array([0, 0, -1]), 2)
+    array([[1, 1],
+           [0, 0]])
+  """
+  known = labels >= 0
+  cells = labels[known].astype(np.int64) * num_classes + predicted[known]
+  return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def by_class(counts: np.ndarray) -> list[dict[str, Any]]:
+  """What a confusion matrix says of every class that occurs in it.
+
+  Args:
+    counts: int [C, C] of `confusion`.
+
+  Returns:
+    Rows of {'class': number, 'images': of it, 'recall': share of them that are found, 'precision':
+    share of those named so that are}; None where there is nothing to divide by.
+  """
+  right, true, named = np.diag(counts), counts.sum(1), counts.sum(0)
+  return [
+    {
+      'class': label,
+      'images': int(true[label]),
+      'recall': float(right[label] / true[label]) if true[label] else None,
+      'precision': float(right[label] / named[label]) if named[label] else None,
+    }
+    for label in np.flatnonzero(true + named).tolist()
+  ]
 
 
 def mean_per_class(right: np.ndarray, labels: np.ndarray) -> float:
@@ -70,7 +131,9 @@ def mean_per_class(right: np.ndarray, labels: np.ndarray) -> float:
     right: bool [N], whether each image was classified correctly.
     labels: int [N] >= 0.
   """
-  return float(np.mean([right[labels == label].mean() for label in np.unique(labels)]))
+  counts = np.bincount(labels)
+  there = counts > 0
+  return float(np.mean(np.bincount(labels, weights=right)[there] / counts[there]))
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:

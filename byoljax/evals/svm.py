@@ -145,7 +145,12 @@ def low_shot(
     )
   if not rows:
     raise ValueError(f'shots={tuple(shots)}: the smallest class has {least} training images.')
-  return {'rows': rows, 'skipped': skipped}
+  single = train[1].ndim == 1
+  return {
+    'rows': rows,
+    'skipped': skipped,
+    **({'majority': scores.majority(test[1])} if single else {}),
+  }
 
 
 def _drawn(

@@ -191,8 +191,8 @@ def layers_result(
     workdir: where the probe's own run can be resumed; None keeps it in memory.
 
   Returns:
-    For each tap {'tap', 'dimensions', 'linear_top1', 'base_lr', 'held_out_top1' (with several
-    rates)}.
+    For each tap {'tap', 'dimensions', 'linear_top1', 'linear_balanced', 'base_lr', 'held_out_top1'
+    (with several rates)}.
 
   Raises:
     Stopped, ConfigError, RuntimeError: as `linear_result`.
@@ -209,6 +209,7 @@ def layers_result(
       'tap': tap,
       'dimensions': state.params['head'][tap]['kernel'].shape[1],
       'linear_top1': tested[best]['top1'],
+      'linear_balanced': tested[best]['mean_per_class'],
       'base_lr': rates[best - own[0]],
     }
     rows.append(row | ({'held_out_top1': held[best]['top1']} if held else {}))

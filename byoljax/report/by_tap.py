@@ -15,8 +15,11 @@ SHOWN: dict[str, tuple[tuple[str, str, str], ...]] = {
     ('tap', 'tap', ''),
     ('dimensions', 'dimensions', '{:,}'),
     ('knn_top1', 'k-NN top-1', '{:.1%}'),
+    ('knn_balanced', 'k-NN balanced', '{:.1%}'),
     ('logistic_top1', 'logistic top-1', '{:.1%}'),
+    ('logistic_balanced', 'logistic balanced', '{:.1%}'),
     ('linear_top1', 'linear top-1', '{:.1%}'),
+    ('linear_balanced', 'linear balanced', '{:.1%}'),
   ),
   'hypersphere': (
     ('tap', 'tap', ''),

@@ -18,11 +18,11 @@ import pathlib
 import statistics
 from typing import Any
 
-from byoljax.report import by_tap, compare_plot, table
+from byoljax.report import by_tap, compare_plot, final_table, table
 from byoljax.report.finished import Run, load
 
 Groups = dict[str, list[Run]]
-SCORES = (('k-NN top-1', 'knn'), ('linear top-1', 'linear'))
+SCORES = (('k-NN top-1', 'knn'), ('linear top-1', 'linear'))  # of the plot; the table has more
 # What may differ between runs that count as seeds of one another.
 _FREE = ('seed', 'log.', 'checkpoint.', 'profile.', 'data.dir', 'data.threads', 'evals.baselines',
          'evals.batch_size', 'bench.')  # fmt: skip
@@ -109,7 +109,7 @@ def rows(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
 
   Returns:
     {'encoder', score name: mean in per cent, score name + ' sd' (from 2 runs on), 'runs', 'epochs',
-    'minutes'}; a score that no run has is absent.
+    'minutes'}; a score that no run has is absent. The last row is always naming the largest class.
   """
   made = [
     _row(name, [run.results[run.method] for run in group], group) for name, group in groups.items()
@@ -127,13 +127,17 @@ def rows(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
       if name in run.results
     }
     made.append(_row(name, list(found.values()), ()))
-  return made
+  return made + [
+    {name: 100 * value if isinstance(value, float) else value for name, value in row.items()}
+    for row in final_table.rows(every[0].results)
+    if row['encoder'] == final_table.MAJORITY
+  ]
 
 
 def _row(name: str, results: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> dict[str, Any]:
   row: dict[str, Any] = {'encoder': name}
-  for title, key in SCORES:
-    values = [100 * result[key]['top1'] for result in results if key in result]
+  for title, (kind, score) in final_table.COLUMNS.items():
+    values = [100 * result[kind][score] for result in results if score in result.get(kind, {})]
     if values:
       row[title] = statistics.mean(values)
     if len(values) > 1:
@@ -151,13 +155,18 @@ def as_table(made: Sequence[Mapping[str, Any]], style: str | None = None) -> str
   cells = []
   for row in made:
     cell: dict[str, Any] = {'encoder': row['encoder']}
-    for title, _ in SCORES:
+    for title in final_table.COLUMNS:
       spread = row.get(f'{title} sd')
       mark = '+-' if style == 'ascii' else '±'
       if title in row:
         cell[title] = f'{row[title]:.1f}' + (f' {mark} {spread:.1f}' if spread is not None else '')
     cells.append(cell | {name: row.get(name) for name in ('runs', 'epochs', 'minutes')})
-  columns = ['encoder', *(title for title, _ in SCORES), 'runs', 'epochs', 'minutes']
+  scores = [
+    title
+    for title, (_, score) in final_table.COLUMNS.items()
+    if score == 'top1' or any(title in row for row in made)
+  ]
+  columns = ['encoder', *scores, 'runs', 'epochs', 'minutes']
   return table.format_table(cells, columns, formats={'minutes': '{:.1f}'}, style=style)
 
 
@@ -168,13 +177,24 @@ def finetune_table(groups: Mapping[str, Sequence[Run]], style: str | None = None
   for name, group in groups.items():
     every = [row for run in group for row in run.finetuned if 'top1' in row]
     for labels, start in dict.fromkeys((row['labels'], row['start']) for row in every):
-      own = [100 * row['top1'] for row in every if (row['labels'], row['start']) == (labels, start)]
-      spread = f' {mark} {statistics.stdev(own):.1f}' if len(own) > 1 else ''
-      shown = f'{statistics.mean(own):.1f}{spread}'
+      own = [row for row in every if (row['labels'], row['start']) == (labels, start)]
+      shown = {
+        title: _spread([100 * row[score] for row in own if score in row], mark)
+        for title, score in (('top-1', 'top1'), ('balanced', 'mean_per_class'))
+      }
+      largest = {'largest class': f'{100 * own[0]["majority"]:.1f}'} if 'majority' in own[0] else {}
       rows.append(
-        {'encoder': name, 'labels': labels, 'start': start, 'top-1': shown, 'results': len(own)}
+        {'encoder': name, 'labels': labels, 'start': start}
+        | {title: text for title, text in shown.items() if text}
+        | {**largest, 'results': len(own)}
       )
   return table.format_table(rows, list(rows[0]), style=style) if rows else ''
+
+
+def _spread(values: Sequence[float], mark: str) -> str:
+  """'51.2 ± 0.4'; '' of nothing."""
+  spread = f' {mark} {statistics.stdev(values):.1f}' if len(values) > 1 else ''
+  return f'{statistics.mean(values):.1f}{spread}' if values else ''
 
 
 def tap_tables(groups: Mapping[str, Sequence[Run]], style: str | None = None) -> dict[str, str]:

@@ -39,10 +39,12 @@ def tables(run: pathlib.Path) -> dict[str, Rows]:
 
 
 def finetuned(run: pathlib.Path) -> Rows:
-  """{'labels', 'start', 'top1' (or 'map11') in [0, 1]} of every fine-tuning of a run."""
+  """{'labels', 'start', and of a score 'top1' (or 'map11'), 'mean_per_class', 'majority' in [0, 1]}
+  of every fine-tuning of a run."""
+  scores = ('top1', 'map11', 'mean_per_class', 'majority')
   return [
     {'labels': each['config']['labels'], 'start': STARTS.get(start, start)}
-    | {name: result[name] for name in ('top1', 'map11') if name in result}
+    | {name: result[name] for name in scores if name in result}
     for each in stored(run)
     if each['config'].get('task') == 'finetune'
     for start, result in each['result'].items()
@@ -72,7 +74,14 @@ def _one(each: Mapping[str, Any]) -> Rows:
       'metric': shown[name],
       'result': f'{result[name]:.1%}' if name != 'auroc' else f'{result[name]:.3f}',
     }
+    | _balance(result)
   ]
+
+
+def _balance(result: Mapping[str, Any]) -> dict[str, str]:
+  """What stands beside an accuracy, as far as it is known."""
+  shown = {'balanced': 'mean_per_class', 'largest class': 'majority'}
+  return {title: f'{result[name]:.1%}' for title, name in shown.items() if name in result}
 
 
 def _finetune(each: Mapping[str, Any]) -> Rows:
@@ -84,6 +93,7 @@ def _finetune(each: Mapping[str, Any]) -> Rows:
       'on': _on(config),
       'start': STARTS.get(start, start),
       'result': f'{result.get("top1", result.get("map11")):.1%}',
+      **_balance(result),
       'base_lr': f'{result["base_lr"]:g}',
       'length': result['length'],
       'protocol': config['finetune'].get('protocol', ''),
@@ -109,6 +119,7 @@ def _few_labels(each: Mapping[str, Any]) -> Rows:
       for name in METRICS
       if name in row
     }
+    | _balance({'majority': each['result']['majority']} if 'majority' in each['result'] else {})
     for row in each['result'].get('rows', ())
   ]
 

@@ -1,6 +1,5 @@
 """What the report says in words and tables: facts, results, protocol and changes of a run."""
 
-from collections.abc import Mapping
 import json
 import pathlib
 from typing import Any
@@ -12,7 +11,7 @@ from byoljax.config import Config, ConfigError
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import knn
-from byoljax.report import by_tap, evaluations, finished
+from byoljax.report import by_tap, evaluations, final_table, finished
 from byoljax.report.samples import MOST_POINTS, Sample
 from byoljax.version import __version__
 
@@ -50,22 +49,25 @@ def verdict(run: pathlib.Path) -> tuple[str, bool]:
   """Whether the trained encoder beats its baselines, in a sentence, and whether all is well.
 
   It does where it is better by more than twice the standard error of the difference of two shares
-  of that many test images. ('', True) where there is nothing to compare.
+  of that many test images; always naming the largest class has to be beaten, too. ('', True) where
+  there is nothing to compare.
   """
   final = _stored(run / 'results.json').get('result', {})
   names = list(final)
   if len(names) < 2:
     return '', True
   beaten, unclear, lost = [], [], []
-  for other in names[1:]:
-    for kind, title, count in (('knn', 'k-NN', 'queries'), ('linear', 'linear', 'test_examples')):
-      if not (kind in final[names[0]] and kind in final[other]):
-        continue
-      own, theirs = (final[name][kind]['top1'] for name in (names[0], other))
-      tested = max(1, final[other][kind].get(count, 10_000))
+  for kind, title, count in (('knn', 'k-NN', 'queries'), ('linear', 'linear', 'test_examples')):
+    scores = final[names[0]].get(kind, {})
+    rivals = {name: final[name][kind]['top1'] for name in names[1:] if kind in final[name]}
+    if 'majority' in scores:
+      rivals[f'always naming {final_table.MAJORITY}'] = scores['majority']
+    for other, theirs in rivals.items() if scores else ():
+      own, tested = scores['top1'], max(1, scores.get(count, 10_000))
       error = ((own * (1 - own) + theirs * (1 - theirs)) / tested) ** 0.5
       kept = beaten if own - theirs > 2 * error else unclear if own > theirs else lost
-      kept.append(f'{title} {own:.1%} against {theirs:.1%} of {other}')
+      if kept is not beaten or other in names:  # Chance is hardly worth a word once it is beaten.
+        kept.append(f'{title} {own:.1%} against {theirs:.1%} of {other}')
   said = '; '.join(lost or unclear or beaten)
   if lost:
     return f'This encoder does not beat its baselines and has learned little of use: {said}.', False
@@ -82,18 +84,10 @@ def results(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
   final = _stored(run / 'results.json').get('result', {})
   if final:
     tables['Last step, beside what it has to beat'] = [
-      {
-        'encoder': name,
-        'k-NN top-1': _percent(each, 'knn'),
-        'linear top-1': _percent(each, 'linear'),
-      }
-      for name, each in final.items()
+      {name: f'{value:.1%}' if isinstance(value, float) else value for name, value in row.items()}
+      for row in final_table.rows(final)
     ]
   return tables | evaluations.tables(run) | by_tap.tables(run)
-
-
-def _percent(result: Mapping[str, Any], kind: str) -> str:
-  return f'{result[kind]["top1"]:.1%}' if kind in result else '–'
 
 
 def protocol(config: Config) -> dict[str, Any]:

@@ -38,7 +38,10 @@ def _results(run: pathlib.Path) -> dict[str, Any]:
   try:
     stored = json.loads((run / 'results.json').read_text())['result']
     return {
-      name: {kind: {'top1': each[kind]['top1']} for kind in ('knn', 'linear')}
+      name: {
+        kind: {score: each[kind][score] for score in ('top1', 'mean_per_class')}
+        for kind in ('knn', 'linear')
+      }
       for name, each in stored.items()
     }
   except (OSError, ValueError, KeyError, TypeError):

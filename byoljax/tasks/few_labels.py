@@ -47,7 +47,8 @@ def _show(result: Mapping[str, Any]) -> str:
   formats = dict.fromkeys(columns[2:], '{:.1%}')
   shown = table.format_table(result['rows'], columns, formats=formats)
   skipped = [f'{name}: skipped, {why}' for name, why in result['skipped'].items()]
-  return '\n'.join([shown, *skipped])
+  largest = [f'The largest class: {result["majority"]:.1%}'] if 'majority' in result else []
+  return '\n'.join([shown, *largest, *skipped])
 
 
 COMMAND = Command(

@@ -95,13 +95,16 @@ def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
   """The results of one data set as a table: a row for every start."""
   from byoljax.evals import scores
 
-  metrics = [name for name in scores.METRICS if any(name in result for result in results.values())]
+  names = (*scores.METRICS, 'majority')
+  metrics = [name for name in names if any(name in result for result in results.values())]
+  shown = {'mean_per_class': 'balanced', 'majority': 'largest class'}
   rows = [
     {'start': _START.get(name, name), 'images': str(result['train_examples'])}
-    | {metric: result[metric] for metric in metrics}
+    | {shown.get(metric, metric): result[metric] for metric in metrics}
     | {'base_lr': result['base_lr'], 'length': result['length']}
     for name, result in results.items()
   ]
+  metrics = [shown.get(metric, metric) for metric in metrics]
   columns = ['start', 'images', *metrics, 'base_lr', 'length']
   formats = dict.fromkeys(metrics, '{:.1%}') | {'base_lr': '{:g}'}
   return table.format_table(rows, columns, formats=formats)

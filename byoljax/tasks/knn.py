@@ -39,10 +39,15 @@ def _sweep(result: Mapping[str, Any]) -> str:
   """Every k and temperature, the headline's row marked."""
   headline = result['k'], result['temperature']
   rows = [
-    row | {'': '<- headline' if (row['k'], row['temperature']) == headline else ''}
+    row
+    | {
+      'balanced': row['mean_per_class'],
+      '': '<- headline' if (row['k'], row['temperature']) == headline else '',
+    }
     for row in result['sweep']
   ]
-  return table.format_table(rows, ['k', 'temperature', 'top1', ''], formats={'top1': '{:.2%}'})
+  columns = ['k', 'temperature', 'top1', 'balanced', '']
+  return table.format_table(rows, columns, formats=dict.fromkeys(columns[2:4], '{:.2%}'))
 
 
 COMMAND = Command(

@@ -146,11 +146,14 @@ def _layer(
     ks=(knn.HEADLINE_K,),
     temperatures=(knn.HEADLINE_TEMPERATURE,),
   )
-  scores = {'knn_top1': near['top1']}
+  scores = {'knn_top1': near['top1'], 'knn_balanced': near['mean_per_class']}
   if config.layers.logistic:
     known = [(x[y >= 0], y[y >= 0]) for x, y in (train, test)]
     lambdas = config.layers.lambdas or frozen.LAMBDAS
-    scores['logistic_top1'] = frozen.logistic(*known, lambdas=lambdas)['top1']
+    found = frozen.logistic(*known, lambdas=lambdas)
+    scores['logistic_top1'] = found['top1']
+    if 'mean_per_class' in found:
+      scores['logistic_balanced'] = found['mean_per_class']
   return scores
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from byoljax.config import Config, user_errors
 from byoljax.devices import hosts
-from byoljax.report import table
+from byoljax.report import final_table, table
 from byoljax.tasks import data as data_lib
 from byoljax.tasks.command import RECIPE, Command
 from byoljax.workdir import activity, run_dir
@@ -195,13 +195,9 @@ def _final_table(
     results = _final_results(config, run, data, state)
     directory = workdir / 'checkpoints' / str(step)
     run_dir.write_result(path, results, config, directory, step=step)
-  cells = [
-    {'encoder': name, 'k-NN top-1': r['knn']['top1'], 'linear top-1': r['linear']['top1']}
-    for name, r in results.items()
-  ]
-  columns = ['encoder', 'k-NN top-1', 'linear top-1']
-  formats = dict.fromkeys(columns[1:], '{:.1%}')
-  say('\n' + table.format_table(cells, columns, formats=formats) + '\n')
+  formats = dict.fromkeys(final_table.COLUMNS, '{:.1%}')
+  cells = table.format_table(final_table.rows(results), ['encoder', *formats], formats=formats)
+  say(f'\n{cells}\n')
   sentence, _ = report_facts.verdict(workdir)
   if sentence:
     say(sentence)

@@ -72,7 +72,7 @@ def _fill_table(
       continue
     metric = _metric(entry, data)
     say(f'{entry}: {data.train.size:,} training images, tested on {folds.describe(data)}')
-    row = {'data set': entry, 'metric': scores.METRICS[metric]}
+    row, largest = {'data set': entry, 'metric': scores.METRICS[metric]}, None
     for protocol in config.protocols:
       for name, start in starts.items():
         # Named after all that it depends on: interrupted training is never resumed by
@@ -86,6 +86,8 @@ def _fill_table(
             result = PROTOCOLS[protocol](start, data, config, where)
           _store(where, result, config, protocol, data)
         row[f'{protocol}, {name}'] = result[metric]
+        largest = result.get('majority')
+    row['largest class'] = largest
     rows.append(row)
   run_dir.write_result(home / 'result.json', {'rows': rows, 'skipped': skipped}, config, directory)
   if rows:

@@ -99,9 +99,10 @@ def _details(encoder: Mapping[str, Any]) -> str:
 def _results(results: Mapping[str, Any]) -> str:
   if not results:
     return 'None were stored with the run.'
-  lines = ['| encoder | k-NN top-1 | linear top-1 |', '|---|---|---|']
+  lines = ['| encoder | k-NN top-1 | balanced | linear top-1 | balanced |', '|---|---|---|---|---|']
+  shown = [(kind, score) for kind in ('knn', 'linear') for score in ('top1', 'mean_per_class')]
   lines += [
-    f'| {name} | {each["knn"]["top1"]:.1%} | {each["linear"]["top1"]:.1%} |'
+    f'| {name} | ' + ' | '.join(f'{each[kind][score]:.1%}' for kind, score in shown) + ' |'
     for name, each in results.items()
   ]
   return '\n'.join([*lines, '', "From the run's own results.json, which holds the protocol."])

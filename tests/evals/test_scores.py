@@ -67,3 +67,17 @@ def test_format_scores():
   assert scores.format_scores({'top1': 0.5, 'lambda': 1, 'map11': 0.25}) == (
     'top-1 50.00%, 11-point mAP 25.00%'
   )
+  always_the_first = scores.of_logits(np.tile([1.0, 0.0], (4, 1)), np.array([0, 1, 0, 0]))
+  assert scores.format_scores(always_the_first) == (
+    'top-1 75.00%, balanced accuracy 50.00% (the largest class: 75.00%)'
+  )
+
+
+def test_confusion_and_classes_by_hand():
+  counts = scores.confusion(np.array([0, 1, 1, 1, 0]), np.array([0, 0, 1, -1, 2]), 4)
+  assert counts.tolist() == [[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+  assert scores.by_class(counts) == [
+    {'class': 0, 'images': 2, 'recall': 0.5, 'precision': 0.5},
+    {'class': 1, 'images': 1, 'recall': 1.0, 'precision': 0.5},
+    {'class': 2, 'images': 1, 'recall': 0.0, 'precision': None},
+  ]

@@ -250,6 +250,24 @@ def test_the_verdict(tmp_path):
   assert not fine and 'not clearly for so few test images: k-NN 62.0% against 57.0%' in said
   assert verdict(tmp_path, [(0.62, 0.7), (0.57, 0.2)], tested=6000)[1]
   assert verdict(tmp_path, good[:1]) == ('', True)
+
+
+def test_naming_the_largest_class_has_to_be_beaten(tmp_path):
+  """Images of three classes, 150 of one, of which every encoder finds nothing but that one."""
+  same = {'top1': 150 / 155, 'mean_per_class': 1 / 3, 'majority': 150 / 155}
+  each = {'knn': {**same, 'queries': 155}, 'linear': {**same, 'test_examples': 155}}
+  result = {'byol': each, 'random initialization': each}
+  (tmp_path / 'results.json').write_text(json.dumps({'result': result}))
+  said, fine = facts.verdict(tmp_path)
+  assert 'k-NN 96.8% against 96.8% of always naming the largest class' in said and not fine
+  (rows,) = facts.results(tmp_path).values()
+  assert rows[0]['k-NN balanced'] == rows[1]['linear balanced'] == '33.3%'
+  assert rows[-1] == {
+    'encoder': 'the largest class', 'k-NN top-1': '96.8%', 'linear top-1': '96.8%'
+  }  # fmt: skip
+
+
+def test_a_verdict_is_shown_as_text():
   shown = page.render(example(verdict='It <learned>.', good=False))
   assert '<p class="verdict bad">It &lt;learned&gt;.</p>' in shown
 

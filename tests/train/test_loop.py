@@ -269,8 +269,9 @@ def test_final_table_compares_with_random_and_pixels(tiny, tmp_path, capsys):
   ]  # fmt: skip
   assert main(arguments) == 0
   out = capsys.readouterr().out
-  for row in ('byol', 'random initialization', 'raw pixels', 'k-NN top-1', 'linear top-1'):
+  for row in ('byol', 'random initialization', 'raw pixels', 'k-NN top-1', 'linear balanced'):
     assert row in out
+  assert 'the largest class' in out
   results = json.loads((tmp_path / 'results.json').read_text())['result']
   assert set(results) == {'byol', 'random initialization', 'raw pixels'}
 
