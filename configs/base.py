@@ -138,12 +138,13 @@ def get_config() -> ConfigDict:
       },
       'data': {
         'name': 'imagenet2012',
-        'dir': '',  # '' = $TFDS_DATA_DIR or TFDS's default; a path for folder and npz
+        'dir': '',  # '' = $TFDS_DATA_DIR or TFDS's default; a path for folder, frames, npz
         'mean': IMAGENET_MEAN,
         'std': IMAGENET_STD,
         # Fields of the source beside the images, for methods that look at them: ('depth:map',
         # 'moving:mask', 'boxes:boxes:20'); name, kind (data/fields.py), and channels if need be.
         'fields': (),
+        'frame_gap': 1,  # of 'frames': places from a frame to the field 'second'
         # Numbers of the classes that pretraining sees, (3,) to find anomalies; () = every image.
         'classes': (),
         'threads': 0,  # 0 = as many as there are cores

@@ -44,7 +44,9 @@ class Run(NamedTuple):
   def data(self) -> str:
     """What it was trained and evaluated on, for a person: 'cifar10', 'photos (folder)'."""
     name, where = self.fields['data.name'], self.fields.get('data.dir', '')
-    return f'{pathlib.PurePath(where).stem} ({name})' if name in ('folder', 'npz') else name
+    return (
+      f'{pathlib.PurePath(where).stem} ({name})' if name in ('folder', 'frames', 'npz') else name
+    )
 
 
 def load(workdir: pathlib.Path) -> Run:

@@ -28,7 +28,7 @@ def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> 'Sou
   from byoljax.data import fields
   from byoljax.data.sources import datasets
 
-  if config.data.name == 'folder' and config.data.dir and log_dir is not None:
+  if config.data.name in ('folder', 'frames') and config.data.dir and log_dir is not None:
     _require_outside(log_dir, pathlib.Path(config.data.dir))
   with user_errors():
     source = datasets.load(
@@ -38,6 +38,7 @@ def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> 'Sou
       unreadable_log=None if log_dir is None else log_dir / 'unreadable.txt',
       in_memory=config.data.resident != 'off',
       fields=fields.parsed(config.data.fields) if split == 'pretrain' else (),
+      frame_gap=config.data.frame_gap,
     )
     return source.of_classes(config.data.classes) if split == 'pretrain' else source
 

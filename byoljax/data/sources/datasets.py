@@ -15,7 +15,16 @@ import dataclasses
 import os
 
 from byoljax.data.fields import Field
-from byoljax.data.sources import arrays, folder, memory, shapes, source, sprites, tfds_source
+from byoljax.data.sources import (
+  arrays,
+  folder,
+  frames,
+  memory,
+  shapes,
+  source,
+  sprites,
+  tfds_source,
+)
 from byoljax.suggest import did_you_mean, unknown
 
 SPLITS = ('pretrain', 'train', 'test')
@@ -27,7 +36,8 @@ class Facts:
   """What is known about a data set before it is opened.
 
   Attributes:
-    kind: 'tfds', 'shapes', 'sprites', 'folder' or 'npz': what reads it.
+    kind: 'tfds', 'shapes', 'sprites', 'folder', 'frames' or 'npz': what
+      reads it.
     tfds: name in TFDS, for kind 'tfds'.
     pretrain, train, test: the splits in TFDS's notation, for kind 'tfds'.
     image_size: side in pixels at which the set is usually trained; 0 where it is up to the data.
@@ -52,6 +62,7 @@ DATASETS = {
   'imagenette': Facts('tfds', 'imagenette/160px-v2', test='validation', image_size=128),
   'imagenet2012': Facts('tfds', 'imagenet2012', test='validation', image_size=224),
   'folder': Facts('folder'),
+  'frames': Facts('frames'),
   'npz': Facts('npz'),
   # Transfer, as by Kornblith et al. (arXiv 1805.08974, appendix A.1): what is trained on is
   # training and validation images together.
@@ -94,6 +105,7 @@ def load(
   label_key: str = 'label',
   in_memory: bool = False,
   fields: Sequence[Field] = (),
+  frame_gap: int = 1,
 ) -> source.Source:
   """Opens a split of a data set.
 
@@ -109,7 +121,9 @@ def load(
     in_memory: decode small TFDS sets whose images all have one size once, when the first batch is
       asked for, and keep them: see `memory.keep`. For whoever reads a set more than once.
     fields: further fields of every example, such as `Field('depth', 'map')`: folders, members or
-      features of these names. `shapes` has none, `sprites` those of `sprites.FIELDS`.
+      features of these names. `shapes` has none, `sprites` those of `sprites.FIELDS`, `frames`
+      besides 'second'.
+    frame_gap: of `frames`: places from a frame to the field 'second'.
 
   Raises:
     ValueError: an unknown name or split, data that are not there, or that are damaged.
@@ -119,11 +133,13 @@ def load(
   known = facts(name)
   log = source.UnreadableLog(unreadable_log)
   directory = os.fspath(data_dir)
-  if known.kind in ('folder', 'npz') and not directory:
-    what = 'the folder of images' if known.kind == 'folder' else 'the .npz file'
+  if known.kind in ('folder', 'frames', 'npz') and not directory:
+    what = 'the .npz file' if known.kind == 'npz' else 'the folder of images'
     raise ValueError(f'data set {name!r} needs config.data.dir: the path of {what}.')
   if known.kind == 'folder':
     return folder.from_folder(directory, split, unreadable=log, fields=fields)
+  if known.kind == 'frames':
+    return frames.from_frames(directory, split, gap=frame_gap, unreadable=log, fields=fields)
   if known.kind == 'npz':
     return arrays.from_npz(directory, split, fields)
   if known.kind == 'shapes':

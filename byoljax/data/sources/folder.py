@@ -20,7 +20,7 @@ Further fields lie in folders of their own names beside the images, which are th
 same path but for the suffix; `.npy` files are allowed, too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import os
 
@@ -37,12 +37,18 @@ _TRAIN = ('train', 'training')
 _TEST = ('test', 'val', 'valid', 'validation')
 
 
+def top_folder(file: str) -> str:
+  """The folder directly below the split's root that an image lies in, '' for the root itself."""
+  return file.split('/', 1)[0] if '/' in file else ''
+
+
 def from_folder(
   path: str | os.PathLike,
   split: str,
   *,
   unreadable: source.UnreadableLog | None = None,
   fields: Sequence[Field] = (),
+  class_of: Callable[[str], str] = top_folder,
 ) -> source.Source:
   """The images of a folder.
 
@@ -51,6 +57,7 @@ def from_folder(
     split: 'pretrain', 'train' or 'test'; the first two are the same images.
     unreadable: where files that cannot be read are noted.
     fields: further fields, each a folder of its name.
+    class_of: path below the split's root, with '/' -> name of the class; '' where there is none.
 
   Raises:
     ValueError: no such folder, no image in it, no test split, a class that only the test split
@@ -71,17 +78,17 @@ def from_folder(
         f'images lie in a folder {_IMAGES!r} beside theirs.'
       )
     tests = [path for path in tests if os.path.isdir(path)]
-  files, classes = _scan(train)
+  files, classes = _scan(train, class_of)
   if split == 'test':
     if not tests:
       raise source.NoSplitError(
         f'{root} has no test images: put them into {os.path.join(root, "val")}, beside the '
         f'training images in {os.path.join(root, "train")}.'
       )
-    train, files, classes = _test_files(tests, classes)
+    train, files, classes = _test_files(tests, classes, class_of)
   log = source.UnreadableLog() if unreadable is None else unreadable
   found = _fields_of(train, files, fields)
-  return _make(train, files, classes, split, log, found)
+  return _make(train, files, classes, split, log, found, class_of)
 
 
 def _splits_of(root: str) -> tuple[str, list[str]]:
@@ -96,10 +103,12 @@ def _splits_of(root: str) -> tuple[str, list[str]]:
   return root, []
 
 
-def _test_files(tests: list[str], train: tuple[str, ...]) -> tuple[str, list[str], tuple[str, ...]]:
+def _test_files(
+  tests: list[str], train: tuple[str, ...], class_of: Callable[[str], str]
+) -> tuple[str, list[str], tuple[str, ...]]:
   """The test folder, its files, and the class names that number its labels."""
   filled = [path for path in tests if _walk(path)[0]]
-  scanned = [(path, *_scan(path, classes=train)) for path in filled or tests]
+  scanned = [(path, *_scan(path, class_of, train)) for path in filled or tests]
   path, files, classes = next((entry for entry in scanned if entry[2]), scanned[0])
   extra = sorted(set(classes) - set(train))
   if train and extra:
@@ -110,7 +119,9 @@ def _test_files(tests: list[str], train: tuple[str, ...]) -> tuple[str, list[str
   return path, files, train if classes else ()
 
 
-def _scan(root: str, classes: tuple[str, ...] = ()) -> tuple[list[str], tuple[str, ...]]:
+def _scan(
+  root: str, class_of: Callable[[str], str], classes: tuple[str, ...] = ()
+) -> tuple[list[str], tuple[str, ...]]:
   """Sorted image files below `root`, as relative paths with '/', and the names of the classes.
 
   One class folder is enough where `classes` are known already.
@@ -119,7 +130,7 @@ def _scan(root: str, classes: tuple[str, ...] = ()) -> tuple[list[str], tuple[st
   if not files:
     held = f'it holds {others} other files' if others else 'it is empty'
     raise ValueError(f'{root} has no image in it: {held}; images end in {", ".join(SUFFIXES)}.')
-  tops = {file.split('/', 1)[0] if '/' in file else '' for file in files}
+  tops = {class_of(file) for file in files}
   if '' in tops or (len(tops) < 2 and not tops <= set(classes)):
     return files, ()
   return files, tuple(sorted(tops))
@@ -168,6 +179,7 @@ def _make(
   split: str,
   unreadable: source.UnreadableLog,
   fields: Mapping[Field, list[str]],
+  class_of: Callable[[str], str],
 ) -> source.Source:
   name = os.path.basename(root) or root
   paths = {field.name: own for field, own in fields.items()}
@@ -177,7 +189,7 @@ def _make(
     if not classes:
       return None
     number = {name: i for i, name in enumerate(classes)}
-    return np.array([number[file.split('/', 1)[0]] for file in files], np.int32)
+    return np.array([number[class_of(file)] for file in files], np.int32)
 
   def values(rows: np.ndarray, name: str) -> np.ndarray:
     if name == 'label':
