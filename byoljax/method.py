@@ -202,6 +202,17 @@ class Transforms(NamedTuple):
   apply: Callable[[jax.Array, jax.Array], jax.Array]
 
 
+Pictures = Callable[[PyTree, PyTree, Batch, jax.Array], dict[str, jax.Array]]
+"""(params, method_state, batch, key) -> what is shown of images, in this order, by name.
+
+Each float32 [b, H, W, 3], or [b, H, W, 1] in gray, in [0, 1]. 'output' is compared with 'target',
+or with 'image' where there is no target; 'input' is what was left to the network. The batch is not
+augmented and not transformed: whole images in `views[0]`, normalized, with the further fields of
+the source that the method asks for, each a tuple of one. Evaluation mode, on one device, without
+collectives.
+"""
+
+
 class Method(NamedTuple):
   """A method as pure functions; see the module's contract.
 
@@ -237,6 +248,7 @@ class Method(NamedTuple):
       `Aux.compared`; see `comparison`. With micro-batches the loss is then that of the batch.
     notes: what a user should know about this method on these data, one sentence each: they go into
       the log (`byoljax.methods.joint_embedding.notes`).
+    pictures: see `Pictures`; None where there is nothing to look at.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -255,6 +267,7 @@ class Method(NamedTuple):
   encodes_all_views: bool = False
   compare: Compare | None = None
   notes: tuple[str, ...] = ()
+  pictures: Pictures | None = None
 
 
 class Setting(NamedTuple):

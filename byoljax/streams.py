@@ -18,6 +18,7 @@ hosts without JAX must draw the same numbers.
 # The run's key, `jax.random.key(seed)`.
 INIT = 1001  # -> the key that `Method.init` gets
 STEPS = 1002  # -> the key in the TrainState; with a step: the step's key
+PICTURES = 1003  # with a seed of 0 -> the key that `Method.pictures` gets
 
 # A step's key.
 TRANSFORM = 1101  # with a micro-batch -> the key that `Method.transform` gets
@@ -52,6 +53,7 @@ DIVISION = 1303  # the parts of a batch that are whitened apart; with a draw
 # The key that `Method.transform` gets, each with an example's global position.
 GEOMETRIC = 1501  # which of the geometric transforms
 COUNTING = 1502  # how the whole image is made smaller
+NOISE = 1511  # noise that is to be removed
 
 # Any of the keys that a method gets, where it is made of several methods.
 PART = 1601  # with a number made of the part's name -> the key that the part gets

@@ -36,7 +36,7 @@ LAYERS = {
   'data/sources': {'data/fields', 'streams', 'suggest', 'workdir/files'},
   'data/batches': {'data/augment', 'data/fields', 'data/sources', 'devices', *_LEAVES},
   'method': {'devices', 'length', 'losses', 'streams'},
-  'methods': {'data/augment', 'data/fields', 'method', *_NUMERICS, *_LEAVES},
+  'methods': {'data/augment', 'data/fields', 'evals/image_quality', 'method', *_NUMERICS, *_LEAVES},
   'accumulation': {'devices', 'method'},
   'step': {'accumulation', 'devices', 'method', 'streams'},
   'encoders': {'config', 'method', 'methods', 'workdir', *_NUMERICS, *_DATA, *_LEAVES},
