@@ -7,7 +7,7 @@ k-NN, the gallery and the map are of the last checkpoint's online encoder on at 
 images, drawn at random with a fixed seed; the page says how many.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import functools
 import io
 import pathlib
@@ -17,14 +17,17 @@ import numpy as np
 from PIL import Image
 
 from byoljax import config as config_lib
-from byoljax.config import Config
+from byoljax.config import Config, user_errors
+from byoljax.data import fields
+from byoljax.data.fields import Field
 from byoljax.data.sources import datasets
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
 from byoljax.encoders import load
+from byoljax.encoders import pictures as painting
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import knn
-from byoljax.report import charts, curves, facts, page, pictures, samples
+from byoljax.report import charts, curves, facts, page, pictures, reconstructions, samples
 from byoljax.report.page import Gallery, Map, Page
 from byoljax.workdir import metrics
 from byoljax.workdir.files import replacing
@@ -66,12 +69,15 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     confused = [names[number] for number in occurring]
   shown = samples.layouts(queries)
   made = _pictures(run, encoder, gallery, shown, confusion, names, confused)
+  strips = _reconstructions(run, config, query_source)
+  if strips is not None:
+    made['reconstructions'] = strips.path
   record = metrics.read(run)
   verdict, good = facts.verdict(run)
   content = Page(
     title=f'{config.get("method", {}).get("name", "encoder")} on {config.data.name}: {run.name}',
     facts=facts.summary(run, config, encoder, bank_source, record, directory),
-    results=facts.results(run),
+    results=facts.results(run) | ({'Reconstruction': strips.rows} if strips else {}),
     protocol=facts.protocol(config),
     changes=facts.changes(run, config),
     recipe=config_lib.flatten(config),
@@ -79,6 +85,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     pictures={
       name: path.read_bytes()
       for name, path in (
+        *([('Reconstructions', strips.path)] if strips else []),
         ('Augmented views', run / 'views.png'),
         ('First layer', run / FOLDER / 'filters.png'),
         ('Spectrum', run / 'evals' / f'collapse-online-{directory.name}' / 'spectrum.png'),
@@ -90,27 +97,42 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     confusion=confusion,
     confused=confused,
     class_names=names,
-    notes=facts.notes(bank, queries, same),
+    notes=facts.notes(bank, queries, same) | ({'Reconstructions': strips.note} if strips else {}),
     verdict=verdict,
     good=good,
   )
   if hosts.is_first_process():
-    with config_lib.user_errors():
+    with user_errors():
       with replacing(run / FILE, 'w') as file:
         file.write(page.render(content))
       _show_in_tensorboard(run, made, int(directory.name))
   return run / FILE
 
 
-def _sources(config: Config) -> tuple[Source, Source]:
+def _sources(config: Config, further: Sequence[Field] = ()) -> tuple[Source, Source]:
   """(bank, queries): the training and the test images, or the training images twice."""
-  load = functools.partial(datasets.load, config.data.name, data_dir=config.data.dir)
-  with config_lib.user_errors():
+  load = functools.partial(
+    datasets.load, config.data.name, data_dir=config.data.dir, fields=further
+  )
+  with user_errors():
     try:
       return load('train'), load('test')
     except ValueError:
       whole = load('pretrain')
       return whole, whole
+
+
+def _reconstructions(
+  run: pathlib.Path, config: Config, source: Source
+) -> reconstructions.Strips | None:
+  """Of the queries, with the further fields that the run was given."""
+  painter = painting.painter(run)
+  if painter is None or not hosts.is_first_process():
+    return None
+  if painter.fields:
+    _, source = _sources(config, fields.parsed(config.data.fields))
+  with user_errors():
+    return reconstructions.write(painter, source, run / FOLDER / 'reconstructions.png')
 
 
 def _pictures(
@@ -126,7 +148,7 @@ def _pictures(
   folder = run / FOLDER
   if not hosts.is_first_process():
     return {}
-  with config_lib.user_errors():
+  with user_errors():
     folder.mkdir(parents=True, exist_ok=True)
     made = {
       'neighbors': pictures.gallery(folder / 'neighbors.png', gallery, names),

@@ -72,6 +72,14 @@ PANELS = (
     limits=(0, None),
   ),
   Panel(
+    'Reconstruction',
+    (
+      Curve('psnr', 'PSNR of the output (training batches)', noisy=True),
+      Curve('psnr_input', 'PSNR of the input', noisy=True),
+    ),
+    'PSNR [dB]',
+  ),
+  Panel(
     'Spread of the embeddings',
     (
       Curve('collapse/std', 'std × √d (0: collapsed)', noisy=True),

@@ -37,6 +37,7 @@ __all__ = [
   'Checkpoints',
   'DamagedError',
   'checkpoint_directory',
+  'finished_steps',
   'latest_finished',
   'require_equal_shapes',
   'restore_subtrees',
@@ -274,9 +275,14 @@ class Checkpoints:
 
 def latest_finished(workdir: str | os.PathLike[str]) -> int | None:
   """The step of the newest complete checkpoint in a workdir, without opening it; None if none."""
+  return max(finished_steps(workdir), default=None)
+
+
+def finished_steps(workdir: str | os.PathLike[str]) -> list[int]:
+  """The steps of all complete checkpoints in a workdir, ascending, without opening it."""
   folder = pathlib.Path(workdir) / 'checkpoints'
   found = (integrity.step_of(path) for path in folder.glob('*') if _is_whole(path))
-  return max((step for step in found if step is not None), default=None)
+  return sorted(step for step in found if step is not None)
 
 
 def _is_whole(directory: pathlib.Path) -> bool:
