@@ -204,6 +204,12 @@ def plain_view(config: ConfigDict, **changes) -> None:
   config.views = ConfigDict({'view1': config.views.view1.to_dict() | off | changes})
 
 
+def reconstructed_view(config: ConfigDict, **changes) -> None:
+  """One view without changes of color, that is given back; five checkpoints for the report."""
+  plain_view(config, **changes)
+  config.checkpoint.update(every='20 %', keep=5)
+
+
 def operators(config: ConfigDict, family: str, resize: str = 'bicubic') -> None:
   """Whose image operators all views use: those of the method's authors at the large scales.
 

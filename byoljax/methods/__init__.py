@@ -39,6 +39,7 @@ from byoljax.methods.pretext import (
   relative_patch_location,
   rotation,
 )
+from byoljax.methods.reconstruction import denoising_autoencoder
 from byoljax.methods.supervised import distillation, linear_probe, supervised
 from byoljax.suggest import unknown
 
@@ -50,6 +51,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'counting': counting.build,
   'deepcluster': deepcluster.build,
   'deepcluster_v2': deepcluster_v2.build,
+  'denoising_autoencoder': denoising_autoencoder.build,
   'dino': dino.build,
   'distillation': distillation.build,
   'exemplar': exemplar.build,

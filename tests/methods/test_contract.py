@@ -46,6 +46,7 @@ class TinyEncoder(nn.Module):
   def __call__(self, x, *, train):
     x = nn.Conv(8, (3, 3), strides=2, dtype=self.dtype, param_dtype=jnp.float32)(x)
     x = nn.relu(layers.batch_norm(train, self.bn_axis, self.dtype, 'bn', groups=self.bn_groups)(x))
+    self.sow('intermediates', 'map', x)
     return x.mean((1, 2)).astype(jnp.float32)
 
 
@@ -73,6 +74,7 @@ CASES = {
   'counting': ({'projector': (12, 8)}, 1),
   'deepcluster': ({'num_clusters': 6, 'pca_dim': 4}, 1),
   'deepcluster_v2': ({'projector': (16, 8), 'prototypes': (6, 5)}, 3),
+  'denoising_autoencoder': ({'decoder_width': 4, 'noise': 'masking', 'emphasis': (1.0, 0.5)}, 1),
   'dino': ({'projector': (16, 8), 'outputs': 12, 'freeze_last': '1 steps'}, 3),
   'distillation': ({'temperature': 0.5}, 1),
   'geometric': ({'per_image': 3}, 1),

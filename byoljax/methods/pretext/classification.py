@@ -113,7 +113,7 @@ def only_view(batch: Batch) -> jax.Array:
   """
   if len(batch['views']) != 1:
     raise ValueError(
-      f'this pretext task takes one view of every image, but there are {len(batch["views"])}: '
+      f'this method takes one view of every image, but there are {len(batch["views"])}: '
       'configure view1 alone.'
     )
   return batch['views'][0]

@@ -1,0 +1,1 @@
+"""Methods that fill in what was hidden, removed or disturbed."""
