@@ -37,6 +37,7 @@ RECIPE is a name and, after a colon, its options, or the path of a file:
   byoljax export runs/mine
   byoljax embed runs/mine --data.name=folder --data.dir=photos --workdir runs/index
   byoljax search runs/index holiday.jpg
+  byoljax reconstruct runs/denoising photos --out sheet.png
   byoljax report runs/mine
   byoljax compare runs/mine runs/other --out comparison
   byoljax plan byol:imagenet,1000 --topology v5e:4x4

@@ -4,7 +4,7 @@ Of held-out images, always the same ones with the same noise or mask: what a col
 from the one before it by training alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import pathlib
 from typing import NamedTuple
 
@@ -48,17 +48,22 @@ def write(painter: Painter, source: Source, path: pathlib.Path) -> Strips:
   batch = painter.batch(chosen)
   made = {step: painter.paint(step, batch, chosen) for step in painter.steps()}
   path.parent.mkdir(parents=True, exist_ok=True)
-  draw(path, made)
+  few = slice(0, _SHOWN)
+  draw(path, {s: {name: x[few] for name, x in shown.items()} for s, shown in made.items()})
   count = len(next(iter(made.values()))[IMAGE])
   return Strips(path, _rows(made), _note(source, min(count, _SHOWN), count))
 
 
-def draw(path: pathlib.Path, made: Mapping[int, Shown]) -> None:
+def draw(
+  path: str | pathlib.Path, made: Mapping[int, Shown], *, names: Sequence[str] = (), cell: int = 96
+) -> None:
   """One row an image: what is the same at all steps, then the rest of each step.
 
   Args:
     path: the PNG to write.
     made: pictures by step, of the same images with the same key.
+    names: of the images; () for none.
+    cell: least side of a picture, in pixels.
   """
   first, *others = made.values()
   fixed = [name for name in first if name != OUTPUT]
@@ -71,15 +76,15 @@ def draw(path: pathlib.Path, made: Mapping[int, Shown]) -> None:
       if len(moving) > 1 and len(made) > 1:
         title = f'{name}, {step:,}'
       columns.append((name, shown, title))
-  captions = [[''] * len(first[IMAGE])]
+  captions = [list(names) or [''] * len(first[IMAGE])]
   captions += [captions_of(shown, name) for name, shown, _ in columns]
-  rows = slice(0, _SHOWN)
   sheet.write(
     path,
-    [as_bytes(image) for image in first[IMAGE][rows]],
-    [[as_bytes(image) for image in shown[name][rows]] for name, shown, _ in columns],
+    [as_bytes(image) for image in first[IMAGE]],
+    [[as_bytes(image) for image in shown[name]] for name, shown, _ in columns],
     [title for *_, title in columns],
-    captions=[texts[rows] for texts in captions],
+    captions=captions,
+    cell=cell,
   )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from byoljax.config import ConfigError, user_errors
 from byoljax.report import table
-from byoljax.tasks import embed
+from byoljax.tasks import embed, image_files
 from byoljax.tasks.command import Argument, Command
 from byoljax.tasks.embed import Part
 
@@ -71,29 +71,6 @@ def nearest(queries: np.ndarray, parts: Sequence[pathlib.Path], count: int) -> F
   return best
 
 
-def read_images(paths: Sequence[str], size: int) -> np.ndarray:
-  """Image files as evaluation sees them: center crops, uint8 [n, size, size, 3].
-
-  Raises:
-    ConfigError: a file is not there or is no image.
-  """
-  from byoljax.data.batches import pipeline
-  from byoljax.data.sources import arrays, image_file
-
-  made = []
-  for path in paths:
-    try:
-      pixels = image_file.decode(pathlib.Path(path).read_bytes())
-    except OSError as error:
-      raise ConfigError(f"'{path}' cannot be read: {error.strerror}.") from error
-    except image_file.UnreadableImageError as error:
-      raise ConfigError(f"'{path}' is no image that can be read: {error}.") from error
-    one = arrays.from_arrays(pixels[None], None, name=path)
-    (batch,) = pipeline.eval_batches(one, image_size=size, batch_size=1)
-    made.append(batch['image'][0])
-  return np.stack(made)
-
-
 def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
   """Prints the nearest images of each query and writes the sheet; the query itself is left out.
 
@@ -110,7 +87,7 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
   parts = embed.read_parts(where)
   if about['format'] != 'npz' or not parts:
     raise ConfigError(f"'{folder}' has no .npz parts: embed with --format=npz to search in it.")
-  queries = read_images(images, about['image_size'])
+  queries = image_files.read(images, about['image_size'])
   embed_images = load.load(about['pretrained'], about['network'], about['tap'])
   found = nearest(np.asarray(embed_images(queries)), parts, count + _SPARE)
   pictures = _pictures(folder, about, np.unique(found.index))

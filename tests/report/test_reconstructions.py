@@ -86,7 +86,7 @@ def test_quality_is_against_the_target_where_there_is_one():
 def test_what_does_not_change_is_shown_once(tmp_path, monkeypatch):
   drawn = {}
 
-  def write(path, originals, views, names, captions):
+  def write(path, originals, views, names, captions, cell):
     drawn.update(path=path, originals=originals, views=views, names=names, captions=captions)
 
   monkeypatch.setattr(reconstructions.sheet, 'write', write)
@@ -125,3 +125,47 @@ def test_runs_that_show_nothing(untrained, tmp_path):
   assert pictures.painter(untrained) is None
   with pytest.raises(ConfigError, match='gives no pictures back'):
     pictures.require_painter(untrained)
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('photos')
+  for number, (name, size) in enumerate((('a.png', (40, 30)), ('b/c.jpg', (20, 50)))):
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+  (folder / '.hidden.png').write_bytes(b'')
+  (folder / 'notes.txt').write_text('no image')
+  return folder
+
+
+def test_the_command_draws_files_and_folders(run, photos, tmp_path, capsys):
+  out = tmp_path / 'sheet.png'
+  given = [str(run / 'checkpoints' / '3'), str(photos), str(photos / 'a.png'), '--out', str(out)]
+  assert cli.run(['reconstruct', *given, '--count', '2']) == 0
+  said = capsys.readouterr().out
+  assert '2 of 3 images are shown: --count=3 shows all' in said
+  assert 'a.png' in said and 'c.jpg' in said and 'PSNR, input' in said and 'SSIM, output' in said
+  with Image.open(out) as picture:
+    assert min(picture.size) > 160
+  # A convolutional network takes other sizes.
+  assert cli.run(['reconstruct', str(run), str(photos / 'a.png'), '--size=24', f'--out={out}']) == 0
+
+
+@pytest.mark.parametrize(
+  ('given', 'said'),
+  [
+    (['{run}', 'nowhere.jpg'], "'nowhere.jpg' cannot be read"),
+    (['{run}', '{run}/checkpoints'], 'holds no image'),
+    (['{run}', '{run}/config.json'], 'is no image that can be read'),
+    (['{run}', '{photos}', '--count=0'], '--count=0 must be at least 1'),
+    (['{photos}', '{photos}'], 'exists but holds no checkpoint'),
+    (['{untrained}', '{photos}'], 'gives no pictures back'),
+  ],
+)
+def test_mistakes_are_one_sentence(run, photos, untrained, given, said, tmp_path, capsys):
+  out = tmp_path / 'sheet.png'
+  filled = [text.format(run=run, photos=photos, untrained=untrained) for text in given]
+  assert cli.run(['reconstruct', *filled, f'--out={out}']) == 2
+  assert said in capsys.readouterr().err and not out.exists()

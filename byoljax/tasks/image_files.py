@@ -1,0 +1,58 @@
+"""Image files that a user names on the command line, as evaluation sees them."""
+
+from collections.abc import Sequence
+import pathlib
+
+import numpy as np
+
+from byoljax.config import ConfigError
+
+
+def named(paths: Sequence[str]) -> list[str]:
+  """Files, and instead of each folder the images in it, at any depth, in the order of their paths.
+
+  Names that begin with a dot are left out.
+
+  Raises:
+    ConfigError: a folder without an image.
+  """
+  from byoljax.data.sources import folder
+
+  found = []
+  for path in map(pathlib.Path, paths):
+    if not path.is_dir():
+      found.append(str(path))
+      continue
+    inside = sorted(
+      file
+      for file in path.rglob('*')
+      if file.suffix.lower() in folder.SUFFIXES
+      and not any(part.startswith('.') for part in file.relative_to(path).parts)
+    )
+    if not inside:
+      raise ConfigError(f"'{path}' holds no image ({', '.join(folder.SUFFIXES)}).")
+    found += map(str, inside)
+  return found
+
+
+def read(paths: Sequence[str], size: int) -> np.ndarray:
+  """Image files as evaluation sees them: center crops, uint8 [n, size, size, 3].
+
+  Raises:
+    ConfigError: a file is not there or is no image.
+  """
+  from byoljax.data.batches import pipeline
+  from byoljax.data.sources import arrays, image_file
+
+  made = []
+  for path in paths:
+    try:
+      pixels = image_file.decode(pathlib.Path(path).read_bytes())
+    except OSError as error:
+      raise ConfigError(f"'{path}' cannot be read: {error.strerror}.") from error
+    except image_file.UnreadableImageError as error:
+      raise ConfigError(f"'{path}' is no image that can be read: {error}.") from error
+    one = arrays.from_arrays(pixels[None], None, name=path)
+    (batch,) = pipeline.eval_batches(one, image_size=size, batch_size=1)
+    made.append(batch['image'][0])
+  return np.stack(made)
