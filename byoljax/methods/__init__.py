@@ -39,7 +39,7 @@ from byoljax.methods.pretext import (
   relative_patch_location,
   rotation,
 )
-from byoljax.methods.reconstruction import denoising_autoencoder
+from byoljax.methods.reconstruction import colorization, denoising_autoencoder
 from byoljax.methods.supervised import distillation, linear_probe, supervised
 from byoljax.suggest import unknown
 
@@ -48,6 +48,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'barlow_twins': barlow_twins.build,
   'bridge': bridge.build,
   'byol': byol.build,
+  'colorization': colorization.build,
   'counting': counting.build,
   'deepcluster': deepcluster.build,
   'deepcluster_v2': deepcluster_v2.build,
