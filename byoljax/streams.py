@@ -54,6 +54,7 @@ DIVISION = 1303  # the parts of a batch that are whitened apart; with a draw
 GEOMETRIC = 1501  # which of the geometric transforms
 COUNTING = 1502  # how the whole image is made smaller
 NOISE = 1511  # noise that is to be removed
+HOLES = 1512  # which part of it is missing
 
 # Any of the keys that a method gets, where it is made of several methods.
 PART = 1601  # with a number made of the part's name -> the key that the part gets

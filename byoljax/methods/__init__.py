@@ -39,7 +39,7 @@ from byoljax.methods.pretext import (
   relative_patch_location,
   rotation,
 )
-from byoljax.methods.reconstruction import colorization, denoising_autoencoder
+from byoljax.methods.reconstruction import colorization, context_encoder, denoising_autoencoder
 from byoljax.methods.supervised import distillation, linear_probe, supervised
 from byoljax.suggest import unknown
 
@@ -49,6 +49,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'bridge': bridge.build,
   'byol': byol.build,
   'colorization': colorization.build,
+  'context_encoder': context_encoder.build,
   'counting': counting.build,
   'deepcluster': deepcluster.build,
   'deepcluster_v2': deepcluster_v2.build,

@@ -72,6 +72,11 @@ CASES = {
   'bridge': ({'projector': (16, 8), 'predictor': (), 'base_tau': 0.9, 'beta': 0.5}, 2),
   'byol': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
   'colorization': ({'grid': 20, 'bins': 0, 'stride': 2}, 1),
+  'context_encoder': (
+    {'hole': 'blocks', 'overlap': 1, 'adversarial': 'alternating', 'adversarial_weight': 0.1,
+     'discriminator_width': 4, 'discriminator_stages': 1, 'decoder_width': 4},
+    1,
+  ),
   'counting': ({'projector': (12, 8)}, 1),
   'deepcluster': ({'num_clusters': 6, 'pca_dim': 4}, 1),
   'deepcluster_v2': ({'projector': (16, 8), 'prototypes': (6, 5)}, 3),
