@@ -14,7 +14,7 @@ MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob('*.py'
 
 # A wing is a folder of the package, or a module at its root; data/ has four. Which others each may
 # import, from the lowest to the highest.
-_LEAVES = {'version', 'streams', 'suggest', 'length'}  # They import nothing of ours.
+_LEAVES = {'version', 'streams', 'suggest', 'length', 'own'}  # They import nothing of ours.
 _NUMERICS = {'devices', 'losses', 'ops', 'models'}
 _DATA = {'data/fields', 'data/augment', 'data/sources', 'data/batches'}
 _TRAINING = _LEAVES | _NUMERICS | _DATA | {
@@ -27,13 +27,13 @@ LAYERS = {
   'ops': {'devices', 'streams'},
   'losses': {'devices', 'ops', 'streams'},
   'evals': {'devices', 'losses', 'ops', 'streams', 'suggest'},
-  'models': {'devices', 'ops', 'streams', 'suggest'},
+  'models': {'devices', 'ops', 'own', 'streams', 'suggest'},
   'optim': {'devices', 'length', 'ops', 'streams', 'suggest'},
   'workdir': {'config', 'devices', 'suggest', 'version'},
   'data': set(),
   'data/fields': {'suggest'},
   'data/augment': {'data/fields', 'devices', 'streams', 'suggest'},
-  'data/sources': {'data/fields', 'streams', 'suggest', 'workdir/files'},
+  'data/sources': {'data/fields', 'own', 'streams', 'suggest', 'workdir/files'},
   'data/batches': {'data/augment', 'data/fields', 'data/sources', 'devices', *_LEAVES},
   'method': {'devices', 'length', 'losses', 'streams'},
   'methods': {'data/augment', 'data/fields', 'evals/image_quality', 'method', *_NUMERICS, *_LEAVES},
@@ -50,8 +50,9 @@ LAYERS = {
   'main': {'config', 'devices', 'flags', 'tasks', 'version', 'workdir'},
   'cli': {'config', 'flags', 'main', 'suggest', 'tasks', 'version', 'workdir/activity'},
   '__main__': {'cli', 'devices'},
+  'api': _TRAINING | {'train', 'report', 'tasks', 'main', 'cli'},
   # The public functions, each of which imports what it needs when it is called.
-  '__init__': _TRAINING | {'train', 'protocols', 'report'},
+  '__init__': {'api', 'encoders', 'version'},
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'flax', 'optax', 'orbax', 'matplotlib', 'absl',
          'ml_collections', 'tensorboardX', 'torch', 'sklearn', 'shtab'}  # fmt: skip
@@ -87,11 +88,11 @@ PURE_DATA = (
   'data/batches/resident.py',
 )
 # Who sees a configuration as such: tasks read it, others store it or read one that was stored.
-CONFIGURED = ('config.py', 'main.py', 'tasks/', 'train/assemble.py', 'workdir/run_dir.py',
+CONFIGURED = ('config.py', 'main.py', 'tasks/', 'api/', 'train/assemble.py', 'workdir/run_dir.py',
               'encoders/', 'report/contents.py', 'report/facts.py', 'plan/')  # fmt: skip
 # All that may lie at the root beside folders.
 ROOT_MODULES = {'__init__', '__main__', 'accumulation', 'cli', 'config', 'flags', 'length', 'main',
-                'method', 'step', 'streams', 'suggest', 'version'}  # fmt: skip
+                'method', 'own', 'step', 'streams', 'suggest', 'version'}  # fmt: skip
 
 
 def row(table, module):

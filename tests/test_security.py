@@ -112,6 +112,7 @@ def test_nothing_executes_or_fetches_but_where_it_is_said():
   }
   assert found == {
     ('config.py', 'module_spec.loader.exec_module()'),  # A recipe.
+    ('own.py', 'importlib.import_module()'),  # What runs and options name by its import path.
     ('data/sources/records.py', 'importlib.import_module()'),  # One of two readers of ArrayRecord.
     # The processes of a run among themselves, where a coordinator is named.
     ('devices/processes.py', 'socket'),

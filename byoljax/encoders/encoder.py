@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from byoljax import own
 from byoljax.data.augment import device
 from byoljax.encoders.images import checked
 from byoljax.models import MakeEncoder, encoder_factory
@@ -112,8 +113,8 @@ class Encoder:
   @property
   def make_encoder(self) -> MakeEncoder:
     """(bn_axis, bn_groups=0) -> the encoder's module, for methods that train it further."""
-    own = self.fields or self.net.parts[0][2]
-    return encoder_factory(own, mean=self.preprocessing.mean, std=self.preprocessing.std)
+    given = self.fields or self.net.parts[0][2]
+    return encoder_factory(given, mean=self.preprocessing.mean, std=self.preprocessing.std)
 
   @functools.cached_property
   def _compiled(self) -> Any:
@@ -146,13 +147,27 @@ def network(encoder: Any, preprocessing: Preprocessing) -> Net:
   Raises:
     ValueError: an unknown encoder or option.
   """
+  given = None
   if isinstance(encoder, Mapping):
+    if own.is_path(encoder['name']):
+      given = _hashed(own.find('encoder', encoder['name']))  # It may have been defined anew.
     encoder = tuple(sorted(encoder.items()))
-  return _network(encoder, preprocessing.mean, preprocessing.std)
+  return _network(encoder, preprocessing.mean, preprocessing.std, given)
+
+
+def _hashed(thing: Any) -> Any:
+  try:
+    hash(thing)
+  except TypeError:  # A field is an array, say.
+    return id(thing)
+  return thing
 
 
 @functools.cache
-def _network(encoder: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> Net:
+def _network(
+  encoder: Any, mean: tuple[float, ...], std: tuple[float, ...], defined: Any = None
+) -> Net:
+  del defined
   given = dict(encoder) if isinstance(encoder, tuple) else encoder
   module = encoder_factory(given, mean=mean, std=std)(None)
   return stack((('encoder', EMBEDDING, module),))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import functools
 from typing import Any
 
+from byoljax import own
 from byoljax.method import MakeEncoder, Method, Setting
 from byoljax.methods.joint_embedding import (
   barlow_twins,
@@ -88,14 +89,17 @@ def build_method(make_encoder: MakeEncoder, setting: Setting, fields: Mapping[st
   Args:
     make_encoder: see `method.MakeEncoder`.
     setting: the run.
-    fields: 'name', the arguments of its builder, and, if a task is to learn beside it, 'auxiliary',
-      the task's name, and its arguments 'auxiliary_weight' and 'auxiliary_targets'.
+    fields: 'name', or the import path of a builder (`byoljax.own`); its arguments; and, if a task
+      is to learn beside it, 'auxiliary', the task's name, and its arguments 'auxiliary_weight' and
+      'auxiliary_targets'.
 
   Raises:
     ValueError: an unknown name, a wrong argument, or a method that the task cannot be put beside.
   """
-  own = {name: value for name, value in fields.items() if not name.startswith('auxiliary')}
-  method = chosen('method', own.pop('name'), METHODS)(make_encoder, setting, **own)
+  settings = {name: value for name, value in fields.items() if not name.startswith('auxiliary')}
+  name = settings.pop('name')
+  build = own.find('method', name) if own.is_path(name) else chosen('method', name, METHODS)
+  method = build(make_encoder, setting, **settings)
   task = {name: fields[name] for name in fields if name.startswith('auxiliary')}
   name = task.pop('auxiliary', '')
   if not name:

@@ -21,6 +21,7 @@ from typing import Any
 
 import flax.linen as nn
 
+from byoljax import own
 from byoljax.models import options as options_lib
 from byoljax.models import small
 from byoljax.models.inputs import INPUTS, with_input
@@ -51,7 +52,8 @@ def make_encoder(
       'wrn_10_4' | '16_8' | '28_2' | '28_10' | '40_2' (D = 64 * factor * width), 'exemplar_cnn' |
       '_small' | '_large' (D = 512, 128, 1024 times width), 'vgg_dilated' (D = 256 * width); or the
       baseline 'pixels', the images themselves (D = H * W * C), which has no options: all are
-      ignored.
+      ignored. One of the user's own goes by its import path, see `byoljax.own`: a linen module or
+      what `encoder_factory` takes.
     input: what the network begins with, see `models.inputs`; 'rgb' are the images as they are.
     mean: that images were normalized with, per channel; inputs other than 'rgb' need it.
     std: as `mean`.
@@ -64,11 +66,16 @@ def make_encoder(
   Raises:
     ValueError: an unknown name or option, or a value outside of what they allow.
   """
-  options_lib.check_name('encoder', name, (*FAMILIES, 'pixels'))
+  if not own.is_path(name):
+    options_lib.check_name('encoder', name, (*FAMILIES, 'pixels'))
   if bn_groups < 0:
     raise ValueError(f'encoder bn_groups {bn_groups} must not be negative; 0 is the default')
   if name == 'pixels':
     return small.Pixels()
+  if own.is_path(name):
+    options_lib.require_defaults(name, options)
+    given = encoder_factory(own.find('encoder', name), mean=mean, std=std, input=input)
+    return given(bn_axis, bn_groups)
   module = options_lib.options_of(name, options).build(name, bn_axis, bn_groups)
   return with_input(module, input, mean, std)
 
@@ -101,10 +108,17 @@ def encoder_factory(
       own = {name: value for name, value in batch_norm.items() if hasattr(encoder, name)}
       module = encoder.clone(**own) if own else encoder
     else:
-      module = encoder(**batch_norm)
+      module = encoder(**_taken(encoder, batch_norm))
     return with_input(module, input, mean, std)
 
   return make
+
+
+def _taken(function: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+  """The arguments that a class has as fields; a function takes all."""
+  if not isinstance(function, type):
+    return dict(arguments)
+  return {name: value for name, value in arguments.items() if hasattr(function, name)}
 
 
 __all__ = ['INPUTS', 'MakeEncoder', 'encoder_factory', 'make_encoder']

@@ -314,24 +314,40 @@ def options_of(name: str, fields: Mapping[str, Any]) -> Options:
   Raises:
     ValueError: an unknown option, one that this encoder does not have, or a wrong value.
   """
-  family, defaults = FAMILIES[name], _defaults()
+  family, default = FAMILIES[name], defaults()
   own = {field.name for field in dataclasses.fields(family)}
   for field, value in fields.items():
-    check_name('option of an encoder', field, defaults)
-    if field not in own and value != defaults[field]:
+    check_name('option of an encoder', field, default)
+    if field not in own and value != default[field]:
       others = [other for other, made in FAMILIES.items() if field in _names(made)]
       raise ValueError(
         f'encoder {name!r} has no {field}: only {", ".join(others)} have one; leave {field} at its '
-        f'default, {defaults[field]!r}, not {value!r}'
+        f'default, {default[field]!r}, not {value!r}'
       )
   return family(**{field: value for field, value in fields.items() if field in own})
+
+
+def require_defaults(name: str, fields: Mapping[str, Any]) -> None:
+  """Raises ValueError for an option of ours that a module of the user's own does not have."""
+  default = defaults()
+  for field, value in fields.items():
+    check_name('option of an encoder', field, default)
+    if field not in _OF_THE_HEADS and value != default[field]:
+      raise ValueError(
+        f"encoder {name!r} is a module of one's own and has no {field}: leave it at its default, "
+        f'{default[field]!r}, and set what the module has as its argument, {name}(...=...)'
+      )
+
+
+# The heads have these beside any encoder.
+_OF_THE_HEADS = ('dtype',)
 
 
 def _names(family: type[Options]) -> set[str]:
   return {field.name for field in dataclasses.fields(family)}
 
 
-def _defaults() -> dict[str, Any]:
+def defaults() -> dict[str, Any]:
   """The default of every option; families agree on those that they share."""
   found: dict[str, Any] = {}
   for family in dict.fromkeys(FAMILIES.values()):

@@ -157,7 +157,7 @@ class TestTokens:
 
 def test_options_at_their_defaults_fit_every_family():
   """`config.encoder` lists those of all families."""
-  defaults = options._defaults()
+  defaults = options.defaults()
   for name in ('resnet18', 'small', 'vit_micro', 'pixels'):
     assert models.make_encoder(name, **defaults) == models.make_encoder(name)
 

@@ -14,12 +14,15 @@ from collections.abc import Sequence
 import dataclasses
 import os
 
+from byoljax import own
 from byoljax.data.fields import Field
 from byoljax.data.sources import (
   arrays,
   folder,
   frames,
+  given,
   memory,
+  objects,
   shapes,
   source,
   sprites,
@@ -36,8 +39,7 @@ class Facts:
   """What is known about a data set before it is opened.
 
   Attributes:
-    kind: 'tfds', 'shapes', 'sprites', 'folder', 'frames' or 'npz': what
-      reads it.
+    kind: 'tfds', 'shapes', 'sprites', 'folder', 'frames', 'npz', 'given' or 'own': what reads it.
     tfds: name in TFDS, for kind 'tfds'.
     pretrain, train, test: the splits in TFDS's notation, for kind 'tfds'.
     image_size: side in pixels at which the set is usually trained; 0 where it is up to the data.
@@ -79,7 +81,7 @@ DATASETS = {
 
 
 def facts(name: str) -> Facts:
-  """What is known about the set `name`: a key of DATASETS or `tfds:NAME`.
+  """What is known about the set `name`: a key of DATASETS, `tfds:NAME`, or one of the user's own.
 
   Raises:
     ValueError: an unknown name.
@@ -87,6 +89,8 @@ def facts(name: str) -> Facts:
   if name.startswith(TFDS_PREFIX) and len(name) > len(TFDS_PREFIX):
     # Empty splits are looked up when the set is opened.
     return Facts('tfds', name[len(TFDS_PREFIX) :], pretrain='', train='', test='')
+  if own.is_path(name):
+    return Facts('given' if name.startswith(given.PREFIX) else 'own')
   if name not in DATASETS:
     raise ValueError(
       f'unknown data set {name!r}: there are {", ".join(DATASETS)}, and {TFDS_PREFIX}NAME for any '
@@ -110,7 +114,8 @@ def load(
   """Opens a split of a data set.
 
   Args:
-    name: a key of DATASETS, or `tfds:NAME`.
+    name: a key of DATASETS; `tfds:NAME`; 'given:...', see `given`; or the import path of a function
+      (`byoljax.own`): split -> images, see `objects.as_source`, or None where there are none.
     split: 'pretrain', 'train' or 'test'.
     data_dir: the directory with prepared TFDS sets (empty: $TFDS_DATA_DIR, else
       ~/tensorflow_datasets; of a built-in set its cache), the folder of images, or the `.npz` file.
@@ -131,6 +136,8 @@ def load(
   if split not in SPLITS:
     raise ValueError(unknown('split', split, SPLITS))
   known = facts(name)
+  if known.kind in ('given', 'own'):
+    return given.find(name, split) if known.kind == 'given' else _own(name, split)
   log = source.UnreadableLog(unreadable_log)
   directory = os.fspath(data_dir)
   if known.kind in ('folder', 'frames', 'npz') and not directory:
@@ -159,6 +166,14 @@ def load(
     fields=fields,
   )
   return memory.keep(opened) if in_memory else opened
+
+
+def _own(name: str, split: str) -> source.Source:
+  """A split of the user's own."""
+  images = own.find('data set', name)(split)
+  if images is None:
+    raise source.NoSplitError(f'{name} has no {split} split.')
+  return objects.as_source(images, name=f'{name.rpartition(":")[2]}:{split}')
 
 
 def _shapes(split: str, directory: str) -> source.Source:

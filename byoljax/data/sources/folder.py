@@ -198,7 +198,7 @@ def _make(
     own = paths.get(name)
     read = np.empty(len(rows), object)
     for i, row in enumerate(rows):
-      read[i] = _bytes_of(os.path.join(root, files[row]) if own is None else own[row])
+      read[i] = source.bytes_of(os.path.join(root, files[row]) if own is None else own[row])
     return read
 
   def fetch(rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
@@ -238,16 +238,7 @@ def _fields_of(
       )
     own = [os.path.join(root, by_stem[os.path.splitext(file)[0]]) for file in files]
     try:
-      found[field_file.like(field, _bytes_of(own[0]))] = own
+      found[field_file.like(field, source.bytes_of(own[0]))] = own
     except UnreadableImageError as error:
       raise ValueError(f'{own[0]} cannot be read as a {field.kind}: {error}.') from error
   return found
-
-
-def _bytes_of(path: str) -> bytes:
-  """A file's bytes, empty where it cannot be opened: that counts as an unreadable image."""
-  try:
-    with open(path, 'rb') as file:
-      return file.read()
-  except OSError:
-    return b''

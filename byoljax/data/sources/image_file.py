@@ -119,6 +119,19 @@ def decode(data: bytes) -> np.ndarray:
   return np.ascontiguousarray(_upright(pixels, orientation))
 
 
+def of_pillow(image: Any) -> np.ndarray:
+  """An open image of Pillow's as uint8 [H, W, 3], by the rules of this module.
+
+  Raises:
+    UnreadableImageError: it cannot be loaded.
+  """
+  try:
+    orientation = _orientation(image)
+    return np.ascontiguousarray(_upright(_to_rgb(image), orientation))
+  except Exception as error:
+    raise UnreadableImageError(_reason(error)) from error
+
+
 def decode_numbers(data: bytes) -> np.ndarray:
   """Decodes an image file whose numbers count, not what they look like: a map or a mask.
 

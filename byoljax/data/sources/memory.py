@@ -39,7 +39,7 @@ def keep(source: Source, limit_bytes: int | None = None) -> Source:
   """
   if not source.encoded or source.image_shape is None:
     return source
-  if decoded_bytes(source) > (_memory_bytes() * SHARE if limit_bytes is None else limit_bytes):
+  if decoded_bytes(source) > (room() if limit_bytes is None else limit_bytes):
     return source
   return dataclasses.replace(source, decode=functools.cache(lambda: _decode(source)))
 
@@ -99,6 +99,11 @@ def _decode(source: Source) -> Source:
   )
   _decoded[key] = kept
   return kept
+
+
+def room() -> float:
+  """Bytes that the decoded images of a split may take."""
+  return _memory_bytes() * SHARE
 
 
 def _memory_bytes() -> int:

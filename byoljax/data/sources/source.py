@@ -257,3 +257,12 @@ def fingerprint(*parts: Any) -> str:
     raw = part if isinstance(part, bytes) else repr(part).encode('utf-8', 'surrogateescape')
     digest.update(len(raw).to_bytes(8, 'little') + raw)
   return digest.hexdigest()
+
+
+def bytes_of(path: str) -> bytes:
+  """A file's bytes, empty where it cannot be opened: that counts as an unreadable image."""
+  try:
+    with open(path, 'rb') as file:
+      return file.read()
+  except OSError:
+    return b''

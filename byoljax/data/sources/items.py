@@ -1,0 +1,140 @@
+"""One example of somebody else's data set: which part is the image, which the label, and as what.
+
+An example is an image, a pair (image, label) or a mapping with such names. An image is an array
+[H, W, C] or [H, W], uint8 or float in [0, 1]; a tensor of PyTorch's, [C, H, W]; an image of
+Pillow's; a file's path or its bytes. PyTorch and Pillow's callers are not imported: their objects
+are known by what they can do.
+"""
+
+from collections.abc import Mapping
+import io
+import os
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from byoljax.data.sources import image_file, source
+
+IMAGE_NAMES = ('image', 'img', 'images', 'pixel_values', 'x', 'jpg', 'png', 'webp')
+LABEL_NAMES = ('label', 'labels', 'fine_label', 'target', 'class', 'cls', 'y')
+_CHANNELS_FIRST = (1, 3)
+
+
+def split(example: Any) -> tuple[Any, int | None]:
+  """(image, label) of an example, the label None where it has none.
+
+  Raises:
+    ValueError: a mapping without an image.
+  """
+  if isinstance(example, Mapping) and not _is_file(example):
+    name = next((name for name in IMAGE_NAMES if name in example), None)
+    if name is None:
+      raise ValueError(
+        f'an example has {", ".join(map(str, example))}, but its image is looked for as '
+        f'{", ".join(IMAGE_NAMES)}.'
+      )
+    known = [example[name] for name in LABEL_NAMES if name in example]
+    return example[name], next((_number(x) for x in known if _number(x) is not None), None)
+  if isinstance(example, tuple | list) and len(example) >= 2:
+    return example[0], _number(example[1])
+  if isinstance(example, tuple | list) and len(example) == 1:
+    return example[0], None
+  return example, None
+
+
+def _number(value: Any) -> int | None:
+  """A class number: a whole number of any library, or None for anything else."""
+  if isinstance(value, bool | str | bytes) or value is None:
+    return None
+  array = np.asarray(value)
+  return int(array) if array.ndim == 0 and array.dtype.kind in 'iu' else None
+
+
+def file_of(image: Any) -> bytes | None:
+  """An image's file as it is: bytes, a path, or a mapping with one of them; None for pixels."""
+  if isinstance(image, bytes):
+    return image
+  if isinstance(image, str | os.PathLike):
+    return source.bytes_of(os.fspath(image))
+  if isinstance(image, Mapping) and _is_file(image):
+    return image.get('bytes') or source.bytes_of(image['path'])
+  return None
+
+
+def _is_file(image: Mapping[str, Any]) -> bool:
+  """Whether this is a file as Hugging Face's `datasets` hands it out undecoded."""
+  return set(image) == {'bytes', 'path'}
+
+
+def pixels_of(image: Any) -> np.ndarray:
+  """An image's pixels, uint8 [H, W, C].
+
+  Raises:
+    ValueError: it is none of those that the module names.
+  """
+  file = file_of(image)
+  if file is not None:
+    return image_file.decode(file)
+  if hasattr(image, 'convert') and hasattr(image, 'getexif'):
+    return image_file.of_pillow(image)
+  if type(image).__module__.split('.')[0] == 'torch':
+    array = image.detach().cpu().numpy()
+    array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
+  else:
+    array = np.asarray(image)
+  if array.ndim == 2:
+    array = array[..., None]
+  if array.ndim != 3 or array.dtype.kind not in 'uif' or not array.size:
+    raise ValueError(
+      f'an image is {type(image).__name__} of type {array.dtype}, shape {list(array.shape)}: '
+      'expected are arrays [H, W, C] or [H, W], images of Pillow, paths or files.'
+    )
+  if array.shape[0] in _CHANNELS_FIRST and array.shape[2] > 16:
+    raise ValueError(
+      f'an image has shape {list(array.shape)}: the channels come first here, so transpose it with '
+      '(1, 2, 0).'
+    )
+  return to_bytes(array, 'an image')
+
+
+def to_bytes(images: np.ndarray, what: str) -> np.ndarray:
+  """Numbers as uint8: bytes as they are, floats in [0, 1] rounded, whole numbers of 0 to 255.
+
+  Raises:
+    ValueError: they are something else; `what` begins the sentence.
+  """
+  if images.dtype == np.uint8:
+    return images
+  kind = images.dtype.kind
+  low, high = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
+  if kind == 'f' and low >= 0 and high <= 1:
+    return np.round(images * 255).astype(np.uint8)
+  if kind in 'iu' and images.dtype.itemsize > 2 and low >= 0 and high <= 255:
+    return images.astype(np.uint8)
+  raise ValueError(
+    f'{what} has type {images.dtype} and numbers from {low:g} to {high:g}: images are uint8, 0 to '
+    '255, or floats in [0, 1], before any normalization.'
+  )
+
+
+def as_file(image: Any) -> bytes:
+  """An image as a file: as it is, or its pixels as a PNG that is not compressed.
+
+  Raises:
+    ValueError: it is no image, or has another number of channels than 1 or 3.
+  """
+  file = file_of(image)
+  if file is not None:
+    return file
+  pixels = pixels_of(image)
+  if pixels.shape[2] not in (1, 3):
+    raise ValueError(
+      f'images of different sizes have 1 or 3 channels, got {pixels.shape[2]}: make them equally '
+      'large.'
+    )
+  written = io.BytesIO()
+  Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(
+    written, 'PNG', compress_level=0
+  )
+  return written.getvalue()

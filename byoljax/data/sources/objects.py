@@ -1,0 +1,212 @@
+"""Data sets that are objects of a program: arrays, lists, `tf.data`, those of other libraries.
+
+    as_source(images)                       uint8 [N, H, W, C], or float in [0, 1]
+    as_source(images, labels)               labels: whole numbers [N]
+    as_source(['a.jpg', 'b.jpg'])           files
+    as_source(torchvision.datasets.CIFAR10('data'))
+    as_source(datasets.load_dataset('imagefolder', data_dir='photos')['train'])
+    as_source(tfds.load('cifar10', split='train'))
+
+Whatever has a length and hands out examples by number will do (`items` says what an example may
+be). What fits into a quarter of the memory is read once; of anything larger an example is read when
+a batch needs it, and its labels must be there without that: given, as the attribute `targets` or
+`labels`, or as a column. Images lie in memory as bytes: floats are rounded to 8 bits. Random
+transforms of a data set would be drawn once: views are what byoljax augments.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import os
+import threading
+from typing import Any
+
+import numpy as np
+
+from byoljax.data.sources import arrays, items, listed, memory, source
+from byoljax.data.sources.source import Source
+
+_LOOKED_AT = 16  # images in a fingerprint
+
+
+def as_source(data: Any, labels: Any = None, *, name: str = 'images') -> Source:
+  """A data set as a source.
+
+  Args:
+    data: see the module.
+    labels: whole numbers [N], -1 for none, where the data do not have them.
+    name: for messages.
+
+  Raises:
+    ValueError: something else, or examples that are not what they should be.
+  """
+  if isinstance(data, Source):
+    return data
+  if labels is None and isinstance(data, tuple) and len(data) == 2 and _is_array(data[0]):
+    data, labels = data
+  if isinstance(data, Mapping):
+    data, labels = _columns(data, labels)
+  labels = None if labels is None else np.asarray(labels)
+  if _is_array(data):
+    return arrays.from_arrays(_images(data, name), labels, name=name)
+  if _is_list_of_files(data):
+    return listed.from_files(data, labels, name=name)
+  if hasattr(data, 'as_numpy_iterator'):
+    return _from_iterator(data, labels, name)
+  if hasattr(data, '__getitem__') and hasattr(data, '__len__') and not isinstance(data, str):
+    return _from_sequence(data, labels, name)
+  raise ValueError(
+    f'data of type {type(data).__name__} cannot be read: give a path, an array [N, H, W, C], a '
+    'list of files, a tf.data.Dataset, or anything with a length that hands out examples by number.'
+  )
+
+
+def _is_array(data: Any) -> bool:
+  return hasattr(data, '__array__') and len(getattr(data, 'shape', ())) > 1
+
+
+def _is_list_of_files(data: Any) -> bool:
+  return isinstance(data, list | tuple) and all(isinstance(x, str | os.PathLike) for x in data)
+
+
+def _columns(data: Mapping[str, Any], labels: Any) -> tuple[Any, Any]:
+  """Images and labels of a mapping of arrays."""
+  image = next((name for name in items.IMAGE_NAMES if name in data), None)
+  if image is None:
+    raise ValueError(
+      f'the data have {", ".join(map(str, data))}, but images are looked for as '
+      f'{", ".join(items.IMAGE_NAMES)}.'
+    )
+  found = (data[name] for name in items.LABEL_NAMES if name in data)
+  return data[image], next(found, None) if labels is None else labels
+
+
+def _images(data: Any, name: str) -> np.ndarray:
+  if type(data).__module__.split('.')[0] == 'torch':
+    made = data.detach().cpu().numpy()
+    made = np.moveaxis(made, 1, -1) if made.ndim == 4 else made
+  else:
+    made = data if isinstance(data, np.ndarray) else np.asarray(data)
+  if made.ndim not in (3, 4) or made.dtype.kind not in 'uif':
+    return made  # `from_arrays` says what is wrong.
+  return items.to_bytes(made, name)
+
+
+def _from_iterator(data: Any, labels: Any, name: str) -> Source:
+  """A `tf.data.Dataset`, read to its end; batches of images are taken apart."""
+  if int(np.asarray(data.cardinality())) == -1:
+    raise ValueError(f'{name} never ends: leave out `repeat`, byoljax passes through it itself.')
+  read, room = [], memory.room()
+  for example in data.as_numpy_iterator():
+    image, label = items.split(example)
+    if getattr(image, 'ndim', 0) == 4:
+      read += zip(image, _batch_labels(example, len(image)), strict=True)
+    else:
+      read.append((image, label))
+    room -= getattr(image, 'nbytes', len(image) if isinstance(image, bytes) else 0)
+    if room < 0:
+      raise ValueError(
+        f'{name} does not fit into a quarter of the memory: name a TFDS set by its name, or give '
+        'something that hands out examples by number.'
+      )
+  return _from_sequence(read, labels, name)
+
+
+def _batch_labels(example: Any, count: int) -> Sequence[int | None]:
+  """The labels of a batch of images."""
+  values = example.values() if isinstance(example, Mapping) else example
+  for value in values if isinstance(example, tuple | list | Mapping) else ():
+    if getattr(value, 'shape', None) == (count,) and value.dtype.kind in 'iu':
+      return [int(number) for number in value]
+  return [None] * count
+
+
+def _from_sequence(data: Any, labels: Any, name: str) -> Source:
+  count = len(data)
+  if not count:
+    raise ValueError(f'{name} holds no example.')
+  image, _ = items.split(data[0])
+  known = labels if labels is not None else _known_labels(data, count)
+  file = items.file_of(image)
+  size = len(file) if file is not None else items.pixels_of(image).nbytes
+  lock = threading.Lock()  # Whether others may be asked by several threads is not known.
+
+  def example(row: int) -> Any:
+    with lock:
+      return data[int(row)]
+
+  if count * size > memory.room():
+    return _of_files(lambda row: items.as_file(items.split(example(row))[0]), count, known, name)
+  read = [items.split(example(row)) for row in range(count)]
+  if known is None and any(label is not None for _, label in read):
+    known = np.array([-1 if label is None else label for _, label in read])
+  if file is None:
+    pixels = [items.pixels_of(image) for image, _ in read]
+    if len({image.shape for image in pixels}) == 1:
+      return _named(arrays.from_arrays(np.stack(pixels), known, name=name), data)
+  files = [items.as_file(image) for image, _ in read]
+  return _named(_of_files(files.__getitem__, count, known, name), data)
+
+
+def _known_labels(data: Any, count: int) -> np.ndarray | None:
+  """Labels that can be had without reading the images."""
+  for name in ('targets', 'labels'):
+    found = getattr(data, name, None)
+    if found is not None and not callable(found):
+      made = np.asarray(found)
+      if made.shape == (count,) and made.dtype.kind in 'iu':
+        return made
+  for name in getattr(data, 'column_names', None) or ():
+    if name in items.LABEL_NAMES:
+      made = np.asarray(list(data[name]))
+      if made.shape == (count,) and made.dtype.kind in 'iu':
+        return made
+  return None
+
+
+def _named(made: Source, data: Any) -> Source:
+  """With the names of its classes, where the data say them."""
+  names = getattr(data, 'classes', None)
+  features = getattr(data, 'features', None)
+  if isinstance(features, Mapping):
+    known = (features[name] for name in items.LABEL_NAMES if name in features)
+    found = (getattr(feature, 'names', None) for feature in known)
+    names = next(filter(None, found), names)
+  if isinstance(names, list | tuple) and len(names) >= made.num_classes > 0:
+    return dataclasses.replace(
+      made, num_classes=len(names), class_names=tuple(str(name) for name in names)
+    )
+  return made
+
+
+def _of_files(
+  file: Callable[[int], bytes], count: int, labels: np.ndarray | None, name: str
+) -> Source:
+  y = None if labels is None else np.asarray(labels, np.int32)
+  classes = 0 if y is None else int(y.max(initial=-1)) + 1
+  if y is not None and y.shape != (count,):
+    raise ValueError(f'{name} has {count} images, but labels of shape {list(y.shape)}.')
+  looked_at = [file(row) for row in range(0, count, max(1, count // _LOOKED_AT))]
+
+  def fetch(rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
+    return tuple(values(rows, each) for each in names)
+
+  def values(rows: np.ndarray, what: str) -> np.ndarray:
+    if what == 'label':
+      return np.full(len(rows), -1, np.int32) if y is None else y[rows]
+    read = np.empty(len(rows), object)
+    read[:] = [file(int(row)) for row in rows]
+    return read
+
+  return Source(
+    name=name,
+    size=count,
+    num_classes=classes,
+    class_names=tuple(map(str, range(classes))),
+    encoded=True,
+    image_shape=None,
+    fingerprint=source.fingerprint(name, count, *looked_at, b'' if y is None else y.tobytes()),
+    fetch=fetch,
+    fetch_labels=functools.cache(lambda: y),
+    locate=lambda row: f'{name}[{row}]',
+  )

@@ -1,0 +1,220 @@
+"""Data sets that are objects: every kind gives the same images, or one sentence."""
+
+import io
+import types
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byoljax.data.sources import datasets, given, objects
+from byoljax.data.sources.source import NoSplitError
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
+LABELS = np.array([0, 1, 2, 0, 1, 2])
+
+
+class Sequence:
+  """What a torch-style data set is to us."""
+
+  def __init__(self, examples, **about):
+    self.examples = examples
+    vars(self).update(about)
+
+  def __len__(self):
+    return len(self.examples)
+
+  def __getitem__(self, row):
+    return self.examples[row]
+
+
+class Tensor:
+  """What a tensor of PyTorch's is to us."""
+
+  def __init__(self, array):
+    self.array, self.shape, self.ndim = array, array.shape, array.ndim
+
+  def __array__(self, dtype=None, copy=None):
+    return self.array
+
+  def detach(self):
+    return self
+
+  cpu = detach
+
+  def numpy(self):
+    return self.array
+
+
+Tensor.__module__ = 'torch'
+
+
+def png(image):
+  written = io.BytesIO()
+  Image.fromarray(image).save(written, 'PNG')
+  return written.getvalue()
+
+
+def tensors():
+  floats = (IMAGES.transpose(0, 3, 1, 2) / 255).astype(np.float32)
+  return [(Tensor(image), int(label)) for image, label in zip(floats, LABELS, strict=True)]
+
+
+def pillows():
+  return [(Image.fromarray(image), int(y)) for image, y in zip(IMAGES, LABELS, strict=True)]
+
+
+KINDS = {
+  'array': lambda: (IMAGES, LABELS),
+  'floats': lambda: (IMAGES / 255, LABELS),
+  'wide integers': lambda: (IMAGES.astype(np.int64), LABELS),
+  'mapping': lambda: {'image': IMAGES, 'label': LABELS},
+  'pairs': lambda: list(zip(IMAGES, LABELS, strict=True)),
+  'torch-style': lambda: Sequence(tensors()),
+  'torch tensor': lambda: (Tensor(IMAGES.transpose(0, 3, 1, 2)), LABELS),
+  'pillow': lambda: Sequence(pillows()),
+  'rows': lambda: Sequence([{'img': i, 'label': y} for i, y in pillows()]),
+}
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_every_kind_is_the_same_set(kind):
+  source = objects.as_source(KINDS[kind]())
+  assert (source.size, source.num_classes, source.image_shape) == (6, 3, (8, 8))
+  images, labels = source.read(np.array([4, 0]))
+  np.testing.assert_array_equal(images, IMAGES[[4, 0]])
+  np.testing.assert_array_equal(labels, [1, 0])
+  np.testing.assert_array_equal(source.labels, LABELS)
+
+
+class Iterated:
+  """What a `tf.data.Dataset` is to us."""
+
+  def __init__(self, examples, count=6):
+    self.examples, self.count = examples, count
+
+  def cardinality(self):
+    return np.int64(self.count)
+
+  def as_numpy_iterator(self):
+    return iter(self.examples)
+
+
+def test_what_is_iterated_with_or_without_batches():
+  pairs = list(zip(IMAGES, LABELS, strict=True))
+  rows = [{'image': image, 'label': label} for image, label in pairs]
+  batches = [(IMAGES[:4], LABELS[:4]), (IMAGES[4:], LABELS[4:])]
+  for examples in (pairs, rows, batches, [{'label': y, 'image': x} for x, y in batches]):
+    source = objects.as_source(Iterated(examples, -2))
+    np.testing.assert_array_equal(source.read(np.arange(6))[0], IMAGES)
+    np.testing.assert_array_equal(source.labels, LABELS)
+  assert objects.as_source(Iterated(list(IMAGES))).num_classes == 0
+  with pytest.raises(ValueError, match='never ends'):
+    objects.as_source(Iterated(pairs, -1))
+
+
+@pytest.mark.slow
+def test_a_tf_data_set_with_or_without_batches():
+  tf = pytest.importorskip('tensorflow')
+  rows = tf.data.Dataset.from_tensor_slices({'image': IMAGES, 'label': LABELS})
+  plain = tf.data.Dataset.from_tensor_slices((IMAGES, LABELS))
+  for data in (rows, rows.batch(4), plain, plain.batch(4)):
+    source = objects.as_source(data)
+    np.testing.assert_array_equal(source.read(np.arange(6))[0], IMAGES)
+    np.testing.assert_array_equal(source.labels, LABELS)
+  with pytest.raises(ValueError, match='never ends'):
+    objects.as_source(rows.repeat())
+
+
+def test_images_of_several_sizes_are_files(tmp_path):
+  images = [IMAGES[0], IMAGES[1, :5], IMAGES[2]]
+  paths = [tmp_path / f'{number}.png' for number in range(3)]
+  for path, image in zip(paths, images, strict=True):
+    path.write_bytes(png(image))
+  rows = [{'bytes': None, 'path': str(path)} for path in paths]
+  for data in (images, [png(image) for image in images], paths, rows):
+    source = objects.as_source(data, [1, 0, 1])
+    assert source.encoded and source.image_shape is None and source.num_classes == 2
+    read = source.read(np.array([1]), ('image', 'label'))
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(read[0][0]))), images[1])
+    assert read[1] == [0]
+
+
+def test_what_does_not_fit_is_read_when_it_is_needed(monkeypatch):
+  monkeypatch.setattr(objects.memory, 'room', lambda: 100)
+  asked = []
+
+  class Large(Sequence):
+    def __getitem__(self, row):
+      asked.append(row)
+      return super().__getitem__(row)
+
+  source = objects.as_source(Large(tensors(), targets=LABELS.tolist()))
+  assert len(asked) <= 1 + 16 and source.num_classes == 3
+  asked.clear()
+  (file,) = source.read(np.array([3]), ('image',))
+  assert asked == [3]
+  np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(file[0]))), IMAGES[3])
+  with pytest.raises(ValueError, match='does not fit into a quarter of the memory'):
+    objects.as_source(Iterated(list(IMAGES)))
+
+
+def test_names_of_classes_come_along():
+  source = objects.as_source(Sequence(pillows(), classes=['a', 'b', 'c', 'd']))
+  assert source.class_names == ('a', 'b', 'c', 'd') and source.num_classes == 4
+  feature = types.SimpleNamespace(names=['x', 'y', 'z'])
+  rows = [{'image': i, 'label': y} for i, y in pillows()]
+  assert objects.as_source(Sequence(rows, features={'label': feature})).class_names[2] == 'z'
+
+
+@pytest.mark.parametrize(
+  ('data', 'sentence'),
+  [
+    (5, 'data of type int cannot be read: give a path'),
+    (IMAGES.transpose(0, 3, 1, 2), r'transpose with \(0, 2, 3, 1\)'),
+    ([np.zeros((3, 20, 20), np.uint8)], r'transpose it with \(1, 2, 0\)'),
+    (IMAGES.astype(np.uint16), 'type uint16 and numbers from'),
+    (IMAGES / 127.5 - 1, 'numbers from -1 to .* before any normalization'),
+    ([], 'no example'),
+    ({'pictures': IMAGES}, 'the data have pictures, but images are looked for as image'),
+    ([{'picture': 1}], 'an example has picture'),
+    (['no'], None),
+    ([object()], 'an image is object'),
+  ],
+)
+def test_others_are_named(data, sentence):
+  if sentence is None:  # Files are opened when they are needed.
+    assert objects.as_source(data).size == 1
+    return
+  with pytest.raises(ValueError, match=sentence) as caught:
+    objects.as_source(data)
+  assert '\n' not in str(caught.value)
+
+
+def test_what_is_given_has_a_name_for_as_long_as_it_is_kept():
+  kept = given.give({'train': (IMAGES, LABELS), 'test': (IMAGES[:3], LABELS[:3])})
+  assert kept.name == given.give(IMAGES, LABELS, test=(IMAGES[:3], LABELS[:3])).name
+  assert datasets.load(kept.name, 'pretrain').size == datasets.load(kept.name, 'train').size == 6
+  assert datasets.load(kept.name, 'test').size == 3
+  alone = given.give(IMAGES)
+  assert alone.name != kept.name and datasets.facts(alone.name).kind == 'given'
+  with pytest.raises(NoSplitError, match='no test split'):
+    datasets.load(alone.name, 'test')
+  name = kept.name
+  del kept
+  with pytest.raises(ValueError, match='by a program and are not on the disk'):
+    datasets.load(name, 'train')
+
+
+def splits(split):
+  return {'train': (IMAGES, LABELS), 'pretrain': IMAGES}.get(split)
+
+
+def test_a_function_is_a_data_set_by_its_import_path():
+  name = f'{__name__}:splits'
+  assert datasets.load(name, 'train').num_classes == 3
+  assert datasets.load(name, 'pretrain').size == 6
+  with pytest.raises(NoSplitError, match='has no test split'):
+    datasets.load(name, 'test')
+  with pytest.raises(ValueError, match="the data set 'nowhere:data' cannot be imported"):
+    datasets.load('nowhere:data', 'train')
