@@ -1,29 +1,50 @@
-"""Self-supervised visual representation learning in pure JAX: BYOL and its peers."""
+"""Self-supervised visual representation learning in pure JAX: BYOL and its peers.
+
+    run = byoljax.pretrain('byol:folder_small', data='photos', length='20 epochs')
+    run.evaluate('knn')
+    features = run.encoder(images)  # uint8 [b, S, S, 3] -> float32 [b, D]
+
+A run that is there already, whoever trained it:
+
+>>> import byoljax, numpy as np
+>>> embed = byoljax.load('runs/byol')
+>>> embed(np.zeros((2, 12, 12, 3), np.uint8)).shape
+(2, 128)
+>>> run = byoljax.open_run('runs/byol')
+>>> run.config.encoder.name
+'small'
+
+JAX is imported by the first of these functions that is asked for, not by `import byoljax`.
+"""
 
 from typing import TYPE_CHECKING, Any
 
 from byoljax.version import __version__
 
 if TYPE_CHECKING:
-  from byoljax.encoders.encoder import Encoder
+  from byoljax.api.pretraining import pretrain
+  from byoljax.api.saved_run import open_run
+  from byoljax.encoders.load import load
 
-__all__ = ['__version__', 'load']
+__all__ = ['__version__', 'load', 'open_run', 'pretrain']
 
 
-def load(
-  run: str, network: str = 'online', tap: str = 'embedding', *, module: Any = None
-) -> 'Encoder':
-  """A trained encoder as a pure function of images; see `byoljax.encoders.load.load`.
+def __getattr__(name: str) -> Any:
+  """A public function, imported when it is asked for."""
+  if name == 'load':
+    from byoljax.encoders.load import load
 
-  Examples:
-    >>> import numpy as np
-    >>> embed = load('runs/byol')
-    >>> embed.dim
-    128
-    >>> embed(np.zeros((2, 12, 12, 3), np.uint8)).shape
-    (2, 128)
-  """
-  # JAX is imported when it is needed, not by `import byoljax`.
-  from byoljax.encoders import load as load_lib
+    return load
+  if name == 'open_run':
+    from byoljax.api.saved_run import open_run
 
-  return load_lib.load(run, network, tap, module=module)
+    return open_run
+  if name == 'pretrain':
+    from byoljax.api.pretraining import pretrain
+
+    return pretrain
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *__all__})

@@ -88,8 +88,7 @@ def parse(arguments: Sequence[str]) -> Parsed:
   command = COMMANDS[options.command]
   overrides: flags.Overrides = []
   if command.recipe:
-    joint = ',' if ':' in command.recipe else ':'
-    options.config = _path(command.recipe + (recipe_options and f'{joint}{recipe_options}'))
+    options.config = own_recipe(command, recipe_options)
   elif RECIPE in command.arguments:
     options.config = locate(options.recipe)
   if 'config' in options:
@@ -158,6 +157,12 @@ def locate(recipe: str) -> str:
       f'{did_you_mean(name, recipes())}'
     )
   return _path(recipe)
+
+
+def own_recipe(command: Command, options: str = '') -> str:
+  """The path of the recipe that a command has as its own, with options of its own and others."""
+  joint = ',' if ':' in command.recipe else ':'
+  return _path(command.recipe + (options and f'{joint}{options}'))
 
 
 def _path(recipe: str) -> str:

@@ -233,6 +233,11 @@ def to_json(config: Config) -> str:
   return json.dumps(json.loads(config.to_json()), indent=2)
 
 
+def as_data(config: Config) -> dict[str, Any]:
+  """The configuration as what JSON holds; tuples become lists."""
+  return json.loads(config.to_json())
+
+
 def from_json(data: Mapping[str, Any]) -> Config:
   """The inverse of `to_json` on parsed JSON: every list becomes a tuple again."""
 

@@ -74,7 +74,7 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
   if 'task' not in config:
     raise ConfigError(f"{options.config} has no field 'task' that says what to do.")
   task = config_lib.choose('task', config.task, tasks.TASKS)
-  _set_verbosity(config.log.verbose)
+  set_verbosity(config.log.verbose)
   # JAX is imported only now: a mistake in the configuration is answered at once.
   from byoljax.devices import hosts, xla
   from byoljax.workdir import activity, run_dir
@@ -124,7 +124,7 @@ def _parser() -> flags.Parser:
   return parser
 
 
-def _set_verbosity(verbose: bool) -> None:
+def set_verbosity(verbose: bool) -> None:
   """Silences the libraries' start-up messages unless they were asked for."""
   if verbose:
     os.environ['TF_CPP_MIN_LOG_LEVEL'] = '0'

@@ -57,13 +57,13 @@ class Loaded(NamedTuple):
 
 
 def load(
-  run: str, network_name: str = 'online', tap: str = EMBEDDING, *, module: Any = None
+  run: str | pathlib.Path, network: str = 'online', tap: str = EMBEDDING, *, module: Any = None
 ) -> Encoder:
   """The encoder of a run.
 
   Args:
     run: a run's directory, or one of its checkpoints/<step>.
-    network_name: 'online' or 'target'; 'random', 'random_rescaled' and 'pixels' are baselines.
+    network: 'online' or 'target'; 'random', 'random_rescaled' and 'pixels' are baselines.
     tap: where it is read out: 'embedding', an inner map such as 'stage1', 'projection', ...
     module: the linen module that was trained, where it is one of the user's own; or whatever else
       `models.encoder_factory` takes.
@@ -71,7 +71,7 @@ def load(
   Raises:
     ConfigError: nothing to load there, or no such tap.
   """
-  return load_taps(str(run), network_name, (tap,), module=module).encoder
+  return load_taps(str(run), network, (tap,), module=module).encoder
 
 
 def load_encoder(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
   from byoljax.encoders.encoder import Encoder
   from byoljax.protocols.extraction import EvalData
   from byoljax.step import TrainState
-  from byoljax.train.record import Cadence
+  from byoljax.train.record import Cadence, Hooks
   from byoljax.train.run import Run
 
 log = logging.getLogger('byoljax')
@@ -29,6 +29,12 @@ log = logging.getLogger('byoljax')
 
 def run(config: Config, invocation: Invocation) -> int:
   """Trains an encoder, evaluates it, and leaves checkpoints, metrics and figures in the workdir."""
+  train(config, invocation)
+  return 0
+
+
+def train(config: Config, invocation: Invocation, hooks: 'Hooks | None' = None) -> pathlib.Path:
+  """The same for a program, which may want to hear of it; returns the workdir."""
   from byoljax.encoders import method_network
   from byoljax.train import assemble
 
@@ -42,7 +48,8 @@ def run(config: Config, invocation: Invocation) -> int:
   _check_evaluations(config, data)
   cadence = assemble.cadence(config, assembled.length)
   with run_dir.lock_workdir(workdir):
-    return _pretrain(config, invocation, assembled, cadence, data, workdir, facts)
+    _pretrain(config, invocation, assembled, cadence, data, workdir, facts, hooks)
+  return workdir
 
 
 def _check_evaluations(config: Config, data: 'EvalData | None') -> None:
@@ -102,9 +109,10 @@ def _pretrain(
   data: 'EvalData | None',
   workdir: pathlib.Path,
   facts: Mapping[str, Any],
-) -> int:
+  hooks: 'Hooks | None',
+) -> None:
   from byoljax.report import contents, preview
-  from byoljax.train import assemble, loop
+  from byoljax.train import assemble, loop, record
   from byoljax.workdir import checkpoint
 
   source = run.source
@@ -121,7 +129,7 @@ def _pretrain(
   if done_before:
     say(f'This run is already complete ({run.length.total_steps:,} steps): nothing is trained.')
   began = time.monotonic()
-  state = loop.train(run, workdir, cadence, evaluate=knn)
+  state = loop.train(run, workdir, cadence, evaluate=knn, hooks=hooks or record.Hooks())
   _say_unreadable(source)
   if not done_before:
     say(f'Trained in {_minutes(time.monotonic() - began)}.')
@@ -134,7 +142,6 @@ def _pretrain(
     with activity.doing('writing the report'):
       page = contents.write(workdir)
     say(f'report      {page}')
-  return 0
 
 
 def _notes(config: Config, run: 'Run', data: 'EvalData | None') -> list[str]:

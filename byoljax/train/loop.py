@@ -28,7 +28,7 @@ from byoljax.devices.stop import StopRequest
 from byoljax.evals import features as features_lib
 from byoljax.length import is_due, next_due
 from byoljax.step import Metrics, TrainState
-from byoljax.train.record import Cadence, Record
+from byoljax.train.record import Cadence, Hooks, Record
 from byoljax.train.run import Run
 from byoljax.workdir import activity, checkpoint, run_dir
 from byoljax.workdir.clock import Clock
@@ -220,6 +220,7 @@ def train(
   cadence: Cadence,
   *,
   evaluate: Evaluate | None = None,
+  hooks: Hooks = Hooks(),  # noqa: B008 - it is a constant.
   must_be_finite: tuple[str, ...] = ('loss', 'grad_norm'),
 ) -> TrainState:
   """Trains to the end, or until the process is asked to stop, in a directory that can be resumed.
@@ -229,6 +230,7 @@ def train(
     workdir: holds checkpoints, metrics and, when a stop is asked for, everything needed to resume.
     cadence: when it evaluates and saves.
     evaluate: state -> metrics.
+    hooks: what is called beside; what it raises ends the run.
     must_be_finite: the run stops when one of these metrics is not.
 
   Returns:
@@ -266,9 +268,14 @@ def train(
         with record.clock.paused():
           row |= evaluate(state)
       record.write(done, row)
+      if hooks.on_row is not None:
+        hooks.on_row({'step': done} | row)
       if save:
         with record.clock.paused(), activity.doing('saving the checkpoint'):
           checkpoints.save(done, run.layout.gather(state), row)
+          if hooks.on_checkpoint is not None:
+            checkpoints.wait()
+            hooks.on_checkpoint(done, workdir / 'checkpoints' / str(done))
       if stopping and not last:
         break
     else:

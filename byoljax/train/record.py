@@ -1,6 +1,6 @@
 """What a run writes and shows while it trains: when, and how."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import pathlib
 from typing import NamedTuple
 
@@ -33,6 +33,18 @@ class Cadence(NamedTuple):
   csv: bool = False
   profile_start: int = 0
   profile_steps: int = 0
+
+
+class Hooks(NamedTuple):
+  """What a program wants to hear of a run while it trains; called on every process.
+
+  Attributes:
+    on_row: (a row of metrics, with 'step'), once it is in metrics.jsonl.
+    on_checkpoint: (step, its directory), once it is complete on the disk.
+  """
+
+  on_row: Callable[[dict[str, float]], object] | None = None
+  on_checkpoint: Callable[[int, pathlib.Path], object] | None = None
 
 
 class Logging(NamedTuple):

@@ -41,6 +41,7 @@ def test_public_functions_have_examples():
     'byoljax',
     'byoljax.config',
     'byoljax.length',
+    'byoljax.own',
     'byoljax.evals.knn',
     'byoljax.losses.contrastive',
     'byoljax.losses.regression',

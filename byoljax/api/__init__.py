@@ -1,0 +1,1 @@
+"""What `import byoljax` offers: runs as objects of a program, the same as those of the commands."""

@@ -1,0 +1,89 @@
+"""`byoljax.pretrain`: a run of `byoljax pretrain`, from a program."""
+
+from collections.abc import Callable, Mapping
+import pathlib
+from typing import Any
+
+from byoljax import own
+from byoljax.api import session
+from byoljax.api.saved_run import SavedRun
+from byoljax.config import Config
+from byoljax.tasks import pretrain as pretrain_task
+from byoljax.workdir.run_dir import Invocation, default_workdir
+
+
+def pretrain(
+  recipe: Any = 'byol',
+  data: Any = None,
+  labels: Any = None,
+  *,
+  test: Any = None,
+  test_labels: Any = None,
+  length: str = '',
+  workdir: str | pathlib.Path = '',
+  encoder: Any = None,
+  method: Callable[..., Any] | None = None,
+  settings: Mapping[str, Any] | None = None,
+  on_row: Callable[[dict[str, float]], object] | None = None,
+  on_checkpoint: Callable[[int, pathlib.Path], object] | None = None,
+  on_end: Callable[[SavedRun], object] | None = None,
+) -> SavedRun:
+  """Trains an encoder, or goes on with it, in a directory that the command line knows as well.
+
+  Called again with the same arguments it resumes, bit for bit; a finished run is only opened.
+  Interrupted (Ctrl-C, a notebook's stop button), it saves and raises `KeyboardInterrupt`.
+
+  Args:
+    recipe: as behind `byoljax pretrain`: 'byol:folder_small', or the path of a file; or a
+      configuration, such as `byoljax.configs.byol.get_config('npz')`.
+    data: the images: a folder, an `.npz` file or the name of a data set; or an object, see
+      `byoljax.data.sources.objects`, or a mapping of such with 'train' and 'test'. None: those of
+      the recipe.
+    labels: of the images, whole numbers [N], where the data do not have them; they reach only the
+      probe and the evaluations.
+    test: test images, for the final evaluation; without any it cross-validates.
+    test_labels: of the test images.
+    length: of the training, '20 epochs' or '500 steps'; '' is the recipe's.
+    workdir: the run's directory; '' is runs/<recipe>.
+    encoder: a name, a linen module, or a function (bn_axis, bn_groups) -> module; see
+      `byoljax.models`. The run records its import path.
+    method: a function (make_encoder, setting) -> `byoljax.method.Method`, in place of the recipe's.
+    settings: dotted field of the recipe -> value, {'optim.base_lr': 0.01}.
+    on_row: called with every row of metrics.
+    on_checkpoint: called with the step and the directory of every checkpoint, once it is complete.
+    on_end: called with the run at its end. What any of them raises ends the call.
+
+  Raises:
+    ConfigError: a ValueError of one sentence: whatever is wrong with the arguments, before anything
+      is written.
+    FloatingPointError: the loss is not finite.
+  """
+  with session.working('pretrain: working'):
+    config, path = session.configuration(recipe, settings)
+    if length:
+      config.train.length = length
+    _use_own(config, encoder, method)
+    kept = session.name_data(config, data, labels, test, test_labels)
+    home = str(workdir) or default_workdir(path or config.method.name.replace(':', '-'))
+    from byoljax.train.record import Hooks
+
+    done = pretrain_task.train(config.lock(), Invocation(path, home), Hooks(on_row, on_checkpoint))
+  run = SavedRun(done, kept)
+  if on_end is not None:
+    on_end(run)
+  return run
+
+
+def _use_own(config: Config, encoder: Any, method: Any) -> None:
+  """Puts an encoder and a method into the configuration, by their names or import paths."""
+  if encoder is not None:
+    name = encoder if isinstance(encoder, str) else own.give(encoder)
+    if own.is_path(name):
+      from byoljax.models import options
+
+      config.encoder.update(options.defaults() | {'dtype': config.encoder.dtype})
+    config.encoder.name = name
+  if method is not None:
+    beside = {n: v for n, v in config.method.to_dict().items() if n.startswith('auxiliary')}
+    name = method if isinstance(method, str) else own.give(method)
+    config.method = type(config)({'name': name} | beside)

@@ -1,0 +1,120 @@
+"""What a program's calls share with the command line: how recipes and data are named and read."""
+
+from collections.abc import Iterator, Mapping
+import contextlib
+import os
+import pathlib
+from typing import Any
+
+from byoljax import cli, main, own
+from byoljax import config as config_lib
+from byoljax.config import Config, ConfigError
+from byoljax.tasks.command import Command
+from byoljax.version import __version__
+from byoljax.workdir import activity, run_dir
+
+
+@contextlib.contextmanager
+def working(what: str) -> Iterator[None]:
+  """Within, output and devices are as in a command: what takes long is said."""
+  main.set_verbosity(False)
+  from byoljax.devices import backend, xla
+
+  xla.set_defaults()
+  xla.keep_programs()
+  with config_lib.user_errors(), backend.warnings_of_jax() as warnings:
+    backend.require_usual_switches()
+    devices = backend.describe(warnings)
+  with run_dir.opening(f'byoljax {__version__} on {devices}'), activity.watching(what):
+    yield
+
+
+def configuration(recipe: Any, settings: Mapping[str, Any] | None) -> tuple[Config, str]:
+  """A recipe with changed fields, unlocked, and what to call it in the run's config.json.
+
+  Args:
+    recipe: as behind `byoljax pretrain`, 'byol:folder_small' or a path; or a ConfigDict, which is
+      copied.
+    settings: dotted field -> value.
+
+  Raises:
+    ConfigError: no such recipe or field, or a value of another type.
+  """
+  if isinstance(recipe, str | os.PathLike):
+    path = cli.locate(os.fspath(recipe))
+    config = config_lib.load(path)
+  else:
+    path, config = '', config_lib.from_json(config_lib.as_data(recipe))
+  config.unlock()
+  _set(config, settings or {})
+  return config, path
+
+
+def evaluation(command: Command, options: str, settings: Mapping[str, Any]) -> tuple[Config, str]:
+  """The recipe that a command has as its own; otherwise as `configuration`."""
+  path = cli.own_recipe(command, options)
+  config = config_lib.load(path)
+  config.unlock()
+  _set(config, dict(command.overrides) | dict(settings))
+  return config, path
+
+
+def _set(config: Config, settings: Mapping[str, Any]) -> None:
+  for name, value in settings.items():
+    config_lib.override(config, name, value if isinstance(value, str) else _text(value))
+
+
+def _text(value: Any) -> str:
+  """A value as it is written on a command line."""
+  if isinstance(value, list | tuple):
+    return f'({", ".join(map(_quoted, value))},)' if value else '()'
+  return str(value)
+
+
+def _quoted(value: Any) -> str:
+  return repr(value) if isinstance(value, str) else str(value)
+
+
+def name_data(config: Config, data: Any, labels: Any, test: Any, test_labels: Any) -> Any:
+  """Puts data into `config.data`; returns what has to be kept while the name is to be found.
+
+  Args:
+    config: with `data.name` and `data.dir`; changed in place.
+    data: a path, a name, or what `given.give` takes; None leaves the configuration's.
+    labels: of the training images.
+    test: the test images.
+    test_labels: of the test images.
+
+  Raises:
+    ConfigError: a path where nothing lies, or data that cannot be read.
+  """
+  if data is None:
+    if labels is not None or test is not None:
+      raise ConfigError('labels and test images belong to data: give data=... as well.')
+    return None
+  if isinstance(data, str | os.PathLike):
+    config.data.update(_named(os.fspath(data)))
+    return None
+  from byoljax.data.sources import given
+
+  with config_lib.user_errors('data'), activity.doing('reading the images'):
+    made = given.give(data, labels, test=test, test_labels=test_labels)
+  config.data.update(name=made.name, dir='')
+  return made
+
+
+def _named(text: str) -> dict[str, str]:
+  """`data.name` and `data.dir` of a path or a name."""
+  from byoljax.data.sources import datasets
+
+  path = pathlib.Path(text).expanduser()
+  if path.is_dir():
+    return {'name': 'folder', 'dir': text}
+  if path.suffix == '.npz':
+    return {'name': 'npz', 'dir': text}
+  if text in datasets.DATASETS or own.is_path(text):
+    return {'name': text, 'dir': ''}
+  raise ConfigError(
+    f"data='{text}' is neither a folder that is there, nor an .npz file, nor the name of a "
+    f'data set: {", ".join(datasets.DATASETS)}, tfds:NAME.'
+  )
