@@ -13,7 +13,7 @@ Published results (theirs, not ours; an AlexNet autoencoder, as reported by Path
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'denoising_autoencoder',

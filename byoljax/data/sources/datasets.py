@@ -137,6 +137,8 @@ def load(
     raise ValueError(unknown('split', split, SPLITS))
   known = facts(name)
   if known.kind in ('given', 'own'):
+    if fields:
+      raise ValueError(f'{name} has no field {fields[0].name!r}, only images and labels.')
     return given.find(name, split) if known.kind == 'given' else _own(name, split)
   log = source.UnreadableLog(unreadable_log)
   directory = os.fspath(data_dir)
