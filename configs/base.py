@@ -88,6 +88,11 @@ def finetune_protocol(**changes) -> dict:
     'held_out': 0.2,  # share of the labelled images that chooses among them
     'batch_norm': 'batch',  # or 'frozen': the running statistics of pretraining
     'head_layers': 0,  # of the projector that stay under the classifier
+    'pool': '',  # of ViTs: 'cls' or 'mean'; '' = as in pretraining
+    'drop_path': 0.0,  # of ViTs: how often the last block's branches are left out
+    'mixup': 0.0,  # of its Beta(a, a); 0 = off
+    'cutmix': 0.0,  # the same; with both, each batch is one of them
+    'label_smoothing': 0.0,
     'crop_scale': (0.08, 1.0),
     'seed': 0,
   } | changes  # fmt: skip
@@ -110,12 +115,14 @@ def optimizer(**changes) -> dict:
     'weight_decay': 1e-6,
     'weight_decay_end': -1.0,  # on a cosine, with adamw; -1 = constant
     'momentum': 0.9,
+    'b2': 0.999,  # decay of the second moment, of 'adamw'
     'nesterov': False,
     'trust_coefficient': 0.001,
     'exclude_bias_and_norm': True,  # from weight decay and adaptation
     'unadapted': ('head',),  # roles that LARS decays but does not adapt: classifiers start at zero
     'clip_norm': 0.0,  # of a whole group's gradient; 0 = off
     'clip_tensor_norm': 0.0,  # of every tensor's gradient; 0 = off
+    'layer_decay': 1.0,  # of the rate, from each block of a ViT to the one below; 1 = off
     # Fields that differ for some parameters: {'predictor': {'schedule': 'constant'}} for a
     # role, {'bias_and_norm': {'base_lr': 0.0048}}.
     'groups': {},
@@ -166,7 +173,7 @@ def get_config() -> ConfigDict:
         'first_projection': False,  # of other libraries' ResNet-18 and -34
         'patch_size': 0,  # of ViTs and ConvNeXt; 0 = the encoder's own
         'pool': 'cls',  # of ViTs; or 'mean'
-        'positions': 'sincos',  # of ViTs; or 'learned'
+        'positions': 'sincos',  # of ViTs; or 'sincos_xy', 'learned'
         'grid': 0,  # of ViTs: patches on each side that positions are made for; 0 = its own
         'dtype': 'float32',  # or 'bfloat16' for the computation
         'remat': False,  # True: less memory, one more forward pass

@@ -46,8 +46,8 @@ def make_encoder(
   Args:
     name: 'resnet18' | '34' | '50' | '101' | '152' | '200' (D = 512 * width up to 34, else 2048 *
       width), 'small' (D = 128 * width), 'vit_micro' | 'tiny' | 'small' | 'small_6heads' | 'base' |
-      'large' (D = 64, 192, 384, 384, 768, 1024 times width), 'convnext_micro' | 'tiny' | 'small' |
-      'base' (D = 128, 768, 768, 1024 times width); the networks of the pretext papers,
+      'large' | 'huge' (D = 64, 192, 384, 384, 768, 1024, 1280 times width), 'convnext_micro' |
+      'tiny' | 'small' | 'base' (D = 128, 768, 768, 1024 times width); those of the pretext papers,
       'alexnet' | '_2012' | '_plain' (D = `fc_dim`), 'nin3' | 'nin' | 'nin5' (D = 192 * width),
       'wrn_10_4' | '16_8' | '28_2' | '28_10' | '40_2' (D = 64 * factor * width), 'exemplar_cnn' |
       '_small' | '_large' (D = 512, 128, 1024 times width), 'vgg_dilated' (D = 256 * width); or the

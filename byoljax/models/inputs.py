@@ -100,9 +100,26 @@ class WithInput(nn.Module):
     """Images float32 [b,H,W,C], normalized -> what the network makes of its input."""
     return self.network(self.stage(x), train=train, **inputs)
 
-  def tokens(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+  def tokens(
+    self, x: jax.Array, keep: jax.Array | None = None, branches: jax.Array | None = None
+  ) -> jax.Array:
     """`ViT.tokens` of a vision transformer behind this input."""
-    return self.network.tokens(self.stage(x), keep)
+    return self.network.tokens(self.stage(x), keep, branches)
+
+  @property
+  def patch(self) -> int:
+    """Edge of a patch of a vision transformer."""
+    return self.network.patch
+
+  @property
+  def grid(self) -> int:
+    """Patches on each side that a vision transformer's positions are made for."""
+    return self.network.grid
+
+  @property
+  def depth(self) -> int:
+    """Number of a vision transformer's blocks."""
+    return self.network.depth
 
   def stage(self, x: jax.Array) -> jax.Array:
     """The network's input."""

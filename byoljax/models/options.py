@@ -149,7 +149,7 @@ class ViTOptions(Options):
   Attributes:
     patch_size: edge of a patch in pixels, 0 for the network's own (16; 'vit_micro' 4).
     pool: what the embedding is, the class token ('cls') or the patches' mean ('mean').
-    positions: 'sincos' (fixed) or 'learned'.
+    positions: 'sincos' (fixed), 'sincos_xy' (the same as MAE orders them) or 'learned'.
     grid: patches on each side that positions are made for, 0 for the network's own (14;
       'vit_micro' 8).
   """

@@ -10,11 +10,12 @@ Differences: positions are continuous. Whatever the number of patches, they span
 coordinates (14 x 14, those of 224 pixels in patches of 16), patch i of n being centered at
 (i + 1/2) 14/n - 1/2: small crops see the whole range more coarsely, as with DINO's interpolation of
 learned positions. Other patch sizes than 16 keep that range, where MoCo v3's code would count
-patches. With `positions='learned'`, as in DINO and timm, the class token has a position, too, and
-maps of another size than the table's see it resampled by DINO's rule (timm's, which averages where
-a map shrinks, differs a little). There is no stochastic depth, which DINO's student has (rate 0.1)
-and MoCo v3 has not: every pass is a pure function of parameters and images. The residual stream,
-LayerNorm and softmax are float32 under any compute type.
+patches. 'sincos_xy' are MAE's positions, across before down. With `positions='learned'`, as in DINO
+and timm, the class token has a position, too, and maps of another size than the table's see it
+resampled by DINO's rule (timm's, which averages where a map shrinks, differs a little). Every pass
+is a pure function of parameters and inputs: who wants stochastic depth draws the factors of the
+residual branches and hands them in. The residual stream, LayerNorm and softmax are float32 under
+any compute type.
 """
 
 import functools
@@ -29,7 +30,7 @@ import numpy as np
 from byoljax.models import initializers, layers
 
 POOLS = ('cls', 'mean')
-POSITIONS = ('sincos', 'learned')
+POSITIONS = ('sincos', 'sincos_xy', 'learned')
 LAYER_NORM_EPSILON = 1e-6
 
 
@@ -60,15 +61,18 @@ VITS = {
   'vit_small_6heads': Size(384, 12, 6),
   'vit_base': Size(768, 12, 12),
   'vit_large': Size(1024, 24, 16),
+  'vit_huge': Size(1280, 32, 16, patch=14, grid=16),
 }
 
 
-def sincos_positions(height: int, width: int, dim: int, grid: int) -> np.ndarray:
+def sincos_positions(
+  height: int, width: int, dim: int, grid: int, *, xy: bool = False
+) -> np.ndarray:
   """Positions of height x width patches, row by row: float32 [height * width,dim].
 
   [sin(y w), cos(y w), sin(x w), cos(x w)] with frequencies w_k = 10000^(-k / (dim / 4)) and y, x
   the patch's coordinates in [-1/2, grid - 1/2]; whole numbers where the map is grid x grid
-  (MoCo v3's code; its naming swaps y and x).
+  (MoCo v3's code; its naming swaps y and x). With `xy` x comes before y (MAE's code).
 
   Raises:
     ValueError: dim is not a multiple of 4.
@@ -82,7 +86,8 @@ def sincos_positions(height: int, width: int, dim: int, grid: int) -> np.ndarray
     shape = (count, 1, 1) if axis == 0 else (1, count, 1)
     angle = coordinate.reshape(shape) * omega[None, None, :]
     angles.append(np.broadcast_to(angle, (height, width, dim // 4)).reshape(-1, dim // 4))
-  parts = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
+  order = angles[::-1] if xy else angles
+  parts = [wave(angle) for angle in order for wave in (np.sin, np.cos)]
   return np.concatenate(parts, axis=1).astype(np.float32)
 
 
@@ -120,7 +125,8 @@ def resampled(table: jax.Array, height: int, width: int) -> jax.Array:
   return jnp.concatenate([table[:1], here.reshape(height * width, dim)])
 
 
-def _linear(features: int, dtype: jnp.dtype, name: str, parts: int = 1) -> nn.Dense:
+def linear(features: int, dtype: jnp.dtype, name: str, parts: int = 1) -> nn.Dense:
+  """A linear layer as ViTs have it; its kernel is `parts` matrices side by side."""
   return nn.Dense(
     features,
     dtype=dtype,
@@ -130,7 +136,8 @@ def _linear(features: int, dtype: jnp.dtype, name: str, parts: int = 1) -> nn.De
   )
 
 
-def _norm(name: str) -> nn.LayerNorm:
+def layer_norm(name: str) -> nn.LayerNorm:
+  """LayerNorm with eps 1e-6, in float32."""
   return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.float32, name=name)
 
 
@@ -141,32 +148,38 @@ class Block(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """Tokens float32 [b,n,D] -> float32 [b,n,D]."""
+  def __call__(self, x: jax.Array, *, branches: jax.Array | None = None) -> jax.Array:
+    """Tokens float32 [b,n,D] -> float32 [b,n,D].
+
+    `branches` [b,2]: factors of what attention and MLP add; None: 1.
+    """
     batch, tokens, dim = x.shape
-    linear = functools.partial(_linear, dtype=self.dtype)
-    y = linear(3 * dim, name='qkv', parts=3)(_norm('norm1')(x))
+    first, second = (1.0, 1.0) if branches is None else branches.T[:, :, None, None]
+    dense = functools.partial(linear, dtype=self.dtype)
+    y = dense(3 * dim, name='qkv', parts=3)(layer_norm('norm1')(x))
     y = y.reshape(batch, tokens, 3, self.heads, dim // self.heads)
     # Its default implementation sums products and takes the softmax in float32.
     y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
-    x = x + linear(dim, name='proj')(y.reshape(batch, tokens, dim)).astype(jnp.float32)
-    y = linear(4 * dim, name='fc1')(_norm('norm2')(x))
-    y = linear(dim, name='fc2')(nn.gelu(y, approximate=False))
-    return x + y.astype(jnp.float32)
+    y = dense(dim, name='proj')(y.reshape(batch, tokens, dim)).astype(jnp.float32)
+    x = x + first * y
+    y = dense(4 * dim, name='fc1')(layer_norm('norm2')(x))
+    y = dense(dim, name='fc2')(nn.gelu(y, approximate=False))
+    return x + second * y.astype(jnp.float32)
 
 
 class ViT(nn.Module):
   """Patches, class token, blocks, LayerNorm; then the class token or the mean of the patches.
 
   `pool` 'cls' or 'mean' (patches only; the class token takes part in attention all the same, and
-  parameters are alike). `positions` 'sincos' or 'learned'; learned ones start as normals of sigma
-  0.02, for the `size.grid`. Images of any size that the patch divides, square or not. The tokens
+  parameters are alike). `positions` see `POSITIONS`; learned ones start as normals of sigma 0.02,
+  for the `size.grid`. Images of any size that the patch divides, square or not. The tokens
   after each block, float32 [b,1 + patches,D] with the class token first, can be read out as
   'tokens1' ... through `byoljax.models.net.stack(..., taps=...)`, and as 'tokens' those after the
   last LayerNorm.
 
   A further input `keep` names the patches of each image that are computed, as masked autoencoders
-  need it; through `Net.apply(..., inputs={'encoder': {'keep': keep}})`.
+  need it; through `Net.apply(..., inputs={'encoder': {'keep': keep}})`. Another, `branches`, are
+  factors of the residual branches, as stochastic depth needs them.
   """
 
   size: Size
@@ -176,39 +189,66 @@ class ViT(nn.Module):
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
-  def __call__(self, x: jax.Array, *, train: bool, keep: jax.Array | None = None) -> jax.Array:
+  @property
+  def patch(self) -> int:
+    """Edge of a patch in pixels."""
+    return self.patch_size or self.size.patch
+
+  @property
+  def grid(self) -> int:
+    """Patches on each side that positions are made for."""
+    return self.size.grid
+
+  @property
+  def depth(self) -> int:
+    """Number of blocks."""
+    return self.size.depth
+
+  def __call__(
+    self,
+    x: jax.Array,
+    *,
+    train: bool,
+    keep: jax.Array | None = None,
+    branches: jax.Array | None = None,
+  ) -> jax.Array:
     """Images float32 [b,H,W,C] -> embedding float32 [b,D].
 
     Args:
       x: images.
       train: nothing here depends on it.
       keep: see `tokens`.
+      branches: see `tokens`.
 
     Raises:
       ValueError: H or W is not a multiple of the patch.
     """
     del train
-    x = self.tokens(x, keep)
+    x = self.tokens(x, keep, branches)
     return x[:, 0] if self.pool == 'cls' else jnp.mean(x[:, 1:], axis=1)
 
   @nn.compact
-  def tokens(self, x: jax.Array, keep: jax.Array | None = None) -> jax.Array:
+  def tokens(
+    self, x: jax.Array, keep: jax.Array | None = None, branches: jax.Array | None = None
+  ) -> jax.Array:
     """Images float32 [b,H,W,C] -> tokens float32 [b,1 + k,D], the class token first.
 
     Args:
       x: images.
       keep: int [b,k], the patches, counted row by row, that are embedded and attended to, in this
         order; the others are not computed. None: all of them.
+      branches: float32 [b,depth,2], factors of what the attention and the MLP of each block add to
+        the residual stream; 0 leaves a block out. None: 1.
 
     Raises:
       ValueError: H or W is not a multiple of the patch, or keep is not [b,k].
     """
     dim, depth, heads, _, grid = self.size
-    patch = self.patch_size or self.size.patch
+    patch = self.patch
     batch, height, width = x.shape[0], x.shape[1] // patch, x.shape[2] // patch
     if keep is not None and (keep.ndim != 2 or keep.shape[0] != batch):
       raise ValueError(f'keep is [b,k] with b = {batch}, got {keep.shape}.')
-    x = _linear(dim, self.dtype, 'patch_embed')(_kept(patches(x, patch), keep)).astype(jnp.float32)
+    x = linear(dim, self.dtype, 'patch_embed')(_kept(patches(x, patch), keep)).astype(jnp.float32)
     cls = self.param('cls', initializers.normal(1e-6), (dim,), jnp.float32)
     if self.positions == 'learned':
       shape = (1 + grid * grid, dim)
@@ -216,14 +256,16 @@ class ViT(nn.Module):
       here = resampled(table, height, width)
       cls, x = cls + here[0], x + _kept(here[None, 1:], keep)
     else:
-      here = jnp.asarray(sincos_positions(height, width, dim, grid))[None]
+      xy = self.positions == 'sincos_xy'
+      here = jnp.asarray(sincos_positions(height, width, dim, grid, xy=xy))[None]
       x = x + _kept(here, keep)
     cls = jnp.broadcast_to(cls[None, None, :], (batch, 1, dim))
     x = jnp.concatenate([cls, x], axis=1)
     for i in range(1, depth + 1):
-      x = layers.recomputed(Block(heads, self.dtype, name=f'block{i}'), self.remat)(x)
+      block = layers.recomputed(Block(heads, self.dtype, name=f'block{i}'), self.remat)
+      x = block(x, branches=None if branches is None else branches[:, i - 1])
       self.sow('intermediates', f'tokens{i}', x)
-    x = _norm('norm')(x)
+    x = layer_norm('norm')(x)
     self.sow('intermediates', 'tokens', x)
     return x
 
@@ -251,6 +293,12 @@ def patches(images: jax.Array, patch: int) -> jax.Array:
     )
   x = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
   return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
+
+
+def joined(x: jax.Array, height: int, width: int, patch: int) -> jax.Array:
+  """The inverse of `patches`, of height x width of them: [b,n,patch^2 * C] -> [b,H,W,C]."""
+  x = x.reshape(x.shape[0], height, width, patch, patch, -1)
+  return x.swapaxes(2, 3).reshape(x.shape[0], height * patch, width * patch, -1)
 
 
 def make(

@@ -76,7 +76,8 @@ def weights_of(encoder: Encoder) -> dict[str, np.ndarray]:
   table = None
   if 'positions' not in params:
     count, dim = encoder.preprocessing.image_size // patch, size.dim * fields['width']
-    table = vit.sincos_positions(count, count, dim, fields.get('grid') or size.grid)
+    xy = fields.get('positions') == 'sincos_xy'
+    table = vit.sincos_positions(count, count, dim, fields.get('grid') or size.grid, xy=xy)
   return vit_names.to_timm(params, patch, table)
 
 

@@ -33,7 +33,7 @@ def model_of(fields: Mapping[str, Any], side: int) -> Model | None:
 
 def _vit(fields: Mapping[str, Any], side: int) -> Model:
   """The nearest of timm's ViTs; its size, patch and image size are given beside it."""
-  sizes = ('tiny', 'small', 'base', 'large')
+  sizes = ('tiny', 'small', 'base', 'large', 'huge')
   size, width = vit.VITS[fields['name']], fields['width']
   patch = fields['patch_size'] or size.patch
   if fields.get('positions') == 'learned':
@@ -50,7 +50,8 @@ def _vit(fields: Mapping[str, Any], side: int) -> Model:
     arguments |= {'global_pool': 'avg', 'fc_norm': False}
   nearest = next((each for each in sizes if each in fields['name']), sizes[0])
   about = {'pool_size': None, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
-  return Model(f'vit_{nearest}_patch16_224', arguments, side, about)
+  usual = 14 if nearest == 'huge' else 16
+  return Model(f'vit_{nearest}_patch{usual}_224', arguments, side, about)
 
 
 def _convnext(fields: Mapping[str, Any], side: int) -> Model | None:
