@@ -57,6 +57,10 @@ def run(config: Config, invocation: Invocation) -> int:
     },
   )
   say(_describe(encoder.fields, prefix, found))
+  heads = [role for role in encoder.params if role != 'encoder']
+  if heads:
+    say(f'With its {", ".join(heads)}: a run starts from both with --init_from={workdir} '
+        '--init_heads=true.')  # fmt: skip
   say(f'run  {workdir}  (--config.pretrained={workdir})')
   return 0
 

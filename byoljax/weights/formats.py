@@ -47,6 +47,8 @@ class Format(NamedTuple):
     inside: (prefix, name) -> whether a name belongs to the encoder, so that one without a
       counterpart means that it computes something else.
     completed: (arrays, prefix) -> arrays, with what another library leaves out because it is zero.
+    beside: (arrays, prefix, what was found) -> {role: parameters} of heads that a method of ours
+      has as well. Raises ValueError: they are not complete.
   """
 
   what: str
@@ -56,6 +58,7 @@ class Format(NamedTuple):
   turned: Callable[[Path, np.ndarray], np.ndarray]
   inside: Callable[[str, str], bool]
   completed: Callable[[State, str], State] = lambda state, prefix: state
+  beside: Callable[[State, str, Found], dict[str, PyTree]] = lambda state, prefix, found: {}
 
 
 def placed(

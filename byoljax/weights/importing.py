@@ -29,11 +29,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Imported(flax.struct.PyTreeNode):
-  """A checkpoint's state with an encoder and nothing else.
+  """A checkpoint's state with an encoder, heads that came with it, and nothing else.
 
   Attributes:
-    params: {'encoder': parameters}.
-    method_state: {'bn': {'encoder': running statistics}}.
+    params: {'encoder': parameters, ...} by role.
+    method_state: {'bn': {'encoder': running statistics, ...}}.
   """
 
   params: PyTree
@@ -55,7 +55,7 @@ class Reading(NamedTuple):
   """An encoder from another library, and how it was made to be used.
 
   Attributes:
-    encoder: see `Encoder`.
+    encoder: see `Encoder`; its weights may have further roles, such as MAE's 'decoder'.
     prefix: what stood before its names.
     found: what its weights told.
   """
@@ -107,6 +107,8 @@ def encoder_of(
   params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), preprocessing.example()))
   trees = formats.placed(form, state, prefix, told, params['encoder'], bn['encoder'])
   own_params, own_bn = ({'encoder': tree} for tree in trees)
+  heads = form.beside(state, prefix, told)
+  own_params, own_bn = own_params | heads, own_bn | {role: {} for role in heads}
   encoder = Encoder(net, own_params, own_bn, preprocessing, pool=pool_of(fields), fields=fields)
   return Reading(encoder, prefix, told._replace(image_size=side))
 

@@ -11,9 +11,17 @@ pre-norm blocks, exact GELU, LayerNorm with epsilon 1e-6.
     block1/fc1                    blocks.0.mlp.fc1
     norm/{scale,bias}             norm.{weight,bias}
 
-Fixed positions (MoCo v3's) are stored, too: they are recognized by their values. The number of
-heads is not in the weights: it is 64 channels a head, DINO's and timm's rule, except for a ViT-S
+Fixed positions (MoCo v3's, MAE's) are stored, too: they are recognized by their values. The number
+of heads is not in the weights: it is 64 channels a head, DINO's and timm's rule, except for a ViT-S
 with MoCo v3's positions, which has 12. Where query, key and value have no bias it becomes zero.
+
+MAE's decoder, where a checkpoint has it, becomes the role 'decoder':
+
+    mask  D                       mask_token  11D
+    embed                         decoder_embed
+    block1/...                    decoder_blocks.0...
+    norm                          decoder_norm
+    pixels                        decoder_pred
 """
 
 from collections.abc import Collection, Mapping
@@ -22,8 +30,11 @@ import re
 from typing import Any
 
 from flax.traverse_util import flatten_dict
+import jax
 import numpy as np
 
+from byoljax.models.masked_decoder import MaskedDecoder
+from byoljax.models.net import stack
 from byoljax.models.vit import VITS, sincos_positions
 from byoljax.weights import formats
 from byoljax.weights.formats import Format, Found, Path, PyTree, State
@@ -38,9 +49,11 @@ _PARTS = {
   'fc1': 'mlp.fc1',
   'fc2': 'mlp.fc2',
 }
+_DECODER = {'embed': 'decoder_embed', 'norm': 'decoder_norm', 'pixels': 'decoder_pred'}
 _ALONE = {'cls': 'cls_token', 'positions': 'pos_embed'}
 _ANCHOR = 'patch_embed.proj.weight'
 _QKV = re.compile(r'blocks\.(\d+)\.attn\.qkv\.weight')
+_DECODER_QKV = re.compile(r'decoder_blocks\.(\d+)\.attn\.qkv\.weight')
 _INSIDE = (
   'blocks.', 'patch_embed.', 'norm.', 'norm_pre.', 'fc_norm.', 'cls_token', 'reg_token',
   'register_tokens', 'dist_token', 'rel_pos', 'patch_norm.',
@@ -116,9 +129,11 @@ def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
   if not names:
     known = ', '.join(f'{name} ({size.dim}, {size.depth})' for name, size in VITS.items())
     raise ValueError(f'a ViT of width {dim} and depth {depth} is none of {known}.')
-  grid, fixed = _positions(state.get(f'{prefix}pos_embed'), dim, VITS[names[0]].grid, prefix)
+  grid, kind = _positions(
+    state.get(f'{prefix}pos_embed'), dim, VITS[names[0]].grid, f'{prefix}pos_embed'
+  )
   usual = [name for name in names if VITS[name].heads == dim // _HEAD_WIDTH]
-  name = (usual or names)[0] if not fixed else names[0]
+  name = (usual or names)[0] if kind != 'sincos' else names[0]
   if fields.get('name') in names:
     name = fields['name']
   others = [f'encoder.name={other}' for other in names if other != name]
@@ -129,26 +144,27 @@ def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
     'name': name,
     'width': 1,
     'patch_size': patch,
-    'positions': 'sincos' if fixed else 'learned',
+    'positions': kind,
     'grid': grid,
   }
   return Found(found, image_size=grid * patch, doubt=doubt)
 
 
-def _positions(table: np.ndarray | None, dim: int, default: int, prefix: str) -> tuple[int, bool]:
-  """(patches on a side, whether they are MoCo v3's fixed ones)."""
+def _positions(table: np.ndarray | None, dim: int, default: int, name: str) -> tuple[int, str]:
+  """(patches on a side, which of `vit.POSITIONS` they are)."""
   if table is None:
-    return default, False  # what is missing is listed later
+    return default, 'learned'  # what is missing is listed later
   grid = math.isqrt(max(table.shape[1] - 1, 0)) if table.ndim == 3 else 0
   if not grid or table.shape != (1, 1 + grid * grid, dim):
     raise ValueError(
-      f'{prefix}pos_embed is {table.shape}: positions are those of a square map of patches behind '
+      f'{name} is {table.shape}: positions are those of a square map of patches behind '
       f"the class token's, (1, 1 + n x n, {dim})."
     )
-  if dim % 4 or table[0, 0].any():
-    return grid, False
-  own = sincos_positions(grid, grid, dim, grid)
-  return grid, bool(np.allclose(table[0, 1:], own, rtol=0, atol=1e-5))
+  for kind in ('sincos', 'sincos_xy') if dim % 4 == 0 and not table[0, 0].any() else ():
+    own = sincos_positions(grid, grid, dim, grid, xy=kind == 'sincos_xy')
+    if np.allclose(table[0, 1:], own, rtol=0, atol=1e-5):
+      return grid, kind
+  return grid, 'learned'
 
 
 def _turned(path: Path, array: np.ndarray) -> np.ndarray:
@@ -176,6 +192,53 @@ def _completed(state: State, prefix: str) -> State:
   return dict(state) | dict(zip(biases, zeros, strict=True))
 
 
+def _decoder_name(path: Path) -> str:
+  """The authors' name of a leaf of a masked autoencoder's decoder."""
+  first, *rest = path
+  if path == ('mask',):
+    return 'mask_token'
+  if first in _DECODER:
+    return f'{_DECODER[first]}.{_LEAVES[rest[0]]}'
+  return f'decoder_{name_of(path)}'
+
+
+def beside(state: State, prefix: str, found: Found) -> dict[str, PyTree]:
+  """A masked autoencoder's decoder, {'decoder': parameters}, where there is one.
+
+  Raises:
+    ValueError: it is not all there, or is not MAE's: its positions are not the fixed ones.
+  """
+  if f'{prefix}decoder_pred.weight' not in state:
+    return {}
+  dim, size, kind = state[f'{prefix}decoder_pred.weight'].shape[-1], VITS[found.fields['name']], ''
+  table = f'{prefix}decoder_pos_embed'
+  if table in state:
+    grid, kind = _positions(state[table], dim, 0, table)
+  if kind != 'sincos_xy' or grid != found.fields['grid']:
+    raise ValueError(
+      f"{table} must be there and be MAE's fixed positions of {found.fields['grid']} x "
+      f'{found.fields["grid"]} patches.'
+    )
+  own = [name.removeprefix(prefix) for name in state]
+  (depth,) = formats.depth_of([('1', m[1]) for name in own if (m := _DECODER_QKV.fullmatch(name))])
+  decoder = MaskedDecoder(found.fields['patch_size'], dim=dim, depth=depth, heads=1)
+  tokens = jax.ShapeDtypeStruct((1, 1 + grid * grid, size.dim), np.float32)
+  net = stack((('decoder', 'pixels', decoder),))
+  wanted, _ = jax.eval_shape(lambda: net.init(jax.random.key(0), tokens))
+  params = formats.placed(_DECODER_FORMAT, state, prefix, found, wanted['decoder'], {})[0]
+  return {'decoder': params}
+
+
+_DECODER_FORMAT = Format(
+  what="MAE's decoder",
+  prefixes=prefixes,
+  find_out=find_out,
+  names=lambda state, prefix, found: lambda path: prefix + _decoder_name(path),
+  turned=lambda path, array: array.reshape(-1) if path == ('mask',) else _turned(path, array),
+  inside=lambda prefix, name: (
+    name.startswith(f'{prefix}decoder_') and name != f'{prefix}decoder_pos_embed'
+  ),
+)
 FORMAT = Format(
   what="ViTs under timm's names (patch_embed.proj.weight, blocks.0.attn.qkv.weight, ...)",
   prefixes=prefixes,
@@ -184,4 +247,5 @@ FORMAT = Format(
   turned=_turned,
   inside=_inside,
   completed=_completed,
+  beside=beside,
 )
