@@ -8,7 +8,9 @@
                    held-out fifth of the labelled images
     :simclr :simclr_v2 :barlow_twins :vicreg :swav    few labels as in these papers
     :transfer      20,000 steps of batch 256, seven rates, seven weight decays (SimCLR, BYOL)
+    :mae           of ViTs: layer-wise rates, drop path, mixup, CutMix, label smoothing
     :small         for small encoders and data: 30 epochs of batch 64, three rates
+    :small_vit     the same for small ViTs: AdamW, layer-wise rates
     ...,smoke      seconds, to see that it runs
 
 `labels` is a share ('1 %', '100 %'), a number per class ('10 per class'), both stratified and drawn
@@ -59,6 +61,19 @@ PROTOCOLS = {
   'transfer': base.finetune_protocol(
     protocol='transfer', length='20000 steps', batch_size=256,
     sweep={'base_lr': _decades(-4, -1), 'length': (), 'weight_decay': (0.0, *_decades(-6, -3))},
+  ),
+  # ViT-B; L and H: layer_decay 0.75, base_lr 1e-3, 50 epochs, drop_path 0.2 and 0.3. Without
+  # RandAugment and random erasing.
+  'mae': _alone('mae', name='adamw', base_lr=5e-4, lr_scaling='linear', weight_decay=0.05,
+                layer_decay=0.65, warmup='5 epochs', min_lr=1e-6, batch_size=1024,
+                length='100 epochs', pool='mean', drop_path=0.1, mixup=0.8, cutmix=1.0,
+                label_smoothing=0.1),
+  # A small ViT: AdamW and layer-wise rates, without mixing.
+  'small_vit': base.finetune_protocol(
+    protocol='small_vit', length='30 epochs', batch_size=64, crop_scale=(0.3, 1.0), pool='mean',
+    optim=base.finetune_protocol()['optim'] | {
+      'name': 'adamw', 'weight_decay': 0.05, 'layer_decay': 0.75, 'warmup': '2 epochs'},
+    sweep={'base_lr': (5e-4, 1e-3, 2e-3), 'length': (), 'weight_decay': ()},
   ),
   'small': base.finetune_protocol(
     protocol='small', length='30 epochs', batch_size=64, crop_scale=(0.3, 1.0),

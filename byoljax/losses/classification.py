@@ -29,6 +29,36 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None =
   return -jnp.sum(jnp.where(valid, picked, 0.0)) / jnp.maximum(jnp.sum(valid), 1)
 
 
+def smoothed(labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
+  """Labels as distributions: 1 - smoothing on the label and smoothing / C on every class, float32.
+
+  Label smoothing, Szegedy et al. 2015 (arXiv 1512.00567), section 7. Rows without a label are zero.
+
+  Args:
+    labels: integer [b]; negative for no label.
+    classes: C.
+    smoothing: in [0, 1).
+  """
+  known = (labels >= 0).astype(jnp.float32)[:, None]
+  return jax.nn.one_hot(labels, classes) * (1.0 - smoothing) + known * (smoothing / classes)
+
+
+def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """Mean over this device's rows of -sum_c target_c log softmax(logits)_c, float32.
+
+  Args:
+    logits: [b,C], any float dtype; the computation is float32.
+    targets: float [b,C]; rows of zeros do not count.
+
+  Raises:
+    ValueError: the shapes differ.
+  """
+  if logits.shape != targets.shape:
+    raise ValueError(f'need logits and targets [b,C], got {logits.shape} and {targets.shape}')
+  each = -jnp.sum(targets * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1), axis=-1)
+  return jnp.sum(each) / jnp.maximum(jnp.sum(targets.sum(-1) > 0), 1)
+
+
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   """Sum over classes of the binary cross-entropy, for images with several labels each.
 

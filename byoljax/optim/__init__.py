@@ -20,6 +20,7 @@ import optax
 
 from byoljax.optim import lars
 from byoljax.optim.groups import decay_mask, freeze, is_bias_or_norm, make, param_report, path_name
+from byoljax.optim.layerwise import scale_by_layer
 from byoljax.optim.schedules import (
   SCHEDULES,
   Schedule,
@@ -142,6 +143,7 @@ def make_optimizer(
   unadapted: Collection[str] = (),
   clip_norm: float = 0.0,
   clip_tensor_norm: float = 0.0,
+  layer_decay: float = 1.0,
   b1: float = 0.9,
   b2: float = 0.999,
   eps: float = 1e-8,
@@ -170,6 +172,8 @@ def make_optimizer(
     clip_norm: upper limit on the norm of all the group's gradients together, before anything else;
       0 for none.
     clip_tensor_norm: upper limit on the norm of each gradient tensor by itself; 0 for none.
+    layer_decay: learning rates fall by this factor from each block of a vision transformer to the
+      one below, see `layerwise`; 1 for one rate.
     b1: decay of AdamW's first moment.
     b2: decay of AdamW's second moment.
     eps: AdamW's epsilon.
@@ -187,6 +191,8 @@ def make_optimizer(
     ('clip_tensor_norm', clip_tensor_norm, clip_tensor_norm >= 0, '>= 0'),
     ('momentum', momentum, 0 <= momentum < 1, 'in [0, 1)'),
     ('trust_coefficient', trust_coefficient, trust_coefficient > 0, '> 0'),
+    ('layer_decay', layer_decay, 0 < layer_decay <= 1, 'in (0, 1]'),
+    ('b2', b2, 0 <= b2 < 1, 'in [0, 1)'),
   ):
     if not good:
       raise ValueError(f'{field} must be {allowed}, got {value}')
@@ -213,4 +219,5 @@ def make_optimizer(
   clip = (lars.clip_by_norm(clip_norm, stacked, norm),) if clip_norm else ()
   if clip_tensor_norm:
     clip += (lars.clip_each_by_norm(clip_tensor_norm, stacked, norm),)
-  return optax.chain(*clip, *chain, optax.scale(-1.0))
+  layers = () if layer_decay == 1 else (scale_by_layer(layer_decay),)
+  return optax.chain(*clip, *chain, *layers, optax.scale(-1.0))

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byoljax.config import choose
+from byoljax.config import ConfigError, choose, user_errors
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
 from byoljax.encoders.encoder import Encoder
 from byoljax.methods.supervised import supervised
+from byoljax.models import vit
 from byoljax.protocols import folds, training
 from byoljax.protocols.extraction import EvalData
 from byoljax.train.record import Logging
@@ -46,6 +47,11 @@ class FinetuneProtocol:
     held_out: share of the labelled images that chooses among them.
     batch_norm: 'batch', or 'frozen' for the running statistics of pretraining.
     head_layers: of the projector that stay under the classifier.
+    pool: how a vision transformer's tokens become one vector, '' as in pretraining.
+    drop_path: see `methods.supervised.supervised`, as for the three below.
+    mixup: a of mixup's Beta(a, a).
+    cutmix: a of CutMix's.
+    label_smoothing: how much of the label is spread over all classes.
     crop_scale: smallest and largest share of the area that a crop keeps.
     seed: of the order, the crops and the held-out part.
   """
@@ -59,8 +65,19 @@ class FinetuneProtocol:
   held_out: float
   batch_norm: str
   head_layers: int
+  pool: str
+  drop_path: float
+  mixup: float
+  cutmix: float
+  label_smoothing: float
   crop_scale: tuple[float, float]
   seed: int
+
+  @property
+  def regularization(self) -> supervised.Regularization:
+    """As the method takes it."""
+    fields = supervised.Regularization._fields
+    return supervised.Regularization(**{name: getattr(self, name) for name in fields})
 
   @property
   def own(self) -> Choice:
@@ -120,7 +137,11 @@ def finetune_result(
 
 
 def check(
-  data: EvalData, protocol: FinetuneProtocol, logging: Logging, where: str = 'finetune'
+  data: EvalData,
+  protocol: FinetuneProtocol,
+  logging: Logging,
+  encoder: Encoder,
+  where: str = 'finetune',
 ) -> None:
   """Checks a protocol against the data before anything is computed or written.
 
@@ -128,12 +149,21 @@ def check(
     data: as for `finetune_result`, as for `protocol` and `logging`.
     protocol: see `FinetuneProtocol`.
     logging: see `train.record.Logging`.
+    encoder: as for `finetune_result`.
     where: the protocol's fields in the configuration, for messages.
 
   Raises:
     ConfigError: what `finetune_result` would raise about it.
   """
   choose(f'{where}.batch_norm', protocol.batch_norm, supervised.BATCH_NORMS)
+  choose(f'{where}.pool', protocol.pool, ('', *vit.POOLS))
+  network = encoder.make_encoder(None)
+  with user_errors(where):
+    protocol.regularization.check(network)
+  for name in ('pool', 'layer_decay'):
+    value = getattr(protocol, name, protocol.optim.get(name))
+    if value not in ('', 1.0, None) and not hasattr(network, 'depth'):
+      raise ConfigError(f"{where}: {name}={value} needs a vision transformer, such as 'vit_base'.")
   for part in folds.by_fold(data):
     held_out, rest, tried = _tried(part, protocol)
     for choice in tried:
@@ -261,12 +291,17 @@ def _run(
 ) -> Run:
   """The training of one setting."""
 
+  if protocol.pool:
+    fields = {**encoder.fields, 'pool': protocol.pool}
+    encoder = dataclasses.replace(encoder, fields=fields, pool=protocol.pool)
+
   def method(setting: Any) -> Any:
     return supervised.build(
       encoder.make_encoder,
       setting,
       batch_norm=protocol.batch_norm,
       head=dict(head or {}),
+      **protocol.regularization._asdict(),
     )
 
   return training.classifier_run(

@@ -35,7 +35,7 @@ def run(config: Config, invocation: Invocation) -> int:
     some = labelled.part(data.train, config.labels, config.split_seed)
   data = data._replace(train=some) if data.has_test else data._replace(train=some, test=some)
   protocol = finetune.FinetuneProtocol(**config.finetune.to_dict())
-  finetune.check(data, protocol, assemble.logging_of(config))
+  finetune.check(data, protocol, assemble.logging_of(config), encoder)
   head = None
   if config.finetune.head_layers:
     encoder, head = _with_head(encoder, directory, config.network, config.finetune.head_layers)

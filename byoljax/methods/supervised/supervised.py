@@ -7,17 +7,21 @@ fine-tunes (arXiv 2006.10029, section 2). Images with several labels each get on
 classifier per class, the sum of whose losses is minimized.
 
 Protocols differ in their optimizers, which are configuration, and in batch normalization: all of
-those in our reference use the batch's statistics. Left out: stochastic depth, mixup and layer-wise
-rates, which MAE's and DINO's recipes add; the encoder's momentum of running statistics is that of
-pretraining, which SimCLR and BYOL adapt to the size of the data set.
+those in our reference use the batch's statistics. For vision transformers, as MAE fine-tunes them:
+stochastic depth (drop path), mixup, CutMix and label smoothing; layer-wise rates are the
+optimizer's (`optim.layerwise`). Left out: RandAugment and random erasing, which MAE's recipe adds;
+the encoder's momentum of running statistics is that of pretraining, which SimCLR and BYOL adapt to
+the size of the data set.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from byoljax import streams
+from byoljax.data.augment import mixing
+from byoljax.devices import collectives
 from byoljax.losses import classification
 from byoljax.method import (
   Aux,
@@ -30,45 +34,125 @@ from byoljax.method import (
   keep,
 )
 from byoljax.models import heads
-from byoljax.models.net import Net, Statistics, stack
+from byoljax.models.net import Inputs, Net, Statistics, stack
+from byoljax.ops import stochastic_depth
 
 PyTree = Any
 BATCH_NORMS = ('batch', 'frozen')
+TARGETS = 'label_targets'
 
 
-def supervised(net: Net, start: Any, *, batch_norm: str) -> Method:
+class Regularization(NamedTuple):
+  """What keeps a large network from learning the training images by heart; 0 turns each off.
+
+  Attributes:
+    drop_path: how often the branches of a vision transformer's last block are left out, in [0, 1);
+      those of the first never are.
+    mixup: a of mixup's Beta(a, a).
+    cutmix: a of CutMix's; with both, each batch is one of them.
+    label_smoothing: in [0, 1).
+  """
+
+  drop_path: float = 0.0
+  mixup: float = 0.0
+  cutmix: float = 0.0
+  label_smoothing: float = 0.0
+
+  @property
+  def mixes(self) -> bool:
+    """Whether images are mixed."""
+    return bool(self.mixup or self.cutmix)
+
+  def check(self, encoder: Any) -> None:
+    """Raises ValueError for a value out of range, or an encoder without branches to leave out."""
+    for name in ('drop_path', 'label_smoothing'):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(f'{name}={getattr(self, name)} must be at least 0 and below 1.')
+    for name in ('mixup', 'cutmix'):
+      if getattr(self, name) < 0:
+        raise ValueError(f'{name}={getattr(self, name)} must not be negative; 0 turns it off.')
+    if self.drop_path and not hasattr(encoder, 'depth'):
+      raise ValueError(
+        f'drop_path={self.drop_path} needs a vision transformer, such as vit_base; leave it at 0.0.'
+      )
+
+
+def supervised(
+  net: Net,
+  start: Any,
+  *,
+  batch_norm: str,
+  classes: int = 0,
+  regularization: Regularization = Regularization(),
+  axis: str | None = None,
+) -> Method:
   """Supervised training of a network; `build` makes it.
 
   Args:
     net: outputs 'embedding' and 'logits' [b, C]; its role 'head' is the classifier.
     start: has the weights of some of its other roles, see `method.Setting.given`; or None.
     batch_norm: 'batch' normalizes with the batch's statistics, 'frozen' with the running ones.
+    classes: C, for labels that are mixed or smoothed.
+    regularization: see `Regularization`.
+    axis: mapped axis.
   """
+  soft = regularization.mixes or regularization.label_smoothing > 0
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
     if start is not None:
-      params |= jax.tree.map(jnp.array, start.params)
-      bn |= jax.tree.map(jnp.array, start.bn)
+      roles = [role for role in params if role in start.params]  # It may have others, a decoder.
+      params |= jax.tree.map(jnp.array, {role: start.params[role] for role in roles})
+      bn |= jax.tree.map(jnp.array, {role: start.bn[role] for role in roles})
     return params, Statistics(bn)
+
+  def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
+    del step
+    if not soft:
+      return batch
+    if batch['label'].ndim == 2:
+      raise ValueError('mixup, CutMix and label smoothing are for images with one label each.')
+    targets = classification.smoothed(batch['label'], classes, regularization.label_smoothing)
+    if not regularization.mixes:
+      return batch | {TARGETS: targets}
+    (view,) = batch['views']
+    kept = mixing.weights(
+      jax.random.fold_in(key, streams.MIXING),
+      *view.shape[1:3],
+      mixup=regularization.mixup,
+      cutmix=regularization.cutmix,
+    )
+    mixed = mixing.mixed_images(view, kept)
+    return batch | {'views': (mixed,), TARGETS: mixing.mixed_labels(targets, kept)}
+
+  def inputs(key: jax.Array, count: int) -> Inputs:
+    if not regularization.drop_path:
+      return {}
+    keys = collectives.example_keys(jax.random.fold_in(key, streams.DROP_PATH), count, axis)
+    depth = net.parts[0][2].depth
+    factors = stochastic_depth.branch_factors(keys, depth, regularization.drop_path)
+    return {'encoder': {'branches': factors}}
 
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    del key, step
-    train = batch_norm == 'batch'
-    outputs, bn = net.apply(params, state.bn, batch['views'][0], train=train)
-    labels, logits = batch['label'], outputs['logits']
+    del step
+    (view,), labels = batch['views'], batch['label']
+    outputs, bn = net.apply(
+      params, state.bn, view, train=batch_norm == 'batch', inputs=inputs(key, len(view))
+    )
+    logits = outputs['logits']
+    metrics = {} if labels.ndim == 2 else {'top1': classification.accuracy(logits, labels)}
     if labels.ndim == 2:
       value = classification.binary_cross_entropy(logits, labels)
-      metrics = {}
+    elif soft:
+      value = classification.soft_cross_entropy(logits, batch[TARGETS])
     else:
       value = classification.cross_entropy(logits, labels)
-      metrics = {'top1': classification.accuracy(logits, labels)}
     return value, Aux(state.replace(bn=bn), metrics, outputs['embedding'])
 
   embed = evaluation_outputs(net, 'embedding', 'logits')
-  return Method(init, loss, keep, embed, default_groups, net=net)
+  return Method(init, loss, keep, embed, default_groups, net=net, transform=transform)
 
 
 def build(
@@ -77,6 +161,10 @@ def build(
   *,
   batch_norm: str = 'batch',
   head: dict[str, Any] | None = None,
+  drop_path: float = 0.0,
+  mixup: float = 0.0,
+  cutmix: float = 0.0,
+  label_smoothing: float = 0.0,
 ) -> Method:
   """Builds supervised training.
 
@@ -86,17 +174,32 @@ def build(
     batch_norm: see `supervised`.
     head: arguments of the `heads.MLPHead`, cut after an activation, that stays between encoder and
       classifier; None: there is none.
+    drop_path: see `Regularization`, as for the three below.
+    mixup: a of mixup's Beta(a, a).
+    cutmix: a of CutMix's.
+    label_smoothing: how much of the label is spread over all classes.
 
   Raises:
-    ValueError: the data have no labels, or an unknown `batch_norm`.
+    ValueError: the data have no labels, an unknown `batch_norm`, a value out of range, or an
+      encoder without branches to leave out.
   """
   if setting.num_classes < 2:
     raise ValueError('supervised training needs labelled images of at least 2 classes.')
   if batch_norm not in BATCH_NORMS:
     raise ValueError(f"batch_norm='{batch_norm}' is not one of {', '.join(BATCH_NORMS)}.")
-  parts = [('encoder', 'embedding', make_encoder(setting.axis))]
+  regularization = Regularization(drop_path, mixup, cutmix, label_smoothing)
+  encoder = make_encoder(setting.axis)
+  regularization.check(encoder)
+  parts = [('encoder', 'embedding', encoder)]
   if head:
     trunk = heads.MLPHead(**head, trunk=True, bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype))
     parts.append(('projector', 'trunk', trunk))
   parts.append(('head', 'logits', heads.LinearHead(setting.num_classes, 'zeros')))
-  return supervised(stack(parts), setting.given.get('encoder'), batch_norm=batch_norm)
+  return supervised(
+    stack(parts),
+    setting.given.get('encoder'),
+    batch_norm=batch_norm,
+    classes=setting.num_classes,
+    regularization=regularization,
+    axis=setting.axis,
+  )
