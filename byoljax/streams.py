@@ -48,8 +48,8 @@ AUXILIARY = 1208  # the head of an auxiliary task
 # The key that `Method.loss` gets.
 SHUFFLE = 1301  # order of the examples in shuffled batch normalization; with a direction
 NEGATIVES = 1302  # which rows of a memory are negatives; with an example's global position
-DROP_PATH = 1310  # which branches are left out; with an example's global position
 DIVISION = 1303  # the parts of a batch that are whitened apart; with a draw
+DROP_PATH = 1304  # which branches are left out; with an example's global position
 
 # The key that `Method.transform` gets, each with an example's global position.
 GEOMETRIC = 1501  # which of the geometric transforms
@@ -58,6 +58,8 @@ NOISE = 1511  # noise that is to be removed
 HOLES = 1512  # which part of it is missing
 MASKS = 1510  # which patches are masked
 MIXING = 1511  # without a position: how a batch's images are mixed
+MASKS = 1531  # which patches are masked
+MIXING = 1532  # without a position: how a batch's images are mixed
 
 # Any of the keys that a method gets, where it is made of several methods.
 PART = 1601  # with a number made of the part's name -> the key that the part gets

@@ -41,6 +41,7 @@ from byoljax.methods.pretext import (
   rotation,
 )
 from byoljax.methods.reconstruction import colorization, context_encoder, denoising_autoencoder
+from byoljax.methods.reconstruction import colorization, denoising_autoencoder, mae
 from byoljax.methods.supervised import distillation, linear_probe, supervised
 from byoljax.suggest import unknown
 
@@ -63,6 +64,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'interclr': interclr.build,
   'jigsaw': jigsaw.build,
   'linear_probe': linear_probe.build,
+  'mae': mae.build,
   'moco': moco.build,
   'moco_v3': moco_v3.build,
   'nnclr': nnclr.build,

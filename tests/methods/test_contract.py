@@ -25,7 +25,7 @@ from byoljax.length import Length
 from byoljax.losses import classification
 from byoljax.method import NETWORKS, Setting
 from byoljax.methods import METHODS
-from byoljax.models import heads, layers
+from byoljax.models import heads, layers, vit
 from byoljax.models.net import stack
 from byoljax.optim import recipe
 from byoljax.step import init_state, train_step
@@ -48,6 +48,12 @@ class TinyEncoder(nn.Module):
     x = nn.relu(layers.batch_norm(train, self.bn_axis, self.dtype, 'bn', groups=self.bn_groups)(x))
     self.sow('intermediates', 'map', x)
     return x.mean((1, 2)).astype(jnp.float32)
+
+
+def tiny_vit(bn_axis, bn_groups=0, dtype=jnp.float32):
+  """The same for methods that need tokens."""
+  del bn_axis, bn_groups
+  return vit.ViT(vit.Size(8, 1, 2, patch=2, grid=4), dtype=dtype)
 
 
 @functools.cache
@@ -98,6 +104,7 @@ CASES = {
     1,
   ),
   'linear_probe': ({'num_heads': 2}, 1),
+  'mae': ({'mask_ratio': 0.5, 'decoder_dim': 8, 'decoder_depth': 1, 'decoder_heads': 2}, 1),
   'moco': ({'projector': (16, 8), 'queue_size': 80, 'tau': 0.9, 'symmetric': True,
             'bn_groups': 4}, 2),
   'moco_v3': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
@@ -127,6 +134,8 @@ CASES = {
   'vicreg': ({'projector': (16, 16, 8)}, 2),
   'w_mse': ({'projector': (16, 4)}, 2),
 }  # fmt: skip
+# Methods that need another encoder.
+ENCODERS = {'mae': tiny_vit}
 # Whose batches hold the parameters of the augmentation, as those of all methods do in a run.
 READ_DRAWN = {'augmentation_prediction'}
 WITH_TARGET = {'bridge', 'byol', 'dino', 'interclr', 'moco', 'moco_v3', 'simclr'}
@@ -155,7 +164,7 @@ def make(name, axis=collectives.AXIS, dtype='float32', accumulate=1, setting=Non
     num_classes=CLASSES, axis=axis, dtype=dtype,
     given={'encoder': _frozen(), 'teacher': _teacher()},
   )._replace(**fields)  # fmt: skip
-  encoder = functools.partial(TinyEncoder, dtype=jnp.dtype(dtype))
+  encoder = functools.partial(ENCODERS.get(name, TinyEncoder), dtype=jnp.dtype(dtype))
   return METHODS[name](encoder, run, **(arguments | changes))
 
 

@@ -77,13 +77,16 @@ class Regularization(NamedTuple):
       )
 
 
+NOTHING = Regularization()
+
+
 def supervised(
   net: Net,
   start: Any,
   *,
   batch_norm: str,
   classes: int = 0,
-  regularization: Regularization = Regularization(),
+  regularization: Regularization = NOTHING,
   axis: str | None = None,
 ) -> Method:
   """Supervised training of a network; `build` makes it.

@@ -1,0 +1,231 @@
+"""Masked autoencoders, MAE (He et al. 2021, arXiv 2111.06377), and SimMIM's simpler form.
+
+Most of an image's patches are masked, a random set for each image. A vision transformer encodes the
+visible ones alone; a small decoder, given mask tokens in the place of the others, predicts their
+pixels. What it costs falls with the share that is masked: the encoder never sees a masked patch.
+
+With `masked='filled'` and `decoder_depth` 0 it is SimMIM (Xie et al. 2021, arXiv 2111.09886): the
+encoder sees the whole image, masked patches in the mean color of the data, and a linear layer
+predicts them. It needs no vision transformer: a convolutional encoder is read at its last map, and
+what is masked is as large as a place of that.
+
+Different from the authors' code: weights are initialized as all our ViTs' (query, key and value as
+three matrices, the class token near zero), positions are continuous (`models.vit`), and the visible
+patches come in ascending order, which changes nothing. SimMIM's mask token is learned and stands in
+the place of the patch's embedding; a patch of zeros is embedded as the learned bias, which visible
+patches share.
+
+The embedding that the online probe sees in training is that of the visible patches.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from byoljax import streams
+from byoljax.devices import collectives
+from byoljax.losses import masked_patches as losses
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  default_groups,
+  evaluation_outputs,
+  keep,
+)
+from byoljax.models import decoders, vit
+from byoljax.models.masked_decoder import MaskedDecoder
+from byoljax.models.net import Inputs, Net, Statistics, stack
+from byoljax.ops import masking
+from byoljax.suggest import unknown
+
+PyTree = Any
+MASKED = ('dropped', 'filled')
+
+
+def masked_autoencoder(
+  net: Net,
+  *,
+  patch: int,
+  mask_ratio: float,
+  norm_pixels: bool,
+  error: str,
+  dropped: bool,
+  setting: Setting,
+) -> Method:
+  """A masked autoencoder over a network; `build` makes it.
+
+  Args:
+    net: outputs 'embedding' and 'pixels' [b, n, patch^2 C]; its decoder takes the input 'masked'
+      bool [b, h, w], its encoder, with `dropped`, 'keep' int32 [b, k].
+    patch: edge in pixels.
+    mask_ratio: share of the patches that is masked.
+    norm_pixels: whether patches are normalized to be targets.
+    error: 'mse' or 'l1'.
+    dropped: whether masked patches are left out of the encoder.
+    setting: the run.
+  """
+
+  def hidden(images: jax.Array, key: jax.Array, axis: str | None) -> Batch:
+    """The images without their masked patches, and which those are."""
+    cut = vit.patches(images, patch)
+    count = cut.shape[1]
+    visible = masking.visible_count(count, mask_ratio)
+    keys = collectives.example_keys(jax.random.fold_in(key, streams.MASKS), len(images), axis)
+    masked = masking.random_masks(keys, count, visible)
+    height, width = images.shape[1] // patch, images.shape[2] // patch
+    seen = vit.joined(jnp.where(masked[:, :, None], 0.0, cut), height, width, patch)
+    batch = {'views': (seen,), 'target': images, 'masked': masked.reshape(-1, height, width)}
+    return batch | ({'keep': masking.visible_places(masked, visible)} if dropped else {})
+
+  def inputs(batch: Batch) -> Inputs:
+    own = {'decoder': {'masked': batch['masked']}}
+    return own | ({'encoder': {'keep': batch['keep']}} if dropped else {})
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
+    key = jax.random.fold_in(key, streams.ONLINE)
+    params, bn = net.init(key, batch['views'][0], inputs(batch))
+    return params, Statistics(bn)
+
+  def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
+    del step
+    if len(batch['views']) != 1:
+      raise ValueError(
+        f'mae takes one view of every image, but there are {len(batch["views"])}: configure view1 '
+        'alone.'
+      )
+    return batch | hidden(batch['views'][0], key, setting.axis)
+
+  def loss(
+    params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    del key, step
+    made, bn = net.apply(params, state.bn, batch['views'][0], train=True, inputs=inputs(batch))
+    targets = vit.patches(batch['target'], patch)
+    if norm_pixels:
+      targets = losses.normalized(targets)
+    masked = batch['masked'].reshape(targets.shape[:2])
+    value = losses.masked_error(made['pixels'], targets, masked, error)
+    return value, Aux(Statistics(bn), {}, made['embedding'])
+
+  def pictures(
+    params: PyTree, state: Statistics, batch: Batch, key: jax.Array
+  ) -> dict[str, jax.Array]:
+    images = batch['views'][0]
+    seen = hidden(images, key, None)
+    made, _ = net.apply(params, state.bn, seen['views'][0], train=False, inputs=inputs(seen))
+    whole, masked = vit.patches(images, patch), seen['masked']
+    pixels = made['pixels']
+    if norm_pixels:
+      # Of normalized patches nothing else is known: brightness and contrast are the true ones.
+      center, scale = losses.statistics(whole)
+      pixels = pixels * scale + center
+    completed = jnp.where(masked.reshape(*whole.shape[:2], 1), pixels, whole)
+    output = vit.joined(completed, *masked.shape[1:], patch)
+    mean, std = (
+      jnp.asarray(each, jnp.float32).reshape(1, 1, 1, -1) for each in (setting.mean, setting.std)
+    )
+    shown = {'image': images, 'input': seen['views'][0], 'output': output}
+    return {name: jnp.clip(x * std + mean, 0.0, 1.0) for name, x in shown.items()}
+
+  embed = evaluation_outputs(net, 'embedding')
+  return Method(
+    init, loss, keep, embed, default_groups, net=net, transform=transform, pictures=pictures
+  )
+
+
+def build(
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  *,
+  mask_ratio: float = 0.75,
+  decoder_dim: int = 512,
+  decoder_depth: int = 8,
+  decoder_heads: int = 16,
+  norm_pixels: bool = True,
+  error: str = 'mse',
+  masked: str = 'dropped',
+) -> Method:
+  """Builds a masked autoencoder from an encoder factory and its configuration.
+
+  Args:
+    make_encoder: a vision transformer; with `masked='filled'` any encoder with maps, called with
+      the mapped axis.
+    setting: the run.
+    mask_ratio: share of the patches that is masked, above 0 and below 1.
+    decoder_dim: width of the decoder, a multiple of 4 and of its heads.
+    decoder_depth: blocks of the decoder; 0 is a linear layer on all tokens.
+    decoder_heads: attention heads of the decoder.
+    norm_pixels: whether each patch is normalized by its own mean and variance to be a target.
+    error: 'mse', or 'l1' (SimMIM).
+    masked: 'dropped': the encoder gets visible patches alone; 'filled': it sees whole images with
+      masked patches in the mean color.
+
+  Raises:
+    ValueError: a value out of range, or an encoder that cannot leave patches out.
+  """
+  encoder = make_encoder(setting.axis)
+  if masked not in MASKED:
+    raise ValueError(unknown('masked', masked, MASKED))
+  if error not in losses.ERRORS:
+    raise ValueError(unknown('error', error, losses.ERRORS))
+  if not 0 < mask_ratio < 1:
+    raise ValueError(f'mask_ratio={mask_ratio} must be above 0 and below 1, such as 0.75.')
+  dropped = masked == 'dropped'
+  _check_decoder(decoder_dim, decoder_depth, decoder_heads, dropped)
+  tap, patch, grid = _tokens_of(encoder, len(setting.mean), dropped)
+  decoder = MaskedDecoder(
+    patch,
+    len(setting.mean),
+    decoder_dim,
+    decoder_depth,
+    decoder_heads,
+    grid=grid,
+    inserts=dropped,
+    remat=getattr(encoder, 'remat', False),
+    dtype=jnp.dtype(setting.dtype),
+  )
+  parts = (('encoder', 'embedding', encoder), ('decoder', 'pixels', decoder))
+  return masked_autoencoder(
+    stack(parts, reads={'decoder': tap}),
+    patch=patch,
+    mask_ratio=mask_ratio,
+    norm_pixels=norm_pixels,
+    error=error,
+    dropped=dropped,
+    setting=setting,
+  )
+
+
+def _tokens_of(encoder: Any, channels: int, dropped: bool) -> tuple[str, int, int]:
+  """What the decoder reads, the edge of a patch in pixels, and how many make the positions' range.
+
+  Raises:
+    ValueError: the encoder cannot leave patches out.
+  """
+  if hasattr(encoder, 'patch'):
+    return 'tokens', encoder.patch, encoder.grid
+  if dropped:
+    raise ValueError(
+      "masked='dropped' needs an encoder that can leave patches out, a vision transformer such as "
+      "encoder.name='vit_micro'; others take masked='filled'."
+    )
+  found = decoders.feature_map(encoder, channels)
+  return found.tap, found.stride, vit.Size(0, 0, 0).grid
+
+
+def _check_decoder(dim: int, depth: int, heads: int, dropped: bool) -> None:
+  """Raises ValueError unless there is such a decoder."""
+  if depth < 0 or (dropped and depth == 0):
+    raise ValueError(
+      f"decoder_depth={depth} must be at least 1, or 0 with masked='filled', where all patches "
+      'have tokens.'
+    )
+  if dim < 4 or dim % 4 or heads < 1 or dim % heads:
+    raise ValueError(
+      f'decoder_dim={dim}, decoder_heads={heads}: the width must be a multiple of 4 and of the '
+      'number of heads.'
+    )
