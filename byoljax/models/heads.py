@@ -246,7 +246,10 @@ class Pool(nn.Module):
 
 
 class FeatureNorm(nn.Module):
-  """Batch normalization without scale and shift, in front of linear probes; float32."""
+  """Batch normalization without scale and shift, in front of linear probes; float32.
+
+  With MAE's epsilon, 1e-6: features of a transformer may vary little.
+  """
 
   bn_axis: str | None = None
 
@@ -254,7 +257,7 @@ class FeatureNorm(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b,D] or a map [b,h,w,D], by channel -> float32 of the same shape."""
     norm = layers.batch_norm(
-      train, self.bn_axis, jnp.float32, 'bn', use_scale=False, use_bias=False
+      train, self.bn_axis, jnp.float32, 'bn', use_scale=False, use_bias=False, epsilon=1e-6
     )
     return norm(x.astype(jnp.float32))
 

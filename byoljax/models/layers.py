@@ -204,6 +204,7 @@ def batch_norm(
   groups: int = 0,
   use_scale: bool = True,
   use_bias: bool = True,
+  epsilon: float = BN_EPSILON,
 ) -> nn.Module:
   """Batch normalization over all but the last dimension.
 
@@ -220,6 +221,7 @@ def batch_norm(
       are then the mean over all groups. Parameters and statistics are the same with any number.
     use_scale: whether there is a learned scale.
     use_bias: whether there is a learned bias.
+    epsilon: added to variances.
 
   Raises:
     ValueError: in training, groups that do not fit the devices or the batch.
@@ -229,13 +231,13 @@ def batch_norm(
     'scale_init': scale_init,
     'use_scale': use_scale,
     'use_bias': use_bias,
+    'epsilon': epsilon,
   }
   if groups and train:
     return _GroupedBatchNorm(groups=groups, axis=axis, name=name, **shared)
   return nn.BatchNorm(
     use_running_average=not train,
     momentum=BN_MOMENTUM,
-    epsilon=BN_EPSILON,
     axis_name=axis,
     param_dtype=jnp.float32,
     name=name,
@@ -252,6 +254,7 @@ class _GroupedBatchNorm(nn.Module):
   scale_init: Callable[..., jax.Array]
   use_scale: bool
   use_bias: bool
+  epsilon: float
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -271,7 +274,7 @@ class _GroupedBatchNorm(nn.Module):
       means = collectives.pmean(both, self.axis)
       for running, batch in zip((running_mean, running_var), means, strict=True):
         running.value = BN_MOMENTUM * running.value + (1.0 - BN_MOMENTUM) * batch
-    factor = lax.rsqrt(var + BN_EPSILON)
+    factor = lax.rsqrt(var + self.epsilon)
     one_each = (1,) * (y.ndim - 1) + shape
     if self.use_scale:
       factor *= self.param('scale', self.scale_init, shape, jnp.float32).reshape(one_each)

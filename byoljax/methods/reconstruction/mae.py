@@ -36,6 +36,8 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods.pretext.classification import only_view
+from byoljax.methods.reconstruction.autoencoder import shown, to_pixels
 from byoljax.models import decoders, vit
 from byoljax.models.masked_decoder import MaskedDecoder
 from byoljax.models.net import Inputs, Net, Statistics, stack
@@ -92,12 +94,7 @@ def masked_autoencoder(
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del step
-    if len(batch['views']) != 1:
-      raise ValueError(
-        f'mae takes one view of every image, but there are {len(batch["views"])}: configure view1 '
-        'alone.'
-      )
-    return batch | hidden(batch['views'][0], key, setting.axis)
+    return batch | hidden(only_view(batch), key, setting.axis)
 
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
@@ -125,11 +122,8 @@ def masked_autoencoder(
       pixels = pixels * scale + center
     completed = jnp.where(masked.reshape(*whole.shape[:2], 1), pixels, whole)
     output = vit.joined(completed, *masked.shape[1:], patch)
-    mean, std = (
-      jnp.asarray(each, jnp.float32).reshape(1, 1, 1, -1) for each in (setting.mean, setting.std)
-    )
-    shown = {'image': images, 'input': seen['views'][0], 'output': output}
-    return {name: jnp.clip(x * std + mean, 0.0, 1.0) for name, x in shown.items()}
+    normalized = {'image': images, 'input': seen['views'][0], 'output': output}
+    return {name: shown(to_pixels(x, setting)) for name, x in normalized.items()}
 
   embed = evaluation_outputs(net, 'embedding')
   return Method(

@@ -247,7 +247,7 @@ def test_ratios_that_leave_nothing_and_several_views_are_refused():
   with pytest.raises(ValueError, match=r'mask_ratio=0.9 of 4 patches leaves none of them visible'):
     transformed(method, batch_of(small), jax.random.key(0), jnp.zeros((), int))
   two = batch_of(small) | {'views': (small, small)}
-  with pytest.raises(ValueError, match='mae takes one view of every image, but there are 2'):
+  with pytest.raises(ValueError, match='takes one view of every image, but there are 2'):
     transformed(method, two, jax.random.key(0), jnp.zeros((), int))
   with pytest.raises(ValueError, match="masked='dropped' needs an encoder that can leave patches"):
     mae.build(encoder_factory({'name': 'small'}), SETTING)
