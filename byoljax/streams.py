@@ -56,8 +56,6 @@ GEOMETRIC = 1501  # which of the geometric transforms
 COUNTING = 1502  # how the whole image is made smaller
 NOISE = 1511  # noise that is to be removed
 HOLES = 1512  # which part of it is missing
-MASKS = 1510  # which patches are masked
-MIXING = 1511  # without a position: how a batch's images are mixed
 MASKS = 1531  # which patches are masked
 MIXING = 1532  # without a position: how a batch's images are mixed
 

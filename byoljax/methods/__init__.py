@@ -40,8 +40,12 @@ from byoljax.methods.pretext import (
   relative_patch_location,
   rotation,
 )
-from byoljax.methods.reconstruction import colorization, context_encoder, denoising_autoencoder
-from byoljax.methods.reconstruction import colorization, denoising_autoencoder, mae
+from byoljax.methods.reconstruction import (
+  colorization,
+  context_encoder,
+  denoising_autoencoder,
+  mae,
+)
 from byoljax.methods.supervised import distillation, linear_probe, supervised
 from byoljax.suggest import unknown
 
