@@ -1,10 +1,12 @@
 """The data that a configuration names: opened here and nowhere else in tasks."""
 
+import functools
 import logging
 import pathlib
 from typing import TYPE_CHECKING
 
 from byoljax.config import Config, ConfigError, user_errors
+from byoljax.workdir import run_dir
 
 if TYPE_CHECKING:
   from byoljax.data.sources.source import Source
@@ -40,7 +42,14 @@ def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> 'Sou
       fields=fields.parsed(config.data.fields) if split == 'pretrain' else (),
       frame_gap=config.data.frame_gap,
     )
+    for note in source.notes:
+      _say_once(f'Note: {note}')
     return source.of_classes(config.data.classes) if split == 'pretrain' else source
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+  run_dir.say(text)
 
 
 def _require_outside(output: pathlib.Path, images: pathlib.Path) -> None:

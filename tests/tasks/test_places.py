@@ -53,6 +53,14 @@ def test_the_command_says_so_before_anything_is_written(photos, capsys):
   assert not workdir.exists()
 
 
+def test_what_is_not_read_is_said_once(photos, capsys):
+  (photos / 'train' / 'cat' / 'raw.nef').touch()
+  for split in ('pretrain', 'train'):
+    data_lib.open_split(config_of(photos), split, None)
+  said = capsys.readouterr().out
+  assert said.count('Note: 1 .nef file in') == 1
+
+
 def test_a_flat_folder_of_test_images_is_named(photos):
   for number in range(3):
     save(photos / 'val' / f'{number}.png')

@@ -3,26 +3,32 @@
 Split: a sub-folder `train` (or `training`) makes the folder a tree of splits when one of `test`,
 `val`, `valid`, `validation` lies beside it, or no image lies outside of it (else it is a class like
 its neighbors: there are such trains). Then it holds the training images, and the first of those
-four that has labels, else the first that has images, the test images. Without `train`, every image
-belongs to the training split and there is no test split.
+four that has labels, else the first that has images, the test images. Where every class has such
+folders itself, `cat/train` and `cat/val`, these are the splits; where only some have, it is an
+error. Without `train`, every image belongs to the training split and there is no test split.
+Capital letters in the names of splits do not matter.
 
 Labels: the folders directly below the split's root are the classes when there are at least two that
 hold images and every image lies in one of them, at any depth; else the images are unlabelled.
 Classes are numbered in the sorted order of their names, by the training split's names.
 
-Files count as images by their suffix. Names that begin with a dot are ignored; links are followed,
-each real directory once, so loops end. The order is that of the sorted relative paths: a function
-of the names alone. Nothing is opened at start-up: millions of files would take minutes. A file that
-turns out to be unreadable is replaced by the next one (see pipeline.py).
+Files count as images by their suffix; the source's notes say how many others there are. Directories
+of runs, which have pictures of ours, and names that begin with a dot are left out; links are
+followed, each real directory once, so loops end. The order is that of the sorted relative paths: a
+function of the names alone. Nothing is opened at start-up: millions of files would take minutes. A
+file that turns out to be unreadable is replaced by the next one (see pipeline.py).
 
 Further fields lie in folders of their own names beside the images, which are then in a folder
 `images`: `train/images/cat/1.jpg` and `train/depth/cat/1.png`. A file belongs to the image with the
 same path but for the suffix; `.npy` files are allowed, too.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import functools
 import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -78,69 +84,83 @@ def from_folder(
         f'images lie in a folder {_IMAGES!r} beside theirs.'
       )
     tests = [path for path in tests if os.path.isdir(path)]
-  files, classes = _scan(train, class_of)
-  if split == 'test':
+  files, classes, notes = _scan(train, class_of)
+  inner = _inner_splits(root, files) if train == root and class_of is top_folder else None
+  if inner is not None:
+    files = inner['test' if split == 'test' else 'train']
+  elif split == 'test':
     if not tests:
       raise source.NoSplitError(
         f'{root} has no test images: put them into {os.path.join(root, "val")}, beside the '
         f'training images in {os.path.join(root, "train")}.'
       )
-    train, files, classes = _test_files(tests, classes, class_of)
+    train, files, classes, notes = _test_files(tests, classes, class_of)
   log = source.UnreadableLog() if unreadable is None else unreadable
   found = _fields_of(train, files, fields)
-  return _make(train, files, classes, split, log, found, class_of)
+  made = _make(train, files, classes, split, log, found, class_of)
+  return dataclasses.replace(made, notes=notes)
 
 
 def _splits_of(root: str) -> tuple[str, list[str]]:
   """The folder with the training images, and the folders that may hold test images."""
-  tests = [path for path in (os.path.join(root, name) for name in _TEST) if os.path.isdir(path)]
-  for name in _TRAIN:
-    train = os.path.join(root, name)
-    if not os.path.isdir(train):
-      continue
-    if tests or all(file.startswith(f'{name}/') for file in _walk(root)[0]):
-      return train, tests
+  there = {}
+  for name in sorted(os.listdir(root)):  # `Train` sorts before `train`, which is taken of both.
+    if os.path.isdir(os.path.join(root, name)):
+      there[name.lower()] = name
+  tests = [os.path.join(root, there[name]) for name in _TEST if name in there]
+  for name in [there[name] for name in _TRAIN if name in there]:
+    if tests or all(file.startswith(f'{name}/') for file in _walk(root).files):
+      return os.path.join(root, name), tests
   return root, []
 
 
 def _test_files(
   tests: list[str], train: tuple[str, ...], class_of: Callable[[str], str]
-) -> tuple[str, list[str], tuple[str, ...]]:
-  """The test folder, its files, and the class names that number its labels."""
-  filled = [path for path in tests if _walk(path)[0]]
+) -> tuple[str, list[str], tuple[str, ...], tuple[str, ...]]:
+  """The test folder, its files, the class names that number its labels, and notes."""
+  filled = [path for path in tests if _walk(path).files]
   scanned = [(path, *_scan(path, class_of, train)) for path in filled or tests]
-  path, files, classes = next((entry for entry in scanned if entry[2]), scanned[0])
+  path, files, classes, notes = next((entry for entry in scanned if entry[2]), scanned[0])
   extra = sorted(set(classes) - set(train))
   if train and extra:
     raise ValueError(
       f'{path} has the class {extra[0]!r}, which the train folder has not; its classes are '
       f'{", ".join(train[:10])}{" ..." if len(train) > 10 else ""}.'
     )
-  return path, files, train if classes else ()
+  return path, files, train if classes else (), notes
 
 
 def _scan(
   root: str, class_of: Callable[[str], str], classes: tuple[str, ...] = ()
-) -> tuple[list[str], tuple[str, ...]]:
-  """Sorted image files below `root`, as relative paths with '/', and the names of the classes.
+) -> tuple[list[str], tuple[str, ...], tuple[str, ...]]:
+  """Sorted image files below `root`, relative paths with '/'; the names of the classes; notes.
 
   One class folder is enough where `classes` are known already.
   """
-  files, others = _walk(root)
+  files, others, runs = _walk(root)
   if not files:
-    held = f'it holds {others} other files' if others else 'it is empty'
+    held = f'it holds {_counted(others)}' if others else 'it is empty'
     raise ValueError(f'{root} has no image in it: {held}; images end in {", ".join(SUFFIXES)}.')
   tops = {class_of(file) for file in files}
+  notes = _notes(root, others, runs)
   if '' in tops or (len(tops) < 2 and not tops <= set(classes)):
-    return files, ()
-  return files, tuple(sorted(tops))
+    return files, (), notes
+  return files, tuple(sorted(tops)), notes
 
 
-def _walk(root: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[list[str], int]:
-  """Every image below `root`, sorted, and how many other files there are."""
+class _Found(NamedTuple):
+  """What lies below a folder: images, sorted; how many others by suffix; directories of runs."""
+
+  files: list[str]
+  others: Counter[str]
+  runs: int
+
+
+def _walk(root: str, suffixes: tuple[str, ...] = SUFFIXES) -> _Found:
+  """Every image below `root`, as relative paths, but not what a run of ours has written."""
   files: list[str] = []
-  others = 0
-  visited = set()
+  others: Counter[str] = Counter()
+  visited, runs = set(), 0
   pending = [(root, '')]
   while pending:
     folder, prefix = pending.pop()
@@ -149,20 +169,78 @@ def _walk(root: str, suffixes: tuple[str, ...] = SUFFIXES) -> tuple[list[str], i
     if (status.st_dev, status.st_ino) in visited:
       continue
     visited.add((status.st_dev, status.st_ino))
-    deeper = []
     with os.scandir(folder) as entries:
-      for entry in entries:
-        if entry.name.startswith('.'):
-          continue
-        if _is_folder(entry):
-          deeper.append((entry.path, f'{prefix}{entry.name}/'))
-        elif entry.name.lower().endswith(suffixes):
-          files.append(prefix + entry.name)
-        else:
-          others += 1
+      here = [entry for entry in entries if not entry.name.startswith('.')]
+    if prefix and {entry.name for entry in here} >= _OF_A_RUN:
+      runs += 1
+      continue
+    deeper = []
+    for entry in here:
+      if _is_folder(entry):
+        deeper.append((entry.path, f'{prefix}{entry.name}/'))
+      elif entry.name.lower().endswith(suffixes):
+        files.append(prefix + entry.name)
+      else:
+        others[os.path.splitext(entry.name)[1].lower()] += 1
     # The order of the walk decides under which name a folder with two is found.
     pending.extend(sorted(deeper, reverse=True))
-  return sorted(files), others
+  return _Found(sorted(files), others, runs)
+
+
+# Files that the directory of a run has from its start.
+_OF_A_RUN = {'config.json', 'lock'}
+_MOST_KINDS = 5
+
+
+def _counted(others: Counter[str]) -> str:
+  """'60 .tif and 2 .txt files', the most frequent kinds first."""
+  ordered = sorted(others.items(), key=lambda kind: (-kind[1], kind[0] == '', kind[0]))
+  kinds = [f'{count:,} {suffix or "nameless"}' for suffix, count in ordered[:_MOST_KINDS]]
+  rest = sum(count for _, count in ordered[_MOST_KINDS:])
+  kinds += [f'{rest:,} other'] if rest else []
+  listed = ' and '.join(filter(None, [', '.join(kinds[:-1]), kinds[-1]]))
+  return f'{listed} file{"s" if sum(others.values()) > 1 else ""}'
+
+
+def _notes(root: str, others: Counter[str], runs: int) -> tuple[str, ...]:
+  """What is not read, a sentence each."""
+  notes = []
+  if others:
+    are = 'are' if sum(others.values()) > 1 else 'is'
+    notes.append(
+      f'{_counted(others)} in {root} {are} not read: images end in {", ".join(SUFFIXES)}.'
+    )
+  if runs:
+    notes.append(f'pictures of byoljax itself in {root} are not read: {runs} directories of runs.')
+  return tuple(notes)
+
+
+def _inner_splits(root: str, files: Sequence[str]) -> dict[str, list[str]] | None:
+  """The files of 'train' and 'test' where every class has both (`cat/train`, `cat/val`), else None.
+
+  Raises:
+    ValueError: only some of the images lie so.
+  """
+  parts = [file.lower().split('/')[:2] if file.count('/') > 1 else ['', ''] for file in files]
+  seen = {second for _, second in parts}
+  tests = [name for name in _TEST if name in seen]
+  both = {top for top, second in parts if second in _TRAIN} & {
+    top for top, second in parts if second in tests
+  }
+  if not both:
+    return None
+  for file, (_, second) in zip(files, parts, strict=True):
+    if second not in (*_TRAIN, *tests):
+      name = file.split('/')[0]
+      raise ValueError(
+        f'{root}: some folders, such as {min(both)}, have training and test images of their own, '
+        f'but {file} lies in neither. Arrange all as {name}/train and {name}/{tests[0]}, or as '
+        f'train/{name} and {tests[0]}/{name}; without such folders all are training images.'
+      )
+  return {
+    'train': [f for f, (_, second) in zip(files, parts, strict=True) if second in _TRAIN],
+    'test': [f for f, (_, second) in zip(files, parts, strict=True) if second == tests[0]],
+  }
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -229,7 +307,7 @@ def _fields_of(
     root = os.path.join(os.path.dirname(images), field.name)
     if not os.path.isdir(root):
       raise ValueError(f'{root} is not there: the field {field.name!r} needs a folder of its own.')
-    own_files, _ = _walk(root, _FIELD_SUFFIXES)
+    own_files = _walk(root, _FIELD_SUFFIXES).files
     by_stem = {os.path.splitext(file)[0]: file for file in reversed(own_files)}
     missing = [file for file in files if os.path.splitext(file)[0] not in by_stem]
     if missing:

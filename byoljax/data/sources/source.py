@@ -101,6 +101,7 @@ class Source:
     fields: what every example consists of, beside its label; 'image' first.
     starts: the first index of each part, where several sources were joined: what cannot be read is
       replaced by an example of the same part.
+    notes: what a user should know about these data, one sentence each.
     decode: () -> the same examples as arrays in memory, made on the first call (`memory.keep`);
       None where every batch reads and decodes anew. The pipeline calls it.
   """
@@ -119,6 +120,7 @@ class Source:
   multi_label: bool = False
   fields: tuple[Field, ...] = (IMAGE,)
   starts: tuple[int, ...] = (0,)
+  notes: tuple[str, ...] = ()
   decode: 'Callable[[], Source] | None' = None
 
   def __post_init__(self):

@@ -526,6 +526,45 @@ def test_a_class_may_be_called_train(tmp_path):
   assert folder.from_folder(tmp_path, 'train').class_names == ('plane', 'train')
 
 
+def test_splits_inside_of_the_classes(tmp_path):
+  _write(tmp_path, 'ant/train/1.png', 'ant/Val/2.png', 'cat/Train/deep/1.png', 'cat/val/3.png')
+  _write(tmp_path, 'cat/train/9.png')
+  train, test = (folder.from_folder(tmp_path, split) for split in ('train', 'test'))
+  np.testing.assert_array_equal(train.labels, [0, 1, 1])
+  np.testing.assert_array_equal(test.labels, [0, 1])
+  assert test.class_names == train.class_names == ('ant', 'cat')
+  assert folder.from_folder(tmp_path, 'pretrain').size == 3
+  _write(tmp_path, 'dog/1.png')
+  with pytest.raises(ValueError, match='such as ant, .* but dog/1.png lies in neither. Arrange'):
+    folder.from_folder(tmp_path, 'train')
+
+
+def test_capital_letters_in_the_names_of_splits(tmp_path):
+  _write(tmp_path, 'Train/ant/1.png', 'Train/cat/1.png', 'VAL/cat/1.png')
+  assert folder.from_folder(tmp_path, 'pretrain').size == 2
+  assert folder.from_folder(tmp_path, 'test').locate(0) == str(tmp_path / 'VAL/cat/1.png')
+
+
+def test_what_is_not_read_is_counted_by_kind(tmp_path):
+  _write(tmp_path, 'a/1.png', 'b/2.jpg', 'a/x.xcf', 'a/y.XCF', 'b/z.txt', 'README')
+  (note,) = folder.from_folder(tmp_path, 'train').notes
+  assert note.startswith(f'2 .xcf, 1 .txt and 1 nameless files in {tmp_path} are not read')
+  _write(tmp_path, *(f'c/{n}.{kind}' for kind in 'fghij' for n in range(3)))
+  assert '2 .xcf' not in folder.from_folder(tmp_path, 'train').notes[0]
+  assert ' and 4 other files' in folder.from_folder(tmp_path, 'train').notes[0]
+
+
+def test_what_runs_have_written_is_no_image(tmp_path):
+  """Wherever it lies: `views.png` would be trained on at the next start."""
+  _write(tmp_path, 'a/1.png', 'runs/byol/views.png', 'runs/byol/report/filters.png')
+  assert folder.from_folder(tmp_path, 'pretrain').size == 3
+  for name in ('config.json', 'lock'):
+    (tmp_path / 'runs/byol' / name).touch()
+  found = folder.from_folder(tmp_path, 'pretrain')
+  assert found.size == 1 and '1 directories of runs' in found.notes[0]
+  assert folder.from_folder(tmp_path / 'runs/byol', 'pretrain').size == 2, 'it was asked for'
+
+
 def test_folder_links(tmp_path):
   _write(tmp_path / 'elsewhere', 'x.png')
   _write(tmp_path / 'root', 'a/1.png', 'b/1.png')
@@ -586,7 +625,7 @@ def test_folder_errors(tmp_path):
     ('missing', 'train', 'does not exist'),
     ('texts/a.txt', 'train', 'is a file'),
     ('empty', 'train', 'no image in it: it is empty'),
-    ('texts', 'train', 'no image in it: it holds 2 other files'),
+    ('texts', 'train', 'no image in it: it holds 1 .txt and 1 .md files'),
     ('split', 'test', 'no test images'),
   ):
     with pytest.raises(ValueError, match=message):
