@@ -38,6 +38,7 @@ def sealed_run(npz, tmp_path_factory):
   return workdir, done
 
 
+@pytest.mark.slow
 @needs_filter
 def test_training_and_evaluation_talk_to_nobody(sealed_run):
   """One attempt to make an internet socket, in any library, would have ended the process."""

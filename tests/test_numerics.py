@@ -51,10 +51,8 @@ def counts(state):
 @pytest.mark.parametrize(
   'name',
   [
-    # A queue, a bank, a moving average with prototypes, plain; the others take minutes.
-    name
-    if name in ('moco', 'instance_discrimination', 'dino', 'simclr', 'supervised')
-    else pytest.param(name, marks=pytest.mark.slow)
+    # A queue, a moving target with a center, plain; the others take minutes.
+    name if name in ('moco', 'dino', 'supervised') else pytest.param(name, marks=pytest.mark.slow)
     for name in sorted(set(METHODS) - {'linear_probe'})
   ],
 )
@@ -93,7 +91,14 @@ def test_a_spoilt_step_changes_nothing_and_degenerate_batches_are_finite(name):
     assert np.all(np.isfinite(leaf.astype(np.float64)))
 
 
-@pytest.mark.parametrize(('name', 'accumulate'), [('moco', 1), ('byol', 2), ('swav', 1)])
+@pytest.mark.parametrize(
+  ('name', 'accumulate'),
+  [
+    ('byol', 2),
+    pytest.param('moco', 1, marks=pytest.mark.slow),
+    pytest.param('swav', 1, marks=pytest.mark.slow),
+  ],
+)
 def test_all_devices_skip_together(name, accumulate):
   """Only one of four devices sees the bad example."""
   create, step = stepper(name, collectives.AXIS, accumulate)

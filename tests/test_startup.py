@@ -62,7 +62,8 @@ from byoljax.data.sources import datasets, shapes
 shapes.SPLITS['train'] = shapes.NUM_TRAIN = 40
 xla.keep_programs()
 fields = {'encoder.name': 'pixels', 'train.length': '1 steps', 'optim.warmup': '0 steps',
-          'log.tensorboard': 'false'}
+          'log.tensorboard': 'false', 'views.view1.jitter_prob': '0.0',
+          'views.view2.jitter_prob': '0.0'}
 settings = config.load('configs/byol.py:smoke', list(fields.items()))
 source = datasets.load('shapes', 'pretrain', data_dir=sys.argv[1], in_memory=True)
 run = assemble.from_config(settings, source)
@@ -73,7 +74,10 @@ print(json.dumps([jax.config.jax_compilation_cache_dir, 'tensorflow' in sys.modu
 
 
 def test_the_built_in_set_needs_no_tensorflow_and_programs_are_kept(tmp_path):
-  at_once = {'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0'}
+  at_once = {
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    'XLA_FLAGS': '--xla_backend_optimization_level=0',
+  }
   cache, tensorflow = python(TRAINED, str(tmp_path), BYOLJAX_DATA=str(tmp_path), **at_once)
   assert not tensorflow, 'importing it takes longer than everything else'
   assert pathlib.Path(cache).is_relative_to(tmp_path / 'compiled')

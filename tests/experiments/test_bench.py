@@ -218,6 +218,7 @@ def _tiny(method):
   return case | {'batch_size': 4, 'dtype': 'float32', 'arguments': arguments}
 
 
+@pytest.mark.slow
 def test_byoljax_step_contestant(tmp_path, monkeypatch):
   import setting
   import step_bench

@@ -122,7 +122,7 @@ LEARNERS = {
 @pytest.mark.parametrize(
   'name',
   [
-    pytest.param(name, marks=() if name in ('barlow_twins', 'simclr') else pytest.mark.slow)
+    pytest.param(name, marks=() if name == 'simclr' else pytest.mark.slow)
     for name in sorted(LEARNERS)
   ],
 )

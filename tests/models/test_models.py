@@ -122,8 +122,9 @@ def test_outputs_equal_torchvisions_with_its_weights(golden, case, name, stem, s
     ('resnet34', 21_284_672),
     ('resnet50', 23_508_032),
     ('resnet101', 42_500_160),
-    ('resnet152', 58_143_808),
-    ('resnet200', 62_624_832),  # not in torchvision: counted below
+    pytest.param('resnet152', 58_143_808, marks=pytest.mark.slow),
+    # Not in torchvision: counted below.
+    pytest.param('resnet200', 62_624_832, marks=pytest.mark.slow),
   ],
 )
 def test_parameter_counts_equal_torchvisions(golden, name, count):
@@ -194,7 +195,12 @@ def test_same_padding_changes_the_values_not_only_the_code_path():
 
 
 @pytest.mark.parametrize(
-  ('name', 'blocks', 'last'), [('resnet18', 8, 'bn2'), ('resnet50', 16, 'bn3'), ('small', 2, 'bn2')]
+  ('name', 'blocks', 'last'),
+  [
+    ('resnet18', 8, 'bn2'),
+    pytest.param('resnet50', 16, 'bn3', marks=pytest.mark.slow),
+    ('small', 2, 'bn2'),
+  ],
 )
 def test_zero_init_residual_zeroes_the_last_scale_of_every_block_only(name, blocks, last):
   zeroed = encoder_net(name, zero_init_residual=True).init(jax.random.key(0), IMAGES)[0]
@@ -294,7 +300,7 @@ def loss_of(net, batch_stats, images):
   return loss
 
 
-@pytest.mark.parametrize('name', ['small', 'vit_micro'])
+@pytest.mark.parametrize('name', ['small', pytest.param('vit_micro', marks=pytest.mark.slow)])
 def test_remat_changes_no_value(name):
   images = jax.random.normal(jax.random.key(1), (8, 16, 16, 3))
   found = []
@@ -309,7 +315,13 @@ def test_remat_changes_no_value(name):
 
 
 @pytest.mark.parametrize(
-  ('name', 'share'), [('resnet18', 0.6), ('resnet50', 0.3), ('small', 0.6), ('vit_micro', 0.2)]
+  ('name', 'share'),
+  [
+    pytest.param('resnet18', 0.6, marks=pytest.mark.slow),
+    pytest.param('resnet50', 0.3, marks=pytest.mark.slow),
+    ('small', 0.6),
+    ('vit_micro', 0.2),
+  ],
 )
 def test_remat_keeps_less_for_the_gradient(name, share):
   # Counted in what is differentiated: XLA's compiler for CPUs undoes the repetition.

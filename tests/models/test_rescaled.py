@@ -37,7 +37,7 @@ def moments_of_layers(net, params, stats, x):
   return {path: (shifts[path], *map(np.asarray, each)) for path, each in found.items()}
 
 
-@pytest.mark.parametrize('name', ['small', 'vit_micro'])
+@pytest.mark.parametrize('name', ['small', pytest.param('vit_micro', marks=pytest.mark.slow)])
 def test_every_unit_fits_the_images(name):
   images = 2 * jax.random.normal(jax.random.key(1), (32, 16, 16, 3)) + 1
   net = stack(

@@ -47,8 +47,8 @@ def test_selective_kernels_have_the_documented_number_of_parameters():
     ('resnet50', 1, True, 35),
     ('resnet50', 2, False, 94),
     ('resnet50', 2, True, 140),
-    ('resnet101', 1, True, 65),
-    ('resnet152', 3, True, 795),
+    pytest.param('resnet101', 1, True, 65, marks=pytest.mark.slow),
+    pytest.param('resnet152', 3, True, 795, marks=pytest.mark.slow),
   ],
 )
 def test_sizes_are_those_published_with_simclr_v2(name, width, selective, millions):

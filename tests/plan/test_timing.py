@@ -81,6 +81,7 @@ def test_a_known_device_has_a_share_of_its_peak(monkeypatch):
   assert set(hardware._KINDS.values()) == set(hardware.CHIPS)
 
 
+@pytest.mark.slow
 def test_data_on_the_device_are_timed_with_many_steps_per_call(tiny, monkeypatch):
   """As training runs them: calls end where the run logs, and the input is the examples' order."""
   monkeypatch.setattr(mapping, 'must_unroll', lambda: False)
@@ -96,6 +97,7 @@ def test_data_on_the_device_are_timed_with_many_steps_per_call(tiny, monkeypatch
   assert 'on the device, 4 step(s) per call' in timing_report.text(found)
 
 
+@pytest.mark.slow
 def test_a_slow_input_is_seen(tiny, monkeypatch):
   batches = loop.batches
 

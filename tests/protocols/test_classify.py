@@ -58,7 +58,7 @@ class TestLinearProtocols:
     assert peaks['dino'] == (pytest.approx(0.004), '100 epochs')
     assert peaks['mae'] == (pytest.approx(6.4), '90 epochs')
 
-  @pytest.mark.parametrize('name', ['moco', 'mae'])
+  @pytest.mark.parametrize('name', ['mae', pytest.param('moco', marks=pytest.mark.slow)])
   def test_another_papers_probe_runs(self, name, untrained, tmp_path, capsys):
     rate = {'moco': '(1.0,)', 'mae': '(100.0,)'}[name]
     command = [f'linear:{name}', str(untrained), f'--workdir={tmp_path}', *QUIET,
@@ -128,6 +128,7 @@ class TestFinetune:
       after = np.asarray(state.params['encoder']['stem_conv']['kernel'])
       assert np.allclose(before, after.reshape(-1, *before.shape)[0], atol=1e-6) == fixed
 
+  @pytest.mark.slow
   def test_from_the_first_layer_of_the_head(self, with_projector, tmp_path, capsys):
     command = ['finetune', str(with_projector), '--labels=10 per class', *SHORT,
                '--finetune.sweep.base_lr=()', '--finetune.length=2 steps',

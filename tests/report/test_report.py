@@ -189,6 +189,7 @@ def test_nothing_to_draw_is_an_error(tmp_path):
   assert not (tmp_path / 'curves.png').exists()
 
 
+@pytest.mark.slow
 def test_no_window_system_and_nobodys_settings(tmp_path):
   record(tmp_path, 3)
   code = (

@@ -129,9 +129,9 @@ def test_views_need_no_batch(fifteen, tmp_path, capsys):
   assert (tmp_path / 'views.png').exists() and not (tmp_path / 'config.json').exists()
 
 
-def test_a_run_says_how_long_it_is_and_evaluates_never(tiny, tmp_path, capsys):
-  command = [*tiny, '--config.evals.knn.every=never', '--config.checkpoint.every=at the end',
-             f'--workdir={tmp_path}']  # fmt: skip
+def test_a_run_says_how_long_it_is_and_evaluates_never(tiny, tmp_path, capsys, no_pictures):
+  command = [*tiny, '--config.encoder.name=pixels', '--config.evals.knn.every=never',
+             '--config.checkpoint.every=at the end', f'--workdir={tmp_path}']  # fmt: skip
   assert main([*command]) == 0
   shown = capsys.readouterr().out
   assert '10 steps of 16 images, 2 epochs of 5 steps' in shown

@@ -346,6 +346,7 @@ def assert_equal_results(one, other, tasks=tuple(_EVERY)):
   np.testing.assert_allclose(a['features'], b['features'], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_neither_the_batch_nor_its_padding_changes_a_result(run, tmp_path):
   # 80 and 24 images: 8 divides both, 52 neither, on four devices.
   for batch_size in (8, 52):

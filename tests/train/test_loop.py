@@ -215,6 +215,7 @@ def test_diverged_run_stops_and_keeps_the_last_good_checkpoint(tiny, tmp_path, c
   arguments = [
     *tiny,
     f'--workdir={tmp_path}',
+    '--config.encoder.name=pixels',
     '--config.optim.name=sgd',
     '--config.log.every=3 steps',
   ]
@@ -241,7 +242,9 @@ def test_encoder_is_restored_without_knowing_the_rest(finished):
   assert any(not np.array_equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize('network', ['online', 'target', 'pixels'])
+@pytest.mark.parametrize(
+  'network', ['online', pytest.param('target', marks=pytest.mark.slow), 'pixels']
+)
 def test_linear_and_knn_from_a_checkpoint(finished, network, tmp_path, capsys):
   common = [f'--config.pretrained={finished}', f'--config.network={network}']
   linear = [

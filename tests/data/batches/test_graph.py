@@ -202,10 +202,8 @@ _ENDINGS = {
 }
 
 
-@pytest.mark.parametrize(
-  'name',
-  [pytest.param(name, marks=() if name == 'SIGINT' else pytest.mark.slow) for name in _ENDINGS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', _ENDINGS)
 def test_a_process_that_forgets_to_close_exits(name):
   """In the middle of reading, with many graphs open; a deadlock would run into the timeout."""
   ending, code, said = _ENDINGS[name]

@@ -156,6 +156,7 @@ print(shapes.prepare(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_at_once(tmp_path, small, capfd):
   tfds = pytest.importorskip('tensorflow_datasets', reason='TensorFlow Datasets is not installed')
   runs = [

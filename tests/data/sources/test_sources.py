@@ -899,6 +899,7 @@ def test_load_errors(tmp_path):
     datasets.load('folder', 'train', data_dir=tmp_path / 'missing')
 
 
+@pytest.mark.slow
 def test_importing_tensorflow_is_silent():
   environment = {k: v for k, v in os.environ.items() if k != 'TF_CPP_MIN_LOG_LEVEL'}
   code = (
