@@ -73,7 +73,8 @@ def test_isotropic_vectors_have_std_one():
     ((200, 48), 1.0, 1e-4),
     ((200, 48), 1e-12, 1e-4),
     ((48, 200), 1e15, 1e-4),
-    ((100, 100), 1.0, 0.03),  # A square matrix has singular values below the floor of float32.
+    # A square matrix has singular values below the floor of float32: 0.022 seen.
+    ((100, 100), 1.0, 0.11),
   ],
 )
 def test_rank_equals_the_float64_definition(shape, scale, tolerance):

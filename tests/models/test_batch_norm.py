@@ -60,7 +60,7 @@ def by_hand(x, given, groups):
   return np.concatenate(y), running
 
 
-def assert_close(found, wanted, tolerance=1e-5):
+def assert_close(found, wanted, tolerance=2e-5):  # Sums of 64 float32 numbers: 3e-6 seen.
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance), found, wanted
   )

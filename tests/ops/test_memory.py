@@ -16,7 +16,7 @@ DEVICES = 4
 # The last device's rows: as many as the others', fewer, none; two devices without any.
 SIZES = (12, 10, 9, 5)
 # Cosines are rounded by 1e-7, logits are 20 times as large; five times that.
-LOGITS = 1e-5
+LOGITS = 2e-5
 
 
 def rows(count, dim=6, seed=0):
