@@ -24,6 +24,7 @@ from byoljax.data import fields
 from byoljax.data.augment import device, views
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.batches import pipeline
+from byoljax.data.fields import Field
 from byoljax.data.sources.source import Source
 from byoljax.encoders import load, method_network
 from byoljax.encoders.encoder import Preprocessing
@@ -44,14 +45,15 @@ class Painter:
     method: its method, on one device.
     preprocessing: of its images.
     specs: of its views.
-    fields: names of the further fields of the source that the method asks for.
+    fields: the further fields that the run was given. Of a source without them, such as someone's
+      photographs, the method gets none.
   """
 
   run: pathlib.Path
   method: Method
   preprocessing: Preprocessing
   specs: tuple[ViewSpec, ...]
-  fields: tuple[str, ...] = ()
+  fields: tuple[Field, ...] = ()
 
   def steps(self) -> list[int]:
     """Of the checkpoints that are there, ascending."""
@@ -63,25 +65,32 @@ class Painter:
     Images that cannot be read are left out.
 
     Raises:
-      ConfigError: none can be read, or the source lacks a field.
+      ConfigError: none can be read.
     """
+    there = {field.name: field.kind for field in source.fields}
+    names = [field.name for field in self.fields if field.name in there]
     with user_errors():
       (batch,) = pipeline.eval_batches(
         source,
         image_size=self.preprocessing.image_size,
         batch_size=source.size,
-        fields=self.fields,
+        fields=names,
       )
     kept = {name: jnp.asarray(value[batch['valid']]) for name, value in batch.items()}
     count = len(kept['index'])
     if not count:
       raise ConfigError(f'no image of {source.name} can be read.')
+    images = {
+      name: self.preprocessing.normalize(kept[name])
+      for name in ('image', *names)
+      if there[name] == 'image'
+    }
     return {
-      'views': (self.preprocessing.normalize(kept['image']),),
+      'views': (images['image'],),
       'index': kept['index'],
       'epoch': jnp.zeros(count, jnp.int32),
       'label': kept['label'],
-    } | {name: (kept[name],) for name in self.fields}
+    } | {name: (images.get(name, kept[name]),) for name in names}
 
   def paint(self, step: int, batch: Batch, source: Source) -> Shown:
     """The pictures of a batch at a checkpoint, in the method's order.
@@ -118,17 +127,35 @@ class Painter:
     return jax.tree.unflatten(jax.tree.structure(template), leaves)
 
   def _init(self, source: Source) -> tuple[PyTree, PyTree]:
+    source = self._as_in_training(source)
+    shown = {spec.field for spec in self.specs}
+    names = [field.name for field in self.fields if field.name not in shown]
     augment = device.make_augment(
       self.specs,
       seed=0,
       mean=self.preprocessing.mean,
       std=self.preprocessing.std,
-      fields=[source.field(name) for name in self.fields],
+      fields=[source.field(name) for name in names],
     )
-    shapes = jax.eval_shape(augment, pipeline.batch_shapes(source, self.specs, 2, self.fields))
+    shapes = jax.eval_shape(augment, pipeline.batch_shapes(source, self.specs, 2, names))
     example = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     seen = transformed(self.method, example, _key(), jnp.zeros((), jnp.int32))
     return self.method.init(_key(), seen)
+
+  def _as_in_training(self, source: Source) -> Source:
+    """The source with the fields that it lacks, as far as their shapes go: none can be read."""
+    there = {field.name for field in source.fields}
+    channels = {'image': source.channels, 'map': 1, 'mask': 1}
+    missing = [
+      dataclasses.replace(
+        field,
+        channels=field.channels or channels.get(field.kind, 0),
+        dtype='uint8' if field.kind in ('image', 'mask') else 'float32',
+      )
+      for field in self.fields
+      if field.name not in there
+    ]
+    return dataclasses.replace(source, fields=(*source.fields, *missing))
 
   @functools.cached_property
   def _compiled(self) -> Callable[..., dict[str, jax.Array]]:
@@ -158,10 +185,8 @@ def painter(run: pathlib.Path) -> Painter | None:
     return None
   with user_errors('config.views'):
     specs = views.specs_of(config.views.to_dict())
-    names = [field.name for field in fields.parsed(config.data.fields)]
-  further = set(names) - {spec.field for spec in specs}
-  named = tuple(name for name in names if name in further)
-  return Painter(run, method, load.preprocessing_of(config), specs, named)
+    further = fields.parsed(config.data.fields)
+  return Painter(run, method, load.preprocessing_of(config), specs, further)
 
 
 def require_painter(run: pathlib.Path) -> Painter:

@@ -45,6 +45,7 @@ from byoljax.methods.reconstruction import (
   context_encoder,
   denoising_autoencoder,
   mae,
+  motion_segmentation,
 )
 from byoljax.methods.supervised import distillation, linear_probe, supervised
 from byoljax.suggest import unknown
@@ -71,6 +72,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'mae': mae.build,
   'moco': moco.build,
   'moco_v3': moco_v3.build,
+  'motion_segmentation': motion_segmentation.build,
   'nnclr': nnclr.build,
   'relative_patch_location': relative_patch_location.build,
   'rotation': rotation.build,

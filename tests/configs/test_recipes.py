@@ -18,6 +18,7 @@ SMALL = {
   'instance_discrimination': ['--config.method.num_noise=12'],
   'interclr': ['--config.method.num_clusters=6', '--config.method.repair_every=4 steps'],
   'moco': ['--config.method.queue_size=40'],
+  'motion_segmentation': ['--config.data.name=sprites', '--config.data.dir='],
   'nnclr': ['--config.method.queue_size=40'],
   'swav': ['--config.method.prototypes=6'],
 }
@@ -105,6 +106,7 @@ def test_every_recipe_fits_every_scale(name, scale, monkeypatch):
   import numpy as np
 
   from byoljax import config as config_lib
+  from byoljax.data import fields
   from byoljax.data.sources import arrays
   from byoljax.train import assemble
 
@@ -114,9 +116,17 @@ def test_every_recipe_fits_every_scale(name, scale, monkeypatch):
     size = 9_469
   # One image, as often as need be: nothing is read.
   image = np.broadcast_to(np.zeros((1, 8, 8, 3), np.uint8), (size, 8, 8, 3))
-  source = arrays.from_arrays(
-    image, np.zeros(size, np.int32), name=scale, class_names=None, num_classes=10
-  )
   config = config_lib.load(str(ROOT / 'configs' / f'{name}.py') + f':{scale}')
+  channels = {'image': 3, 'mask': 1, 'map': 1}
+  source = arrays.from_arrays(
+    image,
+    np.zeros(size, np.int32),
+    name=scale,
+    class_names=None,
+    num_classes=10,
+    fields={
+      field: image[..., : channels[field.kind]] for field in fields.parsed(config.data.fields)
+    },
+  )
   run = assemble.from_config(config, source)
   assert 'encoder' in run.report

@@ -108,6 +108,7 @@ CASES = {
   'moco': ({'projector': (16, 8), 'queue_size': 80, 'tau': 0.9, 'symmetric': True,
             'bn_groups': 4}, 2),
   'moco_v3': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
+  'motion_segmentation': ({'decoder_width': 4}, 1),
   'multi_task': (
     {'parts': {
       'pair': {'name': 'byol', 'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9},
@@ -138,6 +139,7 @@ CASES = {
 ENCODERS = {'mae': tiny_vit}
 # Whose batches hold the parameters of the augmentation, as those of all methods do in a run.
 READ_DRAWN = {'augmentation_prediction'}
+READ_MASKS = {'motion_segmentation'}
 WITH_TARGET = {'bridge', 'byol', 'dino', 'interclr', 'moco', 'moco_v3', 'simclr'}
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
 
@@ -175,6 +177,9 @@ def batch_of(name, seed=0, rows=BATCH):
   if name in READ_DRAWN:
     uniform = np.random.default_rng((seed, 1)).uniform
     further['drawn'] = tuple(uniform(size=(rows, 12)).astype(np.float32) for _ in range(views))
+  if name in READ_MASKS:
+    mask = np.random.default_rng((seed, 2)).integers(0, 2, (rows, SIZE, SIZE, 1))
+    further['moving'] = (mask.astype(np.uint8),) * views
   return further | {
     # From the third view on small crops, as methods with more than two have them.
     'views': tuple(

@@ -24,6 +24,7 @@ def encoder_decoder(
   tap: str = '',
   width: int = 16,
   channelwise: bool = False,
+  channels: int = 0,
 ) -> Net:
   """An encoder and a decoder: outputs 'embedding' [b, D] and 'output' [b, H, W, C].
 
@@ -33,18 +34,19 @@ def encoder_decoder(
     tap: which map the decoder reads; '' for the encoder's last one.
     width: channels of the decoder's last stage.
     channelwise: see `decoders.ConvDecoder`.
+    channels: C; 0: those of the images.
 
   Raises:
     ValueError: an encoder without such a map, or a width below 1.
   """
   if width < 1:
     raise ValueError(f'decoder_width={width} must be at least 1.')
-  encoder, channels = make_encoder(setting.axis), len(setting.mean)
-  source = decoders.feature_map(encoder, channels, tap)
+  encoder, seen = make_encoder(setting.axis), len(setting.mean)
+  source = decoders.feature_map(encoder, seen, tap)
   decoder = decoders.ConvDecoder(
     stride=source.stride,
     width=width,
-    channels=channels,
+    channels=channels or seen,
     channelwise=channelwise,
     bn_axis=setting.axis,
     dtype=jnp.dtype(setting.dtype),
