@@ -625,7 +625,7 @@ def test_folder_errors(tmp_path):
     ('missing', 'train', 'does not exist'),
     ('texts/a.txt', 'train', 'is a file'),
     ('empty', 'train', 'no image in it: it is empty'),
-    ('texts', 'train', 'no image in it: it holds 1 .txt and 1 .md files'),
+    ('texts', 'train', 'no image in it: it holds 1 .md and 1 .txt files'),
     ('split', 'test', 'no test images'),
   ):
     with pytest.raises(ValueError, match=message):
