@@ -16,7 +16,7 @@ import json
 import pathlib
 import statistics
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from collect import processor
 import jax
@@ -25,6 +25,7 @@ import numpy as np
 
 from byoljax import config as config_lib
 from byoljax.data.sources import datasets
+from byoljax.data.sources.source import Source
 from byoljax.devices import xla
 from byoljax.encoders import load
 from byoljax.encoders.encoder import EMBEDDING, Encoder, random_encoder
@@ -35,6 +36,7 @@ from byoljax.protocols import tap_features
 from byoljax.protocols.extraction import EvalData
 from byoljax.tasks import data as data_lib
 from byoljax.train import assemble, loop
+from byoljax.train.run import Run
 from byoljax.workdir.clock import Clock
 
 TASKS = (
@@ -45,10 +47,37 @@ BASELINES = ('random', 'random_rescaled', 'pixels')
 NAMES = {'random': 'random encoder', 'random_rescaled': 'random, rescaled', 'pixels': 'raw pixels'}
 LAMBDAS = (0.1, 10.0)
 LOOK_EVERY, LAST = 5, 50  # steps
+TOLD = ('loss', 'pretext_accuracy', 'psnr', 'psnr_input')
+
+
+class Trained(NamedTuple):
+  """What so many CPU seconds of steps have made.
+
+  Attributes:
+    run: see `byoljax.train.run`.
+    config: its configuration.
+    state: whole, on one device.
+    facts: for results.json.
+  """
+
+  run: Run
+  config: Any
+  state: Any
+  facts: dict[str, Any]
+
+  @property
+  def encoder(self) -> Encoder:
+    """The trained encoder."""
+    return load.of_state(
+      self.run.method.net,
+      self.state,
+      load.preprocessing_of(self.config),
+      fields=self.config.encoder,
+    )
 
 
 def configuration(recipe: str, seed: int, override: list[str]) -> Any:
-  """A recipe of scale `shapes` with a constant rate, long enough for any run here."""
+  """A recipe, "rotation" or "rotation:shapes", with a constant rate and long enough for any run."""
   fields = {
     'seed': str(seed),
     'train.length': '500 epochs',
@@ -56,11 +85,12 @@ def configuration(recipe: str, seed: int, override: list[str]) -> Any:
     'probe.online': 'false',
   }
   given = [tuple(text.split('=', 1)) for text in override]
-  return config_lib.load(f'configs/{recipe}.py', [*fields.items(), *given])
+  name, colon, arguments = recipe.partition(':')
+  return config_lib.load(f'configs/{name}.py{colon}{arguments}', [*fields.items(), *given])
 
 
-def train(recipe: str, seed: int, options: argparse.Namespace) -> tuple[Encoder, dict[str, Any]]:
-  """The encoder after so many CPU seconds of steps, and facts about them."""
+def train(recipe: str, seed: int, options: argparse.Namespace) -> Trained:
+  """Trains for so many CPU seconds of steps."""
   config = configuration(recipe, seed, options.override)
   run = assemble.from_config(config, data_lib.open_split(config, 'pretrain', None))
   before, began, done, told = time.process_time(), 0.0, 0, []
@@ -79,39 +109,41 @@ def train(recipe: str, seed: int, options: argparse.Namespace) -> tuple[Encoder,
   spent = time.process_time() - began
   last = {
     name: float(np.mean([float(metrics[name]) for metrics in told]))
-    for name in ('loss', 'pretext_accuracy')
+    for name in TOLD
     if name in told[-1]
   }
-  encoder = load.of_state(
-    run.method.net, run.layout.gather(state), load.preprocessing_of(config), fields=config.encoder
-  )
   batch_size = run.length.batch_size
   facts = {'steps': done, 'images': done * batch_size, 'cpu_s': spent, 'before_s': began - before}
-  return encoder, facts | last | {'config': json.loads(config.to_json())}
+  facts |= last | {'config': json.loads(config.to_json())}
+  return Trained(run, config, run.layout.gather(state), facts)
 
 
-def baseline(name: str, seed: int, override: list[str]) -> Encoder:
-  """One of `BASELINES`, with the encoder that all tasks here have."""
-  config = configuration('rotation', seed, override)
+def baseline(name: str, seed: int, override: list[str], recipe: str = 'rotation') -> Encoder:
+  """One of `BASELINES`, with the encoder that a recipe has."""
+  config = configuration(recipe, seed, override)
   preprocessing = load.preprocessing_of(config)
   fields = dict(config.encoder) | ({'name': 'pixels'} if name == 'pixels' else {})
   encoder = random_encoder(fields, preprocessing, seed)
   if name != 'random_rescaled':
     return encoder
-  images, _ = datasets.load('shapes', 'train').read(np.arange(load.RESCALED_ON))
+  bank, _ = splits(config)
+  images, _ = bank.read(np.arange(load.RESCALED_ON))
   weights = rescaled.rescaled(
     encoder.net, encoder.params, encoder.bn, preprocessing.normalize(images)
   )
   return dataclasses.replace(encoder, params=weights[0], bn=weights[1])
 
 
-def layers(encoder: Encoder) -> dict[str, dict[str, float]]:
+def splits(config: Any) -> tuple[Source, Source]:
+  """Labelled training and test images of a configuration."""
+  data = config.data
+  train_, test = (datasets.load(data.name, s, data_dir=data.dir) for s in ('train', 'test'))
+  return train_, test
+
+
+def layers(encoder: Encoder, given: EvalData) -> dict[str, dict[str, float]]:
   """{layer: {'knn', 'linear'}}: top-1 on the test images, in the order of the network."""
-  preprocessing = encoder.preprocessing
-  train_, test = (datasets.load('shapes', split) for split in ('train', 'test'))
-  given = EvalData(
-    train_, test, preprocessing.image_size, preprocessing.mean, preprocessing.std, batch_size=200
-  )
+  preprocessing, train_, test = encoder.preprocessing, given.train, given.test
   taps = tuple(taps_of(encoder.net, preprocessing.example()))
   whole = dataclasses.replace(encoder, net=truncate(encoder.net, taps))
   (bank, labels), (queries, truth) = (
@@ -132,6 +164,14 @@ def layers(encoder: Encoder) -> dict[str, dict[str, float]]:
   return found
 
 
+def data_of(encoder: Encoder, config: Any) -> EvalData:
+  """The images that an encoder is evaluated on."""
+  preprocessing = encoder.preprocessing
+  return EvalData(
+    *splits(config), preprocessing.image_size, preprocessing.mean, preprocessing.std, batch_size=200
+  )
+
+
 def table(runs: list[dict[str, Any]]) -> str:
   """Mean ± standard deviation over seeds, in per cent; best linear of the best layer first."""
   by_name: dict[str, list[dict[str, Any]]] = {}
@@ -145,24 +185,26 @@ def table(runs: list[dict[str, Any]]) -> str:
   rows = []
   for name, each in by_name.items():
     taps = list(each[0]['layers'])
-    best = max(taps, key=lambda tap: _mean(each, tap, 'linear'))
+    best = max(taps, key=lambda tap: mean(each, tap, 'linear'))
     cells = [NAMES.get(name, name)]
     told = [100 * run['pretext_accuracy'] for run in each if 'pretext_accuracy' in run]
-    cells += [_spread(told), best]
+    cells += [spread(told), best]
     for tap in (best, EMBEDDING):
       for score in ('knn', 'linear'):
-        cells.append(_spread([100 * run['layers'][tap][score] for run in each]))
+        cells.append(spread([100 * run['layers'][tap][score] for run in each]))
     steps = [run['steps'] for run in each if 'steps' in run]
     cells += [f'{statistics.mean(steps):.0f}' if steps else '', str(len(each))]
-    rows.append((_mean(each, best, 'linear'), '| ' + ' | '.join(cells) + ' |'))
+    rows.append((mean(each, best, 'linear'), '| ' + ' | '.join(cells) + ' |'))
   return '\n'.join(lines + [row for _, row in sorted(rows, reverse=True)]) + '\n'
 
 
-def _mean(runs: list[dict[str, Any]], tap: str, score: str) -> float:
+def mean(runs: list[dict[str, Any]], tap: str, score: str) -> float:
+  """Of a layer's score over seeds."""
   return statistics.mean(run['layers'][tap][score] for run in runs)
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
+  """'61.2 ± 0.8'; of one value without a deviation, of none ''."""
   if not values:
     return ''
   text = f'{statistics.mean(values):.1f}'
@@ -194,8 +236,10 @@ def main() -> None:
       if name in BASELINES:
         encoder, facts = baseline(name, seed, options.override), {}
       else:
-        encoder, facts = train(name, seed, options)
-      runs.append({'name': name, 'seed': seed} | facts | {'layers': layers(encoder)})
+        trained = train(name, seed, options)
+        encoder, facts = trained.encoder, trained.facts
+      given = data_of(encoder, configuration('rotation', seed, options.override))
+      runs.append({'name': name, 'seed': seed} | facts | {'layers': layers(encoder, given)})
       about = {
         'seconds': options.seconds, 'processor': processor(), 'override': options.override,
         'versions': {'jax': jax.__version__, 'jaxlib': jaxlib.__version__},

@@ -103,7 +103,10 @@ class Painter:
     Raises:
       ConfigError: the checkpoint does not fit the run's configuration, or is damaged.
     """
-    params, method_state = self._stored(step, source)
+    return self.show(*self._stored(step, source), batch)
+
+  def show(self, params: PyTree, method_state: PyTree, batch: Batch) -> Shown:
+    """The pictures of a batch with these parameters and this state, in the method's order."""
     made = self._compiled(params, method_state, batch, _key())
     # Compiled functions give dicts back in the order of the names.
     return {name: np.asarray(made[name]) for name in self._order(params, method_state, batch)}
