@@ -400,6 +400,26 @@ def test_embedding_is_deterministic_and_per_image(name):
 
 
 @every_method
+def test_pictures_are_what_the_protocol_says(name):
+  """Of whole images, on one device, a function of the key, and of each image by itself."""
+  method, _, _ = embedder(name)
+  if method.pictures is None:
+    return
+  state, batch = start(name), batch_of(name)
+  batch |= {key: value[:1] for key, value in batch.items() if isinstance(value, tuple)}
+  paint = jax.jit(functools.partial(method.pictures, state.params, state.method_state))
+  shown = paint(batch, jax.random.key(0))
+  assert {'image', 'output'} <= set(shown)
+  for picture in shown.values():
+    assert picture.dtype == np.float32 and picture.shape[:3] == (BATCH, SIZE, SIZE)
+    assert picture.shape[3] in (1, 3) and picture.min() >= 0 and picture.max() <= 1
+  batch['views'][0][1:] = batch['views'][0][1:][::-1]
+  again = paint(batch, jax.random.key(0))
+  for each, picture in shown.items():
+    np.testing.assert_array_equal(picture[0], again[each][0])
+
+
+@every_method
 def test_the_network_gives_what_embed_gives(name):
   """Evaluations read a run's heads through `net`, with the weights that `params` holds by role."""
   method, embed, of_network = embedder(name)

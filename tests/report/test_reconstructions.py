@@ -13,7 +13,8 @@ from byoljax import config as config_lib
 from byoljax.config import ConfigError
 from byoljax.data.sources import datasets
 from byoljax.encoders import method_network, pictures
-from byoljax.report import reconstructions
+from byoljax.report import contents, reconstructions
+from byoljax.report.page import Map
 from byoljax.weights import importing
 from byoljax.workdir import checkpoint
 from byoljax.workdir.files import write_json
@@ -119,6 +120,16 @@ def test_the_sheet_of_the_report(run, npz, tmp_path):
   assert 'means over 24 images' in strips.note
   with Image.open(path) as picture:
     assert picture.size[0] > 4 * 96 and picture.size[1] > 96
+
+
+def test_the_page_has_the_sheet_and_the_table(run, monkeypatch):
+  def no_layouts(sample):
+    return Map({'PCA': np.zeros((1, 2))}, sample.labels[:1], np.zeros((1, 8, 8, 3), np.uint8))
+
+  monkeypatch.setattr(contents.samples, 'layouts', no_layouts)
+  text = contents.write(run).read_text()
+  assert '<h2>Reconstructions</h2>' in text and 'PSNR of the output' in text
+  assert (run / 'report' / 'reconstructions.png').stat().st_size > 0
 
 
 def test_runs_that_show_nothing(untrained, tmp_path):
