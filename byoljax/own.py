@@ -23,7 +23,8 @@ _LINEN, _UNKNOWN = ('parent', 'name'), '(...)'
 
 def is_path(name: str) -> bool:
   """Whether a name leads to something of the user's own: those of our tables have no colon."""
-  return ':' in name
+  module, _, rest = name.partition(':')
+  return bool(module and rest)
 
 
 def give(thing: Any) -> str:

@@ -67,7 +67,6 @@ def test_partials_and_arguments_that_are_no_literals():
     ('no_such_module:Net', r"encoder 'no_such_module:Net' cannot be imported \(No module named"),
     (f'{__name__}:Nett', 'defines no Nett'),
     ('__main__:Net', 'in the script or notebook that made the run'),
-    (':Net', 'cannot be imported'),
     ('os:system', 'defines no system'),
     ('subprocess:getoutput(cmd="true")', 'only a linen module may have arguments'),
     (f'{__name__}:Mine(width=2)', 'cannot be made.*width'),

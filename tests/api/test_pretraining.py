@@ -192,7 +192,7 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
     ({'recipe': 'byl'}, "no recipe 'byl'"),
     ({'settings': {'optim.base_rl': 1.0}}, "did you mean 'optim.base_lr'"),
     ({'settings': {'train.batch_size': 'many'}}, "'many' is not a whole number"),
-    ({'data': IMAGES, 'encoder': 'small:'}, "encoder 'small:' is not there|cannot be imported"),
+    ({'data': IMAGES, 'encoder': 'no:Net'}, "encoder 'no:Net' cannot be imported"),
     ({'data': IMAGES, 'length': 'long'}, "train.length='long' is not a duration"),
     ({'data': IMAGES[:5]}, 'more than the 5 images of given images'),
   ],
