@@ -33,10 +33,9 @@ from typing import NamedTuple
 import numpy as np
 
 from byoljax.data.fields import IMAGE, Field
-from byoljax.data.sources import field_file, source
-from byoljax.data.sources.image_file import UnreadableImageError
+from byoljax.data.sources import field_file, image_file, source
+from byoljax.data.sources.image_file import SUFFIXES, UnreadableImageError
 
-SUFFIXES = ('.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.gif', '.webp')
 _FIELD_SUFFIXES = (*SUFFIXES, field_file.NPY)
 _IMAGES = 'images'
 _TRAIN = ('train', 'training')
@@ -98,7 +97,7 @@ def from_folder(
   log = source.UnreadableLog() if unreadable is None else unreadable
   found = _fields_of(train, files, fields)
   made = _make(train, files, classes, split, log, found, class_of)
-  return dataclasses.replace(made, notes=notes)
+  return dataclasses.replace(made, notes=(*notes, *_dark(train, files)))
 
 
 def _splits_of(root: str) -> tuple[str, list[str]]:
@@ -213,6 +212,27 @@ def _notes(root: str, others: Counter[str], runs: int) -> tuple[str, ...]:
   if runs:
     notes.append(f'pictures of byoljax itself in {root} are not read: {runs} directories of runs.')
   return tuple(notes)
+
+
+# Files of a kind that may have 16 bits which are opened at start-up, and the share of their range
+# below which hardly anything is left of them in 8.
+_LOOKED_AT, _DARK = 8, 0.1
+
+
+def _dark(root: str, files: Sequence[str]) -> tuple[str, ...]:
+  """A sentence about images of 16 bits that use a small part of them."""
+  deep = [file for file in files if file.lower().endswith(('.tif', '.tiff', '.png', '.pgm'))]
+  some = deep[:: max(1, len(deep) // _LOOKED_AT)][:_LOOKED_AT]
+  found = [image_file.share_of_range(source.bytes_of(os.path.join(root, file))) for file in some]
+  shares = [share for share in found if share is not None]
+  if not shares or max(shares) >= _DARK:
+    return ()
+  used, shades = max(shares), max(1, round(max(shares) * 256))
+  return (
+    f'images of 16 bits in {root} use {used:.2g} of their range ({len(shares)} looked at), and '
+    f'of every number the high byte is read: {shades} shades are left. Stretch them to 0 to 65,535 '
+    'first.',
+  )
 
 
 def _inner_splits(root: str, files: Sequence[str]) -> dict[str, list[str]] | None:

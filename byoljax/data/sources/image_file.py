@@ -8,7 +8,10 @@ and how large the upright image is; `decode` is Pillow's, for everything. The ru
 - orientation: the EXIF tag is applied, so images are upright and H, W are the upright sizes;
 - transparency (RGBA, gray + alpha, palette or PNG with a transparent color): shown on white;
 - 16 bit: the high byte is kept, x // 256; gray and palette become RGB; CMYK by Pillow's conversion;
-- GIF, WebP and other animations: the first frame;
+- 32 bit, whole or floating: refused, since what is black and white is not known;
+- GIF, WebP and other animations: the first frame; a TIFF of several pages is refused: they are as
+  often bands, slices or thumbnails as pictures;
+- a fourth band is transparency only where the file says so;
 - a header that promises more than `MAX_PIXELS` is refused before anything is decoded: a file of a
   few kilobytes can claim gigabytes.
 
@@ -20,11 +23,15 @@ from typing import Any
 
 import numpy as np
 from PIL import (
+  AvifImagePlugin,
   BmpImagePlugin,
   GifImagePlugin,
   Image,
+  Jpeg2KImagePlugin,
   JpegImagePlugin,
   PngImagePlugin,
+  PpmImagePlugin,
+  TiffImagePlugin,
   WebPImagePlugin,
 )
 
@@ -45,8 +52,16 @@ _FORMATS = tuple(
     BmpImagePlugin.BmpImageFile,
     GifImagePlugin.GifImageFile,
     WebPImagePlugin.WebPImageFile,
+    TiffImagePlugin.TiffImageFile,
+    PpmImagePlugin.PpmImageFile,
+    Jpeg2KImagePlugin.Jpeg2KImageFile,
+    AvifImagePlugin.AvifImageFile,
   )
 )
+SUFFIXES = (
+  '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.avif',
+  '.jp2', '.j2k', '.ppm', '.pgm', '.pbm',
+)  # fmt: skip
 _ORIENTATION_TAG = 0x0112
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, all Huffman coded
 _STANDALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
@@ -81,6 +96,7 @@ def inspect(data: bytes) -> tuple[int, int, int]:
     return plain
   try:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+      _check_pages(image)
       width, height = image.size
       if _orientation(image) >= 5:
         width, height = height, width
@@ -88,6 +104,13 @@ def inspect(data: bytes) -> tuple[int, int, int]:
     raise UnreadableImageError(_reason(error)) from error
   _check_size(height, width)
   return PILLOW, height, width
+
+
+def _check_pages(image: Any) -> None:
+  if image.format == 'TIFF' and getattr(image, 'n_frames', 1) > 1:
+    raise UnreadableImageError(
+      f'a TIFF of {image.n_frames} pages: write every page that is an image as a file of its own'
+    )
 
 
 def _check_size(height: int, width: int) -> None:
@@ -117,6 +140,18 @@ def decode(data: bytes) -> np.ndarray:
   except Exception as error:  # As above; a truncated file surfaces only here.
     raise UnreadableImageError(_reason(error)) from error
   return np.ascontiguousarray(_upright(pixels, orientation))
+
+
+def share_of_range(data: bytes) -> float | None:
+  """The largest number of a gray image of 16 bits as a share of 65,535; None for any other."""
+  try:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+      if not image.mode.startswith('I;16'):
+        return None
+      _check_size(image.height, image.width)
+      return float(np.asarray(image).max()) / 65535
+  except Exception:  # As above; an unreadable file is told of when it is needed.
+    return None
 
 
 def of_pillow(image: Any) -> np.ndarray:
@@ -149,6 +184,7 @@ def decode_numbers(data: bytes) -> np.ndarray:
     raise UnreadableImageError('the file is empty or cannot be opened')
   try:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+      _check_pages(image)
       _check_size(image.height, image.width)
       orientation = _orientation(image)
       pixels = np.asarray(image)
@@ -233,6 +269,8 @@ def _inspect_png(data: bytes) -> tuple[int, int, int] | None:
 
 
 def _orientation(image: Any) -> int:
+  if image.format == 'TIFF':  # Pillow turns these itself.
+    return 1
   try:
     value = image.getexif().get(_ORIENTATION_TAG, 1)
   except Exception:  # A damaged EXIF block does not make the picture unreadable.
@@ -242,7 +280,13 @@ def _orientation(image: Any) -> int:
 
 def _to_rgb(image: Any) -> np.ndarray:
   """The first frame of an open Pillow image as uint8 [H, W, 3], not yet upright."""
+  _check_pages(image)
   image.load()
+  if image.mode == 'F' or (image.mode == 'I' and image.format == 'TIFF'):
+    raise UnreadableImageError(
+      'its numbers have 32 bits, and which of them is black and which white is not known: scale it '
+      'to 8 or 16 bits'
+    )
   if image.mode == 'I' or image.mode.startswith('I;16'):
     gray = (np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8)
     return np.repeat(gray[:, :, None], 3, axis=2)

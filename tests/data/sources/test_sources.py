@@ -390,6 +390,54 @@ def test_cmyk_jpeg():
   np.testing.assert_allclose(image_file.decode(data).astype(int), due, atol=12)
 
 
+class TestTiff:
+  """Eight and sixteen bits, one page; whatever is ambiguous is refused in a sentence."""
+
+  def test_eight_and_sixteen_bits(self):
+    pixels = _pixels()
+    for compression in (None, 'tiff_lzw'):
+      data = _encoded(pixels, 'TIFF', compression=compression)
+      assert image_file.inspect(data) == (image_file.PILLOW, *pixels.shape[:2])
+      np.testing.assert_array_equal(image_file.decode(data), pixels)
+    deep = pixels[..., 0].astype(np.uint16) * 257
+    data = _encoded(deep, 'TIFF')
+    np.testing.assert_array_equal(image_file.decode(data), np.repeat(pixels[..., :1], 3, 2))
+    np.testing.assert_array_equal(image_file.decode_numbers(data)[..., 0], deep)
+
+  def test_a_fourth_band_is_not_transparency(self):
+    pixels = np.dstack([_pixels(), _pixels(seed=1)[..., 0]])
+    data = _encoded(Image.fromarray(pixels, 'RGBX'), 'TIFF')
+    np.testing.assert_array_equal(image_file.decode(data), pixels[..., :3])
+
+  @pytest.mark.parametrize('kind', [np.float32, np.int32])
+  def test_numbers_without_a_range(self, kind):
+    with pytest.raises(image_file.UnreadableImageError, match='32 bits, and which of them'):
+      image_file.decode(_encoded(_pixels()[..., 0].astype(kind), 'TIFF'))
+
+  def test_pages(self):
+    pages = [Image.fromarray(_pixels(seed=seed)) for seed in range(3)]
+    data = _encoded(pages[0], 'TIFF', save_all=True, append_images=pages[1:])
+    for read in (image_file.inspect, image_file.decode, image_file.decode_numbers):
+      with pytest.raises(image_file.UnreadableImageError, match='a TIFF of 3 pages: write'):
+        read(data)
+
+  def test_a_dark_folder_is_pointed_out(self, tmp_path):
+    for number in range(3):
+      Image.fromarray(np.full((4, 4), 250 + number, np.uint16)).save(tmp_path / f'{number}.tif')
+    (note,) = folder.from_folder(tmp_path, 'pretrain').notes
+    assert 'use 0.0038 of their range (3 looked at)' in note and ': 1 shades are left' in note
+    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / '1.tif')
+    assert folder.from_folder(tmp_path, 'pretrain').notes == ()
+
+
+@pytest.mark.parametrize(('kind', 'off'), [('JPEG2000', 0), ('PPM', 0), ('AVIF', 12)])
+def test_other_formats(kind, off):
+  options = {'irreversible': False} if kind == 'JPEG2000' else {}
+  data = _encoded(_smooth(), kind, **options)
+  assert image_file.inspect(data) == (image_file.PILLOW, 40, 56)
+  np.testing.assert_allclose(image_file.decode(data).astype(int), _smooth(), atol=off)
+
+
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_exif_orientation(orientation):
   stored = _pixels()
@@ -406,6 +454,9 @@ def test_exif_orientation(orientation):
   png = _encoded(stored, 'PNG', exif=_exif(orientation))
   np.testing.assert_array_equal(image_file.decode(png), turned)
   assert image_file.inspect(png)[1:] == turned.shape[:2]
+  tiff = _encoded(stored, 'TIFF', tiffinfo={274: orientation})
+  np.testing.assert_array_equal(image_file.decode(tiff), turned)
+  assert image_file.inspect(tiff)[1:] == turned.shape[:2]
   jpeg = _encoded(stored, 'JPEG', exif=_exif(orientation), quality=90)
   kind, height, width = image_file.inspect(jpeg)
   assert kind == (image_file.JPEG if orientation == 1 else image_file.PILLOW)
