@@ -36,6 +36,10 @@ NEUTRAL = (
 )  # fmt: skip
 
 
+# Fields that are computed from the data where they are empty, 'auto' in text.
+COMPUTED = ('data.mean', 'data.std')
+
+
 class ConfigError(ValueError):
   """A mistake in a configuration or on the command line; the message is for the user."""
 
@@ -149,7 +153,8 @@ def override(config: Config, name: str, text: str) -> None:
   for group in groups:
     target = target[group]
   with target.unlocked():
-    target[last] = _convert(name, text, fields[name])
+    computed = text == 'auto' and name in COMPUTED
+    target[last] = () if computed else _convert(name, text, fields[name])
 
 
 def _meant(name: str, fields: Mapping[str, Any]) -> str:

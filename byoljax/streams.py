@@ -78,5 +78,6 @@ REPORT_SAMPLE = 2007  # (part): images on the report's page
 REPORT_GALLERY = 2008  # queries in the report's gallery
 MIXED_ORDER = 2009  # (part, epoch): order of the examples of a part of a mixed order
 PERMUTATIONS = 2010  # the first permutation of a jigsaw's set, and ties
+STATISTICS = 2011  # images that mean and spread are taken of
 FOLDS = 2012  # the parts of a cross-validation
 SVM_PARTS = 2013  # (class): parts of the cross-validation of support vector machines

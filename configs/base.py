@@ -146,7 +146,7 @@ def get_config() -> ConfigDict:
       'data': {
         'name': 'imagenet2012',
         'dir': '',  # '' = $TFDS_DATA_DIR or TFDS's default; a path for folder, frames, npz
-        'mean': IMAGENET_MEAN,
+        'mean': IMAGENET_MEAN,  # per channel; auto: of the images themselves, as 'std'
         'std': IMAGENET_STD,
         # Fields of the source beside the images, for methods that look at them: ('depth:map',
         # 'moving:mask', 'boxes:boxes:20'); name, kind (data/fields.py), and channels if need be.

@@ -24,6 +24,7 @@ from byoljax.tasks import (
   reconstruct,
   report,
   search,
+  stats,
   svm,
   transfer,
   views,
@@ -34,6 +35,7 @@ from byoljax.tasks.command import Command
 _MODULES = (
   pretrain,
   views,
+  stats,
   bench,
   plan,
   knn,

@@ -6,7 +6,7 @@ import pathlib
 from typing import TYPE_CHECKING
 
 from byoljax.config import Config, ConfigError, user_errors
-from byoljax.workdir import run_dir
+from byoljax.workdir import activity, run_dir
 
 if TYPE_CHECKING:
   from byoljax.data.sources.source import Source
@@ -15,13 +15,19 @@ if TYPE_CHECKING:
 log = logging.getLogger('byoljax')
 
 
-def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> 'Source':
+def open_split(
+  config: Config, split: str, log_dir: pathlib.Path | None, *, resolve: bool = True
+) -> 'Source':
   """A split of the data that `config.data` names; for 'pretrain' with its further fields.
+
+  Where `data.mean` or `data.std` is empty, 'auto' on the command line, 'pretrain' puts that of its
+  images there; a run that has begun keeps what it has.
 
   Args:
     config: of a pretraining run.
     split: 'pretrain', 'train' or 'test'.
     log_dir: where images that cannot be read are listed; None: nowhere.
+    resolve: whether to compute what is empty.
 
   Raises:
     ConfigError: no such data or split, output that would lie among the images; for 'pretrain', a
@@ -44,7 +50,30 @@ def open_split(config: Config, split: str, log_dir: pathlib.Path | None) -> 'Sou
     )
     for note in source.notes:
       _say_once(f'Note: {note}')
-    return source.of_classes(config.data.classes) if split == 'pretrain' else source
+    if split != 'pretrain':
+      return source
+    source = source.of_classes(config.data.classes)
+    if resolve:
+      _resolve_statistics(config, source, log_dir)
+    return source
+
+
+def _resolve_statistics(config: Config, source: 'Source', workdir: pathlib.Path | None) -> None:
+  """Puts mean and standard deviation of the images where the configuration leaves them open."""
+  from byoljax.data.batches import statistics
+
+  open_fields = [name for name in ('mean', 'std') if not config.data[name]]
+  if not open_fields:
+    return
+  if workdir is not None and (workdir / 'config.json').exists():
+    found = run_dir.run_config(workdir).data
+  else:
+    with activity.doing('mean and spread of the images'):
+      found = statistics.of_channels(source, config.evals.image_size, threads=config.data.threads)
+  with config.unlocked():
+    for name in open_fields:
+      config.data[name] = getattr(found, name)
+      run_dir.say(f'data.{name} of the images: {tuple(config.data[name])}')
 
 
 @functools.cache

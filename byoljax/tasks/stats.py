@@ -1,0 +1,48 @@
+"""What a recipe's images are like: how many, of which classes, their mean and spread."""
+
+import pathlib
+
+import numpy as np
+
+from byoljax.config import Config, user_errors
+from byoljax.tasks import data as data_lib
+from byoljax.tasks.command import RECIPE, Command
+from byoljax.workdir import activity
+from byoljax.workdir.run_dir import Invocation, say
+
+
+def run(config: Config, invocation: Invocation) -> int:
+  """Prints the statistics of the images that a configuration pretrains on."""
+  from byoljax.data.batches import statistics
+
+  where = pathlib.Path(invocation.workdir) if invocation.workdir else None
+  source = data_lib.open_split(config, 'pretrain', where, resolve=False)
+  side = config.evals.image_size
+  with user_errors('config.data'), activity.doing('looking at the images'):
+    found = statistics.of_channels(source, side, threads=config.data.threads)
+  say(f'{source.size:,} images of {source.name}, {source.channels} channels')
+  if source.num_classes and not source.multi_label and source.labels is not None:
+    counts = np.bincount(source.labels[source.labels >= 0], minlength=source.num_classes)
+    say(
+      f'{source.num_classes} classes of {counts.min():,} to {counts.max():,} images; '
+      f'{int((source.labels < 0).sum()):,} images have no label'
+    )
+  if len(source.unreadable):
+    say(f'{len(source.unreadable)} of those looked at cannot be read')
+  say(f'mean and standard deviation of {found.images:,} center crops of {side} pixels:')
+  say(f"  --data.mean='{_text(found.mean)}' --data.std='{_text(found.std)}'")
+  return 0
+
+
+def _text(numbers: tuple[float, ...]) -> str:
+  return f'({", ".join(f"{number:g}" for number in numbers)},)'
+
+
+COMMAND = Command(
+  'stats',
+  'mean and spread of the images of a recipe',
+  run,
+  (RECIPE,),
+  task='stats',
+  overrides=(('task', 'stats'),),
+)
