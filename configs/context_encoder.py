@@ -14,7 +14,7 @@ detection 44.5 mAP, segmentation 29.7 mIoU.
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'context_encoder',

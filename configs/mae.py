@@ -18,7 +18,7 @@ of ViT-B / L / H, linear 68.0 / 75.8 / 76.6 %.
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'mae',

@@ -24,6 +24,7 @@ def test_recipes_are_parts_of_a_package(recipe):
   """Recipes of one's own begin with `from byoljax.configs import byol`."""
   module = importlib.import_module(f'byoljax.configs.{recipe.stem}')
   assert module.get_config('smoke').task
+  assert 'from configs' not in recipe.read_text(), 'write `from . import`: a wheel has no configs'
 
 
 @pytest.mark.parametrize('recipe', RECIPES, ids=lambda p: p.stem)

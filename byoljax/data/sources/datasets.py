@@ -21,6 +21,7 @@ from byoljax.data.sources import (
   folder,
   frames,
   given,
+  listed,
   memory,
   objects,
   shapes,
@@ -39,7 +40,8 @@ class Facts:
   """What is known about a data set before it is opened.
 
   Attributes:
-    kind: 'tfds', 'shapes', 'sprites', 'folder', 'frames', 'npz', 'given' or 'own': what reads it.
+    kind: 'tfds', 'shapes', 'sprites', 'folder', 'frames', 'npz', 'list', 'given' or
+      'own': what reads it.
     tfds: name in TFDS, for kind 'tfds'.
     pretrain, train, test: the splits in TFDS's notation, for kind 'tfds'.
     image_size: side in pixels at which the set is usually trained; 0 where it is up to the data.
@@ -66,6 +68,7 @@ DATASETS = {
   'folder': Facts('folder'),
   'frames': Facts('frames'),
   'npz': Facts('npz'),
+  'list': Facts('list'),
   # Transfer, as by Kornblith et al. (arXiv 1805.08974, appendix A.1): what is trained on is
   # training and validation images together.
   'food101': Facts('tfds', 'food101', test='validation'),
@@ -142,13 +145,18 @@ def load(
     return given.find(name, split) if known.kind == 'given' else _own(name, split)
   log = source.UnreadableLog(unreadable_log)
   directory = os.fspath(data_dir)
-  if known.kind in ('folder', 'frames', 'npz') and not directory:
-    what = 'the .npz file' if known.kind == 'npz' else 'the folder of images'
+  if known.kind in ('folder', 'frames', 'npz', 'list') and not directory:
+    files = {'npz': 'the .npz file', 'list': 'the CSV or JSON list'}
+    what = files.get(known.kind, 'the folder of images')
     raise ValueError(f'data set {name!r} needs config.data.dir: the path of {what}.')
   if known.kind == 'folder':
     return folder.from_folder(directory, split, unreadable=log, fields=fields)
   if known.kind == 'frames':
     return frames.from_frames(directory, split, gap=frame_gap, unreadable=log, fields=fields)
+  if known.kind == 'list':
+    if fields:
+      raise ValueError(f'a list has no field {fields[0].name!r}, only images and labels.')
+    return listed.from_list(directory, split, unreadable=log)
   if known.kind == 'npz':
     return arrays.from_npz(directory, split, fields)
   if known.kind == 'shapes':

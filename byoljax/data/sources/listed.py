@@ -1,12 +1,108 @@
-"""Image files that are named one by one, in a list, with or without labels."""
+"""Image files that are named one by one, in a list, with or without labels.
 
-from collections.abc import Sequence
+A list is a CSV file with a header, a JSON list of objects, or JSON lines, with these columns:
+
+    path, file, filename or image    the file, relative to the list
+    label or class                   optional; its name, or nothing where it is not known
+    split                            optional; train, or test, val, valid or validation
+
+    path,label,split
+    cats/1.jpg,cat,train
+    dogs/2.jpg,,train
+
+Classes are numbered in the order of their names, those of all splits together. Without a column
+'split' all are training images. JSON may also be a list of paths alone.
+"""
+
+from collections.abc import Mapping, Sequence
+import csv
 import functools
+import json
 import os
+from typing import Any
 
 import numpy as np
 
 from byoljax.data.sources import source
+
+PATHS, LABELS, SPLIT = ('path', 'file', 'filename', 'image'), ('label', 'class'), 'split'
+SUFFIXES = ('.csv', '.json', '.jsonl')
+_TEST = ('test', 'val', 'valid', 'validation')
+
+
+def from_list(
+  path: str | os.PathLike, split: str, *, unreadable: source.UnreadableLog | None = None
+) -> source.Source:
+  """A split of the images that a list names.
+
+  Args:
+    path: the list; `~` is expanded.
+    split: 'pretrain', 'train' or 'test'; the first two are the same images.
+    unreadable: where files that cannot be read are noted.
+
+  Raises:
+    ValueError: no such list, no column with paths, an unknown split, or no image in the split.
+  """
+  file = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  rows = _rows(file)
+  key = _column(rows, PATHS, file)
+  label_key = next((name for name in LABELS if any(name in row for row in rows)), None)
+  names = [str(row.get(label_key) or '').strip() if label_key else '' for row in rows]
+  classes = tuple(sorted({name for name in names if name}))
+  wanted = _TEST if split == 'test' else ('train', 'training', '')
+  chosen = []
+  for number, row in enumerate(rows):
+    own = str(row.get(SPLIT) or '').strip().lower()
+    if own not in (*_TEST, 'train', 'training', ''):
+      raise ValueError(f"{file}: split '{own}' of {row[key]} is none of train, {', '.join(_TEST)}.")
+    if own in wanted:
+      chosen.append(number)
+  if not chosen:
+    kind = source.NoSplitError if split == 'test' else ValueError
+    raise kind(f"{file} names no {split} images: a column '{SPLIT}' says which are.")
+  home = os.path.dirname(file)
+  number_of = {name: number for number, name in enumerate(classes)}
+  labels = [number_of.get(names[row], -1) for row in chosen]
+  return from_files(
+    [os.path.join(home, os.path.expanduser(str(rows[row][key]))) for row in chosen],
+    labels if max(labels) >= 0 else None,
+    name=f'{os.path.basename(file)}:{split}',
+    class_names=classes if max(labels) >= 0 else (),
+    unreadable=unreadable,
+  )
+
+
+def _rows(file: str) -> list[Mapping[str, Any]]:
+  try:
+    with open(file, encoding='utf-8-sig', newline='') as opened:
+      if file.endswith('.csv'):
+        return list(csv.DictReader(opened))
+      text = opened.read()
+    lines = file.endswith('.jsonl')
+    found = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else (
+      json.loads(text)
+    )  # fmt: skip
+  except (OSError, ValueError, csv.Error) as error:
+    raise ValueError(f'{file} cannot be read as a list of images: {error}.') from error
+  if not isinstance(found, list):
+    raise ValueError(f'{file} holds no list: JSON is [{{"path": ..., "label": ...}}, ...] here.')
+  rows = [{PATHS[0]: row} if isinstance(row, str) else row for row in found]
+  if not all(isinstance(row, dict) for row in rows):
+    raise ValueError(f'{file}: every entry is a path, or an object with one.')
+  return rows
+
+
+def _column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], file: str) -> str:
+  """The first of the names that every row has."""
+  if not rows:
+    raise ValueError(f'{file} names no image.')
+  for name in names:
+    if all(row.get(name) for row in rows):
+      return name
+  raise ValueError(
+    f'{file} has no column {", ".join(names)} with the path of every image: it has '
+    f'{", ".join(map(str, rows[0]))}.'
+  )
 
 
 def from_files(

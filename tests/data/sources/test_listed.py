@@ -1,0 +1,78 @@
+"""Lists of image files: CSV, JSON and JSON lines give the same sets."""
+
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byoljax.data.sources import datasets, listed
+from byoljax.data.sources.source import NoSplitError
+
+ROWS = [
+  {'path': 'a/1.png', 'label': 'cat', 'split': 'train'},
+  {'path': 'a/2.png', 'label': 'ant', 'split': ''},
+  {'path': 'b/3.png', 'label': '', 'split': 'train'},
+  {'path': 'b/4.png', 'label': 'cat', 'split': 'val'},
+]
+
+
+@pytest.fixture
+def home(tmp_path):
+  for number, row in enumerate(ROWS):
+    path = tmp_path / row['path']
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(path)
+  text = 'path,label,split\n' + ''.join(','.join(row.values()) + '\n' for row in ROWS)
+  (tmp_path / 'x.csv').write_text('\ufeff' + text)  # As spreadsheets save it.
+  (tmp_path / 'x.json').write_text(json.dumps(ROWS))
+  (tmp_path / 'x.jsonl').write_text('\n'.join(map(json.dumps, ROWS)) + '\n')
+  (tmp_path / 'paths.json').write_text(json.dumps([row['path'] for row in ROWS]))
+  return tmp_path
+
+
+@pytest.mark.parametrize('name', ['x.csv', 'x.json', 'x.jsonl'])
+def test_a_list_is_a_set(home, name):
+  train, test = (datasets.load('list', s, data_dir=home / name) for s in ('pretrain', 'test'))
+  assert (train.size, test.size, train.class_names) == (3, 1, ('ant', 'cat'))
+  np.testing.assert_array_equal(train.labels, [1, 0, -1])
+  np.testing.assert_array_equal(test.labels, [1])
+  (files,) = train.read(np.array([2]), ('image',))
+  assert files[0] == (home / 'b/3.png').read_bytes()
+  assert train.locate(2) == str(home / 'b/3.png')
+
+
+def test_paths_alone(home):
+  found = listed.from_list(home / 'paths.json', 'train')
+  assert found.size == 4 and found.num_classes == 0
+  with pytest.raises(NoSplitError, match="names no test images: a column 'split'"):
+    listed.from_list(home / 'paths.json', 'test')
+
+
+@pytest.mark.parametrize(
+  ('text', 'sentence'),
+  [
+    ('name,label\na,b\n', 'no column path, file, .*: it has name, label'),
+    ('path\n', 'names no image'),
+    ('path,split\na.png,tets\n', "split 'tets' of a.png is none of train, test"),
+    ('path\na.png\n', None),
+  ],
+)
+def test_mistakes_are_named(tmp_path, text, sentence):
+  path = tmp_path / 'x.csv'
+  path.write_text(text)
+  if sentence is None:
+    assert listed.from_list(path, 'train').size == 1
+    return
+  with pytest.raises(ValueError, match=sentence):
+    listed.from_list(path, 'train')
+
+
+def test_other_files_are_no_lists(tmp_path):
+  with pytest.raises(ValueError, match='cannot be read as a list of images'):
+    listed.from_list(tmp_path / 'missing.csv', 'train')
+  path = tmp_path / 'x.json'
+  for text, sentence in (('{"a": 1}', 'holds no list'), ('[1]', 'every entry'), ('{', 'cannot be')):
+    path.write_text(text)
+    with pytest.raises(ValueError, match=sentence):
+      listed.from_list(path, 'train')
