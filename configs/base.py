@@ -39,6 +39,10 @@ def view(**changes) -> dict:
     'blur_sigma': (0.1, 2.0),  # pixels
     'solarize_prob': 0.0,
     'solarize_threshold': 0.5,
+    'vflip_prob': 0.0,  # upside down
+    'turn_prob': 0.0,  # by 90, 180 or 270 degrees
+    'cutout_prob': 0.0,  # a square of the mean ...
+    'cutout_scale': (0.02, 0.2),  # ... of such a share of the area
   } | changes
 
 

@@ -12,7 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byoljax.data.augment import branches, crop, drawn, draws, photometric, resize, views
+from byoljax.data.augment import (
+  branches,
+  crop,
+  drawn,
+  draws,
+  photometric,
+  reorient,
+  resize,
+  views,
+)
 from byoljax.data.fields import Field
 
 
@@ -46,6 +55,12 @@ def make_augment(
   specs = tuple(specs)
   views.check(specs)
   _check_statistics(mean, std)
+  placed = [field.name for field in fields if field.kind != 'label']
+  if placed and any(spec.reorients for spec in specs):
+    raise ValueError(
+      f'vflip_prob and turn_prob must be 0 where fields follow the views ({", ".join(placed)}): '
+      'they would not be turned.'
+    )
 
   def augment(batch: dict[str, Any], step: Any = None) -> dict[str, Any]:
     del step
@@ -61,10 +76,15 @@ def make_augment(
         batch = _cut(batch, specs, fields, numbers)
       batch['drawn'] = tuple(map(drawn.parameters, batch.pop('window'), numbers, specs))
       batch['views'] = tuple(
-        photometric.normalize(branches.apply(view, u, spec), mean, std)
-        for view, u, spec in zip(batch['views'], numbers, specs, strict=True)
+        one(number, view, numbers) for number, view in enumerate(batch['views'])
       )
     return batch
+
+  def one(number: int, view: jax.Array, numbers: Sequence[jax.Array]) -> jax.Array:
+    spec, u = specs[number], numbers[number]
+    other = views.geometry_of(specs, number)
+    view = reorient.orient(branches.apply(view, u, spec), numbers[other], specs[other])
+    return reorient.cut_out(photometric.normalize(view, mean, std), u, spec)
 
   return augment
 

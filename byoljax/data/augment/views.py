@@ -35,10 +35,19 @@ GRAY = 14
 BLUR = 15
 SIGMA = 16
 SOLARIZE = 17
-NUM_DRAWS = 18
+VFLIP = 18
+TURN = 19
+CUTOUT = 20
+CUTOUT_AREA = 21
+CUTOUT_Y = 22
+CUTOUT_X = 23
+NUM_DRAWS = 24
 
 _MIN_SIZE = 8
-_PROBABILITIES = ('flip_prob', 'jitter_prob', 'gray_prob', 'blur_prob', 'solarize_prob')
+_PROBABILITIES = (
+  'flip_prob', 'jitter_prob', 'gray_prob', 'blur_prob', 'solarize_prob', 'vflip_prob', 'turn_prob',
+  'cutout_prob',
+)  # fmt: skip
 # (operators, resize) -> the kernel of `resize.resample`.
 _KERNELS = {
   ('byol', 'bicubic'): 'tf2_bicubic',
@@ -73,6 +82,10 @@ class ViewSpec:
     blur_sigma: (low, high) standard deviation of the blur in pixels, drawn uniformly.
     solarize_prob: probability of inverting the pixels at or above the threshold.
     solarize_threshold: in [0, 1].
+    vflip_prob: probability of turning upside down.
+    turn_prob: probability of a turn by 90, 180 or 270 degrees, equally often.
+    cutout_prob: probability of a square that is replaced by the mean.
+    cutout_scale: (low, high) share of the view's area that the square covers, in (0, 1].
     geometry_of: number, from 0, of the view whose crop and flip this one shares, at its own size;
       None: a geometry of its own.
     field: the image field that is shown; another than 'image' for a second frame, say.
@@ -97,6 +110,10 @@ class ViewSpec:
   blur_sigma: tuple[float, float] = (0.1, 2.0)
   solarize_prob: float = 0.0
   solarize_threshold: float = 0.5
+  vflip_prob: float = 0.0
+  turn_prob: float = 0.0
+  cutout_prob: float = 0.0
+  cutout_scale: tuple[float, float] = (0.02, 0.2)
   geometry_of: int | None = None
   field: str = 'image'
 
@@ -108,7 +125,7 @@ class ViewSpec:
       raise ValueError(
         f'resize is {self.resize!r}, but {self.operators} resizes by {" or ".join(kernels)}.'
       )
-    for name in ('crop_scale', 'crop_ratio', 'blur_sigma'):
+    for name in ('crop_scale', 'crop_ratio', 'blur_sigma', 'cutout_scale'):
       object.__setattr__(self, name, _pair(name, getattr(self, name)))
     if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < _MIN_SIZE:
       raise ValueError(
@@ -118,10 +135,17 @@ class ViewSpec:
       raise ValueError(
         f'crop_scale is {self.crop_scale}, but a crop covers at most 1.0 of the image.'
       )
+    if self.cutout_scale[1] > 1:
+      raise ValueError(f'cutout_scale is {self.cutout_scale}, but a view has an area of 1.0.')
     for name in (*_PROBABILITIES, 'solarize_threshold'):
       _check_range(name, getattr(self, name), 1.0)
     for name, limit in _LIMITS.items():
       _check_range(name, getattr(self, name), limit)
+
+  @property
+  def reorients(self) -> bool:
+    """Whether any image is turned, or upside down."""
+    return self.vflip_prob > 0 or self.turn_prob > 0
 
   @property
   def kernel(self) -> str:

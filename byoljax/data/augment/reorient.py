@@ -1,0 +1,62 @@
+"""Views upside down, turned by quarters, with a square cut out: for images without an up or left.
+
+Pixels are moved, none computed: an orientation is exact, and comes after the crop. A cutout
+(DeVries and Taylor 2017, arXiv 1708.04552) is a square of a random share of the view's area, whole
+within the view, where theirs has one size and may hang over the border; it is filled with the mean,
+0 after normalization.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from byoljax.data.augment import views
+
+
+def orient(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
+  """Turns images upside down and by quarters, each with its probability per image.
+
+  Args:
+    images: [b, S, S, C].
+    u: float32 [b, NUM_DRAWS] in [0, 1).
+    spec: `vflip_prob` and `turn_prob`; a turn is by 90, 180 or 270 degrees, equally often.
+
+  Returns:
+    [b, S, S, C], the same where both probabilities are 0.
+  """
+  if spec.vflip_prob > 0:
+    over = u[:, views.VFLIP] < spec.vflip_prob
+    images = jnp.where(over[:, None, None, None], images[:, ::-1], images)
+  if spec.turn_prob > 0:
+    draw = u[:, views.TURN]
+    number = 1 + jnp.minimum(jnp.floor(draw / spec.turn_prob * 3), 2).astype(jnp.int32)
+    quarters = jnp.where(draw < spec.turn_prob, number, 0)[:, None, None, None]
+    turned = {count: jnp.rot90(images, count, axes=(1, 2)) for count in (1, 2, 3)}
+    for count, turn in turned.items():
+      images = jnp.where(quarters == count, turn, images)
+  return images
+
+
+def cut_out(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
+  """Sets a square to 0 in each image, with probability `cutout_prob`.
+
+  Args:
+    images: normalized, float32 [b, S, S, C].
+    u: float32 [b, NUM_DRAWS] in [0, 1).
+    spec: `cutout_prob`, and `cutout_scale`, (low, high) share of the area, drawn uniformly.
+  """
+  if spec.cutout_prob <= 0:
+    return images
+  size = images.shape[1]
+  low, high = spec.cutout_scale
+  share = low + u[:, views.CUTOUT_AREA] * (high - low)
+  side = jnp.clip(jnp.round(size * jnp.sqrt(share)), 1, size)
+  room = size - side + 1
+  top, left = (jnp.floor(u[:, column] * room) for column in (views.CUTOUT_Y, views.CUTOUT_X))
+  place = jnp.arange(size, dtype=jnp.float32)[None]
+
+  def within(start: jax.Array) -> jax.Array:
+    return (place >= start[:, None]) & (place < (start + side)[:, None])
+
+  square = within(top)[:, :, None] & within(left)[:, None, :]
+  square &= (u[:, views.CUTOUT] < spec.cutout_prob)[:, None, None]
+  return jnp.where(square[..., None], 0.0, images)
