@@ -1,6 +1,7 @@
 """The console command: names instead of paths, from anywhere, out of a wheel."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -99,17 +100,38 @@ def test_every_directory_is_packaged():
   assert set(listed) == {'.'.join(path.parts) for path in found} | {'byoljax.configs'}
 
 
+# What the container's image is built from: no more is needed for the wheel, as the next test shows.
+IN_THE_IMAGE = [
+  line.removeprefix('!')
+  for line in (ROOT / '.dockerignore').read_text().splitlines()
+  if line.startswith('!')
+]
+
+
+def test_the_image_installs_this_package_at_known_versions():
+  assert set(IN_THE_IMAGE) >= {'byoljax', 'configs', 'pyproject.toml', 'constraints.txt'}
+  steps = (ROOT / 'Dockerfile').read_text()
+  (extra,) = re.findall(r'--build-arg EXTRA=(\w+)', steps)
+  project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+  assert extra in project['optional-dependencies']
+  assert '-c /source/constraints.txt "/source${EXTRA:+[$EXTRA]}"' in steps
+  (python,) = re.findall(r'FROM python:3\.(\d+)-slim', steps)
+  assert int(python) >= int(project['requires-python'].removeprefix('>=3.'))
+
+
 def test_a_wheel_is_enough(tmp_path):
   """Built, unpacked, and used where there is no clone."""
   source, built, site, elsewhere = (
     tmp_path / name for name in ('source', 'built', 'site', 'elsewhere')
   )
+  source.mkdir()
   built.mkdir()
   elsewhere.mkdir()
-  for name in ('byoljax', 'configs'):
-    shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
-  for name in ('pyproject.toml', 'README.md', 'LICENSE'):
-    shutil.copy(ROOT / name, source)
+  for name in IN_THE_IMAGE:
+    if (ROOT / name).is_dir():
+      shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns('__pycache__'))
+    else:
+      shutil.copy(ROOT / name, source)
   build = f'from setuptools import build_meta; build_meta.build_wheel({str(built)!r})'
   subprocess.run([sys.executable, '-c', build], cwd=source, check=True, capture_output=True)
   (wheel,) = built.glob('*.whl')

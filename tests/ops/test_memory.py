@@ -15,7 +15,7 @@ from byoljax.ops import bank, memory, ring, sphere
 DEVICES = 4
 # The last device's rows: as many as the others', fewer, none; two devices without any.
 SIZES = (12, 10, 9, 5)
-# Cosines are rounded by 1e-7, logits are 20 times as large; five times that.
+# Cosines are rounded by 1e-7, logits are 20 times as large; ten times that.
 LOGITS = 2e-5
 
 
