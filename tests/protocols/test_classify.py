@@ -239,7 +239,7 @@ def test_transfer_table(protocols, untrained, several, npz, tmp_path, capsys):
   first, second = result['rows']
   assert (first['metric'], second['metric']) == ('top-1', '11-point mAP')
   columns = [f'{p}, {n}' for p in protocols for n in ('online', 'random')]
-  assert list(first)[2:] == columns
+  assert list(first)[2:] == [*columns, 'largest class']
   assert first['logistic, online'] > 0.7
   assert min(second[f'{protocol}, online'] for protocol in protocols) > 0.7
   assert set(result['skipped']) == {'tfds:beans', 'npz=nowhere.npz'}
