@@ -87,14 +87,30 @@ def network(config: Config, workdir: pathlib.Path, module: Any = None) -> Net | 
 
 def method(config: Config, workdir: pathlib.Path, module: Any = None) -> Method | None:
   """The run's method, built again; None where it is not known. Arguments as for `network`."""
-  facts = run_dir.run_facts(workdir)
+  return of_facts(config, run_dir.run_facts(workdir), module, f"'{workdir}'")
+
+
+def of_facts(
+  config: Config, facts: Mapping[str, Any], module: Any = None, where: str = 'the run'
+) -> Method | None:
+  """A run's method from its configuration and facts alone; None without facts.
+
+  Args:
+    config: the run's configuration.
+    facts: of `facts_of`.
+    module: as for `network`.
+    where: whose method it is, for messages.
+
+  Raises:
+    ConfigError: it cannot be built.
+  """
   if 'method' not in config or not facts:
     return None
   setting = _setting(config, Facts(**facts))
   encoder = encoder_factory(
     dict(config.encoder) if module is None else module, mean=config.data.mean, std=config.data.std
   )
-  with user_errors(f"config.method of '{workdir}'"):
+  with user_errors(f'config.method of {where}'):
     return methods.build_method(encoder, setting, config.method.to_dict())
 
 

@@ -1,23 +1,39 @@
-"""Evaluations of frozen features on the host: logistic regression, few labels, anomaly detection.
+"""Evaluations of frozen features on the host: logistic regression, anomaly detection.
 
 Features [n, D] and labels in, numbers out. scikit-learn fits the models. Features are used
 unchanged, neither centered nor scaled, as in the transfer protocol.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from byoljax import streams
 from byoljax.evals import scores
+from byoljax.ops import readouts
 
 # Transfer by linear evaluation: 45 values, evenly spaced on a logarithmic scale (Kornblith et al.,
 # arXiv 1805.08974, appendix A.5; adopted by SimCLR, appendix B.8.1, and BYOL, appendix E.1).
 LAMBDAS = tuple(float(value) for value in np.logspace(-6, 5, 45))
 
 
-def logistic(
+class Fitted(NamedTuple):
+  """A result with the classifier that it is of.
+
+  Attributes:
+    result: the numbers.
+    readout: the classifier, or None where there is none for one label per image.
+    held: scores [n, C] and labels [n] of images that it was chosen on, by the same classifier
+      without these images; None where none were held out.
+  """
+
+  result: dict[str, Any]
+  readout: readouts.Linear | None = None
+  held: tuple[np.ndarray, np.ndarray] | None = None
+
+
+def fit_logistic(
   train: tuple[np.ndarray, np.ndarray],
   test: tuple[np.ndarray, np.ndarray],
   *,
@@ -25,7 +41,8 @@ def logistic(
   held_out: float = 0.1,
   seed: int = 0,
   max_iterations: int = 1000,
-) -> dict[str, Any]:
+  num_classes: int = 0,
+) -> Fitted:
   """Multinomial logistic regression by L-BFGS; the regularization is selected on held-out images.
 
   Minimizes sum_i CE(W x_i + b, y_i) + lambda / 2 |W|^2; the model with the best lambda on a
@@ -39,30 +56,33 @@ def logistic(
     held_out: fraction of the training images to select on, in (0, 1).
     seed: of the split.
     max_iterations: of L-BFGS.
+    num_classes: of the classifier; 0 takes those that occur.
 
   Returns:
-    Scores of the test images (see `scores.of_logits`) with {'lambda', 'held_out' (the first of
-    these scores, on held-out images), 'held_out_examples', 'at_the_edge' (whether the best lambda
-    is the first or last), 'train_examples', 'test_examples'}. A class with a single image keeps it
-    for training; if all are so, nothing is held out: 'held_out' is None and 'lambda' the candidate
-    nearest to 1.
+    The classifier, what it was chosen on, and its result: scores of the test images (see
+    `scores.of_logits`) with {'lambda', 'held_out' (the first of these scores, on held-out images),
+    'held_out_examples', 'at_the_edge' (whether the best lambda is the first or last),
+    'train_examples', 'test_examples'}. A class with a single image keeps it for training; if all
+    are so, nothing is held out: 'held_out' is None and 'lambda' the candidate nearest to 1.
 
   Raises:
     ValueError: fewer than two classes, a share that is not one, or no candidate above 0.
   """
   check_labelled(*train)
-  classes = _classes(train[1], test[1])
+  classes = max(num_classes, classes_in(train[1], test[1]))
   rest, chosen = _held_out(train[1], held_out, seed)
-  held, start = [], None
+  held, start, pair = [], None, None
   order = sorted(lambdas, reverse=True)  # Strongest first: each fit starts from the previous one.
   for value in order if len(chosen) else ():
     start = _models(train[0][rest], train[1][rest], value, max_iterations, start)
-    found = scores.of_logits(_logits(start, train[0][chosen], classes), train[1][chosen])
-    held.append(next(iter(found.values())))
+    logits = _logits(start, train[0][chosen], classes)
+    held.append(next(iter(scores.of_logits(logits, train[1][chosen]).values())))
+    if np.argmax(held) == len(held) - 1:
+      pair = np.maximum(logits, readouts.NEVER), train[1][chosen]
   # Nothing to choose on: the middle of the range, which is 1 to within a factor of 2 by default.
   best = int(np.argmax(held)) if held else int(np.argmin(np.abs(np.log(order))))
   model = _models(*train, order[best], max_iterations)
-  return {
+  result = {
     **scores.of_logits(_logits(model, test[0], classes), test[1]),
     'lambda': order[best],
     'held_out': held[best] if held else None,
@@ -71,103 +91,28 @@ def logistic(
     'train_examples': len(train[1]),
     'test_examples': len(test[1]),
   }
+  if train[1].ndim == 2:
+    return Fitted(result)
+  return Fitted(result, linear_readout(model[0], classes), pair)
 
 
-def few_labels(
-  train: tuple[np.ndarray, np.ndarray],
-  test: tuple[np.ndarray, np.ndarray],
-  *,
-  shots: Sequence[int],
-  shares: Sequence[float],
-  draws: int,
-  value: float,
-  seed: int = 0,
-  max_iterations: int = 1000,
+def logistic(
+  train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], **options: Any
 ) -> dict[str, Any]:
-  """Logistic regression on small, stratified random subsets of the training images.
-
-  An entry that the images are too few for is skipped: more images per class than the smallest class
-  has, or a share of which one image per class would be much more than was asked for.
-
-  Args:
-    train: features [N, D] and labels [N] >= 0.
-    test: features [M, D] and labels [M] >= 0.
-    shots: images per class.
-    shares: fractions of the training images in (0, 1], of each class alike.
-    draws: number of subsets for each entry; subset d of a seed is always the same.
-    value: lambda of `logistic`; nothing is tuned, because there is nothing to tune on.
-    seed: of the subsets.
-    max_iterations: of L-BFGS.
-
-  Returns:
-    {'rows': for each entry {'labels' ('5 per class', '1 %'), 'examples', 'top1', 'top1_sd' (over
-    draws), 'mean_per_class', 'mean_per_class_sd'}, 'skipped': {entry: why}, 'majority'}.
-
-  Raises:
-    ValueError: an entry that makes no sense, none that can be evaluated, or fewer than two classes.
-  """
-  _check_single(train[1])
-  check_labelled(*train)
-  check_few_labels(shots, shares, draws)
-  wanted = [(f'{count} per class', count, None) for count in shots]
-  wanted += [(f'{100 * share:g} %', None, share) for share in shares]
-  rows, skipped = [], {}
-  for name, count, share in wanted:
-    problem = _too_few(train[1], count, share)
-    if problem:
-      skipped[name] = problem
-      continue
-    found, size = [], 0
-    for draw in range(draws):
-      part = subset(train[1], count=count, share=share, seed=(seed, streams.FEW_LABELS, draw))
-      model = _fit(train[0][part], train[1][part], value, max_iterations)
-      right = model.predict(test[0]) == test[1]
-      per_class = scores.mean_per_class(right, test[1])
-      found.append({'top1': float(np.mean(right)), 'mean_per_class': per_class})
-      size = len(part)
-    rows.append({'labels': name, 'examples': size} | over_draws(found))
-  if not rows:
-    raise ValueError(
-      f'{len(train[1])} labelled images are too few for every entry: '
-      + '; '.join(f'{name}: {problem}' for name, problem in skipped.items())
-    )
-  return {'rows': rows, 'skipped': skipped, 'majority': scores.majority(test[1])}
+  """The result of `fit_logistic` alone."""
+  return fit_logistic(train, test, **options).result
 
 
-def over_draws(found: Sequence[Mapping[str, float]]) -> dict[str, float | None]:
-  """Means of scores, and their standard deviations '<score>_sd' (None of a single draw)."""
-  made: dict[str, float | None] = {}
-  for name in [name for name in scores.METRICS if name in found[0]]:
-    values = [each[name] for each in found]
-    made[name] = float(np.mean(values))
-    made[f'{name}_sd'] = float(np.std(values, ddof=1)) if len(values) > 1 else None
-  return made
-
-
-def check_few_labels(shots: Sequence[int], shares: Sequence[float], draws: int) -> None:
-  """Raises ValueError unless the fields of `few_labels` make sense for some data set."""
-  if any(count < 1 for count in shots):
-    raise ValueError(f'shots={tuple(shots)} must be numbers of images per class of at least 1.')
-  if any(not 0 < share <= 1 for share in shares):
-    raise ValueError(f'shares={tuple(shares)} must be above 0 and at most 1, such as 0.1.')
-  if draws < 1 or not (shots or shares):
-    raise ValueError('few labels need at least one entry of shots or shares, and one draw.')
-
-
-# A share is not evaluated where one image per class is more than so many times the share.
-_MOST_OF_SHARE = 1.25
-
-
-def _too_few(labels: np.ndarray, count: int | None, share: float | None) -> str:
-  """Why an entry of `few_labels` cannot be what its name says; '' where it can."""
-  if count is not None:
-    least = int(np.bincount(labels)[np.unique(labels)].min())
-    return f'the smallest class has {least}' if count > least else ''
-  asked = (share or 0.0) * len(labels)
-  drawn = len(subset(labels, share=share))
-  if drawn <= _MOST_OF_SHARE * asked:
-    return ''
-  return f'of {len(labels)} images that is {asked:.3g}, but one of every class makes {drawn}'
+def linear_readout(model: Any, classes: int) -> readouts.Linear:
+  """A fitted logistic regression of scikit-learn's as a readout of `classes` classes."""
+  kernel, bias = model.coef_.T, model.intercept_
+  if kernel.shape[1] == 1:  # Of two classes it is the difference of the two.
+    kernel, bias = np.concatenate([-kernel, kernel], 1) / 2, np.concatenate([-bias, bias]) / 2
+  every = np.zeros((len(kernel), classes), np.float32)
+  every[:, model.classes_] = kernel
+  biases = np.full(classes, readouts.NEVER, np.float32)
+  biases[model.classes_] = bias
+  return readouts.Linear(every, biases)
 
 
 def subset(
@@ -231,7 +176,7 @@ def anomaly(
   """
   from byoljax.evals import knn
 
-  _check_single(train[1])
+  check_single(train[1])
   check_labelled(*train)
   found = {}
   for group in normal or [(int(label),) for label in np.unique(test[1])]:
@@ -268,7 +213,8 @@ def group_name(classes: Sequence[int]) -> str:
   return ', '.join(map(str, classes))
 
 
-def _classes(*labels: np.ndarray) -> int:
+def classes_in(*labels: np.ndarray) -> int:
+  """How many classes there are, by labels [N] or [N, C]."""
   return labels[0].shape[1] if labels[0].ndim == 2 else 1 + int(max(y.max() for y in labels))
 
 
@@ -277,7 +223,7 @@ def _models(
 ) -> list[Any]:
   """One fitted model; or one per class, None for a class whose labels are all equal."""
   if y.ndim == 1:
-    return [_fit(x, y, value, iterations, start[0] if start else None)]
+    return [fit_model(x, y, value, iterations, start[0] if start else None)]
   made = []
   for label in range(y.shape[1]):
     own = y[:, label]
@@ -285,7 +231,7 @@ def _models(
     alike = len(np.unique(own[counts])) < 2
     before = start[label] if start else None
     # A binary problem has a single vector, whose penalty is that of `value`.
-    made.append(None if alike else _fit(x[counts], own[counts], 2 * value, iterations, before))
+    made.append(None if alike else fit_model(x[counts], own[counts], 2 * value, iterations, before))
   return made
 
 
@@ -301,7 +247,10 @@ def _logits(models: list[Any], x: np.ndarray, classes: int) -> np.ndarray:
   return out
 
 
-def _fit(x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: Any = None) -> Any:
+def fit_model(
+  x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: Any = None
+) -> Any:
+  """scikit-learn's logistic regression with lambda `value`, warm-started from another one."""
   import warnings
 
   from sklearn.exceptions import ConvergenceWarning
@@ -320,7 +269,8 @@ def _fit(x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: Any
     return model.fit(np.asarray(x, np.float32), y)
 
 
-def _check_single(labels: np.ndarray) -> None:
+def check_single(labels: np.ndarray) -> None:
+  """Raises ValueError where images have several labels each."""
   if labels.ndim != 1:
     raise ValueError('this evaluation needs one label per image; these images have several each.')
 

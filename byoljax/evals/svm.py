@@ -13,21 +13,22 @@ is nothing to choose it on.
 Differences: parts of the cross-validation are drawn at random, not in the order of the images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 from typing import Any
 
 import numpy as np
 
 from byoljax import streams
-from byoljax.evals import frozen, scores
+from byoljax.evals import few_labels, frozen, scores
+from byoljax.ops import readouts
 
 # 10^-7 ... 10^2 and 2^-19 ... 2^-4, ascending: the paper's grid.
 COSTS = tuple(sorted([10.0**power for power in range(-7, 3)] + [0.5**i for i in range(4, 20)]))
 Labelled = tuple[np.ndarray, np.ndarray]
 
 
-def svm(
+def fit_svm(
   train: Labelled,
   test: Labelled,
   *,
@@ -36,7 +37,8 @@ def svm(
   positive_weight: float = 2.0,
   seed: int = 0,
   max_iterations: int = 2000,
-) -> dict[str, Any]:
+  num_classes: int = 0,
+) -> frozen.Fitted:
   """One linear SVM for each class, its cost chosen by cross-validation; tested once.
 
   Args:
@@ -47,12 +49,14 @@ def svm(
     positive_weight: how much more an image of the class counts than another.
     seed: of the parts.
     max_iterations: of the solver.
+    num_classes: of the classifier; 0 takes those that occur.
 
   Returns:
-    'map', the mean over classes of the area under the precision-recall curve, with the other scores
-    of `scores.of_logits` (an image's class is the one with the highest score) and {'by_class':
-    [{'class', 'ap', 'cost', 'validated' (None with a single cost)}], 'at_the_edge': how many
-    classes chose the lowest or the highest cost, 'train_examples', 'test_examples'}.
+    The classifier, and its result: 'map', the mean over classes of the area under the
+    precision-recall curve, with the other scores of `scores.of_logits` (an image's class is the one
+    with the highest score) and {'by_class': [{'class', 'ap', 'cost', 'validated' (None with a
+    single cost)}], 'at_the_edge': how many classes chose the lowest or the highest cost,
+    'train_examples', 'test_examples'}.
 
   Raises:
     ValueError: no cost or one that is not above 0; fewer than two classes; fewer images of a class
@@ -65,6 +69,7 @@ def svm(
   x, fit = _scaled(train[0]), functools.partial(_fit, positive_weight, max_iterations)
   marks, tested = _by_class(train[1], test[1])
   found, rows = np.full((len(tested), tested.shape[1]), -np.inf), []
+  models = {}
   for label in _classes(marks):
     counts = marks[:, label] >= 0
     own, positive = x[counts], marks[counts, label] > 0
@@ -74,18 +79,36 @@ def svm(
       split = _parts(positive, parts, seed, label)
       each = [_validated(fit, own, positive, split, cost) for cost in order]
       cost, validated = order[int(np.argmax(each))], float(max(each))
-    found[:, label] = fit(own, positive, cost).decision_function(_scaled(test[0]))
+    models[label] = fit(own, positive, cost)
+    found[:, label] = models[label].decision_function(_scaled(test[0]))
     rows.append({'class': label, 'cost': cost, 'validated': validated})
   for row in rows:
     row['ap'] = _ap(found[:, row['class']], tested[:, row['class']])
   ends = (order[0], order[-1]) if len(order) > 1 else ()
-  return {
+  result = {
     **_scores(found, test[1], tested),
     'by_class': rows,
     'at_the_edge': sum(row['cost'] in ends for row in rows),
     'train_examples': len(marks),
     'test_examples': len(tested),
   }
+  several = train[1].ndim == 2
+  readout = None if several else _readout(models, x.shape[1], max(num_classes, marks.shape[1]))
+  return frozen.Fitted(result, readout)
+
+
+def svm(train: Labelled, test: Labelled, **options: Any) -> dict[str, Any]:
+  """The result of `fit_svm` alone."""
+  return fit_svm(train, test, **options).result
+
+
+def _readout(models: Mapping[int, Any], dim: int, classes: int) -> readouts.Linear:
+  """The machines of all classes side by side."""
+  kernel = np.zeros((dim, classes), np.float32)
+  bias = np.full(classes, readouts.NEVER, np.float32)
+  for label, model in models.items():
+    kernel[:, label], bias[label] = model.coef_[0], model.intercept_[0]
+  return readouts.Linear(kernel, bias, unit=True)
 
 
 def low_shot(
@@ -102,7 +125,7 @@ def low_shot(
   """SVMs on a few images: of each class k of its own and (classes - 1) k others, several draws.
 
   With one label per image, these are k images of every class, the same for all classes' SVMs and
-  the same as those of `frozen.few_labels`.
+  the same as those of `few_labels`.
 
   Args:
     train: as for `svm`.
@@ -115,13 +138,13 @@ def low_shot(
     max_iterations: of the solver.
 
   Returns:
-    As `frozen.few_labels`: rows of {'labels', 'examples' (a class's), scores of `svm` and their
+    As `few_labels.few_labels`: rows of {'labels', 'examples' (a class's), scores of `svm` and their
     standard deviations over draws, such as 'map' and 'map_sd'}, and what was skipped.
 
   Raises:
     ValueError: no number of images that every class has, or one below 1; no draw.
   """
-  frozen.check_few_labels(shots, (), draws)
+  few_labels.check_few_labels(shots, (), draws)
   frozen.check_labelled(*train)
   x, xs = _scaled(train[0]), _scaled(test[0])
   marks, tested = _by_class(train[1], test[1])
@@ -141,7 +164,8 @@ def low_shot(
         found[:, label] = model.decision_function(xs)
       made.append(_scores(found, test[1], tested))
     rows.append(
-      {'labels': f'{count} per class', 'examples': count * len(classes)} | frozen.over_draws(made)
+      {'labels': f'{count} per class', 'examples': count * len(classes)}
+      | few_labels.over_draws(made)
     )
   if not rows:
     raise ValueError(f'shots={tuple(shots)}: the smallest class has {least} training images.')

@@ -2,97 +2,30 @@
 
 from collections.abc import Mapping
 import dataclasses
-import itertools
-import json
 import pathlib
 import shutil
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from byoljax.config import ConfigError, choose, user_errors
 from byoljax.data.sources.source import Source
-from byoljax.devices import hosts
-from byoljax.encoders.encoder import Encoder
+from byoljax.devices import hosts, mapping
+from byoljax.encoders import classifier
+from byoljax.encoders.encoder import EMBEDDING, Encoder, network
+from byoljax.evals import scores
 from byoljax.methods.supervised import supervised
 from byoljax.models import vit
-from byoljax.protocols import folds, training
+from byoljax.ops import readouts
+from byoljax.protocols import folds, sweep, training
+from byoljax.protocols.answers import Answers, Trained
 from byoljax.protocols.extraction import EvalData
+from byoljax.protocols.finetune_protocol import Choice, FinetuneProtocol
+from byoljax.protocols.sweep import Held
+from byoljax.step import TrainState
 from byoljax.train.record import Logging
 from byoljax.train.run import Run
-from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import say
-
-
-class Choice(NamedTuple):
-  """One of the settings that a sweep tries."""
-
-  base_lr: float
-  length: str
-  weight_decay: float
-
-
-@dataclasses.dataclass(frozen=True)
-class FinetuneProtocol:
-  """How a network is fine-tuned; `configs.base.finetune_protocol` has BYOL's values.
-
-  Attributes:
-    protocol: what to call it in results.
-    length: a duration.
-    batch_size: global; at most the number of labelled images is used.
-    optim: fields as in `configs.base.optimizer`.
-    head_lr: learning rate of the classifier, as a multiple of the encoder's.
-    sweep: 'base_lr', 'length' and 'weight_decay', each with the values to try; an empty entry is
-      the protocol's own value.
-    held_out: share of the labelled images that chooses among them.
-    batch_norm: 'batch', or 'frozen' for the running statistics of pretraining.
-    head_layers: of the projector that stay under the classifier.
-    pool: how a vision transformer's tokens become one vector, '' as in pretraining.
-    drop_path: see `methods.supervised.supervised`, as for the three below.
-    mixup: a of mixup's Beta(a, a).
-    cutmix: a of CutMix's.
-    label_smoothing: how much of the label is spread over all classes.
-    crop_scale: smallest and largest share of the area that a crop keeps.
-    seed: of the order, the crops and the held-out part.
-  """
-
-  protocol: str
-  length: str
-  batch_size: int
-  optim: Mapping[str, Any]
-  head_lr: float
-  sweep: Mapping[str, tuple[Any, ...]]
-  held_out: float
-  batch_norm: str
-  head_layers: int
-  pool: str
-  drop_path: float
-  mixup: float
-  cutmix: float
-  label_smoothing: float
-  crop_scale: tuple[float, float]
-  seed: int
-
-  @property
-  def regularization(self) -> supervised.Regularization:
-    """As the method takes it."""
-    fields = supervised.Regularization._fields
-    return supervised.Regularization(**{name: getattr(self, name) for name in fields})
-
-  @property
-  def own(self) -> Choice:
-    """The protocol's own values, where nothing is chosen."""
-    return Choice(self.optim['base_lr'], self.length, self.optim['weight_decay'])
-
-  @property
-  def choices(self) -> list[Choice]:
-    """Every combination of the sweep."""
-    return [
-      Choice(*values)
-      for values in itertools.product(
-        *(self.sweep[name] or (value,) for name, value in self.own._asdict().items())
-      )
-    ]
 
 
 def finetune_result(
@@ -128,12 +61,30 @@ def finetune_result(
     Stopped: the process was asked to stop; in a directory everything is saved.
     ConfigError: a protocol that does not fit the data.
   """
-  results = []
-  parts = folds.by_fold(data)
-  for number, part in enumerate(parts):
-    home = workdir if workdir is None or len(parts) == 1 else workdir / f'fold{number}'
-    results.append(_result(encoder, part, protocol, logging, head, home))
-  return folds.combined(results)
+  made = []
+  for part, home in folds.homes(data, workdir):
+    made.append(_result(encoder, part, protocol, logging, head, home).result)
+  return folds.combined(made)
+
+
+def fit(
+  encoder: Encoder,
+  data: EvalData,
+  protocol: FinetuneProtocol,
+  *,
+  logging: Logging,
+  head: Mapping[str, Any] | None = None,
+  workdir: pathlib.Path | None = None,
+) -> Trained:
+  """`finetune_result` with its classifier: the network that was tested.
+
+  Without a test split one more is trained, on all labelled images.
+  """
+
+  def one(part: EvalData, home: pathlib.Path | None) -> Trained:
+    return _result(encoder, part, protocol, logging, head, home)
+
+  return folds.fit(data, workdir, one)
 
 
 def check(
@@ -157,12 +108,12 @@ def check(
   """
   choose(f'{where}.batch_norm', protocol.batch_norm, supervised.BATCH_NORMS)
   choose(f'{where}.pool', protocol.pool, ('', *vit.POOLS))
-  network = encoder.make_encoder(None)
+  module = encoder.make_encoder(None)
   with user_errors(where):
-    protocol.regularization.check(network)
+    protocol.regularization.check(module)
   for name in ('pool', 'layer_decay'):
     value = getattr(protocol, name, protocol.optim.get(name))
-    if value not in ('', 1.0, None) and not hasattr(network, 'depth'):
+    if value not in ('', 1.0, None) and not hasattr(module, 'depth'):
       raise ConfigError(f"{where}: {name}={value} needs a vision transformer, such as 'vit_base'.")
   for part in folds.by_fold(data):
     held_out, rest, tried = _tried(part, protocol)
@@ -188,8 +139,9 @@ def _result(
   logging: Logging,
   head: Mapping[str, Any] | None,
   workdir: pathlib.Path | None,
-) -> dict[str, Any]:
-  """`finetune_result` with a test split."""
+) -> Trained:
+  """`fit` with a test split."""
+  encoder = _pooled(encoder, protocol.pool)
 
   def make(labelled: Source, choice: Choice) -> Run:
     return _run(encoder, data, labelled, protocol, choice, logging, head)
@@ -200,59 +152,92 @@ def _result(
       'Every class has a single labelled image, and none can be held out to choose among '
       f'{len(protocol.choices)} settings: base_lr {tried[0].base_lr:g}, {tried[0].length}.'
     )
-  made: list[float] = []
+  made: list[Held] = []
   for number, choice in enumerate(tried if held_out is not None else ()):
     assert held_out is not None
     home = workdir / f'sweep{number}' if workdir else None
-    score = _read_score(home)
-    if score is None:
-      score = _held_out_score(make(rest, choice), held_out, data, choice, logging, home)
-    made.append(score)
-  best = tried[int(np.argmax(made))] if made else tried[0]
+    found = sweep.read(home)
+    if found is None:
+      found = _held_out(make(rest, choice), held_out, data, choice, logging, home)
+    made.append(found)
+  chosen = int(np.argmax([each.score for each in made])) if made else 0
+  best = tried[chosen]
   run = make(data.train, best)
   state = training.train(run, workdir, logging)
-  return {
-    **training.score(run, state, data.test, data)[0],
+  tested = training.answers(run, state, data.test, data)[0]
+  result = {
+    **scores.of_logits(*tested),
     **best._asdict(),
     'sweep': [
-      {**choice._asdict(), 'held_out': score}
-      for choice, score in zip(tried if made else (), made, strict=True)
+      {**choice._asdict(), 'held_out': each.score}
+      for choice, each in zip(tried if made else (), made, strict=True)
     ],
     'train_examples': data.train.size,
     'test_examples': data.test.size,
     'steps': run.length.total_steps,
     'batch_size': run.length.batch_size,
   }
+  held = made[chosen].scored if made else None
+  return _trained(result, encoder, state, head, Answers(tested, held), data)
 
 
-def _read_score(home: pathlib.Path | None) -> float | None:
-  """The score of a setting that was tried before the run was stopped."""
-  stored = home / 'score.json' if home else None
-  if stored is None or not stored.exists():
-    return None
-  return json.loads(stored.read_text())['held_out']
+def _pooled(encoder: Encoder, pool: str) -> Encoder:
+  """The encoder with its tokens pooled in another way; '' leaves it as it is."""
+  if not pool:
+    return encoder
+  fields = {**encoder.fields, 'pool': pool}
+  net = network(fields, encoder.preprocessing)
+  return dataclasses.replace(encoder, net=net, fields=fields, pool=pool)
 
 
-def _held_out_score(
+def _trained(
+  result: dict[str, Any],
+  encoder: Encoder,
+  state: TrainState,
+  head: Mapping[str, Any] | None,
+  answers: Answers,
+  data: EvalData,
+) -> Trained:
+  """The trained network, cut into what its classifier reads and the classifier."""
+  if data.train.multi_label:
+    return Trained(result, encoder, None, ())
+  params, bn = mapping.fetch((dict(state.params), dict(state.method_state.bn)))
+  own = params.pop('head')['linear1']
+  bn.pop('head', None)
+  tuned = dataclasses.replace(
+    encoder,
+    net=classifier.trunk_network(encoder, head or None),
+    params=params,
+    bn=bn,
+    tap=classifier.TRUNK if head else EMBEDDING,
+  )
+  return Trained(
+    result, tuned, readouts.Linear(own['kernel'], own['bias']), (answers,), head or None
+  )
+
+
+def _held_out(
   run: Run,
   held_out: Source,
   data: EvalData,
   choice: Choice,
   logging: Logging,
   home: pathlib.Path | None,
-) -> float:
-  """Held-out score of one setting; stored, so that a stopped sweep can be resumed."""
+) -> Held:
+  """One setting on held-out images; stored, so that a stopped sweep can be resumed."""
   try:
     state = training.train(run, home, logging)
   except FloatingPointError:  # Too high a rate is a result, too.
-    return 0.0
-  score = next(iter(training.score(run, state, held_out, data)[0].values()))
+    return Held(0.0, None)
+  logits, labels = training.answers(run, state, held_out, data)[0]
+  score = next(iter(scores.of_logits(logits, labels).values()))
+  scored = (logits, labels) if labels.ndim == 1 else None
   say(f'base_lr {choice.base_lr:g}, {choice.length}, weight decay {choice.weight_decay:g}: '
       f'{score:.1%} of the held-out labelled images')  # fmt: skip
   if home and hosts.is_first_process():
-    write_json(home / 'score.json', {'held_out': score, **choice._asdict()})
+    sweep.write(home, Held(score, scored), choice._asdict())
     shutil.rmtree(home / 'checkpoints', ignore_errors=True)  # Only its score is wanted.
-  return score
+  return Held(score, scored)
 
 
 def _set_up(
@@ -290,10 +275,6 @@ def _run(
   head: Mapping[str, Any] | None,
 ) -> Run:
   """The training of one setting."""
-
-  if protocol.pool:
-    fields = {**encoder.fields, 'pool': protocol.pool}
-    encoder = dataclasses.replace(encoder, fields=fields, pool=protocol.pool)
 
   def method(setting: Any) -> Any:
     return supervised.build(

@@ -5,7 +5,8 @@ scores are means over the parts, with their standard deviation. Large sets need 
 the parts for a test set.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import pathlib
 import statistics
 from typing import Any
 
@@ -15,6 +16,7 @@ from byoljax import streams
 from byoljax.config import ConfigError
 from byoljax.data.sources.source import Source
 from byoljax.evals.scores import METRICS
+from byoljax.protocols.answers import Trained
 from byoljax.protocols.extraction import EvalData
 
 FOLDS = 5
@@ -60,6 +62,40 @@ def by_fold(data: EvalData) -> list[EvalData]:
     data._replace(train=data.train.subset(train), test=data.train.subset(test), has_test=True)
     for train, test in rows(data.train)
   ]
+
+
+def homes(
+  data: EvalData, workdir: pathlib.Path | None
+) -> list[tuple[EvalData, pathlib.Path | None]]:
+  """The data of every part with a directory of its own, the whole one where there is one part."""
+  parts = by_fold(data)
+  alone = workdir is None or len(parts) == 1
+  return [
+    (part, workdir if alone or workdir is None else workdir / f'fold{number}')
+    for number, part in enumerate(parts)
+  ]
+
+
+def fit(
+  data: EvalData,
+  workdir: pathlib.Path | None,
+  train: Callable[[EvalData, pathlib.Path | None], Trained],
+) -> Trained:
+  """Trains on every part and, of several, on all labelled images, for the classifier.
+
+  Args:
+    data: with or without a test split.
+    workdir: where parts have their directories; None keeps all in memory.
+    train: (data with a test split, directory) -> one result with its classifier.
+  """
+  made = [train(part, home) for part, home in homes(data, workdir)]
+  last = made[-1]
+  if not data.has_test:
+    rows_tested = by_fold(data)[0].test  # Not looked at: the parts have the result.
+    whole = data._replace(test=rows_tested, has_test=True)
+    last = train(whole, None if workdir is None else workdir / 'all')
+  answers = tuple(answer for each in made for answer in each.answers)
+  return last._replace(result=combined([each.result for each in made]), answers=answers)
 
 
 def describe(data: EvalData) -> str:

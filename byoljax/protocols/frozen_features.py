@@ -1,19 +1,27 @@
 """Evaluations of frozen features of un-augmented images: k-NN, and what others are fitted to."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from byoljax.config import ConfigError, user_errors
 from byoljax.encoders.encoder import Encoder
-from byoljax.evals import features, knn
-from byoljax.protocols import extraction, folds
+from byoljax.evals import features, frozen, knn
+from byoljax.ops import readouts
+from byoljax.protocols import answers, extraction, folds, training
+from byoljax.protocols.answers import Trained
 from byoljax.protocols.extraction import EvalData
 from byoljax.workdir import activity
 
 # Features float32 [N, D] and labels, int32 [N] or bool [N, C].
 Split = tuple[np.ndarray, np.ndarray]
+
+# A larger bank of neighbors is not kept as a classifier.
+MOST_BYTES = 256 * 2**20
+# Held-out images of a bank, at most: they fit a single number.
+_MOST_HELD = 2_000
+_HELD_SHARE = 0.2
 
 
 def splits(encoder: Encoder, data: EvalData) -> list[tuple[Split, Split]]:
@@ -43,6 +51,40 @@ def _labelled(found: np.ndarray, labels: np.ndarray) -> Split:
   return found[known], labels[known]
 
 
+def every_image(parts: Sequence[tuple[Split, Split]]) -> Split:
+  """Training images; of the parts of a cross-validation all labelled images."""
+  (train, test), *others = parts
+  return answers.joined([train, test]) if others else train
+
+
+def fit(
+  encoder: Encoder,
+  parts: Sequence[tuple[Split, Split]],
+  compute: Callable[[Split, Split], frozen.Fitted],
+) -> Trained:
+  """A classifier of frozen features, with its result.
+
+  Args:
+    encoder: whose features these are.
+    parts: of `splits`.
+    compute: (training features, test features) -> the fitted classifier. Of several parts it is
+      called once more, on all labelled images, if it gives a classifier at all.
+  """
+  each = [compute(train, test) for train, test in parts]
+  result = folds.combined([one.result for one in each])
+  readout = each[0].readout
+  if readout is None:
+    return Trained(result, encoder, None, ())
+  found = [
+    answers.answers_of(one.readout, test, one.held)
+    for one, (_, test) in zip(each, parts, strict=True)
+    if one.readout is not None
+  ]
+  if len(parts) > 1:
+    readout = compute(every_image(parts), parts[0][1]).readout
+  return Trained(result, encoder, readout, tuple(found))
+
+
 def knn_result(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> dict[str, Any]:
   """k-NN of an encoder: {'top1': headline, 'sweep': every k and temperature, ...}.
 
@@ -51,10 +93,53 @@ def knn_result(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> d
     data: bank and queries; without a test split see `folds`.
     fields: 'k' and 'temperature' (tuples).
   """
+  return _knn_result(splits(encoder, _single(data)), data, fields)
+
+
+def fit_knn(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> Trained:
+  """`knn_result` with its classifier, the headline's; without one where the bank is too large.
+
+  Without a test split the bank is all labelled images. With one, a fifth of the bank, at most 2,000
+  images, is classified by the others to find the temperature.
+  """
+  parts = splits(encoder, _single(data))
+  result = _knn_result(parts, data, fields)
+  bank = every_image(parts)
+  if bank[0].nbytes > MOST_BYTES:
+    return Trained(result, encoder, None, ())
+  classes, spread = data.train.num_classes, knn.HEADLINE_TEMPERATURE
+
+  def voters(part: Split, k: int) -> readouts.Neighbors:
+    return readouts.neighbors(*part, classes=classes, k=k, temperature=spread)
+
+  found = [
+    answers.answers_of(voters(train, result['k']), test, held)
+    for train, test in parts
+    for held in [_held(train, result['k'], voters) if len(parts) == 1 else None]
+  ]
+  return Trained(result, encoder, voters(bank, result['k']), tuple(found))
+
+
+def _held(bank: Split, k: int, voters: Callable[[Split, int], readouts.Neighbors]) -> Split | None:
+  """Scores and labels of a part of the bank by the rest of it."""
+  chosen = training.stratified(bank[1], _HELD_SHARE, seed=0)[:_MOST_HELD]
+  if not len(chosen):
+    return None
+  rest = np.setdiff1d(np.arange(len(bank[1])), chosen)
+  votes = voters((bank[0][rest], bank[1][rest]), k)
+  return readouts.logits_of(votes, bank[0][chosen]), bank[1][chosen]
+
+
+def _single(data: EvalData) -> EvalData:
+  if data.train.multi_label:
+    raise ConfigError(f'{data.train.name} has several labels per image: k-NN needs one.')
+  return data
+
+
+def _knn_result(
+  every: Sequence[tuple[Split, Split]], data: EvalData, fields: Mapping[str, Any]
+) -> dict[str, Any]:
   bank = data.train
-  if bank.multi_label:
-    raise ConfigError(f'{bank.name} has several labels per image: k-NN needs one.')
-  every = splits(encoder, data)
   most = min(len(train[1]) for train, _ in every)
   with user_errors('k-NN'), activity.doing(f'k-NN of {data.test.size:,} images'):
     results = [

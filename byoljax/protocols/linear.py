@@ -12,9 +12,13 @@ from byoljax.config import ConfigError, choose
 from byoljax.data.sources.source import Source
 from byoljax.devices import mapping
 from byoljax.encoders.encoder import Encoder
+from byoljax.evals import scores
 from byoljax.methods.supervised import linear_probe
 from byoljax.models import heads
+from byoljax.models.layers import BN_EPSILON
+from byoljax.ops import readouts
 from byoljax.protocols import folds, training
+from byoljax.protocols.answers import Answers, Trained
 from byoljax.protocols.extraction import EvalData
 from byoljax.step import TrainState
 from byoljax.train.record import Logging
@@ -106,12 +110,27 @@ def linear_result(
     ConfigError: a protocol that does not fit the data.
     RuntimeError: the encoder changed, which must not happen.
   """
-  results = []
-  parts = folds.by_fold(data)
-  for number, part in enumerate(parts):
-    home = workdir if workdir is None or len(parts) == 1 else workdir / f'fold{number}'
-    results.append(_result(encoder, part, protocol, logging, home))
-  return folds.combined(results)
+  made = [
+    _result(encoder, part, protocol, logging, home) for part, home in folds.homes(data, workdir)
+  ]
+  return folds.combined([each.result for each in made])
+
+
+def fit(
+  encoder: Encoder,
+  data: EvalData,
+  protocol: LinearProtocol,
+  *,
+  logging: Logging,
+  workdir: pathlib.Path | None = None,
+) -> Trained:
+  """`linear_result` with its classifier: the head that was tested.
+
+  Without a test split one more is trained, on all labelled images.
+  """
+  return folds.fit(
+    data, workdir, lambda part, home: _result(encoder, part, protocol, logging, home)
+  )
 
 
 def check(
@@ -260,15 +279,18 @@ def _result(
   protocol: LinearProtocol,
   logging: Logging,
   workdir: pathlib.Path | None,
-) -> dict[str, Any]:
-  """`linear_result` with a test split."""
+) -> Trained:
+  """`fit` with a test split."""
   rates = tuple(protocol.base_lr)
   run, state, held_out, rest = _trained(encoder, data, protocol, logging, workdir)
+  best, pair = 0, None
   if held_out is None:
     found: Mapping[str, Any] = {'base_lr': next(iter(rates))}
   else:
-    held = [of['top1'] for of in training.score(run, state, held_out, data)]
+    answered = training.answers(run, state, held_out, data)
+    held = [scores.of_logits(*each)['top1'] for each in answered]
     best = int(np.argmax(held))
+    pair = answered[best]
     state = state.replace(params=jax.tree.map(lambda x: x[best : best + 1], state.params))
     found = {
       'base_lr': rates[best],
@@ -276,14 +298,30 @@ def _result(
       'held_out_top1_by_lr': dict(zip(map(str, rates), held, strict=True)),
       'held_out_examples': held_out.size,
     }
-  return {
-    **training.score(run, state, data.test, data)[0],
+  tested = training.answers(run, state, data.test, data)[0]
+  result = {
+    **scores.of_logits(*tested),
     **found,
     'train_examples': rest.size,
     'test_examples': data.test.size,
     'steps': run.length.total_steps,
     'batch_size': run.length.batch_size,
   }
+  if data.train.multi_label:
+    return Trained(result, encoder, None, ())
+  return Trained(result, encoder, _readout(state), (Answers(tested, pair),))
+
+
+def _readout(state: TrainState) -> readouts.Linear:
+  """The first head alone; normalization of its features becomes a part of it."""
+  head = mapping.fetch(state.params['head'][linear_probe.FEATURES])
+  kernel, bias = head['kernel'][0], head['bias'][0, 0]
+  norm = mapping.fetch(state.method_state.norm).get(linear_probe.FEATURES)
+  if norm:
+    mean, variance = (norm['norm']['bn'][name] for name in ('mean', 'var'))
+    kernel = kernel / np.sqrt(variance + BN_EPSILON)[:, None]
+    bias = bias - mean @ kernel
+  return readouts.Linear(kernel, bias)
 
 
 def _require_frozen(state: TrainState, encoder: Encoder) -> None:

@@ -168,11 +168,18 @@ def train(
 
 def score(run: Run, state: TrainState, source: Source, data: EvalData) -> list[dict[str, Any]]:
   """Scores of every stacked head on un-augmented images."""
+  return [scores.of_logits(*each) for each in answers(run, state, source, data)]
+
+
+def answers(
+  run: Run, state: TrainState, source: Source, data: EvalData
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Logits [n, C] of every stacked head on un-augmented images, with their labels."""
   transform = device.make_eval_transform(data.mean, data.std)
   extract = features.make_extractor(run.method.embed, transform, tap='logits')
   logits, labels = extract(state.params, state.method_state, eval_batches(source, data))
   heads = np.split(logits, logits.shape[1] // data.train.num_classes, axis=1)
-  return [scores.of_logits(each, labels) for each in heads]
+  return [(each, labels) for each in heads]
 
 
 def hold_out(source: Source, share: float, seed: int) -> tuple[Source, Source]:
@@ -195,12 +202,17 @@ def hold_out_stratified(source: Source, share: float, seed: int) -> tuple[Source
   assert labels is not None
   if labels.ndim == 2:
     return hold_out(source, share, seed)
-  seeds = (seed, streams.PROBE_HELD_OUT)
-  chosen = frozen.subset(labels, share=min(share, 0.5), seed=seeds, spare=1)
+  chosen = stratified(labels, share, seed)
   if not len(chosen):
     return None, source
   rest = np.setdiff1d(np.arange(source.size), chosen)
   return source.subset(chosen), source.subset(rest)
+
+
+def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
+  """Positions of a held-out share of every class, ascending; a single image is never held out."""
+  seeds = (seed, streams.PROBE_HELD_OUT)
+  return frozen.subset(labels, share=min(share, 0.5), seed=seeds, spare=1)
 
 
 def check_share(share: float) -> None:

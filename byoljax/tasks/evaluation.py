@@ -1,22 +1,28 @@
 """What evaluations of a checkpoint share: data, directory, and how the simple ones run."""
 
 from collections.abc import Callable, Mapping
+import functools
+import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
+from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError, user_errors
+from byoljax.devices import hosts
 from byoljax.tasks import data as data_lib
 from byoljax.workdir import activity, run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
+  from byoljax.evals.frozen import Fitted
+  from byoljax.protocols.answers import Trained
   from byoljax.protocols.extraction import EvalData
   from byoljax.protocols.frozen_features import Split
 
-# (config, training features, test features) -> the result.
-Compute = Callable[[Config, 'Split', 'Split'], dict[str, Any]]
+# (config, number of classes, training features, test features) -> the fitted classifier.
+Compute = Callable[[Config, int, 'Split', 'Split'], 'Fitted']
 
 
 def data_of(
@@ -99,7 +105,8 @@ def on_frozen_features(
 
   Args:
     name: of the task: of its directory and in messages.
-    compute: see `Compute`; without a test split it is called for every part of `protocols.folds`.
+    compute: see `Compute`; without a test split it is called for every part of `protocols.folds`,
+      and for all images, as the classifier is to be kept.
     show: what to print of the result.
     config: with `pretrained`, `network`, `tap`, `data`, `image_size` and `batch_size`.
     invocation: how the task was called.
@@ -112,10 +119,53 @@ def on_frozen_features(
   data = data_of(config, source, config.batch_size, home)
   say(f'{name} of {directory} ({which(config)}) on {folds.describe(data)}')
   splits = frozen_features.splits(encoder, data)
+  fit = functools.partial(compute, config, data.train.num_classes)
   with user_errors(name), activity.doing(f'{name} of {data.train.size:,} images'):
-    results = [compute(config, train, test) for train, test in splits]
-  result = folds.combined(results)
-  run_dir.write_result(home / 'result.json', result, config, directory)
-  say(show(result))
+    trained = frozen_features.fit(encoder, splits, fit)
+  leave(home, trained, data, config, directory)
+  run_dir.write_result(home / 'result.json', trained.result, config, directory)
+  say(show(trained.result))
   say(f'result  {home / "result.json"}')
   return 0
+
+
+def leave(
+  home: pathlib.Path,
+  trained: 'Trained',
+  data: 'EvalData',
+  config: Config,
+  directory: pathlib.Path,
+  network: str = '',
+) -> pathlib.Path | None:
+  """Saves the classifier that an evaluation has trained, and its confusion matrix; says so.
+
+  Args:
+    home: the evaluation's directory; the classifier is `home/classifier`.
+    trained: its result gets the calibration.
+    data: of the evaluation.
+    config: of the evaluation, kept with the classifier.
+    directory: the checkpoint whose encoder it stands on.
+    network: which network that was; '' as `config` says.
+
+  Returns:
+    The classifier's directory, or None where nothing is to be saved.
+  """
+  from byoljax.encoders import classifier
+  from byoljax.protocols import answers
+  from byoljax.report import confusion
+
+  run = run_dir.run_record(directory.parent.parent)
+  origin = classifier.Origin(run, network or config.network)
+  about = {'from': str(directory), 'config': json.loads(config_lib.to_json(config))}
+  made = answers.classifier_of(trained, data, origin, about)
+  if made is None or not hosts.is_first_process():
+    return None
+  with user_errors(f"'{home}'"):
+    where = classifier.save(made, home / classifier.FOLDER)
+    confusion.write_csv(home / 'confusion.csv', answers.confusion(trained), made.classes)
+  found = trained.result['calibration']
+  how = f'temperature {found["temperature"]:.3g} from {found["images"]:,} images'
+  say(f'calibration error {found["ece"]:.1%} of test images, {found["ece_uncalibrated"]:.1%} '
+      f'uncalibrated ({how})')  # fmt: skip
+  say(f'classifier  {where}')
+  return where

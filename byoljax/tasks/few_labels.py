@@ -13,6 +13,7 @@ from byoljax.workdir.run_dir import Invocation
 CLASSIFIERS = ('logistic', 'svm')
 
 if TYPE_CHECKING:
+  from byoljax.evals.frozen import Fitted
   from byoljax.protocols.frozen_features import Split
 
 
@@ -23,15 +24,18 @@ def run(config: Config, invocation: Invocation) -> int:
   return evaluation.on_frozen_features('few_labels', _compute, _show, config, invocation)
 
 
-def _compute(config: Config, train: 'Split', test: 'Split') -> dict[str, Any]:
-  from byoljax.evals import frozen, svm
+def _compute(config: Config, num_classes: int, train: 'Split', test: 'Split') -> 'Fitted':
+  from byoljax.evals import few_labels, svm
+  from byoljax.evals.frozen import Fitted
 
   fields = config.few_labels
   if fields.classifier == 'svm':
-    return svm.low_shot(
-      train, test, shots=fields.shots, draws=fields.draws, cost=fields.cost, seed=fields.seed
+    return Fitted(
+      svm.low_shot(
+        train, test, shots=fields.shots, draws=fields.draws, cost=fields.cost, seed=fields.seed
+      )
     )
-  return frozen.few_labels(
+  return few_labels.fit_few_labels(
     train,
     test,
     shots=fields.shots,
@@ -39,6 +43,7 @@ def _compute(config: Config, train: 'Split', test: 'Split') -> dict[str, Any]:
     draws=fields.draws,
     value=fields.regularization,
     seed=fields.seed,
+    num_classes=num_classes,
   )
 
 

@@ -55,8 +55,7 @@ def _train(
 ) -> int:
   """The part of `finetune` that one process at a time may do in a directory."""
   from byoljax.encoders.encoder import untrained
-  from byoljax.protocols import folds
-  from byoljax.protocols.finetune import finetune_result
+  from byoljax.protocols import finetune, folds
   from byoljax.train import assemble
 
   say(
@@ -70,7 +69,7 @@ def _train(
   results = {}
   for name, start in starts.items():
     say(f'training from {_START.get(name, name)} ...')
-    results[name] = finetune_result(
+    trained = finetune.fit(
       start,
       data,
       protocol,
@@ -78,6 +77,8 @@ def _train(
       head=head,
       workdir=home / name,
     )
+    results[name] = trained.result
+    evaluation.leave(home / name, trained, data, config, directory, name)
   run_dir.write_result(home / 'result.json', results, config, directory)
   say(format_results(results))
   say(f'result  {home / "result.json"}')

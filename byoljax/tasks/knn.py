@@ -23,7 +23,9 @@ def run(config: Config, invocation: Invocation) -> int:
   home = evaluation.result_directory('knn', config, directory, invocation)
   data = evaluation.data_of(config, source_config, config.batch_size, home)
   say(f'k-NN of {directory} ({evaluation.which(config)}) on {folds.describe(data)}')
-  result = frozen_features.knn_result(encoder, data, config.knn)
+  trained = frozen_features.fit_knn(encoder, data, config.knn)
+  result = trained.result
+  evaluation.leave(home, trained, data, config, directory)
   run_dir.write_result(home / 'result.json', result, config, directory)
   say(_sweep(result))
   say(

@@ -29,7 +29,9 @@ def run(config: Config, invocation: Invocation) -> int:
   with run_dir.lock_workdir(home):
     run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
     say(f'Linear evaluation of {directory} ({evaluation.which(config)}) on {folds.describe(data)}.')
-    result = linear.linear_result(encoder, data, protocol, logging=logging, workdir=home)
+    trained = linear.fit(encoder, data, protocol, logging=logging, workdir=home)
+  result = trained.result
+  evaluation.leave(home, trained, data, config, directory)
   run_dir.write_result(home / 'result.json', result, config, directory)
   say(
     f'{scores.format_scores(result)} on {result["test_examples"]:,} test images ({_chosen(result)})'

@@ -9,6 +9,7 @@ from byoljax.tasks.command import Command
 from byoljax.workdir.run_dir import Invocation
 
 if TYPE_CHECKING:
+  from byoljax.evals.frozen import Fitted
   from byoljax.protocols.frozen_features import Split
 
 
@@ -17,17 +18,18 @@ def run(config: Config, invocation: Invocation) -> int:
   return evaluation.on_frozen_features('logistic', _compute, _show, config, invocation)
 
 
-def _compute(config: Config, train: 'Split', test: 'Split') -> dict[str, Any]:
+def _compute(config: Config, num_classes: int, train: 'Split', test: 'Split') -> 'Fitted':
   from byoljax.evals import frozen
 
   fields = config.logistic
-  return frozen.logistic(
+  return frozen.fit_logistic(
     train,
     test,
     lambdas=fields.lambdas or frozen.LAMBDAS,
     held_out=fields.held_out,
     seed=fields.seed,
     max_iterations=fields.max_iterations,
+    num_classes=num_classes,
   )
 
 

@@ -12,6 +12,7 @@ from byoljax.config import Config, user_errors
 from byoljax.devices import hosts
 from byoljax.report import final_table, table
 from byoljax.tasks import data as data_lib
+from byoljax.tasks import evaluation
 from byoljax.tasks.command import RECIPE, Command
 from byoljax.workdir import activity, run_dir
 from byoljax.workdir.run_dir import Invocation, say
@@ -199,8 +200,8 @@ def _final_table(
   step = int(state.step)
   results = run_dir.read_result(path, step)
   if results is None:
-    results = _final_results(config, run, data, state)
     directory = workdir / 'checkpoints' / str(step)
+    results = _final_results(config, run, data, state, directory)
     run_dir.write_result(path, results, config, directory, step=step)
   formats = dict.fromkeys(final_table.COLUMNS, '{:.1%}')
   cells = table.format_table(final_table.rows(results), ['encoder', *formats], formats=formats)
@@ -211,13 +212,12 @@ def _final_table(
 
 
 def _final_results(
-  config: Config, run: 'Run', data: 'EvalData', state: 'TrainState'
+  config: Config, run: 'Run', data: 'EvalData', state: 'TrainState', directory: pathlib.Path
 ) -> dict[str, Any]:
   """k-NN and linear evaluation of the trained encoder and, unless told not to, of what it beats."""
   from byoljax.encoders import load
   from byoljax.encoders.encoder import random_encoder
-  from byoljax.protocols import frozen_features
-  from byoljax.protocols.linear import LinearProtocol, linear_result
+  from byoljax.protocols import frozen_features, linear
   from byoljax.train import assemble
 
   encoders = {config.method.name: _online(config, run, state)}
@@ -225,13 +225,24 @@ def _final_results(
     pixels = dict(config.encoder) | {'name': 'pixels'}
     for name, fields in {'random initialization': config.encoder, 'raw pixels': pixels}.items():
       encoders[name] = random_encoder(fields, load.preprocessing_of(config), config.seed)
-  protocol, results = LinearProtocol(**config.evals.linear.to_dict()), {}
+  protocol, results = linear.LinearProtocol(**config.evals.linear.to_dict()), {}
+  logging = assemble.logging_of(config)
   for name, encoder in encoders.items():
     say(f'evaluating {name} ...')
     with activity.doing(f'evaluating {name}'):
+      if name == config.method.name:
+        trained = {
+          'knn': frozen_features.fit_knn(encoder, data, config.evals.knn),
+          'linear': linear.fit(encoder, data, protocol, logging=logging),
+        }
+        results[name] = {kind: each.result for kind, each in trained.items()}
+        for kind, each in trained.items():
+          home = run_dir.evals_dir(directory) / f'{kind}-online-{directory.name}'
+          evaluation.leave(home, each, data, config, directory, 'online')
+        continue
       results[name] = {
         'knn': frozen_features.knn_result(encoder, data, config.evals.knn),
-        'linear': linear_result(encoder, data, protocol, logging=assemble.logging_of(config)),
+        'linear': linear.linear_result(encoder, data, protocol, logging=logging),
       }
   return results
 

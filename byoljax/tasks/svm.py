@@ -9,6 +9,7 @@ from byoljax.tasks.command import Command
 from byoljax.workdir.run_dir import Invocation
 
 if TYPE_CHECKING:
+  from byoljax.evals.frozen import Fitted
   from byoljax.protocols.frozen_features import Split
 
 
@@ -17,11 +18,11 @@ def run(config: Config, invocation: Invocation) -> int:
   return evaluation.on_frozen_features('svm', _compute, _show, config, invocation)
 
 
-def _compute(config: Config, train: 'Split', test: 'Split') -> dict[str, Any]:
+def _compute(config: Config, num_classes: int, train: 'Split', test: 'Split') -> 'Fitted':
   from byoljax.evals import svm
 
   fields = config.svm
-  return svm.svm(
+  return svm.fit_svm(
     train,
     test,
     costs=fields.costs or svm.COSTS,
@@ -29,6 +30,7 @@ def _compute(config: Config, train: 'Split', test: 'Split') -> dict[str, Any]:
     positive_weight=fields.positive_weight,
     seed=fields.seed,
     max_iterations=fields.max_iterations,
+    num_classes=num_classes,
   )
 
 

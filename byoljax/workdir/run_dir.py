@@ -309,6 +309,16 @@ def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
     raise ConfigError(f"'{path}' cannot be read ({error}).") from error
 
 
+def run_record(workdir: pathlib.Path) -> dict[str, Any]:
+  """What a run's network is built from: 'config', as JSON, and 'facts'.
+
+  Raises:
+    ConfigError: the directory has no readable config.json.
+  """
+  config = json.loads(config_lib.to_json(run_config(workdir)))
+  return {'config': config, 'facts': run_facts(workdir)}
+
+
 def identity(workdir: pathlib.Path) -> str:
   """What the checkpoints in a directory have to belong to: a digest of its run's settings and data.
 

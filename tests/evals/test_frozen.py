@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from byoljax import cli
-from byoljax.evals import frozen
+from byoljax.evals import few_labels, frozen
 
 RNG = np.random.default_rng(0)
 
@@ -23,7 +23,7 @@ class TestLogistic:
   def test_the_minimum_is_that_of_the_stated_objective(self, classes):
     """Gradient of sum CE + lambda/2 |W|^2, written down here, vanishes at what was fitted."""
     x, y = blobs(60, 2.0, 1, classes=classes)
-    model = frozen._fit(x, y, 3.0, 10000)
+    model = frozen.fit_model(x, y, 3.0, 10000)
     rows, bias = model.coef_, model.intercept_
     if classes == 2:
       rows, bias = np.concatenate([-rows, rows]) / 2, np.concatenate([-bias, bias]) / 2
@@ -84,7 +84,7 @@ class TestSubset:
 
 
 def test_more_labels_are_better():
-  rows = frozen.few_labels(
+  rows = few_labels.few_labels(
     blobs(600, 2.5, 1), blobs(300, 2.5, 2), shots=(1, 20), shares=(0.5,), draws=4, value=1.0
   )['rows']
   assert [row['labels'] for row in rows] == ['1 per class', '20 per class', '50 %']
@@ -102,7 +102,7 @@ class TestFifteenLabels:
   def few_labels(self, shots, shares, keep=slice(None)):
     train = self.X[keep], self.Y[keep]
     test = self.X, self.Y
-    return frozen.few_labels(train, test, shots=shots, shares=shares, draws=1, value=1.0)
+    return few_labels.few_labels(train, test, shots=shots, shares=shares, draws=1, value=1.0)
 
   def test_few_labels_skips_what_cannot_be(self):
     result = self.few_labels((1, 5, 20), (0.01, 0.1, 0.4))
@@ -122,7 +122,7 @@ class TestFifteenLabels:
 
   def test_a_rare_class_does_not_cost_a_share(self):
     labels = np.repeat([0, 1], [1000, 30])
-    assert frozen._too_few(labels, None, 0.01) == '', '11 images for 10.3'
+    assert few_labels._too_few(labels, None, 0.01) == '', '11 images for 10.3'
 
   def test_nothing_left_is_a_mistake(self):
     with pytest.raises(ValueError, match='15 labelled images are too few for every entry: 20 per'):

@@ -10,6 +10,7 @@ import pytest
 from byoljax import cli
 from byoljax import config as config_lib
 from byoljax.data.sources import arrays
+from byoljax.encoders import classifier
 from byoljax.protocols import finetune, labelled, training
 from byoljax.train.record import Logging
 from byoljax.workdir import checkpoint
@@ -59,7 +60,7 @@ class TestLinearProtocols:
     assert peaks['mae'] == (pytest.approx(6.4), '90 epochs')
 
   @pytest.mark.parametrize('name', ['mae', pytest.param('moco', marks=pytest.mark.slow)])
-  def test_another_papers_probe_runs(self, name, untrained, tmp_path, capsys):
+  def test_another_papers_probe_runs(self, name, untrained, npz, tmp_path, capsys):
     rate = {'moco': '(1.0,)', 'mae': '(100.0,)'}[name]
     command = [f'linear:{name}', str(untrained), f'--workdir={tmp_path}', *QUIET,
                '--linear.length=12 epochs', '--linear.batch_size=16', f'--linear.base_lr={rate}',
@@ -67,6 +68,10 @@ class TestLinearProtocols:
     assert cli.run(command) == 0
     result = result_of(tmp_path)
     assert result['top1'] > 0.6, 'colors are linearly separable'
+    with np.load(npz) as stored:
+      found = np.asarray(classifier.load(tmp_path).predict(stored['x_test'])).argmax(1)
+      # MAE's probe normalizes features, which its classifier has taken into its weights.
+      assert np.mean(found == stored['y_test']) == pytest.approx(result['top1'])
     # A single rate: nothing is held out.
     assert result['train_examples'] == 80 and 'held_out_top1' not in result
     assert 'the only one' in capsys.readouterr().out
@@ -87,7 +92,7 @@ class TestLinearProtocols:
 
 class TestFinetune:
   @pytest.mark.parametrize('scratch', [False, pytest.param(True, marks=pytest.mark.slow)])
-  def test_beside_scratch_with_a_sweep_and_resumed(self, scratch, untrained, tmp_path, capsys):
+  def test_beside_scratch_with_a_sweep_and_resumed(self, scratch, untrained, npz, tmp_path, capsys):
     command = ['finetune', str(untrained), f'--workdir={tmp_path}', '--labels=10 per class', *SHORT,
                f'--scratch={scratch}']  # fmt: skip
     assert cli.run(command) == 0
@@ -101,6 +106,10 @@ class TestFinetune:
     shown = capsys.readouterr().out
     assert ('from scratch' in shown) == scratch
     assert 'top-1' not in shown.split('result')[0].split('\n')[0]
+    with np.load(npz) as stored:
+      found = np.asarray(classifier.load(tmp_path).predict(stored['x_test'])).argmax(1)
+      assert np.mean(found == stored['y_test']) == pytest.approx(own['top1'])
+    assert own['calibration']['images'] == 6, 'a fifth was held out'
     # Started again, nothing is trained: the sweep's scores and the last checkpoint are there.
     before = (tmp_path / 'online' / 'metrics.jsonl').read_text()
     assert cli.run(command) == 0
@@ -129,7 +138,7 @@ class TestFinetune:
       assert np.allclose(before, after.reshape(-1, *before.shape)[0], atol=1e-6) == fixed
 
   @pytest.mark.slow
-  def test_from_the_first_layer_of_the_head(self, with_projector, tmp_path, capsys):
+  def test_from_the_first_layer_of_the_head(self, with_projector, npz, tmp_path, capsys):
     command = ['finetune', str(with_projector), '--labels=10 per class', *SHORT,
                '--finetune.sweep.base_lr=()', '--finetune.length=2 steps',
                '--finetune.head_layers=1']  # fmt: skip
@@ -139,6 +148,12 @@ class TestFinetune:
     assert set(stored) == {'encoder', 'projector', 'head'}
     assert set(stored['projector']) == {'linear1', 'bn1'}
     assert stored['head']['linear1']['kernel'].shape[0] == 16, 'the projector is 16 wide'
+    made = classifier.load(tmp_path / 'out')
+    with np.load(npz) as images:
+      found = np.asarray(made.predict(images['x_test'])).argmax(1)
+      own = result_of(tmp_path / 'out')['online']
+      assert np.mean(found == images['y_test']) == pytest.approx(own['top1'])
+    assert made.encoder.dim == 16
     capsys.readouterr()
     assert cli.run([*command[:-3], '--finetune.head_layers=2']) == 2
     assert 'projector of 2 plain layers; give at most 1' in capsys.readouterr().err

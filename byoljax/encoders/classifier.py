@@ -1,0 +1,279 @@
+"""`Classifier`: a trained classifier of images as one value, and as a directory.
+
+    classifier = classifier.load('runs/byol/evals/linear-online-100')
+    chances = classifier.predict(images)  # uint8 [b, S, S, 3] -> float32 [b, C]
+    best = [classifier.classes[i] for i in chances.argmax(1)]
+
+Network, weights and preprocessing (an `Encoder`), the readout on its features, the classes, the
+temperature that makes the probabilities believable, and where all that is from. The directory holds
+everything, so it can be copied to another machine, and it outlives the checkpoint:
+
+    classifier.json      classes, readout, temperature, protocol, scores, the run's configuration
+    weights-<mark>.npz   arrays of the network and the readout, NumPy only
+
+`classifier.json` names the file with the weights and is replaced at once, after that file is there:
+a reader sees the old classifier or the new one.
+"""
+
+from collections.abc import Mapping, Sequence
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import secrets
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from byoljax import config as config_lib
+from byoljax.config import ConfigError, user_errors
+from byoljax.encoders import load as load_lib
+from byoljax.encoders import method_network
+from byoljax.encoders.encoder import EMBEDDING, Encoder, Preprocessing, network, pool_of
+from byoljax.models import heads
+from byoljax.models.net import Net, stack
+from byoljax.models.taps import truncate
+from byoljax.ops import readouts
+from byoljax.ops.readouts import Readout
+from byoljax.version import versions
+from byoljax.workdir.files import replacing, write_json
+
+PyTree = Any
+FILE, FOLDER = 'classifier.json', 'classifier'
+TRUNK = 'trunk'
+_FORMAT = 1
+_WEIGHTS = 'weights'
+
+
+class Origin(NamedTuple):
+  """What a classifier's network is built from.
+
+  Attributes:
+    run: what the pretraining run's config.json says: 'config' and 'facts'.
+    network: which of its networks: 'online', 'target', or a baseline.
+    trunk: arguments of the `heads.MLPHead` that stayed under the readout in fine-tuning, or None.
+  """
+
+  run: Mapping[str, Any]
+  network: str
+  trunk: Mapping[str, Any] | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Classifier:
+  """A classifier of images; it can be pickled.
+
+  Attributes:
+    encoder: network, weights, preprocessing and the tap that the readout reads.
+    readout: features -> scores, see `ops.readouts`.
+    classes: C names, in the order of the scores.
+    temperature: T of softmax(scores / T).
+    protocol: how it was made and what it scored, for JSON.
+    origin: see `Origin`.
+  """
+
+  encoder: Encoder
+  readout: Readout
+  classes: tuple[str, ...]
+  temperature: float
+  protocol: Mapping[str, Any]
+  origin: Origin
+
+  def predict(self, images: Any) -> jax.Array:
+    """Probabilities float32 [b, C]; every row adds up to 1.
+
+    Args:
+      images: as for `Encoder.__call__`: uint8 [b, S, S, C], or float in [0, 1].
+
+    Raises:
+      ValueError: another shape or type.
+    """
+    return self.chances(self.encoder(images))
+
+  def chances(self, features: jax.Array) -> jax.Array:
+    """Probabilities float32 [b, C] of features [b, D]."""
+    return jax.nn.softmax(self.readout.logits(features) / self.temperature, axis=-1)
+
+  def apply(self, images: jax.Array) -> jax.Array:
+    """`predict` as a pure function, to be compiled or exported."""
+    return self.chances(self.encoder.apply(self.encoder.params, self.encoder.bn, images))
+
+
+def trunk_network(encoder: Encoder, trunk: Mapping[str, Any] | None) -> Net:
+  """The encoder's network with the first layers of a projector behind it, where there are any."""
+  if trunk is None:
+    return encoder.net
+  dtype = jax.numpy.dtype(encoder.fields.get('dtype', 'float32'))
+  module = heads.MLPHead(**_tuples(trunk), trunk=True, dtype=dtype)
+  return stack((*encoder.net.parts[:1], ('projector', TRUNK, module)))
+
+
+def save(classifier: Classifier, path: str | os.PathLike[str]) -> pathlib.Path:
+  """Writes a classifier's directory, or replaces the one that is there.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  home = pathlib.Path(path)
+  home.mkdir(parents=True, exist_ok=True)
+  settings, arrays = {}, {}
+  for name, value in classifier.readout._asdict().items():
+    (arrays if isinstance(value, np.ndarray) else settings)[name] = value
+  encoder = classifier.encoder
+  trees = {'params': encoder.params, 'bn': encoder.bn, 'readout': arrays}
+  file = f'{_WEIGHTS}-{secrets.token_hex(4)}.npz'
+  with replacing(home / file) as opened:
+    np.savez(opened, allow_pickle=False, **_flat(jax.device_get(trees)))
+  kind = next(name for name, of in readouts.READOUTS.items() if isinstance(classifier.readout, of))
+  about = {
+    'format': _FORMAT,
+    'classes': list(classifier.classes),
+    'temperature': classifier.temperature,
+    'readout': {'kind': kind, **settings},
+    'preprocessing': encoder.preprocessing._asdict(),
+    'tap': encoder.tap,
+    'pool': encoder.pool,
+    'protocol': dict(classifier.protocol),
+    'origin': classifier.origin._asdict(),
+    'weights': file,
+    'versions': versions(),
+  }
+  write_json(home / FILE, about)
+  for old in home.glob(f'{_WEIGHTS}-*.npz*'):
+    if old.name != file:
+      with contextlib.suppress(OSError):
+        old.unlink()
+  return home
+
+
+def load(path: str | os.PathLike[str], *, module: Any = None) -> Classifier:
+  """Reads a classifier.
+
+  Args:
+    path: its directory, that of the evaluation that left it, or a run's, see `find`.
+    module: the linen module of its encoder, where that is one of the user's own.
+
+  Raises:
+    ConfigError: there is none, or it is damaged.
+  """
+  home = find(path)
+  try:
+    about = json.loads((home / FILE).read_text())
+    with np.load(home / about['weights'], allow_pickle=False) as stored:
+      arrays = _nested({name: stored[name] for name in stored.files})
+    return _built(about, arrays, module)
+  except ConfigError:
+    raise
+  except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
+    raise ConfigError(
+      f"'{home}' holds no classifier that can be read ({type(error).__name__}: {error}): make it "
+      'anew.'
+    ) from error
+
+
+def find(path: str | os.PathLike[str]) -> pathlib.Path:
+  """The directory of a classifier.
+
+  Of several that evaluations left in a run the newest is taken, those of baselines last.
+
+  Args:
+    path: the directory itself, of an evaluation, or of a run.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  home = pathlib.Path(path).expanduser()
+  if (home / FILE).is_file():
+    return home
+  found = every(home)
+  if not found:
+    what = 'there is no such directory' if not home.is_dir() else 'it holds none'
+    raise ConfigError(
+      f"no classifier in '{home}': {what}. `byoljax classify` makes one from labelled images, and "
+      'so do linear, logistic, svm, knn and finetune on a run.'
+    )
+  return found[0]
+
+
+def every(home: pathlib.Path) -> list[pathlib.Path]:
+  """All classifiers of an evaluation or a run, as `find` prefers them."""
+  found = [file.parent for depth in ('', '*/', 'evals/*/', 'evals/*/*/')
+           for file in home.glob(f'{depth}{FOLDER}/{FILE}')]  # fmt: skip
+
+  def rank(folder: pathlib.Path) -> tuple[bool, float]:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+      about = json.loads((folder / FILE).read_text())
+      baseline = about['origin']['network'] in load_lib.BASELINES
+      return baseline, -(folder / FILE).stat().st_mtime
+    return True, 0.0
+
+  return sorted(found, key=rank)
+
+
+def _built(about: Mapping[str, Any], arrays: dict[str, Any], module: Any) -> Classifier:
+  """A classifier from what `save` wrote."""
+  if about['format'] != _FORMAT:
+    raise ConfigError(f'this classifier has format {about["format"]}, not {_FORMAT}: make it anew.')
+  preprocessing = Preprocessing(**_tuples(about['preprocessing']))
+  origin = Origin(**about['origin'])
+  config = config_lib.from_json(origin.run['config'])
+  fields = {} if module is not None else dict(config.encoder)
+  if 'pool' in fields:
+    fields['pool'] = about['pool']  # Fine-tuning may pool in another way.
+  if origin.network == 'pixels':
+    fields['name'] = 'pixels'
+  tap, facts = about['tap'], origin.run.get('facts', {})
+  with user_errors('the encoder of the classifier'):
+    net = network(fields if module is None else module, preprocessing)
+    encoder = Encoder(net, {}, {}, preprocessing, pool=pool_of(fields), fields=fields)
+    if origin.trunk is not None:
+      net = trunk_network(encoder, origin.trunk)
+    elif tap != EMBEDDING:
+      method = method_network.of_facts(config, facts, module, 'the classifier')
+      net = truncate(net if method is None or method.net is None else method.net, (tap,))
+  roles = [role for role, _, _ in net.parts]
+  params, bn = (
+    {role: arrays.get(tree, {}).get(role, {}) for role in roles} for tree in ('params', 'bn')
+  )
+  settings = dict(about['readout'])
+  readout = readouts.READOUTS[settings.pop('kind')](**settings, **arrays['readout'])
+  return Classifier(
+    dataclasses.replace(encoder, net=net, params=params, bn=bn, tap=tap),
+    readout,
+    tuple(about['classes']),
+    float(about['temperature']),
+    about['protocol'],
+    origin,
+  )
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, np.ndarray]:
+  """{'params/encoder/conv/kernel': array}."""
+  flat: dict[str, np.ndarray] = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= _flat(value, f'{prefix}{name}/')
+    else:
+      flat[f'{prefix}{name}'] = np.asarray(value)
+  return flat
+
+
+def _nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  tree: dict[str, Any] = {}
+  for path, value in flat.items():
+    *groups, last = path.split('/')
+    place = tree
+    for group in groups:
+      place = place.setdefault(group, {})
+    place[last] = value
+  return tree
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """What JSON turned into lists."""
+  return {
+    name: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    for name, value in fields.items()
+  }

@@ -1,0 +1,56 @@
+"""Which classes are taken for which, and how each one fares: tables for people, and a CSV file."""
+
+from collections.abc import Sequence
+import csv
+import os
+from typing import Any
+
+import numpy as np
+
+from byoljax.evals import scores
+from byoljax.report import table
+from byoljax.workdir.files import replacing
+
+# Of more classes, tables show the worst and the commonest.
+_MOST = 30
+_PAIRS = 5
+
+
+def write_csv(path: str | os.PathLike[str], counts: np.ndarray, names: Sequence[str]) -> None:
+  """Writes a confusion matrix: a line for each true class, a column for each predicted one.
+
+  Args:
+    path: the file.
+    counts: int [C, C] of `scores.confusion`.
+    names: of the C classes.
+  """
+  with replacing(path, 'w') as file:
+    writer = csv.writer(file, lineterminator='\n')
+    writer.writerow(['true class', *names])
+    writer.writerows([name, *row] for name, row in zip(names, counts.tolist(), strict=True))
+
+
+def by_class(counts: np.ndarray, names: Sequence[str]) -> str:
+  """Images, recall and precision of every class, the worst first, as a table."""
+  rows: list[dict[str, Any]] = [
+    row | {'class': names[row['class']]} for row in scores.by_class(counts) if row['images']
+  ]
+  rows.sort(key=lambda row: row['recall'])
+  columns = ['class', 'images', 'recall', 'precision']
+  made = table.format_table(
+    rows[:_MOST], columns, formats={'recall': '{:.1%}', 'precision': '{:.1%}'}
+  )
+  more = len(rows) - _MOST
+  return made + (f'\n... and {more} better classes' if more > 0 else '')
+
+
+def commonest(counts: np.ndarray, names: Sequence[str]) -> str:
+  """'cat for dog 12 times, ...': what is most often taken for what; '' without a mistake."""
+  wrong = counts - np.diag(np.diag(counts))
+  order = np.argsort(-wrong, axis=None, kind='stable')[:_PAIRS]
+  said = [
+    f'{names[i]} for {names[j]} {wrong[i, j]:,} {"time" if wrong[i, j] == 1 else "times"}'
+    for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
+    if wrong[i, j]
+  ]
+  return ', '.join(said)
