@@ -98,6 +98,9 @@ def parse(arguments: Sequence[str]) -> Parsed:
   if command.field:
     argument = getattr(options, command.arguments[0].metavar.lower())
     overrides = [(command.field, argument), *overrides]
+  for flag, (field, text, _) in command.switches.items():
+    if getattr(options, flag.removeprefix('--')):
+      overrides = [(field, text), *overrides]
   return Parsed(command, options, [*command.overrides, *overrides])
 
 
@@ -233,6 +236,8 @@ def parser() -> flags.Parser:
       flags.add_run_flags(sub)
     if command.add_flags:
       command.add_flags(sub)
+    for flag, (_, _, text) in command.switches.items():
+      sub.add_argument(flag, action='store_true', help=text)
   return made
 
 

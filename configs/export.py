@@ -14,7 +14,8 @@ def get_config(arg: str = '') -> ConfigDict:
   config = ConfigDict(
     {
       'task': 'export',
-      'pretrained': '',  # a run's workdir, or one of its checkpoints/<step>
+      # A run's workdir, or one of its checkpoints/<step>; or a classifier's directory.
+      'pretrained': '',
       'network': 'online',  # or 'target'
       'log': {'verbose': False},
     }

@@ -197,6 +197,11 @@ def find(path: str | os.PathLike[str]) -> pathlib.Path:
   return found[0]
 
 
+def is_one(path: pathlib.Path) -> bool:
+  """Whether this is the directory of a classifier, or that of the evaluation that left it."""
+  return any((home / FILE).is_file() for home in (path, path / FOLDER))
+
+
 def every(home: pathlib.Path) -> list[pathlib.Path]:
   """All classifiers of an evaluation or a run, as `find` prefers them."""
   found = [file.parent for depth in ('', '*/', 'evals/*/', 'evals/*/*/')

@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from byoljax.ops import readouts
+
 BINS = 15
 # What T is looked for between; the objective is convex in 1 / T.
 _RANGE = (0.01, 100.0)
@@ -37,8 +39,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
   """The temperature T of lowest cross-entropy of softmax(logits / T), see the module.
 
   Args:
-    logits: finite, [N, C].
-    labels: int [N]; -1 is left out.
+    logits: finite, [N, C]; those of classes that were never learned are `readouts.NEVER`.
+    labels: int [N]; -1 is left out, and what could not have been learned.
 
   Returns:
     T in [0.01, 100]; 1 without a labelled image.
@@ -49,13 +51,17 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     >>> print(round(float(probabilities([[9.0, 0.0]], temperature)[0, 0]), 2))
     0.67
   """
+  z = np.asarray(logits, np.float64)
+  possible = z > readouts.NEVER / 2
   known = labels >= 0
+  known[known] = possible[known, labels[known]]
   count = int(known.sum())
   if not count:
     return 1.0
-  z = np.asarray(logits, np.float64)[known]
+  z, possible, own = z[known], possible[known], labels[known]
   spare = 1 / (count + 2)
-  wanted = (1 - spare) * z[np.arange(count), labels[known]] + spare * z.mean(1)
+  mean = np.where(possible, z, 0.0).sum(1) / possible.sum(1)
+  wanted = (1 - spare) * z[np.arange(count), own] + spare * mean
 
   def slope(inverse: float) -> float:
     """Of the cross-entropy, in 1 / T; it grows with it."""

@@ -42,6 +42,11 @@ def rows(source: Source) -> list[Rows]:
   labels = source.labels
   if labels is None or (labels >= 0).sum() < 2:
     raise ConfigError(f'{source.name} has fewer than two labelled images: too few to evaluate on.')
+  return rows_of(labels)
+
+
+def rows_of(labels: np.ndarray) -> list[Rows]:
+  """`rows` of labels int [N], or [N, C] where images have several, of which two are known."""
   generator = np.random.default_rng((0, streams.FOLDS))
   if labels.ndim == 2:
     order, count = generator.permutation(len(labels)), FOLDS
@@ -52,6 +57,14 @@ def rows(source: Source) -> list[Rows]:
   parts = [np.sort(order[part::count]) for part in range(min(count, len(order)))]
   used = parts[:1] if len(order) > MOST else parts
   return [(np.setdiff1d(order, part), part) for part in used]
+
+
+def require_single(source: Source) -> None:
+  """Raises ConfigError where images have several labels each."""
+  if source.multi_label:
+    raise ConfigError(
+      f'{source.name} has several labels per image: a classifier that is kept needs one.'
+    )
 
 
 def by_fold(data: EvalData) -> list[EvalData]:

@@ -218,7 +218,7 @@ def _tile(image: np.ndarray, name: str, kind: str, number: str, file: str) -> st
   text = html.escape(' '.join(filter(None, [mark + name, number])))
   file = html.escape(file)
   return (
-    f'<figure class="tile {kind}" title="{file}"><img alt="{text}" src="{_jpeg(image, 160)}">'
+    f'<figure class="tile {kind}" title="{file}"><img alt="{text}" src="{jpeg(image, 160)}">'
     f'<figcaption>{text}' + (f'<small>{file}</small>' if file else '') + '</figcaption></figure>'
   )
 
@@ -229,7 +229,8 @@ def _name(label: int, names: Sequence[str]) -> str:
   return names[label] if label < len(names) else str(label)
 
 
-def _jpeg(image: np.ndarray, most: int) -> str:
+def jpeg(image: np.ndarray, most: int) -> str:
+  """An image, at most so many pixels wide and high, as the address of a JPEG."""
   picture = Image.fromarray(image)
   picture.thumbnail((most, most))
   file = io.BytesIO()
@@ -271,7 +272,7 @@ def _map(shown: Map, names: Sequence[str]) -> str:
   return (
     f'<div class="map" data-map="{html.escape(json.dumps(data))}">'
     f'<div class="choices">{buttons}<button class="pictures">images</button></div>'
-    f'<div class="plane" style="--sheet:url({_jpeg(np.asarray(sheet), 10**6)})">'
+    f'<div class="plane" style="--sheet:url({jpeg(np.asarray(sheet), 10**6)})">'
     '<svg viewBox="0 0 600 600" role="img" aria-label="embeddings in the plane"></svg>'
     '<div class="thumbs"></div><div class="spot" hidden><i></i><span></span></div></div>'
     f'<div class="legend">{legend}</div></div>'

@@ -5,7 +5,7 @@ Each module of `byoljax.tasks` with a command defines it as `COMMAND`. All of th
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 
@@ -49,6 +49,7 @@ class Command(NamedTuple):
     field: the field of the configuration that the argument sets; empty where it is the recipe.
     overrides: (field, text): what else the command sets.
     add_flags: adds flags of its own to a parser.
+    switches: flag without a value -> (field, text) that it sets, and its help.
   """
 
   name: str
@@ -60,3 +61,4 @@ class Command(NamedTuple):
   field: str = ''
   overrides: tuple[tuple[str, str], ...] = ()
   add_flags: Callable[[argparse.ArgumentParser], object] | None = None
+  switches: Mapping[str, tuple[str, str, str]] = {}

@@ -37,7 +37,7 @@ def open_split(
   from byoljax.data.sources import datasets
 
   if config.data.name in ('folder', 'frames') and config.data.dir and log_dir is not None:
-    _require_outside(log_dir, pathlib.Path(config.data.dir))
+    require_outside(log_dir, pathlib.Path(config.data.dir))
   with user_errors():
     source = datasets.load(
       config.data.name,
@@ -81,7 +81,7 @@ def _say_once(text: str) -> None:
   run_dir.say(text)
 
 
-def _require_outside(output: pathlib.Path, images: pathlib.Path) -> None:
+def require_outside(output: pathlib.Path, images: pathlib.Path) -> None:
   """Raises ConfigError where what is written would be read as images at the next start."""
   inside, around = output.expanduser().resolve(), images.expanduser().resolve()
   if inside.is_relative_to(around):

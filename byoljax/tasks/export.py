@@ -3,19 +3,25 @@
 import json
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from byoljax.config import Config, user_errors
 from byoljax.tasks.command import Command
 from byoljax.workdir import activity
 from byoljax.workdir.run_dir import Invocation, say
 
+if TYPE_CHECKING:
+  from byoljax.encoders.classifier import Classifier
+
 
 def run(config: Config, invocation: Invocation) -> int:
-  """Writes a run's encoder as a folder; see `configs/export.py`."""
-  from byoljax.encoders import load
+  """Writes a run's encoder as a folder, or a classifier with its own; see `configs/export.py`."""
+  from byoljax.encoders import classifier, load
   from byoljax.weights import exporting
 
+  given = pathlib.Path(config.pretrained).expanduser()
+  if config.pretrained and classifier.is_one(given):
+    return _classifier(classifier.load(given), pathlib.Path(invocation.workdir or given / 'export'))
   encoder, source, directory = load.load_encoder(config.pretrained, config.network)
   home = directory.parent.parent
   folder = pathlib.Path(invocation.workdir or home / 'export')
@@ -28,6 +34,27 @@ def run(config: Config, invocation: Invocation) -> int:
   }
   with user_errors('--workdir'), activity.doing('compiling for every platform and writing'):
     exporting.write(encoder, folder, about)
+  return _say(folder)
+
+
+def _classifier(made: 'Classifier', folder: pathlib.Path) -> int:
+  from byoljax.weights import exporting, exporting_classifier
+
+  config, start = made.origin.run['config'], pathlib.PurePath(made.protocol['from'])
+  about = {
+    'method': config.get('method', {}).get('name', 'another library'),
+    'data': config['data']['name'],
+    'network': made.origin.network,
+    'step': int(start.name),
+    'results': {},
+  }
+  with user_errors('--workdir'), activity.doing('compiling for every platform and writing'):
+    exporting.write(made.encoder, folder, about)
+    exporting_classifier.write(made, folder)
+  return _say(folder)
+
+
+def _say(folder: pathlib.Path) -> int:
   for path in sorted(folder.iterdir()):
     say(f'{os.path.getsize(path):>12,} bytes  {path}')
   return 0
@@ -50,7 +77,7 @@ def _results(run: pathlib.Path) -> dict[str, Any]:
 
 COMMAND = Command(
   'export',
-  'write an encoder for other libraries',
+  'write an encoder or a classifier for other libraries',
   run,
   task='export',
   recipe='export',

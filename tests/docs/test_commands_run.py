@@ -50,7 +50,8 @@ def small(line):
     rest += [f'--data.name={"npz" if data.endswith("npz") else "folder"}'] if data else []
   elif command.recipe:
     first = _smoke(first)
-  rest = [re.sub(r'^--labels=.*', '--labels=50 %', word) for word in rest]
+  if name == 'finetune':
+    rest = [re.sub(r'^--labels=.*', '--labels=50 %', word) for word in rest]
   return [first, *rest, *SHORT.get(name, ())]
 
 
@@ -73,11 +74,13 @@ def at_hand(untrained, npz, tmp_path, monkeypatch):
     shutil.copytree(untrained, tmp_path / 'runs' / name)
   rng = np.random.default_rng(0)
   places = [tmp_path / 'holiday.jpg', *(tmp_path / 'photos' / f'{i}.jpg' for i in range(24))]
+  places += [tmp_path / 'new_photos' / '1.jpg']
   places += [tmp_path / 'labelled' / kind / f'{i}.jpg' for kind in 'ab' for i in range(6)]
   for place in places:
     place.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(place)
   shutil.copy(npz, tmp_path / 'images.npz')
+  (tmp_path / 'labels.csv').write_text(''.join(f'{i}.jpg,{"ab"[i % 2]}\n' for i in range(8)))
   (tmp_path / 'configs').symlink_to(cli.recipes_directory(), target_is_directory=True)
   monkeypatch.chdir(tmp_path)
 

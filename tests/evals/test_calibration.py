@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from byoljax.evals import calibration
+from byoljax.ops import readouts
 
 RNG = np.random.default_rng(0)
 
@@ -38,6 +39,15 @@ def test_a_few_right_answers_are_no_certainty():
     assert sure == pytest.approx(1 - 1 / (2 * (count + 2)), abs=1e-6)
   assert calibration.fit_temperature(np.zeros((0, 3)), np.zeros(0, int)) == 1.0
   assert calibration.fit_temperature(np.ones((2, 3)), np.array([-1, -1])) == 1.0
+
+
+def test_classes_that_were_never_learned_do_not_count():
+  logits, labels = np.array([[2.0, 0.0], [1.0, 3.0], [0.5, 0.0]] * 5), np.array([0, 1, 1] * 5)
+  expected = calibration.fit_temperature(logits, labels)
+  wider = np.concatenate([logits, np.full((15, 1), readouts.NEVER)], 1)
+  assert calibration.fit_temperature(wider, labels) == expected
+  more = np.concatenate([wider, wider[:2]]), np.concatenate([labels, [2, 2]])
+  assert calibration.fit_temperature(*more) == expected
 
 
 def test_calibration_error_by_hand():

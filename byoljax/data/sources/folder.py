@@ -100,6 +100,11 @@ def from_folder(
   return dataclasses.replace(made, notes=(*notes, *_dark(train, files)))
 
 
+def every_image(path: str | os.PathLike) -> list[str]:
+  """All image files of a folder, whatever its layout, as `_scan` gives and refuses them."""
+  return _scan(os.path.abspath(os.path.expanduser(os.fspath(path))), top_folder)[0]
+
+
 def _splits_of(root: str) -> tuple[str, list[str]]:
   """The folder with the training images, and the folders that may hold test images."""
   there = {}

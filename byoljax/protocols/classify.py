@@ -1,0 +1,198 @@
+"""A classifier from few labelled images and an encoder that stays as it is.
+
+Logistic regression and k-NN on the features, with their settings, the penalty lambda and the number
+k, chosen by cross-validation: the calibrated cross-entropy of images that were not trained on
+decides, and between the two as well. What is chosen is fitted to all labelled images.
+
+How good that is, cross-validation tells, too, without a test split: of each part's images the score
+is that of the setting and temperature that the other parts chose, so that no image has a say in
+what it is scored by.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from byoljax.config import choose, user_errors
+from byoljax.encoders.encoder import Encoder
+from byoljax.evals import calibration, frozen, scores
+from byoljax.ops import readouts
+from byoljax.ops.readouts import Readout
+from byoljax.protocols import answers, folds, frozen_features
+from byoljax.protocols.answers import Answers, Trained
+from byoljax.protocols.extraction import EvalData
+from byoljax.protocols.frozen_features import Split
+from byoljax.workdir import activity
+
+HEADS = ('auto', 'logistic', 'knn')
+# Every other one of those of transfer.
+LAMBDAS = frozen.LAMBDAS[::2]
+KS = (1, 3, 5, 10, 20, 50, 200)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassifyProtocol:
+  """How a classifier of frozen features is found.
+
+  Attributes:
+    head: 'logistic', 'knn', or 'auto': the better one.
+    lambdas: penalties of the logistic regression, see `frozen.fit_logistic`; () takes `LAMBDAS`.
+    k: numbers of neighbors; () takes `KS`, as far as there are so many images.
+    max_iterations: of L-BFGS.
+  """
+
+  head: str = 'auto'
+  lambdas: tuple[float, ...] = ()
+  k: tuple[int, ...] = ()
+  max_iterations: int = 1000
+
+  @property
+  def heads(self) -> tuple[str, ...]:
+    """Those that are tried."""
+    return ('logistic', 'knn') if self.head == 'auto' else (self.head,)
+
+
+class _Candidate(NamedTuple):
+  """A setting, and what it says of each part's images when trained on the others."""
+
+  head: str
+  setting: dict[str, float]
+  scored: list[answers.Scored]
+
+
+def fit(encoder: Encoder, data: EvalData, protocol: ClassifyProtocol | None = None) -> Trained:
+  """Finds a classifier and fits it to all labelled training images.
+
+  Args:
+    encoder: see `Encoder`.
+    data: labelled images; a test split is looked at once, for the result.
+    protocol: see `ClassifyProtocol`.
+
+  Returns:
+    The classifier. Its result: scores of the test images, or cross-validated ones, with 'head', its
+    setting 'lambda' or 'k', 'heads' (the cross-validated scores of each), 'train_examples' and
+    'test_examples'.
+
+  Raises:
+    ConfigError: an unknown head, images that have several labels each, fewer than two classes.
+  """
+  protocol = protocol or ClassifyProtocol()
+  choose('head', protocol.head, HEADS)
+  folds.require_single(data.train)
+  split = frozen_features.splits(encoder, data)
+  everything = frozen_features.every_image(split)
+  parts = split
+  if data.has_test:
+    x, y = everything
+    parts = [((x[a], y[a]), (x[b], y[b])) for a, b in folds.rows_of(y)]
+  classes = data.train.num_classes
+  with user_errors('classify'), activity.doing(f'classifiers of {len(everything[1]):,} images'):
+    frozen.check_labelled(*everything)
+    found = {head: _candidates(head, parts, classes, protocol) for head in protocol.heads}
+    best = {head: _best(some) for head, some in found.items()}
+    chosen = _best([some[best[head]] for head, some in found.items()])
+    head = protocol.heads[chosen]
+    candidate = found[head][best[head]]
+    readout = _fitted(head, candidate.setting, everything, classes, protocol)
+  made = {head: _cross_fitted(some) for head, some in found.items()}
+  tested = made[head]
+  if data.has_test:
+    test = split[0][1]
+    held = answers.joined(candidate.scored)
+    tested = (Answers((readouts.logits_of(readout, test[0]), test[1]), held),)
+  logits, labels = answers.joined([each.tested for each in tested])
+  result = {
+    **scores.of_logits(logits, labels),
+    'head': head,
+    **candidate.setting,
+    'heads': {name: _scores(each) for name, each in made.items()},
+    'train_examples': len(everything[1]),
+    'test_examples': len(labels),
+  }
+  return Trained(result, encoder, readout, tested)
+
+
+def _scores(each: Sequence[Answers]) -> dict[str, Any]:
+  found = scores.of_logits(*answers.joined([one.tested for one in each]))
+  return found | {'ece': answers.calibrated(each)['ece']}
+
+
+def _candidates(
+  head: str,
+  parts: Sequence[tuple[Split, Split]],
+  classes: int,
+  protocol: ClassifyProtocol,
+) -> list[_Candidate]:
+  """Every setting of a head, with its scores of all parts."""
+  settings = _settings(head, parts, protocol)
+  scored: list[list[answers.Scored]] = [[] for _ in settings]
+  for train, test in parts:
+    made = _path(head, settings, train, classes, protocol)
+    for place, readout in zip(scored, made, strict=True):
+      place.append((readouts.logits_of(readout, test[0]), test[1]))
+  return [_Candidate(head, setting, each) for setting, each in zip(settings, scored, strict=True)]
+
+
+def _settings(
+  head: str, parts: Sequence[tuple[Split, Split]], protocol: ClassifyProtocol
+) -> list[dict[str, float]]:
+  if head == 'logistic':
+    # Strongest first: each fit starts from the previous one.
+    return [{'lambda': value} for value in sorted(protocol.lambdas or LAMBDAS, reverse=True)]
+  most = min(len(train[1]) for train, _ in parts)
+  return [{'k': k} for k in sorted({min(k, most) for k in protocol.k or KS})]
+
+
+def _path(
+  head: str,
+  settings: Sequence[Mapping[str, float]],
+  train: Split,
+  classes: int,
+  protocol: ClassifyProtocol,
+) -> list[Readout]:
+  """A fitted classifier for every setting."""
+  if head == 'knn':
+    return [readouts.neighbors(*train, classes=classes, k=int(one['k'])) for one in settings]
+  made, start = [], None
+  if len(np.unique(train[1])) < 2:  # Nothing to tell apart: the one class that there is.
+    bias = np.full(classes, readouts.NEVER, np.float32)
+    bias[train[1][0]] = 0.0
+    nothing = readouts.Linear(np.zeros((train[0].shape[1], classes), np.float32), bias)
+    return [nothing for _ in settings]
+  for one in settings:
+    start = frozen.fit_model(*train, one['lambda'], protocol.max_iterations, start)
+    made.append(frozen.linear_readout(start, classes))
+  return made
+
+
+def _fitted(
+  head: str, setting: Mapping[str, float], train: Split, classes: int, protocol: ClassifyProtocol
+) -> Readout:
+  return _path(head, [setting], train, classes, protocol)[0]
+
+
+def _loss(scored: Sequence[answers.Scored]) -> float:
+  """Mean cross-entropy at the best temperature, of images whose class could be known."""
+  logits, labels = answers.joined(scored)
+  known = logits[np.arange(len(labels)), labels] > readouts.NEVER / 2
+  if not known.any():
+    return float('inf')
+  logits, labels = logits[known], labels[known]
+  temperature = calibration.fit_temperature(logits, labels)
+  return float(calibration.cross_entropy(logits, labels, temperature).mean())
+
+
+def _best(some: Sequence[_Candidate], without: int | None = None) -> int:
+  """Which candidate is best, by all parts or by all but one."""
+  losses = [_loss([part for at, part in enumerate(one.scored) if at != without]) for one in some]
+  return int(np.argmin(losses))
+
+
+def _cross_fitted(some: Sequence[_Candidate]) -> tuple[Answers, ...]:
+  """Of every part the answers of the setting that the other parts choose."""
+  count = len(some[0].scored)
+  return tuple(
+    Answers(some[_best(some, at if count > 1 else None)].scored[at]) for at in range(count)
+  )

@@ -1,0 +1,128 @@
+"""Predictions to look through: one HTML page with every image, sorted by confidence.
+
+It needs nothing else: neither a network nor another file. Without a script it is a sorted sheet;
+with one it can be sorted the other way and filtered by class.
+"""
+
+from collections.abc import Mapping, Sequence
+import html
+from importlib import resources
+
+import numpy as np
+
+from byoljax.report import page
+from byoljax.report.predictions import Answer, short, unreadable
+
+# More images would make a page that phones cannot open: some 10 KB each.
+MOST = 500
+SIDE = 160
+
+
+def chosen(answers: Sequence[Answer], most: int = MOST) -> list[Answer]:
+  """What the page shows, least sure first: all, or the least and the most sure half of `most`.
+
+  Where classes are known, the surest mistakes come first.
+  """
+  shown = [each for each in answers if each.top]
+
+  def rank(each: Answer) -> tuple[bool, float]:
+    wrong = bool(each.truth) and each.truth != each.top[0][0]
+    return not wrong, -each.confidence if wrong else each.confidence
+
+  shown.sort(key=rank)
+  if len(shown) <= most:
+    return shown
+  first = shown[: most - most // 2]
+  return first + shown[len(shown) - most // 2 :]
+
+
+def render(
+  title: str,
+  answers: Sequence[Answer],
+  shown: Sequence[Answer],
+  images: Mapping[int, np.ndarray],
+  *,
+  facts: Mapping[str, str],
+  root: str = '',
+) -> str:
+  """The page as HTML.
+
+  Args:
+    title: of the page.
+    answers: all of them.
+    shown: of `chosen`.
+    images: row -> uint8 [S, S, 3], of those that are shown.
+    facts: name -> value, the first thing to read.
+    root: files are named by their path within this folder.
+  """
+  there = [each for each in shown if each.row in images]
+  lines = ''.join(
+    f'<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>'
+    for name, value in facts.items()
+  )
+  left_out = len([each for each in answers if each.top]) - len(there)
+  note = f'The {len(there):,} least and most sure of {len(there) + left_out:,} images. ' * bool(
+    left_out
+  )
+  body = ''.join(_figure(each, images[each.row], root) for each in there)
+  return (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    f'<title>{html.escape(title)}</title><link rel="icon" href="data:,">'
+    f'<style>{_asset("page.css")}{_asset("predictions.css")}</style></head><body><header>'
+    f'<h1>{html.escape(title)}</h1><dl class="facts">{lines}</dl>{_buttons(there)}</header><main>'
+    f'<p class="note">{note}Bars are probabilities of the likeliest classes.</p>'
+    f'<div class="answers">{body}</div>{_unreadable(answers, root)}</main>'
+    f'<script>{_asset("predictions.js")}</script></body></html>\n'
+  )
+
+
+def _figure(each: Answer, image: np.ndarray, root: str) -> str:
+  wrong = bool(each.truth) and each.truth != each.top[0][0]
+  kind = ('wrong' if wrong else 'right') if each.truth else ''
+  name = html.escape(short(each.name, root))
+  said = html.escape(each.top[0][0])
+  head = f'<i>not named</i> {said}?' if each.note else said
+  bars = ''.join(
+    f'<li><span>{html.escape(label)}</span><em>{100 * chance:.0f} %</em>'
+    f'<b><i style="width:{100 * chance:.1f}%"></i></b></li>'
+    for label, chance in each.top[:3]
+  )
+  truth = f'<p class="truth">is {html.escape(each.truth)}</p>' if wrong else ''
+  return (
+    f'<figure class="answer {kind}" data-class="{said}" data-p="{each.confidence:.6f}" '
+    f'data-wrong="{int(wrong)}"><img loading="lazy" alt="{name}" '
+    f'src="{page.jpeg(image, SIDE)}">'
+    f'<figcaption><strong>{head}</strong>{truth}<ul>{bars}</ul>'
+    f'<small title="{name}">{name}</small></figcaption></figure>'
+  )
+
+
+def _buttons(shown: Sequence[Answer]) -> str:
+  """To sort and to filter; hidden where no script runs."""
+  counts: dict[str, int] = {}
+  for each in shown:
+    counts[each.top[0][0]] = counts.get(each.top[0][0], 0) + 1
+  wrong = sum(bool(each.truth) and each.truth != each.top[0][0] for each in shown)
+  classes = ''.join(
+    f'<button data-show="{html.escape(label)}">{html.escape(label)} {count:,}</button>'
+    for label, count in sorted(counts.items())
+  )
+  mistakes = f'<button data-mistakes="1">mistakes {wrong:,}</button>' if wrong else ''
+  return (
+    '<nav class="controls" hidden><button data-sort="1">least sure first</button>'
+    f'<button data-sort="-1">most sure first</button><span></span>'
+    f'<button data-show="" aria-pressed="true">all {len(shown):,}</button>{mistakes}{classes}</nav>'
+  )
+
+
+def _unreadable(answers: Sequence[Answer], root: str) -> str:
+  rows = ''.join(
+    f'<li>{html.escape(short(each.name, root))}: {html.escape(each.note)}</li>'
+    for each in unreadable(answers)
+  )
+  return f'<section><h2>Not readable</h2><ul>{rows}</ul></section>' if rows else ''
+
+
+def _asset(name: str) -> str:
+  return resources.files('byoljax.report').joinpath(name).read_text(encoding='utf-8')

@@ -1,0 +1,181 @@
+"""New images in, classes out: a table, and a page to look through.
+
+byoljax predict runs/byol photos/new --out predictions.csv --sheet sheet.html --abstain 0.6
+"""
+
+import argparse
+import os
+import pathlib
+from typing import TYPE_CHECKING
+
+from byoljax.config import ConfigError, user_errors
+from byoljax.tasks.command import Argument, Command
+
+if TYPE_CHECKING:
+  from byoljax.data.sources.source import Source
+  from byoljax.encoders.classifier import Classifier
+  from byoljax.protocols.prediction import Predictions
+  from byoljax.report.predictions import Answer
+
+SOME_UNREADABLE = 1
+_NAMED = 10  # So many files are named on the terminal.
+
+
+def run(options: argparse.Namespace) -> int:
+  """Classifies images; 1 where some of them could not be read, which the table says."""
+  from byoljax.devices import xla
+  from byoljax.encoders import classifier
+  from byoljax.protocols import prediction
+
+  if not 0 <= options.abstain <= 1:
+    raise ConfigError(f'--abstain={options.abstain:g} is a probability: give 0 to 1.')
+  xla.set_defaults()
+  xla.keep_programs()
+  home = classifier.find(options.classifier)
+  made = classifier.load(home)
+  source = open_images(options.photos)
+  count = len(classifier.every(pathlib.Path(options.classifier)))
+  note = f' (the newest of {count}; name another by its directory)' if count > 1 else ''
+  print(f'classifier  {home}{note}, {len(made.classes)} classes', flush=True)
+  with user_errors(f"'{options.photos}'"):
+    found = prediction.predict(made, source, batch_size=options.batch_size)
+  answers = write(
+    options.out, options.sheet, made, source, found, options.photos, abstain=options.abstain
+  )
+  return say(answers, made)
+
+
+def say(answers: 'list[Answer]', made: 'Classifier') -> int:
+  """Prints what was found; returns the exit status."""
+  from byoljax.report import predictions
+
+  text = predictions.summary(answers, made.classes)
+  if text:
+    print(text)
+  broken = predictions.unreadable(answers)
+  if not broken:
+    return 0
+  print(f'{len(broken):,} of {len(answers):,} images cannot be read and have no class:')
+  for each in broken[:_NAMED]:
+    print(f'  {predictions.short(each.name, "")}: {each.note.partition(": ")[2]}')
+  if len(broken) > _NAMED:
+    print(f'  ... and {len(broken) - _NAMED:,} more; the table names all of them')
+  return SOME_UNREADABLE
+
+
+def write(
+  out: str,
+  sheet: str,
+  made: 'Classifier',
+  source: 'Source',
+  found: 'Predictions',
+  photos: str,
+  *,
+  abstain: float = 0.0,
+) -> 'list[Answer]':
+  """Writes the table and, where one is named, the page.
+
+  Args:
+    out: the table.
+    sheet: the page, or ''.
+    made: the classifier.
+    source: the images.
+    found: what it says of them.
+    photos: their folder, as the user named it.
+    abstain: no class is named whose probability is below this.
+  """
+  from byoljax.report import predictions
+
+  root = os.path.abspath(os.path.expanduser(photos))
+  answers = predictions.answers(
+    found.index,
+    found.chances,
+    made.classes,
+    source.locate,
+    size=source.size,
+    reasons=source.unreadable.names,
+    abstain=abstain,
+  )
+  with user_errors(f"'{out}'"):
+    predictions.write_csv(out, answers, root)
+  print(f'predictions  {out}')
+  if sheet:
+    title = f'{pathlib.PurePath(root).name}: {len(answers):,} images'
+    write_sheet(sheet, title, answers, source, root, len(made.classes))
+  return answers
+
+
+def write_sheet(
+  path: str, title: str, answers: 'list[Answer]', source: 'Source', root: str, classes: int
+) -> None:
+  """Writes the page of some answers about the images of a source."""
+  import numpy as np
+
+  from byoljax.protocols import prediction
+  from byoljax.report import prediction_page, predictions
+  from byoljax.workdir.files import replacing
+
+  shown = prediction_page.chosen(answers)
+  rows = np.array(sorted({each.row for each in shown}), np.int64)
+  images = prediction.thumbnails(source, rows, prediction_page.SIDE)
+  seen = [each.confidence for each in answers if each.top]
+  known = [each for each in answers if each.truth and each.top]
+  right = sum(each.truth == each.top[0][0] for each in known)
+  facts = {
+    'images': f'{len(answers):,}',
+    'classes': f'{classes:,}',
+    'mean probability': f'{np.mean(seen):.1%}' if seen else '',
+    'right': f'{right / len(known):.1%}' if known else '',
+    'without a class': f'{sum(each.note == predictions.ABSTAINED for each in answers) or ""}',
+    'not readable': f'{len(predictions.unreadable(answers)) or ""}',
+  }
+  facts = {name: value for name, value in facts.items() if value}
+  text = prediction_page.render(title, answers, shown, images, facts=facts, root=root)
+  with user_errors(f"'{path}'"), replacing(path, 'w') as file:
+    file.write(text)
+  print(f'sheet  {path}')
+
+
+def open_images(path: str) -> 'Source':
+  """The images of a folder with all below it, a single image file, or the arrays of an `.npz`.
+
+  Raises:
+    ConfigError: none of these.
+  """
+  from byoljax.data.sources import arrays, folder, listed
+  from byoljax.data.sources.source import NoSplitError
+
+  where = pathlib.Path(path).expanduser()
+  with user_errors():
+    if where.suffix == '.npz':
+      try:
+        return arrays.from_npz(where, 'test')
+      except NoSplitError:
+        return arrays.from_npz(where, 'pretrain')
+    if where.is_file():
+      return listed.from_files([where], name=where.name)
+    if not where.is_dir():
+      raise ConfigError(f"there is no folder or image '{path}'.")
+    files = [where / file for file in folder.every_image(where)]
+    return listed.from_files(files, name=where.name)
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument('--out', default='predictions.csv', metavar='FILE',
+                      help='the table (default: predictions.csv)')  # fmt: skip
+  parser.add_argument('--sheet', default='', metavar='FILE', help='an HTML page with the images')
+  parser.add_argument('--abstain', type=float, default=0.0, metavar='P',
+                      help='name no class whose probability is below P')  # fmt: skip
+  parser.add_argument('--batch_size', type=int, default=128, help='images at a time (default: 128)')
+
+
+COMMAND = Command(
+  'predict',
+  'classify new images with a classifier',
+  run,
+  (
+    Argument('CLASSIFIER', 'directory', 'a run, an evaluation, or a classifier'),
+    Argument('PHOTOS', 'directory', 'a folder of images, one image, or an .npz file'),
+  ),
+  add_flags=_add_flags,
+)

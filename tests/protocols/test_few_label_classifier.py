@@ -1,0 +1,107 @@
+"""A classifier from few labels: what is chosen, what it is scored by, and that it is fitted to all.
+
+Features are drawn here, in place of an encoder's.
+"""
+
+import numpy as np
+import pytest
+
+from byoljax.config import ConfigError
+from byoljax.data.sources import arrays
+from byoljax.ops import readouts
+from byoljax.protocols import answers, classify, extraction, folds, frozen_features
+
+QUICK = classify.ClassifyProtocol(lambdas=(0.01, 1.0, 1e4), k=(1, 5, 500))
+
+
+def made(monkeypatch, x, y, test=None, **changes):
+  """The classifier of features x with labels y, tested by cross-validation or on `test`."""
+  images = np.zeros((len(y), 2, 2, 3), np.uint8)
+  source = arrays.from_arrays(images, y.astype(np.int32))
+  parts = [((x, y), test)] if test else [((x[a], y[a]), (x[b], y[b])) for a, b in folds.rows_of(y)]
+  monkeypatch.setattr(frozen_features, 'splits', lambda *_: parts)
+  data = extraction.EvalData(
+    source, source, 2, (0.5,) * 3, (0.5,) * 3, 4, has_test=test is not None
+  )
+  protocol = QUICK if not changes else classify.ClassifyProtocol(**QUICK.__dict__ | changes)
+  return classify.fit(object(), data, protocol)
+
+
+def blobs(counts, spread=0.7, seed=0):
+  rng = np.random.default_rng(seed)
+  y = np.repeat(np.arange(len(counts)), counts)
+  centers = 2 * np.eye(8)[: len(counts)]
+  return (centers[y] + spread * rng.normal(size=(len(y), 8))).astype(np.float32), y
+
+
+def test_every_image_is_tested_once_by_others_and_all_are_learned(monkeypatch):
+  x, y = blobs([20, 20, 20])
+  found = made(monkeypatch, x, y)
+  result = found.result
+  logits, labels = found.tested
+  assert len(labels) == 60 == result['train_examples'] == result['test_examples']
+  assert np.mean(logits.argmax(1) == labels) == result['top1'] > 0.8
+  assert ('lambda' in result) == (result['head'] == 'logistic') != ('k' in result)
+  assert set(result['heads']) == {'logistic', 'knn'} and result['majority'] == pytest.approx(1 / 3)
+  # What is kept has learned all images: of their own features it knows more than of others'.
+  own = readouts.logits_of(found.readout, x)
+  assert np.mean(own.argmax(1) == y) >= result['top1']
+
+
+def test_neighbors_are_taken_where_they_are_better(monkeypatch):
+  """Two classes on two circles: no line tells them apart, the nearest image does."""
+  rng = np.random.default_rng(0)
+  angle, y = rng.uniform(0, 2 * np.pi, 200), np.arange(200) % 2
+  # Directions in three dimensions: a cap around the pole, and the equator.
+  height = np.where(y == 0, rng.choice([-0.9, 0.9], 200), rng.uniform(-0.2, 0.2, 200))
+  flat = np.sqrt(1 - height**2)
+  x = np.stack([flat * np.cos(angle), flat * np.sin(angle), height], 1).astype(np.float32)
+  found = made(monkeypatch, x, y)
+  assert found.result['head'] == 'knn' and found.result['top1'] > 0.95
+  assert found.result['heads']['logistic']['top1'] < 0.75
+  forced = made(monkeypatch, x, y, head='logistic')
+  assert forced.result['head'] == 'logistic' and list(forced.result['heads']) == ['logistic']
+
+
+def test_imbalance_is_shown_and_single_images_are_no_error(monkeypatch):
+  """150, 3 and 2 images without any information: as good as naming the largest class."""
+  rng = np.random.default_rng(0)
+  y = np.repeat([0, 1, 2], [150, 3, 2])
+  found = made(monkeypatch, rng.normal(size=(155, 8)).astype(np.float32), y)
+  assert found.result['majority'] == pytest.approx(150 / 155)
+  assert found.result['mean_per_class'] < 0.5
+  assert abs(answers.calibrated(found.answers)['ece']) < 0.1
+  x, y = blobs([8, 8, 1])
+  alone = made(monkeypatch, x, y)
+  assert alone.result['top1'] <= 16 / 17, 'nobody could know the single image'
+  assert np.isfinite(answers.calibrated(alone.answers)['temperature'])
+  own = readouts.logits_of(alone.readout, x)
+  assert (own > readouts.NEVER / 2).all(), 'what is kept knows every class'
+
+
+def test_a_test_split_is_looked_at_once(monkeypatch):
+  x, y = blobs([20, 20])
+  test = blobs([10, 10], seed=1)
+  found = made(monkeypatch, x, y, test)
+  own = readouts.logits_of(found.readout, test[0])
+  assert found.result['top1'] == np.mean(own.argmax(1) == test[1])
+  assert found.answers[0].held is not None and len(found.answers[0].held[1]) == 40
+  np.testing.assert_array_equal(found.tested[1], test[1])
+
+
+def test_no_image_has_a_say_in_what_it_is_scored_by(monkeypatch):
+  """With other labels in one part the settings that score this part are the same."""
+  rng = np.random.default_rng(0)
+  scored = [(rng.normal(size=(12, 2)), rng.integers(0, 2, 12)) for _ in range(3)]
+  one = [classify._Candidate('knn', {'k': k}, [(k * z, y) for z, y in scored]) for k in (1, 2, 3)]
+  chosen = classify._best(one, without=1)
+  flipped = [
+    c._replace(scored=[c.scored[0], (c.scored[1][0], 1 - c.scored[1][1]), c.scored[2]]) for c in one
+  ]
+  assert classify._best(flipped, without=1) == chosen
+
+
+def test_mistakes(monkeypatch):
+  x, y = blobs([5, 5])
+  with pytest.raises(ConfigError, match="unknown head 'tree'"):
+    made(monkeypatch, x, y, head='tree')
