@@ -166,7 +166,7 @@ def get_config() -> ConfigDict:
       'views': {'view1': view(), 'view2': view(blur_prob=0.1, solarize_prob=0.2)},
       'encoder': {
         'name': 'resnet50',
-        'input': 'rgb',  # or 'gray', 'lightness', 'ab', 'lab', 'sobel'; see models/inputs.py
+        'input': 'rgb',  # or 'gray', 'lightness', 'ab', 'lab', 'sobel', ...; see models/inputs.py
         'width': 1,
         'stem': 'imagenet',  # or 'cifar'
         'fc_dim': 4096,  # of AlexNets: the fully connected layers; 0 = none

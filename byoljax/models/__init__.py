@@ -24,7 +24,8 @@ import flax.linen as nn
 from byoljax import own
 from byoljax.models import options as options_lib
 from byoljax.models import small
-from byoljax.models.inputs import INPUTS, with_input
+from byoljax.models.halves import behind_input
+from byoljax.models.inputs import INPUTS
 from byoljax.models.options import FAMILIES
 
 MakeEncoder = Callable[..., nn.Module]
@@ -55,6 +56,7 @@ def make_encoder(
       ignored. One of the user's own goes by its import path, see `byoljax.own`: a linen module or
       what `encoder_factory` takes.
     input: what the network begins with, see `models.inputs`; 'rgb' are the images as they are.
+      'lab_halves' and 'rgbd_halves' split it, see `models.halves`.
     mean: that images were normalized with, per channel; inputs other than 'rgb' need it.
     std: as `mean`.
     bn_axis: mapped axis whose devices share BN statistics in training; None keeps them per device.
@@ -77,7 +79,7 @@ def make_encoder(
     given = encoder_factory(own.find('encoder', name), mean=mean, std=std, input=input)
     return given(bn_axis, bn_groups)
   module = options_lib.options_of(name, options).build(name, bn_axis, bn_groups)
-  return with_input(module, input, mean, std)
+  return behind_input(module, input, mean, std)
 
 
 def encoder_factory(
@@ -97,7 +99,7 @@ def encoder_factory(
     input: what a module of one's own begins with; in a mapping it is the field 'input'.
 
   Raises:
-    ValueError: when called: see `make_encoder` and `inputs.with_input`.
+    ValueError: when called: see `make_encoder` and `halves.behind_input`.
   """
 
   def make(bn_axis: str | None, bn_groups: int = 0) -> nn.Module:
@@ -109,7 +111,7 @@ def encoder_factory(
       module = encoder.clone(**own) if own else encoder
     else:
       module = encoder(**_taken(encoder, batch_norm))
-    return with_input(module, input, mean, std)
+    return behind_input(module, input, mean, std)
 
   return make
 

@@ -59,7 +59,7 @@ class AlexNet(nn.Module):
   """
 
   form: Form
-  width: int = 1
+  width: float = 1
   stem: str = 'imagenet'
   fc_dim: int = 4096
   remat: bool = False
@@ -87,9 +87,8 @@ class AlexNet(nn.Module):
     for number, ((kernel, stride, padding), channels) in enumerate(
       zip(plan, self.form.channels, strict=True), start=1
     ):
-      unit = ConvUnit(
-        self.width * channels, kernel, stride, padding, name=f'layer{number}', **shared
-      )
+      wide = layers.widened(channels, self.width)
+      unit = ConvUnit(wide, kernel, stride, padding, name=f'layer{number}', **shared)
       x = layers.recomputed(unit, self.remat)(x, train=train)
       self.sow('intermediates', f'conv{number}', x)
       if number in (1, 2):

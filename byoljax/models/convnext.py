@@ -93,7 +93,7 @@ class ConvNeXt(nn.Module):
   """
 
   size: Size
-  width: int = 1
+  width: float = 1
   patch_size: int = 0
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
@@ -123,12 +123,13 @@ class ConvNeXt(nn.Module):
         features, edge, edge, 0, self.dtype, name, use_bias=True, kernel_init=_KERNEL_INIT
       )
 
-    x = _norm('stem_norm')(downsample(self.width * self.size.dims[0], patch, 'stem_conv')(x))
+    first, *_ = dims = [layers.widened(dim, self.width) for dim in self.size.dims]
+    x = _norm('stem_norm')(downsample(first, patch, 'stem_conv')(x))
     self.sow('intermediates', 'stem', x)
-    for stage, (depth, dim) in enumerate(zip(self.size.depths, self.size.dims, strict=True), 1):
+    for stage, (depth, dim) in enumerate(zip(self.size.depths, dims, strict=True), 1):
       if stage > 1:
         x = _norm(f'stage{stage}_norm')(x)
-        x = downsample(self.width * dim, 2, f'stage{stage}_conv')(x).astype(jnp.float32)
+        x = downsample(dim, 2, f'stage{stage}_conv')(x).astype(jnp.float32)
       for number in range(depth):
         block = Block(self.dtype, name=f'stage{stage}_block{number}')
         x = layers.recomputed(block, self.remat)(x)

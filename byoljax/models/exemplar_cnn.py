@@ -36,7 +36,7 @@ class ExemplarCNN(nn.Module):
 
   channels: tuple[int, ...]
   fc_dim: int
-  width: int = 1
+  width: float = 1
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -44,12 +44,15 @@ class ExemplarCNN(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Images float32 [b,H,W,C] -> embedding float32 [b,fc_dim * width]."""
     for number, channels in enumerate(self.channels, start=1):
-      unit = ConvUnit(self.width * channels, 5, norm=False, dtype=self.dtype, name=f'layer{number}')
+      wide = layers.widened(channels, self.width)
+      unit = ConvUnit(wide, 5, norm=False, dtype=self.dtype, name=f'layer{number}')
       x = layers.recomputed(unit, self.remat)(x, train=train)
       self.sow('intermediates', f'conv{number}', x)
       if number < 3:
         x = nn.max_pool(x, (2, 2), (2, 2))
     x = pooling.adaptive_pool(x, GRID)
     x = x.reshape(x.shape[0], -1)
-    fc = LinearUnit(self.width * self.fc_dim, norm=False, dtype=self.dtype, name='fc')
+    fc = LinearUnit(
+      layers.widened(self.fc_dim, self.width), norm=False, dtype=self.dtype, name='fc'
+    )
     return fc(x, train=train).astype(jnp.float32)

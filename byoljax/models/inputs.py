@@ -11,6 +11,11 @@ undo that normalization first. There are no parameters.
     lab        lightness and ab; 3 channels
     sobel      the gradient of the mean over the normalized channels, across and down; 2 channels
 
+Two further inputs split a network into two of half its width that share nothing (`models.halves`):
+
+    lab_halves   one sees the lightness, the other one ab
+    rgbd_halves  one sees RGB, the other one the fourth channel, a depth
+
 'sobel' is DeepCluster's published input (Caron et al., arXiv 1807.05520, and its code): the plain
 mean of the three normalized channels, Sobel's 3x3 filters, zeros outside of the image.
 """
@@ -74,6 +79,13 @@ INPUTS: dict[str, Input] = {
   'ab': Input((3,), _ab),
   'lab': Input((3,), _lab),
   'sobel': Input((), _sobel),
+}
+
+
+# Input -> what the two halves of a network begin with.
+HALVES: dict[str, tuple[str, str]] = {
+  'lab_halves': ('lightness', 'ab'),
+  'rgbd_halves': ('rgb', 'rgb'),
 }
 
 
@@ -144,7 +156,7 @@ def with_input(
     ValueError: an unknown input, or one that is not defined for so many channels.
   """
   if kind not in INPUTS:
-    raise ValueError(f'input={kind!r} is not one of {", ".join(INPUTS)}.')
+    raise ValueError(f'input={kind!r} is not one of {", ".join((*INPUTS, *HALVES))}.')
   if kind == 'rgb':
     return network
   if mean is None or std is None:

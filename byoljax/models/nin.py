@@ -31,7 +31,7 @@ class NIN(nn.Module):
   """
 
   blocks: int
-  width: int = 1
+  width: float = 1
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
   bn_axis: str | None = None
@@ -47,7 +47,7 @@ class NIN(nn.Module):
         zip((kernel, 1, 1), channels, strict=True), start=1
       ):
         unit = ConvUnit(
-          self.width * features,
+          layers.widened(features, self.width),
           size,
           dtype=self.dtype,
           bn_axis=self.bn_axis,

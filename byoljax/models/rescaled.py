@@ -58,7 +58,9 @@ def rescaled(
         # Train mode: batch normalization sees what its running statistics are going to be.
         x, updates = module.apply(variables, x, train=True, mutable=mutable)
       made |= {
-        f'{role}/{tap}': sown[0] for tap, sown in (updates.get('intermediates') or {}).items()
+        f'{role}/{tap}': sown[0]
+        for tap, sown in (updates.get('intermediates') or {}).items()
+        if isinstance(sown, tuple)  # Otherwise those of a module within.
       }
       made[name] = x
       new_params[role] = _replaced(params[role], found)
@@ -79,7 +81,7 @@ def _recorder(found: dict[tuple[str, ...], dict[str, jax.Array]]) -> Any:
       mean, variance = _moments(args[0])
       found[module.path] = {'mean': mean, 'var': variance}
     y = call(*args, **kwargs)
-    if not isinstance(module, nn.Dense | nn.Conv):
+    if not isinstance(module, nn.Dense | nn.Conv | nn.ConvTranspose):
       return y
     mean, variance = _moments(y)
     own = module.variables['params']

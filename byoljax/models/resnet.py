@@ -157,7 +157,7 @@ class ResNet(nn.Module):
 
   blocks: tuple[int, ...]
   bottleneck: bool
-  width: int = 1
+  width: float = 1
   stem: str = 'imagenet'
   padding: str = 'torch'
   zero_init_residual: bool = False
@@ -173,7 +173,7 @@ class ResNet(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Images float32 [b,H,W,3] -> embedding float32 [b,D], D = 512 or 2048 times width."""
     as_d = self.resnet_d or self.selective_kernel
-    channels = 64 * self.width
+    channels = layers.widened(64, self.width)
     kernel, stride = (7, 2) if self.stem == 'imagenet' else (3, 1)
     plan = [('stem', kernel, stride, channels)]
     if as_d and self.stem == 'imagenet':

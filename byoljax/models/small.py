@@ -17,7 +17,7 @@ class SmallResNet(nn.Module):
   """
 
   channels: tuple[int, ...] = (16, 32, 128)  # stem and stages
-  width: int = 1
+  width: float = 1
   padding: str = 'torch'
   zero_init_residual: bool = False
   remat: bool = False
@@ -28,7 +28,7 @@ class SmallResNet(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Images float32 [b,H,W,3] -> embedding float32 [b,channels[-1] * width]."""
-    stem, *stages = (self.width * c for c in self.channels)
+    stem, *stages = (layers.widened(c, self.width) for c in self.channels)
     x = layers.conv(stem, 3, 2, self.padding, self.dtype, 'stem_conv')(x)
     norm = layers.batch_norm(train, self.bn_axis, self.dtype, 'stem_bn', groups=self.bn_groups)
     x = nn.relu(norm(x))

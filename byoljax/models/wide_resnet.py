@@ -79,7 +79,7 @@ class WideResNet(nn.Module):
   """
 
   size: Size
-  width: int = 1
+  width: float = 1
   padding: str = 'torch'
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
@@ -91,14 +91,20 @@ class WideResNet(nn.Module):
     """Images float32 [b,H,W,C] -> embedding float32 [b,64 * factor * width]."""
     depth = (self.size.depth - 4) // 6
     stem = layers.conv(
-      16 * self.width, 3, 1, self.padding, self.dtype, 'stem_conv', kernel_init=he_normal_fan_in
+      layers.widened(16, self.width),
+      3,
+      1,
+      self.padding,
+      self.dtype,
+      'stem_conv',
+      kernel_init=he_normal_fan_in,
     )
     x = stem(x)
     self.sow('intermediates', 'stem', x)
     for stage in (1, 2, 3):
       for number in range(depth):
         block = PreActivationBlock(
-          channels=16 * 2 ** (stage - 1) * self.size.factor * self.width,
+          channels=layers.widened(16 * 2 ** (stage - 1) * self.size.factor, self.width),
           stride=2 if stage > 1 and number == 0 else 1,
           padding=self.padding,
           dtype=self.dtype,
