@@ -46,6 +46,7 @@ from byoljax.methods.reconstruction import (
   denoising_autoencoder,
   mae,
   motion_segmentation,
+  split_brain,
 )
 from byoljax.methods.supervised import distillation, linear_probe, supervised
 from byoljax.suggest import unknown
@@ -78,6 +79,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'rotation': rotation.build,
   'simclr': simclr.build,
   'simsiam': simsiam.build,
+  'split_brain': split_brain.build,
   'supervised': supervised.build,
   'swav': swav.build,
   'triplet': triplet.build,

@@ -95,6 +95,15 @@ def encode(
   return which.reshape(shape), shares.reshape(shape)
 
 
+def check(neighbors: int, sigma: float, temperature: float) -> None:
+  """Raises ValueError unless these make sense as arguments of `encode` and `annealed_mean`."""
+  if neighbors < 1 or sigma <= 0 or temperature <= 0:
+    raise ValueError(
+      f'neighbors={neighbors} must be at least 1, sigma={sigma} and temperature={temperature} '
+      'positive.'
+    )
+
+
 def annealed_mean(
   logits: jax.Array, bins: np.ndarray, temperature: float = TEMPERATURE
 ) -> jax.Array:

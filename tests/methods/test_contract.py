@@ -25,7 +25,7 @@ from byoljax.length import Length
 from byoljax.losses import classification
 from byoljax.method import NETWORKS, Setting
 from byoljax.methods import METHODS
-from byoljax.models import heads, layers, vit
+from byoljax.models import halves, heads, layers, vit
 from byoljax.models.net import stack
 from byoljax.optim import recipe
 from byoljax.step import init_state, train_step
@@ -54,6 +54,11 @@ def tiny_vit(bn_axis, bn_groups=0, dtype=jnp.float32):
   """The same for methods that need tokens."""
   del bn_axis, bn_groups
   return vit.ViT(vit.Size(8, 1, 2, patch=2, grid=4), dtype=dtype)
+
+
+def halved(bn_axis, bn_groups=0, dtype=jnp.float32, kind='lab_halves'):
+  tiny = TinyEncoder(bn_axis, bn_groups, dtype)
+  return halves.behind_input(tiny, kind, (0.0,) * 3, (1.0,) * 3)
 
 
 @functools.cache
@@ -131,12 +136,13 @@ CASES = {
      'freeze': '1 steps'},
     3,
   ),
+  'split_brain': ({'grid': 20, 'bins': 0, 'lightness_bins': 8, 'stride': 2}, 1),
   'triplet': ({'projector': (16, 8)}, 2),
   'vicreg': ({'projector': (16, 16, 8)}, 2),
   'w_mse': ({'projector': (16, 4)}, 2),
 }  # fmt: skip
 # Methods that need another encoder.
-ENCODERS = {'mae': tiny_vit}
+ENCODERS = {'mae': tiny_vit, 'split_brain': halved}
 # Whose batches hold the parameters of the augmentation, as those of all methods do in a run.
 READ_DRAWN = {'augmentation_prediction'}
 READ_MASKS = {'motion_segmentation'}

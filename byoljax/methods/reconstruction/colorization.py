@@ -202,11 +202,9 @@ def build(
     ValueError: an argument out of range, images without three channels, an encoder without a map.
   """
   colors.check(setting, loss)
-  if neighbors < 1 or sigma <= 0 or temperature <= 0 or not 0 < uniform <= 1:
-    raise ValueError(
-      f'neighbors={neighbors} must be at least 1, sigma={sigma} and temperature={temperature} '
-      f'positive, and uniform={uniform} in (0, 1].'
-    )
+  color_bins.check(neighbors, sigma, temperature)
+  if not 0 < uniform <= 1:
+    raise ValueError(f'uniform={uniform} must be in (0, 1]: 1 for equal weights.')
   centers = color_bins.ab_bins(grid, bins)
   if neighbors > len(centers):
     raise ValueError(f'neighbors={neighbors} are more than the {len(centers)} bins.')
