@@ -26,9 +26,10 @@ def outputs(method, params, state, batch):
   return method.loss(params, state, batch, jax.random.key(0), jnp.int32(0))
 
 
-def test_loss_is_the_sum_of_both_directions_by_hand():
+@pytest.mark.parametrize('projection_norm', [False, True])
+def test_loss_is_the_sum_of_both_directions_by_hand(projection_norm):
   """Recomputed from the networks' outputs: per-view forwards, target in train mode."""
-  method = make('byol', axis=None)
+  method = make('byol', axis=None, projection_norm=projection_norm)
   batch = batch_of('byol')
   params, state = method.init(jax.random.key(1), batch)
   value, aux = outputs(method, params, state, batch)
@@ -49,8 +50,12 @@ def test_loss_is_the_sum_of_both_directions_by_hand():
     y = y * p['bn']['scale'] + p['bn']['bias']
     return np.maximum(np.asarray(y), 0).mean((1, 2))
 
+  def projection(p, x):
+    z = head(p['projector'], encode(p['encoder'], x))
+    return (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5) if projection_norm else z
+
   def prediction(p, x):
-    return head(p['predictor'], head(p['projector'], encode(p['encoder'], x)))
+    return head(p['predictor'], projection(p, x))
 
   host = jax.tree.map(np.asarray, params)
   target = jax.tree.map(np.asarray, state.target_params)
@@ -58,7 +63,7 @@ def test_loss_is_the_sum_of_both_directions_by_hand():
     terms = []
     for online_view, target_view in ((first, second), (second, first)):
       p = l2(prediction(host, online_view))
-      z = l2(head(target['projector'], encode(target['encoder'], target_view)))
+      z = l2(projection(target, target_view))
       terms.append(((p - z) ** 2).sum(-1).mean())
   assert float(value) == pytest.approx(sum(terms), rel=1e-4)
   assert 'loss' not in aux.metrics, 'the step adds it'

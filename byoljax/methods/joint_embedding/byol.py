@@ -99,6 +99,7 @@ def build(
   last_bias: bool = False,
   copy_target: bool = False,
   head_init: str = 'fan_in',
+  projection_norm: bool = False,
 ) -> Method:
   """Builds BYOL from an encoder factory and its configuration.
 
@@ -112,6 +113,8 @@ def build(
     copy_target: whether the target starts as a copy of the online network.
     head_init: how kernels of the heads start, a key of `heads.KERNEL_INITS`; 'torch' as in
       PyTorch.
+    projection_norm: whether projections are normalized over the batch, without scale and shift, as
+      in MoCo v3 and SimSiam; not in BYOL's paper.
 
   Raises:
     ValueError: a value out of range, sizes that do not fit together.
@@ -126,9 +129,10 @@ def build(
     dtype=jnp.dtype(setting.dtype),
     kernel_init=head_init,
   )
+  last_norm = 'bn_no_affine' if projection_norm else 'none'
   shared = (
     ('encoder', 'embedding', make_encoder(setting.axis)),
-    ('projector', 'projection', head(features=tuple(projector))),
+    ('projector', 'projection', head(features=tuple(projector), last_norm=last_norm)),
   )
   prediction = ('predictor', 'prediction', head(features=tuple(predictor)))
   return byol(
