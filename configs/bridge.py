@@ -64,10 +64,16 @@ def get_config(arg: str = '') -> ConfigDict:
   return scales.build(
     arg,
     METHOD,
-    byol.ADAPT | {'cifar10': cifar10},
+    byol.ADAPT | {'shapes': shapes, 'cifar10': cifar10},
     epochs={'imagenette': 1000, 'imagenet': 300},
     variants=VARIANTS,
   )
+
+
+def shapes(config: ConfigDict, epochs: int) -> None:
+  """Small heads and the scale's own views."""
+  del epochs
+  config.method.update(projector=(512, 128), predictor=(512, 128), base_tau=0.98)
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:

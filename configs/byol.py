@@ -31,6 +31,7 @@ METHOD = {
   'last_bias': False,  # of the heads' last layers
   'copy_target': False,  # whether the target starts as a copy of the online network
   'head_init': 'fan_in',  # or 'torch'
+  'projection_norm': False,  # over the batch, as in MoCo v3
 }
 
 # Batch 4096: epochs -> (base lr per 256, weight decay, tau at step 0). Authors' configuration.
@@ -43,13 +44,20 @@ IMAGENET_PRESETS = {
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  return scales.build(arg, METHOD, ADAPT, epochs={'imagenette': 1000, 'imagenet': 300})
+  return scales.build(
+    arg, METHOD, ADAPT, epochs={'shapes': 50, 'imagenette': 1000, 'imagenet': 300}
+  )
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:
-  """Small heads."""
+  """Small heads, a target that follows fast, and views of 24 px: more epochs in the same time."""
   del epochs
-  config.method.update(projector=(512, 128), predictor=(512, 128), base_tau=0.98)
+  config.method.update(
+    projector=(512, 128), predictor=(512, 128), base_tau=0.9, projection_norm=True
+  )
+  for view in config.views.values():
+    view.update(size=24, crop_scale=(0.5, 1.0), gray_prob=0.5)
+  config.evals.linear.crop_scale = (0.5, 1.0)
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:

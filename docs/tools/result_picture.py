@@ -14,8 +14,9 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-# Where `views.png` has its tiles: size, first corner, distance; in pixels.
-_TILE, _LEFT, _TOP, _PITCH = 96, 6, 22, 102
+# Where `views.png` has its tiles: size, first corner, distance, and that of blocks of rows that stand
+# side by side; in pixels.
+_TILE, _LEFT, _TOP, _PITCH, _BLOCK = 96, 6, 22, 102, 336
 _SHOWN = 5
 _BLUE, _ORANGE, _GRAY = '#1f5fa8', '#d9720d', '#9aa0a6'
 
@@ -54,7 +55,8 @@ def _draw_views(axes: Any, sheet: np.ndarray) -> None:
   axes.set_title('Image and two views')
   for row in range(_SHOWN):
     for column in range(3):
-      x, y = _LEFT + column * _PITCH, _TOP + row * _PITCH
+      side, place = divmod(row, (len(sheet) - _TOP) // _PITCH)
+      x, y = _LEFT + side * _BLOCK + column * _PITCH, _TOP + place * _PITCH
       tile = sheet[y : y + _TILE, x : x + _TILE]
       extent = (1.06 * column, 1.06 * column + 1, -1.06 * row - 1, -1.06 * row)
       axes.imshow(tile, extent=extent, interpolation='nearest')
