@@ -45,7 +45,8 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
   """ViT-S with patches of 4 pixels under the paper's decoder, as in solo-learn's recipe."""
-  vit(config, 'vit_small_6heads', base_lr=2e-4, warmup=f'{min(40, epochs // 5)} epochs')
+  del epochs
+  vit(config, 'vit_small_6heads', base_lr=2e-4, warmup='20 %')
   config.encoder.update(patch_size=4, grid=8)
 
 
@@ -58,14 +59,16 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
   """ViT-S with patches of 16 pixels; the rate is the paper's."""
-  vit(config, 'vit_small_6heads', base_lr=1.5e-4, warmup=f'{min(40, epochs // 5)} epochs')
+  del epochs
+  vit(config, 'vit_small_6heads', base_lr=1.5e-4, warmup='20 %')
   config.encoder.grid = 8
   config.method.decoder_depth = 4
 
 
 def imagenet(config: ConfigDict, epochs: int) -> None:
   """ViT-B as published."""
-  vit(config, 'vit_base', base_lr=1.5e-4, warmup=f'{min(40, epochs // 5)} epochs')
+  del epochs
+  vit(config, 'vit_base', base_lr=1.5e-4, warmup='5 %')
   scales.operators(config, 'torchvision')
 
 

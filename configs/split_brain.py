@@ -15,7 +15,7 @@ Published results (theirs, not ours): ImageNet, AlexNet, linear classifiers on c
 
 from ml_collections import ConfigDict
 
-from configs import scales
+from . import scales
 
 METHOD = {
   'name': 'split_brain',

@@ -14,7 +14,7 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-# Where `views.png` has its tiles: size, first corner, distance, and that of blocks of rows that stand
+# Where `views.png` has its tiles: size, first corner, distance, and that of blocks of rows standing
 # side by side; in pixels.
 _TILE, _LEFT, _TOP, _PITCH, _BLOCK = 96, 6, 22, 102, 336
 _SHOWN = 5
