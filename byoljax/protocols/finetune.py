@@ -106,20 +106,27 @@ def check(
   Raises:
     ConfigError: what `finetune_result` would raise about it.
   """
-  choose(f'{where}.batch_norm', protocol.batch_norm, supervised.BATCH_NORMS)
-  choose(f'{where}.pool', protocol.pool, ('', *vit.POOLS))
-  module = encoder.make_encoder(None)
-  with user_errors(where):
-    protocol.regularization.check(module)
-  for name in ('pool', 'layer_decay'):
-    value = getattr(protocol, name, protocol.optim.get(name))
-    if value not in ('', 1.0, None) and not hasattr(module, 'depth'):
-      raise ConfigError(f"{where}: {name}={value} needs a vision transformer, such as 'vit_base'.")
+  check_network(encoder, protocol, where)
   for part in folds.by_fold(data):
     held_out, rest, tried = _tried(part, protocol)
     for choice in tried:
       for source in (part.train,) if held_out is None else (part.train, rest):
         _set_up(source, part, protocol, choice, logging, where)
+
+
+def check_network(encoder: Encoder, protocol: FinetuneProtocol, where: str = 'finetune') -> None:
+  """Raises ConfigError unless a network can be fine-tuned like this; as `check`, without data."""
+  choose(f'{where}.batch_norm', protocol.batch_norm, supervised.BATCH_NORMS)
+  choose(f'{where}.pool', protocol.pool, ('', *vit.POOLS))
+  module = encoder.make_encoder(None)
+  with user_errors(where):
+    protocol.regularization.check(module)
+  for name, value, off in (
+    ('pool', protocol.pool, ''),
+    ('layer_decay', protocol.optim.get('layer_decay', 1.0), 1.0),
+  ):
+    if value != off and not hasattr(module, 'depth'):
+      raise ConfigError(f"{where}: {name}={value} needs a vision transformer, such as 'vit_base'.")
 
 
 def _tried(
