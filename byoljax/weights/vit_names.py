@@ -211,6 +211,7 @@ def beside(state: State, prefix: str, found: Found) -> dict[str, PyTree]:
   if f'{prefix}decoder_pred.weight' not in state:
     return {}
   dim, size, kind = state[f'{prefix}decoder_pred.weight'].shape[-1], VITS[found.fields['name']], ''
+  grid = 0
   table = f'{prefix}decoder_pos_embed'
   if table in state:
     grid, kind = _positions(state[table], dim, 0, table)

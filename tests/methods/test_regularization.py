@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +50,7 @@ def test_branches_are_left_out_by_their_blocks_rates():
 
 def test_factors_reach_the_branches():
   module, x = tiny_vit(), batch_of()['views'][0]
-  params = module.init(jax.random.key(0), x, train=True)
+  params = jax.jit(lambda key: module.init(key, x, train=True))(jax.random.key(0))
 
   @jax.jit
   def run(branches):
@@ -62,7 +63,7 @@ def test_factors_reach_the_branches():
   np.testing.assert_allclose(ones, plain, atol=1e-5)
   np.testing.assert_allclose(embedding, ones[:, 0], atol=1e-5)
   nothing, _ = run(jnp.zeros((4, 3, 2)))
-  stem = params['params']['patch_embed']
+  stem = nn.meta.unbox(params)['params']['patch_embed']
   here = vit.patches(jnp.asarray(x), 4) @ stem['kernel'] + stem['bias'][None, None]
   here = np.asarray(here) + vit.sincos_positions(2, 2, 8, 2)[None]
   here = (here - here.mean(-1, keepdims=True)) / np.sqrt(here.var(-1, keepdims=True) + 1e-6)

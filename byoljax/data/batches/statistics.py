@@ -59,7 +59,8 @@ def of_channels(
     raise ValueError(f'no image of {source.name} can be read.')
   mean = total / (images * side**2)
   std = np.sqrt(np.maximum(square / (images * side**2) - mean**2, 0))
-  made = Statistics(*(tuple(map(float, x.round(_DIGITS))) for x in (mean, std)), images)
+  rounded = [tuple(map(float, x.round(_DIGITS))) for x in (mean, std)]
+  made = Statistics(rounded[0], rounded[1], images)
   if min(made.std) <= 0:
     channel = int(np.argmin(made.std))
     raise ValueError(

@@ -86,7 +86,9 @@ def _rows(file: str) -> list[Mapping[str, Any]]:
     raise ValueError(f'{file} cannot be read as a list of images: {error}.') from error
   if not isinstance(found, list):
     raise ValueError(f'{file} holds no list: JSON is [{{"path": ..., "label": ...}}, ...] here.')
-  rows = [{PATHS[0]: row} if isinstance(row, str) else row for row in found]
+  rows: list[Mapping[str, Any]] = [
+    {PATHS[0]: row} if isinstance(row, str) else row for row in found
+  ]
   if not all(isinstance(row, dict) for row in rows):
     raise ValueError(f'{file}: every entry is a path, or an object with one.')
   return rows

@@ -81,7 +81,8 @@ def context_encoder(
   def pierced(view: jax.Array, key: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
     """What is to be painted, and what of it cannot be seen: bool [b, H, W, 1]."""
     keys = collectives.example_keys(jax.random.fold_in(key, streams.HOLES), len(view), axis)
-    painted = jax.vmap(lambda own: holes.HOLES[hole](own, *view.shape[1:3], share))(keys)
+    height, width = view.shape[1:3]
+    painted = jax.vmap(lambda own: holes.HOLES[hole](own, height, width, share))(keys)
     return painted, holes.eroded(painted, overlap)
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:

@@ -121,7 +121,8 @@ def masked_autoencoder(
       center, scale = losses.statistics(whole)
       pixels = pixels * scale + center
     completed = jnp.where(masked.reshape(*whole.shape[:2], 1), pixels, whole)
-    output = vit.joined(completed, *masked.shape[1:], patch)
+    rows, columns = masked.shape[1:]
+    output = vit.joined(completed, rows, columns, patch)
     normalized = {'image': images, 'input': seen['views'][0], 'output': output}
     return {name: shown(to_pixels(x, setting)) for name, x in normalized.items()}
 
