@@ -63,6 +63,15 @@ def user_errors(where: str = '') -> Iterator[None]:
     raise ConfigError(f'{prefix}{error}') from error
 
 
+def require_local(name: str, path: Any) -> None:
+  """Raises ConfigError for a bucket's address: `pathlib` would make a local folder 'gs:' of it."""
+  if '://' in str(path):
+    raise ConfigError(
+      f'{name}={path} is not a path on this computer: byoljax reads and writes files here. '
+      f'Mount the bucket and name the folder that it is mounted at, or copy the files.'
+    )
+
+
 def choose(kind: str, name: str, table: Mapping[str, Any] | Sequence[str]) -> Any:
   """Looks `name` up in a table (or checks it against a list) of what is allowed.
 

@@ -74,6 +74,7 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
   if 'task' not in config:
     raise ConfigError(f"{options.config} has no field 'task' that says what to do.")
   task = config_lib.choose('task', config.task, tasks.TASKS)
+  config_lib.require_local('workdir', options.workdir)
   set_verbosity(config.log.verbose)
   # JAX is imported only now: a mistake in the configuration is answered at once.
   from byoljax.devices import hosts, xla

@@ -7,7 +7,7 @@ from typing import Any
 from byoljax import own
 from byoljax.api import session
 from byoljax.api.saved_run import SavedRun
-from byoljax.config import Config
+from byoljax.config import Config, require_local
 from byoljax.tasks import pretrain as pretrain_task
 from byoljax.workdir.run_dir import Invocation, default_workdir
 
@@ -58,6 +58,7 @@ def pretrain(
       is written.
     FloatingPointError: the loss is not finite.
   """
+  require_local('workdir', workdir)
   with session.working('pretrain: working'):
     config, path = session.configuration(recipe, settings)
     if length:

@@ -5,7 +5,7 @@ import logging
 import pathlib
 from typing import TYPE_CHECKING
 
-from byoljax.config import Config, ConfigError, user_errors
+from byoljax.config import Config, ConfigError, require_local, user_errors
 from byoljax.workdir import activity, run_dir
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def open_split(
   from byoljax.data import fields
   from byoljax.data.sources import datasets
 
+  if config.data.name in ('folder', 'frames', 'npz', 'list'):
+    require_local('data.dir', config.data.dir)
   if config.data.name in ('folder', 'frames') and config.data.dir and log_dir is not None:
     require_outside(log_dir, pathlib.Path(config.data.dir))
   with user_errors():

@@ -68,3 +68,15 @@ def test_a_flat_folder_of_test_images_is_named(photos):
     data_lib.open_labelled(config_of(photos), None)
   message = str(caught.value)
   assert str(photos / 'val' / '0.png') in message and 'have no labels' in message
+
+
+def test_buckets_are_refused_before_anything_is_written(photos, tmp_path, capsys, monkeypatch):
+  """A local folder 'gs:' would hold the run otherwise."""
+  monkeypatch.chdir(tmp_path)
+  for given in (
+    [f'--data.dir={photos}', '--workdir=gs://bucket/run'],
+    ['--data.dir=s3://bucket/photos'],
+  ):
+    assert cli.run(['pretrain', 'byol:folder,smoke', '--data.name=folder', *given]) == 2
+    assert 'is not a path on this computer' in capsys.readouterr().err
+  assert [path.name for path in tmp_path.iterdir()] == ['photos']
