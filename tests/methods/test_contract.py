@@ -415,7 +415,8 @@ def test_pictures_are_what_the_protocol_says(name):
   batch |= {key: value[:1] for key, value in batch.items() if isinstance(value, tuple)}
   paint = jax.jit(functools.partial(method.pictures, state.params, state.method_state))
   shown = paint(batch, jax.random.key(0))
-  assert {'image', 'output'} <= set(shown)
+  # Maps have names of their own: nothing is compared with the image then.
+  assert 'image' in shown and len(shown) > 1
   for picture in shown.values():
     assert picture.dtype == np.float32 and picture.shape[:3] == (BATCH, SIZE, SIZE)
     assert picture.shape[3] in (1, 3) and picture.min() >= 0 and picture.max() <= 1
