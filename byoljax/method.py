@@ -36,7 +36,7 @@ Metrics are float32 scalars by name. The loop, the progress line and the curves 
 - 'tau' comes from `post_step` where a target moves: the weight of the old target in this step.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -332,39 +332,3 @@ def evaluation_outputs(
     return {tap: outputs[tap] for tap in taps}
 
   return embed
-
-
-def check_sizes(projector: Sequence[int], predictor: Sequence[int] = ()) -> None:
-  """Raises ValueError unless the sizes of a projector and of its predictor, if any, make sense."""
-  sizes = (*projector, *predictor)
-  if not projector or min(sizes) < 1:
-    raise ValueError(
-      f'projector={tuple(projector)} and predictor={tuple(predictor)}: give at least an output '
-      f'size of the projector, and sizes of at least 1, such as (2048, 256).'
-    )
-  if predictor and predictor[-1] != projector[-1]:
-    raise ValueError(
-      f'the predictor puts out {predictor[-1]} values but the projector {projector[-1]}: '
-      f'the last numbers of both must be equal.'
-    )
-
-
-def require_other_images(rows: int, axis: str | None) -> None:
-  """Raises ValueError for a global batch of a single image where a loss compares images."""
-  if rows * collectives.axis_size(axis) < 2:
-    raise ValueError(
-      'this loss compares the images of a batch, and a batch of 1 image has nothing to compare: '
-      'use at least 2 images in a batch.'
-    )
-
-
-def check_groups(bn_groups: int, setting: Setting) -> None:
-  """Raises ValueError unless the batch splits into groups of batch normalization, whole devices."""
-  if bn_groups == 0:
-    return
-  batch, devices = setting.micro_batch_size, setting.num_devices
-  if bn_groups < 0 or bn_groups % devices or batch % bn_groups or batch // bn_groups < 2:
-    raise ValueError(
-      f'bn_groups={bn_groups} must be a multiple of the {devices} devices and split a batch of '
-      f'{batch} into equal parts of at least 2; 0 shares statistics over the whole batch.'
-    )

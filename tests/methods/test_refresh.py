@@ -9,7 +9,8 @@ from byoljax.config import ConfigError
 from byoljax.data.sources import arrays
 from byoljax.evals import features
 from byoljax.length import Length
-from byoljax.method import Setting, check_groups, check_sizes
+from byoljax.method import Setting
+from byoljax.methods.checks import check_groups, check_sizes
 from byoljax.protocols import extraction
 from byoljax.train import assemble
 

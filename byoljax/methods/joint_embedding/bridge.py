@@ -26,11 +26,10 @@ from byoljax.method import (
   MakeEncoder,
   Method,
   Setting,
-  check_sizes,
   default_groups,
   evaluation_outputs,
-  require_other_images,
 )
+from byoljax.methods.checks import check_sizes, require_other_images
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack

@@ -32,10 +32,10 @@ from byoljax.method import (
   MakeEncoder,
   Method,
   Setting,
-  check_sizes,
   default_groups,
   evaluation_outputs,
 )
+from byoljax.methods.checks import check_sizes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack
 from byoljax.ops import ema

@@ -30,17 +30,8 @@ import jax.numpy as jnp
 from byoljax import streams
 from byoljax.devices import collectives, mapping
 from byoljax.losses import classification
-from byoljax.method import (
-  Aux,
-  Batch,
-  MakeEncoder,
-  Method,
-  Refresh,
-  Setting,
-  check_sizes,
-  default_groups,
-  keep,
-)
+from byoljax.method import Aux, Batch, MakeEncoder, Method, Refresh, Setting, default_groups, keep
+from byoljax.methods.checks import check_sizes
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, Statistics, output_shapes, stack

@@ -30,11 +30,10 @@ from byoljax.method import (
   MakeEncoder,
   Method,
   Setting,
-  check_sizes,
   default_groups,
   evaluation_outputs,
-  require_other_images,
 )
+from byoljax.methods.checks import check_sizes, require_other_images
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, WithTarget, output_shapes, stack

@@ -43,11 +43,11 @@ from byoljax.method import (
   Method,
   Refresh,
   Setting,
-  check_sizes,
   default_groups,
   evaluation_outputs,
   keep,
 )
+from byoljax.methods.checks import check_sizes
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, stack
 from byoljax.ops import bank as bank_ops

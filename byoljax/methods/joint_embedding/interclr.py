@@ -42,11 +42,10 @@ from byoljax.method import (
   Method,
   Refresh,
   Setting,
-  check_groups,
-  check_sizes,
   default_groups,
   evaluation_outputs,
 )
+from byoljax.methods.checks import check_groups, check_sizes
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, stack

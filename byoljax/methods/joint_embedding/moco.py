@@ -32,11 +32,10 @@ from byoljax.method import (
   MakeEncoder,
   Method,
   Setting,
-  check_groups,
-  check_sizes,
   default_groups,
   evaluation_outputs,
 )
+from byoljax.methods.checks import check_groups, check_sizes
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, output_shapes, stack

@@ -28,12 +28,11 @@ from byoljax.method import (
   MakeEncoder,
   Method,
   Setting,
-  check_sizes,
   comparison,
   default_groups,
   evaluation_outputs,
-  require_other_images,
 )
+from byoljax.methods.checks import check_sizes, require_other_images
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack
 from byoljax.ops import ema

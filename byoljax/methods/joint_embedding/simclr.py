@@ -25,17 +25,8 @@ import jax.numpy as jnp
 from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import contrastive
-from byoljax.method import (
-  Aux,
-  Batch,
-  MakeEncoder,
-  Method,
-  Setting,
-  check_sizes,
-  comparison,
-  default_groups,
-  require_other_images,
-)
+from byoljax.method import Aux, Batch, MakeEncoder, Method, Setting, comparison, default_groups
+from byoljax.methods.checks import check_sizes, require_other_images
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, output_shapes, stack

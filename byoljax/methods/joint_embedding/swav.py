@@ -22,15 +22,8 @@ import jax.numpy as jnp
 from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import clustering
-from byoljax.method import (
-  Aux,
-  Batch,
-  MakeEncoder,
-  Method,
-  Setting,
-  check_sizes,
-  default_groups,
-)
+from byoljax.method import Aux, Batch, MakeEncoder, Method, Setting, default_groups
+from byoljax.methods.checks import check_sizes
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops

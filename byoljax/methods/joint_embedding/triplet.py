@@ -29,12 +29,11 @@ from byoljax.method import (
   MakeEncoder,
   Method,
   Setting,
-  check_sizes,
   default_groups,
   evaluation_outputs,
   keep,
-  require_other_images,
 )
+from byoljax.methods.checks import check_sizes, require_other_images
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops

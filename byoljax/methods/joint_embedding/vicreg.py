@@ -16,7 +16,8 @@ import functools
 import jax.numpy as jnp
 
 from byoljax.losses import redundancy
-from byoljax.method import MakeEncoder, Method, Setting, check_sizes
+from byoljax.method import MakeEncoder, Method, Setting
+from byoljax.methods.checks import check_sizes
 from byoljax.methods.joint_embedding.two_projections import from_projections
 from byoljax.models import heads
 from byoljax.models.net import stack

@@ -27,11 +27,11 @@ from byoljax.method import (
   MakeEncoder,
   Method,
   Setting,
-  check_sizes,
   default_groups,
   evaluation_outputs,
   keep,
 )
+from byoljax.methods.checks import check_sizes
 from byoljax.methods.pretext.classification import only_view, per_image
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, stack

@@ -34,11 +34,11 @@ from byoljax.method import (
   MakeEncoder,
   Method,
   Setting,
-  check_sizes,
   default_groups,
   evaluation_outputs,
   keep,
 )
+from byoljax.methods.checks import check_sizes
 from byoljax.methods.joint_embedding import notes
 from byoljax.methods.pretext import classification
 from byoljax.models import heads
