@@ -1,9 +1,11 @@
-"""What builders of methods ask of their arguments before anything is built."""
+"""What methods ask of their arguments and batches: each raises ValueError with the fix."""
 
 from collections.abc import Sequence
 
+import jax
+
 from byoljax.devices import collectives
-from byoljax.method import Setting
+from byoljax.method import Batch, Setting
 
 
 def check_sizes(projector: Sequence[int], predictor: Sequence[int] = ()) -> None:
@@ -40,3 +42,17 @@ def check_groups(bn_groups: int, setting: Setting) -> None:
       f'bn_groups={bn_groups} must be a multiple of the {devices} devices and split a batch of '
       f'{batch} into equal parts of at least 2; 0 shares statistics over the whole batch.'
     )
+
+
+def only_view(batch: Batch) -> jax.Array:
+  """The view that a task with a single one works on.
+
+  Raises:
+    ValueError: when traced: there are several.
+  """
+  if len(batch['views']) != 1:
+    raise ValueError(
+      f'this method takes one view of every image, but there are {len(batch["views"])}: '
+      'configure view1 alone.'
+    )
+  return batch['views'][0]

@@ -95,13 +95,15 @@ def encode(
   return which.reshape(shape), shares.reshape(shape)
 
 
-def check(neighbors: int, sigma: float, temperature: float) -> None:
-  """Raises ValueError unless these make sense as arguments of `encode` and `annealed_mean`."""
+def check(neighbors: int, sigma: float, temperature: float, count: int) -> None:
+  """Raises ValueError unless `encode` and `annealed_mean` work with these, of `count` bins."""
   if neighbors < 1 or sigma <= 0 or temperature <= 0:
     raise ValueError(
       f'neighbors={neighbors} must be at least 1, sigma={sigma} and temperature={temperature} '
       'positive.'
     )
+  if neighbors > count:
+    raise ValueError(f'neighbors={neighbors} are more than the {count} bins.')
 
 
 def annealed_mean(

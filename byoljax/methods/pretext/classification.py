@@ -105,20 +105,6 @@ def image_classifier(
   )
 
 
-def only_view(batch: Batch) -> jax.Array:
-  """The view that a task with a single one works on.
-
-  Raises:
-    ValueError: when traced: there are several.
-  """
-  if len(batch['views']) != 1:
-    raise ValueError(
-      f'this method takes one view of every image, but there are {len(batch["views"])}: '
-      'configure view1 alone.'
-    )
-  return batch['views'][0]
-
-
 def per_image(stacked: jax.Array, count: int) -> jax.Array:
   """[m * b, ...], all first ones first, -> [m, b, ...] with b = count."""
   return stacked.reshape(-1, count, *stacked.shape[1:])

@@ -31,8 +31,8 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
-from byoljax.methods.checks import check_sizes
-from byoljax.methods.pretext.classification import only_view, per_image
+from byoljax.methods.checks import check_sizes, only_view
+from byoljax.methods.pretext.classification import per_image
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, stack
 

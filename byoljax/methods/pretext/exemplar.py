@@ -38,7 +38,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
-from byoljax.methods.checks import check_sizes
+from byoljax.methods.checks import check_sizes, only_view
 from byoljax.methods.joint_embedding import notes
 from byoljax.methods.pretext import classification
 from byoljax.models import heads
@@ -140,7 +140,7 @@ def _make_transform(
       if len({view.shape for view in batch['views']}) > 1:
         raise ValueError("patches='views' needs views of one size.")
       return jnp.stack([view * std + mean for view in batch['views']])
-    images = jnp.clip(classification.only_view(batch) * std + mean, 0.0, 1.0)
+    images = jnp.clip(only_view(batch) * std + mean, 0.0, 1.0)
     corners = exemplars.seed_corners(images, batch['index'], spec.patch, patch_seed)
     return exemplars.make_exemplars(images, key, positions, corners, spec, samples)
 

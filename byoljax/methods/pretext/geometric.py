@@ -20,6 +20,7 @@ from byoljax import streams
 from byoljax.data.augment import geometric
 from byoljax.devices import collectives
 from byoljax.method import Batch, MakeEncoder, Method, Setting, Transforms
+from byoljax.methods.checks import only_view
 from byoljax.methods.pretext import classification
 
 
@@ -55,7 +56,7 @@ def build(
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del step
-    view = classification.only_view(batch)
+    view = only_view(batch)
     keys = collectives.example_keys(
       jax.random.fold_in(key, streams.GEOMETRIC), len(view), setting.axis
     )

@@ -25,6 +25,7 @@ from byoljax import streams
 from byoljax.data.augment import tiles as tiles_lib
 from byoljax.devices import collectives
 from byoljax.method import Batch, MakeEncoder, Method, Setting
+from byoljax.methods.checks import only_view
 from byoljax.methods.pretext import classification
 from byoljax.models import heads, tile_heads
 from byoljax.models.net import Inputs, stack
@@ -71,7 +72,7 @@ def build(
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del step
-    view = classification.only_view(batch)
+    view = only_view(batch)
     positions = collectives.positions(len(view), setting.axis)
     seen = tiles_lib.make_tiles(view, key, positions, spec, setting.mean, setting.std)
     key = jax.random.fold_in(key, streams.PUZZLES)

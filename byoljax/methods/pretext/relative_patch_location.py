@@ -28,6 +28,7 @@ from byoljax import streams
 from byoljax.data.augment import tiles as tiles_lib
 from byoljax.devices import collectives
 from byoljax.method import Batch, MakeEncoder, Method, Setting
+from byoljax.methods.checks import only_view
 from byoljax.methods.pretext import classification
 from byoljax.models import tile_heads
 from byoljax.models.net import Inputs, stack
@@ -89,7 +90,7 @@ def build(
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del step
-    view = classification.only_view(batch)
+    view = only_view(batch)
     rows = len(view)
     positions = collectives.positions(rows, setting.axis)
     seen = tiles_lib.make_tiles(view, key, positions, spec, setting.mean, setting.std)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from byoljax.data.augment import turns
 from byoljax.method import Batch, MakeEncoder, Method, Setting, Transforms
+from byoljax.methods.checks import only_view
 from byoljax.methods.pretext import classification
 
 
@@ -56,7 +57,7 @@ def build(
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del key, step
-    view = classification.only_view(batch)
+    view = only_view(batch)
     seen = jnp.concatenate([turned(view, angle) for angle in angles])
     labels = jnp.repeat(jnp.arange(len(angles), dtype=jnp.int32), len(view))
     return batch | {'views': (seen,), 'pretext_label': labels}

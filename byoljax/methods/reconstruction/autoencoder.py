@@ -72,6 +72,11 @@ def shown(pixels: jax.Array) -> jax.Array:
   return jnp.clip(pixels, 0.0, 1.0)
 
 
+def picture(normalized: jax.Array, setting: Setting) -> jax.Array:
+  """Normalized images as they are shown: values in [0, 1]."""
+  return shown(to_pixels(normalized, setting))
+
+
 def _statistics(setting: Setting) -> tuple[Any, Any]:
   mean, std = (np.asarray(x, np.float32).reshape(1, 1, 1, -1) for x in (setting.mean, setting.std))
   return mean, std

@@ -37,7 +37,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
-from byoljax.methods.pretext.classification import only_view
+from byoljax.methods.checks import only_view
 from byoljax.methods.reconstruction import autoencoder, colors
 from byoljax.models.decoders import feature_map
 from byoljax.models.net import Net, Statistics, stack
@@ -149,8 +149,8 @@ def colorization(
     seen, lab = gray(batch['views'][0])
     made, _ = net.apply(params, state.bn, seen, train=False)
     return {
-      'image': autoencoder.shown(autoencoder.to_pixels(batch['views'][0], setting)),
-      'input': autoencoder.shown(autoencoder.to_pixels(seen, setting)),
+      'image': autoencoder.picture(batch['views'][0], setting),
+      'input': autoencoder.picture(seen, setting),
       'output': colors.painted(lab[..., :1], decoded(made['output'])),
     }
 
@@ -202,12 +202,10 @@ def build(
     ValueError: an argument out of range, images without three channels, an encoder without a map.
   """
   colors.check(setting, loss)
-  color_bins.check(neighbors, sigma, temperature)
   if not 0 < uniform <= 1:
     raise ValueError(f'uniform={uniform} must be in (0, 1]: 1 for equal weights.')
   centers = color_bins.ab_bins(grid, bins)
-  if neighbors > len(centers):
-    raise ValueError(f'neighbors={neighbors} are more than the {len(centers)} bins.')
+  color_bins.check(neighbors, sigma, temperature, len(centers))
   encoder = make_encoder(setting.axis)
   source = feature_map(encoder, len(setting.mean), tap)
   outputs = 2 if loss == 'regression' else len(centers)

@@ -39,7 +39,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
-from byoljax.methods.pretext.classification import only_view
+from byoljax.methods.checks import only_view
 from byoljax.methods.reconstruction import autoencoder
 from byoljax.methods.reconstruction.autoencoder import OUTPUT
 from byoljax.models import decoders
@@ -168,7 +168,7 @@ def context_encoder(
     return jax.lax.stop_gradient(metrics)
 
   def pixels(normalized: jax.Array) -> jax.Array:
-    return autoencoder.shown(autoencoder.to_pixels(normalized, setting))
+    return autoencoder.picture(normalized, setting)
 
   def pictures(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array

@@ -34,7 +34,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
-from byoljax.methods.pretext.classification import only_view
+from byoljax.methods.checks import only_view
 from byoljax.methods.reconstruction import autoencoder
 from byoljax.methods.reconstruction.autoencoder import OUTPUT
 from byoljax.models import decoders
@@ -85,14 +85,14 @@ def denoising_autoencoder(
     """A decoder's output as it is shown."""
     if loss == 'bce':
       return jax.nn.sigmoid(output)
-    return autoencoder.shown(autoencoder.to_pixels(output, setting))
+    return autoencoder.picture(output, setting)
 
   def value_of(output: jax.Array, target: jax.Array, hit: jax.Array) -> jax.Array:
     weight = None
     if emphasis[0] != emphasis[1]:
       weight = jnp.where(hit, *map(jnp.float32, emphasis))
     if loss == 'bce':
-      clean = autoencoder.shown(autoencoder.to_pixels(target, setting))
+      clean = autoencoder.picture(target, setting)
       return losses.binary_cross_entropy(output, clean, weight)
     return losses.squared_error(output, target, weight)
 
@@ -104,8 +104,8 @@ def denoising_autoencoder(
     made, bn = net.apply(params, state.bn, noisy, train=True)
     output = decoders.fitted(made[OUTPUT], target)
     value = value_of(output, target, batch['disturbed'])
-    clean = autoencoder.shown(autoencoder.to_pixels(target, setting))
-    given = autoencoder.shown(autoencoder.to_pixels(noisy, setting))
+    clean = autoencoder.picture(target, setting)
+    given = autoencoder.picture(noisy, setting)
     metrics = {
       'psnr': image_quality.psnr(pixels_of(output), clean).mean(),
       'psnr_input': image_quality.psnr(given, clean).mean(),
@@ -119,8 +119,8 @@ def denoising_autoencoder(
     noisy, _ = disturbed(view, key, None)
     made, _ = net.apply(params, state.bn, noisy, train=False)
     return {
-      'image': autoencoder.shown(autoencoder.to_pixels(view, setting)),
-      'input': autoencoder.shown(autoencoder.to_pixels(noisy, setting)),
+      'image': autoencoder.picture(view, setting),
+      'input': autoencoder.picture(noisy, setting),
       'output': pixels_of(decoders.fitted(made[OUTPUT], view)),
     }
 

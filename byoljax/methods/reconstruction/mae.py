@@ -36,8 +36,8 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
-from byoljax.methods.pretext.classification import only_view
-from byoljax.methods.reconstruction.autoencoder import shown, to_pixels
+from byoljax.methods.checks import only_view
+from byoljax.methods.reconstruction.autoencoder import picture
 from byoljax.models import decoders, vit
 from byoljax.models.masked_decoder import MaskedDecoder
 from byoljax.models.net import Inputs, Net, Statistics, stack
@@ -124,7 +124,7 @@ def masked_autoencoder(
     rows, columns = masked.shape[1:]
     output = vit.joined(completed, rows, columns, patch)
     normalized = {'image': images, 'input': seen['views'][0], 'output': output}
-    return {name: shown(to_pixels(x, setting)) for name, x in normalized.items()}
+    return {name: picture(x, setting) for name, x in normalized.items()}
 
   embed = evaluation_outputs(net, 'embedding')
   return Method(

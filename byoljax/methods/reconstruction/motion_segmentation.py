@@ -9,12 +9,12 @@ The truth is a mask beside the frame, a field of the data, which follows the cro
 pixel; or, without one, the difference of the frame and its second frame, a second view with the
 geometry of the first: 1 where any channel differs by more than `threshold`.
 
-Both papers take masks from optical flow, clustered into objects by NLC; there is no flow here.
+The papers' masks are made from optical flow; there is no flow here.
 What a difference sees and what it does not: textured things and edges that move; not the inside of
 a plain thing; both where something was and where it will be, of which only one is in the frame;
 everything at once when the camera moves; and nothing that does not move at this moment. Where such
 errors are as likely as not, a network that minimizes the cross-entropy averages over them, so
-targets may be worse than what is learned from them (Pathak et al., section 4).
+targets may be worse than what is learned from them.
 
 Different from the papers: a decoder that doubles the sides of the last map up to the image's own,
 where theirs predict coarse masks; frames are not chosen for having motion in them.
@@ -106,7 +106,7 @@ def motion_segmentation(
     del key
     view = batch['views'][0]
     made, _ = net.apply(params, state.bn, view, train=False)
-    shown = {'image': autoencoder.shown(autoencoder.to_pixels(view, setting))}
+    shown = {'image': autoencoder.picture(view, setting)}
     # Photographs that someone wants to look at have neither.
     if mask and mask in batch:
       shown['moving'] = (batch[mask][0] > 0).astype(jnp.float32)

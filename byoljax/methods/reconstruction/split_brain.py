@@ -36,7 +36,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
-from byoljax.methods.pretext.classification import only_view
+from byoljax.methods.checks import only_view
 from byoljax.methods.reconstruction import autoencoder, colors
 from byoljax.models.decoders import feature_map, fitted
 from byoljax.models.halves import Halves
@@ -184,7 +184,7 @@ def split_brain(
     made, _ = net.apply(params, state.bn, seen, train=False)
     found = {key: targets[key[1]].decoded(outputs) for key, outputs in said(made).items()}
     lab = truth_of(view, depth)
-    image = autoencoder.shown(autoencoder.to_pixels(view, setting))
+    image = autoencoder.picture(view, setting)
     flat, gray = jnp.full_like(lab['lightness'], 60.0), jnp.zeros_like(lab['ab'])
     if depth is None:
       return {
@@ -264,7 +264,8 @@ def build(
       f'lightness_bins={lightness_bins} and depth_bins={depth_bins} must be at least 2, and '
       f'depth_range={tuple(depth_range)} two ascending numbers.'
     )
-  color_bins.check(neighbors, sigma, temperature)
+  centers = color_bins.ab_bins(grid, bins)
+  color_bins.check(neighbors, sigma, temperature, len(centers))
   encoder: Any = make_encoder(setting.axis)
   if not isinstance(encoder, Halves):
     raise ValueError(
@@ -276,7 +277,6 @@ def build(
       'ab': numbers(-scale, scale, 2), 'lightness': numbers(0, 100), DEPTH: numbers(low, high),
     }  # fmt: skip
   else:
-    centers = color_bins.ab_bins(grid, bins)
     targets = {
       'ab': color_classes(centers, neighbors, sigma, temperature),
       'lightness': intervals(0, 100, lightness_bins, temperature),
