@@ -33,9 +33,11 @@ def replacing(path: str | os.PathLike[str], mode: str = 'wb') -> Iterator[IO[Any
       file.flush()
       os.fsync(file.fileno())
     os.replace(scratch, target)
-  except BaseException:
+  except BaseException as error:
     with contextlib.suppress(OSError):
       scratch.unlink()
+    if isinstance(error, OSError) and error.filename == str(scratch):
+      error.filename = str(target)  # The name that was asked for.
     raise
 
 

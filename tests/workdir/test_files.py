@@ -1,0 +1,31 @@
+"""Files that are replaced whole or not at all."""
+
+import pytest
+
+from byoljax.workdir.files import replacing
+
+
+def test_a_file_is_replaced_when_the_block_ends(tmp_path):
+  path = tmp_path / 'table.csv'
+  path.write_text('old')
+  with replacing(path, 'w') as file:
+    file.write('new')
+    file.flush()
+    assert path.read_text() == 'old'
+  assert path.read_text() == 'new' and list(tmp_path.iterdir()) == [path]
+
+
+def test_an_error_leaves_the_old_file_alone(tmp_path):
+  path = tmp_path / 'table.csv'
+  path.write_text('old')
+  with pytest.raises(KeyError), replacing(path, 'w') as file:
+    file.write('half')
+    raise KeyError('interrupted')
+  assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_is_not_there_is_named_as_it_was_given(tmp_path):
+  path = tmp_path / 'nowhere' / 'sheet.png'
+  with pytest.raises(FileNotFoundError) as raised, replacing(path):
+    pass
+  assert str(raised.value) == f"[Errno 2] No such file or directory: '{path}'"
