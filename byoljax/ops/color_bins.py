@@ -38,15 +38,21 @@ def ab_bins(grid: float = GRID, count: int = COUNT) -> np.ndarray:
       colors of sRGB are in.
 
   Raises:
-    ValueError: a side that is not positive, or no such number of squares within 15 units.
+    ValueError: a side that is not positive or leaves a single square, or no such number of squares
+      within 15 units.
   """
-  if grid <= 0:
+  if not grid > 0:
     raise ValueError(f'grid={grid} must be positive: the side of a bin, such as 10.')
   with jax.ensure_compile_time_eval():
     # The outline of a solid is that of its surface.
     outline = np.asarray(jax.jit(color.rgb_to_lab)(_surface()), np.float64)[:, 1:]
   if not count:
-    return (grid * np.unique(np.round(outline / grid), axis=0)).astype(np.float32)
+    squares = np.unique(np.round(outline / grid), axis=0)
+    if len(squares) < 2:
+      raise ValueError(
+        f'grid={grid} puts all colors into one bin: take a smaller side, such as 10.'
+      )
+    return (grid * squares).astype(np.float32)
   most = int((np.abs(outline).max() + _FAR) // grid)
   steps = grid * np.arange(-most, most + 1)
   centers = np.stack(np.meshgrid(steps, steps, indexing='ij'), -1).reshape(-1, 2)
@@ -86,7 +92,12 @@ def encode(
   Returns:
     Which bins, int32 [..., K], the nearest first, and their weights, float32 [..., K], whose sum
     is 1.
+
+  Raises:
+    ValueError: K > Q.
   """
+  if neighbors > len(bins):
+    raise ValueError(f'neighbors={neighbors} are more than the {len(bins)} bins.')
   shape = (*ab.shape[:-1], neighbors)
   ab = jax.lax.stop_gradient(ab).astype(jnp.float32).reshape(-1, 2)
   squared = (ab[:, :1] - bins[None, :, 0]) ** 2 + (ab[:, 1:] - bins[None, :, 1]) ** 2

@@ -33,11 +33,18 @@ def test_colors_of_srgb_round_to_261_squares():
 
 @pytest.mark.parametrize(
   ('grid', 'count', 'message'),
-  [(0, 313, 'grid=0 must be positive'), (10, 1, '2 to 3'), (10, 900, 'with bins of 10 units')],
+  [
+    (0, 313, 'grid=0 must be positive'),
+    (10, 1, '2 to 3'),
+    (10, 900, 'with bins of 10 units'),
+    (1000, 0, 'grid=1000 puts all colors into one bin'),
+  ],
 )
 def test_impossible_bins_are_named(grid, count, message):
   with pytest.raises(ValueError, match=message):
     color_bins.ab_bins(grid, count)
+  with pytest.raises(ValueError, match='neighbors=9 are more than the 2 bins'):
+    color_bins.encode(jnp.zeros((1, 2)), BINS[:2], neighbors=9)
 
 
 def test_a_center_belongs_to_itself_and_a_point_between_two_to_both():
