@@ -106,5 +106,6 @@ def get_config(arg: str = '') -> ConfigDict:
     options.remove('smoke')
     config.labels = '8 per class'
     config.finetune.update(length='4 steps', batch_size=32)
+    config.finetune.optim.warmup = '0 epochs'
     config.finetune.sweep.update(base_lr=(0.01, 0.1), length=(), weight_decay=())
   return base.finish(config, options, known=PROTOCOLS)

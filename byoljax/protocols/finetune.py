@@ -6,6 +6,7 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
 import numpy as np
 
 from byoljax.config import ConfigError, choose, user_errors
@@ -107,6 +108,8 @@ def check(
     ConfigError: what `finetune_result` would raise about it.
   """
   check_network(encoder, protocol, where)
+  with user_errors(where):
+    protocol.regularization.check_labels(data.train.multi_label)
   for part in folds.by_fold(data):
     held_out, rest, tried = _tried(part, protocol)
     for choice in tried:
@@ -256,6 +259,16 @@ def _set_up(
   where: str,
 ) -> training.Setup:
   """How one setting is trained."""
+  batch_size = protocol.batch_size
+  if protocol.regularization.mixes:
+    pairs = 2 * jax.device_count()
+    batch_size = min(batch_size, labelled.size // pairs * pairs)
+    if batch_size < 1 or batch_size % pairs:
+      raise ConfigError(
+        f'{where}.batch_size={protocol.batch_size} with {labelled.size} labelled images: mixup and '
+        f'CutMix mix them two by two, so that a batch must be {pairs} or a multiple of it; '
+        'or set both to 0.0.'
+      )
   optim = {**protocol.optim, 'base_lr': choice.base_lr, 'weight_decay': choice.weight_decay}
   if protocol.head_lr != 1.0:
     own = {'base_lr': protocol.head_lr * choice.base_lr}
@@ -265,7 +278,7 @@ def _set_up(
     data,
     optimizer=optim,
     length=choice.length,
-    batch_size=protocol.batch_size,
+    batch_size=batch_size,
     crop_scale=protocol.crop_scale,
     logging=logging,
     where=where,

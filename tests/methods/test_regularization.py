@@ -11,13 +11,15 @@ import pytest
 from byoljax import streams
 from byoljax.config import ConfigError
 from byoljax.data.augment import mixing
+from byoljax.data.sources import arrays
 from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.length import Length
 from byoljax.method import Setting, transformed
 from byoljax.methods.supervised import supervised
 from byoljax.models import encoder_factory, vit
 from byoljax.ops import stochastic_depth
-from byoljax.protocols import finetune
+from byoljax.protocols import extraction, finetune
+from byoljax.train.record import Logging
 from configs import finetune as finetune_config
 from tests.imported import FIELDS
 
@@ -156,3 +158,40 @@ def test_labels_must_be_one_an_image():
   several = batch_of() | {'label': np.ones((4, 3), np.int32)}
   with pytest.raises(ValueError, match='are for images with one label each'):
     transformed(method, several, jax.random.key(0), jnp.zeros((), int))
+
+
+def finetuned(recipe, labels, **changes):
+  """Checks a protocol on so many images; the batch that a training would take."""
+  fields = FIELDS | {'name': 'vit_micro'}
+  encoder = random_encoder(fields, Preprocessing((0.5,) * 3, (0.2,) * 3, 32), 0)
+  train = arrays.from_arrays(np.zeros((len(labels), 4, 4, 3), np.uint8), labels)
+  data = extraction.EvalData(train, train, 32, (0.5,) * 3, (0.2,) * 3, 16)
+  protocol = finetune.FinetuneProtocol(**finetune_config.get_config(recipe).finetune.to_dict())
+  protocol = dataclasses.replace(protocol, **changes)
+  finetune.check(data, protocol, Logging(), encoder)
+  chosen = finetune._set_up(train, data, protocol, protocol.choices[0], Logging(), 'finetune')
+  return chosen.length.batch_size
+
+
+@pytest.mark.parametrize('name', finetune_config.PROTOCOLS)
+def test_smoke_fits_every_protocol(name):
+  changes = {'head_layers': 0, 'optim': finetune_config.get_config(f'{name},smoke').finetune.optim}
+  assert finetuned(f'{name},smoke', np.arange(80) % 10, **changes) == 32
+
+
+def test_mixed_batches_are_made_of_pairs():
+  """All but one of an odd number of images; odd batches are refused before any training."""
+  devices = jax.device_count()
+  odd = np.arange(2 * devices + 1 + 80 * devices) % 2
+  changes = {'length': '4 steps', 'optim': finetune_config.get_config('mae,smoke').finetune.optim}
+  assert finetuned('mae', odd, **changes) == len(odd) - 1
+  for labels, batch in ((odd, 3 * devices), (np.arange(2 * devices - 1) % 2, 64)):
+    said = f'finetune.batch_size={batch} with {len(labels)} labelled images: mixup and CutMix'
+    with pytest.raises(ConfigError, match=said):
+      finetuned('mae', labels, batch_size=batch, **changes)
+    assert finetuned('mae', odd, batch_size=batch, mixup=0.0, cutmix=0.0, **changes)
+
+
+def test_images_with_several_labels_are_refused_before_training():
+  with pytest.raises(ConfigError, match='finetune: mixup, CutMix .* one label each: set them to 0'):
+    finetuned('mae', np.ones((80, 3), np.int32))

@@ -63,6 +63,18 @@ class Regularization(NamedTuple):
     """Whether images are mixed."""
     return bool(self.mixup or self.cutmix)
 
+  @property
+  def soft(self) -> bool:
+    """Whether labels become distributions over the classes."""
+    return self.mixes or self.label_smoothing > 0
+
+  def check_labels(self, several: bool) -> None:
+    """Raises ValueError where images have several labels, which are not mixed or smoothed."""
+    if several and self.soft:
+      raise ValueError(
+        'mixup, CutMix and label smoothing are for images with one label each: set them to 0.0.'
+      )
+
   def check(self, encoder: Any) -> None:
     """Raises ValueError for a value out of range, or an encoder without branches to leave out."""
     for name in ('drop_path', 'label_smoothing'):
@@ -99,7 +111,7 @@ def supervised(
     regularization: see `Regularization`.
     axis: mapped axis.
   """
-  soft = regularization.mixes or regularization.label_smoothing > 0
+  soft = regularization.soft
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
@@ -113,8 +125,7 @@ def supervised(
     del step
     if not soft:
       return batch
-    if batch['label'].ndim == 2:
-      raise ValueError('mixup, CutMix and label smoothing are for images with one label each.')
+    regularization.check_labels(batch['label'].ndim == 2)
     targets = classification.smoothed(batch['label'], classes, regularization.label_smoothing)
     if not regularization.mixes:
       return batch | {TARGETS: targets}
