@@ -17,9 +17,14 @@ A run that is there already, whoever trained it:
 JAX is imported by the first of these functions that is asked for, not by `import byoljax`.
 """
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from byoljax.version import __version__
+
+# The recipes are `byoljax.configs` in a clone, too, where they lie beside the package.
+if not os.path.isdir(os.path.join(__path__[0], 'configs')):
+  __path__.append(os.path.dirname(__path__[0]))
 
 if TYPE_CHECKING:
   from byoljax.api.pretraining import pretrain

@@ -1,11 +1,13 @@
 """Configurations: loading, overriding, durations, and what is said about mistakes."""
 
 import importlib
+import importlib.machinery
 import json
 
 import ml_collections
 import pytest
 
+import byoljax
 from byoljax import cli, length
 from byoljax import config as config_lib
 from byoljax.config import ConfigError
@@ -25,6 +27,12 @@ def test_recipes_are_parts_of_a_package(recipe):
   module = importlib.import_module(f'byoljax.configs.{recipe.stem}')
   assert module.get_config('smoke').task
   assert 'from configs' not in recipe.read_text(), 'write `from . import`: a wheel has no configs'
+
+
+def test_the_package_finds_the_recipes_by_itself():
+  """In a clone, in a wheel, and without the finder of an editable install."""
+  found = importlib.machinery.PathFinder.find_spec('byoljax.configs', byoljax.__path__)
+  assert found and found.origin == str(ROOT / 'configs' / '__init__.py')
 
 
 @pytest.mark.parametrize('recipe', RECIPES, ids=lambda p: p.stem)
