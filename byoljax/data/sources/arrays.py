@@ -60,7 +60,7 @@ def from_arrays(
   for field, values in (fields or {}).items():
     found, values = _check_field(field, values, x, name, field.name)
     extra[found] = [values]
-  y = None if labels is None else _check_labels(labels, len(x), name, 'labels')
+  y = None if labels is None else check_labels(labels, len(x), name, 'labels')
   first = x[:: max(1, len(x) // 16)][:16]
   mark = source.fingerprint(
     name, x.shape, np.ascontiguousarray(first).tobytes(), b'' if y is None else y.tobytes()
@@ -99,7 +99,7 @@ def from_npz(path: str | os.PathLike, split: str, fields: Sequence[Field] = ()) 
     images.append(_check_images(members[key], file, key))
     label_key = _LABELS_OF[key]
     y = members.get(label_key) if label_key else None
-    labels.append(None if y is None else _check_labels(y, len(images[-1]), file, str(label_key)))
+    labels.append(None if y is None else check_labels(y, len(images[-1]), file, str(label_key)))
   shapes = {x.shape[1:3] for x in images}
   if len(shapes) > 1:
     raise ValueError(
@@ -286,7 +286,12 @@ def _check_images(images: Any, where: str, key: str) -> np.ndarray:
   )
 
 
-def _check_labels(labels: Any, count: int, where: str, key: str) -> np.ndarray:
+def check_labels(labels: Any, count: int, where: str, key: str) -> np.ndarray:
+  """Labels as int32 [N] or [N, C].
+
+  Raises:
+    ValueError: no whole numbers, not `count` of them, below -1, or beyond MAX_CLASSES.
+  """
   y = np.asarray(labels)
   if not np.issubdtype(y.dtype, np.integer):
     raise ValueError(f'{where}: {key} has type {y.dtype}, but labels must be whole numbers.')

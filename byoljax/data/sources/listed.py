@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.data.sources import source
+from byoljax.data.sources import arrays, source
 
 PATHS, LABELS, SPLIT = ('path', 'file', 'filename', 'image'), ('label', 'class'), 'split'
 SUFFIXES = ('.csv', '.json', '.jsonl')
@@ -47,7 +47,9 @@ def from_list(
   rows = _rows(file)
   key = _column(rows, PATHS, file)
   label_key = next((name for name in LABELS if any(name in row for row in rows)), None)
-  names = [str(row.get(label_key) or '').strip() if label_key else '' for row in rows]
+  # A JSON label may be the number 0, which is a class.
+  found = [row.get(label_key) if label_key else None for row in rows]
+  names = ['' if label is None else str(label).strip() for label in found]
   classes = tuple(sorted({name for name in names if name}))
   wanted = _TEST if split == 'test' else ('train', 'training', '')
   chosen = []
@@ -128,14 +130,9 @@ def from_files(
     ValueError: no files, or labels that are not one class number for each of them.
   """
   files = [os.path.abspath(os.path.expanduser(os.fspath(path))) for path in paths]
-  y = None if labels is None else np.asarray(labels)
-  if y is not None:
-    if y.shape != (len(files),) or not np.issubdtype(y.dtype, np.integer):
-      raise ValueError(
-        f'{name}: labels of {len(files)} files must be as many whole numbers, got {y.dtype} '
-        f'{list(y.shape)}.'
-      )
-    y = y.astype(np.int32)
+  y = None if labels is None else arrays.check_labels(labels, len(files), name, 'labels')
+  if y is not None and y.ndim != 1:
+    raise ValueError(f'{name}: labels of files must be one class for each, got {list(y.shape)}.')
   count = 0 if y is None else max(len(class_names), int(y.max(initial=-1)) + 1)
   if class_names and len(class_names) != count:
     raise ValueError(f'{name} names {len(class_names)} classes, but labels go up to {count - 1}.')

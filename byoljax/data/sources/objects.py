@@ -182,10 +182,10 @@ def _named(made: Source, data: Any) -> Source:
 def _of_files(
   file: Callable[[int], bytes], count: int, labels: np.ndarray | None, name: str
 ) -> Source:
-  y = None if labels is None else np.asarray(labels, np.int32)
+  y = None if labels is None else arrays.check_labels(labels, count, name, 'labels')
+  if y is not None and y.ndim != 1:
+    raise ValueError(f'{name}: images of several sizes have one label each, got {list(y.shape)}.')
   classes = 0 if y is None else int(y.max(initial=-1)) + 1
-  if y is not None and y.shape != (count,):
-    raise ValueError(f'{name} has {count} images, but labels of shape {list(y.shape)}.')
   looked_at = [file(row) for row in range(0, count, max(1, count // _LOOKED_AT))]
 
   def fetch(rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:

@@ -76,3 +76,26 @@ def test_other_files_are_no_lists(tmp_path):
     path.write_text(text)
     with pytest.raises(ValueError, match=sentence):
       listed.from_list(path, 'train')
+
+
+def test_labels_of_json_may_be_numbers(tmp_path):
+  path = tmp_path / 'x.json'
+  path.write_text(json.dumps([{'path': f'{n}.png', 'label': n} for n in (0, 1, None)]))
+  found = listed.from_list(path, 'train')
+  assert found.class_names == ('0', '1')
+  np.testing.assert_array_equal(found.labels, [0, 1, -1])
+
+
+@pytest.mark.parametrize(
+  ('labels', 'sentence'),
+  [
+    ([-3, 0], 'holds -3'),
+    ([0, 10**8], 'at most 1,000,000'),
+    ([0.5, 1.0], 'must be whole numbers'),
+    ([0], '1 labels for 2 images'),
+    ([[0, 1], [1, 0]], 'one class for each'),
+  ],
+)
+def test_labels_of_files_are_classes(labels, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    listed.from_files(['a.png', 'b.png'], labels)

@@ -218,3 +218,20 @@ def test_a_function_is_a_data_set_by_its_import_path():
     datasets.load(name, 'test')
   with pytest.raises(ValueError, match="the data set 'nowhere:data' cannot be imported"):
     datasets.load('nowhere:data', 'train')
+
+
+@pytest.mark.parametrize(
+  ('labels', 'sentence'),
+  [
+    ([0.5, 1.7], 'must be whole numbers'),
+    (['a', 'b'], 'must be whole numbers'),
+    ([-3, 1], 'holds -3'),
+    ([0, 10**9], 'at most 1,000,000'),
+    ([0], '1 labels for 2 images'),
+    ([[0, 1], [1, 0]], 'one label each'),
+  ],
+)
+def test_labels_of_images_of_several_sizes_are_classes(labels, sentence):
+  images = [np.zeros((8, 8 + number, 3), np.uint8) for number in range(2)]
+  with pytest.raises(ValueError, match=sentence):
+    objects.as_source(images, labels)
