@@ -4,20 +4,18 @@
                                                   a.jpg,cat
                                                   deep/b.png,dog
 
-A table is CSV, with commas, semicolons or tabs. Its columns are named in the first line: 'file',
-'filename', 'path', 'image' or 'name', and 'label' or 'class'; without such a line the first column
-is the file and the second the class. Files are named by their path within the folder, by an
-absolute path, or by their name alone where that is unique. An empty class is none.
+A table is CSV with the columns of a list, see `data.sources.listed`, or 'name' for the file;
+without a line that names them the first column is the file and the second the class. Files are
+named by their path within the folder, by an absolute path, or by their name alone where that is
+unique. An empty class is none.
 """
 
 from collections.abc import Mapping, Sequence
-import csv
-import io
 import os
 import pathlib
 
-_FILE = ('file', 'filename', 'file_name', 'path', 'image', 'name')
-_CLASS = ('label', 'class', 'class_name', 'category', 'target')
+from byoljax.data.sources import listed
+from byoljax.data.sources.listed import LABELS, PATHS
 
 
 def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -30,22 +28,22 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
     text = pathlib.Path(path).expanduser().read_text(encoding='utf-8-sig')
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(f"'{path}' cannot be read as a table of labels: {error}.") from error
-  first = text.split('\n', 1)[0]
-  mark = max(',;\t', key=first.count)
-  rows = [row for row in csv.reader(io.StringIO(text), delimiter=mark) if any(map(str.strip, row))]
+  rows = listed.csv_rows(text)
   if not rows or len(rows[0]) < 2:
     raise ValueError(
       f"'{path}' is no table of labels: it needs two columns, a file and its class, as in "
       "'holiday.jpg,beach'."
     )
   head = [cell.strip().lower() for cell in rows[0]]
-  files, labels = ([i for i, cell in enumerate(head) if cell in names] for names in (_FILE, _CLASS))
+  files, labels = (
+    [i for i, cell in enumerate(head) if cell in names] for names in ((*PATHS, 'name'), LABELS)
+  )
   named = bool(files and labels)
   file, label = (files[0], labels[0]) if named else (0, 1)
   found: dict[str, str] = {}
   for number, row in enumerate(rows[1:] if named else rows, start=1 + named):
     if len(row) <= max(file, label):
-      raise ValueError(f"'{path}', row {number}: {mark.join(row)!r} has no class.")
+      raise ValueError(f"'{path}', row {number}: {','.join(row)!r} has no class.")
     name, own = row[file].strip(), row[label].strip()
     if found.get(name, own) != own:
       raise ValueError(f"'{path}' gives '{name}' two classes, '{found[name]}' and '{own}'.")

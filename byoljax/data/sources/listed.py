@@ -1,10 +1,12 @@
 """Image files that are named one by one, in a list, with or without labels.
 
-A list is a CSV file with a header, a JSON list of objects, or JSON lines, with these columns:
+A list is a CSV file with a header, with commas, semicolons or tabs, a JSON list of objects, or JSON
+lines, with these columns:
 
-    path, file, filename or image    the file, relative to the list
-    label or class                   optional; its name, or nothing where it is not known
-    split                            optional; train, or test, val, valid or validation
+    path    the file, relative to the list; or 'file', 'filename', 'file_name', 'image'
+    label   optional, the name of the class or nothing where it is not known; or 'class',
+            'class_name', 'category', 'target'
+    split   optional; train, or test, val, valid or validation
 
     path,label,split
     cats/1.jpg,cat,train
@@ -17,6 +19,7 @@ Classes are numbered in the order of their names, those of all splits together. 
 from collections.abc import Mapping, Sequence
 import csv
 import functools
+import io
 import json
 import os
 from typing import Any
@@ -25,7 +28,9 @@ import numpy as np
 
 from byoljax.data.sources import arrays, source
 
-PATHS, LABELS, SPLIT = ('path', 'file', 'filename', 'image'), ('label', 'class'), 'split'
+PATHS = ('path', 'file', 'filename', 'file_name', 'image')
+LABELS = ('label', 'class', 'class_name', 'category', 'target')
+SPLIT = 'split'
 SUFFIXES = ('.csv', '.json', '.jsonl')
 _TEST = ('test', 'val', 'valid', 'validation')
 
@@ -77,9 +82,11 @@ def from_list(
 def _rows(file: str) -> list[Mapping[str, Any]]:
   try:
     with open(file, encoding='utf-8-sig', newline='') as opened:
-      if file.endswith('.csv'):
-        return list(csv.DictReader(opened))
       text = opened.read()
+    if file.endswith('.csv'):
+      head, *cells = csv_rows(text) or [[]]
+      names = [name.strip() for name in head]
+      return [dict(zip(names, row, strict=False)) for row in cells]
     lines = file.endswith('.jsonl')
     found = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else (
       json.loads(text)
@@ -94,6 +101,13 @@ def _rows(file: str) -> list[Mapping[str, Any]]:
   if not all(isinstance(row, dict) for row in rows):
     raise ValueError(f'{file}: every entry is a path, or an object with one.')
   return rows
+
+
+def csv_rows(text: str) -> list[list[str]]:
+  """The rows of a CSV file but for empty ones; what its first line has most of separates them."""
+  mark = max(',;\t', key=text.split('\n', 1)[0].count)
+  rows = csv.reader(io.StringIO(text, newline=''), delimiter=mark)
+  return [row for row in rows if any(map(str.strip, row))]
 
 
 def _column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], file: str) -> str:

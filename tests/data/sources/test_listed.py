@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byoljax.data.sources import datasets, listed
+from byoljax.data.sources import datasets, label_table, listed
 from byoljax.data.sources.source import NoSplitError
 
 ROWS = [
@@ -99,3 +99,14 @@ def test_labels_of_json_may_be_numbers(tmp_path):
 def test_labels_of_files_are_classes(labels, sentence):
   with pytest.raises(ValueError, match=sentence):
     listed.from_files(['a.png', 'b.png'], labels)
+
+
+@pytest.mark.parametrize('mark', [',', ';', '\t'])
+def test_columns_and_separators_are_those_of_tables_of_labels(tmp_path, mark):
+  """One file does for a list and for `byoljax classify --labels`."""
+  path = tmp_path / 'x.csv'
+  path.write_text(f'file_name{mark}category\n\na.png{mark}cat\n"b, c.png"{mark}dog\n')
+  found = listed.from_list(path, 'train')
+  assert found.class_names == ('cat', 'dog') and found.size == 2
+  assert found.locate(1) == str(tmp_path / 'b, c.png')
+  assert label_table.read_labels(path) == {'a.png': 'cat', 'b, c.png': 'dog'}
