@@ -20,6 +20,7 @@ from byoljax.tasks import data as data_lib
 from byoljax.tasks import evaluation, predict
 from byoljax.tasks.command import Argument, Command
 from byoljax.workdir import run_dir
+from byoljax.workdir.lock import lock_workdir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def run(config: Config, invocation: Invocation) -> int:
     f'{rest.size if rest else 0:,} others; encoder of {directory} ({evaluation.which(config)})\n'
     f'tested on {folds.describe(data)}'
   )
-  with run_dir.lock_workdir(home):
+  with lock_workdir(home):
     trained = _train(config, encoder, data, invocation, home)
     _say_scores(trained, data)
     where = evaluation.leave(home, trained, data, config, directory)

@@ -10,6 +10,7 @@ from byoljax.report import table
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
+from byoljax.workdir.lock import lock_workdir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def run(config: Config, invocation: Invocation) -> int:
   head = None
   if config.finetune.head_layers:
     encoder, head = _with_head(encoder, directory, config.network, config.finetune.head_layers)
-  with run_dir.lock_workdir(home):
+  with lock_workdir(home):
     run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
     return _train(config, home, encoder, head, directory, data, protocol)
 

@@ -12,6 +12,7 @@ from byoljax.suggest import unknown
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
+from byoljax.workdir.lock import lock_workdir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _linear(config: Config, invocation: Invocation) -> int:
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   parts, results = folds.by_fold(data), []
-  with run_dir.lock_workdir(home):
+  with lock_workdir(home):
     run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
     say(f'layers of {directory} ({config.network} network, linear) on {folds.describe(data)}')
     for number, part in enumerate(parts):

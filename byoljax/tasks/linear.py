@@ -7,6 +7,7 @@ from byoljax.config import Config
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
+from byoljax.workdir.lock import lock_workdir
 from byoljax.workdir.run_dir import Invocation, say
 
 
@@ -26,7 +27,7 @@ def run(config: Config, invocation: Invocation) -> int:
   linear.check(data, protocol, logging)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
-  with run_dir.lock_workdir(home):
+  with lock_workdir(home):
     run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
     say(f'Linear evaluation of {directory} ({evaluation.which(config)}) on {folds.describe(data)}.')
     trained = linear.fit(encoder, data, protocol, logging=logging, workdir=home)

@@ -15,6 +15,7 @@ from byoljax.tasks import data as data_lib
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import RECIPE, Command
 from byoljax.workdir import activity, run_dir
+from byoljax.workdir.lock import lock_workdir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def train(config: Config, invocation: Invocation, hooks: 'Hooks | None' = None) 
   data = data_lib.while_training(config, workdir)
   _check_evaluations(config, data)
   cadence = assemble.cadence(config, assembled.length)
-  with run_dir.lock_workdir(workdir):
+  with lock_workdir(workdir):
     _pretrain(config, invocation, assembled, cadence, data, workdir, facts, hooks)
   return workdir
 

@@ -22,6 +22,7 @@ from byoljax.tasks.command import Command
 from byoljax.version import versions
 from byoljax.workdir import run_dir
 from byoljax.workdir.files import write_json
+from byoljax.workdir.lock import lock_workdir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def run(config: Config, invocation: Invocation) -> int:
   starts = {config.network: encoder}
   if config.baselines and config.network != 'random':
     starts['random'] = untrained(encoder, pretraining.seed)
-  with run_dir.lock_workdir(home):
+  with lock_workdir(home):
     return _fill_table(config, home, pretraining, starts, directory)
 
 

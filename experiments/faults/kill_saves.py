@@ -92,9 +92,9 @@ def save_all(home: pathlib.Path) -> None:
   """Goes on from the newest checkpoint to the last, as a run does; compares what it reads."""
   import jax
 
-  from byoljax.workdir import checkpoint, run_dir
+  from byoljax.workdir import checkpoint, lock
 
-  with run_dir.lock_workdir(home), checkpoint.Checkpoints(home, keep=2) as checkpoints:
+  with lock.lock_workdir(home), checkpoint.Checkpoints(home, keep=2) as checkpoints:
     found = checkpoints.restore_newest(state_of(0))
     state, step = found or (state_of(0), 0)
     jax.tree.map(np.testing.assert_array_equal, state, state_of(step))
@@ -128,6 +128,6 @@ def write(path: pathlib.Path, tally: dict[str, int], given: Sequence[str]) -> No
 if __name__ == '__main__':
   # Imported before the forks, which then begin at once; no device is touched before them.
   import byoljax.workdir.checkpoint
-  import byoljax.workdir.run_dir  # noqa: F401
+  import byoljax.workdir.lock  # noqa: F401
 
   sys.exit(main())

@@ -13,7 +13,7 @@ import pytest
 
 from byoljax import main
 from byoljax.config import ConfigError
-from byoljax.workdir import checkpoint, files, metrics, run_dir
+from byoljax.workdir import checkpoint, files, lock, metrics
 from byoljax.workdir.checkpoint import Checkpoints
 
 
@@ -54,17 +54,17 @@ def test_a_disk_that_fills_up_during_a_save(small_disk, capfd):
 
 
 def test_a_disk_that_becomes_read_only(small_disk):
-  with run_dir.lock_workdir(small_disk):
+  with lock.lock_workdir(small_disk):
     pass
   subprocess.run(['mount', '-o', 'remount,ro', str(small_disk)], check=True)
   with (
     pytest.raises(ConfigError, match='cannot be written: Read-only'),
-    run_dir.lock_workdir(small_disk),
+    lock.lock_workdir(small_disk),
   ):
     pass
   with (
     pytest.raises(ConfigError, match='cannot be written: Read-only'),
-    run_dir.lock_workdir(small_disk / 'new'),
+    lock.lock_workdir(small_disk / 'new'),
   ):
     pass
 

@@ -10,7 +10,7 @@ import pytest
 
 from byoljax.config import ConfigError
 from byoljax.main import main
-from byoljax.workdir import run_dir
+from byoljax.workdir import lock
 from tests.paths import ROOT
 
 fcntl = pytest.importorskip('fcntl', reason='this system has no flock')
@@ -29,7 +29,7 @@ time.sleep(600)
 @pytest.fixture
 def other(tmp_path):
   process = subprocess.Popen(
-    [sys.executable, '-c', HOLDER, str(tmp_path / run_dir.LOCK)], stdout=subprocess.PIPE, text=True
+    [sys.executable, '-c', HOLDER, str(tmp_path / lock.LOCK)], stdout=subprocess.PIPE, text=True
   )
   assert process.stdout.readline() == 'held\n'
   yield process
@@ -45,47 +45,47 @@ def test_the_second_run_is_refused_and_a_killed_one_is_not_in_the_way(
   error = capsys.readouterr().err
   assert error.startswith('error: ') and error.count('\n') == 1
   assert f'process {other.pid} on elsewhere' in error and '--workdir' in error
-  assert sorted(p.name for p in tmp_path.iterdir()) == [run_dir.LOCK], 'it wrote something'
+  assert sorted(p.name for p in tmp_path.iterdir()) == [lock.LOCK], 'it wrote something'
   other.send_signal(signal.SIGKILL)
   other.wait()
-  with run_dir.lock_workdir(tmp_path):
+  with lock.lock_workdir(tmp_path):
     pass
 
 
 def test_the_lock_says_who_and_ends_with_the_block(tmp_path):
   run = tmp_path / 'new' / 'run'
-  with run_dir.lock_workdir(run):
-    assert re.fullmatch(r'process \d+ on \S+, start \d+\n', (run / run_dir.LOCK).read_text())
-    with pytest.raises(ConfigError, match='in use by another run'), run_dir.lock_workdir(run):
+  with lock.lock_workdir(run):
+    assert re.fullmatch(r'process \d+ on \S+, start \d+\n', (run / lock.LOCK).read_text())
+    with pytest.raises(ConfigError, match='in use by another run'), lock.lock_workdir(run):
       pass
-  with pytest.raises(RuntimeError), run_dir.lock_workdir(run):
+  with pytest.raises(RuntimeError), lock.lock_workdir(run):
     raise RuntimeError
-  with run_dir.lock_workdir(run):
+  with lock.lock_workdir(run):
     pass
 
 
 def test_processes_that_see_different_directories_are_named(tmp_path, monkeypatch):
   """Each reads what process 0 has written; the sentence is the same for all of them."""
-  with run_dir.lock_workdir(tmp_path / 'run'):
-    start = int((tmp_path / 'run' / run_dir.LOCK).read_text().split()[-1])
-    assert run_dir._sees(tmp_path / 'run', start)
+  with lock.lock_workdir(tmp_path / 'run'):
+    start = int((tmp_path / 'run' / lock.LOCK).read_text().split()[-1])
+    assert lock._sees(tmp_path / 'run', start)
     for place, number in ((tmp_path / 'run', start + 1), (tmp_path / 'nowhere', start)):
-      assert not run_dir._sees(place, number, seconds=0.0)
-  monkeypatch.setattr(run_dir.processes, 'is_multiprocess', lambda: True)
-  monkeypatch.setattr(run_dir.hosts, 'dissenters', lambda fine: [] if fine else [1, 3])
-  with run_dir.lock_workdir(tmp_path / 'run'):
+      assert not lock._sees(place, number, seconds=0.0)
+  monkeypatch.setattr(lock.processes, 'is_multiprocess', lambda: True)
+  monkeypatch.setattr(lock.hosts, 'dissenters', lambda fine: [] if fine else [1, 3])
+  with lock.lock_workdir(tmp_path / 'run'):
     pass
-  monkeypatch.setattr(run_dir, '_sees', lambda *unused: False)
+  monkeypatch.setattr(lock, '_sees', lambda *unused: False)
   with (
     pytest.raises(ConfigError, match='not the same directory for process 1, 3 as for process 0'),
-    run_dir.lock_workdir(tmp_path / 'run'),
+    lock.lock_workdir(tmp_path / 'run'),
   ):
     raise AssertionError('it began')
 
 
 def test_only_the_first_process_locks(tmp_path, monkeypatch):
   monkeypatch.setattr(jax, 'process_index', lambda: 1)
-  with run_dir.lock_workdir(tmp_path / 'run'), run_dir.lock_workdir(tmp_path / 'run'):
+  with lock.lock_workdir(tmp_path / 'run'), lock.lock_workdir(tmp_path / 'run'):
     pass
   assert not (tmp_path / 'run').exists()
 
@@ -94,6 +94,6 @@ def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
   def flock(descriptor, how):
     raise OSError(95, 'Operation not supported')
 
-  monkeypatch.setattr(run_dir.fcntl, 'flock', flock)
-  with run_dir.lock_workdir(tmp_path), run_dir.lock_workdir(tmp_path):
+  monkeypatch.setattr(lock.fcntl, 'flock', flock)
+  with lock.lock_workdir(tmp_path), lock.lock_workdir(tmp_path):
     pass
