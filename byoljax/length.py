@@ -67,11 +67,14 @@ class Length(NamedTuple):
     batch_size: examples per optimizer step, over all devices and micro-batches.
     steps_per_epoch: whole batches in one pass over the data.
     total_steps: optimizer steps of the whole run.
+    steady_steps: steps after which whatever moves over the length of the run begins to (the rate's
+      decay, tau, a weight decay that rises); 0 moves it over all of them.
   """
 
   batch_size: int
   steps_per_epoch: int
   total_steps: int
+  steady_steps: int = 0
 
   def steps(self, field: str, text: str) -> int:
     """The duration `text` of the field in optimizer steps; see `duration_steps`.

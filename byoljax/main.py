@@ -18,6 +18,7 @@ from byoljax import config as config_lib  # noqa: E402
 from byoljax import flags, tasks  # noqa: E402
 from byoljax.config import Config, ConfigError  # noqa: E402
 from byoljax.devices import processes  # noqa: E402
+from byoljax.tasks import extension  # noqa: E402
 from byoljax.version import __version__  # noqa: E402
 
 _EPILOG = """\
@@ -88,7 +89,8 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
     if hosts.is_first_process()
     else contextlib.nullcontext(),
   ):
-    return task(config, run_dir.Invocation(options.config, options.workdir))
+    words = {name: getattr(options, name, False) for name in ('extend', 'new_images')}
+    return task(config, run_dir.Invocation(options.config, options.workdir, **words))
 
 
 def _devices(config: Config, options: argparse.Namespace) -> str:
@@ -110,7 +112,8 @@ def _common(config: Config, options: argparse.Namespace) -> str:
   fields = json.loads(config_lib.to_json(config))
   for name in ('dir', 'threads'):
     fields.get('data', {}).pop(name, None)
-  return json.dumps([fields, pathlib.Path(options.workdir).name], sort_keys=True)
+  words = [getattr(options, name, False) for name in ('extend', 'new_images')]
+  return json.dumps([fields, pathlib.Path(options.workdir).name, words], sort_keys=True)
 
 
 def _parser() -> flags.Parser:
@@ -121,6 +124,7 @@ def _parser() -> flags.Parser:
   )
   parser.add_argument('--config', default='', metavar='FILE[:ARG]', help='the recipe to run')
   flags.add_run_flags(parser)
+  extension.add_flags(parser)
   parser.add_argument('--version', action='version', version=f'byoljax {__version__}')
   return parser
 

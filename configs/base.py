@@ -108,11 +108,12 @@ def optimizer(**changes) -> dict:
     'name': 'lars',
     'base_lr': 0.3,  # per 256 examples, where lr_scaling is linear
     'lr_scaling': 'linear',  # in the batch size; or 'sqrt', 'none'
-    'schedule': 'cosine',  # or 'constant', 'step'
+    'schedule': 'cosine',  # or 'constant', 'step', 'wsd': warm-up, stable, decay
+    'decay': '20 %',  # of 'wsd': at the end of the run
     'lr_update': 'step',  # when the rate changes: every 'step' or once an 'epoch'
     'warmup': '10 epochs',
     'start_lr': 0.0,  # share of the peak, at the start of the warm-up
-    'end_lr': 0.0,  # share of the peak, for 'cosine'
+    'end_lr': 0.0,  # share of the peak, for 'cosine' and 'wsd'
     'min_lr': 0.0,  # the same as a rate, in place of end_lr
     'decay_at': (0.6, 0.8),  # shares of training, for 'step'
     'decay_factor': 0.1,

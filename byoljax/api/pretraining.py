@@ -20,6 +20,8 @@ def pretrain(
   test: Any = None,
   test_labels: Any = None,
   length: str = '',
+  extend: bool = False,
+  new_images: bool = False,
   workdir: str | pathlib.Path = '',
   encoder: Any = None,
   method: Callable[..., Any] | None = None,
@@ -44,6 +46,9 @@ def pretrain(
     test: test images, for the final evaluation; without any it cross-validates.
     test_labels: of the test images.
     length: of the training, '20 epochs' or '500 steps'; '' is the recipe's.
+    extend: whether the run that is in `workdir` goes on to another length, with a schedule that is
+      planned anew; see `byoljax.tasks.extension` for what else may change.
+    new_images: whether it may go on with other images than those it began with.
     workdir: the run's directory; '' is runs/<recipe>.
     encoder: a name, a linen module, or a function (bn_axis, bn_groups) -> module; see
       `byoljax.models`. The run records its import path.
@@ -68,7 +73,8 @@ def pretrain(
     home = str(workdir) or default_workdir(path or config.method.name.replace(':', '-'))
     from byoljax.train.record import Hooks
 
-    done = pretrain_task.train(config.lock(), Invocation(path, home), Hooks(on_row, on_checkpoint))
+    invocation = Invocation(path, home, extend, new_images)
+    done = pretrain_task.train(config.lock(), invocation, Hooks(on_row, on_checkpoint))
   run = SavedRun(done, kept)
   if on_end is not None:
     on_end(run)

@@ -48,17 +48,21 @@ def update(target: Tree, online: Tree, tau: float | jax.Array) -> Tree:
   return jax.tree_util.tree_map_with_path(leaf, target, online)
 
 
-def cosine_tau(base_tau: float, total_steps: int) -> Callable[[int | jax.Array], jax.Array]:
+def cosine_tau(
+  base_tau: float, total_steps: int, steady_steps: int = 0
+) -> Callable[[int | jax.Array], jax.Array]:
   """tau_k = 1 - (1 - tau_0) (cos(pi k / K) + 1) / 2 (BYOL, arXiv 2006.07733, section 3.3).
 
   Args:
     base_tau: tau_0 in [0, 1].
     total_steps: K >= 1, the number of optimizer steps (neither epochs nor micro-batches, with which
       tau reaches 1 too late or far too soon).
+    steady_steps: S in [0, K], steps at tau_0 before it begins to rise; above, k - S then stands for
+      k, and K - S for K.
 
   Returns:
     k, the optimizer step before it is counted up, int or int32 [] -> float32 []. Rises from tau_0
-    at k = 0 to exactly 1 at K and stays there.
+    at k = S to exactly 1 at K and stays there.
 
   Raises:
     ValueError: tau_0 outside [0, 1] or K < 1.
@@ -73,7 +77,8 @@ def cosine_tau(base_tau: float, total_steps: int) -> Callable[[int | jax.Array],
     raise ValueError(f'the schedule of tau needs at least 1 step of training, got {total_steps}')
 
   def schedule(step: int | jax.Array) -> jax.Array:
-    done = jnp.clip(jnp.asarray(step, jnp.float32) / total_steps, 0.0, 1.0)
+    since = jnp.asarray(step, jnp.float32) - steady_steps
+    done = jnp.clip(since / max(total_steps - steady_steps, 1), 0.0, 1.0)
     return 1.0 - (1.0 - base_tau) * 0.5 * (jnp.cos(jnp.pi * done) + 1.0)
 
   return schedule

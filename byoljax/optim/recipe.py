@@ -23,7 +23,7 @@ BIAS_AND_NORM = 'bias_and_norm'
 LR_UPDATES = ('step', 'epoch')
 _SCHEDULE_FIELDS = (
   'base_lr', 'lr_scaling', 'schedule', 'start_lr', 'end_lr', 'min_lr', 'decay_at', 'decay_factor',
-  'lr_update', 'weight_decay_end',
+  'lr_update', 'weight_decay_end', 'decay',
 )  # fmt: skip
 
 
@@ -135,9 +135,32 @@ def make_recipe(
   settings = {'default': own} | {name: own | changes for name, changes in overrides.items()}
   rates = {name: _schedule(each, length, warmup) for name, each in settings.items()}
   transformations = {
-    name: _optimizer(each, rates[name], length.total_steps, norm) for name, each in settings.items()
+    name: _optimizer(each, rates[name], length, norm) for name, each in settings.items()
   }
   return Recipe(rates['default'], transformations, settings, _labeller(tuple(overrides)), warmup)
+
+
+def steady_steps(fields: Mapping[str, Any], length: Length, where: str = 'optim') -> int:
+  """Steps before the decay of a schedule 'wsd'; 0 of others, which move over the whole length.
+
+  Args:
+    fields: of an optimizer; 'decay' is a duration in the run.
+    length: of the run.
+    where: the group of these fields, for messages.
+
+  Raises:
+    ValueError: not a duration, or longer than the run.
+  """
+  if fields.get('schedule') != 'wsd':
+    return 0
+  text = fields.get('decay', '20 %')
+  decay = length.steps(f'{where}.decay', text)
+  if decay > length.total_steps:
+    raise ValueError(
+      f"{where}.decay='{text}' is {decay} steps, longer than the training of {length.total_steps} "
+      f'steps; shorten one or lengthen the other.'
+    )
+  return length.total_steps - decay
 
 
 def _schedule(fields: Mapping[str, Any], length: Length, warmup: int) -> schedules.Schedule:
@@ -145,8 +168,10 @@ def _schedule(fields: Mapping[str, Any], length: Length, warmup: int) -> schedul
   peak = schedules.peak_lr(fields['base_lr'], length.batch_size, scaling)
   name = fields.get('schedule', 'cosine')
   shape: dict[str, Any] = {'start': fields.get('start_lr', 0.0)}
-  if name == 'cosine':
+  if name in ('cosine', 'wsd'):
     shape['end'] = _end_share(fields, peak)
+  if name == 'wsd':
+    shape['steady_steps'] = steady_steps(fields, length)
   if name == 'step':
     shape |= {'boundaries': tuple(fields['decay_at']), 'factor': fields['decay_factor']}
   made = schedules.make_schedule(
@@ -159,22 +184,29 @@ def _schedule(fields: Mapping[str, Any], length: Length, warmup: int) -> schedul
 
 
 def _end_share(fields: Mapping[str, Any], peak: Any) -> float:
-  """Where the cosine ends, as a share of the peak: `end_lr`, or `min_lr`, which is a rate."""
+  """Where the rate ends, as a share of the peak: `end_lr`, or `min_lr`, which is a rate."""
   end, least = fields.get('end_lr', 0.0), fields.get('min_lr', 0.0)
   if least and end:
     raise ValueError(f'end_lr={end} and min_lr={least} both say where the rate ends; give one.')
   return least / peak if least else end
 
 
+def moving(length: Length, peak: schedules.Rate = 1.0) -> schedules.Schedule:
+  """Half a cosine from `peak` to 0 over the part of the run in which things move."""
+  steps = max(length.total_steps - length.steady_steps, 1)
+  fall = schedules.cosine(peak, total_steps=steps)
+  return schedules.from_step(length.steady_steps, fall) if length.steady_steps else fall
+
+
 def _optimizer(
-  fields: Mapping[str, Any], schedule: schedules.Schedule, total: int, norm: lars.Norm
+  fields: Mapping[str, Any], schedule: schedules.Schedule, length: Length, norm: lars.Norm
 ) -> optax.GradientTransformation:
   plain = {name: value for name, value in fields.items() if name not in _SCHEDULE_FIELDS}
   end = fields.get('weight_decay_end', -1.0)
   if end >= 0 and end != fields['weight_decay']:
     start = fields['weight_decay']
-    rise = schedules.cosine(1.0, total_steps=total)
-    plain['decay_schedule'] = lambda step: end + (start - end) * rise(step)
+    fall = moving(length)
+    plain['decay_schedule'] = lambda step: end + (start - end) * fall(step)
   return optim.make_optimizer(schedule=schedule, norm=norm, **plain)
 
 

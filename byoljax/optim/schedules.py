@@ -138,10 +138,57 @@ def step_decay(
   return _warmed_up(peak, warmup_steps, start, after)
 
 
+def wsd(
+  peak: Rate,
+  *,
+  total_steps: int,
+  steady_steps: int,
+  warmup_steps: int = 0,
+  start: float = 0.0,
+  end: float = 0.0,
+) -> Schedule:
+  """Linear warm-up, `peak` up to a step, then a straight line down: warm-up, stable, decay.
+
+  As in Zhai et al., arXiv 2106.04560 (a linear cool-down) and Hu et al., arXiv 2404.06395 (the
+  name). Up to step S = `steady_steps` nothing depends on the length K of training, so a run can be
+  made longer before it decays and is then the same as one that was planned so.
+
+  Args:
+    peak: the value between warm-up and step S, a number or one per stacked head.
+    total_steps: K >= 1, the length of training.
+    steady_steps: S, in [W, K].
+    warmup_steps: W, in [0, K].
+    start: value at step 0 when there is a warm-up, as a share of the peak.
+    end: value at step K, as a share of the peak.
+
+  Raises:
+    ValueError: K < 1, W outside [0, K] or S outside [W, K].
+
+  Examples:
+    >>> rate = wsd(2.0, total_steps=1000, warmup_steps=100, steady_steps=800)
+    >>> print(rate(50), rate(100), rate(800), rate(900), rate(1000))
+    1.0 2.0 2.0 1.0 0.0
+  """
+  _check_steps(total_steps, warmup_steps)
+  if not warmup_steps <= steady_steps <= total_steps:
+    raise ValueError(
+      f'a warm-up of {warmup_steps} steps and a decay of {total_steps - steady_steps} do not fit '
+      f'into {total_steps} steps of training: shorten one of them'
+    )
+
+  def after(s: jax.Array) -> jax.Array:
+    since = s - (steady_steps - warmup_steps)
+    done = jnp.clip(since / max(total_steps - steady_steps, 1), 0.0, 1.0)
+    return 1.0 - (1.0 - end) * done
+
+  return _warmed_up(peak, warmup_steps, start, after)
+
+
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
   'cosine': cosine,
   'constant': constant,
   'step': step_decay,
+  'wsd': wsd,
 }
 
 
@@ -167,6 +214,11 @@ def by_epoch(schedule: Schedule, steps_per_epoch: int, warmup_steps: int) -> Sch
     return schedule(jnp.where(step < warmup_steps, step, jnp.maximum(start, warmup_steps)))
 
   return held
+
+
+def from_step(first: int, schedule: Schedule) -> Schedule:
+  """The schedule that begins at step `first`; before, it has its value at step 0."""
+  return lambda step: schedule(jnp.maximum(jnp.asarray(step) - first, 0))
 
 
 def _warmed_up(

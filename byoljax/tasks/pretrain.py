@@ -12,7 +12,7 @@ from byoljax.config import Config, user_errors
 from byoljax.devices import hosts
 from byoljax.report import final_table, table
 from byoljax.tasks import data as data_lib
-from byoljax.tasks import evaluation
+from byoljax.tasks import evaluation, extension
 from byoljax.tasks.command import RECIPE, Command
 from byoljax.workdir import activity, run_dir
 from byoljax.workdir.lock import lock_workdir
@@ -41,6 +41,7 @@ def train(config: Config, invocation: Invocation, hooks: 'Hooks | None' = None) 
   from byoljax.train import assemble
 
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
+  extension.check_words(invocation, workdir)
   source = data_lib.open_split(config, 'pretrain', workdir)
   given = given_networks(config)
   assembled = assemble.from_config(config, source, given=given)
@@ -118,9 +119,10 @@ def _pretrain(
   from byoljax.workdir import checkpoint
 
   source = run.source
+  extended = extension.extend(config, invocation, run, workdir, facts)
   run_dir.open_workdir(workdir, config, invocation, source.name, source.fingerprint, facts)
   run_dir.log_to(workdir / 'run.log')
-  say(_headline(config, run, workdir))
+  say('\n'.join([_headline(config, run, workdir), *extended]))
   for note in _notes(config, run, data):
     say(f'Note: {note}')
   log.info('parameters\n%s', run.report)
@@ -295,4 +297,11 @@ def _minutes(seconds: float) -> str:
   return f'{seconds / 60:.1f} min' if seconds >= 60 else f'{seconds:.0f} s'
 
 
-COMMAND = Command('pretrain', 'train an encoder without labels', run, (RECIPE,), task='pretrain')
+COMMAND = Command(
+  'pretrain',
+  'train an encoder without labels',
+  run,
+  (RECIPE,),
+  task='pretrain',
+  add_flags=extension.add_flags,
+)

@@ -89,9 +89,10 @@ def length_of(config: Config, source: Source, devices: int) -> Length:
   """
   with user_errors():
     check_batch(config.train.batch_size, config.train.accumulate, devices, source)
-    return make_length(
+    length = make_length(
       config.train.length, batch_size=config.train.batch_size, num_examples=source.size
     )
+    return length._replace(steady_steps=recipe.steady_steps(config.optim, length))
 
 
 def data_options(config: Config) -> DataOptions:

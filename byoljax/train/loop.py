@@ -241,25 +241,28 @@ def train(
     FloatingPointError: the loss is not finite. The last good checkpoint stays.
     ConfigError: the directory's checkpoint does not fit the run.
   """
-  total = run.length.total_steps
+  total, steady = run.length.total_steps, run.length.steady_steps
   with contextlib.ExitStack() as closing:
     # Outermost: a second signal must not end the process while the last checkpoint is written.
     stop = closing.enter_context(StopRequest())
     with user_errors('checkpoint'):
-      checkpoints = closing.enter_context(checkpoint.Checkpoints(workdir, keep=cadence.keep))
+      checkpoints = closing.enter_context(
+        checkpoint.Checkpoints(workdir, keep=cadence.keep, always={steady} - {0})
+      )
     state, start = restore(run, checkpoints)
     record = closing.enter_context(Record(run, workdir, cadence, start, must_be_finite))
     periods = (run.log_every, cadence.evaluate, cadence.save)
 
     def due(done: int) -> float:
-      return min([record.profiler.due(done), *(next_due(done, every) for every in periods)])
+      decay = steady if done < steady else math.inf  # A run is extended from there.
+      return min([record.profiler.due(done), decay, *(next_due(done, n) for n in periods)])
 
     steps = training(run, state, start, record.clock, due)
     closing.enter_context(contextlib.closing(steps))
     for done, state, values in steps:
       record.profiler(done, values)
       last, stopping = done == total, stop.requested()
-      save = last or stopping or is_due(done, cadence.save)
+      save = last or stopping or done == steady or is_due(done, cadence.save)
       test = (last and cadence.evaluate >= 0) or is_due(done, cadence.evaluate)
       if not (save or test or is_due(done, run.log_every)):
         continue

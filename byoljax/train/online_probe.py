@@ -17,6 +17,7 @@ from byoljax.method import Batch, Method
 from byoljax.methods.beside import Head, with_head
 from byoljax.models import heads
 from byoljax.models.net import stack
+from byoljax.optim.recipe import moving
 
 PyTree = Any
 
@@ -52,9 +53,7 @@ def optimizer(
 ) -> tuple[optax.GradientTransformation, dict[str, Any]]:
   """The probe's optimizer, and its fields for the table of parameters."""
   settings = {'name': 'sgd', 'momentum': probe.momentum, 'nesterov': True}
-  rate = optim.cosine(
-    optim.peak_lr(probe.base_lr, length.batch_size), total_steps=length.total_steps
-  )
+  rate = moving(length, optim.peak_lr(probe.base_lr, length.batch_size))
   return optim.make_optimizer(schedule=rate, **settings), settings
 
 

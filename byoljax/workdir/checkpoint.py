@@ -12,7 +12,7 @@ checkpoint replaces a damaged one. Every process reads independently; `hosts.all
 them.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 import contextlib
 import errno
 import os
@@ -28,14 +28,15 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from byoljax.devices import hosts, mapping
 from byoljax.version import __version__, versions
-from byoljax.workdir import integrity, restore, run_dir
+from byoljax.workdir import history, integrity, restore
 from byoljax.workdir.integrity import DamagedError
-from byoljax.workdir.restore import require_equal_shapes, restore_subtrees, stored_names
+from byoljax.workdir.restore import by_name, require_equal_shapes, restore_subtrees, stored_names
 
 __all__ = [
   'BEST_METRIC',
   'Checkpoints',
   'DamagedError',
+  'by_name',
   'checkpoint_directory',
   'finished_steps',
   'latest_finished',
@@ -55,6 +56,7 @@ class Checkpoints:
   Args:
     workdir: the run's directory, created if necessary.
     keep: number of newest checkpoints to keep, in addition to the one with the best `BEST_METRIC`.
+    always: steps whose checkpoints are kept, too.
 
   Attributes:
     notes: messages for the user about damaged checkpoints.
@@ -63,7 +65,9 @@ class Checkpoints:
     ValueError: `keep` below 1, or a file where a directory has to be.
   """
 
-  def __init__(self, workdir: str | os.PathLike[str], *, keep: int = 2):
+  def __init__(
+    self, workdir: str | os.PathLike[str], *, keep: int = 2, always: Collection[int] = ()
+  ):
     if keep < 1:
       raise ValueError(f'checkpoint.keep={keep}: at least 1 checkpoint must be kept.')
     restore.quiet_orbax()
@@ -72,12 +76,13 @@ class Checkpoints:
       [
         preservation_policy.LatestN(keep),
         preservation_policy.BestN(get_metric_fn=_best_metric, n=1),
+        preservation_policy.CustomSteps(sorted(always)),
       ]
     )
     self.notes: list[str] = []
     self._saved_last: int | None = None
     self._directory = pathlib.Path(os.path.abspath(workdir)) / 'checkpoints'
-    self._run = run_dir.identity(self._directory.parent)
+    self._runs = history.identities(self._directory.parent)
     for folder in (self._directory, integrity.aside(self._directory)):
       if folder.is_symlink() or folder.exists():
         _require_directory(folder)
@@ -129,7 +134,7 @@ class Checkpoints:
     if hosts.is_first_process():  # Only this one writes JSON.
       leaves = restore.by_name(mapping.fetch(state))
       record = integrity.make(
-        leaves, step=step, metrics=numbers, version=__version__, run=self._run
+        leaves, step=step, metrics=numbers, version=__version__, run=next(iter(self._runs), '')
       )
     self.wait()  # Raises errors of the previous save; frees space as well.
     with self._writing():
@@ -170,7 +175,7 @@ class Checkpoints:
     record = integrity.read(directory)
     with _naming_the_version(record['byoljax']):
       require_equal_shapes(integrity.shapes(record), host, types=True)
-    integrity.require_run(record, self._run, directory)
+    integrity.require_run(record, self._runs, directory)
     integrity.verify_shapes(record, restore.by_name(restore.shapes(directory)))
     state = restore.read(directory, host)
     integrity.verify(record, restore.by_name(state))

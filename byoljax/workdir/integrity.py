@@ -9,12 +9,12 @@ atomically with the rest: a checkpoint has its record or does not exist.
      "leaves": {"params/encoder/conv1/kernel": ["float32", [3, 3, 3, 64], "<64 hex digits>"], ...},
      "sha256": "<digest of all of the above>"}
 
-"run" is `run_dir.identity`: a checkpoint that was put into another run's directory is refused.
+"run" is of `history.identities`: a checkpoint that was put into another run's directory is refused.
 
 Digests detect accidents, not forgeries: whoever can write the directory can write the record too.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import concurrent.futures
 import hashlib
 import json
@@ -98,19 +98,19 @@ def read(directory: pathlib.Path) -> dict[str, Any]:
   return record
 
 
-def require_run(record: Mapping[str, Any], run: str, directory: pathlib.Path) -> None:
+def require_run(record: Mapping[str, Any], runs: Sequence[str], directory: pathlib.Path) -> None:
   """Checks that a checkpoint belongs to the run in whose directory it lies.
 
   Args:
     record: see `read`.
-    run: the run's identity; '' where it has none.
+    runs: what the run is and was, see `history.identities`.
     directory: of the checkpoint.
 
   Raises:
     ValueError: it was written by another run.
   """
   written = record.get('run', '')
-  if run and written and written != run:
+  if runs and written and written not in runs:
     raise ValueError(
       f"'{directory}' was written by another run, with another seed, other settings or data than "
       f'those in config.json: put it back where it belongs.'
@@ -206,7 +206,11 @@ def set_aside(directory: pathlib.Path) -> pathlib.Path:
   Returns:
     Its new path: <workdir>/damaged-checkpoints/<step>, or <step>-2 and so on.
   """
-  home = aside(directory.parent)
+  return move(directory, aside(directory.parent))
+
+
+def move(directory: pathlib.Path, home: pathlib.Path) -> pathlib.Path:
+  """Moves a step's directory into another, under a new name where there is one of that name."""
   home.mkdir(exist_ok=True)
   target, number = home / directory.name, 1
   while target.exists():

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from byoljax.workdir import integrity, run_dir
+from byoljax.workdir import history, integrity
 from byoljax.workdir.integrity import DamagedError
 
 PyTree = Any
@@ -80,7 +80,7 @@ def _subtrees(
   tree = shapes(directory)
   record = integrity.read(directory)
   workdir = directory.parent.parent
-  integrity.require_run(record, run_dir.identity(workdir), directory)
+  integrity.require_run(record, history.identities(workdir), directory)
   integrity.verify_shapes(record, by_name(tree))
   wanted: dict[str, Any] = {}
   for prefix in prefixes:

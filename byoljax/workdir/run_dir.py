@@ -1,6 +1,6 @@
 """A run's directory: opening it, its files, and messages to the user.
 
-config.json      the resolved configuration, recipe, versions; written once, compared on resume
+config.json      the resolved configuration, recipe, versions; compared on resume, see `history`
 run.log          all messages, with timestamps
 checkpoints/     see `byoljax.workdir.checkpoint`
 metrics.jsonl    see `byoljax.workdir.metrics`
@@ -11,7 +11,6 @@ evals/           later evaluations, one directory each
 
 from collections.abc import Iterator, Mapping
 import contextlib
-import hashlib
 import json
 import logging
 import os
@@ -34,10 +33,14 @@ class Invocation(NamedTuple):
   Attributes:
     recipe: the configuration's file and argument, 'configs/byol.py:cifar10'.
     workdir: output directory; empty for a default that depends on the recipe.
+    extend: whether a run that is there goes on to another length, see `tasks.extension`.
+    new_images: whether it may go on with other images.
   """
 
   recipe: str
   workdir: str
+  extend: bool = False
+  new_images: bool = False
 
 
 def open_workdir(
@@ -93,6 +96,7 @@ def _open(
       f"'{workdir}' contains a run with another configuration:\n  "
       + '\n  '.join(changed)
       + '\nChoose another --workdir, or restore these fields to resume it.'
+      + (_LONGER if changed[-1].startswith('train.length: ') else '')
     )
   if not hosts.is_first_process():
     return ''
@@ -112,6 +116,9 @@ def _open(
   except OSError as error:
     return f"--workdir='{workdir}' cannot be written: {error.strerror}."
   return ''
+
+
+_LONGER = ' --extend goes on to a longer train.length.'
 
 
 def write_result(
@@ -228,23 +235,9 @@ def run_record(workdir: pathlib.Path) -> dict[str, Any]:
   return {'config': config, 'facts': run_facts(workdir)}
 
 
-def identity(workdir: pathlib.Path) -> str:
-  """What the checkpoints in a directory have to belong to: a digest of its run's settings and data.
-
-  The directory may be one of a larger run's, as those of a sweep are. Two runs with equal settings,
-  seed and data make equal checkpoints, and have one identity.
-
-  Returns:
-    16 hexadecimal digits; '' where no config.json says.
-  """
-  workdir = workdir.absolute()
-  for home in (workdir, *workdir.parents[:2]):
-    if (home / 'config.json').is_file():
-      data = json.loads((home / 'config.json').read_text()).get('data_fingerprint')
-      fields = config_lib.decisive(run_config(home))
-      told = json.dumps([fields, data, workdir.relative_to(home).as_posix()], sort_keys=True)
-      return hashlib.sha256(told.encode()).hexdigest()[:16]
-  return ''
+def data_fingerprint(workdir: pathlib.Path) -> str:
+  """Of the images that a run was started with; '' where it is not recorded."""
+  return json.loads((workdir / 'config.json').read_text()).get('data_fingerprint', '')
 
 
 def run_config(workdir: pathlib.Path) -> Config:

@@ -55,6 +55,9 @@ def test_tau_follows_the_papers_cosine():
   assert float(values[-1]) == 1.0 == float(schedule(2000))
   assert (np.diff(values) >= 0).all()
   np.testing.assert_allclose(schedule(500), 0.998, atol=1e-7)
+  late = ema.cosine_tau(0.9, 300, 100)
+  assert [float(late(k)) for k in (0, 100, 300)] == [np.float32(0.9), np.float32(0.9), 1.0]
+  np.testing.assert_allclose(late(200), 0.95, atol=1e-7)
   assert float(ema.cosine_tau(1.0, 10)(0)) == 1.0 and float(ema.cosine_tau(0.0, 10)(0)) == 0.0
 
 

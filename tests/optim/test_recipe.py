@@ -251,3 +251,17 @@ def test_clipping_by_tensor():
 def test_by_epoch_needs_no_whole_number_of_epochs():
   rate = schedules.by_epoch(schedules.cosine(1.0, total_steps=25), 10, 0)
   assert float(rate(24)) == pytest.approx(0.5 * (1 + math.cos(math.pi * 20 / 25)), rel=1e-5)
+
+
+def test_a_decay_is_a_duration_and_other_things_move_within_it():
+  assert recipe.steady_steps({'schedule': 'wsd', 'decay': '2 epochs'}, LENGTH) == 80
+  assert recipe.steady_steps({'schedule': 'cosine', 'decay': '2 epochs'}, LENGTH) == 0
+  rate = made(schedule='wsd', decay='10 %', end_lr=0.5).schedule
+  rates = [rate(0), rate(90), rate(95), rate(100)]
+  np.testing.assert_allclose(rates, [0.2, 0.2, 0.15, 0.1], rtol=FLOAT32)
+  late = recipe.moving(LENGTH._replace(steady_steps=80))
+  expected = [1.0, 1.0, 0.5, 0.0]
+  np.testing.assert_allclose([late(0), late(80), late(90), late(100)], expected, atol=1e-7)
+  assert float(recipe.moving(LENGTH)(50)) == pytest.approx(0.5)
+  with pytest.raises(ValueError, match="optim.decay='11 epochs' is 110 steps, longer than"):
+    made(schedule='wsd', decay='11 epochs')

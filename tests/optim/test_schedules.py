@@ -62,6 +62,21 @@ def test_constant_and_step_decay():
   )
 
 
+def test_warm_up_stable_decay_does_not_see_the_length_before_it_decays():
+  made = {
+    total: optim.make_schedule(
+      'wsd', 0.3, total_steps=total, warmup_steps=4, steady_steps=total - 10, end=0.1
+    )
+    for total in (30, 50)
+  }
+  values = {total: np.asarray(jax.vmap(rate)(jnp.arange(60))) for total, rate in made.items()}
+  assert (values[30][:21] == values[50][:21]).all()
+  assert (values[30][4:21] == np.float32(0.3)).all() and float(values[30][2]) == np.float32(0.15)
+  expected = 0.3 * np.array([0.91, 0.55, 0.1, 0.1])
+  np.testing.assert_allclose(values[30][[21, 25, 30, 59]], expected, rtol=1e-6)
+  assert float(optim.make_schedule('wsd', 0.5, total_steps=7, steady_steps=7)(7)) == 0.5
+
+
 def test_a_tuple_of_peaks_gives_one_schedule_each():
   rates = optim.make_schedule('cosine', (0.4, 0.1), total_steps=20, warmup_steps=4)
   for step in (0, 2, 4, 11, 20):
@@ -80,6 +95,11 @@ def test_peak_lr_scales_with_the_batch():
     ('cosin', {'total_steps': 5}, "unknown schedule 'cosin'.*did you mean 'cosine'"),
     ('cosine', {'total_steps': 5, 'warmup_steps': 6}, 'warm-up of 6 steps does not fit into 5'),
     ('constant', {'total_steps': 5, 'warmup_steps': -1}, 'warm-up of -1 steps'),
+    (
+      'wsd',
+      {'total_steps': 9, 'warmup_steps': 4, 'steady_steps': 3},
+      'a warm-up of 4 steps and a decay of 6 do not fit into 9 steps',
+    ),
     ('cosine', {'total_steps': 0}, 'at least 1 step of training, got 0'),
     ('step', {'total_steps': 9, 'boundaries': (0.8, 0.6)}, r'rising boundaries .* \(0.8, 0.6\)'),
     ('step', {'total_steps': 9, 'boundaries': (60, 80)}, r'rising boundaries .* \(60, 80\)'),

@@ -9,7 +9,7 @@ import pytest
 
 from byoljax import config as config_lib
 from byoljax.main import main
-from byoljax.workdir import checkpoint, run_dir
+from byoljax.workdir import checkpoint, history
 from tests.paths import ROOT
 
 STATE = {'params': {'encoder': {'kernel': np.arange(3, dtype=np.float32)}}}
@@ -62,9 +62,9 @@ def test_a_directory_that_was_copied_or_resumed_with_neutral_fields_changed_is_t
 
 
 def test_runs_within_a_run_differ_and_what_has_no_settings_belongs_to_nobody(run, tmp_path):
-  names = [run_dir.identity(run / name) for name in ('', 'sweep0', 'online/sweep0')]
+  names = [history.identities(run / name)[0] for name in ('', 'sweep0', 'online/sweep0')]
   assert len(set(names)) == 3 and '' not in names
-  assert run_dir.identity(tmp_path) == ''
+  assert history.identities(tmp_path) == []
   (run / 'config.json').unlink()
   assert newest(run) == (3, [])
 

@@ -38,9 +38,9 @@ from byoljax.ops import ema
 PyTree = Any
 Schedule = Callable[[jax.Array], jax.Array]
 
-TAU_SCHEDULES: dict[str, Callable[[float, int], Schedule]] = {
+TAU_SCHEDULES: dict[str, Callable[[float, int, int], Schedule]] = {
   'cosine': ema.cosine_tau,
-  'constant': lambda tau, total_steps: ema.constant_tau(tau),
+  'constant': lambda tau, total_steps, steady_steps: ema.constant_tau(tau),
 }
 TARGET_MODES = ('ema', 'constant_random', 'stop_gradient', 'none')
 _SHARED = ('encoder', 'projector')
@@ -183,7 +183,9 @@ def build(
   method = bridge(
     stack(online),
     stack(shared),
-    tau=TAU_SCHEDULES[tau_schedule](base_tau, setting.length.total_steps),
+    tau=TAU_SCHEDULES[tau_schedule](
+      base_tau, setting.length.total_steps, setting.length.steady_steps
+    ),
     target_mode=target_mode,
     symmetric=symmetric,
     beta=beta,

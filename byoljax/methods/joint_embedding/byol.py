@@ -138,6 +138,6 @@ def build(
   return byol(
     stack((*shared, prediction)),
     stack(shared),
-    tau=ema.cosine_tau(base_tau, setting.length.total_steps),
+    tau=ema.cosine_tau(base_tau, setting.length.total_steps, setting.length.steady_steps),
     copy_target=copy_target,
   )

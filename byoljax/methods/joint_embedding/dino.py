@@ -207,7 +207,7 @@ def build(
   )
   return dino(
     net,
-    tau=ema.cosine_tau(base_tau, setting.length.total_steps),
+    tau=ema.cosine_tau(base_tau, setting.length.total_steps, setting.length.steady_steps),
     student_temperature=student_temperature,
     teacher_temperature=linear_rise(
       teacher_temperature_start,

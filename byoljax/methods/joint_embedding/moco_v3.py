@@ -170,7 +170,7 @@ def build(
   return moco_v3(
     stack((*shared, last)),
     stack(shared),
-    tau=ema.cosine_tau(base_tau, setting.length.total_steps),
+    tau=ema.cosine_tau(base_tau, setting.length.total_steps, setting.length.steady_steps),
     temperature=temperature,
     freeze_patch_embed=freeze_patch_embed,
     axis=setting.axis,
