@@ -45,6 +45,7 @@ import jax.numpy as jnp
 
 from byoljax.devices import collectives
 from byoljax.length import Length
+from byoljax.ops.sampling import Sampling
 
 PyTree = Any
 Batch = dict[str, Any]
@@ -213,6 +214,15 @@ collectives.
 """
 
 
+Sample = Callable[[PyTree, PyTree, jax.Array, jax.Array | None, Sampling], jax.Array]
+"""(params, method_state, key, condition, sampling) -> new images, float32 [n, H, W, C] in [0, 1].
+
+`condition`: int32 [n], the class of each; None for any. A function of the key alone: each image has
+draws of its own, that do not depend on how many there are. Evaluation mode, on one device, without
+collectives. Raises ValueError where there is a condition and the method knows none.
+"""
+
+
 class Method(NamedTuple):
   """A method as pure functions; see the module's contract.
 
@@ -249,6 +259,7 @@ class Method(NamedTuple):
     notes: what a user should know about this method on these data, one sentence each: they go into
       the log (`byoljax.methods.joint_embedding.notes`).
     pictures: see `Pictures`; None where there is nothing to look at.
+    sample: see `Sample`; None where no new images can be drawn.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -268,6 +279,7 @@ class Method(NamedTuple):
   compare: Compare | None = None
   notes: tuple[str, ...] = ()
   pictures: Pictures | None = None
+  sample: Sample | None = None
 
 
 class Setting(NamedTuple):

@@ -35,7 +35,7 @@ LAYERS = {
   'data/augment': {'data/fields', 'devices', 'streams', 'suggest'},
   'data/sources': {'data/fields', 'own', 'streams', 'suggest', 'workdir/files'},
   'data/batches': {'data/augment', 'data/fields', 'data/sources', 'devices', *_LEAVES},
-  'method': {'devices', 'length', 'losses', 'streams'},
+  'method': {'devices', 'length', 'losses', 'ops/sampling', 'streams'},
   'methods': {
     'data/augment',
     'data/fields',

@@ -11,6 +11,7 @@ from typing import Any
 
 from byoljax import own
 from byoljax.method import MakeEncoder, Method, Setting
+from byoljax.methods.generative import pixelcnn
 from byoljax.methods.joint_embedding import (
   barlow_twins,
   bridge,
@@ -75,6 +76,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'moco_v3': moco_v3.build,
   'motion_segmentation': motion_segmentation.build,
   'nnclr': nnclr.build,
+  'pixelcnn': pixelcnn.build,
   'relative_patch_location': relative_patch_location.build,
   'rotation': rotation.build,
   'simclr': simclr.build,

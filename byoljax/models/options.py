@@ -17,6 +17,7 @@ from byoljax.models import (
   convnext,
   exemplar_cnn,
   nin,
+  pixelcnn,
   resnet,
   small,
   vgg,
@@ -290,6 +291,16 @@ class DilatedVGGOptions(SmallImageOptions):
     return vgg.DilatedVGG(bn_axis=bn_axis, bn_groups=bn_groups, **self._shared())
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PixelCNNOptions(SmallImageOptions):
+  """Options of PixelCNNs, which keep the size of the image and have no batch normalization."""
+
+  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
+    """The module; batch normalization is not part of it."""
+    del bn_axis, bn_groups
+    return pixelcnn.PixelCNN(pixelcnn.PIXELCNNS[name], **self._shared())
+
+
 # name -> the options of its family
 FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(resnet.RESNETS, ResNetOptions),
@@ -301,6 +312,7 @@ FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(wide_resnet.WIDE_RESNETS, WideResNetOptions),
   **dict.fromkeys(exemplar_cnn.EXEMPLAR_CNNS, ExemplarCNNOptions),
   'vgg_dilated': DilatedVGGOptions,
+  **dict.fromkeys(pixelcnn.PIXELCNNS, PixelCNNOptions),
 }
 
 

@@ -25,8 +25,9 @@ from byoljax.length import Length
 from byoljax.losses import classification
 from byoljax.method import NETWORKS, Setting
 from byoljax.methods import METHODS
-from byoljax.models import halves, heads, layers, vit
+from byoljax.models import halves, heads, layers, pixelcnn, vit
 from byoljax.models.net import stack
+from byoljax.ops.sampling import Sampling
 from byoljax.optim import recipe
 from byoljax.step import init_state, train_step
 from byoljax.train.online_probe import with_online_probe
@@ -54,6 +55,12 @@ def tiny_vit(bn_axis, bn_groups=0, dtype=jnp.float32):
   """The same for methods that need tokens."""
   del bn_axis, bn_groups
   return vit.ViT(vit.Size(8, 1, 2, patch=2, grid=4), dtype=dtype)
+
+
+def tiny_pixelcnn(bn_axis, bn_groups=0, dtype=jnp.float32, gated=True):
+  """The same for methods that predict what comes next."""
+  del bn_axis, bn_groups
+  return pixelcnn.PixelCNN(pixelcnn.Size(6, 1, gated, first=3), dtype=dtype)
 
 
 def halved(bn_axis, bn_groups=0, dtype=jnp.float32, kind='lab_halves'):
@@ -122,6 +129,7 @@ CASES = {
     2,
   ),
   'nnclr': ({'projector': (16, 16, 8), 'predictor': (16, 8), 'queue_size': 48}, 2),
+  'pixelcnn': ({'levels': 8, 'hidden': 6}, 1),
   'relative_patch_location': (
     {'tiles': {'grid': 2, 'tile': 3, 'jitter': 1, 'gray_prob': 0.3, 'project_prob': 0.3,
                'drop_prob': 0.3, 'coarse_prob': 0.3, 'coarse_side': 2},
@@ -142,7 +150,7 @@ CASES = {
   'w_mse': ({'projector': (16, 4)}, 2),
 }  # fmt: skip
 # Methods that need another encoder.
-ENCODERS = {'mae': tiny_vit, 'split_brain': halved}
+ENCODERS = {'mae': tiny_vit, 'pixelcnn': tiny_pixelcnn, 'split_brain': halved}
 # Whose batches hold the parameters of the augmentation, as those of all methods do in a run.
 READ_DRAWN = {'augmentation_prediction'}
 READ_MASKS = {'motion_segmentation'}
@@ -424,6 +432,23 @@ def test_pictures_are_what_the_protocol_says(name):
   again = paint(batch, jax.random.key(0))
   for each, picture in shown.items():
     np.testing.assert_array_equal(picture[0], again[each][0])
+
+
+@every_method
+def test_samples_are_what_the_protocol_says(name):
+  """Images in [0, 1], a function of the key, each by itself."""
+  method, _, _ = embedder(name)
+  if method.sample is None:
+    return
+  state, side = start(name), SIZE
+  draw = jax.jit(
+    functools.partial(method.sample, state.params, state.method_state), static_argnums=2
+  )
+  images = draw(jax.random.key(0), None, Sampling(3, side))
+  assert images.shape == (3, side, side, 3) and images.dtype == np.float32
+  assert images.min() >= 0 and images.max() <= 1 and not np.array_equal(images[0], images[1])
+  np.testing.assert_array_equal(draw(jax.random.key(0), None, Sampling(2, side)), images[:2])
+  assert not np.array_equal(draw(jax.random.key(1), None, Sampling(3, side)), images)
 
 
 @every_method

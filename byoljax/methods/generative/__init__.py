@@ -1,0 +1,1 @@
+"""Methods that learn the distribution of images, part by part, or codes of them."""
