@@ -7,7 +7,7 @@ scale of `configs/scales.py`, and
 
     ...,gated     the gated form of the second paper, without a blind spot
 
-`byoljax sample RUN` draws new images. At `cifar10` the networks are the papers'.
+At `cifar10` the networks are the papers'.
 
 Published results (theirs, not ours): CIFAR-10, test, bits per dimension: PixelCNN 3.14, gated 3.03;
 a multinomial of independent values 7.x is far above.

@@ -19,7 +19,7 @@ skip connections to the output are those of the residual stream.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -155,7 +155,7 @@ class PixelCNN(nn.Module):
       raise ValueError(f'this PixelCNN is for {self.colors} colors, images have {x.shape[-1]}.')
     size = self.size._replace(channels=self.size.channels * self.width)
     shared = {'colors': self.colors, 'dtype': self.dtype}
-    stream: tuple[jax.Array, ...]
+    stream: Any
     if size.gated:
       stream = GatedBlock(size.channels, size.first, first=True, **shared, name='layer0')((x, x))
     else:
