@@ -9,6 +9,7 @@
                  on a few per class, several draws
     :anomaly     one class normal, the others not: AUROC of the distance to the normal images,
                  and of how well the network tells transforms apart, where that was its task
+    :retrieval   every image looks for others of its class: mean average precision, recall@k
 
 The encoder, the data and the normalization come from the pretrained run's own config.json; with
 `--config.data.name=...` another data set is classified.
@@ -42,6 +43,7 @@ PROTOCOLS = {
     'seed': 0,
   },
   'anomaly': {'neighbors': 2},
+  'retrieval': {'gallery': 'queries'},  # each other query; or 'train', the training images
 }
 
 

@@ -23,6 +23,9 @@ METRICS = {
   'mean_per_class': 'balanced accuracy',
   'map': 'mAP',
   'map11': '11-point mAP',
+  'recall_at_1': 'recall@1',
+  'recall_at_5': 'recall@5',
+  'recall_at_10': 'recall@10',
 }
 
 
