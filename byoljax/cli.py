@@ -40,6 +40,7 @@ RECIPE is a name and, after a colon, its options, or the path of a file:
   byoljax reconstruct runs/denoising photos --out sheet.png
   byoljax report runs/mine
   byoljax compare runs/mine runs/other --out comparison
+  byoljax runs                           all runs below runs/
   byoljax plan byol:imagenet,1000 --topology v5e:4x4
   byoljax bench byol:cifar10 --bench.steps=5
 
@@ -246,7 +247,8 @@ def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:
     argument.metavar.lower(),
     metavar=argument.metavar,
     help=argument.help,
-    nargs='+' if argument.many else None,
+    nargs='+' if argument.many else None if argument.default is None else '?',
+    default=argument.default,
   )
   added.complete = _COMPLETED[argument.kind]  # type: ignore[attr-defined]
 
@@ -255,6 +257,6 @@ def table() -> str:
   """All commands as a table in Markdown, for the documentation."""
   rows = ['| command | what it does |', '|---|---|']
   for command in COMMANDS.values():
-    names = (argument.metavar + ' ...' * argument.many for argument in command.arguments)
+    names = (argument.usage() for argument in command.arguments)
     rows.append(f'| `{" ".join(["byoljax", command.name, *names])}` | {command.help} |')
   return '\n'.join(rows)

@@ -2,7 +2,9 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+import contextlib
 import errno
+import os
 import sys
 from typing import Any
 
@@ -13,6 +15,7 @@ from byoljax.suggest import did_you_mean
 Overrides = list[tuple[str, str]]
 # Full, over its quota, read-only, broken, gone: nothing that a traceback would explain.
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+_NOBODY_READS = 128 + 13  # As shells say where SIGPIPE ended a program.
 
 
 class Parser(argparse.ArgumentParser):
@@ -105,7 +108,7 @@ def exit_status(program: Callable[[], int]) -> int:
   Returns:
     What the program returns; 2 for a user's mistake, 3 for a loss that diverged, 4 for a disk that
     takes no more, 5 for other processes that are missing or gone, 75 for a request to stop, 130 for
-    Ctrl-C.
+    Ctrl-C, 141 for output that nobody reads.
   """
   try:
     status = _caught(program)
@@ -126,6 +129,10 @@ def _caught(program: Callable[[], int]) -> int:
     return _report(error, 3)
   except processes.MissingError as error:
     return _report(error, processes.STATUS)
+  except BrokenPipeError:  # `byoljax runs | head`: nobody reads on, and nothing is wrong.
+    with contextlib.suppress(OSError, ValueError):
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return _NOBODY_READS
   except OSError as error:
     if error.errno not in _DISK:
       raise

@@ -26,6 +26,7 @@ from byoljax.tasks import (
   reconstruct,
   report,
   retrieval,
+  runs,
   search,
   stats,
   svm,
@@ -62,6 +63,7 @@ _MODULES = (
   import_weights,
   report,
   compare,
+  runs,
 )
 
 COMMANDS: dict[str, Command] = {module.COMMAND.name: module.COMMAND for module in _MODULES}

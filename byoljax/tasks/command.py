@@ -17,12 +17,19 @@ class Argument(NamedTuple):
     kind: what shells complete it with: 'recipe', 'directory' or 'file'.
     help: a few words.
     many: whether there may be several; the attribute is then a list.
+    default: what stands for one that is left out; None: it must be there.
   """
 
   metavar: str
   kind: str
   help: str = ''
   many: bool = False
+  default: str | None = None
+
+  def usage(self) -> str:
+    """'RUN', 'RUN ...' or '[DIR]'."""
+    name = self.metavar + ' ...' * self.many
+    return name if self.default is None else f'[{name}]'
 
 
 RECIPE = Argument('RECIPE', 'recipe', 'a name with its options, such as byol:cifar10, or a file')

@@ -31,6 +31,7 @@ from byoljax.version import __version__, versions
 from byoljax.workdir import history, integrity, restore
 from byoljax.workdir.integrity import DamagedError
 from byoljax.workdir.restore import by_name, require_equal_shapes, restore_subtrees, stored_names
+from byoljax.workdir.steps import finished_steps, is_whole, latest_finished
 
 __all__ = [
   'BEST_METRIC',
@@ -247,7 +248,7 @@ class Checkpoints:
       self._manager.wait_until_finished()
     self._remove_what_is_not_kept()
     if (
-      saved is not None and hosts.is_first_process() and not _is_whole(self._directory / str(saved))
+      saved is not None and hosts.is_first_process() and not is_whole(self._directory / str(saved))
     ):
       raise OSError(errno.EIO, f'checkpoint {saved} is not in {self._directory} after it was saved')
 
@@ -276,23 +277,6 @@ class Checkpoints:
         f'{", ".join(map(str, self.steps())) or "(none)"}, and the same command resumes from there',
         str(self._directory),
       ) from error
-
-
-def latest_finished(workdir: str | os.PathLike[str]) -> int | None:
-  """The step of the newest complete checkpoint in a workdir, without opening it; None if none."""
-  return max(finished_steps(workdir), default=None)
-
-
-def finished_steps(workdir: str | os.PathLike[str]) -> list[int]:
-  """The steps of all complete checkpoints in a workdir, ascending, without opening it."""
-  folder = pathlib.Path(workdir) / 'checkpoints'
-  found = (integrity.step_of(path) for path in folder.glob('*') if _is_whole(path))
-  return sorted(step for step in found if step is not None)
-
-
-def _is_whole(directory: pathlib.Path) -> bool:
-  # If the record exists, so does everything else: the directory is renamed atomically.
-  return (directory / 'state').is_dir() and integrity.is_there(directory)
 
 
 def checkpoint_directory(pretrained: str | os.PathLike[str]) -> pathlib.Path:

@@ -20,10 +20,12 @@ import hashlib
 import json
 import os
 import pathlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
+
+if TYPE_CHECKING:
+  import jax
 
 ITEM = 'integrity'
 FORMAT = 1
@@ -129,8 +131,10 @@ def is_there(directory: pathlib.Path) -> bool:
   return (directory / ITEM / 'metadata').is_file()
 
 
-def shapes(record: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+def shapes(record: Mapping[str, Any]) -> 'dict[str, jax.ShapeDtypeStruct]':
   """Shapes and dtypes of all arrays, by their path in the state."""
+  import jax
+
   return {
     name: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
     for name, (dtype, shape, _) in record['leaves'].items()

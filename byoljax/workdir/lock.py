@@ -61,6 +61,11 @@ def _lock(workdir: pathlib.Path, descriptor: int) -> str:
   if fcntl is None:
     return ''
   try:
+    for _ in range(3):  # `is_locked` may hold it for a moment.
+      with contextlib.suppress(BlockingIOError, PermissionError):
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return ''
+      time.sleep(0.05)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except (BlockingIOError, PermissionError):
     holder = ' '.join(os.pread(descriptor, 200, 0).decode(errors='replace').split())
@@ -71,6 +76,20 @@ def _lock(workdir: pathlib.Path, descriptor: int) -> str:
   except OSError as error:
     log.info('%s: no locks on this file system (%s)', workdir, error.strerror)
   return ''
+
+
+def is_locked(workdir: pathlib.Path) -> bool:
+  """Whether a run holds a directory now; False where the file system has no locks."""
+  if fcntl is None:
+    return False
+  try:
+    with (workdir / LOCK).open('rb') as file:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except (BlockingIOError, PermissionError):
+    return True
+  except OSError:
+    return False
+  return False
 
 
 def _sign(descriptor: int, start: int) -> str:

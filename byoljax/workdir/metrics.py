@@ -18,9 +18,9 @@ import pathlib
 import shutil
 from typing import Any
 
-import jax
 import numpy as np
 
+from byoljax.devices import hosts
 from byoljax.workdir.files import replacing
 from byoljax.workdir.progress import Progress
 
@@ -54,7 +54,7 @@ class Writer:
     csv: bool = False,
     resume_step: int = 0,
   ) -> None:
-    self._active = jax.process_index() == 0
+    self._active = hosts.is_first_process()
     if not self._active:
       return
     directory = pathlib.Path(workdir)

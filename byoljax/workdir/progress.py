@@ -7,8 +7,7 @@ import sys
 import time as time_module
 from typing import TextIO
 
-import jax
-
+from byoljax.devices import hosts
 from byoljax.workdir import activity
 
 
@@ -44,7 +43,7 @@ class Progress:
     self._steps_per_epoch = steps_per_epoch
     self._terminal = self._stream.isatty()
     self._interval = 0.1 if self._terminal else interval
-    self._quiet = quiet or jax.process_index() != 0
+    self._quiet = quiet or not hosts.is_first_process()
     self._width = width
     self._prefix = prefix
     self._time = time

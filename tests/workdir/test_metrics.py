@@ -160,7 +160,7 @@ def test_tensorboard_without_tensorflow(tmp_path):
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
-  monkeypatch.setattr(metrics.jax, 'process_index', lambda: 1)
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
   with Writer(tmp_path / 'run') as writer:
     writer.write(1, {'loss': 1.0})
     writer.flush()
