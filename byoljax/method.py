@@ -191,6 +191,25 @@ def remember_nothing(method_state: PyTree, rows: PyTree, finite: jax.Array) -> P
   return method_state
 
 
+class Target(NamedTuple):
+  """Where a network that follows the online one is found in the method state.
+
+  Attributes:
+    params: path of its parameters, a dict of roles.
+    bn: path of its running statistics, by role.
+    prefix: what its roles are called by in `params`, but for the encoder's: 'pair_' of 'projector'
+      where the online one is 'pair_projector'.
+  """
+
+  params: tuple[str, ...] = NETWORKS['target'][0][1:]
+  bn: tuple[str, ...] = NETWORKS['target'][1][1:]
+  prefix: str = ''
+
+  def online(self, role: str) -> str:
+    """What one of its roles is called in `params`."""
+    return role if role == 'encoder' else self.prefix + role
+
+
 class Transforms(NamedTuple):
   """Whole images in all the ways that a pretext task tells apart: its output 'logits' says which.
 
@@ -245,6 +264,8 @@ class Method(NamedTuple):
       evaluations read any of its taps; None for an encoder alone.
     memories: names, from the method state on, of arrays [N, D] whose rows devices may share: only
       read and written through `ops.memory`.
+    targets: networks that follow the online one, which devices may share and a warm start begins
+      with the same weights. The state of a method without one lacks them, or they are empty.
     transform: (batch, key, step) -> batch, after the augmentation: what the network really sees,
       such as tiles, turns or masks, and labels that are made from the key. Previews show it.
     phases: updates that alternate within a step, see `Phase`; () for the single one of `loss`.
@@ -271,6 +292,7 @@ class Method(NamedTuple):
   remember: Callable[[PyTree, PyTree, jax.Array], PyTree] = remember_nothing
   net: Any = None
   memories: tuple[tuple[str, ...], ...] = ()
+  targets: tuple[Target, ...] = (Target(),)
   transform: Callable[[Batch, jax.Array, jax.Array], Batch] = same_batch
   phases: tuple[Phase, ...] = ()
   starts: Mapping[str, int] = MappingProxyType({})

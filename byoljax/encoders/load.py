@@ -30,6 +30,7 @@ from byoljax.method import NETWORKS
 from byoljax.models import rescaled
 from byoljax.models.net import Net, stack
 from byoljax.models.taps import taps_of, truncate
+from byoljax.ops import trees
 from byoljax.workdir import checkpoint, run_dir
 
 PyTree = Any
@@ -165,15 +166,9 @@ def of_state(
   net = truncate(net, (EMBEDDING,))
   where, where_bn = NETWORKS[network_name]
   role = net.parts[0][0]
-  params, bn = ({role: _at(state, (*path, role))} for path in (where, where_bn))
+  params, bn = ({role: trees.at(state, (*path, role))} for path in (where, where_bn))
   fields = dict(fields or {})
   return Encoder(net, params, bn, preprocessing, pool=pool_of(fields), fields=fields)
-
-
-def _at(tree: Any, path: Sequence[str]) -> Any:
-  for name in path:
-    tree = tree[name] if isinstance(tree, Mapping) else getattr(tree, name)
-  return tree
 
 
 def _fields(config: Config, network_name: str, module: Any) -> dict[str, Any]:

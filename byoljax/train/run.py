@@ -32,7 +32,7 @@ from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
 from byoljax.length import Length, is_due
-from byoljax.method import Batch, Method, Setting, transformed
+from byoljax.method import COTANGENTS, Batch, Method, Setting, transformed
 from byoljax.optim.recipe import Recipe
 from byoljax.step import Measured, Metrics, TrainState, make_init, train_step
 from byoljax.train import online_probe, sharding
@@ -190,8 +190,8 @@ def make_run(
   example = _example_batch(source, specs, data.fields, augment)
   create = make_init(made, tx, example, seed, skip_non_finite=skip_non_finite)
   shapes = jax.eval_shape(create)
-  if (length.batch_size if made.compare else setting.micro_batch_size) == 1:
-    _check_single_example(made, shapes, example)
+  if setting.micro_batch_size == 1:
+    _check_single_example(made, shapes, example, compared=length.batch_size > 1)
   layout = sharding.replicated()
   if shard_state:
     made, tx, layout = sharding.shard(made, tx, shapes)
@@ -266,12 +266,22 @@ def _example_batch(source: Source, specs: Sequence[ViewSpec], fields: Any, augme
   return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
 
 
-def _check_single_example(method: Method, state: TrainState, example: Batch) -> None:
-  """Raises what a loss that needs several examples says to one; computes nothing."""
+def _check_single_example(
+  method: Method, state: TrainState, example: Batch, *, compared: bool
+) -> None:
+  """Raises what a loss that needs several examples says to one; computes nothing.
+
+  Args:
+    method: see `method.Method`.
+    state: shapes.
+    example: a batch.
+    compared: whether there are several micro-batches, whose outputs `Method.compare` gets together.
+  """
+  outputs = {COTANGENTS: None} if compared and method.compare else {}
 
   def losses(state: TrainState, batch: Batch, key: jax.Array) -> list[Any]:
     seen = transformed(method, batch, key, state.step)
-    alone = jax.tree.map(lambda x: x[None], seen)
+    alone = jax.tree.map(lambda x: x[None], seen) | outputs
     arguments = (state.params, state.method_state, alone, key, state.step)
     each = [phase.loss for phase in method.phases] or [method.loss]
     return [

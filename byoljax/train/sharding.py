@@ -2,7 +2,7 @@
 
 Replicated, every device holds parameters, optimizer state and method state. `shard` distributes
 what is used number by number: device d of D keeps the d-th shard of every array of the optimizer's
-state and of the target network. It updates its shard of every parameter, then the updates are
+state and of target networks. It updates its shard of every parameter, then the updates are
 gathered (ZeRO, stage 1: Rajbhandari et al. 2020, arXiv 1910.02054). The target is gathered where
 the method reads it, and not kept. A method's queue or bank is sharded by rows, and looked up where
 it is through `byoljax.ops.memory`.
@@ -25,13 +25,12 @@ import jax.numpy as jnp
 import optax
 
 from byoljax.devices import collectives, mapping
-from byoljax.method import NETWORKS, Loss, Method
+from byoljax.method import Loss, Method
+from byoljax.ops import trees
 from byoljax.optim import lars
 from byoljax.step import TrainState
 
 PyTree = Any
-
-_TARGET = NETWORKS['target'][0]
 
 
 class _Kind(enum.Enum):
@@ -70,7 +69,7 @@ def shard(
   shapes: TrainState,
   axis: str = collectives.AXIS,
 ) -> tuple[Method, optax.GradientTransformation, Placement]:
-  """Distributes the optimizer's state, the target network and the memories over the devices.
+  """Distributes the optimizer's state, target networks and the memories over the devices.
 
   Args:
     method: see `method.Method`.
@@ -82,7 +81,7 @@ def shard(
     The method and the optimizer for `train_step`, and the placement of the state that it takes.
     States at step 0 may be made with either pair.
   """
-  return _shard_target(method, shapes, axis), shard_optimizer(tx, axis), _placement(method, shapes)
+  return _shard_targets(method, shapes, axis), shard_optimizer(tx, axis), _placement(method, shapes)
 
 
 def norm_over_devices(axis: str = collectives.AXIS) -> lars.Norm:
@@ -110,30 +109,40 @@ def shard_optimizer(tx: optax.GradientTransformation, axis: str) -> optax.Gradie
   return optax.GradientTransformation(tx.init, update)
 
 
-def _shard_target(method: Method, shapes: TrainState, axis: str) -> Method:
-  field = _TARGET[-1]
-  likes = getattr(shapes.method_state, field, None)
-  if not jax.tree.leaves(likes):
+def _target_paths(method: Method, shapes: TrainState) -> tuple[tuple[str, ...], ...]:
+  """Where the parameters of the targets are that the method state has."""
+  paths = (target.params for target in method.targets)
+  return tuple(path for path in paths if jax.tree.leaves(trees.at(shapes.method_state, path)))
+
+
+def _shard_targets(method: Method, shapes: TrainState, axis: str) -> Method:
+  paths = _target_paths(method, shapes)
+  if not paths:
     return method
 
   def gathered(state: PyTree) -> PyTree:
-    target = jax.tree.map(
-      lambda x, like: collectives.unshard(x, like.shape, axis), getattr(state, field), likes
-    )
-    return state.replace(**{field: target})
+    for path in paths:
+      target, likes = (trees.at(each, path) for each in (state, shapes.method_state))
+      whole = jax.tree.map(lambda x, like: collectives.unshard(x, like.shape, axis), target, likes)
+      state = trees.replaced(state, path, whole)
+    return state
 
   def with_gathered(inner: Loss) -> Loss:
     def loss(params: PyTree, state: PyTree, *rest: Any) -> Any:
       value, aux = inner(params, gathered(state), *rest)
-      method_state = aux.method_state.replace(**{field: getattr(state, field)})
+      method_state = aux.method_state
+      for path in paths:
+        method_state = trees.replaced(method_state, path, trees.at(state, path))
       return value, aux._replace(method_state=method_state)
 
     return loss
 
   def post_step(params: PyTree, state: PyTree, step: jax.Array) -> Any:
     params, state, metrics = method.post_step(params, gathered(state), step)
-    target = jax.tree.map(lambda x: collectives.shard(x, axis), getattr(state, field))
-    return params, state.replace(**{field: target}), metrics
+    for path in paths:
+      own = jax.tree.map(lambda x: collectives.shard(x, axis), trees.at(state, path))
+      state = trees.replaced(state, path, own)
+    return params, state, metrics
 
   phases = tuple(each._replace(loss=with_gathered(each.loss)) for each in method.phases)
   return method._replace(loss=with_gathered(method.loss), post_step=post_step, phases=phases)
@@ -141,12 +150,13 @@ def _shard_target(method: Method, shapes: TrainState, axis: str) -> Method:
 
 def _placement(method: Method, shapes: TrainState) -> Placement:
   memories = tuple(('method_state', *names) for names in method.memories)
+  numbers = [('method_state', *path) for path in _target_paths(method, shapes)] + [('opt_state',)]
 
   def kind(path: Sequence[Any], x: Any) -> _Kind:
-    names = tuple(getattr(key, 'name', '') for key in path)
+    names = trees.names(path)
     if names in memories and x.shape[0] > 1:
       return _Kind.ROWS
-    flat = any(names[: len(each)] == each for each in (('opt_state',), _TARGET))
+    flat = any(names[: len(each)] == each for each in numbers)
     return _Kind.FLAT if flat and jnp.ndim(x) > 0 else _Kind.REPLICATED
 
   kinds = jax.tree_util.tree_map_with_path(kind, shapes)

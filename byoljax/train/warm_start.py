@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from byoljax.config import user_errors
 from byoljax.encoders import load as load_lib
 from byoljax.encoders.encoder import Encoder
+from byoljax.method import Target
+from byoljax.ops import trees
 from byoljax.train.run import Run
 from byoljax.weights import importing
 from byoljax.workdir import checkpoint
@@ -34,7 +36,8 @@ class Start(NamedTuple):
   """What a warm start replaces.
 
   Attributes:
-    roles: (path of parameters, path of running statistics, role) of every part that is replaced.
+    roles: of every part that is replaced, the path of its parameters, that of its running
+      statistics, both to the role, and the role of the given weights.
     report: what is replaced, what is not, and what differs, for a person.
   """
 
@@ -86,7 +89,14 @@ def _is_run(path: pathlib.Path) -> bool:
   return (path / 'checkpoints').is_dir() or path.parent.name == 'checkpoints'
 
 
-def find(params: PyTree, method_state: PyTree, encoder: Encoder, *, heads: bool = False) -> Start:
+def find(
+  params: PyTree,
+  method_state: PyTree,
+  encoder: Encoder,
+  *,
+  heads: bool = False,
+  targets: Sequence[Target] = (Target(),),
+) -> Start:
   """What a warm start would replace; only shapes matter, nothing is computed.
 
   Args:
@@ -94,28 +104,34 @@ def find(params: PyTree, method_state: PyTree, encoder: Encoder, *, heads: bool 
     method_state: of the new run.
     encoder: the weights, by role.
     heads: whether heads that fit are replaced as well.
+    targets: see `Method.targets`.
 
   Raises:
     ValueError: the encoder does not fit; missing, unexpected and misshapen names are listed.
   """
   state = {'params': params, 'method_state': method_state}
   roles, lines = [], []
-  for network, (where, where_bn) in load_lib.NETWORKS.items():
-    own, own_bn = (_at(state, path) for path in (where, where_bn))
+  networks = [Target(*load_lib.NETWORKS['online'])]
+  networks += [
+    each._replace(params=('method_state', *each.params), bn=('method_state', *each.bn))
+    for each in targets
+  ]
+  for network in networks:
+    own, own_bn = (trees.at(state, path) for path in (network.params, network.bn))
     if own is None or 'encoder' not in own:
       continue
-    found, kept = ['encoder'], []
+    found, kept = [], []
     for role in own:
-      differ = _differences(own[role], (own_bn or {}).get(role, {}), encoder, role)
+      given = network.online(role)
+      differ = _differences(own[role], (own_bn or {}).get(role, {}), encoder, given)
       if role == 'encoder' and differ:
         raise ValueError(_refusal(encoder, differ))
-      if role not in ('encoder', _PROBE) and heads:
-        if differ:
-          kept.append(f'{role} ({differ[0]})')
-        else:
-          found.append(role)
-    roles += [(where, where_bn, role) for role in found]
-    line = f'{network} network: {", ".join(found)} from the given weights'
+      if role == 'encoder' or (heads and role != _PROBE and not differ):
+        found.append(role)
+        roles.append(((*network.params, role), (*network.bn, role), given))
+      elif heads and role != _PROBE:
+        kept.append(f'{role} ({differ[0]})')
+    line = f'{_name(network)}: {", ".join(found)} from the given weights'
     lines.append(line + (f'; drawn at random: {", ".join(kept)}' if kept else ''))
   unused = [role for role in encoder.params if role not in {role for _, _, role in roles}]
   if unused and heads:
@@ -123,8 +139,18 @@ def find(params: PyTree, method_state: PyTree, encoder: Encoder, *, heads: bool 
   return Start(tuple(roles), '\n'.join(lines))
 
 
+def _name(network: Target) -> str:
+  kind = 'target' if network.params[0] == 'method_state' else 'online'
+  return f'{kind} network' + (f" of '{network.prefix.removesuffix('_')}'" if network.prefix else '')
+
+
 def replace(
-  params: PyTree, method_state: PyTree, encoder: Encoder, *, heads: bool = False
+  params: PyTree,
+  method_state: PyTree,
+  encoder: Encoder,
+  *,
+  heads: bool = False,
+  targets: Sequence[Target] = (Target(),),
 ) -> tuple[PyTree, PyTree, str]:
   """Parameters and method state with the encoder's weights in their places, and a report.
 
@@ -133,20 +159,21 @@ def replace(
     method_state: of the run.
     encoder: the weights, by role; every place gets a copy of its own.
     heads: whether heads that fit are replaced as well.
+    targets: see `Method.targets`.
 
   Raises:
     ValueError: the encoder does not fit; missing, unexpected and misshapen names are listed.
   """
-  start = find(params, method_state, encoder, heads=heads)
+  start = find(params, method_state, encoder, heads=heads, targets=targets)
   state: Any = {'params': params, 'method_state': method_state}
   for where, where_bn, role in start.roles:
-    for path, trees in ((where, encoder.params), (where_bn, encoder.bn)):
-      own = _at(state, (*path, role))
+    for path, given in ((where, encoder.params), (where_bn, encoder.bn)):
+      own = trees.at(state, path)
       if own is None:  # A head without running statistics.
         continue
       # Copies of the same kind of tree: the state is donated, and its structure is compared.
-      leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(trees[role])]
-      state = _set(state, (*path, role), jax.tree.unflatten(jax.tree.structure(own), leaves))
+      leaves = [jnp.array(leaf) for leaf in jax.tree.leaves(given[role])]
+      state = trees.replaced(state, path, jax.tree.unflatten(jax.tree.structure(own), leaves))
   return state['params'], state['method_state'], start.report
 
 
@@ -165,11 +192,12 @@ def warm_started(run: Run, encoder: Encoder, *, heads: bool = False) -> tuple[Ru
     ValueError: the encoder does not fit.
   """
   shapes = jax.eval_shape(run.create)
-  start = find(shapes.params, shapes.method_state, encoder, heads=heads)
+  options: dict[str, Any] = {'heads': heads, 'targets': run.method.targets}
+  start = find(shapes.params, shapes.method_state, encoder, **options)
 
   def create() -> Any:
     state = run.create()
-    params, method_state, _ = replace(state.params, state.method_state, encoder, heads=heads)
+    params, method_state, _ = replace(state.params, state.method_state, encoder, **options)
     return state.replace(params=params, method_state=method_state)
 
   return run._replace(create=create), start.report
@@ -227,22 +255,3 @@ def _shapes(trees: tuple[PyTree, PyTree]) -> dict[str, tuple[int, ...]]:
     for tree in trees
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
   }
-
-
-def _at(tree: Any, path: Sequence[str]) -> Any:
-  """The subtree at a path of keys and attributes; None where there is no such path."""
-  for name in path:
-    tree = tree.get(name) if isinstance(tree, Mapping) else getattr(tree, name, None)
-    if tree is None:
-      return None
-  return tree
-
-
-def _set(tree: Any, path: Sequence[str], value: Any) -> Any:
-  """The tree with another value at a path; the given tree stays as it is."""
-  if not path:
-    return value
-  first, *rest = path
-  if isinstance(tree, Mapping):
-    return {**tree, first: _set(tree[first], rest, value)}
-  return tree.replace(**{first: _set(getattr(tree, first), rest, value)})

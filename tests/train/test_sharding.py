@@ -1,7 +1,6 @@
 """A sharded state trains like a replicated one and leaves no trace in checkpoints."""
 
 import functools
-import operator
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from byoljax import config as config_lib
 from byoljax import optim
 from byoljax.data.sources import datasets
 from byoljax.devices import collectives, mapping
+from byoljax.ops import trees
 from byoljax.optim import lars
 from byoljax.step import init_state, train_step
 from byoljax.train import assemble, sharding
@@ -128,6 +128,15 @@ OTHERS = {
   'simclr, chunks': (
     'simclr', ('--config.method.memory_size=42', '--config.method.chunk=4'), 'queue.items',
   ),
+  'multi_task': (
+    'multi_task:byol,moco',
+    (
+      '--config.method.parts.moco.queue_size=42',
+      '--config.views.view3.size=16',
+      '--config.views.view4.size=16',
+    ),
+    'parts.moco.queue.items',
+  ),
   'softmax': ('instance_discrimination', (f'{_CRITERION}full_softmax',), 'bank'),
   'nce': ('instance_discrimination', (f'{_CRITERION}nce',), 'bank'),
   'infonce': ('instance_discrimination', (f'{_CRITERION}infonce',), 'bank'),
@@ -139,10 +148,11 @@ OTHERS = {
 def test_other_methods(npz, name):
   """Every method with a target or a memory, and one whose `post_step` changes parameters."""
   recipe_name, changes, memory = OTHERS[name]
+  recipe_name, _, options = recipe_name.partition(':')
   views = [] if recipe_name == 'instance_discrimination' else ['--config.views.view2.size=16']
   run = [
     assembled(
-      [f'--config=configs/{recipe_name}.py:smoke', '--config.data.name=npz',
+      [f'--config=configs/{recipe_name}.py:smoke,{options}', '--config.data.name=npz',
        f'--config.data.dir={npz}', '--config.views.view1.size=16', *views],
       'lars', shard, *changes,
     )
@@ -152,7 +162,8 @@ def test_other_methods(npz, name):
   assert_close(run[1].layout.gather(found), expected, 1e-5)
   assert ours['loss'] == pytest.approx(values['loss'], rel=1e-5)
   if memory:
-    whole, own = (operator.attrgetter(memory)(state.method_state) for state in (expected, found))
+    path = memory.split('.')
+    whole, own = (trees.at(state.method_state, path) for state in (expected, found))
     assert own.addressable_shards[0].data.shape == (1, -(-len(whole) // 4), whole.shape[1])
 
 

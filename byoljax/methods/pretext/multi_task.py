@@ -15,9 +15,7 @@ are any, theirs are four, of which colorization and motion segmentation are not 
 
 What cannot be a part: a method with alternating phases or with work between steps such as
 clustering, since both ask for the whole of a step or of the data; one without a network; one that
-reads labels, which no part is given. Distributing targets and memories over the devices
-(`train.shard_state`) leaves those of parts replicated. A target that starts as a copy of its
-method's encoder starts apart from the shared one, as BYOL's does anyway.
+reads labels, which no part is given.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,9 +33,11 @@ from byoljax.method import (
   MakeEncoder,
   Method,
   Setting,
+  Target,
   evaluation_outputs,
 )
 from byoljax.models.net import Net, Statistics, stack
+from byoljax.ops import trees
 
 PyTree = Any
 ENCODER = 'encoder'
@@ -84,6 +84,16 @@ class Part(NamedTuple):
   def give(self, roles: Mapping[str, Any]) -> dict[str, Any]:
     """Its own roles by their names in the composite."""
     return {self.role(own): value for own, value in roles.items()}
+
+  @property
+  def path(self) -> tuple[str, str]:
+    """Where its own state is in that of the composite."""
+    return 'parts', self.name
+
+  def target(self, own: Target) -> Target:
+    """One of its targets, as it is found in the composite."""
+    params, bn = (*self.path, *own.params), (*self.path, *own.bn)
+    return Target(params, bn, self.role(own.prefix))
 
   def state(self, state: PartsState) -> PyTree:
     """Its own state out of that of the composite."""
@@ -132,7 +142,7 @@ def multi_task(parts: Sequence[Part]) -> Method:
         _check_encoder(part, own[ENCODER], parts[0], params[ENCODER])
       # The encoder is that of the first part.
       params, bn = part.give(own) | params, part.give(state.bn) | bn
-      states[part.name] = state.replace(bn={})
+      states[part.name] = _following(part, own, params, state).replace(bn={})
     return params, PartsState(bn, states)
 
   def loss(
@@ -206,9 +216,25 @@ def multi_task(parts: Sequence[Part]) -> Method:
     net=net,
     transform=transform,
     starts=starts,
+    memories=tuple((*part.path, *memory) for part in parts for memory in part.method.memories),
+    targets=tuple(part.target(target) for part in parts for target in part.method.targets),
     notes=tuple(f"part '{part.name}': {note}" for part in parts for note in part.method.notes),
     compare=compare if comparing else None,
   )
+
+
+def _following(part: Part, own: PyTree, params: PyTree, state: PyTree) -> PyTree:
+  """A part's state, with targets that are copies of its encoder made copies of the shared one."""
+  for target in part.method.targets:
+    path = (*target.params, ENCODER)
+    before = trees.at(state, path)
+    if before is not None:
+      copied = jax.tree.map(
+        lambda t, o, shared: jnp.where(jnp.array_equal(t, o), shared, t),
+        before, own[ENCODER], params[ENCODER],
+      )  # fmt: skip
+      state = trees.replaced(state, path, copied)
+  return state
 
 
 def _moved(state: PartsState, part: Part, own: PyTree) -> PartsState:

@@ -5,13 +5,18 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from byoljax import config as config_lib
 from byoljax import methods
+from byoljax.data.sources import datasets
+from byoljax.encoders.encoder import Encoder, Preprocessing
 from byoljax.length import Length
 from byoljax.method import Phase, Setting
 from byoljax.methods.pretext import multi_task
+from byoljax.step import TrainState
+from byoljax.train import assemble, sharding, warm_start
 from tests.methods.test_contract import TinyEncoder, batch_of
 from tests.paths import ROOT
 
@@ -114,8 +119,7 @@ def test_identical_parts_draw_apart_and_alike_in_any_company():
 
 
 def test_a_target_and_a_queue_move_inside():
-  moco = {'name': 'moco', 'projector': (16, 8), 'queue_size': 64, 'tau': 0.9, 'bn_groups': 0}
-  method = build(one=BYOL, two=moco)
+  method = build(one=BYOL, two=MOCO)
   batch, params, state = begin(method)
   _, aux = jax.jit(method.loss)(params, state, batch, KEY, STEP)
   written = method.remember(aux.method_state, aux.rows, jnp.array(True))
@@ -127,6 +131,49 @@ def test_a_target_and_a_queue_move_inside():
   tau, before = metrics['one/tau'], state.parts['one'].target_params['encoder']
   expected = jax.tree.map(lambda t, p: tau * t + (1 - tau) * p, before, params['encoder'])
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), target, expected)
+
+
+MOCO = {'name': 'moco', 'projector': (16, 8), 'queue_size': 64, 'tau': 0.9, 'bn_groups': 0}
+
+
+def test_a_target_that_is_a_copy_is_one_of_the_shared_encoder():
+  """MoCo's is a copy; BYOL's an independent draw, as it is alone."""
+  _, params, state = begin(build(one=BYOL, two=MOCO))
+  copied, drawn = (state.parts[name].target_params for name in ('two', 'one'))
+  jax.tree.map(np.testing.assert_array_equal, copied['encoder'], params['encoder'])
+  jax.tree.map(np.testing.assert_array_equal, copied['projector'], params['two_projector'])
+  kernels = zip(jax.tree.leaves(drawn['encoder']), jax.tree.leaves(params['encoder']), strict=True)
+  assert any(np.abs(a - b).max() > 0.01 for a, b in kernels)
+
+
+def test_targets_and_queues_of_parts_are_found():
+  """By the distribution over devices, and by warm starts."""
+  method = build(one=BYOL, two=MOCO | {'queue_size': 42})
+  assert method.memories == (('parts', 'two', 'queue', 'items'),)
+  _, params, state = jax.eval_shape(lambda: begin(method))
+  whole = TrainState(STEP, params, (), state, jnp.zeros(2, jnp.uint32))
+  _, _, placement = sharding.shard(method, optax.identity(), whole)
+  shapes = placement.sharded_shapes(whole, 4).method_state
+  for name in ('one', 'two'):
+    targets = (each.parts[name].target_params for each in (shapes, state))
+    for own, all_ in zip(*map(jax.tree.leaves, targets), strict=True):
+      assert own.shape == (-(-all_.size // 4) * 4,)
+  assert shapes.parts['two'].queue.items.shape == (44, 8)
+  assert shapes.bn == state.bn
+  _, params, state = begin(method)
+  given = jax.tree.map(lambda x: x + 1, {'encoder': params['encoder']})
+  heads = {'two_projector': jax.tree.map(lambda x: x + 2, params['two_projector'])}
+  encoder = Encoder(method.net, given | heads, state.bn, Preprocessing((0.5,) * 3, (0.2,) * 3, 8))
+  new, after, report = warm_start.replace(
+    params, state, encoder, heads=True, targets=method.targets
+  )
+  jax.tree.map(np.testing.assert_array_equal, new['encoder'], given['encoder'])
+  for name in ('one', 'two'):
+    found = after.parts[name].target_params
+    jax.tree.map(np.testing.assert_array_equal, found['encoder'], given['encoder'])
+  found = after.parts['two'].target_params['projector']
+  jax.tree.map(np.testing.assert_array_equal, found, heads['two_projector'])
+  assert "target network of 'two': encoder, projector from the given weights" in report
 
 
 @pytest.mark.parametrize(
@@ -147,7 +194,7 @@ def test_what_cannot_be_a_part_is_refused(parts, message):
 
 
 def test_notes_of_parts_are_kept():
-  method = build(two={'name': 'moco', 'projector': (16, 8), 'queue_size': 64, 'bn_groups': 0})
+  method = build(two=MOCO)
   assert len(method.notes) == 1 and method.notes[0].startswith("part 'two': the queue has 64 rows")
 
 
@@ -175,3 +222,19 @@ def test_the_recipe_takes_each_part_from_its_own():
   assert gray.encoder.input == 'gray' and len(gray.method.parts) == 2
   with pytest.raises(ValueError, match="unknown option 'rotaton'.* rotation, .*harmonized"):
     config_lib.load(str(ROOT / 'configs/multi_task.py') + ':shapes,rotaton')
+
+
+def test_micro_batches_that_are_too_small_are_refused_before_training(npz):
+  """A part that compares images gets those of all micro-batches, another one does not."""
+
+  source = datasets.load('npz', 'pretrain', data_dir=npz)
+  fields = {'data.dir': str(npz), 'train.batch_size': '2', 'train.accumulate': '2'}
+
+  def assembled(options):
+    recipe = f'{ROOT}/configs/multi_task.py:{options}'
+    config = config_lib.load(recipe, [('data.name', 'npz'), *fields.items()])
+    return assemble.from_config(config, source, num_devices=1)
+
+  assert assembled('smoke,simclr').accumulate == 2
+  with pytest.raises(config_lib.ConfigError, match='a batch needs at least two'):
+    assembled('smoke,simclr,counting')
