@@ -19,6 +19,7 @@ hosts without JAX must draw the same numbers.
 INIT = 1001  # -> the key that `Method.init` gets
 STEPS = 1002  # -> the key in the TrainState; with a step: the step's key
 PICTURES = 1003  # with a seed of 0 -> the key that `Method.pictures` gets
+SAMPLES = 1004  # with the seed of the samples -> the key that `Method.sample` gets
 
 # A step's key.
 TRANSFORM = 1101  # with a micro-batch -> the key that `Method.transform` gets

@@ -7,7 +7,7 @@ scale of `configs/scales.py`, and
 
     ...,gated     the gated form of the second paper, without a blind spot
 
-At `cifar10` the networks are the papers'.
+`byoljax sample RUN` draws new images. At `cifar10` the networks are the papers'.
 
 Published results (theirs, not ours): CIFAR-10, test, bits per dimension: PixelCNN 3.14, gated 3.03;
 a multinomial of independent values 7.x is far above.
@@ -71,7 +71,7 @@ def whole_images(config: ConfigDict, size: int) -> None:
 def smoke(config: ConfigDict, epochs: int) -> None:
   """The smallest network."""
   del epochs
-  config.encoder.name = config.encoder.name.replace('_micro', '') + '_micro'
+  config.encoder.name = 'pixelcnn_micro'
   config.method.update(levels=8, hidden=16)
 
 

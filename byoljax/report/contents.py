@@ -25,10 +25,21 @@ from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
 from byoljax.encoders import load
 from byoljax.encoders import pictures as painting
+from byoljax.encoders import samples as drawing
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import knn
-from byoljax.report import charts, curves, facts, page, pictures, reconstructions, samples
+from byoljax.report import (
+  charts,
+  curves,
+  drawn,
+  facts,
+  page,
+  pictures,
+  reconstructions,
+  samples,
+)
 from byoljax.report.page import Gallery, Map, Page
+from byoljax.report.reconstructions import Strips
 from byoljax.workdir import metrics
 from byoljax.workdir.files import replacing
 
@@ -69,15 +80,14 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     confused = [names[number] for number in occurring]
   shown = samples.layouts(queries)
   made = _pictures(run, encoder, gallery, shown, confusion, names, confused)
-  strips = _reconstructions(run, config, query_source)
-  if strips is not None:
-    made['reconstructions'] = strips.path
+  strips = _strips(run, config, query_source)
+  made |= {heading.lower(): strip.path for heading, strip in strips.items()}
   record = metrics.read(run)
   verdict, good = facts.verdict(run)
   content = Page(
     title=f'{config.get("method", {}).get("name", "encoder")} on {config.data.name}: {run.name}',
     facts=facts.summary(run, config, encoder, bank_source, record, directory),
-    results=facts.results(run) | ({'Reconstruction': strips.rows} if strips else {}),
+    results=facts.results(run) | {heading: strip.rows for heading, strip in strips.items()},
     protocol=facts.protocol(config),
     changes=facts.changes(run, config),
     recipe=config_lib.flatten(config),
@@ -85,7 +95,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     pictures={
       name: path.read_bytes()
       for name, path in (
-        *([('Reconstructions', strips.path)] if strips else []),
+        *((heading, strip.path) for heading, strip in strips.items()),
         ('Augmented views', run / 'views.png'),
         ('First layer', run / FOLDER / 'filters.png'),
         ('Spectrum', run / 'evals' / f'collapse-online-{directory.name}' / 'spectrum.png'),
@@ -97,7 +107,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     confusion=confusion,
     confused=confused,
     class_names=names,
-    notes=facts.notes(bank, queries, same) | ({'Reconstructions': strips.note} if strips else {}),
+    notes=facts.notes(bank, queries, same) | {name: strip.note for name, strip in strips.items()},
     verdict=verdict,
     good=good,
   )
@@ -122,17 +132,22 @@ def _sources(config: Config, further: Sequence[Field] = ()) -> tuple[Source, Sou
       return whole, whole
 
 
-def _reconstructions(
-  run: pathlib.Path, config: Config, source: Source
-) -> reconstructions.Strips | None:
-  """Of the queries, with the further fields that the run was given."""
-  painter = painting.painter(run)
-  if painter is None or not hosts.is_first_process():
-    return None
-  if painter.fields:
+def _strips(run: pathlib.Path, config: Config, source: Source) -> dict[str, Strips]:
+  """By heading, what the run's method gives back of the queries, and what it draws."""
+  if not hosts.is_first_process():
+    return {}
+  strips, folder = {}, run / FOLDER
+  painter, sampler = painting.painter(run), drawing.sampler(run)
+  if painter is not None and painter.fields:
+    # With the further fields that the run was given.
     _, source = _sources(config, fields.parsed(config.data.fields))
   with user_errors():
-    return reconstructions.write(painter, source, run / FOLDER / 'reconstructions.png')
+    if painter is not None:
+      path = folder / 'reconstructions.png'
+      strips['Reconstructions'] = reconstructions.write(painter, source, path)
+    if sampler is not None:
+      strips['Samples'] = drawn.write(sampler, folder / 'samples.png')
+  return strips
 
 
 def _pictures(

@@ -1,6 +1,7 @@
 """A contact sheet: each image beside the augmented views that training makes of it."""
 
 from collections.abc import Sequence
+import math
 import os
 from typing import Any
 
@@ -75,6 +76,28 @@ def write(
       if captions:
         place = (left, _HEADER + row * pitch + cell)
         pen.text(place, shortened(captions[column][number], cell, font), fill=_INK, font=font)
+  with replacing(path) as file:
+    sheet.save(file, format='PNG')
+
+
+def write_grid(
+  path: str | os.PathLike[str], images: Sequence[np.ndarray], *, cell: int = _CELL
+) -> None:
+  """Draws n images, uint8 [H, W, 3], side by side in a square, row by row.
+
+  Args:
+    path: the PNG to write.
+    images: of one size.
+    cell: least side of a picture, in pixels.
+  """
+  across = math.isqrt(len(images) - 1) + 1
+  down = -(-len(images) // across)
+  cell = max(cell, *images[0].shape[:2])
+  pitch, gap = cell + _GAP // 3, _GAP // 3
+  sheet = Image.new('RGB', (across * pitch + gap, down * pitch + gap), _PAPER)
+  for number, image in enumerate(images):
+    row, column = divmod(number, across)
+    sheet.paste(_fit(image, cell), (column * pitch + gap, row * pitch + gap))
   with replacing(path) as file:
     sheet.save(file, format='PNG')
 

@@ -12,7 +12,7 @@ from byoljax import cli
 from byoljax import config as config_lib
 from byoljax.config import ConfigError
 from byoljax.data.sources import datasets
-from byoljax.encoders import method_network, pictures
+from byoljax.encoders import method_network, pictures, stored_method
 from byoljax.report import contents, reconstructions
 from byoljax.report.page import Map
 from byoljax.weights import importing
@@ -59,7 +59,7 @@ def test_the_method_of_every_checkpoint_is_read_whole(run, npz):
   for step, shown in made.items():
     assert list(shown) == ['image', 'input', 'output']
     params, state = painter.method.init(jax.random.key(step), {'views': batch['views']})
-    expected = painter.method.pictures(params, state, batch, pictures._key())
+    expected = painter.method.pictures(params, state, batch, stored_method.key_of_pictures())
     # Compiled and not: sums of float32 in another order.
     np.testing.assert_allclose(shown['output'], expected['output'], atol=1e-4)
   first, last = made.values()
