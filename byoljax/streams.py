@@ -51,6 +51,7 @@ SHUFFLE = 1301  # order of the examples in shuffled batch normalization; with a 
 NEGATIVES = 1302  # which rows of a memory are negatives; with an example's global position
 DIVISION = 1303  # the parts of a batch that are whitened apart; with a draw
 DROP_PATH = 1304  # which branches are left out; with an example's global position
+RESTARTS = 1311  # where dead codes of a codebook are put
 
 # The key that `Method.transform` gets, each with an example's global position.
 GEOMETRIC = 1501  # which of the geometric transforms

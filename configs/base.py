@@ -180,6 +180,7 @@ def get_config() -> ConfigDict:
         'pool': 'cls',  # of ViTs; or 'mean'
         'positions': 'sincos',  # of ViTs; or 'sincos_xy', 'learned'
         'grid': 0,  # of ViTs: patches on each side that positions are made for; 0 = its own
+        'stride': 0,  # of codecs: pixels from one code to the next; 0 = 4
         'dtype': 'float32',  # or 'bfloat16' for the computation
         'remat': False,  # True: less memory, one more forward pass
       },
@@ -225,7 +226,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
     view.update({'repeat': 2} if view.get('repeat', 1) > 1 else {})
   config.encoder.update(name='small', width=1, dtype='float32')
   config.encoder.update(selective_kernel=False, resnet_d=False, first_projection=False)
-  config.encoder.update(patch_size=0, grid=0, fc_dim=4096, padding='torch', positions='sincos')
+  config.encoder.update(
+    patch_size=0, grid=0, stride=0, fc_dim=4096, padding='torch', positions='sincos'
+  )
   config.optim.warmup = '2 steps'
   config.evals.update(image_size=32, batch_size=64, final=False, report=False)
   config.evals.knn.update(every='at the end', max_bank=256)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from byoljax.models import (
   alexnet,
+  codecs,
   convnext,
   exemplar_cnn,
   nin,
@@ -301,6 +302,31 @@ class PixelCNNOptions(SmallImageOptions):
     return pixelcnn.PixelCNN(pixelcnn.PIXELCNNS[name], **self._shared())
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CodecOptions(SmallImageOptions):
+  """Options of VQ-VAE's encoders, which have no batch normalization.
+
+  Attributes:
+    stride: pixels of the image from one place of the map to the next, a power of two; 0 for 4.
+  """
+
+  stride: int = 0
+
+  counts: ClassVar[tuple[str, ...]] = ('stride',)
+
+  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
+    """The module; batch normalization is not part of it.
+
+    Raises:
+      ValueError: a stride that is not a power of two.
+    """
+    del bn_axis, bn_groups
+    stride = int(self.stride) or codecs.STRIDE
+    if stride & (stride - 1):
+      raise ValueError(f'encoder stride {stride} must be a power of two, such as 4 or 8.')
+    return codecs.CodecEncoder(codecs.CODECS[name], stride, **self._shared())
+
+
 # name -> the options of its family
 FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(resnet.RESNETS, ResNetOptions),
@@ -313,6 +339,7 @@ FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(exemplar_cnn.EXEMPLAR_CNNS, ExemplarCNNOptions),
   'vgg_dilated': DilatedVGGOptions,
   **dict.fromkeys(pixelcnn.PIXELCNNS, PixelCNNOptions),
+  **dict.fromkeys(codecs.CODECS, CodecOptions),
 }
 
 
