@@ -3,6 +3,8 @@
     run = byoljax.pretrain('byol:folder_small', data='photos', length='20 epochs')
     run.evaluate('knn')
     features = run.encoder(images)  # uint8 [b, S, S, 3] -> float32 [b, D]
+    made = byoljax.classify('photos', 'labels.csv', from_=run)
+    made.predict('new_photos')
 
 A run that is there already, whoever trained it:
 
@@ -27,15 +29,20 @@ if not os.path.isdir(os.path.join(__path__[0], 'configs')):
   __path__.append(os.path.dirname(__path__[0]))
 
 if TYPE_CHECKING:
+  from byoljax.api.classification import classify
   from byoljax.api.pretraining import pretrain
   from byoljax.api.saved_run import open_run
   from byoljax.encoders.load import load
 
-__all__ = ['__version__', 'load', 'open_run', 'pretrain']
+__all__ = ['__version__', 'classify', 'load', 'open_run', 'pretrain']
 
 
 def __getattr__(name: str) -> Any:
   """A public function, imported when it is asked for."""
+  if name == 'classify':
+    from byoljax.api.classification import classify
+
+    return classify
   if name == 'load':
     from byoljax.encoders.load import load
 

@@ -58,7 +58,7 @@ LAYERS = {
   'main': {'config', 'devices', 'flags', 'tasks', 'version', 'workdir'},
   'cli': {'config', 'flags', 'main', 'suggest', 'tasks', 'version', 'workdir/activity'},
   '__main__': {'cli', 'devices'},
-  'api': _TRAINING | {'train', 'report', 'tasks', 'main', 'cli'},
+  'api': _TRAINING | {'protocols', 'train', 'report', 'tasks', 'main', 'cli'},
   # The public functions, each of which imports what it needs when it is called.
   '__init__': {'api', 'encoders', 'version'},
 }

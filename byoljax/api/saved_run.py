@@ -134,9 +134,9 @@ class SavedRun:
     last = self.rows[-1:] or [{}]
     shown = {'step': f'{self.step:,}'} | {n: f'{v:.4g}' for n, v in last[0].items() if n == 'loss'}
     parts = [f'<b>{html.escape(self._title())}</b> <code>{html.escape(str(self.directory))}</code>']
-    parts.append(_table([shown]))
+    parts.append(html_table([shown]))
     for title, table in facts.results(self.directory).items():
-      parts.append(f'<p>{html.escape(title)}</p>{_table(table)}')
+      parts.append(f'<p>{html.escape(title)}</p>{html_table(table)}')
     return '\n'.join(parts)
 
 
@@ -167,7 +167,8 @@ def _loaded(directory: str, step: int) -> 'Encoder':
   return load.load(directory)
 
 
-def _table(rows: list[dict[str, str]]) -> str:
+def html_table(rows: list[dict[str, str]]) -> str:
+  """Rows as a table in HTML."""
   columns = list(dict.fromkeys(name for row in rows for name in row))
   head = ''.join(f'<th>{html.escape(name)}</th>' for name in columns)
   body = ''.join(

@@ -8,23 +8,23 @@
 <workdir>/mistakes.html     the labelled images, as they are classified when not trained on
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from byoljax.config import Config, ConfigError, choose, user_errors
+from byoljax.config import Config, ConfigError, choose
 from byoljax.devices import hosts
 from byoljax.tasks import data as data_lib
-from byoljax.tasks import evaluation, predict
+from byoljax.tasks import evaluation, partly_labelled, predict
 from byoljax.tasks.command import Argument, Command
+from byoljax.tasks.partly_labelled import PartlyLabelled
 from byoljax.workdir import run_dir
 from byoljax.workdir.lock import lock_workdir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
-  from byoljax.data.sources.source import Source, UnreadableLog
   from byoljax.encoders.encoder import Encoder
   from byoljax.protocols.answers import Trained
   from byoljax.protocols.extraction import EvalData
@@ -32,125 +32,117 @@ if TYPE_CHECKING:
 FINETUNE = 'finetune'
 
 
+class Given(NamedTuple):
+  """The encoder that a classifier stands on.
+
+  Attributes:
+    encoder: see `Encoder`.
+    image_size: side of the images that it is given.
+    directory: the checkpoint; None of an encoder that is not from a run.
+    run: what it is built from, see `classifier.Origin`.
+  """
+
+  encoder: 'Encoder'
+  image_size: int
+  directory: pathlib.Path | None
+  run: Mapping[str, Any]
+
+
 def run(config: Config, invocation: Invocation) -> int:
   """Makes a classifier from labelled images and answers about all others; see the module."""
-  from byoljax.encoders import classifier, load
-  from byoljax.protocols import classify, folds
-
-  choose('head', config.head, (*classify.HEADS, FINETUNE))
+  check(config)
   if not config['from']:
     raise ConfigError('--from is missing: name the run whose encoder to use, such as runs/byol.')
-  if not 0 <= config.abstain <= 1:
-    raise ConfigError(f'abstain={config.abstain:g} is a probability: give 0 to 1.')
-  encoder, pretraining, directory = load.load_encoder(config['from'], config.network, config.tap)
+  given = encoder_of(config)
   photos = pathlib.Path(config.data.dir).expanduser()
-  name = f'classify-{config.network}-{directory.name}-{photos.resolve().stem}'
-  home = pathlib.Path(invocation.workdir or run_dir.evals_dir(directory) / name)
+  home = pathlib.Path(invocation.workdir or default_home(config, given, photos.resolve().stem))
   if photos.is_dir():
     data_lib.require_outside(home, photos)
-  train, test, rest = _open(config, home)
-  size = config.finetune.batch_size if config.head == FINETUNE else config.batch_size
-  image_size = config.image_size or pretraining.evals.image_size
-  data = data_lib.eval_data(
-    train, test, pretraining, image_size=image_size, batch_size=size, threads=config.data.threads
-  )
+  images = partly_labelled.open_images(config, home)
+  return make(config, invocation, given, images, home)
+
+
+def check(config: Config) -> None:
+  """Raises ConfigError where a field has no such value."""
+  from byoljax.protocols import classify
+
+  choose('head', config.head, (*classify.HEADS, FINETUNE))
+  if not 0 <= config.abstain <= 1:
+    raise ConfigError(f'abstain={config.abstain:g} is a probability: give 0 to 1.')
+
+
+def encoder_of(config: Config) -> Given:
+  """The encoder of the run that `config['from']` names."""
+  from byoljax.encoders import load
+
+  encoder, pretraining, directory = load.load_encoder(config['from'], config.network, config.tap)
+  size = config.image_size or pretraining.evals.image_size
+  return Given(encoder, size, directory, run_dir.run_record(directory.parent.parent))
+
+
+def default_home(config: Config, given: Given, name: str) -> pathlib.Path:
+  """Where a classifier goes: among the evaluations of its encoder's run.
+
+  Raises:
+    ConfigError: the encoder is not from a run.
+  """
+  if given.directory is None:
+    raise ConfigError('workdir is missing: an encoder that is no run has no place for results.')
+  at = run_dir.evals_dir(given.directory)
+  return at / f'classify-{config.network}-{given.directory.name}-{name}'
+
+
+def make(
+  config: Config,
+  invocation: Invocation,
+  given: Given,
+  images: PartlyLabelled,
+  home: pathlib.Path,
+) -> int:
+  """Makes a classifier of images that are open; see the module for what it leaves in `home`."""
+  from byoljax.encoders import classifier
+  from byoljax.protocols import folds
+
+  data = _eval_data(config, given, images)
   folds.require_single(data.train)
+  others = images.rest.size if images.rest else 0
   say(
-    f'{data.train.size:,} labelled images of {data.train.num_classes} classes, '
-    f'{rest.size if rest else 0:,} others; encoder of {directory} ({evaluation.which(config)})\n'
+    f'{data.train.size:,} labelled images of {data.train.num_classes} classes, {others:,} others; '
+    f'encoder of {given.directory or "the program"} ({evaluation.which(config)})\n'
     f'tested on {folds.describe(data)}'
   )
   with lock_workdir(home):
-    trained = _train(config, encoder, data, invocation, home)
+    trained = _train(config, given.encoder, data, invocation, home)
     _say_scores(trained, data)
-    where = evaluation.leave(home, trained, data, config, directory)
-    run_dir.write_result(home / 'result.json', trained.result, config, directory)
+    where = evaluation.leave(home, trained, data, config, given.directory, run=given.run)
+    run_dir.write_result(home / 'result.json', trained.result, config, given.directory)
     say(f'result  {home / "result.json"}')
     if where is None or not hosts.is_first_process():
       return 0
-    _show_mistakes(trained, data, home, photos)
-    return _answer_rest(config, classifier.load(where), rest, home, len(train.unreadable))
+    _show_mistakes(trained, data, home, images.root)
+    return _answer_rest(config, classifier.load(where, module=own_module(given)), images, home)
 
 
-def _open(config: Config, home: pathlib.Path) -> 'tuple[Source, Source | None, Source | None]':
-  """Labelled images, test images or None, and the images without a label or None.
-
-  Raises:
-    ConfigError: no images or labels, or labels of images that are not there.
-  """
-  from byoljax.data.sources import datasets, folder, label_table
-  from byoljax.data.sources.source import NoSplitError, UnreadableLog
-
-  photos, labels = pathlib.Path(config.data.dir).expanduser(), config.labels
-  log = UnreadableLog(home / 'unreadable.txt')
-  if photos.suffix != '.npz' and not photos.is_dir():
-    raise ConfigError(f"'{config.data.dir}' is neither a folder of images nor an .npz file.")
-  with user_errors():
-    if labels and pathlib.Path(labels).expanduser().is_file():
-      files = folder.every_image(photos)
-      known = label_table.matched(photos, files, label_table.read_labels(labels), labels)
-      own = [file for file in files if file in known]
-      others = [file for file in files if file not in known]
-      if len(set(known.values())) < 2:
-        raise ConfigError(f"'{labels}' names fewer than two classes: nothing can be told apart.")
-      train = _files(photos, own, [known[file] for file in own], log)
-      rest = _files(photos, others) if others else None
-      return train, None, rest
-    if labels and not pathlib.Path(labels).expanduser().is_dir():
-      raise ConfigError(f"labels='{labels}' is neither a table of labels nor a folder.")
-    where = labels or str(photos)
-    kind = 'npz' if where.endswith('.npz') else 'folder'
-    train = datasets.load(kind, 'train', data_dir=where, unreadable_log=log.path)
-    if train.num_classes < 2:
-      raise ConfigError(
-        f"'{where}' has no labels: give --labels=labels.csv with a file and its class in each "
-        'line, or put every image into a folder of its class, two classes at least.'
-      )
-    try:
-      test = datasets.load(kind, 'test', data_dir=where, unreadable_log=log.path)
-    except NoSplitError:
-      test = None
-    rest = _others(photos, pathlib.Path(where)) if labels else None
-    if kind == 'npz':
-      train = _labelled(train)
-      test = None if test is None or not test.num_classes else _labelled(test)
-    return train, test, rest
+def own_module(given: Given) -> Any:
+  """The module of an encoder that has no name."""
+  return None if given.encoder.fields else given.encoder.net.parts[0][2]
 
 
-def _labelled(source: 'Source') -> 'Source':
-  """The images that have a label."""
-  labels = source.labels
-  if labels is None or labels.ndim == 2 or (labels >= 0).all():
-    return source
-  return source.subset(np.flatnonzero(labels >= 0))
+def _eval_data(config: Config, given: Given, images: PartlyLabelled) -> 'EvalData':
+  from byoljax.protocols import extraction
 
-
-def _others(photos: pathlib.Path, labelled: pathlib.Path) -> 'Source | None':
-  """The images of a folder that do not lie in the folder with the labelled ones."""
-  from byoljax.data.sources import folder
-
-  inside = labelled.expanduser().resolve()
-  files = [
-    file
-    for file in folder.every_image(photos)
-    if not (photos / file).resolve().is_relative_to(inside)
-  ]
-  return _files(photos, files) if files else None
-
-
-def _files(
-  root: pathlib.Path,
-  files: Sequence[str],
-  classes: Sequence[str] | None = None,
-  log: 'UnreadableLog | None' = None,
-) -> 'Source':
-  """Files of a folder, with the names of their classes."""
-  from byoljax.data.sources import listed
-
-  names = tuple(sorted(set(classes or ())))
-  labels = None if classes is None else [names.index(label) for label in classes]
-  paths = [root / file for file in files]
-  return listed.from_files(paths, labels, name=root.name, class_names=names, unreadable=log)
+  size = config.finetune.batch_size if config.head == FINETUNE else config.batch_size
+  train, test, preprocessing = images.train, images.test, given.encoder.preprocessing
+  return extraction.EvalData(
+    train,
+    test or train,
+    image_size=given.image_size,
+    mean=preprocessing.mean,
+    std=preprocessing.std,
+    batch_size=extraction.fit_to_devices(min(size, max(train.size, test.size if test else 0))),
+    threads=config.data.threads,
+    has_test=test is not None,
+  )
 
 
 def _train(
@@ -202,9 +194,7 @@ def _say_scores(trained: 'Trained', data: 'EvalData') -> None:
   say(f'{scores.format_scores(result)}, of {int(counts.sum()):,} images')
 
 
-def _show_mistakes(
-  trained: 'Trained', data: 'EvalData', home: pathlib.Path, photos: pathlib.Path
-) -> None:
+def _show_mistakes(trained: 'Trained', data: 'EvalData', home: pathlib.Path, root: str) -> None:
   """The tested images with what is said of them; left out where some could not be read."""
   from byoljax.evals import calibration
   from byoljax.protocols import answers as answers_lib
@@ -232,19 +222,17 @@ def _show_mistakes(
     truth=labels[order],
   )
   kind = 'test images' if data.has_test else 'labelled images, cross-validated'
-  title = f'{photos.stem}: {len(rows):,} {kind}'
-  root = str(photos.resolve())
+  title = f'{pathlib.PurePath(root).stem}: {len(rows):,} {kind}'
   predict.write_sheet(
     str(home / 'mistakes.html'), title, made, source, root, data.train.num_classes
   )
 
 
-def _answer_rest(
-  config: Config, made: Any, rest: 'Source | None', home: pathlib.Path, unreadable: int
-) -> int:
+def _answer_rest(config: Config, made: Any, images: PartlyLabelled, home: pathlib.Path) -> int:
   """Classifies what has no label; the exit status says whether all could be read."""
   from byoljax.protocols import prediction
 
+  unreadable, rest = len(images.train.unreadable), images.rest
   if unreadable:
     say(f'{unreadable:,} labelled images cannot be read: see {home / "unreadable.txt"}')
   status = predict.SOME_UNREADABLE if unreadable else 0
@@ -253,7 +241,7 @@ def _answer_rest(
   found = prediction.predict(made, rest, batch_size=config.batch_size, threads=config.data.threads)
   out, sheet = home / 'predictions.csv', home / 'sheet.html'
   answers = predict.write(
-    str(out), str(sheet), made, rest, found, config.data.dir, abstain=config.abstain
+    str(out), str(sheet), made, rest, found, images.root, abstain=config.abstain
   )
   return max(status, predict.say(answers, made))
 

@@ -134,8 +134,9 @@ def leave(
   trained: 'Trained',
   data: 'EvalData',
   config: Config,
-  directory: pathlib.Path,
+  directory: pathlib.Path | None,
   network: str = '',
+  run: Mapping[str, Any] | None = None,
 ) -> pathlib.Path | None:
   """Saves the classifier that an evaluation has trained, and its confusion matrix; says so.
 
@@ -144,8 +145,9 @@ def leave(
     trained: its result gets the calibration.
     data: of the evaluation.
     config: of the evaluation, kept with the classifier.
-    directory: the checkpoint whose encoder it stands on.
+    directory: the checkpoint whose encoder it stands on, where there is one.
     network: which network that was; '' as `config` says.
+    run: what it is built from, see `classifier.Origin`; None: what the checkpoint's run says.
 
   Returns:
     The classifier's directory, or None where nothing is to be saved.
@@ -154,9 +156,11 @@ def leave(
   from byoljax.protocols import answers
   from byoljax.report import confusion
 
-  run = run_dir.run_record(directory.parent.parent)
+  if run is None:
+    assert directory is not None
+    run = run_dir.run_record(directory.parent.parent)
   origin = classifier.Origin(run, network or config.network)
-  about = {'from': str(directory), 'config': json.loads(config_lib.to_json(config))}
+  about = {'from': str(directory or ''), 'config': json.loads(config_lib.to_json(config))}
   made = answers.classifier_of(trained, data, origin, about)
   if made is None or not hosts.is_first_process():
     return None

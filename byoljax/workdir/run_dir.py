@@ -125,7 +125,7 @@ def write_result(
   path: pathlib.Path,
   result: Mapping[str, Any],
   config: Config,
-  directory: pathlib.Path,
+  directory: pathlib.Path | None,
   *,
   step: int | None = None,
 ) -> None:
@@ -135,7 +135,7 @@ def write_result(
     path: the file.
     result: numbers.
     config: of the evaluation.
-    directory: the evaluated checkpoint.
+    directory: the evaluated checkpoint, where there is one.
     step: its step; `read_result` compares it.
   """
   if not hosts.is_first_process():
@@ -146,7 +146,7 @@ def write_result(
     path,
     {
       'result': result,
-      'checkpoint': str(directory),
+      'checkpoint': str(directory or ''),
       'step': step,
       'config': json.loads(config_lib.to_json(config)),
       'versions': versions(),

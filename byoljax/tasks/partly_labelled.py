@@ -1,0 +1,119 @@
+"""Images of which some have a label: a table or folders say which class, see docs/predict.md."""
+
+from collections.abc import Mapping, Sequence
+import pathlib
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from byoljax.config import Config, ConfigError, user_errors
+
+if TYPE_CHECKING:
+  from byoljax.data.sources.source import Source, UnreadableLog
+
+
+class PartlyLabelled(NamedTuple):
+  """What a classifier is made from, and what it answers about.
+
+  Attributes:
+    train: labelled images.
+    test: labelled images to test on, or None.
+    rest: images without a label, or None.
+    root: the folder that they lie in, or what to call them.
+  """
+
+  train: 'Source'
+  test: 'Source | None'
+  rest: 'Source | None'
+  root: str
+
+
+def open_images(
+  config: Config, home: pathlib.Path, table: Mapping[str, str] | None = None
+) -> PartlyLabelled:
+  """The images of `config.data.dir` and their labels; what cannot be read is listed in `home`.
+
+  Args:
+    config: of the task.
+    home: the directory that is written.
+    table: {file: class}, in place of the one that `config.labels` names.
+
+  Raises:
+    ConfigError: no images or labels, or labels of images that are not there.
+  """
+  from byoljax.data.sources import datasets, folder, label_table
+  from byoljax.data.sources.source import NoSplitError, UnreadableLog
+
+  photos, labels = pathlib.Path(config.data.dir).expanduser(), config.labels
+  log = UnreadableLog(home / 'unreadable.txt')
+  if photos.suffix != '.npz' and not photos.is_dir():
+    raise ConfigError(f"'{config.data.dir}' is neither a folder of images nor an .npz file.")
+  with user_errors():
+    if table is None and labels and pathlib.Path(labels).expanduser().is_file():
+      table = label_table.read_labels(labels)
+    if table is not None:
+      labels = labels or 'labels'
+      files = folder.every_image(photos)
+      known = label_table.matched(photos, files, table, labels)
+      own = [file for file in files if file in known]
+      others = [file for file in files if file not in known]
+      if len(set(known.values())) < 2:
+        raise ConfigError(f"'{labels}' names fewer than two classes: nothing can be told apart.")
+      train = _files(photos, own, [known[file] for file in own], log)
+      rest = _files(photos, others) if others else None
+      return PartlyLabelled(train, None, rest, str(photos.resolve()))
+    if labels and not pathlib.Path(labels).expanduser().is_dir():
+      raise ConfigError(f"labels='{labels}' is neither a table of labels nor a folder.")
+    where = labels or str(photos)
+    kind = 'npz' if where.endswith('.npz') else 'folder'
+    train = datasets.load(kind, 'train', data_dir=where, unreadable_log=log.path)
+    if train.num_classes < 2:
+      raise ConfigError(
+        f"'{where}' has no labels: give --labels=labels.csv with a file and its class in each "
+        'line, or put every image into a folder of its class, two classes at least.'
+      )
+    try:
+      test = datasets.load(kind, 'test', data_dir=where, unreadable_log=log.path)
+    except NoSplitError:
+      test = None
+    rest = _others(photos, pathlib.Path(where)) if labels else None
+    if kind == 'npz':
+      train = _labelled(train)
+      test = None if test is None or not test.num_classes else _labelled(test)
+    return PartlyLabelled(train, test, rest, str(photos.resolve()))
+
+
+def _labelled(source: 'Source') -> 'Source':
+  """The images that have a label."""
+  labels = source.labels
+  if labels is None or labels.ndim == 2 or (labels >= 0).all():
+    return source
+  return source.subset(np.flatnonzero(labels >= 0))
+
+
+def _others(photos: pathlib.Path, labelled: pathlib.Path) -> 'Source | None':
+  """The images of a folder that do not lie in the folder with the labelled ones."""
+  from byoljax.data.sources import folder
+
+  inside = labelled.expanduser().resolve()
+  files = [
+    file
+    for file in folder.every_image(photos)
+    if not (photos / file).resolve().is_relative_to(inside)
+  ]
+  return _files(photos, files) if files else None
+
+
+def _files(
+  root: pathlib.Path,
+  files: Sequence[str],
+  classes: Sequence[str] | None = None,
+  log: 'UnreadableLog | None' = None,
+) -> 'Source':
+  """Files of a folder, with the names of their classes."""
+  from byoljax.data.sources import listed
+
+  names = tuple(sorted(set(classes or ())))
+  labels = None if classes is None else [names.index(label) for label in classes]
+  paths = [root / file for file in files]
+  return listed.from_files(paths, labels, name=root.name, class_names=names, unreadable=log)
