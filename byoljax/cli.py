@@ -41,6 +41,7 @@ RECIPE is a name and, after a colon, its options, or the path of a file:
   byoljax report runs/mine
   byoljax compare runs/mine runs/other --out comparison
   byoljax runs                           all runs below runs/
+  byoljax web                            the same as a page that follows them
   byoljax plan byol:imagenet,1000 --topology v5e:4x4
   byoljax bench byol:cifar10 --bench.steps=5
 
@@ -74,6 +75,8 @@ def _run(parsed: Parsed) -> int:
   if command.task:
     return main.run(options, overrides)
   options.overrides = overrides
+  if command.endless:
+    return command.run(options)
   with activity.watching(f'{command.name}: working'):
     return command.run(options)
 

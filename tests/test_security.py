@@ -117,6 +117,9 @@ def test_nothing_executes_or_fetches_but_where_it_is_said():
     # The processes of a run among themselves, where a coordinator is named.
     ('devices/processes.py', 'socket'),
     ('devices/roll_call.py', 'socket'),
+    # `byoljax web` listens on 127.0.0.1; addresses of requests are parsed.
+    ('web/server.py', 'http.server'),
+    ('web/server.py', 'urllib.parse'),
     # `pickles.Unpickler` finds no functions but its own; the others subclass it.
     ('weights/array_pickle.py', 'pickle'),
     ('weights/pickles.py', 'pickle'),

@@ -35,7 +35,7 @@ def line_charts(
   for panel in curves.PANELS:
     for right, label in ((False, panel.left), (True, panel.right)):
       lines = [curve for curve in panel.curves if curve.right == right]
-      drawn = [(curve.label, *_thinned(*curves.points(rows, curve))) for curve in lines]
+      drawn = [(curve.label, *thinned(*curves.points(rows, curve))) for curve in lines]
       drawn = [line for line in drawn if len(line[1])]
       if drawn:
         title = drawn[0][0].capitalize() if right else panel.title
@@ -45,7 +45,7 @@ def line_charts(
   return made
 
 
-def _thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def thinned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """At most some hundred points, each the mean of its neighbors."""
   if len(x) <= _MOST_POINTS:
     return x, y

@@ -33,6 +33,7 @@ from byoljax.tasks import (
   svm,
   transfer,
   views,
+  web,
 )
 from byoljax.tasks.command import Command
 
@@ -66,6 +67,7 @@ _MODULES = (
   report,
   compare,
   runs,
+  web,
 )
 
 COMMANDS: dict[str, Command] = {module.COMMAND.name: module.COMMAND for module in _MODULES}

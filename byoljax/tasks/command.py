@@ -57,6 +57,7 @@ class Command(NamedTuple):
     overrides: (field, text): what else the command sets.
     add_flags: adds flags of its own to a parser.
     switches: flag without a value -> (field, text) that it sets, and its help.
+    endless: whether it runs until it is stopped: nothing is said of how long it takes.
   """
 
   name: str
@@ -69,3 +70,4 @@ class Command(NamedTuple):
   overrides: tuple[tuple[str, str], ...] = ()
   add_flags: Callable[[argparse.ArgumentParser], object] | None = None
   switches: Mapping[str, tuple[str, str, str]] = {}
+  endless: bool = False

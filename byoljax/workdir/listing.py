@@ -135,10 +135,10 @@ def _glance(run: pathlib.Path) -> _Glance:
     lines = (run / metrics.JSONL).read_bytes().splitlines()
   except OSError:
     return _Glance()
-  scored = [row for row in map(_row, _with(lines, BEST)) if _is_finite(row.get(BEST))]
+  scored = [row for row in map(metrics.parsed, _with(lines, BEST)) if _is_finite(row.get(BEST))]
   best = max(scored, key=lambda row: row[BEST], default={})
-  last = next((row for row in map(_row, reversed(lines)) if row), {})
-  lost = map(_row, _with(reversed(lines), 'loss'))
+  last = next((row for row in map(metrics.parsed, reversed(lines)) if row), {})
+  lost = map(metrics.parsed, _with(reversed(lines), 'loss'))
   loss = next((row['loss'] for row in lost if _is_finite(row.get('loss'))), None)
   return _Glance(last.get('step', 0), best.get(BEST), best.get('step'), loss)
 
@@ -146,15 +146,6 @@ def _glance(run: pathlib.Path) -> _Glance:
 def _with(lines: Iterable[bytes], name: str) -> Iterator[bytes]:
   key = json.dumps(name).encode()
   return (line for line in lines if key in line)
-
-
-def _row(line: bytes) -> dict[str, Any]:
-  """A row of metrics; {} for one that is being written, or damaged."""
-  try:
-    row = json.loads(line)
-  except ValueError:
-    return {}
-  return row if isinstance(row, dict) and isinstance(row.get('step'), int) else {}
 
 
 def _is_finite(value: Any) -> bool:

@@ -24,7 +24,7 @@ from byoljax.devices import hosts
 from byoljax.workdir.files import replacing
 from byoljax.workdir.progress import Progress
 
-__all__ = ['CSV', 'JSONL', 'TENSORBOARD', 'Progress', 'Writer', 'read']
+__all__ = ['CSV', 'JSONL', 'TENSORBOARD', 'Progress', 'Writer', 'parsed', 'read']
 
 JSONL = 'metrics.jsonl'
 CSV = 'metrics.csv'
@@ -142,8 +142,7 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
   rows = []
   for number, line in enumerate(lines, 1):
     try:
-      row = json.loads(line)
-      rows.append({k: _NON_FINITE.get(v, v) if type(v) is str else v for k, v in row.items()})
+      rows.append(_parsed(json.loads(line)))
     except (json.JSONDecodeError, AttributeError) as error:
       if number == len(lines) and not line.endswith('\n'):
         break
@@ -151,6 +150,19 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
         f'Line {number} of {path} is not a row of metrics: delete the line.'
       ) from error
   return rows
+
+
+def parsed(line: bytes) -> dict[str, Any]:
+  """The row of one line, for who reads while it is written; {} where the line is none."""
+  try:
+    row = _parsed(json.loads(line))
+  except (ValueError, AttributeError):
+    return {}
+  return row if isinstance(row.get('step'), int) else {}
+
+
+def _parsed(row: Mapping[str, Any]) -> dict[str, Any]:
+  return {k: _NON_FINITE.get(v, v) if type(v) is str else v for k, v in row.items()}
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -20,6 +20,7 @@ ELSEWHERE = {
   '--distributed': 'other processes',
   '--coordinator_address': 'other processes',
   '.pth': 'weights of others',
+  'byoljax web': 'somebody who ends it',
   'tfds:oxford_flowers102': 'a prepared data set',
 }
 SHORT = {

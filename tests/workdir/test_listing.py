@@ -146,6 +146,7 @@ def test_it_starts_without_jax(tmp_path):
   make(tmp_path / 'run', ROWS, saved=[4])
   code = (
     'import sys; from byoljax import cli; status = cli.run(sys.argv[1:])\n'
+    'import byoljax.web.server\n'
     'heavy = {"jax", "flax", "optax", "orbax", "tensorflow", "sklearn", "matplotlib", "PIL"}\n'
     'sys.exit(status or ", ".join(heavy & set(sys.modules)) or 0)'
   )
