@@ -45,15 +45,15 @@ class Halves(nn.Module):
     # Variables are made for both, whatever the images.
     unseen = blind and not self.is_initializing()
     second = jnp.zeros_like(first) if unseen else self.second(seen[1], train=train)
-    maps = [_maps(self.first), {} if unseen else _maps(self.second)]
+    maps = [sown_maps(self.first), {} if unseen else sown_maps(self.second)]
     for name, value in maps[0].items():
       other = maps[1].get(name, jnp.zeros_like(value))
       self.sow('intermediates', name, jnp.concatenate([value, other], axis=-1))
     return jnp.concatenate([first, second], axis=-1)
 
 
-def _maps(module: nn.Module) -> dict[str, jax.Array]:
-  """The inner maps that a module has just handed out."""
+def sown_maps(module: nn.Module) -> dict[str, jax.Array]:
+  """The inner maps that a module has just handed out; to a module around it, within its call."""
   sown = module.variables.get('intermediates', {})
   return {name: values[0] for name, values in sown.items() if isinstance(values, tuple)}
 

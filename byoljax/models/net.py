@@ -38,6 +38,8 @@ from byoljax.suggest import did_you_mean
 Params = dict[str, Any]
 BatchStats = dict[str, Any]
 Part = tuple[str, str, nn.Module]
+Source = str | tuple[str, ...]
+"""What a part reads: an output or an inner map of earlier parts, or several of them as a tuple."""
 Inputs = Mapping[str, Mapping[str, Any]]
 """Further named inputs of parts: {role: {name: array}}."""
 
@@ -63,7 +65,7 @@ class Net(NamedTuple):
   init: Callable[..., tuple[Params, BatchStats]]
   apply: Callable[..., tuple[dict[str, jax.Array], BatchStats]]
   parts: tuple[Part, ...] = ()
-  reads: tuple[tuple[str, str], ...] = ()
+  reads: tuple[tuple[str, Source], ...] = ()
   taps: tuple[str, ...] = ()
 
   def __reduce__(self) -> tuple[Any, ...]:
@@ -121,7 +123,7 @@ def output_shapes(
 def stack(
   parts: Sequence[Part],
   taps: Sequence[str] = (),
-  reads: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+  reads: Mapping[str, Source] | Sequence[tuple[str, Source]] = (),
 ) -> Net:
   """A Net that runs linen modules in sequence, each fed with the one before it.
 
@@ -131,7 +133,7 @@ def stack(
       (present even when empty).
     taps: names of inner feature maps to put among the outputs as well: 'stage3' of a ResNet,
       float32 [b,h,w,C]; 'predictor/hidden1', with its role, where several parts have one of a name.
-    reads: role -> the output or tap of an earlier part that it is fed with instead.
+    reads: role -> the output or tap of an earlier part that it is fed with instead, or several.
 
   Raises:
     ValueError: no parts; a role, or a name of an output, given twice; something to read for a role
@@ -205,8 +207,10 @@ def _checked(inputs: Inputs | None, roles: Sequence[str]) -> Inputs:
   return inputs or {}
 
 
-def read_source(source: str, made: Mapping[str, Any]) -> Any:
-  """The output, or the inner map, of an earlier part."""
+def read_source(source: Source, made: Mapping[str, Any]) -> Any:
+  """The output, or the inner map, of an earlier part; a tuple of several."""
+  if isinstance(source, tuple):
+    return tuple(read_source(each, made) for each in source)
   return made[source] if source in made else made[full_name(source, list(made))]
 
 
@@ -255,7 +259,10 @@ def _draw_module(
 ) -> dict[str, Any]:
   zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
   x, named = jax.tree.unflatten(structure, zeros)
-  return initializers.draw_together(dict(module.module.init(key, x, train=False, **named)), key)
+  # Inner maps, which modules around others may read.
+  variables = dict(module.module.init(key, x, train=False, mutable=True, **named))
+  variables.pop('intermediates', None)
+  return initializers.draw_together(variables, key)
 
 
 def run_part(
@@ -286,13 +293,15 @@ def _run_module(
   with_taps: bool,
   more: dict[str, Any],
 ) -> tuple[jax.Array, Any, OrderedDict[str, jax.Array]]:
-  mutable = (['batch_stats'] if train else []) + (['intermediates'] if with_taps else [])
+  # Inner maps are there in any case: modules around others may read them.
+  mutable = (['batch_stats'] if train else []) + ['intermediates']
   y, updates = module.module.apply(
     {'params': params, 'batch_stats': stats}, x, train=train, mutable=mutable, **more
   )
   # Linen keeps every value sown under a name in a tuple; these are sown once per call.
   sown = updates.get('intermediates') or {}
   found = {name: values[0] for name, values in sown.items() if isinstance(values, tuple)}
+  found = found if with_taps else {}
   found = OrderedDict(found)  # A plain dict would come out of a jitted function in sorted order.
   # No loss depends on running statistics: their derivatives would be traced for nothing.
   return y, jax.lax.stop_gradient(updates.get('batch_stats', stats)), found

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 REDUCTIONS = {'mean': jnp.mean, 'max': jnp.max}
 
 
-def adaptive_pool(x: jax.Array, edge: int, kind: str = 'mean') -> jax.Array:
+def adaptive_pool(x: jax.Array, edge: int | tuple[int, int], kind: str = 'mean') -> jax.Array:
   """A map [b,H,W,C] as a grid [b,edge,edge,C] of its mean or greatest values.
 
   Bin i of a side of n positions covers floor(i n / edge) ... ceil((i + 1) n / edge) - 1, PyTorch's
@@ -17,11 +17,12 @@ def adaptive_pool(x: jax.Array, edge: int, kind: str = 'mean') -> jax.Array:
 
   Args:
     x: any float type, which the result has, too.
-    edge: of the grid, at least 1.
+    edge: of the grid, at least 1; or its rows and columns.
     kind: 'mean' or 'max'.
   """
   reduce = REDUCTIONS[kind]
-  for axis in (1, 2):
+  edges = (edge, edge) if isinstance(edge, int) else edge
+  for axis, edge in zip((1, 2), edges, strict=True):
     count = x.shape[axis]
     if count == edge:
       continue
