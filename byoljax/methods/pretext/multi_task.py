@@ -6,125 +6,46 @@ joint-embedding methods alike: each has its own heads, its own views among those
 removed change nothing of the others'. Only the encoder is shared, its parameters and its running
 statistics, which every part's forward passes move in turn, by the parts' names.
 
-The paper harmonizes the tasks' inputs by giving gray images to all of them; here that is
-`encoder.input='gray'`, a stage of the network itself, which evaluations then have, too.
+Heads read the encoder's embedding or, with a lasso, a sum of its maps that every part weights by
+itself (`models.lasso`). The penalty is `lasso` times the sum of all weights, whatever the weight of
+a part; after every step they are projected to unit length and to what is not negative, so that a
+map can have a weight of exactly 0 and gain one again. Evaluations read the encoder as ever.
+
+The paper harmonizes the tasks' inputs by giving lightness alone to all of them; here that is
+`encoder.input='lightness'`, a stage of the network itself, which evaluations then have, too.
 
 Different from the paper: the parts' gradients are added in one step, where theirs come from workers
-of their own; heads read the encoder's embedding, and there is no lasso over its blocks; the tasks
-are any, theirs are four, of which colorization and motion segmentation are not here.
+of their own; the tasks are any, theirs are four; what `models.lasso` says.
 
 What cannot be a part: a method with alternating phases or with work between steps such as
 clustering, since both ask for the whole of a step or of the data; one without a network; one that
-reads labels, which no part is given.
+reads labels, which no part is given. With a lasso: one with a target network, whose weights of the
+maps would be of another kind than the shared encoder's.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
-import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from byoljax import streams
-from byoljax.method import (
-  COTANGENTS,
-  Aux,
-  Batch,
-  MakeEncoder,
-  Method,
-  Setting,
-  Target,
-  evaluation_outputs,
-)
-from byoljax.models.net import Net, Statistics, stack
+from byoljax.method import COTANGENTS, Aux, Batch, MakeEncoder, Method, Setting, evaluation_outputs
+from byoljax.methods.pretext.parts import ENCODER, BuildPart, Part, PartsState, after, network
+from byoljax.models import lasso as lasso_lib
 from byoljax.ops import trees
 
 PyTree = Any
-ENCODER = 'encoder'
-BuildPart = Callable[[MakeEncoder, Setting, Mapping[str, Any]], Method]
 
 
-class PartsState(Statistics):
-  """The method state of several methods on one encoder.
-
-  Attributes:
-    parts: the state of each by its name, its running statistics apart.
-  """
-
-  parts: dict[str, Any]
-
-
-class Part(NamedTuple):
-  """One of the methods.
-
-  Attributes:
-    name: decides its random numbers; its roles and metrics are named after it.
-    method: what it is.
-    weight: of its loss, above 0.
-    views: which views of the run it sees, numbers from 1; () for all.
-  """
-
-  name: str
-  method: Method
-  weight: float = 1.0
-  views: tuple[int, ...] = ()
-
-  def key(self, key: jax.Array) -> jax.Array:
-    """Its own of a key that the composite gets."""
-    return jax.random.fold_in(jax.random.fold_in(key, streams.PART), zlib.crc32(self.name.encode()))
-
-  def role(self, own: str) -> str:
-    """What one of its roles is called in the composite."""
-    return own if own == ENCODER else f'{self.name}_{own}'
-
-  def take(self, roles: Mapping[str, Any]) -> dict[str, Any]:
-    """Its own roles, by their own names, out of those of the composite."""
-    return {own: roles[self.role(own)] for own, _, _ in self.method.net.parts}
-
-  def give(self, roles: Mapping[str, Any]) -> dict[str, Any]:
-    """Its own roles by their names in the composite."""
-    return {self.role(own): value for own, value in roles.items()}
-
-  @property
-  def path(self) -> tuple[str, str]:
-    """Where its own state is in that of the composite."""
-    return 'parts', self.name
-
-  def target(self, own: Target) -> Target:
-    """One of its targets, as it is found in the composite."""
-    params, bn = (*self.path, *own.params), (*self.path, *own.bn)
-    return Target(params, bn, self.role(own.prefix))
-
-  def state(self, state: PartsState) -> PyTree:
-    """Its own state out of that of the composite."""
-    return state.parts[self.name].replace(bn=self.take(state.bn))
-
-  def batch(self, batch: Batch) -> Batch:
-    """What it sees of a batch: its views and what goes with them; no labels.
-
-    Raises:
-      ValueError: when traced: there is no such view.
-    """
-    numbers = self.views or range(1, len(batch['views']) + 1)
-    if not all(1 <= number <= len(batch['views']) for number in numbers):
-      raise ValueError(
-        f"part '{self.name}' has views={self.views}, but the run has views 1 to "
-        f'{len(batch["views"])}.'
-      )
-    return {
-      name: tuple(value[number - 1] for number in numbers) if isinstance(value, tuple) else value
-      for name, value in batch.items()
-      if name != 'label'
-    }
-
-
-def multi_task(parts: Sequence[Part]) -> Method:
+def multi_task(parts: Sequence[Part], lasso: float = 0.0) -> Method:
   """The weighted sum of methods on one encoder; `build` makes them.
 
   Args:
     parts: in the order in which their forward passes move the running statistics.
+    lasso: times the sum of the parts' weights of maps, where they have such.
   """
-  net = _network(parts)
+  net = network(parts)
+  choosing = [part for part in parts if part.maps]
   comparing = {part.name: part for part in parts if part.method.compare is not None}
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
@@ -138,10 +59,12 @@ def multi_task(parts: Sequence[Part]) -> Method:
     params, bn, states = {}, {}, {}
     for part in parts:
       own, state = part.method.init(part.key(key), batch['parts'][part.name])
+      own = part.give(own)
       if ENCODER in params:
         _check_encoder(part, own[ENCODER], parts[0], params[ENCODER])
       # The encoder is that of the first part.
-      params, bn = part.give(own) | params, part.give(state.bn) | bn
+      params, bn = own | params, part.give(state.bn) | bn
+      _check_target(part, state)
       states[part.name] = _following(part, own, params, state).replace(bn={})
     return params, PartsState(bn, states)
 
@@ -158,10 +81,14 @@ def multi_task(parts: Sequence[Part]) -> Method:
       arguments = (part.take(params), part.state(state), seen)
       value, aux = part.method.loss(*arguments, part.key(key), step)
       total += weight * value
-      state = _moved(state, part, aux.method_state)
+      state = after(state, part, aux.method_state)
       own = {'loss': value} | aux.metrics
       metrics |= {f'{part.name}/{name}': metric for name, metric in own.items()}
       auxes[part.name] = aux
+    if choosing:
+      penalty = sum((jnp.sum(part.weights(params)) for part in choosing), jnp.zeros(()))
+      total += lasso * penalty
+      metrics['lasso'] = jax.lax.stop_gradient(lasso * penalty)
     rows = {name: aux.rows for name, aux in auxes.items()}
     compared = {name: auxes[name].compared for name in comparing}
     embedding = auxes[parts[0].name].embedding
@@ -182,7 +109,7 @@ def multi_task(parts: Sequence[Part]) -> Method:
   def remember(state: PartsState, rows: PyTree, finite: jax.Array) -> PartsState:
     for part in parts:
       written = part.method.remember(part.state(state), rows[part.name], finite)
-      state = _moved(state, part, written)
+      state = after(state, part, written)
     return state
 
   def post_step(
@@ -191,8 +118,13 @@ def multi_task(parts: Sequence[Part]) -> Method:
     metrics = {}
     for part in parts:
       own, moved, measured = part.method.post_step(part.take(params), part.state(state), step)
-      params, state = params | part.give(own), _moved(state, part, moved)
+      params, state = params | part.give(own), after(state, part, moved)
       metrics |= {f'{part.name}/{name}': metric for name, metric in measured.items()}
+    for part in choosing:
+      weights = lasso_lib.projected(part.weights(params))
+      params = params | part.weighted(params, weights)
+      named = zip(part.maps, weights, strict=True)
+      metrics |= {f'{part.name}/weight_{tap}': weight for tap, weight in named}
     return params, state, metrics
 
   def groups(params: PyTree) -> PyTree:
@@ -237,39 +169,9 @@ def _following(part: Part, own: PyTree, params: PyTree, state: PyTree) -> PyTree
   return state
 
 
-def _moved(state: PartsState, part: Part, own: PyTree) -> PartsState:
-  """The composite's state with a part's new one in it."""
-  parts = state.parts | {part.name: own.replace(bn={})}
-  return state.replace(bn=state.bn | part.give(own.bn), parts=parts)
-
-
 def _group(*names: str) -> str:
   """The optimizer group of a parameter of the encoder: what any part asks for."""
   return next((name for name in names if name != 'default'), 'default')
-
-
-def _network(parts: Sequence[Part]) -> Net:
-  """The encoder of the first part with the heads of all, each fed as in its own network."""
-  made, reads = [parts[0].method.net.parts[0]], {}
-  for part in parts:
-    net = part.method.net
-    outputs = [output for _, output, _ in net.parts]
-    sources, before = dict(net.reads), outputs[0]
-    for role, output, module in net.parts[1:]:
-      made.append((part.role(role), f'{part.name}_{output}', module))
-      reads[part.role(role)] = _source(part, sources.get(role, before), outputs, made[0][1])
-      before = output
-  return stack(made, reads=reads)
-
-
-def _source(part: Part, source: str, outputs: Sequence[str], embedding: str) -> str:
-  """What a part's head reads, by its name in the composite."""
-  if source == outputs[0]:
-    return embedding
-  if source in outputs:
-    return f'{part.name}_{source}'
-  role, slash, tap = source.partition('/')
-  return f'{part.role(role)}/{tap}' if slash else source
 
 
 def _check_encoder(part: Part, own: PyTree, first: Part, shared: PyTree) -> None:
@@ -281,12 +183,23 @@ def _check_encoder(part: Part, own: PyTree, first: Part, shared: PyTree) -> None
     )
 
 
+def _check_target(part: Part, state: PyTree) -> None:
+  targets = [trees.at(state, (*target.params, ENCODER)) for target in part.method.targets]
+  if part.maps and any(target is not None for target in targets):
+    raise ValueError(
+      f"part '{part.name}' has a target network, which cannot follow the weights of the lasso: "
+      'set method.lasso=0, or leave the part out.'
+    )
+
+
 def build(
   build_part: BuildPart,
   make_encoder: MakeEncoder,
   setting: Setting,
   *,
   parts: Mapping[str, Mapping[str, Any]],
+  lasso: float = 0.0,
+  lasso_taps: Sequence[str] = (),
 ) -> Method:
   """Builds several methods on one encoder.
 
@@ -298,10 +211,20 @@ def build(
     parts: by the name of each: the fields of its method, 'name' among them, 'weight' of its loss
       and 'views', numbers from 1 of those that it sees, () for all. With a weight of 0 a part is
       left out, as if it were not there.
+    lasso: times the sum of all weights with which parts read maps, which is at least 1 for each of
+      them; 0: all read the embedding.
+    lasso_taps: the encoder's maps that are read; () for all.
 
   Raises:
-    ValueError: no part, a weight below 0, or a part that cannot be built or combined.
+    ValueError: no part, a weight below 0, a part that cannot be built or combined, or an encoder
+      that has no maps to choose from.
   """
+  if lasso < 0:
+    raise ValueError(f'lasso={lasso} must be at least 0, which turns it off.')
+  maps, make = (), make_encoder
+  if lasso:
+    maps = lasso_lib.choose_maps(make_encoder(None), len(setting.mean), lasso_taps)
+    make = _with_lasso(make_encoder, setting, maps)
   made = []
   for name in sorted(parts):
     fields = dict(parts[name])
@@ -314,14 +237,22 @@ def build(
       continue
     try:
       # Without classes, as for a set without labels: no part may learn from any.
-      method = build_part(make_encoder, setting._replace(num_classes=0), fields)
+      method = build_part(make, setting._replace(num_classes=0), fields)
       _check(method)
     except ValueError as error:
       raise ValueError(f"part '{name}': {error}") from error
-    made.append(Part(name, method, weight, views))
+    made.append(Part(name, method, weight, views, maps))
   if not made:
     raise ValueError('parts: there is none with a weight above 0; give at least one method.')
-  return multi_task(made)
+  return multi_task(made, lasso)
+
+
+def _with_lasso(make_encoder: MakeEncoder, setting: Setting, maps: tuple[str, ...]) -> MakeEncoder:
+  def make(bn_axis: str | None, bn_groups: int = 0) -> Any:
+    encoder, dtype = make_encoder(bn_axis, bn_groups), jnp.dtype(setting.dtype)
+    return lasso_lib.WithLasso(encoder, maps, bn_axis=bn_axis, dtype=dtype)
+
+  return make
 
 
 def _check(method: Method) -> None:

@@ -218,10 +218,24 @@ def test_the_recipe_takes_each_part_from_its_own():
   assert config.method.parts.rotation.views == (1,) and config.method.parts.simclr.views == (2, 3)
   assert config.views.view1 == rotation.views.view1 and config.views.view3 == simclr.views.view2
   assert config.method.parts.simclr.projector == simclr.method.projector
-  gray = config_lib.load(str(ROOT / 'configs/multi_task.py') + ':shapes,harmonized')
-  assert gray.encoder.input == 'gray' and len(gray.method.parts) == 2
   with pytest.raises(ValueError, match="unknown option 'rotaton'.* rotation, .*harmonized"):
     config_lib.load(str(ROOT / 'configs/multi_task.py') + ':shapes,rotaton')
+
+
+def test_the_recipe_has_the_tasks_of_the_paper():
+  """Where images move, all four; harmonized, nothing that is done to colors is left."""
+  load = lambda options: config_lib.load(f'{ROOT}/configs/multi_task.py:{options}')  # noqa: E731
+  three = {'colorization', 'exemplar', 'relative_patch_location'}
+  paper, still = load('shapes,harmonized,lasso'), load('cifar10_small')
+  assert set(paper.method.parts) == three | {'motion_segmentation'}
+  assert paper.data.name == 'sprites' and paper.data.fields == ('moving:mask',)
+  assert paper.encoder.input == 'lightness' and paper.method.lasso == 0.1
+  tiles, exemplar = paper.method.parts.relative_patch_location.tiles, paper.method.parts.exemplar
+  assert tiles.gray_prob == exemplar.gray_prob == 0.0
+  assert tiles.standardize == exemplar.standardize == 'none'
+  assert set(still.method.parts) == three and still.data.name == 'cifar10'
+  assert still.encoder.input == 'rgb' and still.method.lasso == 0.0
+  assert still.method.parts.relative_patch_location.tiles.standardize == 'tile'
 
 
 def test_micro_batches_that_are_too_small_are_refused_before_training(npz):
