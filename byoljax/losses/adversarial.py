@@ -36,6 +36,20 @@ def fool(fake: jax.Array) -> jax.Array:
   return _softplus(-fake)
 
 
+def hinge_discriminate(real: jax.Array, fake: jax.Array) -> jax.Array:
+  """(mean max(0, 1 - real) + mean max(0, 1 + fake)) / 2, float32 scalar (arXiv 1705.02894).
+
+  1 for logits of 0; the half is of VQ-GAN's code.
+  """
+  real, fake = real.astype(jnp.float32), fake.astype(jnp.float32)
+  return 0.5 * (jax.nn.relu(1.0 - real).mean() + jax.nn.relu(1.0 + fake).mean())
+
+
+def hinge_fool(fake: jax.Array) -> jax.Array:
+  """-mean fake, float32 scalar: the generator's loss beside `hinge_discriminate`."""
+  return -fake.astype(jnp.float32).mean()
+
+
 def accuracy(real: jax.Array, fake: jax.Array) -> jax.Array:
   """Share of the logits on the right side of 0, float32; 1/2 where the players are even."""
   right = jnp.concatenate([(real > 0).reshape(-1), (fake < 0).reshape(-1)])

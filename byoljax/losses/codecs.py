@@ -29,3 +29,36 @@ def _mean_square(x: jax.Array, y: jax.Array) -> jax.Array:
   if x.shape != y.shape:
     raise ValueError(f'vectors and their codes must have one shape, got {x.shape} and {y.shape}.')
   return jnp.mean(jnp.square(x.astype(jnp.float32) - y.astype(jnp.float32)))
+
+
+def gradient_difference(output: jax.Array, target: jax.Array) -> jax.Array:
+  """Mean absolute error of the differences between neighboring pixels, float32 scalar.
+
+    mean | |x_i - x_(i+1)| - |y_i - y_(i+1)| |, of rows and of columns, added
+
+  Mathieu et al. 2016 (arXiv 1511.05440, equation 6, alpha = 1) with means in place of sums. It asks
+  for edges where the mean of all possible images is blurred.
+
+  Args:
+    output: [b, H, W, C], H and W at least 2.
+    target: of the same shape.
+  """
+  value = jnp.zeros((), jnp.float32)
+  for axis in (1, 2):
+    own, true = (jnp.abs(jnp.diff(x.astype(jnp.float32), axis=axis)) for x in (output, target))
+    value += jnp.mean(jnp.abs(own - true))
+  return value
+
+
+def adaptive_weight(reconstruction: jax.Array, adversarial: jax.Array) -> jax.Array:
+  """|grad of the reconstruction| / (|grad of the adversarial loss| + 1e-4), at most 1e4.
+
+  Of the decoder's last layer (Esser et al., arXiv 2012.09841, equation 7, with the constants of
+  their code). No gradient flows through it.
+
+  Args:
+    reconstruction: the gradient of the global batch's loss, any shape.
+    adversarial: the same of the generator's adversarial loss.
+  """
+  above, below = (jnp.linalg.norm(x.astype(jnp.float32)) for x in (reconstruction, adversarial))
+  return lax.stop_gradient(jnp.clip(above / (below + 1e-4), 0.0, 1e4))

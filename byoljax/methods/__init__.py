@@ -11,7 +11,7 @@ from typing import Any
 
 from byoljax import own
 from byoljax.method import MakeEncoder, Method, Setting
-from byoljax.methods.generative import pixelcnn, vq_vae
+from byoljax.methods.generative import pixelcnn, vq_gan, vq_vae
 from byoljax.methods.joint_embedding import (
   barlow_twins,
   bridge,
@@ -86,6 +86,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'swav': swav.build,
   'triplet': triplet.build,
   'vicreg': vicreg.build,
+  'vq_gan': vq_gan.build,
   'vq_vae': vq_vae.build,
   'w_mse': w_mse.build,
 }

@@ -95,6 +95,11 @@ class CodecDecoder(nn.Module):
   channels: int = 3
   dtype: Any = jnp.float32
 
+  @property
+  def last_layer(self) -> str:
+    """The name of the layer that makes the image."""
+    return f'up{round(math.log2(self.stride))}_conv' if self.stride > 1 else 'image_conv'
+
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b, h, w, D] -> float32 [b, stride * h, stride * w, channels]."""

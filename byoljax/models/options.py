@@ -23,6 +23,7 @@ from byoljax.models import (
   small,
   vgg,
   vit,
+  vq_gan,
   wide_resnet,
 )
 from byoljax.suggest import unknown
@@ -327,6 +328,16 @@ class CodecOptions(SmallImageOptions):
     return codecs.CodecEncoder(codecs.CODECS[name], stride, **self._shared())
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VQGANOptions(SmallImageOptions):
+  """Options of VQ-GAN's encoders, which have group normalization."""
+
+  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
+    """The module; batch normalization is not part of it."""
+    del bn_axis, bn_groups
+    return vq_gan.VQGANEncoder(vq_gan.VQ_GANS[name], **self._shared())
+
+
 # name -> the options of its family
 FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(resnet.RESNETS, ResNetOptions),
@@ -340,6 +351,7 @@ FAMILIES: dict[str, type[Options]] = {
   'vgg_dilated': DilatedVGGOptions,
   **dict.fromkeys(pixelcnn.PIXELCNNS, PixelCNNOptions),
   **dict.fromkeys(codecs.CODECS, CodecOptions),
+  **dict.fromkeys(vq_gan.VQ_GANS, VQGANOptions),
 }
 
 

@@ -39,3 +39,11 @@ def test_at_evens_and_far_away():
 def test_accuracy():
   real, fake = jnp.array([1.0, 2.0, -1.0, 0.5]), jnp.array([-1.0, -2.0, 3.0, -4.0])
   assert float(adversarial.accuracy(real, fake)) == 6 / 8
+
+
+def test_hinge_losses():
+  real, fake = jnp.asarray(REAL), jnp.asarray(FAKE)
+  expected = 0.5 * (np.maximum(0, 1 - REAL).mean() + np.maximum(0, 1 + FAKE).mean())
+  assert float(adversarial.hinge_discriminate(real, fake)) == pytest.approx(expected, rel=1e-6)
+  assert float(adversarial.hinge_discriminate(0 * real, 0 * fake)) == 1.0
+  assert float(adversarial.hinge_fool(fake)) == pytest.approx(-FAKE.mean(), rel=1e-5)

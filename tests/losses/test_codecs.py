@@ -22,3 +22,21 @@ def test_each_term_has_a_gradient_for_one_side_alone():
     np.testing.assert_array_equal(gradients[kept], np.zeros_like(Z))
   with pytest.raises(ValueError, match='must have one shape'):
     codecs.commitment(z, e[:1])
+
+
+def test_the_comparison_of_edges():
+  x, y = (np.random.default_rng(seed).normal(size=(2, 4, 5, 3)) for seed in (2, 3))
+  expected = sum(
+    np.abs(np.abs(np.diff(x, axis=axis)) - np.abs(np.diff(y, axis=axis))).mean() for axis in (1, 2)
+  )
+  found = codecs.gradient_difference(jnp.asarray(x), jnp.asarray(y))
+  assert float(found) == pytest.approx(expected, rel=1e-5)
+  assert float(codecs.gradient_difference(jnp.asarray(x), jnp.asarray(x) + 1.0)) < 1e-6
+
+
+def test_the_weight_that_balances_two_gradients():
+  first, second = jnp.array([3.0, 4.0]), jnp.array([0.0, 0.5])
+  assert float(codecs.adaptive_weight(first, second)) == pytest.approx(5 / (0.5 + 1e-4), rel=1e-6)
+  assert float(codecs.adaptive_weight(1e3 * first, 0 * second)) == 1e4
+  slope = jax.grad(lambda x: codecs.adaptive_weight(x, second))(first)
+  np.testing.assert_array_equal(slope, [0, 0])

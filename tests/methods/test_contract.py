@@ -147,6 +147,11 @@ CASES = {
   'split_brain': ({'grid': 20, 'bins': 0, 'lightness_bins': 8, 'stride': 2}, 1),
   'triplet': ({'projector': (16, 8)}, 2),
   'vicreg': ({'projector': (16, 16, 8)}, 2),
+  'vq_gan': (
+    {'codes': 12, 'dim': 4, 'decay': 0.9, 'start': '1 steps', 'discriminator_width': 4,
+     'discriminator_stages': 1, 'decoder': 'codec_small'},
+    1,
+  ),
   'vq_vae': ({'codes': 12, 'dim': 4, 'restart': 0.5, 'decoder': 'codec_small'}, 1),
   'w_mse': ({'projector': (16, 4)}, 2),
 }  # fmt: skip

@@ -4,17 +4,21 @@ The network is a stack of three parts, 'encoder', 'quantizer' and 'decoder', so 
 read the codes like any other tap, and a prior takes the trained codec as one value.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from byoljax import streams
 from byoljax.devices import collectives
-from byoljax.method import Batch, MakeEncoder, Setting
+from byoljax.losses import codecs as losses
+from byoljax.method import Batch, MakeEncoder, Setting, keep
 from byoljax.methods.reconstruction import autoencoder
-from byoljax.models import decoders, quantizers
+from byoljax.models import codecs, decoders, quantizers, vq_gan
 from byoljax.models.net import Net, Statistics, stack
 from byoljax.ops import codebook
+from byoljax.suggest import unknown
 
 PyTree = Any
 CODES, OUTPUT = 'codes', 'output'
@@ -22,6 +26,7 @@ QUANTIZER, DECODER = 'quantizer', 'decoder'
 # What quantizers hand out; see `models.quantizers`.
 LATENTS, VECTORS = f'{QUANTIZER}/latents', f'{QUANTIZER}/vectors'
 QUANTIZED = f'{QUANTIZER}/quantized'
+HANDED_OUT = (LATENTS, VECTORS, QUANTIZED)
 
 
 class CodecState(Statistics):
@@ -35,7 +40,7 @@ class CodecState(Statistics):
 
 
 def codec_net(
-  make_encoder: MakeEncoder, setting: Setting, quantizer: Any, make_decoder: Any, tap: str
+  make_encoder: MakeEncoder, setting: Setting, quantizer: Any, decoder: str, tap: str
 ) -> Net:
   """Encoder, quantizer and decoder: outputs 'embedding', 'codes' [b, n] and 'output' [b, H, W, C].
 
@@ -43,25 +48,105 @@ def codec_net(
     make_encoder: called with the mapped axis.
     setting: the run.
     quantizer: a module of `models.quantizers`.
-    make_decoder: (stride, channels) -> a module that makes an image of a map.
+    decoder: size of the decoder, see `make_decoder`.
     tap: which of the encoder's maps is quantized; '' for its last one.
 
   Raises:
-    ValueError: an encoder without such a map.
+    ValueError: an encoder without such a map, or an unknown decoder.
   """
-  encoder, channels = make_encoder(setting.axis), len(setting.mean)
+  made, channels = make_decoder(decoder, setting), len(setting.mean)
+  encoder = make_encoder(setting.axis)
   source = decoders.feature_map(encoder, channels, tap)
   parts = (
     ('encoder', 'embedding', encoder),
     (QUANTIZER, CODES, quantizer),
-    (DECODER, OUTPUT, make_decoder(source.stride, channels)),
+    (DECODER, OUTPUT, made(source.stride, channels)),
   )
   return stack(parts, reads={QUANTIZER: source.tap, DECODER: QUANTIZED})
 
 
 def with_vectors(net: Net) -> Net:
   """The same network with what the quantizer hands out among its outputs."""
-  return stack(net.parts, (LATENTS, VECTORS, QUANTIZED), net.reads)
+  return stack(net.parts, HANDED_OUT, net.reads)
+
+
+def check_codebook(codes: int, dim: int, decay: float, beta: float, restart: float) -> None:
+  """Raises ValueError for a codebook that does not make sense.
+
+  Args:
+    codes: K, at least 2.
+    dim: D, at least 1.
+    decay: in [0, 1).
+    beta: 0 or more.
+    restart: in [0, 1).
+  """
+  if codes < 2 or dim < 1:
+    raise ValueError(f'codes={codes} must be at least 2, and dim={dim} at least 1.')
+  if not 0 <= decay < 1:
+    raise ValueError(f'decay={decay} must be in [0, 1); 0 is for a codebook with a gradient.')
+  if beta < 0:
+    raise ValueError(f'beta={beta} must not be negative.')
+  if not 0 <= restart < 1:
+    raise ValueError(f'restart={restart} of the mean use must be in [0, 1); 0 restarts no code.')
+
+
+def make_decoder(name: str, setting: Setting) -> Callable[[int, int], Any]:
+  """(stride, channels) -> the decoder of that size.
+
+  Raises:
+    ValueError: an unknown name.
+  """
+  sizes = {**codecs.CODECS, **vq_gan.VQ_GANS}
+  if name not in sizes:
+    raise ValueError(unknown('decoder', name, sizes))
+  module = codecs.CodecDecoder if name in codecs.CODECS else vq_gan.VQGANDecoder
+  dtype = jnp.dtype(setting.dtype)
+  return lambda stride, channels: module(sizes[name], stride, channels, dtype)
+
+
+def module_of(net: Net, role: str) -> Any:
+  """The module of a part of the network."""
+  return {name: module for name, _, module in net.parts}[role]
+
+
+def quantization(made: Mapping[str, jax.Array], beta: float, decay: float) -> tuple:
+  """The loss of a codebook, (value, commitment): beta times this, and what moves the codes.
+
+  Args:
+    made: outputs of `with_vectors`.
+    beta: of the commitment.
+    decay: of the codebook's moving averages; 0: it has a gradient.
+  """
+  commitment = losses.commitment(made[LATENTS], made[VECTORS])
+  value = beta * commitment
+  if not decay:
+    value += losses.codebook(made[LATENTS], made[VECTORS])
+  return value, commitment
+
+
+def rows_for_dead_codes(
+  made: Mapping[str, jax.Array], key: jax.Array, count: int, axis: str | None
+) -> jax.Array:
+  """Vectors of the batch over all devices, one for each code: float32 [K, D]."""
+  rows = jax.lax.stop_gradient(made[LATENTS])
+  rows = rows.reshape(-1, rows.shape[-1])
+  return codebook.drawn_rows(jax.random.fold_in(key, streams.RESTARTS), rows, count, axis)
+
+
+def restarting(below: float) -> Callable[..., Any]:
+  """The `Method.post_step` that puts dead codes on `CodecState.rows`; 0: that restarts none."""
+
+  def post_step(
+    params: PyTree, state: CodecState, step: jax.Array
+  ) -> tuple[PyTree, CodecState, dict[str, jax.Array]]:
+    del step
+    own, bn = params[QUANTIZER], state.bn[QUANTIZER]
+    lost = codebook.dead(bn['counts'], below).sum().astype(jnp.float32)
+    own, bn = quantizers.restart(own, bn, state.rows, below)
+    moved = state.replace(bn=state.bn | {QUANTIZER: bn})
+    return params | {QUANTIZER: own}, moved, {'codes_restarted': lost}
+
+  return post_step if below else keep
 
 
 def decode(net: Net, params: PyTree, bn: PyTree, vectors: jax.Array) -> jax.Array:
@@ -96,7 +181,7 @@ def reconstructed(
 ) -> dict[str, jax.Array]:
   """The `Method.pictures` of a codec whose output are normalized values."""
   view = batch['views'][0]
-  made, _ = net.apply(params, state.bn, view, train=False)
+  made, _ = net.apply(params, state.bn, view, train=False, upto=OUTPUT)
   output = decoders.fitted(made[OUTPUT], view)
   return {
     'image': autoencoder.picture(view, setting),

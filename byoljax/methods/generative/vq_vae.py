@@ -21,7 +21,6 @@ import jax.numpy as jnp
 
 from byoljax import streams
 from byoljax.evals import image_quality
-from byoljax.losses import codecs as losses
 from byoljax.losses import reconstruction
 from byoljax.method import (
   Aux,
@@ -34,12 +33,10 @@ from byoljax.method import (
 )
 from byoljax.methods.checks import only_view
 from byoljax.methods.generative import codec
-from byoljax.methods.generative.codec import CODES, LATENTS, OUTPUT, QUANTIZER, VECTORS, CodecState
+from byoljax.methods.generative.codec import CODES, OUTPUT, QUANTIZER, CodecState
 from byoljax.methods.reconstruction import autoencoder
-from byoljax.models import codecs, decoders, quantizers
+from byoljax.models import decoders, quantizers
 from byoljax.models.net import Net
-from byoljax.ops import codebook
-from byoljax.suggest import unknown
 
 PyTree = Any
 
@@ -53,7 +50,7 @@ def vq_vae(net: Net, setting: Setting, *, beta: float, restart: float) -> Method
     beta: weight of the commitment.
     restart: share of the mean use below which a code is put elsewhere; 0: never.
   """
-  quantizer = {role: module for role, _, module in net.parts}[QUANTIZER]
+  quantizer = codec.module_of(net, QUANTIZER)
   count, watched = quantizer.codes, codec.with_vectors(net)
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, CodecState]:
@@ -68,13 +65,8 @@ def vq_vae(net: Net, setting: Setting, *, beta: float, restart: float) -> Method
     made, bn = watched.apply(params, state.bn, view, train=True)
     output = decoders.fitted(made[OUTPUT], view)
     error = reconstruction.squared_error(output, view)
-    commitment = losses.commitment(made[LATENTS], made[VECTORS])
-    value = error + beta * commitment
-    if not quantizer.decay:
-      value += losses.codebook(made[LATENTS], made[VECTORS])
-    rows = jax.lax.stop_gradient(made[LATENTS]).reshape(-1, quantizer.dim)
-    own = jax.random.fold_in(key, streams.RESTARTS)
-    rows = codebook.drawn_rows(own, rows, count, setting.axis)
+    quantization, commitment = codec.quantization(made, beta, quantizer.decay)
+    rows = codec.rows_for_dead_codes(made, key, count, setting.axis)
     clean, shown = (autoencoder.picture(x, setting) for x in (view, output))
     metrics = {
       'loss/reconstruction': error,
@@ -82,19 +74,8 @@ def vq_vae(net: Net, setting: Setting, *, beta: float, restart: float) -> Method
       'psnr': image_quality.psnr(shown, clean).mean(),
       **codec.use_metrics(made[CODES], count, setting.axis),
     }
+    value = error + quantization
     return value, Aux(CodecState(bn, rows), jax.lax.stop_gradient(metrics), made['embedding'])
-
-  def post_step(
-    params: PyTree, state: CodecState, step: jax.Array
-  ) -> tuple[PyTree, CodecState, dict[str, jax.Array]]:
-    del step
-    if not restart:
-      return params, state, {}
-    own, bn = params[QUANTIZER], state.bn[QUANTIZER]
-    lost = codebook.dead(bn['counts'], restart).sum().astype(jnp.float32)
-    own, bn = quantizers.restart(own, bn, state.rows, restart)
-    moved = state.replace(bn=state.bn | {QUANTIZER: bn})
-    return params | {QUANTIZER: own}, moved, {'codes_restarted': lost}
 
   def pictures(
     params: PyTree, state: CodecState, batch: Batch, key: jax.Array
@@ -103,6 +84,7 @@ def vq_vae(net: Net, setting: Setting, *, beta: float, restart: float) -> Method
     return codec.reconstructed(net, setting, params, state, batch)
 
   embed = evaluation_outputs(net, 'embedding')
+  post_step = codec.restarting(restart)
   return Method(init, objective, post_step, embed, default_groups, net=net, pictures=pictures)
 
 
@@ -135,26 +117,8 @@ def build(
   Raises:
     ValueError: an argument out of range, or an encoder without a map.
   """
-  check_codebook(codes, dim, decay, beta, restart)
-  if decoder not in codecs.CODECS:
-    raise ValueError(unknown('decoder', decoder, codecs.CODECS))
+  codec.check_codebook(codes, dim, decay, beta, restart)
   dtype = jnp.dtype(setting.dtype)
-
-  def make_decoder(stride: int, channels: int) -> Any:
-    return codecs.CodecDecoder(codecs.CODECS[decoder], stride, channels, dtype)
-
   quantizer = quantizers.VectorQuantizer(codes, dim, decay, setting.axis, dtype)
-  net = codec.codec_net(make_encoder, setting, quantizer, make_decoder, tap)
+  net = codec.codec_net(make_encoder, setting, quantizer, decoder, tap)
   return vq_vae(net, setting, beta=beta, restart=restart)
-
-
-def check_codebook(codes: int, dim: int, decay: float, beta: float, restart: float) -> None:
-  """Raises ValueError for a codebook that does not make sense; arguments as for `build`."""
-  if codes < 2 or dim < 1:
-    raise ValueError(f'codes={codes} must be at least 2, and dim={dim} at least 1.')
-  if not 0 <= decay < 1:
-    raise ValueError(f'decay={decay} must be in [0, 1); 0 is for a codebook with a gradient.')
-  if beta < 0:
-    raise ValueError(f'beta={beta} must not be negative.')
-  if not 0 <= restart < 1:
-    raise ValueError(f'restart={restart} of the mean use must be in [0, 1); 0 restarts no code.')
