@@ -242,6 +242,13 @@ collectives. Raises ValueError where there is a condition and the method knows n
 """
 
 
+Decode = Callable[[PyTree, PyTree, jax.Array], jax.Array]
+"""(params, running statistics, codes int32 [b, h, w]) -> images, float32 [b, H, W, C] in [0, 1].
+
+Of a codec: what its decoder makes of codes, in evaluation mode, on one device, without collectives.
+"""
+
+
 class Method(NamedTuple):
   """A method as pure functions; see the module's contract.
 
@@ -280,6 +287,7 @@ class Method(NamedTuple):
     notes: what a user should know about this method on these data, one sentence each: they go into
       the log (`byoljax.methods.joint_embedding.notes`).
     pictures: see `Pictures`; None where there is nothing to look at.
+    decode: see `Decode`; None where there are no codes.
     sample: see `Sample`; None where no new images can be drawn.
   """
 
@@ -302,6 +310,7 @@ class Method(NamedTuple):
   notes: tuple[str, ...] = ()
   pictures: Pictures | None = None
   sample: Sample | None = None
+  decode: Decode | None = None
 
 
 class Setting(NamedTuple):

@@ -52,6 +52,7 @@ NEGATIVES = 1302  # which rows of a memory are negatives; with an example's glob
 DIVISION = 1303  # the parts of a batch that are whitened apart; with a draw
 DROP_PATH = 1304  # which branches are left out; with an example's global position
 RESTARTS = 1311  # where dead codes of a codebook are put
+GUMBEL = 1312  # with an example's global position: which codes are drawn
 
 # The key that `Method.transform` gets, each with an example's global position.
 GEOMETRIC = 1501  # which of the geometric transforms

@@ -41,10 +41,9 @@ def shapes(config: ConfigDict, epochs: int) -> None:
     codes=128, dim=16, decay=0.99, start='50 %', discriminator_width=16, discriminator_stages=2,
     decoder='codec_small',
   )  # fmt: skip
-  config.optim.update(
-    name='adamw', base_lr=8e-3, warmup='1 epochs', weight_decay=0.0, momentum=0.5, b2=0.9
-  )
-  config.optim.groups = ConfigDict({'discriminator': {'base_lr': 1e-3}})
+  config.optim.update(name='adamw', base_lr=8e-3, warmup='1 epochs', weight_decay=0.0)
+  own = {'base_lr': 2e-3, 'momentum': 0.5, 'b2': 0.9}  # With these moments the codec dies.
+  config.optim.groups = ConfigDict({'discriminator': own})
   scales.reconstructed_view(config, crop_scale=(0.5, 1.0))
 
 

@@ -62,3 +62,44 @@ def adaptive_weight(reconstruction: jax.Array, adversarial: jax.Array) -> jax.Ar
   """
   above, below = (jnp.linalg.norm(x.astype(jnp.float32)) for x in (reconstruction, adversarial))
   return lax.stop_gradient(jnp.clip(above / (below + 1e-4), 0.0, 1e4))
+
+
+# The pixels of the logit-Laplace distribution stay this far from 0 and 1.
+MARGIN = 0.1
+
+
+def logit_laplace(mu: jax.Array, log_scale: jax.Array, x: jax.Array) -> jax.Array:
+  """-log f(x | mu, b), [...] as the arguments, in nats (Ramesh et al., arXiv 2102.12092, A.3).
+
+    f(x | mu, b) = exp(-|logit(x) - mu| / b) / (2 b x (1 - x))
+
+  the distribution of a sigmoid of a Laplace variable, which is one of numbers in (0, 1).
+
+  Args:
+    mu: location, any shape.
+    log_scale: ln b.
+    x: in (0, 1), see `squeezed`.
+
+  Examples:
+    >>> print(f'{float(logit_laplace(0.0, 0.0, 0.5)):.4f}')  # log(2 / 4)
+    -0.6931
+  """
+  mu, log_scale, x = (jnp.asarray(each, jnp.float32) for each in (mu, log_scale, x))
+  distance = jnp.abs(jax.scipy.special.logit(x) - mu)
+  return distance * jnp.exp(-log_scale) + log_scale + jnp.log(2.0 * x * (1.0 - x))
+
+
+def squeezed(pixels: jax.Array) -> jax.Array:
+  """Pixels in [0, 1] as numbers in [MARGIN, 1 - MARGIN], of which the logit is finite."""
+  return (1.0 - 2.0 * MARGIN) * pixels + MARGIN
+
+
+def unsqueezed(squeezed_pixels: jax.Array) -> jax.Array:
+  """The inverse of `squeezed`, cut off to [0, 1]."""
+  return jnp.clip((squeezed_pixels - MARGIN) / (1.0 - 2.0 * MARGIN), 0.0, 1.0)
+
+
+def divergence_from_uniform(logits: jax.Array) -> jax.Array:
+  """KL(softmax(logits) | uniform) = log K - entropy, in nats: [..., K] -> float32 [...]."""
+  shares = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+  return jnp.log(logits.shape[-1]) + jnp.sum(jnp.exp(shares) * shares, axis=-1)

@@ -11,7 +11,7 @@ from typing import Any
 
 from byoljax import own
 from byoljax.method import MakeEncoder, Method, Setting
-from byoljax.methods.generative import pixelcnn, vq_gan, vq_vae
+from byoljax.methods.generative import dvae, pixelcnn, vq_gan, vq_vae
 from byoljax.methods.joint_embedding import (
   barlow_twins,
   bridge,
@@ -65,6 +65,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'denoising_autoencoder': denoising_autoencoder.build,
   'dino': dino.build,
   'distillation': distillation.build,
+  'dvae': dvae.build,
   'exemplar': exemplar.build,
   'geometric': geometric.build,
   'instance_discrimination': instance_discrimination.build,

@@ -73,6 +73,57 @@ class VectorQuantizer(nn.Module):
     return chosen.reshape(len(x), -1)
 
 
+class GumbelQuantizer(nn.Module):
+  """A code of K by its logit, drawn in training by the Gumbel-softmax (arXiv 1611.01144).
+
+    y = softmax((logits + noise) / temperature),   vectors = y @ codebook
+
+  the relaxation of DALL-E's discrete VAE (arXiv 2102.12092, section 2.1). In evaluation, and where
+  there is no noise, the most probable code is taken. 'latents' are the logits [b, h, w, K].
+
+  Attributes:
+    codes: K.
+    dim: D.
+    dtype: compute type of the convolution.
+  """
+
+  codes: int = 8192
+  dim: int = 128
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    *,
+    train: bool,
+    noise: jax.Array | None = None,
+    temperature: jax.Array | float = 1.0,
+  ) -> jax.Array:
+    """[b, h, w, C] -> the most probable codes, int32 [b, h * w].
+
+    Args:
+      x: the map.
+      train: the noise says it.
+      noise: float32 [b, h, w, K], of Gumbel's distribution.
+      temperature: above 0.
+    """
+    del train
+    logits = layers.conv(
+      self.codes, 1, 1, 0, self.dtype, 'logits_conv', use_bias=True, kernel_init=he_normal_fan_in
+    )(x.astype(self.dtype)).astype(jnp.float32)
+    book = self.param('codebook', _INIT, (self.codes, self.dim))
+    chosen = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    if noise is None:
+      vectors = book[chosen]
+    else:
+      vectors = jax.nn.softmax((logits + noise) / temperature, axis=-1) @ book
+    self.sow('intermediates', 'latents', logits)
+    self.sow('intermediates', 'vectors', vectors)
+    self.sow('intermediates', 'quantized', vectors)
+    return chosen.reshape(len(x), -1)
+
+
 def codebook_of(params: PyTree, bn: PyTree) -> jax.Array:
   """The codebook float32 [K, D] of a quantizer's parameters and statistics."""
   if 'codebook' in params:

@@ -103,6 +103,7 @@ CASES = {
   'distillation': ({'temperature': 0.5}, 1),
   'geometric': ({'per_image': 3}, 1),
   'supervised': ({}, 1),
+  'dvae': ({'codes': 12, 'dim': 4, 'kl_warmup': '2 steps', 'decoder': 'codec_small'}, 1),
   'exemplar': ({'changes': {'patch': 5}, 'samples': 2}, 1),
   'instance_discrimination': ({'projector': (8,), 'num_noise': 12}, 1),
   'interclr': (

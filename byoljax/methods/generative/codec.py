@@ -40,7 +40,12 @@ class CodecState(Statistics):
 
 
 def codec_net(
-  make_encoder: MakeEncoder, setting: Setting, quantizer: Any, decoder: str, tap: str
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  quantizer: Any,
+  decoder: str,
+  tap: str,
+  channels: int = 0,
 ) -> Net:
   """Encoder, quantizer and decoder: outputs 'embedding', 'codes' [b, n] and 'output' [b, H, W, C].
 
@@ -50,17 +55,18 @@ def codec_net(
     quantizer: a module of `models.quantizers`.
     decoder: size of the decoder, see `make_decoder`.
     tap: which of the encoder's maps is quantized; '' for its last one.
+    channels: C of the output; 0: those of the images.
 
   Raises:
     ValueError: an encoder without such a map, or an unknown decoder.
   """
-  made, channels = make_decoder(decoder, setting), len(setting.mean)
+  made, seen = make_decoder(decoder, setting), len(setting.mean)
   encoder = make_encoder(setting.axis)
-  source = decoders.feature_map(encoder, channels, tap)
+  source = decoders.feature_map(encoder, seen, tap)
   parts = (
     ('encoder', 'embedding', encoder),
     (QUANTIZER, CODES, quantizer),
-    (DECODER, OUTPUT, made(source.stride, channels)),
+    (DECODER, OUTPUT, made(source.stride, channels or seen)),
   )
   return stack(parts, reads={QUANTIZER: source.tap, DECODER: QUANTIZED})
 
@@ -155,6 +161,20 @@ def decode(net: Net, params: PyTree, bn: PyTree, vectors: jax.Array) -> jax.Arra
   alone = stack((part,))
   made, _ = alone.apply({DECODER: params[DECODER]}, {DECODER: bn[DECODER]}, vectors, train=False)
   return made[OUTPUT]
+
+
+def decoding(net: Net, shown: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+  """The `Method.decode` of a codec.
+
+  Args:
+    net: see `codec_net`.
+    shown: the decoder's output -> images in [0, 1].
+  """
+
+  def decode_codes(params: PyTree, bn: PyTree, codes: jax.Array) -> jax.Array:
+    return shown(decode(net, params, bn, vectors_of(params, bn, codes)))
+
+  return decode_codes
 
 
 def vectors_of(params: PyTree, bn: PyTree, codes: jax.Array) -> jax.Array:

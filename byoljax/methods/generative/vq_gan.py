@@ -174,6 +174,7 @@ def vq_gan(net: Net, setting: Setting, weights: Weights, *, restart: float) -> M
     net=net,
     phases=(Phase(codec_loss, roles), Phase(discriminator_loss, (DISCRIMINATOR,))),
     pictures=pictures,
+    decode=codec.decoding(net, lambda x: autoencoder.picture(x, setting)),
   )
 
 

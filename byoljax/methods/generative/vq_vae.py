@@ -85,7 +85,10 @@ def vq_vae(net: Net, setting: Setting, *, beta: float, restart: float) -> Method
 
   embed = evaluation_outputs(net, 'embedding')
   post_step = codec.restarting(restart)
-  return Method(init, objective, post_step, embed, default_groups, net=net, pictures=pictures)
+  decode = codec.decoding(net, lambda x: autoencoder.picture(x, setting))
+  return Method(
+    init, objective, post_step, embed, default_groups, net=net, pictures=pictures, decode=decode
+  )
 
 
 def build(
