@@ -150,7 +150,7 @@ def get_config() -> ConfigDict:
       },
       'data': {
         'name': 'imagenet2012',
-        'dir': '',  # '' = $TFDS_DATA_DIR or TFDS's default; a path for folder, frames, npz
+        'dir': '',  # '' = $TFDS_DATA_DIR or TFDS's default; a path for folder, npz, shards, ...
         'mean': IMAGENET_MEAN,  # per channel; auto: of the images themselves, as 'std'
         'std': IMAGENET_STD,
         # Fields of the source beside the images, for methods that look at them: ('depth:map',

@@ -36,7 +36,7 @@ def open_split(
   from byoljax.data import fields
   from byoljax.data.sources import datasets
 
-  if config.data.name in ('folder', 'frames', 'npz', 'list'):
+  if config.data.name in ('folder', 'frames', 'npz', 'list', 'shards'):
     require_local('data.dir', config.data.dir)
   if config.data.name in ('folder', 'frames') and config.data.dir and log_dir is not None:
     require_outside(log_dir, pathlib.Path(config.data.dir))

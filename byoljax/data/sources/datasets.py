@@ -25,6 +25,7 @@ from byoljax.data.sources import (
   memory,
   objects,
   shapes,
+  shards,
   source,
   sprites,
   tfds_source,
@@ -32,6 +33,8 @@ from byoljax.data.sources import (
 from byoljax.suggest import did_you_mean, unknown
 
 SPLITS = ('pretrain', 'train', 'test')
+# What is found where `data_dir` says, and nowhere else.
+_NAMED = ('folder', 'frames', 'npz', 'list', 'shards')
 TFDS_PREFIX = 'tfds:'
 
 
@@ -40,7 +43,7 @@ class Facts:
   """What is known about a data set before it is opened.
 
   Attributes:
-    kind: 'tfds', 'shapes', 'sprites', 'folder', 'frames', 'npz', 'list', 'given' or
+    kind: 'tfds', 'shapes', 'sprites', 'folder', 'frames', 'npz', 'list', 'shards', 'given' or
       'own': what reads it.
     tfds: name in TFDS, for kind 'tfds'.
     pretrain, train, test: the splits in TFDS's notation, for kind 'tfds'.
@@ -69,6 +72,7 @@ DATASETS = {
   'frames': Facts('frames'),
   'npz': Facts('npz'),
   'list': Facts('list'),
+  'shards': Facts('shards'),
   # Transfer, as by Kornblith et al. (arXiv 1805.08974, appendix A.1): what is trained on is
   # training and validation images together.
   'food101': Facts('tfds', 'food101', test='validation'),
@@ -145,18 +149,23 @@ def load(
     return given.find(name, split) if known.kind == 'given' else _own(name, split)
   log = source.UnreadableLog(unreadable_log)
   directory = os.fspath(data_dir)
-  if known.kind in ('folder', 'frames', 'npz', 'list') and not directory:
-    files = {'npz': 'the .npz file', 'list': 'the CSV or JSON list'}
+  if known.kind in _NAMED and not directory:
+    files = {
+      'npz': 'the .npz file',
+      'list': 'the CSV or JSON list',
+      'shards': 'a zip, tar or Parquet file, or a folder of these',
+    }
     what = files.get(known.kind, 'the folder of images')
     raise ValueError(f'data set {name!r} needs config.data.dir: the path of {what}.')
   if known.kind == 'folder':
     return folder.from_folder(directory, split, unreadable=log, fields=fields)
   if known.kind == 'frames':
     return frames.from_frames(directory, split, gap=frame_gap, unreadable=log, fields=fields)
-  if known.kind == 'list':
+  if known.kind in ('list', 'shards'):
     if fields:
-      raise ValueError(f'a list has no field {fields[0].name!r}, only images and labels.')
-    return listed.from_list(directory, split, unreadable=log)
+      raise ValueError(f'{name!r} has no field {fields[0].name!r}, only images and labels.')
+    read = listed.from_list if known.kind == 'list' else shards.from_shards
+    return read(directory, split, unreadable=log)
   if known.kind == 'npz':
     return arrays.from_npz(directory, split, fields)
   if known.kind == 'shapes':

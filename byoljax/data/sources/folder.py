@@ -144,7 +144,11 @@ def _scan(
   files, others, runs = _walk(root)
   if not files:
     held = f'it holds {_counted(others)}' if others else 'it is empty'
-    raise ValueError(f'{root} has no image in it: {held}; images end in {", ".join(SUFFIXES)}.')
+    packed = set(others) & {'.zip', '.tar', '.parquet'}
+    hint = f' --data.name=shards reads {min(packed)} files.' if packed else ''
+    raise ValueError(
+      f'{root} has no image in it: {held}; images end in {", ".join(SUFFIXES)}.{hint}'
+    )
   tops = {class_of(file) for file in files}
   notes = _notes(root, others, runs)
   if '' in tops or (len(tops) < 2 and not tops <= set(classes)):

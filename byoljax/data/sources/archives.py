@@ -1,0 +1,116 @@
+"""Images in zip and tar files, read where they lie: nothing is unpacked.
+
+A member of a zip or a tar is a span of the file, found once, at the start; an image is read by one
+seek, by any thread. So a tar must not be compressed as a whole (`.tar.gz`): it can only be read
+from its beginning. In WebDataset's tars the files of an example have one name: `a/17.jpg` and
+`a/17.cls`, with the number or the name of its class.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import os
+import tarfile
+from typing import NamedTuple
+import zipfile
+import zlib
+
+from byoljax.data.sources.image_file import SUFFIXES
+
+LABEL_SUFFIX = '.cls'
+_LOCAL_HEADER = 30  # bytes of a zip's header before a member's name; its last four are lengths
+
+
+class Shard(NamedTuple):
+  """The images of one file.
+
+  Attributes:
+    path: of the file.
+    names: of its images, with '/' between folders.
+    labels: of each, a number or a name; None where it has none.
+    read: place -> bytes of the image, empty where they are damaged.
+    class_names: what the file says that the numbers mean; () where it does not.
+  """
+
+  path: str
+  names: Sequence[str]
+  labels: Sequence[int | str | None]
+  read: Callable[[int], bytes]
+  class_names: tuple[str, ...] = ()
+
+
+class _Span(NamedTuple):
+  """Where a member lies: of a zip from its header on, `deflated` or as it is."""
+
+  name: str
+  start: int
+  size: int
+  header: bool = False
+  deflated: bool = False
+
+
+def from_archive(path: str) -> Shard:
+  """The images of a zip or a tar.
+
+  Raises:
+    ValueError: it is damaged, encrypted, or compressed in a way in which images cannot be found.
+  """
+  try:
+    spans = list(_zip_members(path) if path.lower().endswith('.zip') else _tar_members(path))
+  except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    raise ValueError(f'{path} cannot be read as an archive: {error}.') from error
+  images = [span for span in spans if _is_image(span.name)]
+  told = {
+    os.path.splitext(span.name)[0]: span for span in spans if span.name.endswith(LABEL_SUFFIX)
+  }
+  own = [told.get(os.path.splitext(span.name)[0]) for span in images]
+  labels = [None if span is None else _label(path, span) for span in own]
+  return Shard(path, [s.name for s in images], labels, lambda place: _bytes(path, images[place]))
+
+
+def _is_image(name: str) -> bool:
+  parts = name.split('/')
+  hidden = any(part.startswith(('.', '__MACOSX')) for part in parts)
+  return not hidden and name.lower().endswith(SUFFIXES)
+
+
+def _tar_members(path: str) -> Iterator[_Span]:
+  with tarfile.open(path, 'r:') as opened:
+    for member in opened:
+      if member.isreg():
+        name = member.name.removeprefix('./')
+        yield _Span(name, member.offset_data, member.size)
+
+
+def _zip_members(path: str) -> Iterator[_Span]:
+  with zipfile.ZipFile(path) as opened:
+    for member in opened.infolist():
+      if member.is_dir():
+        continue
+      if member.flag_bits & 1:
+        raise ValueError(f'{path} is encrypted: unpack it, and name the folder.')
+      if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(
+          f"{path}: '{member.filename}' is compressed in a way other than zip's usual one: unpack "
+          'it, and name the folder.'
+        )
+      deflated = member.compress_type == zipfile.ZIP_DEFLATED
+      yield _Span(member.filename, member.header_offset, member.compress_size, True, deflated)
+
+
+def _bytes(path: str, span: _Span) -> bytes:
+  """A member's bytes; empty where they are damaged, which counts as an unreadable image."""
+  try:
+    with open(path, 'rb') as file:
+      file.seek(span.start)
+      if span.header:
+        # The lengths of name and extra field differ from those in the list at the end.
+        lengths = file.read(_LOCAL_HEADER)[-4:]
+        file.seek(int.from_bytes(lengths[:2], 'little') + int.from_bytes(lengths[2:], 'little'), 1)
+      found = file.read(span.size)
+    return zlib.decompress(found, -zlib.MAX_WBITS) if span.deflated else found
+  except (OSError, zlib.error):
+    return b''
+
+
+def _label(path: str, span: _Span) -> int | str | None:
+  text = _bytes(path, span).decode('utf-8', 'replace').strip()
+  return int(text) if text.isdecimal() else text or None

@@ -1,0 +1,188 @@
+"""Images packed into files: zip, tar (WebDataset's, too) and Parquet, one file or a folder of them.
+
+Split: what a file's name says (`train-00000-of-00003.parquet`, `birds-val-000.tar`), or the first
+folder within an archive (`train/`, `val/`); else all are training images. Of several splits that
+are none for training the first is taken for the test images, as for a folder: test, val, valid,
+validation. Labels: an example's own (`.cls` in a tar, a column in Parquet), or the folders of an
+archive, where there are two at least and every image lies in one. A folder that everything in an
+archive lies in does not count.
+"""
+
+from collections.abc import Sequence
+import functools
+import os
+import re
+
+import numpy as np
+
+from byoljax.data.sources import source
+from byoljax.data.sources.archives import Shard, from_archive
+from byoljax.data.sources.parquet_file import from_parquet
+
+PARQUET = '.parquet'
+SUFFIXES = ('.zip', '.tar', PARQUET)
+_COMPRESSED = ('.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.tar.zst')
+_TRAIN = ('train', 'training')
+_TEST = ('test', 'val', 'valid', 'validation')
+
+
+def from_shards(
+  path: str | os.PathLike, split: str, *, unreadable: source.UnreadableLog | None = None
+) -> source.Source:
+  """The images of a packed file, or of all such files in a folder.
+
+  Args:
+    path: the file or the folder; `~` is expanded.
+    split: 'pretrain', 'train' or 'test'; the first two are the same images.
+    unreadable: where images that cannot be read are noted.
+
+  Raises:
+    ValueError: no such file, none that can be read, no image, or no test split.
+  """
+  root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  shards = [_open(file) for file in _files(root)]
+  names = [_without_common(shard.names) for shard in shards]
+  splits = [_splits(shard, own) for shard, own in zip(shards, names, strict=True)]
+  rows = [(at, place) for at, shard in enumerate(shards) for place in range(len(shard.names))]
+  if not rows:
+    raise ValueError(f'{root} has no image in it.')
+  there = {splits[at][place] for at, place in rows}
+  wanted = next((name for name in _TEST if name in there), '') if split == 'test' else 'train'
+  chosen = [(at, place) for at, place in rows if splits[at][place] == wanted]
+  if not chosen:
+    kind = source.NoSplitError if split == 'test' else ValueError
+    raise kind(
+      f"{root} has no {split} images: a file's name, or a folder in an archive, says which are, "
+      f"such as 'train-0.tar' and 'val-0.tar'."
+    )
+  known, classes = _labels(shards, names, splits)
+  labels = None if not classes else np.array([known[at][place] for at, place in chosen], np.int32)
+  return _make(root, split, shards, chosen, labels, classes, unreadable)
+
+
+def _files(root: str) -> list[str]:
+  """The packed files, in the order of their paths."""
+  if os.path.isfile(root):
+    found = [root]
+  elif os.path.isdir(root):
+    found = [
+      os.path.join(folder, name)
+      for folder, _, names in os.walk(root)
+      for name in names
+      if name.lower().endswith((*SUFFIXES, *_COMPRESSED)) and not name.startswith('.')
+    ]
+  else:
+    raise ValueError(f'{root} does not exist: config.data.dir must be a file or a folder of files.')
+  for file in found:
+    if file.lower().endswith(_COMPRESSED):
+      raise ValueError(
+        f'{file} is compressed as a whole, so that no image can be read by itself: unpack it, and '
+        'name the folder, or the tar within.'
+      )
+  if not found or not found[0].lower().endswith(SUFFIXES):
+    raise ValueError(f'{root} is no packed file, and holds none: these end in {_LISTED}.')
+  return sorted(found)
+
+
+_LISTED = ', '.join(SUFFIXES)
+
+
+def _open(file: str) -> Shard:
+  return from_parquet(file) if file.lower().endswith(PARQUET) else from_archive(file)
+
+
+def _without_common(names: Sequence[str]) -> list[str]:
+  """Names without the folders that all of them lie in, but for those that say a split."""
+  own = [name.split('/') for name in names]
+  while own and all(len(parts) > 1 for parts in own) and len({parts[0] for parts in own}) == 1:
+    if own[0][0].lower() in (*_TRAIN, *_TEST):
+      break
+    own = [parts[1:] for parts in own]
+  return ['/'.join(parts) for parts in own]
+
+
+def _splits(shard: Shard, names: Sequence[str]) -> list[str]:
+  """'train', or a word of `_TEST`, of each image."""
+  words = re.split('[^a-z]+', os.path.basename(shard.path).lower())
+  said = next((word for word in words if word in (*_TRAIN, *_TEST)), '')
+  if said:
+    return ['train' if said in _TRAIN else said] * len(names)
+  tops = [name.split('/')[0].lower() if '/' in name else '' for name in names]
+  if not set(tops) & set(_TRAIN):
+    return ['train'] * len(names)
+  return [top if top in _TEST else 'train' for top in tops]
+
+
+def _labels(
+  shards: Sequence[Shard], names: Sequence[Sequence[str]], splits: Sequence[Sequence[str]]
+) -> tuple[list[list[int]], tuple[str, ...]]:
+  """Numbers of all images, -1 for none, and the names of the classes; () without any."""
+  told = [list(shard.labels) for shard in shards]
+  flat = [label for labels in told for label in labels if label is not None]
+  if not flat:
+    told = [_folders(own, parts) for own, parts in zip(names, splits, strict=True)]
+    flat = [label for labels in told for label in labels if label is not None]
+    if len(set(flat)) < 2 or len(flat) < sum(map(len, told)):
+      return [], ()
+  if all(isinstance(label, int) for label in flat):
+    count = max(int(label) for label in flat) + 1
+    known = next((shard.class_names for shard in shards if shard.class_names), ())
+    classes = known if len(known) >= count else tuple(map(str, range(count)))
+    numbers = [[-1 if label is None else int(label) for label in labels] for labels in told]
+    return numbers, classes
+  classes = tuple(sorted({str(label) for label in flat}))
+  place = {name: at for at, name in enumerate(classes)}
+  return [[-1 if x is None else place[str(x)] for x in labels] for labels in told], classes
+
+
+def _folders(names: Sequence[str], splits: Sequence[str]) -> list[str | None]:
+  """The folder that each image of an archive lies in, below its split."""
+  found: list[str | None] = []
+  for name, split in zip(names, splits, strict=True):
+    parts = name.split('/')
+    if len(parts) > 1 and parts[0].lower() in (split, *(_TRAIN if split == 'train' else ())):
+      parts = parts[1:]
+    found.append(parts[0] if len(parts) > 1 else None)
+  return found
+
+
+def _make(
+  root: str,
+  split: str,
+  shards: Sequence[Shard],
+  rows: Sequence[tuple[int, int]],
+  labels: np.ndarray | None,
+  classes: tuple[str, ...],
+  unreadable: source.UnreadableLog | None,
+) -> source.Source:
+  def values(wanted: np.ndarray, what: str) -> np.ndarray:
+    if what == 'label':
+      return np.full(len(wanted), -1, np.int32) if labels is None else labels[wanted]
+    read = np.empty(len(wanted), object)
+    for i, row in enumerate(wanted):
+      at, place = rows[row]
+      read[i] = shards[at].read(place)
+    return read
+
+  def locate(row: int) -> str:
+    at, place = rows[row]
+    return f'{shards[at].path}/{shards[at].names[place]}'
+
+  sizes = [os.path.getsize(shard.path) for shard in shards]
+  told = '\n'.join(f'{os.path.basename(shards[at].path)}/{shards[at].names[i]}' for at, i in rows)
+  mark = source.fingerprint(
+    'shards', split, classes, sizes, told, b'' if labels is None else labels.tobytes()
+  )
+  return source.Source(
+    name=os.path.basename(root) or root,
+    size=len(rows),
+    num_classes=len(classes),
+    class_names=classes,
+    encoded=True,
+    image_shape=None,
+    fingerprint=mark,
+    fetch=lambda wanted, names: tuple(values(wanted, name) for name in names),
+    fetch_labels=functools.cache(lambda: labels),
+    locate=locate,
+    unreadable=source.UnreadableLog() if unreadable is None else unreadable,
+  )

@@ -1,0 +1,151 @@
+"""Zip, tar and Parquet files as sources: splits, labels, every byte, and what cannot be read."""
+
+import io
+import json
+import sys
+import tarfile
+import zipfile
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byoljax.data.sources import datasets, memory
+from byoljax.data.sources.source import NoSplitError
+
+
+def png(value):
+  made = io.BytesIO()
+  Image.fromarray(np.full((2, 3, 3), value, np.uint8)).save(made, 'png')
+  return made.getvalue()
+
+
+def write_zip(path, members, how=zipfile.ZIP_DEFLATED):
+  with zipfile.ZipFile(path, 'w', how) as opened:
+    for name, data in members.items():
+      opened.writestr(name, data)
+
+
+def write_tar(path, members, mode='w'):
+  with tarfile.open(path, mode) as opened:
+    for name, data in members.items():
+      about = tarfile.TarInfo(name)
+      about.size = len(data)
+      opened.addfile(about, io.BytesIO(data))
+
+
+def read(path, split='train'):
+  """What each image is, by name, with its class."""
+  made = datasets.load('shards', split, data_dir=path)
+  files, labels = made.fetch(np.arange(made.size), ('image', 'label'))
+  names = [made.locate(row).rsplit('/', 1)[1] for row in range(made.size)]
+  said = [made.class_names[label] if label >= 0 else None for label in labels]
+  assert (made.labels is None) == (made.num_classes == 0)
+  return dict(zip(names, zip(files, said, strict=True), strict=True))
+
+
+TREE = {f'photos/{kind}/{kind[0]}{n}.png': png(n) for n in range(3) for kind in ('cat', 'dog')}
+
+
+@pytest.mark.parametrize('how', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, None])
+def test_a_tree_in_an_archive(tmp_path, how):
+  """Every image by itself, byte for byte; what lies beside them is no image."""
+  members = TREE | {'photos/notes.txt': b'no', '__MACOSX/photos/cat/._c0.png': b'no'}
+  path = tmp_path / ('a.tar' if how is None else 'a.zip')
+  write_tar(path, members) if how is None else write_zip(path, members, how)
+  found = read(path)
+  assert len(found) == 6 and found['c2.png'] == (png(2), 'cat') and found['d0.png'][1] == 'dog'
+  with pytest.raises(NoSplitError, match='has no test images'):
+    read(path, 'test')
+
+
+def test_splits_and_classes_in_an_archive(tmp_path):
+  members = {f'data/train/{k}/{n}.png': png(n) for k in 'ab' for n in range(2)}
+  write_zip(tmp_path / 'a.zip', members | {'data/val/b/9.png': png(9)})
+  assert len(datasets.load('shards', 'pretrain', data_dir=tmp_path / 'a.zip').class_names) == 2
+  assert read(tmp_path / 'a.zip', 'test') == {'9.png': (png(9), 'b')}
+  write_zip(tmp_path / 'b.zip', {f'{n}.png': png(n) for n in range(2)})
+  assert read(tmp_path / 'b.zip')['1.png'] == (png(1), None)
+
+
+def test_webdataset(tmp_path):
+  """Shards of a folder; labels lie beside the images, a shard's name says its split."""
+  for shard in range(2):
+    members = {}
+    for n in range(2):
+      key, label = f'{shard}{n}', b'%d' % (shard * 2)
+      members |= {f'{key}.jpg': png(n), f'{key}.cls': label, f'{key}.json': b'{}'}
+    write_tar(tmp_path / f'birds-train-{shard:06}.tar', members)
+  write_tar(tmp_path / 'birds-val-000000.tar', {'x.png': png(7), 'x.cls': b'1'})
+  found = read(tmp_path)
+  assert [label for _, label in found.values()] == ['0', '0', '2', '2']
+  assert read(tmp_path, 'test') == {'x.png': (png(7), '1')}
+  made = datasets.load('shards', 'train', data_dir=tmp_path)
+  assert made.locate(2).endswith('birds-train-000001.tar/10.jpg')
+  assert made.fingerprint != datasets.load('shards', 'test', data_dir=tmp_path).fingerprint
+
+
+def write_parquet(path, image, **columns):
+  pyarrow = pytest.importorskip('pyarrow')
+  from pyarrow import parquet
+
+  features = {'label': {'names': ['cat', 'dog', 'owl'], '_type': 'ClassLabel'}}
+  about = {b'huggingface': json.dumps({'info': {'features': features}}).encode()}
+  table = pyarrow.table({'image': image, **columns}).replace_schema_metadata(about)
+  parquet.write_table(table, path)
+
+
+def test_parquet_as_hugging_face_writes_it(tmp_path, monkeypatch):
+  files = [{'bytes': png(n), 'path': f'{n}.png'} for n in range(3)]
+  write_parquet(tmp_path / 'train-00000-of-00001.parquet', files, label=[0, 1, 0])
+  write_parquet(tmp_path / 'test-00000-of-00001.parquet', [png(5)], label=[1])
+  assert read(tmp_path) == {str(n): (png(n), ('cat', 'dog', 'cat')[n]) for n in range(3)}
+  assert read(tmp_path, 'test') == {'0': (png(5), 'dog')}
+  assert datasets.load('shards', 'train', data_dir=tmp_path).class_names == ('cat', 'dog', 'owl')
+  monkeypatch.setattr(memory, 'room', lambda: 10)
+  with pytest.raises(ValueError, match='GiB of images, more than a quarter of the memory'):
+    read(tmp_path)
+  monkeypatch.setitem(sys.modules, 'pyarrow', None)
+  with pytest.raises(ValueError, match=r"pip install 'byoljax\[parquet\]'"):
+    read(tmp_path)
+
+
+def test_damaged_bytes_are_an_unreadable_image_and_not_an_end(tmp_path):
+  path = tmp_path / 'a.zip'
+  write_zip(path, {'a.png': png(1) * 40, 'b.png': png(2)})
+  with zipfile.ZipFile(path) as opened:
+    start = opened.getinfo('a.png').header_offset + 30 + len('a.png')
+  raw = bytearray(path.read_bytes())
+  raw[start : start + 8] = b'\xff' * 8
+  path.write_bytes(raw)
+  assert read(path) == {'a.png': (b'', None), 'b.png': (png(2), None)}
+
+
+@pytest.mark.parametrize(
+  ('name', 'sentence'),
+  [
+    ('none.zip', 'does not exist'),
+    ('broken.zip', 'cannot be read as an archive'),
+    ('broken.tar', 'cannot be read as an archive'),
+    ('whole.tar.gz', 'is compressed as a whole'),
+    ('bz.zip', "is compressed in a way other than zip's usual one"),
+    ('empty.zip', 'has no image in it'),
+    ('folder', 'is no packed file, and holds none'),
+    ('broken.parquet', 'cannot be read as Parquet|need pyarrow'),
+  ],
+)
+def test_what_cannot_be_read_is_a_sentence(tmp_path, name, sentence):
+  (tmp_path / 'folder').mkdir()
+  for broken in ('zip', 'tar', 'parquet'):
+    (tmp_path / f'broken.{broken}').write_bytes(b'nothing at all')
+  write_tar(tmp_path / 'whole.tar.gz', TREE, 'w:gz')
+  write_zip(tmp_path / 'bz.zip', TREE, zipfile.ZIP_BZIP2)
+  write_zip(tmp_path / 'empty.zip', {'a.txt': b''})
+  with pytest.raises(ValueError, match=sentence):
+    read(tmp_path / name)
+
+
+def test_a_folder_of_packed_files_says_how_they_are_read(tmp_path):
+  write_zip(tmp_path / 'a.zip', TREE)
+  with pytest.raises(ValueError, match='holds 1 .zip file; .* --data.name=shards reads .zip files'):
+    datasets.load('folder', 'train', data_dir=tmp_path)
