@@ -5,8 +5,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from byoljax.report import fonts
 from byoljax.report.page import Gallery, Map
 
 _CELL, _GAP, _TEXT = 72, 6, 16
@@ -19,13 +20,13 @@ def gallery(path: pathlib.Path, shown: Gallery, names: Sequence[str]) -> pathlib
   rows, columns = shown.neighbors.shape[:2]
   wide, high = _CELL + _GAP, _CELL + _TEXT + _GAP
   sheet = Image.new('RGB', ((columns + 1) * wide + 3 * _GAP, rows * high + _GAP), 'white')
-  pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+  pen, font = ImageDraw.Draw(sheet), fonts.sans(10)
 
   def put(image: np.ndarray, x: int, y: int, frame: Any, text: str) -> None:
     picture = Image.fromarray(image).resize((_CELL - 6, _CELL - 6), Image.Resampling.LANCZOS)
     pen.rectangle((x, y, x + _CELL - 1, y + _CELL - 1), fill=frame)
     sheet.paste(picture, (x + 3, y + 3))
-    pen.text((x, y + _CELL), text[:12], fill=_INK, font=font)
+    pen.text((x, y + _CELL), fonts.composed(text)[:12], fill=_INK, font=font)
 
   for row, (query, label, images, labels, cosines) in enumerate(zip(*shown[:5], strict=True)):
     y = _GAP + row * high

@@ -6,8 +6,9 @@ import os
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from byoljax.report import fonts
 from byoljax.workdir.files import replacing
 
 _CELL = 96  # Least side of a picture on the sheet, in pixels.
@@ -61,7 +62,7 @@ def write(
   width = across * (block + _BETWEEN) - _BETWEEN
   sheet = Image.new('RGB', (width, rows * pitch + _GAP + _HEADER), _PAPER)
   pen = ImageDraw.Draw(sheet)
-  font = ImageFont.load_default(size=13)
+  font = fonts.sans(12)
   for column, (title, images) in enumerate(zip((first, *names), columns, strict=True)):
     for number, image in enumerate(images):
       side, row = divmod(number, rows)
@@ -104,6 +105,7 @@ def write_grid(
 
 def shortened(text: str, width: float, font: Any) -> str:
   """A text that is at most `width` pixels wide: its middle gives way to '…'."""
+  text = fonts.composed(text)
   if font.getlength(text) <= width:
     return text
   keep = len(text) - 1

@@ -1,10 +1,10 @@
 """Contact sheets: rows that use the width, captions under the pictures that fit."""
 
 import numpy as np
-from PIL import Image, ImageFont
+from PIL import Image
 import pytest
 
-from byoljax.report import sheet
+from byoljax.report import fonts, sheet
 
 
 def written(path, count, side, views, **rest):
@@ -29,7 +29,7 @@ def test_narrow_rows_stand_side_by_side(tmp_path):
 
 
 def test_what_is_too_long_loses_its_middle(tmp_path):
-  font = ImageFont.load_default(size=13)
+  font = fonts.sans(12)
   text = sheet.shortened('a_rather_long_name_of_a_file_0123.jpg', 96, font)
   assert (
     font.getlength(text) <= 96 and text.startswith('a_') and text.endswith('jpg') and '…' in text
@@ -63,3 +63,12 @@ def test_captions_take_a_line_under_each_row(tmp_path):
 def test_captions_that_do_not_fit(tmp_path):
   with pytest.raises(ValueError, match='captions do not fit'):
     drawn(tmp_path / 'x.png', captions=[['', '']])
+
+
+@pytest.mark.parametrize('letter', ['ö', 'o\u0308', 'ł', 'Щ', 'λ', '…'])
+def test_letters_have_shapes_of_their_own(letter):
+  """None is the box that stands for what a font does not know."""
+  font = fonts.sans(12)
+  box = bytes(font.getmask('\ue000'))
+  assert bytes(font.getmask(fonts.composed(letter))) != box
+  assert sheet.shortened(letter, 96, font) == fonts.composed(letter)
