@@ -11,7 +11,7 @@ FIELDS = {
   'dtype': 'float32',
   'zero_init_residual': False, 'selective_kernel': False, 'resnet_d': False,
   'first_projection': False, 'patch_size': 0, 'pool': 'cls', 'positions': 'sincos', 'grid': 0,
-  'remat': False, 'fc_dim': 4096,
+  'remat': False, 'fc_dim': 4096, 'stride': 0,
 }  # fmt: skip
 
 

@@ -4,9 +4,10 @@ What is written looks like a finished run of no steps: `config.json` with the en
 weights belong to and the data that they are to be evaluated on, and `checkpoints/0`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 import pathlib
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from byoljax.config import Config, ConfigError, user_errors
@@ -17,6 +18,8 @@ from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
   from byoljax.weights.formats import Found
+
+_MOST = 6  # beginnings of names in a list
 
 
 def run(config: Config, invocation: Invocation) -> int:
@@ -30,7 +33,7 @@ def run(config: Config, invocation: Invocation) -> int:
   if checkpoint.latest_finished(workdir) is not None or (workdir / 'config.json').exists():
     raise ConfigError(f"'{workdir}' holds a run already: choose another --workdir.")
   with user_errors('config.file'):
-    encoder, prefix, found = importing.encoder_of(
+    reading = importing.encoder_of(
       config.file,
       config.encoder,
       mean=tuple(config.data.mean),
@@ -38,6 +41,7 @@ def run(config: Config, invocation: Invocation) -> int:
       prefix=config.prefix,
       image_size=config.evals.image_size,
     )
+  encoder, prefix, found, unread = reading
   as_run = config.copy_and_resolve_references()
   as_run.encoder.update(encoder.fields)
   preprocessing = encoder.preprocessing
@@ -59,10 +63,24 @@ def run(config: Config, invocation: Invocation) -> int:
   say(_describe(encoder.fields, prefix, found))
   heads = [role for role in encoder.params if role != 'encoder']
   if heads:
-    say(f'With its {", ".join(heads)}: a run starts from both with --init_from={workdir} '
-        '--init_heads=true.')  # fmt: skip
-  say(f'run  {workdir}  (--config.pretrained={workdir})')
+    start = shlex.quote(f'--init_from={workdir}')
+    say(f'With its {", ".join(heads)}: a run starts from both with {start} --init_heads=true.')
+  if unread:
+    say(f'Not imported: {_listed(unread, prefix)}.')
+  say(f'run  {workdir}  ({shlex.quote(f"--config.pretrained={workdir}")})')
   return 0
+
+
+def _listed(names: Sequence[str], prefix: str) -> str:
+  """Arrays by the beginning of their names: 'decoder_blocks, mask_token (2 arrays)'."""
+  parts = dict.fromkeys(
+    name.removeprefix(prefix).split('.')[0]
+    if name.startswith(prefix)
+    else '.'.join(name.split('.')[:2])
+    for name in names
+  )
+  shown = [*parts][:_MOST] + (['...'] if len(parts) > _MOST else [])
+  return f'{", ".join(shown)} ({len(names)} array{"s" if len(names) > 1 else ""})'
 
 
 def _describe(fields: Mapping[str, Any], prefix: str, found: 'Found') -> str:

@@ -48,7 +48,7 @@ class Format(NamedTuple):
       counterpart means that it computes something else.
     completed: (arrays, prefix) -> arrays, with what another library leaves out because it is zero.
     beside: (arrays, prefix, what was found) -> {role: parameters} of heads that a method of ours
-      has as well. Raises ValueError: they are not complete.
+      has as well, and the names that they were made of. Raises ValueError: they are not complete.
   """
 
   what: str
@@ -58,13 +58,15 @@ class Format(NamedTuple):
   turned: Callable[[Path, np.ndarray], np.ndarray]
   inside: Callable[[str, str], bool]
   completed: Callable[[State, str], State] = lambda state, prefix: state
-  beside: Callable[[State, str, Found], dict[str, PyTree]] = lambda state, prefix, found: {}
+  beside: Callable[[State, str, Found], tuple[dict[str, PyTree], set[str]]] = (
+    lambda state, prefix, found: ({}, set())
+  )
 
 
 def placed(
   form: Format, state: State, prefix: str, found: Found, params: PyTree, batch_stats: PyTree
-) -> tuple[PyTree, PyTree]:
-  """Another library's arrays as an encoder's parameters and statistics, float32.
+) -> tuple[PyTree, PyTree, set[str]]:
+  """Another library's arrays as an encoder's parameters and statistics, float32, and their names.
 
   Args:
     form: whose names they are.
@@ -101,7 +103,7 @@ def placed(
     raise ValueError(
       f'the weights do not fit the encoder {found.fields["name"]}:\n  ' + '\n  '.join(lines)
     )
-  return made[0], made[1]
+  return made[0], made[1], known
 
 
 def resnet_of(bottleneck: bool, depth: tuple[int, ...]) -> str:

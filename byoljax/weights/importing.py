@@ -51,6 +51,10 @@ FORMATS = (
 )
 
 
+# Of batch normalization, which says nothing about the network.
+_COUNTERS = 'num_batches_tracked'
+
+
 class Reading(NamedTuple):
   """An encoder from another library, and how it was made to be used.
 
@@ -58,11 +62,13 @@ class Reading(NamedTuple):
     encoder: see `Encoder`; its weights may have further roles, such as MAE's 'decoder'.
     prefix: what stood before its names.
     found: what its weights told.
+    unread: names in the file that are not the encoder's, nor of a head that was taken.
   """
 
   encoder: Encoder
   prefix: str
   found: Found
+  unread: tuple[str, ...] = ()
 
 
 def encoder_of(
@@ -105,12 +111,15 @@ def encoder_of(
   preprocessing = Preprocessing(told.mean or mean, told.std or std, side)
   net = network(fields, preprocessing)
   params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), preprocessing.example()))
-  trees = formats.placed(form, state, prefix, told, params['encoder'], bn['encoder'])
+  *trees, names = formats.placed(form, state, prefix, told, params['encoder'], bn['encoder'])
   own_params, own_bn = ({'encoder': tree} for tree in trees)
-  heads = form.beside(state, prefix, told)
+  heads, head_names = form.beside(state, prefix, told)
   own_params, own_bn = own_params | heads, own_bn | {role: {} for role in heads}
   encoder = Encoder(net, own_params, own_bn, preprocessing, pool=pool_of(fields), fields=fields)
-  return Reading(encoder, prefix, told._replace(image_size=side))
+  unread = tuple(
+    name for name in state if name not in names | head_names and not name.endswith(_COUNTERS)
+  )
+  return Reading(encoder, prefix, told._replace(image_size=side), unread)
 
 
 def _choices(found: list[tuple[Format, str]], state: Mapping[str, np.ndarray]) -> str:

@@ -202,14 +202,14 @@ def _decoder_name(path: Path) -> str:
   return f'decoder_{name_of(path)}'
 
 
-def beside(state: State, prefix: str, found: Found) -> dict[str, PyTree]:
-  """A masked autoencoder's decoder, {'decoder': parameters}, where there is one.
+def beside(state: State, prefix: str, found: Found) -> tuple[dict[str, PyTree], set[str]]:
+  """A masked autoencoder's decoder, {'decoder': parameters}, where there is one, and its names.
 
   Raises:
     ValueError: it is not all there, or is not MAE's: its positions are not the fixed ones.
   """
   if f'{prefix}decoder_pred.weight' not in state:
-    return {}
+    return {}, set()
   dim, size, kind = state[f'{prefix}decoder_pred.weight'].shape[-1], VITS[found.fields['name']], ''
   grid = 0
   table = f'{prefix}decoder_pos_embed'
@@ -226,8 +226,8 @@ def beside(state: State, prefix: str, found: Found) -> dict[str, PyTree]:
   tokens = jax.ShapeDtypeStruct((1, 1 + grid * grid, size.dim), np.float32)
   net = stack((('decoder', 'pixels', decoder),))
   wanted, _ = jax.eval_shape(lambda: net.init(jax.random.key(0), tokens))
-  params = formats.placed(_DECODER_FORMAT, state, prefix, found, wanted['decoder'], {})[0]
-  return {'decoder': params}
+  params, _, names = formats.placed(_DECODER_FORMAT, state, prefix, found, wanted['decoder'], {})
+  return {'decoder': params}, names | {table}
 
 
 _DECODER_FORMAT = Format(

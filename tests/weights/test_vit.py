@@ -75,6 +75,8 @@ def test_features_are_theirs(case, tmp_path):
   save_file(state | (more if case == 'timm' else {}), path)
   pool = 'mean' if case == 'mean' else 'cls'
   reading = importing.encoder_of(str(path), FIELDS | {'pool': pool})
+  if case == 'timm':  # Whose classifier is not read, either.
+    assert set(reading.unread) == {*more, 'head.weight', 'head.bias'}
   fields = reading.encoder.fields
   assert (fields['name'], fields['patch_size'], fields['grid']) == ('vit_micro', 8, 4)
   assert fields['positions'] == ('sincos' if case == 'moco_v3' else 'learned')
@@ -192,9 +194,11 @@ def test_what_does_not_fit_is_said(state, said, tmp_path):
 
 def test_import_load_and_export_again(tmp_path, npz, capsys):
   """From timm's file to features and to a folder with the same file."""
-  path, run, folder = (tmp_path / name for name in ('dino.pth', 'run', 'folder'))
-  state = state_of('dino')
-  imported.torch_file(path, {'teacher': {f'backbone.{name}': x for name, x in state.items()}})
+  path, run, folder = (tmp_path / name for name in ('dino.pth', 'a run', 'folder'))
+  state = {f'backbone.{name}': x for name, x in state_of('dino').items()}
+  # A decoder that is not all there.
+  state |= {'head.weight': np.ones((3, 2)), 'backbone.decoder_embed.bias': np.ones(3)}
+  imported.torch_file(path, {'teacher': state})
   command = [
     '--config=configs/import_weights.py', f'--config.file={path}', f'--workdir={run}',
     '--config.data.name=npz', f'--config.data.dir={npz}',
@@ -203,6 +207,8 @@ def test_import_load_and_export_again(tmp_path, npz, capsys):
   told = capsys.readouterr().out
   assert 'vit_micro with patches of 8 pixels, learned positions for images of 32' in told
   assert "behind 'teacher.backbone.': every weight fits" in told
+  assert 'Not imported: teacher.head, decoder_embed (2 arrays).' in told
+  assert f"('--config.pretrained={run}')" in told  # As a shell takes it.
   embed = byoljax.load(str(run))
   assert embed.preprocessing.image_size == 32 and embed.dim == 64
   images = theirs.vit_images(48, 48)
@@ -213,8 +219,8 @@ def test_import_load_and_export_again(tmp_path, npz, capsys):
   command = ['--config=configs/export.py', f'--config.pretrained={run}', f'--workdir={folder}']
   assert main.main(command) == 0
   written = load_file(folder / 'model.safetensors')
-  assert set(written) == set(state)
-  for name, array in state.items():
+  assert set(written) == set(state_of('dino'))
+  for name, array in state_of('dino').items():
     np.testing.assert_array_equal(written[name], array)
   config = json.loads((folder / 'config.json').read_text())
   wanted = {name: theirs.VIT[name] for name in theirs.VIT}
