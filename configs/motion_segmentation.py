@@ -3,7 +3,8 @@
     python -m byoljax.main --config=configs/motion_segmentation.py
 
 trains on `sprites`, the built-in moving scenes, minutes on a CPU, with the truth about what moves.
-After a colon, a scale of `configs/scales.py`, for data that have a field 'moving', and
+After a colon, a scale of `configs/scales.py`, for data that have a field 'moving' (in an .npz,
+'moving_train'; of another name with `--config.method.mask` and `--config.data.fields`), and
 
     :shapes,differencing     the difference of two frames in place of the truth
     :folder_small,differencing     your clips: --config.data.name=frames --config.data.dir=clips

@@ -126,10 +126,10 @@ def check_network(encoder: Encoder, protocol: FinetuneProtocol, where: str = 'fi
     protocol.regularization.check(module)
   for name, value, off in (
     ('pool', protocol.pool, ''),
-    ('layer_decay', protocol.optim.get('layer_decay', 1.0), 1.0),
+    ('optim.layer_decay', protocol.optim.get('layer_decay', 1.0), 1.0),
   ):
     if value != off and not hasattr(module, 'depth'):
-      raise ConfigError(f"{where}: {name}={value} needs a vision transformer, such as 'vit_base'.")
+      raise ConfigError(f"{where}.{name}={value} needs a vision transformer, such as 'vit_base'.")
 
 
 def _tried(

@@ -129,9 +129,9 @@ def test_values_out_of_range_are_refused(changes, said):
   ('changes', 'said'),
   [
     ({'drop_path': 0.1}, 'finetune: drop_path=0.1 needs a vision transformer'),
-    ({'pool': 'mean'}, 'finetune: pool=mean needs a vision transformer'),
+    ({'pool': 'mean'}, 'finetune.pool=mean needs a vision transformer'),
     ({'pool': 'max'}, "unknown finetune.pool 'max'"),
-    ({'optim': {'layer_decay': 0.5}}, 'finetune: layer_decay=0.5 needs a vision transformer'),
+    ({'optim': {'layer_decay': 0.5}}, 'finetune.optim.layer_decay=0.5 needs a vision transformer'),
   ],
 )
 def test_networks_without_blocks_are_refused_before_anything_is_read(changes, said):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from byoljax import cli
 from byoljax import config as config_lib
 from byoljax.data.augment import crop
 from byoljax.data.augment.views import NUM_DRAWS, ViewSpec
@@ -168,3 +169,20 @@ def test_recipes_name_the_fields_that_they_look_at():
   assert second.field == 'second' and second.geometry_of == 0 and config.method.mask == ''
   assert assemble.data_options(config).fields == ()
   assert not (first.jitter_prob or first.gray_prob or second.jitter_prob or second.blur_prob)
+
+
+@pytest.mark.parametrize(
+  ('recipe', 'said'),
+  [
+    ('npz', "has no 'moving_train', which the field 'moving' needs"),
+    ('npz,differencing', "has no 'second_train', which the field 'second' needs"),
+    ('shapes', "shapes has no field 'moving', only images and labels"),
+  ],
+)
+def test_images_that_do_not_move_are_refused_before_anything_is_written(
+  recipe, said, npz, tmp_path, capsys
+):
+  data = [f'--data.dir={npz}'] if 'npz' in recipe else ['--data.name=shapes']
+  command = ['pretrain', f'{NAME}:{recipe}', *data, '--train.batch_size=16']
+  assert cli.run([*command, f'--workdir={tmp_path / "run"}']) == 2
+  assert said in capsys.readouterr().err.strip() and not (tmp_path / 'run').exists()
