@@ -153,12 +153,14 @@ class Refresh(NamedTuple):
       on every process alike, with replicated arrays. `features()` computes {tap: float32 [N, D]},
       what `embed` gives for every training image, un-augmented, in the order of their index; it is
       slow, and not called unless it is needed. `key` is a function of (seed, step).
+    embed: as `Method.embed`; None: that of the method.
   """
 
   every: int
   apply: Callable[
     [PyTree, PyTree, Callable[[], dict[str, Any]], jax.Array, int], tuple[PyTree, PyTree]
   ]
+  embed: Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]] | None = None
 
 
 def same_batch(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:

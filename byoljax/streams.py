@@ -60,6 +60,7 @@ COUNTING = 1502  # how the whole image is made smaller
 NOISE = 1511  # noise that is to be removed
 HOLES = 1512  # which part of it is missing
 MASKS = 1531  # which patches are masked
+REPLACED = 1533  # what stands in the place of masked tokens
 MIXING = 1532  # without a position: how a batch's images are mixed
 
 # Any of the keys that a method gets, where it is made of several methods.

@@ -179,7 +179,9 @@ def get_config() -> ConfigDict:
         'patch_size': 0,  # of ViTs and ConvNeXt; 0 = the encoder's own
         'pool': 'cls',  # of ViTs; or 'mean'
         'positions': 'sincos',  # of ViTs; or 'sincos_xy', 'learned'
-        'grid': 0,  # of ViTs: patches on each side that positions are made for; 0 = its own
+        # Of ViTs: patches on each side that positions are made for, of image GPTs: pixels; 0 = own
+        'grid': 0,
+        'palette': 0,  # of image GPTs: colors; 0 = its own
         'stride': 0,  # of codecs: pixels from one code to the next; 0 = 4
         'dtype': 'float32',  # or 'bfloat16' for the computation
         'remat': False,  # True: less memory, one more forward pass

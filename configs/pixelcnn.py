@@ -36,7 +36,7 @@ def gated(config: ConfigDict) -> None:
 def shapes(config: ConfigDict, epochs: int) -> None:
   """A small network on small images; ours."""
   del epochs
-  whole_images(config, 16)
+  scales.whole_images(config, 16)
   config.encoder.name = 'pixelcnn_micro'
   config.method.update(levels=32, hidden=96)
   config.optim.update(base_lr=1.6e-2, weight_decay=0.0)
@@ -45,7 +45,7 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 def cifar10(config: ConfigDict, epochs: int) -> None:
   """The papers' network; AdamW in place of RMSProp; ours."""
   del epochs
-  whole_images(config, 32)
+  scales.whole_images(config, 32)
   config.train.batch_size = 128
   config.encoder.name = 'pixelcnn'
   config.optim.update(name='adamw', base_lr=1e-3, weight_decay=0.0, trust_coefficient=0.001)
@@ -54,18 +54,12 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
 def cifar10_small(config: ConfigDict, epochs: int) -> None:
   """As the shapes, at 32 px."""
   shapes(config, epochs)
-  whole_images(config, 32)
+  scales.whole_images(config, 32)
 
 
 def photographs(config: ConfigDict, epochs: int) -> None:
   """As on CIFAR-10: 32 px is what a PixelCNN can do."""
   cifar10(config, epochs)
-
-
-def whole_images(config: ConfigDict, size: int) -> None:
-  """Whole images, mirrored: a resized part would have smoother pixels than an image has."""
-  scales.reconstructed_view(config, size=size, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
-  config.evals.image_size = size
 
 
 def smoke(config: ConfigDict, epochs: int) -> None:

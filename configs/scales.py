@@ -210,6 +210,12 @@ def reconstructed_view(config: ConfigDict, **changes) -> None:
   config.checkpoint.update(every='20 %', keep=5)
 
 
+def whole_images(config: ConfigDict, size: int) -> None:
+  """One view, mirrored and never cropped: a part made larger is smoother than any image is."""
+  reconstructed_view(config, size=size, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0))
+  config.evals.image_size = size
+
+
 def operators(config: ConfigDict, family: str, resize: str = 'bicubic') -> None:
   """Whose image operators all views use: those of the method's authors at the large scales.
 

@@ -11,7 +11,14 @@ from typing import Any
 
 from byoljax import own
 from byoljax.method import MakeEncoder, Method, Setting
-from byoljax.methods.generative import dvae, pixelcnn, vq_gan, vq_vae
+from byoljax.methods.generative import (
+  dvae,
+  image_gpt,
+  masked_tokens,
+  pixelcnn,
+  vq_gan,
+  vq_vae,
+)
 from byoljax.methods.joint_embedding import (
   barlow_twins,
   bridge,
@@ -68,11 +75,13 @@ METHODS: dict[str, Callable[..., Method]] = {
   'dvae': dvae.build,
   'exemplar': exemplar.build,
   'geometric': geometric.build,
+  'image_gpt': image_gpt.build,
   'instance_discrimination': instance_discrimination.build,
   'interclr': interclr.build,
   'jigsaw': jigsaw.build,
   'linear_probe': linear_probe.build,
   'mae': mae.build,
+  'masked_tokens': masked_tokens.build,
   'moco': moco.build,
   'moco_v3': moco_v3.build,
   'motion_segmentation': motion_segmentation.build,

@@ -17,6 +17,7 @@ from byoljax.models import (
   codecs,
   convnext,
   exemplar_cnn,
+  image_transformer,
   nin,
   pixelcnn,
   resnet,
@@ -338,6 +339,26 @@ class VQGANOptions(SmallImageOptions):
     return vq_gan.VQGANEncoder(vq_gan.VQ_GANS[name], **self._shared())
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageTransformerOptions(SmallImageOptions):
+  """Options of image GPT's transformers over pixels, which have no batch normalization.
+
+  Attributes:
+    palette: colors, 0 for the network's own number (512; 'micro' 32).
+    grid: pixels on each side of an image, 0 for the network's own (32; 'micro' 16).
+  """
+
+  palette: int = 0
+  grid: int = 0
+
+  counts: ClassVar[tuple[str, ...]] = ('palette', 'grid')
+
+  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
+    """The module; batch normalization is not part of it."""
+    del bn_axis, bn_groups
+    return image_transformer.make(name, palette=self.palette, grid=self.grid, **self._shared())
+
+
 # name -> the options of its family
 FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(resnet.RESNETS, ResNetOptions),
@@ -350,6 +371,8 @@ FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(exemplar_cnn.EXEMPLAR_CNNS, ExemplarCNNOptions),
   'vgg_dilated': DilatedVGGOptions,
   **dict.fromkeys(pixelcnn.PIXELCNNS, PixelCNNOptions),
+  **dict.fromkeys(image_transformer.names('gpt'), ImageTransformerOptions),
+  **dict.fromkeys(image_transformer.names('bert'), ImageTransformerOptions),
   **dict.fromkeys(codecs.CODECS, CodecOptions),
   **dict.fromkeys(vq_gan.VQ_GANS, VQGANOptions),
 }

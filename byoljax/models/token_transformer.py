@@ -244,12 +244,13 @@ class TokenHead(nn.Module):
 def generate(
   model: TokenTransformer,
   params: PyTree,
-  head: TokenHead,
+  head: nn.Module,
   head_params: PyTree,
   key: jax.Array,
   sampling: Sampling,
   *,
   condition: jax.Array | None = None,
+  prefix: jax.Array | None = None,
   cached: bool = True,
 ) -> jax.Array:
   """Draws sequences of a causal transformer, token by token: int32 [sampling.count, n].
@@ -262,13 +263,19 @@ def generate(
     key: each sequence has draws of its own, which do not depend on how many there are.
     sampling: how many, and how.
     condition: int [count,m]; not without m.
+    prefix: int [count,p], the first p tokens; None: all are drawn.
     cached: whether keys and values are kept; without, every token costs a pass over the sequence.
       The same sequences up to rounding.
   """
-  count, given = sampling.count, model.conditions
+  params = jax.tree.map(jnp.asarray, params)  # Tables are indexed: arrays of NumPy will not do.
+  count, before = sampling.count, model.conditions
   keys = drawing.keys(key, count)
-  forced = jnp.zeros((count, 0), jnp.int32) if condition is None else condition.astype(jnp.int32)
-  start = jnp.concatenate([forced, jnp.zeros((count, model.length), jnp.int32)], axis=1)
+  start = jnp.zeros((count, model.total), jnp.int32)
+  if condition is not None:
+    start = start.at[:, :before].set(condition)
+  given = before + (0 if prefix is None else prefix.shape[1])
+  if prefix is not None:
+    start = start.at[:, before:given].set(prefix)
   apply: Any = functools.partial(model.apply, {'params': params})
 
   def drawn(feature: jax.Array, sequence: jax.Array, place: jax.Array) -> jax.Array:
@@ -279,12 +286,12 @@ def generate(
 
   def one(place: jax.Array, carry: tuple[jax.Array, Cache]) -> tuple[jax.Array, Cache]:
     sequence, cache = carry
-    before = lax.dynamic_slice(sequence, (0, jnp.maximum(place - 1, 0)), (count, 1))[:, 0]
-    feature, cache = apply(before, place, cache, method='step')
+    last = lax.dynamic_slice(sequence, (0, jnp.maximum(place - 1, 0)), (count, 1))[:, 0]
+    feature, cache = apply(last, place, cache, method='step')
     return drawn(feature, sequence, place), cache
 
   def whole(place: jax.Array, sequence: jax.Array) -> jax.Array:
-    made = apply(sequence[:, given:], condition=sequence[:, :given] if given else None)
+    made = apply(sequence[:, before:], condition=sequence[:, :before] if before else None)
     feature = lax.dynamic_index_in_dim(made.features, place, axis=1, keepdims=False)
     return drawn(feature, sequence, place)
 
@@ -292,7 +299,7 @@ def generate(
     sequence, _ = lax.fori_loop(0, model.total, one, (start, model.empty_cache(count)))
   else:
     sequence = lax.fori_loop(0, model.total, whole, start)
-  return sequence[:, given:]
+  return sequence[:, before:]
 
 
 def _linear(features: int, dtype: jnp.dtype, sigma: float = 0.02) -> nn.Dense:

@@ -52,3 +52,44 @@ def put_back(tokens: jax.Array, masked: jax.Array, filler: jax.Array) -> jax.Arr
   place = jnp.maximum(jnp.cumsum(~masked, axis=1) - 1, 0)
   spread = jnp.take_along_axis(tokens, place[:, :, None], axis=1)
   return jnp.where(masked[:, :, None], filler[None, None], spread)
+
+
+def block_masks(
+  keys: jax.Array, height: int, width: int, hidden: int, *, least: int, aspect: float
+) -> jax.Array:
+  """Masks of rectangles, as BEiT's (Bao et al. 2021, arXiv 2106.08254, algorithm 1).
+
+  Rectangles of `least` to `hidden` places, uniformly, with sides in a ratio in [aspect,
+  1 / aspect], log-uniformly, are laid anywhere until `hidden` places are masked. Different from the
+  paper: the last rectangle is masked in part, at random, so that all images have as many.
+
+  Args:
+    keys: one for each image, [b].
+    height: places.
+    width: places.
+    hidden: how many are masked, from 1 to all.
+    least: places of a rectangle, at most `hidden`.
+    aspect: in (0, 1].
+
+  Returns:
+    bool [b,height * width], True where masked.
+  """
+  most = 4 * height * width  # Rectangles: enough to cover everything.
+  rows, columns = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None, :]
+
+  def one(key: jax.Array) -> jax.Array:
+    draws = jax.random.uniform(key, (5, most))
+    area = least + draws[0] * (hidden - least)
+    ratio = jnp.exp((2 * draws[1] - 1) * -jnp.log(aspect))
+    tall = jnp.clip(jnp.round(jnp.sqrt(area * ratio)), 1, height)
+    wide = jnp.clip(jnp.round(jnp.sqrt(area / ratio)), 1, width)
+    top = jnp.floor(draws[2] * (height - tall + 1))[:, None, None]
+    left = jnp.floor(draws[3] * (width - wide + 1))[:, None, None]
+    tall, wide = tall[:, None, None], wide[:, None, None]
+    inside = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
+    number = jnp.where(inside, jnp.arange(most)[:, None, None], most).min(0)
+    # Of what one rectangle covers first, a random order.
+    tie = jax.random.uniform(jax.random.fold_in(key, 1), (height, width))
+    return -(number + tie).ravel()
+
+  return lowest_visible(jax.vmap(one)(keys), height * width - hidden)

@@ -193,7 +193,7 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
       process_count=jax.process_count(),
       threads=run.data.threads,
     )
-    extract = _extractor(run.method.embed, run.data.mean, run.data.std)
+    extract = _extractor(refresh.embed or run.method.embed, run.data.mean, run.data.std)
     watched = activity.counted(clean, 'features', run.source.size, activity.rows, 'images')
     return extract(whole.params, whole.method_state, watched, run.source.size)
 

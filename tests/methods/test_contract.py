@@ -25,7 +25,7 @@ from byoljax.length import Length
 from byoljax.losses import classification
 from byoljax.method import NETWORKS, Setting
 from byoljax.methods import METHODS
-from byoljax.models import halves, heads, layers, pixelcnn, vit
+from byoljax.models import halves, heads, image_transformer, layers, pixelcnn, vit
 from byoljax.models.net import stack
 from byoljax.ops.sampling import Sampling
 from byoljax.optim import recipe
@@ -61,6 +61,13 @@ def tiny_pixelcnn(bn_axis, bn_groups=0, dtype=jnp.float32, gated=True):
   """The same for methods that predict what comes next."""
   del bn_axis, bn_groups
   return pixelcnn.PixelCNN(pixelcnn.Size(6, 1, gated, first=3), dtype=dtype)
+
+
+def tiny_image_gpt(bn_axis, bn_groups=0, dtype=jnp.float32, causal=True):
+  """The same for methods that need colors of a palette."""
+  del bn_axis, bn_groups
+  size = image_transformer.Size(8, 1, 2)
+  return image_transformer.ImageTransformer(size, 6, SIZE, causal, dtype=dtype)
 
 
 def halved(bn_axis, bn_groups=0, dtype=jnp.float32, kind='lab_halves'):
@@ -105,6 +112,7 @@ CASES = {
   'supervised': ({}, 1),
   'dvae': ({'codes': 12, 'dim': 4, 'kl_warmup': '2 steps', 'decoder': 'codec_small'}, 1),
   'exemplar': ({'changes': {'patch': 5}, 'samples': 2}, 1),
+  'image_gpt': ({}, 1),
   'instance_discrimination': ({'projector': (8,), 'num_noise': 12}, 1),
   'interclr': (
     {'projector': (16, 8), 'queue_size': 80, 'tau': 0.9, 'bn_groups': 4, 'num_clusters': 6,
@@ -118,6 +126,7 @@ CASES = {
   ),
   'linear_probe': ({'num_heads': 2}, 1),
   'mae': ({'mask_ratio': 0.5, 'decoder_dim': 8, 'decoder_depth': 1, 'decoder_heads': 2}, 1),
+  'masked_tokens': ({'mask_ratio': 0.4, 'least_block': 3}, 1),
   'moco': ({'projector': (16, 8), 'queue_size': 80, 'tau': 0.9, 'symmetric': True,
             'bn_groups': 4}, 2),
   'moco_v3': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
@@ -157,7 +166,13 @@ CASES = {
   'w_mse': ({'projector': (16, 4)}, 2),
 }  # fmt: skip
 # Methods that need another encoder.
-ENCODERS = {'mae': tiny_vit, 'pixelcnn': tiny_pixelcnn, 'split_brain': halved}
+ENCODERS = {
+  'image_gpt': tiny_image_gpt,
+  'mae': tiny_vit,
+  'masked_tokens': functools.partial(tiny_image_gpt, causal=False),
+  'pixelcnn': tiny_pixelcnn,
+  'split_brain': halved,
+}
 # Whose batches hold the parameters of the augmentation, as those of all methods do in a run.
 READ_DRAWN = {'augmentation_prediction'}
 READ_MASKS = {'motion_segmentation'}

@@ -104,12 +104,13 @@ def test_draws_with_a_cache_are_those_without():
   def drawn(cached):
     return generate(
       model, params, head, weights, jax.random.key(0), Sampling(3, temperature=3.0),
-      condition=condition, cached=cached,
+      condition=condition, prefix=jnp.asarray([[4], [3], [2]]), cached=cached,
     )  # fmt: skip
 
   with_cache, without = (np.asarray(jax.jit(drawn, static_argnums=0)(c)) for c in (True, False))
   np.testing.assert_array_equal(with_cache, without)
   assert with_cache.shape == (3, LENGTH) and len(np.unique(with_cache)) > 1
+  np.testing.assert_array_equal(with_cache[:, 0], [4, 3, 2], err_msg='the beginning')
 
 
 def test_what_does_not_fit():

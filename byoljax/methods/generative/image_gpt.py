@@ -1,0 +1,104 @@
+"""Image GPT (Chen et al. 2020, *Generative pretraining from pixels*, ICML), autoregressive.
+
+An image is a sequence of colors of a palette, pixel by pixel, row by row; a causal transformer
+(`models.image_transformer`) predicts each from those before it. The palette is the k-means of the
+data's colors, found before the first step. The paper's other objective, BERT's, is the method
+`masked_tokens`.
+
+Different from the authors' code: the exact GELU, LayerNorm as in GPT-2, AdamW's decay of matrices;
+the palette is of this run's images, 16 colors of each, in place of the published one of ImageNet.
+A "dimension" of 'bits_per_dim' is a pixel's color: log2 K bits for K equally probable ones.
+"""
+
+from typing import Any
+
+import jax
+from jax import lax
+
+from byoljax import streams
+from byoljax.losses import likelihoods
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  default_groups,
+  evaluation_outputs,
+  keep,
+)
+from byoljax.methods.checks import only_view
+from byoljax.methods.generative import palette as palette_lib
+from byoljax.methods.generative.raster import HEAD, refuse_condition
+from byoljax.methods.reconstruction.autoencoder import picture
+from byoljax.models.net import Statistics
+from byoljax.models.token_transformer import generate
+from byoljax.ops.sampling import Sampling
+
+PyTree = Any
+
+
+def build(make_encoder: MakeEncoder, setting: Setting) -> Method:
+  """Builds image GPT from an encoder factory.
+
+  Args:
+    make_encoder: a causal `models.image_transformer.ImageTransformer`.
+    setting: the run.
+
+  Raises:
+    ValueError: another encoder.
+  """
+  net = palette_lib.token_network(make_encoder, setting, 'gpt')
+  encoder, head = net.parts[0][2], net.parts[1][2]
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    return params, Statistics(bn)
+
+  def loss(
+    params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    del key, step
+    view = only_view(batch)
+    made, bn = net.apply(params, state.bn, view, train=True)
+    tokens = palette_lib.tokens_of(state, view)
+    value = likelihoods.categorical_nll(made[HEAD], tokens).mean()
+    metrics = {'bits_per_dim': likelihoods.bits(lax.stop_gradient(value))}
+    return value, Aux(Statistics(bn), metrics, made['embedding'])
+
+  def drawn(
+    params: PyTree, state: Statistics, key: jax.Array, sampling: Sampling, prefix: Any = None
+  ) -> jax.Array:
+    """Normalized images; `prefix` are the first tokens."""
+    own = params['encoder']['transformer']
+    tokens = generate(
+      encoder.model, own, head, params['decoder'], key, sampling, prefix=prefix
+    ).reshape(-1, encoder.grid, encoder.grid)
+    return palette_lib.colors_of(state, tokens)
+
+  def sample(
+    params: PyTree, state: Statistics, key: jax.Array, condition: Any, sampling: Sampling
+  ) -> jax.Array:
+    refuse_condition(condition)
+    if sampling.size != encoder.grid:
+      raise ValueError(
+        f'size={sampling.size}: this transformer draws images of {encoder.grid} pixels.'
+      )
+    return picture(drawn(params, state, key, sampling), setting)
+
+  def pictures(
+    params: PyTree, state: Statistics, batch: Batch, key: jax.Array
+  ) -> dict[str, jax.Array]:
+    """The upper half, and how the network goes on."""
+    view = batch['views'][0]
+    tokens = palette_lib.tokens_of(state, view)
+    upper = encoder.grid // 2
+    prefix = tokens[:, :upper].reshape(len(view), -1)
+    output = drawn(params, state, key, Sampling(len(view), encoder.grid), prefix)
+    shown = {'image': view, 'input': view.at[:, upper:].set(0.0), 'output': output}
+    return {name: picture(x, setting) for name, x in shown.items()}
+
+  return Method(
+    init, loss, keep, evaluation_outputs(net, 'embedding'), default_groups, net=net,
+    refresh=palette_lib.fit_palette(), pictures=pictures, sample=sample,
+  )  # fmt: skip
