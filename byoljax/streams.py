@@ -21,6 +21,9 @@ STEPS = 1002  # -> the key in the TrainState; with a step: the step's key
 PICTURES = 1003  # with a seed of 0 -> the key that `Method.pictures` gets
 SAMPLES = 1004  # with the seed of the samples -> the key that `Method.sample` gets
 
+# An evaluation's key, `jax.random.key(seed)`.
+CORRUPTIONS = 1051  # with a kind and an example's index: how an image is corrupted
+
 # A step's key.
 TRANSFORM = 1101  # with a micro-batch -> the key that `Method.transform` gets
 LOSS = 1102  # with a number for micro-batch and phase -> the key that `Method.loss` gets
@@ -85,3 +88,4 @@ PERMUTATIONS = 2010  # the first permutation of a jigsaw's set, and ties
 STATISTICS = 2011  # images that mean and spread are taken of
 FOLDS = 2012  # the parts of a cross-validation
 SVM_PARTS = 2013  # (class): parts of the cross-validation of support vector machines
+ROBUSTNESS_SUBSET = 2014  # test images that are corrupted, where not all are
