@@ -35,6 +35,7 @@ from byoljax.models import lasso as lasso_lib
 from byoljax.ops import trees
 
 PyTree = Any
+IMAGE = 'image'  # What `Method.pictures` calls the image itself, the same for all parts.
 
 
 def multi_task(parts: Sequence[Part], lasso: float = 0.0) -> Method:
@@ -132,6 +133,18 @@ def multi_task(parts: Sequence[Part], lasso: float = 0.0) -> Method:
     merged = {role: names for own in each for role, names in own.items()}
     return merged | {ENCODER: jax.tree.map(_group, *(own[ENCODER] for own in each))}
 
+  painting = [(part, part.method.pictures) for part in parts if part.method.pictures is not None]
+
+  def pictures(
+    params: PyTree, state: PartsState, batch: Batch, key: jax.Array
+  ) -> dict[str, jax.Array]:
+    shown = {}
+    for part, paint in painting:
+      own = paint(part.take(params), part.state(state), batch, part.key(key))
+      named = {name if name == IMAGE else f'{part.name} {name}': each for name, each in own.items()}
+      shown |= named
+    return shown
+
   embed = evaluation_outputs(net, net.parts[0][1])
   starts = {
     '/'.join((part.role(path.split('/')[0]), *path.split('/')[1:])): step
@@ -152,6 +165,7 @@ def multi_task(parts: Sequence[Part], lasso: float = 0.0) -> Method:
     targets=tuple(part.target(target) for part in parts for target in part.method.targets),
     notes=tuple(f"part '{part.name}': {note}" for part in parts for note in part.method.notes),
     compare=compare if comparing else None,
+    pictures=pictures if painting else None,
   )
 
 

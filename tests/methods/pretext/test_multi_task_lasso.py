@@ -113,6 +113,15 @@ def test_evaluations_find_encoder_sums_and_heads():
   np.testing.assert_allclose(outputs['turns_logits'], expected, atol=1e-5)
 
 
+def test_pictures_are_those_of_the_parts():
+  method, _, params, state = begun()
+  batch = batch_of('byol')
+  shown = jax.eval_shape(method.pictures, params, state, batch | {'views': batch['views'][:1]}, KEY)
+  assert set(shown) == {'image', 'clean input', 'clean output'}
+  assert shown['clean output'].shape == batch['views'][0].shape
+  assert build(0.25, turns=TURNS).pictures is None
+
+
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
