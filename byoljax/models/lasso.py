@@ -54,7 +54,7 @@ class WeightedMaps(nn.Module):
     weights = self.param(WEIGHTS, start, (len(maps),), jnp.float32)
     mixture = jnp.zeros((), self.dtype)
     for number, x in enumerate(maps):
-      x = pooling.adaptive_pool(x.astype(self.dtype), tuple(edges))
+      x = pooling.adaptive_pool(x.astype(self.dtype), (edges[0], edges[1]))
       if x.shape[-1] != channels:
         x = layers.conv(channels, 1, 1, 'torch', self.dtype, f'map{number}_conv')(x)
       norm = layers.batch_norm(

@@ -151,6 +151,12 @@ def network(parts: Sequence[Part]) -> Net:
 
 def _source(part: Part, source: Source, outputs: Sequence[str], embedding: str) -> Source:
   """What a part's head reads, by its name in the composite."""
+  if isinstance(source, tuple):
+    return tuple(_name(part, each, outputs, embedding) for each in source)
+  return _name(part, source, outputs, embedding)
+
+
+def _name(part: Part, source: str, outputs: Sequence[str], embedding: str) -> str:
   if source == outputs[0]:
     return part.mixture if part.maps else embedding
   if source == lasso.MIXTURE and part.maps:
