@@ -210,7 +210,13 @@ def get_config() -> ConfigDict:
         'linear': linear_protocol(),
       },
       'checkpoint': {'every': '10 epochs', 'keep': 2},  # or 'at the end' only
-      'log': {'every': '50 steps', 'tensorboard': True, 'csv': False, 'verbose': False},
+      'log': {
+        'every': '50 steps',
+        'tensorboard': True,
+        'csv': False,
+        'sinks': (),  # services that get the metrics: 'wandb', 'mlflow'; docs/services.md
+        'verbose': False,
+      },
       'profile': {'start': 0, 'steps': 0},  # trace of these steps; 0 steps = off
       'bench': {'steps': 20, 'rounds': 3},  # timed by the task 'bench': rounds of so many steps
     }

@@ -64,7 +64,8 @@ LAYERS = {
   '__init__': {'api', 'encoders', 'version'},
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'flax', 'optax', 'orbax', 'matplotlib', 'absl',
-         'ml_collections', 'tensorboardX', 'torch', 'sklearn', 'shtab'}  # fmt: skip
+         'ml_collections', 'tensorboardX', 'torch', 'sklearn', 'shtab', 'wandb',
+         'mlflow'}  # fmt: skip
 # Which of them a folder or file may import; the longest prefix counts.
 HEAVY_ALLOWED = {
   'models/': {'flax'},
@@ -82,6 +83,7 @@ HEAVY_ALLOWED = {
   'workdir/checkpoint.py': {'orbax'},
   'workdir/restore.py': {'orbax'},
   'workdir/metrics.py': {'tensorboardX'},
+  'workdir/sinks.py': {'wandb', 'mlflow'},
   'report/': {'flax', 'matplotlib', 'sklearn', 'tensorboardX'},
   'config.py': {'ml_collections'},
   'tasks/': {'ml_collections'},

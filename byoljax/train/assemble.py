@@ -24,6 +24,7 @@ from byoljax.optim import lars, recipe
 from byoljax.train import sharding
 from byoljax.train.record import Cadence, Logging
 from byoljax.train.run import DataOptions, MapStep, ProbeOptions, Run, check_batch, make_run
+from byoljax.workdir import sinks
 
 
 def from_config(
@@ -111,15 +112,17 @@ def cadence(config: Config, length: Length) -> Cadence:
   """When a run with a directory evaluates and saves, and what it writes.
 
   Raises:
-    ConfigError: not durations.
+    ConfigError: not durations, or a service that is not there.
   """
   with user_errors():
+    sinks.check(config.log.sinks)
     return Cadence(
       evaluate=length.every('evals.knn.every', config.evals.knn.every, may_be_never=True),
       save=length.every('checkpoint.every', config.checkpoint.every),
       keep=config.checkpoint.keep,
       tensorboard=config.log.tensorboard,
       csv=config.log.csv,
+      sinks=tuple(config.log.sinks),
       profile_start=config.profile.start,
       profile_steps=config.profile.steps,
     )

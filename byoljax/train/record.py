@@ -22,6 +22,7 @@ class Cadence(NamedTuple):
     keep: how many of the newest checkpoints stay.
     tensorboard: whether metrics are also written for TensorBoard.
     csv: whether metrics are also written as CSV.
+    sinks: services that get the metrics, see `byoljax.workdir.sinks`.
     profile_start: first step of a trace of the devices.
     profile_steps: how many steps are traced; 0: none.
   """
@@ -31,6 +32,7 @@ class Cadence(NamedTuple):
   keep: int = 1
   tensorboard: bool = False
   csv: bool = False
+  sinks: tuple[str, ...] = ()
   profile_start: int = 0
   profile_steps: int = 0
 
@@ -96,16 +98,21 @@ class Record:
       prefix=processes.prefix(),
     )
     self._writer = metrics.Writer(
-      workdir, tensorboard=cadence.tensorboard, csv=cadence.csv, resume_step=start
+      workdir,
+      tensorboard=cadence.tensorboard,
+      csv=cadence.csv,
+      sinks=cadence.sinks,
+      resume_step=start,
     )
 
   def __enter__(self) -> 'Record':
     return self
 
-  def __exit__(self, *unused: object) -> None:
+  def __exit__(self, kind: object, *unused: object) -> None:
     self._progress.close()
     self.profiler.close()
-    self._writer.close()
+    complete = self._since >= self._run.length.total_steps
+    self._writer.close('failed' if kind else 'finished' if complete else 'stopped')
 
   def read(self, done: int, values: Metrics) -> dict[str, float]:
     """The metrics after `done` steps, on the host; waits for the device.

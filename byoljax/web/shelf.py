@@ -94,9 +94,11 @@ class Shelf:
     run = self.path(name)
     stored = listing.about(run)
     return {
-      'settings': flat(stored.get('config', {})),
-      'facts': flat(stored.get('facts', {})),
-      'versions': flat({'byoljax': stored.get('byoljax', ''), **(stored.get('versions') or {})}),
+      'settings': listing.flat(stored.get('config', {})),
+      'facts': listing.flat(stored.get('facts', {})),
+      'versions': listing.flat(
+        {'byoljax': stored.get('byoljax', ''), **(stored.get('versions') or {})}
+      ),
       'tables': _tables(run),
       'pictures': [
         {'name': picture, 'changed': (run / picture).stat().st_mtime_ns}
@@ -182,17 +184,6 @@ def _is_png(path: pathlib.Path) -> bool:
 def _is_inside(path: pathlib.Path, run: pathlib.Path) -> bool:
   """Whether a file is there, and really lies in the run's directory."""
   return path.is_file() and path.resolve().is_relative_to(run.resolve())
-
-
-def flat(fields: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
-  """{'data': {'name': 'npz', 'threads': 0}} -> {'data.name': 'npz', 'data.threads': '0'}."""
-  made: dict[str, str] = {}
-  for name, value in fields.items():
-    if isinstance(value, dict) and value:
-      made |= flat(value, f'{prefix}{name}.')
-    else:
-      made[f'{prefix}{name}'] = value if isinstance(value, str) else json.dumps(value)
-  return made
 
 
 def _tables(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:

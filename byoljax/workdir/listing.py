@@ -4,7 +4,7 @@ A run is a directory with a `config.json` that was written by a run. What lies w
 evaluations, belongs to it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import json
 import math
@@ -150,6 +150,17 @@ def _with(lines: Iterable[bytes], name: str) -> Iterator[bytes]:
 
 def _is_finite(value: Any) -> bool:
   return isinstance(value, int | float) and math.isfinite(value)
+
+
+def flat(fields: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
+  """{'data': {'name': 'npz', 'threads': 0}} -> {'data.name': 'npz', 'data.threads': '0'}."""
+  made: dict[str, str] = {}
+  for name, value in fields.items():
+    if isinstance(value, dict) and value:
+      made |= flat(value, f'{prefix}{name}.')
+    else:
+      made[f'{prefix}{name}'] = value if isinstance(value, str) else json.dumps(value)
+  return made
 
 
 def short_recipe(recipe: str) -> str:

@@ -1,14 +1,14 @@
 """The metrics that a run writes, to be read and plotted.
 
 `metrics.jsonl` is the primary record: one JSON object per row, 'step' first. TensorBoard (through
-tensorboardX, which does not import TensorFlow) and CSV are copies of it. After a resume it has the
-same rows as that of an uninterrupted run.
+tensorboardX, which does not import TensorFlow), CSV and services are copies of it. After a resume
+it has the same rows as that of an uninterrupted run.
 
 JSON has no NaN: such values are written as the strings "NaN", "Infinity" and "-Infinity", so that
 any JSON parser accepts the file; `read` converts them back to floats.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import csv as csv_module
 import io
 import json
@@ -39,6 +39,7 @@ class Writer:
   Args:
     workdir: directory of the run, created if necessary.
     tensorboard: whether to write `tensorboard/` as well (numbers only).
+    sinks: services that get the rows as well; see `byoljax.workdir.sinks`.
     csv: whether to write `metrics.csv` as well; a column that appears later is added to the header
       and is empty in earlier rows.
     resume_step: the step of the restored checkpoint. Rows of later steps are dropped, because they
@@ -52,6 +53,7 @@ class Writer:
     *,
     tensorboard: bool = True,
     csv: bool = False,
+    sinks: Sequence[str] = (),
     resume_step: int = 0,
   ) -> None:
     self._active = hosts.is_first_process()
@@ -65,6 +67,11 @@ class Writer:
       file.writelines(_to_json(row) for row in rows)
     self._file = self._path.open('a', encoding='utf-8')
     self._csv = _Csv(directory / CSV, rows) if csv else None
+    self._sinks = None
+    if sinks:
+      from byoljax.workdir.sinks import Sinks
+
+      self._sinks = Sinks(sinks, directory)
     self._board = None
     if tensorboard:
       import tensorboardX
@@ -97,6 +104,8 @@ class Writer:
       for name, value in row.items():
         if name != 'step' and isinstance(value, int | float):
           self._board.add_scalar(name, float(value), int(step))
+    if self._sinks is not None:
+      self._sinks.write(row)
 
   def flush(self) -> None:
     """Syncs everything to disk; call it before saving a checkpoint."""
@@ -109,8 +118,12 @@ class Writer:
     if self._board is not None:
       self._board.flush()
 
-  def close(self) -> None:
-    """Flushes and closes; idempotent."""
+  def close(self, outcome: str = 'finished') -> None:
+    """Flushes and closes; idempotent.
+
+    Args:
+      outcome: how the run ended: 'finished', 'stopped' or 'failed'.
+    """
     if not self._active or self._file.closed:
       return
     self.flush()
@@ -119,12 +132,14 @@ class Writer:
       self._csv.file.close()
     if self._board is not None:
       self._board.close()
+    if self._sinks is not None:
+      self._sinks.close(outcome)
 
   def __enter__(self) -> 'Writer':
     return self
 
-  def __exit__(self, *exception: object) -> None:
-    self.close()
+  def __exit__(self, kind: object, *exception: object) -> None:
+    self.close('finished' if kind is None else 'failed')
 
 
 def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:

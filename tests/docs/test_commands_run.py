@@ -21,6 +21,7 @@ ELSEWHERE = {
   '--coordinator_address': 'other processes',
   '.pth': 'weights of others',
   'byoljax web': 'somebody who ends it',
+  '--log.sinks': 'a package of a service',
   'tfds:oxford_flowers102': 'a prepared data set',
 }
 SHORT = {

@@ -14,7 +14,7 @@ import pytest
 from byoljax import cli
 from byoljax.config import ConfigError
 from byoljax.web import server as server_lib
-from byoljax.web.shelf import Record, Shelf, flat
+from byoljax.web.shelf import Record, Shelf
 from tests.report.test_page import browser
 from tests.workdir.test_listing import ROWS, make
 
@@ -223,12 +223,6 @@ def test_mistakes_are_one_sentence(served, runs, capsys):
   assert cli.run(['web', str(runs / 'nothing')]) == 2
   assert capsys.readouterr().err.startswith("error: there is no directory '")
   assert cli.parse(['web']).options.port == 8321
-
-
-def test_settings_are_flat_text():
-  assert flat({'a': {'b': 1, 'c': {}}, 'd': [1.5], 'e': 'x', 'f': float('nan')}) == {
-    'a.b': '1', 'a.c': '{}', 'd': '[1.5]', 'e': 'x', 'f': 'NaN'
-  }  # fmt: skip
 
 
 @pytest.mark.skipif(browser() is None, reason='no Chromium on PATH or in BYOLJAX_BROWSER')

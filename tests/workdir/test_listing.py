@@ -126,6 +126,12 @@ def test_directories_may_be_left_out():
   assert '| `byoljax runs [DIR]` |' in cli.table()
 
 
+def test_settings_are_flat_text():
+  assert listing.flat({'a': {'b': 1, 'c': {}}, 'd': [1.5], 'e': 'x', 'f': float('nan')}) == {
+    'a.b': '1', 'a.c': '{}', 'd': '[1.5]', 'e': 'x', 'f': 'NaN'
+  }  # fmt: skip
+
+
 def test_words_for_sizes_and_times():
   sizes = {
     0: '0 kB',
