@@ -21,6 +21,8 @@ STEPS = 1002  # -> the key in the TrainState; with a step: the step's key
 PICTURES = 1003  # with a seed of 0 -> the key that `Method.pictures` gets
 SAMPLES = 1004  # with the seed of the samples -> the key that `Method.sample` gets
 
+SAMPLE_CLASSES = 1005  # the key that `Method.sample` gets -> classes of which none were asked for
+
 # An evaluation's key, `jax.random.key(seed)`.
 CORRUPTIONS = 1051  # with a kind and an example's index: how an image is corrupted
 
@@ -56,6 +58,7 @@ DIVISION = 1303  # the parts of a batch that are whitened apart; with a draw
 DROP_PATH = 1304  # which branches are left out; with an example's global position
 RESTARTS = 1311  # where dead codes of a codebook are put
 GUMBEL = 1312  # with an example's global position: which codes are drawn
+CODE_NOISE = 1313  # with an example's global position: codes that a prior reads wrongly
 
 # The key that `Method.transform` gets, each with an example's global position.
 GEOMETRIC = 1501  # which of the geometric transforms

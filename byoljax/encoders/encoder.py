@@ -111,6 +111,11 @@ class Encoder:
     return shape.shape[-1]
 
   @property
+  def recorded(self) -> int:
+    """What a run that was given this encoder remembers of it."""
+    return self.dim
+
+  @property
   def make_encoder(self) -> MakeEncoder:
     """(bn_axis, bn_groups=0) -> the encoder's module, for methods that train it further."""
     given = self.fields or self.net.parts[0][2]

@@ -26,8 +26,9 @@ from byoljax.encoders.encoder import (
   network,
   pool_of,
 )
+from byoljax.encoders.method_network import preprocessing_of
 from byoljax.method import NETWORKS
-from byoljax.models import rescaled
+from byoljax.models import METHODS_OWN, rescaled
 from byoljax.models.net import Net, stack
 from byoljax.models.taps import taps_of, truncate
 from byoljax.ops import trees
@@ -118,9 +119,11 @@ def load_taps(
   config = run_dir.run_config(directory.parent.parent)
   preprocessing = preprocessing_of(config)
   fields = _fields(config, network_name, module)
-  with user_errors('config.encoder'):
-    alone = network(fields if module is None else module, preprocessing)
-  if tuple(taps) == (EMBEDDING,):
+  alone = None
+  if fields.get('name') != METHODS_OWN:
+    with user_errors('config.encoder'):
+      alone = network(fields if module is None else module, preprocessing)
+  if alone is not None and tuple(taps) == (EMBEDDING,):
     # What every run has: its method is not built, and what else it stored is not looked at.
     net, chosen = alone, (EMBEDDING,)
   else:
@@ -140,11 +143,6 @@ def load_taps(
     weights = _stored(net, preprocessing, directory, network_name)
   encoder = Encoder(net, *weights, preprocessing, chosen[-1], pool_of(fields), fields)
   return Loaded(encoder, chosen, config, directory)
-
-
-def preprocessing_of(config: Config) -> Preprocessing:
-  """What the configuration of a run says about images."""
-  return Preprocessing(tuple(config.data.mean), tuple(config.data.std), config.evals.image_size)
 
 
 def of_state(
@@ -178,12 +176,14 @@ def _fields(config: Config, network_name: str, module: Any) -> dict[str, Any]:
 
 
 def _whole(
-  alone: Net, config: Config, directory: pathlib.Path, network_name: str, module: Any
+  alone: Net | None, config: Config, directory: pathlib.Path, network_name: str, module: Any
 ) -> Net:
   """The run's network with its heads, as far as this network has them."""
-  if network_name == 'pixels':
+  if alone is not None and network_name == 'pixels':
     return alone
   net = method_network.network(config, directory.parent.parent, module) or alone
+  if net is None:
+    raise ConfigError(f"'{directory.parent.parent}' does not say what its network was made of.")
   if network_name in BASELINES:
     return net
   with user_errors('config.pretrained'):

@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 
+from byoljax import config as config_lib
 from byoljax import methods
 from byoljax.config import Config, user_errors
+from byoljax.encoders import codec
+from byoljax.encoders.encoder import Preprocessing
 from byoljax.length import Length
 from byoljax.method import Method, Setting
 from byoljax.models import encoder_factory
@@ -29,7 +32,8 @@ class Facts(NamedTuple):
     num_devices: that shared a batch at the start.
     steps_per_epoch: optimizer steps.
     total_steps: optimizer steps.
-    given: name -> number of outputs of the networks that were given to the method: a teacher's.
+    given: name -> what is remembered of the networks that were given to the method: the number of
+      a teacher's outputs; of a codec, from which run it is, and the digest of its weights.
   """
 
   num_examples: int
@@ -37,7 +41,7 @@ class Facts(NamedTuple):
   num_devices: int
   steps_per_epoch: int
   total_steps: int
-  given: Mapping[str, int]
+  given: Mapping[str, Any]
 
 
 class Recorded(NamedTuple):
@@ -50,12 +54,17 @@ class Recorded(NamedTuple):
   dim: int
 
 
+def preprocessing_of(config: Config) -> Preprocessing:
+  """What the configuration of a run says about images."""
+  return Preprocessing(tuple(config.data.mean), tuple(config.data.std), config.evals.image_size)
+
+
 def facts_of(run: Any, given: Mapping[str, Any]) -> dict[str, Any]:
   """The facts of a run that is about to begin, for its config.json.
 
   Args:
     run: a `Run`.
-    given: the encoders that its method was given.
+    given: the networks that its method was given.
   """
   facts = Facts(
     num_examples=run.source.size,
@@ -63,7 +72,7 @@ def facts_of(run: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     num_devices=jax.device_count(),
     steps_per_epoch=run.length.steps_per_epoch,
     total_steps=run.length.total_steps,
-    given={name: encoder.dim for name, encoder in given.items()},
+    given={name: network.recorded for name, network in given.items()},
   )
   return facts._asdict()
 
@@ -124,5 +133,16 @@ def _setting(config: Config, facts: Facts) -> Setting:
     dtype=config.encoder.dtype,
     mean=tuple(config.data.mean),
     std=tuple(config.data.std),
-    given={name: Recorded(dim) for name, dim in facts.given.items()},
+    given={name: _recorded(name, found) for name, found in facts.given.items()},
   )
+
+
+def _recorded(name: str, found: Any) -> Any:
+  """What is known of a network that was given: its size, or a codec without weights."""
+  if not isinstance(found, Mapping):
+    return Recorded(found)
+  config = config_lib.from_json(found['config'])
+  where = f'the {name} that was given'
+  method = of_facts(config, found['facts'], where=where)
+  assert method is not None
+  return codec.of_method(method, preprocessing_of(config), {}, {}, found)

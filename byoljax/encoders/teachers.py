@@ -8,7 +8,7 @@ import numpy as np
 
 from byoljax.config import ConfigError, user_errors
 from byoljax.encoders import load as load_lib
-from byoljax.encoders.encoder import Encoder
+from byoljax.encoders.encoder import Encoder, Preprocessing
 from byoljax.methods.supervised.linear_probe import FEATURES
 from byoljax.models import heads
 from byoljax.models.net import stack
@@ -75,14 +75,13 @@ def with_classifier(encoder: Encoder, kernel: np.ndarray, bias: np.ndarray) -> E
 
 
 def require_same_normalization(
-  teacher: Encoder, mean: tuple[float, ...], std: tuple[float, ...]
+  name: str, theirs: Preprocessing, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
-  """Raises ConfigError unless a teacher sees images normalized as the student does."""
-  theirs = teacher.preprocessing
-  for name, own, other in (('mean', mean, theirs.mean), ('std', std, theirs.std)):
+  """Raises ConfigError unless a teacher, say, sees images normalized as the student does."""
+  for field, own, other in (('mean', mean, theirs.mean), ('std', std, theirs.std)):
     if tuple(own) != tuple(other):
       raise ConfigError(
-        f'config.data.{name} differs: {tuple(own)} here, {tuple(other)} where the teacher was '
+        f'config.data.{field} differs: {tuple(own)} here, {tuple(other)} where the {name} was '
         'trained; use the same.'
       )
 

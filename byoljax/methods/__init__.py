@@ -16,6 +16,7 @@ from byoljax.methods.generative import (
   image_gpt,
   masked_tokens,
   pixelcnn,
+  prior,
   vq_gan,
   vq_vae,
 )
@@ -87,6 +88,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'motion_segmentation': motion_segmentation.build,
   'nnclr': nnclr.build,
   'pixelcnn': pixelcnn.build,
+  'prior': prior.build,
   'relative_patch_location': relative_patch_location.build,
   'rotation': rotation.build,
   'simclr': simclr.build,

@@ -28,6 +28,8 @@ from byoljax.models.halves import behind_input
 from byoljax.models.inputs import INPUTS
 from byoljax.models.options import FAMILIES
 
+METHODS_OWN = 'method'
+"""The name of an encoder that is the method's own: `Method.net` has it, nobody else makes it."""
 MakeEncoder = Callable[..., nn.Module]
 """(bn_axis, bn_groups=0) -> encoder module."""
 
@@ -56,9 +58,9 @@ def make_encoder(
       '_f4' (D = 512 times width); PixelCNN's, 'pixelcnn' | '_micro' and 'gated_pixelcnn' | '_micro'
       (D = 256, 48, 128, 30 times width); image GPT's, 'image_gpt_micro' | 'small' | 'medium' |
       'large' and 'image_bert_...' (D = 64, 512, 1024, 1536 times width); or the baseline 'pixels',
-      the images themselves (D = H * W * C), which has no options: all are ignored. One of the
-      user's own goes by its import path, see `byoljax.own`: a linen module or what
-      `encoder_factory` takes.
+      the images themselves (D = H * W * C), which has no options: all are ignored. 'method' is
+      a network that the method brings along. One of the user's own goes by its import path, see
+      `byoljax.own`: a linen module or what `encoder_factory` takes.
     input: what the network begins with, see `models.inputs`; 'rgb' are the images as they are.
       'lab_halves' and 'rgbd_halves' split it, see `models.halves`.
     mean: that images were normalized with, per channel; inputs other than 'rgb' need it.
@@ -72,6 +74,11 @@ def make_encoder(
   Raises:
     ValueError: an unknown name or option, or a value outside of what they allow.
   """
+  if name == METHODS_OWN:
+    raise ValueError(
+      f"encoder '{METHODS_OWN}' is the method's own network, which cannot be had without it: this "
+      'method, or this evaluation, needs another encoder.name.'
+    )
   if not own.is_path(name):
     options_lib.check_name('encoder', name, (*FAMILIES, 'pixels'))
   if bn_groups < 0:
@@ -127,4 +134,4 @@ def _taken(function: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
   return {name: value for name, value in arguments.items() if hasattr(function, name)}
 
 
-__all__ = ['INPUTS', 'MakeEncoder', 'encoder_factory', 'make_encoder']
+__all__ = ['INPUTS', 'METHODS_OWN', 'MakeEncoder', 'encoder_factory', 'make_encoder']

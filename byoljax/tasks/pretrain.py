@@ -93,15 +93,17 @@ def _warm_started(run: 'Run', config: Config, workdir: pathlib.Path) -> 'Run':
   return run
 
 
-def given_networks(config: Config) -> 'dict[str, Encoder]':
+def given_networks(config: Config) -> dict[str, Any]:
   """The trained networks that the method starts or learns from, by name."""
-  from byoljax.encoders import teachers
+  from byoljax.encoders import load_codec, teachers
 
-  if 'teacher' not in config:
-    return {}
-  teacher = teachers.load(config.teacher)
-  teachers.require_same_normalization(teacher, config.data.mean, config.data.std)
-  return {'teacher': teacher}
+  found: dict[str, Any] = {}
+  for name, load in (('teacher', teachers.load), ('codec', load_codec.load)):
+    if name in config:
+      found[name] = load(config[name])
+      seen = found[name].preprocessing
+      teachers.require_same_normalization(name, seen, config.data.mean, config.data.std)
+  return found
 
 
 def _pretrain(
@@ -219,27 +221,28 @@ def _final_results(
 ) -> dict[str, Any]:
   """k-NN and linear evaluation of the trained encoder and, unless told not to, of what it beats."""
   from byoljax.encoders import load
-  from byoljax.encoders.encoder import random_encoder
+  from byoljax.encoders.encoder import random_encoder, untrained
   from byoljax.protocols import frozen_features, linear
   from byoljax.train import assemble
 
-  encoders = {config.method.name: _online(config, run, state)}
+  trained = _online(config, run, state)
+  encoders = {config.method.name: trained}
   if config.evals.baselines:
     pixels = dict(config.encoder) | {'name': 'pixels'}
-    for name, fields in {'random initialization': config.encoder, 'raw pixels': pixels}.items():
-      encoders[name] = random_encoder(fields, load.preprocessing_of(config), config.seed)
+    encoders['random initialization'] = untrained(trained, config.seed)
+    encoders['raw pixels'] = random_encoder(pixels, load.preprocessing_of(config), config.seed)
   protocol, results = linear.LinearProtocol(**config.evals.linear.to_dict()), {}
   logging = assemble.logging_of(config)
   for name, encoder in encoders.items():
     say(f'evaluating {name} ...')
     with activity.doing(f'evaluating {name}'):
       if name == config.method.name:
-        trained = {
+        fitted = {
           'knn': frozen_features.fit_knn(encoder, data, config.evals.knn),
           'linear': linear.fit(encoder, data, protocol, logging=logging),
         }
-        results[name] = {kind: each.result for kind, each in trained.items()}
-        for kind, each in trained.items():
+        results[name] = {kind: each.result for kind, each in fitted.items()}
+        for kind, each in fitted.items():
           home = run_dir.evals_dir(directory) / f'{kind}-online-{directory.name}'
           evaluation.leave(home, each, data, config, directory, 'online')
         continue

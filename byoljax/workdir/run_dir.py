@@ -87,9 +87,10 @@ def _open(
       changed = config_lib.differences(run_config(workdir), config)
     except ConfigError as error:
       return str(error)
-    stored = json.loads(path.read_text()).get('data_fingerprint', fingerprint)
-    if stored != fingerprint:
+    record = json.loads(path.read_text())
+    if record.get('data_fingerprint', fingerprint) != fingerprint:
       changed.append(f'the images of {data} have changed since the run was started')
+    changed += _other_networks(record.get('facts', {}), facts)
     if not changed:
       return ''
     return (
@@ -116,6 +117,20 @@ def _open(
   except OSError as error:
     return f"--workdir='{workdir}' cannot be written: {error.strerror}."
   return ''
+
+
+def _other_networks(stored: Mapping[str, Any], facts: Mapping[str, Any]) -> list[str]:
+  """What to say of networks that the run was given, and that are others now."""
+  before, now = stored.get('given', {}), json.loads(json.dumps(facts.get('given', {})))
+  return [
+    f'{name}: its weights are others than when the run was started'
+    for name, found in now.items()
+    if name in before and _weights(before[name]) != _weights(found)
+  ]
+
+
+def _weights(recorded: Any) -> Any:
+  return recorded['digest'] if isinstance(recorded, Mapping) else recorded
 
 
 _LONGER = ' --extend goes on to a longer train.length.'

@@ -3,14 +3,16 @@
 import os
 import pathlib
 
+import numpy as np
 import pytest
 
+import byoljax
 from byoljax.main import main
 from byoljax.methods import METHODS
 from byoljax.workdir import checkpoint, metrics
 from tests.train.test_loop import ROOT, assert_same_state
 
-RECIPES = sorted(set(METHODS) - {'linear_probe', 'supervised', 'distillation'})
+RECIPES = sorted(set(METHODS) - {'linear_probe', 'supervised', 'distillation', 'prior'})
 # What a recipe needs on 80 images beside its smoke version.
 SMALL = {
   'deepcluster': ['--config.method.num_clusters=6'],
@@ -97,14 +99,37 @@ def test_every_recipe_runs_and_goes_on(name, npz, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_prior_learns_the_codes_of_a_run_and_draws_images(npz, tmp_path, capsys):
+  from byoljax.tasks.sample import sample
+
+  first, second, prior = (tmp_path / name for name in ('first', 'second', 'prior'))
+  assert main(arguments('vq_vae', npz, first)) == 0
+  assert main([*arguments('vq_vae', npz, second), '--config.seed=1']) == 0
+  two_stages = arguments('prior', npz, prior)
+  assert main([*two_stages, f'--config.codec={npz}']) == 2
+  capsys.readouterr()
+  assert main([*two_stages, f'--config.codec={first}', '--config.method.condition=class']) == 0
+  images = byoljax.load(prior)(np.zeros((2, 32, 32, 3), np.uint8))
+  assert images.shape == (2, 16)
+  # What it draws with is its own copy of the codec.
+  for path in first.rglob('*'):
+    if path.is_file():
+      path.unlink()
+  sample(str(prior), str(tmp_path / 'samples.png'), count=4, image_class='1')
+  assert (tmp_path / 'samples.png').stat().st_size > 500
+  again = [*two_stages, f'--config.codec={second}', '--config.method.condition=class']
+  capsys.readouterr()
+  assert main(again) == 2
+  assert 'codec: ' in capsys.readouterr().err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'scale', ['cifar10', 'cifar10_small', 'imagenette', 'imagenet', 'folder', 'folder_small']
 )
 @pytest.mark.parametrize('name', RECIPES)
 def test_every_recipe_fits_every_scale(name, scale, monkeypatch):
   """Assembled at its real size against data of the right number of images, without computing."""
-  import numpy as np
-
   from byoljax import config as config_lib
   from byoljax.data import fields
   from byoljax.data.sources import arrays

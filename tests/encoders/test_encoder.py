@@ -41,9 +41,10 @@ class TestClassifier:
     np.testing.assert_allclose(classifier(IMAGES), wanted, rtol=1e-4, atol=1e-4)
 
   def test_other_normalization_is_refused(self):
-    teachers.require_same_normalization(contract._teacher(), (0.5,) * 3, (0.25,) * 3)
+    seen = contract._teacher().preprocessing
+    teachers.require_same_normalization('teacher', seen, (0.5,) * 3, (0.25,) * 3)
     with pytest.raises(ValueError, match=r'config\.data\.std differs'):
-      teachers.require_same_normalization(contract._teacher(), (0.5,) * 3, (0.2,) * 3)
+      teachers.require_same_normalization('teacher', seen, (0.5,) * 3, (0.2,) * 3)
 
 
 def load_small():

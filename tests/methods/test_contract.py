@@ -19,7 +19,7 @@ import pytest
 
 from byoljax import optim
 from byoljax.devices import collectives, mapping
-from byoljax.encoders import teachers
+from byoljax.encoders import codec, teachers
 from byoljax.encoders.encoder import Encoder, Preprocessing
 from byoljax.length import Length
 from byoljax.losses import classification
@@ -90,6 +90,19 @@ def _teacher():
   return teachers.with_classifier(_frozen(), kernel, jnp.zeros(CLASSES))
 
 
+@functools.cache
+def _codec():
+  """A VQ-VAE with 4 x 4 codes of 12, as it is before training."""
+  method = make('vq_vae', axis=None)
+  params, state = method.init(jax.random.key(5), batch_of('vq_vae'))
+  seen = Preprocessing((0.0,) * 3, (1.0,) * 3, SIZE)
+  return codec.of_method(method, seen, params, state.bn, {'digest': 'none'})
+
+
+def _given(name):
+  return {'codec': _codec()} if name == 'prior' else {'encoder': _frozen(), 'teacher': _teacher()}
+
+
 # name -> (arguments of the builder, number of views)
 CASES = {
   'augmentation_prediction': ({'targets': ('crop', 'flip', 'color'), 'hidden': (16,)}, 2),
@@ -140,6 +153,7 @@ CASES = {
   ),
   'nnclr': ({'projector': (16, 16, 8), 'predictor': (16, 8), 'queue_size': 48}, 2),
   'pixelcnn': ({'levels': 8, 'hidden': 6}, 1),
+  'prior': ({'grid': 4, 'dim': 8, 'depth': 1, 'heads': 2, 'keep': 0.9}, 1),
   'relative_patch_location': (
     {'tiles': {'grid': 2, 'tile': 3, 'jitter': 1, 'gray_prob': 0.3, 'project_prob': 0.3,
                'drop_prob': 0.3, 'coarse_prob': 0.3, 'coarse_side': 2},
@@ -200,7 +214,7 @@ def make(name, axis=collectives.AXIS, dtype='float32', accumulate=1, setting=Non
   run = Setting(
     length, accumulate=accumulate, num_devices=4 if axis else 1, num_examples=64,
     num_classes=CLASSES, axis=axis, dtype=dtype,
-    given={'encoder': _frozen(), 'teacher': _teacher()},
+    given=_given(name),
   )._replace(**fields)  # fmt: skip
   encoder = functools.partial(ENCODERS.get(name, TinyEncoder), dtype=jnp.dtype(dtype))
   return METHODS[name](encoder, run, **(arguments | changes))

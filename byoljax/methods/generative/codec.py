@@ -179,7 +179,7 @@ def decoding(net: Net, shown: Callable[[jax.Array], jax.Array]) -> Callable[...,
 
 def vectors_of(params: PyTree, bn: PyTree, codes: jax.Array) -> jax.Array:
   """The vectors float32 [..., D] of codes int32 [...]."""
-  return quantizers.codebook_of(params[QUANTIZER], bn[QUANTIZER])[codes]
+  return jnp.asarray(quantizers.codebook_of(params[QUANTIZER], bn[QUANTIZER]))[codes]
 
 
 def use_metrics(codes: jax.Array, count: int, axis: str | None) -> dict[str, jax.Array]:

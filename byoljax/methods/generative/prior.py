@@ -1,0 +1,225 @@
+"""A prior on the codes of a codec: what makes VQ-VAE, VQ-GAN and DALL-E draw images.
+
+A causal transformer predicts the codes of an image one after the other, in raster order; the codec
+(`Setting.given['codec']`: a run of vq_vae, vq_gan or dvae) is frozen, and a copy is kept.
+
+    VQ-GAN's hybrid    `keep` < 1: some of the codes that are read are drawn anew (their code)
+    DALL-E's           the class stands before the codes, as its caption, and is predicted as well:
+                       (text_weight * text + image_weight * image) / (text_weight + image_weight),
+                       1 and 7 in arXiv 2102.12092, section 2.2
+
+Different from the papers: VQ-VAE's prior is a PixelCNN; DALL-E has 256 text tokens of captions and
+sparse attention, this one a word of its own for every class and nothing else.
+
+With `condition='class'` labels are read: what is learned is the distribution of images given their
+class, and features are no longer self-supervised. Evaluations give no class.
+
+'bits_per_dim' is of a code, not of a number of the image: log2 K for K equally probable codes.
+"""
+
+from typing import Any
+
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from byoljax import streams
+from byoljax.devices import collectives
+from byoljax.losses import likelihoods
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  default_groups,
+  evaluation_outputs,
+)
+from byoljax.method import (
+  keep as nothing_after,
+)
+from byoljax.methods.checks import only_view
+from byoljax.models.code_transformer import CODEC, CodeTransformer, FrozenNet, codes_of
+from byoljax.models.net import Net, Statistics, stack
+from byoljax.models.token_transformer import Size, TokenHead, generate
+from byoljax.ops import sampling as drawing
+from byoljax.ops.sampling import Sampling
+from byoljax.suggest import unknown
+
+PyTree = Any
+CONDITIONS = ('none', 'class')
+ENCODER, HEAD, LOGITS, TEXT, TEXT_LOGITS = 'encoder', 'head', 'logits', 'text', 'text_logits'
+
+
+def prior(
+  net: Net, given: Any, setting: Setting, *, text_weight: float, image_weight: float, keep: float
+) -> Method:
+  """The method over a network; `build` makes it.
+
+  Args:
+    net: outputs 'embedding', 'logits' and, with a text, 'text_logits'.
+    given: the codec.
+    setting: the run.
+    text_weight: of the class's likelihood.
+    image_weight: of the codes'.
+    keep: share of the codes that are read as they are.
+  """
+  encoder, head = net.parts[0][2], net.parts[1][2]
+  classes, before = encoder.classes, encoder.model.conditions
+
+  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), only_view(batch))
+    if given.params:
+      frozen = {'params': given.params, 'bn': given.bn}
+      bn = bn | {ENCODER: bn[ENCODER] | {CODEC: jax.tree.map(jnp.array, frozen)}}
+    return params, Statistics(bn)
+
+  def noisy(codes: jax.Array, key: jax.Array) -> jax.Array:
+    """Codes of which some were drawn anew, each example by itself."""
+    if keep == 1:
+      return codes
+    keys = collectives.example_keys(
+      jax.random.fold_in(key, streams.CODE_NOISE), len(codes), setting.axis
+    )
+
+    def one(own: jax.Array, row: jax.Array) -> jax.Array:
+      which, what = jax.random.split(own)
+      others = jax.random.randint(what, row.shape, 0, encoder.vocabulary)
+      return jnp.where(jax.random.uniform(which, row.shape) < keep, row, others)
+
+    return jax.vmap(one)(keys, codes)
+
+  def loss(
+    params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
+  ) -> tuple[jax.Array, Aux]:
+    del step
+    view = only_view(batch)
+    codes = codes_of(encoder.codec.net, state.bn[ENCODER][CODEC], view)
+    inputs = {'tokens': noisy(codes, key)}
+    if classes:
+      inputs['condition'] = batch['label']
+    made, bn = net.apply(params, state.bn, view, train=True, inputs={ENCODER: inputs})
+    image = likelihoods.categorical_nll(made[LOGITS][:, before:], codes).mean()
+    metrics = {'bits_per_dim': likelihoods.bits(lax.stop_gradient(image))}
+    value = image
+    if text_weight:
+      label = jnp.where(batch['label'] < 0, classes, batch['label'])
+      text = likelihoods.categorical_nll(made[TEXT_LOGITS][:, 0], label).mean()
+      value = (text_weight * text + image_weight * image) / (text_weight + image_weight)
+      metrics |= {'loss/text': text, 'loss/image': image}
+    return value, Aux(Statistics(bn), lax.stop_gradient(metrics), made['embedding'])
+
+  def sample(
+    params: PyTree,
+    state: Statistics,
+    key: jax.Array,
+    condition: jax.Array | None,
+    sampling: Sampling,
+  ) -> jax.Array:
+    if condition is not None and not classes:
+      raise ValueError(
+        "this prior was trained without classes: give none, or train with condition='class'."
+      )
+    grid = given.grid(sampling.size)
+    if grid != encoder.grid:
+      raise ValueError(
+        f'size={sampling.size}: an image of that size has {grid} x {grid} codes, but this prior '
+        f'was made for {encoder.grid} x {encoder.grid}.'
+      )
+    if classes:
+      if condition is None:
+        own = drawing.keys(jax.random.fold_in(key, streams.SAMPLE_CLASSES), sampling.count)
+        condition = jax.vmap(lambda own: jax.random.randint(own, (), 0, classes))(own)
+      condition = condition[:, None]
+    codes = generate(
+      encoder.model,
+      # Tables are indexed: arrays of NumPy will not do.
+      jax.tree.map(jnp.asarray, params[ENCODER]['transformer']),
+      head,
+      params[HEAD],
+      key,
+      sampling,
+      condition=condition,
+    )
+    frozen = state.bn[ENCODER][CODEC]
+
+    def paint(own: jax.Array) -> jax.Array:
+      return given.decode(frozen['params'], frozen['bn'], own.reshape(1, grid, grid))[0]
+
+    # One by one: convolutions round differently in batches of other sizes.
+    return lax.map(paint, codes)
+
+  return Method(
+    init,
+    loss,
+    nothing_after,
+    evaluation_outputs(net, 'embedding'),
+    default_groups,
+    net=net,
+    sample=sample,
+  )
+
+
+def build(
+  make_encoder: MakeEncoder,
+  setting: Setting,
+  *,
+  grid: int = 16,
+  dim: int = 1024,
+  depth: int = 24,
+  heads: int = 16,
+  condition: str = 'none',
+  text_weight: float = 0.0,
+  image_weight: float = 1.0,
+  keep: float = 1.0,
+) -> Method:
+  """Builds a prior over the codes of `setting.given['codec']`.
+
+  Args:
+    make_encoder: not called; the network is the codec's and the transformer.
+    setting: the run.
+    grid: codes on each side of an image.
+    dim: width of the transformer.
+    depth: its blocks.
+    heads: attention heads of a block; they divide `dim`.
+    condition: 'none', or 'class', which stands before the codes.
+    text_weight: of the class's own likelihood, 0 or more; above 0 with a condition only.
+    image_weight: of the codes' likelihood beside it, above 0.
+    keep: share of the codes that are read as they are, in (0, 1]; the others are drawn anew.
+
+  Raises:
+    ValueError: no codec, or an argument out of range.
+  """
+  del make_encoder
+  given = setting.given.get('codec')
+  if given is None:
+    raise ValueError("a prior needs a codec: set config.codec to a run, such as 'runs/vq_vae'.")
+  if condition not in CONDITIONS:
+    raise ValueError(unknown('condition', condition, CONDITIONS))
+  if min(grid, dim, depth, heads) < 1 or dim % heads:
+    raise ValueError(
+      f'grid={grid}, dim={dim}, depth={depth} and heads={heads} must be at least 1, and heads must '
+      'divide dim.'
+    )
+  if condition == 'class' and not setting.num_classes:
+    raise ValueError("condition='class' needs labelled images; take 'none'.")
+  if text_weight < 0 or image_weight <= 0 or (text_weight and condition == 'none'):
+    raise ValueError(
+      f"text_weight={text_weight} must be 0 or more, 0 where condition='none', and "
+      f'image_weight={image_weight} above 0.'
+    )
+  if not 0 < keep <= 1:
+    raise ValueError(f'keep={keep} of the codes must be above 0 and at most 1.')
+  classes = setting.num_classes if condition == 'class' else 0
+  dtype = jnp.dtype(setting.dtype)
+  frozen = FrozenNet(given.net.parts, given.net.reads)
+  size = Size(dim, depth, heads)
+  encoder = CodeTransformer(frozen, size, given.codes, grid, classes, dtype)
+  parts = [(ENCODER, 'embedding', encoder), (HEAD, LOGITS, TokenHead(given.codes, dtype))]
+  reads = {HEAD: f'{ENCODER}/sequence'}
+  if text_weight:
+    parts.append((TEXT, TEXT_LOGITS, TokenHead(classes + 1, dtype)))
+    reads[TEXT] = f'{ENCODER}/sequence'
+  net = stack(parts, reads=reads)
+  weights = {'text_weight': text_weight, 'image_weight': image_weight}
+  return prior(net, given, setting, **weights, keep=keep)
