@@ -20,7 +20,6 @@ INIT = 1001  # -> the key that `Method.init` gets
 STEPS = 1002  # -> the key in the TrainState; with a step: the step's key
 PICTURES = 1003  # with a seed of 0 -> the key that `Method.pictures` gets
 SAMPLES = 1004  # with the seed of the samples -> the key that `Method.sample` gets
-
 SAMPLE_CLASSES = 1005  # the key that `Method.sample` gets -> classes of which none were asked for
 
 # An evaluation's key, `jax.random.key(seed)`.
