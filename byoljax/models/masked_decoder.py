@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 
 from byoljax.models import initializers, layers
-from byoljax.models.vit import Block, layer_norm, linear, sincos_positions
+from byoljax.models.positions import sincos_positions
+from byoljax.models.vit import Block, layer_norm, linear
 from byoljax.ops import masking
 
 

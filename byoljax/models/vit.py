@@ -1,4 +1,4 @@
-"""Vision transformers: the encoders of MoCo v3, DINO and MAE.
+"""Vision transformers: the encoders of MoCo v3, DINO, MAE and DINOv2.
 
 Dosovitskiy et al., arXiv 2010.11929, in the form of MoCo v3 (arXiv 2104.02057): pre-norm blocks,
 exact GELU, LayerNorm with eps 1e-6, biases everywhere, 2-D sine-cosine positions that are not
@@ -16,18 +16,23 @@ resampled by DINO's rule (timm's, which averages where a map shrinks, differs a 
 is a pure function of parameters and inputs: who wants stochastic depth draws the factors of the
 residual branches and hands them in. The residual stream, LayerNorm and softmax are float32 under
 any compute type.
+
+DINOv2's (arXiv 2304.07193, and 2309.16588 for the registers) have learned scales on the branches,
+in the largest one SwiGLU, and perhaps four further tokens, the registers, behind the class token:
+they take part in attention, have no position, and are left out of what is read. With them the
+authors resample positions in another way, see `positions.smooth_matrix`. Their patches have 14
+pixels; published positions are those of 37 x 37. The mask token of their training is not there.
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from byoljax.models import initializers, layers
+from byoljax.models.positions import resampled, sincos_positions
 
 POOLS = ('cls', 'mean')
 POSITIONS = ('sincos', 'sincos_xy', 'learned')
@@ -43,6 +48,9 @@ class Size(NamedTuple):
     heads: attention heads of a block; they divide `dim`.
     patch: default edge of a patch in pixels.
     grid: coordinates span this many patches on each side.
+    registers: further tokens behind the class token.
+    layer_scale: what the learned scales of the branches begin with; 0 where there are none.
+    swiglu: whether the MLP is SwiGLU.
   """
 
   dim: int
@@ -50,10 +58,21 @@ class Size(NamedTuple):
   heads: int
   patch: int = 16
   grid: int = 14
+  registers: int = 0
+  layer_scale: float = 0.0
+  swiglu: bool = False
 
 
 # DINO's ViT-S has 6 heads (as DeiT's), MoCo v3's 12; parameters are alike. 'vit_micro' is for CPU
 # cores and images of about 32 px: 0.2 M parameters.
+_DINOV2 = {'patch': 14, 'grid': 37, 'layer_scale': 1e-5}
+_DINOV2_SIZES = {
+  'dinov2_micro': Size(64, 4, 4, patch=4, grid=8, layer_scale=1e-5),
+  'dinov2_small': Size(384, 12, 6, **_DINOV2),
+  'dinov2_base': Size(768, 12, 12, **_DINOV2),
+  'dinov2_large': Size(1024, 24, 16, **_DINOV2),
+  'dinov2_giant': Size(1536, 40, 24, **_DINOV2, swiglu=True),
+}
 VITS = {
   'vit_micro': Size(64, 4, 4, patch=4, grid=8),
   'vit_tiny': Size(192, 12, 3),
@@ -62,67 +81,9 @@ VITS = {
   'vit_base': Size(768, 12, 12),
   'vit_large': Size(1024, 24, 16),
   'vit_huge': Size(1280, 32, 16, patch=14, grid=16),
+  **_DINOV2_SIZES,
+  **{f'{name}_reg': size._replace(registers=4) for name, size in _DINOV2_SIZES.items()},
 }
-
-
-def sincos_positions(
-  height: int, width: int, dim: int, grid: int, *, xy: bool = False
-) -> np.ndarray:
-  """Positions of height x width patches, row by row: float32 [height * width,dim].
-
-  [sin(y w), cos(y w), sin(x w), cos(x w)] with frequencies w_k = 10000^(-k / (dim / 4)) and y, x
-  the patch's coordinates in [-1/2, grid - 1/2]; whole numbers where the map is grid x grid
-  (MoCo v3's code; its naming swaps y and x). With `xy` x comes before y (MAE's code).
-
-  Raises:
-    ValueError: dim is not a multiple of 4.
-  """
-  if dim % 4:
-    raise ValueError(f'2-D sine-cosine positions need a multiple of 4 values, not {dim}.')
-  omega = 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
-  angles = []
-  for axis, count in enumerate((height, width)):
-    coordinate = (np.arange(count) + 0.5) * grid / count - 0.5
-    shape = (count, 1, 1) if axis == 0 else (1, count, 1)
-    angle = coordinate.reshape(shape) * omega[None, None, :]
-    angles.append(np.broadcast_to(angle, (height, width, dim // 4)).reshape(-1, dim // 4))
-  order = angles[::-1] if xy else angles
-  parts = [wave(angle) for angle in order for wave in (np.sin, np.cos)]
-  return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-def resample_matrix(count: int, length: int) -> np.ndarray:
-  """How `count` values in a row depend on `length` given ones: float32 [count,length].
-
-  DINO's rule: cubic convolution (Keys, 1981) with a = -3/4 at (i + 1/2) length / (count + 0.1) -
-  1/2, edges repeated, no smoothing where count < length. The 0.1 is the authors' way around a
-  rounding error; without it weights that were trained with it see other positions. It also moves
-  the side of an oblong map that has the table's length.
-  """
-  a = -0.75
-  matrix = np.zeros((count, length))
-  for i in range(count):
-    at = (i + 0.5) * length / (count + 0.1) - 0.5
-    for near in range(int(np.floor(at)) - 1, int(np.floor(at)) + 3):
-      x = abs(at - near)
-      inner = ((a + 2) * x - (a + 3)) * x * x + 1
-      outer = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-      matrix[i, min(max(near, 0), length - 1)] += inner if x <= 1 else outer
-  return matrix.astype(np.float32)
-
-
-def resampled(table: jax.Array, height: int, width: int) -> jax.Array:
-  """Positions [1 + grid^2,D], the class token's first, for a map: [1 + height * width,D].
-
-  A map of the table's own size gets it unchanged; see `resample_matrix`.
-  """
-  grid, dim = math.isqrt(table.shape[0] - 1), table.shape[1]
-  if (height, width) == (grid, grid):
-    return table
-  rows, columns = resample_matrix(height, grid), resample_matrix(width, grid)
-  patches_ = table[1:].reshape(grid, grid, dim)
-  here = jnp.einsum('yi,xj,ijd->yxd', rows, columns, patches_, precision='highest')
-  return jnp.concatenate([table[:1], here.reshape(height * width, dim)])
 
 
 def linear(features: int, dtype: jnp.dtype, name: str, parts: int = 1) -> nn.Dense:
@@ -141,11 +102,30 @@ def layer_norm(name: str) -> nn.LayerNorm:
   return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.float32, name=name)
 
 
+class LayerScale(nn.Module):
+  """x times a learned scale of each channel (Touvron et al., arXiv 2103.17239), in float32."""
+
+  initial: float
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[..., D] -> [..., D]."""
+    init = nn.initializers.constant(self.initial)
+    scale = self.param('scale', init, x.shape[-1:], jnp.float32)
+    return x * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
+
+
 class Block(nn.Module):
-  """x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x)) with 4 times the width inside."""
+  """x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x)) with 4 times the width inside.
+
+  With `layer_scale` both are scaled, see `LayerScale`. With `swiglu` the MLP is SwiGLU (Shazeer,
+  arXiv 2002.05202), silu(a) b with two thirds of that width, in multiples of 8.
+  """
 
   heads: int
   dtype: jnp.dtype = jnp.float32
+  layer_scale: float = 0.0
+  swiglu: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, *, branches: jax.Array | None = None) -> jax.Array:
@@ -161,10 +141,19 @@ class Block(nn.Module):
     # Its default implementation sums products and takes the softmax in float32.
     y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
     y = dense(dim, name='proj')(y.reshape(batch, tokens, dim)).astype(jnp.float32)
-    x = x + first * y
-    y = dense(4 * dim, name='fc1')(layer_norm('norm2')(x))
-    y = dense(dim, name='fc2')(nn.gelu(y, approximate=False))
-    return x + second * y.astype(jnp.float32)
+    x = x + first * self._scaled(y, 'ls1')
+    y = layer_norm('norm2')(x)
+    if self.swiglu:
+      inside = (4 * dim * 2 // 3 + 7) // 8 * 8
+      gate, value = jnp.split(dense(2 * inside, name='fc1', parts=2)(y), 2, axis=-1)
+      y = nn.silu(gate) * value
+    else:
+      y = nn.gelu(dense(4 * dim, name='fc1')(y), approximate=False)
+    y = dense(dim, name='fc2')(y)
+    return x + second * self._scaled(y.astype(jnp.float32), 'ls2')
+
+  def _scaled(self, y: jax.Array, name: str) -> jax.Array:
+    return LayerScale(self.layer_scale, name=name)(y) if self.layer_scale else y
 
 
 class ViT(nn.Module):
@@ -243,8 +232,8 @@ class ViT(nn.Module):
     Raises:
       ValueError: H or W is not a multiple of the patch, or keep is not [b,k].
     """
-    dim, depth, heads, _, grid = self.size
-    patch = self.patch
+    size, patch = self.size, self.patch
+    dim, grid = size.dim, size.grid
     batch, height, width = x.shape[0], x.shape[1] // patch, x.shape[2] // patch
     if keep is not None and (keep.ndim != 2 or keep.shape[0] != batch):
       raise ValueError(f'keep is [b,k] with b = {batch}, got {keep.shape}.')
@@ -253,21 +242,32 @@ class ViT(nn.Module):
     if self.positions == 'learned':
       shape = (1 + grid * grid, dim)
       table = self.param('positions', initializers.normal(0.02), shape, jnp.float32)
-      here = resampled(table, height, width)
+      here = resampled(table, height, width, smooth=size.registers > 0)
       cls, x = cls + here[0], x + _kept(here[None, 1:], keep)
     else:
       xy = self.positions == 'sincos_xy'
       here = jnp.asarray(sincos_positions(height, width, dim, grid, xy=xy))[None]
       x = x + _kept(here, keep)
     cls = jnp.broadcast_to(cls[None, None, :], (batch, 1, dim))
-    x = jnp.concatenate([cls, x], axis=1)
-    for i in range(1, depth + 1):
-      block = layers.recomputed(Block(heads, self.dtype, name=f'block{i}'), self.remat)
+    first = [cls]
+    if size.registers:
+      shape = (size.registers, dim)
+      more = self.param('registers', initializers.normal(1e-6), shape, jnp.float32)
+      first.append(jnp.broadcast_to(more[None], (batch, *shape)))
+    x = jnp.concatenate([*first, x], axis=1)
+    for i in range(1, size.depth + 1):
+      made = Block(size.heads, self.dtype, size.layer_scale, size.swiglu, name=f'block{i}')
+      block = layers.recomputed(made, self.remat)
       x = block(x, branches=None if branches is None else branches[:, i - 1])
-      self.sow('intermediates', f'tokens{i}', x)
-    x = layer_norm('norm')(x)
+      self.sow('intermediates', f'tokens{i}', self._read(x))
+    x = self._read(layer_norm('norm')(x))
     self.sow('intermediates', 'tokens', x)
     return x
+
+  def _read(self, x: jax.Array) -> jax.Array:
+    """The tokens without the registers."""
+    count = self.size.registers
+    return jnp.concatenate([x[:, :1], x[:, 1 + count :]], axis=1) if count else x
 
 
 def _kept(x: jax.Array, keep: jax.Array | None) -> jax.Array:

@@ -16,7 +16,7 @@ import optax
 from byoljax.optim.groups import path_name
 
 _BLOCK = re.compile(r'encoder/block(\d+)/')
-_FIRST = re.compile(r'encoder/(patch_embed/|cls$|positions$)')
+_FIRST = re.compile(r'encoder/(patch_embed/|cls$|registers$|positions$)')
 
 
 def layer_factors(params: Any, decay: float) -> Any:

@@ -33,7 +33,7 @@ def model_of(fields: Mapping[str, Any], side: int) -> Model | None:
 
 def _vit(fields: Mapping[str, Any], side: int) -> Model:
   """The nearest of timm's ViTs; its size, patch and image size are given beside it."""
-  sizes = ('tiny', 'small', 'base', 'large', 'huge')
+  sizes = ('tiny', 'small', 'base', 'large', 'huge', 'giant')
   size, width = vit.VITS[fields['name']], fields['width']
   patch = fields['patch_size'] or size.patch
   if fields.get('positions') == 'learned':
@@ -51,7 +51,11 @@ def _vit(fields: Mapping[str, Any], side: int) -> Model:
   nearest = next((each for each in sizes if each in fields['name']), sizes[0])
   about = {'pool_size': None, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
   usual = 14 if nearest == 'huge' else 16
-  return Model(f'vit_{nearest}_patch{usual}_224', arguments, side, about)
+  name = f'vit_{nearest}_patch{usual}_224'
+  if size.layer_scale:  # timm's have the scales, and SwiGLU and the registers where they belong.
+    nearest = nearest if nearest in ('small', 'base', 'large', 'giant') else 'small'
+    name = f'vit_{nearest}_patch14{"_reg4" if size.registers else ""}_dinov2'
+  return Model(name, arguments, side, about)
 
 
 def _convnext(fields: Mapping[str, Any], side: int) -> Model | None:

@@ -15,6 +15,12 @@ Fixed positions (MoCo v3's, MAE's) are stored, too: they are recognized by their
 of heads is not in the weights: it is 64 channels a head, DINO's and timm's rule, except for a ViT-S
 with MoCo v3's positions, which has 12. Where query, key and value have no bias it becomes zero.
 
+DINOv2's have `ls1.gamma` and `ls2.gamma` beside, `mlp.w12` and `mlp.w3` where timm says fc1 and
+fc2, and perhaps registers. With these timm adds the class token's position to the token:
+
+    registers  RD                 register_tokens  1RD, in timm reg_token
+    block1/ls1/scale              blocks.0.ls1.gamma
+
 MAE's decoder, where a checkpoint has it, becomes the role 'decoder':
 
     mask  D                       mask_token  11D
@@ -35,7 +41,8 @@ import numpy as np
 
 from byoljax.models.masked_decoder import MaskedDecoder
 from byoljax.models.net import stack
-from byoljax.models.vit import VITS, sincos_positions
+from byoljax.models.positions import sincos_positions
+from byoljax.models.vit import VITS, Size
 from byoljax.weights import formats
 from byoljax.weights.formats import Format, Found, Path, PyTree, State
 
@@ -48,9 +55,11 @@ _PARTS = {
   'norm2': 'norm2',
   'fc1': 'mlp.fc1',
   'fc2': 'mlp.fc2',
+  'ls1': 'ls1',
+  'ls2': 'ls2',
 }
 _DECODER = {'embed': 'decoder_embed', 'norm': 'decoder_norm', 'pixels': 'decoder_pred'}
-_ALONE = {'cls': 'cls_token', 'positions': 'pos_embed'}
+_ALONE = {'cls': 'cls_token', 'positions': 'pos_embed', 'registers': 'reg_token'}
 _ANCHOR = 'patch_embed.proj.weight'
 _QKV = re.compile(r'blocks\.(\d+)\.attn\.qkv\.weight')
 _DECODER_QKV = re.compile(r'decoder_blocks\.(\d+)\.attn\.qkv\.weight')
@@ -78,7 +87,8 @@ def name_of(path: Path) -> str:
   block = re.fullmatch(r'block(\d+)', modules[0]) if len(modules) == 2 else None
   if block is None or modules[1] not in _PARTS:
     raise ValueError(f'{"/".join(path)} has no counterpart in a ViT of timm.')
-  return f'blocks.{int(block[1]) - 1}.{_PARTS[modules[1]]}.{_LEAVES[leaf]}'
+  own = 'gamma' if modules[1] in ('ls1', 'ls2') else _LEAVES[leaf]
+  return f'blocks.{int(block[1]) - 1}.{_PARTS[modules[1]]}.{own}'
 
 
 def to_timm(params: PyTree, patch: int, positions: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -99,6 +109,10 @@ def to_timm(params: PyTree, patch: int, positions: np.ndarray | None) -> dict[st
     elif path[-1] in _ALONE:
       array = array.reshape(1, -1, array.shape[-1])
     state[name_of(path)] = array
+  if 'reg_token' in state and positions is None:
+    table = state['pos_embed']
+    state['cls_token'] = state['cls_token'] + table[:, :1]
+    state['pos_embed'] = table[:, 1:].copy()
   if positions is not None:
     state['pos_embed'] = np.pad(positions.astype(np.float32), ((1, 0), (0, 0)))[None]
   return state
@@ -117,6 +131,7 @@ def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
   `fields['name']` counts where several of our encoders have weights like these: it says how many
   heads there are.
   """
+  state = _completed(state, prefix)
   kernel = state[prefix + _ANCHOR]
   if kernel.ndim != 4 or kernel.shape[1] != 3 or kernel.shape[2] != kernel.shape[3]:
     raise ValueError(
@@ -125,10 +140,14 @@ def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
   dim, patch = kernel.shape[0], kernel.shape[2]
   own = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
   (depth,) = formats.depth_of([('1', m[1]) for name in own if (m := _QKV.fullmatch(name))])
-  names = [name for name, size in VITS.items() if (size.dim, size.depth) == (dim, depth)]
+  kind_of = _kind(state, prefix)
+  same = {name: size for name, size in VITS.items() if _kind_of(size) == kind_of}
+  names = [name for name, size in same.items() if (size.dim, size.depth) == (dim, depth)]
   if not names:
-    known = ', '.join(f'{name} ({size.dim}, {size.depth})' for name, size in VITS.items())
-    raise ValueError(f'a ViT of width {dim} and depth {depth} is none of {known}.')
+    known = ', '.join(f'{name} ({size.dim}, {size.depth})' for name, size in same.items())
+    raise ValueError(
+      f'a ViT of width {dim} and depth {depth}{_said(kind_of)} is none of {known or "ours"}.'
+    )
   grid, kind = _positions(
     state.get(f'{prefix}pos_embed'), dim, VITS[names[0]].grid, f'{prefix}pos_embed'
   )
@@ -148,6 +167,28 @@ def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
     'grid': grid,
   }
   return Found(found, image_size=grid * patch, doubt=doubt)
+
+
+# Whether a ViT has scales on its branches, registers, SwiGLU.
+_Kind = tuple[bool, bool, bool]
+
+
+def _kind(state: State, prefix: str) -> _Kind:
+  into, out = (state.get(f'{prefix}blocks.0.mlp.{name}.weight') for name in ('fc1', 'fc2'))
+  # Its first layer makes gates and values, its second takes their products.
+  swiglu = into is not None and out is not None and len(into) == 2 * out.shape[-1]
+  scaled = any(name.startswith(prefix) and name.endswith('.ls1.gamma') for name in state)
+  return scaled, f'{prefix}reg_token' in state, swiglu
+
+
+def _kind_of(size: Size) -> _Kind:
+  return (size.layer_scale > 0, size.registers > 0, size.swiglu)
+
+
+def _said(kind: _Kind) -> str:
+  words = ('LayerScale', 'registers', 'SwiGLU')
+  found = [word for word, there in zip(words, kind, strict=True) if there]
+  return f' with {" and ".join(found)}' if found else ''
 
 
 def _positions(table: np.ndarray | None, dim: int, default: int, name: str) -> tuple[int, str]:
@@ -182,7 +223,16 @@ def _inside(prefix: str, name: str) -> bool:
 
 
 def _completed(state: State, prefix: str) -> State:
-  """With a bias of zeros for query, key and value where no block has one."""
+  """Under timm's names, with what is left out where it is zero.
+
+  That is the bias of query, key and value where no block has one, and beside registers the position
+  of the class token.
+  """
+  state = {_renamed(prefix, name): array for name, array in state.items()}
+  table = state.get(f'{prefix}pos_embed')
+  alone = table is not None and table.ndim == 3 and math.isqrt(table.shape[1]) ** 2
+  if f'{prefix}reg_token' in state and table is not None and alone == table.shape[1]:
+    state[f'{prefix}pos_embed'] = np.pad(table, ((0, 0), (1, 0), (0, 0)))
   own = [name for name in state if name.startswith(prefix)]
   kernels = [name for name in own if _QKV.fullmatch(name.removeprefix(prefix))]
   biases = [name.removesuffix('weight') + 'bias' for name in kernels]
@@ -190,6 +240,17 @@ def _completed(state: State, prefix: str) -> State:
     return state
   zeros = (np.zeros(len(state[name]), np.float32) for name in kernels)
   return dict(state) | dict(zip(biases, zeros, strict=True))
+
+
+def _renamed(prefix: str, name: str) -> str:
+  """The name in timm of what DINOv2's authors call otherwise."""
+  if not name.startswith(prefix):
+    return name
+  own = name.removeprefix(prefix)
+  if own == 'register_tokens':
+    return f'{prefix}reg_token'
+  own = re.sub(r'^(blocks\.\d+\.mlp\.)w12\.', r'\1fc1.', own)
+  return prefix + re.sub(r'^(blocks\.\d+\.mlp\.)w3\.', r'\1fc2.', own)
 
 
 def _decoder_name(path: Path) -> str:

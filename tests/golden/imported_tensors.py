@@ -14,7 +14,9 @@ def vit(name: str, shape: tuple[int, ...]) -> np.ndarray:
   """A tensor of a ViT under timm's name and in its layout."""
   if 'norm' in name:
     return philox.uniform(name, shape, *((0.5, 1.5) if name.endswith('weight') else (-0.3, 0.3)))
-  if name.endswith('bias') or name in ('cls_token', 'pos_embed'):
+  if name.endswith('gamma'):
+    return philox.uniform(name, shape, 0.2, 1.2)
+  if name.endswith('bias') or name in ('cls_token', 'pos_embed', 'reg_token'):
     return philox.uniform(name, shape, -0.5, 0.5)
   bound = math.sqrt(3.0 / math.prod(shape[1:]))
   return philox.uniform(name, shape, -bound, bound)
@@ -29,6 +31,18 @@ VITS = {
   'moco_v3': ({'num_classes': 7, 'global_pool': 'token'}, 32, 32),
   'dino': ({'num_classes': 0, 'global_pool': 'token'}, 48, 48),
   'dino_oblong': ({'num_classes': 0, 'global_pool': 'token'}, 32, 24),
+}
+
+
+# The same of DINOv2; 'swiglu' and the registers as timm stores them, without a class position.
+_DINOV2 = {'num_classes': 0, 'global_pool': 'token', 'init_values': 1.0}
+_REGISTERS = _DINOV2 | {'reg_tokens': 4, 'no_embed_class': True}
+DINOV2S = {
+  'plain': (_DINOV2, 32, 32),
+  'plain_48': (_DINOV2, 48, 48),
+  'registers': (_REGISTERS, 32, 32),
+  'registers_oblong': (_REGISTERS, 48, 24),
+  'swiglu': (_REGISTERS | {'mlp_ratio': 5.5}, 32, 32),
 }
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 import byoljax
 from byoljax import main
 from byoljax.encoders.encoder import Preprocessing
-from byoljax.models import vit
+from byoljax.models import positions, vit
 from byoljax.weights import exporting, importing
 from tests import imported
 from tests.paths import GOLDEN
@@ -89,12 +89,12 @@ def test_features_are_theirs(case, tmp_path):
 def test_positions_of_another_size_move_features():
   """What makes the golden values above hold: neither a plain bicubic nor no resampling."""
   table = theirs.vit('pos_embed', (1, 17, 64))[0]
-  matrix = vit.resample_matrix(6, 4)
+  matrix = positions.resample_matrix(6, 4)
   np.testing.assert_allclose(matrix.sum(1), 1, atol=1e-6)
   plain = jax.image.resize(jnp.asarray(table[1:].reshape(4, 4, 64)), (6, 6, 64), 'cubic')
-  ours = vit.resampled(jnp.asarray(table), 6, 6)[1:].reshape(6, 6, 64)
+  ours = positions.resampled(jnp.asarray(table), 6, 6)[1:].reshape(6, 6, 64)
   assert 0.01 < float(jnp.abs(plain - ours).max()) < 0.5
-  np.testing.assert_array_equal(vit.resampled(jnp.asarray(table), 4, 4), table)
+  np.testing.assert_array_equal(positions.resampled(jnp.asarray(table), 4, 4), table)
   # By hand: (1/2) 4 / 6.1 - 1/2 = -0.172131; three of its four neighbors are the repeated edge,
   # the fourth is x = 1.172131 away: -3/4 (x^3 - 5 x^2 + 8 x - 4) = -0.08848.
   np.testing.assert_allclose(matrix[0], [1.08848, -0.08848, 0, 0], atol=1e-5)
@@ -167,8 +167,8 @@ def changed(**changes):
   [
     (changed(cls_token=None, pos_embed=None), 'missing: cls_token, pos_embed'),
     (changed(**{'blocks.2.norm1.bias': None}), 'missing: blocks.2.norm1.bias'),
-    (changed(**{'blocks.0.ls1.gamma': np.ones(64)}), 'unexpected: blocks.0.ls1.gamma'),
-    (changed(reg_token=np.ones((1, 4, 64))), 'unexpected: reg_token'),
+    (changed(**{'blocks.0.ls1.gamma': np.ones(64)}), 'missing: blocks.0.ls2.gamma, blocks.1.ls1'),
+    (changed(reg_token=np.ones((1, 4, 64))), 'with registers is none of ours'),
     (changed(**{'blocks.1.mlp.fc1.bias': np.ones(128)}), 'of another shape: blocks.1.mlp.fc1.bias'),
     (
       changed(**{'blocks.1.attn.qkv.weight': np.ones((3, 3, 3))}),
