@@ -54,6 +54,7 @@ AUXILIARY = 1208  # the head of an auxiliary task
 SHUFFLE = 1301  # order of the examples in shuffled batch normalization; with a direction
 NEGATIVES = 1302  # which rows of a memory are negatives; with an example's global position
 DIVISION = 1303  # the parts of a batch that are whitened apart; with a draw
+DROPOUT = 1305  # which activations are dropped; with an example's global position
 DROP_PATH = 1304  # which branches are left out; with an example's global position
 RESTARTS = 1311  # where dead codes of a codebook are put
 GUMBEL = 1312  # with an example's global position: which codes are drawn

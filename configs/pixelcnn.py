@@ -25,7 +25,7 @@ METHOD = {
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  return scales.build(arg, METHOD, ADAPT, variants={'gated': gated})
+  return scales.build(arg, METHOD, ADAPT, epochs={'shapes': 8}, variants={'gated': gated})
 
 
 def gated(config: ConfigDict) -> None:

@@ -56,11 +56,12 @@ def make_encoder(
       '_small' | '_large' (D = 512, 128, 1024 times width), 'vgg_dilated' (D = 256 * width);
       VQ-VAE's, 'codec' | '_small' | '_wide' (D = 128, 32, 256 times width); VQ-GAN's, 'vq_gan' |
       '_f4' (D = 512 times width); PixelCNN's, 'pixelcnn' | '_micro' and 'gated_pixelcnn' | '_micro'
-      (D = 256, 48, 128, 30 times width); image GPT's, 'image_gpt_micro' | 'small' | 'medium' |
-      'large' and 'image_bert_...' (D = 64, 512, 1024, 1536 times width); or the baseline 'pixels',
-      the images themselves (D = H * W * C), which has no options: all are ignored. 'method' is
-      a network that the method brings along. One of the user's own goes by its import path, see
-      `byoljax.own`: a linen module or what `encoder_factory` takes.
+      (D = 256, 48, 128, 30 times width); PixelCNN++'s, 'pixelcnn_pp' | '_micro' (D = 160, 24 times
+      width); image GPT's, 'image_gpt_micro' | 'small' | 'medium' | 'large' and 'image_bert_...' (D
+      = 64, 512, 1024, 1536 times width); or the baseline 'pixels', the images themselves (D = H *
+      W * C), which has no options: all are ignored. 'method' is a network that the method brings
+      along. One of the user's own goes by its import path, see `byoljax.own`: a linen module or
+      what `encoder_factory` takes.
     input: what the network begins with, see `models.inputs`; 'rgb' are the images as they are.
       'lab_halves' and 'rgbd_halves' split it, see `models.halves`.
     mean: that images were normalized with, per channel; inputs other than 'rgb' need it.

@@ -20,6 +20,7 @@ from byoljax.models import (
   image_transformer,
   nin,
   pixelcnn,
+  pixelcnn_pp,
   resnet,
   small,
   vgg,
@@ -295,6 +296,16 @@ class DilatedVGGOptions(SmallImageOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PixelCNNppOptions(SmallImageOptions):
+  """Options of PixelCNN++, which keeps the size of the image and has no batch normalization."""
+
+  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
+    """The module; batch normalization is not part of it."""
+    del bn_axis, bn_groups
+    return pixelcnn_pp.PixelCNNpp(pixelcnn_pp.PIXELCNN_PPS[name], **self._shared())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelCNNOptions(SmallImageOptions):
   """Options of PixelCNNs, which keep the size of the image and have no batch normalization."""
 
@@ -371,6 +382,7 @@ FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(exemplar_cnn.EXEMPLAR_CNNS, ExemplarCNNOptions),
   'vgg_dilated': DilatedVGGOptions,
   **dict.fromkeys(pixelcnn.PIXELCNNS, PixelCNNOptions),
+  **dict.fromkeys(pixelcnn_pp.PIXELCNN_PPS, PixelCNNppOptions),
   **dict.fromkeys(image_transformer.names('gpt'), ImageTransformerOptions),
   **dict.fromkeys(image_transformer.names('bert'), ImageTransformerOptions),
   **dict.fromkeys(codecs.CODECS, CodecOptions),

@@ -25,7 +25,15 @@ from byoljax.length import Length
 from byoljax.losses import classification
 from byoljax.method import NETWORKS, Setting
 from byoljax.methods import METHODS
-from byoljax.models import halves, heads, image_transformer, layers, pixelcnn, vit
+from byoljax.models import (
+  halves,
+  heads,
+  image_transformer,
+  layers,
+  pixelcnn,
+  pixelcnn_pp,
+  vit,
+)
 from byoljax.models.net import stack
 from byoljax.ops.sampling import Sampling
 from byoljax.optim import recipe
@@ -61,6 +69,12 @@ def tiny_pixelcnn(bn_axis, bn_groups=0, dtype=jnp.float32, gated=True):
   """The same for methods that predict what comes next."""
   del bn_axis, bn_groups
   return pixelcnn.PixelCNN(pixelcnn.Size(6, 1, gated, first=3), dtype=dtype)
+
+
+def tiny_pixelcnn_pp(bn_axis, bn_groups=0, dtype=jnp.float32):
+  """The same with two streams."""
+  del bn_axis, bn_groups
+  return pixelcnn_pp.PixelCNNpp(pixelcnn_pp.Size(4, 1, 1), dtype=dtype)
 
 
 def tiny_image_gpt(bn_axis, bn_groups=0, dtype=jnp.float32, causal=True):
@@ -153,6 +167,7 @@ CASES = {
   ),
   'nnclr': ({'projector': (16, 16, 8), 'predictor': (16, 8), 'queue_size': 48}, 2),
   'pixelcnn': ({'levels': 8, 'hidden': 6}, 1),
+  'pixelcnn_pp': ({'levels': 8, 'mixtures': 2}, 1),
   'prior': ({'grid': 4, 'dim': 8, 'depth': 1, 'heads': 2, 'keep': 0.9}, 1),
   'relative_patch_location': (
     {'tiles': {'grid': 2, 'tile': 3, 'jitter': 1, 'gray_prob': 0.3, 'project_prob': 0.3,
@@ -185,6 +200,7 @@ ENCODERS = {
   'mae': tiny_vit,
   'masked_tokens': functools.partial(tiny_image_gpt, causal=False),
   'pixelcnn': tiny_pixelcnn,
+  'pixelcnn_pp': tiny_pixelcnn_pp,
   'split_brain': halved,
 }
 # Whose batches hold the parameters of the augmentation, as those of all methods do in a run.

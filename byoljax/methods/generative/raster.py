@@ -25,7 +25,7 @@ from byoljax.method import (
 )
 from byoljax.methods.checks import only_view
 from byoljax.methods.reconstruction.autoencoder import to_normalized, to_pixels
-from byoljax.models.net import Net, Statistics, stack
+from byoljax.models.net import Inputs, Net, Statistics, stack
 from byoljax.models.taps import truncate
 from byoljax.ops import sampling as drawing
 from byoljax.ops.sampling import Sampling
@@ -52,7 +52,12 @@ class Distribution(NamedTuple):
   passes: int
 
 
-def raster_model(net: Net, setting: Setting, distribution: Distribution) -> Method:
+def raster_model(
+  net: Net,
+  setting: Setting,
+  distribution: Distribution,
+  noise: Callable[[jax.Array, int], Inputs] | None = None,
+) -> Method:
   """A method that learns the distribution of images number by number.
 
   Args:
@@ -60,6 +65,7 @@ def raster_model(net: Net, setting: Setting, distribution: Distribution) -> Meth
       attribute `reach`, in pixels.
     setting: the run.
     distribution: see `Distribution`.
+    noise: (key of the loss, images) -> further inputs of the network in training; None: none.
   """
   levels, colors = distribution.levels, len(setting.mean)
 
@@ -78,9 +84,10 @@ def raster_model(net: Net, setting: Setting, distribution: Distribution) -> Meth
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    del key, step
-    made, bn = net.apply(params, state.bn, batch['views'][0], train=True)
-    numbers = batch['numbers']
+    del step
+    view, numbers = batch['views'][0], batch['numbers']
+    inputs = None if noise is None else noise(key, len(view))
+    made, bn = net.apply(params, state.bn, view, train=True, inputs=inputs)
     value = distribution.nll(made[HEAD], numbers).sum() / numbers.size
     metrics = {'bits_per_dim': likelihoods.bits(lax.stop_gradient(value))}
     return value, Aux(Statistics(bn), metrics, made['embedding'])

@@ -1,0 +1,121 @@
+"""PixelCNN++: what depends on what, mixtures against float64, whole probabilities, samples."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import special
+
+from byoljax.length import Length
+from byoljax.losses import likelihoods
+from byoljax.method import Setting
+from byoljax.methods import METHODS
+from byoljax.methods.generative.pixelcnn_pp import logistics
+from byoljax.models.net import stack
+from byoljax.models.pixelcnn_pp import PixelCNNpp, Size
+from byoljax.ops import sampling
+from byoljax.ops.sampling import Sampling
+from tests.methods.test_contract import TinyEncoder, make
+
+KEY, LEVELS = jax.random.key(0), 4
+
+
+def test_a_pixel_depends_on_all_before_it_and_on_no_other():
+  side = 8
+  net = stack((('encoder', 'embedding', PixelCNNpp(Size(6, 1, 2))),), taps=('features',))
+  x = jax.random.normal(KEY, (1, side, side, 3))
+  params, stats = net.init(KEY, x)
+
+  def total(x):
+    # A random sum of a pixel's features, so that nothing cancels.
+    weights = jax.random.normal(jax.random.key(2), (1, 1, 1, 6))
+    found = net.apply(params, stats, x, train=False)[0]['features']
+    return (found * weights).sum(-1).ravel()
+
+  jacobian = np.asarray(jax.jit(jax.jacrev(total))(x)).reshape(side * side, side * side, 3)
+  depends = (jacobian != 0).any(-1)
+  assert not np.any(np.triu(depends))
+  # Rows above far away, and all that is left of it.
+  here = 5 * side + 4
+  assert depends[here, here - 1] and depends[here, 4 * side + 7] and depends[here, 0]
+
+
+def mixture(seed=0, parts=3):
+  return np.random.default_rng(seed).normal(size=(1, parts, 10)) * 0.7
+
+
+def expected(output, numbers):
+  """-log p of [n,3] in float64: differences of logistic functions."""
+  x = 2 * numbers / (LEVELS - 1) - 1
+  half, total = 1 / (LEVELS - 1), 0.0
+  weights = special.softmax(output[..., 0], -1)
+  c = np.tanh(output[..., 7:])
+  for part in range(output.shape[1]):
+    means = np.stack([
+      output[:, part, 1] + 0 * x[:, 0],
+      output[:, part, 2] + c[:, part, 0] * x[:, 0],
+      output[:, part, 3] + c[:, part, 1] * x[:, 0] + c[:, part, 2] * x[:, 1],
+    ], -1)  # fmt: skip
+    scales = np.exp(np.maximum(output[:, part, 4:7], -7))
+    above = np.where(numbers == LEVELS - 1, 1, special.expit((x + half - means) / scales))
+    below = np.where(numbers == 0, 0, special.expit((x - half - means) / scales))
+    total = total + weights[:, part] * np.prod(above - below, -1)
+  return -np.log(total)
+
+
+PIXELS = np.array(list(itertools.product(range(LEVELS), repeat=3)))
+
+
+def test_mixtures_against_float64_sum_to_one_over_all_pixels():
+  output = mixture()
+  found = likelihoods.logistics_nll(
+    jnp.asarray(np.repeat(output, len(PIXELS), 0), jnp.float32), jnp.asarray(PIXELS), LEVELS
+  )
+  np.testing.assert_allclose(found, expected(output, PIXELS), rtol=1e-4)
+  assert np.exp(-np.asarray(found, np.float64)).sum() == pytest.approx(1.0, rel=1e-5)
+
+
+def test_a_bin_of_hardly_any_mass_has_a_finite_loss_and_gradient():
+  output = jnp.zeros((1, 1, 10)).at[..., 1:4].set(-1.0).at[..., 4:7].set(-7.0)
+  loss = lambda output: likelihoods.logistics_nll(output, jnp.asarray([[200, 3, 100]]), 256).sum()  # noqa: E731
+  value, gradient = jax.value_and_grad(loss)(output)
+  assert np.isfinite(value) and np.isfinite(gradient).all() and np.any(gradient[..., 1:4] < 0)
+
+
+def test_draws_have_these_probabilities():
+  output, count = mixture(1), 6000
+  draw = logistics(LEVELS).draw
+  keys = sampling.keys(KEY, count)
+  given = jnp.asarray(np.repeat(output, count, 0), jnp.float32)
+  empty = jnp.zeros((count, 3), jnp.int32)
+  drawn = jax.jit(lambda: draw(keys, jnp.int32(0), given, empty, jnp.int32(0), Sampling(count)))()
+  which = np.asarray(drawn) @ LEVELS ** np.arange(3)[::-1]
+  found = np.bincount(which, minlength=len(PIXELS)) / count
+  chances = np.exp(-expected(output, PIXELS))
+  # Five standard errors of each share.
+  assert np.all(np.abs(found - chances) < 5 * np.sqrt(chances / count) + 1 / count)
+  with pytest.raises(ValueError, match='top_k=3'):
+    draw(keys, jnp.int32(0), given, empty, jnp.int32(0), Sampling(count, top_k=3))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'said'),
+  [
+    ({'levels': 1}, 'levels=1'),
+    ({'mixtures': 0}, 'mixtures=0'),
+    ({'setting': {'mean': (0.5,), 'std': (0.5,)}}, '3 colors, not 1'),
+  ],
+)
+def test_settings_out_of_range(changes, said):
+  with pytest.raises(ValueError, match=said):
+    make('pixelcnn_pp', axis=None, **changes)
+
+
+def test_other_encoders_and_sizes():
+  with pytest.raises(ValueError, match=r'encoder\.name one of pixelcnn_pp, '):
+    METHODS['pixelcnn_pp'](TinyEncoder, Setting(Length(9, 1, 1)))
+  net = stack((('encoder', 'embedding', PixelCNNpp(Size(6, 1, 2))),))
+  with pytest.raises(ValueError, match='cannot be halved 1 times'):
+    net.init(KEY, jnp.zeros((1, 7, 8, 3)))
