@@ -30,9 +30,9 @@ if not os.path.isdir(os.path.join(__path__[0], 'configs')):
 
 if TYPE_CHECKING:
   from byoljax.api.classification import classify
+  from byoljax.api.loading import load
   from byoljax.api.pretraining import pretrain
   from byoljax.api.saved_run import open_run
-  from byoljax.encoders.load import load
 
 __all__ = ['__version__', 'classify', 'load', 'open_run', 'pretrain']
 
@@ -44,7 +44,7 @@ def __getattr__(name: str) -> Any:
 
     return classify
   if name == 'load':
-    from byoljax.encoders.load import load
+    from byoljax.api.loading import load
 
     return load
   if name == 'open_run':

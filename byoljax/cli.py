@@ -35,6 +35,7 @@ RECIPE is a name and, after a colon, its options, or the path of a file:
   byoljax linear:simclr runs/mine        by another paper's protocol
   byoljax finetune:small runs/mine --labels='10 %'
   byoljax export runs/mine
+  byoljax push runs/mine me/byol-photos
   byoljax embed runs/mine --data.name=folder --data.dir=photos --workdir runs/index
   byoljax search runs/index holiday.jpg
   byoljax reconstruct runs/denoising photos --out sheet.png
@@ -253,7 +254,8 @@ def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:
     nargs='+' if argument.many else None if argument.default is None else '?',
     default=argument.default,
   )
-  added.complete = _COMPLETED[argument.kind]  # type: ignore[attr-defined]
+  if argument.kind in _COMPLETED:
+    added.complete = _COMPLETED[argument.kind]  # type: ignore[attr-defined]
 
 
 def table() -> str:

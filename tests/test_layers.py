@@ -59,13 +59,13 @@ LAYERS = {
   'main': {'config', 'devices', 'flags', 'tasks', 'version', 'workdir'},
   'cli': {'config', 'flags', 'main', 'suggest', 'tasks', 'version', 'workdir/activity'},
   '__main__': {'cli', 'devices'},
-  'api': _TRAINING | {'protocols', 'train', 'report', 'tasks', 'main', 'cli'},
+  'api': _TRAINING | {'protocols', 'train', 'report', 'weights', 'tasks', 'main', 'cli'},
   # The public functions, each of which imports what it needs when it is called.
   '__init__': {'api', 'encoders', 'version'},
 }
 HEAVY = {'tensorflow', 'tensorflow_datasets', 'flax', 'optax', 'orbax', 'matplotlib', 'absl',
          'ml_collections', 'tensorboardX', 'torch', 'sklearn', 'shtab', 'wandb',
-         'mlflow'}  # fmt: skip
+         'mlflow', 'huggingface_hub'}  # fmt: skip
 # Which of them a folder or file may import; the longest prefix counts.
 HEAVY_ALLOWED = {
   'models/': {'flax'},
@@ -77,6 +77,7 @@ HEAVY_ALLOWED = {
   'train/': {'flax', 'optax'},
   'encoders/': {'flax'},
   'weights/': {'flax'},
+  'weights/hub.py': {'huggingface_hub'},
   'evals/': {'sklearn'},
   'data/sources/': {'tensorflow', 'tensorflow_datasets'},
   'data/batches/': {'tensorflow'},

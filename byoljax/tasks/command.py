@@ -14,7 +14,8 @@ class Argument(NamedTuple):
 
   Attributes:
     metavar: its name in the help; in lower case, of the parsed options' attribute.
-    kind: what shells complete it with: 'recipe', 'directory' or 'file'.
+    kind: what shells complete it with: 'recipe', 'directory', 'file', or
+      nothing for a 'name'.
     help: a few words.
     many: whether there may be several; the attribute is then a list.
     default: what stands for one that is left out; None: it must be there.

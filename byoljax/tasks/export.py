@@ -16,28 +16,44 @@ if TYPE_CHECKING:
 
 def run(config: Config, invocation: Invocation) -> int:
   """Writes a run's encoder as a folder, or a classifier with its own; see `configs/export.py`."""
+  folder = write(config.pretrained, config.network, invocation.workdir)
+  tell(folder)
+  return 0
+
+
+def write(pretrained: str, network: str, to: str | pathlib.Path = '') -> pathlib.Path:
+  """Writes the folder and returns it.
+
+  Args:
+    pretrained: a run, one of its checkpoints, or a classifier.
+    network: of a run, 'online' or 'target'.
+    to: the folder; '' for `export` in the run.
+
+  Raises:
+    ConfigError: nothing to load there, or the folder is not empty.
+  """
   from byoljax.encoders import classifier, load
   from byoljax.weights import exporting
 
-  given = pathlib.Path(config.pretrained).expanduser()
-  if config.pretrained and classifier.is_one(given):
-    return _classifier(classifier.load(given), pathlib.Path(invocation.workdir or given / 'export'))
-  encoder, source, directory = load.load_encoder(config.pretrained, config.network)
+  given = pathlib.Path(pretrained).expanduser()
+  if pretrained and classifier.is_one(given):
+    return _classifier(classifier.load(given), pathlib.Path(to or given / 'export'))
+  encoder, source, directory = load.load_encoder(pretrained, network)
   home = directory.parent.parent
-  folder = pathlib.Path(invocation.workdir or home / 'export')
+  folder = pathlib.Path(to or home / 'export')
   about = {
     'method': source.get('method', {}).get('name', 'another library'),
     'data': source.data.name,
-    'network': config.network,
+    'network': network,
     'step': int(directory.name),
     'results': _results(home),
   }
   with user_errors('--workdir'), activity.doing('compiling for every platform and writing'):
     exporting.write(encoder, folder, about)
-  return _say(folder)
+  return folder
 
 
-def _classifier(made: 'Classifier', folder: pathlib.Path) -> int:
+def _classifier(made: 'Classifier', folder: pathlib.Path) -> pathlib.Path:
   from byoljax.weights import exporting, exporting_classifier
 
   config, start = made.origin.run['config'], pathlib.PurePath(made.protocol['from'])
@@ -51,13 +67,13 @@ def _classifier(made: 'Classifier', folder: pathlib.Path) -> int:
   with user_errors('--workdir'), activity.doing('compiling for every platform and writing'):
     exporting.write(made.encoder, folder, about)
     exporting_classifier.write(made, folder)
-  return _say(folder)
+  return folder
 
 
-def _say(folder: pathlib.Path) -> int:
+def tell(folder: pathlib.Path) -> None:
+  """Says which files there are."""
   for path in sorted(folder.iterdir()):
     say(f'{os.path.getsize(path):>12,} bytes  {path}')
-  return 0
 
 
 def _results(run: pathlib.Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ ELSEWHERE = {
   '.pth': 'weights of others',
   'byoljax web': 'somebody who ends it',
   '--log.sinks': 'a package of a service',
+  'byoljax push': 'an account of the hub',
   'tfds:oxford_flowers102': 'a prepared data set',
 }
 SHORT = {
