@@ -12,7 +12,9 @@ the places of the last one and, where it has other channels, projected to as man
 convolution. Each is then normalized over the batch, without scale and shift, and a row is kept at
 unit length (`projected`): otherwise larger maps, or a larger first layer of the head, would make up
 for smaller weights, and the penalty would cost nothing. A row of unit length has an L1 norm of 1
-where it is a single map and of sqrt(M) where all M count alike.
+where it is a single map and of sqrt(M) where all M count alike. Sums and penalty divide by the
+length (`unit`), which changes no value but takes the gradient along the row away: it is where
+the penalty is equal for all maps, and optimizers that normalize gradients would see nothing else.
 """
 
 from collections.abc import Sequence
@@ -51,7 +53,7 @@ class WeightedMaps(nn.Module):
     """M maps [b,h,w,C], the last of them with the fewest places -> float32 [b,C of the last]."""
     *edges, channels = maps[-1].shape[1:]
     start = nn.initializers.constant(1.0 / math.sqrt(len(maps)))
-    weights = self.param(WEIGHTS, start, (len(maps),), jnp.float32)
+    weights = unit(self.param(WEIGHTS, start, (len(maps),), jnp.float32))
     mixture = jnp.zeros((), self.dtype)
     for number, x in enumerate(maps):
       x = pooling.adaptive_pool(x.astype(self.dtype), (edges[0], edges[1]))
@@ -127,6 +129,11 @@ def choose_maps(encoder: nn.Module, channels: int, taps: Sequence[str] = ()) -> 
       f'coarsest, or the embedding of {found["embedding"][-1]} values is not its mean.'
     )
   return tuple(chosen)
+
+
+def unit(weights: jax.Array) -> jax.Array:
+  """A row divided by its length, float32 [M]: the gradient of what depends on it is across it."""
+  return weights / jnp.sqrt(jnp.sum(jnp.square(weights)))
 
 
 def projected(weights: jax.Array) -> jax.Array:

@@ -87,7 +87,9 @@ def multi_task(parts: Sequence[Part], lasso: float = 0.0) -> Method:
       metrics |= {f'{part.name}/{name}': metric for name, metric in own.items()}
       auxes[part.name] = aux
     if choosing:
-      penalty = sum((jnp.sum(part.weights(params)) for part in choosing), jnp.zeros(()))
+      penalty = sum(
+        (jnp.sum(lasso_lib.unit(part.weights(params))) for part in choosing), jnp.zeros(())
+      )
       total += lasso * penalty
       metrics['lasso'] = jax.lax.stop_gradient(lasso * penalty)
     rows = {name: aux.rows for name, aux in auxes.items()}

@@ -61,8 +61,9 @@ def test_the_penalty_is_the_sum_of_all_weights():
 
 
 def test_weights_learn_from_their_own_task_and_from_the_penalty():
-  """A task's gradient with respect to its weights, plus 0.25 for each of them."""
+  """A task's gradient with respect to its weights w, plus 0.25 (1 - sum(w) w)."""
   method, batch, params, state = begin(build(0.25, turns=TURNS))
+  params = params | {'turns_lasso': {**params['turns_lasso'], 'scale': jnp.asarray([0.6, 0.8])}}
   without = build(1e-30, turns=TURNS)
   found, plain = (
     jax.jit(jax.grad(lambda p, m=m: m.loss(p, state, batch, KEY, STEP)[0]))(params)
@@ -70,7 +71,7 @@ def test_weights_learn_from_their_own_task_and_from_the_penalty():
   )
   weights = [grads['turns_lasso']['scale'] for grads in (found, plain)]
   assert np.abs(weights[1]).max() > 1e-4
-  np.testing.assert_allclose(weights[0], weights[1] + 0.25, atol=1e-6)
+  np.testing.assert_allclose(weights[0], weights[1] + 0.25 * np.array([0.16, -0.12]), atol=1e-6)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, atol=1e-6), found['encoder'], plain['encoder']
   )
