@@ -4,76 +4,32 @@
 An option that the chosen encoder does not have is an error unless it has its default value here.
 """
 
-import abc
 from collections.abc import Mapping
 import dataclasses
 from typing import Any, ClassVar
 
 import flax.linen as nn
-import jax.numpy as jnp
 
 from byoljax.models import (
   alexnet,
-  codecs,
   convnext,
   exemplar_cnn,
-  image_transformer,
+  generative_options,
   nin,
-  pixelcnn,
-  pixelcnn_pp,
   resnet,
   small,
   vgg,
   vit,
-  vq_gan,
   wide_resnet,
 )
-from byoljax.suggest import unknown
-
-STEMS = ('imagenet', 'cifar')
-PADDINGS = ('torch', 'same', 'fixed')
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options(abc.ABC):
-  """What every encoder but raw pixels has.
-
-  Attributes:
-    width: factor on every channel count (of ViTs also on the heads), >= 1.
-    dtype: compute type, 'float32' or 'bfloat16'. Parameters, BN statistics and the embedding are
-      float32 either way.
-    remat: compute the activations inside of blocks again for the gradient instead of keeping them:
-      less memory, one more forward pass; see `layers.recomputed`.
-  """
-
-  width: int = 1
-  dtype: str = 'float32'
-  remat: bool = False
-
-  # field -> the values that it may have
-  choices: ClassVar[Mapping[str, Any]] = {'dtype': DTYPES}
-  # fields that count something, 0 for the network's own
-  counts: ClassVar[tuple[str, ...]] = ()
-
-  def __post_init__(self) -> None:
-    """Raises ValueError for a value outside of what the attributes allow."""
-    for field, valid in self.choices.items():
-      check_name(field, getattr(self, field), valid)
-    if self.width < 1 or int(self.width) != self.width:
-      raise ValueError(f'encoder width {self.width} must be a whole number of at least 1')
-    for field in self.counts:
-      if getattr(self, field) < 0:
-        value = getattr(self, field)
-        raise ValueError(f'encoder {field} {value} must not be negative; 0 is the default')
-
-  @abc.abstractmethod
-  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
-    """The module; `bn_axis` and `bn_groups` as for `layers.batch_norm`."""
-
-  def _shared(self) -> dict[str, Any]:
-    """What every module takes."""
-    return {'width': int(self.width), 'dtype': DTYPES[self.dtype], 'remat': self.remat}
+from byoljax.models.base_options import (
+  DTYPES,
+  PADDINGS,
+  STEMS,
+  Options,
+  SmallImageOptions,
+  check_name,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -211,20 +167,6 @@ class AlexNetOptions(Options):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SmallImageOptions(Options):
-  """Options of the papers' networks for small images.
-
-  Attributes:
-    stem: as for ResNets, so that recipes for small images can set it for either. These networks are
-      made for such images, whatever this says.
-  """
-
-  stem: str = 'imagenet'
-
-  choices: ClassVar[Mapping[str, Any]] = {'dtype': DTYPES, 'stem': STEMS}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class NINOptions(SmallImageOptions):
   """Options of network in network."""
 
@@ -295,81 +237,6 @@ class DilatedVGGOptions(SmallImageOptions):
     return vgg.DilatedVGG(bn_axis=bn_axis, bn_groups=bn_groups, **self._shared())
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PixelCNNppOptions(SmallImageOptions):
-  """Options of PixelCNN++, which keeps the size of the image and has no batch normalization."""
-
-  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
-    """The module; batch normalization is not part of it."""
-    del bn_axis, bn_groups
-    return pixelcnn_pp.PixelCNNpp(pixelcnn_pp.PIXELCNN_PPS[name], **self._shared())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PixelCNNOptions(SmallImageOptions):
-  """Options of PixelCNNs, which keep the size of the image and have no batch normalization."""
-
-  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
-    """The module; batch normalization is not part of it."""
-    del bn_axis, bn_groups
-    return pixelcnn.PixelCNN(pixelcnn.PIXELCNNS[name], **self._shared())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CodecOptions(SmallImageOptions):
-  """Options of VQ-VAE's encoders, which have no batch normalization.
-
-  Attributes:
-    stride: pixels of the image from one place of the map to the next, a power of two; 0 for 4.
-  """
-
-  stride: int = 0
-
-  counts: ClassVar[tuple[str, ...]] = ('stride',)
-
-  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
-    """The module; batch normalization is not part of it.
-
-    Raises:
-      ValueError: a stride that is not a power of two.
-    """
-    del bn_axis, bn_groups
-    stride = int(self.stride) or codecs.STRIDE
-    if stride & (stride - 1):
-      raise ValueError(f'encoder stride {stride} must be a power of two, such as 4 or 8.')
-    return codecs.CodecEncoder(codecs.CODECS[name], stride, **self._shared())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VQGANOptions(SmallImageOptions):
-  """Options of VQ-GAN's encoders, which have group normalization."""
-
-  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
-    """The module; batch normalization is not part of it."""
-    del bn_axis, bn_groups
-    return vq_gan.VQGANEncoder(vq_gan.VQ_GANS[name], **self._shared())
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageTransformerOptions(SmallImageOptions):
-  """Options of image GPT's transformers over pixels, which have no batch normalization.
-
-  Attributes:
-    palette: colors, 0 for the network's own number (512; 'micro' 32).
-    grid: pixels on each side of an image, 0 for the network's own (32; 'micro' 16).
-  """
-
-  palette: int = 0
-  grid: int = 0
-
-  counts: ClassVar[tuple[str, ...]] = ('palette', 'grid')
-
-  def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
-    """The module; batch normalization is not part of it."""
-    del bn_axis, bn_groups
-    return image_transformer.make(name, palette=self.palette, grid=self.grid, **self._shared())
-
-
 # name -> the options of its family
 FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(resnet.RESNETS, ResNetOptions),
@@ -381,12 +248,7 @@ FAMILIES: dict[str, type[Options]] = {
   **dict.fromkeys(wide_resnet.WIDE_RESNETS, WideResNetOptions),
   **dict.fromkeys(exemplar_cnn.EXEMPLAR_CNNS, ExemplarCNNOptions),
   'vgg_dilated': DilatedVGGOptions,
-  **dict.fromkeys(pixelcnn.PIXELCNNS, PixelCNNOptions),
-  **dict.fromkeys(pixelcnn_pp.PIXELCNN_PPS, PixelCNNppOptions),
-  **dict.fromkeys(image_transformer.names('gpt'), ImageTransformerOptions),
-  **dict.fromkeys(image_transformer.names('bert'), ImageTransformerOptions),
-  **dict.fromkeys(codecs.CODECS, CodecOptions),
-  **dict.fromkeys(vq_gan.VQ_GANS, VQGANOptions),
+  **generative_options.FAMILIES,
 }
 
 
@@ -439,9 +301,3 @@ def defaults() -> dict[str, Any]:
   for family in dict.fromkeys(FAMILIES.values()):
     found |= {field.name: field.default for field in dataclasses.fields(family)}
   return found
-
-
-def check_name(field: str, value: Any, valid: Any) -> None:
-  """Raises ValueError, with the nearest valid name, unless the value is one of them."""
-  if value not in valid:
-    raise ValueError(unknown(field, value, valid))

@@ -80,6 +80,14 @@ PANELS = (
     'PSNR [dB]',
   ),
   Panel(
+    'Likelihood',
+    (
+      Curve('bits_per_dim', 'negative log-likelihood (training batches)', noisy=True),
+      Curve('masked_bits', 'of masked tokens (training batches)', noisy=True),
+    ),
+    'bits per dimension',
+  ),
+  Panel(
     'Spread of the embeddings',
     (
       Curve('collapse/std', 'std × √d (0: collapsed)', noisy=True),
