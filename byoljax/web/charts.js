@@ -85,15 +85,19 @@ function chart(panel, drawn) {
     const at = ((event.clientX - box.left) * width / box.width - left) * end / (width - left - right);
     const near = drawn.map(line => line.x.reduce((best, x, i) =>
       Math.abs(x - at) < Math.abs(line.x[best] - at) ? i : best, 0));
-    const x = drawn[0].x[near[0]];
+    const x = Math.min(Math.max(at, 0), end);
     cursor.setAttribute('x1', across(x));
     cursor.setAttribute('x2', across(x));
     cursor.style.visibility = 'visible';
-    put(out, `${$('unit').value} ${short(x)}: ${drawn.map((line, i) => short(line.y[near[i]])).join(' / ')}`);
+    // The nearest value, but none where a run was not yet, or is not so far.
+    const room = end / 20;
+    const value = (line, i) => (x < line.x[0] - room || x > line.x[line.x.length - 1] + room ? '–' : short(line.y[i]));
+    out.replaceChildren(`${$('unit').value} ${short(x)}: `, ...drawn.flatMap((line, i) => [
+      make('span', { class: line.color, textContent: value(line, near[i]) }), i + 1 < drawn.length ? ' / ' : '']));
   });
   svg.addEventListener('pointerleave', () => {
     cursor.style.visibility = 'hidden';
-    put(out, '');
+    out.replaceChildren();
   });
   return make('figure', { class: 'chart' },
     make('figcaption', {}, panel.title, make('small', { textContent: caption(panel, drawn) })),

@@ -190,6 +190,8 @@ function describe() {
     ...Object.fromEntries(shown.map((name, i) => [name, settings[i][field] ?? '–'])) }));
   if ($('differences').dataset.shown !== JSON.stringify(found)) {
     $('differences').dataset.shown = JSON.stringify(found);
+    $('differences').open = found.length <= 25;
+    put($('differences').firstElementChild, `Settings that differ: ${found.length}`);
     $('differences').lastElementChild.replaceWith(table(found));
   }
 }
