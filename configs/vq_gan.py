@@ -19,7 +19,7 @@ METHOD = {
   'decay': 0.0,  # of the codebook's moving averages; 0 = learned by its gradient
   'beta': 0.25,  # of the commitment
   'restart': 0.1,  # share of the mean use below which a code starts anew; 0 = never
-  'perceptual': 1.0,  # of the comparison of edges
+  'perceptual': 0.1,  # of the comparison of edges
   'adversarial_weight': 0.8,
   'start': '0 steps',  # of the discriminator
   'discriminator_width': 64,  # channels of its first stage

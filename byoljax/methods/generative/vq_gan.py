@@ -187,7 +187,7 @@ def build(
   decay: float = 0.0,
   beta: float = 0.25,
   restart: float = 0.1,
-  perceptual: float = 1.0,
+  perceptual: float = 0.1,
   adversarial_weight: float = 0.8,
   start: str = '0 steps',
   discriminator_width: int = 64,
