@@ -19,8 +19,15 @@ def shape_of(module, x):
   ('encoder', 'decoder', 'stride'),
   [
     (make_encoder('codec', stride=2), codecs.CodecDecoder(codecs.CODECS['codec'], 2), 2),
-    (make_encoder('codec_small', stride=8), codecs.CodecDecoder(codecs.CODECS['codec'], 8), 8),
-    (vq_gan.VQGANEncoder(TINY), vq_gan.VQGANDecoder(TINY, 2), 2),
+    pytest.param(
+      make_encoder('codec_small', stride=8),
+      codecs.CodecDecoder(codecs.CODECS['codec'], 8),
+      8,
+      marks=pytest.mark.slow,
+    ),
+    pytest.param(
+      vq_gan.VQGANEncoder(TINY), vq_gan.VQGANDecoder(TINY, 2), 2, marks=pytest.mark.slow
+    ),
   ],
 )
 def test_maps_and_images_fit(encoder, decoder, stride):

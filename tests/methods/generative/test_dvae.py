@@ -66,6 +66,7 @@ def test_the_loss_and_its_schedules():
   np.testing.assert_allclose(taus, [1.0, tenth, 0.25], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_relaxed_draw_becomes_a_code():
   module = quantizers.GumbelQuantizer(5, 3)
   x = jax.random.normal(jax.random.key(2), (4, 2, 2, 6))

@@ -88,6 +88,7 @@ def test_the_codec_is_frozen_and_a_copy():
   assert 'decoder' in frozen['params'] and 'codec' not in params['encoder']
 
 
+@pytest.mark.slow
 def test_samples_are_decoded_codes_of_the_class():
   method, params, state = made()
   draw = jax.jit(method.sample, static_argnums=4)

@@ -50,6 +50,7 @@ def test_each_player_descends_its_own_loss():
   assert np.abs(first - then).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_weight_is_the_ratio_of_the_gradients_of_the_decoders_last_layer():
   """Both terms differentiated through the whole network, and the loss put together from them."""
   method, params, state, (before, after) = made()

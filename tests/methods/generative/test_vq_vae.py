@@ -27,7 +27,7 @@ def made(decay=0.9):
   return method, params, state, outputs, learn(params, state, VIEW, KEY, STEP)
 
 
-@pytest.mark.parametrize('decay', [0.9, 0.0])
+@pytest.mark.parametrize('decay', [0.9, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_the_loss_and_who_moves_what(decay):
   _, params, state, outputs, ((value, aux), gradient) = made(decay)
   z, e, codes = (np.asarray(outputs[n]) for n in (codec.LATENTS, codec.VECTORS, 'codes'))
@@ -72,7 +72,7 @@ def test_the_decoders_gradient_reaches_the_encoder_unchanged():
   np.testing.assert_allclose(found, by_hand, atol=1e-6)
 
 
-@pytest.mark.parametrize('decay', [0.9, 0.0])
+@pytest.mark.parametrize('decay', [0.9, pytest.param(0.0, marks=pytest.mark.slow)])
 def test_dead_codes_start_anew(decay):
   method, params, _, _, ((_, aux), _) = made(decay)
   state = aux.method_state
