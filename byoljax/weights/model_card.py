@@ -5,6 +5,7 @@ from importlib import resources
 import string
 from typing import Any
 
+from byoljax import own
 from byoljax.models import convnext, vit
 from byoljax.models.resnet import RESNETS
 from byoljax.models.small import SmallResNet
@@ -53,6 +54,7 @@ def render(card: Mapping[str, Any], timm: timm_words.Model | None = None) -> str
     network=card['network'],
     step=card['step'],
     version=card['byoljax'],
+    own=_fill('byoljax') if _is_loadable(card['encoder']) else '',
     use=use,
     results=_results(card['results']),
   )
@@ -68,6 +70,11 @@ def _with_torchvision(encoder: Mapping[str, Any]) -> str:
     return ''
   changed = 'model.classifier[6] = torch.nn.Identity()\n'
   return _fill('torchvision', encoder='alexnet', changed=changed)
+
+
+def _is_loadable(encoder: Mapping[str, Any]) -> bool:
+  """Whether a folder says enough of it, as `exported.about` demands."""
+  return bool(encoder) and not own.is_path(encoder['name'])
 
 
 def _is_plain_small(encoder: Mapping[str, Any], channels: int) -> bool:

@@ -74,7 +74,8 @@ def test_what_was_pushed_is_loaded(fake, exported, untrained, tmp_path, capsys):
   there = tmp_path / 'hub' / 'me' / 'small'
   files = ['README.md', 'config.json', 'encoder.stablehlo', 'model.safetensors', 'model_card.json']
   assert sorted(path.name for path in there.iterdir()) == files
-  assert 'pretrained with byol' in (there / 'README.md').read_text()
+  card = (there / 'README.md').read_text()
+  assert 'pretrained with byol' in card and "byoljax.load('.')" in card
   assert fake.pushed == [('me/small', True)] and fake.message.startswith('Encoder of ')
   assert 'https://hub.example/me/small' in capsys.readouterr().out
   (there / 'pytorch_model.bin').write_bytes(b'a pickle')
