@@ -19,7 +19,7 @@ METHOD = {'name': 'image_gpt'}
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  return scales.build(arg, METHOD, ADAPT, epochs={'shapes': 8})
+  return scales.build(arg, METHOD, ADAPT, epochs={'shapes': 2})
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:

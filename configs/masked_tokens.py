@@ -27,7 +27,7 @@ METHOD = {
 
 def get_config(arg: str = '') -> ConfigDict:
   variants = {'image_gpt': image_gpt, 'blocks': blocks}
-  return scales.build(arg, METHOD, ADAPT, epochs={'shapes': 8}, variants=variants)
+  return scales.build(arg, METHOD, ADAPT, epochs={'shapes': 2}, variants=variants)
 
 
 def image_gpt(config: ConfigDict) -> None:
