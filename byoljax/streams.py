@@ -21,6 +21,7 @@ STEPS = 1002  # -> the key in the TrainState; with a step: the step's key
 PICTURES = 1003  # with a seed of 0 -> the key that `Method.pictures` gets
 SAMPLES = 1004  # with the seed of the samples -> the key that `Method.sample` gets
 SAMPLE_CLASSES = 1005  # the key that `Method.sample` gets -> classes of which none were asked for
+OWN_VIEW = 1007  # with epoch, example and view -> the key that a user's function of a view gets
 
 # An evaluation's key, `jax.random.key(seed)`.
 CORRUPTIONS = 1051  # with a kind and an example's index: how an image is corrupted

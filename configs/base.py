@@ -41,8 +41,10 @@ def view(**changes) -> dict:
     'solarize_threshold': 0.5,
     'vflip_prob': 0.0,  # upside down
     'turn_prob': 0.0,  # by 90, 180 or 270 degrees
+    'rotate_degrees': 0.0,  # by any angle up to this, in either direction
     'cutout_prob': 0.0,  # a square of the mean ...
     'cutout_scale': (0.02, 0.2),  # ... of such a share of the area
+    'own': '',  # 'mine:darker', a function of yours, (image, key) -> image
   } | changes
 
 

@@ -32,7 +32,7 @@ LAYERS = {
   'workdir': {'config', 'devices', 'suggest', 'version'},
   'data': set(),
   'data/fields': {'suggest'},
-  'data/augment': {'data/fields', 'devices', 'streams', 'suggest'},
+  'data/augment': {'data/fields', 'devices', 'own', 'streams', 'suggest'},
   'data/sources': {'data/fields', 'own', 'streams', 'suggest', 'workdir/files'},
   'data/batches': {'data/augment', 'data/fields', 'data/sources', 'devices', *_LEAVES},
   'method': {'devices', 'length', 'losses', 'ops/sampling', 'streams'},

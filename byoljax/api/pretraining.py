@@ -7,7 +7,7 @@ from typing import Any
 from byoljax import own
 from byoljax.api import session
 from byoljax.api.saved_run import SavedRun
-from byoljax.config import Config, require_local
+from byoljax.config import Config, choose, require_local
 from byoljax.tasks import pretrain as pretrain_task
 from byoljax.workdir.run_dir import Invocation, default_workdir
 
@@ -25,6 +25,7 @@ def pretrain(
   workdir: str | pathlib.Path = '',
   encoder: Any = None,
   method: Callable[..., Any] | None = None,
+  views: Mapping[str, Callable[..., Any]] | None = None,
   settings: Mapping[str, Any] | None = None,
   on_row: Callable[[dict[str, float]], object] | None = None,
   on_checkpoint: Callable[[int, pathlib.Path], object] | None = None,
@@ -53,6 +54,8 @@ def pretrain(
     encoder: a name, a linen module, or a function (bn_axis, bn_groups) -> module; see
       `byoljax.models`. The run records its import path.
     method: a function (make_encoder, setting) -> `byoljax.method.Method`, in place of the recipe's.
+    views: name of a view, 'view1' -> a function of JAX's that changes it, (image float32 [S, S, C]
+      in [0, 1], key) -> the same, after what the recipe does; see `data.augment.own_view`.
     settings: dotted field of the recipe -> value, {'optim.base_lr': 0.01}.
     on_row: called with every row of metrics.
     on_checkpoint: called with the step and the directory of every checkpoint, once it is complete.
@@ -68,7 +71,7 @@ def pretrain(
     config, path = session.configuration(recipe, settings)
     if length:
       config.train.length = length
-    _use_own(config, encoder, method)
+    _use_own(config, encoder, method, views or {})
     kept = session.name_data(config, data, labels, test, test_labels)
     home = str(workdir) or default_workdir(path or config.method.name.replace(':', '-'))
     from byoljax.train.record import Hooks
@@ -81,8 +84,13 @@ def pretrain(
   return run
 
 
-def _use_own(config: Config, encoder: Any, method: Any) -> None:
-  """Puts an encoder and a method into the configuration, by their names or import paths."""
+def _use_own(
+  config: Config, encoder: Any, method: Any, views: Mapping[str, Callable[..., Any]]
+) -> None:
+  """Puts an encoder, a method and views into the configuration, by name or import path."""
+  for name, function in views.items():
+    choose('view', name, tuple(config.views))
+    config.views[name].own = function if isinstance(function, str) else own.give(function)
   if encoder is not None:
     name = encoder if isinstance(encoder, str) else own.give(encoder)
     if own.is_path(name):

@@ -17,6 +17,7 @@ from byoljax.data.augment import (
   crop,
   drawn,
   draws,
+  own_view,
   photometric,
   reorient,
   resize,
@@ -58,9 +59,11 @@ def make_augment(
   placed = [field.name for field in fields if field.kind != 'label']
   if placed and any(spec.reorients for spec in specs):
     raise ValueError(
-      f'vflip_prob and turn_prob must be 0 where fields follow the views ({", ".join(placed)}): '
-      'they would not be turned.'
+      f'vflip_prob, turn_prob and rotate_degrees must be 0 where fields follow the views '
+      f'({", ".join(placed)}): they would not be turned.'
     )
+
+  functions = [own_view.find(spec.own) for spec in specs]
 
   def augment(batch: dict[str, Any], step: Any = None) -> dict[str, Any]:
     del step
@@ -76,14 +79,18 @@ def make_augment(
         batch = _cut(batch, specs, fields, numbers)
       batch['drawn'] = tuple(map(drawn.parameters, batch.pop('window'), numbers, specs))
       batch['views'] = tuple(
-        one(number, view, numbers) for number, view in enumerate(batch['views'])
+        one(number, view, numbers, batch) for number, view in enumerate(batch['views'])
       )
     return batch
 
-  def one(number: int, view: jax.Array, numbers: Sequence[jax.Array]) -> jax.Array:
+  def one(
+    number: int, view: jax.Array, numbers: Sequence[jax.Array], batch: dict[str, Any]
+  ) -> jax.Array:
     spec, u = specs[number], numbers[number]
     other = views.geometry_of(specs, number)
-    view = reorient.orient(branches.apply(view, u, spec), numbers[other], specs[other])
+    view = branches.apply(view, u, spec)
+    view = own_view.apply(view, functions[number], spec.own, seed, batch, number)
+    view = reorient.orient(view, numbers[other], specs[other])
     return reorient.cut_out(photometric.normalize(view, mean, std), u, spec)
 
   return augment

@@ -1,27 +1,32 @@
-"""Views upside down, turned by quarters, with a square cut out: for images without an up or left.
+"""Views upside down, turned, with a square cut out: for images without an up or left.
 
-Pixels are moved, none computed: an orientation is exact, and comes after the crop. A cutout
-(DeVries and Taylor 2017, arXiv 1708.04552) is a square of a random share of the view's area, whole
-within the view, where theirs has one size and may hang over the border; it is filled with the mean,
-0 after normalization.
+Upside down and by quarters pixels are moved, none computed. By any angle they are interpolated, and
+beyond its border a view goes on mirrored, so that no corner shows the angle. All come after the
+crop. A cutout (DeVries and Taylor 2017, arXiv 1708.04552) is a square of a random share of the
+view's area, whole within the view, where theirs has one size and may hang over the border; it is
+filled with the mean, 0 after normalization.
 """
+
+import functools
 
 import jax
 import jax.numpy as jnp
+from jax.scipy import ndimage
 
 from byoljax.data.augment import views
 
 
 def orient(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
-  """Turns images upside down and by quarters, each with its probability per image.
+  """Turns images upside down, by quarters and by any angle, each image by itself.
 
   Args:
     images: [b, S, S, C].
     u: float32 [b, NUM_DRAWS] in [0, 1).
-    spec: `vflip_prob` and `turn_prob`; a turn is by 90, 180 or 270 degrees, equally often.
+    spec: `vflip_prob` and `turn_prob`; a turn is by 90, 180 or 270 degrees, equally often; and
+      `rotate_degrees`.
 
   Returns:
-    [b, S, S, C], the same where both probabilities are 0.
+    [b, S, S, C], the same where all of them are 0.
   """
   if spec.vflip_prob > 0:
     over = u[:, views.VFLIP] < spec.vflip_prob
@@ -33,7 +38,25 @@ def orient(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
     turned = {count: jnp.rot90(images, count, axes=(1, 2)) for count in (1, 2, 3)}
     for count, turn in turned.items():
       images = jnp.where(quarters == count, turn, images)
+  if spec.rotate_degrees > 0:
+    degrees = (2.0 * u[:, views.ROTATE] - 1.0) * spec.rotate_degrees
+    images = jax.vmap(rotated)(images, jnp.deg2rad(degrees))
   return images
+
+
+def rotated(image: jax.Array, angle: jax.Array) -> jax.Array:
+  """One image turned about its center, counterclockwise, by bilinear interpolation.
+
+  Args:
+    image: float32 [S, S, C].
+    angle: in radians.
+  """
+  center = (image.shape[0] - 1) / 2
+  y, x = jnp.indices(image.shape[:2], jnp.float32) - center
+  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  place = (center + cos * y + sin * x, center - sin * y + cos * x)
+  take = functools.partial(ndimage.map_coordinates, coordinates=place, order=1, mode='reflect')
+  return jax.vmap(take, in_axes=-1, out_axes=-1)(image)
 
 
 def cut_out(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:

@@ -41,7 +41,8 @@ CUTOUT = 20
 CUTOUT_AREA = 21
 CUTOUT_Y = 22
 CUTOUT_X = 23
-NUM_DRAWS = 24
+ROTATE = 24
+NUM_DRAWS = 25
 
 _MIN_SIZE = 8
 _PROBABILITIES = (
@@ -55,7 +56,9 @@ _KERNELS = {
   ('torchvision', 'bicubic'): 'pil_bicubic',
   ('torchvision', 'bilinear'): 'pil_bilinear',
 }
-_LIMITS = {'brightness': 1.0, 'contrast': 1.0, 'saturation': 1.0, 'hue': 0.5}
+_LIMITS = {
+  'brightness': 1.0, 'contrast': 1.0, 'saturation': 1.0, 'hue': 0.5, 'rotate_degrees': 180.0,
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,8 +87,10 @@ class ViewSpec:
     solarize_threshold: in [0, 1].
     vflip_prob: probability of turning upside down.
     turn_prob: probability of a turn by 90, 180 or 270 degrees, equally often.
+    rotate_degrees: d in [0, 180]: turns by U(-d, d) degrees.
     cutout_prob: probability of a square that is replaced by the mean.
     cutout_scale: (low, high) share of the view's area that the square covers, in (0, 1].
+    own: import path of a function of the user's, see `own_view`; '' for none.
     geometry_of: number, from 0, of the view whose crop and flip this one shares, at its own size;
       None: a geometry of its own.
     field: the image field that is shown; another than 'image' for a second frame, say.
@@ -112,8 +117,10 @@ class ViewSpec:
   solarize_threshold: float = 0.5
   vflip_prob: float = 0.0
   turn_prob: float = 0.0
+  rotate_degrees: float = 0.0
   cutout_prob: float = 0.0
   cutout_scale: tuple[float, float] = (0.02, 0.2)
+  own: str = ''
   geometry_of: int | None = None
   field: str = 'image'
 
@@ -145,7 +152,7 @@ class ViewSpec:
   @property
   def reorients(self) -> bool:
     """Whether any image is turned, or upside down."""
-    return self.vflip_prob > 0 or self.turn_prob > 0
+    return self.vflip_prob > 0 or self.turn_prob > 0 or self.rotate_degrees > 0
 
   @property
   def kernel(self) -> str:

@@ -71,3 +71,27 @@ def test_what_cannot_be_is_refused():
   turning = dataclasses.replace(PLAIN, vflip_prob=0.5)
   with pytest.raises(ValueError, match=r'where fields follow the views \(depth\)'):
     device.make_augment([turning], seed=0, mean=(0,), std=(1,), fields=[Field('depth', 'map', 1)])
+
+
+def test_any_angle_turns_a_ramp_as_geometry_says():
+  """A ramp is linear, so bilinear interpolation is exact within the inscribed circle."""
+  y, x = np.mgrid[:9, :9].astype(np.float32) - 4
+  ramp = np.stack([x, y, x + y], -1)
+  inside = np.hypot(y, x) <= 4
+  u = np.zeros((3, views.NUM_DRAWS), np.float32)
+  u[:, views.ROTATE] = [0.5, 0.75, 1.0]
+  spec = dataclasses.replace(PLAIN, rotate_degrees=90.0)
+  found = np.asarray(reorient.orient(np.stack([ramp] * 3), u, spec))
+  np.testing.assert_allclose(found[0], ramp, atol=1e-5)
+  np.testing.assert_allclose(found[2], np.rot90(ramp), atol=1e-5)
+  half = np.sqrt(0.5)
+  expected = half * np.stack([x - y, x + y, 2 * x], -1)
+  np.testing.assert_allclose(found[1][inside], expected[inside], atol=1e-5)
+  assert found[1].min() >= ramp.min() and found[1].max() <= ramp.max(), 'mirrored, not filled'
+
+
+def test_angles_are_spread_and_the_same_images_stay():
+  spec = dataclasses.replace(PLAIN, rotate_degrees=10.0)
+  assert spec.reorients and not PLAIN.reorients
+  with pytest.raises(ValueError, match='rotate_degrees is 181'):
+    dataclasses.replace(PLAIN, rotate_degrees=181)
