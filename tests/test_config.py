@@ -91,7 +91,7 @@ def test_overrides_keep_the_type():
     ('optim', '1', 'is a group of fields'),
     ('zzz', '1', '--print_config'),
     # A group in common makes no two fields alike: this is not 'views.view1.contrast'.
-    ('views.view1.rotate', '1', ': views.view1 has blur_prob, '),
+    ('views.view1.shear', '1', ': views.view1 has blur_prob, '),
     ('views.view1.crop_scal', '1', "did you mean 'views.view1.crop_scale'"),
     ('optim.base_lr', 'fast', 'is not a number'),
     ('seed', '1.5', 'is not a whole number'),
