@@ -10,6 +10,7 @@ import byoljax
 from byoljax import cli
 from byoljax.config import ConfigError
 from byoljax.workdir import checkpoint, history
+from tests.conftest import _runs_made_once
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
@@ -56,8 +57,11 @@ def train(workdir, length, images=32, labels=2, settings=(), **words):
 
 @pytest.fixture(scope='module')
 def home(tmp_path_factory):
-  """A finished run of 5 steps, extended to 10; beside it the one that was planned for 10."""
-  with pytest.MonkeyPatch.context() as patch:
+  """A finished run of 5 steps, extended to 10; beside it the one that was planned for 10.
+
+  The last two are equal configurations, and share what is compiled.
+  """
+  with pytest.MonkeyPatch.context() as patch, _runs_made_once():
     from byoljax.report import curves, preview
 
     patch.setattr(preview, 'write_sheet', lambda *_, **__: None)
