@@ -6,13 +6,9 @@ import zipfile
 
 import numpy as np
 
-FIELDS = {
-  'name': 'resnet50', 'input': 'rgb', 'width': 1, 'stem': 'imagenet', 'padding': 'torch',
-  'dtype': 'float32',
-  'zero_init_residual': False, 'selective_kernel': False, 'resnet_d': False,
-  'first_projection': False, 'patch_size': 0, 'pool': 'cls', 'positions': 'sincos', 'grid': 0,
-  'remat': False, 'fc_dim': 4096, 'stride': 0,
-}  # fmt: skip
+from byoljax.models import options
+
+FIELDS = {'name': 'resnet50', 'input': 'rgb'} | options.defaults()
 
 
 def as_torch_file(program, zipped, storages=None):

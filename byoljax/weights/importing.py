@@ -117,7 +117,9 @@ def encoder_of(
   own_params, own_bn = own_params | heads, own_bn | {role: {} for role in heads}
   encoder = Encoder(net, own_params, own_bn, preprocessing, pool=pool_of(fields), fields=fields)
   unread = tuple(
-    name for name in state if name not in names | head_names and not name.endswith(_COUNTERS)
+    name
+    for name in form.completed(state, prefix)
+    if name not in names | head_names and not name.endswith(_COUNTERS)
   )
   return Reading(encoder, prefix, told._replace(image_size=side), unread)
 

@@ -79,8 +79,9 @@ def test_features_are_theirs(case, names, tmp_path):
   path = tmp_path / 'weights.safetensors'
   state = state_of(case)
   save_file(state if names == 'timm' else authors(state), path)
-  encoder = importing.encoder_of(str(path), imported.FIELDS).encoder
-  fields = encoder.fields
+  reading = importing.encoder_of(str(path), imported.FIELDS)
+  encoder, fields = reading.encoder, reading.encoder.fields
+  assert reading.unread == (() if names == 'timm' else ('mask_token',))
   assert fields['name'] == ('dinov2_micro_reg' if 'registers' in case else 'dinov2_micro')
   assert (fields['patch_size'], fields['grid'], fields['positions']) == (8, 4, 'learned')
   module, params = encoder.net.parts[0][2], encoder.params['encoder']
@@ -98,7 +99,7 @@ def test_the_largest_has_swiglu(names):
   net = stack((('encoder', 'embedding', module),))
   wanted, _ = jax.eval_shape(lambda: net.init(jax.random.key(0), images))
   found = Found({'name': 'small giant'})
-  params, _ = formats.placed(vit_names.FORMAT, state, '', found, wanted['encoder'], {})
+  params, _, _ = formats.placed(vit_names.FORMAT, state, '', found, wanted['encoder'], {})
   np.testing.assert_allclose(both_pools(module, params, images), GOLD['swiglu'], atol=2e-5)
   again = vit_names.to_timm(params, 8, None)
   assert set(again) == set(state_of('swiglu'))
