@@ -21,6 +21,7 @@ STEPS = 1002  # -> the key in the TrainState; with a step: the step's key
 PICTURES = 1003  # with a seed of 0 -> the key that `Method.pictures` gets
 SAMPLES = 1004  # with the seed of the samples -> the key that `Method.sample` gets
 SAMPLE_CLASSES = 1005  # the key that `Method.sample` gets -> classes of which none were asked for
+MIXTURES = 1006  # the key of a place of a sample -> the color out of a mixture's component
 OWN_VIEW = 1007  # with epoch, example and view -> the key that a user's function of a view gets
 
 # An evaluation's key, `jax.random.key(seed)`.
@@ -67,6 +68,7 @@ COUNTING = 1502  # how the whole image is made smaller
 NOISE = 1511  # noise that is to be removed
 HOLES = 1512  # which part of it is missing
 MASKS = 1531  # which patches are masked
+MASK_TIES = 1534  # the same key with this: which of a block's patches are first
 REPLACED = 1533  # what stands in the place of masked tokens
 MIXING = 1532  # without a position: how a batch's images are mixed
 
@@ -93,3 +95,4 @@ STATISTICS = 2011  # images that mean and spread are taken of
 FOLDS = 2012  # the parts of a cross-validation
 SVM_PARTS = 2013  # (class): parts of the cross-validation of support vector machines
 ROBUSTNESS_SUBSET = 2014  # test images that are corrupted, where not all are
+RANDOM_PALETTE = 2015  # colors of a palette before it is fitted to the data

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from byoljax import streams
 from byoljax.models.token_transformer import Size, TokenTransformer
 
 COLORS = 3
@@ -118,7 +119,7 @@ class ImageTransformer(nn.Module):
     return maps[(self.size.depth + 1) // 2 - 1].mean((1, 2))
 
   def _random_palette(self, channels: int) -> jax.Array:
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng((0, streams.RANDOM_PALETTE))
     return jnp.asarray(rng.normal(size=(self.palette, channels)), jnp.float32)
 
 

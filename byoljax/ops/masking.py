@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from byoljax import streams
+
 
 def visible_count(count: int, ratio: float) -> int:
   """How many of `count` patches stay visible: count (1 - ratio), rounded down (MAE's code).
@@ -89,7 +91,7 @@ def block_masks(
     inside = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
     number = jnp.where(inside, jnp.arange(most)[:, None, None], most).min(0)
     # Of what one rectangle covers first, a random order.
-    tie = jax.random.uniform(jax.random.fold_in(key, 1), (height, width))
+    tie = jax.random.uniform(jax.random.fold_in(key, streams.MASK_TIES), (height, width))
     return -(number + tie).ravel()
 
   return lowest_visible(jax.vmap(one)(keys), height * width - hidden)

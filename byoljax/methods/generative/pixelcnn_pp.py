@@ -108,5 +108,7 @@ def logistics(levels: int) -> raster.Distribution:
 def _noise(key: jax.Array, mixtures: int) -> tuple[jax.Array, jax.Array]:
   """Of the choice of a logistic, [M], and of its three colors, in (0, 1)."""
   edge = 1e-5
-  uniform = jax.random.uniform(jax.random.fold_in(key, 1), (3,), minval=edge, maxval=1 - edge)
+  uniform = jax.random.uniform(
+    jax.random.fold_in(key, streams.MIXTURES), (3,), minval=edge, maxval=1 - edge
+  )
   return jax.random.gumbel(key, (mixtures,)), uniform
