@@ -10,8 +10,7 @@ After a colon, a scale of `configs/scales.py`, and
     :shapes,vq_gan    VQ-GAN's hybrid, on a run of vq_gan: a tenth of the codes are read wrongly
     :shapes,dalle     DALL-E's, on a run of dvae: classes as captions, predicted at 1/8 of the loss
 
-Views, mean and std are those of the codec's recipe. Published result (theirs, not ours): VQ-GAN's
-prior, ImageNet at 256 px by class, an FID of 15.78.
+Views, mean and std are those of the codec's recipe.
 """
 
 from ml_collections import ConfigDict

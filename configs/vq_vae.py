@@ -5,9 +5,6 @@
 trains on the built-in shapes, minutes on a CPU. After a colon, a scale of `configs/scales.py`, and
 
     :shapes,gradient      the codebook is learned by its gradient
-
-Published results (theirs, not ours): CIFAR-10 4.67 bits/dim (a bound, with the prior) and ImageNet
-at 128 px in 32x32 codes of 512.
 """
 
 from ml_collections import ConfigDict
