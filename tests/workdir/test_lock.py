@@ -42,8 +42,9 @@ def test_the_second_run_is_refused_and_a_killed_one_is_not_in_the_way(
 ):
   monkeypatch.chdir(ROOT)
   assert main([*tiny, f'--workdir={tmp_path}']) == 2
-  error = capsys.readouterr().err
-  assert error.startswith('error: ') and error.count('\n') == 1
+  *before, error = capsys.readouterr().err.splitlines()
+  # A busy machine may say first that it is at work.
+  assert error.startswith('error: ') and not any('Error' in line for line in before)
   assert f'process {other.pid} on elsewhere' in error and '--workdir' in error
   assert sorted(p.name for p in tmp_path.iterdir()) == [lock.LOCK], 'it wrote something'
   other.send_signal(signal.SIGKILL)
