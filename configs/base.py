@@ -42,6 +42,9 @@ def view(**changes) -> dict:
     'vflip_prob': 0.0,  # upside down
     'turn_prob': 0.0,  # by 90, 180 or 270 degrees
     'rotate_degrees': 0.0,  # by any angle up to this, in either direction
+    'shift': 0.0,  # by up to this share of the side, mirrored beyond the border
+    'randaugment_ops': 0,  # operations of RandAugment, out of 14, one after the other
+    'randaugment_prob': 0.5,  # of each of them
     'cutout_prob': 0.0,  # a square of the mean ...
     'cutout_scale': (0.02, 0.2),  # ... of such a share of the area
     'own': '',  # 'mine:darker', a function of yours, (image, key) -> image

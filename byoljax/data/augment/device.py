@@ -19,6 +19,7 @@ from byoljax.data.augment import (
   draws,
   own_view,
   photometric,
+  randaugment,
   reorient,
   resize,
   views,
@@ -59,8 +60,8 @@ def make_augment(
   placed = [field.name for field in fields if field.kind != 'label']
   if placed and any(spec.reorients for spec in specs):
     raise ValueError(
-      f'vflip_prob, turn_prob and rotate_degrees must be 0 where fields follow the views '
-      f'({", ".join(placed)}): they would not be turned.'
+      f'vflip_prob, turn_prob, rotate_degrees, shift and randaugment_ops must be 0 where fields '
+      f'follow the views ({", ".join(placed)}): they would not be turned or moved.'
     )
 
   functions = [own_view.find(spec.own) for spec in specs]
@@ -70,8 +71,8 @@ def make_augment(
     # The weights of the resampling and the blur must not be rounded to bfloat16 or TF32.
     with jax.default_matmul_precision('highest'):
       numbers = [
-        draws.uniforms(jnp, seed, batch['epoch'], batch['index'], number, views.NUM_DRAWS)
-        for number in range(len(specs))
+        draws.uniforms(jnp, seed, batch['epoch'], batch['index'], number, spec.num_draws)
+        for number, spec in enumerate(specs)
       ]
       if 'views' in batch:
         batch = _unpacked(batch, specs, fields)
@@ -91,6 +92,7 @@ def make_augment(
     view = branches.apply(view, u, spec)
     view = own_view.apply(view, functions[number], spec.own, seed, batch, number)
     view = reorient.orient(view, numbers[other], specs[other])
+    view = randaugment.apply(view, u, spec, mean)
     return reorient.cut_out(photometric.normalize(view, mean, std), u, spec)
 
   return augment

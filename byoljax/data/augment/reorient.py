@@ -1,29 +1,32 @@
-"""Views upside down, turned, with a square cut out: for images without an up or left.
+"""Views upside down, turned, shifted, with a square cut out.
 
-Upside down and by quarters pixels are moved, none computed. By any angle they are interpolated, and
-beyond its border a view goes on mirrored, so that no corner shows the angle. All come after the
-crop. A cutout (DeVries and Taylor 2017, arXiv 1708.04552) is a square of a random share of the
-view's area, whole within the view, where theirs has one size and may hang over the border; it is
-filled with the mean, 0 after normalization.
+Upside down, by quarters and by whole pixels nothing is computed. By any angle pixels are
+interpolated. Beyond its border a view goes on mirrored, so that no corner shows the angle, no edge
+the shift. All come after the crop. A cutout (DeVries and Taylor 2017, arXiv 1708.04552) is a square
+of a random share of the view's area, whole within the view, where theirs has one size and may hang
+over the border; it is filled with the mean, 0 after normalization.
 """
 
 import functools
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 from jax.scipy import ndimage
+import numpy as np
 
 from byoljax.data.augment import views
 
 
 def orient(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
-  """Turns images upside down, by quarters and by any angle, each image by itself.
+  """Turns images upside down, by quarters and by any angle and shifts them, each by itself.
 
   Args:
     images: [b, S, S, C].
     u: float32 [b, NUM_DRAWS] in [0, 1).
     spec: `vflip_prob` and `turn_prob`; a turn is by 90, 180 or 270 degrees, equally often; and
-      `rotate_degrees`.
+      `rotate_degrees`; and `shift`, by whole pixels, the border not repeated: FixMatch's weak
+      augmentation (arXiv 2001.07685, section 2.3).
 
   Returns:
     [b, S, S, C], the same where all of them are 0.
@@ -41,7 +44,16 @@ def orient(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
   if spec.rotate_degrees > 0:
     degrees = (2.0 * u[:, views.ROTATE] - 1.0) * spec.rotate_degrees
     images = jax.vmap(rotated)(images, jnp.deg2rad(degrees))
+  reach = round(spec.shift * spec.size)
+  if reach:
+    room = u[:, np.array([views.SHIFT_Y, views.SHIFT_X])] * (2 * reach + 1)
+    images = jax.vmap(functools.partial(_shifted, reach))(images, room.astype(jnp.int32))
   return images
+
+
+def _shifted(reach: int, image: jax.Array, start: jax.Array) -> jax.Array:
+  padded = jnp.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode='reflect')
+  return lax.dynamic_slice(padded, (start[0], start[1], 0), image.shape)
 
 
 def rotated(image: jax.Array, angle: jax.Array) -> jax.Array:

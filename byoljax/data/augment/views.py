@@ -1,6 +1,6 @@
 """What one augmented view is: its settings, and the table of random numbers that it consumes.
 
-Every random decision about a view reads its own column of the [b, NUM_DRAWS] uniforms made by
+Every random decision about a view reads its own column of the [b, num_draws] uniforms made by
 `draws.uniforms`. A column is never reused or renumbered: new decisions take new columns at the end,
 so recorded runs keep their pictures.
 """
@@ -42,12 +42,19 @@ CUTOUT_AREA = 21
 CUTOUT_Y = 22
 CUTOUT_X = 23
 ROTATE = 24
-NUM_DRAWS = 25
+SHIFT_Y = 25
+SHIFT_X = 26
+NUM_DRAWS = 27
+# RandAugment's operations: which, whether and how strong, for one after the other. The first column
+# leaves room for more of the above.
+RANDAUGMENT = 64
+DRAWS_PER_OPERATION = 3
 
 _MIN_SIZE = 8
+_MOST_OPERATIONS = 16
 _PROBABILITIES = (
   'flip_prob', 'jitter_prob', 'gray_prob', 'blur_prob', 'solarize_prob', 'vflip_prob', 'turn_prob',
-  'cutout_prob',
+  'cutout_prob', 'randaugment_prob',
 )  # fmt: skip
 # (operators, resize) -> the kernel of `resize.resample`.
 _KERNELS = {
@@ -58,6 +65,7 @@ _KERNELS = {
 }
 _LIMITS = {
   'brightness': 1.0, 'contrast': 1.0, 'saturation': 1.0, 'hue': 0.5, 'rotate_degrees': 180.0,
+  'shift': 0.5,
 }  # fmt: skip
 
 
@@ -88,6 +96,9 @@ class ViewSpec:
     vflip_prob: probability of turning upside down.
     turn_prob: probability of a turn by 90, 180 or 270 degrees, equally often.
     rotate_degrees: d in [0, 180]: turns by U(-d, d) degrees.
+    shift: in [0, 0.5]: largest shift, up or down and left or right, as a share of the side.
+    randaugment_ops: operations of RandAugment, see `randaugment`; 0 for none.
+    randaugment_prob: probability of each of them.
     cutout_prob: probability of a square that is replaced by the mean.
     cutout_scale: (low, high) share of the view's area that the square covers, in (0, 1].
     own: import path of a function of the user's, see `own_view`; '' for none.
@@ -118,6 +129,9 @@ class ViewSpec:
   vflip_prob: float = 0.0
   turn_prob: float = 0.0
   rotate_degrees: float = 0.0
+  shift: float = 0.0
+  randaugment_ops: int = 0
+  randaugment_prob: float = 0.5
   cutout_prob: float = 0.0
   cutout_scale: tuple[float, float] = (0.02, 0.2)
   own: str = ''
@@ -148,11 +162,24 @@ class ViewSpec:
       _check_range(name, getattr(self, name), 1.0)
     for name, limit in _LIMITS.items():
       _check_range(name, getattr(self, name), limit)
+    count = self.randaugment_ops
+    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= _MOST_OPERATIONS:
+      raise ValueError(
+        f'randaugment_ops is {count!r}, but it must be a whole number in [0, {_MOST_OPERATIONS}].'
+      )
 
   @property
   def reorients(self) -> bool:
-    """Whether any image is turned, or upside down."""
-    return self.vflip_prob > 0 or self.turn_prob > 0 or self.rotate_degrees > 0
+    """Whether any image is turned, moved, or upside down, after its crop."""
+    chances = (self.vflip_prob, self.turn_prob, self.rotate_degrees, self.shift)
+    return max(chances) > 0 or self.randaugment_ops > 0
+
+  @property
+  def num_draws(self) -> int:
+    """How many uniform numbers an image of this view needs, one for each column."""
+    if not self.randaugment_ops:
+      return NUM_DRAWS
+    return RANDAUGMENT + DRAWS_PER_OPERATION * self.randaugment_ops
 
   @property
   def kernel(self) -> str:
