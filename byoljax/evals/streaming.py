@@ -67,7 +67,7 @@ def mean_iou(num_classes: int, *, axis: str | None = None) -> Metric:
         f'outputs are [b, ..., {num_classes}] and targets [b, ...], got {outputs.shape} and '
         f'{targets.shape}.'
       )
-    predicted = jnp.argmax(outputs, axis=-1)
+    predicted, targets = jnp.argmax(outputs, axis=-1), targets.astype(jnp.int32)
     counted = (targets >= 0) & (targets < num_classes) & _spread(mask, targets)
     # What does not count goes into a bin of its own behind the others.
     cells = jnp.where(counted, targets * num_classes + predicted, num_classes**2)

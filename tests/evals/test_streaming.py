@@ -31,6 +31,10 @@ def test_mean_iou_by_hand():
   # A class that is predicted and never right is 0, and counts.
   found = after(streaming.mean_iou(4), (scores(np.array([[[0, 3]]]), 4), TARGETS[:1], ALL[:1]))
   assert found['mean_iou'] == pytest.approx((1 + 0 + 0) / 3)
+  # Maps are files of bytes: 20 * 21 + 20 is no byte.
+  maps = np.array([[[20, 15, 255]]], np.uint8)
+  found = after(streaming.mean_iou(21), (scores(np.minimum(maps, 20), 21), maps, ALL[:1]))
+  assert found == {'mean_iou': 1.0, 'pixel_accuracy': 1.0}
 
 
 def test_squared_error_by_hand():
