@@ -77,15 +77,16 @@ def _fill_table(
     for protocol in config.protocols:
       for name, start in starts.items():
         # Named after all that it depends on: interrupted training is never resumed by
-        # another protocol.
-        digest = fingerprint(json.dumps(_asked(config, protocol, data), sort_keys=True))
+        # another protocol, nor from other weights.
+        asked = _asked(config, protocol, data, start)
+        digest = fingerprint(json.dumps(asked, sort_keys=True))
         where = home / _slug(entry) / f'{protocol}-{name}-{digest}'
-        result = _stored(where, config, protocol, data)
+        result = _stored(where, asked)
         if result is None:
           say(f'{entry}: {protocol}, {name} ...')
           with user_errors(entry):
             result = PROTOCOLS[protocol](start, data, config, where)
-          _store(where, result, config, protocol, data)
+          _store(where, result, asked)
         row[f'{protocol}, {name}'] = result[metric]
         largest = result.get('majority')
     row['largest class'] = largest
@@ -172,35 +173,33 @@ def _finetune(
 PROTOCOLS = {'knn': _knn, 'logistic': _logistic, 'linear': _linear, 'finetune': _finetune}
 
 
-def _stored(
-  where: pathlib.Path, config: Config, protocol: str, data: 'EvalData'
-) -> dict[str, Any] | None:
-  """A cell's result, if it is there and of the same protocol and images."""
+def _stored(where: pathlib.Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
+  """A cell's result, if it is there and of the same protocol, images and weights."""
   try:
     stored = json.loads((where / 'result.json').read_text())
   except (OSError, ValueError):
     return None
-  return stored['result'] if stored.get('asked') == _asked(config, protocol, data) else None
+  return stored['result'] if stored.get('asked') == asked else None
 
 
-def _store(
-  where: pathlib.Path, result: Mapping[str, Any], config: Config, protocol: str, data: 'EvalData'
-) -> None:
+def _store(where: pathlib.Path, result: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
   if hosts.is_first_process():
     with user_errors():
       where.mkdir(parents=True, exist_ok=True)
-    asked = _asked(config, protocol, data)
     write_json(
       where / 'result.json',
-      {'result': dict(result), 'asked': asked, 'versions': versions()},
+      {'result': dict(result), 'asked': dict(asked), 'versions': versions()},
     )
 
 
-def _asked(config: Config, protocol: str, data: 'EvalData') -> dict[str, Any]:
-  """What a cell depends on beside the encoder, whose checkpoint names the directory."""
+def _asked(config: Config, protocol: str, data: 'EvalData', encoder: 'Encoder') -> dict[str, Any]:
+  """What a cell depends on. A directory that is given may have cells of another run."""
+  from byoljax.encoders import codec
+
   return {
     'protocol': json.loads(json.dumps(config[protocol].to_dict())),
     'data': [data.train.fingerprint, data.test.fingerprint, data.image_size],
+    'weights': codec.digest((encoder.params, encoder.bn))[:16],
   }
 
 

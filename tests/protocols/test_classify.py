@@ -11,7 +11,10 @@ from byoljax import cli
 from byoljax import config as config_lib
 from byoljax.data.sources import arrays
 from byoljax.encoders import classifier
+from byoljax.encoders.encoder import Encoder
 from byoljax.protocols import finetune, labelled, training
+from byoljax.protocols.extraction import EvalData
+from byoljax.tasks import transfer
 from byoljax.train.record import Logging
 from byoljax.workdir import checkpoint
 from configs import finetune as finetune_config
@@ -273,6 +276,19 @@ def test_transfer_table(protocols, untrained, several, npz, tmp_path, capsys):
   assert [cell.stat().st_mtime_ns for cell in cells] == stamps, 'what was there stays'
   added = set(tmp_path.glob('*/*/result.json')) - set(cells)
   assert len(added) == 4 and all('logistic' in cell.parent.name for cell in added)
+
+
+def test_a_cell_belongs_to_the_weights_that_it_was_computed_from(tmp_path):
+  """Two runs may be given one directory."""
+  config, source = transfer_config.get_config(), TestLabelled.SOURCE
+  data = EvalData(source, source, 4, (0.5,) * 3, (0.25,) * 3, 16)
+  one, other, again = (
+    transfer._asked(config, 'knn', data, Encoder(None, {'w': np.full(3, x)}, {}, None))
+    for x in (0.0, 1.0, 0.0)
+  )
+  transfer._store(tmp_path, {'top1': 0.5}, one)
+  assert transfer._stored(tmp_path, again) == {'top1': 0.5}
+  assert transfer._stored(tmp_path, other) is None
 
 
 def test_transfer_mistakes(untrained, tmp_path, capsys):
