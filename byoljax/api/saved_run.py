@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from byoljax.api import session
 from byoljax.config import Config, ConfigError, choose
 from byoljax.tasks import COMMANDS, evaluation
-from byoljax.workdir import run_dir
+from byoljax.workdir import run_dir, steps
 from byoljax.workdir.run_dir import Invocation
 
 if TYPE_CHECKING:
@@ -73,7 +73,8 @@ class SavedRun:
   @property
   def encoder(self) -> 'Encoder':
     """The trained encoder as a function of images; see `byoljax.load`."""
-    return _loaded(str(self.directory), self.step)
+    step = self.step
+    return _loaded(str(self.directory), step, steps.mark(self.directory, step))
 
   def evaluate(
     self,
@@ -160,8 +161,8 @@ class Report:
 
 
 @functools.lru_cache(maxsize=4)
-def _loaded(directory: str, step: int) -> 'Encoder':
-  del step  # A longer run is read anew.
+def _loaded(directory: str, step: int, mark: object) -> 'Encoder':
+  del step, mark  # A longer run, or another one in its place, is read anew.
   from byoljax.encoders import load
 
   return load.load(directory)

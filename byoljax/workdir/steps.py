@@ -20,6 +20,15 @@ def finished_steps(workdir: str | os.PathLike[str]) -> list[int]:
   return sorted(step for step in found if step is not None)
 
 
+def mark(workdir: str | os.PathLike[str], step: int) -> tuple[int, int] | None:
+  """What another checkpoint of the same step has another of; None where there is none."""
+  try:
+    record = (pathlib.Path(workdir) / FOLDER / str(step) / integrity.ITEM / 'metadata').stat()
+  except OSError:
+    return None
+  return record.st_ino, record.st_mtime_ns
+
+
 def is_whole(directory: pathlib.Path) -> bool:
   """Whether a step's directory holds a complete checkpoint."""
   # If the record exists, so does everything else: the directory is renamed atomically.

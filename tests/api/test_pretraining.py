@@ -1,7 +1,9 @@
 """`byoljax.pretrain` and the run that it returns."""
 
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -223,6 +225,18 @@ def test_a_run_of_the_command_line_is_opened(finished):
   with pytest.raises(ConfigError, match='has no config.json'):
     byoljax.open_run(finished / 'checkpoints')
   assert set(saved_run.EVALUATIONS) >= {'knn', 'linear', 'logistic', 'finetune', 'few-labels'}
+
+
+def test_another_run_in_the_same_place_has_its_own_encoder(untrained, tmp_path, monkeypatch):
+  from byoljax.encoders import load
+  from byoljax.workdir import integrity
+
+  run = byoljax.open_run(shutil.copytree(untrained, tmp_path / 'run'))
+  monkeypatch.setattr(load, 'load', lambda *_: object())
+  first = run.encoder
+  assert run.encoder is first
+  os.utime(run.directory / 'checkpoints' / '0' / integrity.ITEM / 'metadata', (0, 0))
+  assert run.encoder is not first
 
 
 def test_a_report_is_shown_in_a_frame(tmp_path):
