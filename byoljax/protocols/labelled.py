@@ -21,11 +21,12 @@ def part(source: Source, text: str, seed: int) -> Source:
   Args:
     source: labelled images; those without a label are never chosen.
     text: '1 %' of every class (rounded, at least one image), '10 per class', or the path of a file
-      with a file name or an example's number in each line.
+      with a file name or an example's number in each line; of images of one name, with the folder.
     seed: draws the part; unused by files and by '100 %'.
 
   Raises:
-    ConfigError: none of these, more images than there are, or names that are not there.
+    ConfigError: none of these, more images than there are, or names that are not there or of
+      several images.
   """
   labels = source.labels
   if labels is None:
@@ -41,7 +42,7 @@ def part(source: Source, text: str, seed: int) -> Source:
     chosen = known if value == 1 else frozen.subset(labels, share=value, seed=seeds)
   elif count:
     number = int(count.group(1))
-    least = int(np.bincount(labels[labels >= 0]).min())
+    least = min(np.unique(labels[labels >= 0], return_counts=True)[1].tolist(), default=0)
     if not 1 <= number <= least:
       raise ConfigError(f"labels='{text}': give 1 to {least}, the images of the smallest class.")
     chosen = frozen.subset(labels, count=number, seed=seeds)
@@ -88,18 +89,32 @@ def _named(source: Source, text: str) -> np.ndarray:
   names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
   if not names:
     raise ConfigError(f"labels='{text}' is empty: it must name at least one image.")
-  if all(name.isdigit() for name in names):
+  if all(name.isdecimal() for name in names):
     numbers = np.array([int(name) for name in names])
     if numbers.max() >= source.size:
       raise ConfigError(
         f"labels='{text}' names example {numbers.max()}, but {source.name} has {source.size}."
       )
     return numbers
-  where = {pathlib.PurePath(source.locate(i)).name: i for i in range(source.size)}
+  where: dict[str, list[int]] = {}
+  for row in range(source.size):
+    where.setdefault(pathlib.PurePath(source.locate(row)).name, []).append(row)
   missing = [name for name in names if pathlib.PurePath(name).name not in where]
   if missing:
     raise ConfigError(
       f"labels='{text}' names {len(missing)} images that are not in {source.name}, "
       f"such as '{missing[0]}'."
     )
-  return np.array([where[pathlib.PurePath(name).name] for name in names])
+  return np.array([_row(source, text, name, where[pathlib.PurePath(name).name]) for name in names])
+
+
+def _row(source: Source, text: str, name: str, rows: list[int]) -> int:
+  """Which of the images of one file name is meant: of several, the one in the folders named."""
+  folders = pathlib.PurePath(name).parts
+  own = [i for i in rows if pathlib.PurePath(source.locate(i)).parts[-len(folders) :] == folders]
+  if len(rows) > 1 and len(own) != 1:
+    raise ConfigError(
+      f"labels='{text}': '{name}' may be {len(rows)} images of {source.name}, such as "
+      f"'{source.locate(rows[0])}' and '{source.locate(rows[1])}': give the folder as well."
+    )
+  return own[0] if len(rows) > 1 else rows[0]

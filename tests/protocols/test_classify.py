@@ -219,10 +219,30 @@ class TestLabelled:
       ('dog.jpg\n3\n', "2 images that are not in arrays, such as 'dog.jpg'"),
       ('\n', 'is empty'),
       ('150\n', '1 images of arrays without a label'),
+      ('²\n', "images that are not in arrays, such as '²'"),
     ):
       file.write_text(text)
       with pytest.raises(config_lib.ConfigError, match=sentence):
         labelled.part(self.SOURCE, str(file), 0)
+
+  def test_files_of_one_name(self, tmp_path):
+    """As in folders whose images are numbered in every class."""
+    names = ['in/cat/1.png', 'in/dog/1.png', 'in/dog/2.png']
+    source = dataclasses.replace(self.SOURCE.subset(np.arange(3)), locate=names.__getitem__)
+    file = tmp_path / 'part.txt'
+    file.write_text('dog/1.png\n2.png\n')
+    assert labelled.part(source, str(file), 0).size == 2
+    assert labelled._named(source, str(file)).tolist() == [1, 2]
+    for text in ('1.png', 'cow/1.png'):
+      file.write_text(text)
+      with pytest.raises(config_lib.ConfigError, match='may be 2 images of .*: give the folder'):
+        labelled.part(source, str(file), 0)
+
+  def test_classes_without_images_ask_for_nothing(self):
+    source = arrays.from_arrays(np.zeros((4, 4, 4, 3), np.uint8), np.array([0, 0, 2, 2]))
+    assert labelled.part(source, '1 per class', 0).size == 2
+    with pytest.raises(config_lib.ConfigError, match='give 1 to 2'):
+      labelled.part(source, '3 per class', 0)
 
 
 @pytest.fixture(scope='module')
