@@ -149,8 +149,8 @@ def classify(
     images: a folder or an `.npz` file; or an array, a list of files or a data set, as for
       `byoljax.pretrain`.
     labels: of a folder a table, a folder of class folders, or {file: class}; of an object one for
-      each image: numbers, -1 for none, or names, '' or None for none. None where the images have
-      them.
+      each image: numbers, -1 for none, or names, '', None or NaN for none. None where the images
+      have them.
     from_: whose encoder to use: a run, its directory or one of its checkpoints, or an encoder.
     test: labelled images to test on, of an object; without any, it is cross-validated.
     test_labels: of these.
@@ -175,6 +175,8 @@ def classify(
     given = _given(config, from_) if named else task.encoder_of(config)
     with user_errors('images'):
       if isinstance(images, str | os.PathLike):
+        if test is not None or test_labels is not None:
+          raise ConfigError('test images of a folder or an .npz file are those of its test split.')
         config.data.dir, home, parts = _of_files(config, images, labels, given, workdir)
       else:
         parts = _of_objects(images, labels, test, test_labels)
@@ -226,7 +228,7 @@ def _of_objects(images: Any, labels: Any, test: Any, test_labels: Any) -> Partly
 
   names: tuple[str, ...] = ()
   if labels is not None and not _are_numbers(labels):
-    names = tuple(sorted({str(name) for name in labels if name not in ('', None)}))
+    names = tuple(sorted({str(name) for name in labels if not _is_none(name)}))
     labels = _numbers(labels, names)
     if test_labels is not None:
       test_labels = _numbers(test_labels, names)
@@ -237,11 +239,25 @@ def _of_objects(images: Any, labels: Any, test: Any, test_labels: Any) -> Partly
   if names:
     source = _with_names(source, names)
     held = None if held is None else _with_names(held, names)
+  _check_test(source, held)
   rest = np.flatnonzero(np.asarray(source.labels).reshape(source.size, -1).max(1) < 0)
   if not len(rest):
     return PartlyLabelled(source, held, None, source.name)
   known = np.setdiff1d(np.arange(source.size), rest)
   return PartlyLabelled(source.subset(known), held, source.subset(rest), source.name)
+
+
+def _check_test(source: 'Source', held: 'Source | None') -> None:
+  """Raises ConfigError where test images have no labels, or other classes."""
+  if held is None:
+    return
+  if not held.num_classes:
+    raise ConfigError('the test images have no labels: give test_labels=...')
+  if held.class_names != source.class_names[: held.num_classes]:
+    raise ConfigError(
+      f'the test images have the classes {", ".join(held.class_names)}, the labelled images '
+      f'{", ".join(source.class_names)}: they must be the same.'
+    )
 
 
 def _with_names(made: 'Source', names: tuple[str, ...]) -> 'Source':
@@ -253,8 +269,15 @@ def _are_numbers(labels: Any) -> bool:
 
 
 def _numbers(labels: Sequence[Any], names: tuple[str, ...]) -> np.ndarray:
-  unknown = [name for name in labels if name not in ('', None) and str(name) not in names]
+  unknown = [name for name in labels if not _is_none(name) and str(name) not in names]
   if unknown:
     raise ConfigError(f"the test images' class '{unknown[0]}' is none of the labelled images'.")
   place = {name: at for at, name in enumerate(names)}
-  return np.array([-1 if name in ('', None) else place[str(name)] for name in labels], np.int32)
+  return np.array([-1 if _is_none(name) else place[str(name)] for name in labels], np.int32)
+
+
+def _is_none(name: Any) -> bool:
+  """Whether this is no label: '' or None, or NaN, as pandas has it."""
+  if isinstance(name, str):
+    return not name
+  return name is None or str(name) in ('nan', '<NA>')

@@ -10,6 +10,7 @@ import pytest
 
 import byoljax
 from byoljax import cli
+from byoljax.api import classification
 from byoljax.config import ConfigError
 from byoljax.encoders import classifier
 
@@ -93,6 +94,12 @@ def test_files_of_any_size(made, tmp_path):
   assert np.isnan(chances[2]).all() and made(tmp_path) == ['red', 'red', '']
 
 
+def test_missing_labels_are_no_class(arrays):
+  labels = np.array(['a', 'b', np.nan, None, ''] * 16, object)
+  made = classification._of_objects(arrays['x_train'], labels, None, None)
+  assert made.train.class_names == ('a', 'b') and made.rest.size == 48
+
+
 @pytest.mark.parametrize(
   ('named', 'sentence'),
   [
@@ -102,6 +109,12 @@ def test_files_of_any_size(made, tmp_path):
     ({'labels': ['a'] * 80}, 'no labels of two classes'),
     ({'head': 'tree'}, "unknown head 'tree'"),
     ({'labels': ['a', 'b'] * 40, 'test': 1, 'test_labels': ['c']}, "class 'c' is none of the"),
+    ({'test': np.zeros((2, 12, 12, 3), np.uint8)}, 'test images have no labels'),
+    (
+      {'test': np.zeros((2, 12, 12, 3), np.uint8), 'test_labels': [0, 3]},
+      'test images have the classes 0, 1, 2, 3, the labelled images 0, 1, 2',
+    ),
+    ({'images': '.', 'labels': None, 'test': 1}, 'are those of its test split'),
     ({'images': 'nowhere', 'labels': None}, "'nowhere' is neither a folder"),
     ({'images': '.', 'labels': [1, 2]}, 'labels of a folder are a table'),
     ({'settings': {'classify.lamdas': 1}}, "did you mean 'classify.lambdas'"),
