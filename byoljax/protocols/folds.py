@@ -125,8 +125,8 @@ def combined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
   Returns:
     The result itself where there is one. Else fields as in each and rows that all parts have, a
-    score's standard deviation over the parts as '<score>_sd', 'test_examples' in all, what any part
-    'skipped', and each result in 'folds'.
+    score's standard deviation over the parts as '<score>_sd', 'test_examples' in all (likewise
+    'queries' and those 'without_relevant'), what any part 'skipped', and each result in 'folds'.
   """
   if len(results) == 1:
     return dict(results[0])
@@ -134,7 +134,7 @@ def combined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   for name in (*METRICS, 'auroc'):
     if isinstance(made.get(name), float):
       made[f'{name}_sd'] = statistics.stdev(each[name] for each in results)
-  for name in ('test_examples', 'queries'):
+  for name in ('test_examples', 'queries', 'without_relevant'):
     if name in made:
       made[name] = sum(each[name] for each in results)
   if 'skipped' in results[0]:

@@ -76,6 +76,9 @@ def test_results_are_combined():
     'rows': [{'labels': 'a', 'top1': pytest.approx(0.3)}],
   }  # fmt: skip
   assert folds.combined([one]) == one
+  counts = [{'queries': 3, 'without_relevant': 1}, {'queries': 4, 'without_relevant': 0}]
+  made = folds.combined(counts)
+  assert (made['queries'], made['without_relevant']) == (7, 1)
 
 
 def test_rows_that_a_part_lacks_are_left_out():
