@@ -13,7 +13,6 @@ from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
-  from byoljax.encoders.classifier import Classifier
   from byoljax.protocols.extraction import EvalData
 
 _SHEET, _SHOWN_SIDE = 'corruptions.png', 96
@@ -50,10 +49,11 @@ def run(config: Config, invocation: Invocation) -> int:
       made, data, kinds=fields.corruptions, strengths=fields.strengths, seed=fields.seed
     )
   run_dir.write_result(home / 'result.json', result, config, where)
-  _draw(home / _SHEET, made, data, config)
+  drawn = _draw(home / _SHEET, data, config)
   say(_text(result))
   say(f'result  {home / "result.json"}')
-  say(f'images  {home / _SHEET}')
+  if drawn:
+    say(f'images  {home / _SHEET}')
   return 0
 
 
@@ -82,8 +82,8 @@ def _text(result: Mapping[str, Any]) -> str:
   )
 
 
-def _draw(path: pathlib.Path, made: 'Classifier', data: 'EvalData', config: Config) -> None:
-  """One image in all ways."""
+def _draw(path: pathlib.Path, data: 'EvalData', config: Config) -> bool:
+  """One image in all ways; False where there is nothing to look at, as with other channels."""
   import jax
   import numpy as np
 
@@ -94,7 +94,7 @@ def _draw(path: pathlib.Path, made: 'Classifier', data: 'EvalData', config: Conf
 
   first = next(iter(extraction.eval_batches(data.test, data)))
   if not hosts.is_first_process() or first['image'].shape[-1] != 3:
-    return
+    return False
   image, key = np.asarray(first['image'][:1]), jax.random.key(config.robustness.seed)
   kinds = robustness.check(config.robustness.corruptions, config.robustness.strengths)
   strengths = config.robustness.strengths
@@ -110,6 +110,7 @@ def _draw(path: pathlib.Path, made: 'Classifier', data: 'EvalData', config: Conf
     path, [image[0]] * len(kinds), columns, [f'strength {s}' for s in strengths],
     captions=captions, cell=_SHOWN_SIDE,
   )  # fmt: skip
+  return True
 
 
 COMMAND = Command(

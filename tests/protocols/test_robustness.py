@@ -8,7 +8,8 @@ import pytest
 
 from byoljax import cli
 from byoljax.encoders import classifier
-from byoljax.protocols import robustness
+from byoljax.protocols import extraction, robustness
+from byoljax.tasks import robustness as task
 
 
 def test_the_command_and_its_table(untrained, tmp_path, capsys):
@@ -55,6 +56,14 @@ def test_images_do_not_depend_on_the_batch():
     )
 
   np.testing.assert_array_equal(made(2), made(3))
+
+
+def test_images_of_other_channels_are_not_drawn(tmp_path, monkeypatch):
+  """And the command names no picture."""
+  gray = [{'image': np.zeros((1, 4, 4, 1), np.uint8)}]
+  monkeypatch.setattr(extraction, 'eval_batches', lambda *_: gray)
+  data, config = types.SimpleNamespace(test=None), types.SimpleNamespace()
+  assert task._draw(tmp_path / 'a.png', data, config) is False
 
 
 def test_some_images():
