@@ -181,6 +181,7 @@ def get_config() -> ConfigDict:
         'selective_kernel': False,  # SimCLR v2's ResNets
         'resnet_d': False,
         'first_projection': False,  # of other libraries' ResNet-18 and -34
+        'output_stride': 0,  # of ResNets: of the last map, in pixels, by dilation; 0 = as it is
         'patch_size': 0,  # of ViTs and ConvNeXt; 0 = the encoder's own
         'pool': 'cls',  # of ViTs; or 'mean'
         'positions': 'sincos',  # of ViTs; or 'sincos_xy', 'learned'
@@ -238,7 +239,9 @@ def smoke(config: ConfigDict) -> ConfigDict:
       view.size = 32 if view.size == max(sizes) else 20
     view.update({'repeat': 2} if view.get('repeat', 1) > 1 else {})
   config.encoder.update(name='small', width=1, dtype='float32')
-  config.encoder.update(selective_kernel=False, resnet_d=False, first_projection=False)
+  config.encoder.update(
+    selective_kernel=False, resnet_d=False, first_projection=False, output_stride=0
+  )
   config.encoder.update(
     patch_size=0, grid=0, stride=0, fc_dim=4096, padding='torch', positions='sincos'
   )

@@ -27,6 +27,11 @@ def psum(tree: PyTree, axis: str | None = AXIS) -> PyTree:
   return tree if axis is None else lax.psum(tree, axis)
 
 
+def pmax(tree: PyTree, axis: str | None = AXIS) -> PyTree:
+  """Largest value over the devices of `axis`; the identity when `axis` is None. No gradient."""
+  return tree if axis is None else lax.pmax(tree, axis)
+
+
 def all_gather(x: Any, axis: str | None = AXIS) -> Any:
   """Concatenates [b, ...] of every device to the global [B, ...], in device order; trees leafwise.
 

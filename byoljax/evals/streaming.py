@@ -124,6 +124,65 @@ def mean_squared_error(*, axis: str | None = None) -> Metric:
   return Metric(init, update, result)
 
 
+def depth_errors(*, axis: str | None = None) -> Metric:
+  """The errors of depth maps (Eigen et al. 2014, arXiv 1406.2283, section 4.3).
+
+  Over the pixels of all images whose true depth d is known, p being the predicted one:
+  rms = sqrt(mean (p - d)^2), rel = mean |p - d| / d, and the share of max(p / d, d / p) < 1.25^k.
+  A depth is known where it is finite and above 0; what is predicted to be 0 or less is never within
+  a ratio.
+
+  Args:
+    axis: the mapped axis, over which sums are taken; None on a single device.
+
+  Returns:
+    A metric of outputs and targets [b, ...] with the results 'rms', in the unit of depth, 'rel',
+    'within_1.25', 'within_1.25^2' and 'within_1.25^3', in [0, 1]; NaN without a single known depth.
+  """
+
+  def init() -> PyTree:
+    zeros = jnp.zeros(2, jnp.float32)
+    return {'sum': zeros, 'lost': zeros, 'within': _zero_counts((3,)), 'count': _zero_counts(())}
+
+  def update(state: PyTree, outputs: jax.Array, targets: jax.Array, mask: jax.Array) -> PyTree:
+    if outputs.shape != targets.shape:
+      raise ValueError(f'outputs {outputs.shape} and targets {targets.shape} differ in shape.')
+    known = jnp.isfinite(targets) & (targets > 0) & _spread(mask, targets)
+    true = jnp.where(known, targets, 1.0).astype(jnp.float32)
+    made = jnp.where(known, outputs, 1.0).astype(jnp.float32)
+    error = made - true
+    each = (error**2, jnp.abs(error) / true)
+    found = jnp.stack([jnp.sum(x, dtype=jnp.float32) for x in each])
+    total, lost = _compensated(state['sum'], state['lost'], collectives.psum(found, axis))
+    positive = jnp.where(made > 0, made, 1.0)
+    ratio = jnp.where(made > 0, jnp.maximum(positive / true, true / positive), jnp.inf)
+    within = jnp.stack([jnp.sum(known & (ratio < 1.25**k), dtype=jnp.int32) for k in (1, 2, 3)])
+    return {
+      'sum': total,
+      'lost': lost,
+      'within': _add_counts(state['within'], within, axis),
+      'count': _add_counts(state['count'], jnp.sum(known, dtype=jnp.int32), axis),
+    }
+
+  def result(state: PyTree) -> dict[str, float]:
+    count = int(_counts(state['count'])) or float('nan')
+    square, relative = np.asarray(state['sum'], np.float64) + np.asarray(state['lost'], np.float64)
+    shares = _counts(state['within']) / count
+    made = {'rms': float(np.sqrt(square / count)), 'rel': float(relative / count)}
+    names = ('within_1.25', 'within_1.25^2', 'within_1.25^3')
+    return made | {name: float(share) for name, share in zip(names, shares, strict=True)}
+
+  return Metric(init, update, result)
+
+
+def class_ious(state: PyTree) -> list[float]:
+  """IoU of every class, of a state of `mean_iou`; NaN where it occurs nowhere."""
+  confusion = _counts(state)
+  right = np.diag(confusion)
+  union = confusion.sum(0) + confusion.sum(1) - right
+  return [float(r / u) if u else float('nan') for r, u in zip(right, union, strict=True)]
+
+
 def _spread(mask: jax.Array, like: jax.Array) -> jax.Array:
   """A mask [b], or one of the whole shape, in the shape of `like`."""
   rest = (1,) * (like.ndim - mask.ndim)

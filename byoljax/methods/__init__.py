@@ -58,7 +58,13 @@ from byoljax.methods.reconstruction import (
   motion_segmentation,
   split_brain,
 )
-from byoljax.methods.supervised import distillation, linear_probe, supervised
+from byoljax.methods.supervised import (
+  depth,
+  distillation,
+  linear_probe,
+  segmentation,
+  supervised,
+)
 from byoljax.suggest import unknown
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -72,6 +78,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'deepcluster': deepcluster.build,
   'deepcluster_v2': deepcluster_v2.build,
   'denoising_autoencoder': denoising_autoencoder.build,
+  'depth': depth.build,
   'dino': dino.build,
   'distillation': distillation.build,
   'dvae': dvae.build,
@@ -93,6 +100,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'prior': prior.build,
   'relative_patch_location': relative_patch_location.build,
   'rotation': rotation.build,
+  'segmentation': segmentation.build,
   'simclr': simclr.build,
   'simsiam': simsiam.build,
   'split_brain': split_brain.build,

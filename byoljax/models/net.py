@@ -55,7 +55,8 @@ class Net(NamedTuple):
       Outputs are float32 by name, [b,...]. With train=True, normalization uses the batch's
       statistics, over all devices of the modules' BN axis, which must then be mapped, and updated
       running ones are returned; with train=False it uses the running ones, without a collective,
-      and they are returned as they came. `upto` names the last output wanted: later parts are not
+      and they are returned as they came; a tuple of roles: of these the one, of the others the
+      other. `upto` names the last output wanted: later parts are not
       computed, and their parameters may be absent. `inputs` are further named inputs of parts.
     parts: what it was stacked from.
     reads: (role, source) of the parts that do not read the output of the part before them.
@@ -174,7 +175,7 @@ def stack(
     batch_stats: Mapping[str, Any],
     x: jax.Array,
     *,
-    train: bool,
+    train: bool | tuple[str, ...],
     upto: str | None = None,
     inputs: Inputs | None = None,
   ) -> tuple[dict[str, jax.Array], BatchStats]:
@@ -185,8 +186,9 @@ def stack(
     for role, name, module in parts:
       if role in sources:
         x = read_source(sources[role], made)
+      training = train if isinstance(train, bool) else role in train
       x, new_stats[role], found = run_part(
-        module, params[role], batch_stats[role], x, train, with_inner, named.get(role, {})
+        module, params[role], batch_stats[role], x, training, with_inner, named.get(role, {})
       )
       outputs[name] = x.astype(jnp.float32)
       made |= {f'{role}/{tap}': value for tap, value in found.items()} | {name: x}

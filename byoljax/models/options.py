@@ -45,6 +45,8 @@ class ResNetOptions(Options):
     selective_kernel: SimCLR v2's selective kernels, with `resnet_d`.
     resnet_d: three 3x3 convolutions in the stem, averaging shortcuts.
     first_projection: a projected shortcut in stage 1 even where none is needed.
+    output_stride: pixels from one place of the last map to the next, 4 to 32 (with the CIFAR stem 1
+      to 8), a power of two; 0 for the network's own. What is below that dilates convolutions.
   """
 
   stem: str = 'imagenet'
@@ -53,8 +55,21 @@ class ResNetOptions(Options):
   selective_kernel: bool = False
   resnet_d: bool = False
   first_projection: bool = False
+  output_stride: int = 0
 
   choices: ClassVar[Mapping[str, Any]] = {'dtype': DTYPES, 'stem': STEMS, 'padding': PADDINGS}
+
+  def __post_init__(self) -> None:
+    """Raises ValueError for a value outside of what the attributes allow."""
+    super().__post_init__()
+    valid = (0, 4, 8, 16, 32) if self.stem == 'imagenet' else (0, 1, 2, 4, 8)
+    if self.output_stride not in valid:
+      raise ValueError(
+        f'encoder output_stride {self.output_stride} with stem {self.stem!r} must be one of '
+        f'{", ".join(map(str, valid))}; 0 is the default'
+      )
+    if self.output_stride and self.selective_kernel:
+      raise ValueError('encoder output_stride: selective kernels are not dilated; set it to 0')
 
   def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
     """The module; `bn_axis` and `bn_groups` as for `layers.batch_norm`."""
@@ -68,6 +83,7 @@ class ResNetOptions(Options):
       selective_kernel=self.selective_kernel,
       resnet_d=self.resnet_d,
       first_projection=self.first_projection,
+      output_stride=self.output_stride,
       bn_axis=bn_axis,
       bn_groups=bn_groups,
       **self._shared(),

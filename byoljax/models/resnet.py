@@ -16,6 +16,12 @@ million parameters. Differences from SimCLR's code: it also averages 2x2 pixels 
 without a stride (those of stage 1) and pads averaged maps of odd size with zeros, both as here with
 `padding='fixed'`; and it knows selective kernels in bottlenecks only; in basic blocks they replace
 the first convolution here.
+
+`output_stride` 16 or 8 keeps the map of the last stage, or the last two, at that many pixels from
+place to place, for dense outputs: strides become 1, and 3x3 convolutions dilated, all those of a
+stage alike, by 2 and then 4 (MoCo's and BYOL's FCN, arXiv 1911.05722 and 2006.07733; DeepLab, arXiv
+1606.00915). torchvision leaves the first of each such stage one dilation behind. Parameters are the
+same, so that weights trained without it fit.
 """
 
 import functools
@@ -80,10 +86,10 @@ class SelectiveKernel(nn.Module):
 class ResidualBlock(nn.Module):
   """relu(x + f(x)) with f = conv-BN-relu ... conv-BN; x goes through 1x1 conv-BN to fit f(x).
 
-  `channels` is the width of the 3x3 convolutions; a bottleneck gives out 4 * channels. With
-  `projection`, x goes through the 1x1 convolution even where it fits. With `pooled_shortcut`, a
-  strided shortcut averages the pixels it would skip (ResNet-D). With `selective_kernel`, the 3x3
-  convolution with the stride is a `SelectiveKernel`.
+  `channels` is the width of the 3x3 convolutions, whose taps are `dilation` pixels apart; a
+  bottleneck gives out 4 * channels. With `projection`, x goes through the 1x1 convolution even
+  where it fits. With `pooled_shortcut`, a strided shortcut averages the pixels it would skip
+  (ResNet-D). With `selective_kernel`, the 3x3 convolution with the stride is a `SelectiveKernel`.
   """
 
   channels: int
@@ -97,6 +103,7 @@ class ResidualBlock(nn.Module):
   dtype: jnp.dtype = jnp.float32
   bn_axis: str | None = None
   bn_groups: int = 0
+  dilation: int = 1
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -117,7 +124,12 @@ class ResidualBlock(nn.Module):
       last = i == len(plan)
       zero = last and self.zero_init_residual
       scale_init = nn.initializers.zeros if zero else nn.initializers.ones
-      y = layers.conv(features, kernel, stride, self.padding, self.dtype, f'conv{i}')(y)
+      dilation = self.dilation if kernel > 1 else 1
+      # Without a stride all kinds of padding are the same.
+      padding = self.padding if dilation == 1 else dilation
+      y = layers.conv(features, kernel, stride, padding, self.dtype, f'conv{i}', dilation=dilation)(
+        y
+      )
       y = norm(f'bn{i}', scale_init=scale_init)(y)
       if not last:
         y = nn.relu(y)
@@ -150,9 +162,9 @@ class ResNet(nn.Module):
   1, BN, relu, no pool. With `resnet_d` or `selective_kernel`, three 3x3 convolutions with BN and
   relu (the first with stride 2, the first two with half the channels) stand in for the 7x7; the
   CIFAR stem stays. `width` multiplies every channel count. `first_projection` gives stage 1 a
-  projected shortcut even where none is needed. `remat` keeps no activations inside of blocks.
-  Feature maps 'stem' and 'stage1' ... 'stage4' can be read out through
-  `byoljax.models.net.stack(..., taps=...)`.
+  projected shortcut even where none is needed. `output_stride`, in pixels, see the module. `remat`
+  keeps no activations inside of blocks. Feature maps 'stem' and 'stage1' ... 'stage4' can be read
+  out through `byoljax.models.net.stack(..., taps=...)`.
   """
 
   blocks: tuple[int, ...]
@@ -168,6 +180,7 @@ class ResNet(nn.Module):
   dtype: jnp.dtype = jnp.float32
   bn_axis: str | None = None
   bn_groups: int = 0
+  output_stride: int = 0
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -186,11 +199,17 @@ class ResNet(nn.Module):
     if self.stem == 'imagenet':
       x = nn.max_pool(x, (3, 3), (2, 2), padding=layers.pool_padding_of(3, self.padding))
     self.sow('intermediates', 'stem', x)
+    reached, dilation = 4 if self.stem == 'imagenet' else 1, 1
     for stage, depth in enumerate(self.blocks, start=1):
+      stride = 2 if stage > 1 else 1
+      if self.output_stride and reached * stride > self.output_stride:
+        stride, dilation = 1, dilation * stride
+      reached *= stride
       for block in range(depth):
         residual = ResidualBlock(
           channels=channels * 2 ** (stage - 1),
-          stride=2 if stage > 1 and block == 0 else 1,
+          stride=stride if block == 0 else 1,
+          dilation=dilation,
           bottleneck=self.bottleneck,
           projection=self.first_projection and stage == 1 and block == 0,
           pooled_shortcut=as_d,

@@ -53,7 +53,10 @@ def library_of(encoder: Encoder) -> str:
   if fields['name'] == 'alexnet_plain':
     whole = fields['stem'] == 'imagenet' and fields['fc_dim'] > 0
     return 'torchvision' if whole else 'byoljax'
-  other = any(fields.get(name) for name in ('selective_kernel', 'resnet_d', 'first_projection'))
+  other = any(
+    fields.get(name)
+    for name in ('selective_kernel', 'resnet_d', 'first_projection', 'output_stride')
+  )
   plain = fields['name'] in RESNETS and fields['padding'] == 'torch' and not other
   return 'torchvision' if plain else 'byoljax'
 

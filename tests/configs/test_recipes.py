@@ -12,7 +12,9 @@ from byoljax.methods import METHODS
 from byoljax.workdir import checkpoint, metrics
 from tests.train.test_loop import ROOT, assert_same_state
 
-RECIPES = sorted(set(METHODS) - {'linear_probe', 'supervised', 'distillation', 'prior'})
+# Those without a recipe of their own train on an encoder that is given.
+ON_AN_ENCODER = {'depth', 'linear_probe', 'segmentation', 'supervised', 'distillation', 'prior'}
+RECIPES = sorted(set(METHODS) - ON_AN_ENCODER)
 # What a recipe needs on 80 images beside its smoke version.
 SMALL = {
   'deepcluster': ['--config.method.num_clusters=6'],

@@ -48,7 +48,29 @@ def test_squared_error_by_hand():
   assert np.isnan(after(metric)['mse']) and np.isnan(after(streaming.mean_iou(3))['mean_iou'])
 
 
-@pytest.mark.parametrize('kind', ['iou', 'mse'])
+def test_the_iou_of_every_class_by_hand():
+  metric = streaming.mean_iou(4)
+  state = metric.update(metric.init(), scores(PREDICTED, 4), TARGETS, ALL)
+  assert streaming.class_ious(state) == [0.5, 0.5, pytest.approx(np.nan, nan_ok=True)] + [
+    pytest.approx(np.nan, nan_ok=True)
+  ]
+
+
+def test_errors_of_depth_by_hand():
+  """Ratios 1.2, 1.5, 3 and one of a depth below 0; two depths are not known."""
+  targets = np.array([[1.0, 2.0, 3.0, 4.0, 0.0, np.nan]])
+  outputs = np.array([[1.2, 3.0, 1.0, -1.0, 5.0, 5.0]])
+  found = after(streaming.depth_errors(), (outputs, targets, np.ones(1, bool)))
+  assert found == {
+    'rms': pytest.approx(np.sqrt((0.04 + 1 + 4 + 25) / 4)),
+    'rel': pytest.approx((0.2 + 0.5 + 2 / 3 + 1.25) / 4),
+    'within_1.25': 0.25, 'within_1.25^2': 0.5, 'within_1.25^3': 0.5,
+  }  # fmt: skip
+  nothing = after(streaming.depth_errors(), (outputs, targets, np.zeros(1, bool)))
+  assert all(np.isnan(value) for value in nothing.values())
+
+
+@pytest.mark.parametrize('kind', ['iou', 'mse', 'depth'])
 def test_batches_padding_and_devices_do_not_matter(kind):
   """13 examples as a whole, as 4 + 4 + 4 + 1 padded, and each of these over four devices."""
   rng = np.random.default_rng(0)
@@ -57,9 +79,8 @@ def test_batches_padding_and_devices_do_not_matter(kind):
     outputs = rng.normal(size=(13, 6, 5, 5)).astype(np.float32)
     targets = rng.integers(-1, 6, (13, 6, 5))
   else:
-    make = streaming.mean_squared_error
-    outputs = rng.normal(size=(13, 6, 5)).astype(np.float32)
-    targets = rng.normal(size=(13, 6, 5)).astype(np.float32)
+    make = streaming.mean_squared_error if kind == 'mse' else streaming.depth_errors
+    outputs, targets = rng.normal(2, 1, size=(2, 13, 6, 5)).astype(np.float32)
   whole = after(make(), (outputs, targets, np.ones(13, bool)))
   # Padding holds whatever the last batch left there.
   padded = [np.concatenate([x, x[:3]]) for x in (outputs, targets)]
@@ -104,3 +125,5 @@ def test_wrong_shapes_are_refused():
     streaming.mean_iou(3).update({}, np.zeros((2, 4)), np.zeros((2,), int), ALL)
   with pytest.raises(ValueError, match='differ in shape'):
     streaming.mean_squared_error().update({}, np.zeros((2, 4)), np.zeros((2, 5)), ALL)
+  with pytest.raises(ValueError, match='differ in shape'):
+    streaming.depth_errors().update({}, np.zeros((2, 4)), np.zeros((2, 5)), ALL)

@@ -133,6 +133,7 @@ CASES = {
   'deepcluster': ({'num_clusters': 6, 'pca_dim': 4}, 1),
   'deepcluster_v2': ({'projector': (16, 8), 'prototypes': (6, 5)}, 3),
   'denoising_autoencoder': ({'decoder_width': 4, 'noise': 'masking', 'emphasis': (1.0, 0.5)}, 1),
+  'depth': ({'up_channels': (4,), 'mean_depth': 2.0}, 1),
   'dino': ({'projector': (16, 8), 'outputs': 12, 'freeze_last': '1 steps'}, 3),
   'distillation': ({'temperature': 0.5}, 1),
   'geometric': ({'per_image': 3}, 1),
@@ -176,6 +177,7 @@ CASES = {
     1,
   ),
   'rotation': ({'hidden': (6,)}, 1),
+  'segmentation': ({'classes': CLASSES, 'head': 'fcn', 'width': 4}, 1),
   'simclr': ({'projector': (16, 8), 'memory_size': 80, 'memory_tau': 0.9, 'chunk': 24}, 2),
   'simsiam': ({'projector': (16, 8), 'predictor': (16, 8)}, 2),
   'swav': (
@@ -205,7 +207,8 @@ ENCODERS = {
 }
 # Whose batches hold the parameters of the augmentation, as those of all methods do in a run.
 READ_DRAWN = {'augmentation_prediction'}
-READ_MASKS = {'motion_segmentation'}
+# name -> the field that it reads beside its view
+READ_MASKS = {'depth': 'depth', 'motion_segmentation': 'moving', 'segmentation': 'mask'}
 WITH_TARGET = {'bridge', 'byol', 'dino', 'interclr', 'moco', 'moco_v3', 'simclr'}
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
 
@@ -245,7 +248,8 @@ def batch_of(name, seed=0, rows=BATCH):
     further['drawn'] = tuple(uniform(size=(rows, 12)).astype(np.float32) for _ in range(views))
   if name in READ_MASKS:
     mask = np.random.default_rng((seed, 2)).integers(0, 2, (rows, SIZE, SIZE, 1))
-    further['moving'] = (mask.astype(np.uint8),) * views
+    kind = np.float32 if name == 'depth' else np.uint8
+    further[READ_MASKS[name]] = (mask.astype(kind),) * views
   return further | {
     # From the third view on small crops, as methods with more than two have them.
     'views': tuple(
