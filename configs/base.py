@@ -156,6 +156,8 @@ def get_config() -> ConfigDict:
       'data': {
         'name': 'imagenet2012',
         'dir': '',  # '' = $TFDS_DATA_DIR or TFDS's default; a path for folder, npz, shards, ...
+        # More images to pretrain on, labels not looked at: a folder, or an .npz beside arrays.
+        'unlabelled': '',
         'mean': IMAGENET_MEAN,  # per channel; auto: of the images themselves, as 'std'
         'std': IMAGENET_STD,
         # Fields of the source beside the images, for methods that look at them: ('depth:map',

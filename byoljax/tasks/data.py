@@ -38,8 +38,13 @@ def open_split(
 
   if config.data.name in ('folder', 'frames', 'npz', 'list', 'shards'):
     require_local('data.dir', config.data.dir)
-  if config.data.name in ('folder', 'frames') and config.data.dir and log_dir is not None:
-    require_outside(log_dir, pathlib.Path(config.data.dir))
+  require_local('data.unlabelled', config.data.unlabelled)
+  folders = [config.data.unlabelled]
+  if config.data.name in ('folder', 'frames'):
+    folders.append(config.data.dir)
+  for images in folders:
+    if images and log_dir is not None:
+      require_outside(log_dir, pathlib.Path(images))
   with user_errors():
     source = datasets.load(
       config.data.name,
@@ -55,6 +60,8 @@ def open_split(
     if split != 'pretrain':
       return source
     source = source.of_classes(config.data.classes)
+    if config.data.unlabelled:
+      source = datasets.with_unlabelled(source, config.data.unlabelled)
     if resolve:
       _resolve_statistics(config, source, log_dir)
     return source
@@ -104,8 +111,8 @@ def open_labelled(config: Config, log_dir: pathlib.Path | None) -> 'tuple[Source
   train = open_split(config, 'train', log_dir)
   if train.num_classes < 2:
     raise ConfigError(
-      f'{train.name} has no labels: there is nothing to evaluate. A folder has labels where every '
-      'training image lies in one of at least two class folders.'
+      f'{train.name} has no labels: there is nothing to evaluate. A folder has labels where most '
+      'training images lie in class folders, of which there are at least two.'
     )
   try:
     test = open_split(config, 'test', log_dir)

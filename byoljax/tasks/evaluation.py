@@ -64,7 +64,7 @@ def _merged(config: Config, pretraining: Config) -> Config:
   """The run's configuration with the data that the evaluation names."""
   merged: Config = ConfigDict(pretraining.to_dict())
   if config.data.name:
-    merged.data.update(name=config.data.name, dir=config.data.dir, classes=())
+    merged.data.update(name=config.data.name, dir=config.data.dir, classes=(), unlabelled='')
   elif config.data.dir:
     merged.data.dir = config.data.dir
   return merged

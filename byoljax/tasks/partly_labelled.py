@@ -77,18 +77,19 @@ def open_images(
     except NoSplitError:
       test = None
     rest = _others(photos, pathlib.Path(where)) if labels else None
-    if kind == 'npz':
-      train = _labelled(train)
-      test = None if test is None or not test.num_classes else _labelled(test)
+    if kind == 'folder' and not labels:
+      rest = _unlabelled(datasets.load(kind, 'pretrain', data_dir=where, unreadable_log=log.path))
+    if test is not None and not test.num_classes:
+      test = None
     return PartlyLabelled(train, test, rest, str(photos.resolve()))
 
 
-def _labelled(source: 'Source') -> 'Source':
-  """The images that have a label."""
+def _unlabelled(source: 'Source') -> 'Source | None':
+  """The images without a label among others with some."""
   labels = source.labels
-  if labels is None or labels.ndim == 2 or (labels >= 0).all():
-    return source
-  return source.subset(np.flatnonzero(labels >= 0))
+  if labels is None or (labels >= 0).all():
+    return None
+  return source.subset(np.flatnonzero(labels < 0))
 
 
 def _others(photos: pathlib.Path, labelled: pathlib.Path) -> 'Source | None':

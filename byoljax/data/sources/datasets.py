@@ -6,8 +6,9 @@
     source = datasets.load('tfds:oxford_flowers102', 'train')
 
 `pretrain` is what a self-supervised method may look at: every training image, labelled or not.
-`train` and `test` are for the evaluations; sets whose test labels are not public (ImageNet,
-Imagenette) are tested on their validation split, as the literature does.
+`train` and `test` are for the evaluations: of images of which some have a label, those. Sets whose
+test labels are not public (ImageNet, Imagenette) are tested on their validation split, as the
+literature does.
 """
 
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from byoljax.data.sources import (
   folder,
   frames,
   given,
+  joined,
   listed,
   memory,
   objects,
@@ -118,7 +120,7 @@ def load(
   fields: Sequence[Field] = (),
   frame_gap: int = 1,
 ) -> source.Source:
-  """Opens a split of a data set.
+  """Opens a split of a data set; of 'train' and 'test' the images that have a label, if any has.
 
   Args:
     name: a key of DATASETS; `tfds:NAME`; 'given:...', see `given`; or the import path of a function
@@ -143,12 +145,38 @@ def load(
   if split not in SPLITS:
     raise ValueError(unknown('split', split, SPLITS))
   known = facts(name)
+  found = _open(
+    known,
+    name,
+    split,
+    os.fspath(data_dir),
+    source.UnreadableLog(unreadable_log),
+    image_key,
+    label_key,
+    fields,
+    frame_gap,
+  )
+  if known.kind == 'tfds':  # All of a split have labels, or none: reading them would take long.
+    return memory.keep(found) if in_memory else found
+  return found if split == 'pretrain' else found.labelled()
+
+
+def _open(
+  known: Facts,
+  name: str,
+  split: str,
+  directory: str,
+  log: source.UnreadableLog,
+  image_key: str,
+  label_key: str,
+  fields: Sequence[Field],
+  frame_gap: int,
+) -> source.Source:
+  """A split as its reader gives it."""
   if known.kind in ('given', 'own'):
     if fields:
       raise ValueError(f'{name} has no field {fields[0].name!r}, only images and labels.')
     return given.find(name, split) if known.kind == 'given' else _own(name, split)
-  log = source.UnreadableLog(unreadable_log)
-  directory = os.fspath(data_dir)
   if known.kind in _NAMED and not directory:
     files = {
       'npz': 'the .npz file',
@@ -175,7 +203,7 @@ def load(
   if known.kind == 'sprites':
     return _sprites(split, directory, fields)
   wanted = {'pretrain': known.pretrain, 'train': known.train, 'test': known.test}[split]
-  opened = tfds_source.from_tfds(
+  return tfds_source.from_tfds(
     known.tfds,
     wanted or _usual_split(known.tfds, split, directory),
     data_dir=directory,
@@ -184,7 +212,28 @@ def load(
     unreadable=log,
     fields=fields,
   )
-  return memory.keep(opened) if in_memory else opened
+
+
+def with_unlabelled(found: source.Source, path: str | os.PathLike) -> source.Source:
+  """The images of a folder or an `.npz`, whose labels are not looked at, and after them `found`.
+
+  Args:
+    found: images to pretrain on.
+    path: a folder of images in any layout, or an `.npz` with `x_unlabelled` or `x_train`.
+
+  Raises:
+    ValueError: there is no such data, or it cannot be joined: arrays of another size, or beside
+      files.
+  """
+  file = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  if file.endswith('.npz'):
+    others = arrays.from_npz(file, 'pretrain').without_labels()
+  elif os.path.isdir(file):
+    files = [os.path.join(file, name) for name in folder.every_image(file)]
+    others = listed.from_files(files, name=os.path.basename(file), unreadable=found.unreadable)
+  else:
+    raise ValueError(f"data.unlabelled='{path}' is neither a folder of images nor an .npz file.")
+  return joined.join([others, found])
 
 
 def _own(name: str, split: str) -> source.Source:

@@ -8,9 +8,14 @@ folders itself, `cat/train` and `cat/val`, these are the splits; where only some
 error. Without `train`, every image belongs to the training split and there is no test split.
 Capital letters in the names of splits do not matter.
 
-Labels: the folders directly below the split's root are the classes when there are at least two that
-hold images and every image lies in one of them, at any depth; else the images are unlabelled.
-Classes are numbered in the sorted order of their names, by the training split's names.
+Labels: the folders directly below the split's root are the classes when at least two hold images
+and more images lie in them, at any depth, than outside; those outside then have no label, and a
+note counts them. Else no image has a label. Classes are numbered in the sorted order of their
+names, by the training split's names.
+
+Without labels: a folder `unlabelled` or `unlabeled`, beside `train` or beside the classes, is none
+of them. Its images, however they lie in it, come before the others in pretraining and are nowhere
+else.
 
 Files count as images by their suffix; the source's notes say how many others there are. Directories
 of runs, which have pictures of ours, and names that begin with a dot are left out; links are
@@ -28,18 +33,19 @@ from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import os
-from typing import NamedTuple
 
 import numpy as np
 
 from byoljax.data.fields import IMAGE, Field
-from byoljax.data.sources import field_file, image_file, source
+from byoljax.data.sources import field_file, image_file, source, walk
 from byoljax.data.sources.image_file import SUFFIXES, UnreadableImageError
+from byoljax.data.sources.joined import join
 
 _FIELD_SUFFIXES = (*SUFFIXES, field_file.NPY)
 _IMAGES = 'images'
 _TRAIN = ('train', 'training')
 _TEST = ('test', 'val', 'valid', 'validation')
+_UNLABELLED = ('unlabelled', 'unlabeled')
 
 
 def top_folder(file: str) -> str:
@@ -59,7 +65,8 @@ def from_folder(
 
   Args:
     path: the folder; `~` is expanded.
-    split: 'pretrain', 'train' or 'test'; the first two are the same images.
+    split: 'pretrain', 'train' or 'test'; the first two are the same images, but for those of a
+      folder `unlabelled`.
     unreadable: where files that cannot be read are noted.
     fields: further fields, each a folder of its name.
     class_of: path below the split's root, with '/' -> name of the class; '' where there is none.
@@ -75,15 +82,17 @@ def from_folder(
     kind = 'is a file' if os.path.exists(root) else 'does not exist'
     raise ValueError(f'{root} {kind}: config.data.dir must be a folder of images.')
   train, tests = _splits_of(root)
+  others = _unlabelled_of(root, train)
+  aside = tuple(f'{os.path.relpath(path, train)}/' for path in others)
   if fields:
-    train, tests = (os.path.join(train, _IMAGES), [os.path.join(t, _IMAGES) for t in tests])
+    train, *others = (os.path.join(path, _IMAGES) for path in (train, *others))
+    tests = [path for path in (os.path.join(t, _IMAGES) for t in tests) if os.path.isdir(path)]
     if not os.path.isdir(train):
       raise ValueError(
         f'{train} is not there: where fields are read ({", ".join(f.name for f in fields)}), the '
         f'images lie in a folder {_IMAGES!r} beside theirs.'
       )
-    tests = [path for path in tests if os.path.isdir(path)]
-  files, classes, notes = _scan(train, class_of)
+  files, classes, notes = _scan(train, class_of, aside=aside)
   inner = _inner_splits(root, files) if train == root and class_of is top_folder else None
   if inner is not None:
     files = inner['test' if split == 'test' else 'train']
@@ -95,14 +104,23 @@ def from_folder(
       )
     train, files, classes, notes = _test_files(tests, classes, class_of)
   log = source.UnreadableLog() if unreadable is None else unreadable
-  found = _fields_of(train, files, fields)
-  made = _make(train, files, classes, split, log, found, class_of)
-  return dataclasses.replace(made, notes=(*notes, *_dark(train, files)))
+
+  def made(place: str, files: list[str], classes: tuple[str, ...]) -> source.Source:
+    return _make(place, files, classes, split, log, _fields_of(place, files, fields), class_of)
+
+  found = made(train, files, classes)
+  if split == 'pretrain' and others:
+    found = join([*(made(path, every_image(path), ()) for path in others), found], found.name)
+  return dataclasses.replace(found, notes=(*notes, *_dark(train, files)))
 
 
 def every_image(path: str | os.PathLike) -> list[str]:
-  """All image files of a folder, whatever its layout, as `_scan` gives and refuses them."""
-  return _scan(os.path.abspath(os.path.expanduser(os.fspath(path))), top_folder)[0]
+  """All image files of a folder, whatever its layout, as sorted relative paths with '/'.
+
+  Raises:
+    ValueError: there is none.
+  """
+  return _images_below(os.path.abspath(os.path.expanduser(os.fspath(path)))).files
 
 
 def _splits_of(root: str) -> tuple[str, list[str]]:
@@ -113,16 +131,31 @@ def _splits_of(root: str) -> tuple[str, list[str]]:
       there[name.lower()] = name
   tests = [os.path.join(root, there[name]) for name in _TEST if name in there]
   for name in [there[name] for name in _TRAIN if name in there]:
-    if tests or all(file.startswith(f'{name}/') for file in _walk(root).files):
+    own = tuple(f'{there[folder]}/' for folder in (name.lower(), *_UNLABELLED) if folder in there)
+    if tests or all(file.startswith(own) for file in walk.walk(root).files):
       return os.path.join(root, name), tests
   return root, []
+
+
+def _unlabelled_of(root: str, train: str) -> list[str]:
+  """The folders with images without labels; none where the set consists of nothing else."""
+  named = [
+    os.path.join(place, name)
+    for place in dict.fromkeys((root, train))
+    for name in sorted(os.listdir(place))
+    if name.lower() in _UNLABELLED and os.path.isdir(os.path.join(place, name))
+  ]
+  found = [path for path in named if walk.walk(path).files]
+  prefixes = tuple(f'{os.path.relpath(path, train)}/' for path in found)
+  alone = found and all(file.startswith(prefixes) for file in walk.walk(train).files)
+  return [] if alone else found
 
 
 def _test_files(
   tests: list[str], train: tuple[str, ...], class_of: Callable[[str], str]
 ) -> tuple[str, list[str], tuple[str, ...], tuple[str, ...]]:
   """The test folder, its files, the class names that number its labels, and notes."""
-  filled = [path for path in tests if _walk(path).files]
+  filled = [path for path in tests if walk.walk(path).files]
   scanned = [(path, *_scan(path, class_of, train)) for path in filled or tests]
   path, files, classes, notes = next((entry for entry in scanned if entry[2]), scanned[0])
   extra = sorted(set(classes) - set(train))
@@ -135,92 +168,46 @@ def _test_files(
 
 
 def _scan(
-  root: str, class_of: Callable[[str], str], classes: tuple[str, ...] = ()
+  root: str,
+  class_of: Callable[[str], str],
+  classes: tuple[str, ...] = (),
+  aside: tuple[str, ...] = (),
 ) -> tuple[list[str], tuple[str, ...], tuple[str, ...]]:
   """Sorted image files below `root`, relative paths with '/'; the names of the classes; notes.
 
-  One class folder is enough where `classes` are known already.
+  One class folder is enough where `classes` are known already. Files whose path begins with one of
+  `aside` do not count.
   """
-  files, others, runs = _walk(root)
-  if not files:
-    held = f'it holds {_counted(others)}' if others else 'it is empty'
-    packed = set(others) & {'.zip', '.tar', '.parquet'}
+  found = _images_below(root)
+  files = [file for file in found.files if not file.startswith(aside)]
+  notes = walk.notes(root, found.others, found.runs)
+  tops = Counter(map(class_of, files))
+  outside = tops.pop('', 0)
+  if len(tops) < 2 and not (tops and set(tops) <= set(classes)):
+    return files, (), notes
+  inside = len(files) - outside
+  if inside <= outside:
+    few = f'{inside:,} of {len(files):,} images in {root} lie in folders: too few to be classes.'
+    return files, (), (*notes, few)
+  if outside:
+    notes += (
+      f'{outside:,} of {len(files):,} images in {root} lie in no class folder: they have no label, '
+      'so they are pretrained on and not evaluated.',
+    )
+  return files, tuple(sorted(tops)), notes
+
+
+def _images_below(root: str) -> walk.Found:
+  """What lies below a folder; ValueError where no image does."""
+  found = walk.walk(root)
+  if not found.files:
+    held = f'it holds {walk.counted(found.others)}' if found.others else 'it is empty'
+    packed = set(found.others) & {'.zip', '.tar', '.parquet'}
     hint = f' --data.name=shards reads {min(packed)} files.' if packed else ''
     raise ValueError(
       f'{root} has no image in it: {held}; images end in {", ".join(SUFFIXES)}.{hint}'
     )
-  tops = {class_of(file) for file in files}
-  notes = _notes(root, others, runs)
-  if '' in tops or (len(tops) < 2 and not tops <= set(classes)):
-    return files, (), notes
-  return files, tuple(sorted(tops)), notes
-
-
-class _Found(NamedTuple):
-  """What lies below a folder: images, sorted; how many others by suffix; directories of runs."""
-
-  files: list[str]
-  others: Counter[str]
-  runs: int
-
-
-def _walk(root: str, suffixes: tuple[str, ...] = SUFFIXES) -> _Found:
-  """Every image below `root`, as relative paths, but not what a run of ours has written."""
-  files: list[str] = []
-  others: Counter[str] = Counter()
-  visited, runs = set(), 0
-  pending = [(root, '')]
-  while pending:
-    folder, prefix = pending.pop()
-    status = os.stat(folder)
-    # A link back to a parent, or a second way to the same place, is not walked again.
-    if (status.st_dev, status.st_ino) in visited:
-      continue
-    visited.add((status.st_dev, status.st_ino))
-    with os.scandir(folder) as entries:
-      here = [entry for entry in entries if not entry.name.startswith('.')]
-    if prefix and {entry.name for entry in here} >= _OF_A_RUN:
-      runs += 1
-      continue
-    deeper = []
-    for entry in here:
-      if _is_folder(entry):
-        deeper.append((entry.path, f'{prefix}{entry.name}/'))
-      elif entry.name.lower().endswith(suffixes):
-        files.append(prefix + entry.name)
-      else:
-        others[os.path.splitext(entry.name)[1].lower()] += 1
-    # The order of the walk decides under which name a folder with two is found.
-    pending.extend(sorted(deeper, reverse=True))
-  return _Found(sorted(files), others, runs)
-
-
-# Files that the directory of a run has from its start.
-_OF_A_RUN = {'config.json', 'lock'}
-_MOST_KINDS = 5
-
-
-def _counted(others: Counter[str]) -> str:
-  """'60 .tif and 2 .txt files', the most frequent kinds first."""
-  ordered = sorted(others.items(), key=lambda kind: (-kind[1], kind[0] == '', kind[0]))
-  kinds = [f'{count:,} {suffix or "nameless"}' for suffix, count in ordered[:_MOST_KINDS]]
-  rest = sum(count for _, count in ordered[_MOST_KINDS:])
-  kinds += [f'{rest:,} other'] if rest else []
-  listed = ' and '.join(filter(None, [', '.join(kinds[:-1]), kinds[-1]]))
-  return f'{listed} file{"s" if sum(others.values()) > 1 else ""}'
-
-
-def _notes(root: str, others: Counter[str], runs: int) -> tuple[str, ...]:
-  """What is not read, a sentence each."""
-  notes = []
-  if others:
-    are = 'are' if sum(others.values()) > 1 else 'is'
-    notes.append(
-      f'{_counted(others)} in {root} {are} not read: images end in {", ".join(SUFFIXES)}.'
-    )
-  if runs:
-    notes.append(f'pictures of byoljax itself in {root} are not read: {runs} directories of runs.')
-  return tuple(notes)
+  return found
 
 
 # Files of a kind that may have 16 bits which are opened at start-up, and the share of their range
@@ -272,13 +259,6 @@ def _inner_splits(root: str, files: Sequence[str]) -> dict[str, list[str]] | Non
   }
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
-  try:
-    return entry.is_dir()
-  except OSError:  # a link that leads to itself
-    return False
-
-
 def _make(
   root: str,
   files: list[str],
@@ -296,7 +276,7 @@ def _make(
     if not classes:
       return None
     number = {name: i for i, name in enumerate(classes)}
-    return np.array([number[class_of(file)] for file in files], np.int32)
+    return np.array([number.get(class_of(file), -1) for file in files], np.int32)
 
   def values(rows: np.ndarray, name: str) -> np.ndarray:
     if name == 'label':
@@ -336,7 +316,7 @@ def _fields_of(
     root = os.path.join(os.path.dirname(images), field.name)
     if not os.path.isdir(root):
       raise ValueError(f'{root} is not there: the field {field.name!r} needs a folder of its own.')
-    own_files = _walk(root, _FIELD_SUFFIXES).files
+    own_files = walk.walk(root, _FIELD_SUFFIXES).files
     by_stem = {os.path.splitext(file)[0]: file for file in reversed(own_files)}
     missing = [file for file in files if os.path.splitext(file)[0] not in by_stem]
     if missing:

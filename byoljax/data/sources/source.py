@@ -217,6 +217,32 @@ class Source:
       decode=None if whole is None else functools.cache(lambda: whole().subset(chosen)),
     )
 
+  def labelled(self) -> 'Source':
+    """The examples that have a label, numbered anew; the source itself where all do, or none."""
+    labels = self.labels
+    if labels is None or self.multi_label or (labels >= 0).all() or (labels < 0).all():
+      return self
+    return self.subset(np.flatnonzero(labels >= 0))
+
+  def without_labels(self) -> 'Source':
+    """The same examples, of which nobody can ask the labels."""
+    whole = self.decode
+
+    def fetch(rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
+      values = iter(self.fetch(rows, [name for name in names if name != 'label']))
+      unknown = np.full(len(rows), -1, np.int32)
+      return tuple(unknown if name == 'label' else next(values) for name in names)
+
+    return dataclasses.replace(
+      self,
+      num_classes=0,
+      class_names=(),
+      multi_label=False,
+      fetch=fetch,
+      fetch_labels=lambda: None,
+      decode=None if whole is None else functools.cache(lambda: whole().without_labels()),
+    )
+
   def of_classes(self, classes: Sequence[int]) -> 'Source':
     """The examples of these classes, numbered anew; the source itself for ().
 

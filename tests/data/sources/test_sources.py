@@ -546,7 +546,8 @@ def test_folder_with_classes(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'names', [('a.png', 'b.jpg'), ('one/a.png', 'one/b.png'), ('a.png', 'x/b.png', 'y/c.png')]
+  'names',
+  [('a.png', 'b.jpg'), ('one/a.png', 'one/b.png'), ('a.png', 'b.png', 'x/b.png', 'y/c.png')],
 )
 def test_folder_without_labels(tmp_path, names):
   _write(tmp_path, *names)
@@ -555,6 +556,72 @@ def test_folder_without_labels(tmp_path, names):
   np.testing.assert_array_equal(found.read(np.arange(2))[1], [-1, -1])
   with pytest.raises(ValueError, match='no test images'):
     folder.from_folder(tmp_path, 'test')
+
+
+def test_a_stray_image_has_no_label_and_the_others_keep_theirs(tmp_path):
+  _write(tmp_path, 'train/a/1.png', 'train/b/2.png', 'train/3.png', 'val/5.png')
+  _write(tmp_path, 'val/a/4.png', 'val/a/5.png')
+  found = folder.from_folder(tmp_path, 'pretrain')
+  assert found.class_names == ('a', 'b') and sorted(found.labels) == [-1, 0, 1]
+  assert found.notes[-1].startswith(f'1 of 3 images in {tmp_path}/train lie in no class folder')
+  for split, size in (('train', 2), ('test', 2), ('pretrain', 3)):
+    opened = datasets.load('folder', split, data_dir=tmp_path)
+    assert opened.size == size and opened.num_classes == 2, split
+  (tmp_path / 'val/a/4.png').unlink()
+  assert folder.from_folder(tmp_path, 'test').num_classes == 0
+  # Where most images lie outside, the others are in no classes.
+  _write(tmp_path, 'train/6.png')
+  found = folder.from_folder(tmp_path, 'train')
+  assert found.num_classes == 0 and '2 of 4 images' in found.notes[-1]
+
+
+@pytest.mark.parametrize('name', ['unlabelled', 'Unlabeled'])
+def test_unlabelled_images_beside_labelled_ones(tmp_path, name):
+  _write(tmp_path / 'a', 'cat/1.png', 'dog/2.png', f'{name}/deep/3.png', f'{name}/4.png')
+  _write(tmp_path / 'b', 'train/cat/1.png', 'train/dog/2.png', f'{name}/x/3.png', f'{name}/y/4.png')
+  _write(
+    tmp_path / 'c', f'train/{name}/3.png', 'train/cat/1.png', 'train/dog/2.png', 'val/cat/1.png'
+  )
+  for root, others in (('a', 2), ('b', 2), ('c', 1)):
+    found = datasets.load('folder', 'pretrain', data_dir=tmp_path / root)
+    assert found.labels.tolist() == [-1] * others + [0, 1] and found.class_names == ('cat', 'dog')
+    assert found.locate(others - 1).endswith('4.png' if root == 'b' else '3.png'), root
+    assert found.locate(others).endswith('cat/1.png')
+    train = datasets.load('folder', 'train', data_dir=tmp_path / root)
+    assert train.labels.tolist() == [0, 1]
+  assert datasets.load('folder', 'test', data_dir=tmp_path / 'c').size == 1
+  # Nothing else: an unlabelled set as any other.
+  _write(tmp_path / 'd', f'{name}/1.png', f'{name}/2.png')
+  assert datasets.load('folder', 'pretrain', data_dir=tmp_path / 'd').size == 2
+
+
+def test_fields_of_unlabelled_images(tmp_path):
+  _write(tmp_path, *(f'{place}/{kind}/{n}.png' for place in ('train', 'unlabelled')
+                     for kind in ('images', 'depth') for n in range(2)))  # fmt: skip
+  depth = (Field('depth', 'image'),)
+  found = folder.from_folder(tmp_path, 'pretrain', fields=depth)
+  (read,) = found.read(np.arange(4), ('depth',))
+  expected = [tmp_path / place / 'depth' / f'{n}.png' for place in ('unlabelled', 'train')
+              for n in range(2)]  # fmt: skip
+  assert list(read) == [path.read_bytes() for path in expected]
+
+
+def test_unlabelled_images_elsewhere(tmp_path):
+  _write(tmp_path / 'a', 'cat/1.png', 'dog/2.png')
+  _write(tmp_path / 'more', 'x/3.png', 'y/4.png', 'unlabelled/5.png')
+  found = datasets.load('folder', 'pretrain', data_dir=tmp_path / 'a')
+  both = datasets.with_unlabelled(found, tmp_path / 'more')
+  assert both.labels.tolist() == [-1, -1, -1, 0, 1] and both.class_names == ('cat', 'dog')
+  x = np.stack([_pixels(8, 8)] * 3)
+  np.savez(tmp_path / 'few.npz', x_train=x, y_train=[0, -1, 1])
+  np.savez(tmp_path / 'more.npz', x_train=x[:2], y_train=[0, 1], x_unlabelled=x[:1])
+  few = datasets.load('npz', 'pretrain', data_dir=tmp_path / 'few.npz')
+  both = datasets.with_unlabelled(few, tmp_path / 'more.npz')
+  assert both.read(np.arange(6))[1].tolist() == both.labels.tolist() == [-1] * 3 + [0, -1, 1]
+  assert datasets.load('npz', 'train', data_dir=tmp_path / 'few.npz').labels.tolist() == [0, 1]
+  for path, message in (('few.npz', 'cannot be joined'), ('none', 'neither a folder')):
+    with pytest.raises(ValueError, match=message):
+      datasets.with_unlabelled(found, tmp_path / path)
 
 
 def test_folder_with_splits(tmp_path):

@@ -1,0 +1,43 @@
+"""The data that a configuration names: images with and without labels."""
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byoljax.config import ConfigError
+from byoljax.tasks import data, partly_labelled
+from configs import base, classify
+
+
+def write(root, *names):
+  for number, name in enumerate(names):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full((8, 8, 3), number, np.uint8)
+    Image.fromarray(pixels).save(root / name)
+
+
+def test_all_images_are_pretrained_on_and_the_labelled_ones_evaluated(tmp_path):
+  images = tmp_path / 'images'
+  write(images, 'train/a/1.png', 'train/b/2.png', 'train/3.png', 'unlabelled/4.png', 'val/a/5.png')
+  write(tmp_path / 'more', 'x/6.png', 'y/7.png')
+  config = base.get_config()
+  config.data.update(name='folder', dir=str(images), unlabelled=str(tmp_path / 'more'))
+  found = data.open_split(config, 'pretrain', None)
+  assert found.labels.tolist() == [-1, -1, -1, -1, 0, 1]
+  train, test = data.open_labelled(config, None)
+  assert (train.labels.tolist(), test.labels.tolist()) == ([0, 1], [0])
+  with pytest.raises(ConfigError, match='lies within the images'):
+    data.open_split(config, 'pretrain', tmp_path / 'more/run')
+  config.data.unlabelled = str(tmp_path / 'none')
+  with pytest.raises(ConfigError, match=r'data\.unlabelled=.*neither a folder'):
+    data.open_split(config, 'pretrain', None)
+
+
+def test_a_classifier_answers_about_images_without_a_label(tmp_path):
+  write(tmp_path, 'a/1.png', 'b/2.png', 'c/0.png', '3.png', 'unlabelled/deep/4.png')
+  config = classify.get_config()
+  config.data.dir = str(tmp_path)
+  found = partly_labelled.open_images(config, tmp_path / 'out')
+  assert found.train.labels.tolist() == [0, 1, 2] and found.test is None
+  names = [found.rest.locate(row) for row in range(found.rest.size)]
+  assert names == [str(tmp_path / name) for name in ('unlabelled/deep/4.png', '3.png')]
