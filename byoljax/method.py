@@ -289,6 +289,8 @@ class Method(NamedTuple):
     notes: what a user should know about this method on these data, one sentence each: they go into
       the log (`byoljax.methods.joint_embedding.notes`).
     pictures: see `Pictures`; None where there is nothing to look at.
+    show: images [b, H, W, C] in [0, 1] -> pictures of them [b, h, w, 1 or 3], where their numbers
+      are none: series as curves. On the host. None: they are what they look like.
     decode: see `Decode`; None where there are no codes.
     sample: see `Sample`; None where no new images can be drawn.
   """
@@ -313,6 +315,7 @@ class Method(NamedTuple):
   pictures: Pictures | None = None
   sample: Sample | None = None
   decode: Decode | None = None
+  show: Callable[[Any], Any] | None = None
 
 
 class Setting(NamedTuple):

@@ -190,6 +190,7 @@ def get_config() -> ConfigDict:
         # Of ViTs: patches on each side that positions are made for, of image GPTs: pixels; 0 = own
         'grid': 0,
         'palette': 0,  # of image GPTs: colors; 0 = its own
+        'series': (),  # of image GPTs: steps and channels; of data that are series, theirs
         'stride': 0,  # of codecs: pixels from one code to the next; 0 = 4
         'dtype': 'float32',  # or 'bfloat16' for the computation
         'remat': False,  # True: less memory, one more forward pass

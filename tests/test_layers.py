@@ -95,6 +95,7 @@ PURE_DATA = (
   'data/sources/source.py',
   'data/sources/arrays.py',
   'data/sources/memory.py',
+  'data/sources/series.py',
   'data/fields.py',
   'data/batches/order.py',
   'data/batches/resident.py',

@@ -51,7 +51,8 @@ class Sampler(StoredMethod):
     blank = np.zeros((2, self.size, self.size, channels), np.uint8)
     with user_errors():
       drawing.check(sampling)
-    params, state = self.stored(step, arrays.from_arrays(blank, None, name='nothing'))
+    nothing = arrays.from_arrays(blank, None, name='nothing', channels=channels)
+    params, state = self.stored(step, nothing)
     key = jax.random.fold_in(jax.random.key(seed), streams.SAMPLES)
     classes = None if condition is None else jnp.full(sampling.count, condition, jnp.int32)
     with user_errors():

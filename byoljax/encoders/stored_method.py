@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from byoljax import streams
 from byoljax.config import Config, user_errors
@@ -63,6 +64,10 @@ class StoredMethod:
       specs = views.specs_of(config.views.to_dict())
       further = fields.parsed(config.data.fields)
     return cls(run, config, method, load.preprocessing_of(config), specs, further)
+
+  def as_pictures(self, images: np.ndarray) -> np.ndarray:
+    """What images [n, H, W, C] in [0, 1] look like, [n, h, w, 1 or 3]: see `Method.show`."""
+    return images if self.method.show is None else self.method.show(images)
 
   def steps(self) -> list[int]:
     """Of the checkpoints that are there, ascending."""

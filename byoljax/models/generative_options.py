@@ -71,17 +71,29 @@ class ImageTransformerOptions(SmallImageOptions):
   Attributes:
     palette: colors, 0 for the network's own number (512; 'micro' 32).
     grid: pixels on each side of an image, 0 for the network's own (32; 'micro' 16).
+    series: steps and channels, where the images hold series of numbers; () where they do not.
   """
 
   palette: int = 0
   grid: int = 0
+  series: tuple[int, ...] = ()
 
   counts: ClassVar[tuple[str, ...]] = ('palette', 'grid')
 
   def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
-    """The module; batch normalization is not part of it."""
+    """The module; batch normalization is not part of it.
+
+    Raises:
+      ValueError: something else than steps and channels.
+    """
     del bn_axis, bn_groups
-    return image_transformer.make(name, palette=self.palette, grid=self.grid, **self._shared())
+    if self.series and (len(self.series) != 2 or min(self.series) < 1):
+      raise ValueError(
+        f'encoder series {tuple(self.series)} must be the numbers of steps and of channels, such '
+        'as (100, 6), or () for images.'
+      )
+    own = {'palette': self.palette, 'grid': self.grid, 'series': self.series}
+    return image_transformer.make(name, **own, **self._shared())
 
 
 # name -> the options of its family

@@ -5,10 +5,15 @@ token; the tokens row by row are a sequence (`models.token_transformer`), causal
 seen in both directions ('image_bert_*'). The embedding is the mean over all places of the stream
 after the block in the middle, where the authors found the best features.
 
+A series of numbers, T steps of C channels, comes as a gray image whose first T C pixels are its
+numbers (`data.sources.series`): these alone are the sequence then, and a color is a value.
+
 The palette is part of the running statistics ('palette', normalized colors float32 [K,3]), so that
 a network is one thing with it: methods put the k-means of their data there. Before, it is random.
 """
 
+from collections.abc import Sequence
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -56,6 +61,7 @@ class ImageTransformer(nn.Module):
     palette: K, colors.
     grid: pixels on each side.
     causal: whether a pixel sees those before it alone, or all.
+    series: steps and channels of series; () for images.
     remat: compute the activations in blocks again for the gradient.
     dtype: compute type; features are float32.
   """
@@ -64,8 +70,27 @@ class ImageTransformer(nn.Module):
   palette: int
   grid: int
   causal: bool = True
+  series: tuple[int, ...] = ()
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
+
+  @property
+  def places(self) -> tuple[int, int]:
+    """How the tokens are arranged: pixels, or steps and channels."""
+    return (self.series[0], self.series[1]) if self.series else (self.grid, self.grid)
+
+  def arranged(self, pixels: jax.Array) -> jax.Array:
+    """Something for each pixel, [b,S,S,...], as the sequence's, [b,*places,...]."""
+    if not self.series:
+      return pixels
+    flat = pixels.reshape(len(pixels), -1, *pixels.shape[3:])
+    return flat[:, : math.prod(self.series)].reshape(len(pixels), *self.series, *pixels.shape[3:])
+
+  def as_image(self, tokens: jax.Array) -> jax.Array:
+    """The inverse, [b,n,...] -> [b,S,S,...]; 0 where a series leaves room."""
+    spare = self.grid**2 - tokens.shape[1]
+    widths = ((0, 0), (0, spare), *((0, 0),) * (tokens.ndim - 2))
+    return jnp.pad(tokens, widths).reshape(len(tokens), self.grid, self.grid, *tokens.shape[2:])
 
   @property
   def model(self) -> TokenTransformer:
@@ -73,7 +98,7 @@ class ImageTransformer(nn.Module):
     return TokenTransformer(
       self.size,
       self.palette,
-      self.grid**2,
+      math.prod(self.places),
       self.causal,
       remat=self.remat,
       dtype=self.dtype,
@@ -94,8 +119,8 @@ class ImageTransformer(nn.Module):
     Args:
       x: images, normalized.
       train: nothing here depends on it.
-      tokens: int [b,S,S] in place of the images' nearest colors.
-      hidden: bool [b,S,S], True where a pixel is not shown; not of a causal one.
+      tokens: int [b,*places] in place of the images' nearest colors.
+      hidden: bool [b,*places], True where a pixel is not shown; not of a causal one.
 
     Raises:
       ValueError: images of another size.
@@ -109,10 +134,10 @@ class ImageTransformer(nn.Module):
       )
     palette: Any = self.variable('batch_stats', 'palette', self._random_palette, x.shape[-1])
     if tokens is None:
-      tokens = nearest(palette.value, x)
+      tokens = self.arranged(nearest(palette.value, x))
     flat = None if hidden is None else hidden.reshape(len(x), -1)
     made = self.model(tokens.reshape(len(x), -1), hidden=flat)
-    maps = [y.reshape(len(x), *side, -1) for y in (*made.blocks, made.features)]
+    maps = [y.reshape(len(x), *self.places, -1) for y in (*made.blocks, made.features)]
     for number, y in enumerate(maps[:-1], start=1):
       self.sow('intermediates', f'block{number}', y)
     self.sow('intermediates', 'features', maps[-1])
@@ -129,6 +154,7 @@ def make(
   width: int = 1,
   palette: int = 0,
   grid: int = 0,
+  series: Sequence[int] = (),
   remat: bool = False,
   dtype: Any = jnp.float32,
 ) -> ImageTransformer:
@@ -137,4 +163,6 @@ def make(
   size, own_palette, own_grid = IMAGE_TRANSFORMERS[which]
   size = size._replace(dim=size.dim * width, heads=size.heads * width)
   causal = kind == 'gpt'
-  return ImageTransformer(size, palette or own_palette, grid or own_grid, causal, remat, dtype)
+  return ImageTransformer(
+    size, palette or own_palette, grid or own_grid, causal, tuple(series), remat, dtype
+  )

@@ -15,7 +15,7 @@ import numpy as np
 from byoljax import streams
 from byoljax.config import ConfigError, user_errors
 from byoljax.data.augment import device
-from byoljax.data.augment.views import ViewSpec
+from byoljax.data.augment.views import WHOLE, ViewSpec
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, frozen, scores
@@ -69,7 +69,7 @@ def set_up(
     optimizer: fields as in `configs.base.optimizer`.
     length: a duration.
     batch_size: global.
-    crop_scale: smallest and largest share of the area that a crop keeps.
+    crop_scale: smallest and largest share of the area that a crop keeps; series are kept whole.
     logging: see `Logging`.
     where: the protocol's fields in the configuration, for messages: 'linear', 'finetune'.
 
@@ -92,13 +92,9 @@ def set_up(
     log_every = steps.every('log.every', logging.every)
     recipe = make_recipe(_OPTIMIZER | dict(optimizer), steps, where=where)
   with user_errors(where):
-    view = ViewSpec(
-      size=data.image_size,
-      crop_scale=(crop_scale[0], crop_scale[1]),
-      jitter_prob=0.0,
-      gray_prob=0.0,
-      blur_prob=0.0,
-    )
+    off = {f'{name}_prob': 0.0 for name in ('jitter', 'gray', 'blur')}
+    changes = WHOLE if source.series else off | {'crop_scale': tuple(crop_scale)}
+    view = ViewSpec.from_mapping({'size': data.image_size, **changes})
   return Setup(steps, log_every, recipe, view)
 
 

@@ -21,7 +21,9 @@ def write(sampler: Sampler, path: pathlib.Path) -> Strips:
   """
   made = {step: sampler.draw(step, Sampling(_COUNT)) for step in sampler.steps()}
   path.parent.mkdir(parents=True, exist_ok=True)
-  first, *others = ([as_bytes(image) for image in images] for images in made.values())
+  first, *others = (
+    [as_bytes(image) for image in sampler.as_pictures(images)] for images in made.values()
+  )
   title, *titles = (f'step {step:,}' for step in made)
   sheet.write(path, first, others, titles, first=title)
   note = (

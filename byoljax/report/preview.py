@@ -30,6 +30,9 @@ def write_sheet(run: Run, path: pathlib.Path, names: Sequence[str] = (), count: 
   """
   with activity.doing('previews of the views'):
     originals, views, labels = example_views(run, min(count, run.source.size))
+    if run.method.show is not None:
+      originals = list(run.method.show(np.stack(originals) / np.float32(255)))
+      views = [list(run.method.show(np.stack(view))) for view in views]
   numbered = [f'view{number + 1}' for number in range(len(views))]
   names = names if len(names) == len(views) else numbered
   captions = () if labels is None else captions_of(labels, len(views))

@@ -4,7 +4,7 @@ Of held-out images, always the same ones with the same noise or mask: what a col
 from the one before it by training alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import pathlib
 from typing import NamedTuple
 
@@ -49,13 +49,19 @@ def write(painter: Painter, source: Source, path: pathlib.Path) -> Strips:
   made = {step: painter.paint(step, batch, chosen) for step in painter.steps()}
   path.parent.mkdir(parents=True, exist_ok=True)
   few = slice(0, _SHOWN)
-  draw(path, {s: {name: x[few] for name, x in shown.items()} for s, shown in made.items()})
+  shown = {s: {name: x[few] for name, x in found.items()} for s, found in made.items()}
+  draw(path, shown, look=painter.as_pictures)
   count = len(next(iter(made.values()))[IMAGE])
   return Strips(path, _rows(made), _note(source, min(count, _SHOWN), count))
 
 
 def draw(
-  path: str | pathlib.Path, made: Mapping[int, Shown], *, names: Sequence[str] = (), cell: int = 96
+  path: str | pathlib.Path,
+  made: Mapping[int, Shown],
+  *,
+  names: Sequence[str] = (),
+  cell: int = 96,
+  look: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> None:
   """One row an image: what is the same at all steps, then the rest of each step.
 
@@ -64,6 +70,7 @@ def draw(
     made: pictures by step, of the same images with the same key.
     names: of the images; () for none.
     cell: least side of a picture, in pixels.
+    look: images -> what they look like, `Painter.as_pictures`.
   """
   first, *others = made.values()
   fixed = [name for name in first if name != OUTPUT]
@@ -80,8 +87,8 @@ def draw(
   captions += [captions_of(shown, name) for name, shown, _ in columns]
   sheet.write(
     path,
-    [as_bytes(image) for image in first[IMAGE]],
-    [[as_bytes(image) for image in shown[name]] for name, shown, _ in columns],
+    [as_bytes(image) for image in look(first[IMAGE])],
+    [[as_bytes(image) for image in look(shown[name])] for name, shown, _ in columns],
     [title for *_, title in columns],
     captions=captions,
     cell=cell,

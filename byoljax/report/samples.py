@@ -8,9 +8,11 @@ import numpy as np
 
 from byoljax import streams
 from byoljax.data.batches import pipeline
+from byoljax.data.sources import series
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, hypersphere, knn
+from byoljax.ops import curves
 from byoljax.protocols import extraction
 from byoljax.report.page import Gallery, Map
 from byoljax.workdir import activity
@@ -81,13 +83,19 @@ def without_self(
 
 
 def _images(sample: Sample, rows: np.ndarray) -> np.ndarray:
-  """The images at these rows of a sample, uint8 [..., S, S, 3]; every process reads all of them."""
+  """The images at these rows of a sample, uint8 [..., h, w, 3]; every process reads all of them.
+
+  Of series their curves.
+  """
   wanted, back = np.unique(sample.rows[rows], return_inverse=True)
   side = sample.image_size
   made = np.zeros((len(wanted), side, side, 3), np.uint8)
   for batch in pipeline.eval_batches(sample.source.subset(wanted), image_size=side, batch_size=64):
     real = batch['valid']
     made[batch['index'][real]] = batch['image'][real]
+  if sample.source.series is not None:
+    numbers = series.of_images(made[..., :1], sample.source.series) / np.float32(255)
+    made = (curves.draw(numbers) * 255).astype(np.uint8)
   return made[back.reshape(rows.shape)]
 
 

@@ -115,9 +115,10 @@ def shortened(text: str, width: float, font: Any) -> str:
 
 
 def _to_uint8(image: np.ndarray) -> np.ndarray:
-  if image.dtype == np.uint8:
-    return image
-  return np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+  """[H, W, 1 or 3] as uint8 [H, W, 3]."""
+  if image.dtype != np.uint8:
+    image = np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
+  return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
 
 
 def _fit(image: np.ndarray, cell: int) -> Image.Image:

@@ -21,7 +21,8 @@ def open_split(
   """A split of the data that `config.data` names; for 'pretrain' with its further fields.
 
   Where `data.mean` or `data.std` is empty, 'auto' on the command line, 'pretrain' puts that of its
-  images there; a run that has begun keeps what it has.
+  images there; a run that has begun keeps what it has. Of series, it puts their length and the size
+  of the images that hold them there.
 
   Args:
     config: of a pretraining run.
@@ -62,9 +63,31 @@ def open_split(
     source = source.of_classes(config.data.classes)
     if config.data.unlabelled:
       source = datasets.with_unlabelled(source, config.data.unlabelled)
+    if source.series is not None:
+      _resolve_series(config, source)
     if resolve:
       _resolve_statistics(config, source, log_dir)
     return source
+
+
+def _resolve_series(config: Config, source: 'Source') -> None:
+  """Puts what the series are like where the configuration has the sizes of images.
+
+  Raises:
+    ConfigError: views that would mix up the steps.
+  """
+  from byoljax.data.augment import views
+
+  found = source.series
+  assert found is not None
+  with config.unlocked():
+    config.encoder.update(series=tuple(found), grid=found.side)
+    config.evals.image_size = found.side
+    for view in config.views.values():
+      view.size = found.side
+  with user_errors('config.views'):
+    for spec in views.specs_of(config.views.to_dict()):
+      views.require_whole(spec, source.name)
 
 
 def _resolve_statistics(config: Config, source: 'Source', workdir: pathlib.Path | None) -> None:

@@ -53,7 +53,7 @@ def sample(
     condition=_class_of(sampler, image_class),
   )
   with user_errors('--out'):
-    drawn.grid(out, images)
+    drawn.grid(out, sampler.as_pictures(images))
   say(f'{count} images of {sampler.size} x {sampler.size} pixels')
   say(f'sheet  {out}')
 

@@ -7,6 +7,7 @@ so recorded runs keep their pictures.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -296,6 +297,28 @@ def check_channels(spec: ViewSpec, channels: int) -> None:
     raise ValueError(
       f'the images have {channels} channels, but these operations need red, green and blue: set '
       f'{" and ".join(f"{name}=0" for name in wrong)} in the view.'
+    )
+
+
+# What leaves the places of an image's numbers and their values as they are, by field.
+WHOLE: Mapping[str, Any] = MappingProxyType(
+  {'crop_scale': (1.0, 1.0), 'crop_ratio': (1.0, 1.0), 'rotate_degrees': 0.0, 'own': ''}
+  | dict.fromkeys(_PROBABILITIES, 0.0)
+)
+
+
+def require_whole(spec: ViewSpec, name: str) -> None:
+  """Refuses views that change series, whose steps are told apart by their place.
+
+  Raises:
+    ValueError: the settings of a view of the set `name` that must be others.
+  """
+  wrong = {field: value for field, value in WHOLE.items() if getattr(spec, field) != value}
+  if wrong:
+    changes = ', '.join(f'{field}={value}' for field, value in wrong.items())
+    raise ValueError(
+      f'{name} holds series, which are not cropped, mirrored or recolored: set {changes} in every '
+      'view, as the recipe next_step does.'
     )
 
 

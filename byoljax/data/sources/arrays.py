@@ -4,19 +4,21 @@ An `.npz` holds `x_train`, `y_train`, `x_test`, `y_test` and, for pretraining al
 images uint8 [N, H, W, C] or gray [N, H, W], labels whole numbers [N], -1 for none, or [N, C] with
 1, 0 and -1 (does not count) where images have several labels each; every `y_` may be absent. Gray
 images, of one channel, are repeated to three when read, unless the field 'image' is asked for with
-one channel. A further field 'depth' is `depth_train`, `depth_test`, `depth_unlabelled`. A file
+one channel. Floats [N, T, C] or [N, T] are series of numbers, which `series` puts into gray images.
+A further field 'depth' is `depth_train`, `depth_test`, `depth_unlabelled`. A file
 written by `np.savez` is stored uncompressed, so its images are mapped from the file rather than
 loaded; what `np.savez_compressed` writes is loaded as a whole.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import os
 from typing import Any
 
 import numpy as np
 
 from byoljax.data.fields import IMAGE, Field, checked
-from byoljax.data.sources import npz_file, source
+from byoljax.data.sources import npz_file, series, source
 
 _LABELS_OF = {'x_train': 'y_train', 'x_test': 'y_test', 'x_unlabelled': None}
 MAX_CLASSES = 1_000_000
@@ -88,6 +90,9 @@ def from_npz(path: str | os.PathLike, split: str, fields: Sequence[Field] = ()) 
   members, checksums = npz_file.read(
     file, {*_MEMBERS, *(f'{field.name}_{suffix}' for field in further for suffix in suffixes)}
   )
+  members, found_series = _without_series(members, split, file)
+  if found_series is not None:
+    channels = 1
   wanted = [key for key in _SPLITS[split] if key in members]
   if not wanted:
     raise source.NoSplitError(
@@ -121,7 +126,27 @@ def from_npz(path: str | os.PathLike, split: str, fields: Sequence[Field] = ()) 
   )
   num_classes = max(most, len(class_names))
   name = f'{os.path.basename(file)}:{split}'
-  return _make(name, images, labels, class_names, num_classes, mark, found.pop(), extra)
+  made = _make(name, images, labels, class_names, num_classes, mark, found.pop(), extra)
+  return dataclasses.replace(made, series=found_series)
+
+
+def _without_series(
+  members: Mapping[str, np.ndarray], split: str, file: str
+) -> tuple[Mapping[str, np.ndarray], series.Series | None]:
+  """The members with images in place of series, on the scale of those for training."""
+  keys = [key for key in _LABELS_OF if key in members and series.is_series(members[key])]
+  if not keys:
+    return members, None
+  training = [key for key in keys if key != 'x_test'] or keys
+  span = series.span_of([members[key] for key in training], file)
+  made, kinds = dict(members), set()
+  for key in keys:
+    if key in _SPLITS[split]:
+      made[key], kind = series.as_images(members[key], span, f'{file}: {key}')
+      kinds.add(kind)
+  if len(kinds) > 1:
+    raise ValueError(f'{file}: series must have one length, got {sorted(kinds)}.')
+  return made, next(iter(kinds), None)
 
 
 def _npz_field(
@@ -273,7 +298,10 @@ def _question(labels: Sequence[np.ndarray], where: str) -> None:
 def _check_images(images: Any, where: str, key: str) -> np.ndarray:
   x = images if isinstance(images, np.ndarray) else np.asarray(images)
   if x.dtype != np.uint8:
-    raise ValueError(f'{where}: {key} has type {x.dtype}, but images must be uint8 (0 to 255).')
+    raise ValueError(
+      f'{where}: {key} has type {x.dtype} and shape {list(x.shape)}, but images must be uint8 (0 '
+      'to 255), and series floats [N, T, C].'
+    )
   # One or three rows of pixels would be a strange image: these are channels.
   first = x.ndim == 4 and x.shape[1] in (1, 3) and (x.shape[2] == x.shape[3] or x.shape[3] > 16)
   if x.ndim in (3, 4) and not first:

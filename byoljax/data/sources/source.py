@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from byoljax.data.fields import IMAGE, Field, find
+from byoljax.data.sources.series import Series
 
 UNREADABLE_FILE = 'unreadable.txt'
 
@@ -102,6 +103,8 @@ class Source:
     starts: the first index of each part, where several sources were joined: what cannot be read is
       replaced by an example of the same part.
     notes: what a user should know about these data, one sentence each.
+    series: what the examples are where they are series of numbers (`series`), which must be taken
+      whole: a crop or a mirror would mix up the steps. None: images.
     decode: () -> the same examples as arrays in memory, made on the first call (`memory.keep`);
       None where every batch reads and decodes anew. The pipeline calls it.
   """
@@ -121,6 +124,7 @@ class Source:
   fields: tuple[Field, ...] = (IMAGE,)
   starts: tuple[int, ...] = (0,)
   notes: tuple[str, ...] = ()
+  series: Series | None = None
   decode: 'Callable[[], Source] | None' = None
 
   def __post_init__(self):

@@ -5,6 +5,10 @@ An image is a sequence of colors of a palette, pixel by pixel, row by row; a cau
 data's colors, found before the first step. The paper's other objective, BERT's, is the method
 `masked_tokens`.
 
+The same on series of numbers, [T, C] for each, is next-step prediction: a number is one of K
+values, given all steps before it and the channels before it in its own step. What is modeled is
+discrete, a softmax over the values: it can have several modes, where a normal has one.
+
 Different from the authors' code: the exact GELU, LayerNorm as in GPT-2, AdamW's decay of matrices;
 the palette is of this run's images, 16 colors of each, in place of the published one of ImageNet.
 A "dimension" of 'bits_per_dim' is a pixel's color: log2 K bits for K equally probable ones.
@@ -33,6 +37,7 @@ from byoljax.methods.generative.raster import HEAD, refuse_condition
 from byoljax.methods.reconstruction.autoencoder import picture
 from byoljax.models.net import Statistics
 from byoljax.models.token_transformer import generate
+from byoljax.ops import curves
 from byoljax.ops.sampling import Sampling
 
 PyTree = Any
@@ -61,7 +66,7 @@ def build(make_encoder: MakeEncoder, setting: Setting) -> Method:
     del key, step
     view = only_view(batch)
     made, bn = net.apply(params, state.bn, view, train=True)
-    tokens = palette_lib.tokens_of(state, view)
+    tokens = encoder.arranged(palette_lib.tokens_of(state, view))
     value = likelihoods.categorical_nll(made[HEAD], tokens).mean()
     metrics = {'bits_per_dim': likelihoods.bits(lax.stop_gradient(value))}
     return value, Aux(Statistics(bn), metrics, made['embedding'])
@@ -71,10 +76,8 @@ def build(make_encoder: MakeEncoder, setting: Setting) -> Method:
   ) -> jax.Array:
     """Normalized images; `prefix` are the first tokens."""
     own = params['encoder']['transformer']
-    tokens = generate(
-      encoder.model, own, head, params['decoder'], key, sampling, prefix=prefix
-    ).reshape(-1, encoder.grid, encoder.grid)
-    return palette_lib.colors_of(state, tokens)
+    tokens = generate(encoder.model, own, head, params['decoder'], key, sampling, prefix=prefix)
+    return encoder.as_image(palette_lib.colors_of(state, tokens))
 
   def sample(
     params: PyTree, state: Statistics, key: jax.Array, condition: Any, sampling: Sampling
@@ -89,16 +92,21 @@ def build(make_encoder: MakeEncoder, setting: Setting) -> Method:
   def pictures(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array
   ) -> dict[str, jax.Array]:
-    """The upper half, and how the network goes on."""
+    """The upper half, or the earlier one, and how the network goes on."""
     view = batch['views'][0]
-    tokens = palette_lib.tokens_of(state, view)
-    upper = encoder.grid // 2
-    prefix = tokens[:, :upper].reshape(len(view), -1)
-    output = drawn(params, state, key, Sampling(len(view), encoder.grid), prefix)
-    shown = {'image': view, 'input': view.at[:, upper:].set(0.0), 'output': output}
+    tokens = encoder.arranged(palette_lib.tokens_of(state, view))
+    first = tokens[:, : encoder.places[0] // 2].reshape(len(view), -1)
+    flat = view.reshape(len(view), -1, view.shape[-1])
+    known = flat.at[:, first.shape[1] :].set(0.0).reshape(view.shape)
+    output = drawn(params, state, key, Sampling(len(view), encoder.grid), first)
+    shown = {'image': view, 'input': known, 'output': output}
     return {name: picture(x, setting) for name, x in shown.items()}
+
+  def show(images: Any) -> Any:
+    return curves.draw(encoder.arranged(images)[..., 0])
 
   return Method(
     init, loss, keep, evaluation_outputs(net, 'embedding'), default_groups, net=net,
     refresh=palette_lib.fit_palette(), pictures=pictures, sample=sample,
+    show=show if encoder.series else None,
   )  # fmt: skip

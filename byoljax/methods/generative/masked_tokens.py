@@ -67,6 +67,8 @@ def build(
   _check(mask_ratio, treatment, least_block)
   net = palette_lib.token_network(make_encoder, setting, 'bert')
   grid, colors = net.parts[0][2].grid, net.parts[0][2].palette
+  if net.parts[0][2].series:
+    raise ValueError('masked_tokens reads images, not series: train image_gpt on these.')
   asked_for = grid**2 - masking.visible_count(grid**2, mask_ratio)
   if least_block > asked_for:
     raise ValueError(

@@ -32,7 +32,7 @@ def some_colors(params: PyTree, state: Statistics, images: jax.Array) -> dict[st
 
 
 def tokens_of(state: Statistics, images: jax.Array) -> jax.Array:
-  """The tokens of normalized images: int32 [b,S,S]."""
+  """The tokens of normalized images, one for each pixel: int32 [b,S,S]."""
   return nearest(state.bn['encoder']['palette'], images)
 
 

@@ -187,3 +187,50 @@ def test_networks_that_do_not_suit():
   method = gray('image_gpt', 4, 3)
   with pytest.raises(ValueError, match=r'4 x 4 pixels.*encoder\.grid'):
     jax.eval_shape(method.init, KEY, {'views': (jnp.zeros((1, 5, 5, 1)),)})
+
+
+def on_series(steps, channels, palette, side):
+  def encoder(bn_axis, bn_groups=0):
+    del bn_axis, bn_groups
+    return ImageTransformer(Size(8, 1, 2), palette, side, series=(steps, channels))
+
+  return METHODS['image_gpt'](encoder, SETTING)
+
+
+def test_a_series_is_its_numbers_alone():
+  """Likelihoods of all series sum to one; what fills the image up is not seen."""
+  steps, channels, palette, side = 2, 2, 3, 3
+  method = on_series(steps, channels, palette, side)
+  batch = {'views': (jnp.zeros((1, side, side, 1)),)}
+  params, state = at_random(method, batch)
+  values = np.asarray(state.bn['encoder']['palette'])[:, 0]
+  numbers = np.array(list(itertools.product(range(palette), repeat=steps * channels)))
+  spare = np.random.default_rng(2).normal(size=(len(numbers), side**2 - 4))
+  images = np.concatenate([values[numbers], spare], 1).reshape(-1, 1, side, side, 1)
+
+  def log_probability(view):
+    return -method.loss(params, state, {'views': (view,)}, KEY, STEP)[0] * steps * channels
+
+  chances = np.exp(jax.jit(jax.vmap(log_probability))(jnp.asarray(images, jnp.float32)))
+  assert chances.sum() == pytest.approx(1.0, rel=1e-5)
+  made = jax.eval_shape(lambda x: method.net.apply(params, state.bn, x, train=False)[0], images[0])
+  assert made['logits'].shape == (1, steps, channels, palette)
+
+
+def test_a_series_goes_on_after_its_first_half():
+  method = on_series(4, 3, 5, 4)
+  batch = {'views': (jnp.asarray(np.random.default_rng(0).normal(size=(3, 4, 4, 1)), jnp.float32),)}
+  params, state = at_random(method, batch)
+  shown = jax.tree.map(np.asarray, jax.jit(method.pictures)(params, state, batch, KEY))
+  palette = np.asarray(state.bn['encoder']['palette'])
+  tokens = np.asarray(nearest(palette, batch['views'][0])).reshape(3, -1)
+  known = np.clip(palette[tokens[:, :6], 0] * 0.25 + 0.5, 0, 1)
+  np.testing.assert_allclose(shown['output'].reshape(3, -1)[:, :6], known, atol=1e-6)
+  # The spare pixels are of no value: the middle of the scale.
+  assert np.all(shown['output'].reshape(3, -1)[:, 12:] == 0.5)
+  assert np.all(shown['input'].reshape(3, -1)[:, 6:] == 0.5)
+  assert method.show(shown['output']).shape[-1] == 3
+  with pytest.raises(ValueError, match='reads images, not series'):
+    METHODS['masked_tokens'](
+      lambda axis: ImageTransformer(Size(8, 1, 2), 5, 4, False, (4, 3)), SETTING
+    )
