@@ -25,11 +25,11 @@ import time
 from typing import Any
 
 from collect import processor
+import equal_time
 import jax
 import jax.numpy as jnp
 import jaxlib
 import numpy as np
-import pretext
 
 from byoljax.devices import xla
 from byoljax.encoders import load, samples
@@ -94,7 +94,7 @@ def trained(name: str, seed: int, options: argparse.Namespace) -> pathlib.Path:
 
 def test_images(config: Any) -> np.ndarray:
   """The first test images, uint8 [n, S, S, C]."""
-  _, test = pretext.splits(config)
+  _, test = equal_time.splits(config)
   return test.read(np.arange(min(MEASURED, test.size)))[0]
 
 
@@ -113,7 +113,7 @@ def on_test_images(stored: StoredMethod, state: Any) -> dict[str, float]:
     return loss(*state, seen, key, jnp.int32(0))[1].metrics
 
   found = []
-  _, test = pretext.splits(stored.config)
+  _, test = equal_time.splits(stored.config)
   labels = np.asarray(test.read(np.arange(len(images)))[1], np.int32)
   for start in range(0, len(images) - BATCH + 1, BATCH):
     part = slice(start, start + BATCH)
@@ -124,7 +124,7 @@ def on_test_images(stored: StoredMethod, state: Any) -> dict[str, float]:
 
 def without_network(config: Any, levels: int) -> dict[str, float]:
   """Bits per dimension of uniform and of independent numbers, fitted to the training images."""
-  train, _ = pretext.splits(config)
+  train, _ = equal_time.splits(config)
   images = train.read(np.arange(min(4 * MEASURED, train.size)))[0]
   given, truth = (
     np.asarray(likelihoods.levels_of(jnp.asarray(x) / 255.0, levels))
@@ -140,9 +140,9 @@ def without_network(config: Any, levels: int) -> dict[str, float]:
 @functools.cache
 def classifier(recipe: str, seed: int, override: tuple[str, ...]) -> Any:
   """images -> classes: the recipe's encoder, trained from scratch with all labels."""
-  config = pretext.configuration(recipe, seed, list(override))
+  config = equal_time.configuration(recipe, seed, list(override))
   encoder = random_encoder(dict(config.encoder), load.preprocessing_of(config), seed)
-  given = pretext.data_of(encoder, config)
+  given = equal_time.data_of(encoder, config)
   fields = base.finetune_protocol(
     protocol='adamw', length='15 epochs', batch_size=64, crop_scale=(0.3, 1.0), seed=seed,
     optim=base.finetune_protocol()['optim']
@@ -156,7 +156,7 @@ def classifier(recipe: str, seed: int, override: tuple[str, ...]) -> Any:
 def share_of_class(sampler: Any, step: int, options: argparse.Namespace) -> dict[str, float]:
   """How often what is drawn of a class is taken for it, and real test images."""
   judge = classifier(f'rotation:{options.scale}', 0, tuple(options.override))
-  classes = pretext.splits(sampler.config)[0].num_classes
+  classes = equal_time.splits(sampler.config)[0].num_classes
   right = []
   for number in range(classes):
     images = sampler.draw(step, Sampling(BY_CLASS), condition=number)
@@ -196,7 +196,7 @@ def one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
   step = checkpoint.finished_steps(home)[-1]
   stored = samples.Sampler.of(home)
   assert stored is not None
-  train, _ = pretext.splits(stored.config)
+  train, _ = equal_time.splits(stored.config)
   state = stored.stored(step, train)
   found['test'] = on_test_images(stored, state)
   if 'levels' in stored.config.method:
@@ -211,8 +211,8 @@ def one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     found['codes_per_s'] = codes_in_a_second(stored, state)
   for network in ('online', 'random'):
     encoder = load.load_taps(str(home), network, ()).encoder
-    given = pretext.data_of(encoder, stored.config)
-    found['layers' if network == 'online' else 'untrained'] = pretext.layers(encoder, given)
+    given = equal_time.data_of(encoder, stored.config)
+    found['layers' if network == 'online' else 'untrained'] = equal_time.layers(encoder, given)
   return found
 
 
@@ -229,18 +229,20 @@ def table(runs: list[dict[str, Any]]) -> str:
   for name, each in by_name.items():
 
     def of(group: str, key: str, factor: float = 1.0, each: Any = each) -> str:
-      return pretext.spread([factor * run[group][key] for run in each if key in run.get(group, {})])
+      return equal_time.spread(
+        [factor * run[group][key] for run in each if key in run.get(group, {})]
+      )
 
-    best = max(each[0]['layers'], key=lambda tap, each=each: pretext.mean(each, tap, 'linear'))
+    best = max(each[0]['layers'], key=lambda tap, each=each: equal_time.mean(each, tap, 'linear'))
     cells = [name, of('test', 'bits_per_dim'), of('without', 'uniform')]
     cells += [of('without', 'independent'), of('test', 'psnr'), of('test', 'perplexity')]
     cells += [of('classes', 'drawn', 100.0), best]
     cells += [
-      pretext.spread([100 * run['layers'][best][score] for run in each])
+      equal_time.spread([100 * run['layers'][best][score] for run in each])
       for score in ('knn', 'linear')
     ]
     plain = [max(layer['linear'] for layer in run['untrained'].values()) for run in each]
-    cells += [pretext.spread([100 * value for value in plain]), str(len(each))]
+    cells += [equal_time.spread([100 * value for value in plain]), str(len(each))]
     lines.append('| ' + ' | '.join(cells) + ' |')
   return '\n'.join(lines) + '\n'
 

@@ -3,29 +3,23 @@
     OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 PYTHONPATH=. python experiments/reconstruction.py \
       --seeds 0 1 2 --seconds 60 --out experiments/shapes_reconstruction
 
-Each method is its recipe with a constant learning rate behind the warm-up, and ends once its steps
-have taken so many CPU seconds, compilation not counted. Then k-NN and logistic regression on every
-map of the encoder and on the embedding, and the whole network fine-tuned on few labels; beside it a
-random encoder of each kind and raw pixels. What was reconstructed of held-out images is drawn, and
-measured. Written are results.json, after every run, so that it can be stopped and started again,
-table.md, and a sheet of pictures of the first seed for each method.
+Each method is its recipe, trained and evaluated as `equal_time.py` says, and fine-tuned on few
+labels; beside it a random encoder of each kind and raw pixels. What was reconstructed of held-out
+images is drawn, and measured. Written are results.json, after every run, so that it can be stopped
+and started again, table.md, and a sheet of pictures of the first seed for each method.
 
 `--scale cifar10_small -- data.name=npz data.dir=cifar10.npz` does the same on CIFAR-10.
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 from typing import Any
 
-from collect import processor
-import jax
-import jaxlib
+import equal_time
 import numpy as np
-import pretext
 
-from byoljax.devices import xla
+from byoljax.data import fields
 from byoljax.encoders.encoder import EMBEDDING, Encoder
 from byoljax.encoders.pictures import Painter
 from byoljax.protocols import labelled
@@ -46,12 +40,6 @@ BASELINES = {
 }  # fmt: skip
 LENGTHS = ('1 %=100 epochs', '10 %=20 epochs')
 MEASURED, SHOWN = 200, 8  # images
-
-
-def recipe_of(name: str, scale: str) -> str:
-  """'mae' -> 'mae:shapes'; 'denoising_autoencoder,masking' with its options."""
-  recipe, _, options = name.partition(',')
-  return f'{recipe}:{scale}' + (f',{options}' if options else '')
 
 
 def finetuned(
@@ -75,15 +63,16 @@ def finetuned(
   return found
 
 
-def reconstructed(trained: pretext.Trained, sheet: pathlib.Path | None) -> dict[str, float]:
+def reconstructed(trained: equal_time.Trained, sheet: pathlib.Path | None) -> dict[str, float]:
   """Mean PSNR and SSIM of held-out images, and a sheet of some; nothing where none are shown."""
   run, state = trained.run, trained.state
   if run.method.pictures is None:
     return {}
   painter = Painter(
-    pathlib.Path(), run.method, trained.encoder.preprocessing, run.specs, run.data.fields
-  )
-  _, test = pretext.splits(trained.config)
+    pathlib.Path(), trained.config, run.method, trained.encoder.preprocessing, run.specs,
+    fields.parsed(trained.config.data.fields),
+  )  # fmt: skip
+  _, test = equal_time.splits(trained.config)
   batch = painter.batch(test.subset(np.arange(min(MEASURED, test.size))))
   shown = painter.show(state.params, state.method_state, batch)
   if sheet is not None:
@@ -101,16 +90,16 @@ def one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
   """A method or a baseline: what it learned, and what it can show."""
   if name in BASELINES:
     kind, recipe = BASELINES[name]
-    recipe = recipe_of(recipe, options.scale)
-    encoder = pretext.baseline(kind, seed, options.override, recipe)
-    config, facts = pretext.configuration(recipe, seed, options.override), {}
+    recipe = equal_time.recipe_of(recipe, options.scale)
+    encoder = equal_time.baseline(kind, seed, options.override, recipe)
+    config, facts = equal_time.configuration(recipe, seed, options.override), {}
   else:
-    trained = pretext.train(recipe_of(name, options.scale), seed, options)
+    trained = equal_time.train(equal_time.recipe_of(name, options.scale), seed, options)
     sheet = options.out / f'{name.replace(",", "_")}.png' if seed == options.seeds[0] else None
     facts = trained.facts | {'quality': reconstructed(trained, sheet)}
     encoder, config = trained.encoder, trained.config
-  given = pretext.data_of(encoder, config)
-  found = {'name': name, 'seed': seed} | facts | {'layers': pretext.layers(encoder, given)}
+  given = equal_time.data_of(encoder, config)
+  found = facts | {'layers': equal_time.layers(encoder, given)}
   if name != 'pixels' and options.lengths:
     found['finetuned'] = finetuned(encoder, given, seed, options)
   return found
@@ -130,64 +119,38 @@ def table(runs: list[dict[str, Any]]) -> str:
   rows = []
   for name, each in by_name.items():
     taps = list(each[0]['layers'])
-    best = max(taps, key=lambda tap: pretext.mean(each, tap, 'linear'))
+    best = max(taps, key=lambda tap: equal_time.mean(each, tap, 'linear'))
     cells = [name, best]
     for tap in (best, EMBEDDING):
       for score in ('knn', 'linear'):
-        cells.append(pretext.spread([100 * run['layers'][tap][score] for run in each]))
+        cells.append(equal_time.spread([100 * run['layers'][tap][score] for run in each]))
     for label in labels:
       tuned = [100 * run['finetuned'][label] for run in each if label in run.get('finetuned', {})]
-      cells.append(pretext.spread(tuned))
+      cells.append(equal_time.spread(tuned))
     measured = [run['quality'] for run in each if run.get('quality')]
     cells.append(
       ', '.join(
-        pretext.spread([quality[key] for quality in measured])
+        equal_time.spread([quality[key] for quality in measured])
         for key in ('psnr of the input', 'psnr of the output')
         if measured and key in measured[0]
       )
     )
     steps = [run['steps'] for run in each if 'steps' in run]
     cells += [f'{statistics.mean(steps):.0f}' if steps else '', str(len(each))]
-    rows.append((pretext.mean(each, best, 'linear'), '| ' + ' | '.join(cells) + ' |'))
+    rows.append((equal_time.mean(each, best, 'linear'), '| ' + ' | '.join(cells) + ' |'))
   lines = ['| ' + ' | '.join(heads) + ' |', '|' + '---|' * len(heads)]
   return '\n'.join(lines + [row for _, row in sorted(rows, reverse=True)]) + '\n'
 
 
 def main() -> None:
-  """Runs what is missing, and writes the folder after each."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
-  parser.add_argument('--methods', nargs='+', default=[*BASELINES, *METHODS])
-  parser.add_argument('--scale', default='shapes', help='of the recipes (default: shapes)')
-  parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-  parser.add_argument('--seconds', type=float, default=60.0, help='CPU time of the steps')
+  """Runs what is missing."""
+  parser = equal_time.parser(__doc__, 'methods', [*BASELINES, *METHODS])
   parser.add_argument('--lengths', nargs='*', default=LENGTHS, help="'1 %%=100 epochs' ...")
   parser.add_argument('--finetune_lr', type=float, default=2e-3, help='per 256 images')
-  parser.add_argument('--out', type=pathlib.Path, required=True)
-  parser.add_argument('override', nargs='*', help='-- train.batch_size=32 ...')
   options = parser.parse_args()
-  xla.set_defaults()
-  xla.keep_programs()
-  options.out.mkdir(parents=True, exist_ok=True)
-  path = options.out / 'results.json'
-  runs: list[dict[str, Any]] = json.loads(path.read_text())['runs'] if path.exists() else []
-  done = {(run['name'], run['seed']) for run in runs}
-  about = {
-    'seconds': options.seconds, 'scale': options.scale, 'lengths': list(options.lengths),
-    'finetune_lr': options.finetune_lr, 'processor': processor(), 'override': options.override,
-    'versions': {'jax': jax.__version__, 'jaxlib': jaxlib.__version__},
-  }  # fmt: skip
-  for seed in options.seeds:
-    for name in options.methods:
-      recipe = BASELINES.get(name, ('', name))[1].partition(',')[0]
-      if (name, seed) in done or not pathlib.Path(f'configs/{recipe}.py').exists():
-        continue
-      print(f'{name}, seed {seed}', flush=True)
-      runs.append(one(name, seed, options))
-      path.write_text(json.dumps(about | {'runs': runs}, indent=1) + '\n')
-      (options.out / 'table.md').write_text(table(runs))
-  print(table(runs))
+  equal_time.run_missing(
+    options, one, table, lengths=list(options.lengths), finetune_lr=options.finetune_lr
+  )
 
 
 if __name__ == '__main__':
