@@ -302,8 +302,9 @@ def check_channels(spec: ViewSpec, channels: int) -> None:
 
 # What leaves the places of an image's numbers and their values as they are, by field.
 WHOLE: Mapping[str, Any] = MappingProxyType(
-  {'crop_scale': (1.0, 1.0), 'crop_ratio': (1.0, 1.0), 'rotate_degrees': 0.0, 'own': ''}
-  | dict.fromkeys(_PROBABILITIES, 0.0)
+  dict.fromkeys(_PROBABILITIES, 0.0)
+  | {'crop_scale': (1.0, 1.0), 'crop_ratio': (1.0, 1.0), 'rotate_degrees': 0.0, 'own': ''}
+  | {'randaugment_ops': 0, 'randaugment_prob': 0.5}
 )
 
 
