@@ -127,9 +127,15 @@ function pick(name, on) {
   list();
   refresh();
 }
+function named(hash) {
+  try {
+    return hash.slice(1).split(',').filter(Boolean).map(decodeURIComponent);
+  } catch { // Somebody wrote it by hand.
+    return [];
+  }
+}
 function firstPicks() {
-  const told = decodeURI(location.hash.slice(1)).split(',').filter(Boolean).map(decodeURIComponent);
-  const known = told.filter(name => state.runs.some(run => run.name === name));
+  const known = named(location.hash).filter(name => state.runs.some(run => run.name === name));
   if (known.length) return known;
   const running = state.runs.filter(run => run.status === 'running').slice(0, 4);
   const newest = [...state.runs].sort((a, b) => b.changed - a.changed).slice(0, 1);

@@ -6,6 +6,7 @@ has found lead to files: no request can name a path of its own. Nothing here imp
 
 from collections.abc import Mapping
 import json
+import os
 import pathlib
 import threading
 import time
@@ -149,7 +150,7 @@ class Record:
     """All complete rows; lines that are none are passed over."""
     try:
       with self._path.open('rb') as file:
-        about = self._path.stat()
+        about = os.fstat(file.fileno())  # Of this file, whatever has its name by now.
         # A run that resumes puts another file in its place.
         if about.st_ino != self._file or about.st_size < self._read:
           self._file, self._read, self._rows = about.st_ino, 0, []

@@ -98,7 +98,8 @@ def look(run: pathlib.Path, directory: pathlib.Path) -> Listed:
   """
   stored = about(run)
   config = stored.get('config', {})
-  total = stored.get('facts', {}).get('total_steps')
+  known = stored.get('facts', {}).get('total_steps')
+  total = known if isinstance(known, int) else None
   saved = steps.latest_finished(run) or 0
   seen = _glance(run)
   if lock.is_locked(run):
@@ -111,7 +112,7 @@ def look(run: pathlib.Path, directory: pathlib.Path) -> Listed:
     method=_name(config.get('method')),
     status=status,
     step=max(saved, seen.step),
-    total=total if isinstance(total, int) else None,
+    total=total,
     best=seen.best,
     best_step=seen.best_step,
     loss=seen.loss,

@@ -6,6 +6,8 @@ import http.client
 import json
 import os
 import re
+import shutil
+import subprocess
 import threading
 from urllib.parse import urlencode
 
@@ -15,6 +17,7 @@ from byoljax import cli
 from byoljax.config import ConfigError
 from byoljax.web import server as server_lib
 from byoljax.web.shelf import Record, Shelf
+from tests.paths import ROOT
 from tests.report.test_page import browser
 from tests.workdir.test_listing import ROWS, make
 
@@ -129,6 +132,27 @@ def test_only_what_was_appended_is_read(tmp_path):
   assert record.rows() == [{'step': 1}, {'step': 2}]
 
 
+def test_a_file_that_is_replaced_while_it_is_read_is_read_next_time(tmp_path):
+  """By one that has become longer."""
+  path, new = tmp_path / 'metrics.jsonl', tmp_path / 'new'
+  path.write_text('{"step": 1}\n')
+  new.write_text('{"step": 2}\n{"step": 3}\n')
+
+  class Replaced:
+    stat = staticmethod(path.stat)
+
+    def open(self, mode):
+      file = path.open(mode)
+      new.replace(path)
+      return file
+
+  record = Record(tmp_path)
+  record._path = Replaced()
+  assert record.rows() == [{'step': 1}]
+  record._path = path
+  assert record.rows() == [{'step': 2}, {'step': 3}]
+
+
 def test_long_records_become_curves_of_some_hundred_points(tmp_path):
   make(tmp_path / 'run', [{'step': step, 'loss': 2.0 * step} for step in range(1, 3001)])
   x, y = Shelf(tmp_path).curves('run')['series']['loss']
@@ -223,6 +247,15 @@ def test_mistakes_are_one_sentence(served, runs, capsys):
   assert cli.run(['web', str(runs / 'nothing')]) == 2
   assert capsys.readouterr().err.startswith("error: there is no directory '")
   assert cli.parse(['web']).options.port == 8321
+
+
+@pytest.mark.skipif(shutil.which('node') is None, reason='needs node')
+def test_the_address_may_name_any_run():
+  script = (ROOT / 'byoljax' / 'web' / 'page.js').read_text()
+  function = re.search(r'^function named.*?^}', script, re.S | re.M)[0]
+  said = f'{function}; console.log(JSON.stringify(["#a,lr%2010%25,x%2Cy", "#1%", ""].map(named)))'
+  done = subprocess.run(['node', '-e', said], capture_output=True, text=True, check=True)
+  assert json.loads(done.stdout) == [['a', 'lr 10%', 'x,y'], [], []]
 
 
 @pytest.mark.skipif(browser() is None, reason='no Chromium on PATH or in BYOLJAX_BROWSER')

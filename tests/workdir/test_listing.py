@@ -50,6 +50,8 @@ def test_what_is_said_of_a_run(tmp_path):
     best=0.75, best_step=4, loss=2.0, bytes=sum(path.stat().st_size for path in files),
     changed=max(path.stat().st_mtime for path in (run / 'metrics.jsonl', run / 'checkpoints')),
   )  # fmt: skip
+  make(tmp_path / 'odd', total='many')
+  assert [each.total for each in listing.listed(tmp_path)] == [10, None]
   (itself,) = listing.listed(run)
   assert itself == found._replace(name='.')
 
