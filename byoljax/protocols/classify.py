@@ -5,8 +5,9 @@ k, chosen by cross-validation: the calibrated cross-entropy of images that were 
 decides, and between the two as well. What is chosen is fitted to all labelled images.
 
 How good that is, cross-validation tells, too, without a test split: of each part's images the score
-is that of the setting and temperature that the other parts chose, so that no image has a say in
-what it is scored by.
+is that of the setting and temperature that the answers about the other parts chose, so that no
+answer has a say in what it is scored by. Which of the two heads is taken, all parts say: of two the
+better is no more than a little better by chance.
 """
 
 from collections.abc import Mapping, Sequence
