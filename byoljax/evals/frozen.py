@@ -172,9 +172,12 @@ def anomaly(
     {'auroc' (mean over the rows), 'by_class' {'3' or '3, 5': AUROC}}, in [0, 1]; 0.5 is chance.
 
   Raises:
-    ValueError: fewer than two classes, or nothing to tell apart.
+    ValueError: no neighbor, fewer than two classes, or nothing to tell apart.
   """
   from byoljax.evals import knn
+
+  if neighbors < 1:
+    raise ValueError(f'neighbors={neighbors} must be at least 1.')
 
   check_single(train[1])
   check_labelled(*train)
@@ -250,12 +253,18 @@ def _logits(models: list[Any], x: np.ndarray, classes: int) -> np.ndarray:
 def fit_model(
   x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: Any = None
 ) -> Any:
-  """scikit-learn's logistic regression with lambda `value`, warm-started from another one."""
+  """scikit-learn's logistic regression with lambda `value`, warm-started from another one.
+
+  Raises:
+    ValueError: a lambda that is not above 0.
+  """
   import warnings
 
   from sklearn.exceptions import ConvergenceWarning
   from sklearn.linear_model import LogisticRegression
 
+  if not value > 0:
+    raise ValueError(f'lambda={value:g} must be above 0: a small one is nearly none, such as 1e-6.')
   # Of two classes scikit-learn fits the difference of the two rows of W. At the minimum they are
   # opposite, so that it is twice as long as each, and |W|^2 is half its square.
   penalty = value / 2 if len(np.unique(y)) == 2 else value

@@ -42,12 +42,19 @@ class ClassifyProtocol:
     lambdas: penalties of the logistic regression, see `frozen.fit_logistic`; () takes `LAMBDAS`.
     k: numbers of neighbors; () takes `KS`, as far as there are so many images.
     max_iterations: of L-BFGS.
+
+  Raises:
+    ValueError: a penalty that is not above 0, or a number of neighbors below 1.
   """
 
   head: str = 'auto'
   lambdas: tuple[float, ...] = ()
   k: tuple[int, ...] = ()
   max_iterations: int = 1000
+
+  def __post_init__(self) -> None:
+    if not all(value > 0 for value in self.lambdas) or not all(k >= 1 for k in self.k):
+      raise ValueError(f'lambdas={self.lambdas} must be above 0, and k={self.k} at least 1.')
 
   @property
   def heads(self) -> tuple[str, ...]:

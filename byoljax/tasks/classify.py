@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from byoljax.config import Config, ConfigError, choose
+from byoljax.config import Config, ConfigError, choose, user_errors
 from byoljax.devices import hosts
 from byoljax.tasks import data as data_lib
 from byoljax.tasks import evaluation, partly_labelled, predict
@@ -69,6 +69,8 @@ def check(config: Config) -> None:
   choose('head', config.head, (*classify.HEADS, FINETUNE))
   if not 0 <= config.abstain <= 1:
     raise ConfigError(f'abstain={config.abstain:g} is a probability: give 0 to 1.')
+  with user_errors('classify'):
+    classify.ClassifyProtocol(config.head, **config.classify.to_dict())
 
 
 def encoder_of(config: Config) -> Given:

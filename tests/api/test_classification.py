@@ -117,6 +117,8 @@ def test_missing_labels_are_no_class(arrays):
     ({'images': '.', 'labels': None, 'test': 1}, 'are those of its test split'),
     ({'images': 'nowhere', 'labels': None}, "'nowhere' is neither a folder"),
     ({'images': '.', 'labels': [1, 2]}, 'labels of a folder are a table'),
+    ({'settings': {'classify.lambdas': (0.0,)}}, 'must be above 0'),
+    ({'settings': {'classify.k': (0, 5)}}, r'k=\(0, 5\) at least 1'),
     ({'settings': {'classify.lamdas': 1}}, "did you mean 'classify.lambdas'"),
   ],
 )

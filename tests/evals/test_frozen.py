@@ -19,6 +19,11 @@ def blobs(count, spread, seed, classes=3, dim=4):
 
 
 class TestLogistic:
+  @pytest.mark.parametrize('value', [0.0, -1.0, float('nan')])
+  def test_a_penalty_is_above_zero(self, value):
+    with pytest.raises(ValueError, match='lambda=.* must be above 0'):
+      frozen.logistic(blobs(9, 1.0, 1), blobs(9, 1.0, 2), lambdas=(value,))
+
   @pytest.mark.parametrize('classes', [2, 3])
   def test_the_minimum_is_that_of_the_stated_objective(self, classes):
     """Gradient of sum CE + lambda/2 |W|^2, written down here, vanishes at what was fitted."""
@@ -157,6 +162,8 @@ class TestAnomaly:
     train, test = blobs(300, 0.3, 1), blobs(100, 0.3, 2)
     result = frozen.anomaly(train, test, normal=((0, 2), (1,)))
     assert set(result['by_class']) == {'0, 2', '1'} and result['auroc'] > 0.99
+    with pytest.raises(ValueError, match='neighbors=0 must be at least 1'):
+      frozen.anomaly(train, test, neighbors=0)
     with pytest.raises(ValueError, match='with 0, 1, 2 as normal there are no'):
       frozen.anomaly(train, test, normal=((0, 1, 2),))
 
