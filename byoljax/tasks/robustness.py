@@ -41,7 +41,8 @@ def run(config: Config, invocation: Invocation) -> int:
       f'{data.test.name} has other classes than the classifier ({", ".join(made.classes[:5])}, '
       '...): name the set that it was trained on.'
     )
-  data = data._replace(image_size=made.encoder.preprocessing.image_size)
+  size = config.image_size or made.encoder.preprocessing.image_size
+  data = data._replace(image_size=size)
   data = data._replace(test=robustness.some(data.test, fields.max_images, fields.seed))
   say(f'robustness of {where} on {data.test.size:,} test images of {data.test.name}')
   with user_errors('robustness'):

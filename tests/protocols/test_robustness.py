@@ -12,7 +12,7 @@ from byoljax.protocols import extraction, robustness
 from byoljax.tasks import robustness as task
 
 
-def test_the_command_and_its_table(untrained, tmp_path, capsys):
+def test_the_command_and_its_table(untrained, tmp_path, capsys, monkeypatch):
   assert cli.run(['knn', str(untrained), f'--workdir={tmp_path / "knn"}']) == 0
   capsys.readouterr()
   run = ['robustness', str(tmp_path / 'knn'), '--robustness.strengths=(1,5)']
@@ -40,6 +40,14 @@ def test_the_command_and_its_table(untrained, tmp_path, capsys):
   assert cli.run([*run, '--data.name=shapes']) == 2
   assert 'has other classes than the classifier' in capsys.readouterr().err
   assert again.classes == classifier.load(tmp_path / 'knn').classes
+
+  def size_of(made, data, **_):
+    raise ValueError(f'{data.image_size} pixels')
+
+  monkeypatch.setattr(robustness, 'robustness', size_of)
+  for flags, size in (([], 12), (['--image_size=8'], 8)):
+    assert cli.run([*run, *flags]) == 2
+    assert f'{size} pixels' in capsys.readouterr().err
 
 
 def test_images_do_not_depend_on_the_batch():
