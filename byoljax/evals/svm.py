@@ -59,11 +59,12 @@ def fit_svm(
     'train_examples', 'test_examples'}.
 
   Raises:
-    ValueError: no cost or one that is not above 0; fewer than two classes; fewer images of a class
-      than parts.
+    ValueError: no cost or one that is not above 0, as of the weight; fewer than two classes; fewer
+      images of a class than parts.
   """
   if not costs or min(costs) <= 0:
     raise ValueError(f'costs={tuple(costs)} must be numbers above 0, at least one.')
+  _check_solver(positive_weight, max_iterations)
   frozen.check_labelled(*train)
   order = sorted(costs)
   x, fit = _scaled(train[0]), functools.partial(_fit, positive_weight, max_iterations)
@@ -145,6 +146,7 @@ def low_shot(
     ValueError: no number of images that every class has, or one below 1; no draw.
   """
   few_labels.check_few_labels(shots, (), draws)
+  _check_solver(positive_weight, max_iterations)
   frozen.check_labelled(*train)
   x, xs = _scaled(train[0]), _scaled(test[0])
   marks, tested = _by_class(train[1], test[1])
@@ -193,6 +195,14 @@ def _drawn(
   positive = rng.permutation(np.flatnonzero(marks[:, label] > 0))[:count]
   negative = rng.permutation(np.flatnonzero(marks[:, label] == 0))[: (classes - 1) * count]
   return np.concatenate([positive, negative])
+
+
+def _check_solver(positive_weight: float, iterations: int) -> None:
+  """Raises ValueError for a weight or a number of iterations with which nothing is solved."""
+  if positive_weight <= 0 or iterations < 1:
+    raise ValueError(
+      f'positive_weight={positive_weight} must be above 0, max_iterations={iterations} at least 1.'
+    )
 
 
 def _scaled(features: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from byoljax import streams
+from byoljax.config import user_errors
 from byoljax.data.batches import pipeline
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder, Preprocessing, outputs
@@ -77,14 +78,15 @@ def fit_to_devices(batch_size: int) -> int:
 
 def eval_batches(source: Source, data: EvalData) -> Any:
   """Every example once, un-augmented, over all processes."""
-  batches = pipeline.eval_batches(
-    source,
-    image_size=data.image_size,
-    batch_size=data.batch_size,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
-    threads=data.threads,
-  )
+  with user_errors():  # A size that is none.
+    batches = pipeline.eval_batches(
+      source,
+      image_size=data.image_size,
+      batch_size=data.batch_size,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      threads=data.threads,
+    )
   return watched(batches, source)
 
 

@@ -96,7 +96,13 @@ def check(kinds: Sequence[str], strengths: Sequence[int]) -> tuple[str, ...]:
 
 
 def some(source: Source, count: int, seed: int) -> Source:
-  """So many images of a source, drawn at random; all where `count` is 0 or more than there are."""
+  """So many images of a source, drawn at random; all where `count` is 0 or more than there are.
+
+  Raises:
+    ValueError: a negative number.
+  """
+  if count < 0 or seed < 0:
+    raise ValueError(f'max_images={count} and seed={seed} must be at least 0.')
   if not 0 < count < source.size:
     return source
   order = np.random.default_rng((seed, streams.ROBUSTNESS_SUBSET)).permutation(source.size)

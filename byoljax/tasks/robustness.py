@@ -43,7 +43,8 @@ def run(config: Config, invocation: Invocation) -> int:
     )
   size = config.image_size or made.encoder.preprocessing.image_size
   data = data._replace(image_size=size)
-  data = data._replace(test=robustness.some(data.test, fields.max_images, fields.seed))
+  with user_errors('robustness'):
+    data = data._replace(test=robustness.some(data.test, fields.max_images, fields.seed))
   say(f'robustness of {where} on {data.test.size:,} test images of {data.test.name}')
   with user_errors('robustness'):
     result = robustness.robustness(

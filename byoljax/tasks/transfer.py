@@ -42,6 +42,8 @@ def run(config: Config, invocation: Invocation) -> int:
   )
   for name in config.protocols:
     config_lib.choose('protocol', name, PROTOCOLS)
+  if not config.protocols:
+    raise ConfigError(f'config.protocols is empty: name some of {", ".join(PROTOCOLS)}.')
   if not config.datasets:
     raise ConfigError('config.datasets is empty: name some, such as \'("cifar10", "dtd")\'.')
   starts = {config.network: encoder}

@@ -117,6 +117,8 @@ class TestLowShot:
     ({'costs': (0.0, 1.0)}, 'must be numbers above 0'),
     ({'parts': 1}, 'needs 2 parts or more'),
     ({'parts': 40}, 'as many images as parts, not 40'),
+    ({'positive_weight': -1.0}, 'positive_weight=-1.0 must be above 0'),
+    ({'max_iterations': 0}, 'max_iterations=0 at least 1'),
   ],
 )
 def test_bad_input(settings, sentence):

@@ -316,6 +316,7 @@ def test_transfer_mistakes(untrained, tmp_path, capsys):
   for flags, sentence in (
     (['--protocols=magic'], "unknown protocol 'magic'"),
     (['--datasets=()'], 'config.datasets is empty'),
+    (['--protocols=()'], 'config.protocols is empty'),
     (['--datasets=cifr10'], "did you mean 'cifar10'"),
   ):
     assert cli.run([*base, *flags]) == 2

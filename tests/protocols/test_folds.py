@@ -6,7 +6,7 @@ import pytest
 from byoljax.config import ConfigError
 from byoljax.data.sources import arrays
 from byoljax.evals import knn
-from byoljax.protocols import folds
+from byoljax.protocols import extraction, folds
 from byoljax.protocols.extraction import EvalData
 
 
@@ -97,6 +97,12 @@ def test_rows_that_a_part_lacks_are_left_out():
   )
   made = folds.combined([{'by_class': two}, {'by_class': three}])
   assert made['by_class'] == two, 'costs are chosen: of two the lower'
+
+
+def test_a_size_that_is_none_is_a_sentence():
+  whole = data(source(LABELS))
+  with pytest.raises(ConfigError, match='at least one pixel'):
+    extraction.eval_batches(whole.test, whole._replace(image_size=-4))
 
 
 def test_the_headline_can_be_that_of_the_smallest_bank():

@@ -79,3 +79,6 @@ def test_some_images():
   assert robustness.some(source, 0, 0) is source and robustness.some(source, 9, 0) is source
   found = robustness.some(source, 4, 0)
   assert len(set(found)) == 4 and found == sorted(found)
+  for count, seed in ((-1, 0), (4, -1)):
+    with pytest.raises(ValueError, match='must be at least 0'):
+      robustness.some(source, count, seed)
