@@ -15,6 +15,7 @@ from tests.train.test_loop import ROOT, assert_same_state
 # Those without a recipe of their own train on an encoder that is given.
 ON_AN_ENCODER = {'depth', 'linear_probe', 'segmentation', 'supervised', 'distillation', 'prior'}
 RECIPES = sorted(set(METHODS) - ON_AN_ENCODER)
+SCENES = ['--config.data.name=sprites', '--config.data.dir=']  # What moves there is known.
 # What a recipe needs on 80 images beside its smoke version.
 SMALL = {
   'deepcluster': ['--config.method.num_clusters=6'],
@@ -22,7 +23,8 @@ SMALL = {
   'instance_discrimination': ['--config.method.num_noise=12'],
   'interclr': ['--config.method.num_clusters=6', '--config.method.repair_every=4 steps'],
   'moco': ['--config.method.queue_size=40'],
-  'motion_segmentation': ['--config.data.name=sprites', '--config.data.dir='],
+  'motion_segmentation': SCENES,
+  'multi_task': SCENES,
   'nnclr': ['--config.method.queue_size=40'],
   'swav': ['--config.method.prototypes=6'],
 }
