@@ -57,6 +57,10 @@ def test_calibration_error_by_hand():
   assert calibration.calibration_error(chances, labels) == pytest.approx((2 * 0.4 + 0.4) / 3)
   # In one bin over- and underconfidence cancel: 2 of 3 right at a mean of 80 %.
   assert calibration.calibration_error(chances, labels, bins=1) == pytest.approx(0.8 - 2 / 3)
+  # A bin holds its upper end: 0.6 is the last of the ninth, 0.65 in the tenth.
+  ends = np.array([[0.6, 0.4], [0.65, 0.35]])
+  found = calibration.calibration_error(ends, np.array([0, 1]))
+  assert found == pytest.approx((0.4 + 0.65) / 2)
   certain = np.eye(2)[[0, 1]]
   assert calibration.calibration_error(certain, np.array([0, 1])) == 0.0
   with pytest.raises(ValueError, match='labelled image'):
