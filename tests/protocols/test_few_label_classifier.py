@@ -8,6 +8,7 @@ import pytest
 
 from byoljax.config import ConfigError
 from byoljax.data.sources import arrays
+from byoljax.evals import calibration
 from byoljax.ops import readouts
 from byoljax.protocols import answers, classify, extraction, folds, frozen_features
 
@@ -99,6 +100,22 @@ def test_no_image_has_a_say_in_what_it_is_scored_by(monkeypatch):
     c._replace(scored=[c.scored[0], (c.scored[1][0], 1 - c.scored[1][1]), c.scored[2]]) for c in one
   ]
   assert classify._best(flipped, without=1) == chosen
+
+
+def test_the_error_of_a_part_is_measured_with_the_temperature_of_the_others():
+  rng = np.random.default_rng(0)
+  y = np.arange(40) % 2
+  # One part is sure, the other is not.
+  parts = [(scale * (np.eye(2)[y] + rng.normal(size=(40, 2))), y) for scale in (1.0, 10.0)]
+  found = answers.calibrated([answers.Answers(part) for part in parts])
+  scaled = [
+    (part[0] / calibration.fit_temperature(*other), part[1])
+    for part, other in zip(parts, parts[::-1], strict=True)
+  ]
+  logits, labels = answers.joined(scaled)
+  expected = calibration.calibration_error(calibration.probabilities(logits), labels)
+  assert found['ece'] == expected > 0.1 and found['images'] == 80
+  assert found['temperature'] == calibration.fit_temperature(*answers.joined(parts))
 
 
 def test_mistakes(monkeypatch):
