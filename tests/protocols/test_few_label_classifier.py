@@ -90,16 +90,36 @@ def test_a_test_split_is_looked_at_once(monkeypatch):
   np.testing.assert_array_equal(found.tested[1], test[1])
 
 
-def test_no_image_has_a_say_in_what_it_is_scored_by(monkeypatch):
-  """With other labels in one part the settings that score this part are the same."""
+def test_no_answer_has_a_say_in_what_it_is_scored_by():
+  """With other labels in one part the setting that scores this part is the same, by the others."""
   rng = np.random.default_rng(0)
-  scored = [(rng.normal(size=(12, 2)), rng.integers(0, 2, 12)) for _ in range(3)]
-  one = [classify._Candidate('knn', {'k': k}, [(k * z, y) for z, y in scored]) for k in (1, 2, 3)]
-  chosen = classify._best(one, without=1)
-  flipped = [
-    c._replace(scored=[c.scored[0], (c.scored[1][0], 1 - c.scored[1][1]), c.scored[2]]) for c in one
-  ]
-  assert classify._best(flipped, without=1) == chosen
+  labels = [np.arange(12) % 2 for _ in range(3)]
+  sure, unsure = (
+    [np.eye(2)[y] + noise * rng.normal(size=(12, 2)) for y in labels] for noise in (0.1, 1.0)
+  )
+  unsure[1] = np.eye(2)[1 - labels[1]]  # Wrong here, unless the labels are others.
+
+  def candidates(labels):
+    return [
+      classify._Candidate('knn', {'k': k}, list(zip(logits, labels, strict=True)))
+      for k, logits in ((1, unsure), (2, sure))
+    ]
+
+  flipped = [labels[0], 1 - labels[1], labels[2]]
+  for own in (labels, flipped):
+    assert classify._best(candidates(own), without=1) == 1
+    tested, _ = classify._cross_fitted(candidates(own))[1]
+    np.testing.assert_array_equal(tested[0], sure[1])
+  assert classify._best(candidates(flipped), without=0) == 0, 'where it counts it decides'
+
+
+def test_neighbors_that_are_held_out_are_not_in_the_bank(monkeypatch):
+  rows, y = np.arange(40.0)[:, None], np.arange(40) % 2
+  banks = []
+  monkeypatch.setattr(readouts, 'logits_of', lambda bank, asked: asked)
+  asked, labels = frozen_features._held((rows, y), 3, lambda part, k: banks.append(part))
+  assert not set(asked[:, 0]) & set(banks[0][0][:, 0]) and len(asked) + len(banks[0][0]) == 40
+  np.testing.assert_array_equal(labels, y[asked[:, 0].astype(int)])
 
 
 def test_the_error_of_a_part_is_measured_with_the_temperature_of_the_others():
