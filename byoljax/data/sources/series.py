@@ -1,10 +1,11 @@
 """Series of numbers [N, T, C], T steps of C channels, as images: everything else reads images.
 
-Each channel's range over the training series is taken to the bytes 0 to 255, what is beyond is
-clipped. The T C numbers of a series, step by step, fill a gray image of S x S pixels row by row; S
-is the smallest side that has room for them, at least 8, and what is left is 0. Networks that read
-series take them out again (`models.image_transformer`), so that nothing but them knows: batches,
-evaluations and exports are those of images.
+Each channel's range over the training series, but for the lowest and the highest thousandth of its
+numbers, is taken to the bytes 0 to 255; what is beyond is clipped. The T C numbers of a series,
+step by step, fill a gray image of S x S pixels row by row; S is the smallest side that has room for
+them, at least 8, and what is left is 0. Networks that read series take them out again
+(`models.image_transformer`), so that nothing but them knows: batches, evaluations and exports are
+those of images.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 _LEAST_SIDE = 8  # of a view
+_OUTSIDE = 0.001  # share of the numbers beyond each end: a few outliers must not take all levels
 
 
 class Series(NamedTuple):
@@ -51,7 +53,7 @@ def is_series(values: np.ndarray) -> bool:
 
 
 def span_of(parts: Sequence[np.ndarray], where: str) -> Span:
-  """The range of each channel over some arrays of series.
+  """The range of each channel over some arrays of series, without the outermost thousandths.
 
   Raises:
     ValueError: numbers that are not finite, or different numbers of channels.
@@ -59,9 +61,9 @@ def span_of(parts: Sequence[np.ndarray], where: str) -> Span:
   whole = [part if part.ndim == 3 else part[..., None] for part in parts if part.size]
   if len({part.shape[2] for part in whole}) != 1:
     raise ValueError(f'{where}: series must have at least one step and equally many channels.')
-  low = np.min([part.min((0, 1)) for part in whole], axis=0).astype(np.float64)
-  high = np.max([part.max((0, 1)) for part in whole], axis=0).astype(np.float64)
-  if not np.isfinite([low, high]).all():
+  numbers = np.concatenate([part.reshape(-1, part.shape[2]) for part in whole])
+  low, high = np.quantile(numbers.astype(np.float64), (_OUTSIDE, 1 - _OUTSIDE), axis=0)
+  if not np.isfinite(numbers).all():
     raise ValueError(
       f'{where}: the series hold numbers that are not finite: fill in what is missing first.'
     )

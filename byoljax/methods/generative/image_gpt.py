@@ -71,6 +71,12 @@ def build(make_encoder: MakeEncoder, setting: Setting) -> Method:
     metrics = {'bits_per_dim': likelihoods.bits(lax.stop_gradient(value))}
     return value, Aux(Statistics(bn), metrics, made['embedding'])
 
+  def bits(params: PyTree, state: Statistics, batch: Batch) -> jax.Array:
+    view = batch['views'][0]
+    made, _ = net.apply(params, state.bn, view, train=False)
+    tokens = encoder.arranged(palette_lib.tokens_of(state, view))
+    return likelihoods.bits_of_each(likelihoods.categorical_nll(made[HEAD], tokens), tokens[0].size)
+
   def drawn(
     params: PyTree, state: Statistics, key: jax.Array, sampling: Sampling, prefix: Any = None
   ) -> jax.Array:
@@ -108,5 +114,5 @@ def build(make_encoder: MakeEncoder, setting: Setting) -> Method:
   return Method(
     init, loss, keep, evaluation_outputs(net, 'embedding'), default_groups, net=net,
     refresh=palette_lib.fit_palette(), pictures=pictures, sample=sample,
-    show=show if encoder.series else None,
+    show=show if encoder.series else None, bits=bits,
   )  # fmt: skip

@@ -39,6 +39,8 @@ from byoljax.method import (
   keep as nothing_after,
 )
 from byoljax.methods.checks import only_view
+from byoljax.methods.reconstruction.autoencoder import picture
+from byoljax.models import decoders
 from byoljax.models.code_transformer import CODEC, CodeTransformer, FrozenNet, codes_of
 from byoljax.models.net import Net, Statistics, stack
 from byoljax.models.token_transformer import Size, TokenHead, generate
@@ -89,16 +91,19 @@ def prior(
 
     return jax.vmap(one)(keys, codes)
 
+  def predicted(
+    params: PyTree, bn: PyTree, batch: Batch, codes: jax.Array, train: bool
+  ) -> tuple[dict[str, jax.Array], PyTree]:
+    inputs = {'tokens': codes} | ({'condition': batch['label']} if classes else {})
+    return net.apply(params, bn, batch['views'][0], train=train, inputs={ENCODER: inputs})
+
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del step
     view = only_view(batch)
     codes = codes_of(encoder.codec.net, state.bn[ENCODER][CODEC], view)
-    inputs = {'tokens': noisy(codes, key)}
-    if classes:
-      inputs['condition'] = batch['label']
-    made, bn = net.apply(params, state.bn, view, train=True, inputs={ENCODER: inputs})
+    made, bn = predicted(params, state.bn, batch, noisy(codes, key), train=True)
     image = likelihoods.categorical_nll(made[LOGITS][:, before:], codes).mean()
     metrics = {'bits_per_dim': likelihoods.bits(lax.stop_gradient(image))}
     value = image
@@ -131,23 +136,54 @@ def prior(
         own = drawing.keys(jax.random.fold_in(key, streams.SAMPLE_CLASSES), sampling.count)
         condition = jax.vmap(lambda own: jax.random.randint(own, (), 0, classes))(own)
       condition = condition[:, None]
+    return drawn(params, state, key, sampling, condition)
+
+  def drawn(
+    params: PyTree,
+    state: Statistics,
+    key: jax.Array,
+    sampling: Sampling,
+    condition: jax.Array | None,
+    prefix: jax.Array | None = None,
+  ) -> jax.Array:
+    """Images of codes, of which `prefix` are the first."""
+    # Tables are indexed: arrays of NumPy will not do.
+    own = jax.tree.map(jnp.asarray, params[ENCODER]['transformer'])
     codes = generate(
-      encoder.model,
-      # Tables are indexed: arrays of NumPy will not do.
-      jax.tree.map(jnp.asarray, params[ENCODER]['transformer']),
-      head,
-      params[HEAD],
-      key,
-      sampling,
-      condition=condition,
+      encoder.model, own, head, params[HEAD], key, sampling, condition=condition, prefix=prefix
     )
     frozen = state.bn[ENCODER][CODEC]
 
     def paint(own: jax.Array) -> jax.Array:
-      return given.decode(frozen['params'], frozen['bn'], own.reshape(1, grid, grid))[0]
+      square = own.reshape(1, encoder.grid, encoder.grid)
+      return given.decode(frozen['params'], frozen['bn'], square)[0]
 
     # One by one: convolutions round differently in batches of other sizes.
     return lax.map(paint, codes)
+
+  def pictures(
+    params: PyTree, state: Statistics, batch: Batch, key: jax.Array
+  ) -> dict[str, jax.Array]:
+    """The upper half of an image, and how the prior goes on from its codes."""
+    view = batch['views'][0]
+    codes = codes_of(encoder.codec.net, state.bn[ENCODER][CODEC], view)
+    upper = encoder.grid // 2
+    condition = jnp.where(batch['label'] < 0, classes, batch['label'])[:, None] if classes else None
+    first = codes[:, : upper * encoder.grid]
+    output = drawn(params, state, key, Sampling(len(view)), condition, first)
+    image = picture(view, setting)
+    known = jnp.arange(view.shape[1]) < view.shape[1] * upper // encoder.grid
+    return {
+      'image': image,
+      'input': jnp.where(known[None, :, None, None], image, 0.5),
+      'output': decoders.fitted(output, view),
+    }
+
+  def bits(params: PyTree, state: Statistics, batch: Batch) -> jax.Array:
+    codes = codes_of(encoder.codec.net, state.bn[ENCODER][CODEC], batch['views'][0])
+    made, _ = predicted(params, state.bn, batch, codes, train=False)
+    nats = likelihoods.categorical_nll(made[LOGITS][:, before:], codes)
+    return likelihoods.bits_of_each(nats, codes.shape[1])
 
   return Method(
     init,
@@ -156,7 +192,9 @@ def prior(
     evaluation_outputs(net, 'embedding'),
     default_groups,
     net=net,
+    pictures=pictures,
     sample=sample,
+    bits=bits,
   )
 
 

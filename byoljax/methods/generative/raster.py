@@ -72,13 +72,16 @@ def raster_model(
   def seen(numbers: jax.Array) -> jax.Array:
     return to_normalized(likelihoods.values_of(numbers, levels), setting)
 
+  def numbers_of(view: jax.Array) -> jax.Array:
+    return likelihoods.levels_of(to_pixels(view, setting), levels)
+
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
     return params, Statistics(bn)
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del key, step
-    numbers = likelihoods.levels_of(to_pixels(only_view(batch), setting), levels)
+    numbers = numbers_of(only_view(batch))
     return batch | {'views': (seen(numbers),), 'numbers': numbers}
 
   def loss(
@@ -91,6 +94,12 @@ def raster_model(
     value = distribution.nll(made[HEAD], numbers).sum() / numbers.size
     metrics = {'bits_per_dim': likelihoods.bits(lax.stop_gradient(value))}
     return value, Aux(Statistics(bn), metrics, made['embedding'])
+
+  def bits(params: PyTree, state: Statistics, batch: Batch) -> jax.Array:
+    numbers = numbers_of(batch['views'][0])
+    made, _ = net.apply(params, state.bn, seen(numbers), train=False)
+    nats = distribution.nll(made[HEAD], numbers)
+    return likelihoods.bits_of_each(nats, numbers[0].size)
 
   def sample(
     params: PyTree, state: Statistics, key: jax.Array, condition: Any, sampling: Sampling
@@ -123,7 +132,7 @@ def raster_model(
 
   embed = evaluation_outputs(net, 'embedding')
   return Method(
-    init, loss, keep, embed, default_groups, net=net, transform=transform, sample=sample
+    init, loss, keep, embed, default_groups, net=net, transform=transform, sample=sample, bits=bits
   )
 
 
