@@ -108,7 +108,7 @@ class Mlflow:
     self._id = kept['id'] = run.info.run_id
     store = self._client.tracking_uri
     if store.startswith(('sqlite:', 'file:')):  # Others may hold a password.
-      kept['store'] = store
+      kept['store'] = _absolute(store)
     stored = listing.about(workdir)
     fields = listing.flat({'recipe': stored.get('recipe', ''), **stored.get('config', {})})
     params = [entities.Param(key, value[:_MOST_CHARACTERS]) for key, value in fields.items()]
@@ -125,6 +125,13 @@ class Mlflow:
     """See `Sink`."""
     status = {FINISHED: 'FINISHED', STOPPED: 'KILLED', FAILED: 'FAILED'}[outcome]
     self._client.set_terminated(self._id, status)
+
+
+def _absolute(store: str) -> str:
+  """The address of a store of files, also from another directory."""
+  scheme, path = 'sqlite:///', store.removeprefix('sqlite:///')
+  relative = store.startswith(scheme) and not path.startswith(('/', ':memory:'))
+  return scheme + os.path.abspath(path) if relative else store
 
 
 SINKS: dict[str, Any] = {'wandb': Wandb, 'mlflow': Mlflow}

@@ -171,6 +171,26 @@ def test_mlflow_gets_the_rows_and_goes_on(mlflow, tmp_path):
   assert mlflow.asked == [None, store, store], 'a file is found again from another directory'
 
 
+@pytest.mark.parametrize(
+  ('store', 'kept'),
+  [
+    ('sqlite:///mlflow.db', 'sqlite:///{}/mlflow.db'),
+    ('sqlite:////at/mlflow.db', 'sqlite:////at/mlflow.db'),
+    ('file:///at/mlruns', 'file:///at/mlruns'),
+  ],
+)
+def test_a_store_in_the_current_directory_is_found_from_another(
+  store, kept, mlflow, tmp_path, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  mlflow.tracking_uri = store
+  run = make(tmp_path / 'run')
+  write(run, [1], 'mlflow', outcome='stopped')
+  monkeypatch.chdir(run)
+  write(run, [2], 'mlflow', resume_step=1)
+  assert mlflow.asked == [None, kept.format(tmp_path)]
+
+
 def test_addresses_with_passwords_are_not_kept(mlflow, tmp_path):
   mlflow.tracking_uri = 'https://me:secret@example.org'
   run = make(tmp_path / 'run')
