@@ -56,18 +56,22 @@ def write(pretrained: str, network: str, to: str | pathlib.Path = '') -> pathlib
 def _classifier(made: 'Classifier', folder: pathlib.Path) -> pathlib.Path:
   from byoljax.weights import exporting, exporting_classifier
 
-  config, start = made.origin.run['config'], pathlib.PurePath(made.protocol['from'])
-  about = {
-    'method': config.get('method', {}).get('name', 'another library'),
-    'data': config['data']['name'],
-    'network': made.origin.network,
-    'step': int(start.name),
-    'results': {},
-  }
   with user_errors('--workdir'), activity.doing('compiling for every platform and writing'):
-    exporting.write(made.encoder, folder, about)
+    exporting.write(made.encoder, folder, about_encoder_of(made))
     exporting_classifier.write(made, folder)
   return folder
+
+
+def about_encoder_of(made: 'Classifier') -> dict[str, Any]:
+  """What the card says of a classifier's encoder, which may be of no run."""
+  config, step = made.origin.run['config'], pathlib.PurePath(made.protocol['from']).name
+  return {
+    'method': config.get('method', {}).get('name', 'another library'),
+    'data': config.get('data', {}).get('name', 'images that are not known'),
+    'network': made.origin.network,
+    'step': int(step) if step.isdecimal() else 0,
+    'results': {},
+  }
 
 
 def tell(folder: pathlib.Path) -> None:

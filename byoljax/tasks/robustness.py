@@ -30,6 +30,11 @@ def run(config: Config, invocation: Invocation) -> int:
   made = classifier.load(where)
   home = pathlib.Path(invocation.workdir or _beside(where))
   source = config_lib.from_json(made.origin.run['config'])
+  if 'data' not in source:
+    raise ConfigError(
+      f"'{where}' was made from an encoder that is no run, which does not say how images are read: "
+      'make it from the run itself.'
+    )
   data = evaluation.data_of(config, source, config.batch_size, home)
   if not data.has_test:
     raise ConfigError(

@@ -13,6 +13,7 @@ from byoljax import cli
 from byoljax.api import classification
 from byoljax.config import ConfigError
 from byoljax.encoders import classifier
+from byoljax.tasks import export
 
 QUICK = {'classify.lambdas': (0.1, 1.0), 'classify.k': (1, 5)}
 
@@ -70,7 +71,7 @@ def test_it_is_what_the_command_makes(untrained, npz, tmp_path):
     assert [row['class'] for row in csv.DictReader(file)] == ours(npz)
 
 
-def test_an_encoder_that_is_no_run(untrained, arrays, tmp_path):
+def test_an_encoder_that_is_no_run(untrained, arrays, tmp_path, capsys):
   encoder = byoljax.load(untrained)
   given = {'test': arrays['x_test'], 'test_labels': arrays['y_test'], 'head': 'knn'}
   train = (arrays['x_train'], arrays['y_train'])
@@ -79,6 +80,10 @@ def test_an_encoder_that_is_no_run(untrained, arrays, tmp_path):
   again = classifier.load(tmp_path / 'c')
   expected = made.classifier.predict(arrays['x_test'])
   np.testing.assert_array_equal(again.predict(arrays['x_test']), expected)
+  about = export.about_encoder_of(again)
+  assert (about['data'], about['step']) == ('images that are not known', 0)
+  assert cli.run(['robustness', str(tmp_path / 'c')]) == 2
+  assert 'from an encoder that is no run' in capsys.readouterr().err
   with pytest.raises(ConfigError, match='workdir is missing'):
     byoljax.classify(*train, from_=encoder)
   with pytest.raises(ConfigError, match='must be a run, not its encoder'):
