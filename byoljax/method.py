@@ -303,6 +303,9 @@ class Method(NamedTuple):
       are none: series as curves. On the host. None: they are what they look like.
     decode: see `Decode`; None where there are no codes.
     sample: see `Sample`; None where no new images can be drawn.
+    classifies: the network, 'online' or 'target', whose role 'head', a `heads.LinearHead` on the
+      embedding, tells the classes of the data apart; '' where none does. Runs test it and keep it
+      as a classifier.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -327,6 +330,7 @@ class Method(NamedTuple):
   decode: Decode | None = None
   bits: Bits | None = None
   show: Callable[[Any], Any] | None = None
+  classifies: str = ''
 
 
 class Setting(NamedTuple):
@@ -344,6 +348,8 @@ class Setting(NamedTuple):
       or to put something on; 'teacher', a classifier to learn from.
     mean: of the images in [0, 1], per channel; views come with it subtracted.
     std: per channel; views come divided by it.
+    shares: rows of each part of the data in a unit of a batch, see `data.batches.order.MixedOrder`;
+      one number where there is one part.
   """
 
   length: Length
@@ -356,6 +362,7 @@ class Setting(NamedTuple):
   given: Mapping[str, Any] = MappingProxyType({})
   mean: tuple[float, ...] = (0.0, 0.0, 0.0)
   std: tuple[float, ...] = (1.0, 1.0, 1.0)
+  shares: tuple[int, ...] = (1,)
 
   @property
   def micro_batch_size(self) -> int:

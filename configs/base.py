@@ -113,7 +113,7 @@ def optimizer(**changes) -> dict:
     'name': 'lars',
     'base_lr': 0.3,  # per 256 examples, where lr_scaling is linear
     'lr_scaling': 'linear',  # in the batch size; or 'sqrt', 'none'
-    'schedule': 'cosine',  # or 'constant', 'step', 'wsd': warm-up, stable, decay
+    'schedule': 'cosine',  # or 'cosine_7_16', 'constant', 'step', 'wsd': warm-up, stable, decay
     'decay': '20 %',  # of 'wsd': at the end of the run
     'lr_update': 'step',  # when the rate changes: every 'step' or once an 'epoch'
     'warmup': '10 epochs',
@@ -158,6 +158,11 @@ def get_config() -> ConfigDict:
         'dir': '',  # '' = $TFDS_DATA_DIR or TFDS's default; a path for folder, npz, shards, ...
         # More images to pretrain on, labels not looked at: a folder, or an .npz beside arrays.
         'unlabelled': '',
+        # For methods that learn from two streams, with labels and without: which images have one
+        # ('40' in all, '10 per class', '1 %', '100 %', a file), drawn by the seed; '' = none.
+        'labels': '',
+        'split_seed': 0,
+        'unlabelled_per_labelled': 7,  # images of the second stream in a batch to one of the first
         'mean': IMAGENET_MEAN,  # per channel; auto: of the images themselves, as 'std'
         'std': IMAGENET_STD,
         # Fields of the source beside the images, for methods that look at them: ('depth:map',

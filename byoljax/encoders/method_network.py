@@ -14,6 +14,7 @@ import jax
 from byoljax import config as config_lib
 from byoljax import methods
 from byoljax.config import Config, user_errors
+from byoljax.data.batches.order import shares_of
 from byoljax.encoders import codec
 from byoljax.encoders.encoder import Preprocessing
 from byoljax.length import Length
@@ -34,6 +35,7 @@ class Facts(NamedTuple):
     total_steps: optimizer steps.
     given: name -> what is remembered of the networks that were given to the method: the number of
       a teacher's outputs; of a codec, from which run it is, and the digest of its weights.
+    shares: see `method.Setting`.
   """
 
   num_examples: int
@@ -42,6 +44,7 @@ class Facts(NamedTuple):
   steps_per_epoch: int
   total_steps: int
   given: Mapping[str, Any]
+  shares: tuple[int, ...] = (1,)
 
 
 class Recorded(NamedTuple):
@@ -73,6 +76,7 @@ def facts_of(run: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     steps_per_epoch=run.length.steps_per_epoch,
     total_steps=run.length.total_steps,
     given={name: network.recorded for name, network in given.items()},
+    shares=shares_of(run.order),
   )
   return facts._asdict()
 
@@ -134,6 +138,7 @@ def _setting(config: Config, facts: Facts) -> Setting:
     mean=tuple(config.data.mean),
     std=tuple(config.data.std),
     given={name: _recorded(name, found) for name, found in facts.given.items()},
+    shares=tuple(facts.shares),
   )
 
 

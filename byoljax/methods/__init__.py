@@ -61,6 +61,7 @@ from byoljax.methods.reconstruction import (
 from byoljax.methods.supervised import (
   depth,
   distillation,
+  fixmatch,
   linear_probe,
   segmentation,
   supervised,
@@ -83,6 +84,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'distillation': distillation.build,
   'dvae': dvae.build,
   'exemplar': exemplar.build,
+  'fixmatch': fixmatch.build,
   'geometric': geometric.build,
   'image_gpt': image_gpt.build,
   'instance_discrimination': instance_discrimination.build,

@@ -91,6 +91,28 @@ def cosine(
   return _warmed_up(peak, warmup_steps, start, after)
 
 
+def cosine_7_16(
+  peak: Rate, *, total_steps: int, warmup_steps: int = 0, start: float = 0.0
+) -> Schedule:
+  """Linear warm-up, then peak * cos(7 pi s / (16 K)): FixMatch, arXiv 2001.07685, section 2.4.
+
+  It ends at 0.195 of the peak. With W = `warmup_steps`, s - W and K - W stand for s and K;
+  arguments and errors as for `cosine`.
+
+  Examples:
+    >>> rate = cosine_7_16(0.03, total_steps=1000)
+    >>> print(f'{rate(0):.4f} {rate(500):.4f} {rate(1000):.4f}')
+    0.0300 0.0232 0.0059
+  """
+  _check_steps(total_steps, warmup_steps)
+
+  def after(s: jax.Array) -> jax.Array:
+    done = jnp.clip(s / max(total_steps - warmup_steps, 1), 0.0, 1.0)
+    return jnp.cos((7 * math.pi / 16) * done)
+
+  return _warmed_up(peak, warmup_steps, start, after)
+
+
 def constant(
   peak: Rate, *, total_steps: int, warmup_steps: int = 0, start: float = 0.0
 ) -> Schedule:
@@ -186,6 +208,7 @@ def wsd(
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
   'cosine': cosine,
+  'cosine_7_16': cosine_7_16,
   'constant': constant,
   'step': step_decay,
   'wsd': wsd,

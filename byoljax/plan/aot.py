@@ -137,6 +137,8 @@ def described_source(config: Config, examples: int = 0, classes: int = -1) -> So
     fetch=unread,
     fetch_labels=unread,
     locate=str,
+    # Of two streams; how many of the images have a label changes nothing of the step.
+    starts=(0, 1) if config.data.labels else (0,),
   )
 
 

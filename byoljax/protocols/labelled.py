@@ -1,4 +1,4 @@
-"""Which images have labels: '1 %', '10 per class', '100 %', or a file that names them.
+"""Which images have labels: '1 %', '10 per class', '100 %', '250' in all, or a file of names.
 
 A part is stratified and a function of the labels and a seed alone, so a result can be repeated and
 two runs compare on the same images.
@@ -20,19 +20,27 @@ def part(source: Source, text: str, seed: int) -> Source:
 
   Args:
     source: labelled images; those without a label are never chosen.
-    text: '1 %' of every class (rounded, at least one image), '10 per class', or the path of a file
-      with a file name or an example's number in each line; of images of one name, with the folder.
+    text: '1 %' of every class (rounded, at least one image), '10 per class', '250' for so many in
+      all, equally many of each class, or the path of a file with a file name or an example's number
+      in each line; of images of one name, with the folder.
     seed: draws the part; unused by files and by '100 %'.
 
   Raises:
     ConfigError: none of these, more images than there are, or names that are not there or of
       several images.
   """
+  return source.subset(positions(source, text, seed))
+
+
+def positions(source: Source, text: str, seed: int) -> np.ndarray:
+  """Where in the source the images of `part` are, int [n]; arguments and errors as there."""
   labels = source.labels
   if labels is None:
     raise ConfigError(f'{source.name} has no labels.')
   if labels.ndim == 2:
     return _of_multi_label(source, text, seed)
+  if text.isdigit():
+    text = _per_class(source, int(text))
   share = re.fullmatch(r'([0-9.]+) ?%', text)
   count = re.fullmatch(r'(\d+) per class', text)
   seeds = (seed, streams.LABEL_SUBSET)
@@ -51,17 +59,28 @@ def part(source: Source, text: str, seed: int) -> Source:
     unknown = int((labels[chosen] < 0).sum())
     if unknown:
       raise ConfigError(f"labels='{text}' names {unknown} images of {source.name} without a label.")
-  return source.subset(chosen)
+  return chosen
 
 
-def _of_multi_label(source: Source, text: str, seed: int) -> Source:
+def _per_class(source: Source, total: int) -> str:
+  """'10 per class' for 100 of 10 classes."""
+  count = source.num_classes
+  if total < count or total % count:
+    near = max(count, total // count * count)
+    raise ConfigError(
+      f"labels='{total}' are no equal parts of {count} classes: give {near} or {near + count}."
+    )
+  return f'{total // count} per class'
+
+
+def _of_multi_label(source: Source, text: str, seed: int) -> np.ndarray:
   """Images with several labels each: shares at random, since there are no classes to balance."""
   share = re.fullmatch(r'([0-9.]+) ?%', text)
   if not share:
-    return source.subset(_named(source, text))
+    return _named(source, text)
   count = max(1, round(_share(text, share.group(1)) * source.size))
   order = np.random.default_rng((seed, streams.LABEL_SUBSET)).permutation(source.size)
-  return source.subset(np.sort(order[:count]))
+  return np.sort(order[:count])
 
 
 def _share(text: str, number: str) -> float:

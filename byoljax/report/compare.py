@@ -161,12 +161,7 @@ def as_table(made: Sequence[Mapping[str, Any]], style: str | None = None) -> str
       if title in row:
         cell[title] = f'{row[title]:.1f}' + (f' {mark} {spread:.1f}' if spread is not None else '')
     cells.append(cell | {name: row.get(name) for name in ('runs', 'epochs', 'minutes')})
-  scores = [
-    title
-    for title, (_, score) in final_table.COLUMNS.items()
-    if score == 'top1' or any(title in row for row in made)
-  ]
-  columns = ['encoder', *scores, 'runs', 'epochs', 'minutes']
+  columns = ['encoder', *final_table.columns(made), 'runs', 'epochs', 'minutes']
   return table.format_table(cells, columns, formats={'minutes': '{:.1f}'}, style=style)
 
 

@@ -4,7 +4,7 @@ Balanced accuracy stands beside accuracy, and one row says what always naming th
 would reach: where classes differ in size, accuracy alone may say nothing at all.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Column -> (evaluation, score), in the order of the table.
@@ -13,7 +13,10 @@ COLUMNS = {
   'k-NN balanced': ('knn', 'mean_per_class'),
   'linear top-1': ('linear', 'top1'),
   'linear balanced': ('linear', 'mean_per_class'),
+  # Of methods that learn from labels.
+  'own top-1': ('own', 'top1'),
 }
+ALWAYS = ('k-NN top-1', 'linear top-1')  # others are left out where no row has them
 MAJORITY = 'the largest class'
 
 
@@ -21,7 +24,8 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
   """A row for every encoder, and one for always naming the largest class.
 
   Args:
-    results: encoder -> {'knn': scores, 'linear': scores}, each as far as it is known.
+    results: encoder -> {'knn': scores, 'linear': scores, 'own': scores of the classifier that the
+      method has trained}, each as far as it is known.
 
   Returns:
     {'encoder', column: share in [0, 1]}; what is not known is absent.
@@ -36,6 +40,11 @@ def rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, each in results.items()
   ]
   return [*made, *_majority(results)]
+
+
+def columns(made: Sequence[Mapping[str, Any]]) -> list[str]:
+  """The columns to show of these rows, in the order of the table."""
+  return [name for name in COLUMNS if name in ALWAYS or any(name in row for row in made)]
 
 
 def _majority(results: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -65,6 +65,8 @@ def open_split(
       source = datasets.with_unlabelled(source, config.data.unlabelled)
     if source.series is not None:
       _resolve_series(config, source)
+    if config.data.labels:
+      source = two_streams(config, source)
     if resolve:
       _resolve_statistics(config, source, log_dir)
     return source
@@ -88,6 +90,26 @@ def _resolve_series(config: Config, source: 'Source') -> None:
   with user_errors('config.views'):
     for spec in views.specs_of(config.views.to_dict()):
       views.require_whole(spec, source.name)
+
+
+def two_streams(config: Config, source: 'Source') -> 'Source':
+  """The images whose label is to be known, and after them all as if none had one.
+
+  Raises:
+    ConfigError: there are no labels, or `config.data.labels` is not about them.
+  """
+  from byoljax.data.sources.joined import join
+  from byoljax.protocols import labelled
+
+  if source.num_classes < 2:
+    raise ConfigError(
+      f"data.labels='{config.data.labels}' chooses labelled images, but those of {source.name} "
+      'have no label.'
+    )
+  # Of the labelled images alone: as evaluations with few labels choose them.
+  known = labelled.part(source.labelled(), config.data.labels, config.data.split_seed)
+  name = f'{source.name} with {known.size:,} labels'
+  return join([known, source.without_labels()], name)
 
 
 def _resolve_statistics(config: Config, source: 'Source', workdir: pathlib.Path | None) -> None:

@@ -63,6 +63,7 @@ def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> 'Ev
 def _merged(config: Config, pretraining: Config) -> Config:
   """The run's configuration with the data that the evaluation names."""
   merged: Config = ConfigDict(pretraining.to_dict())
+  merged.data.labels = ''  # Images are evaluated once each.
   if config.data.name:
     merged.data.update(name=config.data.name, dir=config.data.dir, classes=(), unlabelled='')
   elif config.data.dir:

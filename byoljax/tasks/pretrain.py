@@ -21,6 +21,7 @@ from byoljax.workdir.run_dir import Invocation, say
 if TYPE_CHECKING:
   from byoljax.data.sources.source import Source
   from byoljax.encoders.encoder import Encoder
+  from byoljax.ops.readouts import Linear
   from byoljax.protocols.extraction import EvalData
   from byoljax.step import TrainState
   from byoljax.train.record import Cadence, Hooks
@@ -130,12 +131,12 @@ def _pretrain(
   log.info('parameters\n%s', run.report)
   if hosts.is_first_process():
     preview.write_sheet(run, workdir / 'views.png', assemble.spec_names(config))
-  knn = functools.partial(_periodic_knn, config, run, data) if data else None
+  periodic = functools.partial(_periodic, config, run, data) if data else None
   done_before = checkpoint.latest_finished(workdir) == run.length.total_steps
   if done_before:
     say(f'This run is already complete ({run.length.total_steps:,} steps): nothing is trained.')
   began = time.monotonic()
-  state = loop.train(run, workdir, cadence, evaluate=knn, hooks=hooks or record.Hooks())
+  state = loop.train(run, workdir, cadence, evaluate=periodic, hooks=hooks or record.Hooks())
   _say_unreadable(source)
   if not done_before:
     say(f'Trained in {_minutes(time.monotonic() - began)}.')
@@ -171,20 +172,37 @@ def _notes(config: Config, run: 'Run', data: 'EvalData | None') -> list[str]:
   return found
 
 
-def _periodic_knn(
+def _periodic(
   config: Config, run: 'Run', data: 'EvalData', state: 'TrainState'
 ) -> dict[str, float]:
-  """k-NN of the encoder in training, under names of its own: 'knn/*'.
+  """k-NN of the encoder in training, 'knn/*', and what the method's own classifier does, 'own/*'.
 
   It classifies training images that are left out of the bank: the best checkpoint is chosen by
   it, and checkpoints must not be selected on the test set.
   """
-  from byoljax.protocols import extraction, frozen_features
+  from byoljax.protocols import extraction, frozen_features, own_classifier
 
   encoder = _online(config, run, state)
   held_out = extraction.training_only(data, config.evals.knn, config.seed)
   result = frozen_features.knn_result(encoder, held_out, config.evals.knn)
-  return {f'knn/{name}': result[name] for name in ('top1', 'top5') if name in result}
+  row = {f'knn/{name}': result[name] for name in ('top1', 'top5') if name in result}
+  if run.method.classifies:
+    own, held = _own_classifier(config, run, data, state)
+    if held is not None:
+      row['own/top1'] = own_classifier.score(*own, held)['top1']
+  return row
+
+
+def _own_classifier(
+  config: Config, run: 'Run', data: 'EvalData', state: 'TrainState'
+) -> 'tuple[tuple[Encoder, Linear], EvalData | None]':
+  """What the method itself classifies with, and training images whose label it has not seen."""
+  from byoljax.encoders import load
+  from byoljax.protocols import own_classifier
+
+  own = own_classifier.of_state(run.method, state, load.preprocessing_of(config), config.encoder)
+  told = (config.data.labels, config.data.split_seed)
+  return own, own_classifier.held_out(data, *told, config.evals.knn, config.seed)
 
 
 def _online(config: Config, run: 'Run', state: 'TrainState') -> 'Encoder':
@@ -208,8 +226,9 @@ def _final_table(
     directory = workdir / 'checkpoints' / str(step)
     results = _final_results(config, run, data, state, directory)
     run_dir.write_result(path, results, config, directory, step=step)
-  formats = dict.fromkeys(final_table.COLUMNS, '{:.1%}')
-  cells = table.format_table(final_table.rows(results), ['encoder', *formats], formats=formats)
+  rows = final_table.rows(results)
+  formats = dict.fromkeys(final_table.columns(rows), '{:.1%}')
+  cells = table.format_table(rows, ['encoder', *formats], formats=formats)
   say(f'\n{cells}\n')
   sentence, _ = report_facts.verdict(workdir)
   if sentence:
@@ -222,7 +241,7 @@ def _final_results(
   """k-NN and linear evaluation of the trained encoder and, unless told not to, of what it beats."""
   from byoljax.encoders import load
   from byoljax.encoders.encoder import random_encoder, untrained
-  from byoljax.protocols import frozen_features, linear
+  from byoljax.protocols import frozen_features, linear, own_classifier
   from byoljax.train import assemble
 
   trained = _online(config, run, state)
@@ -241,10 +260,17 @@ def _final_results(
           'knn': frozen_features.fit_knn(encoder, data, config.evals.knn),
           'linear': linear.fit(encoder, data, protocol, logging=logging),
         }
+        networks = dict.fromkeys(fitted, 'online')
+        if run.method.classifies:
+          own, held = _own_classifier(config, run, data, state)
+          tested = data if data.has_test else held
+          if tested is not None:
+            fitted['own'] = own_classifier.fit(*own, tested, held)
+            networks['own'] = run.method.classifies
         results[name] = {kind: each.result for kind, each in fitted.items()}
         for kind, each in fitted.items():
-          home = run_dir.evals_dir(directory) / f'{kind}-online-{directory.name}'
-          evaluation.leave(home, each, data, config, directory, 'online')
+          home = run_dir.evals_dir(directory) / f'{kind}-{networks[kind]}-{directory.name}'
+          evaluation.leave(home, each, data, config, directory, networks[kind])
         continue
       results[name] = {
         'knn': frozen_features.knn_result(encoder, data, config.evals.knn),

@@ -15,6 +15,7 @@ from byoljax.config import Config, user_errors
 from byoljax.data import fields
 from byoljax.data.augment import views
 from byoljax.data.augment.views import ViewSpec
+from byoljax.data.batches.order import AnyOrder, MixedOrder, Order
 from byoljax.data.sources.source import Source
 from byoljax.devices import mapping
 from byoljax.length import Length, make_length
@@ -68,6 +69,7 @@ def from_config(
       optimizer,
       length,
       data=data_options(config),
+      order=order_of(config, source, devices),
       seed=config.seed,
       accumulate=config.train.accumulate,
       skip_non_finite=skip,
@@ -90,10 +92,45 @@ def length_of(config: Config, source: Source, devices: int) -> Length:
   """
   with user_errors():
     check_batch(config.train.batch_size, config.train.accumulate, devices, source)
+    order = order_of(config, source, devices)
     length = make_length(
-      config.train.length, batch_size=config.train.batch_size, num_examples=source.size
+      config.train.length,
+      batch_size=order.batch_size,
+      num_examples=order.steps_per_epoch * order.batch_size,
     )
     return length._replace(steady_steps=recipe.steady_steps(config.optim, length))
+
+
+def order_of(config: Config, source: Source, devices: int) -> AnyOrder:
+  """Which images each step consists of: all alike, or two streams, with and without labels.
+
+  Raises:
+    ValueError: the streams' shares do not fit the batch.
+  """
+  batch_size, accumulate = config.train.batch_size, config.train.accumulate
+  process = {'process_index': jax.process_index(), 'process_count': jax.process_count()}
+  if not config.data.labels:
+    return Order(source.size, batch_size, config.seed, **process)
+  ratio = config.data.unlabelled_per_labelled
+  if ratio < 1:
+    raise ValueError(f'data.unlabelled_per_labelled={ratio} must be at least 1.')
+  unit = (1 + ratio) * devices * accumulate
+  if batch_size % unit:
+    near = max(unit, batch_size // unit * unit)
+    raise ValueError(
+      f'train.batch_size={batch_size} is no multiple of {unit}: of 1 labelled and {ratio} other '
+      f'images (data.unlabelled_per_labelled) x {devices} devices x {accumulate} micro-batches; '
+      f'use {near} or {near + unit}.'
+    )
+  rows = batch_size // (1 + ratio)
+  return MixedOrder(
+    [len(source.part_of(start)) for start in source.starts],
+    (rows, ratio * rows),
+    config.seed,
+    num_devices=devices,
+    accumulate=accumulate,
+    **process,
+  )
 
 
 def data_options(config: Config) -> DataOptions:

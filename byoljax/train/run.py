@@ -27,7 +27,7 @@ from byoljax import optim
 from byoljax.data.augment import device
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.batches import pipeline, resident
-from byoljax.data.batches.order import AnyOrder, Order
+from byoljax.data.batches.order import AnyOrder, Order, shares_of
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
@@ -158,6 +158,8 @@ def make_run(
   num_devices = jax.device_count() if num_devices is None else num_devices
   check_batch(length.batch_size, accumulate, num_devices, source)
   resident.check(data.resident, source)
+  if order is None:
+    order = Order(source.size, length.batch_size, seed, jax.process_index(), jax.process_count())
   setting = Setting(
     length=length,
     accumulate=accumulate,
@@ -169,6 +171,7 @@ def make_run(
     given=dict(given or {}),
     mean=tuple(data.mean),
     std=tuple(data.std),
+    shares=shares_of(order),
   )
   made = method(setting)
   if not isinstance(optimizer, Recipe):
@@ -185,8 +188,6 @@ def make_run(
     std=data.std,
     fields=[source.field(name) for name in data.fields],
   )
-  if order is None:
-    order = Order(source.size, length.batch_size, seed, jax.process_index(), jax.process_count())
   example = _example_batch(source, specs, data.fields, augment)
   create = make_init(made, tx, example, seed, skip_non_finite=skip_non_finite)
   shapes = jax.eval_shape(create)

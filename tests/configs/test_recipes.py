@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import byoljax
+from byoljax.encoders import classifier
 from byoljax.main import main
 from byoljax.methods import METHODS
 from byoljax.workdir import checkpoint, metrics
@@ -128,6 +129,22 @@ def test_a_prior_learns_the_codes_of_a_run_and_draws_images(npz, tmp_path, capsy
 
 
 @pytest.mark.slow
+def test_a_classifier_of_the_runs_own_is_tested_and_kept(npz, tmp_path, capsys):
+  """FixMatch from another run: its table has a column, its directory a classifier."""
+  first, run = tmp_path / 'first', tmp_path / 'run'
+  assert main(arguments('simsiam', npz, first)) == 0
+  short = ['--config.evals.linear.length=1 epochs', '--config.evals.linear.batch_size=16',
+           '--config.evals.linear.held_out=0.2', '--config.evals.baselines=false']  # fmt: skip
+  command = [*arguments('fixmatch', npz, run), f'--config.init_from={first}']
+  assert main([*command, '--config.evals.final=true', *short]) == 0
+  out = capsys.readouterr().out
+  assert out.count('encoder from the given weights') == 2 and 'own top-1' in out
+  assert 0 <= metrics.read(run)[-1]['own/top1'] <= 1
+  found = classifier.load(run / 'evals/own-target-8')
+  assert found.predict(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 3)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'scale', ['cifar10', 'cifar10_small', 'imagenette', 'imagenet', 'folder', 'folder_small']
 )
@@ -137,6 +154,7 @@ def test_every_recipe_fits_every_scale(name, scale, monkeypatch):
   from byoljax import config as config_lib
   from byoljax.data import fields
   from byoljax.data.sources import arrays
+  from byoljax.tasks import data
   from byoljax.train import assemble
 
   monkeypatch.setenv('JAX_PLATFORMS', os.environ.get('JAX_PLATFORMS', 'cpu'))
@@ -149,7 +167,7 @@ def test_every_recipe_fits_every_scale(name, scale, monkeypatch):
   channels = {'image': 3, 'mask': 1, 'map': 1}
   source = arrays.from_arrays(
     image,
-    np.zeros(size, np.int32),
+    np.arange(size, dtype=np.int32) % 10,
     name=scale,
     class_names=None,
     num_classes=10,
@@ -157,5 +175,7 @@ def test_every_recipe_fits_every_scale(name, scale, monkeypatch):
       field: image[..., : channels[field.kind]] for field in fields.parsed(config.data.fields)
     },
   )
+  if config.data.labels:
+    source = data.two_streams(config, source)
   run = assemble.from_config(config, source)
   assert 'encoder' in run.report

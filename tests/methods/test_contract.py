@@ -136,6 +136,7 @@ CASES = {
   'depth': ({'up_channels': (4,), 'mean_depth': 2.0}, 1),
   'dino': ({'projector': (16, 8), 'outputs': 12, 'freeze_last': '1 steps'}, 3),
   'distillation': ({'temperature': 0.5}, 1),
+  'fixmatch': ({'threshold': 0.4, 'tau': 0.9}, 2),
   'geometric': ({'per_image': 3}, 1),
   'supervised': ({}, 1),
   'dvae': ({'codes': 12, 'dim': 4, 'kl_warmup': '2 steps', 'decoder': 'codec_small'}, 1),
@@ -209,7 +210,7 @@ ENCODERS = {
 READ_DRAWN = {'augmentation_prediction'}
 # name -> the field that it reads beside its view
 READ_MASKS = {'depth': 'depth', 'motion_segmentation': 'moving', 'segmentation': 'mask'}
-WITH_TARGET = {'bridge', 'byol', 'dino', 'interclr', 'moco', 'moco_v3', 'simclr'}
+WITH_TARGET = {'bridge', 'byol', 'dino', 'fixmatch', 'interclr', 'moco', 'moco_v3', 'simclr'}
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
 
 
@@ -232,7 +233,7 @@ def make(name, axis=collectives.AXIS, dtype='float32', accumulate=1, setting=Non
   length = Length(fields.pop('batch_size'), 2, fields.pop('total_steps'))
   run = Setting(
     length, accumulate=accumulate, num_devices=4 if axis else 1, num_examples=64,
-    num_classes=CLASSES, axis=axis, dtype=dtype,
+    num_classes=CLASSES, axis=axis, dtype=dtype, shares=(1, 3),
     given=_given(name),
   )._replace(**fields)  # fmt: skip
   encoder = functools.partial(ENCODERS.get(name, TinyEncoder), dtype=jnp.dtype(dtype))
@@ -587,7 +588,7 @@ def test_a_batch_with_a_gradient_that_is_not_finite_is_not_remembered():
   jax.tree.map(np.testing.assert_array_equal, after, before)
 
 
-SUPERVISED = ('linear_probe', 'supervised')
+SUPERVISED = ('fixmatch', 'linear_probe', 'supervised')
 
 
 def garbage(batch, amount):

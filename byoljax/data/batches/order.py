@@ -216,6 +216,11 @@ class MixedOrder:
     return epoch.astype(np.int32), index
 
 
+def shares_of(order: AnyOrder) -> tuple[int, ...]:
+  """Rows of each part in a unit of a batch; (1,) where all are of one part."""
+  return order.shares if isinstance(order, MixedOrder) else (1,)
+
+
 def check_processes(batch_size: int, process_index: int, process_count: int) -> None:
   """Raises ValueError where a global batch cannot be divided among the processes."""
   if batch_size < 1:

@@ -23,7 +23,7 @@ def join(sources: Sequence[Source], name: str = '') -> Source:
     raise ValueError('there is no source to join.')
   first = sources[0]
   for other in sources[1:]:
-    for what in ('encoded', 'fields', 'image_shape'):
+    for what in ('encoded', 'fields', 'image_shape', 'series'):
       a, b = getattr(first, what), getattr(other, what)
       if a != b and not (what == 'image_shape' and first.encoded):
         raise ValueError(
@@ -92,6 +92,7 @@ def join(sources: Sequence[Source], name: str = '') -> Source:
     unreadable=first.unreadable,
     multi_label=multi_label,
     fields=first.fields,
+    series=first.series,
     starts=tuple(int(start) for start in starts[:-1]),
     decode=functools.cache(decode) if all(source.decode for source in sources) else None,
   )
