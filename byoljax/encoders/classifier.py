@@ -15,13 +15,12 @@ everything, so it can be copied to another machine, and it outlives the checkpoi
 a reader sees the old classifier or the new one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-import secrets
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +29,7 @@ import numpy as np
 from byoljax import config as config_lib
 from byoljax.config import ConfigError, user_errors
 from byoljax.encoders import load as load_lib
-from byoljax.encoders import method_network
+from byoljax.encoders import method_network, stored_arrays
 from byoljax.encoders.encoder import EMBEDDING, Encoder, Preprocessing, network, pool_of
 from byoljax.models import heads
 from byoljax.models.net import Net, stack
@@ -38,13 +37,11 @@ from byoljax.models.taps import truncate
 from byoljax.ops import readouts
 from byoljax.ops.readouts import Readout
 from byoljax.version import versions
-from byoljax.workdir.files import replacing, write_json
 
 PyTree = Any
 FILE, FOLDER = 'classifier.json', 'classifier'
 TRUNK = 'trunk'
 _FORMAT = 1
-_WEIGHTS = 'weights'
 
 
 class Origin(NamedTuple):
@@ -106,7 +103,7 @@ def trunk_network(encoder: Encoder, trunk: Mapping[str, Any] | None) -> Net:
   if trunk is None:
     return encoder.net
   dtype = jax.numpy.dtype(encoder.fields.get('dtype', 'float32'))
-  module = heads.MLPHead(**_tuples(trunk), trunk=True, dtype=dtype)
+  module = heads.MLPHead(**stored_arrays.tuples(trunk), trunk=True, dtype=dtype)
   return stack((*encoder.net.parts[:1], ('projector', TRUNK, module)))
 
 
@@ -117,15 +114,11 @@ def save(classifier: Classifier, path: str | os.PathLike[str]) -> pathlib.Path:
     OSError: it cannot be written.
   """
   home = pathlib.Path(path)
-  home.mkdir(parents=True, exist_ok=True)
   settings, arrays = {}, {}
   for name, value in classifier.readout._asdict().items():
     (arrays if isinstance(value, np.ndarray) else settings)[name] = value
   encoder = classifier.encoder
   trees = {'params': encoder.params, 'bn': encoder.bn, 'readout': arrays}
-  file = f'{_WEIGHTS}-{secrets.token_hex(4)}.npz'
-  with replacing(home / file) as opened:
-    np.savez(opened, allow_pickle=False, **_flat(jax.device_get(trees)))
   kind = next(name for name, of in readouts.READOUTS.items() if isinstance(classifier.readout, of))
   about = {
     'format': _FORMAT,
@@ -137,14 +130,9 @@ def save(classifier: Classifier, path: str | os.PathLike[str]) -> pathlib.Path:
     'pool': encoder.pool,
     'protocol': dict(classifier.protocol),
     'origin': classifier.origin._asdict(),
-    'weights': file,
     'versions': versions(),
   }
-  write_json(home / FILE, about)
-  for old in home.glob(f'{_WEIGHTS}-*.npz*'):
-    if old.name != file:
-      with contextlib.suppress(OSError):
-        old.unlink()
+  stored_arrays.write(home, FILE, about, trees)
   return home
 
 
@@ -161,9 +149,7 @@ def load(path: str | os.PathLike[str], *, module: Any = None) -> Classifier:
   home = find(path)
   try:
     about = json.loads((home / FILE).read_text())
-    with np.load(home / about['weights'], allow_pickle=False) as stored:
-      arrays = _nested({name: stored[name] for name in stored.files})
-    return _built(about, arrays, module)
+    return _built(about, stored_arrays.read(home, about), module)
   except ConfigError:
     raise
   except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
@@ -221,7 +207,7 @@ def _built(about: Mapping[str, Any], arrays: dict[str, Any], module: Any) -> Cla
   """A classifier from what `save` wrote."""
   if about['format'] != _FORMAT:
     raise ConfigError(f'this classifier has format {about["format"]}, not {_FORMAT}: make it anew.')
-  preprocessing = Preprocessing(**_tuples(about['preprocessing']))
+  preprocessing = Preprocessing(**stored_arrays.tuples(about['preprocessing']))
   origin = Origin(**about['origin'])
   config = config_lib.from_json(origin.run['config'])
   fields = {} if module is not None else dict(config.encoder)
@@ -252,33 +238,3 @@ def _built(about: Mapping[str, Any], arrays: dict[str, Any], module: Any) -> Cla
     about['protocol'],
     origin,
   )
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, np.ndarray]:
-  """{'params/encoder/conv/kernel': array}."""
-  flat: dict[str, np.ndarray] = {}
-  for name, value in tree.items():
-    if isinstance(value, Mapping):
-      flat |= _flat(value, f'{prefix}{name}/')
-    else:
-      flat[f'{prefix}{name}'] = np.asarray(value)
-  return flat
-
-
-def _nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
-  tree: dict[str, Any] = {}
-  for path, value in flat.items():
-    *groups, last = path.split('/')
-    place = tree
-    for group in groups:
-      place = place.setdefault(group, {})
-    place[last] = value
-  return tree
-
-
-def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-  """What JSON turned into lists."""
-  return {
-    name: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-    for name, value in fields.items()
-  }

@@ -60,6 +60,7 @@ def set_up(
   crop_scale: Sequence[float],
   logging: Logging,
   where: str,
+  zoom: Sequence[float] | None = None,
 ) -> Setup:
   """Checks what a classifier is trained by; a batch larger than the data becomes all of them.
 
@@ -72,6 +73,7 @@ def set_up(
     crop_scale: smallest and largest share of the area that a crop keeps; series are kept whole.
     logging: see `Logging`.
     where: the protocol's fields in the configuration, for messages: 'linear', 'finetune'.
+    zoom: in place of `crop_scale`, see `ViewSpec`.
 
   Raises:
     ConfigError: the protocol does not fit the data or the devices.
@@ -92,8 +94,9 @@ def set_up(
     log_every = steps.every('log.every', logging.every)
     recipe = make_recipe(_OPTIMIZER | dict(optimizer), steps, where=where)
   with user_errors(where):
+    crops = {'crop_scale': tuple(crop_scale), 'zoom': zoom and tuple(zoom)}
     off = {f'{name}_prob': 0.0 for name in ('jitter', 'gray', 'blur')}
-    changes = WHOLE if source.series else off | {'crop_scale': tuple(crop_scale)}
+    changes = WHOLE if source.series else off | crops
     view = ViewSpec.from_mapping({'size': data.image_size, **changes})
   return Setup(steps, log_every, recipe, view)
 
@@ -106,6 +109,7 @@ def classifier_run(
   *,
   encoder: Encoder,
   seed: int,
+  fields: Sequence[str] = (),
 ) -> Run:
   """The training run of a classifier: one view.
 
@@ -116,6 +120,7 @@ def classifier_run(
     chosen: see `set_up`.
     encoder: what the classifier begins with.
     seed: of the run.
+    fields: names of further fields that the method is given.
 
   Raises:
     ConfigError: the protocol does not fit the data or the devices.
@@ -127,7 +132,7 @@ def classifier_run(
       method,
       chosen.optimizer,
       chosen.length,
-      data=DataOptions(data.mean, data.std, data.threads, data.resident),
+      data=DataOptions(data.mean, data.std, data.threads, data.resident, tuple(fields)),
       seed=seed,
       log_every=chosen.log_every,
       dtype=encoder.fields.get('dtype', 'float32'),

@@ -26,13 +26,14 @@ def crop_box(xp: Any, u: Any, height: Any, width: Any, spec: views.ViewSpec) -> 
   """Random crop boxes: area ~ U(scale) * H * W, log(w / h) ~ U(log ratio), position uniform.
 
   w = round(sqrt(area * ratio)) and h = round(sqrt(area / ratio)), clamped to [1, W] and [1, H].
+  With `spec.zoom`, w = h = round(size / U(zoom)), clamped to [1, min(H, W)].
 
   Args:
     xp: array namespace.
     u: float32 [b, NUM_DRAWS] in [0, 1); of it the columns up to FLIP are enough.
     height: image height in pixels, a scalar or integer [b].
     width: image width in pixels, a scalar or integer [b].
-    spec: gives crop_scale and crop_ratio.
+    spec: gives crop_scale and crop_ratio, or zoom and size.
 
   Returns:
     int32 [b, 4] (y, x, h, w), inside the image and at least one pixel in each direction. The
@@ -40,13 +41,18 @@ def crop_box(xp: Any, u: Any, height: Any, width: Any, spec: views.ViewSpec) -> 
     by one pixel between them.
   """
   height, width = (xp.asarray(side, dtype=_FLOAT) for side in (height, width))
-  low, high = spec.crop_scale
-  area = (low + u[:, views.AREA] * (high - low)) * height * width
-  low, high = (math.log(ratio) / 2 for ratio in spec.crop_ratio)
-  root_ratio = xp.exp(low + u[:, views.RATIO] * (high - low))
-  root_area = xp.sqrt(area)
-  h = xp.minimum(xp.maximum(xp.floor(root_area / root_ratio + 0.5), 1.0), height)
-  w = xp.minimum(xp.maximum(xp.floor(root_area * root_ratio + 0.5), 1.0), width)
+  if spec.zoom is not None:
+    low, high = spec.zoom
+    side = xp.floor(spec.size / (low + u[:, views.AREA] * (high - low)) + 0.5)
+    h = w = xp.minimum(xp.maximum(side, 1.0), xp.minimum(height, width))
+  else:
+    low, high = spec.crop_scale
+    area = (low + u[:, views.AREA] * (high - low)) * height * width
+    low, high = (math.log(ratio) / 2 for ratio in spec.crop_ratio)
+    root_ratio = xp.exp(low + u[:, views.RATIO] * (high - low))
+    root_area = xp.sqrt(area)
+    h = xp.minimum(xp.maximum(xp.floor(root_area / root_ratio + 0.5), 1.0), height)
+    w = xp.minimum(xp.maximum(xp.floor(root_area * root_ratio + 0.5), 1.0), width)
   y = _offset(xp, u[:, views.OFFSET_Y], height - h)
   x = _offset(xp, u[:, views.OFFSET_X], width - w)
   return xp.asarray(xp.stack([y, x, h, w], axis=-1), dtype=_INT)

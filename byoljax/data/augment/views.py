@@ -81,6 +81,9 @@ class ViewSpec:
     resize: 'bicubic', or, of torchvision, 'bilinear'.
     crop_scale: (low, high) share of the image's area that a crop covers, in (0, 1].
     crop_ratio: (low, high) width over height of a crop, drawn uniformly in its logarithm.
+    zoom: (low, high) pixels of the view to one of the image, drawn uniformly: crops are squares at
+      a scale that does not depend on the image's size, in place of `crop_scale` and `crop_ratio`.
+      They stay in the image: at least its shorter side fills the view. None: they are shares.
     flip_prob: probability of mirroring left to right.
     jitter_prob: probability of the color jitter as a whole.
     brightness: b in [0, 1]: adds U(-b, b) or, but for byol, multiplies by U(1 - b, 1 + b).
@@ -116,6 +119,7 @@ class ViewSpec:
   resize: str = 'bicubic'
   crop_scale: tuple[float, float] = (0.08, 1.0)
   crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+  zoom: tuple[float, float] | None = None
   flip_prob: float = 0.5
   jitter_prob: float = 0.8
   brightness: float = 0.4
@@ -147,7 +151,8 @@ class ViewSpec:
       raise ValueError(
         f'resize is {self.resize!r}, but {self.operators} resizes by {" or ".join(kernels)}.'
       )
-    for name in ('crop_scale', 'crop_ratio', 'blur_sigma', 'cutout_scale'):
+    zoomed = () if self.zoom is None else ('zoom',)
+    for name in ('crop_scale', 'crop_ratio', 'blur_sigma', 'cutout_scale', *zoomed):
       object.__setattr__(self, name, _pair(name, getattr(self, name)))
     if isinstance(self.size, bool) or not isinstance(self.size, int) or self.size < _MIN_SIZE:
       raise ValueError(

@@ -23,6 +23,7 @@ from byoljax.data.sources import (
   frames,
   given,
   joined,
+  layouts,
   listed,
   memory,
   objects,
@@ -36,7 +37,7 @@ from byoljax.suggest import did_you_mean, unknown
 
 SPLITS = ('pretrain', 'train', 'test')
 # What is found where `data_dir` says, and nowhere else.
-_NAMED = ('folder', 'frames', 'npz', 'list', 'shards')
+_NAMED = ('folder', 'frames', 'npz', 'list', 'shards', 'layout')
 TFDS_PREFIX = 'tfds:'
 
 
@@ -45,12 +46,15 @@ class Facts:
   """What is known about a data set before it is opened.
 
   Attributes:
-    kind: 'tfds', 'shapes', 'sprites', 'folder', 'frames', 'npz', 'list', 'shards', 'given' or
-      'own': what reads it.
+    kind: 'tfds', 'shapes', 'sprites', 'folder', 'frames', 'npz', 'list', 'shards', 'layout',
+      'given' or 'own': what reads it.
     tfds: name in TFDS, for kind 'tfds'.
     pretrain, train, test: the splits in TFDS's notation, for kind 'tfds'.
     image_size: side in pixels at which the set is usually trained; 0 where it is up to the data.
     metric: the one that the literature reports, a name of `evals.scores`.
+    mask: the field with the class of every pixel, '' where there is none.
+    mask_classes: names of these classes in their order; () where they are not known.
+    depth: the field with the depth of every pixel, '' where there is none.
   """
 
   kind: str
@@ -60,27 +64,34 @@ class Facts:
   test: str = 'test'
   image_size: int = 0
   metric: str = 'top1'
+  mask: str = ''
+  mask_classes: tuple[str, ...] = ()
+  depth: str = ''
 
 
 DATASETS = {
   'shapes': Facts('shapes', image_size=shapes.SIZE),
-  'sprites': Facts('sprites', image_size=sprites.SIZE),
+  'sprites': Facts('sprites', image_size=sprites.SIZE, mask='category', depth='depth',
+                   mask_classes=('background', *sprites.CLASS_NAMES)),
   'cifar10': Facts('tfds', 'cifar10', image_size=32),
   'cifar100': Facts('tfds', 'cifar100', image_size=32),
   'stl10': Facts('tfds', 'stl10', pretrain='unlabelled+train', image_size=96),
   'imagenette': Facts('tfds', 'imagenette/160px-v2', test='validation', image_size=128),
   'imagenet2012': Facts('tfds', 'imagenet2012', test='validation', image_size=224),
-  'folder': Facts('folder'),
+  'folder': Facts('folder', mask='masks', depth='depth'),
   'frames': Facts('frames'),
-  'npz': Facts('npz'),
+  'npz': Facts('npz', mask='mask', depth='depth'),
   'list': Facts('list'),
   'shards': Facts('shards'),
+  'voc_segmentation': Facts('layout', mask='mask', mask_classes=layouts.VOC_CLASSES),
+  'cityscapes': Facts('layout', mask='mask', mask_classes=layouts.CITYSCAPES_CLASSES),
   # Transfer, as by Kornblith et al. (arXiv 1805.08974, appendix A.1): what is trained on is
   # training and validation images together.
   'food101': Facts('tfds', 'food101', test='validation'),
   'flowers102': Facts('tfds', 'oxford_flowers102', train='train+validation',
                       metric='mean_per_class'),
-  'pets': Facts('tfds', 'oxford_iiit_pet', metric='mean_per_class'),
+  'pets': Facts('tfds', 'oxford_iiit_pet', metric='mean_per_class', mask='segmentation_mask',
+                mask_classes=('none', 'pet', 'background', 'border')),
   'dtd': Facts('tfds', 'dtd', train='train+validation'),
   'cars': Facts('tfds', 'cars196'),
   'sun397': Facts('tfds', 'sun397/tfds', train='train+validation'),
@@ -97,7 +108,8 @@ def facts(name: str) -> Facts:
   """
   if name.startswith(TFDS_PREFIX) and len(name) > len(TFDS_PREFIX):
     # Empty splits are looked up when the set is opened.
-    return Facts('tfds', name[len(TFDS_PREFIX) :], pretrain='', train='', test='')
+    usual = {'mask': 'segmentation_mask', 'depth': 'depth'}
+    return Facts('tfds', name[len(TFDS_PREFIX) :], pretrain='', train='', test='', **usual)
   if own.is_path(name):
     return Facts('given' if name.startswith(given.PREFIX) else 'own')
   if name not in DATASETS:
@@ -182,6 +194,7 @@ def _open(
       'npz': 'the .npz file',
       'list': 'the CSV or JSON list',
       'shards': 'a zip, tar or Parquet file, or a folder of these',
+      'layout': 'its folder',
     }
     what = files.get(known.kind, 'the folder of images')
     raise ValueError(f'data set {name!r} needs config.data.dir: the path of {what}.')
@@ -194,6 +207,8 @@ def _open(
       raise ValueError(f'{name!r} has no field {fields[0].name!r}, only images and labels.')
     read = listed.from_list if known.kind == 'list' else shards.from_shards
     return read(directory, split, unreadable=log)
+  if known.kind == 'layout':
+    return layouts.from_layout(name, directory, split, fields=fields, unreadable=log)
   if known.kind == 'npz':
     return arrays.from_npz(directory, split, fields)
   if known.kind == 'shapes':

@@ -186,3 +186,43 @@ def test_flip_probability():
   assert crop.flips(u, views.ViewSpec(flip_prob=0.0)).sum() == 0
   assert crop.flips(u, views.ViewSpec(flip_prob=1.0)).all()
   assert abs(crop.flips(u, views.ViewSpec(flip_prob=0.3)).mean() - 0.3) < 0.02
+
+
+def test_a_zoom_gives_crops_of_a_scale_of_their_own():
+  """By hand; and squares inside of every image, none larger than its shorter side."""
+  u = constant_draws(area=0.5, offset_y=0.5, offset_x=0.999999)
+  spec = views.ViewSpec(size=64, zoom=(0.5, 1.5))
+  assert crop.crop_box(np, u, 100, 300, spec).tolist() == [[18, 236, 64, 64]]
+  assert crop.crop_box(np, u, 50, 300, spec).tolist() == [[0, 250, 50, 50]]
+  for height, width in SIZES:
+    y, x, h, w = crop.crop_box(np, draw(1000), height, width, spec).T
+    assert (h == w).all() and h.min() >= 1 and h.max() <= min(height, width, 128)
+    assert min(y.min(), x.min()) >= 0 and (y + h).max() <= height and (x + w).max() <= width
+  sides = crop.crop_box(np, draw(5000), 500, 500, spec)[:, 2]
+  assert sides.min() == 43 and sides.max() == 128
+  traced = jax.jit(lambda u: crop.crop_box(jnp, u, 500, 400, spec))(draw(100))
+  assert np.abs(traced - crop.crop_box(np, draw(100), 500, 400, spec)).max() <= 1
+  with pytest.raises(ValueError, match='zoom is'):
+    views.ViewSpec(zoom=(2.0, 1.0))
+
+
+def test_a_mask_follows_its_image_through_zoom_and_mirror():
+  """Where the image is plain within every class, each of its colors still lies on that class."""
+  rng = np.random.default_rng(0)
+  classes = np.kron(rng.integers(0, 5, (8, 4, 4)), np.ones((8, 8), int)).astype(np.uint8)[..., None]
+  images = np.repeat(classes * 50, 3, axis=-1)
+  spec = views.ViewSpec(size=32, zoom=(0.8, 2.0))
+  u = draw(8)
+  boxes, flip = crop.crop_box(np, u, 32, 32, spec), crop.flips(u, spec)
+  assert 0 < flip.sum() < 8
+  mask = resize.resample_map(np, classes, boxes, flip, 32, 'nearest')
+  seen = resize.resample(np, images, boxes, flip, 32) * 255 / 50
+  assert set(np.unique(mask)) <= set(range(5)) and mask.dtype == np.uint8
+  # Away from edges, where colors are mixed, both agree.
+  plain = np.ones_like(mask, bool)
+  for axis in (1, 2):
+    for step in (-2, -1, 1, 2):
+      plain &= np.roll(mask, step, axis) == mask
+  plain[:, [0, 1, -2, -1]] = plain[:, :, [0, 1, -2, -1]] = False
+  assert plain.sum() > 1000
+  np.testing.assert_array_equal(np.round(seen[..., :1][plain]), mask[plain])

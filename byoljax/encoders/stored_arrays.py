@@ -1,0 +1,79 @@
+"""Trees of arrays in one NumPy file beside a JSON file that names it.
+
+The file with the arrays has a name of its own each time. The JSON file is replaced at once, after
+the arrays are there, and old arrays go last: a reader sees the old value or the new one.
+"""
+
+from collections.abc import Mapping, Sequence
+import contextlib
+import pathlib
+import secrets
+from typing import Any
+
+import jax
+import numpy as np
+
+from byoljax.workdir.files import replacing, write_json
+
+_WEIGHTS = 'weights'
+
+
+def write(
+  home: pathlib.Path, file: str, about: Mapping[str, Any], trees: Mapping[str, Any]
+) -> None:
+  """Writes a directory, or replaces what is there.
+
+  Args:
+    home: the directory; made where it is missing.
+    file: name of the JSON file.
+    about: its content; 'weights' is added.
+    trees: arrays, by name and in dicts of any depth.
+
+  Raises:
+    OSError: it cannot be written.
+  """
+  home.mkdir(parents=True, exist_ok=True)
+  name = f'{_WEIGHTS}-{secrets.token_hex(4)}.npz'
+  with replacing(home / name) as opened:
+    np.savez(opened, allow_pickle=False, **_flat(jax.device_get(dict(trees))))
+  write_json(home / file, {**about, 'weights': name})
+  for old in home.glob(f'{_WEIGHTS}-*.npz*'):
+    if old.name != name:
+      with contextlib.suppress(OSError):
+        old.unlink()
+
+
+def read(home: pathlib.Path, about: Mapping[str, Any]) -> dict[str, Any]:
+  """The arrays of a directory whose JSON file says `about`."""
+  with np.load(home / about['weights'], allow_pickle=False) as stored:
+    return _nested({name: stored[name] for name in stored.files})
+
+
+def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """What JSON turned into lists."""
+  return {
+    name: tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    for name, value in fields.items()
+  }
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = '') -> dict[str, np.ndarray]:
+  """{'params/encoder/conv/kernel': array}."""
+  flat: dict[str, np.ndarray] = {}
+  for name, value in tree.items():
+    if isinstance(value, Mapping):
+      flat |= _flat(value, f'{prefix}{name}/')
+    else:
+      flat[f'{prefix}{name}'] = np.asarray(value)
+  return flat
+
+
+def _nested(flat: Mapping[str, np.ndarray]) -> dict[str, Any]:
+  tree: dict[str, Any] = {}
+  for path, value in flat.items():
+    *groups, last = path.split('/')
+    place = tree
+    for group in groups:
+      place = place.setdefault(group, {})
+    place[last] = value
+  return tree
