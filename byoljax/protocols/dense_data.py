@@ -102,7 +102,7 @@ def numbered(source: Source, field: str) -> tuple[str, ...]:
   largest = -1
   for masks in _values(source, field, 'classes'):
     known = masks[masks != IGNORED]
-    largest = max(largest, int(known.max(initial=-1)))
+    largest = max(largest, int(known.max()) if known.size else -1)
   if not 1 <= largest < _MOST_CLASSES:
     raise ConfigError(
       f'the masks {field!r} of {source.name} go up to {largest}: they must number the classes from '

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SHEET = 'predictions.png'
 _SHOWN = 12  # images of the sheet
+_SHORT = {'frozen': 'frozen', 'finetuned': 'tuned'}
 _STARTS = {'online': 'online network', 'target': 'target network', 'random': 'scratch'}
 
 
@@ -184,7 +185,9 @@ def _draw(
     found = dict(
       dense_evaluation.predictions(model.design, model.params, model.bn, few, batch_size)
     )
-    columns[f'{_STARTS.get(start, start).split()[0]}, {mode}'] = [found[row] for row in rows]
+    columns[f'{_STARTS.get(start, start).split()[0]}, {_SHORT[mode]}'] = [
+      found[row] for row in rows
+    ]
   depth = next(iter(models.values())).kind == DEPTH
   with user_errors(f"'{path}'"):
     drawing.write_sheet(path, [images[row] for row in rows], columns, depth=depth)
