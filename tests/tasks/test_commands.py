@@ -25,6 +25,7 @@ def test_every_module_with_a_command_is_in_the_table():
   assert modules - with_one == {
     'command',
     'data',
+    'dense',
     'evaluation',
     'extension',
     'image_files',
