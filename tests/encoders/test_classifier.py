@@ -43,6 +43,13 @@ def made_at(home):
   return classifier.find(home).parent
 
 
+def test_probabilities_are_those_at_the_temperature():
+  readout = readouts.Linear(np.eye(2, dtype=np.float32), np.zeros(2, np.float32))
+  made = classifier.Classifier(None, readout, ('a', 'b'), 4.0, {}, None)
+  (found,) = np.asarray(made.chances(np.array([[4.0, 0.0]], np.float32)))
+  np.testing.assert_allclose(found, np.array([np.e, 1.0]) / (np.e + 1.0), rtol=1e-5)
+
+
 @pytest.mark.parametrize('command', list(QUICK))
 def test_evaluations_of_features_leave_their_classifier(command, untrained, npz, tmp_path, capsys):
   assert cli.run([command, str(untrained), f'--workdir={tmp_path}', *QUICK[command]]) == 0
