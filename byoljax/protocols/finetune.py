@@ -121,6 +121,8 @@ def check_network(encoder: Encoder, protocol: FinetuneProtocol, where: str = 'fi
   """Raises ConfigError unless a network can be fine-tuned like this; as `check`, without data."""
   choose(f'{where}.batch_norm', protocol.batch_norm, supervised.BATCH_NORMS)
   choose(f'{where}.pool', protocol.pool, ('', *vit.POOLS))
+  if not protocol.head_lr > 0:
+    raise ConfigError(f"{where}.head_lr={protocol.head_lr:g} must be above 0: 1 is the encoder's.")
   module = encoder.make_encoder(None)
   with user_errors(where):
     protocol.regularization.check(module)

@@ -37,6 +37,8 @@ def positions(source: Source, text: str, seed: int) -> np.ndarray:
   labels = source.labels
   if labels is None:
     raise ConfigError(f'{source.name} has no labels.')
+  if seed < 0:
+    raise ConfigError(f'split_seed={seed} must be at least 0.')
   if labels.ndim == 2:
     return _of_multi_label(source, text, seed)
   if text.isdigit():

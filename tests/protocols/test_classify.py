@@ -174,6 +174,7 @@ class TestFinetune:
   @pytest.mark.parametrize(
     ('flags', 'sentence'),
     [
+      (['--finetune.head_lr=-1'], 'finetune.head_lr=-1 must be above 0'),
       (['--labels=0 %'], "labels='0 %' must be above 0 %"),
       (['--labels=500 per class'], 'give 1 to'),
       (['--labels=some'], 'neither a share'),
@@ -206,6 +207,10 @@ class TestLabelled:
     assert counts('6 per class') == [6, 6, 6]
     one, other, again = (labelled.part(self.SOURCE, '10 %', s).fingerprint for s in (0, 1, 0))
     assert one == again != other
+
+  def test_a_seed_is_no_negative_number(self):
+    with pytest.raises(config_lib.ConfigError, match='split_seed=-1 must be at least 0'):
+      labelled.part(self.SOURCE, '10 %', -1)
 
   def test_files(self, tmp_path):
     file = tmp_path / 'part.txt'
