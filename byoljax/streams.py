@@ -61,6 +61,8 @@ DROP_PATH = 1304  # which branches are left out; with an example's global positi
 RESTARTS = 1311  # where dead codes of a codebook are put
 GUMBEL = 1312  # with an example's global position: which codes are drawn
 CODE_NOISE = 1313  # with an example's global position: codes that a prior reads wrongly
+ANCHORS = 1314  # with an example's global position: which ones a detector's first loss sees
+REGIONS = 1315  # the same of its second loss
 
 # The key that `Method.transform` gets, each with an example's global position.
 GEOMETRIC = 1501  # which of the geometric transforms

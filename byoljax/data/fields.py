@@ -44,6 +44,7 @@ class Field:
     resample: 'bicubic', 'bilinear' or 'nearest', by default that of the kind. An image is always
       bicubic.
     dtype: of the numbers in the source: uint8, uint16, int32 or float32; filled in by the source.
+    names: of the classes of boxes, where the source knows them.
 
   Raises:
     ValueError: an unknown kind or resampling, or a name that batches use for something else.
@@ -54,6 +55,7 @@ class Field:
   channels: int = 0
   resample: str = ''
   dtype: str = ''
+  names: tuple[str, ...] = ()
 
   def __post_init__(self):
     """Checks the kind and fills in its resampling."""

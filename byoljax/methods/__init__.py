@@ -60,6 +60,7 @@ from byoljax.methods.reconstruction import (
 )
 from byoljax.methods.supervised import (
   depth,
+  detection,
   distillation,
   fixmatch,
   linear_probe,
@@ -80,6 +81,7 @@ METHODS: dict[str, Callable[..., Method]] = {
   'deepcluster_v2': deepcluster_v2.build,
   'denoising_autoencoder': denoising_autoencoder.build,
   'depth': depth.build,
+  'detection': detection.build,
   'dino': dino.build,
   'distillation': distillation.build,
   'dvae': dvae.build,

@@ -199,28 +199,34 @@ class ResNet(nn.Module):
     if self.stem == 'imagenet':
       x = nn.max_pool(x, (3, 3), (2, 2), padding=layers.pool_padding_of(3, self.padding))
     self.sow('intermediates', 'stem', x)
-    reached, dilation = 4 if self.stem == 'imagenet' else 1, 1
     for stage, depth in enumerate(self.blocks, start=1):
-      stride = 2 if stage > 1 else 1
-      if self.output_stride and reached * stride > self.output_stride:
-        stride, dilation = 1, dilation * stride
-      reached *= stride
       for block in range(depth):
-        residual = ResidualBlock(
-          channels=channels * 2 ** (stage - 1),
-          stride=stride if block == 0 else 1,
-          dilation=dilation,
-          bottleneck=self.bottleneck,
-          projection=self.first_projection and stage == 1 and block == 0,
-          pooled_shortcut=as_d,
-          selective_kernel=self.selective_kernel,
-          padding=self.padding,
-          zero_init_residual=self.zero_init_residual,
-          dtype=self.dtype,
-          bn_axis=self.bn_axis,
-          bn_groups=self.bn_groups,
-          name=f'stage{stage}_block{block}',
-        )
+        residual = residual_block(self, stage, block)
         x = layers.recomputed(residual, self.remat)(x, train=train)
       self.sow('intermediates', f'stage{stage}', x)
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+
+def residual_block(net: ResNet, stage: int, block: int) -> ResidualBlock:
+  """A block of a ResNet by its numbers, stages from 1 and blocks from 0, with its name."""
+  reached, dilation, stride = 4 if net.stem == 'imagenet' else 1, 1, 1
+  for _ in range(1, stage):
+    stride = 2
+    if net.output_stride and reached * stride > net.output_stride:
+      stride, dilation = 1, dilation * 2
+    reached *= stride
+  return ResidualBlock(
+    channels=layers.widened(64, net.width) * 2 ** (stage - 1),
+    stride=stride if block == 0 else 1,
+    dilation=dilation,
+    bottleneck=net.bottleneck,
+    projection=net.first_projection and stage == 1 and block == 0,
+    pooled_shortcut=net.resnet_d or net.selective_kernel,
+    selective_kernel=net.selective_kernel,
+    padding=net.padding,
+    zero_init_residual=net.zero_init_residual,
+    dtype=net.dtype,
+    bn_axis=net.bn_axis,
+    bn_groups=net.bn_groups,
+    name=f'stage{stage}_block{block}',
+  )

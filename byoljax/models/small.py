@@ -28,27 +28,31 @@ class SmallResNet(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Images float32 [b,H,W,3] -> embedding float32 [b,channels[-1] * width]."""
-    stem, *stages = (layers.widened(c, self.width) for c in self.channels)
+    stem = layers.widened(self.channels[0], self.width)
     x = layers.conv(stem, 3, 2, self.padding, self.dtype, 'stem_conv')(x)
     norm = layers.batch_norm(train, self.bn_axis, self.dtype, 'stem_bn', groups=self.bn_groups)
     x = nn.relu(norm(x))
     self.sow('intermediates', 'stem', x)
-    for stage, channels in enumerate(stages, start=1):
-      residual = resnet.ResidualBlock(
-        channels=channels,
-        stride=2,
-        bottleneck=False,
-        pooled_shortcut=True,
-        padding=self.padding,
-        zero_init_residual=self.zero_init_residual,
-        dtype=self.dtype,
-        bn_axis=self.bn_axis,
-        bn_groups=self.bn_groups,
-        name=f'stage{stage}_block0',
-      )
-      x = layers.recomputed(residual, self.remat)(x, train=train)
+    for stage in range(1, len(self.channels)):
+      x = layers.recomputed(small_block(self, stage), self.remat)(x, train=train)
       self.sow('intermediates', f'stage{stage}', x)
     return jnp.mean(x.astype(jnp.float32), axis=(1, 2))
+
+
+def small_block(net: SmallResNet, stage: int) -> resnet.ResidualBlock:
+  """The block of a stage, from 1, with its name."""
+  return resnet.ResidualBlock(
+    channels=layers.widened(net.channels[stage], net.width),
+    stride=2,
+    bottleneck=False,
+    pooled_shortcut=True,
+    padding=net.padding,
+    zero_init_residual=net.zero_init_residual,
+    dtype=net.dtype,
+    bn_axis=net.bn_axis,
+    bn_groups=net.bn_groups,
+    name=f'stage{stage}_block0',
+  )
 
 
 class Pixels(nn.Module):

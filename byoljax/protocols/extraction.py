@@ -76,8 +76,8 @@ def fit_to_devices(batch_size: int) -> int:
   return max(1, round(batch_size / devices)) * devices
 
 
-def eval_batches(source: Source, data: EvalData) -> Any:
-  """Every example once, un-augmented, over all processes."""
+def eval_batches(source: Source, data: EvalData, *, whole: bool = False) -> Any:
+  """Every example once, un-augmented, over all processes; see `pipeline.eval_batches`."""
   with user_errors():  # A size that is none.
     batches = pipeline.eval_batches(
       source,
@@ -86,6 +86,7 @@ def eval_batches(source: Source, data: EvalData) -> Any:
       process_index=jax.process_index(),
       process_count=jax.process_count(),
       threads=data.threads,
+      whole=whole,
     )
   return watched(batches, source)
 

@@ -1,5 +1,6 @@
 """The data that a configuration names: opened here and nowhere else in tasks."""
 
+from collections.abc import Sequence
 import functools
 import logging
 import pathlib
@@ -9,6 +10,7 @@ from byoljax.config import Config, ConfigError, require_local, user_errors
 from byoljax.workdir import activity, run_dir
 
 if TYPE_CHECKING:
+  from byoljax.data.fields import Field
   from byoljax.data.sources.source import Source
   from byoljax.protocols.extraction import EvalData
 
@@ -16,7 +18,12 @@ log = logging.getLogger('byoljax')
 
 
 def open_split(
-  config: Config, split: str, log_dir: pathlib.Path | None, *, resolve: bool = True
+  config: Config,
+  split: str,
+  log_dir: pathlib.Path | None,
+  *,
+  resolve: bool = True,
+  fields: 'Sequence[Field]' = (),
 ) -> 'Source':
   """A split of the data that `config.data` names; for 'pretrain' with its further fields.
 
@@ -29,12 +36,13 @@ def open_split(
     split: 'pretrain', 'train' or 'test'.
     log_dir: where images that cannot be read are listed; None: nowhere.
     resolve: whether to compute what is empty.
+    fields: of another split than 'pretrain', further ones.
 
   Raises:
     ConfigError: no such data or split, output that would lie among the images; for 'pretrain', a
       class that is not there.
   """
-  from byoljax.data import fields
+  from byoljax.data.fields import parsed
   from byoljax.data.sources import datasets
 
   if config.data.name in ('folder', 'frames', 'npz', 'list', 'shards'):
@@ -53,7 +61,7 @@ def open_split(
       data_dir=config.data.dir,
       unreadable_log=None if log_dir is None else log_dir / 'unreadable.txt',
       in_memory=config.data.resident != 'off',
-      fields=fields.parsed(config.data.fields) if split == 'pretrain' else (),
+      fields=parsed(config.data.fields) if split == 'pretrain' else fields,
       frame_gap=config.data.frame_gap,
     )
     for note in source.notes:

@@ -29,7 +29,7 @@ def data_of(
   config: Config, pretraining: Config, batch_size: int, log_dir: pathlib.Path
 ) -> 'EvalData':
   """The data of an evaluation: what its own configuration leaves open is as in pretraining."""
-  merged = _merged(config, pretraining)
+  merged = data_config(config, pretraining)
   return data_lib.eval_data(
     *data_lib.open_labelled(merged, log_dir),
     merged,
@@ -45,7 +45,7 @@ def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> 'Ev
   Raises:
     ConfigError: there is no such split.
   """
-  merged = _merged(config, pretraining)
+  merged = data_config(config, pretraining)
   try:
     source = data_lib.open_split(merged, config.split, log_dir)
   except ConfigError as error:
@@ -60,7 +60,7 @@ def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> 'Ev
   )
 
 
-def _merged(config: Config, pretraining: Config) -> Config:
+def data_config(config: Config, pretraining: Config) -> Config:
   """The run's configuration with the data that the evaluation names."""
   merged: Config = ConfigDict(pretraining.to_dict())
   merged.data.labels = ''  # Images are evaluated once each.

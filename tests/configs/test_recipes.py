@@ -14,7 +14,8 @@ from byoljax.workdir import checkpoint, metrics
 from tests.train.test_loop import ROOT, assert_same_state
 
 # Those without a recipe of their own train on an encoder that is given.
-ON_AN_ENCODER = {'depth', 'linear_probe', 'segmentation', 'supervised', 'distillation', 'prior'}
+ON_AN_ENCODER = {'depth', 'detection', 'linear_probe', 'segmentation', 'supervised'}
+ON_AN_ENCODER |= {'distillation', 'prior'}
 RECIPES = sorted(set(METHODS) - ON_AN_ENCODER)
 SCENES = ['--config.data.name=sprites', '--config.data.dir=']  # What moves there is known.
 # What a recipe needs on 80 images beside its smoke version.

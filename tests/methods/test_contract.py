@@ -133,6 +133,11 @@ CASES = {
   'deepcluster': ({'num_clusters': 6, 'pca_dim': 4}, 1),
   'deepcluster_v2': ({'projector': (16, 8), 'prototypes': (6, 5)}, 3),
   'denoising_autoencoder': ({'decoder_width': 4, 'noise': 'masking', 'emphasis': (1.0, 0.5)}, 1),
+  'detection': (
+    {'taps': ('map',), 'channels': 4, 'width': 8, 'anchor_scales': (1.5,), 'bins': 2, 'first': 16,
+     'second': 8, 'training': (20, 8), 'testing': (20, 8), 'found': (0.05, 0.5, 20, 5)},
+    1,
+  ),
   'depth': ({'up_channels': (4,), 'mean_depth': 2.0}, 1),
   'dino': ({'projector': (16, 8), 'outputs': 12, 'freeze_last': '1 steps'}, 3),
   'distillation': ({'temperature': 0.5}, 1),
@@ -240,6 +245,14 @@ def make(name, axis=collectives.AXIS, dtype='float32', accumulate=1, setting=Non
   return METHODS[name](encoder, run, **(arguments | changes))
 
 
+def boxes_of(rng, rows):
+  """Two boxes in every image but the first, which has none."""
+  low, size = rng.uniform(0, 0.5, (rows, 2, 2)), rng.uniform(0.2, 0.5, (rows, 2, 2))
+  kinds = rng.integers(0, CLASSES, (rows, 2, 1))
+  kinds[0] = -1
+  return np.concatenate([low, low + size, kinds], -1).astype(np.float32)
+
+
 def batch_of(name, seed=0, rows=BATCH):
   rng = np.random.default_rng(seed)
   _, views = CASES[name]
@@ -251,6 +264,8 @@ def batch_of(name, seed=0, rows=BATCH):
     mask = np.random.default_rng((seed, 2)).integers(0, 2, (rows, SIZE, SIZE, 1))
     kind = np.float32 if name == 'depth' else np.uint8
     further[READ_MASKS[name]] = (mask.astype(kind),) * views
+  if name == 'detection':
+    further['boxes'] = (boxes_of(np.random.default_rng((seed, 3)), rows),)
   return further | {
     # From the third view on small crops, as methods with more than two have them.
     'views': tuple(

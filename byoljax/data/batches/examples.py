@@ -73,6 +73,16 @@ def center_geometry(size: int) -> GeometryOf:
   return geometry
 
 
+def whole_geometry(
+  index: np.ndarray, epoch: np.ndarray, height: np.ndarray, width: np.ndarray
+) -> Geometry:
+  """Whole images: one view, into which each is stretched."""
+  del epoch
+  nothing = np.zeros_like(height)
+  boxes = np.stack([nothing, nothing, height, width], 1).astype(np.int32)
+  return Geometry(boxes[:, None], np.zeros((len(index), 1), bool))
+
+
 class Plan(NamedTuple):
   """Everything that is needed to make a group of n examples, m of which can be read.
 

@@ -207,6 +207,7 @@ def eval_batches(
   process_count: int = 1,
   fields: Sequence[str] = (),
   threads: int = 0,
+  whole: bool = False,
 ) -> Batches:
   """Every example once, in order, over all processes; each process gets ceil(N / B) batches.
 
@@ -221,6 +222,7 @@ def eval_batches(
     process_count: number of processes P.
     fields: names of further fields, which are cropped as the image is.
     threads: for decoding; 0 means one for every core that this process may use.
+    whole: whether it is the whole image instead, stretched to S x S.
 
   Returns:
     Dicts of b = B / P rows: 'image' uint8 [b, S, S, C], 'index' int32 [b], 'label' int32
@@ -234,7 +236,7 @@ def eval_batches(
     raise ValueError(f'image_size is {image_size}, but an image needs at least one pixel.')
   steps, at = _once(source.size, batch_size, process_index, process_count)
   source = source.opened()
-  geometry_of = examples.center_geometry(image_size)
+  geometry_of = examples.whole_geometry if whole else examples.center_geometry(image_size)
   wanted = tuple(
     aligned.Aligned(field, -1 if field.kind == 'label' else 0, image_size)
     for field in aligned.further(source, fields)

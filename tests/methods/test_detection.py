@@ -1,0 +1,143 @@
+"""Detectors: anchors, proposals and detections by hand; what they are put on; what is frozen."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from byoljax.length import Length
+from byoljax.method import Setting
+from byoljax.methods.supervised import detection
+from byoljax.models import faster_rcnn, make_encoder
+from byoljax.ops import anchors, boxes, proposals
+from byoljax.ops.proposals import DetectionOptions, ProposalOptions
+
+SETTING = Setting(Length(4, 2, 20), num_classes=3)
+TINY = {'channels': 4, 'width': 8, 'anchor_scales': (2.0,), 'bins': 3, 'first': 16, 'second': 8,
+        'training': (20, 8), 'testing': (20, 8), 'found': (0.05, 0.5, 20, 5)}  # fmt: skip
+
+
+def small(bn_axis, **_):
+  return make_encoder('small', bn_axis=bn_axis)
+
+
+def test_anchors_by_hand():
+  made = anchors.of_maps([(2, 2), (1, 1)], (32, 32), (1.0, 2.0), (1.0, 4.0))
+  assert made.shape == (20, 4) and anchors.per_place((1.0, 2.0), (1.0, 4.0)) == 4
+  assert made[0].tolist() == [0, 0, 16, 16] and made[2].tolist() == [-8, -8, 24, 24]
+  assert made[1].tolist() == [-8, 4, 24, 12], 'twice as high, half as wide'
+  assert made[4].tolist() == [0, 16, 16, 32] and made[8].tolist() == [16, 0, 32, 16]
+  assert made[16].tolist() == [0, 0, 32, 32]
+  np.testing.assert_allclose(boxes.area(made[:4]), [256, 256, 1024, 1024])
+
+
+def test_proposals_are_the_best_that_do_not_overlap():
+  own = np.array([[0, 0, 8, 8], [0, 1, 8, 9], [8, 8, 16, 16], [0, 8, 8, 16], [0, 0, 8, 8]])
+  own = own.astype(np.float32)
+  score, codes = jnp.array([1.0, 3.0, 2.0, -1.0, 5.0]), jnp.zeros((5, 4))
+  find = functools.partial(proposals.propose, score, codes, own, (4, 1), (16, 16))
+  made, there = find(ProposalOptions(before=3, after=4, threshold=0.5))
+  # The second map's box does not drop the first's; the worst was not among three.
+  assert made.tolist() == [[0, 0, 8, 8], [0, 1, 8, 9], [8, 8, 16, 16], [0, 0, 0, 0]]
+  assert there.tolist() == [True, True, True, False]
+
+
+def test_detections_by_hand():
+  regions = jnp.array([[0.0, 0, 8, 8], [0, 0, 8, 7], [8, 8, 24, 16], [0, 0, 8, 8]])
+  logits = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.02, 0.08, 0.9], [0.9, 0, 0.1]]))
+  there = jnp.array([True, True, True, False])
+  options = DetectionOptions(score=0.05, threshold=0.5, candidates=8, most=6)
+  made = proposals.detections(logits, jnp.zeros((4, 2, 4)), regions, there, (16, 32), options)
+  assert made.shape == (6, 6)
+  wanted = [[0, 0, 0.5, 0.25, 0, 0.7], [0, 0, 0.5, 7 / 32, 1, 0.3], [0.5, 0.25, 1, 0.5, 1, 0.08]]
+  np.testing.assert_allclose(made[:3], wanted, atol=1e-6)
+  assert made[3:].tolist() == [[0, 0, 0, 0, -1, 0]] * 3
+
+
+def test_regions_are_read_from_the_map_of_their_size():
+  maps = [jnp.full((8, 8, 1), 1.0), jnp.full((4, 4, 1), 2.0), jnp.full((2, 2, 1), 3.0)]
+  sides = jnp.array([0.1, 0.26, 0.49, 0.51, 1.0])
+  regions = jnp.stack([jnp.zeros(5), jnp.zeros(5), sides, sides], 1)
+  made = proposals.pooled(maps, regions, bins=2, finest=2.0)
+  assert made[:, 0, 0, 0].tolist() == [1, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+  ('encoder', 'kind', 'maps', 'copied'),
+  [
+    ('small', 'fpn', ('stage1', 'stage2'), ()),
+    ('small', 'c4', ('stage1',), ('stage2_block0',)),
+    ('resnet18', 'c4', ('stage3',), ('stage4_block0', 'stage4_block1')),
+    pytest.param(
+      'resnet50', 'fpn', ('stage1', 'stage2', 'stage3', 'stage4'), (), marks=pytest.mark.slow
+    ),
+  ],
+)
+def test_what_is_put_on_an_encoder(encoder, kind, maps, copied):
+  detector = faster_rcnn.Detector(kind=kind)
+  stages = faster_rcnn.stages_of(make_encoder(encoder), detector, 5)
+  assert dict(stages.whole.reads)['rpn'] == maps and stages.copied == copied
+  image = jax.ShapeDtypeStruct((2, 64, 96, 3), jnp.float32)
+  params, bn = jax.eval_shape(stages.whole.init, jax.random.key(0), image)
+  assert set(params) == {'encoder', 'rpn', 'box_head'} and set(copied) <= set(params['box_head'])
+  for name in copied:
+    assert jax.tree.map(jnp.shape, params['box_head'][name]) == jax.tree.map(
+      jnp.shape, params['encoder'][name]
+    )
+  found = jax.eval_shape(stages.detect, params, bn, image)
+  assert found['detections'].shape == (2, 600)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'kind': 'yolo'}, "unknown detector 'yolo'"),
+    ({'taps': ('stage7',)}, "unknown map 'stage7'"),
+    ({'batch_norm': 'none'}, "unknown batch_norm 'none'"),
+    ({'anchor_sizes': 3}, "unknown detector setting 'anchor_sizes'"),
+  ],
+)
+def test_settings_that_are_none_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    detection.build(small, SETTING, **(TINY | changes))
+  with pytest.raises(ValueError, match='boxes of at least one class'):
+    detection.build(small, SETTING._replace(num_classes=0), **TINY)
+  with pytest.raises(ValueError, match='last stage of a ResNet on every region, which ViT has not'):
+    vit = lambda *_, **__: make_encoder('vit_micro')  # noqa: E731
+    detection.build(vit, SETTING, kind='c4')
+
+
+@pytest.mark.slow
+def test_what_is_frozen_gets_no_gradient():
+  """With c4 the regions' copy of the last stage, too; crowds and missing boxes are not there."""
+  method = detection.build(small, SETTING, frozen=True, **(TINY | {'kind': 'c4', 'bins': 4}))
+  assert method.starts == {'encoder': 20, 'box_head/stage2_block0': 20}
+  rng = np.random.default_rng(0)
+  rows = np.array([[[0.1, 0.1, 0.6, 0.7, 1], [0, 0, 1, 1, 2]], [[0, 0, 0, 0, -1]] * 2], np.float32)
+  batch = {
+    'views': (rng.normal(size=(2, 32, 32, 3)).astype(np.float32),),
+    'boxes': (rows,),
+    'kinds': np.array([[0, 2], [0, 0]]),
+  }
+  params, state = jax.jit(method.init)(jax.random.key(0), batch)
+  copied = params['box_head']['stage2_block0']
+  jax.tree.map(np.testing.assert_array_equal, copied, params['encoder']['stage2_block0'])
+
+  @jax.jit
+  def slopes(batch):
+    loss = jax.value_and_grad(method.loss, has_aux=True)
+    (_, aux), gradient = loss(params, state, batch, jax.random.key(1), jnp.zeros((), jnp.int32))
+    return aux, gradient
+
+  aux, gradient = slopes(batch)
+  still = (gradient['encoder'], gradient['box_head'].pop('stage2_block0'))
+  assert not any(map(np.any, jax.tree.leaves(still)))
+  assert all(map(np.any, jax.tree.leaves(gradient['rpn'])))
+  jax.tree.map(np.testing.assert_array_equal, aux.method_state.bn, state.bn)
+  gone = np.where(np.arange(2)[None, :, None] == 1, [0, 0, 0, 0, -1], rows).astype(np.float32)
+  alone = batch | {'boxes': (gone,)}
+  other, _ = slopes(alone)
+  for name in aux.metrics:
+    np.testing.assert_allclose(aux.metrics[name], other.metrics[name], rtol=1e-5)
