@@ -4,6 +4,7 @@ The kinds are those of Hendrycks and Dietterich 2019 (arXiv 1903.12261): noise, 
 what digital pictures suffer. The strengths of noise, brightness, contrast, fog, frost, pixelation
 and JPEG are those of the authors' code for ImageNet; its lengths, in pixels of images of 224, are
 shares of the side here, so that a corruption does to a small image what it does to a large one.
+Only the reach of glass, one to four pixels, is not made smaller: small images suffer more from it.
 
 This is not ImageNet-C, and accuracies do not compare with its tables. Different are: frost, made of
 noise here in place of six photographs; snow's flakes, fog and elastic displacements, which are made
