@@ -1,7 +1,7 @@
 """Detection: Faster R-CNN on a run's encoder, beside the same from scratch.
 
     byoljax detect runs/byol --data.name=sprites
-    python -m byoljax.main --config=configs/detect.py:voc --config.pretrained=runs/byol
+    byoljax detect:voc runs/byol --data.name=voc_boxes --data.dir=VOCdevkit/VOC2007
 
     :small    the default: a feature pyramid on a small encoder, for images of about 32 pixels;
               minutes on a CPU

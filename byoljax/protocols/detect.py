@@ -10,7 +10,7 @@ import numpy as np
 
 from byoljax.config import ConfigError, user_errors
 from byoljax.data.augment import device
-from byoljax.data.sources import image_file
+from byoljax.data.sources import field_file, image_file
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import detection as scoring
@@ -79,18 +79,34 @@ def class_names(train: Source, test: Source) -> tuple[str, ...]:
   known = field.names or train.class_names
   most = -1
   for source in (train, test) if test is not train else (train,):
-    for rows, values in _values(source, (FIELD,)):
-      most = max(most, _check_boxes(source, rows, values[0], len(known)))
+    for start in range(0, source.size, _READ_AT_ONCE):
+      rows = np.arange(start, min(source.size, start + _READ_AT_ONCE))
+      (values,) = _read(source, rows, (FIELD,))
+      most = max(most, _check_boxes(source, rows, values, len(known)))
   if most < 0:
     raise ConfigError(f'{train.name} has no box in any of its {train.size:,} images.')
   return known or tuple(map(str, range(most + 1)))
 
 
-def _values(source: Source, names: Sequence[str]) -> Any:
-  """(rows, arrays of the fields) of all examples, a few hundred at a time."""
-  for start in range(0, source.size, _READ_AT_ONCE):
-    rows = np.arange(start, min(source.size, start + _READ_AT_ONCE))
-    yield rows, source.read(rows, names)
+def _read(source: Source, rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
+  """Fields without pixels of some examples, decoded.
+
+  Raises:
+    ConfigError: one of them cannot be.
+  """
+  found = source.read(rows, names)
+  if not source.encoded:
+    return found
+  made = []
+  for name, values in zip(names, found, strict=True):
+    each = []
+    for row, value in zip(rows, values, strict=True):
+      try:
+        each.append(field_file.decode(source.field(name), value, (0, 0)))
+      except image_file.UnreadableImageError as error:
+        raise ConfigError(f'{source.locate(int(row))}: {error}.') from error
+    made.append(np.stack(each))
+  return tuple(made)
 
 
 def _check_boxes(source: Source, rows: np.ndarray, boxes: Any, classes: int) -> int:
@@ -227,7 +243,7 @@ def objects(source: Source, rows: Sequence[int]) -> list[tuple[Objects, tuple[in
   made = []
   for start in range(0, len(rows), _READ_AT_ONCE):
     chosen = np.asarray(rows[start : start + _READ_AT_ONCE])
-    values = dict(zip(names, source.read(chosen, names), strict=True))
+    values = dict(zip(names, _read(source, chosen, names), strict=True))
     images = source.read(chosen, ('image',))[0] if sized else [None] * len(chosen)
     for number, image in enumerate(images):
       size = source.image_shape or _size_of(image)

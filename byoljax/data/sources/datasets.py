@@ -18,6 +18,7 @@ import os
 from byoljax import own
 from byoljax.data.fields import Field
 from byoljax.data.sources import (
+  annotated,
   arrays,
   folder,
   frames,
@@ -37,7 +38,7 @@ from byoljax.suggest import did_you_mean, unknown
 
 SPLITS = ('pretrain', 'train', 'test')
 # What is found where `data_dir` says, and nowhere else.
-_NAMED = ('folder', 'frames', 'npz', 'list', 'shards', 'layout')
+_NAMED = ('folder', 'frames', 'npz', 'list', 'shards', 'voc_boxes', 'coco_boxes', 'layout')
 TFDS_PREFIX = 'tfds:'
 
 
@@ -83,6 +84,8 @@ DATASETS = {
   'npz': Facts('npz', mask='mask', depth='depth'),
   'list': Facts('list'),
   'shards': Facts('shards'),
+  'voc_boxes': Facts('voc_boxes'),
+  'coco_boxes': Facts('coco_boxes'),
   'voc_segmentation': Facts('layout', mask='mask', mask_classes=layouts.VOC_CLASSES),
   'cityscapes': Facts('layout', mask='mask', mask_classes=layouts.CITYSCAPES_CLASSES),
   # Transfer, as by Kornblith et al. (arXiv 1805.08974, appendix A.1): what is trained on is
@@ -209,6 +212,12 @@ def _open(
     return read(directory, split, unreadable=log)
   if known.kind == 'layout':
     return layouts.from_layout(name, directory, split, fields=fields, unreadable=log)
+  if known.kind in ('voc_boxes', 'coco_boxes'):
+    for field in fields:
+      if field.name not in ('boxes', 'kinds', 'areas'):
+        raise ValueError(f'{name} has no field {field.name!r}, only boxes, kinds and areas.')
+    read = annotated.from_voc if known.kind == 'voc_boxes' else annotated.from_coco
+    return read(directory, split, unreadable=log)
   if known.kind == 'npz':
     return arrays.from_npz(directory, split, fields)
   if known.kind == 'shapes':

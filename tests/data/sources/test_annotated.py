@@ -1,0 +1,159 @@
+"""VOC's and COCO's annotations: what is read, where it is, and one sentence for mistakes."""
+
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byoljax.data.fields import Field
+from byoljax.data.sources import annotated, datasets
+from byoljax.data.sources.source import NoSplitError
+from byoljax.evals.detection import CROWD, DIFFICULT
+from byoljax.protocols import detect
+
+
+def picture(path, width=40, height=20):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(path)
+
+
+def xml(name, objects, size='<size><width>40</width><height>20</height></size>'):
+  def one(kind, box, difficult):
+    sides = zip(('xmin', 'ymin', 'xmax', 'ymax'), box, strict=True)
+    corners = ''.join(f'<{side}>{value}</{side}>' for side, value in sides)
+    return (f'<object><name>{kind}</name><difficult>{difficult}</difficult>'
+            f'<bndbox>{corners}</bndbox></object>')  # fmt: skip
+
+  inside = ''.join(one(*each) for each in objects)
+  return f'<annotation><filename>{name}.jpg</filename>{size}{inside}</annotation>'
+
+
+OBJECTS = {
+  'a': [('dog', (1, 1, 40, 20), 0), ('cat', (11, 6, 20, 10), 1)],
+  'b': [],
+  'c': [('cat', (1, 1, 10, 10), 0)],
+}
+
+
+def write_voc(root, objects=OBJECTS, **changes):
+  (root / 'Annotations').mkdir(parents=True)
+  for name, each in objects.items():
+    picture(root / 'JPEGImages' / f'{name}.jpg')
+    (root / 'Annotations' / f'{name}.xml').write_text(xml(name, each, **changes))
+  lists = root / 'ImageSets' / 'Main'
+  lists.mkdir(parents=True)
+  (lists / 'train.txt').write_text('a\nb\n')
+  (lists / 'val.txt').write_text('c\n')
+
+
+def test_voc(tmp_path):
+  write_voc(tmp_path / 'VOC2012')
+  for home in (tmp_path, tmp_path / 'VOC2012'):
+    train = annotated.from_voc(home, 'train')
+    assert train.class_names == ('cat', 'dog') and train.size == 2
+  truth = detect.objects(train, [0, 1])
+  (first, size), (second, _) = truth
+  assert size == (20, 40)
+  # From 1, the last pixel included: all of it, and 10 x 5 pixels from (10, 5) on.
+  np.testing.assert_allclose(first.boxes, [[0, 0, 20, 40], [5, 10, 10, 20]], atol=1e-5)
+  assert first.classes.tolist() == [1, 0] and first.kinds.tolist() == [0, DIFFICULT]
+  np.testing.assert_allclose(first.areas, [800, 50])
+  assert second.boxes.shape == (0, 4), 'an image without objects'
+  assert train.labels.tolist() == [[-1, 1], [0, 0]]
+  test = datasets.load('voc_boxes', 'test', data_dir=tmp_path, fields=(Field('boxes', 'boxes'),))
+  assert test.size == 1 and detect.class_names(train, test) == ('cat', 'dog')
+  assert test.fingerprint != train.fingerprint
+
+
+def test_voc_2007_is_tested_on_its_test_list(tmp_path):
+  write_voc(tmp_path)
+  lists = tmp_path / 'ImageSets' / 'Main'
+  (lists / 'trainval.txt').write_text('a\nc\n')
+  (lists / 'test.txt').write_text('b\n')
+  assert annotated.from_voc(tmp_path, 'train').size == 2
+  assert annotated.from_voc(tmp_path, 'test').locate(0).endswith('b.jpg')
+  for file in lists.iterdir():
+    file.unlink()
+  assert annotated.from_voc(tmp_path, 'train').size == 3
+  with pytest.raises(NoSplitError, match='no test images'):
+    annotated.from_voc(tmp_path, 'test')
+
+
+@pytest.mark.parametrize(
+  ('objects', 'changes', 'message'),
+  [
+    ({'a': [('dog', (1, 1, 60, 20), 0)]}, {}, r'box from \(0, 0\) to \(60, 20\).* 40 x 20 pixels'),
+    ({'a': [('dog', (9, 1, 5, 20), 0)]}, {}, r'a\.xml has a box from'),
+    ({'a': [('dog', (1, 'x', 5, 20), 0)]}, {}, r"says 'x': <bndbox><ymin> must be a number"),
+    ({'a': [('', (1, 1, 5, 20), 0)]}, {}, 'an object without a name'),
+    ({'a': []}, {'size': ''}, 'lacks it: <size><height> must be a number'),
+    ({'a': [('dog', (1, 1, 5, 5), 0)], 'c': [('cow', (1, 1, 5, 5), 0)]}, {},
+     "the class 'cow', which no training image has: classes are dog"),
+    ({'a': [('<x', (1, 1, 5, 5), 0)]}, {}, r'a\.xml is no XML'),
+  ],
+)  # fmt: skip
+def test_voc_that_makes_no_sense_is_one_sentence(tmp_path, objects, changes, message):
+  write_voc(tmp_path, {'b': [], 'c': []} | objects, **changes)
+  with pytest.raises(ValueError, match=message):
+    annotated.from_voc(tmp_path, 'test')
+
+
+def test_entities_and_other_layouts_are_refused(tmp_path):
+  with pytest.raises(ValueError, match='no folder Annotations'):
+    annotated.from_voc(tmp_path, 'train')
+  with pytest.raises(ValueError, match='has no annotations/instances_train.json'):
+    annotated.from_coco(tmp_path, 'train')
+  write_voc(tmp_path)
+  bomb = '<!DOCTYPE a [<!ENTITY b "c">]><annotation/>'
+  (tmp_path / 'Annotations' / 'a.xml').write_text(bomb)
+  with pytest.raises(ValueError, match='defines entities'):
+    annotated.from_voc(tmp_path, 'train')
+
+
+COCO = {
+  'images': [{'id': 9, 'file_name': 'y.jpg', 'height': 20, 'width': 40},
+             {'id': 4, 'file_name': 'x.jpg', 'height': 20, 'width': 40}],
+  'categories': [{'id': 7, 'name': 'cat'}, {'id': 2, 'name': 'dog'}],
+  'annotations': [
+    {'image_id': 9, 'category_id': 7, 'bbox': [10, 5, 20, 10], 'iscrowd': 1, 'area': 120.5},
+    {'image_id': 9, 'category_id': 2, 'bbox': [0, 0, 40.4, 20], 'iscrowd': 0},
+    {'image_id': 9, 'category_id': 2, 'bbox': [3, 3, 0, 2], 'iscrowd': 0, 'area': 0},
+  ],
+}  # fmt: skip
+
+
+def write_coco(root, content, part='train2017'):
+  (root / 'annotations').mkdir(parents=True, exist_ok=True)
+  (root / 'annotations' / f'instances_{part}.json').write_text(json.dumps(content))
+  for image in content.get('images', []):
+    picture(root / part / image['file_name'])
+
+
+def test_coco(tmp_path):
+  write_coco(tmp_path, COCO)
+  write_coco(tmp_path, COCO | {'annotations': []}, 'val2017')
+  train, test = (annotated.from_coco(tmp_path, split) for split in ('train', 'test'))
+  assert train.class_names == ('dog', 'cat') and train.size == test.size == 2
+  assert train.locate(1).endswith('train2017/y.jpg') and 'val2017' in test.locate(0)
+  (nothing, _), (truth, size) = detect.objects(train, [0, 1])
+  assert not len(nothing.boxes) and size == (20, 40)
+  np.testing.assert_allclose(truth.boxes, [[5, 10, 15, 30], [0, 0, 20, 40]], atol=1e-5)
+  assert truth.classes.tolist() == [1, 0] and truth.kinds.tolist() == [CROWD, 0]
+  np.testing.assert_allclose(truth.areas, [120.5, 40.4 * 20])
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'images': []}, 'is of image 9, which is not listed'),
+    ({'categories': []}, 'has category 7, which is not listed'),
+    ({'annotations': [{'image_id': 9, 'category_id': 7, 'bbox': [30, 0, 20, 10]}]},
+     r'image y\.jpg has a box from \(30, 0\) to \(50, 10\)'),
+    ({'annotations': [{'image_id': 9, 'category_id': 7}]}, "lacks 'bbox'"),
+  ],
+)  # fmt: skip
+def test_coco_that_makes_no_sense_is_one_sentence(tmp_path, changes, message):
+  write_coco(tmp_path, COCO | changes)
+  with pytest.raises(ValueError, match=message):
+    annotated.from_coco(tmp_path, 'train')

@@ -1,0 +1,82 @@
+"""Detectors as a protocol: what boxes may be, and training and testing whatever the batch."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from byoljax.config import ConfigError
+from byoljax.data.fields import Field
+from byoljax.data.sources import arrays
+from byoljax.encoders.encoder import Preprocessing, random_encoder
+from byoljax.protocols import detect
+from byoljax.protocols.extraction import EvalData
+from byoljax.train.record import Logging
+from configs.detect import PROTOCOLS
+
+BOXES = Field('boxes', 'boxes', 2, dtype='float32')
+
+
+def squares(count, seed):
+  """Bright and dark squares on gray; every fifth image has none."""
+  rng = np.random.default_rng(seed)
+  images = np.full((count, 32, 32, 3), 128, np.uint8)
+  boxes = np.tile(np.array([0, 0, 0, 0, -1], np.float32), (count, 2, 1))
+  for row in range(count):
+    if row % 5 == 4:
+      continue
+    side, kind = int(rng.integers(8, 16)), int(rng.integers(2))
+    top, left = rng.integers(0, 32 - side, 2)
+    images[row, top : top + side, left : left + side] = (20, 235)[kind]
+    boxes[row, 0] = (top / 32, left / 32, (top + side) / 32, (left + side) / 32, kind)
+  return arrays.from_arrays(images, None, name='squares', class_names=(), fields={BOXES: boxes})
+
+
+def with_box(*row):
+  boxes = np.tile(np.array([0, 0, 0, 0, -1], np.float32), (3, 2, 1))
+  boxes[1, 1] = row
+  return arrays.from_arrays(np.zeros((3, 8, 8, 3), np.uint8), None, name='some',
+                            fields={BOXES: boxes})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+  'row', [(0, 0, 1.5, 1, 0), (0.5, 0, 0.5, 1, 0), (0, np.nan, 1, 1, 0), (0, 0, 1, 1, 0.5)]
+)
+def test_what_is_no_box_is_named(row):
+  source = with_box(*row)
+  with pytest.raises(ConfigError, match=r'some\[1\] has the box .*, but a box is \(y_min'):
+    detect.class_names(source, source)
+
+
+def test_classes_are_those_of_the_boxes():
+  source = with_box(0, 0, 1, 1, 3)
+  assert detect.class_names(source, source) == ('0', '1', '2', '3')
+  named = dataclasses.replace(
+    source, fields=(source.fields[0], dataclasses.replace(BOXES, names=('a', 'b')))
+  )
+  with pytest.raises(ConfigError, match='has a box of class 3, but there are 2 classes'):
+    detect.class_names(named, named)
+  nothing = with_box(0, 0, 1, 1, -1)
+  with pytest.raises(ConfigError, match='no box in any of its 3 images'):
+    detect.class_names(nothing, nothing)
+
+
+def protocol(**changes):
+  fields = dict(PROTOCOLS['small'])
+  fields['optim'] = fields['optim'] | {'warmup': '0 epochs'}
+  return detect.DetectProtocol(**(fields | changes))
+
+
+@pytest.mark.slow
+def test_squares_are_found_whatever_the_batch():
+  train, test = squares(160, 0), squares(40, 1)
+  encoder = random_encoder({'name': 'small'}, Preprocessing((0.5,) * 3, (0.25,) * 3, 32), 0)
+  data = EvalData(train, test, 32, (0.5,) * 3, (0.25,) * 3, batch_size=16)
+  short = protocol(length='160 steps', batch_size=32)
+  trained = detect.fit(encoder, data, ('dark', 'bright'), short, logging=Logging())
+  assert trained.result['ap50'] > 0.8 and trained.result['ap50_voc'] > 0.8
+  run = detect.make_run(encoder, data, 2, short, Logging())
+  state = run.layout.place(run.create())
+  found = [detect.detections(run, state, test, data._replace(batch_size=b)) for b in (8, 16)]
+  for row in range(40):
+    np.testing.assert_allclose(found[0][row], found[1][row], atol=1e-4)
