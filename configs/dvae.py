@@ -30,12 +30,13 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:
-  """128 codes and the small networks; warmer, and without KL, which so few steps do not bear."""
+  """128 codes and the small networks; hotter at first, so that many codes come into use; ours."""
   del epochs
   config.encoder.update(name='codec_small', stem='imagenet')
   config.method.update(
-    codes=128, dim=16, tau_end=0.5, tau_length='60 %', kl_weight=0.0, decoder='codec_small'
-  )
+    codes=128, dim=16, tau=4.0, tau_end=0.5, tau_length='60 %', kl_weight=0.1, kl_warmup='50 %',
+    decoder='codec_small',
+  )  # fmt: skip
   config.optim.update(name='adamw', base_lr=8e-3, warmup='1 epochs', weight_decay=0.0)
   scales.reconstructed_view(config, crop_scale=(0.5, 1.0))
 
