@@ -1,6 +1,6 @@
 """`DenseModel`: a trained network with an output at every pixel, as one value and as a directory.
 
-    model = dense.load('runs/byol/evals/segment-online-100/online-finetuned')
+    model = dense.load('runs/masks/online-finetuned')
     classes = model.predict(images)  # uint8 [b, H, W, 3] -> int32 [b, H, W]; of depth float32
 
 Network, weights and preprocessing, what the numbers mean, and where all that is from. The directory
@@ -237,7 +237,7 @@ def load(path: str | os.PathLike[str]) -> DenseModel:
     design = Design(
       tuple(sorted(stored_arrays.tuples(about['encoder']).items())),
       Preprocessing(**stored_arrays.tuples(about['preprocessing'])),
-      HeadOptions(**stored_arrays.tuples(about['head'])),
+      HeadOptions(*(stored_arrays.tuples(about['head'])[name] for name in HeadOptions._fields)),
       int(about['channels']),
       int(about['window']),
       int(about['multiple']),
@@ -279,6 +279,12 @@ def find(path: str | os.PathLike[str]) -> pathlib.Path:
       'one from a run and images with masks or depths.'
     )
   return found[0]
+
+
+def is_one(path: str | os.PathLike[str]) -> bool:
+  """Whether `find` would find a model."""
+  home = pathlib.Path(path).expanduser()
+  return (home / FILE).is_file() or bool(every(home))
 
 
 def every(home: pathlib.Path) -> list[pathlib.Path]:

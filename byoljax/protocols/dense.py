@@ -131,7 +131,7 @@ def check(
   if len(protocol.rates) > 1:
     sources.append(training.hold_out(data.data.train, protocol.held_out, protocol.seed)[1])
   for source in sources:
-    _set_up(source, data, protocol, protocol.rates[0], logging, where)
+    _set_up(source, data, protocol, next(iter(protocol.rates)), logging, where)
 
 
 def _dilated(encoder: Encoder, output_stride: int) -> Encoder:

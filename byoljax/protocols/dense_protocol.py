@@ -155,7 +155,7 @@ class DenseProtocol:
   @property
   def rates(self) -> tuple[float, ...]:
     """The learning rates that are tried."""
-    return tuple(self.sweep) or (self.optim['base_lr'],)
+    return tuple(self.sweep) if self.sweep else (float(self.optim['base_lr']),)
 
   def check(self, where: str) -> None:
     """Checks what nothing else does before training.

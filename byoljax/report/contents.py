@@ -103,6 +103,10 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
         ('Augmented views', run / 'views.png'),
         ('First layer', run / FOLDER / 'filters.png'),
         ('Spectrum', run / 'evals' / f'collapse-online-{directory.name}' / 'spectrum.png'),
+        *(
+          (f'Predictions: {path.parent.name}', path)
+          for path in sorted(run.glob('evals/*/predictions.png'))
+        ),
       )
       if path.exists()
     },

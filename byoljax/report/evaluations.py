@@ -134,6 +134,26 @@ def _transfer(each: Mapping[str, Any]) -> Rows:
   ]
 
 
+def _dense(each: Mapping[str, Any]) -> Rows:
+  """Of outputs at every pixel: a row for each start, frozen or trained along."""
+  from byoljax.protocols.dense_protocol import KINDS
+
+  config = each['config']
+  first = each['result']['rows'][0]
+  (results,) = (kind.results for kind in KINDS.values() if kind.headline in first)
+  return [
+    {
+      'on': _on(config),
+      'images': f'{row["train_examples"]:,}',
+      'start': STARTS.get(row['start'], row['start']),
+      'encoder': row['mode'],
+      **{title: form.format(row[name]) for name, (title, form) in results.items()},
+      'protocol': config[config['task']].get('protocol', ''),
+    }
+    for row in each['result']['rows']
+  ]
+
+
 def _nothing(each: Mapping[str, Any]) -> Rows:
   del each
   return []  # `by_tap` shows it.
@@ -143,6 +163,8 @@ def _nothing(each: Mapping[str, Any]) -> Rows:
 _SHOWN: dict[str, tuple[str, Callable[[Mapping[str, Any]], Rows]]] = {
   'finetune': ('Fine-tuning, beside training from scratch', _finetune),
   'few_labels': ('Few labels, frozen features', _few_labels),
+  'segment': ('Segmentation, frozen and fine-tuned', _dense),
+  'depth': ('Depth, frozen and fine-tuned', _dense),
   'transfer': ('Transfer', _transfer),
   'layers': ('', _nothing),
   'hypersphere': ('', _nothing),

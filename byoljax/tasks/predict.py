@@ -1,6 +1,7 @@
-"""New images in, classes out: a table, and a page to look through.
+"""New images in, classes out: a table, and a page to look through; or masks, or depth maps.
 
 byoljax predict runs/byol photos/new --out predictions.csv --sheet sheet.html --abstain 0.6
+byoljax predict runs/masks photos/new --out masks
 """
 
 import argparse
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
   from byoljax.report.predictions import Answer
 
 SOME_UNREADABLE = 1
+_TABLE = 'predictions.csv'
 _NAMED = 10  # So many files are named on the terminal.
 
 
@@ -25,12 +27,16 @@ def run(options: argparse.Namespace) -> int:
   """Classifies images; 1 where some of them could not be read, which the table says."""
   from byoljax.devices import xla
   from byoljax.encoders import classifier
+  from byoljax.encoders import dense as dense_lib
   from byoljax.protocols import prediction
 
   if not 0 <= options.abstain <= 1:
     raise ConfigError(f'--abstain={options.abstain:g} is a probability: give 0 to 1.')
   xla.set_defaults()
   xla.keep_programs()
+  there = pathlib.Path(options.classifier).expanduser()
+  if not classifier.is_one(there) and not classifier.every(there) and dense_lib.is_one(there):
+    return _every_pixel(options)
   home = classifier.find(options.classifier)
   made = classifier.load(home)
   source = open_images(options.photos)
@@ -40,9 +46,35 @@ def run(options: argparse.Namespace) -> int:
   with user_errors(f"'{options.photos}'"):
     found = prediction.predict(made, source, batch_size=options.batch_size)
   answers = write(
-    options.out, options.sheet, made, source, found, options.photos, abstain=options.abstain
+    options.out or _TABLE,
+    options.sheet,
+    made,
+    source,
+    found,
+    options.photos,
+    abstain=options.abstain,
   )
   return say(answers, made)
+
+
+def _every_pixel(options: argparse.Namespace) -> int:
+  """Writes masks or depth maps."""
+  from byoljax.encoders import dense as dense_lib
+  from byoljax.report import dense_files
+
+  home = dense_lib.find(options.classifier)
+  model = dense_lib.load(home)
+  source = open_images(options.photos)
+  print(f'model  {home}, {model.kind}', flush=True)
+  root = os.path.abspath(os.path.expanduser(options.photos))
+  out = pathlib.Path(options.out or 'predictions').expanduser()
+  with user_errors(f"'{options.photos}'"):
+    count = dense_files.write(model, source, out, root, options.sheet, options.batch_size)
+  print(f'predictions  {out}, {count:,} images')
+  broken = source.unreadable.names
+  for name, reason in list(broken.items())[:_NAMED]:
+    print(f'  {name} cannot be read: {reason}')
+  return SOME_UNREADABLE if broken else 0
 
 
 def say(answers: 'list[Answer]', made: 'Classifier') -> int:
@@ -161,9 +193,11 @@ def open_images(path: str) -> 'Source':
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument('--out', default='predictions.csv', metavar='FILE',
-                      help='the table (default: predictions.csv)')  # fmt: skip
-  parser.add_argument('--sheet', default='', metavar='FILE', help='an HTML page with the images')
+  parser.add_argument('--out', default='', metavar='FILE',
+                      help='the table (default: predictions.csv); of masks and depth a folder '
+                           '(default: predictions)')  # fmt: skip
+  parser.add_argument('--sheet', default='', metavar='FILE',
+                      help='an HTML page with the images; of masks and depth a PNG')  # fmt: skip
   parser.add_argument('--abstain', type=float, default=0.0, metavar='P',
                       help='name no class whose probability is below P')  # fmt: skip
   parser.add_argument('--batch_size', type=int, default=128, help='images at a time (default: 128)')
@@ -171,10 +205,12 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
   'predict',
-  'classify new images with a classifier',
+  'classes, masks or depth of new images',
   run,
   (
-    Argument('CLASSIFIER', 'directory', 'a run, an evaluation, or a classifier'),
+    Argument(
+      'CLASSIFIER', 'directory', 'a run, an evaluation, a classifier, or a model of masks or depth'
+    ),
     Argument('PHOTOS', 'directory', 'a folder of images, one image, or an .npz file'),
   ),
   add_flags=_add_flags,

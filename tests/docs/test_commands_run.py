@@ -31,6 +31,8 @@ SHORT = {
   'plan': ('--no_compile',),
   'logistic': ('--logistic.lambdas=(1.0,)',),
   'transfer': ('--protocols=knn',),
+  'segment': ('--scratch=false',),
+  'depth': ('--scratch=false', '--modes=("frozen",)'),
 }
 
 

@@ -43,6 +43,29 @@ def test_tables(tmp_path):
   assert found['Transfer'] == [{'data set': 'dtd', 'metric': 'top-1', 'knn, online': '12.5%'}]
 
 
+def test_tables_of_masks_and_depth(tmp_path):
+  row = {'start': 'random', 'mode': 'frozen', 'train_examples': 500, 'mean_iou': 0.25,
+         'pixel_accuracy': 0.5}  # fmt: skip
+  write(tmp_path, 'segment', {'rows': [row]}, task='segment', segment={'protocol': 'small'})
+  errors = {
+    'rms': 0.125,
+    'rel': 0.25,
+    'within_1.25': 0.5,
+    'within_1.25^2': 0.75,
+    'within_1.25^3': 1,
+  }
+  row = {'start': 'online', 'mode': 'finetuned', 'train_examples': 8000, **errors}
+  write(tmp_path, 'depth', {'rows': [row]}, task='depth', depth={'protocol': 'byol'},
+        data={'name': 'sprites'})  # fmt: skip
+  found = evaluations.tables(tmp_path)
+  assert found['Segmentation, frozen and fine-tuned'] == [
+    {'on': 'the same data', 'images': '500', 'start': 'from scratch', 'encoder': 'frozen',
+     'mean IoU': '25.0%', 'pixel accuracy': '50.0%', 'protocol': 'small'}
+  ]  # fmt: skip
+  (depth,) = found['Depth, frozen and fine-tuned']
+  assert (depth['rms'], depth['< 1.25'], depth['images']) == ('0.125', '50.0%', '8,000')
+
+
 def test_fine_tuning_in_the_comparison(tmp_path):
   groups = {'byol': []}
   for seed, score in enumerate((0.5, 0.7)):

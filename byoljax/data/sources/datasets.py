@@ -111,8 +111,15 @@ def facts(name: str) -> Facts:
   """
   if name.startswith(TFDS_PREFIX) and len(name) > len(TFDS_PREFIX):
     # Empty splits are looked up when the set is opened.
-    usual = {'mask': 'segmentation_mask', 'depth': 'depth'}
-    return Facts('tfds', name[len(TFDS_PREFIX) :], pretrain='', train='', test='', **usual)
+    return Facts(
+      'tfds',
+      name[len(TFDS_PREFIX) :],
+      pretrain='',
+      train='',
+      test='',
+      mask='segmentation_mask',
+      depth='depth',
+    )
   if own.is_path(name):
     return Facts('given' if name.startswith(given.PREFIX) else 'own')
   if name not in DATASETS:

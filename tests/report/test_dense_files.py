@@ -1,0 +1,67 @@
+"""Masks and depth maps of new images: files that other programs read, colors, a sheet."""
+
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from byoljax import cli
+from byoljax.encoders import dense as dense_lib
+from byoljax.encoders.dense import DenseModel
+from byoljax.report import dense
+from tests.protocols.test_dense import tiny
+
+
+def test_colors_are_those_of_voc():
+  colors = dense.palette()
+  assert colors[:6].tolist() == [
+    [0, 0, 0], [128, 0, 0], [0, 128, 0], [128, 128, 0], [0, 0, 128], [128, 0, 128]
+  ]  # fmt: skip
+  assert colors[20].tolist() == [0, 64, 128] and len({*map(tuple, colors)}) == 256
+  mask = np.array([[1, 255, -1]])
+  assert dense.colored_mask(mask)[0].tolist() == [[128, 0, 0], *[[224, 224, 192]] * 2]
+
+
+def test_near_is_bright_and_what_is_unknown_is_gray():
+  depth = np.array([[1.0, 2.0, 0.0, np.inf, 3.0]])
+  assert dense.range_of([depth]) == (1.0, 3.0) and dense.range_of([]) == (0.0, 1.0)
+  made = dense.colored_depth(depth, 1.0, 3.0)[0].astype(int).sum(1)
+  assert made[0] > made[1] > made[4] and made[2] == made[3] == 3 * 128
+
+
+@pytest.mark.parametrize('kind', ['segmentation', 'depth'])
+def test_predictions_are_files_of_the_images_sizes(kind, tmp_path, capsys):
+  photos, out = tmp_path / 'photos', tmp_path / 'out'
+  (photos / 'sub').mkdir(parents=True)
+  rng = np.random.default_rng(0)
+  sizes = {'a.png': (9, 20), 'sub/a.png': (16, 31), 'b.png': (12, 17), 'b.bmp': (12, 30)}
+  for name, size in sizes.items():
+    Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(photos / name)
+  (photos / 'broken.png').write_bytes(b'nothing')
+  classes = ('x', 'y', 'z') if kind == 'segmentation' else ()
+  network = tiny('up' if kind == 'depth' else 'skips', len(classes) or 1)
+  model = DenseModel(kind, *network, classes, {})
+  dense_lib.save(model, tmp_path / 'model')
+  command = ['predict', str(tmp_path / 'model'), str(photos), f'--out={out}']
+  assert cli.run(command) == 1
+  said = capsys.readouterr().out
+  assert '4 images' in said and 'broken.png cannot be read' in said
+  for name, size in sizes.items():
+    stem = name if name.startswith('b.') else name.partition('.')[0]
+    with Image.open(photos / name) as image:
+      due = model.predict(np.asarray(image)[None])[0]
+    if kind == 'segmentation':
+      found = np.asarray(Image.open(out / f'{stem}.png'))
+      assert Image.open(out / f'{stem}.png').mode == 'P'
+      np.testing.assert_array_equal(found, due)
+    else:
+      found = np.load(out / f'{stem}.npy')
+      # Batches of other sizes are other programs: 1e-6 was found.
+      np.testing.assert_allclose(found, due, rtol=1e-4, atol=1e-5)
+    assert found.shape == size
+  if classes:
+    assert json.loads((out / 'classes.json').read_text())['classes'] == list(classes)
+  assert (out / 'sheet.png').stat().st_size > 500
+  assert cli.run([*command[:-1], f'--out={photos}/masks']) == 2
+  assert 'lies among the images' in capsys.readouterr().err
