@@ -102,6 +102,8 @@ def finetune_protocol(**changes) -> dict:
     'mixup': 0.0,  # of its Beta(a, a); 0 = off
     'cutmix': 0.0,  # the same; with both, each batch is one of them
     'label_smoothing': 0.0,
+    'freeze': '',  # weights up to this part of the encoder stay: 'stage2', 'conv5'; 'all'
+    'crops': 1,  # of a test image: its center; or 10, with corners and mirrors
     'crop_scale': (0.08, 1.0),
     'seed': 0,
   } | changes  # fmt: skip

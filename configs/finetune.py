@@ -9,6 +9,7 @@
     :simclr :simclr_v2 :barlow_twins :vicreg :swav    few labels as in these papers
     :transfer      20,000 steps of batch 256, seven rates, seven weight decays (SimCLR, BYOL)
     :mae           of ViTs: layer-wise rates, drop path, mixup, CutMix, label smoothing
+    :voc           images with several labels each: 80,000 steps of batch 16 (DeepCluster)
     :small         for small encoders and data: 30 epochs of batch 64, three rates
     :small_vit     the same for small ViTs: AdamW, layer-wise rates
     ...,smoke      seconds, to see that it runs
@@ -68,6 +69,10 @@ PROTOCOLS = {
                 layer_decay=0.65, warmup='5 epochs', min_lr=1e-6, batch_size=1024,
                 length='100 epochs', pool='mean', drop_path=0.1, mixup=0.8, cutmix=1.0,
                 label_smoothing=0.1),
+  # PASCAL VOC 2007's classification, of all layers; 'fc6-8' is freeze='conv5', batch_norm='frozen'.
+  'voc': _alone('voc', base_lr=0.001, nesterov=False, schedule='step', decay_factor=0.5,
+                decay_at=tuple(number / 8 for number in range(1, 8)), weight_decay=1e-6,
+                exclude_bias_and_norm=False, batch_size=16, length='80000 steps', crops=10),
   # A small ViT: AdamW and layer-wise rates, without mixing.
   'small_vit': base.finetune_protocol(
     protocol='small_vit', length='30 epochs', batch_size=64, crop_scale=(0.3, 1.0), pool='mean',

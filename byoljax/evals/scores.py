@@ -8,7 +8,7 @@ Scores and labels in, numbers out, on the host. `byoljax.data.sources.datasets` 
 set's headline metric.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -54,13 +54,15 @@ def of_logits(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
   Returns:
     One label per image: {'top1', 'top5' (from 6 classes on), 'mean_per_class' (the balanced
-    accuracy), 'majority' (see `majority`)}; several: {'map11'}. All in [0, 1].
+    accuracy), 'majority' (see `majority`)}; several: {'map11', 'map'}, means over classes of the
+    eleven-point average precision and of the area under the curve. All in [0, 1].
 
   Raises:
     ValueError: invalid shapes, or no labelled image.
   """
   if labels.ndim == 2:
-    return {'map11': mean_average_precision(logits, labels)}
+    area = mean_average_precision(logits, labels, area_under_precision)
+    return {'map11': mean_average_precision(logits, labels), 'map': area}
   known = labels >= 0
   if not known.any():
     raise ValueError('no test image has a label: there is nothing to score.')
@@ -203,12 +205,17 @@ def area_under_precision(scores: np.ndarray, positive: np.ndarray) -> float:
   return float(np.mean(highest[ranked]))
 
 
-def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+def mean_average_precision(
+  scores: np.ndarray,
+  labels: np.ndarray,
+  of_class: Callable[[np.ndarray, np.ndarray], float] = average_precision,
+) -> float:
   """Mean of `average_precision` over classes; classes without a positive image are ignored.
 
   Args:
     scores: float [N, C].
     labels: int [N, C]: 1 present, 0 absent, -1 ignored (VOC's 'difficult').
+    of_class: what is averaged; `area_under_precision` for VOC's since 2010.
 
   Raises:
     ValueError: the shapes differ, or no class has a positive image.
@@ -216,7 +223,7 @@ def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
   if scores.shape != labels.shape:
     raise ValueError(f'need scores and labels [N, C], got {scores.shape} and {labels.shape}.')
   each = [
-    average_precision(own[counts], marks[counts] > 0)
+    of_class(own[counts], marks[counts] > 0)
     for own, marks in zip(scores.T, labels.T, strict=True)
     for counts in [marks >= 0]
     if (marks > 0).any()

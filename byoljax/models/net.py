@@ -247,6 +247,28 @@ class _Key:
     return self._hash
 
 
+def modules_in_order(module: nn.Module, example: jax.Array) -> tuple[str, ...]:
+  """Paths of a module's parts that have parameters, 'stem_conv', 'stage1_block0', as they are used.
+
+  Of a module that is nothing but another one with something in front, the other one's. Nothing is
+  computed.
+  """
+  found: list[str] = []
+
+  def note(x: jax.Array) -> jax.Array:
+    params, prefix = module.init(jax.random.key(0), x, train=False)['params'], ''
+    while len(params) == 1 and isinstance(next(iter(params.values())), dict):
+      ((name, inner),) = params.items()
+      if not all(isinstance(value, dict) for value in inner.values()):
+        break
+      params, prefix = inner, f'{prefix}{name}/'
+    found.extend(prefix + name for name in params)
+    return x
+
+  jax.eval_shape(note, example)
+  return tuple(found)
+
+
 def _draw(
   module: nn.Module, key: jax.Array, shape: jax.ShapeDtypeStruct, more: Mapping[str, Any]
 ) -> dict[str, Any]:

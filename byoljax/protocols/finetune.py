@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from byoljax.config import ConfigError, choose, user_errors
+from byoljax.data.augment import ten_crops
 from byoljax.data.sources.source import Source
 from byoljax.devices import hosts, mapping
 from byoljax.encoders import classifier
@@ -123,9 +124,12 @@ def check_network(encoder: Encoder, protocol: FinetuneProtocol, where: str = 'fi
   choose(f'{where}.pool', protocol.pool, ('', *vit.POOLS))
   if not protocol.head_lr > 0:
     raise ConfigError(f"{where}.head_lr={protocol.head_lr:g} must be above 0: 1 is the encoder's.")
+  if protocol.crops not in (1, ten_crops.COUNT):
+    raise ConfigError(f'{where}.crops={protocol.crops} is neither 1 nor {ten_crops.COUNT}.')
   module = encoder.make_encoder(None)
   with user_errors(where):
     protocol.regularization.check(module)
+    supervised.frozen_parts(encoder, module, protocol.freeze, protocol.batch_norm)
   for name, value, off in (
     ('pool', protocol.pool, ''),
     ('optim.layer_decay', protocol.optim.get('layer_decay', 1.0), 1.0),
@@ -170,13 +174,13 @@ def _result(
     home = workdir / f'sweep{number}' if workdir else None
     found = sweep.read(home)
     if found is None:
-      found = _held_out(make(rest, choice), held_out, data, choice, logging, home)
+      found = _held_out(make(rest, choice), held_out, data, choice, logging, home, protocol.crops)
     made.append(found)
   chosen = int(np.argmax([each.score for each in made])) if made else 0
   best = tried[chosen]
   run = make(data.train, best)
   state = training.train(run, workdir, logging)
-  tested = training.answers(run, state, data.test, data)[0]
+  tested = training.answers(run, state, data.test, data, protocol.crops)[0]
   result = {
     **scores.of_logits(*tested),
     **best._asdict(),
@@ -235,13 +239,14 @@ def _held_out(
   choice: Choice,
   logging: Logging,
   home: pathlib.Path | None,
+  crops: int,
 ) -> Held:
   """One setting on held-out images; stored, so that a stopped sweep can be resumed."""
   try:
     state = training.train(run, home, logging)
   except FloatingPointError:  # Too high a rate is a result, too.
     return Held(0.0, None)
-  logits, labels = training.answers(run, state, held_out, data)[0]
+  logits, labels = training.answers(run, state, held_out, data, crops)[0]
   score = next(iter(scores.of_logits(logits, labels).values()))
   scored = (logits, labels) if labels.ndim == 1 else None
   say(f'base_lr {choice.base_lr:g}, {choice.length}, weight decay {choice.weight_decay:g}: '
@@ -304,6 +309,7 @@ def _run(
       setting,
       batch_norm=protocol.batch_norm,
       head=dict(head or {}),
+      freeze=protocol.freeze,
       **protocol.regularization._asdict(),
     )
 

@@ -36,6 +36,8 @@ class FinetuneProtocol:
     mixup: a of mixup's Beta(a, a).
     cutmix: a of CutMix's.
     label_smoothing: how much of the label is spread over all classes.
+    freeze: the last part of the encoder that keeps its weights, see `methods.supervised`.
+    crops: of a test image, whose scores are averaged: 1, the center, or 10, see `ten_crops`.
     crop_scale: smallest and largest share of the area that a crop keeps.
     seed: of the order, the crops and the held-out part.
   """
@@ -54,6 +56,8 @@ class FinetuneProtocol:
   mixup: float
   cutmix: float
   label_smoothing: float
+  freeze: str
+  crops: int
   crop_scale: tuple[float, float]
   seed: int
 

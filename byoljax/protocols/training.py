@@ -14,7 +14,7 @@ import numpy as np
 
 from byoljax import streams
 from byoljax.config import ConfigError, user_errors
-from byoljax.data.augment import device
+from byoljax.data.augment import device, ten_crops
 from byoljax.data.augment.views import WHOLE, ViewSpec
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder
@@ -173,11 +173,24 @@ def score(run: Run, state: TrainState, source: Source, data: EvalData) -> list[d
 
 
 def answers(
-  run: Run, state: TrainState, source: Source, data: EvalData
+  run: Run, state: TrainState, source: Source, data: EvalData, crops: int = 1
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Logits [n, C] of every stacked head on un-augmented images, with their labels."""
+  """Logits [n, C] of every stacked head on un-augmented images, with their labels.
+
+  Those of ten crops (`ten_crops`) are averaged.
+  """
   transform = device.make_eval_transform(data.mean, data.std)
-  extract = features.make_extractor(run.method.embed, transform, tap='logits')
+  embed, size = run.method.embed, data.image_size
+
+  def of_ten(params: Any, state: Any, images: jax.Array) -> dict[str, jax.Array]:
+    def read(crop: jax.Array) -> jax.Array:
+      return embed(params, state, crop)['logits']
+
+    return {'logits': ten_crops.averaged(read, images, size)}
+
+  if crops > 1:
+    data = data._replace(image_size=ten_crops.larger(size))
+  extract = features.make_extractor(of_ten if crops > 1 else embed, transform, tap='logits')
   logits, labels = extract(state.params, state.method_state, eval_batches(source, data))
   heads = np.split(logits, logits.shape[1] // data.train.num_classes, axis=1)
   return [(each, labels) for each in heads]

@@ -45,7 +45,8 @@ def open_split(
   from byoljax.data.fields import parsed
   from byoljax.data.sources import datasets
 
-  if config.data.name in ('folder', 'frames', 'npz', 'list', 'shards', 'voc_boxes', 'coco_boxes'):
+  local = ('folder', 'frames', 'npz', 'list', 'shards', 'voc_labels', 'voc_boxes', 'coco_boxes')
+  if config.data.name in local:
     require_local('data.dir', config.data.dir)
   require_local('data.unlabelled', config.data.unlabelled)
   folders = [config.data.unlabelled]

@@ -56,7 +56,9 @@ def test_mean_average_precision_leaves_out_what_does_not_count():
   labels = np.array([[0, 0, 0], [1, 1, 0], [1, -1, 0]])
   # Class 0: ranks 2 and 3 are hits. Class 1: without its third image, rank 1. Class 2: never shown.
   first = (6 * 2 / 3 + 5 * 2 / 3) / 11
-  assert scores.of_logits(score, labels) == {'map11': pytest.approx((first + 1.0) / 2)}
+  # The areas: both hits of class 0 at a precision of 2/3, class 1 as before.
+  expected = {'map11': (first + 1.0) / 2, 'map': (2 / 3 + 1.0) / 2}
+  assert scores.of_logits(score, labels) == pytest.approx(expected)
   with pytest.raises(ValueError, match='no class has an image'):
     scores.mean_average_precision(score, np.zeros((3, 3), int))
   with pytest.raises(ValueError, match=r'\[N, C\]'):

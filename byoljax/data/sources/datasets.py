@@ -33,12 +33,15 @@ from byoljax.data.sources import (
   source,
   sprites,
   tfds_source,
+  voc_labels,
 )
 from byoljax.suggest import did_you_mean, unknown
 
 SPLITS = ('pretrain', 'train', 'test')
 # What is found where `data_dir` says, and nowhere else.
-_NAMED = ('folder', 'frames', 'npz', 'list', 'shards', 'voc_boxes', 'coco_boxes', 'layout')
+_NAMED = (
+  'folder', 'frames', 'npz', 'list', 'shards', 'voc_labels', 'voc_boxes', 'coco_boxes', 'layout',
+)  # fmt: skip
 TFDS_PREFIX = 'tfds:'
 
 
@@ -47,7 +50,8 @@ class Facts:
   """What is known about a data set before it is opened.
 
   Attributes:
-    kind: 'tfds', 'shapes', 'sprites', 'folder', 'frames', 'npz', 'list', 'shards', 'layout',
+    kind: 'tfds', 'shapes', 'sprites', 'folder', 'frames', 'npz', 'list', 'shards', 'voc_labels',
+      'voc_boxes', 'coco_boxes', 'layout',
       'given' or 'own': what reads it.
     tfds: name in TFDS, for kind 'tfds'.
     pretrain, train, test: the splits in TFDS's notation, for kind 'tfds'.
@@ -88,6 +92,7 @@ DATASETS = {
   'coco_boxes': Facts('coco_boxes'),
   'voc_segmentation': Facts('layout', mask='mask', mask_classes=layouts.VOC_CLASSES),
   'cityscapes': Facts('layout', mask='mask', mask_classes=layouts.CITYSCAPES_CLASSES),
+  'voc_labels': Facts('voc_labels', metric='map11'),
   # Transfer, as by Kornblith et al. (arXiv 1805.08974, appendix A.1): what is trained on is
   # training and validation images together.
   'food101': Facts('tfds', 'food101', test='validation'),
@@ -205,6 +210,7 @@ def _open(
       'list': 'the CSV or JSON list',
       'shards': 'a zip, tar or Parquet file, or a folder of these',
       'layout': 'its folder',
+      'voc_labels': 'the folder with JPEGImages and ImageSets',
     }
     what = files.get(known.kind, 'the folder of images')
     raise ValueError(f'data set {name!r} needs config.data.dir: the path of {what}.')
@@ -212,11 +218,13 @@ def _open(
     return folder.from_folder(directory, split, unreadable=log, fields=fields)
   if known.kind == 'frames':
     return frames.from_frames(directory, split, gap=frame_gap, unreadable=log, fields=fields)
-  if known.kind in ('list', 'shards'):
+  if known.kind in ('list', 'shards', 'voc_labels'):
     if fields:
       raise ValueError(f'{name!r} has no field {fields[0].name!r}, only images and labels.')
-    read = listed.from_list if known.kind == 'list' else shards.from_shards
-    return read(directory, split, unreadable=log)
+    readers = {
+      'list': listed.from_list, 'shards': shards.from_shards, 'voc_labels': voc_labels.from_voc
+    }  # fmt: skip
+    return readers[known.kind](directory, split, unreadable=log)
   if known.kind == 'layout':
     return layouts.from_layout(name, directory, split, fields=fields, unreadable=log)
   if known.kind in ('voc_boxes', 'coco_boxes'):

@@ -125,7 +125,7 @@ def _column(rows: Sequence[Mapping[str, Any]], names: Sequence[str], file: str) 
 
 def from_files(
   paths: Sequence[str | os.PathLike],
-  labels: Sequence[int] | np.ndarray | None = None,
+  labels: Sequence[Any] | np.ndarray | None = None,
   *,
   name: str = 'files',
   class_names: tuple[str, ...] = (),
@@ -135,19 +135,20 @@ def from_files(
 
   Args:
     paths: the files; they are opened when they are needed.
-    labels: whole numbers [N], -1: none; or None.
+    labels: whole numbers [N], -1: none; [N, C], 1, 0 or -1, where images have several; or None.
     name: for messages and the fingerprint.
     class_names: one per class; by default their numbers.
     unreadable: where files that cannot be read are noted.
 
   Raises:
-    ValueError: no files, or labels that are not one class number for each of them.
+    ValueError: no files, or labels that are not one class number, or row, for each of them.
   """
   files = [os.path.abspath(os.path.expanduser(os.fspath(path))) for path in paths]
   y = None if labels is None else arrays.check_labels(labels, len(files), name, 'labels')
-  if y is not None and y.ndim != 1:
-    raise ValueError(f'{name}: labels of files must be one class for each, got {list(y.shape)}.')
-  count = 0 if y is None else max(len(class_names), int(y.max(initial=-1)) + 1)
+  several = y is not None and y.ndim == 2
+  count = 0
+  if y is not None:
+    count = y.shape[1] if several else max(len(class_names), int(y.max(initial=-1)) + 1)
   if class_names and len(class_names) != count:
     raise ValueError(f'{name} names {len(class_names)} classes, but labels go up to {count - 1}.')
 
@@ -174,4 +175,5 @@ def from_files(
     fetch_labels=functools.cache(lambda: y),
     locate=lambda row: files[row],
     unreadable=source.UnreadableLog() if unreadable is None else unreadable,
+    multi_label=several,
   )

@@ -14,9 +14,11 @@ the encoder's momentum of running statistics is that of pretraining, which SimCL
 the size of the data set.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 import jax.numpy as jnp
 
 from byoljax import streams
@@ -29,16 +31,16 @@ from byoljax.method import (
   MakeEncoder,
   Method,
   Setting,
-  default_groups,
   evaluation_outputs,
   keep,
 )
 from byoljax.models import heads
-from byoljax.models.net import Inputs, Net, Statistics, stack
+from byoljax.models.net import Inputs, Net, Statistics, modules_in_order, stack
 from byoljax.ops import stochastic_depth
 
 PyTree = Any
 BATCH_NORMS = ('batch', 'frozen')
+ALL = 'all'
 TARGETS = 'label_targets'
 
 
@@ -99,6 +101,7 @@ def supervised(
   batch_norm: str,
   classes: int = 0,
   regularization: Regularization = NOTHING,
+  frozen: Sequence[str] = (),
   axis: str | None = None,
 ) -> Method:
   """Supervised training of a network; `build` makes it.
@@ -109,9 +112,25 @@ def supervised(
     batch_norm: 'batch' normalizes with the batch's statistics, 'frozen' with the running ones.
     classes: C, for labels that are mixed or smoothed.
     regularization: see `Regularization`.
+    frozen: paths in the parameters, 'encoder/stage1_block0', at which nothing is trained.
     axis: mapped axis.
   """
   soft = regularization.soft
+
+  def is_frozen(path: tuple[Any, ...]) -> bool:
+    place = jax.tree_util.keystr(path, simple=True, separator='/')
+    return any(place.startswith(f'{prefix}/') for prefix in frozen)
+
+  def groups(params: PyTree) -> PyTree:
+    return jax.tree_util.tree_map_with_path(
+      lambda path, _: 'frozen' if is_frozen(path) else 'default', params
+    )
+
+  def held(params: PyTree) -> PyTree:
+    """Without gradients of what is frozen, which then need not be computed."""
+    return jax.tree_util.tree_map_with_path(
+      lambda path, x: lax.stop_gradient(x) if is_frozen(path) else x, params
+    )
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
@@ -153,7 +172,7 @@ def supervised(
     del step
     (view,), labels = batch['views'], batch['label']
     outputs, bn = net.apply(
-      params, state.bn, view, train=batch_norm == 'batch', inputs=inputs(key, len(view))
+      held(params), state.bn, view, train=batch_norm == 'batch', inputs=inputs(key, len(view))
     )
     logits = outputs['logits']
     metrics = {} if labels.ndim == 2 else {'top1': classification.accuracy(logits, labels)}
@@ -166,7 +185,7 @@ def supervised(
     return value, Aux(state.replace(bn=bn), metrics, outputs['embedding'])
 
   embed = evaluation_outputs(net, 'embedding', 'logits')
-  return Method(init, loss, keep, embed, default_groups, net=net, transform=transform)
+  return Method(init, loss, keep, embed, groups, net=net, transform=transform)
 
 
 def build(
@@ -179,6 +198,7 @@ def build(
   mixup: float = 0.0,
   cutmix: float = 0.0,
   label_smoothing: float = 0.0,
+  freeze: str = '',
 ) -> Method:
   """Builds supervised training.
 
@@ -192,10 +212,12 @@ def build(
     mixup: a of mixup's Beta(a, a).
     cutmix: a of CutMix's.
     label_smoothing: how much of the label is spread over all classes.
+    freeze: the last part of the encoder that keeps its weights, 'stage2' or 'conv5', with all
+      before it; 'all': the whole encoder; '': none.
 
   Raises:
-    ValueError: the data have no labels, an unknown `batch_norm`, a value out of range, or an
-      encoder without branches to leave out.
+    ValueError: the data have no labels, an unknown `batch_norm`, a value out of range, an encoder
+      without branches to leave out, or nothing to freeze or no such part.
   """
   if setting.num_classes < 2:
     raise ValueError('supervised training needs labelled images of at least 2 classes.')
@@ -215,5 +237,37 @@ def build(
     batch_norm=batch_norm,
     classes=setting.num_classes,
     regularization=regularization,
+    frozen=frozen_parts(setting.given.get('encoder'), encoder, freeze, batch_norm),
     axis=setting.axis,
   )
+
+
+def frozen_parts(start: Any, module: Any, freeze: str, batch_norm: str) -> tuple[str, ...]:
+  """Paths of the encoder's parts up to the one that `freeze` names.
+
+  Args:
+    start: the encoder to start from, see `method.Setting.given`; or None.
+    module: its module.
+    freeze: see `build`.
+    batch_norm: see `supervised`.
+
+  Raises:
+    ValueError: there is no encoder to start from, no such part, or batch normalization would go on
+      with the batch's statistics.
+  """
+  if not freeze:
+    return ()
+  if start is None:
+    raise ValueError(f"freeze='{freeze}' keeps weights that are there, but none are given.")
+  if batch_norm != 'frozen':
+    raise ValueError(
+      f"freeze='{freeze}' keeps weights, and batch_norm='{batch_norm}' would change what they do "
+      "with every batch: set batch_norm to 'frozen'."
+    )
+  parts = modules_in_order(module, start.preprocessing.example())
+  ends = [place for place, part in enumerate(parts)
+          if freeze == ALL or f'{part.rpartition("/")[2]}_'.startswith(f'{freeze}_')]  # fmt: skip
+  if not ends:
+    names = ', '.join(part.rpartition('/')[2] for part in parts)
+    raise ValueError(f"freeze='{freeze}' is no part of the encoder: {names}, or '{ALL}'.")
+  return tuple(f'encoder/{part}' for part in parts[: ends[-1] + 1])

@@ -93,7 +93,7 @@ def test_labels_of_json_may_be_numbers(tmp_path):
     ([0, 10**8], 'at most 1,000,000'),
     ([0.5, 1.0], 'must be whole numbers'),
     ([0], '1 labels for 2 images'),
-    ([[0, 1], [1, 0]], 'one class for each'),
+    ([[0, 1], [2, 0]], 'are 1, 0 or -1'),
   ],
 )
 def test_labels_of_files_are_classes(labels, sentence):
