@@ -12,6 +12,7 @@ from byoljax.config import ConfigError, user_errors
 from byoljax.data.augment import device
 from byoljax.data.sources import field_file, image_file
 from byoljax.data.sources.source import Source
+from byoljax.encoders.detector import DetectorModel
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import detection as scoring
 from byoljax.evals import features
@@ -60,13 +61,13 @@ class Trained(NamedTuple):
 
   Attributes:
     result: scores of the test images, and how it was trained.
-    params: by role, NumPy arrays.
-    bn: the same.
+    model: None where the encoder is a module of one's own.
+    found: {index: detections} of the test images, see `ops.proposals.detections`.
   """
 
   result: dict[str, Any]
-  params: Any
-  bn: Any
+  model: DetectorModel | None
+  found: dict[int, np.ndarray]
 
 
 def class_names(train: Source, test: Source) -> tuple[str, ...]:
@@ -169,8 +170,30 @@ def fit(
     'image_size': data.image_size,
     'frozen': protocol.frozen,
   }
+  return Trained(result, _model(encoder, data, tuple(classes), protocol, state, result), found)
+
+
+def _model(
+  encoder: Encoder,
+  data: EvalData,
+  classes: tuple[str, ...],
+  protocol: DetectProtocol,
+  state: TrainState,
+  result: Mapping[str, Any],
+) -> DetectorModel | None:
+  """The trained detector, to be kept."""
+  if not encoder.fields:
+    return None
   params, bn = jax.device_get((dict(state.params), dict(state.method_state.bn)))
-  return Trained(result, params, bn)
+  return DetectorModel(
+    dict(encoder.fields),
+    encoder.preprocessing._replace(image_size=data.image_size),
+    detection.detector_of(protocol.detector),
+    params,
+    bn,
+    classes,
+    {'data': data.train.name, 'fingerprint': data.train.fingerprint, 'result': dict(result)},
+  )
 
 
 def make_run(
@@ -258,6 +281,11 @@ def objects(source: Source, rows: Sequence[int]) -> list[tuple[Objects, tuple[in
       boxes = own[there, :4] * np.array([*size, *size])
       made.append((Objects(boxes, own[there, 4].astype(int), kinds, areas), size))
   return made
+
+
+def true_boxes(source: Source, rows: Sequence[int]) -> np.ndarray:
+  """The boxes of some images as the source has them, float32 [r, n, 5]."""
+  return _read(source, np.asarray(rows), (FIELD,))[0]
 
 
 def _size_of(image: Any) -> tuple[int, int]:

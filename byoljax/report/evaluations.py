@@ -154,6 +154,25 @@ def _dense(each: Mapping[str, Any]) -> Rows:
   ]
 
 
+def _detect(each: Mapping[str, Any]) -> Rows:
+  from byoljax.evals.detection import METRICS
+
+  return [
+    {
+      'on': _on(each['config']),
+      'images': f'{result["train_images"]:,}',
+      'start': STARTS.get(name, name),
+      'encoder': 'frozen' if result['frozen'] else 'fine-tuned',
+    }
+    | {
+      title: f'{result[metric]:.1%}'
+      for metric, title in METRICS.items()
+      if isinstance(result.get(metric), float) and result[metric] == result[metric]
+    }
+    for name, result in each['result'].items()
+  ]
+
+
 def _nothing(each: Mapping[str, Any]) -> Rows:
   del each
   return []  # `by_tap` shows it.
@@ -162,6 +181,7 @@ def _nothing(each: Mapping[str, Any]) -> Rows:
 # Tasks with tables of their own: title, rows.
 _SHOWN: dict[str, tuple[str, Callable[[Mapping[str, Any]], Rows]]] = {
   'finetune': ('Fine-tuning, beside training from scratch', _finetune),
+  'detect': ('Detection, beside training from scratch', _detect),
   'few_labels': ('Few labels, frozen features', _few_labels),
   'segment': ('Segmentation, frozen and fine-tuned', _dense),
   'depth': ('Depth, frozen and fine-tuned', _dense),

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from byoljax import config as config_lib
 from byoljax import streams
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.report import table
@@ -21,11 +23,14 @@ if TYPE_CHECKING:
   from byoljax.data.fields import Field
   from byoljax.data.sources.source import Source
   from byoljax.encoders.encoder import Encoder
-  from byoljax.protocols.detect import DetectProtocol
+  from byoljax.protocols.detect import DetectProtocol, Trained
   from byoljax.protocols.extraction import EvalData
 
 _MOST = 100  # Boxes of an image, where the data do not say.
 _HELD_OUT = 0.2
+SHEET = 'predictions.png'
+_SHOWN = 12  # images of the sheet
+_SHOWN_SCORE = 0.5  # of a box on it
 _START = {
   'online': "the run's online network",
   'target': "the run's target network",
@@ -41,8 +46,10 @@ def run(config: Config, invocation: Invocation) -> int:
 
   encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = evaluation.result_directory('detect', config, directory, invocation)
-  if not invocation.workdir and config.detect.frozen:
-    home = home.with_name(f'{home.name}-frozen')
+  if not invocation.workdir:
+    few = [f'{config.images}-{config.detect.seed}'] if config.images else []
+    parts = [home.name, *few, *(['frozen'] if config.detect.frozen else [])]
+    home = home.with_name('-'.join(parts))
   data = data_of(config, pretraining, home)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
@@ -164,7 +171,7 @@ def _train(
   if config.scratch or config.network == 'random':
     # Drawn with this training's seed, not with that of the pretraining.
     starts['random'] = untrained(encoder, protocol.seed)
-  results = {}
+  results, found = {}, {}
   for name, start in starts.items():
     say(f'training from {_START.get(name, name)} ...')
     # What is random learns nothing where it stays as it is.
@@ -172,11 +179,53 @@ def _train(
     trained = detect.fit(
       start, data, classes, own, logging=assemble.logging_of(config), workdir=home / name
     )
-    results[name] = trained.result
+    results[name], found[name] = trained.result, trained.found
+    _leave(trained, home / name, config, directory)
+  _draw(home / SHEET, found, data, classes)
   run_dir.write_result(home / 'result.json', results, config, directory)
   say(format_results(results))
   say(f'result  {home / "result.json"}')
   return 0
+
+
+def _leave(trained: 'Trained', home: pathlib.Path, config: Config, directory: pathlib.Path) -> None:
+  """Saves a detector, unless its encoder is the user's own and cannot be made again from a file."""
+  from byoljax.devices import hosts
+  from byoljax.encoders import detector
+
+  if trained.model is None or not hosts.is_first_process():
+    return
+  about = {'from': str(directory), 'config': json.loads(config_lib.to_json(config))}
+  model = dataclasses.replace(trained.model, protocol={**trained.model.protocol, **about})
+  with user_errors(f"'{home}'"):
+    say(f'detector  {detector.save(model, home / detector.FOLDER)}')
+
+
+def _draw(
+  path: pathlib.Path,
+  found: 'Mapping[str, Mapping[int, np.ndarray]]',
+  data: 'EvalData',
+  classes: tuple[str, ...],
+) -> None:
+  """Draws a few test images with their boxes, and those that each detector finds."""
+  from byoljax.devices import hosts
+  from byoljax.protocols import detect, found_boxes
+  from byoljax.report import boxes
+
+  if not hosts.is_first_process():
+    return
+  readable = np.array(sorted(next(iter(found.values()))))
+  order = np.random.default_rng((0, streams.REPORT_SAMPLE, 4)).permutation(readable)[:_SHOWN]
+  images = found_boxes.pictures(data.test, np.sort(order))
+  rows = sorted(images)
+  truth = detect.true_boxes(data.test, rows)
+  columns = {'truth': [boxes.boxes_of(each) for each in truth]}
+  for name, own in found.items():
+    short = _START.get(name, name).removeprefix("the run's ")
+    columns[short] = [boxes.boxes_of(own[row], _SHOWN_SCORE) for row in rows]
+  with user_errors(f"'{path}'"):
+    boxes.write_sheet(path, [images[row] for row in rows], columns, classes)
+  say(f'pictures  {path}')
 
 
 def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:

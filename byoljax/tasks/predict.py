@@ -1,4 +1,4 @@
-"""New images in, classes out: a table, and a page to look through; or masks, or depth maps.
+"""New images in, classes out: a table, and a page to look through; or masks, depth maps, boxes.
 
 byoljax predict runs/byol photos/new --out predictions.csv --sheet sheet.html --abstain 0.6
 byoljax predict runs/masks photos/new --out masks
@@ -26,7 +26,7 @@ _NAMED = 10  # So many files are named on the terminal.
 def run(options: argparse.Namespace) -> int:
   """Classifies images; 1 where some of them could not be read, which the table says."""
   from byoljax.devices import xla
-  from byoljax.encoders import classifier
+  from byoljax.encoders import classifier, detector
   from byoljax.encoders import dense as dense_lib
   from byoljax.protocols import prediction
 
@@ -35,8 +35,11 @@ def run(options: argparse.Namespace) -> int:
   xla.set_defaults()
   xla.keep_programs()
   there = pathlib.Path(options.classifier).expanduser()
-  if not classifier.is_one(there) and not classifier.every(there) and dense_lib.is_one(there):
-    return _every_pixel(options)
+  if not classifier.is_one(there) and not classifier.every(there):
+    if dense_lib.is_one(there):
+      return _every_pixel(options)
+    if detector.every(there):
+      return _boxes(options)
   home = classifier.find(options.classifier)
   made = classifier.load(home)
   source = open_images(options.photos)
@@ -71,6 +74,32 @@ def _every_pixel(options: argparse.Namespace) -> int:
   with user_errors(f"'{options.photos}'"):
     count = dense_files.write(model, source, out, root, options.sheet, options.batch_size)
   print(f'predictions  {out}, {count:,} images')
+  return _say_unreadable(source)
+
+
+def _boxes(options: argparse.Namespace) -> int:
+  """Writes the boxes that a detector finds."""
+  from byoljax.encoders import detector
+  from byoljax.protocols import found_boxes
+  from byoljax.report import box_files
+
+  home = detector.find(options.classifier)
+  model = detector.load(home)
+  source = open_images(options.photos)
+  print(f'detector  {home}, {len(model.classes)} classes', flush=True)
+  out = options.out or _TABLE
+  root = os.path.abspath(os.path.expanduser(options.photos))
+  with user_errors(f"'{options.photos}'"):
+    found = found_boxes.find(model, source, batch_size=options.batch_size)
+  with user_errors(f"'{out}'"):
+    least = options.abstain
+    count = box_files.write(model, source, found, out, root, options.sheet, least=least)
+  print(f'predictions  {out}, {count:,} boxes in {len(found):,} images')
+  return _say_unreadable(source)
+
+
+def _say_unreadable(source: 'Source') -> int:
+  """Names images that cannot be read; returns the exit status."""
   broken = source.unreadable.names
   for name, reason in list(broken.items())[:_NAMED]:
     print(f'  {name} cannot be read: {reason}')

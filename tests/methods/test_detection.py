@@ -30,7 +30,7 @@ def test_anchors_by_hand():
   assert made[1].tolist() == [-8, 4, 24, 12], 'twice as high, half as wide'
   assert made[4].tolist() == [0, 16, 16, 32] and made[8].tolist() == [16, 0, 32, 16]
   assert made[16].tolist() == [0, 0, 32, 32]
-  np.testing.assert_allclose(boxes.area(made[:4]), [256, 256, 1024, 1024])
+  np.testing.assert_allclose(boxes.area(jnp.asarray(made[:4])), [256, 256, 1024, 1024])
 
 
 def test_proposals_are_the_best_that_do_not_overlap():

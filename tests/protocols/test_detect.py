@@ -1,16 +1,23 @@
 """Detectors as a protocol: what boxes may be, and training and testing whatever the batch."""
 
 import dataclasses
+import json
 
+import jax
 import numpy as np
+from PIL import Image
 import pytest
 
+from byoljax import cli
 from byoljax.config import ConfigError
 from byoljax.data.fields import Field
 from byoljax.data.sources import arrays
+from byoljax.encoders import detector
 from byoljax.encoders.encoder import Preprocessing, random_encoder
+from byoljax.methods.supervised import detection
 from byoljax.protocols import detect
 from byoljax.protocols.extraction import EvalData
+from byoljax.report import boxes as boxes_lib
 from byoljax.train.record import Logging
 from configs.detect import PROTOCOLS
 
@@ -80,3 +87,47 @@ def test_squares_are_found_whatever_the_batch():
   found = [detect.detections(run, state, test, data._replace(batch_size=b)) for b in (8, 16)]
   for row in range(40):
     np.testing.assert_allclose(found[0][row], found[1][row], atol=1e-4)
+
+
+def test_a_stored_detector_finds_the_same(tmp_path):
+  encoder = random_encoder({'name': 'small'}, Preprocessing((0.5,) * 3, (0.25,) * 3, 32), 0)
+  settings = detection.detector_of(PROTOCOLS['small']['detector'])
+  model = detector.DetectorModel(encoder.fields, encoder.preprocessing, settings, {}, {},
+                                 ('dark', 'bright'), {'result': 1})  # fmt: skip
+  params, bn = model.stages.whole.init(jax.random.key(0), encoder.preprocessing.example())
+  model = dataclasses.replace(model, params=params, bn=bn)
+  detector.save(model, tmp_path / 'online' / 'detector')
+  again = detector.load(tmp_path)
+  assert again.classes == model.classes and again.detector == model.detector
+  photos = tmp_path / 'photos'
+  photos.mkdir()
+  images = squares(3, 5).read(np.arange(3))[0]
+  for number, image in enumerate(images):
+    Image.fromarray(np.repeat(image, 2, axis=1)).save(photos / f'{number}.png')
+  (photos / 'broken.png').write_bytes(b'none')
+  out, sheet = tmp_path / 'boxes.json', tmp_path / 'sheet.png'
+  arguments = ['predict', str(tmp_path), str(photos), f'--out={out}', f'--sheet={sheet}']
+  assert cli.run(arguments) == 1, 'an image cannot be read'
+  entries = json.loads(out.read_text())
+  assert [(each['file'], each['height'], each['width']) for each in entries] == [
+    (f'{number}.png', 32, 64) for number in range(3)
+  ]
+  found = model.predict(images)
+  for rows, entry in zip(found, entries, strict=True):
+    wanted = boxes_lib.boxes_of(rows)
+    assert len(wanted) == len(entry['boxes']) > 0
+    best, (top, left, bottom, right) = entry['boxes'][0], wanted[0].corners
+    assert best['class'] == model.classes[wanted[0].kind]
+    sides = [best[side] for side in ('y_min', 'x_min', 'y_max', 'x_max')]
+    # Sprites are stretched back to the same pixels but for their interpolation.
+    np.testing.assert_allclose(sides, [top * 32, left * 64, bottom * 32, right * 64], atol=1.5)
+  assert Image.open(sheet).size[0] > 192
+  csv = tmp_path / 'boxes.csv'
+  boxes_lib.write_table(csv, [('a.png', (10, 20), boxes_lib.boxes_of(rows[:1]))], model.classes)
+  header, line = csv.read_text().splitlines()
+  assert header == ','.join(boxes_lib.COLUMNS) and line.startswith(f'a.png,{best["class"]},')
+
+
+def test_no_detector_is_a_sentence(tmp_path):
+  with pytest.raises(ConfigError, match='byoljax detect` makes one'):
+    detector.load(tmp_path)

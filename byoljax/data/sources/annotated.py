@@ -218,7 +218,7 @@ def _coco_photo(
   names: Mapping[Any, str], file: str,
 ) -> Photo:  # fmt: skip
   sides = np.array([entry['bbox'] for entry in entries], np.float64).reshape(-1, 4)
-  there = (sides[:, 2:] > 0).all(1)  # COCO has a few of no extent.
+  there = np.all(sides[:, 2:] > 0, axis=1)  # COCO has a few of no extent.
   entries = [entry for entry, use in zip(entries, there, strict=True) if use]
   x, y, width, height = sides[there].T
   boxes = np.stack([y, x, y + height, x + width], 1)

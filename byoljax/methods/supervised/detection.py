@@ -16,7 +16,7 @@ look like does. Crowds (field of kinds, see `evals.detection`) are not trained o
 is.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 from typing import Any, NamedTuple
 
@@ -170,6 +170,19 @@ def _regions(
   return every[index], objects.boxes[own], labels.astype(jnp.int32), drawn, share
 
 
+def detector_of(fields: Mapping[str, Any]) -> Detector:
+  """A detector of the fields of a configuration.
+
+  Raises:
+    ValueError: an unknown one.
+  """
+  for name in fields:
+    if name not in Detector._fields:
+      raise ValueError(unknown('detector setting', name, Detector._fields))
+  made = Detector(**fields)
+  return made._replace(found=DetectionOptions(*made.found))
+
+
 def build(
   make_encoder: MakeEncoder,
   setting: Setting,
@@ -196,11 +209,7 @@ def build(
   """
   if batch_norm not in BATCH_NORMS:
     raise ValueError(unknown('batch_norm', batch_norm, BATCH_NORMS))
-  for name in detector:
-    if name not in Detector._fields:
-      raise ValueError(unknown('detector setting', name, Detector._fields))
-  options = Detector(**detector)
-  options = options._replace(found=DetectionOptions(*options.found))
+  options = detector_of(detector)
   classes = classes or setting.num_classes
   if classes < 1:
     raise ValueError('detection needs boxes of at least one class.')
