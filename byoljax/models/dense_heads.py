@@ -69,9 +69,14 @@ class DenseHead(nn.Module):
       train: whether batch normalization uses the batch.
       image: [b,H,W,...], of which the shape matters. None: the output has the size of the finest
         map, and patches are as many down as across.
+
+    Raises:
+      ValueError: tokens that are no map, or more blocks than lead to the size of the image.
     """
     size = None if image is None else (image.shape[1], image.shape[2])
     found = [gridded_tokens(x, size).astype(self.dtype) for x in maps]
+    if self.kind == 'up' and size is not None:
+      self._check_blocks(found[-1].shape[1:3], size)
     makers = {'linear': self._linear, 'fcn': self._fcn, 'skips': self._skips, 'up': self._up}
     made = makers[self.kind](found, train).astype(jnp.float32)
     return made if size is None else resized(made, size)
@@ -106,6 +111,15 @@ class DenseHead(nn.Module):
       block = UpProjection(channels, self.bn_axis, self.dtype, name=f'up{number}')
       x = block(x, train=train)
     return self._scores(x, 'score', kernel=3)
+
+  def _check_blocks(self, given: tuple[int, ...], image: tuple[int, ...]) -> None:
+    blocks = len(self.up_channels)
+    made = tuple(side << blocks for side in given)
+    if blocks and max(made) > max(image):
+      raise ValueError(
+        f'up_channels has {blocks} blocks, which make {made} pixels of a map of {tuple(given)}: '
+        f'more than the image has, {tuple(image)}. Name fewer, as the recipe depth:small does.'
+      )
 
   def _scores(self, x: jax.Array, name: str, *, kernel: int = 1, start: bool = True) -> jax.Array:
     """The last layer, float32 as the classifiers of whole images."""

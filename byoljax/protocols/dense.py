@@ -7,6 +7,7 @@ import shutil
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from byoljax.config import user_errors
@@ -126,7 +127,13 @@ def check(
     encoder = _dilated(encoder, protocol.output_stride)
     example = encoder.preprocessing._replace(image_size=data.data.image_size).example()
     net = _design(encoder, data, protocol).net
-    jax.eval_shape(lambda: net.init(jax.random.key(0), example))
+
+    def outputs() -> dict[str, jax.Array]:
+      params, bn = net.init(jax.random.key(0), example)
+      image = jnp.zeros(example.shape, example.dtype)
+      return net.apply(params, bn, image, train=False, inputs={'head': {'image': image}})[0]
+
+    jax.eval_shape(outputs)
   sources = [data.data.train]
   if len(protocol.rates) > 1:
     sources.append(training.hold_out(data.data.train, protocol.held_out, protocol.seed)[1])
@@ -143,8 +150,12 @@ def _dilated(encoder: Encoder, output_stride: int) -> Encoder:
   if not output_stride:
     return encoder
   fields = {**encoder.fields, 'output_stride': output_stride}
-  if 'name' not in fields:
-    raise ValueError(f'output_stride={output_stride} needs a ResNet of ours: set it to 0.')
+  if not str(fields.get('name', '')).startswith('resnet'):
+    name = fields.get('name', 'another module')
+    raise ValueError(
+      f'output_stride={output_stride} dilates ResNets of ours, and this encoder is {name!r}: '
+      'set it to 0, as the recipes :linear and :small do.'
+    )
   return dataclasses.replace(encoder, net=network(fields, encoder.preprocessing), fields=fields)
 
 

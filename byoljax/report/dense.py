@@ -30,9 +30,15 @@ def palette() -> np.ndarray:
 
 
 def colored_mask(mask: np.ndarray) -> np.ndarray:
-  """Class numbers [H, W] as uint8 [H, W, 3]; whatever is not in 0 ... 254 is no label."""
+  """Class numbers [H, W] as uint8 [H, W, 3]; whatever is not in 0 ... 254 is no label.
+
+  All colors but the background's are a third lighter than in `palette`: its darkest ones can hardly
+  be told from black.
+  """
   known = (mask >= 0) & (mask < IGNORED)
-  return palette()[np.where(known, mask, IGNORED).astype(np.int64)]
+  colors = palette()
+  colors[1:IGNORED] = 85 + colors[1:IGNORED] // 3 * 2
+  return colors[np.where(known, mask, IGNORED).astype(np.int64)]
 
 
 def colored_depth(depth: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -39,7 +39,7 @@ def shapes(encoder, options, image=IMAGE):
 def test_an_output_at_every_pixel_whatever_the_encoder(encoder, last, several):
   """Of images that are not square, though the network was initialized with square ones."""
   for kind in dense_heads.HEADS if encoder == 'small' else ('linear', 'skips'):
-    net, _, outputs = shapes(encoder, HeadOptions(kind))
+    net, _, outputs = shapes(encoder, HeadOptions(kind, up_channels=(8, 4)))
     assert outputs['output'].shape == (2, 64, 96, 5)
     assert dict(net.reads)['head'] == (several if kind == 'skips' else (last,))
 
@@ -49,6 +49,8 @@ def test_what_cannot_be_built_is_told():
     shapes('small', HeadOptions('fnc'))
   with pytest.raises(ValueError, match="unknown tap 'stage5'"):
     shapes('resnet18', HeadOptions('linear', ('stage5',)))
+  with pytest.raises(ValueError, match=r'make \(128, 192\) pixels of a map of \(8, 12\)'):
+    shapes('small', HeadOptions('up', up_channels=(8, 8, 8, 8)))
   with pytest.raises(ValueError, match='has no feature map'):
     shapes('pixels', HeadOptions('linear'))
   with pytest.raises(ValueError, match='reads maps'):

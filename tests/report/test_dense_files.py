@@ -20,7 +20,7 @@ def test_colors_are_those_of_voc():
   ]  # fmt: skip
   assert colors[20].tolist() == [0, 64, 128] and len({*map(tuple, colors)}) == 256
   mask = np.array([[1, 255, -1]])
-  assert dense.colored_mask(mask)[0].tolist() == [[128, 0, 0], *[[224, 224, 192]] * 2]
+  assert dense.colored_mask(mask)[0].tolist() == [[85 + 84, 85, 85], *[[224, 224, 192]] * 2]
 
 
 def test_near_is_bright_and_what_is_unknown_is_gray():
