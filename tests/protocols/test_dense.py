@@ -293,3 +293,45 @@ def test_the_command_leaves_a_table_models_and_pictures(task, scene_file, untrai
   assert cli.run(command) == 0  # Everything is there: nothing is trained again.
   assert json.loads((home / 'result.json').read_text())['result']['rows'] == rows
   assert json.loads(stamp)['protocol']['result']['steps'] == 4
+
+
+@pytest.mark.slow
+def test_a_tfds_set_with_masks_is_opened_by_its_name(tmp_path):
+  """A tiny set like `oxford_iiit_pet`: images of uneven sizes, 'segmentation_mask' of 1 to 3."""
+  pytest.importorskip('tensorflow_datasets')
+  from byoljax.data.sources import tensorflow_import
+
+  tfds = tensorflow_import.tensorflow_datasets()
+  rng = np.random.default_rng(0)
+  sizes = [(8, 12), (10, 9), (8, 12)]
+  examples = [
+    {
+      'image': rng.integers(0, 256, (*size, 3), np.uint8),
+      'segmentation_mask': rng.integers(1, 4, (*size, 1), np.uint8),
+    }
+    for size in sizes
+  ]
+  tfds.dataset_builders.store_as_tfds_dataset(
+    name='tiny_pets',
+    version='1.0.0',
+    features=tfds.features.FeaturesDict(
+      {
+        name: tfds.features.Image(shape=(None, None, channels), encoding_format='png')
+        for name, channels in (('image', 3), ('segmentation_mask', 1))
+      }
+    ),
+    split_datasets={'train': list(enumerate(examples)), 'test': list(enumerate(examples[:2]))},
+    data_dir=tmp_path,
+    disable_shuffling=True,
+  )
+  data = dense_data.open_data(
+    'segmentation', 'tfds:tiny_pets', str(tmp_path),
+    image_size=8, mean=(0.5,) * 3, std=(0.25,) * 3, batch_size=8,
+  )  # fmt: skip
+  assert (data.field, data.classes) == ('segmentation_mask', ('0', '1', '2', '3'))
+  assert (data.data.train.size, data.data.test.size) == (3, 2)
+  design, params, bn = tiny(channels=4)
+  scores, ious = dense_evaluation.evaluate(
+    'segmentation', design, params, bn, data.data.test, data.field, 8
+  )
+  assert 0 < scores['pixel_accuracy'] < 1 and len(ious) == 4
