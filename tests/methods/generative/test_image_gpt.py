@@ -103,7 +103,9 @@ def test_at_first_every_color_is_as_probable():
   assert float(aux.metrics['bits_per_dim']) == pytest.approx(np.log2(6), rel=3e-5)
 
 
+@pytest.mark.slow
 def test_the_completed_picture_has_the_upper_half():
+  """As `test_a_series_goes_on_after_its_first_half`, of images."""
   method = make('image_gpt', axis=None)
   batch = jax.tree.map(jnp.asarray, batch_of('image_gpt', rows=2))
   params, state = at_random(method, batch)

@@ -36,6 +36,17 @@ def codes_of(images):
   return np.asarray(found['codes']).astype(int)
 
 
+@functools.cache
+def _apply():
+  return jax.jit(functools.partial(made()[0].net.apply, train=True))
+
+
+def predicted(inputs):
+  """The network's outputs for the batch; one program for all tests."""
+  _, params, state = made()
+  return _apply()(params, state.bn, BATCH['views'][0], inputs=inputs)[0]
+
+
 def nll(logits, targets):
   logits = np.asarray(logits, np.float64)
   shares = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -47,7 +58,7 @@ def test_the_loss_of_text_and_image_from_its_parts():
   value, aux = jax.jit(method.loss)(params, state, BATCH, KEY, STEP)
   codes = codes_of(BATCH['views'][0])
   inputs = {'encoder': {'tokens': codes, 'condition': BATCH['label']}}
-  outputs, _ = method.net.apply(params, state.bn, BATCH['views'][0], train=True, inputs=inputs)
+  outputs = predicted(inputs)
   image, text = (
     nll(outputs['logits'][:, 1:], codes),
     nll(outputs['text_logits'][:, 0], BATCH['label']),
@@ -56,24 +67,19 @@ def test_the_loss_of_text_and_image_from_its_parts():
   assert float(aux.metrics['bits_per_dim']) == pytest.approx(image / np.log(2), rel=1e-5)
   # Nothing stands before the class; the codes know it, and another one changes them.
   others = inputs['encoder'] | {'condition': (BATCH['label'] + 1) % CLASSES}
-  again, _ = method.net.apply(
-    params, state.bn, BATCH['views'][0], train=True, inputs={'encoder': others}
-  )
+  again = predicted({'encoder': others})
   np.testing.assert_array_equal(again['text_logits'][:, 0], outputs['text_logits'][:, 0])
   assert np.abs(again['logits'][:, 1] - outputs['logits'][:, 1]).max() > 1e-4
 
 
 def test_a_code_is_predicted_from_those_before_it():
-  method, params, state = made()
   codes = codes_of(BATCH['views'][0])
   outputs = []
   for change in (0, 1):
     tokens = codes.copy()
     tokens[:, 7] = (tokens[:, 7] + change) % 12
     inputs = {'encoder': {'tokens': tokens, 'condition': BATCH['label']}}
-    outputs.append(
-      method.net.apply(params, state.bn, BATCH['views'][0], train=True, inputs=inputs)[0]['logits']
-    )
+    outputs.append(predicted(inputs)['logits'])
   moved = np.abs(outputs[1] - outputs[0]).max((0, 2))
   # The class, and codes 0 to 7.
   assert not moved[: 1 + 8].any() and np.all(moved[1 + 8 :] > 1e-5)
