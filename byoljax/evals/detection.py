@@ -225,8 +225,10 @@ def _coco_verdicts(image: _Image, ignored: _Array, threshold: float) -> _Array:
   """Whether each detection is right, wrong, or counts for nothing: int [d]."""
   taken = np.zeros(len(ignored), bool)
   verdicts = np.full(len(image.scores), _WRONG)
-  for row, overlaps in enumerate(image.overlaps):
-    free = (~taken | (image.kinds == CROWD)) & (overlaps >= min(threshold, 1 - 1e-10))
+  reached = image.overlaps >= min(threshold, 1 - 1e-10)
+  for row in np.flatnonzero(reached.any(1)):
+    overlaps = image.overlaps[row]
+    free = (~taken | (image.kinds == CROWD)) & reached[row]
     for kind, verdict in ((free & ~ignored, _RIGHT), (free & ignored, _NOTHING)):
       if kind.any():
         # The last of equal ones, as in pycocotools.
@@ -240,12 +242,8 @@ def _coco_verdicts(image: _Image, ignored: _Array, threshold: float) -> _Array:
 def _voc_verdicts(image: _Image, threshold: float) -> _Array:
   taken = np.zeros(len(image.kinds), bool)
   verdicts = np.full(len(image.scores), _WRONG)
-  for row, overlaps in enumerate(image.overlaps):
-    if not len(overlaps):
-      continue
-    best = int(np.argmax(overlaps))
-    if overlaps[best] < threshold:
-      continue
+  for row in np.flatnonzero((image.overlaps >= threshold).any(1)):
+    best = int(np.argmax(image.overlaps[row]))
     if image.kinds[best] != COUNTED:
       verdicts[row] = _NOTHING
     elif not taken[best]:
