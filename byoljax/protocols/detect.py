@@ -243,13 +243,17 @@ def detections(
 
 
 def scores(found: Mapping[int, np.ndarray], source: Source, classes: int) -> dict[str, Any]:
-  """COCO's and VOC's average precision, of images that could be read; see `evals.detection`."""
+  """COCO's and VOC's average precision, of images that could be read; see `evals.detection`.
+
+  What no object counts for is left out.
+  """
   truth = objects(source, sorted(found))
   pairs = [
     (pixels(found[row], size), own) for row, (own, size) in zip(sorted(found), truth, strict=True)
   ]
   some, there = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-  return scoring.coco_ap(some, there, classes) | scoring.voc_ap(some, there, classes)
+  made = scoring.coco_ap(some, there, classes) | scoring.voc_ap(some, there, classes)
+  return {name: value for name, value in made.items() if value == value}
 
 
 def pixels(rows: np.ndarray, size: tuple[int, int]) -> Detections:

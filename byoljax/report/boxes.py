@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from byoljax.report import fonts, sheet
 from byoljax.workdir.files import replacing
 
-_SIDE = 192  # Least side of an image with boxes, in pixels.
+_SIDE = 160  # Least side of an image with boxes, in pixels.
 _MOST_SIDE = 480
 _COLORS = (
   (230, 60, 50), (60, 140, 235), (70, 180, 70), (240, 160, 30), (160, 90, 210),

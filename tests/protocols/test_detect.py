@@ -121,7 +121,7 @@ def test_a_stored_detector_finds_the_same(tmp_path):
     sides = [best[side] for side in ('y_min', 'x_min', 'y_max', 'x_max')]
     # Sprites are stretched back to the same pixels but for their interpolation.
     np.testing.assert_allclose(sides, [top * 32, left * 64, bottom * 32, right * 64], atol=1.5)
-  assert Image.open(sheet).size[0] > 192
+  assert Image.open(sheet).size[0] > 160
   csv = tmp_path / 'boxes.csv'
   boxes_lib.write_table(csv, [('a.png', (10, 20), boxes_lib.boxes_of(rows[:1]))], model.classes)
   header, line = csv.read_text().splitlines()
