@@ -167,6 +167,9 @@ def get_config() -> ConfigDict:
         'unlabelled_per_labelled': 7,  # images of the second stream in a batch to one of the first
         'mean': IMAGENET_MEAN,  # per channel; auto: of the images themselves, as 'std'
         'std': IMAGENET_STD,
+        # Which numbers are black and white where images have more than 8 bits: '' or 'file', what
+        # the files say; 'stretch', the extremes of each image; '0,4095', these. docs/data.md
+        'range': '',
         # Fields of the source beside the images, for methods that look at them: ('depth:map',
         # 'moving:mask', 'boxes:boxes:20'); name, kind (data/fields.py), and channels if need be.
         'fields': (),

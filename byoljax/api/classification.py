@@ -77,7 +77,7 @@ class SavedClassifier:
 
     with user_errors('images'):
       if isinstance(images, str | os.PathLike):
-        source = predict.open_images(os.fspath(images))
+        source = predict.open_images(os.fspath(images), self.classifier.encoder.preprocessing.range)
       else:
         source = objects.as_source(images)
       found = prediction.predict(self.classifier, source)
@@ -214,13 +214,17 @@ def _of_files(
   if photos.is_dir():
     data_lib.require_outside(home, photos)
   if isinstance(labels, Mapping):
-    return config.data.dir, home, open_images(config, home, dict(labels))
+    return (
+      config.data.dir,
+      home,
+      open_images(config, home, dict(labels), range_=given.encoder.preprocessing.range),
+    )
   if labels is not None and not isinstance(labels, str | os.PathLike):
     raise ConfigError(
       "labels of a folder are a table, a folder of class folders, or {'holiday.jpg': 'beach'}."
     )
   config.labels = os.fspath(labels or '')
-  return config.data.dir, home, open_images(config, home)
+  return config.data.dir, home, open_images(config, home, range_=given.encoder.preprocessing.range)
 
 
 def _of_objects(images: Any, labels: Any, test: Any, test_labels: Any) -> PartlyLabelled:

@@ -1,7 +1,7 @@
 """What an example consists of: named fields, each of a kind that says how it follows a view's crop.
 
     kind     of one example                      in a view of S x S pixels
-    image    uint8 [H, W, C]                     bicubic; float32 [S, S, C] in [0, 1]
+    image    uint8, or float32 in [0, 1], [H, W, C]   bicubic; float32 [S, S, C] in [0, 1]
     map      numbers per pixel [H, W, C]         bilinear; float32 [S, S, C]
     mask     whole numbers per pixel [H, W, C]   nearest neighbor; [S, S, C], values as they are
     boxes    float32 [n, 5]                      moved, clipped, dropped; float32 [n, 5]
@@ -45,6 +45,7 @@ class Field:
       bicubic.
     dtype: of the numbers in the source: uint8, uint16, int32 or float32; filled in by the source.
     names: of the classes of boxes, where the source knows them.
+    range: of an image of float32: which numbers are black and white, see `data.sources.pixels`.
 
   Raises:
     ValueError: an unknown kind or resampling, or a name that batches use for something else.
@@ -56,6 +57,7 @@ class Field:
   resample: str = ''
   dtype: str = ''
   names: tuple[str, ...] = ()
+  range: str = ''
 
   def __post_init__(self):
     """Checks the kind and fills in its resampling."""

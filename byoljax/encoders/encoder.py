@@ -35,11 +35,13 @@ class Preprocessing(NamedTuple):
     mean: per channel, subtracted from images in [0, 1].
     std: per channel, divided by.
     image_size: side of the images that the network is evaluated on; others work, too.
+    range: which numbers are black and white, as in `data.sources.pixels`; '' for images of 8 bits.
   """
 
   mean: tuple[float, ...]
   std: tuple[float, ...]
   image_size: int
+  range: str = ''
 
   @property
   def channels(self) -> int:
@@ -84,13 +86,14 @@ class Encoder:
 
     Args:
       images: uint8 [b, S, S, C], or float in [0, 1]; of any library, or a list of equally large
-        images. Within a transformation of JAX, which does not know values, floats are taken to be
-        in that range.
+        images. For an encoder of images of more bits (`Preprocessing.range`) whole numbers are
+        those of the files. Within a transformation of JAX, which does not know values, floats are
+        taken to be in that range.
 
     Raises:
       ValueError: another shape or type, or floats that are no such images.
     """
-    given = checked(images, self.preprocessing.channels)
+    given = checked(images, self.preprocessing.channels, self.preprocessing.range)
     return self._compiled(self.params, self.bn, given)
 
   def apply(self, params: PyTree, bn: PyTree, images: jax.Array) -> jax.Array:

@@ -2,6 +2,8 @@
 
 Integers other than uint8 might be 0 to 255, 0 to 65,535 or anything; floats might be 0 to 255, or
 normalized already. Taken for what they are not, they would give features that look like any others.
+An encoder of images of more than 8 bits knows which whole numbers are black and white, and takes
+them as they are in the files.
 """
 
 from typing import Any
@@ -10,16 +12,19 @@ import jax
 from jax.core import Tracer
 import numpy as np
 
+from byoljax.data.sources import pixels
+
 # By so much rounding may exceed the range of floats.
 _SLACK = 1e-3
 
 
-def checked(images: Any, channels: int) -> Any:
+def checked(images: Any, channels: int, range_: str = '') -> Any:
   """Images uint8 or float32 [b, H, W, C], as they were given or as an array of NumPy's.
 
   Args:
     images: an array of any library, or nested sequences.
     channels: C, as the encoder takes them.
+    range_: which whole numbers are black and white, see `data.sources.pixels`; '' of 8-bit images.
 
   Raises:
     ValueError: another shape or type, or floats outside of [0, 1]. What only a compiled function
@@ -32,6 +37,8 @@ def checked(images: Any, channels: int) -> Any:
     raise ValueError(_about_shape(shape, channels))
   if not shape[0]:
     raise ValueError('images are [b, S, S, C] with at least one image, got none.')
+  if range_ and np.issubdtype(images.dtype, np.integer):
+    return _scaled(images, range_)
   if images.dtype == np.uint8:
     return images
   if not jax.numpy.issubdtype(images.dtype, np.floating):
@@ -43,6 +50,21 @@ def checked(images: Any, channels: int) -> Any:
   if not isinstance(images, Tracer):
     _check_range(images)
   return images
+
+
+def _scaled(images: Any, range_: str) -> Any:
+  """Whole numbers as float32 in [0, 1]."""
+  if isinstance(images, Tracer):
+    raise ValueError(
+      f'images have type {images.dtype}: within a compiled function an encoder takes floats in '
+      '[0, 1]; scale them before.'
+    )
+  array = np.asarray(images)
+  try:
+    pixels.check_array(array, range_)
+  except ValueError as error:
+    raise ValueError(f'images have {error}.') from error
+  return pixels.rows_to_unit(array, range_)
 
 
 def _array(images: Any, channels: int) -> np.ndarray:

@@ -59,7 +59,8 @@ class Recorded(NamedTuple):
 
 def preprocessing_of(config: Config) -> Preprocessing:
   """What the configuration of a run says about images."""
-  return Preprocessing(tuple(config.data.mean), tuple(config.data.std), config.evals.image_size)
+  data = config.data
+  return Preprocessing(tuple(data.mean), tuple(data.std), config.evals.image_size, data.range)
 
 
 def facts_of(run: Any, given: Mapping[str, Any]) -> dict[str, Any]:

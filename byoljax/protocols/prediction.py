@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from byoljax.data.batches import pipeline
+from byoljax.data.sources import pixels
 from byoljax.data.sources.source import Source
 from byoljax.encoders.classifier import Classifier
 from byoljax.evals import calibration, features
@@ -55,12 +56,12 @@ def predict(
 
 
 def thumbnails(source: Source, rows: np.ndarray, side: int) -> dict[int, np.ndarray]:
-  """Center crops uint8 [side, side, C] of the images at these rows, of those that can be read."""
+  """Center crops uint8 [side, side, 3] of the images at these rows, of those that can be read."""
   made: dict[int, np.ndarray] = {}
   if not len(rows):
     return made
   for batch in pipeline.eval_batches(source.subset(rows), image_size=side, batch_size=64):
     for row, image in zip(batch['index'], batch['image'], strict=True):
       if row >= 0:
-        made[int(rows[row])] = image
+        made[int(rows[row])] = pixels.shown(image)
   return made

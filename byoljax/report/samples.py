@@ -8,7 +8,7 @@ import numpy as np
 
 from byoljax import streams
 from byoljax.data.batches import pipeline
-from byoljax.data.sources import series
+from byoljax.data.sources import pixels, series
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, hypersphere, knn
@@ -92,7 +92,7 @@ def _images(sample: Sample, rows: np.ndarray) -> np.ndarray:
   made = np.zeros((len(wanted), side, side, 3), np.uint8)
   for batch in pipeline.eval_batches(sample.source.subset(wanted), image_size=side, batch_size=64):
     real = batch['valid']
-    made[batch['index'][real]] = batch['image'][real]
+    made[batch['index'][real]] = pixels.shown(batch['image'][real])
   if sample.source.series is not None:
     numbers = series.of_images(made[..., :1], sample.source.series) / np.float32(255)
     made = (curves.draw(numbers) * 255).astype(np.uint8)

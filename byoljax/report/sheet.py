@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from byoljax.data.sources import pixels
 from byoljax.report import fonts
 from byoljax.workdir.files import replacing
 
@@ -34,8 +35,8 @@ def write(
 
   Args:
     path: the PNG to write.
-    originals: n images, uint8 [H, W, 3]; sizes may differ.
-    views: one sequence of n images for each view, float in [0, 1] or uint8, [S, S, 3].
+    originals: n images, uint8 or float in [0, 1], [H, W, C]; sizes may differ.
+    views: one sequence of n images for each view, float in [0, 1] or uint8, [S, S, C].
     names: a heading for each view.
     first: the heading of the originals.
     captions: what stands under the pictures, one sequence of n texts for each column, that of the
@@ -69,7 +70,7 @@ def write(
       left = side * (block + _BETWEEN) + _GAP + column * (cell + _GAP)
       if row == 0:
         pen.text((left, 4), shortened(title, cell, font), fill=_INK, font=font)
-      picture = _fit(_to_uint8(image), cell)
+      picture = _fit(pixels.shown(image), cell)
       # Pictures that are not square sit in the middle of their cell.
       x = left + (cell - picture.width) // 2
       y = _HEADER + row * pitch + (cell - picture.height) // 2
@@ -98,7 +99,7 @@ def write_grid(
   sheet = Image.new('RGB', (across * pitch + gap, down * pitch + gap), _PAPER)
   for number, image in enumerate(images):
     row, column = divmod(number, across)
-    sheet.paste(_fit(image, cell), (column * pitch + gap, row * pitch + gap))
+    sheet.paste(_fit(pixels.shown(image), cell), (column * pitch + gap, row * pitch + gap))
   with replacing(path) as file:
     sheet.save(file, format='PNG')
 
@@ -112,13 +113,6 @@ def shortened(text: str, width: float, font: Any) -> str:
   while keep > 1 and font.getlength(f'{text[: -(-keep // 2)]}…{text[-(keep // 2) :]}') > width:
     keep -= 1
   return f'{text[: -(-keep // 2)]}…{text[-(keep // 2) :]}'
-
-
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-  """[H, W, 1 or 3] as uint8 [H, W, 3]."""
-  if image.dtype != np.uint8:
-    image = np.round(np.clip(image, 0.0, 1.0) * 255.0).astype(np.uint8)
-  return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image
 
 
 def _fit(image: np.ndarray, cell: int) -> Image.Image:

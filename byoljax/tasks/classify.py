@@ -58,7 +58,8 @@ def run(config: Config, invocation: Invocation) -> int:
   home = pathlib.Path(invocation.workdir or default_home(config, given, photos.resolve().stem))
   if photos.is_dir():
     data_lib.require_outside(home, photos)
-  images = partly_labelled.open_images(config, home)
+  range_ = given.encoder.preprocessing.range
+  images = partly_labelled.open_images(config, home, range_=range_)
   return make(config, invocation, given, images, home)
 
 

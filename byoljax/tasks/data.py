@@ -64,6 +64,7 @@ def open_split(
       in_memory=config.data.resident != 'off',
       fields=parsed(config.data.fields) if split == 'pretrain' else fields,
       frame_gap=config.data.frame_gap,
+      range_=config.data.range,
     )
     for note in source.notes:
       _say_once(f'Note: {note}')
@@ -76,6 +77,7 @@ def open_split(
       _resolve_series(config, source)
     if config.data.labels:
       source = two_streams(config, source)
+    _resolve_range(config, source)
     if resolve:
       _resolve_statistics(config, source, log_dir)
     return source
@@ -119,6 +121,20 @@ def two_streams(config: Config, source: 'Source') -> 'Source':
   known = labelled.part(source.labelled(), config.data.labels, config.data.split_seed)
   name = f'{source.name} with {known.size:,} labels'
   return join([known, source.without_labels()], name)
+
+
+def _resolve_range(config: Config, source: 'Source') -> None:
+  """Notes that images have more than 8 bits where the configuration leaves that to them."""
+  from byoljax.data.sources import pixels
+
+  image = source.field('image')
+  if image.dtype == 'float32' and not config.data.range:
+    with config.unlocked():
+      config.data.range = pixels.FILE
+    _say_once(
+      f'{source.name} is read as numbers of {image.channels} channels: every bit counts, and black '
+      f'and white are those of the files (data.range={pixels.FILE})'
+    )
 
 
 def _resolve_statistics(config: Config, source: 'Source', workdir: pathlib.Path | None) -> None:

@@ -71,13 +71,19 @@ def run(config: Config, invocation: Invocation) -> int:
     invocation.workdir or directory.parent.parent / 'embeddings' / '-'.join(what)
   )
   with user_errors():
-    source = datasets.load(name, config.split, data_dir=where, unreadable_log=folder)
+    source = datasets.load(
+      name, config.split, data_dir=where, unreadable_log=folder, range_=data.range
+    )
   size = config.image_size or source_config.evals.image_size
   about = {
     'pretrained': str(directory.resolve()),
     'network': config.network,
     'tap': config.tap,
-    'data': {'name': name, 'dir': where and str(pathlib.Path(where).resolve())},
+    'data': {
+      'name': name,
+      'dir': where and str(pathlib.Path(where).resolve()),
+      'range': data.range,
+    },
     'split': config.split,
     'fingerprint': source.fingerprint,
     'image_size': size,

@@ -29,7 +29,11 @@ class PartlyLabelled(NamedTuple):
 
 
 def open_images(
-  config: Config, home: pathlib.Path, table: Mapping[str, str] | None = None
+  config: Config,
+  home: pathlib.Path,
+  table: Mapping[str, str] | None = None,
+  *,
+  range_: str = '',
 ) -> PartlyLabelled:
   """The images of `config.data.dir` and their labels; what cannot be read is listed in `home`.
 
@@ -37,6 +41,7 @@ def open_images(
     config: of the task.
     home: the directory that is written.
     table: {file: class}, in place of the one that `config.labels` names.
+    range_: which numbers are black and white, see `data.sources.pixels`.
 
   Raises:
     ConfigError: no images or labels, or labels of images that are not there.
@@ -59,26 +64,29 @@ def open_images(
       others = [file for file in files if file not in known]
       if len(set(known.values())) < 2:
         raise ConfigError(f"'{labels}' names fewer than two classes: nothing can be told apart.")
-      train = _files(photos, own, [known[file] for file in own], log)
-      rest = _files(photos, others) if others else None
+      train = _files(photos, own, [known[file] for file in own], log, range_=range_)
+      rest = _files(photos, others, range_=range_) if others else None
       return PartlyLabelled(train, None, rest, str(photos.resolve()))
     if labels and not pathlib.Path(labels).expanduser().is_dir():
       raise ConfigError(f"labels='{labels}' is neither a table of labels nor a folder.")
     where = labels or str(photos)
     kind = 'npz' if where.endswith('.npz') else 'folder'
-    train = datasets.load(kind, 'train', data_dir=where, unreadable_log=log.path)
+    train = datasets.load(kind, 'train', data_dir=where, unreadable_log=log.path, range_=range_)
     if train.num_classes < 2:
       raise ConfigError(
         f"'{where}' has no labels: give --labels=labels.csv with a file and its class in each "
         'line, or put every image into a folder of its class, two classes at least.'
       )
     try:
-      test = datasets.load(kind, 'test', data_dir=where, unreadable_log=log.path)
+      test = datasets.load(kind, 'test', data_dir=where, unreadable_log=log.path, range_=range_)
     except NoSplitError:
       test = None
-    rest = _others(photos, pathlib.Path(where)) if labels else None
+    rest = _others(photos, pathlib.Path(where), range_) if labels else None
     if kind == 'folder' and not labels:
-      rest = _unlabelled(datasets.load(kind, 'pretrain', data_dir=where, unreadable_log=log.path))
+      every = datasets.load(
+        kind, 'pretrain', data_dir=where, unreadable_log=log.path, range_=range_
+      )
+      rest = _unlabelled(every)
     if test is not None and not test.num_classes:
       test = None
     return PartlyLabelled(train, test, rest, str(photos.resolve()))
@@ -92,7 +100,7 @@ def _unlabelled(source: 'Source') -> 'Source | None':
   return source.subset(np.flatnonzero(labels < 0))
 
 
-def _others(photos: pathlib.Path, labelled: pathlib.Path) -> 'Source | None':
+def _others(photos: pathlib.Path, labelled: pathlib.Path, range_: str) -> 'Source | None':
   """The images of a folder that do not lie in the folder with the labelled ones."""
   from byoljax.data.sources import folder
 
@@ -102,7 +110,7 @@ def _others(photos: pathlib.Path, labelled: pathlib.Path) -> 'Source | None':
     for file in folder.every_image(photos)
     if not (photos / file).resolve().is_relative_to(inside)
   ]
-  return _files(photos, files) if files else None
+  return _files(photos, files, range_=range_) if files else None
 
 
 def _files(
@@ -110,6 +118,7 @@ def _files(
   files: Sequence[str],
   classes: Sequence[str] | None = None,
   log: 'UnreadableLog | None' = None,
+  range_: str = '',
 ) -> 'Source':
   """Files of a folder, with the names of their classes."""
   from byoljax.data.sources import listed
@@ -117,4 +126,6 @@ def _files(
   names = tuple(sorted(set(classes or ())))
   labels = None if classes is None else [names.index(label) for label in classes]
   paths = [root / file for file in files]
-  return listed.from_files(paths, labels, name=root.name, class_names=names, unreadable=log)
+  return listed.from_files(
+    paths, labels, name=root.name, class_names=names, unreadable=log, range_=range_
+  )

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
       return _boxes(options)
   home = classifier.find(options.classifier)
   made = classifier.load(home)
-  source = open_images(options.photos)
+  source = open_images(options.photos, made.encoder.preprocessing.range)
   count = len(classifier.every(pathlib.Path(options.classifier)))
   note = f' (the newest of {count}; name another by its directory)' if count > 1 else ''
   print(f'classifier  {home}{note}, {len(made.classes)} classes', flush=True)
@@ -197,8 +197,12 @@ def write_sheet(
   print(f'sheet  {path}')
 
 
-def open_images(path: str) -> 'Source':
+def open_images(path: str, range_: str = '') -> 'Source':
   """The images of a folder with all below it, a single image file, or the arrays of an `.npz`.
+
+  Args:
+    path: of one of these.
+    range_: which numbers are black and white, see `data.sources.pixels`.
 
   Raises:
     ConfigError: none of these.
@@ -210,15 +214,15 @@ def open_images(path: str) -> 'Source':
   with user_errors():
     if where.suffix == '.npz':
       try:
-        return arrays.from_npz(where, 'test')
+        return arrays.from_npz(where, 'test', range_=range_)
       except NoSplitError:
-        return arrays.from_npz(where, 'pretrain')
+        return arrays.from_npz(where, 'pretrain', range_=range_)
     if where.is_file():
-      return listed.from_files([where], name=where.name)
+      return listed.from_files([where], name=where.name, range_=range_)
     if not where.is_dir():
       raise ConfigError(f"there is no folder or image '{path}'.")
     files = [where / file for file in folder.every_image(where)]
-    return listed.from_files(files, name=where.name)
+    return listed.from_files(files, name=where.name, range_=range_)
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:

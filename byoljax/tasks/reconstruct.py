@@ -64,7 +64,7 @@ def _painted(painter: 'Painter', step: int, files: Sequence[str], size: int) -> 
   preprocessing = painter.preprocessing._replace(image_size=size or own)
   painter = dataclasses.replace(painter, preprocessing=preprocessing)
   source = arrays.from_arrays(
-    image_files.read(files, preprocessing.image_size), None, name='the images'
+    image_files.read(files, preprocessing.image_size, preprocessing.range), None, name='the images'
   )
   try:
     return painter.paint(step, painter.batch(source), source)

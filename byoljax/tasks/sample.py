@@ -70,7 +70,7 @@ def _class_of(sampler: 'Sampler', name: str) -> int | None:
     return None
   data = sampler.config.data
   with user_errors():
-    source = datasets.load(data.name, 'train', data_dir=data.dir)
+    source = datasets.load(data.name, 'train', data_dir=data.dir, range_=data.range)
   names = list(source.class_names) or [str(number) for number in range(source.num_classes)]
   if name in names:
     return names.index(name)

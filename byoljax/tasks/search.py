@@ -87,7 +87,7 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
   parts = embed.read_parts(where)
   if about['format'] != 'npz' or not parts:
     raise ConfigError(f"'{folder}' has no .npz parts: embed with --format=npz to search in it.")
-  queries = image_files.read(images, about['image_size'])
+  queries = image_files.read(images, about['image_size'], about['data']['range'])
   embed_images = load.load(about['pretrained'], about['network'], about['tap'])
   found = nearest(np.asarray(embed_images(queries)), parts, count + _SPARE)
   pictures = _pictures(folder, about, np.unique(found.index))
@@ -147,7 +147,7 @@ def _pictures(folder: str, about: Mapping[str, Any], wanted: np.ndarray) -> dict
 
   with user_errors():
     data = about['data']
-    source = datasets.load(data['name'], about['split'], data_dir=data['dir'])
+    source = datasets.load(data['name'], about['split'], data_dir=data['dir'], range_=data['range'])
     if source.fingerprint != about['fingerprint']:
       raise ConfigError(f"the images of {source.name} are not those that '{folder}' was made of.")
     pictures = {}

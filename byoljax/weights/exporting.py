@@ -134,6 +134,7 @@ def _config(encoder: Encoder) -> dict[str, Any]:
     'mean': list(preprocessing.mean),
     'std': list(preprocessing.std),
     'image_size': side,
+    'range': preprocessing.range,
     'version': __version__,
   }
   library = library_of(encoder)

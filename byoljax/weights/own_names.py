@@ -38,7 +38,10 @@ def encoder_of(folder: pathlib.Path, state: Mapping[str, np.ndarray]) -> Encoder
     about = json.loads((folder / 'config.json').read_text())['byoljax']
     fields: dict[str, Any] = dict(about['encoder'])
     preprocessing = Preprocessing(
-      tuple(about['mean']), tuple(about['std']), int(about['image_size'])
+      tuple(about['mean']),
+      tuple(about['std']),
+      int(about['image_size']),
+      str(about.get('range', '')),  # Exports of earlier versions are of 8-bit images.
     )
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise ValueError(

@@ -33,7 +33,7 @@ _INT = np.int32
 def resample(xp: Any, images: Any, boxes: Any, flip: Any, size: int, kernel: str = DEFAULT) -> Any:
   """Crops, resizes and mirrors each image in one separable resampling.
 
-  Clipped and rounded to the 256 levels of an 8-bit image. Not meant to be differentiated.
+  Clipped and, of 8-bit images, rounded to their 256 levels. Not meant to be differentiated.
 
   Args:
     xp: array namespace.
@@ -44,13 +44,13 @@ def resample(xp: Any, images: Any, boxes: Any, flip: Any, size: int, kernel: str
     kernel: a key of KERNELS.
 
   Returns:
-    float32 [b, size, size, C]: multiples of 1/255 in [0, 1].
+    float32 [b, size, size, C] in [0, 1]; of uint8 multiples of 1/255.
   """
-  # On the scale 0..255, as TensorFlow resizes: the sums of weighted integers round alike.
-  levels = xp.asarray(images, dtype=_FLOAT)
-  levels = levels if images.dtype == np.uint8 else levels * 255.0
-  out = xp.clip(_interpolated(xp, levels, boxes, flip, size, KERNELS[kernel]), 0.0, 255.0)
-  return xp.floor(out + 0.5) * _FLOAT(1 / 255)
+  # Bytes on the scale 0..255, as TensorFlow resizes: the sums of weighted integers round alike.
+  is_bytes = images.dtype == np.uint8
+  out = _interpolated(xp, xp.asarray(images, dtype=_FLOAT), boxes, flip, size, KERNELS[kernel])
+  out = xp.clip(out, 0.0, 255.0 if is_bytes else 1.0)
+  return xp.floor(out + 0.5) * _FLOAT(1 / 255) if is_bytes else out
 
 
 def resample_map(xp: Any, maps: Any, boxes: Any, flip: Any, size: int, kernel: str) -> Any:

@@ -54,7 +54,7 @@ class Aligned(NamedTuple):
     """Of what travels to the accelerator."""
     if self.field is None:
       return np.dtype('float32')
-    return np.dtype('uint8' if self.kind == 'image' else self.field.dtype_in_view())
+    return np.dtype(self.field.dtype if self.kind == 'image' else self.field.dtype_in_view())
 
   def empty(self, rows: int) -> np.ndarray:
     """What rows hold that are not there: zeros, no boxes, no labels."""
@@ -62,6 +62,12 @@ class Aligned(NamedTuple):
     if self.kind in ('boxes', 'label'):
       made[...] = -1
     return made
+
+  def stored(self, values: np.ndarray) -> np.ndarray:
+    """What travels to the accelerator of a crop: images in [0, 1] as bytes, if they were."""
+    if self.kind != 'image' or self.dtype != np.uint8:
+      return values
+    return np.floor(values * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
   def cut(
     self, values: Sequence[np.ndarray], boxes: np.ndarray, flips: np.ndarray, sides: np.ndarray
@@ -83,7 +89,7 @@ class Aligned(NamedTuple):
       one = slice(row, row + 1)
       window = (boxes[one, self.view], flips[one, self.view], self.size)
       found = crop.crop_field(np, self.field, value[None], *window, height, width, self.kernel)
-      made[row] = to_bytes(found[0]) if self.kind == 'image' else found[0]
+      made[row] = self.stored(found[0])
     return made
 
 
@@ -149,8 +155,3 @@ def views_of(
     one.view: array for one, array in zip(wanted, arrays, strict=True) if one.is_view
   }
   return tuple(shown.get(number, image) for number, image in enumerate(images))
-
-
-def to_bytes(pixels: np.ndarray) -> np.ndarray:
-  """Images in [0, 1] as uint8."""
-  return np.floor(pixels * np.float32(255) + np.float32(0.5)).astype(np.uint8)

@@ -9,7 +9,8 @@ per example; the crops are two matrix products over the whole group (`resize.res
 32
 pixels the number of operations, not their arithmetic, determines the time.
 
-What TensorFlow does not decode exactly is decoded by Pillow, called from the graph.
+What TensorFlow does not decode exactly, and images that are numbers, are decoded in Python, called
+from the graph (`data.sources.pixels`).
 """
 
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from byoljax.data.augment import resize
-from byoljax.data.sources import image_file, tensorflow_import
+from byoljax.data.fields import IMAGE, Field
+from byoljax.data.sources import image_file, pixels, tensorflow_import
 
 # Largest image, in pixels, for which the crops of a whole group are made at once.
 _SMALL = 64 * 64
@@ -68,18 +70,21 @@ def _union(boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
 
 @functools.lru_cache(maxsize=16)
 def make_decoder(
-  views: tuple[tuple[int, str], ...], image_shape: tuple[int, int] | None
+  views: tuple[tuple[int, str], ...],
+  image_shape: tuple[int, int] | None,
+  image: Field = IMAGE,
 ) -> Callable[..., Any]:
   """Builds the function of a group; it is traced on first use, and again for no other group.
 
   Args:
     views: of each, its side in pixels and its kernel, a key of `resize.KERNELS`.
     image_shape: (H, W) where all images have the same, else None.
+    image: of the source: what an image is.
 
   Returns:
     A `tf.function`: (files string [n], kind int32 [n], part int32 [n, 4], boxes int32 [n, V, 4],
-    flips bool [n, V]) -> uint8 [n, S, S, 3] for each view. The boxes lie in the whole images. It
-    raises an OpError when any of the files is damaged.
+    flips bool [n, V]) -> [n, S, S, C] for each view, as `image` says. The boxes lie in the whole
+    images. It raises an OpError when any of the files is damaged.
   """
   tf = tensorflow_import.tensorflow()
   signature = [
@@ -93,34 +98,41 @@ def make_decoder(
   @tf.function(input_signature=signature, autograph=False)
   def decoder(files, kind, part, boxes, flips):
     if image_shape is not None and is_small(image_shape):
-      return tuple(_small_views(tf, files, kind, boxes, flips, views, image_shape))
-    return tuple(_views(tf, files, kind, part, boxes, flips, views))
+      return tuple(_small_views(tf, files, kind, boxes, flips, views, image_shape, image))
+    return tuple(_views(tf, files, kind, part, boxes, flips, views, image))
 
   return decoder
 
 
-def _decode_part(tf: Any, data: Any, kind: Any, part: Any) -> Any:
-  """The part (y, x, h, w) of an image file, uint8 [h, w, 3]; all of a PNG."""
+def _decode_part(tf: Any, data: Any, kind: Any, part: Any, image: Field) -> Any:
+  """The part (y, x, h, w) of an image file, [h, w, C]; all of a PNG."""
+
+  def with_numpy() -> Any:
+    made = tf.numpy_function(
+      functools.partial(_with_numpy, image), [data, part], tf.as_dtype(image.dtype), stateful=False
+    )
+    return tf.ensure_shape(made, [None, None, image.channels])
+
+  if image.dtype != IMAGE.dtype:
+    return with_numpy()
   branches = {
     # The accurate transform is libjpeg's and Pillow's default; the fast one is off by up to 4.
     image_file.JPEG: lambda: tf.io.decode_and_crop_jpeg(
       data, part, channels=3, dct_method='INTEGER_ACCURATE'
     ),
     image_file.PNG: lambda: tf.io.decode_png(data, channels=3),
-    image_file.PILLOW: lambda: tf.ensure_shape(
-      tf.numpy_function(_with_pillow, [data, part], tf.uint8, stateful=False), [None, None, 3]
-    ),
+    image_file.PILLOW: with_numpy,
   }
   return tf.switch_case(kind, branches)
 
 
-def _with_pillow(data: bytes, part: np.ndarray) -> np.ndarray:
+def _with_numpy(image: Field, data: bytes, part: np.ndarray) -> np.ndarray:
   y, x, h, w = part
   try:
-    return np.ascontiguousarray(image_file.decode(data)[y : y + h, x : x + w])
+    return np.ascontiguousarray(pixels.decode(data, image)[y : y + h, x : x + w])
   except image_file.UnreadableImageError:
     # Cropping this fails later in the graph, without a page of traceback.
-    return np.zeros((0, 0, 3), np.uint8)
+    return np.zeros((0, 0, image.channels), image.dtype)
 
 
 def _views(
@@ -131,20 +143,26 @@ def _views(
   boxes: Any,
   flips: Any,
   views: tuple[tuple[int, str], ...],
+  image: Field,
 ) -> tuple[Any, ...]:
   """Views of images of any size."""
 
   def example(inputs):
     data, kind, part, boxes, flips = inputs
-    image = _decode_part(tf, data, kind, part)
+    whole = _decode_part(tf, data, kind, part, image)
     made = []
     for view, (size, kernel) in enumerate(views):
       y, x, h, w = tf.unstack(boxes[view])
-      cut = tf.slice(image, tf.stack([y - part[0], x - part[1], 0]), tf.stack([h, w, 3]))
-      made.append(tf.ensure_shape(_resized(tf, cut, size, kernel, flips[view]), [size, size, 3]))
+      cut = tf.slice(
+        whole, tf.stack([y - part[0], x - part[1], 0]), tf.stack([h, w, image.channels])
+      )
+      shown = _resized(tf, cut, size, kernel, flips[view])
+      made.append(tf.ensure_shape(shown, image.shape(size, size)))
     return tuple(made)
 
-  types = tuple(tf.TensorSpec([size, size, 3], tf.uint8) for size, _ in views)
+  types = tuple(
+    tf.TensorSpec(image.shape(size, size), tf.as_dtype(image.dtype)) for size, _ in views
+  )
   inputs = (files, kind, part, boxes, flips)
   return tf.map_fn(example, inputs, fn_output_signature=types, parallel_iterations=1)
 
@@ -158,12 +176,15 @@ _RESIZE: dict[str, Callable[..., Any]] = {
 }
 
 
-def _resized(tf: Any, pixels: Any, size: int, kernel: str, flip: Any) -> Any:
-  """Resize by a kernel to [size, size, 3], rounded as in `resize.resample`."""
-  pixels = _RESIZE[kernel](tf, pixels, (size, size))
-  pixels = tf.cast(tf.clip_by_value(pixels + 0.5, 0.0, 255.0), tf.uint8)
+def _resized(tf: Any, cut: Any, size: int, kernel: str, flip: Any) -> Any:
+  """Resize by a kernel to [size, size, C], clipped and rounded as in `resize.resample`."""
+  made = _RESIZE[kernel](tf, cut, (size, size))
+  if cut.dtype == tf.uint8:
+    made = tf.cast(tf.clip_by_value(made + 0.5, 0.0, 255.0), tf.uint8)
+  else:
+    made = tf.clip_by_value(made, 0.0, 1.0)
   # A choice between the two, by `tf.where`, takes longer than decoding and resizing together.
-  return tf.cond(flip, lambda: tf.reverse(pixels, [1]), lambda: pixels)
+  return tf.cond(flip, lambda: tf.reverse(made, [1]), lambda: made)
 
 
 def _small_views(
@@ -174,23 +195,25 @@ def _small_views(
   flips: Any,
   views: tuple[tuple[int, str], ...],
   shape: tuple[int, int],
+  image: Field,
 ) -> list[Any]:
   """Views of small images of one size."""
   height, width = shape
 
   def example(inputs):
     data, kind = inputs
-    image = _decode_part(tf, data, kind, [0, 0, height, width])
-    return tf.ensure_shape(image, [height, width, 3])
+    made = _decode_part(tf, data, kind, [0, 0, height, width], image)
+    return tf.ensure_shape(made, image.shape(height, width))
 
-  whole = tf.TensorSpec([height, width, 3], tf.uint8)
+  whole = tf.TensorSpec(image.shape(height, width), tf.as_dtype(image.dtype))
   images = tf.map_fn(example, (files, kind), fn_output_signature=whole, parallel_iterations=1)
   xp = tf.experimental.numpy
-  return [
-    _to_bytes(tf, resize.resample(xp, images, boxes[:, view], flips[:, view], *shown))
+  made = [
+    resize.resample(xp, images, boxes[:, view], flips[:, view], *shown)
     for view, shown in enumerate(views)
   ]
+  return [_to_bytes(tf, each) for each in made] if image.dtype == IMAGE.dtype else made
 
 
-def _to_bytes(tf: Any, pixels: Any) -> Any:
-  return tf.cast(tf.floor(pixels * 255.0 + 0.5), tf.uint8)
+def _to_bytes(tf: Any, made: Any) -> Any:
+  return tf.cast(tf.floor(made * 255.0 + 0.5), tf.uint8)

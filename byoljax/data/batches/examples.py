@@ -16,7 +16,7 @@ import numpy as np
 from byoljax.data.augment import crop, draws, views
 from byoljax.data.batches import decode
 from byoljax.data.batches.aligned import Aligned
-from byoljax.data.sources import field_file, image_file
+from byoljax.data.sources import field_file, image_file, pixels
 from byoljax.data.sources.source import Source
 
 # More unreadable files in succession mean a wrong folder, and each of them costs a read.
@@ -200,7 +200,7 @@ class Planner:
     reason = 'the image data are damaged'
     if kind == image_file.PILLOW:
       try:
-        image_file.decode(plan.files[position])
+        pixels.decode(plan.files[position], self._source.field('image'))
       except image_file.UnreadableImageError as error:
         reason = str(error)
     self._source.unreadable.add(self._source.locate(index), reason)
@@ -212,7 +212,7 @@ class Planner:
       return None
     due = self._source.image_shape
     try:
-      kind, height, width = image_file.inspect(example.file)
+      kind, height, width = pixels.inspect(example.file, self._source.field('image'))
       if due is not None and due != (height, width):
         raise image_file.UnreadableImageError(
           f'the image is {height} x {width}, not {due[0]} x {due[1]}'

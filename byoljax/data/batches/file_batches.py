@@ -14,6 +14,7 @@ from byoljax.data.batches import graph
 from byoljax.data.batches.ahead import AHEAD, Batch, Batches
 from byoljax.data.batches.aligned import Aligned, packed, views_of
 from byoljax.data.batches.examples import Plan, Planner
+from byoljax.data.fields import Field
 from byoljax.data.sources import tensorflow_import
 
 # Enough examples to amortize a call, few enough to spread a batch over all cores.
@@ -33,6 +34,7 @@ class FileBatches(Batches):
     at: At,
     planner: Planner,
     decoder: Any,
+    image: Field,
     *,
     sizes: tuple[int, ...],
     threads: int,
@@ -47,11 +49,12 @@ class FileBatches(Batches):
         (-1: padding).
       planner: makes the plans of the groups.
       decoder: carries them out (`decode.make_decoder`).
+      image: of the source: channels and type of the views.
       sizes: side of each view in pixels.
       threads: for decoding.
       wanted: the further fields that the planner makes.
-      finish: from 'index' and 'epoch' int32 [b], 'label' int32 [b, ...], 'views', a tuple of uint8
-        [b, S, S, 3], and further fields to what is handed out.
+      finish: from 'index' and 'epoch' int32 [b], 'label' int32 [b, ...], 'views', a tuple of images
+        [b, S, S, C], and further fields to what is handed out.
     """
     super().__init__(steps)
     size = len(at(steps.start)[1])
@@ -73,6 +76,7 @@ class FileBatches(Batches):
     self._members = members
     self._planner = planner
     self._decoder = decoder
+    self._image = image
     self._sizes = sizes
     self._wanted = tuple(wanted)
     self._finish = finish
@@ -91,7 +95,10 @@ class FileBatches(Batches):
   def _at(self, step: int) -> Batch:
     index = np.full(self._size, -1, np.int32)
     label = np.full((self._size, *self._planner.label_shape), -1, np.int32)
-    views = tuple(np.zeros((self._size, size, size, 3), np.uint8) for size in self._sizes)
+    views = tuple(
+      np.zeros((self._size, *self._image.shape(size, size)), self._image.dtype)
+      for size in self._sizes
+    )
     further = tuple(one.empty(self._size) for one in self._wanted)
     for group in range(self._groups):
       number = step * self._groups + group

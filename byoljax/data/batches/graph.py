@@ -43,7 +43,7 @@ class Made(NamedTuple):
     index: number of each example in its source, int32 [n]; -1: padding or unreadable.
     label: int32 [n]; -1: none.
     row: row of the group that each image belongs to, int32 [m].
-    views: uint8 [m, S, S, 3] for each view.
+    views: uint8 or float32 [m, S, S, C] for each view.
     further: fields beside the views, of the m images, as in the plan.
   """
 

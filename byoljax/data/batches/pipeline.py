@@ -12,23 +12,24 @@ What a batch of b examples holds, on its way through the program:
     index        int32 [b], number in the source          the same
     epoch        int32 [b], how often it was seen         the same
     label        int32 [b, ...], -1: none                 the same
-    views        files: tuple of uint8 [b, S, S, C]       tuple of float32 [b, S, S, C], normalized
+    views        files: tuple of images [b, S, S, C]      tuple of float32 [b, S, S, C], normalized
     window       files: tuple, one array for each view    -
     drawn        -                                        tuple of float32 [b, 12], `augment.drawn`
-    image        arrays: uint8 [b, H, W, C], no views     -
+    image        arrays: images [b, H, W, C], no views    -
     further      files: tuple, one array for each view    tuple, one array for each view
     fields       arrays: of whole images, [b, ...]
     kind label   [b, ...]                                 the same
 
 A further field, such as 'depth' or 'boxes', is there under its own name where it is asked for
 (`byoljax.data.fields` says what each kind becomes in a view). Batches for evaluation hold one clean
-'image' uint8 [b, S, S, C], further fields without a tuple around them, and 'valid' bool [b]: False
+'image' [b, S, S, C], further fields without a tuple around them, and 'valid' bool [b]: False
 for padding and for what cannot be read.
 
-Sources of image files give cropped, resized and mirrored views, uint8: only what the accelerator
-needs travels to it. Sources of arrays give the whole images, and the crop is made on the
-accelerator: that needs neither TensorFlow nor a fast host. Either way the pictures are the same,
-because crops and draws are functions of (seed, epoch, example, view).
+Images are uint8, or float32 in [0, 1] where the source's field says so. Sources of image files give
+cropped, resized and mirrored views: only what the accelerator needs travels to it. Sources of
+arrays give the whole images, and the crop is made on the accelerator: that needs neither TensorFlow
+nor a fast host. Either way the pictures are the same, because crops and draws are functions of
+(seed, epoch, example, view).
 
 Batches are made ahead of the one that is asked for: from image files by a tf.data graph, with every
 core; from arrays by one thread. What a batch holds depends on neither.
@@ -146,7 +147,12 @@ def _view_batches(
       steps,
       at,
       examples.Planner(source, geometry_of, replace=replace, wanted=wanted),
-      decode.make_decoder(tuple((spec.size, spec.kernel) for spec in specs), source.image_shape),
+      decode.make_decoder(
+        tuple((spec.size, spec.kernel) for spec in specs),
+        source.image_shape,
+        source.field('image'),
+      ),
+      source.field('image'),
       sizes=sizes,
       threads=threads or _cores(),
       wanted=wanted,
@@ -188,7 +194,8 @@ def batch_shapes(
   batch: dict[str, Any] = {name: shaped((), 'int32') for name in ('index', 'epoch')}
   batch['label'] = shaped(source.label_shape, 'int32')
   if source.encoded:
-    made = [shaped((spec.size, spec.size, source.channels), 'uint8') for spec in specs]
+    image = source.field('image')
+    made = [shaped(image.shape(spec.size, spec.size), image.dtype) for spec in specs]
     return (
       batch
       | {'views': tuple(made)}
@@ -225,7 +232,7 @@ def eval_batches(
     whole: whether it is the whole image instead, stretched to S x S.
 
   Returns:
-    Dicts of b = B / P rows: 'image' uint8 [b, S, S, C], 'index' int32 [b], 'label' int32
+    Dicts of b = B / P rows: 'image' uint8 or float32 [b, S, S, C], 'index' int32 [b], 'label' int32
     [b, *source.label_shape] (-1: none), 'valid' bool [b]: False for padding and for examples that
     cannot be read, whose index is -1 and whose image is black; and the further fields.
 
@@ -246,7 +253,10 @@ def eval_batches(
       steps,
       at,
       examples.Planner(source, geometry_of, replace=False, wanted=wanted),
-      decode.make_decoder(((image_size, resize.DEFAULT),), source.image_shape),
+      decode.make_decoder(
+        ((image_size, resize.DEFAULT),), source.image_shape, source.field('image')
+      ),
+      source.field('image'),
       sizes=(image_size,),
       threads=threads or _cores(),
       wanted=wanted,
@@ -288,7 +298,7 @@ def _cropped(
   assert one.field is not None, 'an evaluation has no windows'
   window = (geometry.boxes[:, 0], geometry.flips[:, 0], one.size)
   made = crop.crop_field(np, one.field, values, *window, height, width)
-  return aligned.to_bytes(made) if one.kind == 'image' else made
+  return one.stored(made)
 
 
 def _for_evaluation(batch: Batch) -> Batch:
@@ -321,7 +331,7 @@ def in_memory(source: Source, *, image_size: int, threads: int = 0) -> Source:
     threads: for decoding; 0 means one for every core that this process may use.
 
   Returns:
-    A source of uint8 [S, S, C] images in memory, with the fingerprint of arrays.
+    A source of [S, S, C] images in memory, uint8 or float32, with the fingerprint of arrays.
   """
   images, labels = [], []
   for batch in eval_batches(source, image_size=image_size, batch_size=256, threads=threads):

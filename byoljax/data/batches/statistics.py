@@ -30,7 +30,7 @@ class Statistics(NamedTuple):
 def of_channels(
   source: Source, image_size: int, *, most: int = MOST, threads: int = 0
 ) -> Statistics:
-  """Statistics of center crops, rounded to four digits.
+  """Statistics of center crops, rounded to four digits, or eight where they hardly spread.
 
   Args:
     source: the images.
@@ -51,7 +51,8 @@ def of_channels(
   )
   with contextlib.closing(batches):
     for batch in batches:
-      pixels = batch['image'][batch['valid']].astype(np.float64) / 255
+      shown = batch['image'][batch['valid']]
+      pixels = shown.astype(np.float64) / (255 if shown.dtype == np.uint8 else 1)
       total = total + pixels.sum((0, 1, 2))
       square = square + (pixels**2).sum((0, 1, 2))
       images += len(pixels)
@@ -59,7 +60,9 @@ def of_channels(
     raise ValueError(f'no image of {source.name} can be read.')
   mean = total / (images * side**2)
   std = np.sqrt(np.maximum(square / (images * side**2) - mean**2, 0))
-  rounded = [tuple(map(float, x.round(_DIGITS))) for x in (mean, std)]
+  # Images of 16 bits may be nearly of one shade, and differ all the same.
+  digits = _DIGITS if std.min() >= 0.01 else 2 * _DIGITS
+  rounded = [tuple(map(float, x.round(digits))) for x in (mean, std)]
   made = Statistics(rounded[0], rounded[1], images)
   if min(made.std) <= 0:
     channel = int(np.argmin(made.std))

@@ -3,10 +3,12 @@
 A member of a zip or a tar is a span of the file, found once, at the start; an image is read by one
 seek, by any thread. So a tar must not be compressed as a whole (`.tar.gz`): it can only be read
 from its beginning. In WebDataset's tars the files of an example have one name: `a/17.jpg` and
-`a/17.cls`, with the number or the name of its class.
+`a/17.cls`, with the number or the name of its class, or `a/17.json` with these under one of the
+names in `items.LABEL_NAMES`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+import json
 import os
 import tarfile
 from typing import NamedTuple
@@ -14,8 +16,9 @@ import zipfile
 import zlib
 
 from byoljax.data.sources.image_file import SUFFIXES
+from byoljax.data.sources.items import LABEL_NAMES
 
-LABEL_SUFFIX = '.cls'
+LABEL_SUFFIXES = ('.json', '.cls')  # The last one that is there is taken.
 _LOCAL_HEADER = 30  # bytes of a zip's header before a member's name; its last four are lengths
 
 
@@ -59,7 +62,10 @@ def from_archive(path: str) -> Shard:
     raise ValueError(f'{path} cannot be read as an archive: {error}.') from error
   images = [span for span in spans if _is_image(span.name)]
   told = {
-    os.path.splitext(span.name)[0]: span for span in spans if span.name.endswith(LABEL_SUFFIX)
+    os.path.splitext(span.name)[0]: span
+    for suffix in LABEL_SUFFIXES
+    for span in spans
+    if span.name.endswith(suffix)
   }
   own = [told.get(os.path.splitext(span.name)[0]) for span in images]
   labels = [None if span is None else _label(path, span) for span in own]
@@ -113,4 +119,12 @@ def _bytes(path: str, span: _Span) -> bytes:
 
 def _label(path: str, span: _Span) -> int | str | None:
   text = _bytes(path, span).decode('utf-8', 'replace').strip()
+  if span.name.endswith('.json'):
+    try:
+      about = json.loads(text)
+    except ValueError:
+      return None
+    known = about if isinstance(about, dict) else {}
+    found = next((known[name] for name in LABEL_NAMES if known.get(name) is not None), '')
+    text = str(found) if isinstance(found, int | str) and not isinstance(found, bool) else ''
   return int(text) if text.isdecimal() else text or None

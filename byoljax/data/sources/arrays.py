@@ -1,13 +1,14 @@
 """Data sets that are arrays: an `.npz` file, or arrays already in memory. NumPy only.
 
 An `.npz` holds `x_train`, `y_train`, `x_test`, `y_test` and, for pretraining alone, `x_unlabelled`:
-images uint8 [N, H, W, C] or gray [N, H, W], labels whole numbers [N], -1 for none, or [N, C] with
-1, 0 and -1 (does not count) where images have several labels each; every `y_` may be absent. Gray
-images, of one channel, are repeated to three when read, unless the field 'image' is asked for with
-one channel. Floats [N, T, C] or [N, T] are series of numbers, which `series` puts into gray images.
-A further field 'depth' is `depth_train`, `depth_test`, `depth_unlabelled`. A file
-written by `np.savez` is stored uncompressed, so its images are mapped from the file rather than
-loaded; what `np.savez_compressed` writes is loaded as a whole.
+images [N, H, W, C] or gray [N, H, W], uint8 or other numbers (`pixels` says which are black and
+white), labels whole numbers [N], -1 for none, or [N, C] with 1, 0 and -1 (does not count) where
+images have several labels each; every `y_` may be absent. Gray images, of one channel, are repeated
+to three when read, unless the field 'image' is asked for with one channel. Floats [N, T, C] or
+[N, T] are series of numbers, which `series` puts into gray images. A further field 'depth' is
+`depth_train`, `depth_test`, `depth_unlabelled`. A file written by `np.savez` is stored
+uncompressed, so its images are mapped from the file rather than loaded; what `np.savez_compressed`
+writes is loaded as a whole.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from byoljax.data.fields import IMAGE, Field, checked
-from byoljax.data.sources import npz_file, series, source
+from byoljax.data.sources import npz_file, pixels, series, source
 
 _LABELS_OF = {'x_train': 'y_train', 'x_test': 'y_test', 'x_unlabelled': None}
 MAX_CLASSES = 1_000_000
@@ -40,11 +41,13 @@ def from_arrays(
   num_classes: int | None = None,
   channels: int = 0,
   fields: Mapping[Field, np.ndarray] | None = None,
+  range_: str = '',
 ) -> source.Source:
   """Wraps arrays as a source.
 
   Args:
-    images: uint8 [N, H, W, C] or [N, H, W].
+    images: [N, H, W, C] or [N, H, W], uint8; or uint16, floats in [0, 1], or, with a range, any
+      numbers, which are read as float32 in [0, 1].
     labels: whole numbers [N] (-1: none), [N, C] for several labels per image, or None.
     name: for messages and the fingerprint.
     class_names: one per class, or empty.
@@ -52,12 +55,13 @@ def from_arrays(
     channels: of the images as they are read: 1 keeps gray images as they are, 0 repeats them to
       three channels.
     fields: further fields: their arrays by `Field`, of shapes as `byoljax.data.fields` says.
+    range_: which numbers are black and white, see `pixels`.
 
   Raises:
     ValueError: a shape or type is not one of these.
   """
-  x = _check_images(images, name, 'images')
-  image = _image_field(x, channels, name)
+  x = _check_images(images, name, 'images', range_)
+  image = _image_field(x, channels, name, range_)
   extra = {}
   for field, values in (fields or {}).items():
     found, values = _check_field(field, values, x, name, field.name)
@@ -70,13 +74,16 @@ def from_arrays(
   return _make(name, [x], [y], class_names, num_classes, mark, image, extra)
 
 
-def from_npz(path: str | os.PathLike, split: str, fields: Sequence[Field] = ()) -> source.Source:
+def from_npz(
+  path: str | os.PathLike, split: str, fields: Sequence[Field] = (), range_: str = ''
+) -> source.Source:
   """A split of an `.npz` file: 'pretrain' (x_unlabelled and x_train), 'train' or 'test'.
 
   Args:
     path: the file; `~` is expanded.
     split: which images.
     fields: further fields to read; `Field('image', 'image', 1)` keeps gray images as they are.
+    range_: which numbers are black and white, see `pixels`.
 
   Raises:
     ValueError: no such file, not an `.npz`, a missing member, or a wrong type, shape or length.
@@ -101,7 +108,7 @@ def from_npz(path: str | os.PathLike, split: str, fields: Sequence[Field] = ()) 
     )
   images, labels = [], []
   for key in wanted:
-    images.append(_check_images(members[key], file, key))
+    images.append(_check_images(members[key], file, key, range_))
     label_key = _LABELS_OF[key]
     y = members.get(label_key) if label_key else None
     labels.append(None if y is None else check_labels(y, len(images[-1]), file, str(label_key)))
@@ -110,9 +117,12 @@ def from_npz(path: str | os.PathLike, split: str, fields: Sequence[Field] = ()) 
     raise ValueError(
       f'{file}: x_unlabelled and x_train must hold images of one size, got {sorted(shapes)}.'
     )
-  found = {_image_field(x, channels, file) for x in images}
+  found = {_image_field(x, channels, file, range_) for x in images}
   if len(found) > 1:
-    raise ValueError(f'{file}: x_unlabelled and x_train must have equally many channels.')
+    raise ValueError(
+      f'{file}: x_unlabelled and x_train must have equally many channels, and be both uint8 or '
+      'neither.'
+    )
   extra = dict(_npz_field(field, wanted, members, images, file) for field in further)
   names = members.get('class_names')
   class_names = () if names is None else tuple(str(n) for n in np.asarray(names).ravel())
@@ -240,18 +250,22 @@ def _rows(
   for i, x in enumerate(parts):
     here = part == i
     picked = x[rows[here] - starts[i]]
+    if field.kind == 'image' and field.dtype != IMAGE.dtype:
+      picked = pixels.rows_to_unit(picked, field.range)
     # Assigning repeats a single gray channel.
     out[here] = picked[..., None] if picked.ndim == len(shape) and field.has_pixels else picked
   return out
 
 
-def _image_field(images: np.ndarray, channels: int, where: str) -> Field:
+def _image_field(images: np.ndarray, channels: int, where: str, range_: str) -> Field:
   """The field 'image' of checked arrays; `channels` is how many are asked for, 0 for any."""
   stored = images.shape[3] if images.ndim == 4 else 1
   given = channels or (3 if stored == 1 else stored)
   if given != stored and stored != 1:
     raise ValueError(f'{where}: the images have {stored} channels, not the {given} asked for.')
-  return Field('image', 'image', given, dtype=IMAGE.dtype)
+  plain = images.dtype == np.uint8 and not range_
+  dtype = IMAGE.dtype if plain else 'float32'
+  return Field('image', 'image', given, dtype=dtype, range='' if plain else range_)
 
 
 def _check_field(
@@ -295,13 +309,12 @@ def _question(labels: Sequence[np.ndarray], where: str) -> None:
     )
 
 
-def _check_images(images: Any, where: str, key: str) -> np.ndarray:
+def _check_images(images: Any, where: str, key: str, range_: str) -> np.ndarray:
   x = images if isinstance(images, np.ndarray) else np.asarray(images)
-  if x.dtype != np.uint8:
-    raise ValueError(
-      f'{where}: {key} has type {x.dtype} and shape {list(x.shape)}, but images must be uint8 (0 '
-      'to 255), and series floats [N, T, C].'
-    )
+  try:
+    pixels.check_array(x, range_)
+  except ValueError as error:
+    raise ValueError(f'{where}: {key} has {error}.') from error
   # One or three rows of pixels would be a strange image: these are channels.
   first = x.ndim == 4 and x.shape[1] in (1, 3) and (x.shape[2] == x.shape[3] or x.shape[3] > 16)
   if x.ndim in (3, 4) and not first:

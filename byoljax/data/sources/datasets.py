@@ -146,6 +146,7 @@ def load(
   in_memory: bool = False,
   fields: Sequence[Field] = (),
   frame_gap: int = 1,
+  range_: str = '',
 ) -> source.Source:
   """Opens a split of a data set; of 'train' and 'test' the images that have a label, if any has.
 
@@ -165,6 +166,7 @@ def load(
       features of these names. `shapes` has none, `sprites` those of `sprites.FIELDS`, `frames`
       besides 'second'.
     frame_gap: of `frames`: places from a frame to the field 'second'.
+    range_: of files and arrays: which numbers are black and white, see `pixels`.
 
   Raises:
     ValueError: an unknown name or split, data that are not there, or that are damaged.
@@ -182,6 +184,7 @@ def load(
     label_key,
     fields,
     frame_gap,
+    range_,
   )
   if known.kind == 'tfds':  # All of a split have labels, or none: reading them would take long.
     return memory.keep(found) if in_memory else found
@@ -198,6 +201,7 @@ def _open(
   label_key: str,
   fields: Sequence[Field],
   frame_gap: int,
+  range_: str,
 ) -> source.Source:
   """A split as its reader gives it."""
   if known.kind in ('given', 'own'):
@@ -215,16 +219,18 @@ def _open(
     what = files.get(known.kind, 'the folder of images')
     raise ValueError(f'data set {name!r} needs config.data.dir: the path of {what}.')
   if known.kind == 'folder':
-    return folder.from_folder(directory, split, unreadable=log, fields=fields)
+    return folder.from_folder(directory, split, unreadable=log, fields=fields, range_=range_)
   if known.kind == 'frames':
-    return frames.from_frames(directory, split, gap=frame_gap, unreadable=log, fields=fields)
+    return frames.from_frames(
+      directory, split, gap=frame_gap, unreadable=log, fields=fields, range_=range_
+    )
   if known.kind in ('list', 'shards', 'voc_labels'):
     if fields:
       raise ValueError(f'{name!r} has no field {fields[0].name!r}, only images and labels.')
-    readers = {
-      'list': listed.from_list, 'shards': shards.from_shards, 'voc_labels': voc_labels.from_voc
-    }  # fmt: skip
-    return readers[known.kind](directory, split, unreadable=log)
+    if known.kind == 'voc_labels':
+      return voc_labels.from_voc(directory, split, unreadable=log)
+    read = listed.from_list if known.kind == 'list' else shards.from_shards
+    return read(directory, split, unreadable=log, range_=range_)
   if known.kind == 'layout':
     return layouts.from_layout(name, directory, split, fields=fields, unreadable=log)
   if known.kind in ('voc_boxes', 'coco_boxes'):
@@ -234,7 +240,7 @@ def _open(
     read = annotated.from_voc if known.kind == 'voc_boxes' else annotated.from_coco
     return read(directory, split, unreadable=log)
   if known.kind == 'npz':
-    return arrays.from_npz(directory, split, fields)
+    return arrays.from_npz(directory, split, fields, range_)
   if known.kind == 'shapes':
     if fields:
       raise ValueError(f'shapes has no field {fields[0].name!r}, only images and labels.')
@@ -266,10 +272,12 @@ def with_unlabelled(found: source.Source, path: str | os.PathLike) -> source.Sou
   """
   file = os.path.abspath(os.path.expanduser(os.fspath(path)))
   if file.endswith('.npz'):
-    others = arrays.from_npz(file, 'pretrain').without_labels()
+    others = arrays.from_npz(file, 'pretrain', range_=found.field('image').range).without_labels()
   elif os.path.isdir(file):
     files = [os.path.join(file, name) for name in folder.every_image(file)]
     others = listed.from_files(files, name=os.path.basename(file), unreadable=found.unreadable)
+    # As numbers or as bytes, as the others are.
+    others = dataclasses.replace(others, fields=(found.field('image'),))
   else:
     raise ValueError(f"data.unlabelled='{path}' is neither a folder of images nor an .npz file.")
   return joined.join([others, found])

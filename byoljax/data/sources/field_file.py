@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.data.fields import Field, dtype_of
-from byoljax.data.sources import image_file
+from byoljax.data.fields import IMAGE, Field, dtype_of
+from byoljax.data.sources import image_file, pixels
 from byoljax.data.sources.image_file import UnreadableImageError
 
 NPY = '.npy'
@@ -71,7 +71,7 @@ def _array(field: Field, value: Any) -> np.ndarray:
   if not isinstance(value, bytes):
     array = np.asarray(value)
   elif field.kind == 'image':
-    return image_file.decode(value)
+    return pixels.decode(value, field if field.dtype else IMAGE)
   elif value[: len(_NPY_MAGIC)] == _NPY_MAGIC:
     try:
       array = np.load(io.BytesIO(value), allow_pickle=False)
@@ -83,6 +83,8 @@ def _array(field: Field, value: Any) -> np.ndarray:
 
 
 def _dtype(field: Field, array: np.ndarray) -> str:
+  if field.kind == 'image' and field.dtype:
+    return field.dtype
   try:
     return dtype_of(field.kind, array.dtype)
   except ValueError as error:

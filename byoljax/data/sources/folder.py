@@ -17,11 +17,12 @@ Without labels: a folder `unlabelled` or `unlabeled`, beside `train` or beside t
 of them. Its images, however they lie in it, come before the others in pretraining and are nowhere
 else.
 
-Files count as images by their suffix; the source's notes say how many others there are. Directories
-of runs, which have pictures of ours, and names that begin with a dot are left out; links are
-followed, each real directory once, so loops end. The order is that of the sorted relative paths: a
-function of the names alone. Nothing is opened at start-up: millions of files would take minutes. A
-file that turns out to be unreadable is replaced by the next one (see pipeline.py).
+Files count as images by their suffix, `.npy` arrays where there are no others; the source's notes
+say how many others there are. Directories of runs, which have pictures of ours, and names that
+begin with a dot are left out; links are followed, each real directory once, so loops end. The order
+is that of the sorted relative paths: a function of the names alone. At start-up a few files that
+may have more than 8 bits are opened (`pixels`), never all: millions would take minutes. A file that
+turns out to be unreadable is replaced by the next one (see pipeline.py).
 
 Further fields lie in folders of their own names beside the images, which are then in a folder
 `images`: `train/images/cat/1.jpg` and `train/depth/cat/1.png`. A file belongs to the image with the
@@ -36,8 +37,8 @@ import os
 
 import numpy as np
 
-from byoljax.data.fields import IMAGE, Field
-from byoljax.data.sources import field_file, image_file, source, walk
+from byoljax.data.fields import Field
+from byoljax.data.sources import field_file, pixels, source, walk
 from byoljax.data.sources.image_file import SUFFIXES, UnreadableImageError
 from byoljax.data.sources.joined import join
 
@@ -60,6 +61,7 @@ def from_folder(
   unreadable: source.UnreadableLog | None = None,
   fields: Sequence[Field] = (),
   class_of: Callable[[str], str] = top_folder,
+  range_: str = '',
 ) -> source.Source:
   """The images of a folder.
 
@@ -70,6 +72,7 @@ def from_folder(
     unreadable: where files that cannot be read are noted.
     fields: further fields, each a folder of its name.
     class_of: path below the split's root, with '/' -> name of the class; '' where there is none.
+    range_: which numbers are black and white, see `pixels`.
 
   Raises:
     ValueError: no such folder, no image in it, no test split, a class that only the test split
@@ -104,14 +107,17 @@ def from_folder(
       )
     train, files, classes, notes = _test_files(tests, classes, class_of)
   log = source.UnreadableLog() if unreadable is None else unreadable
+  paths = [os.path.join(train, file) for file in files]
+  image, more = pixels.image_field(paths, lambda row: source.bytes_of(paths[row]), range_, train)
 
   def made(place: str, files: list[str], classes: tuple[str, ...]) -> source.Source:
-    return _make(place, files, classes, split, log, _fields_of(place, files, fields), class_of)
+    further = _fields_of(place, files, fields)
+    return _make(place, files, classes, split, log, image, further, class_of)
 
   found = made(train, files, classes)
   if split == 'pretrain' and others:
     found = join([*(made(path, every_image(path), ()) for path in others), found], found.name)
-  return dataclasses.replace(found, notes=(*notes, *_dark(train, files)))
+  return dataclasses.replace(found, notes=(*notes, *more))
 
 
 def every_image(path: str | os.PathLike) -> list[str]:
@@ -210,27 +216,6 @@ def _images_below(root: str) -> walk.Found:
   return found
 
 
-# Files of a kind that may have 16 bits which are opened at start-up, and the share of their range
-# below which hardly anything is left of them in 8.
-_LOOKED_AT, _DARK = 8, 0.1
-
-
-def _dark(root: str, files: Sequence[str]) -> tuple[str, ...]:
-  """A sentence about images of 16 bits that use a small part of them."""
-  deep = [file for file in files if file.lower().endswith(('.tif', '.tiff', '.png', '.pgm'))]
-  some = deep[:: max(1, len(deep) // _LOOKED_AT)][:_LOOKED_AT]
-  found = [image_file.share_of_range(source.bytes_of(os.path.join(root, file))) for file in some]
-  shares = [share for share in found if share is not None]
-  if not shares or max(shares) >= _DARK:
-    return ()
-  used, shades = max(shares), max(1, round(max(shares) * 256))
-  return (
-    f'images of 16 bits in {root} use {used:.2g} of their range ({len(shares)} looked at), and '
-    f'of every number the high byte is read: {shades} shades are left. Stretch them to 0 to 65,535 '
-    'first.',
-  )
-
-
 def _inner_splits(root: str, files: Sequence[str]) -> dict[str, list[str]] | None:
   """The files of 'train' and 'test' where every class has both (`cat/train`, `cat/val`), else None.
 
@@ -265,6 +250,7 @@ def _make(
   classes: tuple[str, ...],
   split: str,
   unreadable: source.UnreadableLog,
+  image: Field,
   fields: Mapping[Field, list[str]],
   class_of: Callable[[str], str],
 ) -> source.Source:
@@ -303,7 +289,7 @@ def _make(
     fetch_labels=labels,
     locate=lambda row: os.path.join(root, files[row]),
     unreadable=unreadable,
-    fields=(IMAGE, *fields),
+    fields=(image, *fields),
   )
 
 

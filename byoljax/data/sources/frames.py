@@ -35,6 +35,7 @@ def from_frames(
   gap: int = 1,
   unreadable: source.UnreadableLog | None = None,
   fields: Sequence[Field] = (),
+  range_: str = '',
 ) -> source.Source:
   """The pairs of frames of a folder of clips.
 
@@ -44,6 +45,7 @@ def from_frames(
     gap: places from a frame to its second one, at least 1.
     unreadable: where files that cannot be read are noted.
     fields: further fields; 'second', an image, is the later frame, others are folders.
+    range_: which numbers are black and white, see `pixels`.
 
   Raises:
     ValueError: as `folder.from_folder`; no clip that is long enough; a gap below 1; or a field
@@ -55,7 +57,9 @@ def from_frames(
     if field.name == SECOND and field.kind != 'image':
       raise ValueError(f"the field 'second' of frames is an image, not a {field.kind}.")
   others = [field for field in fields if field.name != SECOND]
-  found = folder.from_folder(path, split, unreadable=unreadable, fields=others, class_of=_class_of)
+  found = folder.from_folder(
+    path, split, unreadable=unreadable, fields=others, class_of=_class_of, range_=range_
+  )
   files = [found.locate(row) for row in range(found.size)]
   first, second = _pairs(files, gap)
   if not len(first):

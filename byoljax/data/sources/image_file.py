@@ -7,7 +7,8 @@ and how large the upright image is; `decode` is Pillow's, for everything. The ru
 
 - orientation: the EXIF tag is applied, so images are upright and H, W are the upright sizes;
 - transparency (RGBA, gray + alpha, palette or PNG with a transparent color): shown on white;
-- 16 bit: the high byte is kept, x // 256; gray and palette become RGB; CMYK by Pillow's conversion;
+- 16 bit: the high byte is kept, x // 256 (`numbers_file` keeps both); gray and palette become RGB;
+  CMYK by Pillow's conversion;
 - 32 bit, whole or floating: refused, since what is black and white is not known;
 - GIF, WebP and other animations: the first frame; a TIFF of several pages is refused: they are as
   often bands, slices or thumbnails as pictures;
@@ -15,9 +16,11 @@ and how large the upright image is; `decode` is Pillow's, for everything. The ru
 - a header that promises more than `MAX_PIXELS` is refused before anything is decoded: a file of a
   few kilobytes can claim gigabytes.
 
-NumPy and Pillow only.
+NumPy and Pillow only; HEIC photographs need pillow-heif, an extra, imported when one is met.
 """
 
+import functools
+import importlib
 import io
 from typing import Any
 
@@ -31,6 +34,7 @@ from PIL import (
   JpegImagePlugin,
   PngImagePlugin,
   PpmImagePlugin,
+  TgaImagePlugin,
   TiffImagePlugin,
   WebPImagePlugin,
 )
@@ -56,20 +60,48 @@ _FORMATS = tuple(
     PpmImagePlugin.PpmImageFile,
     Jpeg2KImagePlugin.Jpeg2KImageFile,
     AvifImagePlugin.AvifImageFile,
+    TgaImagePlugin.TgaImageFile,  # The last: it has no signature.
   )
 )
 SUFFIXES = (
   '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.avif',
-  '.jp2', '.j2k', '.ppm', '.pgm', '.pbm',
+  '.jp2', '.j2k', '.ppm', '.pgm', '.pbm', '.tga', '.heic', '.heif', '.dcm',
 )  # fmt: skip
 _ORIENTATION_TAG = 0x0112
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, all Huffman coded
 _STANDALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
 _WHITE = (255, 255, 255, 255)
+_HEIF = (b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b'msf1')
 
 
 class UnreadableImageError(ValueError):
   """The bytes are not an image that can be decoded; the message is the reason."""
+
+
+def opened(data: bytes) -> Any:
+  """An image file as Pillow opens it; nothing but its header is read yet.
+
+  Raises:
+    UnreadableImageError: HEIC, without the library that reads it.
+    Exception: whatever Pillow's readers make of what is no image.
+  """
+  is_heif = data[4:8] == b'ftyp' and data[8:12] in _HEIF and b'avif' not in data[8:40]
+  formats = (*_FORMATS, _heif()) if is_heif else _FORMATS
+  return Image.open(io.BytesIO(data), formats=formats)
+
+
+class MissingReaderError(UnreadableImageError):
+  """An image that a library would read which is not installed."""
+
+
+@functools.cache
+def _heif() -> str:
+  """Makes Pillow read HEIC; returns the format's name."""
+  try:
+    importlib.import_module('pillow_heif').register_heif_opener()
+  except ImportError as error:
+    raise MissingReaderError("HEIC is read by pillow-heif: pip install 'byoljax[heic]'") from error
+  return 'HEIF'
 
 
 def inspect(data: bytes) -> tuple[int, int, int]:
@@ -92,28 +124,32 @@ def inspect(data: bytes) -> tuple[int, int, int]:
   elif data[:8] == b'\x89PNG\r\n\x1a\n':
     plain = _inspect_png(data)
   if plain is not None:
-    _check_size(*plain[1:])
+    check_size(*plain[1:])
     return plain
   try:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with opened(data) as image:
       _check_pages(image)
       width, height = image.size
-      if _orientation(image) >= 5:
+      if orientation(image) >= 5:
         width, height = height, width
   except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to.
     raise UnreadableImageError(_reason(error)) from error
-  _check_size(height, width)
+  check_size(height, width)
   return PILLOW, height, width
 
 
 def _check_pages(image: Any) -> None:
   if image.format == 'TIFF' and getattr(image, 'n_frames', 1) > 1:
-    raise UnreadableImageError(
-      f'a TIFF of {image.n_frames} pages: write every page that is an image as a file of its own'
-    )
+    raise UnreadableImageError(of_pages(image.n_frames))
 
 
-def _check_size(height: int, width: int) -> None:
+def of_pages(count: int) -> str:
+  """Why a TIFF of several pages is refused."""
+  return f'a TIFF of {count} pages: write every page that is an image as a file of its own'
+
+
+def check_size(height: int, width: int) -> None:
+  """Raises UnreadableImageError for an image without pixels, or with more than `MAX_PIXELS`."""
   if not 1 <= height * width <= MAX_PIXELS or height < 1:
     raise UnreadableImageError(f'the image has {height} x {width} pixels')
 
@@ -133,25 +169,13 @@ def decode(data: bytes) -> np.ndarray:
   if not data:
     raise UnreadableImageError('the file is empty or cannot be opened')
   try:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-      _check_size(image.height, image.width)
-      orientation = _orientation(image)
+    with opened(data) as image:
+      check_size(image.height, image.width)
+      turned = orientation(image)
       pixels = _to_rgb(image)
   except Exception as error:  # As above; a truncated file surfaces only here.
     raise UnreadableImageError(_reason(error)) from error
-  return np.ascontiguousarray(_upright(pixels, orientation))
-
-
-def share_of_range(data: bytes) -> float | None:
-  """The largest number of a gray image of 16 bits as a share of 65,535; None for any other."""
-  try:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-      if not image.mode.startswith('I;16'):
-        return None
-      _check_size(image.height, image.width)
-      return float(np.asarray(image).max()) / 65535
-  except Exception:  # As above; an unreadable file is told of when it is needed.
-    return None
+  return np.ascontiguousarray(upright(pixels, turned))
 
 
 def of_pillow(image: Any) -> np.ndarray:
@@ -161,8 +185,8 @@ def of_pillow(image: Any) -> np.ndarray:
     UnreadableImageError: it cannot be loaded.
   """
   try:
-    orientation = _orientation(image)
-    return np.ascontiguousarray(_upright(_to_rgb(image), orientation))
+    turned = orientation(image)
+    return np.ascontiguousarray(upright(_to_rgb(image), turned))
   except Exception as error:
     raise UnreadableImageError(_reason(error)) from error
 
@@ -183,15 +207,15 @@ def decode_numbers(data: bytes) -> np.ndarray:
   if not data:
     raise UnreadableImageError('the file is empty or cannot be opened')
   try:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with opened(data) as image:
       _check_pages(image)
-      _check_size(image.height, image.width)
-      orientation = _orientation(image)
+      check_size(image.height, image.width)
+      turned = orientation(image)
       pixels = np.asarray(image)
   except Exception as error:  # As above.
     raise UnreadableImageError(_reason(error)) from error
   pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-  return np.ascontiguousarray(_upright(pixels, orientation))
+  return np.ascontiguousarray(upright(pixels, turned))
 
 
 def _reason(error: Exception) -> str:
@@ -268,7 +292,8 @@ def _inspect_png(data: bytes) -> tuple[int, int, int] | None:
   return PNG, height, width
 
 
-def _orientation(image: Any) -> int:
+def orientation(image: Any) -> int:
+  """EXIF orientation 1..8 of an open image; 1 where Pillow turns it itself."""
   if image.format == 'TIFF':  # Pillow turns these itself.
     return 1
   try:
@@ -296,7 +321,7 @@ def _to_rgb(image: Any) -> np.ndarray:
   return np.asarray(image.convert('RGB'))
 
 
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
   """Undoes the camera's rotation (EXIF 2.32, table 6: where row 0 and column 0 of the file lie)."""
   if orientation >= 5:
     pixels = pixels.transpose(1, 0, 2)

@@ -1,7 +1,7 @@
 """One example of somebody else's data set: which part is the image, which the label, and as what.
 
 An example is an image, a pair (image, label) or a mapping with such names. An image is an array
-[H, W, C] or [H, W], uint8 or float in [0, 1]; a tensor of PyTorch's, [C, H, W]; an image of
+[H, W, C] or [H, W], uint8, uint16 or float in [0, 1]; a tensor of PyTorch's, [C, H, W]; an image of
 Pillow's; a file's path or its bytes. PyTorch and Pillow's callers are not imported: their objects
 are known by what they can do.
 """
@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from byoljax.data.sources import image_file, source
+from byoljax.data.sources import image_file, pixels, source
 
 IMAGE_NAMES = ('image', 'img', 'images', 'pixel_values', 'x', 'jpg', 'png', 'webp')
 LABEL_NAMES = ('label', 'labels', 'fine_label', 'target', 'class', 'cls', 'y')
 _CHANNELS_FIRST = (1, 3)
+# Floats that are all so near to a 255th were bytes before somebody divided them.
+_OF_A_LEVEL = 1e-3
 
 
 def split(example: Any) -> tuple[Any, int | None]:
@@ -68,7 +70,7 @@ def _is_file(image: Mapping[str, Any]) -> bool:
 
 
 def pixels_of(image: Any) -> np.ndarray:
-  """An image's pixels, uint8 [H, W, C].
+  """An image's pixels [H, W, C], uint8 or float32 in [0, 1].
 
   Raises:
     ValueError: it is none of those that the module names.
@@ -95,11 +97,13 @@ def pixels_of(image: Any) -> np.ndarray:
       f'an image has shape {list(array.shape)}: the channels come first here, so transpose it with '
       '(1, 2, 0).'
     )
-  return to_bytes(array, 'an image')
+  return checked_numbers(array, 'an image')
 
 
-def to_bytes(images: np.ndarray, what: str) -> np.ndarray:
-  """Numbers as uint8: bytes as they are, floats in [0, 1] rounded, whole numbers of 0 to 255.
+def checked_numbers(images: np.ndarray, what: str) -> np.ndarray:
+  """Images as uint8, or as float32 in [0, 1]: uint16 as a share of 65,535, and most floats.
+
+  Floats that are 255ths, and whole numbers of 32 bits and more that are 0 to 255, become bytes.
 
   Raises:
     ValueError: they are something else; `what` begins the sentence.
@@ -109,32 +113,32 @@ def to_bytes(images: np.ndarray, what: str) -> np.ndarray:
   kind = images.dtype.kind
   low, high = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
   if kind == 'f' and low >= 0 and high <= 1:
-    return np.round(images * 255).astype(np.uint8)
+    levels = np.round(images * 255)
+    is_bytes = bool(np.all(np.abs(images * 255 - levels) < _OF_A_LEVEL))
+    return levels.astype(np.uint8) if is_bytes else images.astype(np.float32, copy=False)
+  if images.dtype == np.uint16 and high > 255:
+    return pixels.rows_to_unit(images, pixels.FILE)
   if kind in 'iu' and images.dtype.itemsize > 2 and low >= 0 and high <= 255:
     return images.astype(np.uint8)
   raise ValueError(
     f'{what} has type {images.dtype} and numbers from {low:g} to {high:g}: images are uint8, 0 to '
-    '255, or floats in [0, 1], before any normalization.'
+    '255, uint16 beyond that, or floats in [0, 1], before any normalization.'
   )
 
 
 def as_file(image: Any) -> bytes:
-  """An image as a file: as it is, or its pixels as a PNG that is not compressed.
+  """An image as a file: as it is, bytes as a PNG that is not compressed, else as `.npy`.
 
   Raises:
-    ValueError: it is no image, or has another number of channels than 1 or 3.
+    ValueError: it is no image.
   """
   file = file_of(image)
   if file is not None:
     return file
-  pixels = pixels_of(image)
-  if pixels.shape[2] not in (1, 3):
-    raise ValueError(
-      f'images of different sizes have 1 or 3 channels, got {pixels.shape[2]}: make them equally '
-      'large.'
-    )
-  written = io.BytesIO()
-  Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(
-    written, 'PNG', compress_level=0
-  )
+  array, written = pixels_of(image), io.BytesIO()
+  if array.dtype == np.uint8 and array.shape[2] in (1, 3):
+    shown = array[..., 0] if array.shape[2] == 1 else array
+    Image.fromarray(shown).save(written, 'PNG', compress_level=0)
+  else:
+    np.save(written, array)
   return written.getvalue()

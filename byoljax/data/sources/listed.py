@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.data.sources import arrays, source
+from byoljax.data.sources import arrays, pixels, source
 
 PATHS = ('path', 'file', 'filename', 'file_name', 'image')
 LABELS = ('label', 'class', 'class_name', 'category', 'target')
@@ -36,7 +36,11 @@ _TEST = ('test', 'val', 'valid', 'validation')
 
 
 def from_list(
-  path: str | os.PathLike, split: str, *, unreadable: source.UnreadableLog | None = None
+  path: str | os.PathLike,
+  split: str,
+  *,
+  unreadable: source.UnreadableLog | None = None,
+  range_: str = '',
 ) -> source.Source:
   """A split of the images that a list names.
 
@@ -44,6 +48,7 @@ def from_list(
     path: the list; `~` is expanded.
     split: 'pretrain', 'train' or 'test'; the first two are the same images.
     unreadable: where files that cannot be read are noted.
+    range_: which numbers are black and white, see `pixels`.
 
   Raises:
     ValueError: no such list, no column with paths, an unknown split, or no image in the split.
@@ -76,6 +81,7 @@ def from_list(
     name=f'{os.path.basename(file)}:{split}',
     class_names=classes if max(labels) >= 0 else (),
     unreadable=unreadable,
+    range_=range_,
   )
 
 
@@ -130,6 +136,7 @@ def from_files(
   name: str = 'files',
   class_names: tuple[str, ...] = (),
   unreadable: source.UnreadableLog | None = None,
+  range_: str = '',
 ) -> source.Source:
   """The images of a list of files, in its order.
 
@@ -139,6 +146,7 @@ def from_files(
     name: for messages and the fingerprint.
     class_names: one per class; by default their numbers.
     unreadable: where files that cannot be read are noted.
+    range_: which numbers are black and white, see `pixels`.
 
   Raises:
     ValueError: no files, or labels that are not one class number, or row, for each of them.
@@ -163,6 +171,7 @@ def from_files(
     read[:] = [source.bytes_of(files[row]) for row in rows]
     return read
 
+  image, notes = pixels.image_field(files, lambda row: source.bytes_of(files[row]), range_, name)
   return source.Source(
     name=name,
     size=len(files),
@@ -176,4 +185,6 @@ def from_files(
     locate=lambda row: files[row],
     unreadable=source.UnreadableLog() if unreadable is None else unreadable,
     multi_label=several,
+    fields=(image,),
+    notes=notes,
   )

@@ -1,6 +1,6 @@
 """Data sets that are objects of a program: arrays, lists, `tf.data`, those of other libraries.
 
-    as_source(images)                       uint8 [N, H, W, C], or float in [0, 1]
+    as_source(images)                       uint8 [N, H, W, C], uint16, or float in [0, 1]
     as_source(images, labels)               labels: whole numbers [N]
     as_source(['a.jpg', 'b.jpg'])           files
     as_source(torchvision.datasets.CIFAR10('data'))
@@ -10,7 +10,7 @@
 Whatever has a length and hands out examples by number will do (`items` says what an example may
 be). What fits into a quarter of the memory is read once; of anything larger an example is read when
 a batch needs it, and its labels must be there without that: given, as the attribute `targets` or
-`labels`, or as a column. Images lie in memory as bytes: floats are rounded to 8 bits. Random
+`labels`, or as a column. Bytes stay bytes, other numbers are float32. Random
 transforms of a data set would be drawn once: views are what byoljax augments.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.data.sources import arrays, items, listed, memory, source
+from byoljax.data.sources import arrays, items, listed, memory, pixels, source
 from byoljax.data.sources.source import Source
 
 _LOOKED_AT = 16  # images in a fingerprint
@@ -89,7 +89,7 @@ def _images(data: Any, name: str) -> np.ndarray:
     made = data if isinstance(data, np.ndarray) else np.asarray(data)
   if made.ndim not in (3, 4) or made.dtype.kind not in 'uif':
     return made  # `from_arrays` says what is wrong.
-  return items.to_bytes(made, name)
+  return items.checked_numbers(made, name)
 
 
 def _from_iterator(data: Any, labels: Any, name: str) -> Source:
@@ -186,7 +186,12 @@ def _of_files(
   if y is not None and y.ndim != 1:
     raise ValueError(f'{name}: images of several sizes have one label each, got {list(y.shape)}.')
   classes = 0 if y is None else int(y.max(initial=-1)) + 1
-  looked_at = [file(row) for row in range(0, count, max(1, count // _LOOKED_AT))]
+  places = range(0, count, max(1, count // _LOOKED_AT))
+  looked_at = [file(row) for row in places]
+  # Nothing names what these bytes are: an image of more than 8 bits may be any of them.
+  image, notes = pixels.image_field(
+    [f'{name}[{row}].npy' for row in places], looked_at.__getitem__, '', name
+  )
 
   def fetch(rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
     return tuple(values(rows, each) for each in names)
@@ -209,4 +214,6 @@ def _of_files(
     fetch=fetch,
     fetch_labels=functools.cache(lambda: y),
     locate=lambda row: f'{name}[{row}]',
+    fields=(image,),
+    notes=notes,
   )

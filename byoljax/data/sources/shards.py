@@ -3,19 +3,20 @@
 Split: what a file's name says (`train-00000-of-00003.parquet`, `birds-val-000.tar`), or the first
 folder within an archive (`train/`, `val/`); else all are training images. Of several splits that
 are none for training the first is taken for the test images, as for a folder: test, val, valid,
-validation. Labels: an example's own (`.cls` in a tar, a column in Parquet), or the folders of an
-archive, where there are two at least and every image lies in one. A folder that everything in an
-archive lies in does not count.
+validation. Labels: an example's own (`.cls` or `.json` in a tar, a column in Parquet), or the
+folders of an archive, where there are two at least and every image lies in one. A folder that
+everything in an archive lies in does not count.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 import os
 import re
 
 import numpy as np
 
-from byoljax.data.sources import source
+from byoljax.data.sources import pixels, source
 from byoljax.data.sources.archives import Shard, from_archive
 from byoljax.data.sources.parquet_file import from_parquet
 
@@ -27,7 +28,11 @@ _TEST = ('test', 'val', 'valid', 'validation')
 
 
 def from_shards(
-  path: str | os.PathLike, split: str, *, unreadable: source.UnreadableLog | None = None
+  path: str | os.PathLike,
+  split: str,
+  *,
+  unreadable: source.UnreadableLog | None = None,
+  range_: str = '',
 ) -> source.Source:
   """The images of a packed file, or of all such files in a folder.
 
@@ -35,6 +40,7 @@ def from_shards(
     path: the file or the folder; `~` is expanded.
     split: 'pretrain', 'train' or 'test'; the first two are the same images.
     unreadable: where images that cannot be read are noted.
+    range_: which numbers are black and white, see `pixels`.
 
   Raises:
     ValueError: no such file, none that can be read, no image, or no test split.
@@ -57,7 +63,12 @@ def from_shards(
     )
   known, classes = _labels(shards, names, splits)
   labels = None if not classes else np.array([known[at][place] for at, place in chosen], np.int32)
-  return _make(root, split, shards, chosen, labels, classes, unreadable)
+  made = _make(root, split, shards, chosen, labels, classes, unreadable)
+  names = [shards[at].names[place] for at, place in chosen]
+  image, notes = pixels.image_field(
+    names, lambda row: shards[chosen[row][0]].read(chosen[row][1]), range_, root
+  )
+  return dataclasses.replace(made, fields=(image,), notes=notes)
 
 
 def _files(root: str) -> list[str]:

@@ -16,8 +16,12 @@ class Found(NamedTuple):
 
 
 def walk(root: str, suffixes: tuple[str, ...] = SUFFIXES) -> Found:
-  """Every image below `root`, as relative paths, but not what a run of ours has written."""
+  """Every image below `root`, as relative paths, but not what a run of ours has written.
+
+  Arrays are images where nothing else is: beside photographs they are features, or masks.
+  """
   files: list[str] = []
+  arrays: list[str] = []
   others: Counter[str] = Counter()
   visited, runs = set(), 0
   pending = [(root, '')]
@@ -40,12 +44,17 @@ def walk(root: str, suffixes: tuple[str, ...] = SUFFIXES) -> Found:
       elif entry.name.lower().endswith(suffixes):
         files.append(prefix + entry.name)
       else:
+        arrays += [prefix + entry.name] * entry.name.lower().endswith(_NPY)
         others[os.path.splitext(entry.name)[1].lower()] += 1
     # The order of the walk decides under which name a folder with two is found.
     pending.extend(sorted(deeper, reverse=True))
+  if arrays and not files:
+    files = arrays
+    del others[_NPY]
   return Found(sorted(files), others, runs)
 
 
+_NPY = '.npy'
 # Files that the directory of a run has from its start.
 _OF_A_RUN = {'config.json', 'lock'}
 _MOST_KINDS = 5

@@ -95,6 +95,16 @@ def write_parquet(path, image, **columns):
   parquet.write_table(table, path)
 
 
+def test_webdataset_with_labels_in_json(tmp_path):
+  about = [b'{"label": 2, "caption": "no"}', b'{"cls": 0}', b'{"caption": "none"}', b'not json']
+  members = {}
+  for n, text in enumerate(about):
+    members |= {f'{n}.png': png(n), f'{n}.json': text}
+  write_tar(tmp_path / 'a.tar', members)
+  found = datasets.load('shards', 'train', data_dir=tmp_path)
+  assert list(found.labels) == [2, 0, -1, -1] and found.num_classes == 3
+
+
 def test_parquet_as_hugging_face_writes_it(tmp_path, monkeypatch):
   files = [{'bytes': png(n), 'path': f'{n}.png'} for n in range(3)]
   write_parquet(tmp_path / 'train-00000-of-00001.parquet', files, label=[0, 1, 0])
