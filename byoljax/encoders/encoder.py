@@ -48,6 +48,12 @@ class Preprocessing(NamedTuple):
     """C, the number of channels of an image."""
     return len(self.mean)
 
+  @property
+  def image(self) -> jax.ShapeDtypeStruct:
+    """One image as exported programs take it: uint8 [S, S, C]; float32 of more than 8 bits."""
+    shape = (self.image_size, self.image_size, self.channels)
+    return jax.ShapeDtypeStruct(shape, np.float32 if self.range else np.uint8)
+
   def normalize(self, images: jax.Array) -> jax.Array:
     """uint8 [b, H, W, C], or float in [0, 1] -> float32 [b, H, W, C]."""
     return device.make_eval_transform(self.mean, self.std)(images)

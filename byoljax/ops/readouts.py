@@ -14,7 +14,7 @@ import numpy as np
 # The score of a class that had no image to learn from: no infinity, whose differences are NaN.
 NEVER = -1e9
 # Neighbors' prior: as much as one neighbor at hand, shared out among all classes.
-_PRIOR = 1.0
+PRIOR = 1.0
 _ROWS = 1024
 
 
@@ -70,7 +70,7 @@ class Neighbors(NamedTuple):
     votes = jnp.zeros((x.shape[0], self.classes), jnp.float32)
     own = jnp.take(jnp.asarray(self.labels), rows)
     votes = votes.at[jnp.arange(x.shape[0])[:, None], own].add(weights)
-    share = (votes + _PRIOR / self.classes) / (votes.sum(1, keepdims=True) + _PRIOR)
+    share = (votes + PRIOR / self.classes) / (votes.sum(1, keepdims=True) + PRIOR)
     return jnp.log(share)
 
 

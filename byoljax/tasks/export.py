@@ -1,5 +1,6 @@
 """A run's encoder as a folder that other libraries read."""
 
+from collections.abc import Callable
 import json
 import os
 import pathlib
@@ -50,6 +51,7 @@ def write(pretrained: str, network: str, to: str | pathlib.Path = '') -> pathlib
   }
   with user_errors('--workdir'), activity.doing('compiling for every platform and writing'):
     exporting.write(encoder, folder, about)
+    _add_onnx(lambda: exporting.write_onnx(encoder, folder))
   return folder
 
 
@@ -59,6 +61,10 @@ def _classifier(made: 'Classifier', folder: pathlib.Path) -> pathlib.Path:
   with user_errors('--workdir'), activity.doing('compiling for every platform and writing'):
     exporting.write(made.encoder, folder, about_encoder_of(made))
     exporting_classifier.write(made, folder)
+    _add_onnx(
+      lambda: exporting.write_onnx(made.encoder, folder),
+      lambda: exporting_classifier.write_onnx(made, folder),
+    )
   return folder
 
 
@@ -72,6 +78,15 @@ def about_encoder_of(made: 'Classifier') -> dict[str, Any]:
     'step': int(step) if step.isdecimal() else 0,
     'results': {},
   }
+
+
+def _add_onnx(*writers: Callable[[], None]) -> None:
+  """Writes ONNX where that can be done, else says why not: the folder is whole without."""
+  try:
+    for write_onnx in writers:
+      write_onnx()
+  except ValueError as error:
+    say(f'no ONNX: {error}')
 
 
 def tell(folder: pathlib.Path) -> None:

@@ -4,11 +4,13 @@
                          ViTs and ConvNeXts under timm's
     config.json          which network, in timm's words and in ours; how to normalize images
     encoder.stablehlo    the whole encoder with its weights, for any batch size (`jax.export`)
+    encoder.onnx         the same for ONNX's runtimes, where the package onnx is installed
     README.md            a model card with code to copy
     model_card.json      the same as data
 
-The folder is what Hugging Face's hub takes as a model repository. `encoder.stablehlo` needs JAX and
-nothing of byoljax:
+Images are uint8, or float32 in [0, 1] for an encoder of images of more than 8 bits. The folder is
+what Hugging Face's hub takes as a model repository. `encoder.stablehlo` needs JAX and nothing of
+byoljax:
 
     run = export.deserialize(bytearray(open('encoder.stablehlo', 'rb').read()))  # from jax
     h = run.call(images)  # uint8 [b, S, S, 3]
@@ -34,6 +36,7 @@ from byoljax.weights import (
   convnext_names,
   files,
   model_card,
+  onnx_file,
   timm_words,
   torch_names,
   vit_names,
@@ -85,10 +88,10 @@ def weights_of(encoder: Encoder) -> dict[str, np.ndarray]:
 
 
 def serialized(encoder: Encoder) -> bytes:
-  """The encoder with its weights as StableHLO: uint8 [b, S, S, C] -> float32 [b, D]."""
-  _, side, _, channels = encoder.preprocessing.example().shape
+  """The encoder with its weights as StableHLO: images [b, S, S, C] -> float32 [b, D]."""
   (batch,) = export.symbolic_shape('b')
-  images = jax.ShapeDtypeStruct((batch, side, side, channels), np.uint8)
+  image = encoder.preprocessing.image
+  images = jax.ShapeDtypeStruct((batch, *image.shape), image.dtype)
 
   def embed(images: jax.Array) -> jax.Array:
     return encoder.apply(encoder.params, encoder.bn, images)
@@ -124,6 +127,33 @@ def write(encoder: Encoder, folder: pathlib.Path, about: Mapping[str, Any]) -> N
     timm = timm_words.model_of(encoder.fields, encoder.preprocessing.image_size)
   (folder / 'README.md').write_text(model_card.render(card, timm))
   write_json(folder / 'config.json', _config(encoder))
+
+
+def write_onnx(encoder: Encoder, folder: pathlib.Path) -> None:
+  """Adds `encoder.onnx` to a folder that `write` has written.
+
+  Raises:
+    ValueError: the package onnx is not installed, or the network cannot be translated.
+    OSError: it cannot be written.
+  """
+  made = onnx_file.model(
+    lambda images: encoder.apply(encoder.params, encoder.bn, images), encoder.preprocessing.image
+  )
+  (folder / 'encoder.onnx').write_bytes(made)
+  card = folder / 'README.md'
+  card.write_text(card.read_text() + _ONNX)
+
+
+_ONNX = """
+## ONNX
+
+```python
+import onnxruntime
+
+run = onnxruntime.InferenceSession('encoder.onnx')
+(features,) = run.run(None, {'images': images})  # the images that the StableHLO takes
+```
+"""
 
 
 def _config(encoder: Encoder) -> dict[str, Any]:

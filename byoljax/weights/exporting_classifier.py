@@ -1,11 +1,10 @@
 """A classifier beside its exported encoder, for other libraries.
 
-    classifier.stablehlo     all of it: uint8 [b, S, S, C] -> probabilities float32 [b, K]
-    classifier.safetensors   what stands on the features: 'weight' [K, D] and 'bias' [K] as of a
-                             torch.nn.Linear, or of k-NN 'bank' [N, D] and 'labels' [N]
-    classes.json             the K names in their order, the temperature, the readout's settings
-
-ONNX is not written: nothing here converts to it. `classifier.stablehlo` needs JAX alone.
+classifier.stablehlo     all of it: images [b, S, S, C] -> probabilities float32 [b, K]
+classifier.safetensors   what stands on the features: 'weight' [K, D] and 'bias' [K] as of a
+                         torch.nn.Linear, or of k-NN 'bank' [N, D] and 'labels' [N]
+classes.json             the K names in their order, the temperature, the readout's settings
+classifier.onnx          all of it for ONNX's runtimes, where the package onnx is installed
 """
 
 import pathlib
@@ -15,7 +14,8 @@ from jax import export
 import numpy as np
 
 from byoljax.encoders.classifier import Classifier
-from byoljax.weights import exporting
+from byoljax.ops import readouts
+from byoljax.weights import exporting, onnx_file
 from byoljax.workdir.files import write_json
 
 _CARD = """
@@ -34,11 +34,59 @@ In this order, as in `classes.json`; probabilities are calibrated with the tempe
 
 def serialized(classifier: Classifier) -> bytes:
   """The classifier with its weights as StableHLO, for any batch size."""
-  _, side, _, channels = classifier.encoder.preprocessing.example().shape
   (batch,) = export.symbolic_shape('b')
-  images = jax.ShapeDtypeStruct((batch, side, side, channels), np.uint8)
+  image = classifier.encoder.preprocessing.image
+  images = jax.ShapeDtypeStruct((batch, *image.shape), image.dtype)
   compiled = jax.jit(classifier.apply)
   return bytes(export.export(compiled, platforms=exporting.PLATFORMS)(images).serialize())
+
+
+def write_onnx(classifier: Classifier, folder: pathlib.Path) -> None:
+  """Adds `classifier.onnx` to a folder that `write` has written.
+
+  Raises:
+    ValueError: the package onnx is not installed, or the network cannot be translated.
+    OSError: it cannot be written.
+  """
+  encoder, readout = classifier.encoder, classifier.readout
+  image = encoder.preprocessing.image
+  if isinstance(readout, readouts.Neighbors):
+    made = onnx_file.model(
+      lambda images: encoder.apply(encoder.params, encoder.bn, images),
+      image,
+      lambda graph, features: _votes(graph, features, readout, classifier.temperature),
+    )
+  else:
+    made = onnx_file.model(classifier.apply, image)
+  (folder / 'classifier.onnx').write_bytes(made)
+
+
+def _votes(
+  graph: onnx_file.Graph, features: str, readout: readouts.Neighbors, temperature: float
+) -> str:
+  """`Neighbors.logits` and the softmax: votes are added up by an operation of ONNX's own."""
+
+  def number(value: float) -> np.ndarray:
+    return np.array(value, np.float32)
+
+  axis = np.array([1], np.int64)
+  length = graph.add('ReduceL2', [features, axis])
+  unit = graph.add('Div', [features, graph.add('Max', [length, number(1e-12)])])
+  similarity = graph.add('MatMul', [unit, np.ascontiguousarray(readout.bank.T)])
+  nearest, rows = graph.add_several('TopK', [similarity, np.array([readout.k], np.int64)], 2)
+  best = graph.add('ReduceMax', [nearest, axis])
+  weights = graph.add('Div', [graph.add('Sub', [nearest, best]), number(readout.temperature)])
+  own = graph.add('Gather', [readout.labels.astype(np.int64), rows])
+  count = graph.add('Shape', [features], start=0, end=1)
+  shape = graph.add('Concat', [count, np.array([readout.classes], np.int64)], axis=0)
+  none = graph.add('Expand', [number(0), shape])
+  votes = graph.add(
+    'ScatterElements', [none, own, graph.add('Exp', [weights])], axis=1, reduction='add'
+  )
+  total = graph.add('Add', [graph.add('ReduceSum', [votes, axis]), number(readouts.PRIOR)])
+  shared = graph.add('Add', [votes, number(readouts.PRIOR / readout.classes)])
+  scores = graph.add('Log', [graph.add('Div', [shared, total])])
+  return graph.add('Softmax', [graph.add('Div', [scores, number(temperature)])], axis=1)
 
 
 def write(classifier: Classifier, folder: pathlib.Path) -> None:
