@@ -157,7 +157,8 @@ def _strips(run: pathlib.Path, config: Config, source: Source) -> dict[str, Stri
     if sampler is not None:
       strips['Samples'] = drawn.write(sampler, folder / 'samples.png')
     if scorer is not None:
-      train = datasets.load(config.data.name, 'pretrain', data_dir=config.data.dir)
+      data = config.data
+      train = datasets.load(data.name, 'pretrain', data_dir=data.dir, range_=data.range)
       strips['Likelihood'] = bits.table(scorer, source, train)
     if stored is not None and stored.method.decode is not None:
       strips['Codes'] = codes.write(stored, source, folder / 'codes.png')

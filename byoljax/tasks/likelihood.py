@@ -64,7 +64,7 @@ def _opened(scorer: 'Scorer', split: str) -> 'Source':
 
   data = scorer.config.data
   with user_errors():
-    return datasets.load(data.name, split, data_dir=data.dir)
+    return datasets.load(data.name, split, data_dir=data.dir, range_=data.range)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from byoljax.data.batches import aligned, order
 from byoljax.data.batches.ahead import Batch, Batches, ThreadBatches
 from byoljax.data.fields import Field
-from byoljax.data.sources import field_file, image_file
+from byoljax.data.sources import field_file, image_file, pixels
 from byoljax.data.sources.source import Source
 
 # Examples whose headers are read at once.
@@ -134,7 +134,7 @@ def _decoded(
   if not source.encoded:
     return [np.asarray(value) for value in values]
   try:
-    image = image_file.decode(values[0])  # type: ignore[arg-type]
+    image = pixels.decode(values[0], source.field('image'))  # type: ignore[arg-type]
     size = (image.shape[0], image.shape[1])
     rest = [
       field_file.decode(field, value, size)
@@ -155,7 +155,7 @@ def _sizes(source: Source) -> tuple[np.ndarray, np.ndarray]:
     rows = np.arange(start, min(start + _LOOKED_AT, source.size))
     for number, file in zip(rows, *source.read(rows, ('image',)), strict=True):
       try:
-        _, height, width = image_file.inspect(file)
+        _, height, width = pixels.inspect(file, source.field('image'))
       except image_file.UnreadableImageError as error:
         source.unreadable.add(source.locate(int(number)), str(error))
         continue
