@@ -314,7 +314,7 @@ def _check_images(images: Any, where: str, key: str, range_: str) -> np.ndarray:
   try:
     pixels.check_array(x, range_)
   except ValueError as error:
-    raise ValueError(f'{where}: {key} has {error}.') from error
+    raise ValueError(f'{where}: {key} has {error}. Series are floats [N, T, C].') from error
   # One or three rows of pixels would be a strange image: these are channels.
   first = x.ndim == 4 and x.shape[1] in (1, 3) and (x.shape[2] == x.shape[3] or x.shape[3] > 16)
   if x.ndim in (3, 4) and not first:

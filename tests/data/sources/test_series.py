@@ -57,7 +57,10 @@ def test_one_channel_and_a_constant_one(tmp_path):
       'must have one length',
     ),
     ({'x_train': np.zeros((2, 0, 3))}, 'at least one step'),
-    ({'x_train': np.zeros((2, 5, 5, 3))}, r'must be uint8 .* and series floats \[N, T, C\]'),
+    (
+      {'x_train': np.zeros((2, 5, 5, 3), int)},
+      r'images are uint8, .* Series are floats \[N, T, C\]',
+    ),
   ],
 )
 def test_what_is_no_set_of_series(parts, said, tmp_path):

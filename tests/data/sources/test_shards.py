@@ -102,7 +102,8 @@ def test_webdataset_with_labels_in_json(tmp_path):
     members |= {f'{n}.png': png(n), f'{n}.json': text}
   write_tar(tmp_path / 'a.tar', members)
   found = datasets.load('shards', 'train', data_dir=tmp_path)
-  assert list(found.labels) == [2, 0, -1, -1] and found.num_classes == 3
+  assert list(found.labels) == [2, 0] and found.num_classes == 3
+  assert datasets.load('shards', 'pretrain', data_dir=tmp_path).size == 4
 
 
 def test_parquet_as_hugging_face_writes_it(tmp_path, monkeypatch):
