@@ -48,7 +48,7 @@ LAYERS = {
   'accumulation': {'devices', 'method'},
   'step': {'accumulation', 'devices', 'method', 'streams'},
   'encoders': {'config', 'method', 'methods', 'workdir', *_NUMERICS, *_DATA, *_LEAVES},
-  'weights': {'config', 'encoders', 'models', 'workdir', *_LEAVES},
+  'weights': {'config', 'encoders', 'models', 'ops', 'workdir', *_LEAVES},
   'train': _TRAINING | {'weights'},
   'protocols': _TRAINING | {'train'},
   'flags': {'config', 'devices', 'suggest'},

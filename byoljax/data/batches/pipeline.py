@@ -25,10 +25,9 @@ A further field, such as 'depth' or 'boxes', is there under its own name where i
 'image' [b, S, S, C], further fields without a tuple around them, and 'valid' bool [b]: False
 for padding and for what cannot be read.
 
-Images are uint8, or float32 in [0, 1] where the field says so. Sources of files give cropped,
-resized and mirrored views: only what is needed travels. Sources of arrays give the whole images,
-and the crop is made on the accelerator, without TensorFlow or a fast host. Either way the pictures
-are the same: crops and draws are functions of (seed, epoch, example, view).
+Images are uint8, or float32 in [0, 1] where the field says so. Sources of files give views: only
+what is needed travels. Sources of arrays give whole images, and crops are made on the accelerator,
+without TensorFlow. The pictures are the same: functions of (seed, epoch, example, view).
 
 Batches are made ahead of the one that is asked for: from image files by a tf.data graph, with every
 core; from arrays by one thread. What a batch holds depends on neither.
