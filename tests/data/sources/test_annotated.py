@@ -58,9 +58,9 @@ def test_voc(tmp_path):
   # From 1, the last pixel included: all of it, and 10 x 5 pixels from (10, 5) on.
   np.testing.assert_allclose(first.boxes, [[0, 0, 20, 40], [5, 10, 10, 20]], atol=1e-5)
   assert first.classes.tolist() == [1, 0] and first.kinds.tolist() == [0, DIFFICULT]
-  np.testing.assert_allclose(first.areas, [800, 50])
+  np.testing.assert_allclose(first.sizes, [800, 50])
   assert second.boxes.shape == (0, 4), 'an image without objects'
-  assert train.labels.tolist() == [[-1, 1], [0, 0]]
+  assert train.labels is not None and train.labels.tolist() == [[-1, 1], [0, 0]]
   test = datasets.load('voc_boxes', 'test', data_dir=tmp_path, fields=(Field('boxes', 'boxes'),))
   assert test.size == 1 and detect.class_names(train, test) == ('cat', 'dog')
   assert test.fingerprint != train.fingerprint
@@ -140,7 +140,7 @@ def test_coco(tmp_path):
   assert not len(nothing.boxes) and size == (20, 40)
   np.testing.assert_allclose(truth.boxes, [[5, 10, 15, 30], [0, 0, 20, 40]], atol=1e-5)
   assert truth.classes.tolist() == [1, 0] and truth.kinds.tolist() == [CROWD, 0]
-  np.testing.assert_allclose(truth.areas, [120.5, 40.4 * 20])
+  np.testing.assert_allclose(truth.sizes, [120.5, 40.4 * 20])
 
 
 @pytest.mark.parametrize(
