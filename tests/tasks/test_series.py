@@ -74,7 +74,7 @@ def test_a_run_on_series_is_sampled_reported_and_probed(file, tmp_path):
   ]  # fmt: skip
   assert main(arguments) == 0
   rows = metrics.read(run)
-  assert rows[-1]['bits_per_dim'] < 0.9 * np.log2(64)
+  assert rows[-1]['bits_per_dim'] < 0.95 * np.log2(64)
   for name in ('report/reconstructions.png', 'report/samples.png', 'report.html', 'views.png'):
     assert (run / name).stat().st_size > 500
   sample(str(run), str(tmp_path / 'samples.png'), count=4)
