@@ -51,8 +51,7 @@ class Facts:
 
   Attributes:
     kind: 'tfds', 'shapes', 'sprites', 'folder', 'frames', 'npz', 'list', 'shards', 'voc_labels',
-      'voc_boxes', 'coco_boxes', 'layout',
-      'given' or 'own': what reads it.
+      'voc_boxes', 'coco_boxes', 'layout', 'given' or 'own': what reads it.
     tfds: name in TFDS, for kind 'tfds'.
     pretrain, train, test: the splits in TFDS's notation, for kind 'tfds'.
     image_size: side in pixels at which the set is usually trained; 0 where it is up to the data.
