@@ -92,8 +92,12 @@ class Cell(NamedTuple):
       f'--workdir={self.home}', f'--config.pretrained={self.pretrained}',
       '--config.data.name=sprites', f'--config.images={self.images}',
       f'--config.{self.task}.seed={self.seed}', *split, *TASKS[self.task].each[self.part],
-      *self.overrides,
+      *(flag for flag in self.overrides if self._meant(flag)),
     ]  # fmt: skip
+
+  def _meant(self, flag: str) -> bool:
+    """Whether a flag is for this task: for all, or a field of its own protocol."""
+    return not any(flag.startswith(f'--config.{name}.') for name in TASKS if name != self.task)
 
 
 def train(cell: Cell, cores: Sequence[int]) -> Rows:
