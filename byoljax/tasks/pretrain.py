@@ -201,6 +201,8 @@ def _own_classifier(
   from byoljax.protocols import own_classifier
 
   own = own_classifier.of_state(run.method, state, load.preprocessing_of(config), config.encoder)
+  if not config.data.labels:  # None was told, but a teacher may have seen any.
+    return own, None
   told = (config.data.labels, config.data.split_seed)
   return own, own_classifier.held_out(data, *told, config.evals.knn, config.seed)
 
