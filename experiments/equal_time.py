@@ -233,6 +233,6 @@ def run_missing(
 
 
 def place_free(text: str) -> str:
-  """'data.dir=/home/me/cifar10.npz' -> 'data.dir=cifar10.npz': where it lies concerns nobody."""
+  """'data.dir=sets/cifar10.npz' -> 'data.dir=cifar10.npz': where it lies concerns nobody."""
   name, equals, value = text.partition('=')
   return name + equals + (pathlib.Path(value).name if '/' in value else value)
