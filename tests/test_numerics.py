@@ -193,6 +193,7 @@ NEEDS_MORE = {
   'vicreg': 'at least 2 rows',
   'w_mse': 'the batch larger',
   'counting': 'needs at least two',
+  'fixmatch': 'no whole number of units',
 }
 
 

@@ -114,6 +114,10 @@ def test_nothing_executes_or_fetches_but_where_it_is_said():
     ('config.py', 'module_spec.loader.exec_module()'),  # A recipe.
     ('own.py', 'importlib.import_module()'),  # What runs and options name by its import path.
     ('data/sources/records.py', 'importlib.import_module()'),  # One of two readers of ArrayRecord.
+    # Extras, by names that are written there.
+    ('data/sources/image_file.py', 'importlib.import_module()'),
+    ('data/sources/numbers_file.py', 'importlib.import_module()'),
+    ('weights/onnx_file.py', 'importlib.import_module()'),
     # The processes of a run among themselves, where a coordinator is named.
     ('devices/processes.py', 'socket'),
     ('devices/roll_call.py', 'socket'),

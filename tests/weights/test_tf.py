@@ -168,7 +168,7 @@ def test_import_and_load(tmp_path, npz, capsys):
   told = capsys.readouterr().out
   assert "resnet18 with the cifar stem, behind 'base_model/'" in told and 'not normalized' in told
   embed = byoljax.load(str(run))
-  assert embed.preprocessing == ((0,) * 3, (1,) * 3, 40)
+  assert embed.preprocessing == ((0,) * 3, (1,) * 3, 40, '')
   features = jax.jit(embed.read)(embed.params, embed.bn, theirs.resnet_images())
   np.testing.assert_allclose(features, np.load(GOLDEN / 'simclr.npz')['basic_cifar'], atol=2e-5)
 

@@ -139,6 +139,11 @@ def test_out_of_range_inputs_are_refused(changes, message):
 
 
 def test_draw_columns_are_distinct():
-  columns = [value for name, value in vars(views).items() if name.isupper() and name[0] != '_']
-  columns.remove(views.NUM_DRAWS)
+  no_columns = ('NUM_DRAWS', 'RANDAUGMENT', 'DRAWS_PER_OPERATION')
+  columns = [
+    value
+    for name, value in vars(views).items()
+    if name.isupper() and name[0] != '_' and isinstance(value, int) and name not in no_columns
+  ]
   assert sorted(columns) == list(range(views.NUM_DRAWS))
+  assert views.RANDAUGMENT >= views.NUM_DRAWS
