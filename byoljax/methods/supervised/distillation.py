@@ -42,13 +42,14 @@ class StudentState(Statistics):
   teacher: PyTree
 
 
-def distillation(net: Net, teacher: Any, *, temperature: float) -> Method:
+def distillation(net: Net, teacher: Any, *, temperature: float, classifies: str = '') -> Method:
   """Distillation into a network; `build` makes it.
 
   Args:
     net: outputs 'embedding' and 'logits' [b, C].
     teacher: a classifier, see `method.Setting.given`.
     temperature: T of both softmaxes.
+    classifies: see `Method`.
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, StudentState]:
@@ -72,7 +73,7 @@ def distillation(net: Net, teacher: Any, *, temperature: float) -> Method:
     outputs, _ = net.apply(params, state.bn, images, train=False)
     return {tap: outputs[tap] for tap in ('embedding', 'logits')}
 
-  return Method(init, loss, keep, embed, default_groups, net=net)
+  return Method(init, loss, keep, embed, default_groups, net=net, classifies=classifies)
 
 
 def build(make_encoder: MakeEncoder, setting: Setting, *, temperature: float = 1.0) -> Method:
@@ -98,4 +99,6 @@ def build(make_encoder: MakeEncoder, setting: Setting, *, temperature: float = 1
       ('head', 'logits', heads.LinearHead(teacher.dim)),
     )
   )
-  return distillation(net, teacher, temperature=temperature)
+  # What the teacher tells apart are the classes of the data, as far as numbers can say.
+  own = 'online' if teacher.dim == setting.num_classes else ''
+  return distillation(net, teacher, temperature=temperature, classifies=own)
