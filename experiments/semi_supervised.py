@@ -91,6 +91,7 @@ class Part(NamedTuple):
         made.append('--config.linear.base_lr=(0.1,)')
     else:
       made += [f'--config.train.length={steps} steps', f'--config.seed={self.seed}']
+      made.append('--config.optim.warmup=5 %')
       made += ['--config.evals.report=false', '--config.evals.baselines=false',
                '--config.checkpoint.every=50 %', '--config.evals.knn.every=never']  # fmt: skip
     if self.name in PRETRAINING:
