@@ -170,17 +170,14 @@ def find(path: str | os.PathLike[str]) -> pathlib.Path:
   Raises:
     ConfigError: there is none.
   """
-  home = pathlib.Path(path).expanduser()
-  if (home / FILE).is_file():
-    return home
-  found = every(home)
-  if not found:
-    what = 'there is no such directory' if not home.is_dir() else 'it holds none'
-    raise ConfigError(
-      f"no classifier in '{home}': {what}. `byoljax classify` makes one from labelled images, and "
-      'so do linear, logistic, svm, knn and finetune on a run.'
-    )
-  return found[0]
+  return stored_arrays.find(
+    path,
+    FILE,
+    every,
+    what='classifier',
+    made_by='`byoljax classify` makes one from labelled images, and so do linear, logistic, svm, '
+    'knn and finetune on a run.',
+  )
 
 
 def is_one(path: pathlib.Path) -> bool:

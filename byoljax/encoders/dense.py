@@ -268,17 +268,14 @@ def find(path: str | os.PathLike[str]) -> pathlib.Path:
   Raises:
     ConfigError: there is none.
   """
-  home = pathlib.Path(path).expanduser()
-  if (home / FILE).is_file():
-    return home
-  found = every(home)
-  if not found:
-    what = 'there is no such directory' if not home.is_dir() else 'it holds none'
-    raise ConfigError(
-      f"no model of masks or depth in '{home}': {what}. `byoljax segment` and `byoljax depth` make "
-      'one from a run and images with masks or depths.'
-    )
-  return found[0]
+  return stored_arrays.find(
+    path,
+    FILE,
+    every,
+    what='model of masks or depth',
+    made_by='`byoljax segment` and `byoljax depth` make one from a run and images with masks or '
+    'depths.',
+  )
 
 
 def is_one(path: str | os.PathLike[str]) -> bool:

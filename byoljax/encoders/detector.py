@@ -165,17 +165,13 @@ def find(path: str | os.PathLike[str]) -> pathlib.Path:
   Raises:
     ConfigError: there is none.
   """
-  home = pathlib.Path(path).expanduser()
-  if (home / FILE).is_file():
-    return home
-  found = every(home)
-  if not found:
-    what = 'there is no such directory' if not home.is_dir() else 'it holds none'
-    raise ConfigError(
-      f"no detector in '{home}': {what}. `byoljax detect` makes one from a run and images with "
-      'boxes.'
-    )
-  return found[0]
+  return stored_arrays.find(
+    path,
+    FILE,
+    every,
+    what='detector',
+    made_by='`byoljax detect` makes one from a run and images with boxes.',
+  )
 
 
 def every(home: pathlib.Path) -> list[pathlib.Path]:

@@ -4,8 +4,9 @@ The file with the arrays has a name of its own each time. The JSON file is repla
 the arrays are there, and old arrays go last: a reader sees the old value or the new one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import os
 import pathlib
 import secrets
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from byoljax.config import ConfigError
 from byoljax.workdir.files import replacing, write_json
 
 _WEIGHTS = 'weights'
@@ -47,6 +49,36 @@ def read(home: pathlib.Path, about: Mapping[str, Any]) -> dict[str, Any]:
   """The arrays of a directory whose JSON file says `about`."""
   with np.load(home / about['weights'], allow_pickle=False) as stored:
     return _nested({name: stored[name] for name in stored.files})
+
+
+def find(
+  path: str | os.PathLike[str],
+  file: str,
+  every: Callable[[pathlib.Path], Sequence[pathlib.Path]],
+  *,
+  what: str,
+  made_by: str,
+) -> pathlib.Path:
+  """The directory of a stored network: this one, or the first of those below.
+
+  Args:
+    path: the directory itself, of an evaluation, or of a run.
+    file: which it holds.
+    every: a directory -> those below it that hold one, the wanted one first.
+    what: to call it in messages.
+    made_by: a sentence that says how one is made.
+
+  Raises:
+    ConfigError: there is none.
+  """
+  home = pathlib.Path(path).expanduser()
+  if (home / file).is_file():
+    return home
+  found = every(home)
+  if not found:
+    why = 'there is no such directory' if not home.is_dir() else 'it holds none'
+    raise ConfigError(f"no {what} in '{home}': {why}. {made_by}")
+  return found[0]
 
 
 def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
