@@ -18,7 +18,7 @@ import sys
 from typing import NamedTuple
 
 from byoljax import flags, main, tasks
-from byoljax.config import ConfigError
+from byoljax.config import ConfigError, recipes_directory
 from byoljax.suggest import did_you_mean
 from byoljax.tasks.command import RECIPE, Argument, Command
 from byoljax.version import __version__
@@ -129,13 +129,6 @@ def _prefixed(rest: Sequence[str]) -> list[str]:
     f'--config.{text[2:]}' if text.startswith('--') and not text.startswith('--config.') else text
     for text in rest
   ]
-
-
-def recipes_directory() -> pathlib.Path:
-  """Where the recipes lie: in the installed package, else beside it in a clone."""
-  package = pathlib.Path(__file__).parent
-  inside = package / 'configs'
-  return inside if inside.is_dir() else package.parent / 'configs'
 
 
 def recipes() -> list[str]:

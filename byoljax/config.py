@@ -83,6 +83,13 @@ def choose(kind: str, name: str, table: Mapping[str, Any] | Sequence[str]) -> An
   return table[name] if isinstance(table, Mapping) else name
 
 
+def recipes_directory() -> pathlib.Path:
+  """Where the recipes lie: in the installed package, else beside it in a clone."""
+  package = pathlib.Path(__file__).parent
+  inside = package / 'configs'
+  return inside if inside.is_dir() else package.parent / 'configs'
+
+
 def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
   """Runs a recipe and applies overrides.
 
@@ -100,7 +107,7 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     recipes = sorted(str(p) for p in path.parent.glob('*.py') if p.stem != 'base')
     hint = suggest.did_you_mean(path, recipes) or f'; recipes there: {", ".join(recipes) or "none"}'
     raise ConfigError(f"no configuration file '{path}'{hint}")
-  get_config = _import(path)
+  get_config = import_recipe(path)
   with user_errors(f'--config={path}:{arg}' if arg else f'--config={path}'):
     config = get_config(arg)
   for name, text in overrides:
@@ -108,7 +115,7 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
   return config.lock()
 
 
-def _import(path: pathlib.Path) -> Any:
+def import_recipe(path: pathlib.Path) -> Any:
   """Imports a recipe by path, as a module of its directory (`from . import base`).
 
   The directory's parent is importable meanwhile, too (`from configs import base`).

@@ -26,7 +26,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byoljax import config as config_lib
 from byoljax.config import ConfigError, user_errors
 from byoljax.encoders import load as load_lib
 from byoljax.encoders import method_network, stored_arrays
@@ -37,6 +36,7 @@ from byoljax.models.taps import truncate
 from byoljax.ops import readouts
 from byoljax.ops.readouts import Readout
 from byoljax.version import versions
+from byoljax.workdir import stored_config
 
 PyTree = Any
 FILE, FOLDER = 'classifier.json', 'classifier'
@@ -206,7 +206,7 @@ def _built(about: Mapping[str, Any], arrays: dict[str, Any], module: Any) -> Cla
     raise ConfigError(f'this classifier has format {about["format"]}, not {_FORMAT}: make it anew.')
   preprocessing = Preprocessing(**stored_arrays.tuples(about['preprocessing']))
   origin = Origin(**about['origin'])
-  config = config_lib.from_json(origin.run['config'])
+  config = stored_config.stored(origin.run['config'])
   fields = {} if module is not None else dict(config.encoder)
   if 'pool' in fields:
     fields['pool'] = about['pool']  # Fine-tuning may pool in another way.

@@ -34,6 +34,7 @@ from byoljax.methods.supervised.dense import HeadOptions
 from byoljax.models.dense_heads import resized
 from byoljax.models.net import Net
 from byoljax.version import versions
+from byoljax.workdir import stored_config
 
 PyTree = Any
 FILE, FOLDER = 'dense.json', 'dense'
@@ -235,7 +236,7 @@ def load(path: str | os.PathLike[str]) -> DenseModel:
     if about['format'] != _FORMAT:
       raise ConfigError(f"'{home}' has format {about['format']}, not {_FORMAT}: make it anew.")
     design = Design(
-      tuple(sorted(stored_arrays.tuples(about['encoder']).items())),
+      tuple(sorted(stored_config.stored_encoder(about['encoder']).items())),
       Preprocessing(**stored_arrays.tuples(about['preprocessing'])),
       HeadOptions(*(stored_arrays.tuples(about['head'])[name] for name in HeadOptions._fields)),
       int(about['channels']),

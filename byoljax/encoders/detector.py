@@ -29,6 +29,7 @@ from byoljax.encoders.images import checked
 from byoljax.models import faster_rcnn
 from byoljax.models.faster_rcnn import DETECTIONS, Detector, Stages
 from byoljax.version import versions
+from byoljax.workdir import stored_config
 
 PyTree = Any
 FILE, FOLDER = 'detector.json', 'detector'
@@ -132,7 +133,7 @@ def load(path: str | os.PathLike[str]) -> DetectorModel:
     fields = stored_arrays.tuples(about['detector'])
     detector = Detector(**fields)._replace(found=faster_rcnn.DetectionOptions(*fields['found']))
     model = DetectorModel(
-      stored_arrays.tuples(about['encoder']),
+      stored_config.stored_encoder(about['encoder']),
       Preprocessing(**stored_arrays.tuples(about['preprocessing'])),
       detector,
       {},

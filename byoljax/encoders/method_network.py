@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import jax
 
-from byoljax import config as config_lib
 from byoljax import methods
 from byoljax.config import Config, user_errors
 from byoljax.data.batches.order import shares_of
@@ -21,7 +20,7 @@ from byoljax.length import Length
 from byoljax.method import Method, Setting
 from byoljax.models import encoder_factory
 from byoljax.models.net import Net
-from byoljax.workdir import run_dir
+from byoljax.workdir import run_dir, stored_config
 
 
 class Facts(NamedTuple):
@@ -147,7 +146,7 @@ def _recorded(name: str, found: Any) -> Any:
   """What is known of a network that was given: its size, or a codec without weights."""
   if not isinstance(found, Mapping):
     return Recorded(found)
-  config = config_lib.from_json(found['config'])
+  config = stored_config.stored(found['config'])
   where = f'the {name} that was given'
   method = of_facts(config, found['facts'], where=where)
   assert method is not None

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.report import table
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Argument, Command
-from byoljax.workdir import run_dir
+from byoljax.workdir import run_dir, stored_config
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ def run(config: Config, invocation: Invocation) -> int:
   where = classifier.find(config.classifier)
   made = classifier.load(where)
   home = pathlib.Path(invocation.workdir or _beside(where))
-  source = config_lib.from_json(made.origin.run['config'])
+  source = stored_config.stored(made.origin.run['config'])
   if 'data' not in source:
     raise ConfigError(
       f"'{where}' was made from an encoder that is no run, which does not say how images are read: "

@@ -10,9 +10,9 @@ import pathlib
 from typing import Any
 
 from byoljax import own
-from byoljax.encoders import stored_arrays
 from byoljax.encoders.encoder import Encoder
 from byoljax.weights import files, importing
+from byoljax.workdir import stored_config
 
 ABOUT = 'config.json'
 
@@ -35,7 +35,7 @@ def read(folder: pathlib.Path, named: str = '') -> Encoder:
   told = about(folder, named)
   reading = importing.encoder_of(
     str(folder / files.SAFETENSORS),
-    stored_arrays.tuples(told['encoder']),
+    stored_config.stored_encoder(told['encoder']),
     mean=tuple(map(float, told['mean'])),
     std=tuple(map(float, told['std'])),
     image_size=int(told['image_size']),

@@ -13,9 +13,8 @@ from flax.traverse_util import unflatten_dict
 import jax
 import numpy as np
 
-from byoljax.encoders import stored_arrays
 from byoljax.encoders.encoder import Encoder, Preprocessing, network, pool_of
-from byoljax.workdir import checkpoint
+from byoljax.workdir import checkpoint, stored_config
 
 _TREES = ('params', 'batch_stats')
 
@@ -37,7 +36,7 @@ def encoder_of(folder: pathlib.Path, state: Mapping[str, np.ndarray]) -> Encoder
   """
   try:
     about = json.loads((folder / 'config.json').read_text())['byoljax']
-    fields: dict[str, Any] = stored_arrays.tuples(about['encoder'])
+    fields: dict[str, Any] = stored_config.stored_encoder(about['encoder'])
     preprocessing = Preprocessing(
       tuple(about['mean']),
       tuple(about['std']),

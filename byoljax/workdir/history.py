@@ -37,12 +37,15 @@ def identities(workdir: pathlib.Path) -> list[str]:
       break
   else:
     return []
-  fields = config_lib.decisive(run_dir.run_config(home))
-  stored = json.loads((home / 'config.json').read_text())
+  stored = run_dir.stored_record(home)
+  # As they are stored, without those that byoljax has gained since.
+  fields = config_lib.decisive(config_lib.from_json(stored['config']))
   place = workdir.relative_to(home).as_posix()
   told = [(fields, stored.get('data_fingerprint'))]
   for entry in reversed(stored.get('extensions', [])):
-    told.append((told[-1][0] | entry['fields'], entry['data_fingerprint']))
+    before = told[-1][0] | entry['fields']
+    known = {name: value for name, value in before.items() if value is not None}
+    told.append((known, entry['data_fingerprint']))
   return [_digest(json.dumps([*each, place], sort_keys=True)) for each in told]
 
 
@@ -92,18 +95,18 @@ def _rewrite(
   facts: Mapping[str, Any],
   fingerprint: str,
 ) -> None:
-  path = workdir / 'config.json'
-  stored = json.loads(path.read_text())
-  old = config_lib.decisive(run_dir.run_config(workdir))
+  stored = run_dir.stored_record(workdir)
+  old = config_lib.decisive(config_lib.from_json(stored['config']))
   new = config_lib.decisive(config_lib.from_json(config))
   entry = {
     'step': step,
-    'fields': {name: value for name, value in old.items() if value != new[name]},
+    # None for a field that there was not: no field has this value.
+    'fields': {name: old.get(name) for name in sorted(old | new) if old.get(name) != new.get(name)},
     'facts': {name: stored['facts'][name] for name in facts},
     'data_fingerprint': stored['data_fingerprint'],
   }
   write_json(
-    path,
+    workdir / 'config.json',
     stored
     | {
       'config': dict(config),

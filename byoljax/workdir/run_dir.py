@@ -21,7 +21,7 @@ from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError
 from byoljax.devices import hosts, processes
 from byoljax.version import __version__, versions
-from byoljax.workdir import activity
+from byoljax.workdir import activity, stored_config
 from byoljax.workdir.files import write_json
 
 log = logging.getLogger('byoljax')
@@ -227,17 +227,33 @@ def log_to(path: pathlib.Path) -> None:
   log.propagate = False
 
 
-def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
-  """What a run recorded about its data and devices; empty if nothing.
+def stored_record(workdir: pathlib.Path) -> dict[str, Any]:
+  """What config.json holds, see `open_workdir`; 'config' as the run was started with, as JSON.
 
   Raises:
     ConfigError: the directory has no readable config.json.
   """
   path = workdir / 'config.json'
   try:
-    return dict(json.loads(path.read_text()).get('facts', {}))
-  except (OSError, ValueError, TypeError, AttributeError) as error:
-    raise ConfigError(f"'{path}' cannot be read ({error}).") from error
+    record = json.loads(path.read_text())
+    dict(record['config'])
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    raise ConfigError(
+      f"'{path}' cannot be read ({error}), but a checkpoint is loaded with its run's configuration."
+    ) from error
+  return record
+
+
+def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
+  """What a run recorded about its data and devices; empty if nothing.
+
+  Raises:
+    ConfigError: the directory has no readable config.json.
+  """
+  facts = stored_record(workdir).get('facts', {})
+  if not isinstance(facts, Mapping):
+    raise ConfigError(f"'{workdir / 'config.json'}' cannot be read: its 'facts' are none.")
+  return dict(facts)
 
 
 def run_record(workdir: pathlib.Path) -> dict[str, Any]:
@@ -246,25 +262,24 @@ def run_record(workdir: pathlib.Path) -> dict[str, Any]:
   Raises:
     ConfigError: the directory has no readable config.json.
   """
-  config = json.loads(config_lib.to_json(run_config(workdir)))
-  return {'config': config, 'facts': run_facts(workdir)}
+  return {'config': config_lib.as_data(run_config(workdir)), 'facts': run_facts(workdir)}
 
 
 def data_fingerprint(workdir: pathlib.Path) -> str:
   """Of the images that a run was started with; '' where it is not recorded."""
-  return json.loads((workdir / 'config.json').read_text()).get('data_fingerprint', '')
+  return stored_record(workdir).get('data_fingerprint', '')
 
 
 def run_config(workdir: pathlib.Path) -> Config:
-  """The configuration that a run was started with.
+  """The configuration that a run was started with, see `stored_config`.
 
   Raises:
     ConfigError: the directory has no readable config.json.
   """
-  path = workdir / 'config.json'
+  stored = stored_record(workdir)['config']
   try:
-    return config_lib.from_json(json.loads(path.read_text())['config'])
-  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    return stored_config.stored(stored)
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ConfigError(
-      f"'{path}' cannot be read ({error}), but a checkpoint is loaded with its run's configuration."
+      f"'{workdir / 'config.json'}' holds no configuration of byoljax ({error})."
     ) from error

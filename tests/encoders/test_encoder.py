@@ -92,7 +92,7 @@ def test_a_method_is_built_again_from_what_its_run_recorded(name, npz, tmp_path)
   given = {'teacher': contract._teacher()} if name == 'distillation' else {}
   run = assemble.from_config(config, source, given=given)
   facts = method_network.facts_of(run, given)
-  write_json(tmp_path / 'config.json', {'facts': facts})
+  write_json(tmp_path / 'config.json', {'facts': facts, 'config': config_lib.as_data(config)})
   net = method_network.network(config, tmp_path)
   example = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
   made = jax.eval_shape(lambda: net.init(jax.random.key(0), example))
@@ -100,7 +100,7 @@ def test_a_method_is_built_again_from_what_its_run_recorded(name, npz, tmp_path)
   assert jax.tree.map(jnp.shape, made) == jax.tree.map(jnp.shape, own)
   assert [part[:2] for part in net.parts] == [part[:2] for part in run.method.net.parts]
   # Without them only the encoder is known.
-  write_json(tmp_path / 'config.json', {})
+  write_json(tmp_path / 'config.json', {'config': config_lib.as_data(config)})
   assert method_network.network(config, tmp_path) is None
 
 

@@ -307,7 +307,7 @@ def test_no_tick_is_cut_off_and_references_are_drawn():
 
 def test_what_curves_are_compared_with(tmp_path):
   assert curves.references(tmp_path) == []
-  (tmp_path / 'config.json').write_text(json.dumps({'facts': {'num_classes': 4}}))
+  (tmp_path / 'config.json').write_text(json.dumps({'facts': {'num_classes': 4}, 'config': {}}))
   result = {'random initialization': {'knn': {'top1': 0.3}}}
   (tmp_path / 'results.json').write_text(json.dumps({'result': result}))
   assert [(one.label, one.value) for one in curves.references(tmp_path)] == [

@@ -1,0 +1,53 @@
+"""Configurations of runs that may be older than this version.
+
+Fields that the recipes have gained since a run was started are added with their defaults, so that
+the run is evaluated and used as before: a new field's default says what runs did before there was
+the field. Fields that have gone or have another name are not known here; the changelog names them.
+"""
+
+from collections.abc import Mapping
+import functools
+from typing import Any
+
+from byoljax import config as config_lib
+
+
+def stored(data: Mapping[str, Any]) -> config_lib.Config:
+  """The configuration of a run that may be older than this version, from its JSON.
+
+  Fields that `configs/base.py` and the method's recipe have gained since then are added with their
+  defaults: a new field's default says what runs did before there was the field. Evaluations'
+  configurations come back as they are: they are read for what they say, not run again.
+  """
+  if 'method' not in data:
+    return config_lib.from_json(data)
+  newest, method = _newest('base'), data['method']
+  views = dict.fromkeys(data.get('views', {}), newest['views']['view1'])
+  # By its name among ours, not by a path: what was fetched does not choose what is run.
+  if method.get('name') in {path.stem for path in config_lib.recipes_directory().glob('*.py')}:
+    method = _newest(method['name'])['method'] | method
+  return config_lib.from_json(_added(newest | {'views': views}, data) | {'method': method})
+
+
+def stored_encoder(fields: Mapping[str, Any]) -> dict[str, Any]:
+  """As `stored`, of the fields of `config.encoder` alone; {}, no network of ours, stays."""
+  if not fields:
+    return {}
+  return config_lib.from_json(_newest('base')['encoder'] | dict(fields)).to_dict()
+
+
+def _added(newest: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
+  """What is stored, with the fields that only `newest` has, at every depth."""
+  deeper = {
+    name: _added(value, data[name])
+    for name, value in newest.items()
+    if isinstance(value, Mapping) and name in data
+  }
+  return {**newest, **data, **deeper}
+
+
+@functools.cache
+def _newest(recipe: str) -> dict[str, Any]:
+  """The JSON of a recipe of the package, as it is without options; never a user's own file."""
+  path = config_lib.recipes_directory() / f'{recipe}.py'
+  return config_lib.as_data(config_lib.import_recipe(path)())

@@ -1,0 +1,86 @@
+import json
+
+import pytest
+
+from byoljax import config as config_lib
+from byoljax.workdir import history, run_dir, stored_config
+
+
+def recipe(name):
+  return config_lib.as_data(config_lib.load(f'{config_lib.recipes_directory()}/{name}.py'))
+
+
+def without(data, *names):
+  """A copy that lacks some fields, as a run has that is older than they."""
+  data = json.loads(json.dumps(data))
+  for name in names:
+    *path, last = name.split('.')
+    fields = data
+    for part in path:
+      fields = fields[part]
+    del fields[last]
+  return data
+
+
+@pytest.mark.parametrize('name', ['byol', 'dino', 'deepcluster', 'multi_task', 'rotation'])
+def test_fields_that_came_later_take_their_defaults(name):
+  newest = recipe(name)
+  later = ['data.range', 'optim.layer_decay', 'evals.linear.norm', 'evals.baselines', 'profile']
+  later += ['encoder.series', 'method.auxiliary_weight']
+  later += [f'views.{view}.randaugment_ops' for view in newest['views']]
+  assert config_lib.as_data(stored_config.stored(without(newest, *later))) == newest
+
+
+def test_what_the_run_has_is_kept():
+  config = recipe('byol')
+  config['optim'].update(base_lr=0.123, groups={'predictor': {'base_lr': 1.0}})
+  config['views'] = {'only': config['views']['view2']}
+  config['method']['temperature_of_mine'] = 3.0
+  assert config_lib.as_data(stored_config.stored(config)) == config
+  tasks = recipe('multi_task')
+  tasks['method']['parts'].popitem()
+  assert config_lib.as_data(stored_config.stored(tasks)) == tasks
+
+
+def test_evaluations_are_not_completed():
+  told = {'task': 'finetune', 'seed': 1}
+  assert config_lib.as_data(stored_config.stored(told)) == told
+
+
+def test_methods_of_somebody_elses():
+  config = recipe('byol')
+  config['method'] = {'name': 'mine:method', 'width': 3}
+  assert config_lib.as_data(stored_config.stored(without(config, 'data.labels'))) == config
+
+
+def test_a_name_is_no_path(tmp_path):
+  (tmp_path / 'method.py').write_text('raise SystemExit("code of a stranger was run")')
+  config = recipe('byol')
+  up = '../' * len(config_lib.recipes_directory().parts)
+  config['method'] = {'name': f'{up}{tmp_path}/method'}
+  assert config_lib.as_data(stored_config.stored(config)) == config
+
+
+def test_encoders():
+  found = stored_config.stored_encoder({'name': 'small', 'series': [4, 2]})
+  assert (found['name'], found['series'], found['output_stride']) == ('small', (4, 2), 0)
+  assert stored_config.stored_encoder({}) == {}
+
+
+def test_an_extended_run_knows_its_checkpoints_from_before_a_field(tmp_path):
+  config = recipe('byol')
+  older = without(config, 'data.range') | {'seed': 3}
+  record = {'config': older, 'data_fingerprint': 'x', 'facts': {'total_steps': 5}}
+  (tmp_path / 'config.json').write_text(json.dumps(record))
+  before = history.identities(tmp_path)
+  longer = config | {'seed': 3, 'train': config['train'] | {'length': '9 steps'}}
+  history.record(tmp_path, longer, step=4, facts={'total_steps': 9}, fingerprint='x')
+  now = history.identities(tmp_path)
+  assert now[1:] == before and now[0] != before[0]
+
+
+def test_a_run_is_read(untrained, tmp_path):
+  record = json.loads((untrained / 'config.json').read_text())
+  record['config'] = without(record['config'], 'data.unlabelled', 'encoder.output_stride')
+  (tmp_path / 'config.json').write_text(json.dumps(record))
+  assert run_dir.run_config(tmp_path) == run_dir.run_config(untrained)
