@@ -4,7 +4,6 @@ import json
 import pathlib
 import shutil
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -14,42 +13,7 @@ from byoljax import cli
 from byoljax.config import ConfigError
 from byoljax.tasks import export
 from byoljax.weights import exporting, hub
-
-
-class FakeHub(types.ModuleType):
-  """Repositories as folders; what is fetched is copied, as far as the patterns allow."""
-
-  def __init__(self, home):
-    super().__init__('huggingface_hub')
-    self.home, self.asked, self.pushed, self.known = home, [], [], True
-
-  def snapshot_download(self, repo_id, revision, allow_patterns):
-    self.asked.append((repo_id, revision))
-    there = self.home / 'hub' / repo_id
-    if not there.is_dir():
-      raise OSError('404 Client Error.\n\nRepository Not Found for url.')
-    cache = self.home / 'cache' / repo_id
-    cache.mkdir(parents=True, exist_ok=True)
-    for name in allow_patterns:
-      if (there / name).exists():
-        shutil.copy(there / name, cache)
-    return str(cache)
-
-  def HfApi(self):
-    return self
-
-  def whoami(self):
-    if not self.known:
-      raise OSError('Token is required.')
-
-  def create_repo(self, repo_id, private, exist_ok):
-    assert exist_ok
-    self.pushed.append((repo_id, private))
-    return f'https://hub.example/{repo_id}'
-
-  def upload_folder(self, repo_id, folder_path, commit_message):
-    self.message = commit_message
-    shutil.copytree(folder_path, self.home / 'hub' / repo_id)
+from tests.fake_hub import FakeHub
 
 
 @pytest.fixture
