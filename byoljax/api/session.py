@@ -105,18 +105,18 @@ def name_data(config: Config, data: Any, labels: Any, test: Any, test_labels: An
 
 def _named(text: str) -> dict[str, str]:
   """`data.name` and `data.dir` of a path or a name."""
-  from byoljax.data.sources import datasets, listed, shards
+  from byoljax.data.sources import catalog, listed, packed_files
 
   path = pathlib.Path(text).expanduser()
   if path.is_dir():
-    return {'name': 'folder', 'dir': text}
+    return {'name': 'shards' if packed_files.is_one(path) else 'folder', 'dir': text}
   if path.suffix == '.npz' or path.suffix in listed.SUFFIXES:
     return {'name': 'npz' if path.suffix == '.npz' else 'list', 'dir': text}
-  if path.suffix in shards.SUFFIXES:
+  if path.suffix in packed_files.SUFFIXES:
     return {'name': 'shards', 'dir': text}
-  if text in datasets.DATASETS or own.is_path(text):
+  if text in catalog.DATASETS or own.is_path(text):
     return {'name': text, 'dir': ''}
   raise ConfigError(
     f"data='{text}' is neither a folder that is there, nor an .npz, zip, tar or Parquet file or a "
-    f'list, nor the name of a data set: {", ".join(datasets.DATASETS)}, tfds:NAME.'
+    f'list, nor the name of a data set: {", ".join(catalog.DATASETS)}, tfds:NAME.'
   )

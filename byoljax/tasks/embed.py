@@ -66,7 +66,7 @@ def run(config: Config, invocation: Invocation) -> int:
   data = source_config.data
   name = config.data.name or data.name
   where = config.data.dir or ('' if config.data.name else data.dir)
-  what = [name.replace(':', '-'), config.split, *evaluation.tap_suffix(config)]
+  what = [evaluation.file_word(name), config.split, *evaluation.tap_suffix(config)]
   folder = pathlib.Path(
     invocation.workdir or directory.parent.parent / 'embeddings' / '-'.join(what)
   )

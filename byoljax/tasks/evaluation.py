@@ -77,9 +77,14 @@ def result_directory(
   """Where an evaluation's results go: beside the run, named after what was evaluated on what."""
   if invocation.workdir:
     return pathlib.Path(invocation.workdir)
-  on = [config.data.name.replace(':', '-')] if config.data.name else []
+  on = [file_word(config.data.name)] if config.data.name else []
   name = '-'.join([task, config.network, checkpoint_dir.name, *on, *tap_suffix(config)])
   return run_dir.evals_dir(checkpoint_dir) / name
+
+
+def file_word(name: str) -> str:
+  """The name of a data set as a part of a file's name: 'hf:owner/name' is 'hf-owner-name'."""
+  return name.replace(':', '-').replace('/', '-')
 
 
 def tap_suffix(config: Config) -> list[str]:

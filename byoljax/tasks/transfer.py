@@ -207,7 +207,7 @@ def _asked(config: Config, protocol: str, data: 'EvalData', encoder: 'Encoder') 
 
 def _slug(entry: str) -> str:
   name, _, directory = entry.partition('=')
-  return '-'.join(filter(None, [name.replace(':', '-').replace('/', '-'),
+  return '-'.join(filter(None, [evaluation.file_word(name),
                                 pathlib.PurePath(directory).stem]))  # fmt: skip
 
 

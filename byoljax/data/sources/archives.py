@@ -31,6 +31,7 @@ class Shard(NamedTuple):
     labels: of each, a number or a name; None where it has none.
     read: place -> bytes of the image, empty where they are damaged.
     class_names: what the file says that the numbers mean; () where it does not.
+    held: bytes of memory that its images take once one is read; 0 where each is read by itself.
   """
 
   path: str
@@ -38,6 +39,7 @@ class Shard(NamedTuple):
   labels: Sequence[int | str | None]
   read: Callable[[int], bytes]
   class_names: tuple[str, ...] = ()
+  held: int = 0
 
 
 class _Span(NamedTuple):

@@ -208,7 +208,7 @@ def _images_below(root: str) -> walk.Found:
   found = walk.walk(root)
   if not found.files:
     held = f'it holds {walk.counted(found.others)}' if found.others else 'it is empty'
-    packed = set(found.others) & {'.zip', '.tar', '.parquet'}
+    packed = set(found.others) & {'.zip', '.tar', '.parquet', '.arrow'}
     hint = f' --data.name=shards reads {min(packed)} files.' if packed else ''
     raise ValueError(
       f'{root} has no image in it: {held}; images end in {", ".join(SUFFIXES)}.{hint}'

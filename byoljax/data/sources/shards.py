@@ -1,9 +1,10 @@
-"""Images packed into files: zip, tar (WebDataset's, too) and Parquet, one file or a folder of them.
+"""Images packed into files: zip, tar (WebDataset's, too), Parquet and Arrow, one file or a folder.
 
-Split: what a file's name says (`train-00000-of-00003.parquet`, `birds-val-000.tar`), or the first
-folder within an archive (`train/`, `val/`); else all are training images. Of several splits that
-are none for training the first is taken for the test images, as for a folder: test, val, valid,
-validation. Labels: an example's own (`.cls` or `.json` in a tar, a column in Parquet), or the
+Split: what a file's name or the folders around it say (`train-00000-of-00003.parquet`,
+`birds-val-000.tar`, `test/data-00000-of-00001.arrow`), or the first folder within an archive
+(`train/`, `val/`); else all are training images. Of several splits that are none for training the
+first with labels, else the first, is taken for the test images, as for a folder: test, val, valid,
+validation. Labels: an example's own (`.cls` or `.json` in a tar, a column of a table), or the
 folders of an archive, where there are two at least and every image lies in one. A folder that
 everything in an archive lies in does not count.
 """
@@ -12,19 +13,12 @@ from collections.abc import Sequence
 import dataclasses
 import functools
 import os
-import re
 
 import numpy as np
 
-from byoljax.data.sources import pixels, source
+from byoljax.data.sources import memory, packed_files, pixels, source, table_file
 from byoljax.data.sources.archives import Shard, from_archive
-from byoljax.data.sources.parquet_file import from_parquet
-
-PARQUET = '.parquet'
-SUFFIXES = ('.zip', '.tar', PARQUET)
-_COMPRESSED = ('.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.tar.zst')
-_TRAIN = ('train', 'training')
-_TEST = ('test', 'val', 'valid', 'validation')
+from byoljax.data.sources.packed_files import TEST, TRAIN
 
 
 def from_shards(
@@ -46,14 +40,18 @@ def from_shards(
     ValueError: no such file, none that can be read, no image, or no test split.
   """
   root = os.path.abspath(os.path.expanduser(os.fspath(path)))
-  shards = [_open(file) for file in _files(root)]
+  files = packed_files.files(root)
+  said = [packed_files.split_of(root, file) for file in files]
+  shards = [_open(file) for file in files]
   names = [_without_common(shard.names) for shard in shards]
-  splits = [_splits(shard, own) for shard, own in zip(shards, names, strict=True)]
+  splits = [
+    [word] * len(own) if word else _splits(own) for word, own in zip(said, names, strict=True)
+  ]
   rows = [(at, place) for at, shard in enumerate(shards) for place in range(len(shard.names))]
   if not rows:
     raise ValueError(f'{root} has no image in it.')
-  there = {splits[at][place] for at, place in rows}
-  wanted = next((name for name in _TEST if name in there), '') if split == 'test' else 'train'
+  known, classes = _labels(shards, names, splits)
+  wanted = _test_split(splits, known) if split == 'test' else 'train'
   chosen = [(at, place) for at, place in rows if splits[at][place] == wanted]
   if not chosen:
     kind = source.NoSplitError if split == 'test' else ValueError
@@ -61,67 +59,71 @@ def from_shards(
       f"{root} has no {split} images: a file's name, or a folder in an archive, says which are, "
       f"such as 'train-0.tar' and 'val-0.tar'."
     )
-  known, classes = _labels(shards, names, splits)
+  _check_memory(root, [shards[at] for at in dict.fromkeys(at for at, _ in chosen)])
   labels = None if not classes else np.array([known[at][place] for at, place in chosen], np.int32)
   made = _make(root, split, shards, chosen, labels, classes, unreadable)
-  names = [shards[at].names[place] for at, place in chosen]
+  inner = [shards[at].names[place] for at, place in chosen]
   image, notes = pixels.image_field(
-    names, lambda row: shards[chosen[row][0]].read(chosen[row][1]), range_, root
+    inner, lambda row: shards[chosen[row][0]].read(chosen[row][1]), range_, root
   )
-  return dataclasses.replace(made, fields=(image,), notes=notes)
-
-
-def _files(root: str) -> list[str]:
-  """The packed files, in the order of their paths."""
-  if os.path.isfile(root):
-    found = [root]
-  elif os.path.isdir(root):
-    found = [
-      os.path.join(folder, name)
-      for folder, _, names in os.walk(root)
-      for name in names
-      if name.lower().endswith((*SUFFIXES, *_COMPRESSED)) and not name.startswith('.')
-    ]
-  else:
-    raise ValueError(f'{root} does not exist: config.data.dir must be a file or a folder of files.')
-  for file in found:
-    if file.lower().endswith(_COMPRESSED):
-      raise ValueError(
-        f'{file} is compressed as a whole, so that no image can be read by itself: unpack it, and '
-        'name the folder, or the tar within.'
-      )
-  if not found or not found[0].lower().endswith(SUFFIXES):
-    raise ValueError(f'{root} is no packed file, and holds none: these end in {_LISTED}.')
-  return sorted(found)
-
-
-_LISTED = ', '.join(SUFFIXES)
+  told = [word or _says_splits(own) for word, own in zip(said, names, strict=True)]
+  return dataclasses.replace(
+    made, fields=(image,), notes=(*packed_files.notes(files, told), *notes)
+  )
 
 
 def _open(file: str) -> Shard:
-  return from_parquet(file) if file.lower().endswith(PARQUET) else from_archive(file)
+  table = file.lower().endswith((table_file.PARQUET, table_file.ARROW))
+  return table_file.from_table(file) if table else from_archive(file)
+
+
+def _check_memory(root: str, shards: Sequence[Shard]) -> None:
+  """Raises ValueError where tables that have to be read as a whole are more than there is room."""
+  held = sum(shard.held for shard in shards)
+  if held > memory.room():
+    raise ValueError(
+      f'{root} holds {held / 2**30:.1f} GiB of images in Parquet files, more than a quarter of the '
+      'memory: write a folder, tars, or with save_to_disk() Arrow files, which are read image by '
+      'image.'
+    )
 
 
 def _without_common(names: Sequence[str]) -> list[str]:
   """Names without the folders that all of them lie in, but for those that say a split."""
   own = [name.split('/') for name in names]
   while own and all(len(parts) > 1 for parts in own) and len({parts[0] for parts in own}) == 1:
-    if own[0][0].lower() in (*_TRAIN, *_TEST):
+    if own[0][0].lower() in (*TRAIN, *TEST):
       break
     own = [parts[1:] for parts in own]
   return ['/'.join(parts) for parts in own]
 
 
-def _splits(shard: Shard, names: Sequence[str]) -> list[str]:
-  """'train', or a word of `_TEST`, of each image."""
-  words = re.split('[^a-z]+', os.path.basename(shard.path).lower())
-  said = next((word for word in words if word in (*_TRAIN, *_TEST)), '')
-  if said:
-    return ['train' if said in _TRAIN else said] * len(names)
+def _splits(names: Sequence[str]) -> list[str]:
+  """'train', or a word of `TEST`, of each image of an archive whose name says none."""
   tops = [name.split('/')[0].lower() if '/' in name else '' for name in names]
-  if not set(tops) & set(_TRAIN):
+  if not set(tops) & set(TRAIN):
     return ['train'] * len(names)
-  return [top if top in _TEST else 'train' for top in tops]
+  return [top if top in TEST else 'train' for top in tops]
+
+
+def _says_splits(names: Sequence[str]) -> str:
+  """The first folder of an archive that is named like a split, or ''."""
+  tops = (name.split('/')[0].lower() for name in names if '/' in name)
+  return next((top for top in tops if top in (*TRAIN, *TEST)), '')
+
+
+def _test_split(splits: Sequence[Sequence[str]], known: Sequence[Sequence[int]]) -> str:
+  """The split for the test: the first of `TEST` with labels, else the first; '' for none."""
+  there = {split for own in splits for split in own}
+  labelled = {
+    split
+    for own, numbers in zip(splits, known, strict=False)
+    for split, number in zip(own, numbers, strict=True)
+    if number >= 0
+  }
+  return next((name for name in TEST if name in labelled), '') or next(
+    (name for name in TEST if name in there), ''
+  )
 
 
 def _labels(
@@ -151,7 +153,7 @@ def _folders(names: Sequence[str], splits: Sequence[str]) -> list[str | None]:
   found: list[str | None] = []
   for name, split in zip(names, splits, strict=True):
     parts = name.split('/')
-    if len(parts) > 1 and parts[0].lower() in (split, *(_TRAIN if split == 'train' else ())):
+    if len(parts) > 1 and parts[0].lower() in (split, *(TRAIN if split == 'train' else ())):
       parts = parts[1:]
     found.append(parts[0] if len(parts) > 1 else None)
   return found

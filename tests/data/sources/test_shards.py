@@ -114,7 +114,7 @@ def test_parquet_as_hugging_face_writes_it(tmp_path, monkeypatch):
   assert read(tmp_path, 'test') == {'0': (png(5), 'dog')}
   assert datasets.load('shards', 'train', data_dir=tmp_path).class_names == ('cat', 'dog', 'owl')
   monkeypatch.setattr(memory, 'room', lambda: 10)
-  with pytest.raises(ValueError, match='GiB of images, more than a quarter of the memory'):
+  with pytest.raises(ValueError, match='GiB of images in Parquet files, more than a quarter'):
     read(tmp_path)
   monkeypatch.setitem(sys.modules, 'pyarrow', None)
   with pytest.raises(ValueError, match=r"pip install 'byoljax\[parquet\]'"):
