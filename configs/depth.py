@@ -32,12 +32,13 @@ PROTOCOLS = {
   'linear': segment.protocol(**(_PAPER | segment.LINEAR)),
   'small': segment.small(head='up', up_channels=(64, 32), zoom=(1.0, 1.0)),
 }
+IMAGE_SIZE = 224
 
 
 def get_config(arg: str = '') -> ConfigDict:
   options = [option for option in arg.split(',') if option]
   named = next((option for option in options if option in PROTOCOLS), 'byol')
-  image_size = 0 if named == 'small' else 224
+  image_size = 0 if named == 'small' else IMAGE_SIZE
   config = segment.task('depth', PROTOCOLS[named], segment.MODES[named], image_size)
   options = [option for option in options if option != named]
   if 'smoke' in options:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from byoljax.config import ConfigError, choose
 from byoljax.encoders.dense import DEPTH, SEGMENTATION
 from byoljax.evals import streaming
+from byoljax.evals.headlines import HEADLINES
 from byoljax.evals.streaming import Metric
 from byoljax.methods.supervised.dense import BATCH_NORMS, HeadOptions
 from byoljax.models.dense_heads import HEADS
@@ -25,8 +26,7 @@ class Kind(NamedTuple):
 
   Attributes:
     name: `SEGMENTATION` or `DEPTH`.
-    headline: the result that chooses among settings.
-    sign: 1 where a larger one is better, -1 where a smaller one is.
+    headline: the result that chooses among settings, a key of `evals.headlines.HEADLINES`.
     results: every result -> (title, format).
     metric: (channels, mapped axis or None) -> the metric of outputs [b, H, W, channels] and truths
       [b, H, W], as the field stores them.
@@ -34,9 +34,13 @@ class Kind(NamedTuple):
 
   name: str
   headline: str
-  sign: int
   results: Mapping[str, tuple[str, str]]
   metric: Callable[[int, str | None], Metric]
+
+  @property
+  def sign(self) -> int:
+    """1 where a larger headline is better, -1 where a smaller one is."""
+    return HEADLINES[self.headline].sign
 
 
 def _classes(channels: int, axis: str | None) -> Metric:
@@ -62,16 +66,14 @@ KINDS = {
   SEGMENTATION: Kind(
     SEGMENTATION,
     'mean_iou',
-    1,
-    {'mean_iou': ('mean IoU', '{:.1%}'), 'pixel_accuracy': ('pixel accuracy', '{:.1%}')},
+    {'mean_iou': HEADLINES['mean_iou'][:2], 'pixel_accuracy': ('pixel accuracy', '{:.1%}')},
     _classes,
   ),
   DEPTH: Kind(
     DEPTH,
     'rms',
-    -1,
     {
-      'rms': ('rms', '{:.4g}'),
+      'rms': HEADLINES['rms'][:2],
       'rel': ('rel', '{:.4f}'),
       'within_1.25': ('< 1.25', '{:.1%}'),
       'within_1.25^2': ('< 1.25²', '{:.1%}'),

@@ -57,9 +57,10 @@ def _on(config: Mapping[str, Any]) -> str:
 
 def _one(each: Mapping[str, Any]) -> Rows:
   """An evaluation with one headline."""
+  from byoljax.evals.headlines import HEADLINES
+
   result, config = each['result'], each['config']
-  shown = {'map': 'mAP', 'top1': 'top-1', 'map11': '11-point mAP', 'auroc': 'mean AUROC'}
-  name = next((name for name in shown if name in result), None)
+  name = next((name for name in HEADLINES if name in result), None)
   if name is None:
     return []
   protocol = config.get(config.get('task', ''), {})
@@ -71,8 +72,8 @@ def _one(each: Mapping[str, Any]) -> Rows:
       'tap': str(config.get('tap', 'embedding')),
       'on': _on(config),
       'step': each['step'],
-      'metric': shown[name],
-      'result': f'{result[name]:.1%}' if name != 'auroc' else f'{result[name]:.3f}',
+      'metric': HEADLINES[name].heading,
+      'result': HEADLINES[name].form.format(result[name]),
     }
     | _balance(result)
   ]
@@ -125,13 +126,17 @@ def _few_labels(each: Mapping[str, Any]) -> Rows:
 
 
 def _transfer(each: Mapping[str, Any]) -> Rows:
-  return [
-    {
-      name: f'{value:.1%}' if isinstance(value, float) else str(value)
-      for name, value in row.items()
-    }
-    for row in each['result'].get('rows', ())
-  ]
+  from byoljax.evals.headlines import titled
+
+  made = []
+  for row in each['result'].get('rows', ()):
+    metric = titled(row['metric'])
+    numbers = {name: value for name, value in row.items() if isinstance(value, float)}
+    made.append(
+      {'data set': row['data set'], 'metric': metric.heading}
+      | {name: metric.form.format(value) for name, value in numbers.items()}
+    )
+  return made
 
 
 def _dense(each: Mapping[str, Any]) -> Rows:

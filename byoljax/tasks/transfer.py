@@ -1,23 +1,24 @@
-"""One encoder on many data sets: the transfer table, linear and fine-tuned, beside its baselines.
+"""One encoder on many data sets: the transfer table, by any evaluation, beside its baselines.
 
-Every cell is a result of its own, stored as soon as it is there: a table that was stopped resumes
-where it was, and a longer list of data sets computes what is new. Sets that are not prepared are
-skipped, with a word on how to get them.
+A column is an evaluation of `cells.EVALUATIONS` from one start, a row a data set and a metric; each
+metric has a table of its own. Every cell is a result of its own, stored as soon as it is there: a
+table that was stopped resumes where it was, and a longer list of data sets computes what is new.
+Sets that are not prepared, or have no masks where masks are asked for, are skipped, with a word on
+why.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import csv
 import json
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from ml_collections import ConfigDict
-
 from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.devices import hosts
 from byoljax.report import table
-from byoljax.tasks import evaluation
+from byoljax.tasks import cells, evaluation
+from byoljax.tasks.cells import EVALUATIONS, Opened
 from byoljax.tasks.command import Command
 from byoljax.version import versions
 from byoljax.workdir import run_dir
@@ -27,152 +28,137 @@ from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
   from byoljax.encoders.encoder import Encoder
-  from byoljax.protocols.extraction import EvalData
+
+_ALL = 'all'  # Among an evaluation's own data sets: those of `config.datasets`.
 
 
 def run(config: Config, invocation: Invocation) -> int:
   """Evaluates a run's encoder on a list of data sets; see `configs/transfer.py`."""
   from byoljax.encoders import load
   from byoljax.encoders.encoder import untrained
+  from byoljax.protocols.dense_protocol import MODES
 
+  for name in config.protocols:
+    config_lib.choose('protocol', name, EVALUATIONS)
+  config_lib.choose('mode', config.mode, MODES)
+  if not config.protocols:
+    raise ConfigError(f'config.protocols is empty: name some of {", ".join(EVALUATIONS)}.')
+  wanted = _wanted(config)
   encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = pathlib.Path(
     invocation.workdir
     or run_dir.evals_dir(directory) / f'transfer-{config.network}-{directory.name}'
   )
-  for name in config.protocols:
-    config_lib.choose('protocol', name, PROTOCOLS)
-  if not config.protocols:
-    raise ConfigError(f'config.protocols is empty: name some of {", ".join(PROTOCOLS)}.')
-  if not config.datasets:
-    raise ConfigError('config.datasets is empty: name some, such as \'("cifar10", "dtd")\'.')
   starts = {config.network: encoder}
   if config.baselines and config.network != 'random':
     starts['random'] = untrained(encoder, pretraining.seed)
   with lock_workdir(home):
-    return _fill_table(config, home, pretraining, starts, directory)
+    return _fill_table(config, home, pretraining, wanted, starts, directory)
+
+
+def _wanted(config: Config) -> dict[str, list[str]]:
+  """The evaluations of every data set.
+
+  Raises:
+    ConfigError: an evaluation has none.
+  """
+  wanted: dict[str, list[str]] = {}
+  for name in config.protocols:
+    own = config.reads[name].datasets
+    entries = [entry for word in own for entry in (config.datasets if word == _ALL else (word,))]
+    if not entries:
+      where = 'datasets' if _ALL in own else f'reads.{name}.datasets'
+      raise ConfigError(f'config.{where} is empty: name some, such as \'("cifar10", "dtd")\'.')
+    for entry in dict.fromkeys(entries):
+      wanted.setdefault(entry, []).append(name)
+  return wanted
 
 
 def _fill_table(
   config: Config,
   home: pathlib.Path,
   pretraining: Config,
-  starts: Mapping[str, 'Encoder'],
+  wanted: Mapping[str, list[str]],
+  starts: 'Mapping[str, Encoder]',
   directory: pathlib.Path,
 ) -> int:
   """The part of `transfer` that one process at a time may do in a directory."""
-  from byoljax.data.sources.source import fingerprint
-  from byoljax.evals import scores
-  from byoljax.protocols import folds
+  from byoljax.evals.headlines import HEADLINES
 
-  rows, skipped = [], {}
-  for entry in config.datasets:
-    try:
-      data = _data(entry, config, pretraining, home)
-    except ConfigError as error:
-      skipped[entry] = str(error)
-      say(f'{entry}: skipped. {error}')
-      continue
-    metric = _metric(entry, data)
-    say(f'{entry}: {data.train.size:,} training images, tested on {folds.describe(data)}')
-    row, largest = {'data set': entry, 'metric': scores.METRICS[metric]}, None
-    for protocol in config.protocols:
-      for name, start in starts.items():
-        # Named after all that it depends on: interrupted training is never resumed by
-        # another protocol, nor from other weights.
-        asked = _asked(config, protocol, data, start)
-        digest = fingerprint(json.dumps(asked, sort_keys=True))
-        where = home / _slug(entry) / f'{protocol}-{name}-{digest}'
-        result = _stored(where, asked)
-        if result is None:
-          say(f'{entry}: {protocol}, {name} ...')
-          with user_errors(entry):
-            result = PROTOCOLS[protocol](start, data, config, where)
-          _store(where, result, asked)
-        row[f'{protocol}, {name}'] = result[metric]
-        largest = result.get('majority')
-    row['largest class'] = largest
-    rows.append(row)
-  run_dir.write_result(home / 'result.json', {'rows': rows, 'skipped': skipped}, config, directory)
-  if rows:
-    say('\n' + _write_table(rows, home) + '\n')
+  rows: dict[tuple[str, str], dict[str, Any]] = {}
+  skipped: dict[str, dict[str, str]] = {}
+  for entry, names in wanted.items():
+    for name, opened in _open_all(entry, names, config, pretraining, home).items():
+      if isinstance(opened, str):
+        skipped.setdefault(entry, {})[name] = opened
+        continue
+      title = HEADLINES[opened.headline].title
+      row = rows.setdefault((title, entry), {'data set': entry, 'metric': title})
+      largest = row.pop('largest class', None)  # Stands last.
+      for start, encoder in starts.items():
+        result = _cell(entry, name, start, encoder, opened, config, home)
+        row[f'{name}, {start}'] = result.get(opened.headline)
+        largest = result.get('majority', largest)
+      if largest is not None:
+        row['largest class'] = largest
+  found = list(rows.values())
+  run_dir.write_result(home / 'result.json', {'rows': found, 'skipped': skipped}, config, directory)
+  if found:
+    say('\n' + _write_tables(found, home) + '\n')
   say(f'result  {home / "result.json"}')
-  if not rows:
+  if not found:
     raise ConfigError('none of the data sets is there: nothing was evaluated.')
   return 0
 
 
-def _data(entry: str, config: Config, pretraining: Config, home: pathlib.Path) -> 'EvalData':
-  """The data of one entry: NAME, or NAME=DIRECTORY."""
+def _open_all(
+  entry: str, names: Sequence[str], config: Config, pretraining: Config, home: pathlib.Path
+) -> dict[str, Opened | str]:
+  """A data set as each evaluation reads it, once for those that read it alike; or why not."""
+  found: dict[Any, Opened | str] = {}
+  made = {}
+  for name in names:
+    alike = EVALUATIONS[name].open, config.reads[name].image_size
+    if alike not in found:
+      try:
+        found[alike] = EVALUATIONS[name].open(
+          cells.configuration(entry, name, config), pretraining, home
+        )
+      except ConfigError as error:
+        found[alike] = str(error)
+        say(f'{entry}: skipped by {name}. {error}')
+    made[name] = found[alike]
+  return made
 
-  name, _, directory = entry.partition('=')
-  one = ConfigDict(
-    {
-      'data': {'name': name, 'dir': directory or config.data.dir, 'threads': config.data.threads},
-      'image_size': config.image_size,
-    }
-  )
-  return evaluation.data_of(one, pretraining, config.batch_size, home)
 
-
-def _metric(entry: str, data: 'EvalData') -> str:
-  from byoljax.data.sources import datasets
-
-  return 'map11' if data.train.multi_label else datasets.facts(entry.partition('=')[0]).metric
-
-
-def _logistic(
-  encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
+def _cell(
+  entry: str,
+  name: str,
+  start: str,
+  encoder: 'Encoder',
+  opened: Opened,
+  config: Config,
+  home: pathlib.Path,
 ) -> dict[str, Any]:
-  from byoljax.evals import frozen
-  from byoljax.protocols import folds, frozen_features
+  """The result of one evaluation on one data set, as it was stored or computed anew."""
+  from byoljax.data.sources.source import fingerprint
+  from byoljax.protocols import folds
 
-  del home
-  fields = config.logistic
-  results = [
-    frozen.logistic(
-      train,
-      test,
-      lambdas=fields.lambdas or frozen.LAMBDAS,
-      held_out=fields.held_out,
-      seed=fields.seed,
-      max_iterations=fields.max_iterations,
-    )
-    for train, test in frozen_features.splits(encoder, data)
-  ]
-  return folds.combined(results)
-
-
-def _knn(
-  encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
-) -> dict[str, Any]:
-  from byoljax.protocols import frozen_features
-
-  del home
-  return frozen_features.knn_result(encoder, data, config.knn)
-
-
-def _linear(
-  encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
-) -> dict[str, Any]:
-  from byoljax.protocols.linear import LinearProtocol, linear_result
-  from byoljax.train import assemble
-
-  protocol = LinearProtocol(**config.linear.to_dict())
-  return linear_result(encoder, data, protocol, logging=assemble.logging_of(config), workdir=home)
-
-
-def _finetune(
-  encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path
-) -> dict[str, Any]:
-  from byoljax.protocols.finetune import FinetuneProtocol, finetune_result
-  from byoljax.train import assemble
-
-  protocol = FinetuneProtocol(**config.finetune.to_dict())
-  return finetune_result(encoder, data, protocol, logging=assemble.logging_of(config), workdir=home)
-
-
-PROTOCOLS = {'knn': _knn, 'logistic': _logistic, 'linear': _linear, 'finetune': _finetune}
+  asked = _asked(config, name, opened, encoder)
+  # Named after all that it depends on: interrupted training is never resumed by another protocol,
+  # nor from other weights.
+  digest = fingerprint(json.dumps(asked, sort_keys=True))
+  where = home / _slug(entry) / f'{name}-{start}-{digest}'
+  result = _stored(where, asked)
+  if result is None:
+    images = opened.images
+    say(f'{entry}: {name}, {start} ... ({images.train.size:,} training images, tested on '
+        f'{folds.describe(images)})')  # fmt: skip
+    with user_errors(entry):
+      own = cells.configuration(entry, name, config)
+      result = EVALUATIONS[name].compute(encoder, opened.data, own, where)
+    _store(where, result, asked)
+  return result
 
 
 def _stored(where: pathlib.Path, asked: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -194,14 +180,16 @@ def _store(where: pathlib.Path, result: Mapping[str, Any], asked: Mapping[str, A
     )
 
 
-def _asked(config: Config, protocol: str, data: 'EvalData', encoder: 'Encoder') -> dict[str, Any]:
+def _asked(config: Config, name: str, opened: Opened, encoder: 'Encoder') -> dict[str, Any]:
   """What a cell depends on. A directory that is given may have cells of another run."""
   from byoljax.encoders import codec
 
+  images = opened.images
   return {
-    'protocol': json.loads(json.dumps(config[protocol].to_dict())),
-    'data': [data.train.fingerprint, data.test.fingerprint, data.image_size],
+    'protocol': json.loads(json.dumps(config[name].to_dict())),
+    'data': [images.train.fingerprint, images.test.fingerprint, images.image_size],
     'weights': codec.digest((encoder.params, encoder.bn))[:16],
+    **opened.about,
   }
 
 
@@ -211,19 +199,30 @@ def _slug(entry: str) -> str:
                                 pathlib.PurePath(directory).stem]))  # fmt: skip
 
 
-def _write_table(rows: list[dict[str, Any]], home: pathlib.Path) -> str:
-  """The table for the terminal; also written as Markdown and CSV."""
-  columns = list(rows[0])
-  formats = dict.fromkeys(columns[2:], '{:.1%}')
+def _write_tables(rows: Sequence[Mapping[str, Any]], home: pathlib.Path) -> str:
+  """A table for every metric, for the terminal; also as Markdown, and all rows as CSV."""
+  from byoljax.evals.headlines import titled
+
+  columns = list(dict.fromkeys(name for row in rows for name in row))
+  titles = list(dict.fromkeys(row['metric'] for row in rows))
+
+  def text(style: str | None) -> str:
+    made = []
+    for title in titles:
+      metric = titled(title)
+      own = [{metric.heading: row['data set'], **row} for row in rows if row['metric'] == title]
+      shown = [name for name in columns[2:] if any(name in row for row in own)]
+      formats = dict.fromkeys(shown, metric.form)
+      made.append(table.format_table(own, [metric.heading, *shown], formats=formats, style=style))
+    return '\n\n'.join(made)
+
   if hosts.is_first_process():
-    (home / 'table.md').write_text(
-      table.format_table(rows, columns, formats=formats, style='markdown') + '\n'
-    )
+    (home / 'table.md').write_text(text('markdown') + '\n')
     with (home / 'table.csv').open('w', newline='') as file:
       writer = csv.DictWriter(file, columns)
       writer.writeheader()
       writer.writerows(rows)
-  return table.format_table(rows, columns, formats=formats)
+  return text(None)
 
 
 COMMAND = Command(

@@ -15,6 +15,7 @@ from byoljax.encoders.encoder import Encoder
 from byoljax.protocols import finetune, labelled, training
 from byoljax.protocols.extraction import EvalData
 from byoljax.tasks import transfer
+from byoljax.tasks.cells import Opened
 from byoljax.train.record import Logging
 from byoljax.workdir import checkpoint
 from configs import finetune as finetune_config
@@ -286,10 +287,11 @@ def test_transfer_table(protocols, untrained, several, npz, tmp_path, capsys):
   assert first['logistic, online'] > 0.7
   assert min(second[f'{protocol}, online'] for protocol in protocols) > 0.7
   assert set(result['skipped']) == {'tfds:beans', 'npz=nowhere.npz'}
-  assert 'download_and_prepare' in result['skipped']['tfds:beans']
+  assert 'download_and_prepare' in result['skipped']['tfds:beans'][protocols[-1]]
   assert 'there is no file' in shown
   markdown, spreadsheet = ((tmp_path / f'table.{end}').read_text() for end in ('md', 'csv'))
   assert markdown.count('|') > 15 and spreadsheet.startswith('data set,metric')
+  assert markdown.startswith('| top-1') and '\n\n| 11-point mAP' in markdown
   # Started again, nothing is computed.
   cells = sorted(tmp_path.glob('*/*/result.json'))
   assert len(cells) == 4 * len(protocols)
@@ -307,8 +309,9 @@ def test_a_cell_belongs_to_the_weights_that_it_was_computed_from(tmp_path):
   """Two runs may be given one directory."""
   config, source = transfer_config.get_config(), TestLabelled.SOURCE
   data = EvalData(source, source, 4, (0.5,) * 3, (0.25,) * 3, 16)
+  opened = Opened(data, data, 'top1', {})
   one, other, again = (
-    transfer._asked(config, 'knn', data, Encoder(None, {'w': np.full(3, x)}, {}, None))
+    transfer._asked(config, 'knn', opened, Encoder(None, {'w': np.full(3, x)}, {}, None))
     for x in (0.0, 1.0, 0.0)
   )
   transfer._store(tmp_path, {'top1': 0.5}, one)

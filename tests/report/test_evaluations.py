@@ -21,8 +21,11 @@ def some(run, online=0.5):
         task='finetune', labels='10 %', finetune={'protocol': 'small'})  # fmt: skip
   write(run, 'few', {'rows': [{'labels': '1 %', 'examples': 80, 'top1': 0.5, 'top1_sd': 0.01}]},
         task='few_labels', network='online')  # fmt: skip
-  write(run, 'transfer', {'rows': [{'data set': 'dtd', 'metric': 'top-1', 'knn, online': 0.125}]},
-        task='transfer')  # fmt: skip
+  rows = [
+    {'data set': 'dtd', 'metric': 'top-1', 'knn, online': 0.125},
+    {'data set': 'rooms', 'metric': 'rms', 'depth, online': 0.51239, 'depth, random': None},
+  ]
+  write(run, 'transfer', {'rows': rows}, task='transfer')  # fmt: skip
   (run / 'evals' / 'broken').mkdir()
   (run / 'evals' / 'broken' / 'result.json').write_text('{')
 
@@ -40,7 +43,10 @@ def test_tables(tmp_path):
     ('online network', '50.0%', '1,000'), ('from scratch', '25.0%', '1,000'),
   ]  # fmt: skip
   assert found['Few labels, frozen features'][0]['top-1'] == '50.0% ± 1.0%'
-  assert found['Transfer'] == [{'data set': 'dtd', 'metric': 'top-1', 'knn, online': '12.5%'}]
+  assert found['Transfer'] == [
+    {'data set': 'dtd', 'metric': 'top-1', 'knn, online': '12.5%'},
+    {'data set': 'rooms', 'metric': 'rms (lower is better)', 'depth, online': '0.5124'},
+  ]
 
 
 def test_tables_of_masks_and_depth(tmp_path):
