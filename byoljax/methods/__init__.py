@@ -12,6 +12,7 @@ from typing import Any
 from byoljax import own
 from byoljax.method import MakeEncoder, Method, Setting
 from byoljax.methods.generative import (
+  beit,
   dvae,
   image_gpt,
   masked_tokens,
@@ -72,6 +73,7 @@ from byoljax.suggest import unknown
 METHODS: dict[str, Callable[..., Method]] = {
   'augmentation_prediction': augmentation_prediction.build,
   'barlow_twins': barlow_twins.build,
+  'beit': beit.build,
   'bridge': bridge.build,
   'byol': byol.build,
   'colorization': colorization.build,

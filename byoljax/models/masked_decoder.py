@@ -1,9 +1,10 @@
-"""Decoders of masked image modeling: from an encoder's tokens to the pixels of every patch.
+"""Decoders of masked image modeling: from an encoder's tokens to what every patch is.
 
 MAE's (He et al. 2021, arXiv 2111.06377): a linear layer to the decoder's width, a learned mask
 token wherever a patch was left out of the encoder, fixed 2-D sine-cosine positions, transformer
 blocks, LayerNorm, a linear layer to the pixels of a patch. SimMIM's (Xie et al. 2021, arXiv
 2111.09886), `depth` 0: that last layer alone, on an encoder that saw all patches, masked or not.
+Both name pixels; BEiT's (Bao et al. 2021, arXiv 2106.08254) names codes.
 """
 
 import math
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from byoljax.models import initializers, layers
 from byoljax.models.positions import sincos_positions
+from byoljax.models.token_transformer import TokenHead
 from byoljax.models.vit import Block, layer_norm, linear
 from byoljax.ops import masking
 
@@ -82,3 +84,24 @@ class MaskedDecoder(nn.Module):
       x = layer_norm('norm')(x)
     pixels = linear(self.patch**2 * self.channels, self.dtype, 'pixels')(x[:, 1:])
     return pixels.astype(jnp.float32)
+
+
+class CodePredictor(nn.Module):
+  """BEiT's head: logits of every patch's code, a linear layer that starts at zero.
+
+  Its further parameter 'mask' [D] is what the encoder reads in the place of a hidden patch; it has
+  to be handed to it.
+
+  Attributes:
+    codes: K.
+    dtype: compute type.
+  """
+
+  codes: int
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    """Tokens float32 [b,1 + n,D], the class token first, -> logits float32 [b,n,K]."""
+    self.param('mask', initializers.normal(0.02), x.shape[-1:], jnp.float32)
+    return TokenHead(self.codes, self.dtype, name='head')(x[:, 1:], train=train)

@@ -168,7 +168,8 @@ class ViT(nn.Module):
 
   A further input `keep` names the patches of each image that are computed, as masked autoencoders
   need it; through `Net.apply(..., inputs={'encoder': {'keep': keep}})`. Another, `branches`, are
-  factors of the residual branches, as stochastic depth needs them.
+  factors of the residual branches, as stochastic depth needs them. `hidden` and `filler` put
+  something else in the place of patches, as BEiT does.
   """
 
   size: Size
@@ -200,6 +201,8 @@ class ViT(nn.Module):
     train: bool,
     keep: jax.Array | None = None,
     branches: jax.Array | None = None,
+    hidden: jax.Array | None = None,
+    filler: jax.Array | None = None,
   ) -> jax.Array:
     """Images float32 [b,H,W,C] -> embedding float32 [b,D].
 
@@ -208,17 +211,24 @@ class ViT(nn.Module):
       train: nothing here depends on it.
       keep: see `tokens`.
       branches: see `tokens`.
+      hidden: see `tokens`.
+      filler: see `tokens`.
 
     Raises:
       ValueError: H or W is not a multiple of the patch.
     """
     del train
-    x = self.tokens(x, keep, branches)
+    x = self.tokens(x, keep, branches, hidden, filler)
     return x[:, 0] if self.pool == 'cls' else jnp.mean(x[:, 1:], axis=1)
 
   @nn.compact
   def tokens(
-    self, x: jax.Array, keep: jax.Array | None = None, branches: jax.Array | None = None
+    self,
+    x: jax.Array,
+    keep: jax.Array | None = None,
+    branches: jax.Array | None = None,
+    hidden: jax.Array | None = None,
+    filler: jax.Array | None = None,
   ) -> jax.Array:
     """Images float32 [b,H,W,C] -> tokens float32 [b,1 + k,D], the class token first.
 
@@ -228,6 +238,8 @@ class ViT(nn.Module):
         order; the others are not computed. None: all of them.
       branches: float32 [b,depth,2], factors of what the attention and the MLP of each block add to
         the residual stream; 0 leaves a block out. None: 1.
+      hidden: bool [b,n], True for patches that are not seen, but have a token; not with `keep`.
+      filler: float32 [D], what stands in the place of their embedding.
 
     Raises:
       ValueError: H or W is not a multiple of the patch, or keep is not [b,k].
@@ -238,6 +250,10 @@ class ViT(nn.Module):
     if keep is not None and (keep.ndim != 2 or keep.shape[0] != batch):
       raise ValueError(f'keep is [b,k] with b = {batch}, got {keep.shape}.')
     x = linear(dim, self.dtype, 'patch_embed')(_kept(patches(x, patch), keep)).astype(jnp.float32)
+    if hidden is not None:
+      if filler is None:
+        raise ValueError('hidden patches need what stands for them: give `filler`, too.')
+      x = jnp.where(hidden[:, :, None], filler[None, None], x)
     cls = self.param('cls', initializers.normal(1e-6), (dim,), jnp.float32)
     if self.positions == 'learned':
       shape = (1 + grid * grid, dim)

@@ -15,7 +15,7 @@ from tests.train.test_loop import ROOT, assert_same_state
 
 # Those without a recipe of their own train on an encoder that is given.
 ON_AN_ENCODER = {'depth', 'detection', 'linear_probe', 'segmentation', 'supervised'}
-ON_AN_ENCODER |= {'distillation', 'prior'}
+ON_AN_ENCODER |= {'beit', 'distillation', 'prior'}
 RECIPES = sorted(set(METHODS) - ON_AN_ENCODER)
 SCENES = ['--config.data.name=sprites', '--config.data.dir=']  # What moves there is known.
 # What a recipe needs on 80 images beside its smoke version.
@@ -126,7 +126,19 @@ def test_a_prior_learns_the_codes_of_a_run_and_draws_images(npz, tmp_path, capsy
   again = [*two_stages, f'--config.codec={second}', '--config.method.condition=class']
   capsys.readouterr()
   assert main(again) == 2
-  assert 'codec: ' in capsys.readouterr().err
+  assert 'codec: its weights are others' in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_beit_learns_the_codes_of_a_run_and_refuses_another_one(npz, tmp_path, capsys):
+  first, second, beit = (tmp_path / name for name in ('first', 'second', 'beit'))
+  assert main(arguments('dvae', npz, first)) == 0
+  assert main([*arguments('dvae', npz, second), '--config.seed=1']) == 0
+  assert main([*arguments('beit', npz, beit), f'--config.codec={first}']) == 0
+  assert 0 <= metrics.read(beit)[-1]['masked_accuracy'] <= 1
+  capsys.readouterr()
+  assert main([*arguments('beit', npz, beit), f'--config.codec={second}']) == 2
+  assert 'codec: its weights are others' in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -114,13 +114,16 @@ def _codec():
 
 
 def _given(name):
-  return {'codec': _codec()} if name == 'prior' else {'encoder': _frozen(), 'teacher': _teacher()}
+  if name in ('beit', 'prior'):
+    return {'codec': _codec()}
+  return {'encoder': _frozen(), 'teacher': _teacher()}
 
 
 # name -> (arguments of the builder, number of views)
 CASES = {
   'augmentation_prediction': ({'targets': ('crop', 'flip', 'color'), 'hidden': (16,)}, 2),
   'barlow_twins': ({'projector': (16, 16, 8)}, 2),
+  'beit': ({'mask_ratio': 0.5, 'least_block': 3}, 1),
   'bridge': ({'projector': (16, 8), 'predictor': (), 'base_tau': 0.9, 'beta': 0.5}, 2),
   'byol': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
   'colorization': ({'grid': 20, 'bins': 0, 'stride': 2}, 1),
@@ -204,6 +207,7 @@ CASES = {
 }  # fmt: skip
 # Methods that need another encoder.
 ENCODERS = {
+  'beit': tiny_vit,
   'image_gpt': tiny_image_gpt,
   'mae': tiny_vit,
   'masked_tokens': functools.partial(tiny_image_gpt, causal=False),

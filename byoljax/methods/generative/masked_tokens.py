@@ -4,7 +4,8 @@ Some pixels of an image, as colors of a palette, are hidden from a transformer t
 before and behind, and it names them. Of what is to be named most is hidden, some is replaced by
 another color at random, and some is left as it is, so that every token may be asked for (BERT's 80,
 10 and 10 %). With all of it hidden it is the second objective of image GPT (Chen et al. 2020).
-Hidden are places anywhere, or rectangles as in BEiT (Bao et al. 2021, arXiv 2106.08254).
+Hidden are places anywhere, or rectangles as in BEiT (Bao et al. 2021, arXiv 2106.08254), which is
+a method of its own: it names the codes of a codec.
 
 It predicts tokens of a data set, but there is no product of its predictions that is a probability
 of images: nothing is sampled, and there are no bits per dimension.

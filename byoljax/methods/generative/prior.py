@@ -39,6 +39,7 @@ from byoljax.method import (
   keep as nothing_after,
 )
 from byoljax.methods.checks import only_view
+from byoljax.methods.generative.frozen import copy_of
 from byoljax.methods.reconstruction.autoencoder import picture
 from byoljax.models import decoders
 from byoljax.models.code_transformer import CODEC, CodeTransformer, FrozenNet, codes_of
@@ -72,8 +73,7 @@ def prior(
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), only_view(batch))
     if given.params:
-      frozen = {'params': given.params, 'bn': given.bn}
-      bn = bn | {ENCODER: bn[ENCODER] | {CODEC: jax.tree.map(jnp.array, frozen)}}
+      bn = bn | {ENCODER: bn[ENCODER] | {CODEC: copy_of(given, key, only_view(batch))}}
     return params, Statistics(bn)
 
   def noisy(codes: jax.Array, key: jax.Array) -> jax.Array:
