@@ -127,6 +127,6 @@ def encoder_of(
 def _choices(found: list[tuple[Format, str]], state: Mapping[str, np.ndarray]) -> str:
   if found:
     return 'set prefix to one of ' + ', '.join(repr(name) for _, name in found) + '.'
-  some = ', '.join(list(state)[:5]) or 'nothing'
+  some = ', '.join(list(state)[:5]) + (f' and {len(state) - 5} more' if len(state) > 5 else '')
   known = '; '.join(form.what for form in FORMATS)
-  return f'its names are {some}, ..., and known are {known}.'
+  return f'its names are {some or "none"}; known are {known}.'

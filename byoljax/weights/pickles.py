@@ -95,6 +95,9 @@ class Unpickler(_InPython):
   Args:
     file: stands where the pickle begins, and where the next thing begins afterwards.
     functions: (module, name) -> what stands for it: a sealed class or an object without attributes.
+
+  Attributes:
+    unknown: names of what the pickle names beside, in its order.
   """
 
   dispatch = {
@@ -106,10 +109,14 @@ class Unpickler(_InPython):
   def __init__(self, file: BinaryIO, functions: Mapping[tuple[str, str], Callable[..., Any]]):
     super().__init__(file)
     self._functions = functions
+    self.unknown: dict[str, None] = {}
 
   def find_class(self, module: str, name: str) -> Any:
     """An entry of the table, or a stand-in. Dots in a name are no attributes of anything."""
-    return self._functions.get((module, name), Inert)
+    found = self._functions.get((module, name), Inert)
+    if found is Inert:
+      self.unknown[f'{module}.{name}'] = None
+    return found
 
 
 def flat(tree: Any, kinds: type | tuple[type, ...]) -> dict[str, Any]:

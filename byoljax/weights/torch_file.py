@@ -7,7 +7,8 @@ are materialised after the pickle has ended, within the bounds of the bytes that
 
 Not read: sparse and quantized tensors, tensor subclasses, and files in which a tensor is more than
 a view of a storage; these are left out, and names that a network then lacks are said where it is
-put together.
+put together. A file that holds programs or whole modules, which only PyTorch can make something of,
+is refused with the line of Python that saves the weights.
 """
 
 from collections import OrderedDict
@@ -103,7 +104,9 @@ class _Unpickler(pickles.Unpickler):
     return super().find_class(module, name)
 
   def persistent_load(self, pid: Any) -> Any:
-    """A storage: ('storage', type, key, location, count, ...)."""
+    """A storage: ('storage', type, key, location, count, ...), or a class with its source."""
+    if isinstance(pid, tuple) and pid[:1] == ('module',):  # Of whole modules in the older form.
+      return pickles.Inert
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != 'storage':
       raise pickle.UnpicklingError('it refers to something other than a storage')
     _, kind, key, _, count = pid[:5]
@@ -136,15 +139,16 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     Arrays of their own, in the file's dtypes.
 
   Raises:
-    ValueError: not such a file, damaged, or made to mislead.
+    ValueError: not such a file, damaged, made to mislead, or without tensors that have names.
   """
   path = os.fspath(path)
   try:
     with open(path, 'rb') as file:
-      found, bytes_of = _zipped(file) if zipfile.is_zipfile(file) else _sequence(file)
-      return {
-        name: _array(tensor, bytes_of) for name, tensor in pickles.flat(found, _Tensor).items()
-      }
+      found, unknown, bytes_of = _zipped(file) if zipfile.is_zipfile(file) else _sequence(file)
+      tensors = pickles.flat(found, _Tensor)
+      if not tensors:
+        raise pickle.UnpicklingError(_without_names(unknown))
+      return {name: _array(tensor, bytes_of) for name, tensor in tensors.items()}
   except OSError as error:
     raise ValueError(f"'{path}' cannot be read: {error.strerror or error}.") from error
   except pickles.WHAT_DAMAGE_RAISES as error:
@@ -152,9 +156,33 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     raise ValueError(f"'{path}' is no PyTorch checkpoint that can be read: {why}.") from error
 
 
-def _zipped(file: BinaryIO) -> tuple[Any, Callable[[_Storage], bytes]]:
+# What names nothing of a program's own.
+_PLAIN = ('collections.', 'torch._', 'builtins.', '__builtin__.')
+_SAVE = "torch.save({}, 'weights.pth')"
+
+
+def _without_names(unknown: Mapping[str, None]) -> str:
+  """Why there is nothing to read in a pickle that names these classes."""
+  others = [name for name in unknown if not name.startswith(_PLAIN)]
+  save = _SAVE.format('model.state_dict()')
+  if not others:
+    return f'it has no tensors by name; {save} writes them'
+  few = ', '.join(others[:3]) + (', ...' if len(others) > 3 else '')
+  return (
+    f'it holds whole objects ({few}), of which only the library that made them can tell the '
+    f'weights: load it there, and {save}'
+  )
+
+
+def _zipped(file: BinaryIO) -> tuple[Any, Mapping[str, None], Callable[[_Storage], bytes]]:
   archive = zipfile.ZipFile(file)
   infos = {info.filename: info for info in archive.infolist()}
+  if any(name.endswith('/constants.pkl') for name in infos):
+    save = _SAVE.format('torch.jit.load(FILE).state_dict()')
+    raise pickle.UnpicklingError(f'it is a program, TorchScript; {save} writes its weights')
+  if any(name.endswith('/archive_format') for name in infos):
+    save = _SAVE.format('torch.export.load(FILE).state_dict')
+    raise pickle.UnpicklingError(f'it is an exported program; {save} writes its weights')
   main = [name for name in infos if name.endswith('/data.pkl') and name.count('/') == 1]
   if len(main) != 1:
     raise pickle.UnpicklingError(f'the archive has {len(main)} files data.pkl, not 1')
@@ -172,10 +200,11 @@ def _zipped(file: BinaryIO) -> tuple[Any, Callable[[_Storage], bytes]]:
 
   if infos[main[0]].compress_type != zipfile.ZIP_STORED:
     raise pickle.UnpicklingError('its data.pkl is compressed')
-  return _Unpickler(io.BytesIO(archive.read(main[0]))).load(), bytes_of
+  unpickler = _Unpickler(io.BytesIO(archive.read(main[0])))
+  return unpickler.load(), unpickler.unknown, bytes_of
 
 
-def _sequence(file: BinaryIO) -> tuple[Any, Callable[[_Storage], bytes]]:
+def _sequence(file: BinaryIO) -> tuple[Any, Mapping[str, None], Callable[[_Storage], bytes]]:
   file.seek(0)
   if _Unpickler(file).load() != _MAGIC:
     raise pickle.UnpicklingError('it begins with something else')
@@ -202,7 +231,7 @@ def _sequence(file: BinaryIO) -> tuple[Any, Callable[[_Storage], bytes]]:
       raise pickle.UnpicklingError(f'the numbers of storage {storage.key!r} are missing')
     return contents[storage.key]
 
-  return found, bytes_of
+  return found, main.unknown, bytes_of
 
 
 def _array(tensor: _Tensor, bytes_of: Callable[[_Storage], bytes]) -> np.ndarray:

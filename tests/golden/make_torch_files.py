@@ -1,5 +1,7 @@
 """Makes torch_zip.pth and torch_legacy.pth: a small checkpoint in both forms of PyTorch's files.
 
+Beside them torch_module.pth, a module saved as a whole, and torch_script.pt, one as TorchScript.
+
 Run with PyTorch installed: python tests/golden/make_torch_files.py
 """
 
@@ -45,6 +47,8 @@ def main() -> None:
   for name, zipped in (('torch_zip.pth', True), ('torch_legacy.pth', False)):
     torch.save(checkpoint(), folder / name, _use_new_zipfile_serialization=zipped)
     print(name, (folder / name).stat().st_size)
+  torch.save(torch.nn.Linear(1, 1), folder / 'torch_module.pth')
+  torch.jit.save(torch.jit.trace(torch.nn.ReLU(), torch.zeros(1)), folder / 'torch_script.pt')
 
 
 if __name__ == '__main__':

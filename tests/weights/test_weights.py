@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import struct
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,8 @@ class TestTorchFiles:
     tree = {'state': {'x': Evil()}, 'list': [Evil()], 'class': (Evil(), {'y': Evil()})}[depth]
     path = tmp_path / 'evil.pth'
     path.write_bytes(imported.as_torch_file(pickle.dumps(tree), zipped))
-    assert torch_file.read(path) == {}
+    with pytest.raises(ValueError, match=r'holds whole objects \(\w+.system\)'):
+      torch_file.read(path)
     assert not mark.exists()
     pickle.loads(pickle.dumps(tree))
     assert mark.exists(), 'the attack itself works'
@@ -108,6 +110,27 @@ class TestTorchFiles:
       with pytest.raises(ValueError, match='no PyTorch checkpoint'):
         torch_file.read(path)
     assert torch_file.read(GOLDEN / FORMS[0])
+
+  def test_what_holds_no_weights_by_name_says_how_to_save_them(self, tmp_path):
+    script = r'TorchScript; torch.save\(torch.jit.load\(FILE\).state_dict\(\), .weights.pth.\)'
+    with pytest.raises(ValueError, match=script):
+      importing.encoder_of(str(GOLDEN / 'torch_script.pt'), imported.FIELDS)
+    module = r'objects \(torch.nn.modules.linear.Linear\), .* torch.save\(model.state_dict\(\), '
+    with pytest.raises(ValueError, match=module):
+      importing.encoder_of(str(GOLDEN / 'torch_module.pth'), imported.FIELDS)
+    # The older form has the class and its source in the place of a storage.
+    pid = b'(S"module"\nctorch.nn\nLinear\nS"linear.py"\nS"class Linear: ..."\ntQ)R.'
+    with zipfile.ZipFile(tmp_path / 'exported', 'w') as archive:
+      archive.writestr('net/archive_format', 'pt2')
+    (tmp_path / 'module').write_bytes(imported.as_torch_file(pid, False))
+    (tmp_path / 'list').write_bytes(imported.as_torch_file(pickle.dumps([1, 2]), True))
+    for name, said in {
+      'exported': r'exported program; torch.save\(torch.export.load\(FILE\).state_dict, ',
+      'module': r'holds whole objects \(torch.nn.Linear\)',
+      'list': r'no tensors by name; torch.save\(model.state_dict\(\), ',
+    }.items():
+      with pytest.raises(ValueError, match=said):
+        torch_file.read(tmp_path / name)
 
   @every_form
   def test_damage_is_a_sentence(self, form, tmp_path):
