@@ -7,6 +7,7 @@
 After a colon, a scale of `configs/scales.py`, and
 
     :shapes,class     the class stands before the codes: byoljax sample RUN --class star
+    :shapes,pixelcnn  a Gated PixelCNN in place of the transformer, as in VQ-VAE's paper
     :shapes,vq_gan    VQ-GAN's hybrid, on a run of vq_gan: a tenth of the codes are read wrongly
     :shapes,dalle     DALL-E's, on a run of dvae: classes as captions, predicted at 1/8 of the loss
 
@@ -19,6 +20,7 @@ from . import scales
 
 METHOD = {
   'name': 'prior',
+  'network': 'transformer',  # or 'pixelcnn', gated, of `dim` channels
   'grid': 16,  # codes on each side of an image
   'dim': 1024,
   'depth': 24,
@@ -31,7 +33,7 @@ METHOD = {
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  variants = {'class': by_class, 'vq_gan': vq_gan, 'dalle': dalle}
+  variants = {'class': by_class, 'pixelcnn': pixelcnn, 'vq_gan': vq_gan, 'dalle': dalle}
   config = scales.build(arg, METHOD, ADAPT, epochs={'shapes': 10}, variants=variants)
   config.encoder.update(name='method', stem='imagenet')
   config.codec = ''  # a run of vq_vae, vq_gan or dvae
@@ -41,6 +43,12 @@ def get_config(arg: str = '') -> ConfigDict:
 def by_class(config: ConfigDict) -> None:
   """The distribution of images of a class; labels are read."""
   config.method.condition = 'class'
+
+
+def pixelcnn(config: ConfigDict) -> None:
+  """van den Oord et al. 2017: a Gated PixelCNN, as deep as that of images at most."""
+  method = config.method
+  method.update(network='pixelcnn', dim=min(method.dim, 256), depth=min(method.depth, 15))
 
 
 def vq_gan(config: ConfigDict) -> None:

@@ -1,60 +1,31 @@
 """A transformer over the codes of an image, as a network from the image on.
 
-A frozen codec turns the image into codes, which in raster order are a sequence for a causal
-transformer (`models.token_transformer`). Codec and codebook are part of the running statistics
-('codec'): nothing trains them, and a stored network is one thing with them. The embedding is the
-mean over all places of the stream after the block in the middle.
+A frozen codec turns the image into codes (`models.frozen_codec`), which in raster order are a
+sequence for a causal transformer (`models.token_transformer`). The embedding is the mean over all
+places of the stream after the block in the middle.
 """
 
-import dataclasses
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from byoljax.models.net import Net, Part, stack
-from byoljax.models.token_transformer import Size, TokenTransformer
-
-CODEC, CODES = 'codec', 'codes'
+from byoljax.models.frozen_codec import OnCodes
+from byoljax.models.token_transformer import TokenTransformer, generate
+from byoljax.ops.sampling import Sampling
 
 
-@dataclasses.dataclass(frozen=True)
-class FrozenNet:
-  """A network that is no part of the module that holds it: linen would adopt its modules.
-
-  Attributes:
-    parts: see `models.net.Net`.
-    reads: see there.
-  """
-
-  parts: tuple[Part, ...]
-  reads: tuple[tuple[str, str], ...]
-
-  @property
-  def net(self) -> Net:
-    """The network."""
-    return stack(self.parts, reads=self.reads)
-
-
-class CodeTransformer(nn.Module):
+class CodeTransformer(OnCodes):
   """See the module. Maps by tap: 'block1' ..., and 'sequence' with the conditions before the codes.
 
-  Attributes:
-    codec: with an output 'codes'.
-    size: dimensions.
-    vocabulary: K, codes.
-    grid: codes on each side of an image.
-    classes: whose number stands before the codes; 0: nothing does. A further one is unknown.
-    dtype: compute type; features are float32.
+  The number of a class, if there are any, stands before the codes. `size` is a
+  `token_transformer.Size`.
   """
 
-  codec: FrozenNet
-  size: Size
-  vocabulary: int
-  grid: int
-  classes: int = 0
-  dtype: Any = jnp.float32
+  @property
+  def before(self) -> int:
+    """Places in front of the codes' in 'sequence'."""
+    return 1 if self.classes else 0
 
   @property
   def model(self) -> TokenTransformer:
@@ -63,7 +34,7 @@ class CodeTransformer(nn.Module):
       self.size,
       self.vocabulary,
       self.grid**2,
-      conditions=1 if self.classes else 0,
+      conditions=self.before,
       condition_vocabulary=self.classes + 1 if self.classes else 0,
       dtype=self.dtype,
       name='transformer' if self.scope is not None else None,
@@ -90,18 +61,8 @@ class CodeTransformer(nn.Module):
       ValueError: images of another size.
     """
     del train
-    frozen: Any = self.variable('batch_stats', CODEC, self._random_codec, x)
-    if tokens is None:
-      tokens = codes_of(self.codec.net, frozen.value, x)
-    if tokens.shape[1] != self.grid**2:
-      raise ValueError(
-        f'this transformer has positions for {self.grid} x {self.grid} codes, but an image of '
-        f'{x.shape[1]} x {x.shape[2]} pixels has {tokens.shape[1]}.'
-      )
-    given = None
-    if self.classes:
-      given = jnp.full(len(x), self.classes) if condition is None else condition
-      given = jnp.where(given < 0, self.classes, given)[:, None]
+    tokens = self.codes(x, tokens)
+    given = self.known(x, condition)[:, None] if self.classes else None
     made = self.model(tokens, condition=given)
     blocks = [
       y[:, -(self.grid**2) :].reshape(len(x), self.grid, self.grid, -1) for y in made.blocks
@@ -111,18 +72,33 @@ class CodeTransformer(nn.Module):
     self.sow('intermediates', 'sequence', made.features)
     return blocks[(self.size.depth + 1) // 2 - 1].mean((1, 2))
 
-  def _random_codec(self, x: jax.Array) -> dict[str, Any]:
-    params, bn = self.codec.net.init(self.make_rng('params'), x)
-    return {'params': params, 'bn': bn}
+  @nn.nowrap
+  def generate(
+    self,
+    params: Any,
+    head: nn.Module,
+    head_params: Any,
+    key: jax.Array,
+    sampling: Sampling,
+    *,
+    condition: jax.Array | None = None,
+    prefix: jax.Array | None = None,
+    cached: bool = True,
+  ) -> jax.Array:
+    """Draws codes, int32 [sampling.count, n]; see `token_transformer.generate`.
 
-
-def codes_of(codec: Net, frozen: Any, x: jax.Array) -> jax.Array:
-  """Codes int32 [b, n] of normalized images, in evaluation mode and without a gradient.
-
-  Args:
-    codec: images to codes.
-    frozen: its 'params' and 'bn'.
-    x: [b, S, S, C].
-  """
-  made, _ = codec.apply(frozen['params'], frozen['bn'], x, train=False, upto=CODES)
-  return jax.lax.stop_gradient(made[CODES]).astype(jnp.int32)
+    Args:
+      params: of this network.
+      head: on 'sequence'.
+      head_params: its parameters.
+      key: each sequence has draws of its own.
+      sampling: how many, and how.
+      condition: int [count], classes; not without any.
+      prefix: int [count, p], the first p codes.
+      cached: whether keys and values are kept.
+    """
+    given = None if condition is None else condition[:, None]
+    return generate(
+      self.model, params['transformer'], head, head_params, key, sampling, condition=given,
+      prefix=prefix, cached=cached,
+    )  # fmt: skip

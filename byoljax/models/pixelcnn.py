@@ -193,7 +193,10 @@ class ResidualBlock(nn.Module):
 
 
 class GatedBlock(nn.Module):
-  """One layer of both stacks, arXiv 1606.05328, figure 2; the first has no residual and mask A."""
+  """One layer of both stacks, arXiv 1606.05328, figure 2; the first has no residual and mask A.
+
+  With a condition h, V h is added before the gates of both (equation 4).
+  """
 
   channels: int
   kernel: int
@@ -202,8 +205,13 @@ class GatedBlock(nn.Module):
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, stream: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """(vertical, horizontal), [b,H,W,C] -> the same, float32 [b,H,W,channels]."""
+  def __call__(
+    self, stream: tuple[jax.Array, jax.Array], condition: jax.Array | None = None
+  ) -> tuple[jax.Array, jax.Array]:
+    """(vertical, horizontal), [b,H,W,C] -> the same, float32 [b,H,W,channels].
+
+    `condition`: h, float32 [b,D].
+    """
     shared = {'colors': self.colors, 'dtype': self.dtype}
     vertical, horizontal = stream
     doubled = 2 * self.channels
@@ -215,8 +223,16 @@ class GatedBlock(nn.Module):
       name='horizontal',
     )(horizontal)  # fmt: skip
     across = across + CausalConv(doubled, seen='all', **shared, name='between')(above)
+    if condition is not None:
+      down = down + self._given(condition, 'given_vertical')
+      across = across + self._given(condition, 'given_horizontal')
     y = CausalConv(self.channels, **shared, name='out')(_gated(across)).astype(jnp.float32)
     return _gated(down).astype(jnp.float32), y if self.first else horizontal + y
+
+  def _given(self, condition: jax.Array, name: str) -> jax.Array:
+    init = initializers.normal(0.02)
+    dense = nn.Dense(2 * self.channels, False, self.dtype, kernel_init=init, name=name)
+    return dense(condition)[:, None, None]
 
 
 def _gated(x: jax.Array) -> jax.Array:

@@ -38,7 +38,7 @@ from byoljax.methods.checks import only_view
 from byoljax.methods.generative.frozen import copy_of
 from byoljax.methods.reconstruction.autoencoder import picture
 from byoljax.models import decoders, vit
-from byoljax.models.code_transformer import codes_of
+from byoljax.models.frozen_codec import codes_of
 from byoljax.models.masked_decoder import CodePredictor
 from byoljax.models.net import Inputs, Net, Statistics, stack
 from byoljax.ops import masking

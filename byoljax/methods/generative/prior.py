@@ -1,15 +1,17 @@
 """A prior on the codes of a codec: what makes VQ-VAE, VQ-GAN and DALL-E draw images.
 
-A causal transformer predicts the codes of an image one after the other, in raster order; the codec
-(`Setting.given['codec']`: a run of vq_vae, vq_gan or dvae) is frozen, and a copy is kept.
+A causal network predicts the codes of an image one after the other, in raster order: a transformer,
+or a Gated PixelCNN. The codec (`Setting.given['codec']`: a run of vq_vae, vq_gan or dvae) is
+frozen, and a copy is kept.
 
+    VQ-VAE's prior     a Gated PixelCNN, whose gates are given the class
     VQ-GAN's hybrid    `keep` < 1: some of the codes that are read are drawn anew (their code)
     DALL-E's           the class stands before the codes, as its caption, and is predicted as well:
                        (text_weight * text + image_weight * image) / (text_weight + image_weight),
                        1 and 7 in arXiv 2102.12092, section 2.2
 
-Different from the papers: VQ-VAE's prior is a PixelCNN; DALL-E has 256 text tokens of captions and
-sparse attention, this one a word of its own for every class and nothing else.
+Different from the papers: DALL-E has 256 text tokens of captions and sparse attention, this one a
+word of its own for every class and nothing else.
 
 With `condition='class'` labels are read: what is learned is the distribution of images given their
 class, and features are no longer self-supervised. Evaluations give no class.
@@ -41,16 +43,18 @@ from byoljax.method import (
 from byoljax.methods.checks import only_view
 from byoljax.methods.generative.frozen import copy_of
 from byoljax.methods.reconstruction.autoencoder import picture
-from byoljax.models import decoders
-from byoljax.models.code_transformer import CODEC, CodeTransformer, FrozenNet, codes_of
+from byoljax.models import decoders, pixelcnn
+from byoljax.models.code_pixelcnn import CodePixelCNN
+from byoljax.models.code_transformer import CodeTransformer
+from byoljax.models.frozen_codec import CODEC, FrozenNet, codes_of
 from byoljax.models.net import Net, Statistics, stack
-from byoljax.models.token_transformer import Size, TokenHead, generate
+from byoljax.models.token_transformer import Size, TokenHead
 from byoljax.ops import sampling as drawing
 from byoljax.ops.sampling import Sampling
 from byoljax.suggest import unknown
 
 PyTree = Any
-CONDITIONS = ('none', 'class')
+CONDITIONS, NETWORKS = ('none', 'class'), ('transformer', 'pixelcnn')
 ENCODER, HEAD, LOGITS, TEXT, TEXT_LOGITS = 'encoder', 'head', 'logits', 'text', 'text_logits'
 
 
@@ -68,7 +72,7 @@ def prior(
     keep: share of the codes that are read as they are.
   """
   encoder, head = net.parts[0][2], net.parts[1][2]
-  classes, before = encoder.classes, encoder.model.conditions
+  classes, before = encoder.classes, encoder.before
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), only_view(batch))
@@ -131,11 +135,9 @@ def prior(
         f'size={sampling.size}: an image of that size has {grid} x {grid} codes, but this prior '
         f'was made for {encoder.grid} x {encoder.grid}.'
       )
-    if classes:
-      if condition is None:
-        own = drawing.keys(jax.random.fold_in(key, streams.SAMPLE_CLASSES), sampling.count)
-        condition = jax.vmap(lambda own: jax.random.randint(own, (), 0, classes))(own)
-      condition = condition[:, None]
+    if classes and condition is None:
+      own = drawing.keys(jax.random.fold_in(key, streams.SAMPLE_CLASSES), sampling.count)
+      condition = jax.vmap(lambda own: jax.random.randint(own, (), 0, classes))(own)
     return drawn(params, state, key, sampling, condition)
 
   def drawn(
@@ -147,10 +149,8 @@ def prior(
     prefix: jax.Array | None = None,
   ) -> jax.Array:
     """Images of codes, of which `prefix` are the first."""
-    # Tables are indexed: arrays of NumPy will not do.
-    own = jax.tree.map(jnp.asarray, params[ENCODER]['transformer'])
-    codes = generate(
-      encoder.model, own, head, params[HEAD], key, sampling, condition=condition, prefix=prefix
+    codes = encoder.generate(
+      params[ENCODER], head, params[HEAD], key, sampling, condition=condition, prefix=prefix
     )
     frozen = state.bn[ENCODER][CODEC]
 
@@ -168,7 +168,7 @@ def prior(
     view = batch['views'][0]
     codes = codes_of(encoder.codec.net, state.bn[ENCODER][CODEC], view)
     upper = encoder.grid // 2
-    condition = jnp.where(batch['label'] < 0, classes, batch['label'])[:, None] if classes else None
+    condition = jnp.where(batch['label'] < 0, classes, batch['label']) if classes else None
     first = codes[:, : upper * encoder.grid]
     output = drawn(params, state, key, Sampling(len(view)), condition, first)
     image = picture(view, setting)
@@ -202,6 +202,7 @@ def build(
   make_encoder: MakeEncoder,
   setting: Setting,
   *,
+  network: str = 'transformer',
   grid: int = 16,
   dim: int = 1024,
   depth: int = 24,
@@ -214,14 +215,16 @@ def build(
   """Builds a prior over the codes of `setting.given['codec']`.
 
   Args:
-    make_encoder: not called; the network is the codec's and the transformer.
+    make_encoder: not called; the network is the codec's and the one over codes.
     setting: the run.
+    network: 'transformer', or 'pixelcnn', which is gated.
     grid: codes on each side of an image.
-    dim: width of the transformer.
+    dim: width of the transformer, channels of the PixelCNN.
     depth: its blocks.
-    heads: attention heads of a block; they divide `dim`.
-    condition: 'none', or 'class', which stands before the codes.
-    text_weight: of the class's own likelihood, 0 or more; above 0 with a condition only.
+    heads: attention heads of a block; they divide `dim`. A PixelCNN has none.
+    condition: 'none', or 'class', which stands before the codes or moves the gates.
+    text_weight: of the class's own likelihood, 0 or more; above 0 with a condition only, which a
+      transformer predicts.
     image_weight: of the codes' likelihood beside it, above 0.
     keep: share of the codes that are read as they are, in (0, 1]; the others are drawn anew.
 
@@ -232,28 +235,21 @@ def build(
   given = setting.given.get('codec')
   if given is None:
     raise ValueError("a prior needs a codec: set config.codec to a run, such as 'runs/vq_vae'.")
-  if condition not in CONDITIONS:
-    raise ValueError(unknown('condition', condition, CONDITIONS))
-  if min(grid, dim, depth, heads) < 1 or dim % heads:
-    raise ValueError(
-      f'grid={grid}, dim={dim}, depth={depth} and heads={heads} must be at least 1, and heads must '
-      'divide dim.'
-    )
-  if condition == 'class' and not setting.num_classes:
-    raise ValueError("condition='class' needs labelled images; take 'none'.")
-  if text_weight < 0 or image_weight <= 0 or (text_weight and condition == 'none'):
-    raise ValueError(
-      f"text_weight={text_weight} must be 0 or more, 0 where condition='none', and "
-      f'image_weight={image_weight} above 0.'
-    )
+  _check_network(network, grid, dim, depth, heads)
+  _check_condition(condition, network, text_weight, image_weight, setting)
   if not 0 < keep <= 1:
     raise ValueError(f'keep={keep} of the codes must be above 0 and at most 1.')
   classes = setting.num_classes if condition == 'class' else 0
   dtype = jnp.dtype(setting.dtype)
   frozen = FrozenNet(given.net.parts, given.net.reads)
-  size = Size(dim, depth, heads)
-  encoder = CodeTransformer(frozen, size, given.codes, grid, classes, dtype)
-  parts = [(ENCODER, 'embedding', encoder), (HEAD, LOGITS, TokenHead(given.codes, dtype))]
+  kind, size = CodeTransformer, Size(dim, depth, heads)
+  if network == 'pixelcnn':
+    kind, size = CodePixelCNN, pixelcnn.Size(dim, depth, gated=True)
+  encoder = kind(frozen, size, given.codes, grid, classes, dtype)
+  parts = [
+    (ENCODER, 'embedding', encoder),
+    (HEAD, LOGITS, TokenHead(given.codes, dtype)),
+  ]
   reads = {HEAD: f'{ENCODER}/sequence'}
   if text_weight:
     parts.append((TEXT, TEXT_LOGITS, TokenHead(classes + 1, dtype)))
@@ -261,3 +257,30 @@ def build(
   net = stack(parts, reads=reads)
   weights = {'text_weight': text_weight, 'image_weight': image_weight}
   return prior(net, given, setting, **weights, keep=keep)
+
+
+def _check_network(network: str, grid: int, dim: int, depth: int, heads: int) -> None:
+  """Raises ValueError unless there is such a network."""
+  if network not in NETWORKS:
+    raise ValueError(unknown('network', network, NETWORKS))
+  if min(grid, dim, depth, heads) < 1 or (dim % heads and network == 'transformer'):
+    raise ValueError(
+      f'grid={grid}, dim={dim}, depth={depth} and heads={heads} must be at least 1, and heads must '
+      'divide dim.'
+    )
+
+
+def _check_condition(
+  condition: str, network: str, text_weight: float, image_weight: float, setting: Setting
+) -> None:
+  """Raises ValueError unless there are such classes, and likelihoods of them."""
+  if condition not in CONDITIONS:
+    raise ValueError(unknown('condition', condition, CONDITIONS))
+  if condition == 'class' and not setting.num_classes:
+    raise ValueError("condition='class' needs labelled images; take 'none'.")
+  predicted = condition == 'class' and network == 'transformer'
+  if text_weight < 0 or image_weight <= 0 or (text_weight and not predicted):
+    raise ValueError(
+      f"text_weight={text_weight} must be 0 or more, 0 where condition='none' or "
+      f"network='pixelcnn', and image_weight={image_weight} above 0."
+    )
