@@ -174,7 +174,7 @@ def open_labelled(config: Config, log_dir: pathlib.Path | None) -> 'tuple[Source
   """The labelled training images and the test images, None where the data have no test split.
 
   Raises:
-    ConfigError: no such data, no labels, or test images of other classes.
+    ConfigError: no such data, no labels, or test images of other classes, by number or by name.
   """
   from byoljax.data.sources.source import NoSplitError
 
@@ -201,7 +201,22 @@ def open_labelled(config: Config, log_dir: pathlib.Path | None) -> 'tuple[Source
       f'{train.num_classes} training classes in {train.name} but {test.num_classes} test classes '
       f'in {test.name}.'
     )
+  _require_same_names(train, test)
   return train, test
+
+
+def _require_same_names(train: 'Source', test: 'Source') -> None:
+  """Raises ConfigError where a number means one class in training and another one in the test."""
+  numbers = tuple(map(str, range(train.num_classes)))  # Names of classes without names.
+  names = train.class_names, test.class_names
+  if numbers in names or () in names:
+    return
+  for number, (own, other) in enumerate(zip(*names, strict=True)):
+    if own != other:
+      raise ConfigError(
+        f"class {number} is '{own}' in {train.name} but '{other}' in {test.name}: name the same "
+        'classes in the same order in both.'
+      )
 
 
 def eval_data(

@@ -5,6 +5,7 @@ from PIL import Image
 import pytest
 
 from byoljax.config import ConfigError
+from byoljax.data.sources import arrays
 from byoljax.tasks import data, partly_labelled
 from configs import base, classify
 
@@ -31,6 +32,27 @@ def test_all_images_are_pretrained_on_and_the_labelled_ones_evaluated(tmp_path):
   config.data.unlabelled = str(tmp_path / 'none')
   with pytest.raises(ConfigError, match=r'data\.unlabelled=.*neither a folder'):
     data.open_split(config, 'pretrain', None)
+
+
+def test_classes_of_one_number_have_one_name(monkeypatch):
+  """Both splits have names: another order would be other classes."""
+  images, labels = np.zeros((2, 4, 4, 3), np.uint8), np.arange(2)
+  names = {'train': ('cat', 'dog'), 'test': ('cat', 'dog')}
+  monkeypatch.setattr(
+    data,
+    'open_split',
+    lambda config, split, log: arrays.from_arrays(
+      images, labels, name=split, class_names=names[split]
+    ),
+  )
+  config = base.get_config()
+  assert data.open_labelled(config, None)[1].class_names == ('cat', 'dog')
+  for without in ((), ('0', '1')):
+    names['test'] = without
+    assert data.open_labelled(config, None)[1].num_classes == 2
+  names['test'] = ('cat', 'cow')
+  with pytest.raises(ConfigError, match=r"class 1 is 'dog' in train but 'cow' in test: name"):
+    data.open_labelled(config, None)
 
 
 def test_a_classifier_answers_about_images_without_a_label(tmp_path):
