@@ -232,10 +232,10 @@ def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
   """The results as a table: a row for every start."""
   from byoljax.evals.detection import METRICS
 
-  known = [name for name in METRICS if any(r.get(name) == r.get(name) for r in results.values())]
+  known = [name for name in METRICS if any(name in result for result in results.values())]
   rows = [
     {'start': _START.get(name, name), 'encoder': 'frozen' if result['frozen'] else 'fine-tuned'}
-    | {METRICS[metric]: result[metric] for metric in known}
+    | {METRICS[metric]: result.get(metric) for metric in known}
     for name, result in results.items()
   ]
   shown = [METRICS[metric] for metric in known]
