@@ -77,7 +77,7 @@ class SavedClassifier:
 
     with user_errors('images'):
       if isinstance(images, str | os.PathLike):
-        source = predict.open_images(os.fspath(images), self.classifier.encoder.preprocessing.range)
+        source = predict.open_images(os.fspath(images), self.classifier.encoder.preprocessing)
       else:
         source = objects.as_source(images)
       found = prediction.predict(self.classifier, source)

@@ -168,12 +168,13 @@ class DenseModel:
     """Classes int32 [b, H, W], or depths float32 [b, H, W], of images of one size.
 
     Args:
-      images: uint8 [b, H, W, C], or float in [0, 1].
+      images: uint8 [b, H, W, C], or float in [0, 1]; see `Encoder.__call__`.
 
     Raises:
       ValueError: another shape or type.
     """
-    given = np.asarray(checked(images, self.design.preprocessing.channels))
+    shape = self.design.preprocessing
+    given = np.asarray(checked(images, shape.channels, shape.range))
     multiple, least = self.design.sides
     height, width = given.shape[1:3]
     sides = [-(-max(side, least) // multiple) * multiple for side in (height, width)]

@@ -78,12 +78,12 @@ class DetectorModel:
     """What is in images, float32 [b, most, 6], best first; see `ops.proposals.detections`.
 
     Args:
-      images: uint8 [b, S, S, C], or float in [0, 1].
+      images: uint8 [b, S, S, C], or float in [0, 1]; see `Encoder.__call__`.
 
     Raises:
       ValueError: another shape or type.
     """
-    given = checked(images, self.preprocessing.channels)
+    given = checked(images, self.preprocessing.channels, self.preprocessing.range)
     found = self._compiled(self.params, self.bn, given)
     return np.asarray(found).reshape(len(found), -1, 6)
 

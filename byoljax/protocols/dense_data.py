@@ -33,6 +33,7 @@ def open_data(
   classes: Sequence[str] = (),
   images: int = 0,
   seed: int = 0,
+  range_: str = '',
   unreadable_log: Any = None,
   **reading: Any,
 ) -> DenseData:
@@ -47,6 +48,7 @@ def open_data(
       training masks have, 255 being no label.
     images: so many of the training images, at random; 0 for all.
     seed: draws them.
+    range_: which numbers are black and white, see `data.sources.pixels`.
     unreadable_log: see `datasets.load`.
     reading: `image_size` (side of the crops), `mean`, `std`, `batch_size` (of whole images),
       `threads` and `resident` of `EvalData`.
@@ -65,7 +67,12 @@ def open_data(
 
     def load(split: str) -> Source:
       return datasets.load(
-        name, split, data_dir=directory, fields=(wanted,), unreadable_log=unreadable_log
+        name,
+        split,
+        data_dir=directory,
+        fields=(wanted,),
+        unreadable_log=unreadable_log,
+        range_=range_,
       )
 
     train = load('train')

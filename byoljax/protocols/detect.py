@@ -11,6 +11,7 @@ import numpy as np
 from byoljax.config import ConfigError, user_errors
 from byoljax.data.augment import device
 from byoljax.data.sources import field_file, image_file
+from byoljax.data.sources import pixels as pixels_lib
 from byoljax.data.sources.source import Source
 from byoljax.encoders.detector import DetectorModel
 from byoljax.encoders.encoder import Encoder
@@ -273,7 +274,7 @@ def objects(source: Source, rows: Sequence[int]) -> list[tuple[Objects, tuple[in
     values = dict(zip(names, _read(source, chosen, names), strict=True))
     images = source.read(chosen, ('image',))[0] if sized else [None] * len(chosen)
     for number, image in enumerate(images):
-      size = source.image_shape or _size_of(image)
+      size = source.image_shape or pixels_lib.inspect(image, source.field('image'))[1:]
       own = np.asarray(values[FIELD][number], np.float64).reshape(-1, 5)
       there = own[:, 4] >= 0
       further = {
@@ -290,12 +291,6 @@ def objects(source: Source, rows: Sequence[int]) -> list[tuple[Objects, tuple[in
 def true_boxes(source: Source, rows: Sequence[int]) -> np.ndarray:
   """The boxes of some images as the source has them, float32 [r, n, 5]."""
   return _read(source, np.asarray(rows), (FIELD,))[0]
-
-
-def _size_of(image: Any) -> tuple[int, int]:
-  """Height and width of an image file."""
-  _, height, width = image_file.inspect(image)
-  return height, width
 
 
 def _has(source: Source, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from byoljax.data.sources import image_file
+from byoljax.data.sources import image_file, pixels
 from byoljax.data.sources.source import Source
 from byoljax.encoders.detector import DetectorModel
 from byoljax.evals import features
@@ -36,13 +36,13 @@ def find(model: DetectorModel, source: Source, *, batch_size: int = 32) -> dict[
 
 
 def pictures(source: Source, rows: np.ndarray) -> dict[int, np.ndarray]:
-  """Whole images uint8 [H, W, C] at these rows, of those that can be read; large ones reduced."""
+  """Whole images [H, W, C] at these rows, of those that can be read; large ones reduced."""
   made: dict[int, np.ndarray] = {}
   for row in rows:
     image = source.read(np.array([row]), ('image',))[0][0]
     if source.encoded:
       try:
-        image = image_file.decode(image)
+        image = pixels.decode(image, source.field('image'))
       except image_file.UnreadableImageError:
         continue
     height, width = image.shape[:2]
@@ -57,6 +57,7 @@ def sizes(source: Source, rows: np.ndarray) -> dict[int, tuple[int, int]]:
     return {int(row): source.image_shape for row in rows}
   made = {}
   for row in rows:
-    _, height, width = image_file.inspect(source.read(np.array([row]), ('image',))[0][0])
+    file = source.read(np.array([row]), ('image',))[0][0]
+    _, height, width = pixels.inspect(file, source.field('image'))
     made[int(row)] = (height, width)
   return made

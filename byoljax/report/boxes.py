@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from byoljax.data.sources import pixels
 from byoljax.report import fonts, sheet
 from byoljax.workdir.files import replacing
 
@@ -48,9 +49,8 @@ def boxes_of(rows: np.ndarray, least: float = 0.0) -> list[Box]:
 
 
 def drawn(image: np.ndarray, boxes: Sequence[Box], classes: Sequence[str]) -> np.ndarray:
-  """An image uint8 [H, W, 1 or 3], enlarged or reduced, with boxes and their classes."""
-  image = np.broadcast_to(image, (*image.shape[:2], 3))
-  picture = Image.fromarray(np.ascontiguousarray(image))
+  """An image, uint8 or float in [0, 1], enlarged or reduced, with boxes and their classes."""
+  picture = Image.fromarray(np.ascontiguousarray(pixels.shown(image)))
   scale = max(1.0, _SIDE / max(picture.size)) * min(1.0, _MOST_SIDE / max(picture.size))
   width, height = picture.size
   size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -81,7 +81,7 @@ def write_sheet(
 
   Args:
     path: the PNG to write.
-    images: uint8 [H, W, C].
+    images: uint8 or float in [0, 1], [H, W, C].
     columns: heading -> boxes of every image.
     classes: names.
   """

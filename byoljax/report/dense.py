@@ -92,7 +92,7 @@ def write_sheet(
 
   Args:
     path: the PNG to write.
-    images: uint8 [H, W, 3], of any sizes.
+    images: uint8 or float in [0, 1], [H, W, C], of any sizes.
     columns: title -> numbers [H, W] of each image.
     depth: whether they are depths; those of one sheet share their colors.
     captions: what stands under the images; () for nothing.

@@ -90,9 +90,7 @@ def _sheet(
   few = source.subset(np.array(rows))
   images = {}
   for batch in whole.whole_batches(few, whole.groups(few, multiple=1), batch_size=1):
-    images[rows[int(batch['index'][0])]] = np.broadcast_to(
-      batch['image'][0], (*batch['size'][0], 3)
-    )
+    images[rows[int(batch['index'][0])]] = batch['image'][0]
   title = 'depth' if model.kind == DEPTH else 'classes'
   dense.write_sheet(
     path,

@@ -84,6 +84,7 @@ def open_data(
     classes=config.get('classes', ()),
     images=config.images,
     seed=config.split_seed,
+    range_=pretraining.data.range,
     unreadable_log=home and home / 'unreadable.txt',
     image_size=config.image_size or pretraining.evals.image_size,
     mean=tuple(pretraining.data.mean),
@@ -175,9 +176,7 @@ def _draw(
   groups = whole.groups(few, multiple=1)
   for batch in whole.whole_batches(few, groups, batch_size=1, fields=(data.field,)):
     if batch['valid'][0]:
-      images[int(batch['index'][0])] = np.broadcast_to(
-        batch['image'][0], (*batch['image'].shape[1:3], 3)
-      )
+      images[int(batch['index'][0])] = batch['image'][0]
       truths[int(batch['index'][0])] = batch[data.field][0, ..., 0]
   rows = sorted(images)
   columns = {'truth': [truths[row] for row in rows]}

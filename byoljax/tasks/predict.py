@@ -15,6 +15,7 @@ from byoljax.tasks.command import Argument, Command
 if TYPE_CHECKING:
   from byoljax.data.sources.source import Source
   from byoljax.encoders.classifier import Classifier
+  from byoljax.encoders.encoder import Preprocessing
   from byoljax.protocols.prediction import Predictions
   from byoljax.report.predictions import Answer
 
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
       return _boxes(options)
   home = classifier.find(options.classifier)
   made = classifier.load(home)
-  source = open_images(options.photos, made.encoder.preprocessing.range)
+  source = open_images(options.photos, made.encoder.preprocessing)
   count = len(classifier.every(pathlib.Path(options.classifier)))
   note = f' (the newest of {count}; name another by its directory)' if count > 1 else ''
   print(f'classifier  {home}{note}, {len(made.classes)} classes', flush=True)
@@ -67,7 +68,7 @@ def _every_pixel(options: argparse.Namespace) -> int:
 
   home = dense_lib.find(options.classifier)
   model = dense_lib.load(home)
-  source = open_images(options.photos)
+  source = open_images(options.photos, model.design.preprocessing)
   print(f'model  {home}, {model.kind}', flush=True)
   root = os.path.abspath(os.path.expanduser(options.photos))
   out = pathlib.Path(options.out or 'predictions').expanduser()
@@ -85,7 +86,7 @@ def _boxes(options: argparse.Namespace) -> int:
 
   home = detector.find(options.classifier)
   model = detector.load(home)
-  source = open_images(options.photos)
+  source = open_images(options.photos, model.preprocessing)
   print(f'detector  {home}, {len(model.classes)} classes', flush=True)
   out = options.out or _TABLE
   root = os.path.abspath(os.path.expanduser(options.photos))
@@ -197,16 +198,27 @@ def write_sheet(
   print(f'sheet  {path}')
 
 
-def open_images(path: str, range_: str = '') -> 'Source':
+def open_images(path: str, preprocessing: 'Preprocessing') -> 'Source':
   """The images of a folder with all below it, a single image file, or the arrays of an `.npz`.
 
   Args:
     path: of one of these.
-    range_: which numbers are black and white, see `data.sources.pixels`.
+    preprocessing: of the network that is to see them.
 
   Raises:
-    ConfigError: none of these.
+    ConfigError: none of these, or images of other channels.
   """
+  source = _open(path, preprocessing.range)
+  found = source.field('image').channels
+  if found != preprocessing.channels:
+    raise ConfigError(
+      f"the images of '{path}' are read with {found} channels, but this network was trained on "
+      f'{preprocessing.channels}: give images like those of its training.'
+    )
+  return source
+
+
+def _open(path: str, range_: str) -> 'Source':
   from byoljax.data.sources import arrays, folder, listed
   from byoljax.data.sources.source import NoSplitError
 

@@ -18,6 +18,7 @@ from byoljax.methods.supervised import detection
 from byoljax.protocols import detect
 from byoljax.protocols.extraction import EvalData
 from byoljax.report import boxes as boxes_lib
+from byoljax.tasks import detect as detect_task
 from byoljax.train.record import Logging
 from configs.detect import PROTOCOLS
 
@@ -126,6 +127,14 @@ def test_a_stored_detector_finds_the_same(tmp_path):
   boxes_lib.write_table(csv, [('a.png', (10, 20), boxes_lib.boxes_of(rows[:1]))], model.classes)
   header, line = csv.read_text().splitlines()
   assert header == ','.join(boxes_lib.COLUMNS) and line.startswith(f'a.png,{best["class"]},')
+
+
+def test_scores_that_only_one_start_has_are_a_dash():
+  """No detector found what counts for all of them, or there is nothing of a size."""
+  text = detect_task.format_results(
+    {'online': {'frozen': False, 'ap': 0.5}, 'random': {'frozen': False, 'ap50': 0.25}}
+  )
+  assert 'AP50' in text and 'AP75' not in text and '50.0%' in text and '25.0%' in text
 
 
 def test_no_detector_is_a_sentence(tmp_path):

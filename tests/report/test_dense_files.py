@@ -1,5 +1,6 @@
 """Masks and depth maps of new images: files that other programs read, colors, a sheet."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 from byoljax import cli
 from byoljax.encoders import dense as dense_lib
 from byoljax.encoders.dense import DenseModel
+from byoljax.encoders.encoder import Preprocessing
+from byoljax.protocols import dense_data
 from byoljax.report import dense
 from tests.protocols.test_dense import tiny
 
@@ -28,6 +31,39 @@ def test_near_is_bright_and_what_is_unknown_is_gray():
   assert dense.range_of([depth]) == (1.0, 3.0) and dense.range_of([]) == (0.0, 1.0)
   made = dense.colored_depth(depth, 1.0, 3.0)[0].astype(int).sum(1)
   assert made[0] > made[1] > made[4] and made[2] == made[3] == 3 * 128
+
+
+def test_images_of_16_bits_are_read_as_the_run_read_them(tmp_path, capsys):
+  """Masks of files, of arrays as they are in the files, and of scaled arrays are the same."""
+  preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3, 16, '0,1000')
+  design = dataclasses.replace(tiny()[0], preprocessing=preprocessing)
+  model = DenseModel('segmentation', design, *tiny()[1:], ('x', 'y', 'z'), {})
+  dense_lib.save(model, tmp_path / 'model')
+  for name in ('images', 'masks'):
+    (tmp_path / 'photos' / name).mkdir(parents=True)
+  image = np.random.default_rng(0).integers(0, 1000, (16, 16)).astype(np.uint16)
+  for name in 'ab':
+    Image.fromarray(image).save(tmp_path / 'photos' / 'images' / f'{name}.png')
+    mask = Image.fromarray((image > 500).astype(np.uint8))
+    mask.save(tmp_path / 'photos' / 'masks' / f'{name}.png')
+  photos, out = tmp_path / 'photos' / 'images', tmp_path / 'out'
+  assert cli.run(['predict', str(tmp_path / 'model'), str(photos), f'--out={out}']) == 0
+  found = np.asarray(Image.open(out / 'a.png'))
+  for given in (image, image / np.float32(1000)):
+    np.testing.assert_array_equal(found, model.predict(np.stack([given] * 3, -1)[None])[0])
+  assert len(np.unique(found)) > 1
+  (tmp_path / 'bands').mkdir()
+  np.save(tmp_path / 'bands' / 'a.npy', np.zeros((16, 16, 5), np.uint16))
+  assert cli.run(['predict', str(tmp_path / 'model'), str(tmp_path / 'bands')]) == 2
+  assert 'read with 5 channels, but this network was trained on 3' in capsys.readouterr().err
+  # The sheet shows it as bright as it is.
+  sheet = np.asarray(Image.open(out / 'sheet.png').convert('L'))[24:150, 8:130]
+  assert 100 < sheet.mean() < 155
+  data = dense_data.open_data(
+    'segmentation', 'folder', str(tmp_path / 'photos'), field='masks', range_='0,1000',
+    image_size=8, mean=(0.5,) * 3, std=(0.25,) * 3, batch_size=8,
+  )  # fmt: skip
+  assert data.data.train.field('image').range == '0,1000'
 
 
 @pytest.mark.parametrize('kind', ['segmentation', 'depth'])

@@ -26,8 +26,8 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 
-from byoljax.data.fields import IMAGE, Field
-from byoljax.data.sources import source
+from byoljax.data.fields import Field
+from byoljax.data.sources import pixels, source
 
 DIFFICULT, CROWD = 1, 2
 _SLACK = 1.0  # Pixels by which a box may reach beyond its image: it is clipped.
@@ -55,7 +55,11 @@ class Photo(NamedTuple):
 
 
 def from_voc(
-  path: str | os.PathLike, split: str, *, unreadable: source.UnreadableLog | None = None
+  path: str | os.PathLike,
+  split: str,
+  *,
+  unreadable: source.UnreadableLog | None = None,
+  range_: str = '',
 ) -> source.Source:
   """A split of a folder in VOC's layout.
 
@@ -63,6 +67,7 @@ def from_voc(
     path: the folder, `~` is expanded; of a `VOCdevkit` with one year in it that year is taken.
     split: 'pretrain', 'train' or 'test'; the first two are the same images.
     unreadable: where files that cannot be read are noted.
+    range_: which numbers are black and white, see `pixels`.
 
   Raises:
     ValueError: another layout, no such split, or an annotation that makes no sense.
@@ -80,7 +85,7 @@ def from_voc(
   wanted = 'test' if split == 'test' else 'train'
   if not photos[wanted]:
     raise source.NoSplitError(f'{root} has no test images: ImageSets/Main lists none.')
-  return _make(f'{os.path.basename(root)}:{split}', photos[wanted], classes, unreadable)
+  return _make(f'{os.path.basename(root)}:{split}', photos[wanted], classes, unreadable, range_)
 
 
 def _folder(path: str | os.PathLike) -> str:
@@ -154,18 +159,13 @@ def _number(tree: Any, name: str, file: str) -> float:
 
 
 def from_coco(
-  path: str | os.PathLike, split: str, *, unreadable: source.UnreadableLog | None = None
+  path: str | os.PathLike,
+  split: str,
+  *,
+  unreadable: source.UnreadableLog | None = None,
+  range_: str = '',
 ) -> source.Source:
-  """A split of a folder in COCO's layout.
-
-  Args:
-    path: the folder; `~` is expanded.
-    split: 'pretrain', 'train' or 'test'; the first two are the same images.
-    unreadable: where files that cannot be read are noted.
-
-  Raises:
-    ValueError: another layout, no such split, or an annotation that makes no sense.
-  """
+  """A split of a folder in COCO's layout; arguments and errors as of `from_voc`."""
   root = _folder(path)
   files = sorted({*glob.glob(os.path.join(root, 'annotations', '*.json')),
                   *glob.glob(os.path.join(root, '*', '_annotations.coco.json'))})  # fmt: skip
@@ -183,7 +183,7 @@ def from_coco(
     kind = source.NoSplitError if split == 'test' else ValueError
     raise kind(f'{root} has no {split} annotations: there are {", ".join(files)}.')
   photos, classes = _coco_photos(root, chosen[0])
-  return _make(f'{os.path.basename(root)}:{split}', photos, classes, unreadable)
+  return _make(f'{os.path.basename(root)}:{split}', photos, classes, unreadable, range_)
 
 
 def _split_name(file: str) -> str:
@@ -273,6 +273,7 @@ def _make(
   photos: Sequence[Photo],
   classes: tuple[str, ...],
   unreadable: source.UnreadableLog | None,
+  range_: str,
 ) -> source.Source:
   number = {text: place for place, text in enumerate(classes)}
   for photo in photos:
@@ -307,12 +308,15 @@ def _make(
       return labels()[rows]
     read = np.empty(len(rows), object)
     for place, row in enumerate(rows):
-      image = field == 'image'
-      read[place] = source.bytes_of(photos[row].file) if image else about(int(row), field)
+      of_image = field == 'image'
+      read[place] = source.bytes_of(photos[row].file) if of_image else about(int(row), field)
     return read
 
+  image, notes = pixels.image_field(
+    [photo.file for photo in photos], lambda row: source.bytes_of(photos[row].file), range_, name
+  )
   fields = (
-    IMAGE,
+    image,
     Field('boxes', 'boxes', most, dtype='float32', names=classes),
     Field('kinds', 'label', most, dtype='int32'),
     Field('areas', 'label', most, dtype='float32'),
@@ -332,6 +336,7 @@ def _make(
     unreadable=source.UnreadableLog() if unreadable is None else unreadable,
     multi_label=True,
     fields=fields,
+    notes=notes,
   )
 
 

@@ -141,7 +141,7 @@ def _open(
     if fields:
       raise ValueError(f'{name!r} has no field {fields[0].name!r}, only images and labels.')
     if known.kind == 'voc_labels':
-      return voc_labels.from_voc(directory, split, unreadable=log)
+      return voc_labels.from_voc(directory, split, unreadable=log, range_=range_)
     if known.kind == 'hub':
       place = hub_data.folder_of(name, directory)
       found = shards.from_shards(place, split, unreadable=log, range_=range_)
@@ -149,13 +149,13 @@ def _open(
     read = listed.from_list if known.kind == 'list' else shards.from_shards
     return read(directory, split, unreadable=log, range_=range_)
   if known.kind == 'layout':
-    return layouts.from_layout(name, directory, split, fields=fields, unreadable=log)
+    return layouts.from_layout(name, directory, split, fields=fields, unreadable=log, range_=range_)
   if known.kind in ('voc_boxes', 'coco_boxes'):
     for field in fields:
       if field.name not in ('boxes', 'kinds', 'areas'):
         raise ValueError(f'{name} has no field {field.name!r}, only boxes, kinds and areas.')
     read = annotated.from_voc if known.kind == 'voc_boxes' else annotated.from_coco
-    return read(directory, split, unreadable=log)
+    return read(directory, split, unreadable=log, range_=range_)
   if known.kind == 'npz':
     return arrays.from_npz(directory, split, fields, range_)
   if known.kind == 'shapes':

@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from byoljax.data.fields import IMAGE, Field
-from byoljax.data.sources import field_file, image_file, source
+from byoljax.data.fields import Field
+from byoljax.data.sources import field_file, image_file, pixels, source
 from byoljax.suggest import unknown
 
 MASK = Field('mask', 'mask', 1, dtype='uint8')
@@ -59,6 +59,7 @@ def from_layout(
   *,
   fields: Sequence[Field] = (),
   unreadable: source.UnreadableLog | None = None,
+  range_: str = '',
 ) -> source.Source:
   """A split of a data set in its own layout.
 
@@ -68,6 +69,7 @@ def from_layout(
     split: 'pretrain', 'train' or 'test'; the first two are the same images.
     fields: () or `Field('mask', 'mask')`.
     unreadable: where files that cannot be read are noted.
+    range_: which numbers are black and white, see `pixels`.
 
   Raises:
     ValueError: no such folder or file, or another field.
@@ -97,6 +99,9 @@ def from_layout(
   def fetch(rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:
     return tuple(values(rows, name) for name in names)
 
+  image, notes = pixels.image_field(
+    found.images, lambda row: source.bytes_of(found.images[row]), range_, root
+  )
   names = [os.path.relpath(file, root) for file in found.images]
   return source.Source(
     name=f'{kind}:{split}',
@@ -110,7 +115,8 @@ def from_layout(
     fetch_labels=lambda: None,
     locate=lambda row: found.images[row],
     unreadable=source.UnreadableLog() if unreadable is None else unreadable,
-    fields=(IMAGE, *(MASK for _ in fields)),
+    fields=(image, *(MASK for _ in fields)),
+    notes=notes,
   )
 
 

@@ -22,7 +22,11 @@ _MEANING = {1: 1, -1: 0, 0: -1}
 
 
 def from_voc(
-  path: str | os.PathLike, split: str, *, unreadable: source.UnreadableLog | None = None
+  path: str | os.PathLike,
+  split: str,
+  *,
+  unreadable: source.UnreadableLog | None = None,
+  range_: str = '',
 ) -> source.Source:
   """A split of VOC's classification task; labels int32 [N, C], classes in the order of their names.
 
@@ -30,6 +34,7 @@ def from_voc(
     path: the folder with `JPEGImages` and `ImageSets`, such as VOCdevkit/VOC2007; `~` is expanded.
     split: 'pretrain', 'train' or 'test'; the first two are the same images.
     unreadable: where files that cannot be read are noted.
+    range_: which numbers are black and white, see `pixels`.
 
   Raises:
     ValueError: no such folder or lists, lists of different images, or a line that is none.
@@ -57,6 +62,7 @@ def from_voc(
     name=f'{os.path.basename(root)}:{part}',
     class_names=tuple(os.path.basename(file)[: -len(f'_{part}.txt')] for file in files),
     unreadable=unreadable,
+    range_=range_,
   )
 
 

@@ -10,7 +10,7 @@ from byoljax.data.fields import Field
 from byoljax.data.sources import annotated, datasets
 from byoljax.data.sources.source import NoSplitError
 from byoljax.evals.detection import CROWD, DIFFICULT
-from byoljax.protocols import detect
+from byoljax.protocols import detect, found_boxes
 
 
 def picture(path, width=40, height=20):
@@ -53,6 +53,13 @@ def test_voc(tmp_path):
     train = annotated.from_voc(home, 'train')
     assert train.class_names == ('cat', 'dog') and train.size == 2
   truth = detect.objects(train, [0, 1])
+  # As a run read its own images, which had other numbers for black and white.
+  numbers = annotated.from_voc(home, 'train', range_='0,180')
+  assert [size for _, size in detect.objects(numbers, [0, 1])] == [(20, 40)] * 2
+  (image, _) = found_boxes.pictures(numbers, np.arange(2)).values()
+  # 90 of 180, but for JPEG.
+  np.testing.assert_allclose(image, 0.5, atol=0.01)
+  assert found_boxes.sizes(numbers, np.arange(2)) == {0: (20, 40), 1: (20, 40)}
   (first, size), (second, _) = truth
   assert size == (20, 40)
   # From 1, the last pixel included: all of it, and 10 x 5 pixels from (10, 5) on.

@@ -50,6 +50,10 @@ def test_voc_is_read_by_its_lists_with_palettes_as_numbers(voc):
   image(voc / 'SegmentationClassAug' / 'c.png', [[7, 7, 7]] * 2)
   augmented = datasets.load('voc_segmentation', 'train', data_dir=voc, fields=MASK)
   assert masks(augmented) == {0: [[7, 7, 7]] * 2}
+  # As a run read its own images, which had other numbers for black and white.
+  numbers = datasets.load('voc_segmentation', 'train', data_dir=voc, range_='0,510')
+  (batch,) = whole.whole_batches(numbers, whole.groups(numbers, multiple=1), batch_size=1)
+  assert batch['image'].dtype == np.float32 and batch['image'].max() <= 0.5
 
 
 def test_cityscapes_numbers_become_the_classes_of_the_benchmark(tmp_path):
