@@ -272,7 +272,7 @@ def objects(source: Source, rows: Sequence[int]) -> list[tuple[Objects, tuple[in
   for start in range(0, len(rows), _READ_AT_ONCE):
     chosen = np.asarray(rows[start : start + _READ_AT_ONCE])
     values = dict(zip(names, _read(source, chosen, names), strict=True))
-    images = source.read(chosen, ('image',))[0] if sized else [None] * len(chosen)
+    images = source.read(chosen, ('image',))[0] if sized else [b''] * len(chosen)
     for number, image in enumerate(images):
       size = source.image_shape or pixels_lib.inspect(image, source.field('image'))[1:]
       own = np.asarray(values[FIELD][number], np.float64).reshape(-1, 5)

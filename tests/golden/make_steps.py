@@ -1,4 +1,4 @@
-"""Makes steps.npz: whole training steps of four methods, in PyTorch and float64.
+"""Makes steps.npz: whole training steps of five methods, in PyTorch and float64.
 
 Written from the papers and the authors' published settings, on a network of one convolution:
 
@@ -13,6 +13,10 @@ Written from the papers and the authors' published settings, on a network of one
                 moves once an epoch (arXiv 1911.05722, algorithm 1; 2003.04297)
   barlow_twins  views one by one; the whole batch's cross-correlation; LARS with another rate for
                 tensors of one dimension (arXiv 2103.03230)
+  fixmatch      labelled, weak and strong views in one batch; cross-entropy, and that of the strong
+                views with the weak views' surest class, where it is sure enough, over all of them;
+                Nesterov SGD that decays kernels alone, with the rate peak cos(7 pi k / 16 K)
+                (arXiv 2001.07685)
 
 Stored after every step, stacked: '<case>/<owner>.<name in PyTorch>' for the parameters and running
 statistics of the owners 'online' and 'target', and '<case>/loss', '<case>/grad_norm', MoCo's queue.
@@ -283,8 +287,51 @@ def barlow_twins() -> None:
     record('barlow_twins', loss, net, on_diagonal=on.detach(), off_diagonal=off.detach())
 
 
+def fixmatch() -> None:
+  arguments, settings = METHODS['fixmatch'], OPTIMIZERS['fixmatch']
+  labelled, others = step_tensors.SHARES
+
+  def network() -> nn.Sequential:
+    classifier = head(step_tensors.WIDTH, (step_tensors.CLASSES,), hidden_bias=True, last_bias=True)
+    # The average starts as a copy: it is drawn by the same names.
+    return drawn('fixmatch/online', encoder=encoder(), head=classifier)
+
+  online, target = network(), network()
+  weights = list(online.parameters())
+  groups = [
+    {'params': [w for w in weights if w.ndim > 1], 'weight_decay': settings['weight_decay']},
+    {'params': [w for w in weights if w.ndim == 1], 'weight_decay': 0.0},
+  ]
+  optimizer = torch.optim.SGD(groups, lr=0.0, momentum=settings['momentum'], nesterov=True)
+  known = torch.arange(BATCH) % (labelled + others) < labelled
+  for step in range(STEPS):
+    for group in optimizer.param_groups:
+      group['lr'] = settings['base_lr'] * math.cos(7 * math.pi * step / (16 * TOTAL))
+    weak, strong = images(step)
+    labels = torch.from_numpy(step_tensors.labels(step))[known].long()
+    logits = online(torch.cat([weak[known], weak[~known], strong[~known]]))
+    of_labelled, of_weak, of_strong = logits.split([len(labels), *[int((~known).sum())] * 2])
+    supervised = functional.cross_entropy(of_labelled, labels)
+    chance, guess = of_weak.detach().softmax(1).max(1)
+    # Float32 must come to the same decisions, of which there must be both.
+    assert (chance - arguments['threshold']).abs().min() > 1e-3
+    mask = (chance >= arguments['threshold']).double()
+    assert 0 < mask.mean() < 1
+    unsupervised = (functional.cross_entropy(of_strong, guess, reduction='none') * mask).mean()
+    loss = supervised + arguments['weight'] * unsupervised
+    online.zero_grad()
+    loss.backward()
+    optimizer.step()
+    average(target, online, arguments['tau'])
+    # The average of the weights is evaluated with the statistics of the network itself.
+    for own, newest in zip(target.buffers(), online.buffers(), strict=True):
+      own.copy_(newest)
+    parts = {'labelled': supervised, 'unlabelled': unsupervised, 'confident': mask.mean()}
+    record('fixmatch', loss, online, target, **{name: x.detach() for name, x in parts.items()})
+
+
 def main() -> None:
-  for case in (byol, simclr, moco, barlow_twins):
+  for case in (byol, simclr, moco, barlow_twins, fixmatch):
     case()
   # Stored as float32 to keep the file small: 6e-8 is far below what the tests allow.
   stacked = {

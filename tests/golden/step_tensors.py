@@ -13,6 +13,7 @@ BATCH, SIZE, STEPS = 16, 8, 3
 TOTAL, EPOCH = 4, 2  # steps of the whole run and of an epoch
 WIDTH = 8  # of the embedding
 BN_GROUPS, QUEUE = 4, 40  # MoCo: the third batch of 16 keys wraps around
+CLASSES, SHARES = 3, (1, 3)  # FixMatch: rows with and without a label in each unit of a batch
 
 # Arguments of the library's builders.
 METHODS = {
@@ -23,6 +24,7 @@ METHODS = {
     'bn_groups': BN_GROUPS,
   },
   'barlow_twins': {'projector': (16, 16, 8), 'off_diagonal': 0.0051},
+  'fixmatch': {'threshold': 0.48, 'weight': 1.5, 'tau': 0.8},
 }  # fmt: skip
 # Fields of the library's recipes. Rates are per 256 examples, SimCLR's per root of the batch.
 _LARS = {'momentum': 0.9, 'trust_coefficient': 0.05, 'weight_decay': 0.02}
@@ -37,8 +39,13 @@ OPTIMIZERS = {
     'name': 'lars', 'base_lr': 8.0, 'end_lr': 1e-3,
     'groups': {'bias_and_norm': {'base_lr': 1.2}},
   },
+  'fixmatch': {
+    'name': 'sgd', 'base_lr': 0.25, 'lr_scaling': 'none', 'momentum': 0.9, 'nesterov': True,
+    'weight_decay': 0.02, 'schedule': 'cosine_7_16',
+  },
 }  # fmt: skip
-WARMUP = {'byol': 1, 'simclr': 1, 'moco': 0, 'barlow_twins': 1}  # steps, the first one at rate 0
+# In steps, the first one at rate 0.
+WARMUP = {'byol': 1, 'simclr': 1, 'moco': 0, 'barlow_twins': 1, 'fixmatch': 0}
 
 
 def tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -63,6 +70,12 @@ def views(step: int) -> tuple[np.ndarray, np.ndarray]:
     for view in range(2)
   )
   return first, second
+
+
+def labels(step: int) -> np.ndarray:
+  """The class of every image of a step, int32 [BATCH], of which FixMatch knows a part."""
+  drawn = philox.uniform(f'steps/{step}/labels', (BATCH,), 0.0, CLASSES)
+  return np.floor(drawn).astype(np.int32)
 
 
 def queue() -> np.ndarray:

@@ -32,7 +32,8 @@ import step_tensors  # noqa: E402
 
 MOVEMENT, ROUNDING = 1e-4, 2e-6
 CASES = tuple(step_tensors.METHODS)
-WITH_TARGET = ('byol', 'moco')
+WITH_TARGET = ('byol', 'moco', 'fixmatch')
+COPIED = ('moco', 'fixmatch')  # Their target starts as a copy.
 every_case = pytest.mark.parametrize('case', CASES)
 
 # The last part of a path here -> of a name in PyTorch.
@@ -82,7 +83,7 @@ def batch_of(step):
   return {
     'views': step_tensors.views(step),
     'index': np.arange(step_tensors.BATCH, dtype=np.int32),
-    'label': np.full(step_tensors.BATCH, -1, np.int32),
+    'label': step_tensors.labels(step),
   }
 
 
@@ -91,8 +92,7 @@ def started(case, state):
   owner = f'{case}/online'
   own = state.method_state.replace(bn=drawn(owner, state.method_state.bn))
   if case in WITH_TARGET:
-    # MoCo's key network starts as a copy, BYOL's target as a draw of its own.
-    origin = owner if case == 'moco' else f'{case}/target'
+    origin = owner if case in COPIED else f'{case}/target'
     own = own.replace(
       target_params=drawn(origin, own.target_params), target_bn=drawn(origin, own.target_bn)
     )
@@ -121,6 +121,8 @@ def trajectory(case, order=None, **changes):
   setting = Setting(
     Length(step_tensors.BATCH, step_tensors.EPOCH, step_tensors.TOTAL),
     num_examples=step_tensors.EPOCH * step_tensors.BATCH,
+    num_classes=step_tensors.CLASSES,
+    shares=step_tensors.SHARES,
   )
   method = METHODS[case](Encoder, setting, **arguments)
   length = Length(step_tensors.BATCH, step_tensors.EPOCH, step_tensors.TOTAL)
@@ -192,6 +194,9 @@ def test_losses_and_gradient_norms(golden, case):
     named['tau'] = 'tau'
   if case == 'barlow_twins':
     named |= {'loss/on_diagonal': 'on_diagonal', 'loss/off_diagonal': 'off_diagonal'}
+  if case == 'fixmatch':
+    named |= {'loss/labelled': 'labelled', 'loss/unlabelled': 'unlabelled'}
+    named['confident'] = 'confident'
   for metric, name in named.items():
     ours = [float(metrics[metric]) for _, _, metrics in computed(case)[1:]]
     # Float32 in both libraries, 2e-6 seen.
@@ -220,9 +225,12 @@ def test_target_networks(golden, case):
   assert_tensors_equal(computed(case), golden, set(golden_tensors(golden, case, '/target.')))
 
 
-def test_moco_starts_from_a_copy():
-  setting = Setting(Length(step_tensors.BATCH, 1, 4))
-  method = METHODS['moco'](Encoder, setting, **step_tensors.METHODS['moco'])
+@pytest.mark.parametrize('case', COPIED)
+def test_a_target_starts_as_a_copy(case):
+  setting = Setting(
+    Length(step_tensors.BATCH, 1, 4), num_classes=step_tensors.CLASSES, shares=step_tensors.SHARES
+  )
+  method = METHODS[case](Encoder, setting, **step_tensors.METHODS[case])
   params, own = method.init(jax.random.key(0), batch_of(0))
   jax.tree.map(np.testing.assert_array_equal, params, own.target_params)
 
@@ -240,6 +248,7 @@ WRONG = {
   'moco': {'exclude_bias_and_norm': True},
   'moco, unshuffled': {'order': tuple(range(step_tensors.BATCH))},
   'barlow_twins': {'groups': {}},
+  'fixmatch': {'nesterov': False},
 }
 
 
