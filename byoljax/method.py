@@ -345,7 +345,8 @@ class Setting(NamedTuple):
     axis: the mapped axis, or None on a single device.
     dtype: compute type of the networks, 'float32' or 'bfloat16'.
     given: trained networks by name, `byoljax.encoders.encoder.Encoder`s: 'encoder', to start from
-      or to put something on; 'teacher', a classifier to learn from.
+      or to put something on; 'teacher', a classifier to learn from; 'codec', an
+      `encoders.codec.Codec`; 'perceptual', an `encoders.perceptual.FeatureNet`.
     mean: of the images in [0, 1], per channel; views come with it subtracted.
     std: per channel; views come divided by it.
     shares: rows of each part of the data in a unit of a batch, see `data.batches.order.MixedOrder`;

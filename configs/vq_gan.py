@@ -2,7 +2,10 @@
 
     python -m byoljax.main --config=configs/vq_gan.py
 
-trains on the built-in shapes, minutes on a CPU. After a colon, a scale of `configs/scales.py`.
+trains on the built-in shapes, minutes on a CPU. After a colon, a scale of `configs/scales.py`, and
+
+    ...,perceptual    images are compared by the maps of an encoder that a run has trained, in place
+                      of their edges: --config.perceptual=runs/byol
 """
 
 from ml_collections import ConfigDict
@@ -17,6 +20,7 @@ METHOD = {
   'beta': 0.25,  # of the commitment
   'restart': 0.1,  # share of the mean use below which a code starts anew; 0 = never
   'perceptual': 0.1,  # of the comparison of edges
+  'features': 1.0,  # of that of an encoder's maps, with config.perceptual alone
   'adversarial_weight': 0.8,
   'start': '0 steps',  # of the discriminator
   'discriminator_width': 64,  # channels of its first stage
@@ -27,7 +31,14 @@ METHOD = {
 
 
 def get_config(arg: str = '') -> ConfigDict:
-  return scales.build(arg, METHOD, ADAPT, epochs={'shapes': 10})
+  variants = {'perceptual': perceptual}
+  return scales.build(arg, METHOD, ADAPT, epochs={'shapes': 10}, variants=variants)
+
+
+def perceptual(config: ConfigDict) -> None:
+  """The maps of an encoder in place of edges; 1 is the weight of LPIPS in the authors' code."""
+  config.method.update(perceptual=0.0, features=1.0)
+  config.perceptual = ''  # a run whose encoder compares
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:

@@ -14,7 +14,7 @@ import jax
 from byoljax import methods
 from byoljax.config import Config, user_errors
 from byoljax.data.batches.order import shares_of
-from byoljax.encoders import codec
+from byoljax.encoders import codec, perceptual
 from byoljax.encoders.encoder import Preprocessing
 from byoljax.length import Length
 from byoljax.method import Method, Setting
@@ -33,7 +33,8 @@ class Facts(NamedTuple):
     steps_per_epoch: optimizer steps.
     total_steps: optimizer steps.
     given: name -> what is remembered of the networks that were given to the method: the number of
-      a teacher's outputs; of a codec, from which run it is, and the digest of its weights.
+      a teacher's outputs; of a codec or a perceptual network, from which run it is, and the digest
+      of its weights.
     shares: see `method.Setting`.
   """
 
@@ -143,10 +144,12 @@ def _setting(config: Config, facts: Facts) -> Setting:
 
 
 def _recorded(name: str, found: Any) -> Any:
-  """What is known of a network that was given: its size, or a codec without weights."""
+  """What is known of a network that was given: its size, or what it is without weights."""
   if not isinstance(found, Mapping):
     return Recorded(found)
   config = stored_config.stored(found['config'])
+  if name == 'perceptual':
+    return perceptual.of_fields(dict(config.encoder), preprocessing_of(config), {}, {}, found)
   where = f'the {name} that was given'
   method = of_facts(config, found['facts'], where=where)
   assert method is not None

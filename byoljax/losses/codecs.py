@@ -10,6 +10,8 @@ Means are over all numbers, as in Sonnet's code, where the paper adds up the D o
 weight belongs to the commitment: a well-known implementation of VQ-GAN has it on the codebook.
 """
 
+from collections.abc import Sequence
+
 import jax
 from jax import lax
 import jax.numpy as jnp
@@ -49,11 +51,42 @@ def gradient_difference(output: jax.Array, target: jax.Array) -> jax.Array:
   return rows + columns
 
 
+def feature_distance(output: Sequence[jax.Array], target: Sequence[jax.Array]) -> jax.Array:
+  """How far apart the maps of two images are, float32 scalar; 0 to 4 for each map.
+
+    sum over maps of mean over images and places of |y / |y| - x / |x||^2
+
+  LPIPS's distance (Zhang et al. 2018, arXiv 1801.03924, equation 1) without its learned weights of
+  channels: with all of them 1 it is 2 - 2 cos of the two vectors of channels. A place where nothing
+  is on counts as the vector 0.
+
+  Args:
+    output: maps [b, ..., C] of a network, of what was made.
+    target: the same of the images; no gradient flows through them.
+
+  Raises:
+    ValueError: other shapes.
+  """
+  total = jnp.zeros((), jnp.float32)
+  for y, x in zip(output, target, strict=True):
+    if y.shape != x.shape:
+      raise ValueError(f'maps of both images must have one shape, got {y.shape} and {x.shape}.')
+    error = _unit(y) - _unit(lax.stop_gradient(x))
+    total += jnp.sum(jnp.square(error), axis=-1).mean()
+  return total
+
+
+def _unit(x: jax.Array) -> jax.Array:
+  """x / |x| of the last axis; the constant keeps the gradient finite where all is 0."""
+  x = x.astype(jnp.float32)
+  return x * lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-10)
+
+
 def adaptive_weight(reconstruction: jax.Array, adversarial: jax.Array) -> jax.Array:
   """|grad of the reconstruction| / (|grad of the adversarial loss| + 1e-4), at most 1e4.
 
   Of the decoder's last layer (Esser et al., arXiv 2012.09841, equation 7, with the constants of
-  their code). No gradient flows through it.
+  their code: the paper adds 1e-6 and has no limit). No gradient flows through it.
 
   Args:
     reconstruction: the gradient of the global batch's loss, any shape.

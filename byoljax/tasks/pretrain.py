@@ -96,10 +96,13 @@ def _warm_started(run: 'Run', config: Config, workdir: pathlib.Path) -> 'Run':
 
 def given_networks(config: Config) -> dict[str, Any]:
   """The trained networks that the method starts or learns from, by name."""
-  from byoljax.encoders import load_codec, teachers
+  from byoljax.encoders import load_codec, load_perceptual, teachers
 
+  loaders = {
+    'teacher': teachers.load, 'codec': load_codec.load, 'perceptual': load_perceptual.load
+  }  # fmt: skip
   found: dict[str, Any] = {}
-  for name, load in (('teacher', teachers.load), ('codec', load_codec.load)):
+  for name, load in loaders.items():
     if name in config:
       found[name] = load(config[name])
       seen = found[name].preprocessing

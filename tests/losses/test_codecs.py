@@ -32,6 +32,22 @@ def test_the_comparison_of_edges():
   assert float(codecs.gradient_difference(jnp.asarray(x), jnp.asarray(x) + 1.0)) < 1e-6
 
 
+def test_maps_are_compared_by_their_angles():
+  """By hand: 2 - 2 cos, the mean over places, the sum over maps; a place of zeros is 0 itself."""
+  one = jnp.asarray([[[[3.0, 4.0], [0.0, 0.0]]]])
+  other = jnp.asarray([[[[8.0, 6.0], [0.0, 2.0]]]])
+  # cos = 48 / 50; against nothing the square of a unit.
+  first = (0.08 + 1.0) / 2
+  tokens = jnp.asarray([[[1.0, 0.0], [0.0, 2.0]]]), jnp.asarray([[[-1.0, 0.0], [0.0, 1.0]]])
+  second = (4.0 + 0.0) / 2
+  found = codecs.feature_distance((one, tokens[0]), (other, tokens[1]))
+  assert float(found) == pytest.approx(first + second, rel=1e-5)
+  slopes = jax.grad(lambda y, x: codecs.feature_distance((y,), (x,)), (0, 1))(one, other)
+  assert np.all(np.isfinite(slopes[0])) and np.any(slopes[0]) and not np.any(slopes[1])
+  with pytest.raises(ValueError, match='must have one shape'):
+    codecs.feature_distance((one,), (tokens[0],))
+
+
 def test_the_weight_that_balances_two_gradients():
   first, second = jnp.array([3.0, 4.0]), jnp.array([0.0, 0.5])
   assert float(codecs.adaptive_weight(first, second)) == pytest.approx(5 / (0.5 + 1e-4), rel=1e-6)

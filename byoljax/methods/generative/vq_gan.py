@@ -2,7 +2,7 @@
 
 "Taming transformers for high-resolution image synthesis" (arXiv 2012.09841, section 3.1). The codec
 
-    |x - output| + p * perceptual + codebook terms (beta = 0.25) + w * lambda * -D(output)
+    |x - output| + perceptual terms + codebook terms (beta = 0.25) + w * lambda * -D(output)
 
 and a discriminator of patches with hinge losses are two phases of a step. lambda balances the two
 gradients in the decoder's last layer (equation 7). The discriminator and its part of the codec's
@@ -10,9 +10,11 @@ loss begin at `start`.
 
 As in their code: absolute errors; w = 0.8; the discriminator sees whole images. Different from it:
 beta weighs the commitment, as in the paper, and not the codebook; lambda is that of the global
-batch, theirs each GPU's; in place of LPIPS, whose weights need labels and a download, `perceptual`
-compares the edges of the images (`losses.codecs.gradient_difference`). With the pixels' scale they
-change, too: errors are of normalized values. Codebook and restarts are those of `vq_vae`.
+batch, theirs each GPU's. In place of LPIPS, whose weights need labels and a download, `perceptual`
+weighs a comparison of edges (`losses.codecs.gradient_difference`), and `features` one of the maps
+of an encoder that a run has trained (`Setting.given['perceptual']`, frozen; no channel has a
+learned weight, `losses.codecs.feature_distance`). With the pixels' scale they change, too: errors
+are of normalized values. Codebook and restarts are those of `vq_vae`.
 """
 
 from typing import Any, NamedTuple
@@ -38,6 +40,7 @@ from byoljax.method import (
 from byoljax.methods.checks import only_view
 from byoljax.methods.generative import codec
 from byoljax.methods.generative.codec import CODES, DECODER, OUTPUT, QUANTIZED, QUANTIZER
+from byoljax.methods.generative.frozen import copy_of
 from byoljax.methods.reconstruction import autoencoder
 from byoljax.models import decoders, quantizers
 from byoljax.models.discriminators import PatchDiscriminator
@@ -52,15 +55,27 @@ class Weights(NamedTuple):
 
   Attributes:
     beta: of the commitment.
-    perceptual: p.
+    perceptual: of edges.
+    features: of the maps of the perceptual network, if there is one.
     adversarial: w; 0 trains no discriminator's opinion into the codec.
     start: step from which on there is a discriminator.
   """
 
   beta: float
   perceptual: float
+  features: float
   adversarial: float
   start: int
+
+
+class JudgedState(codec.CodecState):
+  """What a VQ-GAN keeps that compares images by a network.
+
+  Attributes:
+    perceptual: the network's {'params', 'bn'}; they never change.
+  """
+
+  perceptual: PyTree
 
 
 def vq_gan(net: Net, setting: Setting, weights: Weights, *, restart: float) -> Method:
@@ -68,7 +83,7 @@ def vq_gan(net: Net, setting: Setting, weights: Weights, *, restart: float) -> M
 
   Args:
     net: outputs 'embedding', 'codes', 'output' and 'realness'.
-    setting: the run.
+    setting: the run, perhaps with a perceptual network.
     weights: of the losses.
     restart: share of the mean use below which a code is put elsewhere; 0: never.
   """
@@ -76,10 +91,14 @@ def vq_gan(net: Net, setting: Setting, weights: Weights, *, restart: float) -> M
   painter = stack(net.parts[:-1], codec.HANDED_OUT, net.reads)
   judge, pen = stack(net.parts[-1:]), stack((net.parts[-2],))
   last = codec.module_of(net, DECODER).last_layer
+  perceptual: Any = setting.given.get('perceptual')
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, codec.CodecState]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), only_view(batch))
-    return params, codec.CodecState(bn, jnp.zeros((quantizer.codes, quantizer.dim), jnp.float32))
+    rows = jnp.zeros((quantizer.codes, quantizer.dim), jnp.float32)
+    if perceptual is None:
+      return params, codec.CodecState(bn, rows)
+    return params, JudgedState(bn, rows, copy_of(perceptual, key, only_view(batch)))
 
   def look(params: PyTree, bn: PyTree, images: jax.Array) -> tuple[jax.Array, PyTree]:
     """Logits of the discriminator, and the statistics with its own moved."""
@@ -88,25 +107,37 @@ def vq_gan(net: Net, setting: Setting, weights: Weights, *, restart: float) -> M
     )
     return made[REALNESS], bn | moved
 
-  def error_of(output: jax.Array, view: jax.Array) -> jax.Array:
+  def maps(frozen: PyTree, images: jax.Array) -> list[jax.Array]:
+    made, _ = perceptual.net.apply(frozen['params'], frozen['bn'], images, train=False)
+    return [made[tap] for tap in perceptual.taps]
+
+  def distance(state: Any, output: jax.Array, view: jax.Array) -> jax.Array:
+    """Between the maps of both in the perceptual network; 0 where there is none."""
+    if perceptual is None or not weights.features:
+      return jnp.zeros((), jnp.float32)
+    frozen = jax.lax.stop_gradient(state.perceptual)
+    return losses.feature_distance(maps(frozen, output), maps(frozen, view))
+
+  def error_of(state: codec.CodecState, output: jax.Array, view: jax.Array) -> jax.Array:
     value = jnp.mean(jnp.abs(output - view))
     if weights.perceptual:
       value += weights.perceptual * losses.gradient_difference(output, view)
-    return value
+    return value + weights.features * distance(state, output, view)
 
   def balance(
-    params: PyTree, bn: PyTree, vectors: jax.Array, view: jax.Array, fool: Any
+    params: PyTree, state: codec.CodecState, vectors: jax.Array, view: jax.Array, fool: Any
   ) -> jax.Array:
     """lambda: how much larger the gradient of the error is in the decoder's last layer."""
     own = params[DECODER]
 
     def paint(kernel: jax.Array) -> jax.Array:
       changed = own | {last: own[last] | {'kernel': kernel}}
-      made, _ = pen.apply({DECODER: changed}, {DECODER: bn[DECODER]}, vectors, train=True)
+      made, _ = pen.apply({DECODER: changed}, {DECODER: state.bn[DECODER]}, vectors, train=True)
       return decoders.fitted(made[OUTPUT], view)
 
     output, pull = jax.vjp(paint, own[last]['kernel'])
-    gradients = [pull(jax.grad(loss)(output))[0] for loss in (lambda x: error_of(x, view), fool)]
+    terms = (lambda x: error_of(state, x, view), fool)
+    gradients = [pull(jax.grad(term)(output))[0] for term in terms]
     return losses.adaptive_weight(*collectives.pmean(gradients, axis))
 
   def codec_loss(
@@ -115,7 +146,7 @@ def vq_gan(net: Net, setting: Setting, weights: Weights, *, restart: float) -> M
     view = only_view(batch)
     made, bn = painter.apply(params, state.bn, view, train=True)
     output = decoders.fitted(made[OUTPUT], view)
-    error = error_of(output, view)
+    error = error_of(state, output, view)
     quantization, commitment = codec.quantization(made, weights.beta, quantizer.decay)
     value = error + quantization
     clean, shown = (autoencoder.picture(x, setting) for x in (view, output))
@@ -125,19 +156,21 @@ def vq_gan(net: Net, setting: Setting, weights: Weights, *, restart: float) -> M
       'psnr': image_quality.psnr(shown, clean).mean(),
       **codec.use_metrics(made[CODES], quantizer.codes, axis),
     }
+    if perceptual is not None:
+      metrics['loss/features'] = distance(state, output, view)
     if weights.adversarial:
       frozen = jax.lax.stop_gradient(params[DISCRIMINATOR])
 
       def fool(images: jax.Array) -> jax.Array:
         return adversarial.hinge_fool(look(frozen, state.bn, images)[0])
 
-      held = jax.lax.stop_gradient((params, state.bn, made[QUANTIZED]))
+      held = jax.lax.stop_gradient((params, state, made[QUANTIZED]))
       ratio = jnp.where(step >= weights.start, balance(*held, view, fool), 0.0)
       fooled = fool(output)
       value += weights.adversarial * ratio * fooled
       metrics |= {'loss/adversarial': fooled, 'adaptive_weight': ratio}
     rows = codec.rows_for_dead_codes(made, key, quantizer.codes, axis)
-    moved = codec.CodecState(state.bn | bn, rows)
+    moved = state.replace(bn=state.bn | bn, rows=rows)
     return value, Aux(moved, jax.lax.stop_gradient(metrics), made['embedding'])
 
   def discriminator_loss(
@@ -188,6 +221,7 @@ def build(
   beta: float = 0.25,
   restart: float = 0.1,
   perceptual: float = 0.1,
+  features: float = 1.0,
   adversarial_weight: float = 0.8,
   start: str = '0 steps',
   discriminator_width: int = 64,
@@ -205,7 +239,8 @@ def build(
     decay: of the codebook's moving averages; 0: it is learned by its gradient.
     beta: weight of the commitment.
     restart: share of the mean use below which a code starts anew.
-    perceptual: p, 0 or more; the weight of the comparison of edges.
+    perceptual: 0 or more; the weight of the comparison of edges.
+    features: 0 or more; the weight of that of the maps of `setting.given['perceptual']`, if any.
     adversarial_weight: w, 0 or more.
     start: a duration, before which there is no discriminator.
     discriminator_width: channels of its first stage.
@@ -217,9 +252,10 @@ def build(
     ValueError: an argument out of range, or an encoder without a map.
   """
   codec.check_codebook(codes, dim, decay, beta, restart)
-  if min(perceptual, adversarial_weight) < 0:
+  if min(perceptual, features, adversarial_weight) < 0:
     raise ValueError(
-      f'perceptual={perceptual} and adversarial_weight={adversarial_weight} must not be negative.'
+      f'perceptual={perceptual}, features={features} and adversarial_weight={adversarial_weight} '
+      'must not be negative.'
     )
   if min(discriminator_width, discriminator_stages) < 1:
     raise ValueError(
@@ -232,5 +268,5 @@ def build(
   critic = PatchDiscriminator(discriminator_width, discriminator_stages, setting.axis, dtype)
   net = stack((*net.parts, (DISCRIMINATOR, REALNESS, critic)), reads=dict(net.reads))
   first = setting.length.steps('start', start)
-  weights = Weights(beta, perceptual, adversarial_weight, first)
+  weights = Weights(beta, perceptual, features, adversarial_weight, first)
   return vq_gan(net, setting, weights, restart=restart)

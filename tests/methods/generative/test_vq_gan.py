@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from byoljax.encoders.perceptual import FeatureNet
 from byoljax.losses import adversarial
 from byoljax.losses import codecs as losses
 from byoljax.methods.generative import codec
 from byoljax.models.net import stack
-from tests.methods.test_contract import batch_of, make
+from byoljax.models.taps import truncate
+from tests.methods.test_contract import _frozen, batch_of, make
 
 NAME, KEY = 'vq_gan', jax.random.key(0)
 BATCH = batch_of(NAME, rows=6)
@@ -50,7 +52,6 @@ def test_each_player_descends_its_own_loss():
   assert np.abs(first - then).max() > 1e-4
 
 
-@pytest.mark.slow
 def test_the_weight_is_the_ratio_of_the_gradients_of_the_decoders_last_layer():
   """Both terms differentiated through the whole network, and the loss put together from them."""
   method, params, state, (before, after) = made()
@@ -88,10 +89,41 @@ def test_statistics_move_in_their_own_phase_alone():
       assert any(moved) == (role == moving)
 
 
+def test_images_are_compared_by_the_maps_of_a_given_encoder():
+  """Without a discriminator, by the maps of the contract's frozen encoder."""
+  encoder = _frozen()
+  net = truncate(encoder.net, ('map',))
+  given = FeatureNet(net, ('map',), encoder.params, encoder.bn, encoder.preprocessing, {})
+  method = make(
+    NAME, axis=None, perceptual=0.0, adversarial_weight=0.0, features=2.0,
+    setting={'given': {'perceptual': given}},
+  )  # fmt: skip
+  params, state = jax.jit(method.init)(jax.random.key(1), BATCH)
+
+  @jax.jit
+  def measure(params, state):
+    _, aux = method.phases[0].loss(params, state, BATCH, KEY, jnp.int32(0))
+    output = method.net.apply(params, state.bn, VIEW, train=True, upto='output')[0]['output']
+    maps = [net.apply(encoder.params, encoder.bn, x, train=False)[0]['map'] for x in (output, VIEW)]
+    return aux, output, maps
+
+  aux, output, maps = measure(params, state)
+  maps = [np.asarray(each, np.float64) for each in maps]
+  units = [each / np.sqrt((each**2).sum(-1, keepdims=True) + 1e-10) for each in maps]
+  expected = ((units[0] - units[1]) ** 2).sum(-1).mean()
+  assert float(aux.metrics['loss/features']) == pytest.approx(expected, rel=1e-4)
+  error = np.abs(np.asarray(output) - VIEW).mean() + 2 * expected
+  assert float(aux.metrics['loss/reconstruction']) == pytest.approx(error, rel=1e-4)
+  # A frozen copy.
+  jax.tree.map(np.testing.assert_array_equal, aux.method_state.perceptual, state.perceptual)
+  jax.tree.map(np.testing.assert_array_equal, state.perceptual['params'], encoder.params)
+
+
 @pytest.mark.parametrize(
   ('changes', 'said'),
   [
     ({'perceptual': -1.0}, 'perceptual=-1.0'),
+    ({'features': -0.5}, 'features=-0.5'),
     ({'discriminator_stages': 0}, 'discriminator_stages=0'),
     ({'decoder': 'vq_gans'}, "unknown decoder 'vq_gans'.*did you mean 'vq_gan'"),
   ],
