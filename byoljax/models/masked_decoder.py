@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from byoljax.models import initializers, layers
 from byoljax.models.positions import sincos_positions
 from byoljax.models.token_transformer import TokenHead
-from byoljax.models.vit import Block, layer_norm, linear
+from byoljax.models.vit_block import Block, layer_norm, linear
 from byoljax.ops import masking
 
 

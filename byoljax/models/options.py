@@ -126,7 +126,8 @@ class ViTOptions(Options):
   Attributes:
     patch_size: edge of a patch in pixels, 0 for the network's own (16; 'vit_micro' 4).
     pool: what the embedding is, the class token ('cls') or the patches' mean ('mean').
-    positions: 'sincos' (fixed), 'sincos_xy' (the same as MAE orders them) or 'learned'.
+    positions: 'sincos' (fixed), 'sincos_xy' (the same as MAE orders them), 'learned', 'rope'
+      (rotary, as DINOv3 has them) or 'rope_bf16' (with the periods of its authors' checkpoints).
     grid: patches on each side that positions are made for, 0 for the network's own (14;
       'vit_micro' 8).
   """

@@ -1,4 +1,4 @@
-"""Vision transformers: the encoders of MoCo v3, DINO, MAE and DINOv2.
+"""Vision transformers: the encoders of MoCo v3, DINO, MAE, DINOv2 and DINOv3.
 
 Dosovitskiy et al., arXiv 2010.11929, in the form of MoCo v3 (arXiv 2104.02057): pre-norm blocks,
 exact GELU, LayerNorm with eps 1e-6, biases everywhere, 2-D sine-cosine positions that are not
@@ -22,138 +22,29 @@ in the largest one SwiGLU, and perhaps four further tokens, the registers, behin
 they take part in attention, have no position, and are left out of what is read. With them the
 authors resample positions in another way, see `positions.smooth_matrix`. Their patches have 14
 pixels; published positions are those of 37 x 37. The mask token of their training is not there.
+
+DINOv3's (arXiv 2508.10104) have registers, scales and, in the sizes 'plus' and '7b', SwiGLU;
+LayerNorm with eps 1e-5, no bias of the keys, and rotary positions, see `positions.rotary_angles`:
+maps of any size see them without resampling. The authors' random shifts and scales of the
+coordinates while they trained are not there. 'rope_bf16' has periods rounded to bfloat16, as the
+authors' checkpoints store them. Any of the networks may have rotary positions; then their attention
+is that of DINOv3.
 """
 
-import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from byoljax.models import initializers, layers
-from byoljax.models.positions import resampled, sincos_positions
+from byoljax.models.positions import resampled, rotary_angles, sincos_positions
+from byoljax.models.vit_block import Block, layer_norm, linear
+from byoljax.models.vit_sizes import VITS, Size
 
 POOLS = ('cls', 'mean')
-POSITIONS = ('sincos', 'sincos_xy', 'learned')
-LAYER_NORM_EPSILON = 1e-6
-
-
-class Size(NamedTuple):
-  """Dimensions of a vision transformer.
-
-  Attributes:
-    dim: width of a token.
-    depth: blocks.
-    heads: attention heads of a block; they divide `dim`.
-    patch: default edge of a patch in pixels.
-    grid: coordinates span this many patches on each side.
-    registers: further tokens behind the class token.
-    layer_scale: what the learned scales of the branches begin with; 0 where there are none.
-    swiglu: whether the MLP is SwiGLU.
-  """
-
-  dim: int
-  depth: int
-  heads: int
-  patch: int = 16
-  grid: int = 14
-  registers: int = 0
-  layer_scale: float = 0.0
-  swiglu: bool = False
-
-
-# DINO's ViT-S has 6 heads (as DeiT's), MoCo v3's 12; parameters are alike. 'vit_micro' is for CPU
-# cores and images of about 32 px: 0.2 M parameters.
-_DINOV2 = {'patch': 14, 'grid': 37, 'layer_scale': 1e-5}
-_DINOV2_SIZES = {
-  'dinov2_micro': Size(64, 4, 4, patch=4, grid=8, layer_scale=1e-5),
-  'dinov2_small': Size(384, 12, 6, **_DINOV2),
-  'dinov2_base': Size(768, 12, 12, **_DINOV2),
-  'dinov2_large': Size(1024, 24, 16, **_DINOV2),
-  'dinov2_giant': Size(1536, 40, 24, **_DINOV2, swiglu=True),
-}
-VITS = {
-  'vit_micro': Size(64, 4, 4, patch=4, grid=8),
-  'vit_tiny': Size(192, 12, 3),
-  'vit_small': Size(384, 12, 12),
-  'vit_small_6heads': Size(384, 12, 6),
-  'vit_base': Size(768, 12, 12),
-  'vit_large': Size(1024, 24, 16),
-  'vit_huge': Size(1280, 32, 16, patch=14, grid=16),
-  **_DINOV2_SIZES,
-  **{f'{name}_reg': size._replace(registers=4) for name, size in _DINOV2_SIZES.items()},
-}
-
-
-def linear(features: int, dtype: jnp.dtype, name: str, parts: int = 1) -> nn.Dense:
-  """A linear layer as ViTs have it; its kernel is `parts` matrices side by side."""
-  return nn.Dense(
-    features,
-    dtype=dtype,
-    param_dtype=jnp.float32,
-    kernel_init=initializers.xavier_uniform(parts),
-    name=name,
-  )
-
-
-def layer_norm(name: str) -> nn.LayerNorm:
-  """LayerNorm with eps 1e-6, in float32."""
-  return nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.float32, name=name)
-
-
-class LayerScale(nn.Module):
-  """x times a learned scale of each channel (Touvron et al., arXiv 2103.17239), in float32."""
-
-  initial: float
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[..., D] -> [..., D]."""
-    init = nn.initializers.constant(self.initial)
-    scale = self.param('scale', init, x.shape[-1:], jnp.float32)
-    return x * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
-
-
-class Block(nn.Module):
-  """x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x)) with 4 times the width inside.
-
-  With `layer_scale` both are scaled, see `LayerScale`. With `swiglu` the MLP is SwiGLU (Shazeer,
-  arXiv 2002.05202), silu(a) b with two thirds of that width, in multiples of 8.
-  """
-
-  heads: int
-  dtype: jnp.dtype = jnp.float32
-  layer_scale: float = 0.0
-  swiglu: bool = False
-
-  @nn.compact
-  def __call__(self, x: jax.Array, *, branches: jax.Array | None = None) -> jax.Array:
-    """Tokens float32 [b,n,D] -> float32 [b,n,D].
-
-    `branches` [b,2]: factors of what attention and MLP add; None: 1.
-    """
-    batch, tokens, dim = x.shape
-    first, second = (1.0, 1.0) if branches is None else branches.T[:, :, None, None]
-    dense = functools.partial(linear, dtype=self.dtype)
-    y = dense(3 * dim, name='qkv', parts=3)(layer_norm('norm1')(x))
-    y = y.reshape(batch, tokens, 3, self.heads, dim // self.heads)
-    # Its default implementation sums products and takes the softmax in float32.
-    y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
-    y = dense(dim, name='proj')(y.reshape(batch, tokens, dim)).astype(jnp.float32)
-    x = x + first * self._scaled(y, 'ls1')
-    y = layer_norm('norm2')(x)
-    if self.swiglu:
-      inside = (4 * dim * 2 // 3 + 7) // 8 * 8
-      gate, value = jnp.split(dense(2 * inside, name='fc1', parts=2)(y), 2, axis=-1)
-      y = nn.silu(gate) * value
-    else:
-      y = nn.gelu(dense(4 * dim, name='fc1')(y), approximate=False)
-    y = dense(dim, name='fc2')(y)
-    return x + second * self._scaled(y.astype(jnp.float32), 'ls2')
-
-  def _scaled(self, y: jax.Array, name: str) -> jax.Array:
-    return LayerScale(self.layer_scale, name=name)(y) if self.layer_scale else y
+ROTARY = ('rope', 'rope_bf16')
+POSITIONS = ('sincos', 'sincos_xy', 'learned', *ROTARY)
 
 
 class ViT(nn.Module):
@@ -244,7 +135,7 @@ class ViT(nn.Module):
     Raises:
       ValueError: H or W is not a multiple of the patch, or keep is not [b,k].
     """
-    size, patch = self.size, self.patch
+    size, patch, rotary = self.size, self.patch, self.positions in ROTARY
     dim, grid = size.dim, size.grid
     batch, height, width = x.shape[0], x.shape[1] // patch, x.shape[2] // patch
     if keep is not None and (keep.ndim != 2 or keep.shape[0] != batch):
@@ -260,7 +151,7 @@ class ViT(nn.Module):
       table = self.param('positions', initializers.normal(0.02), shape, jnp.float32)
       here = resampled(table, height, width, smooth=size.registers > 0)
       cls, x = cls + here[0], x + _kept(here[None, 1:], keep)
-    else:
+    elif not rotary:
       xy = self.positions == 'sincos_xy'
       here = jnp.asarray(sincos_positions(height, width, dim, grid, xy=xy))[None]
       x = x + _kept(here, keep)
@@ -271,14 +162,23 @@ class ViT(nn.Module):
       more = self.param('registers', initializers.normal(1e-6), shape, jnp.float32)
       first.append(jnp.broadcast_to(more[None], (batch, *shape)))
     x = jnp.concatenate([*first, x], axis=1)
+    angles = self._angles(height, width, keep) if rotary else None
+    form = (size.layer_scale, size.swiglu, size.hidden, size.epsilon)
     for i in range(1, size.depth + 1):
-      made = Block(size.heads, self.dtype, size.layer_scale, size.swiglu, name=f'block{i}')
+      made = Block(size.heads, self.dtype, *form, name=f'block{i}')
       block = layers.recomputed(made, self.remat)
-      x = block(x, branches=None if branches is None else branches[:, i - 1])
+      x = block(x, branches=None if branches is None else branches[:, i - 1], angles=angles)
       self.sow('intermediates', f'tokens{i}', self._read(x))
-    x = self._read(layer_norm('norm')(x))
+    x = self._read(layer_norm('norm', size.epsilon)(x))
     self.sow('intermediates', 'tokens', x)
     return x
+
+  def _angles(self, height: int, width: int, keep: jax.Array | None) -> jax.Array:
+    """Of rotary positions [b,n,D / heads / 2]: nothing turns the class token and the registers."""
+    size = self.size
+    of = rotary_angles(height, width, size.dim // size.heads, rounded=self.positions == 'rope_bf16')
+    here = _kept(jnp.asarray(of)[None], keep)
+    return jnp.pad(here, ((0, 0), (1 + size.registers, 0), (0, 0)))
 
   def _read(self, x: jax.Array) -> jax.Array:
     """The tokens without the registers."""
@@ -328,7 +228,16 @@ def make(
   remat: bool = False,
   dtype: Any = jnp.float32,
 ) -> ViT:
-  """The named vision transformer; `width` multiplies the tokens' width and the heads."""
+  """The named vision transformer; `width` multiplies the tokens' width and the heads.
+
+  Raises:
+    ValueError: other positions than the network's own, rotary ones.
+  """
   size = VITS[name]
+  if size.rotary and positions not in ROTARY:
+    raise ValueError(
+      f'encoder {name!r} has rotary positions: set positions to {" or ".join(ROTARY)}, not '
+      f'{positions!r}'
+    )
   size = size._replace(dim=size.dim * width, heads=size.heads * width, grid=grid or size.grid)
   return ViT(size, patch_size, pool, positions, remat, dtype)

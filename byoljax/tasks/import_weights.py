@@ -94,7 +94,8 @@ def _describe(fields: Mapping[str, Any], prefix: str, found: 'Found') -> str:
     form.append(f'with patches of {fields["patch_size"]} pixels')
   if 'positions' in found.fields:
     side = fields['grid'] * fields['patch_size']
-    form.append(f'{fields["positions"]} positions for images of {side} and {found.doubt}')
+    made_for = f' for images of {side}' if side else ''
+    form.append(f'{fields["positions"]} positions{made_for} and {found.doubt}')
   behind = f", behind '{prefix}'" if prefix else ''
   scaled = '; images are scaled to [0, 1] and not normalized' if found.std == (1.0,) * 3 else ''
   named = f'{fields["name"]}{width} ' + ', '.join(form)

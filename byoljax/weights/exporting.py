@@ -34,6 +34,7 @@ from byoljax.version import __version__
 from byoljax.weights import (
   alexnet_names,
   convnext_names,
+  dinov3_names,
   files,
   model_card,
   onnx_file,
@@ -79,6 +80,8 @@ def weights_of(encoder: Encoder) -> dict[str, np.ndarray]:
     return alexnet_names.to_torch(params)
   size = vit.VITS[fields['name']]
   patch = fields['patch_size'] or size.patch
+  if size.rotary:
+    return dinov3_names.to_timm(params, patch, size.swiglu)
   table = None
   if 'positions' not in params:
     count, dim = encoder.preprocessing.image_size // patch, size.dim * fields['width']

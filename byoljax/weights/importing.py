@@ -12,6 +12,7 @@ from byoljax.encoders.encoder import Encoder, Preprocessing, network, pool_of
 from byoljax.weights import (
   alexnet_names,
   convnext_names,
+  dinov3_names,
   files,
   formats,
   haiku_names,
@@ -44,6 +45,7 @@ FORMATS = (
   torch_names.FORMAT,
   torch_names.CHILDREN,
   vit_names.FORMAT,
+  dinov3_names.FORMAT,
   *convnext_names.FORMATS,
   alexnet_names.FORMAT,
   simclr_names.FORMAT,

@@ -25,7 +25,9 @@ class Model(NamedTuple):
 def model_of(fields: Mapping[str, Any], side: int) -> Model | None:
   """The network of these fields of `config.encoder` for images of a side; None: timm has none."""
   if fields['name'] in vit.VITS:
-    return _vit(fields, side)
+    if vit.VITS[fields['name']].rotary:
+      return _dinov3(fields, side)
+    return None if fields.get('positions') in vit.ROTARY else _vit(fields, side)
   if fields['name'] in convnext.CONVNEXTS:
     return _convnext(fields, side)
   return None
@@ -56,6 +58,26 @@ def _vit(fields: Mapping[str, Any], side: int) -> Model:
     nearest = nearest if nearest in ('small', 'base', 'large', 'giant') else 'small'
     name = f'vit_{nearest}_patch14{"_reg4" if size.registers else ""}_dinov2'
   return Model(name, arguments, side, about)
+
+
+def _dinov3(fields: Mapping[str, Any], side: int) -> Model:
+  """timm's, whose periods are not rounded; its size and patch are given beside it."""
+  size, width = vit.VITS[fields['name']], fields['width']
+  patch = fields['patch_size'] or size.patch
+  arguments = {
+    'img_size': side,
+    'patch_size': patch,
+    'embed_dim': size.dim * width,
+    'depth': size.depth,
+    'num_heads': size.heads * width,
+    'mlp_ratio': size.inside,
+    'qkv_bias': True,
+    'num_classes': 0,
+    'global_pool': 'avg' if fields['pool'] == 'mean' else 'token',
+  }
+  about = {'pool_size': None, 'first_conv': 'patch_embed.proj', 'classifier': 'head'}
+  name = 'vit_small_plus' if size.swiglu else 'vit_small'
+  return Model(f'{name}_patch16_dinov3_qkvb', arguments, side, about)
 
 
 def _convnext(fields: Mapping[str, Any], side: int) -> Model | None:

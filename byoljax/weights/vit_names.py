@@ -101,14 +101,7 @@ def to_timm(params: PyTree, patch: int, positions: np.ndarray | None) -> dict[st
   """
   state: dict[str, np.ndarray] = {}
   for path, value in flatten_dict(params).items():
-    array = np.asarray(value, np.float32)
-    if path == ('patch_embed', 'kernel'):
-      array = array.reshape(patch, patch, -1, array.shape[-1]).transpose(3, 2, 0, 1).copy()
-    elif path[-1] == 'kernel':
-      array = array.T.copy()
-    elif path[-1] in _ALONE:
-      array = array.reshape(1, -1, array.shape[-1])
-    state[name_of(path)] = array
+    state[name_of(path)] = array_of(path, value, patch)
   if 'reg_token' in state and positions is None:
     table = state['pos_embed']
     state['cls_token'] = state['cls_token'] + table[:, :1]
@@ -118,11 +111,31 @@ def to_timm(params: PyTree, patch: int, positions: np.ndarray | None) -> dict[st
   return state
 
 
+def array_of(path: Path, value: Any, patch: int) -> np.ndarray:
+  """A leaf in timm's layout, float32; `patch` is the edge of a patch in pixels."""
+  array = np.asarray(value, np.float32)
+  if path == ('patch_embed', 'kernel'):
+    return array.reshape(patch, patch, -1, array.shape[-1]).transpose(3, 2, 0, 1).copy()
+  if path[-1] == 'kernel':
+    return array.T.copy()
+  return array.reshape(1, -1, array.shape[-1]) if path[-1] in _ALONE else array
+
+
 def prefixes(names: Collection[str]) -> list[str]:
   """What may stand before a ViT's names, in the order in which it is found."""
   present = set(names)
   found = [name.removesuffix(_ANCHOR) for name in names if name.endswith(_ANCHOR)]
-  return [prefix for prefix in found if f'{prefix}blocks.0.attn.qkv.weight' in present]
+  return [
+    prefix
+    for prefix in found
+    if f'{prefix}blocks.0.attn.qkv.weight' in present and not is_rotary(present, prefix)
+  ]
+
+
+def is_rotary(names: Collection[str], prefix: str) -> bool:
+  """Whether there are registers and no positions, as in DINOv3 (`dinov3_names`)."""
+  there = [end for end in ('storage_tokens', 'reg_token') if prefix + end in names]
+  return bool(there) and f'{prefix}pos_embed' not in names
 
 
 def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:

@@ -14,7 +14,7 @@ def vit(name: str, shape: tuple[int, ...]) -> np.ndarray:
   """A tensor of a ViT under timm's name and in its layout."""
   if 'norm' in name:
     return philox.uniform(name, shape, *((0.5, 1.5) if name.endswith('weight') else (-0.3, 0.3)))
-  if name.endswith('gamma'):
+  if name.endswith(('gamma', 'gamma_1', 'gamma_2')):
     return philox.uniform(name, shape, 0.2, 1.2)
   if name.endswith('bias') or name in ('cls_token', 'pos_embed', 'reg_token'):
     return philox.uniform(name, shape, -0.5, 0.5)
@@ -43,6 +43,18 @@ DINOV2S = {
   'registers': (_REGISTERS, 32, 32),
   'registers_oblong': (_REGISTERS, 48, 24),
   'swiglu': (_REGISTERS | {'mlp_ratio': 5.5}, 32, 32),
+}
+
+
+# DINOv3's in timm, and the size of all: name -> (timm's name, height, width, rounded periods)
+DINOV3 = {'embed_dim': 64, 'depth': 4, 'num_heads': 4, 'patch_size': 8, 'num_classes': 0,
+          'init_values': 1.0, 'img_size': 32}  # fmt: skip
+DINOV3S = {
+  'plain': ('vit_small_patch16_dinov3_qkvb', 32, 32, False),
+  'oblong': ('vit_small_patch16_dinov3_qkvb', 48, 24, False),
+  'rounded': ('vit_small_patch16_dinov3_qkvb', 48, 24, True),
+  'no_bias': ('vit_small_patch16_dinov3', 32, 32, False),
+  'swiglu': ('vit_small_plus_patch16_dinov3_qkvb', 32, 32, False),
 }
 
 

@@ -94,7 +94,8 @@ def test_the_largest_has_swiglu(names):
   """Which of our sizes has it and is small is none, so the parts are put together here."""
   state = state_of('swiglu')
   state = state if names == 'timm' else authors(state | {'swiglu': np.zeros(1)})
-  size = vit.Size(64, 4, 4, patch=8, grid=4, registers=4, layer_scale=1e-5, swiglu=True)
+  more = {'registers': 4, 'layer_scale': 1e-5, 'swiglu': True, 'inside': 8 / 3}
+  size = vit.Size(64, 4, 4, patch=8, grid=4, **more)
   module, images = vit.ViT(size, positions='learned'), theirs.vit_images(32, 32)
   net = stack((('encoder', 'embedding', module),))
   wanted, _ = jax.eval_shape(lambda: net.init(jax.random.key(0), images))
