@@ -85,8 +85,8 @@ class Block(nn.Module):
     y = layer_norm('norm2', self.epsilon)(x)
     hidden = self.hidden or 4 * dim
     if self.swiglu:
-      gate, value = jnp.split(dense(2 * hidden, name='fc1', parts=2)(y), 2, axis=-1)
-      y = nn.silu(gate) * value
+      y = dense(2 * hidden, name='fc1', parts=2)(y)
+      y = nn.silu(y[..., :hidden]) * y[..., hidden:]
     else:
       y = nn.gelu(dense(hidden, name='fc1')(y), approximate=False)
     y = dense(dim, name='fc2')(y)
@@ -118,7 +118,8 @@ def rotated(x: jax.Array, angles: jax.Array) -> jax.Array:
     x: [b,n,heads,d]; the result has its type, and is computed in float32.
     angles: [b,n,d / 2], or [1,n,d / 2] for all images.
   """
-  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  half = x.shape[-1] // 2
+  first, second = (part.astype(jnp.float32) for part in (x[..., :half], x[..., half:]))
   cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
   turned = (first * cos - second * sin, second * cos + first * sin)
   return jnp.concatenate(turned, axis=-1).astype(x.dtype)

@@ -20,6 +20,9 @@ class Published(NamedTuple):
 _RESNETS = tuple(f'resnet{depth}' for depth in (18, 34, 50, 101, 152))
 _SIZES = ('small', 'base', 'large', 'giant')
 
+_DINOV3 = ('small', 'small_plus', 'base', 'large', 'huge_plus', '7b')
+_DINOV3_FILES = "dinov3_vits16_pretrain_lvd1689m-08c60483.pth, Hugging Face's model.safetensors"
+
 PUBLISHED = (
   Published('torchvision', (*_RESNETS, 'alexnet_plain'), 'resnet50-11ad3fa6.pth, alexnet-*.pth'),
   Published('MoCo v1 and v2', ('resnet50',), 'moco_v2_800ep_pretrain.pth.tar'),
@@ -43,10 +46,11 @@ PUBLISHED = (
     tuple(f'dinov2_{size}_reg' for size in _SIZES),
     'dinov2_vits14_reg4_pretrain.pth',
   ),
+  Published('DINOv3', tuple(f'dinov3_{size}' for size in _DINOV3), _DINOV3_FILES),
   Published(
     'timm',
     ('vit_tiny', 'vit_small_6heads', 'vit_base', 'vit_large', 'convnext_tiny', 'convnext_base',
-     'dinov2_small', 'dinov2_small_reg'),
+     'dinov2_small', 'dinov2_small_reg', 'dinov3_small'),
     "a model's model.safetensors, or torch.save(model.state_dict(), ...)",
   ),
   Published('ConvNeXt', ('convnext_tiny', 'convnext_small', 'convnext_base'),
