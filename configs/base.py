@@ -43,6 +43,8 @@ def view(**changes) -> dict:
     'turn_prob': 0.0,  # by 90, 180 or 270 degrees
     'rotate_degrees': 0.0,  # by any angle up to this, in either direction
     'shift': 0.0,  # by up to this share of the side, mirrored beyond the border
+    'elastic': 0.0,  # standard deviation of an elastic displacement, share of the side ...
+    'elastic_smooth': 0.1,  # ... smoothed by a Gaussian of such a share
     'randaugment_ops': 0,  # operations of RandAugment, out of 14, one after the other
     'randaugment_prob': 0.5,  # of each of them
     'cutout_prob': 0.0,  # a square of the mean ...

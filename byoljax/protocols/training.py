@@ -15,7 +15,8 @@ import numpy as np
 from byoljax import streams
 from byoljax.config import ConfigError, user_errors
 from byoljax.data.augment import device, ten_crops
-from byoljax.data.augment.views import WHOLE, ViewSpec
+from byoljax.data.augment.view_checks import WHOLE
+from byoljax.data.augment.views import ViewSpec
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, frozen, scores

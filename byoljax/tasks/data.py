@@ -89,7 +89,7 @@ def _resolve_series(config: Config, source: 'Source') -> None:
   Raises:
     ConfigError: views that would mix up the steps.
   """
-  from byoljax.data.augment import views
+  from byoljax.data.augment import view_checks, views
 
   found = source.series
   assert found is not None
@@ -100,7 +100,7 @@ def _resolve_series(config: Config, source: 'Source') -> None:
       view.size = found.side
   with user_errors('config.views'):
     for spec in views.specs_of(config.views.to_dict()):
-      views.require_whole(spec, source.name)
+      view_checks.require_whole(spec, source.name)
 
 
 def two_streams(config: Config, source: 'Source') -> 'Source':

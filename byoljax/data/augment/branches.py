@@ -16,7 +16,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax.data.augment import operators, photometric, views
+from byoljax.data.augment import operators, photometric, view_checks, views
 
 Planes = tuple[jax.Array, ...]
 
@@ -54,7 +54,7 @@ def _apply(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
 def one_by_one(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
   """`apply` in the form for CPUs, on any platform; same arguments."""
   channels = images.shape[-1]
-  views.check_channels(spec, channels)
+  view_checks.check_channels(spec, channels)
   steps = _steps(spec)
   if not steps:
     return jnp.clip(photometric.to_unit(images), 0.0, 1.0)

@@ -60,8 +60,8 @@ def make_augment(
   placed = [field.name for field in fields if field.kind != 'label']
   if placed and any(spec.reorients for spec in specs):
     raise ValueError(
-      f'vflip_prob, turn_prob, rotate_degrees, shift and randaugment_ops must be 0 where fields '
-      f'follow the views ({", ".join(placed)}): they would not be turned or moved.'
+      f'vflip_prob, turn_prob, rotate_degrees, shift, elastic and randaugment_ops must be 0 where '
+      f'fields follow the views ({", ".join(placed)}): they would not be turned or moved.'
     )
 
   functions = [own_view.find(spec.own) for spec in specs]

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax.data.augment import operators, views
+from byoljax.data.augment import operators, view_checks, views
 
 
 def photometric(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
@@ -45,7 +45,7 @@ def photometric(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Ar
     ValueError: gray, saturation or hue for images that are not RGB.
   """
   channels = images.shape[-1]
-  views.check_channels(spec, channels)
+  view_checks.check_channels(spec, channels)
   planes = [images[..., channel] for channel in range(channels)]
   family = operators.FAMILIES[spec.operators]
   if spec.jitter_prob > 0:

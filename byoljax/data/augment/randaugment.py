@@ -201,7 +201,8 @@ def drawn(u: jax.Array, spec: views.ViewSpec) -> tuple[jax.Array, jax.Array]:
     u: float32 [b, spec.num_draws] in [0, 1).
     spec: n operations.
   """
-  columns = u[:, views.RANDAUGMENT : spec.num_draws].reshape(len(u), -1, views.DRAWS_PER_OPERATION)
+  last = views.RANDAUGMENT + views.DRAWS_PER_OPERATION * spec.randaugment_ops
+  columns = u[:, views.RANDAUGMENT : last].reshape(len(u), -1, views.DRAWS_PER_OPERATION)
   which, whether, strength = jnp.moveaxis(columns, -1, 0)
   number = jnp.floor(which * len(OPERATIONS)).astype(jnp.int32)
   number = jnp.where(whether < spec.randaugment_prob, number, _IDENTITY)

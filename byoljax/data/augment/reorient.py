@@ -1,4 +1,4 @@
-"""Views upside down, turned, shifted, with a square cut out.
+"""Views upside down, turned, shifted, distorted, with a square cut out.
 
 Upside down, by quarters and by whole pixels nothing is computed. By any angle pixels are
 interpolated. Beyond its border a view goes on mirrored, so that no corner shows the angle, no edge
@@ -15,18 +15,18 @@ import jax.numpy as jnp
 from jax.scipy import ndimage
 import numpy as np
 
-from byoljax.data.augment import views
+from byoljax.data.augment import elastic, views
 
 
 def orient(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
-  """Turns images upside down, by quarters and by any angle and shifts them, each by itself.
+  """Turns images upside down, by quarters and by any angle, shifts and distorts each by itself.
 
   Args:
     images: [b, S, S, C].
-    u: float32 [b, NUM_DRAWS] in [0, 1).
+    u: float32 [b, spec.num_draws] in [0, 1).
     spec: `vflip_prob` and `turn_prob`; a turn is by 90, 180 or 270 degrees, equally often; and
       `rotate_degrees`; and `shift`, by whole pixels, the border not repeated: FixMatch's weak
-      augmentation (arXiv 2001.07685, section 2.3).
+      augmentation (arXiv 2001.07685, section 2.3); and `elastic`, see `elastic`.
 
   Returns:
     [b, S, S, C], the same where all of them are 0.
@@ -48,7 +48,7 @@ def orient(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
   if reach:
     room = u[:, np.array([views.SHIFT_Y, views.SHIFT_X])] * (2 * reach + 1)
     images = jax.vmap(functools.partial(_shifted, reach))(images, room.astype(jnp.int32))
-  return images
+  return elastic.distort(images, u, spec)
 
 
 def _shifted(reach: int, image: jax.Array, start: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ so recorded runs keep their pictures.
 
 from collections.abc import Mapping, Sequence
 import dataclasses
-from types import MappingProxyType
+import math
 from typing import Any
 
 import jax
@@ -50,10 +50,12 @@ NUM_DRAWS = 27
 # leaves room for more of the above.
 RANDAUGMENT = 64
 DRAWS_PER_OPERATION = 3
+# The noise of elastic distortions: two grids of `elastic_nodes` squared, down and to the right.
+ELASTIC = 128
 
 _MIN_SIZE = 8
 _MOST_OPERATIONS = 16
-_PROBABILITIES = (
+PROBABILITIES = (
   'flip_prob', 'jitter_prob', 'gray_prob', 'blur_prob', 'solarize_prob', 'vflip_prob', 'turn_prob',
   'cutout_prob', 'randaugment_prob',
 )  # fmt: skip
@@ -66,8 +68,9 @@ _KERNELS = {
 }
 _LIMITS = {
   'brightness': 1.0, 'contrast': 1.0, 'saturation': 1.0, 'hue': 0.5, 'rotate_degrees': 180.0,
-  'shift': 0.5,
+  'shift': 0.5, 'elastic': 0.2,
 }  # fmt: skip
+_SMOOTH = (0.02, 1.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +104,8 @@ class ViewSpec:
     turn_prob: probability of a turn by 90, 180 or 270 degrees, equally often.
     rotate_degrees: d in [0, 180]: turns by U(-d, d) degrees.
     shift: in [0, 0.5]: largest shift, up or down and left or right, as a share of the side.
+    elastic: in [0, 0.2]: standard deviation of an elastic displacement, as a share of the side.
+    elastic_smooth: in [0.02, 1]: width (sigma) of the Gaussian that smooths it, as such a share.
     randaugment_ops: operations of RandAugment, see `randaugment`; 0 for none.
     randaugment_prob: probability of each of them.
     cutout_prob: probability of a square that is replaced by the mean.
@@ -135,6 +140,8 @@ class ViewSpec:
   turn_prob: float = 0.0
   rotate_degrees: float = 0.0
   shift: float = 0.0
+  elastic: float = 0.0
+  elastic_smooth: float = 0.1
   randaugment_ops: int = 0
   randaugment_prob: float = 0.5
   cutout_prob: float = 0.0
@@ -164,10 +171,15 @@ class ViewSpec:
       )
     if self.cutout_scale[1] > 1:
       raise ValueError(f'cutout_scale is {self.cutout_scale}, but a view has an area of 1.0.')
-    for name in (*_PROBABILITIES, 'solarize_threshold'):
+    for name in (*PROBABILITIES, 'solarize_threshold'):
       _check_range(name, getattr(self, name), 1.0)
     for name, limit in _LIMITS.items():
       _check_range(name, getattr(self, name), limit)
+    smooth = self.elastic_smooth
+    if not _is_number(smooth) or not _SMOOTH[0] <= smooth <= _SMOOTH[1]:
+      raise ValueError(
+        f'elastic_smooth is {smooth!r}, but it must be a number in [{_SMOOTH[0]}, {_SMOOTH[1]}].'
+      )
     count = self.randaugment_ops
     if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= _MOST_OPERATIONS:
       raise ValueError(
@@ -177,15 +189,22 @@ class ViewSpec:
   @property
   def reorients(self) -> bool:
     """Whether any image is turned, moved, or upside down, after its crop."""
-    chances = (self.vflip_prob, self.turn_prob, self.rotate_degrees, self.shift)
+    chances = (self.vflip_prob, self.turn_prob, self.rotate_degrees, self.shift, self.elastic)
     return max(chances) > 0 or self.randaugment_ops > 0
 
   @property
   def num_draws(self) -> int:
     """How many uniform numbers an image of this view needs, one for each column."""
+    if self.elastic > 0:
+      return ELASTIC + 2 * self.elastic_nodes**2
     if not self.randaugment_ops:
       return NUM_DRAWS
     return RANDAUGMENT + DRAWS_PER_OPERATION * self.randaugment_ops
+
+  @property
+  def elastic_nodes(self) -> int:
+    """Nodes of the noise on a side: two in a width, and three widths beyond the view."""
+    return math.ceil(2 / self.elastic_smooth) + 13
 
   @property
   def kernel(self) -> str:
@@ -286,46 +305,6 @@ def check(specs: Sequence[ViewSpec]) -> None:
         f'view {number} has geometry_of {other}, but it must be the number, in [0, {len(specs)}), '
         'of a view that has a geometry of its own.'
       )
-
-
-def check_channels(spec: ViewSpec, channels: int) -> None:
-  """Refuses operations on color for images that are not RGB; all others take any channels.
-
-  Raises:
-    ValueError: the settings that must be 0.
-  """
-  if channels == 3:
-    return
-  jitter = [name for name in ('saturation', 'hue') if spec.jitter_prob > 0 and getattr(spec, name)]
-  wrong = [*jitter, *(['gray_prob'] if spec.gray_prob > 0 else [])]
-  if wrong:
-    raise ValueError(
-      f'the images have {channels} channels, but these operations need red, green and blue: set '
-      f'{" and ".join(f"{name}=0" for name in wrong)} in the view.'
-    )
-
-
-# What leaves the places of an image's numbers and their values as they are, by field.
-WHOLE: Mapping[str, Any] = MappingProxyType(
-  dict.fromkeys(_PROBABILITIES, 0.0)
-  | {'crop_scale': (1.0, 1.0), 'crop_ratio': (1.0, 1.0), 'rotate_degrees': 0.0, 'own': ''}
-  | {'randaugment_ops': 0, 'randaugment_prob': 0.5}
-)
-
-
-def require_whole(spec: ViewSpec, name: str) -> None:
-  """Refuses views that change series, whose steps are told apart by their place.
-
-  Raises:
-    ValueError: the settings of a view of the set `name` that must be others.
-  """
-  wrong = {field: value for field, value in WHOLE.items() if getattr(spec, field) != value}
-  if wrong:
-    changes = ', '.join(f'{field}={value}' for field, value in wrong.items())
-    raise ValueError(
-      f'{name} holds series, which are not cropped, mirrored or recolored: set {changes} in every '
-      'view, as the recipe next_step does.'
-    )
 
 
 def _is_number(value: Any) -> bool:

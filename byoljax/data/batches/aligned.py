@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byoljax.data.augment import crop, drawn, resize, views
+from byoljax.data.augment import crop, drawn, resize, view_checks, views
 from byoljax.data.fields import Field
 from byoljax.data.sources.source import Source
 
@@ -111,7 +111,7 @@ def for_views(
         f'view {number} shows the field {field.name!r}, {field.kind} of {field.channels} channels, '
         f'but a view shows an image of {source.channels} channels.'
       )
-    views.check_channels(spec, field.channels)
+    view_checks.check_channels(spec, field.channels)
     if spec.field != 'image':
       found.append(Aligned(field, number, spec.size, spec.kernel, is_view=True))
   for field in further(source, names):
