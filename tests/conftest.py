@@ -13,6 +13,8 @@ import tempfile
 import jaxlib.version
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+# Small matrices are multiplied sooner by one thread than by several that wait for each other.
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
 # Compiling is most of a test's time, while a compiled step runs only a few times. So XLA generates
 # code the quickest way: unoptimized, by its old emitters, in one piece. That takes a fifth of the
 # time, and the results differ by rounding. A flag given by hand stands, and processes that tests

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from byoljax import streams
-from byoljax.evals import frozen, scores
+from byoljax.evals import frozen, logistic, scores
 
 
 def fit_few_labels(
@@ -32,7 +32,7 @@ def fit_few_labels(
     shots: images per class.
     shares: fractions of the training images in (0, 1], of each class alike.
     draws: number of subsets for each entry; subset d of a seed is always the same.
-    value: lambda of `logistic`; nothing is tuned, because there is nothing to tune on.
+    value: lambda of `logistic.fit`; nothing is tuned, because there is nothing to tune on.
     seed: of the subsets.
     max_iterations: of L-BFGS.
     num_classes: of the classifier; 0 takes those that occur.
@@ -62,7 +62,8 @@ def fit_few_labels(
       part = frozen.subset(
         train[1], count=count, share=share, seed=(seed, streams.FEW_LABELS, draw)
       )
-      model = frozen.fit_model(train[0][part], train[1][part], value, max_iterations)
+      features = logistic.rotated(train[0][part])
+      model = logistic.fit(features, train[1][part], value, max_iterations)
       if not draw and len(part) > largest[0]:
         largest = len(part), frozen.linear_readout(model, classes)
       right = model.predict(test[0]) == test[1]

@@ -1,7 +1,7 @@
 """Evaluations of frozen features on the host: logistic regression, anomaly detection.
 
-Features [n, D] and labels in, numbers out. scikit-learn fits the models. Features are used
-unchanged, neither centered nor scaled, as in the transfer protocol.
+Features [n, D] and labels in, numbers out. Features are used unchanged: what `logistic` does to
+them changes no minimum, as in the transfer protocol.
 """
 
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byoljax import streams
+from byoljax.evals import logistic as logistic_lib
 from byoljax.evals import scores
 from byoljax.ops import readouts
 
@@ -73,15 +74,17 @@ def fit_logistic(
   rest, chosen = _held_out(train[1], held_out, seed)
   held, start, pair = [], None, None
   order = sorted(lambdas, reverse=True)  # Strongest first: each fit starts from the previous one.
+  features = logistic_lib.rotated(train[0])
+  part = features.take(rest)
   for value in order if len(chosen) else ():
-    start = _models(train[0][rest], train[1][rest], value, max_iterations, start)
+    start = _models(part, train[1][rest], value, max_iterations, start)
     logits = _logits(start, train[0][chosen], classes)
     held.append(next(iter(scores.of_logits(logits, train[1][chosen]).values())))
     if np.argmax(held) == len(held) - 1:
       pair = np.maximum(logits, readouts.NEVER), train[1][chosen]
   # Nothing to choose on: the middle of the range, which is 1 to within a factor of 2 by default.
   best = int(np.argmax(held)) if held else int(np.argmin(np.abs(np.log(order))))
-  model = _models(*train, order[best], max_iterations)
+  model = _models(features, train[1], order[best], max_iterations)
   result = {
     **scores.of_logits(_logits(model, test[0], classes), test[1]),
     'lambda': order[best],
@@ -91,9 +94,9 @@ def fit_logistic(
     'train_examples': len(train[1]),
     'test_examples': len(test[1]),
   }
-  if train[1].ndim == 2:
+  if not isinstance(model, logistic_lib.Model):
     return Fitted(result)
-  return Fitted(result, linear_readout(model[0], classes), pair)
+  return Fitted(result, linear_readout(model, classes), pair)
 
 
 def logistic(
@@ -103,15 +106,12 @@ def logistic(
   return fit_logistic(train, test, **options).result
 
 
-def linear_readout(model: Any, classes: int) -> readouts.Linear:
-  """A fitted logistic regression of scikit-learn's as a readout of `classes` classes."""
-  kernel, bias = model.coef_.T, model.intercept_
-  if kernel.shape[1] == 1:  # Of two classes it is the difference of the two.
-    kernel, bias = np.concatenate([-kernel, kernel], 1) / 2, np.concatenate([-bias, bias]) / 2
-  every = np.zeros((len(kernel), classes), np.float32)
-  every[:, model.classes_] = kernel
+def linear_readout(model: logistic_lib.Model, classes: int) -> readouts.Linear:
+  """A fitted logistic regression as a readout of `classes` classes."""
+  every = np.zeros((len(model.kernel), classes), np.float32)
+  every[:, model.classes] = model.kernel
   biases = np.full(classes, readouts.NEVER, np.float32)
-  biases[model.classes_] = bias
+  biases[model.classes] = model.bias
   return readouts.Linear(every, biases)
 
 
@@ -221,61 +221,39 @@ def classes_in(*labels: np.ndarray) -> int:
   return labels[0].shape[1] if labels[0].ndim == 2 else 1 + int(max(y.max() for y in labels))
 
 
+# Of images with several labels one for each class, None where the labels are all equal.
+_Models = logistic_lib.Model | list[logistic_lib.Model | None]
+
+
 def _models(
-  x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: list[Any] | None = None
-) -> list[Any]:
-  """One fitted model; or one per class, None for a class whose labels are all equal."""
+  features: logistic_lib.Rotated,
+  y: np.ndarray,
+  value: float,
+  iterations: int,
+  start: Any = None,
+) -> _Models:
+  """Fitted to labels [N] or [N, C], each from that of `start`."""
   if y.ndim == 1:
-    return [fit_model(x, y, value, iterations, start[0] if start else None)]
-  made = []
-  for label in range(y.shape[1]):
-    own = y[:, label]
-    counts = own >= 0
-    alike = len(np.unique(own[counts])) < 2
-    before = start[label] if start else None
-    # A binary problem has a single vector, whose penalty is that of `value`.
-    made.append(None if alike else fit_model(x[counts], own[counts], 2 * value, iterations, before))
+    return logistic_lib.fit(features, y, value, iterations, start)
+  made: list[logistic_lib.Model | None] = []
+  for own, before in zip(y.T, start or [None] * y.shape[1], strict=True):
+    known = own >= 0
+    # The penalty is that of a binary problem's single vector, the difference of the two classes'.
+    binary = features.take(known), own[known], 2 * value, iterations, before
+    made.append(logistic_lib.fit(*binary) if len(np.unique(own[known])) == 2 else None)
   return made
 
 
-def _logits(models: list[Any], x: np.ndarray, classes: int) -> np.ndarray:
+def _logits(models: _Models, x: np.ndarray, classes: int) -> np.ndarray:
   """Scores [n, C]; -inf for classes without training examples."""
   out = np.full((len(x), classes), -np.inf)
-  if len(models) == 1:
-    out[:, models[0].classes_] = models[0].predict_log_proba(x)
+  if isinstance(models, logistic_lib.Model):
+    out[:, models.classes] = models.logits(x)
     return out
   for label, model in enumerate(models):
     if model is not None:
-      out[:, label] = model.decision_function(x)
+      out[:, label] = np.subtract(*model.logits(x).T[::-1])
   return out
-
-
-def fit_model(
-  x: np.ndarray, y: np.ndarray, value: float, iterations: int, start: Any = None
-) -> Any:
-  """scikit-learn's logistic regression with lambda `value`, warm-started from another one.
-
-  Raises:
-    ValueError: a lambda that is not above 0.
-  """
-  import warnings
-
-  from sklearn.exceptions import ConvergenceWarning
-  from sklearn.linear_model import LogisticRegression
-
-  if not value > 0:
-    raise ValueError(f'lambda={value:g} must be above 0: a small one is nearly none, such as 1e-6.')
-  # Of two classes scikit-learn fits the difference of the two rows of W. At the minimum they are
-  # opposite, so that it is twice as long as each, and |W|^2 is half its square.
-  penalty = value / 2 if len(np.unique(y)) == 2 else value
-  model = LogisticRegression(C=1.0 / penalty, max_iter=iterations, warm_start=start is not None)
-  if start is not None:
-    model.coef_, model.intercept_ = start.coef_.copy(), start.intercept_.copy()
-    model.classes_ = start.classes_
-  with warnings.catch_warnings():
-    # With little regularization the minimum is far away; held-out images judge the result.
-    warnings.simplefilter('ignore', ConvergenceWarning)
-    return model.fit(np.asarray(x, np.float32), y)
 
 
 def check_single(labels: np.ndarray) -> None:

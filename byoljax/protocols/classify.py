@@ -18,7 +18,7 @@ import numpy as np
 
 from byoljax.config import choose, user_errors
 from byoljax.encoders.encoder import Encoder
-from byoljax.evals import calibration, frozen, scores
+from byoljax.evals import calibration, frozen, logistic, scores
 from byoljax.ops import readouts
 from byoljax.ops.readouts import Readout
 from byoljax.protocols import answers, folds, frozen_features
@@ -169,8 +169,9 @@ def _path(
     bias[train[1][0]] = 0.0
     nothing = readouts.Linear(np.zeros((train[0].shape[1], classes), np.float32), bias)
     return [nothing for _ in settings]
+  features = logistic.rotated(train[0])
   for one in settings:
-    start = frozen.fit_model(*train, one['lambda'], protocol.max_iterations, start)
+    start = logistic.fit(features, train[1], one['lambda'], protocol.max_iterations, start)
     made.append(frozen.linear_readout(start, classes))
   return made
 
