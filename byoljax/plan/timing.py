@@ -42,6 +42,13 @@ _HEAD_START = 4
 _FIRST = 3
 
 
+def check(config: Config) -> None:
+  """Raises ConfigError where there is nothing to time."""
+  steps, rounds = config.bench.steps, config.bench.rounds
+  if steps < 1 or rounds < 1:
+    raise ConfigError(f'bench.steps={steps} and bench.rounds={rounds} must both be at least 1.')
+
+
 def measure(
   config: Config, source: Source, given: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -62,9 +69,8 @@ def measure(
   Raises:
     ConfigError: nothing to time, or a configuration that does not fit.
   """
+  check(config)
   steps, rounds = config.bench.steps, config.bench.rounds
-  if steps < 1 or rounds < 1:
-    raise ConfigError(f'bench.steps={steps} and bench.rounds={rounds} must both be at least 1.')
   run = assemble.from_config(config, source, given=given)
   needed = _FIRST + rounds * (_HEAD_START + steps)
   if run.length.total_steps < needed:

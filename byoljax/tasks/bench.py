@@ -21,6 +21,7 @@ def run(config: Config, invocation: Invocation) -> int:
 
   if 'method' not in config or 'bench' not in config:
     raise ConfigError(f'{invocation.recipe} trains no encoder: name a recipe that does.')
+  timing.check(config)
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
   source, given = data_lib.open_split(config, 'pretrain', None), pretrain.given_networks(config)
   with activity.doing('timing the input, the step and both'):
