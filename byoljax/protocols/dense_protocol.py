@@ -17,7 +17,8 @@ from byoljax.models.dense_heads import HEADS
 from byoljax.protocols.extraction import EvalData
 
 FROZEN, FINETUNED = 'frozen', 'finetuned'
-MODES = (FROZEN, FINETUNED)
+MODE_TITLES = {FROZEN: 'frozen', FINETUNED: 'fine-tuned'}
+MODES = tuple(MODE_TITLES)
 EVALUATIONS = ('whole', 'windows')
 
 

@@ -22,6 +22,7 @@ def write(
   *,
   least: float = 0.0,
   shown: int = 24,
+  shown_least: float = 0.5,
 ) -> int:
   """Writes the table of what was found and, where one is named, a sheet; returns how many boxes.
 
@@ -34,6 +35,7 @@ def write(
     sheet: the PNG with the first images, or ''.
     least: the least score of what is written.
     shown: images of the sheet.
+    shown_least: the least score of what is drawn on it.
   """
   rows = np.array(sorted(found))
   of_row = {row: boxes.boxes_of(found[row], least) for row in found}
@@ -46,6 +48,10 @@ def write(
   if sheet and len(rows):
     images = found_boxes.pictures(source, rows[:shown])
     order = sorted(images)
-    columns = {'found': [of_row[row] for row in order]}
-    boxes.write_sheet(pathlib.Path(sheet), [images[row] for row in order], columns, model.classes)
+    least = max(least, shown_least)
+    columns = {f'found (from {least:.0%} on)': [boxes.boxes_of(found[row], least) for row in order]}
+    names = [predictions.short(source.locate(row), root) for row in order]
+    boxes.write_sheet(
+      pathlib.Path(sheet), [images[row] for row in order], columns, model.classes, captions=names
+    )
   return sum(map(len, of_row.values()))

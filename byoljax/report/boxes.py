@@ -76,6 +76,8 @@ def write_sheet(
   images: Sequence[np.ndarray],
   columns: Mapping[str, Sequence[Sequence[Box]]],
   classes: Sequence[str],
+  *,
+  captions: Sequence[str] = (),
 ) -> None:
   """Draws a row for each image: itself with the boxes of each column.
 
@@ -84,13 +86,16 @@ def write_sheet(
     images: uint8 or float in [0, 1], [H, W, C].
     columns: heading -> boxes of every image.
     classes: names.
+    captions: what stands under the first column's pictures; () for nothing.
   """
   views = [
     [drawn(image, boxes, classes) for image, boxes in zip(images, column, strict=True)]
     for column in columns.values()
   ]
   first, *names = columns
-  sheet.write(path, views[0], views[1:], names, first=first, cell=_SIDE)
+  empty = [[''] * len(images)] * len(names)
+  texts = [list(captions), *empty] if captions else ()
+  sheet.write(path, views[0], views[1:], names, first=first, captions=texts, cell=_SIDE)
 
 
 def write_table(

@@ -8,10 +8,12 @@ import numpy as np
 from PIL import Image
 
 from byoljax.report import sheet
+from byoljax.report.sheet import Color
 from byoljax.workdir.files import replacing
 
 IGNORED = 255
 _UNLABELED = (224, 224, 192)
+_DEPTHS = 5  # in a legend
 
 
 def palette() -> np.ndarray:
@@ -85,6 +87,7 @@ def write_sheet(
   columns: Mapping[str, Sequence[np.ndarray]],
   *,
   depth: bool,
+  classes: Sequence[str] = (),
   captions: Sequence[str] = (),
   cell: int = 96,
 ) -> None:
@@ -95,6 +98,7 @@ def write_sheet(
     images: uint8 or float in [0, 1], [H, W, C], of any sizes.
     columns: title -> numbers [H, W] of each image.
     depth: whether they are depths; those of one sheet share their colors.
+    classes: names of the classes; the sheet says which color each has that is on it.
     captions: what stands under the images; () for nothing.
     cell: least side of a picture, in pixels.
   """
@@ -104,6 +108,8 @@ def write_sheet(
   def colored(numbers: np.ndarray) -> np.ndarray:
     return colored_depth(numbers, low, high) if depth else colored_mask(numbers)
 
+  every = [numbers for each in columns.values() for numbers in each]
+  legend = _legend_of_depths(low, high) if depth else _legend_of_classes(every, classes)
   empty = [[''] * len(images)] * len(columns)
   sheet.write(
     path,
@@ -111,8 +117,30 @@ def write_sheet(
     [[_within(colored(numbers), cell) for numbers in each] for each in columns.values()],
     list(columns),
     captions=[list(captions), *empty] if captions else (),
+    legend=legend,
     cell=cell,
   )
+
+
+def _legend_of_depths(low: float, high: float) -> list[tuple[Color, str]]:
+  values = np.linspace(low, high, _DEPTHS)
+  colors = colored_depth(np.maximum(values, 1e-12)[None], low, high)[0]
+  return [(_color(color), f'{value:.3g}') for color, value in zip(colors, values, strict=True)]
+
+
+def _legend_of_classes(
+  masks: Sequence[np.ndarray], classes: Sequence[str]
+) -> list[tuple[Color, str]]:
+  """The classes that occur in some masks, in their order."""
+  occur = np.unique(np.concatenate([np.unique(mask) for mask in masks])) if len(masks) else []
+  shown = [int(number) for number in occur if 0 <= number < len(classes)]
+  colors = colored_mask(np.array([shown]))[0]
+  return [(_color(color), classes[number]) for color, number in zip(colors, shown, strict=True)]
+
+
+def _color(color: np.ndarray) -> Color:
+  red, green, blue = (int(value) for value in color)
+  return red, green, blue
 
 
 def _within(picture: np.ndarray, cell: int) -> np.ndarray:

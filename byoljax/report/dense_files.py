@@ -97,6 +97,7 @@ def _sheet(
     [images[row] for row in rows],
     {title: [shown[row] for row in rows]},
     depth=model.kind == DEPTH,
+    classes=model.classes,
     captions=[names[row] for row in rows],
     cell=128,
   )

@@ -141,7 +141,7 @@ def _transfer(each: Mapping[str, Any]) -> Rows:
 
 def _dense(each: Mapping[str, Any]) -> Rows:
   """Of outputs at every pixel: a row for each start, frozen or trained along."""
-  from byoljax.protocols.dense_protocol import KINDS
+  from byoljax.protocols.dense_protocol import KINDS, MODE_TITLES
 
   config = each['config']
   first = each['result']['rows'][0]
@@ -151,7 +151,7 @@ def _dense(each: Mapping[str, Any]) -> Rows:
       'on': _on(config),
       'images': f'{row["train_examples"]:,}',
       'start': STARTS.get(row['start'], row['start']),
-      'encoder': row['mode'],
+      'encoder': MODE_TITLES[row['mode']],
       **{title: form.format(row[name]) for name, (title, form) in results.items()},
       'protocol': config[config['task']].get('protocol', ''),
     }

@@ -18,7 +18,9 @@ _BETWEEN = 24  # two blocks of rows
 _WIDTH = 1100  # Rows stand side by side as far as they are no wider together.
 _HEADER = 22
 _CAPTION = 16
+_SWATCH, _LINE = 12, 20  # a legend's colors and lines
 _PAPER, _INK = (255, 255, 255), (40, 40, 40)
+Color = tuple[int, int, int]
 
 
 def write(
@@ -29,6 +31,7 @@ def write(
   *,
   first: str = 'image',
   captions: Sequence[Sequence[str]] = (),
+  legend: Sequence[tuple[Color, str]] = (),
   cell: int = _CELL,
 ) -> None:
   """Draws one row an image: the original, then its views; narrow rows stand side by side.
@@ -41,6 +44,7 @@ def write(
     first: the heading of the originals.
     captions: what stands under the pictures, one sequence of n texts for each column, that of the
       originals first; () for nothing. What is too long loses its middle.
+    legend: what colors mean, below everything.
     cell: least side of a picture, in pixels.
 
   Raises:
@@ -61,9 +65,15 @@ def write(
   rows = -(-len(originals) // across)
   across = -(-len(originals) // rows)  # No empty block at the end.
   width = across * (block + _BETWEEN) - _BETWEEN
-  sheet = Image.new('RGB', (width, rows * pitch + _GAP + _HEADER), _PAPER)
-  pen = ImageDraw.Draw(sheet)
   font = fonts.sans(12)
+  bottom = rows * pitch + _GAP + _HEADER
+  entries = _arranged(legend, width, font)
+  height = bottom + (entries[-1][0][1] + _LINE if entries else 0)
+  sheet = Image.new('RGB', (width, height), _PAPER)
+  pen = ImageDraw.Draw(sheet)
+  for (x, y), color, text in entries:
+    pen.rectangle((x, bottom + y, x + _SWATCH, bottom + y + _SWATCH), fill=color)
+    pen.text((x + _SWATCH + 5, bottom + y - 1), text, fill=_INK, font=font)
   for column, (title, images) in enumerate(zip((first, *names), columns, strict=True)):
     for number, image in enumerate(images):
       side, row = divmod(number, rows)
@@ -80,6 +90,21 @@ def write(
         pen.text(place, shortened(captions[column][number], cell, font), fill=_INK, font=font)
   with replacing(path) as file:
     sheet.save(file, format='PNG')
+
+
+def _arranged(
+  legend: Sequence[tuple[Color, str]], width: int, font: Any
+) -> list[tuple[tuple[int, int], Color, str]]:
+  """Where each entry of a legend stands below the pictures, line by line."""
+  made, x, y = [], _GAP, 4
+  for color, text in legend:
+    text = shortened(text, width - 3 * _GAP - _SWATCH, font)
+    wide = _SWATCH + 5 + math.ceil(font.getlength(text))
+    if x > _GAP and x + wide + _GAP > width:
+      x, y = _GAP, y + _LINE
+    made.append(((x, y), color, text))
+    x += wide + 3 * _GAP
+  return made
 
 
 def write_grid(

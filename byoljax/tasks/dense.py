@@ -189,7 +189,9 @@ def _draw(
     ]
   depth = next(iter(models.values())).kind == DEPTH
   with user_errors(f"'{path}'"):
-    drawing.write_sheet(path, [images[row] for row in rows], columns, depth=depth)
+    drawing.write_sheet(
+      path, [images[row] for row in rows], columns, depth=depth, classes=data.classes
+    )
   say(f'pictures  {path}')
 
 
@@ -197,10 +199,12 @@ def format_results(
   results: Mapping[str, tuple[str, str]], rows: Sequence[Mapping[str, Any]]
 ) -> str:
   """The results of one data set as a table: a row for every start and mode."""
+  from byoljax.protocols.dense_protocol import MODE_TITLES
+
   shown = [
     {
       'start': _STARTS.get(row['start'], row['start']),
-      'encoder': row['mode'],
+      'encoder': MODE_TITLES[row['mode']],
       'images': f'{row["train_examples"]:,}',
       **{title: row[name] for name, (title, _) in results.items()},
       'base_lr': row['base_lr'],

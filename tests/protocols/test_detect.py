@@ -123,6 +123,10 @@ def test_a_stored_detector_finds_the_same(tmp_path):
     # Sprites are stretched back to the same pixels but for their interpolation.
     np.testing.assert_allclose(sides, [top * 32, left * 64, bottom * 32, right * 64], atol=1.5)
   assert Image.open(sheet).size[0] > 160
+  # Weak boxes stand in the table, not on the sheet.
+  assert max(box['score'] for entry in entries for box in entry['boxes']) < 0.5
+  drawn = np.asarray(Image.open(sheet).convert('RGB'))[22:100, 6:150]
+  assert not any((drawn == color).all(-1).any() for color in boxes_lib._COLORS[:2])
   csv = tmp_path / 'boxes.csv'
   boxes_lib.write_table(csv, [('a.png', (10, 20), boxes_lib.boxes_of(rows[:1]))], model.classes)
   header, line = csv.read_text().splitlines()

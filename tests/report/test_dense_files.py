@@ -33,6 +33,21 @@ def test_near_is_bright_and_what_is_unknown_is_gray():
   assert made[0] > made[1] > made[4] and made[2] == made[3] == 3 * 128
 
 
+def test_a_sheet_says_what_its_colors_are(tmp_path, monkeypatch):
+  written = {}
+  monkeypatch.setattr(dense.sheet, 'write', lambda *_, **rest: written.update(rest))
+  image, mask = np.zeros((2, 2, 3), np.uint8), np.array([[0, 2], [255, 2]])
+  names = ('ground', 'cat', 'dog')
+  dense.write_sheet(tmp_path, [image], {'truth': [mask]}, depth=False, classes=names)
+  colors = [tuple(color) for color in dense.colored_mask(np.array([[0, 2]]))[0].tolist()]
+  assert written['legend'] == [(colors[0], 'ground'), (colors[1], 'dog')]
+  dense.write_sheet(tmp_path, [image], {'depth': [mask + 1.0]}, depth=True)
+  legend = written['legend']
+  assert [text for _, text in legend] == ['1', '64.8', '128', '192', '256']
+  brightness = [sum(color) for color, _ in legend]
+  assert brightness == sorted(brightness, reverse=True)
+
+
 def test_images_of_16_bits_are_read_as_the_run_read_them(tmp_path, capsys):
   """Masks of files, of arrays as they are in the files, and of scaled arrays are the same."""
   preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3, 16, '0,1000')

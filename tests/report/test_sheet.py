@@ -72,3 +72,19 @@ def test_letters_have_shapes_of_their_own(letter):
   box = bytes(font.getmask('\ue000'))
   assert bytes(font.getmask(fonts.composed(letter))) != box
   assert sheet.shortened(letter, 96, font) == fonts.composed(letter)
+
+
+def test_a_legend_stands_below_in_as_many_lines_as_it_needs(tmp_path):
+  plain = drawn(tmp_path / 'plain.png')
+  red, blue = (200, 0, 0), (0, 0, 200)
+  sheet.write(tmp_path / 'a.png', IMAGES, VIEWS, ['view1'], legend=[(red, 'cat'), (blue, 'dog')])
+  pixels = np.asarray(Image.open(tmp_path / 'a.png'))
+  below = pixels[len(plain) :]
+  assert 12 < len(below) < 30
+  for color in (red, blue):
+    assert (below == color).all(-1).sum() == (pixels == color).all(-1).sum() == 13 * 13
+  many = [(red, f'a class with a long name {number}') for number in range(9)]
+  sheet.write(tmp_path / 'b.png', IMAGES, VIEWS, ['view1'], legend=many)
+  high = np.asarray(Image.open(tmp_path / 'b.png'))
+  assert high.shape[1] == plain.shape[1] and len(high) > len(pixels) + 20
+  assert (high == red).all(-1).sum() == 9 * 13 * 13, 'none is cut off'
