@@ -154,6 +154,7 @@ class Refresh(NamedTuple):
       what `embed` gives for every training image, un-augmented, in the order of their index; it is
       slow, and not called unless it is needed. `key` is a function of (seed, step).
     embed: as `Method.embed`; None: that of the method.
+    rows: of how many images, spread evenly over the training set, `features` tells; 0: of all.
   """
 
   every: int
@@ -161,6 +162,7 @@ class Refresh(NamedTuple):
     [PyTree, PyTree, Callable[[], dict[str, Any]], jax.Array, int], tuple[PyTree, PyTree]
   ]
   embed: Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]] | None = None
+  rows: int = 0
 
 
 def same_batch(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:

@@ -204,6 +204,7 @@ def get_config() -> ConfigDict:
         'palette': 0,  # of image GPTs: colors; 0 = its own
         'series': (),  # of image GPTs: steps and channels; of data that are series, theirs
         'stride': 0,  # of codecs: pixels from one code to the next; 0 = 4
+        'weight_norm': False,  # of PixelCNN++
         'dtype': 'float32',  # or 'bfloat16' for the computation
         'remat': False,  # True: less memory, one more forward pass
       },

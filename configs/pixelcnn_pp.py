@@ -18,6 +18,7 @@ METHOD = {
   'levels': 256,  # values of a number; fewer are sooner learned
   'mixtures': 10,  # logistics of a pixel
   'dropout': True,  # half of the activations in blocks
+  'average': 0.0,  # decay of an average of the weights for samples and likelihoods; 0 = none
 }
 
 
@@ -35,14 +36,16 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
-  """The paper's network, batch and rate; a cosine in place of its slow decay."""
+  """The paper's network, batch, rate and averages; a cosine in place of its slow decay."""
   del epochs
   scales.whole_images(config, 32)
   config.train.batch_size = 96
-  config.encoder.name = 'pixelcnn_pp'
+  config.encoder.update(name='pixelcnn_pp', weight_norm=True)
+  config.method.average = 0.9995
   config.optim.update(
-    name='adamw', base_lr=1e-3, lr_scaling='none', weight_decay=0.0, trust_coefficient=0.001
-  )
+    name='adamw', base_lr=1e-3, lr_scaling='none', weight_decay=0.0, trust_coefficient=0.001,
+    momentum=0.95, b2=0.9995,
+  )  # fmt: skip
 
 
 def cifar10_small(config: ConfigDict, epochs: int) -> None:

@@ -11,12 +11,19 @@ from byoljax.models.base_options import SmallImageOptions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelCNNppOptions(SmallImageOptions):
-  """Options of PixelCNN++, which keeps the size of the image and has no batch normalization."""
+  """Options of PixelCNN++, which keeps the size of the image and has no batch normalization.
+
+  Attributes:
+    weight_norm: whether kernels are directions and scales.
+  """
+
+  weight_norm: bool = False
 
   def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
     """The module; batch normalization is not part of it."""
     del bn_axis, bn_groups
-    return pixelcnn_pp.PixelCNNpp(pixelcnn_pp.PIXELCNN_PPS[name], **self._shared())
+    size = pixelcnn_pp.PIXELCNN_PPS[name]
+    return pixelcnn_pp.PixelCNNpp(size, weight_norm=self.weight_norm, **self._shared())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,14 @@ of a resolution; blocks are gated residual ones of concatenated ELUs. All colors
 predicted at once, from the pixels before it; `losses.likelihoods` has the mixtures of logistics
 that tie them together.
 
-Different from the authors' code: no weight normalization with data-dependent initial values, but
-normals of 1 / fan-in, a tenth of it where a block writes to the stream. The embedding is the mean
-of the second stream at the lowest resolution, after the way down.
+With `weight_norm` every kernel is a direction of length 1 and a learned scale of each channel
+(Salimans and Kingma 2016, arXiv 1602.07868), as in the authors' code: y = g (v / |v|) * x + b.
+Their initial values, which make every channel's mean 0 and its deviation 1 over some images, are
+found by `models.rescaled`.
+
+Different from the authors' code: without `weight_norm` kernels are normals of 1 / fan-in. Either
+way it is a tenth where a block writes to the stream. The embedding is the mean of the second stream
+at the lowest resolution, after the way down.
 """
 
 import math
@@ -52,6 +57,7 @@ class ShiftedConv(nn.Module):
     stride: 1, or 2 to halve both sides.
     doubles: whether it doubles them instead (transposed).
     scale: of the initial kernel.
+    weight_norm: whether the kernel is a direction and a scale.
     dtype: compute type.
   """
 
@@ -61,6 +67,7 @@ class ShiftedConv(nn.Module):
   stride: int = 1
   doubles: bool = False
   scale: float = 1.0
+  weight_norm: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
@@ -69,7 +76,14 @@ class ShiftedConv(nn.Module):
     rows, columns = self.kernel
     shape = (rows, columns, x.shape[-1], self.features)
     init = initializers.normal(self.scale / math.sqrt(rows * columns * x.shape[-1]))
-    kernel = self.param('kernel', init, shape, jnp.float32).astype(self.dtype)
+    kernel = self.param('kernel', init, shape, jnp.float32)
+    if self.weight_norm:
+      # At first a kernel is as long as one that was drawn without.
+      length = nn.initializers.constant(self.scale)
+      scale = self.param('scale', length, (self.features,), jnp.float32)
+      squares = jnp.sum(jnp.square(kernel), axis=(0, 1, 2), keepdims=True)
+      kernel = kernel * lax.rsqrt(squares + 1e-12) * scale[None, None, None]
+    kernel = kernel.astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros_init(), (self.features,), jnp.float32)
     x, half = x.astype(self.dtype), columns // 2
     numbers = ('NHWC', 'HWIO', 'NHWC')
@@ -92,22 +106,25 @@ class Block(nn.Module):
     channels: of the stream.
     kernel: see `ShiftedConv`.
     to_the_right: see `ShiftedConv`.
+    weight_norm: see `ShiftedConv`.
     dtype: compute type.
   """
 
   channels: int
   kernel: tuple[int, int]
   to_the_right: bool
+  weight_norm: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, given: tuple[jax.Array, jax.Array | None, jax.Array | None]) -> jax.Array:
     """(stream, further input or None, keys [b] of what is dropped or None) -> the stream."""
     x, other, keys = given
-    shared = {'to_the_right': self.to_the_right, 'dtype': self.dtype}
+    kind: dict[str, Any] = {'weight_norm': self.weight_norm, 'dtype': self.dtype}
+    shared: dict[str, Any] = kind | {'to_the_right': self.to_the_right}
     y = ShiftedConv(self.channels, self.kernel, **shared, name='conv1')(concat_elu(x))
     if other is not None:
-      point = ShiftedConv(self.channels, (1, 1), False, dtype=self.dtype, name='other')
+      point = ShiftedConv(self.channels, (1, 1), False, **kind, name='other')
       y = y + point(concat_elu(other))
     y = concat_elu(y)
     if keys is not None:
@@ -124,14 +141,21 @@ class PixelCNNpp(nn.Module):
   Attributes:
     size: see `Size`.
     width: factor on its channels.
+    weight_norm: whether kernels are directions and scales.
     remat: compute the activations in blocks again for the gradient.
     dtype: compute type; both streams are float32.
   """
 
   size: Size
   width: int = 1
+  weight_norm: bool = False
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
+
+  @property
+  def _kind(self) -> dict[str, Any]:
+    """What all of its convolutions have."""
+    return {'weight_norm': self.weight_norm, 'dtype': self.dtype}
 
   @property
   def reach(self) -> int:
@@ -178,10 +202,10 @@ class PixelCNNpp(nn.Module):
     """Both streams of the image, moved so that a pixel does not see itself."""
     # A channel of ones tells the border from a black pixel.
     x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
-    channels, dtype = self.size.channels * self.width, self.dtype
-    above = ShiftedConv(channels, (2, 3), True, dtype=dtype, name='above')(x)
-    row = ShiftedConv(channels, (1, 3), True, dtype=dtype, name='row')(x)
-    left = ShiftedConv(channels, (2, 1), False, dtype=dtype, name='left')(x)
+    channels, kind = self.size.channels * self.width, self._kind
+    above = ShiftedConv(channels, (2, 3), True, **kind, name='above')(x)
+    row = ShiftedConv(channels, (1, 3), True, **kind, name='row')(x)
+    left = ShiftedConv(channels, (2, 1), False, **kind, name='left')(x)
     left = jnp.pad(left, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, :-1]
     return _lowered(above), _lowered(row) + left
 
@@ -191,7 +215,7 @@ class PixelCNNpp(nn.Module):
     channels = self.size.channels * self.width
 
     def block(which: str, kernel: tuple[int, int], right: bool, *given: Any) -> jax.Array:
-      made = Block(channels, kernel, right, self.dtype, name=f'{name}_{which}')
+      made = Block(channels, kernel, right, **self._kind, name=f'{name}_{which}')
       own = keys
       if own is not None:
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, _number(f'{name}_{which}'))
@@ -205,7 +229,7 @@ class PixelCNNpp(nn.Module):
     self, pair: tuple[jax.Array, jax.Array], name: str, **how: Any
   ) -> tuple[jax.Array, jax.Array]:
     channels = self.size.channels * self.width
-    how |= {'dtype': self.dtype}
+    how |= self._kind
     u = ShiftedConv(channels, (2, 3), True, **how, name=f'{name}_above')(pair[0])
     return u, ShiftedConv(channels, (2, 2), False, **how, name=f'{name}_left')(pair[1])
 
@@ -215,17 +239,20 @@ class MixtureHead(nn.Module):
 
   Attributes:
     mixtures: M.
+    weight_norm: see `ShiftedConv`.
     dtype: compute type; what comes out is float32.
   """
 
   mixtures: int = 10
+  weight_norm: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """Features float32 [b,H,W,D] -> float32 [b,H,W,M,10], see `likelihoods.Logistics`."""
     del train
-    x = ShiftedConv(10 * self.mixtures, (1, 1), False, dtype=self.dtype, name='conv')(nn.elu(x))
+    kind: dict[str, Any] = {'weight_norm': self.weight_norm, 'dtype': self.dtype}
+    x = ShiftedConv(10 * self.mixtures, (1, 1), False, **kind, name='conv')(nn.elu(x))
     return x.reshape(*x.shape[:3], self.mixtures, 10)
 
 

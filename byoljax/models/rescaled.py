@@ -12,6 +12,10 @@ Batch normalization takes the images' mean and variance for its running statisti
 same to the convolution below it, that has no bias. A linear layer without a bias is scaled only.
 Units that are constant over the images keep their scale.
 
+With weight normalization it is the scale that is divided, not the kernel: the data-dependent start
+of Salimans and Kingma (arXiv 1602.07868, section 3). Layers that ask for another deviation than 1
+(`ShiftedConv.scale`) get that.
+
 Left out: the between-layer step, a factor for each layer that makes all of them learn at one rate
 when the network is fine-tuned. It only scales the features of a network of convolutions and ReLUs,
 and nothing is fine-tuned here. The paper's better start with k-means or principal components of
@@ -26,6 +30,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from byoljax.models.net import BatchStats, Net, Params, read_source
+from byoljax.models.pixelcnn_pp import ShiftedConv
 
 # A unit that varies by less than this counts as constant: ReLUs that are never on, say.
 _LEAST_STD = 1e-6
@@ -54,6 +59,8 @@ def rescaled(
         x = read_source(sources[role], made)
       found: dict[tuple[str, ...], dict[str, jax.Array]] = {}
       variables = {'params': params[role], 'batch_stats': batch_stats[role]}
+      if getattr(module, 'remat', False):
+        module = module.clone(remat=False)  # What is computed twice cannot be written down.
       with nn.intercept_methods(_recorder(found)):
         # Train mode: batch normalization sees what its running statistics are going to be.
         x, updates = module.apply(variables, x, train=True, mutable=mutable)
@@ -81,14 +88,15 @@ def _recorder(found: dict[tuple[str, ...], dict[str, jax.Array]]) -> Any:
       mean, variance = _moments(args[0])
       found[module.path] = {'mean': mean, 'var': variance}
     y = call(*args, **kwargs)
-    if not isinstance(module, nn.Dense | nn.Conv | nn.ConvTranspose):
+    if not isinstance(module, nn.Dense | nn.Conv | nn.ConvTranspose | ShiftedConv):
       return y
     mean, variance = _moments(y)
     own = module.variables['params']
-    std = jnp.sqrt(variance)
+    std = jnp.sqrt(variance) / getattr(module, 'scale', 1.0)
     std = jnp.where(std > _LEAST_STD, std, 1.0)
-    found[module.path] = {'kernel': own['kernel'] / std[(None,) * (own['kernel'].ndim - 1)]}
-    if not module.use_bias:
+    name = 'scale' if 'scale' in own else 'kernel'
+    found[module.path] = {name: own[name] / _row(std, own[name])}
+    if 'bias' not in own:
       return (y / _row(std, y)).astype(y.dtype)
     found[module.path]['bias'] = (own['bias'] - mean) / std
     return ((y - _row(mean, y)) / _row(std, y)).astype(y.dtype)

@@ -185,8 +185,12 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
   assert refresh is not None
 
   def features() -> dict[str, np.ndarray]:
+    size = run.source.size
+    source, count = run.source, min(refresh.rows or size, size)
+    if count < size:
+      source = source.subset(np.arange(count) * size // count)
     clean = pipeline.eval_batches(
-      run.source,
+      source,
       image_size=run.specs[0].size,
       batch_size=run.length.batch_size,
       process_index=jax.process_index(),
@@ -194,8 +198,8 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
       threads=run.data.threads,
     )
     extract = _extractor(refresh.embed or run.method.embed, run.data.mean, run.data.std)
-    watched = activity.counted(clean, 'features', run.source.size, activity.rows, 'images')
-    return extract(whole.params, whole.method_state, watched, run.source.size)
+    watched = activity.counted(clean, 'features', count, activity.rows, 'images')
+    return extract(whole.params, whole.method_state, watched, count)
 
   whole = run.layout.gather(state)
   key = jax.random.fold_in(jax.random.wrap_key_data(mapping.fetch(state.key)), step)

@@ -74,7 +74,7 @@ def tiny_pixelcnn(bn_axis, bn_groups=0, dtype=jnp.float32, gated=True):
 def tiny_pixelcnn_pp(bn_axis, bn_groups=0, dtype=jnp.float32):
   """The same with two streams."""
   del bn_axis, bn_groups
-  return pixelcnn_pp.PixelCNNpp(pixelcnn_pp.Size(4, 1, 1), dtype=dtype)
+  return pixelcnn_pp.PixelCNNpp(pixelcnn_pp.Size(4, 1, 1), weight_norm=True, dtype=dtype)
 
 
 def tiny_image_gpt(bn_axis, bn_groups=0, dtype=jnp.float32, causal=True):
@@ -177,7 +177,7 @@ CASES = {
   ),
   'nnclr': ({'projector': (16, 16, 8), 'predictor': (16, 8), 'queue_size': 48}, 2),
   'pixelcnn': ({'levels': 8, 'hidden': 6}, 1),
-  'pixelcnn_pp': ({'levels': 8, 'mixtures': 2}, 1),
+  'pixelcnn_pp': ({'levels': 8, 'mixtures': 2, 'average': 0.9}, 1),
   'prior': ({'grid': 4, 'dim': 8, 'depth': 1, 'heads': 2, 'keep': 0.9}, 1),
   'relative_patch_location': (
     {'tiles': {'grid': 2, 'tile': 3, 'jitter': 1, 'gray_prob': 0.3, 'project_prob': 0.3,
@@ -220,6 +220,7 @@ READ_DRAWN = {'augmentation_prediction'}
 # name -> the field that it reads beside its view
 READ_MASKS = {'depth': 'depth', 'motion_segmentation': 'moving', 'segmentation': 'mask'}
 WITH_TARGET = {'bridge', 'byol', 'dino', 'fixmatch', 'interclr', 'moco', 'moco_v3', 'simclr'}
+WITH_TARGET |= {'pixelcnn_pp'}
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
 
 

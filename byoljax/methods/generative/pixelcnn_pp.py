@@ -4,9 +4,13 @@ As PixelCNN, but a pixel's colors are predicted together, by a mixture of M logi
 values in place of a softmax over 256 of them: neighboring values are alike, and red moves the mean
 of green, both that of blue. The network (`models.pixelcnn_pp`) sees far through lower resolutions.
 
-Different from the authors' code: no moving average of the weights, no data-dependent initial
-values. Its temperature scales the logistics and divides the mixture's logits; values have no list
-of their own that top-k or top-p could cut.
+As in the authors' code kernels may be normalized, with first values that fit some images
+(`encoder.weight_norm`), and an average of the weights may follow them, which samples, likelihoods
+and the network 'target' are of (`average`).
+
+Different from it: first values are fitted to 64 images spread over the training set, without
+dropout, where theirs are a batch of 16. Its temperature scales the logistics and divides the
+mixture's logits; values have no list of their own that top-k or top-p could cut.
 """
 
 import jax
@@ -29,6 +33,7 @@ def build(
   levels: int = 256,
   mixtures: int = 10,
   dropout: bool = True,
+  average: float = 0.0,
 ) -> Method:
   """Builds PixelCNN++ from an encoder factory and its configuration.
 
@@ -38,6 +43,7 @@ def build(
     levels: K, values of a number: 2 to 256.
     mixtures: M.
     dropout: whether half of the activations in blocks are dropped in training.
+    average: decay of the average of the weights, in [0, 1); 0: there is none.
 
   Raises:
     ValueError: a value out of range, another encoder, or images without three colors.
@@ -45,6 +51,8 @@ def build(
   raster.check_levels(levels)
   if mixtures < 1:
     raise ValueError(f'mixtures={mixtures} must be at least 1.')
+  if not 0 <= average < 1:
+    raise ValueError(f'average={average} must be in [0, 1), such as 0.9995; 0 keeps no average.')
   if len(setting.mean) != 3:
     raise ValueError(f'PixelCNN++ needs images of 3 colors, not {len(setting.mean)}.')
   encoder = make_encoder(setting.axis)
@@ -57,10 +65,13 @@ def build(
     own = jax.random.fold_in(key, streams.DROPOUT)
     return {'encoder': {'keys': collectives.example_keys(own, count, setting.axis)}}
 
-  head = MixtureHead(mixtures, dtype=jnp.dtype(setting.dtype))
+  head = MixtureHead(mixtures, encoder.weight_norm, dtype=jnp.dtype(setting.dtype))
   parts = (('encoder', 'embedding', encoder), ('decoder', raster.HEAD, head))
   net = stack(parts, reads={'decoder': raster.FEATURES})
-  return raster.raster_model(net, setting, logistics(levels), dropped if dropout else None)
+  noise = dropped if dropout else None
+  return raster.raster_model(
+    net, setting, logistics(levels), noise, average=average, fitted=encoder.weight_norm
+  )
 
 
 def logistics(levels: int) -> raster.Distribution:

@@ -6,6 +6,7 @@ nats, and 'bits_per_dim' the same in bits.
 """
 
 from collections.abc import Callable
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from byoljax.method import (
   Aux,
   Batch,
   Method,
+  Refresh,
   Setting,
   default_groups,
   evaluation_outputs,
@@ -25,13 +27,16 @@ from byoljax.method import (
 )
 from byoljax.methods.checks import only_view
 from byoljax.methods.reconstruction.autoencoder import to_normalized, to_pixels
-from byoljax.models.net import Inputs, Net, Statistics, stack
+from byoljax.models import rescaled
+from byoljax.models.net import Inputs, Net, Statistics, WithTarget, stack
 from byoljax.models.taps import truncate
+from byoljax.ops import ema
 from byoljax.ops import sampling as drawing
 from byoljax.ops.sampling import Sampling
 
 PyTree = Any
-HEAD, FEATURES = 'logits', 'features'
+HEAD, FEATURES, PIXELS = 'logits', 'features', 'pixels'
+_FITTED_TO = 64  # images
 
 
 class Distribution(NamedTuple):
@@ -57,6 +62,8 @@ def raster_model(
   setting: Setting,
   distribution: Distribution,
   noise: Callable[[jax.Array, int], Inputs] | None = None,
+  average: float = 0.0,
+  fitted: bool = False,
 ) -> Method:
   """A method that learns the distribution of images number by number.
 
@@ -66,6 +73,9 @@ def raster_model(
     setting: the run.
     distribution: see `Distribution`.
     noise: (key of the loss, images) -> further inputs of the network in training; None: none.
+    average: decay of an average of the parameters, which samples and bits are of, and which is the
+      network 'target'; 0: there is none.
+    fitted: whether the first parameters are made to fit some images (`models.rescaled`).
   """
   levels, colors = distribution.levels, len(setting.mean)
 
@@ -77,7 +87,36 @@ def raster_model(
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
-    return params, Statistics(bn)
+    return params, with_average(params, Statistics(bn))
+
+  def with_average(params: PyTree, state: Statistics) -> Statistics:
+    """The state in which the average begins at the parameters."""
+    if not average:
+      return state
+    return WithTarget(state.bn, *jax.tree.map(jnp.copy, (params, state.bn)))
+
+  def averaged(params: PyTree, state: Statistics) -> PyTree:
+    return state.target_params if isinstance(state, WithTarget) else params
+
+  def follow(
+    params: PyTree, state: WithTarget, step: jax.Array
+  ) -> tuple[PyTree, WithTarget, dict[str, jax.Array]]:
+    del step
+    own = {role: params[role] for role in state.target_params}
+    moved = ema.update(state.target_params, own, average)
+    return params, state.replace(target_params=moved, target_bn=state.bn), {}
+
+  def fit(
+    params: PyTree, state: Statistics, features: Any, key: jax.Array, step: int
+  ) -> tuple[PyTree, Statistics]:
+    del key
+    if step > 0:
+      return params, state
+    flat = jnp.asarray(features()[PIXELS])
+    side = math.isqrt(flat.shape[1] // colors)
+    images = seen(numbers_of(flat.reshape(-1, side, side, colors)))
+    params, _ = rescaled.rescaled(net, params, state.bn, images)
+    return params, with_average(params, state)
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del key, step
@@ -93,11 +132,11 @@ def raster_model(
     made, bn = net.apply(params, state.bn, view, train=True, inputs=inputs)
     value = distribution.nll(made[HEAD], numbers).sum() / numbers.size
     metrics = {'bits_per_dim': likelihoods.bits(lax.stop_gradient(value))}
-    return value, Aux(Statistics(bn), metrics, made['embedding'])
+    return value, Aux(state.replace(bn=bn), metrics, made['embedding'])
 
   def bits(params: PyTree, state: Statistics, batch: Batch) -> jax.Array:
     numbers = numbers_of(batch['views'][0])
-    made, _ = net.apply(params, state.bn, seen(numbers), train=False)
+    made, _ = net.apply(averaged(params, state), state.bn, seen(numbers), train=False)
     nats = distribution.nll(made[HEAD], numbers)
     return likelihoods.bits_of_each(nats, numbers[0].size)
 
@@ -105,6 +144,7 @@ def raster_model(
     params: PyTree, state: Statistics, key: jax.Array, condition: Any, sampling: Sampling
   ) -> jax.Array:
     refuse_condition(condition)
+    params = averaged(params, state)
     trunk, head = truncate(net, (FEATURES,)), stack(net.parts[-1:])
     role, size, reach = net.parts[-1][0], sampling.size, net.parts[0][2].reach
     rows, columns = min(size, reach + 1), min(size, 2 * reach + 1)
@@ -131,9 +171,19 @@ def raster_model(
     return likelihoods.values_of(numbers, levels)
 
   embed = evaluation_outputs(net, 'embedding')
+  # Never again: the first parameters are those of step 0.
+  refresh = Refresh(every=2**31 - 1, apply=fit, embed=_pixels, rows=_FITTED_TO)
+  post_step = follow if average else keep
   return Method(
-    init, loss, keep, embed, default_groups, net=net, transform=transform, sample=sample, bits=bits
-  )
+    init, loss, post_step, embed, default_groups, net=net, transform=transform, sample=sample,
+    bits=bits, refresh=refresh if fitted else None,
+  )  # fmt: skip
+
+
+def _pixels(params: PyTree, state: Statistics, images: jax.Array) -> dict[str, jax.Array]:
+  """{'pixels': [N, H W C]}."""
+  del params, state
+  return {PIXELS: images.reshape(len(images), -1)}
 
 
 def refuse_condition(condition: Any) -> None:

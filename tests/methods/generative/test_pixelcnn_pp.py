@@ -1,5 +1,6 @@
 """PixelCNN++: what depends on what, mixtures against float64, whole probabilities, samples."""
 
+import functools
 import itertools
 
 import jax
@@ -14,7 +15,7 @@ from byoljax.method import Setting
 from byoljax.methods import METHODS
 from byoljax.methods.generative.pixelcnn_pp import logistics
 from byoljax.models.net import stack
-from byoljax.models.pixelcnn_pp import PixelCNNpp, Size
+from byoljax.models.pixelcnn_pp import PixelCNNpp, ShiftedConv, Size
 from byoljax.ops import sampling
 from byoljax.ops.sampling import Sampling
 from tests.methods.test_contract import TinyEncoder, make
@@ -100,11 +101,77 @@ def test_draws_have_these_probabilities():
     draw(keys, jnp.int32(0), given, empty, jnp.int32(0), Sampling(count, top_k=3))
 
 
+IMAGES = np.random.default_rng(0).normal(size=(64, 4, 4, 3)).astype(np.float32) * 0.3 + 0.5
+
+
+@functools.cache
+def averaging():
+  method = make('pixelcnn_pp', axis=None)
+  return method, *jax.jit(method.init)(KEY, {'views': (jnp.asarray(IMAGES),)})
+
+
+def test_first_values_fit_some_images_and_the_average_begins_there():
+  """What convolutions put out, read by linen itself: mean 0, deviation as asked for."""
+  method, params, state = averaging()
+  embedded = method.refresh.embed(params, state, IMAGES)
+  assert method.refresh.rows == 64
+  found, moved = method.refresh.apply(params, state, lambda: embedded, KEY, 0)
+  assert method.refresh.apply(found, moved, None, KEY, 1)[0] is found
+  jax.tree.map(np.testing.assert_array_equal, moved.target_params, found)
+  own, first = (tree['encoder']['down0_0_left']['conv1']['kernel'] for tree in (found, params))
+  np.testing.assert_array_equal(own, first)
+  seen = method.transform({'views': (jnp.asarray(IMAGES),)}, KEY, jnp.int32(0))['views'][0]
+  encoder = method.net.parts[0][2]
+  capture = jax.jit(
+    lambda x: encoder.apply(
+      {'params': found['encoder']}, x, train=True, capture_intermediates=True
+    )[1]
+  )
+  made = capture(seen)['intermediates']
+  convolutions = (
+    (made['above'], 1.0),
+    (made['down0_0_left']['conv2'], 0.1),
+    (made['up0_0_left']['other'], 1.0),
+  )
+  for captured, deviation in convolutions:
+    (y,) = captured['__call__']
+    # Sums of 1,024 numbers in float32: 1e-6 seen.
+    np.testing.assert_allclose(np.mean(y, (0, 1, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(np.std(y, (0, 1, 2)), deviation, rtol=1e-4)
+
+
+def test_a_kernel_is_a_direction_and_a_scale():
+  conv = ShiftedConv(5, (2, 3), True, weight_norm=True)
+  plain = ShiftedConv(5, (2, 3), True)
+  x = jax.random.normal(KEY, (2, 4, 4, 3))
+  rng = np.random.default_rng(0)
+  v, g, b = rng.normal(size=(2, 3, 3, 5)), rng.normal(size=5), rng.normal(size=5)
+  own = {'kernel': g * v / np.sqrt((v**2).sum((0, 1, 2))), 'bias': b}
+  expected = plain.apply({'params': jax.tree.map(jnp.asarray, own)}, x)
+  found = conv.apply({'params': {'kernel': jnp.asarray(v), 'scale': g, 'bias': b}}, x)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_samples_and_bits_are_of_the_average():
+  method, params, state = averaging()
+  batch = {'views': (jnp.asarray(IMAGES[:2]),)}
+  other = jax.tree.map(lambda x: x + 0.2, params)
+  bits = jax.jit(method.bits)
+  np.testing.assert_array_equal(bits(other, state, batch), bits(params, state, batch))
+  _, moved, _ = method.post_step(other, state, 0)
+  for old, new, average in zip(
+    *map(jax.tree.leaves, (params, other, moved.target_params)), strict=True
+  ):
+    np.testing.assert_allclose(average, 0.9 * old + 0.1 * new, atol=1e-6)
+  assert np.all(bits(other, moved, batch) != bits(params, state, batch))
+
+
 @pytest.mark.parametrize(
   ('changes', 'said'),
   [
     ({'levels': 1}, 'levels=1'),
     ({'mixtures': 0}, 'mixtures=0'),
+    ({'average': 1.0}, 'average=1.0'),
     ({'setting': {'mean': (0.5,), 'std': (0.5,)}}, '3 colors, not 1'),
   ],
 )
