@@ -111,7 +111,7 @@ def from_folder(
   image, more = pixels.image_field(paths, lambda row: source.bytes_of(paths[row]), range_, train)
 
   def made(place: str, files: list[str], classes: tuple[str, ...]) -> source.Source:
-    further = _fields_of(place, files, fields)
+    further = _fields_of(place, files, fields, range_)
     return _make(place, files, classes, split, log, image, further, class_of)
 
   found = made(train, files, classes)
@@ -294,9 +294,9 @@ def _make(
 
 
 def _fields_of(
-  images: str, files: Sequence[str], fields: Sequence[Field]
+  images: str, files: Sequence[str], fields: Sequence[Field], range_: str
 ) -> dict[Field, list[str]]:
-  """The file of each image for every field, and the fields with channels and type."""
+  """The file of each image for every field, and the fields with channels, type and range."""
   found = {}
   for field in fields:
     root = os.path.join(os.path.dirname(images), field.name)
@@ -310,8 +310,15 @@ def _fields_of(
         f'{root} has no file for {len(missing)} of {len(files)} images; the first is {missing[0]}.'
       )
     own = [os.path.join(root, by_stem[os.path.splitext(file)[0]]) for file in files]
+    like = field
+    if field.kind == 'image':
+      seen, _ = pixels.image_field(own, lambda row, own=own: source.bytes_of(own[row]), range_, root)
+      like = dataclasses.replace(seen, name=field.name)
     try:
-      found[field_file.like(field, source.bytes_of(own[0]))] = own
+      like = field_file.like(like, source.bytes_of(own[0]))
     except UnreadableImageError as error:
       raise ValueError(f'{own[0]} cannot be read as a {field.kind}: {error}.') from error
+    if field.channels not in (0, like.channels) and field.has_pixels:
+      raise ValueError(f'{root}: {like.channels} channels, but {field.channels} were asked for.')
+    found[like] = own
   return found

@@ -12,7 +12,7 @@ import pytest
 
 from byoljax.data.augment import views
 from byoljax.data.batches import order, pipeline
-from byoljax.data.fields import IMAGE
+from byoljax.data.fields import IMAGE, Field
 from byoljax.data.sources import arrays, datasets, folder, image_file, numbers_file, objects, pixels
 from byoljax.data.sources.image_file import UnreadableImageError
 from byoljax.encoders.encoder import Preprocessing, random_encoder
@@ -228,6 +228,36 @@ class TestFolder:
     # Two resamplings, of TensorFlow and of XLA, in float32; in 8 bits they would be 1/255 apart.
     np.testing.assert_allclose(found[0], found[1], atol=2e-5)
     assert len(np.unique(made[0]['views'][0])) > 600
+
+  def test_further_images_of_a_folder_have_their_own_bits(self, tmp_path):
+    """As numbers, by the range, from the file into the views, beside images of 8 bits."""
+    (tmp_path / 'images').mkdir()
+    (tmp_path / 'second').mkdir()
+    for i in range(3):
+      flat = np.full((12, 12), 1000 * (i + 1), np.uint16)
+      Image.fromarray((flat >> 8).astype(np.uint8)).save(tmp_path / 'images' / f'{i}.png')
+      Image.fromarray(flat).save(tmp_path / 'second' / f'{i}.png')
+    further = Field('second', 'image')
+    source = folder.from_folder(tmp_path, 'pretrain', fields=[further])
+    assert source.field('image') == IMAGE
+    assert source.field('second') == Field('second', 'image', 3, dtype='float32')
+    batches = pipeline.train_batches(
+      source,
+      [views.ViewSpec(size=8), views.ViewSpec(size=8, field='second', geometry_of=0)],
+      order=order.Order(3, batch_size=3, seed=0), seed=0, start_step=0, stop_step=1,
+      fields=('second',),
+    )  # fmt: skip
+    batch = next(iter(batches))
+    batches.close()
+    wanted = np.broadcast_to(
+      1000 * (np.asarray(batch['index']) + 1)[:, None, None, None] / 65535.0, (3, 8, 8, 3)
+    )
+    for found in (batch['views'][1], batch['second'][1]):
+      np.testing.assert_allclose(found, wanted, atol=1e-6)  # in 8 bits: by up to 1/255
+    ranged = folder.from_folder(tmp_path, 'pretrain', fields=[further], range_='0,4095')
+    assert ranged.field('second').range == '0,4095'
+    with pytest.raises(ValueError, match='3 channels, but 1 were asked for'):
+      folder.from_folder(tmp_path, 'pretrain', fields=[Field('second', 'image', 1)])
 
   def test_eight_bits_stay_eight(self, tmp_path):
     Image.fromarray((DEEP >> 8).astype(np.uint8)).save(tmp_path / 'a.png')
