@@ -1,10 +1,10 @@
 """The data that a configuration names: opened here and nowhere else in tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import functools
 import logging
 import pathlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from byoljax.config import Config, ConfigError, require_local, user_errors
 from byoljax.workdir import activity, run_dir
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
   from byoljax.protocols.extraction import EvalData
 
 log = logging.getLogger('byoljax')
+# Sets of which every image in a folder is one.
+_FOLDERS = ('folder', 'frames')
 
 
 def open_split(
@@ -50,7 +52,7 @@ def open_split(
     require_local('data.dir', config.data.dir)
   require_local('data.unlabelled', config.data.unlabelled)
   folders = [config.data.unlabelled]
-  if config.data.name in ('folder', 'frames'):
+  if config.data.name in _FOLDERS:
     folders.append(config.data.dir)
   for images in folders:
     if images and log_dir is not None:
@@ -160,13 +162,19 @@ def _say_once(text: str) -> None:
   run_dir.say(text)
 
 
-def require_outside(output: pathlib.Path, images: pathlib.Path) -> None:
+def require_no_image(out: str, data: Mapping[str, Any]) -> None:
+  """Raises ConfigError where a sheet would lie among the images of a configuration's data."""
+  if data['name'] in _FOLDERS and data['dir']:
+    require_outside(pathlib.Path(out), pathlib.Path(data['dir']), '--out')
+
+
+def require_outside(output: pathlib.Path, images: pathlib.Path, flag: str = '--workdir') -> None:
   """Raises ConfigError where what is written would be read as images at the next start."""
   inside, around = output.expanduser().resolve(), images.expanduser().resolve()
   if inside.is_relative_to(around):
     raise ConfigError(
       f"'{output}' lies within the images of config.data.dir='{images}': its pictures would count "
-      f'as such the next time. Choose a --workdir outside of them.'
+      f'as such the next time. Choose a {flag} outside of them.'
     )
 
 

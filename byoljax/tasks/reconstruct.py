@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from byoljax.config import ConfigError, user_errors
 from byoljax.report import table
+from byoljax.tasks import data as data_lib
 from byoljax.tasks import image_files
 from byoljax.tasks.command import RUN, Argument, Command
 from byoljax.workdir.run_dir import say
@@ -45,6 +46,7 @@ def reconstruct(
   with user_errors():
     directory = checkpoint.checkpoint_directory(run)
   painter = pictures.require_painter(directory.parent.parent)
+  data_lib.require_no_image(out, painter.config.data)
   files = image_files.named(images)
   if len(files) > count:
     say(f'{count} of {len(files)} images are shown: --count={len(files)} shows all.')

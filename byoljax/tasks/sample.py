@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from byoljax.config import ConfigError, user_errors
 from byoljax.suggest import unknown
+from byoljax.tasks import data as data_lib
 from byoljax.tasks.command import RUN, Command
 from byoljax.workdir.run_dir import say
 
@@ -46,6 +47,7 @@ def sample(
   with user_errors():
     directory = checkpoint.checkpoint_directory(run)
   sampler = samples.require_sampler(directory.parent.parent)
+  data_lib.require_no_image(out, sampler.config.data)
   images = sampler.draw(
     int(directory.name),
     Sampling(count, temperature=temperature, top_k=top_k, top_p=top_p),

@@ -13,6 +13,7 @@ import numpy as np
 
 from byoljax.config import ConfigError, user_errors
 from byoljax.report import table
+from byoljax.tasks import data as data_lib
 from byoljax.tasks import embed, image_files
 from byoljax.tasks.command import Argument, Command
 from byoljax.tasks.embed import Part
@@ -87,6 +88,7 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
   parts = embed.read_parts(where)
   if about['format'] != 'npz' or not parts:
     raise ConfigError(f"'{folder}' has no .npz parts: embed with --format=npz to search in it.")
+  data_lib.require_no_image(out, about['data'])
   queries = image_files.read(images, about['image_size'], about['data']['range'])
   embed_images = load.load(about['pretrained'], about['network'], about['tap'])
   found = nearest(np.asarray(embed_images(queries)), parts, count + _SPARE)

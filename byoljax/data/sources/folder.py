@@ -5,8 +5,9 @@ Split: a sub-folder `train` (or `training`) makes the folder a tree of splits wh
 its neighbors: there are such trains). Then it holds the training images, and the first of those
 four that has labels, else the first that has images, the test images. Where every class has such
 folders itself, `cat/train` and `cat/val`, these are the splits; where only some have, it is an
-error. Without `train`, every image belongs to the training split and there is no test split.
-Capital letters in the names of splits do not matter.
+error, and so it is where all folders say splits in another way, `train_set` and `test_set`. A
+folder around all of it does not count. Without `train`, every image belongs to the training split
+and there is no test split. Capital letters in the names of splits do not matter.
 
 Labels: the folders directly below the split's root are the classes when at least two hold images
 and more images lie in them, at any depth, than outside; those outside then have no label, and a
@@ -38,15 +39,12 @@ import os
 import numpy as np
 
 from byoljax.data.fields import Field
-from byoljax.data.sources import field_file, pixels, source, walk
+from byoljax.data.sources import field_file, pixels, source, split_folders, walk
 from byoljax.data.sources.image_file import SUFFIXES, UnreadableImageError
 from byoljax.data.sources.joined import join
 
 _FIELD_SUFFIXES = (*SUFFIXES, field_file.NPY)
 _IMAGES = 'images'
-_TRAIN = ('train', 'training')
-_TEST = ('test', 'val', 'valid', 'validation')
-_UNLABELLED = ('unlabelled', 'unlabeled')
 
 
 def top_folder(file: str) -> str:
@@ -84,8 +82,9 @@ def from_folder(
   if not os.path.isdir(root):
     kind = 'is a file' if os.path.exists(root) else 'does not exist'
     raise ValueError(f'{root} {kind}: config.data.dir must be a folder of images.')
-  train, tests = _splits_of(root)
-  others = _unlabelled_of(root, train)
+  root = split_folders.unwrapped(root)
+  train, tests = split_folders.splits_of(root)
+  others = split_folders.unlabelled_of(root, train)
   aside = tuple(f'{os.path.relpath(path, train)}/' for path in others)
   if fields:
     train, *others = (os.path.join(path, _IMAGES) for path in (train, *others))
@@ -96,7 +95,9 @@ def from_folder(
         f'images lie in a folder {_IMAGES!r} beside theirs.'
       )
   files, classes, notes = _scan(train, class_of, aside=aside)
-  inner = _inner_splits(root, files) if train == root and class_of is top_folder else None
+  inner = None
+  if train == root and class_of is top_folder:
+    inner = split_folders.inner_splits(root, files)
   if inner is not None:
     files = inner['test' if split == 'test' else 'train']
   elif split == 'test':
@@ -127,34 +128,6 @@ def every_image(path: str | os.PathLike) -> list[str]:
     ValueError: there is none.
   """
   return _images_below(os.path.abspath(os.path.expanduser(os.fspath(path)))).files
-
-
-def _splits_of(root: str) -> tuple[str, list[str]]:
-  """The folder with the training images, and the folders that may hold test images."""
-  there = {}
-  for name in sorted(os.listdir(root)):  # `Train` sorts before `train`, which is taken of both.
-    if os.path.isdir(os.path.join(root, name)):
-      there[name.lower()] = name
-  tests = [os.path.join(root, there[name]) for name in _TEST if name in there]
-  for name in [there[name] for name in _TRAIN if name in there]:
-    own = tuple(f'{there[folder]}/' for folder in (name.lower(), *_UNLABELLED) if folder in there)
-    if tests or all(file.startswith(own) for file in walk.walk(root).files):
-      return os.path.join(root, name), tests
-  return root, []
-
-
-def _unlabelled_of(root: str, train: str) -> list[str]:
-  """The folders with images without labels; none where the set consists of nothing else."""
-  named = [
-    os.path.join(place, name)
-    for place in dict.fromkeys((root, train))
-    for name in sorted(os.listdir(place))
-    if name.lower() in _UNLABELLED and os.path.isdir(os.path.join(place, name))
-  ]
-  found = [path for path in named if walk.walk(path).files]
-  prefixes = tuple(f'{os.path.relpath(path, train)}/' for path in found)
-  alone = found and all(file.startswith(prefixes) for file in walk.walk(train).files)
-  return [] if alone else found
 
 
 def _test_files(
@@ -214,34 +187,6 @@ def _images_below(root: str) -> walk.Found:
       f'{root} has no image in it: {held}; images end in {", ".join(SUFFIXES)}.{hint}'
     )
   return found
-
-
-def _inner_splits(root: str, files: Sequence[str]) -> dict[str, list[str]] | None:
-  """The files of 'train' and 'test' where every class has both (`cat/train`, `cat/val`), else None.
-
-  Raises:
-    ValueError: only some of the images lie so.
-  """
-  parts = [file.lower().split('/')[:2] if file.count('/') > 1 else ['', ''] for file in files]
-  seen = {second for _, second in parts}
-  tests = [name for name in _TEST if name in seen]
-  both = {top for top, second in parts if second in _TRAIN} & {
-    top for top, second in parts if second in tests
-  }
-  if not both:
-    return None
-  for file, (_, second) in zip(files, parts, strict=True):
-    if second not in (*_TRAIN, *tests):
-      name = file.split('/')[0]
-      raise ValueError(
-        f'{root}: some folders, such as {min(both)}, have training and test images of their own, '
-        f'but {file} lies in neither. Arrange all as {name}/train and {name}/{tests[0]}, or as '
-        f'train/{name} and {tests[0]}/{name}; without such folders all are training images.'
-      )
-  return {
-    'train': [f for f, (_, second) in zip(files, parts, strict=True) if second in _TRAIN],
-    'test': [f for f, (_, second) in zip(files, parts, strict=True) if second == tests[0]],
-  }
 
 
 def _make(
@@ -312,7 +257,9 @@ def _fields_of(
     own = [os.path.join(root, by_stem[os.path.splitext(file)[0]]) for file in files]
     like = field
     if field.kind == 'image':
-      seen, _ = pixels.image_field(own, lambda row, own=own: source.bytes_of(own[row]), range_, root)
+      seen, _ = pixels.image_field(
+        own, lambda row, own=own: source.bytes_of(own[row]), range_, root
+      )
       like = dataclasses.replace(seen, name=field.name)
     try:
       like = field_file.like(like, source.bytes_of(own[0]))

@@ -39,7 +39,7 @@ def walk(root: str, suffixes: tuple[str, ...] = SUFFIXES) -> Found:
       continue
     deeper = []
     for entry in here:
-      if _is_folder(entry):
+      if is_folder(entry):
         deeper.append((entry.path, f'{prefix}{entry.name}/'))
       elif entry.name.lower().endswith(suffixes):
         files.append(prefix + entry.name)
@@ -83,7 +83,8 @@ def notes(root: str, others: Counter[str], runs: int) -> tuple[str, ...]:
   return tuple(found)
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def is_folder(entry: os.DirEntry) -> bool:
+  """Whether this is a folder, or a link to one."""
   try:
     return entry.is_dir()
   except OSError:  # a link that leads to itself

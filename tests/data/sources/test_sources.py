@@ -663,6 +663,41 @@ def test_capital_letters_in_the_names_of_splits(tmp_path):
   assert folder.from_folder(tmp_path, 'test').locate(0) == str(tmp_path / 'VAL/cat/1.png')
 
 
+@pytest.mark.parametrize(
+  'inside', ['train/{}/{}.png val/{}/{}.png', '{}/train/{}.png {}/test/{}.png']
+)
+def test_a_folder_around_the_splits_does_not_count(tmp_path, inside):
+  """As an archive unpacks; folders beside it, or images, make it a class or the like."""
+  for kind in ('ant', 'cat'):
+    _write(tmp_path, *(f'images/all/{path}'.format(kind, 1) for path in inside.split()))
+  train, test = (folder.from_folder(tmp_path, split) for split in ('train', 'test'))
+  assert train.size == test.size == 2 and train.class_names == test.class_names == ('ant', 'cat')
+  _write(tmp_path, 'images/1.png')
+  assert folder.from_folder(tmp_path, 'train').labels is None
+
+
+@pytest.mark.parametrize(
+  ('paths', 'message'),
+  [
+    ('train_set/ant/1.png test-set/cat/1.png', 'train_set and test-set seem to be'),
+    ('train2017/1.png val2017/1.png', 'train2017 and val2017 seem to be'),
+    ('ant_train/1.png ant_test/2.png cat_train/1.png', 'ant_train and ant_test seem to be'),
+    ('ant/my_train/1.png cat/my_val/1.png', 'my_train and my_val seem to be'),
+    ('ant/train/1.png cat/val/1.png', 'train and val seem to be'),
+    ('val/ant/1.png test/ant/1.png', 'nothing but test images, in test, val: put training'),
+  ],
+)
+def test_splits_that_are_said_otherwise_are_refused(tmp_path, paths, message):
+  _write(tmp_path, *paths.split())
+  with pytest.raises(ValueError, match=message):
+    folder.from_folder(tmp_path, 'train')
+
+
+def test_classes_may_have_such_words_in_their_names(tmp_path):
+  _write(tmp_path, 'bullet_train/1.png', 'test_tube/1.png', 'valley/1.png')
+  assert folder.from_folder(tmp_path, 'train').num_classes == 3
+
+
 def test_what_is_not_read_is_counted_by_kind(tmp_path):
   _write(tmp_path, 'a/1.png', 'b/2.jpg', 'a/x.xcf', 'a/y.XCF', 'b/z.txt', 'README')
   (note,) = folder.from_folder(tmp_path, 'train').notes
