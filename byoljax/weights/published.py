@@ -24,7 +24,8 @@ _DINOV3 = ('small', 'small_plus', 'base', 'large', 'huge_plus', '7b')
 _DINOV3_FILES = "dinov3_vits16_pretrain_lvd1689m-08c60483.pth, Hugging Face's model.safetensors"
 
 PUBLISHED = (
-  Published('torchvision', (*_RESNETS, 'alexnet_plain'), 'resnet50-11ad3fa6.pth, alexnet-*.pth'),
+  Published('torchvision', (*_RESNETS, 'alexnet_plain'),
+            'resnet50-11ad3fa6.pth, alexnet-owt-7be5be79.pth'),
   Published('MoCo v1 and v2', ('resnet50',), 'moco_v2_800ep_pretrain.pth.tar'),
   Published(
     'MoCo v3', ('resnet50', 'vit_small', 'vit_base'), 'r-50-1000ep.pth.tar, vit-s-300ep.pth.tar'
