@@ -184,13 +184,16 @@ def spread(values: list[float]) -> str:
   return text + (f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else '')
 
 
-def parser(doc: str | None, what: str, names: Sequence[str]) -> argparse.ArgumentParser:
-  """The options that all have: `--<what>` chooses among the names."""
+def parser(
+  doc: str | None, what: str, names: Sequence[str], *, timed: bool = True
+) -> argparse.ArgumentParser:
+  """The options that all have: `--<what>` chooses among the names; `timed`: `--seconds`, too."""
   made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawTextHelpFormatter)
   made.add_argument(f'--{what}', dest='names', nargs='+', default=list(names))
   made.add_argument('--scale', default='shapes', help='of the recipes (default: shapes)')
   made.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-  made.add_argument('--seconds', type=float, default=60.0, help='CPU time of the steps')
+  if timed:
+    made.add_argument('--seconds', type=float, default=60.0, help='CPU time of the steps')
   made.add_argument('--out', type=pathlib.Path, required=True)
   made.add_argument('override', nargs='*', help='-- train.batch_size=32 ...')
   return made
@@ -216,8 +219,9 @@ def run_missing(
   path = options.out / 'results.json'
   runs: list[dict[str, Any]] = json.loads(path.read_text())['runs'] if path.exists() else []
   done = {(run['name'], run['seed']) for run in runs}
-  about = {
-    'seconds': options.seconds, 'scale': options.scale, 'processor': processor(),
+  lengths = {name: getattr(options, name) for name in ('seconds', 'length') if name in options}
+  about = lengths | {
+    'scale': options.scale, 'processor': processor(),
     'override': [place_free(text) for text in options.override],
     'versions': {'jax': jax.__version__, 'jaxlib': jaxlib.__version__}, **about,
   }  # fmt: skip

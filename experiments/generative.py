@@ -19,25 +19,22 @@ Written are results.json, after every run, table.md and a sheet of samples of th
 
 import argparse
 import functools
-import json
 import pathlib
 import time
 from typing import Any
 
-from collect import processor
 import equal_time
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 
-from byoljax.devices import xla
-from byoljax.encoders import load, samples
+from byoljax.data.batches import pipeline
+from byoljax.data.sources.source import Source
+from byoljax.encoders import likelihood, load, samples
 from byoljax.encoders.encoder import random_encoder
 from byoljax.encoders.stored_method import StoredMethod
 from byoljax.losses import likelihoods
 from byoljax.main import main as byoljax_main
-from byoljax.models.token_transformer import generate
 from byoljax.ops import readouts
 from byoljax.ops.sampling import Sampling
 from byoljax.protocols import finetune
@@ -57,12 +54,14 @@ RUNS = {
   'dvae': ('dvae', '', ''),
   'prior on vq_vae': ('prior', '', 'vq_vae'),
   'prior on vq_vae, by class': ('prior', 'class', 'vq_vae'),
+  'pixelcnn prior on vq_vae, by class': ('prior', 'class,pixelcnn', 'vq_vae'),
   'vq_gan hybrid': ('prior', 'vq_gan', 'vq_gan'),
   'dalle hybrid': ('prior', 'dalle', 'dvae'),
+  'beit': ('beit', '', 'vq_vae'),
   'byol': ('byol', '', ''),
 }
 MEASURED, BATCH, BY_CLASS, SHOWN = 512, 64, 16, 64  # images
-TOLD = ('bits_per_dim', 'psnr', 'perplexity', 'codes_used')
+TOLD = ('psnr', 'perplexity', 'codes_used', 'masked_accuracy')
 
 
 def home_of(name: str, seed: int, options: argparse.Namespace) -> pathlib.Path:
@@ -92,18 +91,31 @@ def trained(name: str, seed: int, options: argparse.Namespace) -> pathlib.Path:
   return home
 
 
-def test_images(config: Any) -> np.ndarray:
-  """The first test images, uint8 [n, S, S, C]."""
-  _, test = equal_time.splits(config)
-  return test.read(np.arange(min(MEASURED, test.size)))[0]
+def read(stored: StoredMethod, source: Source, most: int) -> tuple[np.ndarray, np.ndarray]:
+  """The first images, at the size of evaluations, uint8 [n, S, S, C], and labels int32 [n]."""
+  some = source.subset(np.arange(min(most, source.size)))
+  batches = pipeline.eval_batches(
+    some, image_size=stored.preprocessing.image_size, batch_size=BATCH
+  )
+  given = [(batch['image'][batch['valid']], batch['label'][batch['valid']]) for batch in batches]
+  images, labels = (np.concatenate(each) for each in zip(*given, strict=True))
+  return images, labels
 
 
-def on_test_images(stored: StoredMethod, state: Any) -> dict[str, float]:
-  """The means of what the loss measures; nothing of a method of several views."""
-  method, images = stored.method, test_images(stored.config)
-  loss = method.phases[0].loss if method.phases else method.loss
+def on_test_images(
+  home: pathlib.Path, stored: StoredMethod, step: int, state: Any
+) -> dict[str, float]:
+  """Bits per dimension in evaluation mode, and the means of what else a loss of one view tells."""
+  _, test = equal_time.splits(stored.config)
+  found = {}
+  scorer = likelihood.scorer(home)
+  if scorer is not None:
+    some = test.subset(np.arange(min(MEASURED, test.size)))
+    found['bits_per_dim'] = float(scorer.score(step, some).mean())
   if len(stored.specs) > 1:
-    return {}
+    return found
+  method = stored.method
+  loss = method.phases[0].loss if method.phases else method.loss
 
   @jax.jit
   def measure(views: jax.Array, label: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
@@ -112,23 +124,24 @@ def on_test_images(stored: StoredMethod, state: Any) -> dict[str, float]:
     seen = method.transform(batch, key, jnp.int32(0))
     return loss(*state, seen, key, jnp.int32(0))[1].metrics
 
-  found = []
-  _, test = equal_time.splits(stored.config)
-  labels = np.asarray(test.read(np.arange(len(images)))[1], np.int32)
+  images, labels = read(stored, test, MEASURED)
+  told = []
   for start in range(0, len(images) - BATCH + 1, BATCH):
     part = slice(start, start + BATCH)
     views = stored.preprocessing.normalize(images[part])
-    found.append(measure(views, labels[part], jax.random.key(start)))
-  return {name: float(np.mean([each[name] for each in found])) for name in TOLD if name in found[0]}
+    told.append(measure(views, labels[part], jax.random.key(start)))
+  for name in TOLD:
+    if told and name in told[0]:
+      found[name] = float(np.mean([each[name] for each in told]))
+  return found
 
 
-def without_network(config: Any, levels: int) -> dict[str, float]:
+def without_network(stored: StoredMethod) -> dict[str, float]:
   """Bits per dimension of uniform and of independent numbers, fitted to the training images."""
-  train, _ = equal_time.splits(config)
-  images = train.read(np.arange(min(4 * MEASURED, train.size)))[0]
+  levels = stored.config.method.levels
   given, truth = (
-    np.asarray(likelihoods.levels_of(jnp.asarray(x) / 255.0, levels))
-    for x in (images, test_images(config))
+    np.asarray(likelihoods.levels_of(jnp.asarray(read(stored, source, most)[0]) / 255.0, levels))
+    for source, most in zip(equal_time.splits(stored.config), (4 * MEASURED, MEASURED), strict=True)
   )
   bits = []
   for color in range(given.shape[-1]):
@@ -166,20 +179,21 @@ def share_of_class(sampler: Any, step: int, options: argparse.Namespace) -> dict
 
 
 def codes_in_a_second(stored: StoredMethod, state: Any) -> dict[str, float]:
-  """Of a prior, with and without the cache, compilation not counted."""
+  """Of a prior, with and without the cache that a transformer has, compilation not counted."""
   params, _ = state
   encoder, head = stored.method.net.parts[0][2], stored.method.net.parts[1][2]
-  condition = jnp.zeros((BY_CLASS, 1), jnp.int32) if encoder.classes else None
+  condition = jnp.zeros(BY_CLASS, jnp.int32) if encoder.classes else None
+  ways: dict[str, dict[str, bool]] = {'without': {}}
+  if stored.config.method.network == 'transformer':
+    ways = {'with cache': {'cached': True}, 'without': {'cached': False}}
   found = {}
-  for name, cached in (('with cache', True), ('without', False)):
+  for name, how in ways.items():
 
     @jax.jit
-    def draw(key: jax.Array, cached: bool = cached) -> jax.Array:
-      tables = jax.tree.map(jnp.asarray, params)
-      return generate(
-        encoder.model, tables['encoder']['transformer'], head, tables['head'], key,
-        Sampling(BY_CLASS), condition=condition, cached=cached,
-      )  # fmt: skip
+    def draw(key: jax.Array, how: Any = how) -> jax.Array:
+      return encoder.generate(
+        params['encoder'], head, params['head'], key, Sampling(BY_CLASS), condition=condition, **how
+      )
 
     draw(jax.random.key(0)).block_until_ready()
     began = time.perf_counter()
@@ -192,22 +206,22 @@ def one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
   """A run: what it costs, measures, draws and has learned."""
   began = time.process_time()
   home = trained(name, seed, options)
-  found: dict[str, Any] = {'name': name, 'seed': seed, 'cpu_s': time.process_time() - began}
+  found: dict[str, Any] = {'cpu_s': time.process_time() - began}
   step = checkpoint.finished_steps(home)[-1]
   stored = samples.Sampler.of(home)
   assert stored is not None
   train, _ = equal_time.splits(stored.config)
   state = stored.stored(step, train)
-  found['test'] = on_test_images(stored, state)
+  found['test'] = on_test_images(home, stored, step, state)
   if 'levels' in stored.config.method:
-    found['without'] = without_network(stored.config, stored.config.method.levels)
+    found['without'] = without_network(stored)
   if stored.method.sample is not None:
     images = stored.draw(step, Sampling(SHOWN))
     if seed == options.seeds[0]:
       drawn.grid(options.out / f'{home.name.rpartition("-")[0]}.png', images)
   if stored.config.method.get('condition') == 'class':
     found['classes'] = share_of_class(stored, step, options)
-  if RUNS[name][2]:
+  if RUNS[name][0] == 'prior':
     found['codes_per_s'] = codes_in_a_second(stored, state)
   for network in ('online', 'random'):
     encoder = load.load_taps(str(home), network, ()).encoder
@@ -248,38 +262,12 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-  """Runs what is missing, and writes the folder after each."""
-  parser = argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-  )
-  parser.add_argument('--methods', nargs='+', default=list(RUNS))
-  parser.add_argument('--scale', default='shapes', help='of the recipes (default: shapes)')
+  """Runs what is missing."""
+  parser = equal_time.parser(__doc__, 'methods', list(RUNS), timed=False)
+  parser.set_defaults(seeds=[0])
   parser.add_argument('--length', default='10 epochs', help='of each run (default: 10 epochs)')
-  parser.add_argument('--seeds', type=int, nargs='+', default=[0])
   parser.add_argument('--work', type=pathlib.Path, default=pathlib.Path('runs/generative'))
-  parser.add_argument('--out', type=pathlib.Path, required=True)
-  parser.add_argument('override', nargs='*', help='-- train.batch_size=32 ...')
-  options = parser.parse_args()
-  xla.set_defaults()
-  xla.keep_programs()
-  options.out.mkdir(parents=True, exist_ok=True)
-  path = options.out / 'results.json'
-  runs: list[dict[str, Any]] = json.loads(path.read_text())['runs'] if path.exists() else []
-  done = {(run['name'], run['seed']) for run in runs}
-  about = {
-    'length': options.length, 'scale': options.scale, 'processor': processor(),
-    'override': options.override,
-    'versions': {'jax': jax.__version__, 'jaxlib': jaxlib.__version__},
-  }  # fmt: skip
-  for seed in options.seeds:
-    for name in options.methods:
-      if (name, seed) in done:
-        continue
-      print(f'{name}, seed {seed}', flush=True)
-      runs.append(one(name, seed, options))
-      path.write_text(json.dumps(about | {'runs': runs}, indent=1) + '\n')
-      (options.out / 'table.md').write_text(table(runs))
-  print(table(runs))
+  equal_time.run_missing(parser.parse_args(), one, table)
 
 
 if __name__ == '__main__':

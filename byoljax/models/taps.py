@@ -81,8 +81,9 @@ def pooled(x: jax.Array, pool: str | None = 'cls') -> jax.Array:
   """One vector an image, float32 [b,D], from any tap; or the tap as it is.
 
   Args:
-    x: [b,D], which stays as it is; a feature map [b,h,w,C], averaged over h and w; or the tokens of
-      a vision transformer [b,1 + patches,D].
+    x: [b,D], which stays as it is; a feature map [b,h,w,C], averaged over h and w, or one of
+      several vectors a place [b,h,w,M,C], of which the averages stand side by side; or the tokens
+      of a vision transformer [b,1 + patches,D].
     pool: of tokens: 'cls', the class token, or 'mean', the patches' mean, as the encoder itself
       does it. 'none' or None: maps and tokens stay as they are.
 
@@ -94,8 +95,8 @@ def pooled(x: jax.Array, pool: str | None = 'cls') -> jax.Array:
   x = x.astype(jnp.float32)
   if pool in (None, 'none'):
     return x
-  if x.ndim == 4:
-    return x.mean((1, 2))
+  if x.ndim > 3:
+    return x.mean((1, 2)).reshape(len(x), -1)
   if x.ndim == 3:
     return x[:, 0] if pool == 'cls' else x[:, 1:].mean(1)
   return x

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.models import pixelcnn
+from byoljax.models import pixelcnn, taps
 from byoljax.models.net import stack
 from byoljax.models.pixelcnn import CausalConv, PixelCNN, PixelHead, Size
 
@@ -89,3 +89,10 @@ def test_nothing_beyond_the_reach_is_seen(gated):
   rows, columns = np.nonzero(depends)
   assert rows.min() >= side - 1 - module.reach
   assert np.abs(columns - middle).max() <= module.reach
+
+
+def test_the_logits_of_all_colors_are_read_as_one_vector():
+  """What `byoljax layers` does with the last tap: averages over places, color by color."""
+  x = np.random.default_rng(0).normal(size=(2, 4, 5, COLORS, LEVELS)).astype(np.float32)
+  found = taps.pooled(jnp.asarray(x))
+  np.testing.assert_allclose(found, x.mean((1, 2)).reshape(2, -1), atol=1e-6)
