@@ -28,6 +28,7 @@ def _protocol(protocol: str, optim: dict, detector: dict, **changes) -> dict:
     'frozen': False,  # whether the encoder stays as it is
     'batch_norm': 'batch',  # or 'frozen': the running statistics of pretraining
     'crop_scale': (0.5, 1.0),
+    'fit': 'pad',  # how whole images become squares: filled up, or 'stretch'
     'detector': {
       'kind': 'fpn',  # or 'c4': regions go through a ResNet's last stage
       'taps': (),  # which maps; () = the last one of each size from a stride of 4 on
@@ -89,7 +90,7 @@ def get_config(arg: str = '') -> ConfigDict:
       # The field with the boxes, 'name:boxes:how many at most'; '' = as the data are.
       'boxes': '',
       'images': 0,  # how many training images; 0 = all
-      'image_size': 0,  # 0 = as in pretraining; whole images are stretched to squares
+      'image_size': 0,  # side of the squares; 0 = as in pretraining
       'detect': PROTOCOLS[named],
       'log': {'every': '50 steps', 'tensorboard': False, 'csv': False, 'verbose': False},
     }

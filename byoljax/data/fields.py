@@ -46,6 +46,7 @@ class Field:
     dtype: of the numbers in the source: uint8, uint16, int32 or float32; filled in by the source.
     names: of the classes of boxes, where the source knows them.
     range: of an image of float32: which numbers are black and white, see `data.sources.pixels`.
+    square: of an image: whether files are filled up to squares, see `data.sources.squared`.
 
   Raises:
     ValueError: an unknown kind or resampling, or a name that batches use for something else.
@@ -58,6 +59,7 @@ class Field:
   dtype: str = ''
   names: tuple[str, ...] = ()
   range: str = ''
+  square: bool = False
 
   def __post_init__(self):
     """Checks the kind and fills in its resampling."""

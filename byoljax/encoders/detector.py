@@ -42,11 +42,12 @@ class DetectorModel:
 
   Attributes:
     encoder: options of the encoder, as in `config.encoder`.
-    preprocessing: of its images, which are whole and stretched to its `image_size`.
+    preprocessing: of its images, squares of its `image_size` that show whole images.
     detector: see `faster_rcnn.Detector`.
     params: parameters by role.
     bn: running statistics by role.
     classes: names.
+    fit: how images of other shapes become squares, see `protocols.found_boxes.FITS`.
     protocol: how it was made and what it scored, for JSON.
   """
 
@@ -56,6 +57,7 @@ class DetectorModel:
   params: PyTree
   bn: PyTree
   classes: tuple[str, ...]
+  fit: str
   protocol: Mapping[str, Any]
 
   @functools.cached_property
@@ -108,6 +110,7 @@ def save(model: DetectorModel, path: str | os.PathLike[str]) -> pathlib.Path:
   about = {
     'format': _FORMAT,
     'classes': list(model.classes),
+    'fit': model.fit,
     'encoder': dict(model.encoder),
     'detector': model.detector._asdict() | {'found': list(model.detector.found)},
     'preprocessing': model.preprocessing._asdict(),
@@ -139,6 +142,7 @@ def load(path: str | os.PathLike[str]) -> DetectorModel:
       {},
       {},
       tuple(about['classes']),
+      about.get('fit', 'stretch'),  # As all detectors were before.
       about['protocol'],
     )
     with user_errors(f"the network of '{home}'"):

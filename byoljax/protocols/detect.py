@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byoljax.config import ConfigError, user_errors
+from byoljax.config import ConfigError, choose, user_errors
 from byoljax.data.augment import device
 from byoljax.data.sources import field_file, image_file
 from byoljax.data.sources import pixels as pixels_lib
@@ -20,7 +20,7 @@ from byoljax.evals import features
 from byoljax.evals.detection import Detections, Objects
 from byoljax.methods.supervised import detection
 from byoljax.models import faster_rcnn
-from byoljax.protocols import extraction, training
+from byoljax.protocols import extraction, found_boxes, training
 from byoljax.protocols.extraction import EvalData
 from byoljax.step import TrainState
 from byoljax.train.record import Logging
@@ -42,6 +42,7 @@ class DetectProtocol:
     frozen: whether the encoder stays as it is.
     batch_norm: 'batch', or 'frozen' for the running statistics of pretraining.
     crop_scale: smallest and largest share of the area that a crop keeps.
+    fit: how whole images become squares, a key of `found_boxes.FITS`.
     detector: fields of `methods.supervised.detection.Detector`.
     seed: of the order, the crops, the heads and what losses see.
   """
@@ -53,6 +54,7 @@ class DetectProtocol:
   frozen: bool
   batch_norm: str
   crop_scale: tuple[float, float]
+  fit: str
   detector: Mapping[str, Any]
   seed: int
 
@@ -161,7 +163,8 @@ def fit(
   """
   run = make_run(encoder, data, len(classes), protocol, logging)
   state = training.train(run, workdir, logging)
-  found = detections(run, state, data.test, data)
+  found = detections(run, state, found_boxes.fitted(data.test, protocol.fit), data)
+  found = found_boxes.restored(found, data.test, protocol.fit)
   result = scores(found, data.test, len(classes))
   result |= {
     'train_images': data.train.size,
@@ -193,6 +196,7 @@ def _model(
     params,
     bn,
     classes,
+    protocol.fit,
     {'data': data.train.name, 'fingerprint': data.train.fingerprint, 'result': dict(result)},
   )
 
@@ -202,7 +206,9 @@ def make_run(
 ) -> Run:
   """The training run of a detector; raises ConfigError as `fit`, before anything is computed."""
   with user_errors():
+    choose('detect.fit', protocol.fit, found_boxes.FITS)
     fields = [FIELD, *([KINDS] if _has(data.train, KINDS) else [])]
+    train = found_boxes.fitted(data.train, protocol.fit)
 
   def method(setting: Any) -> Any:
     return detection.build(
@@ -215,7 +221,7 @@ def make_run(
     )
 
   chosen = training.set_up(
-    data.train,
+    train,
     data,
     optimizer=protocol.optim,
     length=protocol.length,
@@ -225,7 +231,7 @@ def make_run(
     where='detect',
   )
   return training.classifier_run(
-    data.train, data, method, chosen, encoder=encoder, seed=protocol.seed, fields=fields
+    train, data, method, chosen, encoder=encoder, seed=protocol.seed, fields=fields
   )
 
 

@@ -1,8 +1,14 @@
-"""What a detector finds in images that nobody has labelled, and those images to be shown."""
+"""What a detector finds in images of any shape, in these images' fractions; and they to be shown.
+
+A detector sees squares. `FITS` are the ways into them: 'pad' keeps what things look like and fills
+an image up to a square, 'stretch' leaves no pixel unused.
+"""
+
+from collections.abc import Mapping
 
 import numpy as np
 
-from byoljax.data.sources import image_file, pixels
+from byoljax.data.sources import image_file, pixels, squared
 from byoljax.data.sources.source import Source
 from byoljax.encoders.detector import DetectorModel
 from byoljax.evals import features
@@ -10,7 +16,21 @@ from byoljax.models.faster_rcnn import DETECTIONS
 from byoljax.protocols import extraction
 from byoljax.protocols.extraction import EvalData
 
+FITS = ('pad', 'stretch')
 _SIDE = 480  # Of images that are shown.
+
+
+def fitted(source: Source, fit: str) -> Source:
+  """The source as a detector is to see it, see `FITS`."""
+  return squared.squared(source) if fit == 'pad' else source
+
+
+def restored(found: Mapping[int, np.ndarray], source: Source, fit: str) -> dict[int, np.ndarray]:
+  """Detections {index: [most, 6]} in a fitted source's squares, in fractions of its own images."""
+  if fit != 'pad':
+    return dict(found)
+  size = sizes(source, np.array(sorted(found), np.int64))
+  return {row: squared.restored(rows, size[row]) for row, rows in found.items()}
 
 
 def find(model: DetectorModel, source: Source, *, batch_size: int = 32) -> dict[int, np.ndarray]:
@@ -18,13 +38,14 @@ def find(model: DetectorModel, source: Source, *, batch_size: int = 32) -> dict[
 
   Args:
     model: see `DetectorModel`.
-    source: images of any size; they are stretched to the model's.
+    source: images of any size.
     batch_size: global; it does not change results.
   """
   shape = model.preprocessing
   size = extraction.fit_to_devices(min(batch_size, source.size))
-  data = EvalData(source, source, shape.image_size, shape.mean, shape.std, batch_size=size)
-  batches = features.with_index_as_label(extraction.eval_batches(source, data, whole=True))
+  seen = fitted(source, model.fit)
+  data = EvalData(seen, seen, shape.image_size, shape.mean, shape.std, batch_size=size)
+  batches = features.with_index_as_label(extraction.eval_batches(seen, data, whole=True))
   extract = features.make_extractor(model.embed, shape.normalize, tap=DETECTIONS)
   try:
     found, index = extract(model.params, model.bn, batches)
@@ -32,7 +53,8 @@ def find(model: DetectorModel, source: Source, *, batch_size: int = 32) -> dict[
     if len(source.unreadable) < source.size:
       raise
     return {}
-  return {int(row): own.reshape(-1, 6) for row, own in zip(index, found, strict=True)}
+  made = {int(row): own.reshape(-1, 6) for row, own in zip(index, found, strict=True)}
+  return restored(made, source, model.fit)
 
 
 def pictures(source: Source, rows: np.ndarray) -> dict[int, np.ndarray]:

@@ -15,7 +15,7 @@ from byoljax.data.sources import arrays
 from byoljax.encoders import detector
 from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.methods.supervised import detection
-from byoljax.protocols import detect
+from byoljax.protocols import detect, found_boxes
 from byoljax.protocols.extraction import EvalData
 from byoljax.report import boxes as boxes_lib
 from byoljax.tasks import detect as detect_task
@@ -94,12 +94,13 @@ def test_a_stored_detector_finds_the_same(tmp_path):
   encoder = random_encoder({'name': 'small'}, Preprocessing((0.5,) * 3, (0.25,) * 3, 32), 0)
   settings = detection.detector_of(PROTOCOLS['small']['detector'])
   model = detector.DetectorModel(encoder.fields, encoder.preprocessing, settings, {}, {},
-                                 ('dark', 'bright'), {'result': 1})  # fmt: skip
+                                 ('dark', 'bright'), 'stretch', {'result': 1})  # fmt: skip
   params, bn = model.stages.whole.init(jax.random.key(0), encoder.preprocessing.example())
   model = dataclasses.replace(model, params=params, bn=bn)
   detector.save(model, tmp_path / 'online' / 'detector')
   again = detector.load(tmp_path)
   assert again.classes == model.classes and again.detector == model.detector
+  assert again.fit == 'stretch'
   photos = tmp_path / 'photos'
   photos.mkdir()
   images = squares(3, 5).read(np.arange(3))[0]
@@ -131,6 +132,23 @@ def test_a_stored_detector_finds_the_same(tmp_path):
   boxes_lib.write_table(csv, [('a.png', (10, 20), boxes_lib.boxes_of(rows[:1]))], model.classes)
   header, line = csv.read_text().splitlines()
   assert header == ','.join(boxes_lib.COLUMNS) and line.startswith(f'a.png,{best["class"]},')
+
+
+def test_boxes_of_squares_come_back_to_their_images(monkeypatch):
+  """A detector that finds a fixed box in the square tells it in fractions of the image."""
+  images = np.zeros((2, 16, 32, 3), np.uint8)
+  source = arrays.from_arrays(images, None, name='wide', class_names=())
+  in_square = np.array([[0.25, 0.5, 0.75, 1, 0, 0.9], [0.6, 0, 0.9, 1, 1, 0.8]], np.float32)
+  found = found_boxes.restored({0: in_square, 1: in_square}, source, 'pad')
+  # The image is the upper half: what lies below it is gone, what reaches beyond is cut off.
+  due = np.array([[0.5, 0.5, 1, 1, 0, 0.9], [0, 0, 0, 0, -1, 0.8]], np.float32)
+  np.testing.assert_allclose(found[1], due, atol=1e-6)
+  assert found_boxes.restored({0: in_square}, source, 'stretch')[0] is in_square
+  assert detect.pixels(found[0], (16, 32)).boxes.tolist() == [[8, 16, 16, 32]]
+  with pytest.raises(ConfigError, match="unknown detect.fit 'crop'"):
+    encoder = random_encoder({'name': 'small'}, Preprocessing((0.5,) * 3, (0.25,) * 3, 32), 0)
+    data = EvalData(source, source, 32, (0.5,) * 3, (0.25,) * 3, batch_size=16)
+    detect.make_run(encoder, data, 2, protocol(fit='crop'), Logging())
 
 
 def test_scores_that_only_one_start_has_are_a_dash():

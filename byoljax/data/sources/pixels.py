@@ -131,11 +131,15 @@ def inspect(data: bytes, field: Field) -> tuple[int, int, int]:
     UnreadableImageError: no image, or one with other bands.
   """
   if field.dtype == IMAGE.dtype:
-    return image_file.inspect(data)
-  found = numbers_file.header(data)
-  if found.bands != field.channels:
-    raise UnreadableImageError(f'it has {found.bands} bands, not {field.channels}')
-  return image_file.PILLOW, found.height, found.width
+    kind, height, width = image_file.inspect(data)
+  else:
+    found = numbers_file.header(data)
+    if found.bands != field.channels:
+      raise UnreadableImageError(f'it has {found.bands} bands, not {field.channels}')
+    kind, height, width = image_file.PILLOW, found.height, found.width
+  if field.square:  # Only `decode` fills it up.
+    return image_file.PILLOW, max(height, width), max(height, width)
+  return kind, height, width
 
 
 def decode(data: bytes, field: Field) -> np.ndarray:
@@ -145,11 +149,19 @@ def decode(data: bytes, field: Field) -> np.ndarray:
     UnreadableImageError: as `inspect`, or the file is damaged, or `to_unit` cannot scale it.
   """
   if field.dtype == IMAGE.dtype:
-    return image_file.decode(data)
-  made = to_unit(numbers_file.read(data), field.range)
-  if made.shape[2] != field.channels:
-    raise UnreadableImageError(f'it has {made.shape[2]} bands, not {field.channels}')
-  return made
+    made = image_file.decode(data)
+  else:
+    made = to_unit(numbers_file.read(data), field.range)
+    if made.shape[2] != field.channels:
+      raise UnreadableImageError(f'it has {made.shape[2]} bands, not {field.channels}')
+  return filled_up(made[None])[0] if field.square else made
+
+
+def filled_up(images: np.ndarray) -> np.ndarray:
+  """Images [n, H, W, C] with black below or on the right, [n, S, S, C] for S = max(H, W)."""
+  height, width = images.shape[1:3]
+  side = max(height, width)
+  return np.pad(images, [(0, 0), (0, side - height), (0, side - width), (0, 0)])
 
 
 def image_field(

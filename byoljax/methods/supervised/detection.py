@@ -10,10 +10,10 @@ Frozen, everything that comes from the encoder runs in evaluation mode and keeps
 'c4' this includes the last stage, of which regions have a copy of their own.
 
 Different from the authors' code: RoIAlign for RoIPool, as in all newer tables; losses per image
-(`losses.detection`); square views, into which whole images are stretched, where they keep their
-aspect with a short side of 480 to 800 pixels: overlaps of boxes do not change by that, what things
-look like does. Crowds (field of kinds, see `evals.detection`) are not trained on; what is difficult
-is.
+(`losses.detection`); square views of one size, crops of images that are filled up to squares or
+stretched, where whole images have a short side of 480 to 800 pixels. Anchors beyond an image are
+examples of nothing, as those of batches in torchvision. Crowds (field of kinds, see
+`evals.detection`) are not trained on; what is difficult is.
 """
 
 from collections.abc import Mapping, Sequence
