@@ -1,5 +1,6 @@
 """BEiT: the codes that are named, what of the image is seen, sizes that differ, refusals."""
 
+import dataclasses
 import functools
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from byoljax.method import transformed
 from byoljax.methods.generative.beit import side_for
 from byoljax.models import vit
+from tests.methods import test_contract
 from tests.methods.test_contract import SIZE, TinyEncoder, _codec, batch_of, make
 
 NAME, STEP, KEY = 'beit', jnp.int32(0), jax.random.key(0)
@@ -61,16 +63,34 @@ def test_hidden_pixels_are_not_seen_and_others_are():
   assert abs(float(learn(params, shown)[0] - value)) > 1e-4
 
 
-def test_the_codec_is_given_images_with_as_many_codes_as_patches():
-  """The tiny codec has 2 pixels a code."""
-  assert side_for(_codec(), SIZE, 4) == SIZE
-  assert side_for(_codec(), 4 * SIZE, 4) == SIZE
-  method = make(NAME, axis=None)
-  images = np.repeat(np.repeat(BATCH['views'][0], 2, 1), 2, 2)
-  batch = BATCH | {'views': (images,)}
-  # 16 pixels in patches of 2 are 8 x 8: the codec sees them as they are.
-  seen = jax.eval_shape(lambda batch: transformed(method, batch, KEY, STEP), batch)
-  assert seen['asked'].shape == (6, 8, 8)
+def test_the_codec_is_given_images_with_as_many_codes_as_patches(monkeypatch):
+  """The tiny codec has 2 pixels a code: beside patches of 4 it sees half of 16 pixels."""
+  assert side_for(_codec(), SIZE, 4) == SIZE and side_for(_codec(), 2 * SIZE, 4) == SIZE
+
+  def coarse(bn_axis, bn_groups=0, dtype=jnp.float32):
+    del bn_axis, bn_groups
+    return vit.ViT(vit.Size(8, 1, 2, patch=4, grid=4), dtype=dtype)
+
+  monkeypatch.setitem(test_contract.ENCODERS, NAME, coarse)
+  given = []
+  apply = _codec().net.apply
+
+  def noted(params, bn, x, **how):
+    given.append(x.shape)
+    return apply(params, bn, x, **how)
+
+  codec = dataclasses.replace(_codec(), net=_codec().net._replace(apply=noted))
+  method = make(NAME, axis=None, setting={'given': {'codec': codec}})
+  batch = BATCH | {'views': (np.zeros((6, 2 * SIZE, 2 * SIZE, 3), np.float32),)}
+
+  def value(batch):
+    seen = transformed(method, batch, KEY, STEP)
+    params, state = method.init(KEY, seen)
+    return seen['asked'], method.loss(params, state, seen, KEY, STEP)[0]
+
+  asked, loss = jax.eval_shape(value, batch)
+  assert asked.shape == (6, 4, 4) and loss.shape == ()
+  assert given == [(6, SIZE, SIZE, 3)]
 
 
 @pytest.mark.parametrize(
@@ -87,8 +107,6 @@ def test_settings_out_of_range(changes, said):
 
 
 def test_an_encoder_without_patches_is_refused(monkeypatch):
-  from tests.methods import test_contract
-
   monkeypatch.setitem(test_contract.ENCODERS, NAME, TinyEncoder)
   with pytest.raises(ValueError, match='needs a vision transformer'):
     make(NAME, axis=None)
