@@ -29,7 +29,7 @@ from typing import Any
 import jaxlib.version
 
 _CONVOLUTIONS = '--xla_cpu_experimental_ynn_fusion_type'
-_KNOWN_IN = ((0, 10), (0, 12))  # jaxlib versions: first, and end (exclusive).
+_KNOWN_IN = ((0, 10), (0, 13))  # jaxlib versions: first, and end (exclusive).
 
 
 def set_defaults() -> None:

@@ -29,7 +29,7 @@ def test_the_users_choice_stands(monkeypatch):
 def test_a_jaxlib_that_may_not_know_them_is_left_alone(monkeypatch):
   # An unknown flag ends the process, without a word about who has set it.
   monkeypatch.delenv('XLA_FLAGS', raising=False)
-  for version in ((0, 9, 2), (0, 12, 0), (1, 0, 0)):
+  for version in ((0, 9, 2), (0, 13, 0), (1, 0, 0)):
     monkeypatch.setattr(jaxlib.version, '__version_info__', version)
     xla.set_defaults()
     assert 'XLA_FLAGS' not in os.environ
