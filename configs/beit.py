@@ -74,6 +74,7 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
 def smoke(config: ConfigDict, epochs: int) -> None:
   """The small ViT, with rectangles for its few patches."""
   shapes(config, epochs)
+  config.optim.warmup = '2 steps'
 
 
 ADAPT = {

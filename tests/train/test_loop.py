@@ -87,7 +87,12 @@ def test_stopped_and_resumed_is_bit_equal_to_uninterrupted(
 
   with monkeypatch.context() as patch:
     patch.setattr(metrics.Writer, 'write', write_then_signal)
-    assert main(arguments) == status
+    # A process in the background inherits that it ignores Ctrl-C, and a run respects that.
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+      assert main(arguments) == status
+    finally:
+      signal.signal(number, before)
   assert 'saved' in capsys.readouterr().out
   assert checkpoint.Checkpoints(tmp_path).steps() == [4]
   assert main(arguments) == 0

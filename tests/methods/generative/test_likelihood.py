@@ -20,7 +20,7 @@ CHANGES = {
   'pixelcnn': {},
   'image_gpt': {},
   'prior': {'keep': 1.0, 'condition': 'class', 'text_weight': 1.0},
-  'pixelcnn_pp': {'dropout': False},
+  'pixelcnn_pp': {'dropout': False, 'average': 0.0},
 }
 
 
