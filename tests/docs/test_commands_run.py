@@ -24,6 +24,10 @@ ELSEWHERE = {
   '--log.sinks': 'a package of a service',
   'byoljax push': 'an account of the hub',
   'tfds:oxford_flowers102': 'a prepared data set',
+  'VOCdevkit': 'a data set to fetch',
+  'hf:': 'a network',
+  'runs/mae_base': 'weights of others',
+  '--extend': 'a run to go on with, see test_extension.py',
 }
 SHORT = {
   'pretrain': ('--train.length=2 steps', '--evals.final=false', '--evals.report=false'),
@@ -34,6 +38,8 @@ SHORT = {
   'segment': ('--scratch=false',),
   'depth': ('--scratch=false', '--modes=("frozen",)'),
 }
+# The run at hand is of arrays, and not of the built-in images.
+AS_AT_HAND = ('--data.mean=(0.4914,0.4822,0.4465)', '--data.std=(0.247,0.2435,0.2616)')
 
 
 def small(line):
@@ -46,15 +52,22 @@ def small(line):
   if len(words) == 2 or words[1] == 'compare':
     return None
   command = cli.COMMANDS[name]
-  rest = ['runs/byol' if word == 'RUN' else word for word in words[2:]]
+  rest = [re.sub(r'checkpoints/\d+', 'checkpoints/2', word) for word in words[2:]]
+  rest = [re.sub(r'-\d+-sprites$', '-0-sprites-64-0', word) for word in rest]
   first = words[1]
   if RECIPE in command.arguments and name != 'plan':
     rest[0] = _smoke(rest[0])
     data = next((word for word in rest if word.startswith('--data.dir=')), '')
-    rest = [word for word in rest if not word.startswith('--data.name=')]
-    rest += [f'--data.name={"npz" if data.endswith("npz") else "folder"}'] if data else []
+    kept = '--data.name=frames' in rest
+    rest = [word for word in rest if kept or not word.startswith('--data.name=')]
+    if data and not kept:
+      rest.append(f'--data.name={"npz" if data.endswith("npz") else "folder"}')
   elif command.recipe:
     first = _smoke(first)
+  if name == 'transfer':
+    rest = [word.replace('folder=photos', 'folder=labelled') for word in rest]
+  if '--perceptual' in rest:
+    rest += AS_AT_HAND
   if name == 'finetune':
     rest = [re.sub(r'^--labels=.*', '--labels=50 %', word) for word in rest]
   return [first, *rest, *SHORT.get(name, ())]
@@ -62,6 +75,17 @@ def small(line):
 
 def _smoke(recipe):
   return f'{recipe}{"," if ":" in recipe else ":"}smoke' if 'smoke' not in recipe else recipe
+
+
+def adapted(origin, lines):
+  """The lines of a page with its own meaning of RUN, a run of its method, and of photos."""
+  name = origin.removeprefix('docs/methods/').removesuffix('.md')
+  run = f'runs/{name}' if 'methods/' in origin else 'runs/byol'
+  if run != 'runs/byol' and any(' RUN' in line for line in lines):
+    yield f'byoljax pretrain {name} --workdir={run}'
+  for line in lines:
+    line = line.replace(' RUN', f' {run}')
+    yield re.sub(r'\bphotos\b', 'labelled', line) if 'semi_supervised' in origin else line
 
 
 def pages():
@@ -80,18 +104,25 @@ def at_hand(untrained, npz, tmp_path, monkeypatch):
   rng = np.random.default_rng(0)
   places = [tmp_path / 'holiday.jpg', *(tmp_path / 'photos' / f'{i}.jpg' for i in range(24))]
   places += [tmp_path / 'new_photos' / '1.jpg']
-  places += [tmp_path / 'labelled' / kind / f'{i}.jpg' for kind in 'ab' for i in range(6)]
+  places += [tmp_path / 'labelled' / kind / f'{i}.jpg' for kind in 'ab' for i in range(12)]
+  places += [tmp_path / 'photo.jpg', tmp_path / 'more_photos' / '1.jpg']
+  places += [tmp_path / 'clips' / 'train' / kind / f'{i}.jpg' for kind in 'ab' for i in range(12)]
   for place in places:
     place.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(place)
+  (tmp_path / 'scenes').mkdir()
+  for number in range(24):  # Four bands.
+    np.save(tmp_path / 'scenes' / f'{number}', rng.integers(0, 256, (40, 48, 4), dtype=np.uint8))
   shutil.copy(npz, tmp_path / 'images.npz')
+  series = {f'x_{split}': rng.normal(size=(32, 12, 2)) for split in ('train', 'test')}
+  np.savez(tmp_path / 'series.npz', **series, y_train=np.arange(32) % 2, y_test=np.arange(32) % 2)
   (tmp_path / 'labels.csv').write_text(''.join(f'{i}.jpg,{"ab"[i % 2]}\n' for i in range(8)))
   (tmp_path / 'configs').symlink_to(cli.recipes_directory(), target_is_directory=True)
   monkeypatch.chdir(tmp_path)
 
 
 def test_they_are_made_small():
-  assert small('byoljax linear:simclr RUN') == ['linear:simclr,smoke', 'runs/byol']
+  assert small('byoljax linear:simclr runs/byol') == ['linear:simclr,smoke', 'runs/byol']
   assert small('byoljax pretrain byol:folder --data.dir=photos')[:4] == [
     'pretrain', 'byol:folder,smoke', '--data.dir=photos', '--data.name=folder'
   ]  # fmt: skip
@@ -103,7 +134,7 @@ def test_they_are_made_small():
 @pytest.mark.parametrize('origin', sorted(pages()))
 def test_every_command_of_a_page_runs(origin, at_hand, capsys):
   pytest.importorskip('tensorflow', reason='folders need TensorFlow')
-  for number, line in enumerate(pages()[origin]):
+  for number, line in enumerate(adapted(origin, pages()[origin])):
     arguments = small(line)
     if arguments is None:
       continue
@@ -113,5 +144,7 @@ def test_every_command_of_a_page_runs(origin, at_hand, capsys):
       where = named[1] if named else f'runs/own{number}'
       shutil.rmtree(where, ignore_errors=True)
       arguments.append(f'--workdir={where}')
+    elif arguments[0].startswith('finetune'):  # With other labels than the page's.
+      arguments.append(f'--workdir=runs/finetuned{number}')
     run = main.main if arguments[0].startswith('--config') else cli.run
     assert run(arguments) == 0, f'{line}\n{arguments}\n{capsys.readouterr().err}'
