@@ -219,8 +219,8 @@ def _convert(name: str, text: str, present: Any) -> Any:
 def _convert_tuple(text: str, present: tuple[Any, ...]) -> tuple[Any, ...]:
   if present and isinstance(present[0], str) and not re.search('[\'"()\\[]', text):
     return tuple(item.strip() for item in text.split(',') if item.strip())  # cifar10,dtd
-  value = ast.literal_eval(text)
-  items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+  value = _tuples(ast.literal_eval(text))
+  items = value if isinstance(value, tuple) else (value,)
   if present:
     kind = type(present[0])
     if kind in (int, float) and not all(type(item) in (int, float) for item in items):
@@ -229,6 +229,11 @@ def _convert_tuple(text: str, present: tuple[Any, ...]) -> tuple[Any, ...]:
       raise ValueError
     items = tuple(kind(item) for item in items)
   return items
+
+
+def _tuples(value: Any) -> Any:
+  """Every list as a tuple, at any depth: as what JSON turns into lists comes back."""
+  return tuple(map(_tuples, value)) if isinstance(value, (tuple, list)) else value
 
 
 def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -238,3 +238,11 @@ def test_sizes_that_follow_the_first_view_and_rates_that_follow_the_batch():
     rate = make_recipe(optim | {'warmup': '0 steps'}, length).schedule
     assert float(rate(100)) == pytest.approx(1e-6, rel=1e-3)
     assert float(rate(0)) == pytest.approx(5e-4 * batch / 256, rel=1e-3)
+
+
+def test_lists_within_tuples_come_back_from_json():
+  config = config_lib.load(
+    f'{config_lib.recipes_directory()}/byol.py', [('data.classes', '[[1], []]')]
+  )
+  assert config.data.classes == ((1,), ())
+  assert config_lib.from_json(config_lib.as_data(config)) == config

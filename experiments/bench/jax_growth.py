@@ -21,7 +21,7 @@ from byoljax.data.batches.order import Order
 from byoljax.devices import mapping, xla
 from byoljax.losses import contrastive
 from byoljax.ops import sphere
-from byoljax.plan import aot, collectives
+from byoljax.plan import aot, traffic
 from byoljax.train import assemble
 
 PACKAGES = ('jax', 'jaxlib', 'numpy')
@@ -80,7 +80,7 @@ class Contestant:
       state, _ = compiled(state, batch)
       jax.block_until_ready(state)
 
-    found = collectives.totals(collectives.find(compiled.as_text()))
+    found = traffic.totals(traffic.find(compiled.as_text()))
     return {
       'seconds': _calls(work),
       'bytes': compiled.memory_analysis().temp_size_in_bytes,

@@ -34,8 +34,9 @@ WATCHED = """
 import json, os, sys, time
 began = time.monotonic()
 import jax
-from byoljax import clock, main, metrics
-from byoljax.data import source
+from byoljax import main
+from byoljax.data.sources import source
+from byoljax.workdir import clock, metrics
 write, tick, read = metrics.Writer.write, clock.Clock.tick, source.Source.read
 out, fetched, first = open(sys.argv[1], 'a'), [0], {}
 
