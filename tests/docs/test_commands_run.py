@@ -59,7 +59,7 @@ def small(line):
   if RECIPE in command.arguments and name != 'plan':
     rest[0] = _smoke(rest[0]) if 'series.npz' not in line else rest[0]  # Smoke is of images.
     data = next((word for word in rest if word.startswith('--data.dir=')), '')
-    kept = '--data.name=frames' in rest
+    kept = any(f'--data.name={name}' in rest for name in ('frames', 'list', 'shards'))
     rest = [word for word in rest if kept or not word.startswith('--data.name=')]
     if data and not kept:
       rest.append(f'--data.name={"npz" if data.endswith("npz") else "folder"}')
@@ -86,6 +86,7 @@ def adapted(origin, lines):
     yield f'byoljax pretrain {name} --workdir={run}'
   for line in lines:
     line = line.replace(' RUN', f' {run}')
+    line = line.replace(' CLASSIFIER', f' {run}/evals/knn-online-0')
     yield re.sub(r'\bphotos\b', 'labelled', line) if 'semi_supervised' in origin else line
 
 
@@ -111,6 +112,9 @@ def at_hand(untrained, npz, tmp_path, monkeypatch):
   for place in places:
     place.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(place)
+  listed = ''.join(f'photos/{i}.jpg\n' for i in range(24))
+  (tmp_path / 'images.csv').write_text(f'path\n{listed}')
+  shutil.make_archive(str(tmp_path / 'photos'), 'zip', tmp_path / 'photos')
   (tmp_path / 'scenes').mkdir()
   for number in range(24):  # Four bands.
     np.save(tmp_path / 'scenes' / f'{number}', rng.integers(0, 256, (40, 48, 4), dtype=np.uint8))
