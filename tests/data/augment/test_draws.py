@@ -139,7 +139,7 @@ def test_out_of_range_inputs_are_refused(changes, message):
 
 
 def test_draw_columns_are_distinct():
-  no_columns = ('NUM_DRAWS', 'RANDAUGMENT', 'DRAWS_PER_OPERATION')
+  no_columns = ('NUM_DRAWS', 'RANDAUGMENT', 'DRAWS_PER_OPERATION', 'ELASTIC')
   columns = [
     value
     for name, value in vars(views).items()
@@ -147,3 +147,5 @@ def test_draw_columns_are_distinct():
   ]
   assert sorted(columns) == list(range(views.NUM_DRAWS))
   assert views.RANDAUGMENT >= views.NUM_DRAWS
+  last = views.RANDAUGMENT + views.DRAWS_PER_OPERATION * views._MOST_OPERATIONS
+  assert last <= views.ELASTIC
