@@ -28,6 +28,8 @@ ELSEWHERE = {
   'hf:': 'a network',
   'runs/mae_base': 'weights of others',
   'block4': 'a run of NIN',
+  'own-target-': 'what is evaluated at the end of a longer run',
+  '--tap=projection': 'a run with its heads',
   '--extend': 'a run to go on with, see test_extension.py',
 }
 SHORT = {
