@@ -23,9 +23,10 @@ def stored(data: Mapping[str, Any]) -> config_lib.Config:
     return config_lib.from_json(data)
   newest, method = _newest('base'), data['method']
   views = dict.fromkeys(data.get('views', {}), newest['views']['view1'])
-  # By its name among ours, not by a path: what was fetched does not choose what is run.
+  # By its name among ours, not by a path: what was fetched does not choose what is run. Recipes of
+  # commands, as 'depth' is one, have no method.
   if method.get('name') in {path.stem for path in config_lib.recipes_directory().glob('*.py')}:
-    method = _newest(method['name'])['method'] | method
+    method = _newest(method['name']).get('method', {}) | method
   return config_lib.from_json(_added(newest | {'views': views}, data) | {'method': method})
 
 

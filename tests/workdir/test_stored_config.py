@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from byoljax import cli
 from byoljax import config as config_lib
 from byoljax.workdir import history, run_dir, stored_config
 
@@ -42,14 +43,20 @@ def test_what_the_run_has_is_kept():
   assert config_lib.as_data(stored_config.stored(tasks)) == tasks
 
 
+@pytest.mark.parametrize('name', cli.recipes())
+def test_nothing_is_added_to_what_is_new(name):
+  assert config_lib.as_data(stored_config.stored(recipe(name))) == recipe(name)
+
+
 def test_evaluations_are_not_completed():
   told = {'task': 'finetune', 'seed': 1}
   assert config_lib.as_data(stored_config.stored(told)) == told
 
 
-def test_methods_of_somebody_elses():
+@pytest.mark.parametrize('name', ['mine:method', 'depth'])
+def test_methods_without_a_recipe_of_their_own(name):
   config = recipe('byol')
-  config['method'] = {'name': 'mine:method', 'width': 3}
+  config['method'] = {'name': name, 'width': 3}
   assert config_lib.as_data(stored_config.stored(without(config, 'data.labels'))) == config
 
 
