@@ -39,9 +39,7 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
   """ViT-S with 64 patches of 4 pixels."""
-  del epochs
-  mae.vit(config, 'vit_small_6heads', base_lr=2e-4, warmup='20 %')
-  config.encoder.update(patch_size=4, grid=8)
+  mae.cifar10(config, epochs)
   config.method.least_block = 4
 
 

@@ -5,7 +5,8 @@ and their scales differ by orders of magnitude, which costs L-BFGS thousands of 
 on features that are centered and rotated to the eigenvectors of their covariance, which changes
 neither the classifier nor |W|, and every direction is scaled by the curvature that the objective
 has there, mean_i,c p_ic (1 - p_ic) sum_i x_i^2 + lambda, at the start. A fit ends where a step
-gains less than 1e-8 of the objective.
+gains less than 1e-8 of the objective. Features of more than 4,096 numbers, as pixels may be, are
+scaled but not rotated, so that their fits may end further from the minimum.
 """
 
 from typing import NamedTuple
@@ -77,7 +78,7 @@ def fit(
   max_iterations: int,
   start: Model | None = None,
 ) -> Model:
-  """The minimum at a lambda, to about 1e-5 of the objective.
+  """The minimum at a lambda, to about 1e-5 of the objective where the features are rotated.
 
   Args:
     features: see `rotated`.
