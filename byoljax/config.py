@@ -233,6 +233,8 @@ def _convert_tuple(text: str, present: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _tuples(value: Any) -> Any:
   """Every list as a tuple, at any depth: as what JSON turns into lists comes back."""
+  if isinstance(value, Mapping):
+    return {name: _tuples(item) for name, item in value.items()}
   return tuple(map(_tuples, value)) if isinstance(value, (tuple, list)) else value
 
 
@@ -266,13 +268,7 @@ def as_data(config: Config) -> dict[str, Any]:
 
 def from_json(data: Mapping[str, Any]) -> Config:
   """The inverse of `to_json` on parsed JSON: every list becomes a tuple again."""
-
-  def restore(value: Any) -> Any:
-    if isinstance(value, Mapping):
-      return {name: restore(item) for name, item in value.items()}
-    return tuple(restore(item) for item in value) if isinstance(value, list) else value
-
-  return ml_collections.ConfigDict(restore(data)).lock()
+  return ml_collections.ConfigDict(_tuples(data)).lock()
 
 
 def skips_non_finite(config: Config) -> bool:

@@ -84,10 +84,10 @@ def _open(
   path = workdir / 'config.json'
   if path.exists():
     try:
+      record = stored_record(workdir)
       changed = config_lib.differences(run_config(workdir), config)
     except ConfigError as error:
       return str(error)
-    record = json.loads(path.read_text())
     if record.get('data_fingerprint', fingerprint) != fingerprint:
       changed.append(f'the images of {data} have changed since the run was started')
     changed += _other_networks(record.get('facts', {}), facts)
@@ -252,7 +252,8 @@ def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
   """
   facts = stored_record(workdir).get('facts', {})
   if not isinstance(facts, Mapping):
-    raise ConfigError(f"'{workdir / 'config.json'}' cannot be read: its 'facts' are none.")
+    path = workdir / 'config.json'
+    raise ConfigError(f"'{path}' is damaged: its 'facts' are no names with values.")
   return dict(facts)
 
 
