@@ -7,8 +7,7 @@ images have several labels each; every `y_` may be absent. Gray images, of one c
 to three when read, unless the field 'image' is asked for with one channel. Floats [N, T, C] or
 [N, T] are series of numbers, which `series` puts into gray images. A further field 'depth' is
 `depth_train`, `depth_test`, `depth_unlabelled`. A file written by `np.savez` is stored
-uncompressed, so its images are mapped from the file rather than loaded; what `np.savez_compressed`
-writes is loaded as a whole.
+uncompressed, so its images are mapped from the file; what `np.savez_compressed` writes is loaded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,10 +66,9 @@ def from_arrays(
     found, values = _check_field(field, values, x, name, field.name)
     extra[found] = [values]
   y = None if labels is None else check_labels(labels, len(x), name, 'labels')
-  first = x[:: max(1, len(x) // 16)][:16]
-  mark = source.fingerprint(
-    name, x.shape, np.ascontiguousarray(first).tobytes(), b'' if y is None else y.tobytes()
-  )
+  labelled = b'' if y is None else y.tobytes()
+  further = [(field.name, _sample(values)) for field, (values,) in extra.items()]
+  mark = source.fingerprint(name, x.shape, _sample(x), labelled, *further)
   return _make(name, [x], [y], class_names, num_classes, mark, image, extra)
 
 
@@ -93,11 +91,9 @@ def from_npz(
   file = os.path.abspath(os.path.expanduser(os.fspath(path)))
   channels = next((field.channels for field in fields if field.name == 'image'), 0)
   further = [field for field in fields if field.name != 'image']
-  suffixes = [key.partition('_')[2] for key in _SPLITS[split]]
-  members, checksums = npz_file.read(
-    file, {*_MEMBERS, *(f'{field.name}_{suffix}' for field in further for suffix in suffixes)}
-  )
-  members, found_series = _without_series(members, split, file)
+  beside = [_beside(key, field) for key in _SPLITS[split] for field in further]
+  members, checksums = npz_file.read(file, {*_MEMBERS, *beside})
+  members, found_series = series.without_series(members, _LABELS_OF, _SPLITS[split], file)
   if found_series is not None:
     channels = 1
   wanted = [key for key in _SPLITS[split] if key in members]
@@ -131,8 +127,9 @@ def from_npz(
   most = max((_classes(y, file, key) for key, y in every if y.size), default=0)
   if not class_names:
     _question([y for _, y in every], file)
+  read = [*wanted, *(key for key in beside if key in members)]
   mark = source.fingerprint(
-    'npz', split, [(key, members[key].shape, checksums[key]) for key in wanted]
+    'npz', split, [(key, members[key].shape, checksums[key]) for key in read]
   )
   num_classes = max(most, len(class_names))
   name = f'{os.path.basename(file)}:{split}'
@@ -140,23 +137,13 @@ def from_npz(
   return dataclasses.replace(made, series=found_series)
 
 
-def _without_series(
-  members: Mapping[str, np.ndarray], split: str, file: str
-) -> tuple[Mapping[str, np.ndarray], series.Series | None]:
-  """The members with images in place of series, on the scale of those for training."""
-  keys = [key for key in _LABELS_OF if key in members and series.is_series(members[key])]
-  if not keys:
-    return members, None
-  training = [key for key in keys if key != 'x_test'] or keys
-  span = series.span_of([members[key] for key in training], file)
-  made, kinds = dict(members), set()
-  for key in keys:
-    if key in _SPLITS[split]:
-      made[key], kind = series.as_images(members[key], span, f'{file}: {key}')
-      kinds.add(kind)
-  if len(kinds) > 1:
-    raise ValueError(f'{file}: series must have one length, got {sorted(kinds)}.')
-  return made, next(iter(kinds), None)
+def _beside(key: str, field: Field) -> str:
+  """The member that holds a field of the images `key`."""
+  return f'{field.name}_{key.partition("_")[2]}'
+
+
+def _sample(values: np.ndarray) -> bytes:
+  return np.ascontiguousarray(values[:: max(1, len(values) // 16)][:16]).tobytes()
 
 
 def _npz_field(
@@ -169,7 +156,7 @@ def _npz_field(
   """A further field and its array for each member of images."""
   parts, found = [], field
   for key, x in zip(wanted, images, strict=True):
-    member = f'{field.name}_{key.partition("_")[2]}'
+    member = _beside(key, field)
     if member not in members:
       raise ValueError(f'{file} has no {member!r}, which the field {field.name!r} needs.')
     # The second part must be like the first.

@@ -8,7 +8,7 @@ them, at least 8, and what is left is 0. Networks that read series take them out
 those of images.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import math
 from typing import NamedTuple
 
@@ -92,6 +92,35 @@ def as_images(values: np.ndarray, span: Span, where: str) -> tuple[np.ndarray, S
   images = np.zeros((len(x), found.side**2), np.uint8)
   images[:, : found.steps * found.channels] = levels.reshape(len(x), -1)
   return images.reshape(len(x), found.side, found.side, 1), found
+
+
+def without_series(
+  members: Mapping[str, np.ndarray], keys: Iterable[str], read: Sequence[str], file: str
+) -> tuple[Mapping[str, np.ndarray], Series | None]:
+  """The members of a file with images in place of series, on the scale of those for training.
+
+  Args:
+    members: arrays by name.
+    keys: names that may hold images or series; all but 'x_test' are for training.
+    read: those whose images are wanted.
+    file: for messages.
+
+  Raises:
+    ValueError: series of several lengths.
+  """
+  found = [key for key in keys if key in members and is_series(members[key])]
+  if not found:
+    return members, None
+  training = [key for key in found if key != 'x_test'] or found
+  span = span_of([members[key] for key in training], file)
+  made, kinds = dict(members), set()
+  for key in found:
+    if key in read:
+      made[key], kind = as_images(members[key], span, f'{file}: {key}')
+      kinds.add(kind)
+  if len(kinds) > 1:
+    raise ValueError(f'{file}: series must have one length, got {sorted(kinds)}.')
+  return made, next(iter(kinds), None)
 
 
 def of_images(images: np.ndarray, series: Series) -> np.ndarray:

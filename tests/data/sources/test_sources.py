@@ -167,6 +167,22 @@ def test_npz_is_mapped_where_it_is_stored(tmp_path):
   assert isinstance(members['x_train'], np.memmap)
 
 
+def test_edited_masks_are_other_data_where_they_are_read(tmp_path):
+  x, mask = np.zeros((4, 8, 8, 3), np.uint8), np.zeros((4, 8, 8), np.uint8)
+  read = (Field('mask', 'mask'),)
+
+  def marks(fields):
+    np.savez(tmp_path / 'a.npz', x_train=x, mask_train=mask)
+    beside = dict.fromkeys(fields, mask[..., None])
+    held = arrays.from_arrays(x, fields=beside)
+    return held.fingerprint, arrays.from_npz(tmp_path / 'a.npz', 'train', fields).fingerprint
+
+  before, alone = marks(read), marks(())
+  mask[0, 3, 3] = 1
+  assert all(a != b for a, b in zip(before, marks(read), strict=True))
+  assert alone == marks(())
+
+
 @pytest.mark.parametrize(
   ('content', 'split', 'message'),
   [
