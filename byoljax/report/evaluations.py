@@ -178,6 +178,28 @@ def _detect(each: Mapping[str, Any]) -> Rows:
   ]
 
 
+def _robustness(each: Mapping[str, Any]) -> Rows:
+  """A row for each corruption, below that of clean images."""
+  result, where = each['result'], pathlib.Path(each['config'].get('classifier', ''))
+  about = {
+    'on': _on(each['config']),
+    'classifier': where.parent.name if where.name == 'classifier' else where.name,
+  }
+  clean = {'corruption': 'none', 'by_strength': {}, 'top1': result['clean']['top1']}
+  strengths = result['rows'][0]['by_strength']
+
+  def accuracy(row: Mapping[str, Any], strength: str) -> str:
+    return f'{row["by_strength"][strength]:.1%}' if strength in row['by_strength'] else ''
+
+  return [
+    about
+    | {'corruption': row['corruption'].replace('_', ' ')}
+    | {f'strength {strength}': accuracy(row, strength) for strength in strengths}
+    | {'mean': f'{row["top1"]:.1%}'}
+    for row in (clean, *result['rows'])
+  ]
+
+
 def _nothing(each: Mapping[str, Any]) -> Rows:
   del each
   return []  # `by_tap` shows it.
@@ -191,6 +213,7 @@ _SHOWN: dict[str, tuple[str, Callable[[Mapping[str, Any]], Rows]]] = {
   'segment': ('Segmentation, frozen and fine-tuned', _dense),
   'depth': ('Depth, frozen and fine-tuned', _dense),
   'transfer': ('Transfer', _transfer),
+  'robustness': ('Accuracy on corrupted images', _robustness),
   'layers': ('', _nothing),
   'hypersphere': ('', _nothing),
   'collapse': ('', _nothing),

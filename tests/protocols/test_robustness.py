@@ -9,6 +9,7 @@ import pytest
 from byoljax import cli
 from byoljax.encoders import classifier
 from byoljax.protocols import extraction, robustness
+from byoljax.report import evaluations
 from byoljax.tasks import robustness as task
 
 
@@ -17,9 +18,9 @@ def test_the_command_and_its_table(untrained, tmp_path, capsys, monkeypatch):
   capsys.readouterr()
   run = ['robustness', str(tmp_path / 'knn'), '--robustness.strengths=(1,5)']
   run += ["--robustness.corruptions=('contrast','snow')"]
-  assert cli.run([*run, f'--workdir={tmp_path / "out"}']) == 0
+  assert cli.run([*run, f'--workdir={tmp_path / "evals/out"}']) == 0
   shown = capsys.readouterr().out
-  stored = json.loads((tmp_path / 'out' / 'result.json').read_text())
+  stored = json.loads((tmp_path / 'evals/out' / 'result.json').read_text())
   result = stored['result']
   assert [row['corruption'] for row in result['rows']] == ['contrast', 'snow']
   assert set(result['by_group']) == {'digital', 'weather'} and 'of it' in shown
@@ -27,7 +28,11 @@ def test_the_command_and_its_table(untrained, tmp_path, capsys, monkeypatch):
   rows = result['rows']
   assert result['clean']['top1'] > 0.6 > rows[1]['by_strength']['5']
   assert result['corrupted'] == pytest.approx(np.mean([row['top1'] for row in rows]))
-  assert (tmp_path / 'out' / 'corruptions.png').stat().st_size > 1000
+  assert (tmp_path / 'evals/out' / 'corruptions.png').stat().st_size > 1000
+  clean, _, snow = evaluations.tables(tmp_path)['Accuracy on corrupted images']
+  assert clean['mean'] == f'{result["clean"]["top1"]:.1%}' and clean['strength 5'] == ''
+  assert snow['corruption'] == 'snow' and snow['classifier'] == 'knn'
+  assert snow['strength 5'] == f'{rows[1]["by_strength"]["5"]:.1%}'
 
   again = classifier.load(tmp_path / 'knn')
   assert cli.run([*run, f'--workdir={tmp_path / "few"}', '--robustness.max_images=10']) == 0
