@@ -18,18 +18,32 @@ from tests.methods.test_contract import BATCH, MEMORIES, ROWS, WIDTH, batch_of, 
 from tests.paths import ROOT
 
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
+# Which make whole numbers of their images: what is not finite is hidden before any loss is.
+DISCRETE = {'image_gpt', 'masked_tokens', 'pixelcnn', 'pixelcnn_pp', 'prior'}
 
 
 def stepper(name, axis=None, accumulate=1, skip=True, rows=BATCH, **changes):
   """(create, step) of a method; on one device unless an axis is named."""
   setting = {'batch_size': rows, 'num_devices': 4 if axis else 1}
   method = make(name, axis, accumulate=accumulate, setting=setting, **changes)
+  if name in DISCRETE:
+    method = method._replace(loss=functools.partial(spoilt_with_its_images, method.loss))
   tx = optax.sgd(0.1, momentum=0.9)
   step = functools.partial(
-    train_step, method=method, tx=tx, augment=lambda batch, step: batch, axis=axis,
+    train_step, method=method, tx=tx, augment=with_mean, axis=axis,
     accumulate=accumulate, skip_non_finite=skip,
   )  # fmt: skip
   return functools.partial(init_state, method, tx, skip_non_finite=skip), step
+
+
+def spoilt_with_its_images(loss, params, method_state, batch, *rest):
+  value, aux = loss(params, method_state, batch, *rest)
+  return value * (1 + 0 * batch['mean']), aux
+
+
+def with_mean(batch, step):
+  del step
+  return batch | {'mean': batch['views'][0].mean()}
 
 
 def spoilt(batch, value=np.nan):
@@ -130,6 +144,10 @@ def test_without_a_bad_number_skipping_changes_nothing(name):
   jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), *states)
 
 
+# In float32, too, features of counting die at 0.05, and the discriminator diverges.
+RATES = {'context_encoder': 0.005, 'counting': 0.005}
+
+
 @pytest.mark.slow
 @every_method
 def test_bfloat16_needs_no_loss_scale(name):
@@ -137,7 +155,7 @@ def test_bfloat16_needs_no_loss_scale(name):
   steps = 300
   setting = {'batch_size': BATCH, 'num_devices': 1, 'total_steps': steps}
   method = make(name, None, dtype='bfloat16', setting=setting)
-  tx = optax.sgd(optax.cosine_decay_schedule(0.05, steps), momentum=0.9)
+  tx = optax.sgd(optax.cosine_decay_schedule(RATES.get(name, 0.05), steps), momentum=0.9)
   step = functools.partial(
     train_step, method=method, tx=tx, augment=lambda batch, step: batch, axis=None
   )
