@@ -324,9 +324,13 @@ def start(name, **changes):
   return mapping.fetch(create(batch_of(name), 0))
 
 
-@functools.cache
-def program(name, *, how=mapping.spmd, accumulate=1, **changes):
+def program(name, how=mapping.spmd, **changes):
   """A step that is compiled once for all tests of a method, and a list that grows when traced."""
+  return _program(name, how, **changes)
+
+
+@functools.cache
+def _program(name, how, accumulate=1, **changes):
   axis, traces = None if how is jax.jit else collectives.AXIS, []
   method = make(name, axis, accumulate=accumulate, **changes)
   step = how(pure_step(method, axis, accumulate, traces)[0])
@@ -336,9 +340,9 @@ def program(name, *, how=mapping.spmd, accumulate=1, **changes):
 
 
 @functools.cache
-def steps_of(name, steps, *, how=mapping.spmd, **changes):
+def steps_of(name, steps, how=mapping.spmd, **changes):
   """The states on the host before, between and after a few steps, and the metrics of each."""
-  step, _ = program(name, how=how, **changes)
+  step, _ = program(name, how, **changes)
   states, metrics = [start(name, **changes)], []
   state = mapping.replicate(states[0])
   for number in range(steps):
@@ -361,7 +365,7 @@ def assert_each_step_is_one_devices(name, steps, tolerance, **changes):
   doubles to quadruples with SimCLR, in float64 as in float32.
   """
   states, metrics = steps_of(name, steps, **changes)
-  alone, _ = program(name, how=jax.jit, **changes)
+  alone, _ = program(name, jax.jit, **changes)
   for number, (before, after) in enumerate(itertools.pairwise(states)):
     found, measured = alone(before, batch_of(name, seed=number))
     assert_close(after, mapping.fetch(found), tolerance)
