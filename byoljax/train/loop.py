@@ -6,6 +6,7 @@ are one call, which ends where somebody has something to do. `train` adds the re
 metrics, evaluations, checkpoints, and stopping when asked to.
 """
 
+import collections
 from collections.abc import Callable, Generator, Iterator
 import contextlib
 import functools
@@ -122,18 +123,25 @@ def _advance(run: Run, start_step: int, clock: Clock) -> Iterator[Advance]:
     if resident.is_chosen(run.data.resident, source, run.data.fields):
       yield _resident(run, source, clock)
       return
+  ahead: collections.deque[Metrics] = collections.deque()
   with contextlib.closing(batches(run, start_step)) as made:
 
     def advance(state: TrainState, done: int, limit: int) -> tuple[TrainState, Metrics, int]:
       del limit
       with clock.waiting():
         batch = mapping.shard(next(made))
+      if len(ahead) == _AHEAD:
+        jax.block_until_ready(ahead.popleft())
       state, values = run.step(state, batch)
+      ahead.append(values)
       return state, values, done + 1
 
     yield advance
 
 
+# Steps in the devices' queue. A request to stop waits for all of them, and progress counts them as
+# done; a few are enough for the devices never to wait for Python.
+_AHEAD = 3
 # A request to stop is heard between two calls, and one call waits while another one runs.
 _CALL_SECONDS = 2.0
 

@@ -364,6 +364,25 @@ def test_calls_end_where_something_is_due(npz, loops, monkeypatch):
   assert places == [0, 15, 30] and sum(counts) == 40
 
 
+def test_few_steps_wait_in_the_devices_queue(npz):
+  """With batches from the host: a stop request would wait for all that have been dispatched."""
+  run, dispatched, awaited = assembled(npz, mode='off', length='9 steps'), [], []
+
+  class Loss:
+    def __init__(self, number):
+      self.number = number
+      dispatched.append(number)
+
+    def block_until_ready(self):
+      awaited.append(self.number)
+      return self
+
+  fake = run._replace(step=lambda state, batch: (state + 1, {'loss': Loss(state)}))
+  ahead = [done - len(awaited) for done, _, _ in loop.training(fake, 0, 0, clock.Clock(9, 16))]
+  assert dispatched == list(range(9)) and awaited == list(range(6))
+  assert ahead == [1, 2, 3, 3, 3, 3, 3, 3, 3]
+
+
 def test_a_probe_can_live_on_the_devices(npz, loops):
   """The linear evaluation goes through the same loop."""
   encoder = random_encoder({'name': 'pixels', 'dtype': 'float32'}, Preprocessing(MEAN, STD, 12), 0)
