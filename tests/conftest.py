@@ -111,6 +111,13 @@ def pytest_collection_modifyitems(items):
   items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
+def pytest_collection_finish():
+  """What was imported stays: collecting garbage need not go through it, a tenth of the time."""
+  gc.collect()
+  gc.freeze()
+  gc.set_threshold(10_000, 20, 20)
+
+
 # What compiled programs may take on the disk; the oldest go.
 _KEPT_BYTES = 1 << 30
 
