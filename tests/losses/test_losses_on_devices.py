@@ -66,7 +66,13 @@ LOSSES = {
 }
 
 
-@pytest.mark.parametrize('name', LOSSES)
+# Others go through the same lines, with more to it.
+COVERED = ('nt_xent in chunks', 'w_mse')
+
+
+@pytest.mark.parametrize(
+  'name', [pytest.param(n, marks=pytest.mark.slow if n in COVERED else ()) for n in LOSSES]
+)
 def test_four_devices_equal_one(name):
   def step(weights, batch, axis):
     def objective(weights):

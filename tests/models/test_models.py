@@ -74,9 +74,10 @@ def drawn_like_torchvision(tree):
 @pytest.mark.parametrize(
   ('case', 'name', 'stem', 'size'),
   [
-    ('resnet18', 'resnet18', 'imagenet', 64),
+    # In evaluation both are compared in tests/weights, too.
+    pytest.param('resnet18', 'resnet18', 'imagenet', 64, marks=pytest.mark.slow),
     ('resnet50', 'resnet50', 'imagenet', 64),
-    ('resnet18_cifar', 'resnet18', 'cifar', 32),
+    pytest.param('resnet18_cifar', 'resnet18', 'cifar', 32, marks=pytest.mark.slow),
   ],
 )
 def test_outputs_equal_torchvisions_with_its_weights(golden, case, name, stem, size):
@@ -186,9 +187,9 @@ def test_padding_of_a_strided_convolution(padding, expected):
 
 def test_same_padding_changes_the_values_not_only_the_code_path():
   x = drawn_images(2, 32)
-  net = encoder_net('resnet18')
+  net = encoder_net('small')
   params, stats = net.init(jax.random.key(0), x)
-  other = encoder_net('resnet18', padding='same')
+  other = encoder_net('small', padding='same')
   a, _ = run(net, params, stats, x, train=False)
   b, _ = run(other, params, stats, x, train=False)
   assert float(jnp.abs(a['embedding'] - b['embedding']).max()) > 1e-2
@@ -197,7 +198,7 @@ def test_same_padding_changes_the_values_not_only_the_code_path():
 @pytest.mark.parametrize(
   ('name', 'blocks', 'last'),
   [
-    ('resnet18', 8, 'bn2'),
+    pytest.param('resnet18', 8, 'bn2', marks=pytest.mark.slow),
     pytest.param('resnet50', 16, 'bn3', marks=pytest.mark.slow),
     ('small', 2, 'bn2'),
   ],
@@ -212,7 +213,7 @@ def test_zero_init_residual_zeroes_the_last_scale_of_every_block_only(name, bloc
 
 
 def test_initial_kernels_are_he_normal_over_fan_out_and_scales_one():
-  params, _ = encoder_net('resnet18').init(jax.random.key(0), IMAGES)
+  params, _ = encoder_net('small').init(jax.random.key(0), IMAGES)
   for path, leaf in paths(params).items():
     if path.endswith('scale'):
       assert (leaf == 1).all()
@@ -258,12 +259,15 @@ def test_a_pooled_shortcut_averages_the_pixels_it_skips():
   np.testing.assert_allclose(y, np.maximum(means, 0) / math.sqrt(1 + 1e-5), atol=1e-6)
 
 
-@pytest.mark.parametrize('padding', ['SAME', ((1, 1), (1, 1)), ((0, 1), (2, 0))])
+TINY = [(1, 3, 1, True), (2, 3, 1, True), (3, 3, 2, True), (4, 3, 2, True), (2, 5, 1, True),
+        (5, 3, 1, False), (8, 3, 2, False), (2, 1, 1, False)]  # fmt: skip
+UNEVEN = [((1, 1), (1, 1)), ((0, 1), (2, 0))]
+
+
 @pytest.mark.parametrize(
-  ('edge', 'kernel', 'stride', 'is_product'),
-  [(1, 3, 1, True), (2, 3, 1, True), (3, 3, 2, True), (4, 3, 2, True), (2, 5, 1, True),
-   (5, 3, 1, False), (8, 3, 2, False), (2, 1, 1, False)],
-)  # fmt: skip
+  ('edge', 'kernel', 'stride', 'is_product', 'padding'),
+  [(*case, 'SAME') for case in TINY] + [(*case, pads) for case in TINY[1:3] for pads in UNEVEN],
+)
 def test_convolutions_with_tiny_results_are_products(edge, kernel, stride, is_product, padding):
   rng = np.random.default_rng(0)
   x = rng.standard_normal((3, edge, edge, 4)).astype(np.float32)
@@ -277,8 +281,10 @@ def test_convolutions_with_tiny_results_are_products(edge, kernel, stride, is_pr
 
     return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(x, weights)
 
-  expected = gradients(lax.conv_general_dilated, x, weights)
-  found = gradients(layers.convolve, x, weights)
+  expected, found = (
+    jax.jit(functools.partial(gradients, form))(x, weights)
+    for form in (lax.conv_general_dilated, layers.convolve)
+  )
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), found, expected)
   if padding == 'SAME':
     jaxpr = str(jax.make_jaxpr(functools.partial(gradients, layers.convolve))(x, weights))

@@ -216,7 +216,9 @@ def test_initial_values_are_xavier_uniform_with_query_key_and_value_apart():
       assert (leaf == (1 if path.endswith('scale') else 0)).all(), path
 
 
-@pytest.mark.parametrize('pool', vit.POOLS)
+@pytest.mark.parametrize(
+  'pool', [vit.POOLS[0], *(pytest.param(p, marks=pytest.mark.slow) for p in vit.POOLS[1:])]
+)
 def test_every_parameter_has_a_gradient(pool):
   net = net_of(vit.ViT(vit.Size(16, 2, 2, patch=8, grid=4), pool=pool))
   x = jnp.asarray(philox.images('vit', 2, 16))

@@ -45,8 +45,9 @@ def test_parts_are_placed_and_joined(size):
     np.testing.assert_array_equal(each, items)
 
 
-@pytest.mark.parametrize('size', SIZES)
-@pytest.mark.parametrize('crowded', [False, True])
+@pytest.mark.parametrize(
+  ('size', 'crowded'), [(12, False), (10, True), (9, True), (5, False), (5, True)]
+)
 def test_rows_are_read(size, crowded):
   """Each device asks for rows of its own; crowded: all for those of one device, in many rounds."""
   items = rows(size)
@@ -70,8 +71,7 @@ def test_rows_are_written(size):
   np.testing.assert_array_equal(found, parts(expected))
 
 
-@pytest.mark.parametrize('size', SIZES)
-@pytest.mark.parametrize('chunk', [0, 2])
+@pytest.mark.parametrize(('size', 'chunk'), [(12, 2), (10, 0), (9, 2), (5, 0), (5, 2)])
 def test_log_sum_exp(size, chunk):
   """Values and gradients, sharp: one row decides."""
   items, z = rows(size), rows(DEVICES * 3, seed=2).reshape(DEVICES, 3, 6)
@@ -110,12 +110,14 @@ def test_nearest(size):
   items[size - 1] = items[0]
   z = np.array(rows(DEVICES * 3, seed=3).reshape(DEVICES, 3, 6))
   z[1, 1] = items[0]
+
+  def find(z, part, filled):
+    return memory.nearest(z, part, filled=filled, size=size, axis=collectives.AXIS)
+
+  mapped = jax.pmap(find, axis_name=collectives.AXIS, in_axes=(0, 0, None))
   for filled in (size, size - 1, 1):
     best = (z @ items[:filled].T).argmax(-1)
-    find = functools.partial(
-      memory.nearest, filled=jnp.int32(filled), size=size, axis=collectives.AXIS
-    )
-    np.testing.assert_array_equal(on_devices(find, z, parts(items)), items[best])
+    np.testing.assert_array_equal(mapped(z, parts(items), filled), items[best])
     whole = memory.nearest(jnp.asarray(z[1]), items, filled=filled, size=size, axis=None)
     np.testing.assert_array_equal(whole, items[best[1]])
 

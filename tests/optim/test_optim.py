@@ -190,8 +190,7 @@ def test_clipping_bounds_the_norm_of_the_whole_group():
   assert updates['a'].tolist() == [-2.0, -4.0]
 
 
-@pytest.mark.parametrize('clip_norm', [0.0, 0.5])
-@pytest.mark.parametrize('name', list(optim.OPTIMIZERS))
+@pytest.mark.parametrize(('name', 'clip_norm'), [*((n, 0.5) for n in optim.OPTIMIZERS), ('sgd', 0)])
 def test_stacked_heads_train_as_separate_runs(name, clip_norm):
   peaks = (0.05, 0.4, 1.3)
   shapes = {'kernel': (6, 4), 'bias': (4,)}
