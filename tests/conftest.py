@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import gc
 import hashlib
 import json
@@ -9,6 +10,7 @@ import os
 import pathlib
 import platform
 import tempfile
+import threading
 
 import jaxlib.version
 
@@ -65,6 +67,7 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
 
 import jax  # noqa: E402
 from jax._src import compiler  # noqa: E402
+from jax._src.interpreters import mlir  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
@@ -84,6 +87,20 @@ def _keep_only_programs_of_one_device():
 
 
 _keep_only_programs_of_one_device()
+
+
+def _lower_in_one_context():
+  """Making a context takes as long as everything else that a program of one operation does.
+
+  Its constants stay as long as it, so that a file of tests begins with another one.
+  """
+  make = mlir.make_ir_context
+  of_thread = functools.cache(lambda thread: make())
+  mlir.make_ir_context = lambda: of_thread(threading.get_ident())
+  return of_thread.cache_clear
+
+
+_end_contexts = _lower_in_one_context()
 
 
 # The longest first: the other processes would wait for one that begins with them at the end.
@@ -139,6 +156,7 @@ def _programs_end_with_their_file():
   """Compiled programs take memory and, each, several of the 65,530 mappings of a process."""
   yield
   jax.clear_caches()
+  _end_contexts()
   gc.collect()
 
 
