@@ -68,7 +68,9 @@ def test_with_five_labels_per_class(name, untrained, fifteen, tmp_path, capsys):
     assert result['top1'] > 0.6, 'colors are separable'
 
 
-@pytest.mark.parametrize('name', SHORT)
+@pytest.mark.parametrize(
+  'name', [pytest.param(n, marks=pytest.mark.slow if n == 'linear' else ()) for n in SHORT]
+)
 def test_without_a_test_split_all_are_tested(
   name, untrained, without_test, tmp_path, capsys, monkeypatch
 ):
