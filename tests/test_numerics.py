@@ -65,8 +65,8 @@ def counts(state):
 @pytest.mark.parametrize(
   'name',
   [
-    # A queue, a moving target with a center, plain; the others take minutes.
-    name if name in ('moco', 'dino', 'supervised') else pytest.param(name, marks=pytest.mark.slow)
+    # A moving target with a queue, and plain; the others take minutes.
+    name if name in ('moco', 'supervised') else pytest.param(name, marks=pytest.mark.slow)
     for name in sorted(set(METHODS) - {'linear_probe'})
   ],
 )
@@ -188,7 +188,9 @@ def test_counts_in_a_row():
   ]  # fmt: skip
 
 
-@pytest.mark.parametrize('name', ['instance_discrimination', 'moco'])
+@pytest.mark.parametrize(
+  'name', [pytest.param('instance_discrimination', marks=pytest.mark.slow), 'moco']
+)
 def test_memories_are_still_written_in_place(name):
   changes, rows = MEMORIES[name]
   setting = {'num_examples': ROWS, 'batch_size': 2, 'num_devices': 1}

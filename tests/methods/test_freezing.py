@@ -46,7 +46,7 @@ def test_parts_come_in_the_order_in_which_they_are_used():
   )
 
 
-@pytest.mark.parametrize('last', [0, 1, 'all'])
+@pytest.mark.parametrize('last', [pytest.param(0, marks=pytest.mark.slow), 1, 'all'])
 def test_what_is_frozen_keeps_every_bit(last):
   parts = names()
   method = build(freeze=last if last == 'all' else parts[last])

@@ -147,7 +147,7 @@ def test_transform_makes_views_and_labels():
     np.testing.assert_array_equal(np.rot90(image, int(k)), turned)
 
 
-@pytest.mark.parametrize('accumulate', [1, 2])
+@pytest.mark.parametrize('accumulate', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_labels_from_the_key_do_not_depend_on_the_devices(accumulate):
   tx = optax.sgd(RATE)
   alone, told = trained(rotation(None), tx, accumulate=accumulate)
@@ -196,7 +196,7 @@ def test_the_order_matters():
   assert not np.allclose(one.params['encoder']['kernel'], other.params['encoder']['kernel'])
 
 
-@pytest.mark.parametrize('accumulate', [1, 2])
+@pytest.mark.parametrize('accumulate', [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_one_phase_is_no_phase(accumulate):
   """Bit for bit."""
   method, tx = rotation(None), optax.adam(RATE)

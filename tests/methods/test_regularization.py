@@ -1,6 +1,7 @@
 """What fine-tuning adds for vision transformers: drop path, mixed images, smoothed labels."""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax
@@ -79,10 +80,11 @@ def test_factors_reach_the_branches():
 def test_loss_of_mixed_images_and_smoothed_labels():
   method = supervised.build(tiny_vit, SETTING, mixup=0.8, label_smoothing=0.1, drop_path=0.2)
   batch, zero = batch_of(), jnp.zeros((), int)
-  made = transformed(method, batch, jax.random.key(1), zero)
+  key = jax.random.key(1)
+  made = jax.jit(functools.partial(transformed, method))(batch, key, zero)
   own = np.eye(3)[batch['label']] * 0.9 + 0.1 / 3
-  kept = mixing.weights(jax.random.fold_in(jax.random.key(1), streams.MIXING), 8, 8,
-                        mixup=0.8, cutmix=0.0)  # fmt: skip
+  weights = functools.partial(mixing.weights, height=8, width=8, mixup=0.8, cutmix=0.0)
+  kept = jax.jit(weights)(jax.random.fold_in(key, streams.MIXING))
   share = float(kept[0, 0])
   assert 0.01 < share < 0.99
   other = [1, 0, 3, 2]
@@ -90,7 +92,7 @@ def test_loss_of_mixed_images_and_smoothed_labels():
     np.testing.assert_allclose(mixed, share * whole + (1 - share) * whole[other], atol=1e-5)
   params, state = method.init(jax.random.key(0), made)
   params['head']['linear1']['bias'] = jnp.array([0.0, 1.0, -1.0])  # Its kernel is zero at first.
-  value, aux = method.loss(params, state, made, jax.random.key(2), zero)
+  value, aux = jax.jit(method.loss)(params, state, made, jax.random.key(2), zero)
   log_softmax = np.array([0, 1, -1]) - np.log(np.exp([0, 1, -1]).sum())
   wanted = -(np.asarray(made['label_targets']) * log_softmax).sum(1).mean()
   np.testing.assert_allclose(value, wanted, rtol=1e-5)

@@ -33,7 +33,7 @@ def batch(index):
 
 
 def views_of(specs, index, seed=0):
-  made = device.make_augment(specs, seed=seed, mean=(0.0,), std=(1.0,))
+  made = jax.jit(device.make_augment(specs, seed=seed, mean=(0.0,), std=(1.0,)))
   return [np.asarray(view) for view in made(batch(index))['views']]
 
 

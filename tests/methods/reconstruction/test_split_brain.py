@@ -62,7 +62,7 @@ def largest(tree):
   return max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize('kind', ['lab', 'rgbd'])
+@pytest.mark.parametrize('kind', ['lab', pytest.param('rgbd', marks=pytest.mark.slow)])
 def test_no_gradient_crosses(kind, request):
   method, seen, params, state = request.getfixturevalue(kind)
 
