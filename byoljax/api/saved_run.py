@@ -111,15 +111,15 @@ class SavedRun:
       fields = {'pretrained': str(self.directory)} | dict(settings or {})
       config, path = session.evaluation(command, options, fields)
       self._kept.append(session.name_data(config, data, labels, test, test_labels))
-      at = pathlib.Path(workdir) if workdir else self._place(command.task, config)
+      at = pathlib.Path(workdir) if workdir else self._place(command.task, config, path)
       command.run(config.lock(), Invocation(path, str(at)))
     return json.loads((at / 'result.json').read_text())['result']
 
-  def _place(self, task: str, config: Config) -> pathlib.Path:
+  def _place(self, task: str, config: Config, recipe: str) -> pathlib.Path:
     from byoljax.workdir import checkpoint
 
     directory = checkpoint.checkpoint_directory(str(self.directory))
-    return evaluation.result_directory(task, config, directory, Invocation('', ''))
+    return evaluation.result_directory(task, config, directory, Invocation(recipe, ''))
 
   def report(self) -> 'Report':
     """Writes `report.html` anew, with the evaluations that there are now; notebooks show it."""

@@ -74,11 +74,14 @@ def data_config(config: Config, pretraining: Config) -> Config:
 def result_directory(
   task: str, config: Config, checkpoint_dir: pathlib.Path, invocation: Invocation
 ) -> pathlib.Path:
-  """Where an evaluation's results go: beside the run, named after what was evaluated on what."""
+  """Where an evaluation's results go: beside the run, named after what was evaluated on what, and
+  after the protocol where one was asked for: 'linear-simclr-online-100' of `linear:simclr`."""
   if invocation.workdir:
     return pathlib.Path(invocation.workdir)
   on = [file_word(config.data.name)] if config.data.name else []
-  name = '-'.join([task, config.network, checkpoint_dir.name, *on, *tap_suffix(config)])
+  asked = invocation.recipe.partition(':')[2].split(',')
+  how = [name for name in (config.get(task, {}).get('protocol'),) if name in asked]
+  name = '-'.join([task, *how, config.network, checkpoint_dir.name, *on, *tap_suffix(config)])
   return run_dir.evals_dir(checkpoint_dir) / name
 
 

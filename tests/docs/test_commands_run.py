@@ -69,6 +69,8 @@ def small(line):
     first = _smoke(first)
   if name == 'transfer':
     rest = [word.replace('folder=photos', 'folder=labelled') for word in rest]
+    if not any(word.startswith('--datasets=') for word in rest):  # Those of the literature.
+      rest.append('--datasets=folder=labelled')
   if '--perceptual' in rest:
     rest += AS_AT_HAND
   if name == 'finetune':

@@ -9,6 +9,8 @@ import pytest
 from byoljax import cli
 from byoljax import config as config_lib
 from byoljax.tasks import data as data_lib
+from byoljax.tasks import evaluation
+from byoljax.workdir.run_dir import Invocation
 
 
 def save(path):
@@ -89,3 +91,22 @@ def test_buckets_are_refused_before_anything_is_written(photos, tmp_path, capsys
     assert cli.run(['pretrain', 'byol:folder,smoke', '--data.name=folder', *given]) == 2
     assert 'is not a path on this computer' in capsys.readouterr().err
   assert [path.name for path in tmp_path.iterdir()] == ['photos']
+
+
+@pytest.mark.parametrize(
+  ('recipe', 'fields', 'name'),
+  [
+    ('linear.py', (), 'linear-online-100'),
+    ('linear.py:smoke', (), 'linear-online-100'),
+    ('linear.py:simclr,smoke', (), 'linear-simclr-online-100'),
+    ('segment.py:small', (('data.name', 'sprites'),), 'segment-small-online-100-sprites'),
+    ('frozen.py:logistic', (('tap', 'projection'),), 'logistic-online-100-projection'),
+  ],
+)
+def test_evaluations_lie_beside_their_run(recipe, fields, name):
+  """Two protocols, each asked for by name, leave both their results."""
+  config = config_lib.load(f'{cli.recipes_directory()}/{recipe}', list(fields))
+  found = evaluation.result_directory(
+    config.task, config, pathlib.Path('run/checkpoints/100'), Invocation(f'configs/{recipe}', '')
+  )
+  assert found == pathlib.Path('run/evals') / name
