@@ -40,9 +40,9 @@ from byoljax.workdir import clock, metrics
 write, tick, read = metrics.Writer.write, clock.Clock.tick, source.Source.read
 out, fetched, first = open(sys.argv[1], 'a'), [0], {}
 
-def counted(self, indices):
+def counted(self, *what):
   fetched[0] += 1
-  return read(self, indices)
+  return read(self, *what)
 
 def ticked(self, step):
   tick(self, step)
