@@ -149,7 +149,9 @@ def test_permuting_the_batch_permutes_the_losses():
 # --- NT-Xent --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('chunk', [0, 5, 100])
+@pytest.mark.parametrize(
+  'chunk', [0, 5, 100, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))]
+)
 def test_nt_xent_equals_lightlys_value_and_gradient(golden, chunk):
   inputs = {'first': draw('first', 8, 16), 'second': draw('second', 8, 16)}
   if chunk in (0, 5):

@@ -266,7 +266,12 @@ UNEVEN = [((1, 1), (1, 1)), ((0, 1), (2, 0))]
 
 @pytest.mark.parametrize(
   ('edge', 'kernel', 'stride', 'is_product', 'padding'),
-  [(*case, 'SAME') for case in TINY] + [(*case, pads) for case in TINY[1:3] for pads in UNEVEN],
+  [(*case, 'SAME') for case in TINY]
+  + [
+    pytest.param(*case, pads, marks=() if case in TINY[1:3] else pytest.mark.slow)
+    for case in TINY
+    for pads in UNEVEN
+  ],
 )
 def test_convolutions_with_tiny_results_are_products(edge, kernel, stride, is_product, padding):
   rng = np.random.default_rng(0)

@@ -15,8 +15,18 @@ from byoljax.ops import bank, memory, ring, sphere
 DEVICES = 4
 # The last device's rows: as many as the others', fewer, none; two devices without any.
 SIZES = (12, 10, 9, 5)
+
 # Cosines are rounded by 1e-7, logits are 20 times as large; ten times that.
 LOGITS = 2e-5
+
+
+def crossed(others, by_default):
+  """Every size with each of the others; those that are not tried by default are slow."""
+  return [
+    pytest.param(size, other, marks=() if (size, other) in by_default else pytest.mark.slow)
+    for size in SIZES
+    for other in others
+  ]
 
 
 def rows(count, dim=6, seed=0):
@@ -46,7 +56,8 @@ def test_parts_are_placed_and_joined(size):
 
 
 @pytest.mark.parametrize(
-  ('size', 'crowded'), [(12, False), (10, True), (9, True), (5, False), (5, True)]
+  ('size', 'crowded'),
+  crossed((False, True), {(12, False), (10, True), (9, True), (5, False), (5, True)}),
 )
 def test_rows_are_read(size, crowded):
   """Each device asks for rows of its own; crowded: all for those of one device, in many rounds."""
@@ -71,7 +82,9 @@ def test_rows_are_written(size):
   np.testing.assert_array_equal(found, parts(expected))
 
 
-@pytest.mark.parametrize(('size', 'chunk'), [(12, 2), (10, 0), (9, 2), (5, 0), (5, 2)])
+@pytest.mark.parametrize(
+  ('size', 'chunk'), crossed((0, 2), {(12, 2), (10, 0), (9, 2), (5, 0), (5, 2)})
+)
 def test_log_sum_exp(size, chunk):
   """Values and gradients, sharp: one row decides."""
   items, z = rows(size), rows(DEVICES * 3, seed=2).reshape(DEVICES, 3, 6)

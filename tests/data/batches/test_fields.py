@@ -301,7 +301,9 @@ def test_boxes_lie_where_their_pixels_lie():
 # --- channels ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('channels', [1, 13])
+@pytest.mark.parametrize(
+  'channels', [1, 13, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))]
+)
 def test_images_of_any_number_of_channels(channels):
   images = np.random.default_rng(0).integers(0, 256, (8, 20, 20, channels), np.uint8)
   source = arrays.from_arrays(images, channels=channels)
