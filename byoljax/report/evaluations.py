@@ -19,8 +19,9 @@ def stored(run: pathlib.Path) -> list[dict[str, Any]]:
   for path in sorted(run.glob('evals/*/result.json')):
     try:
       each = json.loads(path.read_text())
+      read = pathlib.Path(each['checkpoint'])
       found.append({'result': each['result'], 'config': each['config'],
-                    'step': pathlib.Path(each['checkpoint']).name})  # fmt: skip
+                    'read': read, 'step': read.name})  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError):
       continue
   return found
@@ -180,9 +181,10 @@ def _detect(each: Mapping[str, Any]) -> Rows:
 
 def _robustness(each: Mapping[str, Any]) -> Rows:
   """A row for each corruption, below that of clean images."""
-  result, where = each['result'], pathlib.Path(each['config'].get('classifier', ''))
+  result, where = each['result'], each['read']
   about = {
     'on': _on(each['config']),
+    'images': f'{result["test_examples"]:,}',
     'classifier': where.parent.name if where.name == 'classifier' else where.name,
   }
   clean = {'corruption': 'none', 'by_strength': {}, 'top1': result['clean']['top1']}

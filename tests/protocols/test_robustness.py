@@ -32,6 +32,7 @@ def test_the_command_and_its_table(untrained, tmp_path, capsys, monkeypatch):
   clean, _, snow = evaluations.tables(tmp_path)['Accuracy on corrupted images']
   assert clean['mean'] == f'{result["clean"]["top1"]:.1%}' and clean['strength 5'] == ''
   assert snow['corruption'] == 'snow' and snow['classifier'] == 'knn'
+  assert clean['images'] == '24'
   assert snow['strength 5'] == f'{rows[1]["by_strength"]["5"]:.1%}'
 
   again = classifier.load(tmp_path / 'knn')
