@@ -26,6 +26,7 @@ METHOD = {
   'threshold': 0.95,  # smallest probability of a class that counts as a label
   'weight': 1.0,  # of the loss of images without labels
   'tau': 0.999,  # weight of the old average of the weights
+  'early': False,  # whether that is less in the first steps: min(tau, (1 + k) / (10 + k))
 }
 # As many steps as theirs, 2^20.
 EPOCHS = {'cifar10': 9400, 'npz': 9400, 'imagenet': 300}
@@ -41,6 +42,7 @@ def shapes(config: ConfigDict, epochs: int) -> None:
   """Ours: shapes are told apart without RandAugment's turns and color, so that these do no harm."""
   del epochs
   config.data.labels = '20 per class'
+  config.method.early = True
   _views(config, shift=0.125)
   _sgd(config, base_lr=0.1, weight_decay=5e-4)
 
@@ -51,6 +53,7 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
   config.train.batch_size = 128
   config.encoder.name = 'small'
   config.data.labels = '4000'
+  config.method.early = True
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
@@ -68,6 +71,7 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
   """Photographs: crops for shifts; ours."""
   del epochs
   config.data.labels = '10 %'
+  config.method.early = True
   config.train.batch_size = 256
   _views(config, crop_scale=(0.4, 1.0), crop_ratio=(0.75, 4 / 3))
   _sgd(config, base_lr=0.03, weight_decay=5e-4)

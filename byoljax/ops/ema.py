@@ -90,6 +90,29 @@ def constant_tau(tau: float) -> Callable[[int | jax.Array], jax.Array]:
   return lambda step: jnp.full((), tau, jnp.float32)
 
 
+def early_tau(tau: float) -> Callable[[int | jax.Array], jax.Array]:
+  """min(tau, (1 + k) / (10 + k)) at step k: an average that forgets its start sooner.
+
+  After k steps it is mostly of the last tenth of them, until tau takes over. So does TensorFlow's
+  `ExponentialMovingAverage` that is given the number of updates.
+
+  Raises:
+    ValueError: tau outside [0, 1].
+
+  Examples:
+    >>> tau = early_tau(0.999)
+    >>> print(tau(0), tau(8), tau(100_000))
+    0.1 0.5 0.999
+  """
+  _check(tau)
+
+  def schedule(step: int | jax.Array) -> jax.Array:
+    step = jnp.asarray(step, jnp.float32)
+    return jnp.minimum(jnp.float32(tau), (1.0 + step) / (10.0 + step))
+
+  return schedule
+
+
 def _check(tau: float) -> None:
   if not 0.0 <= tau <= 1.0:
     raise ValueError(f'tau={tau} must be between 0 and 1.')

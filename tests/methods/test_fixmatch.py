@@ -82,6 +82,17 @@ def test_the_average_moves_with_the_weights_and_takes_their_statistics():
   contract.assert_equal(after.target_bn, statistics.bn)
 
 
+def test_an_early_average_forgets_its_start():
+  early = fixmatch.build(contract.TinyEncoder, SETTING, early=True)
+  params, state = start()
+  moved = jax.tree.map(lambda x: x + 1.0, params)
+  # min(.999, 1 / 10), min(.999, 100,001 / 100,010)
+  for step, share in ((0, 0.9), (100_000, 0.001)):
+    _, after, _ = early.post_step(moved, state, jnp.int32(step))
+    for old, new in zip(jax.tree.leaves(params), jax.tree.leaves(after.target_params), strict=True):
+      np.testing.assert_allclose(new, old + share, rtol=1e-5, atol=1e-6)
+
+
 def test_what_cannot_be_is_refused():
   def build(setting=SETTING, **fields):
     return fixmatch.build(contract.TinyEncoder, setting, **fields)

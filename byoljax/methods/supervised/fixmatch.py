@@ -43,7 +43,13 @@ PyTree = Any
 
 
 def fixmatch(
-  net: Net, shares: tuple[int, int], *, threshold: float, weight: float, tau: float
+  net: Net,
+  shares: tuple[int, int],
+  *,
+  threshold: float,
+  weight: float,
+  tau: float,
+  early: bool = False,
 ) -> Method:
   """FixMatch over a network; `build` makes it.
 
@@ -53,8 +59,9 @@ def fixmatch(
     threshold: smallest probability of a class that counts as a label.
     weight: of the loss of images without labels.
     tau: weight of the old average.
+    early: whether that is less in the first steps.
   """
-  average = ema.constant_tau(tau)
+  average = (ema.early_tau if early else ema.constant_tau)(tau)
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, WithTarget]:
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
@@ -129,6 +136,7 @@ def build(
   threshold: float = 0.95,
   weight: float = 1.0,
   tau: float = 0.999,
+  early: bool = False,
 ) -> Method:
   """Builds FixMatch from an encoder factory and its configuration.
 
@@ -138,6 +146,8 @@ def build(
     threshold: smallest probability of a class that counts as a label, in [0, 1].
     weight: of the loss of images without labels, >= 0.
     tau: weight of the old average of the weights, in [0, 1].
+    early: whether that is less in the first steps, see `ops.ema.early_tau`: for runs of hundreds or
+      thousands of steps, whose end would still hold a part of the random start.
 
   Raises:
     ValueError: no labels, no second stream, or a value out of range.
@@ -160,4 +170,6 @@ def build(
     )
   )
   labelled, others = setting.shares
-  return fixmatch(net, (labelled, others), threshold=threshold, weight=weight, tau=tau)
+  return fixmatch(
+    net, (labelled, others), threshold=threshold, weight=weight, tau=tau, early=early
+  )
