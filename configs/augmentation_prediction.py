@@ -28,6 +28,12 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:
+  """Color that can be guessed, and whole images' pixels; ours."""
+  cifar10_small(config, epochs)
+  scales.alike(config, size=32, crop_scale=(0.3, 1.0))
+
+
+def cifar10_small(config: ConfigDict, epochs: int) -> None:
   """Color that can be guessed: the jitter of photographs, never gray; ours."""
   del epochs
   scales.alike(config, saturation=0.4, hue=0.1, gray_prob=0.0)
@@ -49,7 +55,7 @@ def smoke(config: ConfigDict, epochs: int) -> None:
 ADAPT = {
   'shapes': shapes,
   'cifar10': cifar10,
-  'cifar10_small': shapes,
+  'cifar10_small': cifar10_small,
   'imagenette': cifar10,
   'imagenet': cifar10,
   'smoke': smoke,

@@ -50,14 +50,11 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:
-  """Small heads, a target that follows fast, and views of 24 px: more epochs in the same time."""
+  """Small heads, and a target that follows fast."""
   del epochs
   config.method.update(
     projector=(512, 128), predictor=(512, 128), base_tau=0.9, projection_norm=True
   )
-  for view in config.views.values():
-    view.update(size=24, crop_scale=(0.5, 1.0), gray_prob=0.5)
-  config.evals.linear.crop_scale = (0.5, 1.0)
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:

@@ -23,8 +23,7 @@ METHOD = {'name': 'distillation', 'temperature': 1.0}
 
 def get_config(arg: str = '') -> ConfigDict:
   config = scales.build(arg, METHOD, ADAPT, epochs={'imagenet': 400})
-  plain = {'jitter_prob': 0.0, 'gray_prob': 0.0, 'blur_prob': 0.0, 'solarize_prob': 0.0}
-  config.views = ConfigDict({'view1': config.views.view1.to_dict() | plain})
+  scales.plain_view(config)
   config.teacher = ''  # the directory of a linear evaluation
   return config
 
