@@ -16,6 +16,7 @@ import numpy as np
 from byoljax.encoders.classifier import Classifier
 from byoljax.ops import readouts
 from byoljax.weights import exporting, onnx_file
+from byoljax.weights.onnx_graph import Graph
 from byoljax.workdir.files import write_json
 
 _CARD = """
@@ -62,7 +63,7 @@ def write_onnx(classifier: Classifier, folder: pathlib.Path) -> None:
 
 
 def _votes(
-  graph: onnx_file.Graph, features: str, readout: readouts.Neighbors, temperature: float
+  graph: Graph, features: str, readout: readouts.Neighbors, temperature: float
 ) -> str:
   """`Neighbors.logits` and the softmax: votes are added up by an operation of ONNX's own."""
 

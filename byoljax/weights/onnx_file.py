@@ -5,31 +5,29 @@
 The converters that exist pin other versions of what byoljax needs (jax2onnx) or take the way round
 by TensorFlow (jax2tf with tf2onnx). What a network does when it is evaluated is few operations:
 whatever depends on weights alone is computed here and stored, and the rest has its counterpart in
-ONNX. The number of images stays open: a network is traced with a number that nothing else in it
-has, and whatever is a multiple of it depends on the images. Numbers of 16 bits become float32,
-which is more exact than what the network itself computes.
+ONNX (`onnx_operations`).
 """
 
 from collections.abc import Callable, Sequence
 import importlib
-import math
 from typing import Any
 
 import jax
 from jax.extend import core
 import numpy as np
 
+from byoljax.weights.onnx_graph import BATCH, INPUT, Graph, varies
+from byoljax.weights.onnx_operations import SAME, WRITERS
+
 OPSET = 18
 _IR_VERSION = 9  # the oldest that this opset may have, for older runtimes
-_BATCH = 1_000_003  # a prime
-_FEATURES_LAST = ((0, 3, 1, 2), (0, 2, 3, 1))
-INPUT, OUTPUT = 'images', 'output'
+OUTPUT = 'output'
 
 
 def model(
   function: Callable[[jax.Array], jax.Array],
   image: jax.ShapeDtypeStruct,
-  then: Callable[['Graph', str], str] | None = None,
+  then: Callable[[Graph, str], str] | None = None,
 ) -> bytes:
   """A function of images with all that it closes over.
 
@@ -49,9 +47,9 @@ def model(
     onnx = importlib.import_module('onnx')
   except ImportError as error:
     raise ValueError("ONNX is written by the package onnx: pip install 'byoljax[onnx]'.") from error
-  traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((_BATCH, *image.shape), image.dtype))
+  traced = jax.make_jaxpr(function)(jax.ShapeDtypeStruct((BATCH, *image.shape), image.dtype))
   graph = Graph(onnx)
-  (result,) = graph.run(traced.jaxpr, traced.consts, [INPUT])
+  (result,) = _translated(graph, traced.jaxpr, traced.consts, [INPUT])
   result = result if then is None else then(graph, graph.name(result))
   graph.add('Identity', [result], output=OUTPUT)
   helper, kinds = onnx.helper, onnx.TensorProto
@@ -69,316 +67,36 @@ def model(
   return written.SerializeToString()
 
 
-class Graph:
-  """Nodes and stored arrays; a value is the name of a tensor, or an array that is known already."""
+def _translated(graph: Graph, jaxpr: Any, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
+  """The results of a jaxpr, once its operations are in the graph."""
+  known: dict[Any, Any] = {}
 
-  def __init__(self, onnx: Any):
-    self._onnx = onnx
-    self.nodes: list[Any] = []
-    self.stored: dict[str, Any] = {}
-    self._count = 0
-    self._batch = ''
+  def value(of: Any) -> Any:
+    return np.asarray(of.val) if isinstance(of, core.Literal) else known[of]
 
-  def run(self, jaxpr: Any, consts: Sequence[Any], given: Sequence[Any]) -> list[Any]:
-    """Translates a jaxpr; returns its results."""
-    known: dict[Any, Any] = {}
-
-    def value(of: Any) -> Any:
-      return np.asarray(of.val) if isinstance(of, core.Literal) else known[of]
-
-    known.update(zip(jaxpr.constvars, map(_array, consts), strict=True))
-    known.update(zip(jaxpr.invars, given, strict=True))
-    for eqn in jaxpr.eqns:
-      inputs = [value(of) for of in eqn.invars]
-      known.update(zip(eqn.outvars, self._results(eqn, inputs), strict=True))
-    return [value(of) for of in jaxpr.outvars]
-
-  def _results(self, eqn: Any, inputs: list[Any]) -> list[Any]:
-    inner = next((v for v in eqn.params.values() if isinstance(v, core.ClosedJaxpr)), None)
-    if inner is not None:
-      return self.run(inner.jaxpr, inner.consts, inputs)
-    if all(isinstance(each, np.ndarray) for each in inputs) and _is_static(eqn):
-      made = eqn.primitive.bind(*inputs, **eqn.params)
-      return [_array(x) for x in (made if eqn.primitive.multiple_results else [made])]
-    name = eqn.primitive.name
-    if name in _SAME:
-      return [inputs[0]]
-    if name not in _WRITERS:
-      raise ValueError(f"this network has an operation '{name}' that is not written as ONNX.")
-    return [_WRITERS[name](self, eqn, inputs)]
-
-  def name(self, value: Any) -> str:
-    """The name of a value; an array is stored."""
-    if isinstance(value, str):
-      return value
-    array = _array(value)
-    return self._store(array.astype(np.float32) if _is_half(array.dtype) else array)
-
-  def _store(self, array: np.ndarray) -> str:
-    name = self._fresh()
-    # ONNX has no order of axes of its own: what is stored lies in rows.
-    made = np.ascontiguousarray(array).reshape(array.shape)
-    self.stored[name] = self._onnx.numpy_helper.from_array(made, name)
-    return name
-
-  def _fresh(self) -> str:
-    self._count += 1
-    return f't{self._count}'
-
-  def add(self, kind: str, inputs: Sequence[Any], output: str = '', **attributes: Any) -> str:
-    """A node with one output; returns the output's name."""
-    return self.add_several(kind, inputs, [output or self._fresh()], **attributes)[0]
-
-  def add_several(
-    self, kind: str, inputs: Sequence[Any], outputs: Sequence[str] | int, **attributes: Any
-  ) -> list[str]:
-    """A node with several outputs, their names or how many; returns the names."""
-    if isinstance(outputs, int):
-      outputs = [self._fresh() for _ in range(outputs)]
-    names = [self.name(each) for each in inputs]
-    self.nodes.append(self._onnx.helper.make_node(kind, names, outputs, **attributes))
-    return list(outputs)
-
-  def sizes(self, shape: Sequence[Any]) -> Any:
-    """A shape as an array, or as a tensor where it has the number of images in it."""
-    if not any(map(_varies, shape)):
-      return np.array(shape, np.int64)
-    if not self._batch:
-      self._batch = self.add('Shape', [INPUT], start=0, end=1)
-    parts = []
-    for side in shape:
-      part = np.array([side // _BATCH if _varies(side) else side], np.int64)
-      parts.append(self.add('Mul', [self._batch, part]) if _varies(side) else part)
-    return self.add('Concat', parts, axis=0)
-
-  def transposed(self, value: Any, order: Sequence[int]) -> Any:
-    """With its axes in another order."""
-    if isinstance(value, np.ndarray):
-      return value.transpose(order)
-    return self.add('Transpose', [value], perm=list(order))
-
-  def kind(self, dtype: Any) -> int:
-    """ONNX's number of a type."""
-    chosen = np.dtype('float32') if _is_half(dtype) else np.dtype(dtype)
-    return self._onnx.helper.np_dtype_to_tensor_dtype(chosen)
+  known.update(zip(jaxpr.constvars, map(np.asarray, consts), strict=True))
+  known.update(zip(jaxpr.invars, given, strict=True))
+  for eqn in jaxpr.eqns:
+    inputs = [value(of) for of in eqn.invars]
+    known.update(zip(eqn.outvars, _results(graph, eqn, inputs), strict=True))
+  return [value(of) for of in jaxpr.outvars]
 
 
-def _array(value: Any) -> np.ndarray:
-  return np.asarray(value)
-
-
-def _is_half(dtype: Any) -> bool:
-  return np.dtype(dtype).name in ('bfloat16', 'float16')
-
-
-def _varies(side: int) -> bool:
-  """Whether a side depends on the number of images."""
-  return side > 0 and side % _BATCH == 0
+def _results(graph: Graph, eqn: Any, inputs: list[Any]) -> list[Any]:
+  inner = next((v for v in eqn.params.values() if isinstance(v, core.ClosedJaxpr)), None)
+  if inner is not None:
+    return _translated(graph, inner.jaxpr, inner.consts, inputs)
+  if all(isinstance(each, np.ndarray) for each in inputs) and _is_static(eqn):
+    made = eqn.primitive.bind(*inputs, **eqn.params)
+    return [np.asarray(x) for x in (made if eqn.primitive.multiple_results else [made])]
+  name = eqn.primitive.name
+  if name in SAME:
+    return [inputs[0]]
+  if name not in WRITERS:
+    raise ValueError(f"this network has an operation '{name}' that is not written as ONNX.")
+  return [WRITERS[name](graph, eqn, inputs)]
 
 
 def _is_static(eqn: Any) -> bool:
   """Whether no result has the number of images in its shape."""
-  return not any(_varies(side) for out in eqn.outvars for side in out.aval.shape)
-
-
-_SAME = ('stop_gradient', 'copy', 'copy_p', 'optimization_barrier', 'reduce_precision')
-_Writer = Callable[[Graph, Any, list[Any]], Any]
-
-
-def _plain(kind: str) -> _Writer:
-  return lambda graph, eqn, inputs: graph.add(kind, inputs)
-
-
-def _shape_of(eqn: Any) -> tuple[Any, ...]:
-  return eqn.outvars[0].aval.shape
-
-
-def _reshape(graph: Graph, eqn: Any, inputs: list[Any]) -> str:
-  return graph.add('Reshape', [inputs[0], graph.sizes(_shape_of(eqn))])
-
-
-def _broadcast(graph: Graph, eqn: Any, inputs: list[Any]) -> Any:
-  shape, places = _shape_of(eqn), eqn.params['broadcast_dimensions']
-  own = eqn.invars[0].aval.shape
-  among = [own[places.index(axis)] if axis in places else 1 for axis in range(len(shape))]
-  value = inputs[0]
-  if isinstance(value, np.ndarray):
-    value = value.reshape(among)
-  else:
-    value = graph.add('Reshape', [value, graph.sizes(among)])
-  return value if list(shape) == among else graph.add('Expand', [value, graph.sizes(shape)])
-
-
-def _reduce(kind: str) -> _Writer:
-  def write(graph: Graph, eqn: Any, inputs: list[Any]) -> str:
-    axes = np.array(eqn.params['axes'], np.int64)
-    return graph.add(kind, [inputs[0], axes], keepdims=0)
-
-  return write
-
-
-def _convolution(graph: Graph, eqn: Any, inputs: list[Any]) -> str:
-  p = eqn.params
-  numbers = p['dimension_numbers']
-  if any(x != 1 for x in p['lhs_dilation']) or p['batch_group_count'] != 1:
-    raise ValueError('this network has a transposed convolution, which is not written as ONNX.')
-  images = graph.transposed(inputs[0], numbers.lhs_spec)
-  kernel = graph.transposed(inputs[1], numbers.rhs_spec)
-  (top, bottom), (left, right) = p['padding']
-  made = graph.add(
-    'Conv',
-    [images, kernel],
-    strides=list(p['window_strides']),
-    dilations=list(p['rhs_dilation']),
-    pads=[top, left, bottom, right],
-    group=p['feature_group_count'],
-  )
-  return graph.transposed(made, np.argsort(numbers.out_spec).tolist())
-
-
-def _pool(kind: str) -> _Writer:
-  def write(graph: Graph, eqn: Any, inputs: list[Any]) -> str:
-    p = eqn.params
-    window, strides = p['window_dimensions'], p['window_strides']
-    if len(window) != 4 or (window[0], window[3]) != (1, 1) or set(p['window_dilation']) != {1}:
-      raise ValueError(f'this network has a {kind} that is not written as ONNX.')
-    (top, bottom), (left, right) = p['padding'][1:3]
-    there, back = _FEATURES_LAST
-    more: dict[str, Any] = {'count_include_pad': 1} if kind == 'AveragePool' else {}
-    made = graph.add(
-      kind,
-      [graph.transposed(inputs[0], there)],
-      kernel_shape=list(window[1:3]),
-      strides=list(strides[1:3]),
-      pads=[top, left, bottom, right],
-      **more,
-    )
-    if kind == 'AveragePool':  # A sum is wanted.
-      made = graph.add('Mul', [made, np.array(math.prod(window), np.float32)])
-    return graph.transposed(made, back)
-
-  return write
-
-
-def _dot(graph: Graph, eqn: Any, inputs: list[Any]) -> str:
-  (left, right), (left_batch, right_batch) = eqn.params['dimension_numbers']
-  letters = iter('abcdefghijklmnopqrstuvwxyz')
-  first = [next(letters) for _ in eqn.invars[0].aval.shape]
-  pairs = dict(zip((*right, *right_batch), (*left, *left_batch), strict=True))
-  second = [
-    first[pairs[axis]] if axis in pairs else next(letters)
-    for axis in range(len(eqn.invars[1].aval.shape))
-  ]
-  free = [x for axis, x in enumerate(first) if axis not in (*left, *left_batch)]
-  free += [x for axis, x in enumerate(second) if axis not in (*right, *right_batch)]
-  out = [first[axis] for axis in left_batch] + free
-  return graph.add('Einsum', inputs, equation=f'{"".join(first)},{"".join(second)}->{"".join(out)}')
-
-
-def _pad(graph: Graph, eqn: Any, inputs: list[Any]) -> str:
-  config = eqn.params['padding_config']
-  if any(low < 0 or high < 0 or inner for low, high, inner in config):
-    raise ValueError('this network has a padding that is not written as ONNX.')
-  pads = np.array([low for low, _, _ in config] + [high for _, high, _ in config], np.int64)
-  return graph.add('Pad', [inputs[0], pads, inputs[1]])
-
-
-def _chosen(graph: Graph, eqn: Any, inputs: list[Any]) -> str:
-  """Entries of each image that are the same for all images: slices, gathers, turns.
-
-  What the operation does to the numbers of the entries themselves says which they are.
-  """
-  if any(isinstance(each, str) for each in inputs[1:]):
-    raise ValueError(f"this network has a '{eqn.primitive.name}' that depends on the images.")
-  shape = eqn.invars[0].aval.shape
-  own, count = tuple(shape[1:]), 2
-  size = math.prod(own)
-  numbers = np.arange(count * size, dtype=np.int32).reshape(count, *own)
-  params = {name: _counted(value, count) for name, value in eqn.params.items()}
-  found = np.asarray(eqn.primitive.bind(numbers, *inputs[1:], **params))
-  if not _varies(shape[0]) or not np.array_equal(found[1], found[0] + size):
-    raise ValueError(f"this network has a '{eqn.primitive.name}' that mixes images.")
-  flat = graph.add('Reshape', [inputs[0], graph.sizes((shape[0], size))])
-  picked = graph.add('Gather', [flat, found[0].ravel().astype(np.int64)], axis=1)
-  return graph.add('Reshape', [picked, graph.sizes(_shape_of(eqn))])
-
-
-def _counted(value: Any, count: int) -> Any:
-  """A parameter with so many images in place of `_BATCH`."""
-  if isinstance(value, tuple) and not hasattr(value, '_fields'):
-    return tuple(_counted(each, count) for each in value)
-  if isinstance(value, int) and not isinstance(value, bool) and _varies(value):
-    return value // _BATCH * count
-  return value
-
-
-def _stack(graph: Graph, eqn: Any, inputs: list[Any]) -> str:
-  axis = eqn.params.get('axis', eqn.params.get('dimension', 0))
-  parts = [graph.add('Unsqueeze', [each, np.array([axis], np.int64)]) for each in inputs]
-  return graph.add('Concat', parts, axis=axis)
-
-
-def _concatenate(graph: Graph, eqn: Any, inputs: list[Any]) -> str:
-  return graph.add('Concat', inputs, axis=eqn.params['dimension'])
-
-
-def _power(graph: Graph, eqn: Any, inputs: list[Any]) -> str:
-  return graph.add('Pow', [inputs[0], np.array(eqn.params['y'], np.float32)])
-
-
-_WRITERS: dict[str, _Writer] = {
-  'add': _plain('Add'),
-  'add_any': _plain('Add'),
-  'sub': _plain('Sub'),
-  'mul': _plain('Mul'),
-  'div': _plain('Div'),
-  'max': _plain('Max'),
-  'min': _plain('Min'),
-  'neg': _plain('Neg'),
-  'exp': _plain('Exp'),
-  'log': _plain('Log'),
-  'abs': _plain('Abs'),
-  'sign': _plain('Sign'),
-  'sqrt': _plain('Sqrt'),
-  'tanh': _plain('Tanh'),
-  'sin': _plain('Sin'),
-  'cos': _plain('Cos'),
-  'erf': _plain('Erf'),
-  'floor': _plain('Floor'),
-  'logistic': _plain('Sigmoid'),
-  'lt': _plain('Less'),
-  'le': _plain('LessOrEqual'),
-  'gt': _plain('Greater'),
-  'ge': _plain('GreaterOrEqual'),
-  'eq': _plain('Equal'),
-  'pow': _plain('Pow'),
-  'integer_pow': _power,
-  'square': lambda graph, eqn, x: graph.add('Mul', [x[0], x[0]]),
-  'cbrt': lambda graph, eqn, x: graph.add(
-    'Mul', [graph.add('Sign', x), graph.add('Pow', [graph.add('Abs', x), np.float32(1 / 3)])]
-  ),
-  'rsqrt': lambda graph, eqn, x: graph.add('Reciprocal', [graph.add('Sqrt', x)]),
-  'erfc': lambda graph, eqn, x: graph.add('Sub', [np.float32(1), graph.add('Erf', x)]),
-  'select_n': lambda graph, eqn, x: graph.add('Where', [x[0], x[2], x[1]]),
-  'convert_element_type': lambda graph, eqn, x: graph.add(
-    'Cast', x, to=graph.kind(eqn.params['new_dtype'])
-  ),
-  'transpose': lambda graph, eqn, x: graph.transposed(x[0], eqn.params['permutation']),
-  'reshape': _reshape,
-  'squeeze': _reshape,
-  'expand_dims': _reshape,
-  'broadcast_in_dim': _broadcast,
-  'concatenate': _concatenate,
-  'stack': _stack,
-  'pad': _pad,
-  'slice': _chosen,
-  'gather': _chosen,
-  'rev': _chosen,
-  'reduce_sum': _reduce('ReduceSum'),
-  'reduce_max': _reduce('ReduceMax'),
-  'reduce_min': _reduce('ReduceMin'),
-  'reduce_window_max': _pool('MaxPool'),
-  'reduce_window_sum': _pool('AveragePool'),
-  'conv_general_dilated': _convolution,
-  'dot_general': _dot,
-}
+  return not any(varies(side) for out in eqn.outvars for side in out.aval.shape)
