@@ -62,9 +62,7 @@ def write_onnx(classifier: Classifier, folder: pathlib.Path) -> None:
   (folder / 'classifier.onnx').write_bytes(made)
 
 
-def _votes(
-  graph: Graph, features: str, readout: readouts.Neighbors, temperature: float
-) -> str:
+def _votes(graph: Graph, features: str, readout: readouts.Neighbors, temperature: float) -> str:
   """`Neighbors.logits` and the softmax: votes are added up by an operation of ONNX's own."""
 
   def number(value: float) -> np.ndarray:

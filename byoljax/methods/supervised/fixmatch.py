@@ -170,6 +170,4 @@ def build(
     )
   )
   labelled, others = setting.shares
-  return fixmatch(
-    net, (labelled, others), threshold=threshold, weight=weight, tau=tau, early=early
-  )
+  return fixmatch(net, (labelled, others), threshold=threshold, weight=weight, tau=tau, early=early)
