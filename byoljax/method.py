@@ -294,6 +294,8 @@ class Method(NamedTuple):
     transforms: of whole images, where telling them apart is the task; see `Transforms`. How well
       that succeeds on an image says how much it is like the training images.
     encodes_all_views: whether the trained encoder sees every view: then `Aux.others` is complete.
+    only_encodes_views: whether the method does nothing with views but encode them: then patches can
+      be left out of them, see `methods.dropped_tokens`.
     compare: (compared of the whole batch, method_state, key, step) -> (this device's loss,
       metrics): of a method whose loss compares images, what it is of the outputs in
       `Aux.compared`; see `comparison`. With micro-batches the loss is then that of the batch.
@@ -325,6 +327,7 @@ class Method(NamedTuple):
   starts: Mapping[str, int] = MappingProxyType({})
   transforms: Transforms | None = None
   encodes_all_views: bool = False
+  only_encodes_views: bool = False
   compare: Compare | None = None
   notes: tuple[str, ...] = ()
   pictures: Pictures | None = None

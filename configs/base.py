@@ -153,6 +153,7 @@ def get_config() -> ConfigDict:
         'length': '300 epochs',
         'batch_size': 4096,  # global
         'accumulate': 1,  # micro-batches per step
+        'keep_tokens': 1.0,  # of ViTs in joint-embedding methods: share of the patches that is seen
         'non_finite': 'stop',  # the run; or 'skip' a step whose loss or gradient is not finite
         'max_skipped': 10,  # in a row; then the run stops
         'shard_state': False,  # optimizer, target, queue and bank over the devices; docs/pods.md

@@ -13,6 +13,7 @@ from byoljax import streams
 from byoljax.data.augment import device
 from byoljax.data.batches import pipeline
 from byoljax.method import transformed
+from byoljax.methods import dropped_tokens
 from byoljax.report import sheet
 from byoljax.train import loop
 from byoljax.train.run import Run
@@ -98,6 +99,6 @@ def _seen(run: Run, batch: dict[str, Any]) -> tuple[list[np.ndarray], np.ndarray
   count, seen = len(batch['index']), []
   views, labels = jax.jit(see)(batch)
   for view in views:
-    pixels = np.asarray(view) * std + mean
+    pixels = dropped_tokens.visible(np.asarray(view), run.source.channels) * std + mean
     seen += np.split(np.clip(pixels, 0.0, 1.0), max(1, len(pixels) // count))
   return seen, None if labels is None else np.asarray(labels).reshape(-1, count)

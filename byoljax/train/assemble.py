@@ -20,6 +20,7 @@ from byoljax.data.sources.source import Source
 from byoljax.devices import mapping
 from byoljax.length import Length, make_length
 from byoljax.method import Method, Setting
+from byoljax.methods import dropped_tokens
 from byoljax.models import encoder_factory
 from byoljax.optim import lars, recipe
 from byoljax.train import sharding
@@ -65,7 +66,7 @@ def from_config(
     return make_run(
       source,
       specs,
-      _method_builder(config),
+      _method_builder(config, source.channels),
       optimizer,
       length,
       data=data_options(config),
@@ -170,13 +171,17 @@ def logging_of(config: Config) -> Logging:
   return Logging(config.log.every, config.log.tensorboard, config.log.csv)
 
 
-def _method_builder(config: Config) -> Callable[[Setting], Method]:
-  fields = config.method.to_dict()
+def _method_builder(config: Config, channels: int) -> Callable[[Setting], Method]:
+  fields, share = config.method.to_dict(), config.train.keep_tokens
   encoder = _encoder_factory(config)
 
   def method(setting: Setting) -> Method:
-    with user_errors('config.method'):
-      return methods.build_method(encoder, setting, fields)
+    def of_encoder(make: Any) -> Method:
+      with user_errors('config.method'):
+        return methods.build_method(make, setting, fields)
+
+    with user_errors():
+      return dropped_tokens.build(of_encoder, encoder, share, channels=channels, axis=setting.axis)
 
   return method
 

@@ -122,7 +122,16 @@ def bridge(
     return params, state.replace(target_params=moved), {'tau': now}
 
   embed = evaluation_outputs(online, 'embedding', 'projection')
-  return Method(init, loss, post_step, embed, default_groups, net=online, encodes_all_views=True)
+  return Method(
+    init,
+    loss,
+    post_step,
+    embed,
+    default_groups,
+    net=online,
+    encodes_all_views=True,
+    only_encodes_views=True,
+  )
 
 
 def _prediction(outputs: dict[str, jax.Array]) -> jax.Array:

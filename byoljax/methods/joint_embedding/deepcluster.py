@@ -129,7 +129,16 @@ def deepcluster(
     return params | {'head': head}, state.replace(labels=labels, sizes=sizes)
 
   embed = evaluation_outputs(net, 'embedding')
-  return Method(init, loss, keep, embed, default_groups, Refresh(every, cluster), net=net)
+  return Method(
+    init,
+    loss,
+    keep,
+    embed,
+    default_groups,
+    Refresh(every, cluster),
+    net=net,
+    only_encodes_views=True,
+  )
 
 
 def _fresh(head: PyTree, key: jax.Array) -> PyTree:

@@ -164,7 +164,16 @@ def deepcluster_v2(
     centroids, labels = zip(*found, strict=True)
     return params, state.replace(banks=banks, prototypes=centroids, labels=labels)
 
-  return Method(init, loss, keep, embed, default_groups, Refresh(every, cluster), remember)
+  return Method(
+    init,
+    loss,
+    keep,
+    embed,
+    default_groups,
+    Refresh(every, cluster),
+    remember,
+    only_encodes_views=True,
+  )
 
 
 def build(

@@ -132,6 +132,7 @@ def dino(
     net=net,
     starts=starts,
     encodes_all_views=True,
+    only_encodes_views=True,
   )
 
 

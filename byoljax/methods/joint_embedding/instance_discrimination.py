@@ -182,7 +182,16 @@ def instance_discrimination(
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   return Method(
-    init, loss, keep, embed, default_groups, refresh, remember, net=net, memories=(('bank',),)
+    init,
+    loss,
+    keep,
+    embed,
+    default_groups,
+    refresh,
+    remember,
+    net=net,
+    memories=(('bank',),),
+    only_encodes_views=True,
   )
 
 

@@ -187,7 +187,16 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
   embed = evaluation_outputs(net, 'embedding', 'projection')
   refresh = Refresh(c.repair_every, functools.partial(_recluster, c))
   return Method(
-    init, loss, post_step, embed, default_groups, refresh, remember, net=net, memories=ring.MEMORIES
+    init,
+    loss,
+    post_step,
+    embed,
+    default_groups,
+    refresh,
+    remember,
+    net=net,
+    memories=ring.MEMORIES,
+    only_encodes_views=True,
   )
 
 

@@ -146,6 +146,7 @@ def moco(
     net=net,
     memories=ring.MEMORIES,
     encodes_all_views=symmetric,
+    only_encodes_views=True,
   )
 
 

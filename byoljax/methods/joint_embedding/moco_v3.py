@@ -117,7 +117,15 @@ def moco_v3(
 
   embed = evaluation_outputs(online, 'embedding', 'projection')
   return Method(
-    init, loss, post_step, embed, groups, net=online, encodes_all_views=True, compare=compare
+    init,
+    loss,
+    post_step,
+    embed,
+    groups,
+    net=online,
+    encodes_all_views=True,
+    compare=compare,
+    only_encodes_views=True,
   )
 
 

@@ -143,6 +143,7 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
     memories=ring.MEMORIES,
     encodes_all_views=True,
     compare=compare,
+    only_encodes_views=True,
   )
 
 

@@ -146,6 +146,7 @@ def simclr(
     memories=ring.MEMORIES,
     encodes_all_views=True,
     compare=compare,
+    only_encodes_views=True,
   )
 
 

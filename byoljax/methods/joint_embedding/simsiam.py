@@ -68,7 +68,16 @@ def simsiam(net: Net, *, stop_gradient: bool = True) -> Method:
     return value, Aux(Statistics(bn), {}, first['embedding'], others=(second['embedding'],))
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups, net=net, encodes_all_views=True)
+  return Method(
+    init,
+    loss,
+    keep,
+    embed,
+    default_groups,
+    net=net,
+    encodes_all_views=True,
+    only_encodes_views=True,
+  )
 
 
 def build(

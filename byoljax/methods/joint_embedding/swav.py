@@ -162,6 +162,7 @@ def swav(
     net=stack((*backbone.parts, *head.parts)),
     starts={'prototypes': freeze_steps},
     encodes_all_views=True,
+    only_encodes_views=True,
   )
 
 

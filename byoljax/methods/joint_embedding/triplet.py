@@ -76,7 +76,16 @@ def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
     return value, Aux(state.replace(bn=bn), metrics, embedding, others=tuple(others))
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups, net=net, encodes_all_views=True)
+  return Method(
+    init,
+    loss,
+    keep,
+    embed,
+    default_groups,
+    net=net,
+    encodes_all_views=True,
+    only_encodes_views=True,
+  )
 
 
 def build(

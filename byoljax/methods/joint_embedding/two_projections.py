@@ -70,5 +70,13 @@ def from_projections(
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   return Method(
-    init, loss, keep, embed, default_groups, net=net, encodes_all_views=True, compare=compare
+    init,
+    loss,
+    keep,
+    embed,
+    default_groups,
+    net=net,
+    encodes_all_views=True,
+    compare=compare,
+    only_encodes_views=True,
   )
