@@ -19,7 +19,7 @@ from byoljax.encoders.encoder import EMBEDDING
 
 TASKS = (
   'rotation', 'byol', 'counting', 'jigsaw', 'relative_patch_location', 'exemplar', 'geometric',
-  'augmentation_prediction',
+  'augmentation_prediction', 'multi_task', 'multi_task,rotation,relative_patch_location',
 )  # fmt: skip
 BASELINES = ('random', 'random_rescaled', 'pixels')
 NAMES = {'random': 'random encoder', 'random_rescaled': 'random, rescaled', 'pixels': 'raw pixels'}
