@@ -153,6 +153,8 @@ def get_config() -> ConfigDict:
         'length': '300 epochs',
         'batch_size': 4096,  # global
         'accumulate': 1,  # micro-batches per step
+        # Smaller views first: '0.5 until 40 %, 0.75 until 70 %', shares of their size; '' = none.
+        'progressive': '',
         'keep_tokens': 1.0,  # of ViTs in joint-embedding methods: share of the patches that is seen
         'non_finite': 'stop',  # the run; or 'skip' a step whose loss or gradient is not finite
         'max_skipped': 10,  # in a row; then the run stops

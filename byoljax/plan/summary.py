@@ -121,7 +121,7 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
   plan['estimate'] = _estimate(
     run, topology, work, traffic, waits, accessed, options, _bytes(batch)
   )
-  plan['assumptions'] = _assumptions(topology, options)
+  plan['assumptions'] = _assumptions(run, topology, options)
   return plan
 
 
@@ -307,7 +307,7 @@ def _estimate(
   return ends
 
 
-def _assumptions(topology: hardware.Topology, options: Options) -> list[str]:
+def _assumptions(run: Run, topology: hardware.Topology, options: Options) -> list[str]:
   chip = topology.chip
   low, high = options.share
   lines = [
@@ -323,6 +323,10 @@ def _assumptions(topology: hardware.Topology, options: Options) -> list[str]:
     'not included: start-up, compilation, evaluations, checkpoints, failures',
     f'price {options.price:g} per chip and hour, as given' if options.price else 'no price given',
   ]
+  if run.earlier:
+    lines.append(
+      'views have their full size in all steps, not the smaller ones of the first stages'
+    )
   if chip.platform == 'cuda':
     lines.append(
       'three quarters of the memory are usable, the default of JAX '

@@ -55,8 +55,8 @@ def measure(
   """Times a pretraining configuration on the attached devices; writes nothing.
 
   Args:
-    config: fields as for training; times `bench.steps` steps in each of `bench.rounds` rounds, and
-      extends `train.length` if it is shorter than that.
+    config: fields as for training; times `bench.steps` steps in each of `bench.rounds` rounds, on
+      views of their full size, and extends `train.length` if it is shorter than that.
     source: the training images.
     given: networks for the method, by name.
 
@@ -71,10 +71,12 @@ def measure(
   """
   check(config)
   steps, rounds = config.bench.steps, config.bench.rounds
+  config = config.copy_and_resolve_references()
+  with config.unlocked():
+    config.train.progressive = ''
   run = assemble.from_config(config, source, given=given)
   needed = _FIRST + rounds * (_HEAD_START + steps)
   if run.length.total_steps < needed:
-    config = config.copy_and_resolve_references()
     with config.unlocked():
       config.train.length = f'{needed} steps'
     run = assemble.from_config(config, source, given=given)
@@ -111,6 +113,7 @@ def measure(
     'data': source.name,
     'images': source.size,
     'batch_size': length.batch_size,
+    'views': [spec.size for spec in run.specs],
     'steps_per_epoch': length.steps_per_epoch,
     'devices': jax.device_count(),
     'device_kind': jax.devices()[0].device_kind,
@@ -173,7 +176,7 @@ def _host_call(run: Run, batch: dict[str, Any]) -> Call:
 
 def _resident_call(run: Run, source: Source, count: int) -> Call:
   """The steps of one call on data that live on the devices."""
-  data = resident.place(source)
+  data = resident.place(source, run.data.fields)
   index = _placed(resident.examples(run.order, 0, count))
   assert run.many_steps is not None
   many_steps = run.many_steps

@@ -19,7 +19,7 @@ def text(found: dict[str, Any]) -> str:
   where = 'on the device' if found['data_on_device'] else 'from the host'
   lines = [
     f'{found["method"]}, {found["encoder"]} encoder, {found["dtype"]}, '
-    f'batch {found["batch_size"]}, {device}; '
+    f'batch {found["batch_size"]}, views of {", ".join(map(str, found["views"]))} px, {device}; '
     f'data {where}, {found["steps_per_call"]} step(s) per call; '
     f'medians of {found["rounds"]} rounds of {found["steps"]} steps',
     '',

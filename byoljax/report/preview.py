@@ -23,21 +23,31 @@ from byoljax.workdir import activity
 def write_sheet(run: Run, path: pathlib.Path, names: Sequence[str] = (), count: int = 8) -> None:
   """Writes a contact sheet of `count` images of the first batch beside what the network sees.
 
+  Where a run begins with smaller views, they stand before the others, with their size.
+
   Args:
     run: see `byoljax.train.run`.
     path: the picture.
     names: of the views; () numbers them.
     count: rows.
   """
-  with activity.doing('previews of the views'):
-    originals, views, labels = example_views(run, min(count, run.source.size))
-    if run.method.show is not None:
-      originals = list(run.method.show(np.stack(originals) / np.float32(255)))
-      views = [list(run.method.show(np.stack(view))) for view in views]
-  numbered = [f'view{number + 1}' for number in range(len(views))]
-  names = names if len(names) == len(views) else numbered
-  captions = () if labels is None else captions_of(labels, len(views))
-  sheet.write(path, originals, views, names=list(names), captions=captions)
+  originals, shown, titles, captions = [], [], [], []
+  for stage in run.stages:
+    with activity.doing('previews of the views'):
+      alone = run._replace(specs=stage.specs, earlier=())
+      originals, views, labels = example_views(alone, min(count, run.source.size))
+    numbered = [f'view{number + 1}' for number in range(len(views))]
+    named = list(names) if len(names) == len(views) else numbered
+    if run.earlier:
+      named = [f'{name}, {view[0].shape[1]} px' for name, view in zip(named, views, strict=True)]
+    if labels is not None:
+      first, *rest = captions_of(labels, len(views))
+      captions = [first, *captions[1:], *rest]
+    shown, titles = shown + views, titles + named
+  if run.method.show is not None:
+    originals = list(run.method.show(np.stack(originals) / np.float32(255)))
+    shown = [list(run.method.show(np.stack(view))) for view in shown]
+  sheet.write(path, originals, shown, names=titles, captions=captions)
 
 
 def captions_of(labels: np.ndarray, views: int) -> list[list[str]]:

@@ -265,7 +265,9 @@ def _comparison(old: _Plan, new: _Plan, step: int, changed: list[str], images: b
   shares = [
     f"{name}='{value}'"
     for name, value in config_lib.flatten(new.config).items()
-    if name.startswith(('optim.', 'method.')) and '%' in str(value) and name not in _EXACT
+    if name.startswith(('optim.', 'method.', 'train.progressive'))
+    and '%' in str(value)
+    and name not in _EXACT
   ]
   moving = [
     each['schedule']

@@ -293,7 +293,20 @@ def _headline(config: Config, run: 'Run', workdir: pathlib.Path) -> str:
     f'{config.method.name}, {config.encoder.name} encoder, {run.source.size:,} images of '
     f'{run.source.name}\n{length.total_steps:,} steps of {length.batch_size} images, '
     f'{epochs:.4g} epochs of {length.steps_per_epoch:,} steps; '
-    f'warm-up {run.warmup_steps:,} steps; workdir {workdir}{short}'
+    f'warm-up {run.warmup_steps:,} steps; workdir {workdir}{_stages(run)}{short}'
+  )
+
+
+def _stages(run: 'Run') -> str:
+  """How large the views of a run are, where they grow."""
+  from byoljax.train import progressive
+
+  if not run.earlier:
+    return ''
+  ends = [f'up to step {stage.until:,}' for stage in run.earlier]
+  parts = zip(run.stages, [*ends, 'up to the end'], strict=True)
+  return '\nviews of ' + ', '.join(
+    f'{progressive.sizes(stage.specs)} px {end}' for stage, end in parts
   )
 
 

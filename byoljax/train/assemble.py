@@ -4,7 +4,7 @@
 configuration.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,9 +21,9 @@ from byoljax.devices import mapping
 from byoljax.length import Length, make_length
 from byoljax.method import Method, Setting
 from byoljax.methods import dropped_tokens
-from byoljax.models import encoder_factory
+from byoljax.models import METHODS_OWN, encoder_factory
 from byoljax.optim import lars, recipe
-from byoljax.train import sharding
+from byoljax.train import progressive, sharding
 from byoljax.train.record import Cadence, Logging
 from byoljax.train.run import DataOptions, MapStep, ProbeOptions, Run, check_batch, make_run
 from byoljax.workdir import sinks
@@ -53,6 +53,10 @@ def from_config(
   length = length_of(config, source, devices)
   with user_errors('config.views'):
     specs = view_specs(config)
+  with user_errors():
+    parts = progressive.parse(config.train.progressive, length)
+  with user_errors(f"train.progressive='{config.train.progressive}'"):
+    earlier = [(part.until, _scaled(config, specs, part.share)) for part in parts]
   skip = config_lib.skips_non_finite(config)
   with user_errors():
     log_every = length.every('log.every', config.log.every)
@@ -70,6 +74,7 @@ def from_config(
       optimizer,
       length,
       data=data_options(config),
+      earlier=earlier,
       order=order_of(config, source, devices),
       seed=config.seed,
       accumulate=config.train.accumulate,
@@ -204,6 +209,13 @@ def view_specs(config: Config) -> tuple[ViewSpec, ...]:
   """
   with user_errors('config.views'):
     return views.specs_of(config.views.to_dict())
+
+
+def _scaled(config: Config, specs: Sequence[ViewSpec], share: float) -> tuple[ViewSpec, ...]:
+  """The views at a share of their size, in whole patches where the encoder has some."""
+  own = config.encoder.name == METHODS_OWN
+  patch = 1 if own else getattr(_encoder_factory(config)(None), 'patch', 1)
+  return progressive.scaled(specs, share, patch)
 
 
 def view_names(config: Config) -> list[str]:

@@ -29,6 +29,7 @@ from byoljax.devices.stop import StopRequest
 from byoljax.evals import features as features_lib
 from byoljax.length import is_due, next_due
 from byoljax.step import Metrics, TrainState
+from byoljax.train.progressive import sizes
 from byoljax.train.record import Cadence, Hooks, Record
 from byoljax.train.run import Run
 from byoljax.workdir import activity, checkpoint, run_dir
@@ -43,25 +44,28 @@ def batches(run: Run, start_step: int) -> Generator[pipeline.Batch, None, None]:
   Raises:
     ConfigError: while they are made: what the data hold cannot be used.
   """
-  made = pipeline.train_batches(
-    run.source,
-    run.specs,
-    order=run.order,
-    seed=run.seed,
-    start_step=start_step,
-    stop_step=run.length.total_steps,
-    fields=run.data.fields,
-    threads=run.data.threads,
-  )
-  with contextlib.closing(made):
-    while True:
-      try:
-        batch = next(made)
-      except StopIteration:
-        return
-      except ValueError as error:
-        raise ConfigError(f'config.data: {error}') from error
-      yield batch
+  while start_step < run.length.total_steps:
+    stage = run.at(start_step)
+    made = pipeline.train_batches(
+      run.source,
+      stage.specs,
+      order=run.order,
+      seed=run.seed,
+      start_step=start_step,
+      stop_step=stage.until,
+      fields=run.data.fields,
+      threads=run.data.threads,
+    )
+    with contextlib.closing(made):
+      while True:
+        try:
+          batch = next(made)
+        except StopIteration:
+          break
+        except ValueError as error:
+          raise ConfigError(f'config.data: {error}') from error
+        yield batch
+    start_step = stage.until
 
 
 # (state, steps done, limit) -> (state, metrics, steps done, at most the limit).
@@ -89,6 +93,7 @@ def training(
   """
   total = run.length.total_steps
   wait_for_each = mapping.must_await_every_step()
+  until = start_step  # The end of the stage that is trained.
   refresh = run.method.refresh
   with (
     activity.doing('training', total - start_step, 'steps') as did,
@@ -99,18 +104,40 @@ def training(
       if refresh is not None and done % refresh.every == 0:
         with clock.paused(), activity.doing('the rare work of the method, such as clustering'):
           state = refreshed(run, state, done)
-      first = done == start_step  # It compiles: made and timed apart.
-      limit = done + 1 if first else min(due(done), total)
+      first = done == until  # It compiles: made and timed apart.
+      if first:
+        until = run.at(done).until
+      limit = done + 1 if first else min(due(done), until)
       if refresh is not None:
         limit = min(limit, next_due(done, refresh.every))
       before = done
-      with activity.doing('compiling and first step') if first else contextlib.nullcontext():
+      later = done > start_step
+      with (
+        _compiling(run, state, done, clock if later else None)
+        if first
+        else contextlib.nullcontext()
+      ):
         state, values, done = advance(state, done, int(limit))
-      if wait_for_each or first:
-        jax.block_until_ready(state)
+        if wait_for_each or first:
+          jax.block_until_ready(state)
       did(done - before)
       clock.tick(done)
       yield done, state, values
+
+
+@contextlib.contextmanager
+def _compiling(run: Run, state: TrainState, done: int, clock: Clock | None) -> Iterator[None]:
+  """Around the first step of a stage, which compiles; the rates of a `clock` leave it out."""
+  stage = run.at(done)
+  if run.earlier:
+    log.info('views of %s pixels up to step %d', sizes(stage.specs), stage.until)
+  if clock is not None:
+    jax.block_until_ready(state)  # The steps before it are not in the pause.
+  with (
+    activity.doing('compiling and first step'),
+    clock.paused() if clock else contextlib.nullcontext(),
+  ):
+    yield
 
 
 @contextlib.contextmanager
@@ -132,7 +159,7 @@ def _advance(run: Run, start_step: int, clock: Clock) -> Iterator[Advance]:
         batch = mapping.shard(next(made))
       if len(ahead) == _AHEAD:
         jax.block_until_ready(ahead.popleft())
-      state, values = run.step(state, batch)
+      state, values = run.at(done).step(state, batch)
       ahead.append(values)
       return state, values, done + 1
 
@@ -149,24 +176,26 @@ _CALL_SECONDS = 2.0
 def _resident(run: Run, source: Source, clock: Clock) -> Advance:
   """Many steps per call on data that live on the devices; see `byoljax.data.batches.resident`.
 
-  A call has as many steps as fit into `_CALL_SECONDS`, by the time of the second call: the first
-  compiles. How the steps are cut into calls does not change what they compute.
+  A call has as many steps as fit into `_CALL_SECONDS`, by the time of a stage's second call: the
+  first compiles. How the steps are cut into calls does not change what they compute.
   """
   with clock.waiting():
     data = resident.place(source, run.data.fields)
-  assert run.many_steps is not None
-  many_steps = run.many_steps
-  calls, at_once = 0, 1
+  calls, at_once, until = 0, 1, 0
   before: Metrics = {}
 
   def advance(state: TrainState, done: int, limit: int) -> tuple[TrainState, Metrics, int]:
-    nonlocal calls, at_once, before
+    nonlocal calls, at_once, until, before
+    stage = run.at(done)
+    if stage.until != until:
+      calls, at_once, until = 0, 1, stage.until
     count = min(limit - done, at_once)
     with clock.waiting():
       rows = resident.examples(run.order, done, count)
     began = time.perf_counter()
     jax.block_until_ready(before)  # At most one call waits behind the one that runs.
-    state, before = many_steps(state, data, rows, np.int32(count))
+    assert stage.many_steps is not None
+    state, before = stage.many_steps(state, data, rows, np.int32(count))
     calls += 1
     if calls == 2:
       jax.block_until_ready(before)
@@ -199,7 +228,7 @@ def refreshed(run: Run, state: TrainState, step: int) -> TrainState:
       source = source.subset(np.arange(count) * size // count)
     clean = pipeline.eval_batches(
       source,
-      image_size=run.specs[0].size,
+      image_size=run.at(step).specs[0].size,
       batch_size=run.length.batch_size,
       process_index=jax.process_index(),
       process_count=jax.process_count(),

@@ -140,6 +140,8 @@ class Record:
     row = {name: value for name, value in row.items() if not np.isnan(value)}
     if self._run.schedule is not None:
       row['lr'] = float(np.max(np.asarray(self._run.schedule(done - 1))))
+    if self._run.earlier:
+      row['view_size'] = self._run.at(done - 1).specs[0].size
     row['epoch'] = done / self._run.length.steps_per_epoch
     return row | self.clock.read()
 

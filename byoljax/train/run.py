@@ -32,10 +32,10 @@ from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
 from byoljax.length import Length, is_due
-from byoljax.method import COTANGENTS, Batch, Method, Setting, transformed
+from byoljax.method import Batch, Method, Setting
 from byoljax.optim.recipe import Recipe
 from byoljax.step import Measured, Metrics, TrainState, make_init, train_step
-from byoljax.train import online_probe, sharding
+from byoljax.train import online_probe, sharding, stage_checks
 from byoljax.train.online_probe import ProbeOptions
 
 PyTree = Any
@@ -61,12 +61,28 @@ class DataOptions(NamedTuple):
   fields: tuple[str, ...] = ()
 
 
+class Stage(NamedTuple):
+  """A part of a run, whose views have sizes of their own; see `train.progressive`.
+
+  Attributes:
+    until: step that it ends with.
+    specs: one augmentation per view.
+    step: as `Run.step`.
+    many_steps: as `Run.many_steps`.
+  """
+
+  until: int
+  specs: tuple[ViewSpec, ...]
+  step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+  many_steps: Callable[..., tuple[TrainState, Metrics]] | None
+
+
 class Run(NamedTuple):
   """Everything that training needs; nothing here changes.
 
   Attributes:
     source: the training images.
-    specs: one augmentation per view.
+    specs: one augmentation per view, in the last stage of the run.
     order: which examples each step of this process consists of.
     seed: of the order, the augmentation and the initial weights.
     data: see `DataOptions`.
@@ -78,12 +94,14 @@ class Run(NamedTuple):
     warmup_steps: of the learning rate.
     log_every: steps between two rows of metrics; 0 logs the last step only.
     max_skipped: steps in a row whose update may be skipped before the run stops; 0: no limit.
-    step: the mapped train step: (state, batch [devices, b, ...]) -> (state, metrics).
+    step: the mapped train step: (state, batch [devices, b, ...]) -> (state, metrics); of the last
+      stage, too.
     create: () -> the TrainState at step 0, replicated arrays on the default device.
     layout: how the state that `step` takes is placed on the devices.
     report: table of the parameters and how each is optimized.
     many_steps: the mapped `resident.make_steps`, for data that live on the devices: (state, data,
       order [devices, 2, K, b], count) -> (state, metrics). None where images differ in size.
+    earlier: the stages before the last one, which have smaller views.
   """
 
   source: Source
@@ -104,6 +122,17 @@ class Run(NamedTuple):
   layout: sharding.Placement
   report: str
   many_steps: Callable[..., tuple[TrainState, Metrics]] | None
+  earlier: tuple[Stage, ...] = ()
+
+  @property
+  def stages(self) -> tuple[Stage, ...]:
+    """The parts of the run in their order, at least one."""
+    last = Stage(self.length.total_steps, self.specs, self.step, self.many_steps)
+    return (*self.earlier, last)
+
+  def at(self, done: int) -> Stage:
+    """The stage that the step after `done` steps belongs to."""
+    return next((stage for stage in self.earlier if done < stage.until), self.stages[-1])
 
 
 def make_run(
@@ -114,6 +143,7 @@ def make_run(
   length: Length,
   *,
   data: DataOptions,
+  earlier: Sequence[tuple[int, Sequence[ViewSpec]]] = (),
   order: AnyOrder | None = None,
   seed: int = 0,
   accumulate: int = 1,
@@ -137,6 +167,8 @@ def make_run(
       every parameter.
     length: see `length.make_length`.
     data: see `DataOptions`.
+    earlier: (step that it ends with, one augmentation per view) of stages before the last one, in
+      their order; () trains on `specs` throughout.
     order: which examples a step consists of; None: a new permutation of all in every epoch.
     seed: of the order, the augmentation and the initial weights.
     accumulate: micro-batches per optimizer step.
@@ -181,34 +213,45 @@ def make_run(
     optimizer = optimizer.with_group('probe', *online_probe.optimizer(probe, length))
   recipe = optimizer.starting(made.starts)
   tx = optim.make(lambda params: recipe.label(made.groups(params), params), recipe.transformations)
-  augment = device.make_augment(
-    specs,
+  augment = functools.partial(
+    device.make_augment,
     seed=seed,
     mean=data.mean,
     std=data.std,
     fields=[source.field(name) for name in data.fields],
   )
-  example = _example_batch(source, specs, data.fields, augment)
+  example = _example_batch(source, specs, data.fields, augment(specs))
   create = make_init(made, tx, example, seed, skip_non_finite=skip_non_finite)
   shapes = jax.eval_shape(create)
   if setting.micro_batch_size == 1:
-    _check_single_example(made, shapes, example, compared=length.batch_size > 1)
+    stage_checks.check_losses(made, shapes, jax.tree.map(lambda x: x[:1][None], example), setting)
+  for _, smaller in earlier:
+    batch = pipeline.batch_shapes(source, smaller, setting.micro_batch_size, data.fields)
+    stage_checks.check_stage(
+      made, shapes, jax.eval_shape(augment(smaller), batch), smaller, setting
+    )
   layout = sharding.replicated()
   if shard_state:
     made, tx, layout = sharding.shard(made, tx, shapes)
-  step = functools.partial(
-    train_step,
-    method=made,
-    tx=tx,
-    augment=augment,
-    diagnose=_diagnosis(log_every, length.total_steps),
-    accumulate=accumulate,
-    skip_non_finite=skip_non_finite,
-  )
+
+  def stage(until: int, specs: Sequence[ViewSpec]) -> Stage:
+    step = functools.partial(
+      train_step,
+      method=made,
+      tx=tx,
+      augment=augment(specs),
+      diagnose=_diagnosis(log_every, length.total_steps),
+      accumulate=accumulate,
+      skip_non_finite=skip_non_finite,
+    )
+    one = mapped(step, in_axes=(layout.axes, 0), out_axes=(layout.axes, None))
+    return Stage(until, tuple(specs), one, _many_steps(step, source, data.fields, layout))
+
+  last = stage(length.total_steps, specs)
   labels = recipe.label(made.groups(shapes.params), shapes.params)
   return Run(
     source=source,
-    specs=tuple(specs),
+    specs=last.specs,
     order=order,
     seed=seed,
     data=data,
@@ -220,11 +263,12 @@ def make_run(
     warmup_steps=recipe.warmup_steps,
     log_every=log_every,
     max_skipped=max_skipped if skip_non_finite else 0,
-    step=mapped(step, in_axes=(layout.axes, 0), out_axes=(layout.axes, None)),
+    step=last.step,
     create=create,
     layout=layout,
     report=optim.param_report(shapes.params, labels, recipe.settings),
-    many_steps=_many_steps(step, source, data.fields, layout),
+    many_steps=last.many_steps,
+    earlier=tuple(stage(*each) for each in earlier),
   )
 
 
@@ -265,32 +309,6 @@ def _example_batch(source: Source, specs: Sequence[ViewSpec], fields: Any, augme
   """Two examples as the method sees them, all zeros: only their shapes matter."""
   shapes = jax.eval_shape(augment, pipeline.batch_shapes(source, specs, 2, fields))
   return jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
-
-
-def _check_single_example(
-  method: Method, state: TrainState, example: Batch, *, compared: bool
-) -> None:
-  """Raises what a loss that needs several examples says to one; computes nothing.
-
-  Args:
-    method: see `method.Method`.
-    state: shapes.
-    example: a batch.
-    compared: whether there are several micro-batches, whose outputs `Method.compare` gets together.
-  """
-  outputs = {COTANGENTS: None} if compared and method.compare else {}
-
-  def losses(state: TrainState, batch: Batch, key: jax.Array) -> list[Any]:
-    seen = transformed(method, batch, key, state.step)
-    alone = jax.tree.map(lambda x: x[None], seen) | outputs
-    arguments = (state.params, state.method_state, alone, key, state.step)
-    each = [phase.loss for phase in method.phases] or [method.loss]
-    return [
-      jax.vmap(loss, (None, None, 0, None, None), axis_name=collectives.AXIS)(*arguments)
-      for loss in each
-    ]
-
-  jax.eval_shape(losses, state, jax.tree.map(lambda x: x[:1], example), jax.random.key(0))
 
 
 def _many_steps(

@@ -95,6 +95,7 @@ def test_each_image_keeps_its_own_patches_whatever_the_number_of_devices():
   np.testing.assert_array_equal(dropped_tokens.visible(batch['views'][0], 3), batch['views'][0])
 
 
+@pytest.mark.slow
 def test_a_step_on_four_devices_is_that_of_one():
   """Within the contract's tolerance, 2e-5, for sums in another order."""
   results = []

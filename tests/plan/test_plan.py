@@ -360,10 +360,11 @@ NO_COMPILE = ['--topology=v5e:2x2', '--no_compile', '--price=1.5']
 def test_a_plan_without_a_compiler(tmp_path, capsys):
   out = tmp_path / 'plan.json'
   recipe = f'--config={ROOT}/configs/byol.py:smoke'
-  assert command.main([recipe, *NO_COMPILE, f'--out={out}', '--config.train.batch_size=32']) == 0
+  changes = ['--config.train.batch_size=32', '--config.train.progressive=0.5 until 50 %']
+  assert command.main([recipe, *NO_COMPILE, f'--out={out}', *changes]) == 0
   shown = capsys.readouterr().out
   plan = json.loads(out.read_text())
-  assert plan['overrides'] == ['--config.train.batch_size=32']
+  assert plan['overrides'] == changes and 'views have their full size in all steps' in shown
   assert plan['run']['images_per_device'] == 8 and plan['machine']['devices'] == 4
   assert plan['flops']['per_step'] == 4 * sum(plan['flops']['per_device_and_step'].values())
   # Two views of 32 px, an index and a label of 4 bytes each: what a host hands over.

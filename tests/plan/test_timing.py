@@ -36,14 +36,17 @@ def loaded(tiny, *changes):
 
 
 def test_the_task_times_a_recipe_that_is_shorter_and_trains_nothing(tiny, tmp_path, capsys):
+  """And on views of their full size, where the run would begin with smaller ones."""
   arguments = ['--config.task=bench', '--config.bench.steps=3', '--config.bench.rounds=2']
   arguments += ['--config.train.length=2 steps', f'--workdir={tmp_path}']
+  arguments += ['--config.train.progressive=0.67 until 50 %']
   assert main([*tiny, *_PIXELS, *arguments]) == 0
   out = capsys.readouterr().out
   assert [path.name for path in tmp_path.iterdir()] == ['bench.json']
   stored = json.loads((tmp_path / 'bench.json').read_text())
   found = stored['result']
   assert stored['config']['train']['length'] == '2 steps', "the user's own, not the longer one"
+  assert found['views'] == [12, 12] and 'views of 12, 12 px' in out
   assert found['batch_size'] == 16 and found['devices'] == jax.device_count()
   assert not found['data_on_device'] and found['steps_per_call'] == 1
   for part, label in (('input', 'input only'), ('step', 'step only'), ('training', 'training')):
