@@ -56,7 +56,7 @@ def cases(method: str, quick: bool) -> dict[str, dict[str, Any]]:
 
 
 def _arguments(method: str, quick: bool) -> tuple[dict[str, list[int]], dict[str, Any]]:
-  """The published heads, and the other arguments of the method's builder.
+  """The published heads (Barlow Twins': solo-learn's), and the others of the builder's arguments.
 
   MoCo in one direction and without groups of the batch, among which images would be shuffled.
   """
@@ -65,6 +65,8 @@ def _arguments(method: str, quick: bool) -> tuple[dict[str, list[int]], dict[str
   heads = {'projector': [2048, 128]}
   if method == 'simclr':
     return heads, {'temperature': 0.5}
+  if method == 'barlow_twins':
+    return {'projector': [2048, 2048, 2048]}, {}
   queue = {'queue_size': 4096 if quick else 65536, 'bn_groups': 0, 'symmetric': False}
   return heads, {'temperature': 0.2, 'tau': 0.97} | queue
 

@@ -239,9 +239,9 @@ def test_byoljax_step_contestant(tmp_path, monkeypatch):
 
 def _network(case, params, *views):
   """Projections of views, float64, from the arrays of a start; each view is a forward pass."""
-  import jax_step
+  import train_step
 
-  net = jax_step.method_of(case).net
+  net = train_step.method_of(case).net
   tree = traverse_util.unflatten_dict(params, sep='/')
   _, bn = net.init(jax.random.key(0), views[0])
 
@@ -299,10 +299,10 @@ def test_the_first_loss_of_a_contestant_is_the_methods(method, tmp_path):
 
 
 def test_cases_of_all_methods_are_built():
-  import jax_step
   import render
   import run
   import step_bench
+  import train_step
 
   assert set(step_bench.PARTS) <= set(run.PARTS) == {*render.PARTS, 'limits'}
   assert set(run.PARTS) == set(run._MINUTES)
@@ -310,7 +310,7 @@ def test_cases_of_all_methods_are_built():
   for method in step_bench.PARTS.values():
     for quick in (False, True):
       for name, case in step_bench.cases(method, quick).items():
-        jax_step.method_of(case | {'dtype': 'bfloat16'})
+        train_step.method_of(case | {'dtype': 'bfloat16'})
         counted.append(render.step_work(name, case))
         assert json.loads(json.dumps(case)) == case
     small, large = (step_bench.cases(method, False)[name] for name in ('small', 'resnet18'))
