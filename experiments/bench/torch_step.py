@@ -276,8 +276,8 @@ class SimCLR(Method):
     """Twice the mean over all anchors, as byoljax has it."""
     z = unit(outputs[0])
     logits = (z / self.arguments['temperature']) @ z.T
-    logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool), -math.inf)
-    others = torch.arange(len(z)).roll(len(z) // 2)
+    logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), -math.inf)
+    others = torch.arange(len(z), device=z.device).roll(len(z) // 2)
     return 2 * functional.cross_entropy(logits, others)
 
 
@@ -320,14 +320,22 @@ METHODS: dict[str, type[Method]] = {'byol': BYOL, 'simclr': SimCLR, 'moco': MoCo
 class Contestant:
   """Answers 'prepare', 'check' and 'steps' like its namesake in jax_step.py."""
 
-  def prepare(self, case: dict[str, Any], start: str, variant: str, threads: int) -> contest.Reply:
-    """Builds the networks from the weights, the queue and the views in `start`."""
+  def prepare(
+    self, case: dict[str, Any], start: str, variant: str, threads: int, device: str = 'cpu'
+  ) -> contest.Reply:
+    """Builds the networks from the weights, the queue and the views in `start`, on a device.
+
+    On a GPU float32 products are computed in TF32, as JAX computes them, and cuDNN chooses its
+    algorithms by measuring them, as XLA does.
+    """
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision('high' if device == 'cuda' else 'highest')
+    torch.backends.cudnn.benchmark = True
     layout, compiled = VARIANTS[variant]
-    self._case, self._step = case, 0
+    self._case, self._step, self._device = case, 0, device
     with np.load(start) as arrays:
       given = dict(arrays)
-    queue = torch.from_numpy(given['queue']) if 'queue' in given else None
+    queue = torch.from_numpy(given['queue']).to(device) if 'queue' in given else None
     method = METHODS[case['method']]
     arguments = case['arguments']
     self._method = method(arguments, case['total_steps'], queue)
@@ -338,9 +346,11 @@ class Contestant:
         predictor = arguments.get('predictor', ()) if role == 'online' else ()
         network = Network(case['encoder'], arguments['projector'], predictor, method.head)
         load(network, own)
-        networks[role] = network.to(memory_format=layout).train()
+        networks[role] = network.to(device, memory_format=layout).train()
     self._views = [
-      torch.from_numpy(given[name].transpose(0, 3, 1, 2)).contiguous(memory_format=layout)
+      torch.from_numpy(given[name].transpose(0, 3, 1, 2))
+      .to(device)
+      .contiguous(memory_format=layout)
       for name in ('view1', 'view2')
     ]
     self._run = {
@@ -370,9 +380,9 @@ class Contestant:
     }
     return {kind: tensors for kind, tensors in kinds.items() if tensors}
 
-  def _one(self) -> float:
+  def _one(self) -> torch.Tensor:
     mixed = (
-      torch.autocast('cpu', torch.bfloat16)
+      torch.autocast(self._device, torch.bfloat16)
       if self._case['dtype'] == 'bfloat16'
       else contextlib.nullcontext()
     )
@@ -387,24 +397,31 @@ class Contestant:
         torch._foreach_lerp_(self._averaged, self._sources, weight)
       self._method.remember(*outputs)
     self._step += 1
-    return loss.item()
+    return loss.detach()
+
+  def _several(self, count: int) -> float:
+    """Makes steps; reading the last loss waits for all that the device was given before."""
+    losses = [self._one() for _ in range(count)]
+    return losses[-1].item()
 
   def check(self, steps: int) -> contest.Reply:
     """The first steps: their losses, and how far each kind of tensor has moved by then."""
     begin = time.perf_counter()
-    losses = [self._one()]
+    losses = [self._several(1)]
     first = time.perf_counter() - begin
-    losses += [self._one() for _ in range(steps - 1)]
+    losses += [self._several(1) for _ in range(steps - 1)]
     moved = {}
     for kind, tensors in self._tensors().items():
       pairs = zip(tensors, self._start[kind], strict=True)
       moved[kind] = sum(float((a.detach() - b).double().square().sum()) for a, b in pairs) ** 0.5
     return {'losses': losses, 'moved': moved, 'first_step_s': first}
 
-  def steps(self, count: int) -> contest.Reply:
-    """Times steps one by one."""
-    wall, cpu = zip(*(contest.timed(self._one) for _ in range(count)), strict=True)
-    return {'wall': wall, 'cpu': cpu}
+  def steps(self, count: int, each: int = 1) -> contest.Reply:
+    """Times `count` groups of `each` steps; the device is waited for at the end of a group."""
+    groups = (contest.timed(lambda: self._several(each)) for _ in range(count))
+    wall, cpu = zip(*groups, strict=True)
+    peak = torch.cuda.max_memory_allocated() if self._device == 'cuda' else None
+    return {'wall': wall, 'cpu': cpu, 'peak_memory': peak}
 
 
 if __name__ == '__main__':
