@@ -295,7 +295,7 @@ def compile_lowered(lowered: Any, options: dict[str, Any] | None = None) -> Comp
   cost = compiled.cost_analysis()
   cost = cost if isinstance(cost, dict) else {}
   return Compiled(
-    _memory(compiled.memory_analysis()),
+    memory_of(compiled.memory_analysis()),
     '',
     max(0.0, float(cost.get('flops', 0))),
     max(0.0, float(cost.get('bytes accessed', 0))),
@@ -305,7 +305,8 @@ def compile_lowered(lowered: Any, options: dict[str, Any] | None = None) -> Comp
   )
 
 
-def _memory(stats: Any) -> Memory:
+def memory_of(stats: Any) -> Memory:
+  """The parts of a compiled program's `memory_analysis()`."""
   return Memory(
     stats.argument_size_in_bytes,
     stats.output_size_in_bytes,
