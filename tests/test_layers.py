@@ -5,8 +5,6 @@ import functools
 import graphlib
 import pathlib
 
-import pytest
-
 from tests.paths import ROOT
 
 PACKAGE = ROOT / 'byoljax'
@@ -175,14 +173,15 @@ def wing(path):
   return '/'.join(parts[: 2 if parts[0] == 'data' else 1])
 
 
-@pytest.mark.parametrize('module', MODULES)
-def test_layers(module):
-  allowed = {wing(module), *LAYERS[wing(module)]}
-  for other in own_imports(module):
-    known = other in allowed or wing(other) in allowed
-    assert known, f'{module} imports {other}, a layer that it may not know'
-  heavy = libraries(imports(module)) & HEAVY
-  assert heavy <= row(HEAVY_ALLOWED, module), 'imports a library of another layer'
+def test_layers():
+  """A module imports no layer that it may not know, and no library of another layer."""
+  broken = []
+  for module in MODULES:
+    allowed = {wing(module), *LAYERS[wing(module)]}
+    others = {other for other in own_imports(module) if not {other, wing(other)} & allowed}
+    heavy = libraries(imports(module)) & HEAVY - row(HEAVY_ALLOWED, module)
+    broken += [f'{module} imports {name}' for name in sorted(others | heavy)]
+  assert not broken
 
 
 def test_no_import_runs_back_up():
@@ -218,29 +217,27 @@ def is_method(module):
   )
 
 
-@pytest.mark.parametrize('module', list(filter(is_method, MODULES)))
-def test_no_method_imports_another(module):
-  own = module.removesuffix('.py')
-  others = {other.removesuffix('.py') for other in filter(is_method, MODULES)} - {own}
-  assert not own_imports(module) & (others | {'methods'})
+def test_no_method_imports_another():
+  methods = {module.removesuffix('.py') for module in filter(is_method, MODULES)}
+  for own in methods:
+    assert not own_imports(f'{own}.py') & (methods - {own} | {'methods'}), own
 
 
-@pytest.mark.parametrize('module', MODULES)
-def test_tensorflow_is_imported_late(module):
-  early = libraries(module_level_imports(module))
-  assert not early & {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'tensorboardX', 'sklearn'}
+def test_tensorflow_is_imported_late():
+  late = {'tensorflow', 'tensorflow_datasets', 'matplotlib', 'tensorboardX', 'sklearn'}
+  assert not [module for module in MODULES if libraries(module_level_imports(module)) & late]
 
 
-@pytest.mark.parametrize('module', [*PURE_DATA, *(m for m in MODULES if 'data/augment/' in m)])
-def test_arrays_need_no_tensorflow(module):
-  assert not libraries(imports(module)) & {'tensorflow', 'tensorflow_datasets'}
-  assert 'data/sources/tensorflow_import' not in own_imports(module)
+def test_arrays_need_no_tensorflow():
+  for module in (*PURE_DATA, *(m for m in MODULES if 'data/augment/' in m)):
+    assert not libraries(imports(module)) & {'tensorflow', 'tensorflow_datasets'}, module
+    assert 'data/sources/tensorflow_import' not in own_imports(module), module
 
 
-@pytest.mark.parametrize('module', MODULES)
-def test_configurations_are_read_at_the_top(module):
-  if not module.startswith(CONFIGURED):
-    assert not imports(module) & {'byoljax.config.Config', 'ml_collections.ConfigDict'}
+def test_configurations_are_read_at_the_top():
+  read = {'byoljax.config.Config', 'ml_collections.ConfigDict'}
+  below = [module for module in MODULES if not module.startswith(CONFIGURED)]
+  assert not [module for module in below if imports(module) & read]
 
 
 def test_no_method_is_named_outside_methods():

@@ -1,24 +1,27 @@
 """Every use of random numbers names its stream, and no two uses share one."""
 
 import ast
+import functools
 
 import pytest
 
 from byoljax import streams
 from tests.paths import ROOT
 
-PACKAGE = ROOT / 'byoljax'
+SOURCES = {path: path.read_text() for path in sorted((ROOT / 'byoljax').rglob('*.py'))}
 STREAMS = {name: value for name, value in vars(streams).items() if name.isupper()}
+
+
+@functools.cache
+def all_calls(source):
+  return [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
 
 
 def calls(name, source):
   """The calls of a function of that name, however it is reached."""
-  for node in ast.walk(ast.parse(source)):
-    if isinstance(node, ast.Call):
-      function = node.func
-      called = function.attr if isinstance(function, ast.Attribute) else ast.unparse(function)
-      if called == name:
-        yield node
+  for node in all_calls(source):
+    if name == getattr(node.func, 'attr', getattr(node.func, 'id', None)):
+      yield node
 
 
 def stream_of(node):
@@ -50,15 +53,15 @@ def mistakes(source):
   return found
 
 
-@pytest.mark.parametrize('path', sorted(PACKAGE.rglob('*.py')), ids=lambda path: path.name)
-def test_every_draw_names_its_stream(path):
-  assert not mistakes(path.read_text())
+def test_every_draw_names_its_stream():
+  found = {str(path): mistakes(source) for path, source in SOURCES.items()}
+  assert not {path: wrong for path, wrong in found.items() if wrong}
 
 
 def test_seeds_that_are_handed_through_name_their_stream():
   """`seed=(seed, ...)` in a call."""
-  for path in PACKAGE.rglob('*.py'):
-    for call in (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)):
+  for path, source in SOURCES.items():
+    for call in all_calls(source):
       for keyword in call.keywords:
         if keyword.arg == 'seed' and isinstance(keyword.value, ast.Tuple):
           assert stream_of(keyword.value.elts[1]), f'{path}: {ast.unparse(call)}'
@@ -67,7 +70,7 @@ def test_seeds_that_are_handed_through_name_their_stream():
 def test_the_numbers_are_different_and_used():
   assert len(set(STREAMS.values())) == len(STREAMS)
   assert min(STREAMS.values()) > 1000, 'parts of a network are counted from 0 in the same keys'
-  text = ''.join(path.read_text() for path in PACKAGE.rglob('*.py'))
+  text = ''.join(SOURCES.values())
   unused = [name for name in STREAMS if f'streams.{name}' not in text]
   assert not unused
 
