@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import scipy.stats
 
 from byoljax.evals import normality
 
@@ -15,6 +14,8 @@ def test_probability_by_hand():
 
 
 def test_the_fit_finds_the_dirichlets_that_were_drawn_from():
+  from scipy import stats  # Imported where it is needed: not by every worker.
+
   alphas = np.array([[8.0, 1.0, 0.5], [0.3, 6.0, 2.0], [1.0, 1.0, 40.0]])
   y = np.stack([RNG.dirichlet(own, 20_000) for own in alphas], axis=1)
   found = normality.fit_dirichlets(np.log(np.maximum(y, 1e-300)))
@@ -25,14 +26,16 @@ def test_the_fit_finds_the_dirichlets_that_were_drawn_from():
     kept = np.clip(y[:, k], 1e-12, None)
     kept /= kept.sum(1, keepdims=True)
     changed = [np.ones(3), *(1.0 + 0.1 * np.eye(3)), *(1.0 - 0.1 * np.eye(3))]
-    likely = [scipy.stats.dirichlet(own * each).logpdf(kept.T).mean() for each in changed]
+    likely = [stats.dirichlet(own * each).logpdf(kept.T).mean() for each in changed]
     assert likely[0] > max(likely[1:])
 
 
 def test_the_dirichlet_score_is_the_log_likelihood_but_for_a_constant():
+  from scipy import stats
+
   alphas = np.array([[3.0, 1.0], [0.5, 2.0]])
   y = np.stack([RNG.dirichlet(own, 5) for own in alphas], axis=1)
-  expected = sum(scipy.stats.dirichlet(alphas[k]).logpdf(y[:, k].T) for k in range(2))
+  expected = sum(stats.dirichlet(alphas[k]).logpdf(y[:, k].T) for k in range(2))
   difference = normality.dirichlet(np.log(y), alphas) - expected
   np.testing.assert_allclose(difference, difference[0], rtol=1e-9)
 

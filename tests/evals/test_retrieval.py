@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score
 
 from byoljax import cli
 from byoljax.evals import retrieval
@@ -38,6 +37,8 @@ def test_a_query_does_not_find_itself_and_one_alone_is_not_asked():
 
 
 def test_is_scikit_learns_average_precision(monkeypatch):
+  from sklearn.metrics import average_precision_score
+
   (bank, classes), (asked, wanted) = blobs(70, 4.0, 1), blobs(31, 4.0, 2)
   result = retrieval.retrieval((bank, classes), (asked, wanted))
   norm = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (bank, asked)]
