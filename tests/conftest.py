@@ -5,15 +5,39 @@ import fcntl
 import functools
 import gc
 import hashlib
+import importlib.util
 import json
 import os
 import pathlib
 import platform
+import sys
 import tempfile
 import threading
 
 import jaxlib.version
 
+
+def _own_folder(name):
+  """A directory shared by all workers, their processes, and later runs; nobody else's."""
+  folder = pathlib.Path(tempfile.gettempdir()) / f'byoljax-tests-{os.getuid()}-{name}'
+  folder.mkdir(mode=0o700, exist_ok=True)
+  mine = folder.stat().st_uid == os.getuid()
+  return folder if mine else tempfile.mkdtemp(prefix=folder.name)
+
+
+def _keep_bytecode():
+  """For where Python may not write beside the sources, as PYTHONDONTWRITEBYTECODE says.
+
+  If nobody else did, every process compiles what it imports, which takes longer than all the rest.
+  """
+  beside = importlib.util.cache_from_source(jaxlib.version.__file__)
+  if sys.dont_write_bytecode and not os.path.exists(beside):
+    sys.pycache_prefix = os.environ['PYTHONPYCACHEPREFIX'] = str(_own_folder('bytecode'))
+    sys.dont_write_bytecode = False
+    os.environ.pop('PYTHONDONTWRITEBYTECODE', None)
+
+
+_keep_bytecode()
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Small matrices are multiplied sooner by one thread than by several that wait for each other.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
@@ -49,16 +73,12 @@ def _processor():
 
 
 def _compiled_programs():
-  """The directory of compiled programs, shared by all workers, their processes, and later runs.
+  """The directory of compiled programs, which are executed here.
 
   Several may write at once, and one that is killed may leave half an entry: JAX compiles anew what
-  it cannot read. Nobody else's directory is used, as its programs would be executed here.
+  it cannot read.
   """
-  kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
-  folder = pathlib.Path(tempfile.gettempdir()) / f'byoljax-tests-{os.getuid()}-{kind}'
-  folder.mkdir(mode=0o700, exist_ok=True)
-  mine = folder.stat().st_uid == os.getuid()
-  return folder if mine else tempfile.mkdtemp(prefix=folder.name)
+  return _own_folder(hashlib.sha256(_processor().encode()).hexdigest()[:12])
 
 
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(_compiled_programs()))
