@@ -1,8 +1,8 @@
 """The contract that every method keeps; one case for every row of METHODS.
 
-By default every method is trained on four devices, and what needs no further program is tried.
-The promises that need further programs are spread over the methods, so that each meets few or
-none. The rest is slow: all promises for one are
+By default every method is trained, in turn on four devices or on one, whose program compiles in
+less time, and what needs no further program is tried. The promises that need further programs are
+spread over the methods, so that each meets few or none. The rest is slow: all promises for one are
 
     python -m pytest tests/methods/test_contract.py -m 'slow or not slow' -k NAME
 """
@@ -222,6 +222,18 @@ READ_MASKS = {'depth': 'depth', 'motion_segmentation': 'moving', 'segmentation':
 WITH_TARGET = {'bridge', 'byol', 'dino', 'fixmatch', 'interclr', 'moco', 'moco_v3', 'simclr'}
 WITH_TARGET |= {'pixelcnn_pp'}
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
+# How each is trained by default.
+USUAL = {
+  name: (mapping.spmd, jax.jit)[place // 4 % 2] for place, name in enumerate(sorted(METHODS))
+}
+either_way = pytest.mark.parametrize(
+  ('name', 'how'),
+  [
+    pytest.param(name, how, id=f'{name}-{on}', marks=() if how is USUAL[name] else pytest.mark.slow)
+    for name in sorted(METHODS)
+    for how, on in ((mapping.spmd, 'four_devices'), (jax.jit, 'one_device'))
+  ],
+)
 
 
 def some(cases, column, share=4):
@@ -339,12 +351,16 @@ def _program(name, how, accumulate=1, **changes):
   return step, traces
 
 
+def placed(state, how):
+  return jax.device_put(state) if how is jax.jit else mapping.replicate(state)
+
+
 @functools.cache
 def steps_of(name, steps, how=mapping.spmd, **changes):
   """The states on the host before, between and after a few steps, and the metrics of each."""
   step, _ = program(name, how, **changes)
   states, metrics = [start(name, **changes)], []
-  state = mapping.replicate(states[0])
+  state = placed(states[0], how)
   for number in range(steps):
     state, measured = step(state, batch_of(name, seed=number))
     states.append(mapping.fetch(state))
@@ -388,16 +404,17 @@ def test_every_method_has_a_case():
   assert set(CASES) == set(METHODS)
 
 
-@every_method
-def test_step_trains_is_finite_and_compiles_once(name):
-  step, traces = program(name)
-  state, metrics = step(mapping.replicate(start(name)), batch_of(name))
+@either_way
+def test_step_trains_is_finite_and_compiles_once(name, how):
+  step, traces = program(name, how)
+  state, metrics = step(placed(start(name), how), batch_of(name))
   once = len(traces)
   for seed in range(3):
     state, metrics = step(state, batch_of(name, seed))
   assert len(traces) == once, 'the step was traced again'
   assert int(mapping.fetch(state.step)) == 4
-  assert_replicas_are_equal((state, metrics))
+  if how is mapping.spmd:
+    assert_replicas_are_equal((state, metrics))
   assert all(np.isfinite(value) for value in mapping.fetch(metrics).values())
   after = mapping.fetch(state)
   moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), start(name).params, after.params)
@@ -422,7 +439,7 @@ def test_replicas_that_differ_are_seen():
     assert_replicas_are_equal(mapping.spmd(step)(mapping.replicate(jnp.zeros(())), batch))
 
 
-@some_methods(3, share=8)
+@some_methods(11, share=12)
 def test_four_devices_are_one_device(name):
   # One step differs by rounding, 1e-5 at most (VICReg); a part of the batch for the whole, by 1e-2.
   assert_each_step_is_one_devices(name, 3, 1e-4)
@@ -434,7 +451,7 @@ def test_shard_map_is_pmap(name):
 
 
 @pytest.mark.parametrize(
-  ('name', 'accumulate'), some([*((name, 2) for name in sorted(METHODS)), ('byol', 4)], 7, share=16)
+  ('name', 'accumulate'), some([*((name, 2) for name in sorted(METHODS)), ('byol', 4)], 7, share=24)
 )
 def test_accumulation_does_not_depend_on_devices(name, accumulate):
   # As above; other micro-batches would differ by 1e-2.
@@ -443,8 +460,8 @@ def test_accumulation_does_not_depend_on_devices(name, accumulate):
 
 @some_methods(2)
 def test_resume_is_bit_exact(name, tmp_path):
-  step, _ = program(name)
-  state = mapping.replicate(start(name))
+  step, _ = program(name, USUAL[name])
+  state = placed(start(name), USUAL[name])
   checkpoints = checkpoint.Checkpoints(tmp_path)
   for number in range(4):
     if number == 2:
@@ -453,7 +470,7 @@ def test_resume_is_bit_exact(name, tmp_path):
   restored = checkpoints.restore(jax.eval_shape(lambda: state), 2)
   checkpoints.close()
   assert type(restored) is type(state)
-  again = mapping.replicate(restored)
+  again = placed(restored, USUAL[name])
   for number in (2, 3):
     again, _ = step(again, batch_of(name, number))
   assert_equal(mapping.fetch(state), mapping.fetch(again))
@@ -461,7 +478,7 @@ def test_resume_is_bit_exact(name, tmp_path):
 
 @some_methods(12, share=16)
 def test_bfloat16_compute_keeps_float32_state_and_loss(name):
-  state, metrics = run(name, 2, dtype='bfloat16')
+  state, metrics = run(name, 2, how=USUAL[name], dtype='bfloat16')
   for leaf in jax.tree.leaves((state.params, state.method_state)):
     assert leaf.dtype in (np.float32, np.int32, np.uint32)
   assert metrics['loss'].dtype == np.float32 and np.isfinite(metrics['loss'])
@@ -494,7 +511,7 @@ def test_embedding_is_deterministic_and_per_image(name):
   assert changed.max() > 0.01 * np.abs(together['embedding']).max()
 
 
-@every_method
+@some_methods(0, share=2)
 def test_pictures_are_what_the_protocol_says(name):
   """Of whole images, on one device, a function of the key, and of each image by itself."""
   method, _, _ = embedder(name)
@@ -515,7 +532,7 @@ def test_pictures_are_what_the_protocol_says(name):
     np.testing.assert_array_equal(picture[0], again[each][0])
 
 
-@every_method
+@some_methods(0, share=2)
 def test_samples_are_what_the_protocol_says(name):
   """Images in [0, 1], a function of the key."""
   method, _, _ = embedder(name)
@@ -531,7 +548,7 @@ def test_samples_are_what_the_protocol_says(name):
   assert not np.array_equal(draw(jax.random.key(1), None, Sampling(3, side)), images)
 
 
-@every_method
+@some_methods(1, share=2)
 def test_the_network_gives_what_embed_gives(name):
   """Evaluations read a run's heads through `net`, with the weights that `params` holds by role."""
   method, embed, of_network = embedder(name)
@@ -584,7 +601,7 @@ MEMORIES = {
 
 @pytest.mark.parametrize(
   ('name', 'accumulate'),
-  some([(name, accumulate) for accumulate in (1, 2) for name in sorted(MEMORIES)], 0),
+  some([(name, accumulate) for accumulate in (1, 2) for name in sorted(MEMORIES)], 2, share=5),
 )
 def test_memories_are_written_in_place(name, accumulate):
   changes, rows = MEMORIES[name]
@@ -621,18 +638,18 @@ def garbage(batch, amount):
 
 @pytest.mark.parametrize('name', sorted(set(METHODS) - set(SUPERVISED)))
 def test_labels_are_not_read(name):
-  step, _ = program(name)
-  state = mapping.replicate(start(name))
+  step, _ = program(name, USUAL[name])
+  state = placed(start(name), USUAL[name])
   for number in range(3):
     state, metrics = step(state, garbage(batch_of(name, number), 1 + number))
-  assert_equal((mapping.fetch(state), mapping.fetch(metrics)), run(name, 3))
+  assert_equal((mapping.fetch(state), mapping.fetch(metrics)), run(name, 3, how=USUAL[name]))
 
 
-def probed(name):
+def probed(name, axis):
   """A method with a linear probe beside it, which reads labels."""
   head = stack((('probe', 'logits', heads.LinearHead(CLASSES)),))
   return with_online_probe(
-    make(name),
+    make(name, axis),
     lambda key, x: head.init(key, x)[0]['probe'],
     lambda params, x: head.apply({'probe': params}, {'probe': {}}, x, train=True)[0]['logits'],
     lambda logits, labels: (classification.cross_entropy(logits, labels), {}),
@@ -642,13 +659,15 @@ def probed(name):
 @some_methods(13, without=SUPERVISED, share=16)
 def test_labels_cannot_leak(name):
   """The probe learns from garbage; everything else is bit-equal, and as without a probe."""
-  step, create = pure_step(probed(name))
-  mapped, first, states = mapping.spmd(step), mapping.fetch(create(batch_of(name), 0)), []
+  how = USUAL[name]
+  axis = None if how is jax.jit else collectives.AXIS
+  step, create = pure_step(probed(name, axis), axis)
+  mapped, first, states = how(step), mapping.fetch(create(batch_of(name), 0)), []
   for amount in (0, 1):
-    state = mapping.replicate(first)
+    state = placed(first, how)
     for number in range(3):
       batch = garbage(batch_of(name, number), amount * (1 + number))
-      state, metrics = mapped(state, mapping.shard(batch))
+      state, metrics = mapped(state, batch if axis is None else mapping.shard(batch))
     states.append((mapping.fetch(state), mapping.fetch(metrics)))
   (right, right_metrics), (wrong, wrong_metrics) = states
   assert not np.array_equal(
@@ -660,7 +679,7 @@ def test_labels_cannot_leak(name):
   for metric in right_metrics:
     if not metric.startswith('probe/'):
       np.testing.assert_array_equal(right_metrics[metric], wrong_metrics[metric])
-  plain, _ = run(name, 3)
+  plain, _ = run(name, 3, how=how)
   assert_close(plain.params['encoder'], right.params['encoder'], 1e-7)
 
 
@@ -669,7 +688,7 @@ def heads_of(state):
 
 
 def test_linear_probe_never_touches_the_encoder():
-  state, _ = run('linear_probe', 3)
+  state, _ = run('linear_probe', 3, how=USUAL['linear_probe'])
   before = _frozen()
   assert_equal(state.method_state.params, mapping.fetch(before.params))
   assert_equal(state.method_state.bn, mapping.fetch(before.bn))
@@ -677,8 +696,9 @@ def test_linear_probe_never_touches_the_encoder():
 
 def test_stacked_probe_heads_are_separate_runs():
   """Two heads side by side are one head alone, twice."""
-  two, _ = run('linear_probe', 3)
-  one, _ = run('linear_probe', 3, num_heads=1)
+  how = USUAL['linear_probe']
+  two, _ = run('linear_probe', 3, how=how)
+  one, _ = run('linear_probe', 3, how=how, num_heads=1)
   for head in range(2):
     np.testing.assert_allclose(
       heads_of(two)['kernel'][head], heads_of(one)['kernel'][0], rtol=1e-5, atol=1e-6

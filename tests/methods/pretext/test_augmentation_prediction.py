@@ -12,7 +12,7 @@ from byoljax.data.augment import drawn
 from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods.pretext import augmentation_prediction as task
-from tests.methods.test_contract import CASES, METHODS, TinyEncoder, batch_of, make
+from tests.methods.test_contract import CASES, TinyEncoder, batch_of, make, some_methods
 
 SETTING = Setting(Length(32, 2, 20), num_examples=64)
 SMALL = {'targets': ('crop', 'flip', 'color'), 'hidden': (16,)}
@@ -138,7 +138,7 @@ def test_beside_a_method_the_gradients_add_up():
   assert [role for role, _, _ in both[1.0].net.parts][-1] == 'augmentation'
 
 
-@pytest.mark.parametrize('name', sorted(METHODS))
+@some_methods(0)
 def test_methods_hand_on_the_views_that_they_encode(name):
   method, batch = make(name, axis=None), batch_of(name)
   key, step = jax.random.key(0), jnp.int32(0)
