@@ -209,13 +209,17 @@ def with_a_run(untrained, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
 
 
+# Trains, evaluates and classifies, which tests/api do by default.
+LONG = {'docs/python.md'}
+
+
 @pytest.mark.parametrize(
   'origin',
-  sorted(
-    origin
-    for origin, text in WRITTEN.items()
+  [
+    pytest.param(origin, marks=pytest.mark.slow if origin in LONG else ())
+    for origin, text in sorted(WRITTEN.items())
     if origin not in ELSEWHERE and markdown_pages.blocks(text, 'python')
-  ),
+  ],
 )
 def test_python_blocks_run(origin, with_a_run):
   """In order, in one namespace per page, which begins with some images."""

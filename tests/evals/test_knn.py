@@ -300,6 +300,8 @@ np.savez(sys.argv[4], features=got[0], labels=got[1])
 """
 
 
+# By default a run in two processes classifies by k-NN, see tests/devices/test_processes.py.
+@pytest.mark.slow
 def test_two_processes_both_get_all_rows_once(tmp_path):
   port = free_port()
   here = ROOT

@@ -85,6 +85,7 @@ class TestLinearProtocols:
     assert result['train_examples'] == 80 and 'held_out_top1' not in result
     assert 'the only one' in capsys.readouterr().out
 
+  @pytest.mark.slow
   def test_on_the_projection(self, with_projector, capsys):
     run = with_projector
     command = ['linear', str(run), *QUIET, '--linear.length=2 epochs', '--linear.batch_size=16']
@@ -128,6 +129,7 @@ class TestFinetune:
     assert result_of(tmp_path)['online'] == own
     assert (tmp_path / 'online' / 'metrics.jsonl').read_text() == before
 
+  @pytest.mark.slow
   def test_with_a_rate_of_zero_for_the_encoder_it_keeps_its_weights(self, untrained):
     from byoljax.data.sources import datasets
     from byoljax.protocols import extraction

@@ -1,5 +1,7 @@
 """Encoders read out at any tap, the tasks on several taps, and what does not change results."""
 
+import contextlib
+import io
 import json
 import os
 import pathlib
@@ -226,30 +228,48 @@ def test_layers_from_pixels_to_prediction(run, tmp_path, capsys):
   assert [row['tap'] for row in result_of(tmp_path / 'some')['rows']] == ['stem', 'projection']
 
 
-def test_linear_probes_of_all_layers_are_trained_in_one_pass(run, tmp_path, capsys):
-  short = ['--linear.length=2 epochs', '--linear.batch_size=16', '--log.tensorboard=false']
-  command = ['layers', str(run), '--probe=linear', f'--workdir={tmp_path}/all', *short]
+SHORT = ['--linear.length=2 epochs', '--linear.batch_size=16', '--log.tensorboard=false']
+
+
+@pytest.fixture(scope='module')
+def probed(run, tmp_path_factory):
+  """Linear probes of several layers, and what was told."""
+  home, told = tmp_path_factory.mktemp('probed'), io.StringIO()
+  command = ['layers', str(run), '--probe=linear', f'--workdir={home}', *SHORT]
   taps = "--taps=('pixels','stem','stage2','embedding')"
-  assert cli.run([*command, taps, '--layers.dimensions=600', '--layers.pool=max']) == 0
-  assert 'linear top-1' in capsys.readouterr().out
-  rows = {row['tap']: row for row in result_of(tmp_path / 'all')['rows']}
+  with contextlib.redirect_stdout(told):
+    assert cli.run([*command, taps, '--layers.dimensions=600', '--layers.pool=max']) == 0
+  return home, told.getvalue()
+
+
+def test_linear_probes_of_all_layers_are_trained_in_one_pass(probed):
+  home, told = probed
+  assert 'linear top-1' in told
+  rows = {row['tap']: row for row in result_of(home)['rows']}
   assert {tap: row['dimensions'] for tap, row in rows.items()} == {
     'pixels': 12 * 12 * 3, 'stem': 6 * 6 * 16, 'stage2': 2 * 2 * 128, 'embedding': 128,
   }  # fmt: skip
-  # No head sees another: alone, with the same protocol, a tap gets the same classifier.
-  stored = json.loads((tmp_path / 'all' / 'result.json').read_text())['config']['linear']
+  stored = json.loads((home / 'result.json').read_text())['config']['linear']
   assert stored['norm'] and stored['base_lr'] == [0.01]
+
+
+@pytest.mark.slow
+def test_no_probe_sees_another(run, probed, tmp_path):
+  """Alone, with the same protocol, a tap gets the same classifier."""
+  home, _ = probed
+  rows = {row['tap']: row for row in result_of(home)['rows']}
+  stored = json.loads((home / 'result.json').read_text())['config']['linear']
   same = [f'--linear.{name}={stored[name]}' for name in (
     'schedule', 'lr_update', 'weight_decay', 'kernel_init', 'norm', 'nesterov',
   )]  # fmt: skip
   same += ['--linear.base_lr=(0.01,)', f'--linear.decay_at={tuple(stored["decay_at"])}']
-  assert cli.run(['linear', str(run), f'--workdir={tmp_path}/one', *short, *same]) == 0
-  assert result_of(tmp_path / 'one')['top1'] == rows['embedding']['linear_top1']
+  assert cli.run(['linear', str(run), f'--workdir={tmp_path}', *SHORT, *same]) == 0
+  assert result_of(tmp_path)['top1'] == rows['embedding']['linear_top1']
   kernels = [
-    checkpoint.restore_subtrees(
-      checkpoint.checkpoint_directory(tmp_path / name), [('params', 'head')]
-    )['params', 'head'][tap]['kernel']
-    for name, tap in (('all', 'embedding'), ('one', 'features'))
+    checkpoint.restore_subtrees(checkpoint.checkpoint_directory(folder), [('params', 'head')])[
+      'params', 'head'
+    ][tap]['kernel']
+    for folder, tap in ((home, 'embedding'), (tmp_path, 'features'))
   ]
   np.testing.assert_allclose(*kernels, rtol=1e-4, atol=1e-6)
 

@@ -248,7 +248,7 @@ def test_encoder_is_restored_without_knowing_the_rest(finished):
 
 
 @pytest.mark.parametrize(
-  'network', ['online', pytest.param('target', marks=pytest.mark.slow), 'pixels']
+  'network', ['online', *(pytest.param(n, marks=pytest.mark.slow) for n in ('target', 'pixels'))]
 )
 def test_linear_and_knn_from_a_checkpoint(finished, network, tmp_path, capsys):
   common = [f'--config.pretrained={finished}', f'--config.network={network}']

@@ -383,6 +383,7 @@ def test_few_steps_wait_in_the_devices_queue(npz):
   assert ahead == [1, 2, 3, 3, 3, 3, 3, 3, 3]
 
 
+@pytest.mark.slow
 def test_a_probe_can_live_on_the_devices(npz, loops):
   """The linear evaluation goes through the same loop."""
   encoder = random_encoder({'name': 'pixels', 'dtype': 'float32'}, Preprocessing(MEAN, STD, 12), 0)
