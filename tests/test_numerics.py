@@ -241,6 +241,7 @@ class FakeRun:
     self.max_skipped = max_skipped
     self.length = type('Length', (), {'total_steps': 9, 'steps_per_epoch': 3, 'batch_size': 2})
     self.schedule = lambda step: 0.1
+    self.earlier = ()
 
 
 def test_the_run_stops_after_so_many_in_a_row(tmp_path):

@@ -242,7 +242,7 @@ def test_what_is_not_there_is_said(names, said, monkeypatch):
 )
 def test_how_a_run_ends_is_said(steps, fails, ends, wandb, tmp_path):
   length = Named(total_steps=4, batch_size=8, steps_per_epoch=2)
-  run = Named(length=length, max_skipped=0, schedule=None)
+  run = Named(length=length, max_skipped=0, schedule=None, earlier=())
   cadence = record.Cadence(sinks=('wandb',))
   with (
     pytest.raises(FloatingPointError) if fails else contextlib.nullcontext(),
