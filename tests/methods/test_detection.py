@@ -37,8 +37,11 @@ def test_proposals_are_the_best_that_do_not_overlap():
   own = np.array([[0, 0, 8, 8], [0, 1, 8, 9], [8, 8, 16, 16], [0, 8, 8, 16], [0, 0, 8, 8]])
   own = own.astype(np.float32)
   score, codes = jnp.array([1.0, 3.0, 2.0, -1.0, 5.0]), jnp.zeros((5, 4))
-  find = functools.partial(proposals.propose, score, codes, own, (4, 1), (16, 16))
-  made, there = find(ProposalOptions(before=3, after=4, threshold=0.5))
+  options = ProposalOptions(before=3, after=4, threshold=0.5)
+  find = functools.partial(
+    proposals.propose, anchors=own, counts=(4, 1), image=(16, 16), options=options
+  )
+  made, there = jax.jit(find)(score, codes)
   # The second map's box does not drop the first's; the worst was not among three.
   assert made.tolist() == [[0, 0, 8, 8], [0, 1, 8, 9], [8, 8, 16, 16], [0, 0, 0, 0]]
   assert there.tolist() == [True, True, True, False]
@@ -49,7 +52,8 @@ def test_detections_by_hand():
   logits = jnp.log(jnp.array([[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.02, 0.08, 0.9], [0.9, 0, 0.1]]))
   there = jnp.array([True, True, True, False])
   options = DetectionOptions(score=0.05, threshold=0.5, candidates=8, most=6)
-  made = proposals.detections(logits, jnp.zeros((4, 2, 4)), regions, there, (16, 32), options)
+  find = jax.jit(proposals.detections, static_argnums=(4, 5))
+  made = find(logits, jnp.zeros((4, 2, 4)), regions, there, (16, 32), options)
   assert made.shape == (6, 6)
   wanted = [[0, 0, 0.5, 0.25, 0, 0.7], [0, 0, 0.5, 7 / 32, 1, 0.3], [0.5, 0.25, 1, 0.5, 1, 0.08]]
   np.testing.assert_allclose(made[:3], wanted, atol=1e-6)

@@ -1,5 +1,7 @@
 """Holes: their shapes and areas, that images have their own, and borders that are seen."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +13,10 @@ from byoljax.data.augment import holes
 HEIGHT, WIDTH, COUNT = 32, 48, 40
 
 
+@functools.cache
 def drawn(name, share=0.25, height=HEIGHT, width=WIDTH):
   keys = jax.random.split(jax.random.key(0), COUNT)
-  made = jax.vmap(lambda key: holes.HOLES[name](key, height, width, share))(keys)
+  made = jax.jit(jax.vmap(lambda key: holes.HOLES[name](key, height, width, share)))(keys)
   assert made.shape == (COUNT, height, width, 1) and made.dtype == bool
   return np.asarray(made)[..., 0]
 
