@@ -158,6 +158,8 @@ def _train(name='byol', steps=300, rate=0.1, **changes):
   return float(spread), float(metrics['loss'])
 
 
+# By default VICReg and SimCLR are trained as long, see test_collapse_guards.py.
+@pytest.mark.slow
 def test_byol_does_not_collapse_but_its_ablation_does():
   """No predictor and no moving target: everything becomes one point, and the loss is perfect."""
   spread, loss = _train(rate=1.0)

@@ -117,7 +117,7 @@ SMALL = {
 
 
 # The rest is tried step by step by its own tests, and compiled by the contract.
-_LEARNING = ('deepcluster_v2', 'nnclr')
+_LEARNING = ('deepcluster_v2',)
 
 
 @pytest.mark.parametrize(
