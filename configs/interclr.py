@@ -39,13 +39,13 @@ def get_config(arg: str = '') -> ConfigDict:
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:
-  """Ten clusters per class, a small head, a queue of a quarter of the images, MoCo alone at first.
+  """Ten clusters per class, a small head, MoCo's queue and key network, MoCo alone at first.
 
   Views differ so much in color that the clusters of an untrained encoder mean nothing.
   """
   del epochs
-  config.method.update(projector=(512, 128), queue_size=2048, tau=0.99, bn_groups=4)
-  config.method.update(num_clusters=100, repair_every='1 epochs', warmup='30 %')
+  config.method.update(projector=(512, 128), queue_size=1024, tau=0.996, bn_groups=2)
+  config.method.update(num_clusters=100, repair_every='1 epochs', warmup='60 %')
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
