@@ -44,9 +44,9 @@ def main(arguments: list[str]) -> int:
       if job.part not in options.only and (job.part, job.name) not in kept:
         continue
       left = 60 * options.minutes - (time.monotonic() - began)
-      outcome = kept.get((job.part, job.name)) or _outcome(
-        job, left, options.quick, pathlib.Path(scratch), results
-      )
+      outcome = kept.get((job.part, job.name))
+      if outcome is None:
+        outcome = _outcome(job, left, options.quick, pathlib.Path(scratch), results)
       shown = outcome.get('not_run') or outcome.get('failed') or f'{outcome["took_s"]:.0f} s'
       print(f'{job.part}: {job.name}: {shown}', file=sys.stderr, flush=True)
       results['jobs'].append({'part': job.part, 'name': job.name} | outcome)
@@ -105,8 +105,9 @@ def _outcome(
 
 
 def _environment(job: jobs_lib.Job, quick: bool, scratch: pathlib.Path) -> dict[str, str]:
-  """That of a job's process; compiled programs are kept for the later jobs of the same run."""
+  """That of a job's process: one GPU; compiled programs are kept for the run's later jobs."""
   changes = {
+    'CUDA_VISIBLE_DEVICES': os.environ.get('CUDA_VISIBLE_DEVICES', '0').partition(',')[0],
     'JAX_COMPILATION_CACHE_DIR': str(scratch / 'compiled'),
     'BYOLJAX_DATA': str(scratch / 'data'),
     'PYTHONPATH': os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH', '')])),
