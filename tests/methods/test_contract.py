@@ -1,8 +1,8 @@
 """The contract that every method keeps; one case for every row of METHODS.
 
-By default every method is trained, in turn on four devices or on one, whose program compiles in
-less time, and what needs no further program is tried. The promises that need further programs are
-spread over the methods, so that each meets few or none. The rest is slow: all promises for one are
+By default every method is trained on four devices, and what needs no further program is tried.
+The promises that need further programs are spread over the methods, so that each meets few or
+none. The rest is slow: all promises for one are
 
     python -m pytest tests/methods/test_contract.py -m 'slow or not slow' -k NAME
 """
@@ -222,18 +222,6 @@ READ_MASKS = {'depth': 'depth', 'motion_segmentation': 'moving', 'segmentation':
 WITH_TARGET = {'bridge', 'byol', 'dino', 'fixmatch', 'interclr', 'moco', 'moco_v3', 'simclr'}
 WITH_TARGET |= {'pixelcnn_pp'}
 every_method = pytest.mark.parametrize('name', sorted(METHODS))
-# How each is trained by default.
-USUAL = {
-  name: (mapping.spmd, jax.jit)[place // 4 % 2] for place, name in enumerate(sorted(METHODS))
-}
-either_way = pytest.mark.parametrize(
-  ('name', 'how'),
-  [
-    pytest.param(name, how, id=f'{name}-{on}', marks=() if how is USUAL[name] else pytest.mark.slow)
-    for name in sorted(METHODS)
-    for how, on in ((mapping.spmd, 'four_devices'), (jax.jit, 'one_device'))
-  ],
-)
 
 
 def some(cases, column, share=4):
@@ -351,16 +339,12 @@ def _program(name, how, accumulate=1, **changes):
   return step, traces
 
 
-def placed(state, how):
-  return jax.device_put(state) if how is jax.jit else mapping.replicate(state)
-
-
 @functools.cache
 def steps_of(name, steps, how=mapping.spmd, **changes):
   """The states on the host before, between and after a few steps, and the metrics of each."""
   step, _ = program(name, how, **changes)
   states, metrics = [start(name, **changes)], []
-  state = placed(states[0], how)
+  state = mapping.replicate(states[0])
   for number in range(steps):
     state, measured = step(state, batch_of(name, seed=number))
     states.append(mapping.fetch(state))
@@ -404,17 +388,16 @@ def test_every_method_has_a_case():
   assert set(CASES) == set(METHODS)
 
 
-@either_way
-def test_step_trains_is_finite_and_compiles_once(name, how):
-  step, traces = program(name, how)
-  state, metrics = step(placed(start(name), how), batch_of(name))
+@every_method
+def test_step_trains_is_finite_and_compiles_once(name):
+  step, traces = program(name)
+  state, metrics = step(mapping.replicate(start(name)), batch_of(name))
   once = len(traces)
   for seed in range(3):
     state, metrics = step(state, batch_of(name, seed))
   assert len(traces) == once, 'the step was traced again'
   assert int(mapping.fetch(state.step)) == 4
-  if how is mapping.spmd:
-    assert_replicas_are_equal((state, metrics))
+  assert_replicas_are_equal((state, metrics))
   assert all(np.isfinite(value) for value in mapping.fetch(metrics).values())
   after = mapping.fetch(state)
   moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), start(name).params, after.params)
@@ -460,8 +443,8 @@ def test_accumulation_does_not_depend_on_devices(name, accumulate):
 
 @some_methods(2)
 def test_resume_is_bit_exact(name, tmp_path):
-  step, _ = program(name, USUAL[name])
-  state = placed(start(name), USUAL[name])
+  step, _ = program(name)
+  state = mapping.replicate(start(name))
   checkpoints = checkpoint.Checkpoints(tmp_path)
   for number in range(4):
     if number == 2:
@@ -470,7 +453,7 @@ def test_resume_is_bit_exact(name, tmp_path):
   restored = checkpoints.restore(jax.eval_shape(lambda: state), 2)
   checkpoints.close()
   assert type(restored) is type(state)
-  again = placed(restored, USUAL[name])
+  again = mapping.replicate(restored)
   for number in (2, 3):
     again, _ = step(again, batch_of(name, number))
   assert_equal(mapping.fetch(state), mapping.fetch(again))
@@ -478,7 +461,7 @@ def test_resume_is_bit_exact(name, tmp_path):
 
 @some_methods(12, share=16)
 def test_bfloat16_compute_keeps_float32_state_and_loss(name):
-  state, metrics = run(name, 2, how=USUAL[name], dtype='bfloat16')
+  state, metrics = run(name, 2, dtype='bfloat16')
   for leaf in jax.tree.leaves((state.params, state.method_state)):
     assert leaf.dtype in (np.float32, np.int32, np.uint32)
   assert metrics['loss'].dtype == np.float32 and np.isfinite(metrics['loss'])
@@ -638,18 +621,18 @@ def garbage(batch, amount):
 
 @pytest.mark.parametrize('name', sorted(set(METHODS) - set(SUPERVISED)))
 def test_labels_are_not_read(name):
-  step, _ = program(name, USUAL[name])
-  state = placed(start(name), USUAL[name])
+  step, _ = program(name)
+  state = mapping.replicate(start(name))
   for number in range(3):
     state, metrics = step(state, garbage(batch_of(name, number), 1 + number))
-  assert_equal((mapping.fetch(state), mapping.fetch(metrics)), run(name, 3, how=USUAL[name]))
+  assert_equal((mapping.fetch(state), mapping.fetch(metrics)), run(name, 3))
 
 
-def probed(name, axis):
+def probed(name):
   """A method with a linear probe beside it, which reads labels."""
   head = stack((('probe', 'logits', heads.LinearHead(CLASSES)),))
   return with_online_probe(
-    make(name, axis),
+    make(name),
     lambda key, x: head.init(key, x)[0]['probe'],
     lambda params, x: head.apply({'probe': params}, {'probe': {}}, x, train=True)[0]['logits'],
     lambda logits, labels: (classification.cross_entropy(logits, labels), {}),
@@ -659,15 +642,13 @@ def probed(name, axis):
 @some_methods(13, without=SUPERVISED, share=16)
 def test_labels_cannot_leak(name):
   """The probe learns from garbage; everything else is bit-equal, and as without a probe."""
-  how = USUAL[name]
-  axis = None if how is jax.jit else collectives.AXIS
-  step, create = pure_step(probed(name, axis), axis)
-  mapped, first, states = how(step), mapping.fetch(create(batch_of(name), 0)), []
+  step, create = pure_step(probed(name))
+  mapped, first, states = mapping.spmd(step), mapping.fetch(create(batch_of(name), 0)), []
   for amount in (0, 1):
-    state = placed(first, how)
+    state = mapping.replicate(first)
     for number in range(3):
       batch = garbage(batch_of(name, number), amount * (1 + number))
-      state, metrics = mapped(state, batch if axis is None else mapping.shard(batch))
+      state, metrics = mapped(state, mapping.shard(batch))
     states.append((mapping.fetch(state), mapping.fetch(metrics)))
   (right, right_metrics), (wrong, wrong_metrics) = states
   assert not np.array_equal(
@@ -679,7 +660,7 @@ def test_labels_cannot_leak(name):
   for metric in right_metrics:
     if not metric.startswith('probe/'):
       np.testing.assert_array_equal(right_metrics[metric], wrong_metrics[metric])
-  plain, _ = run(name, 3, how=how)
+  plain, _ = run(name, 3)
   assert_close(plain.params['encoder'], right.params['encoder'], 1e-7)
 
 
@@ -688,7 +669,7 @@ def heads_of(state):
 
 
 def test_linear_probe_never_touches_the_encoder():
-  state, _ = run('linear_probe', 3, how=USUAL['linear_probe'])
+  state, _ = run('linear_probe', 3)
   before = _frozen()
   assert_equal(state.method_state.params, mapping.fetch(before.params))
   assert_equal(state.method_state.bn, mapping.fetch(before.bn))
@@ -696,9 +677,8 @@ def test_linear_probe_never_touches_the_encoder():
 
 def test_stacked_probe_heads_are_separate_runs():
   """Two heads side by side are one head alone, twice."""
-  how = USUAL['linear_probe']
-  two, _ = run('linear_probe', 3, how=how)
-  one, _ = run('linear_probe', 3, how=how, num_heads=1)
+  two, _ = run('linear_probe', 3)
+  one, _ = run('linear_probe', 3, num_heads=1)
   for head in range(2):
     np.testing.assert_allclose(
       heads_of(two)['kernel'][head], heads_of(one)['kernel'][0], rtol=1e-5, atol=1e-6
