@@ -217,7 +217,14 @@ NEEDS_MORE = {
 }
 
 
-@every_method
+# By default what is said, and a part of the others.
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name in NEEDS_MORE or place % 4 == 0 else pytest.mark.slow)
+    for place, name in enumerate(sorted(METHODS))
+  ],
+)
 def test_batches_of_one(name):
   changes = {'bn_groups': 0} if name in ('moco', 'interclr') else {}
   changes = {'memory_size': 0} if name == 'simclr' else changes

@@ -247,9 +247,9 @@ def test_encoder_is_restored_without_knowing_the_rest(finished):
   assert any(not np.array_equal(a, b) for a, b in pairs)
 
 
-@pytest.mark.parametrize(
-  'network', ['online', *(pytest.param(n, marks=pytest.mark.slow) for n in ('target', 'pixels'))]
-)
+# By default the table below is made by the same evaluations, and others start from checkpoints.
+@pytest.mark.slow
+@pytest.mark.parametrize('network', ['online', 'target', 'pixels'])
 def test_linear_and_knn_from_a_checkpoint(finished, network, tmp_path, capsys):
   common = [f'--config.pretrained={finished}', f'--config.network={network}']
   linear = [
