@@ -64,7 +64,12 @@ class Block(nn.Module):
 
     def linear(features: int, name: str) -> nn.Dense:
       return nn.Dense(
-        features, dtype=self.dtype, param_dtype=jnp.float32, kernel_init=_KERNEL_INIT, name=name
+        features,
+        dtype=self.dtype,
+        param_dtype=jnp.float32,
+        kernel_init=_KERNEL_INIT,
+        dot_general=layers.product,
+        name=name,
       )
 
     depthwise = layers.conv(

@@ -22,7 +22,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax.models import initializers
+from byoljax.models import initializers, layers
 from byoljax.ops import sampling as drawing
 from byoljax.ops.sampling import Sampling
 
@@ -237,7 +237,13 @@ class TokenHead(nn.Module):
     """Features float32 [..., D] -> logits float32 [..., K]."""
     del train
     zeros = nn.initializers.zeros_init()
-    dense = nn.Dense(self.vocabulary, dtype=self.dtype, kernel_init=zeros, name='logits')
+    dense = nn.Dense(
+      self.vocabulary,
+      dtype=self.dtype,
+      kernel_init=zeros,
+      dot_general=layers.product,
+      name='logits',
+    )
     return dense(x).astype(jnp.float32)
 
 
@@ -303,7 +309,9 @@ def generate(
 
 
 def _linear(features: int, dtype: jnp.dtype, sigma: float = 0.02) -> nn.Dense:
-  return nn.Dense(features, dtype=dtype, kernel_init=initializers.normal(sigma))
+  return nn.Dense(
+    features, dtype=dtype, kernel_init=initializers.normal(sigma), dot_general=layers.product
+  )
 
 
 def _norm() -> nn.LayerNorm:

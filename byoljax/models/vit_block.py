@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from byoljax.models import initializers
+from byoljax.models import initializers, layers
 
 
 def linear(
@@ -19,6 +19,7 @@ def linear(
     dtype=dtype,
     param_dtype=jnp.float32,
     kernel_init=initializers.xavier_uniform(parts),
+    dot_general=layers.product,
     name=name,
   )
 
