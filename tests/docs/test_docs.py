@@ -239,7 +239,7 @@ def test_the_page_of_recipes_holds_them_all():
     assert f'| `{scale}` |' in text
   assert cli.table() in text
   row = next(line for line in text.splitlines() if line.startswith('| [`moco`]'))
-  assert 'queue_size 4096' in row and 'queue_size 65536' in row
+  assert 'queue_size 1024' in row and 'queue_size 65536' in row
 
 
 def test_strict_build(tmp_path):
