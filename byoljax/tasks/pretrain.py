@@ -285,7 +285,12 @@ def _final_results(
 
 
 def _headline(config: Config, run: 'Run', workdir: pathlib.Path) -> str:
-  length, short = run.length, ''
+  from byoljax.train import progressive
+
+  length, short, growing = run.length, '', ''
+  if run.earlier:
+    stages = [(stage.until, stage.specs) for stage in run.stages]
+    growing = f'\nviews of {progressive.described(stages)}'
   if length.total_steps < _LEARNS_LITTLE:
     short = _SHORT.format(length.total_steps)
   epochs = length.total_steps / length.steps_per_epoch
@@ -293,20 +298,7 @@ def _headline(config: Config, run: 'Run', workdir: pathlib.Path) -> str:
     f'{config.method.name}, {config.encoder.name} encoder, {run.source.size:,} images of '
     f'{run.source.name}\n{length.total_steps:,} steps of {length.batch_size} images, '
     f'{epochs:.4g} epochs of {length.steps_per_epoch:,} steps; '
-    f'warm-up {run.warmup_steps:,} steps; workdir {workdir}{_stages(run)}{short}'
-  )
-
-
-def _stages(run: 'Run') -> str:
-  """How large the views of a run are, where they grow."""
-  from byoljax.train import progressive
-
-  if not run.earlier:
-    return ''
-  ends = [f'up to step {stage.until:,}' for stage in run.earlier]
-  parts = zip(run.stages, [*ends, 'up to the end'], strict=True)
-  return '\nviews of ' + ', '.join(
-    f'{progressive.sizes(stage.specs)} px {end}' for stage, end in parts
+    f'warm-up {run.warmup_steps:,} steps; workdir {workdir}{growing}{short}'
   )
 
 

@@ -90,3 +90,9 @@ def scaled(specs: Sequence[ViewSpec], share: float, unit: int = 1) -> tuple[View
 def sizes(specs: Sequence[ViewSpec]) -> str:
   """The views' sizes in pixels, each once, in order: '224 and 96'."""
   return ' and '.join(map(str, dict.fromkeys(spec.size for spec in specs)))
+
+
+def described(stages: Sequence[tuple[int, Sequence[ViewSpec]]]) -> str:
+  """'12 px up to step 100, 24 px up to the end', of (last step, views) of each stage."""
+  ends = [f'up to step {until:,}' for until, _ in stages[:-1]] + ['up to the end']
+  return ', '.join(f'{sizes(specs)} px {end}' for (_, specs), end in zip(stages, ends, strict=True))

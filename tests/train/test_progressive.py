@@ -291,3 +291,10 @@ def test_files_are_decoded_at_the_size_of_the_stage(tmp_path):
   with contextlib.closing(loop.batches(run, 1)) as batches:
     found = [[view.shape[1] for view in batch['views']] for batch in batches]
   assert found == [[12, 8], [12, 8], [24, 16]]
+
+
+def test_a_run_says_how_large_its_views_are():
+  views = [ViewSpec(size=24), ViewSpec(size=16)]
+  stages = [(1000, progressive.scaled(views, 0.5)), (2000, views)]
+  told = '12 and 8 px up to step 1,000, 24 and 16 px up to the end'
+  assert progressive.described(stages) == told
