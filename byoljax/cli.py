@@ -153,6 +153,12 @@ def locate(recipe: str) -> str:
   if pathlib.Path(name).suffix == '.py':
     return recipe
   if name not in recipes():
+    arrays = recipe.endswith('.npz')
+    if arrays or pathlib.Path(recipe).expanduser().is_dir():
+      raise ConfigError(
+        f"'{recipe}' is a {'file' if arrays else 'folder'} and no recipe: images are named behind "
+        f"one, as in 'byol:{'npz' if arrays else 'folder_small'} --data.dir={recipe}'."
+      )
     raise ConfigError(
       f"there is no recipe '{name}': there are {', '.join(recipes())}, or the path of a file"
       f'{did_you_mean(name, recipes())}'

@@ -59,6 +59,8 @@ def test_arguments_become_fields(capsys):
     (['pretrain', 'byol', 'more'], "unknown argument 'more'"),
     (['pretrain', 'byol:imagenet,301'], 'there is no preset of 301 epochs'),
     (['pretrain', 'knn'], "there is no recipe 'knn'"),
+    (['stats', '/'], "as in 'byol:folder_small --data.dir=/'"),
+    (['pretrain', 'mine.npz'], "as in 'byol:npz --data.dir=mine.npz'"),
     (['export', 'nowhere'], 'does not exist'),
     (['import', 'nowhere.pth'], 'there is no file'),
     (['completion', 'fish'], "invalid choice: 'fish'"),
