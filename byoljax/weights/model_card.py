@@ -18,6 +18,7 @@ model.maxpool = torch.nn.Identity()
 
 
 _ALEXNET_FC_DIM = 4096  # torchvision's
+_RGB = 3
 
 
 def render(card: Mapping[str, Any], timm: timm_words.Model | None = None) -> str:
@@ -54,10 +55,19 @@ def render(card: Mapping[str, Any], timm: timm_words.Model | None = None) -> str
     network=card['network'],
     step=card['step'],
     version=card['byoljax'],
+    photographs=photographs(card),
     own=_fill('byoljax') if _is_loadable(card['encoder']) else '',
     use=use,
     results=_results(card['results']),
   )
+
+
+def photographs(card: Mapping[str, Any]) -> str:
+  """What evaluation does to an image file, without byoljax; '' of others than 8-bit RGB."""
+  if len(card['mean']) != _RGB or card['range']:
+    return ''
+  mean, std = _numbers(card['mean']), _numbers(card['std'])
+  return _fill('photographs', side=card['image_size'], mean=mean, std=std)
 
 
 def _with_torchvision(encoder: Mapping[str, Any]) -> str:
@@ -80,7 +90,7 @@ def _is_loadable(encoder: Mapping[str, Any]) -> bool:
 def _is_plain_small(encoder: Mapping[str, Any], channels: int) -> bool:
   """Whether this is the small encoder as PyTorch can pad it."""
   padded = encoder.get('padding') == 'torch' and encoder.get('input', 'rgb') == 'rgb'
-  return encoder['name'] == 'small' and padded and channels == 3
+  return encoder['name'] == 'small' and padded and channels == _RGB
 
 
 def _fill(template: str, **fields: object) -> str:

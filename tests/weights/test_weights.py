@@ -9,6 +9,7 @@ import zipfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 from safetensors.numpy import load_file, save_file
 
@@ -18,6 +19,7 @@ from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.models import make_encoder
 from byoljax.models.net import stack
 from byoljax.models.resnet import RESNETS
+from byoljax.tasks import image_files
 from byoljax.weights import (
   exporting,
   files,
@@ -364,6 +366,7 @@ def test_the_small_encoder_comes_with_its_code_for_pytorch():
   names = set(exporting.weights_of(random_encoder(fields, preprocessing, 0)))
   card = dict.fromkeys(('features', 'method', 'data', 'network', 'step', 'byoljax'), '')
   card |= {'encoder': fields, 'numbers': 1, 'image_size': 16, 'names': 'byoljax', 'results': {}}
+  card['range'] = ''
   text = model_card.render(card | {'mean': (0.5,) * 3, 'std': (0.25,) * 3})
   assert 'stem, one, two = 32, 64, 256\n' in text
   stages = [('stem_conv', 'stem_bn')] + [
@@ -378,3 +381,24 @@ def test_the_small_encoder_comes_with_its_code_for_pytorch():
   for other in ({'padding': 'same'}, {'input': 'gray'}):
     card['encoder'] = fields | other
     assert 'import torch' not in model_card.render(card | {'mean': (0.5,), 'std': (0.25,)})
+
+
+def test_the_card_makes_images_of_photographs(tmp_path):
+  """As evaluation does: sums in another order round a few halves to the other number."""
+  rng, paths = np.random.default_rng(0), []
+  for number, sides in enumerate([(16, 16), (17, 16), (50, 75), (120, 30), (300, 9)]):
+    paths.append(str(tmp_path / f'{number}.png'))
+    Image.fromarray(rng.integers(0, 256, (*sides, 3), dtype=np.uint8)).save(paths[-1])
+  card = {'image_size': 16, 'mean': (0.5, 0.4, 0.3), 'std': (0.25,) * 3, 'range': ''}
+  code = model_card.photographs(card).partition('```python\n')[2].partition('```')[0]
+  made: dict = {'paths': paths}
+  exec(code, made)
+  expected = image_files.read(paths, 16)
+  different = made['images'] != expected
+  assert np.abs(made['images'].astype(int) - expected).max() <= 1 and different.mean() < 1e-3
+  preprocessing = Preprocessing(card['mean'], card['std'], 16)
+  # One rounding to float32 of numbers up to 3.
+  np.testing.assert_allclose(
+    made['normalized'].transpose(0, 2, 3, 1), preprocessing.normalize(made['images']), atol=1e-6
+  )
+  assert not model_card.photographs(card | {'range': '0..1000'})
