@@ -1,4 +1,4 @@
-"""What a recipe's images are like: how many, of which classes, their mean and spread."""
+"""What a recipe's images are like: how many, how large, of which classes, their mean and spread."""
 
 import pathlib
 
@@ -20,7 +20,8 @@ def run(config: Config, invocation: Invocation) -> int:
   side = config.evals.image_size
   with user_errors('config.data'), activity.doing('looking at the images'):
     found = statistics.of_channels(source, side, threads=config.data.threads)
-  say(f'{source.size:,} images of {source.name}, {source.channels} channels')
+    sides = statistics.shorter_sides(source) if source.series is None else np.zeros(0, np.int32)
+  say(f'{source.size:,} images of {source.name}, {source.channels} channels{sizes(sides)}')
   if source.num_classes and not source.multi_label and source.labels is not None:
     counts = np.bincount(source.labels[source.labels >= 0], minlength=source.num_classes)
     say(
@@ -34,8 +35,17 @@ def run(config: Config, invocation: Invocation) -> int:
   return 0
 
 
+def sizes(sides: np.ndarray) -> str:
+  """Of the shorter sides in pixels, ascending; '' where no image could be read."""
+  if not len(sides) or sides[0] == sides[-1]:
+    return f', {sides[0]} pixels (shorter side)' if len(sides) else ''
+  typical = f'{sides[0]} to {sides[-1]} pixels, typically {sides[len(sides) // 2]}'
+  return f', {typical} (shorter side, of {len(sides)} images)'
+
+
 def _text(numbers: tuple[float, ...]) -> str:
-  return f'({", ".join(f"{number:g}" for number in numbers)},)'
+  text = ', '.join(f'{number:g}' for number in numbers)
+  return f'({text},)' if len(numbers) == 1 else f'({text})'
 
 
 COMMAND = Command(

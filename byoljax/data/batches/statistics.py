@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a set's channels, which images are normalized by."""
+"""Mean and standard deviation of a set's channels, which images are normalized by; their sizes."""
 
 import contextlib
 from typing import NamedTuple
@@ -7,9 +7,11 @@ import numpy as np
 
 from byoljax import streams
 from byoljax.data.batches import pipeline
+from byoljax.data.sources import image_file, pixels
 from byoljax.data.sources.source import Source
 
 MOST = 10_000  # images that are looked at
+MOST_SIZES = 200  # whole files are read for them
 _DIGITS = 4  # so that other machines, which add up in another order, say the same
 
 
@@ -41,9 +43,7 @@ def of_channels(
   Raises:
     ValueError: no image can be read, or all have one value in a channel.
   """
-  if source.size > most:
-    order = np.random.default_rng((0, streams.STATISTICS)).permutation(source.size)
-    source = source.subset(np.sort(order[:most]))
+  source = _some(source, most)
   total = square = np.zeros(source.channels)
   images, side = 0, image_size
   batches = pipeline.eval_batches(
@@ -71,3 +71,23 @@ def of_channels(
       'it cannot be normalized.'
     )
   return made
+
+
+def shorter_sides(source: Source, *, most: int = MOST_SIZES) -> np.ndarray:
+  """The shorter side in pixels of each readable image of at most `most`, int32 [n], ascending."""
+  if source.image_shape is not None:
+    return np.array([min(source.image_shape)], np.int32)
+  some, found = _some(source, most), []
+  for row in range(some.size):  # One by one: photographs are large.
+    ((file,),) = some.read(np.array([row]), ('image',))
+    with contextlib.suppress(image_file.UnreadableImageError):
+      found.append(min(pixels.inspect(file, some.field('image'))[1:]))
+  return np.sort(np.array(found, np.int32))
+
+
+def _some(source: Source, most: int) -> Source:
+  """At most so many examples, drawn with a fixed seed, in their order."""
+  if source.size <= most:
+    return source
+  order = np.random.default_rng((0, streams.STATISTICS)).permutation(source.size)
+  return source.subset(np.sort(order[:most]))

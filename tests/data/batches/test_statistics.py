@@ -1,13 +1,15 @@
 """Mean and spread of a set's channels, by hand."""
 
 import numpy as np
+from PIL import Image
 import pytest
 
 from byoljax import cli
 from byoljax import config as config_lib
 from byoljax.data.batches import statistics
-from byoljax.data.sources import arrays
+from byoljax.data.sources import arrays, folder
 from byoljax.tasks import data as data_lib
+from byoljax.tasks import stats
 from byoljax.workdir.files import write_json
 from tests.conftest import save_colors
 
@@ -64,8 +66,21 @@ def test_stats_prints_what_to_type(config, capsys):
     cli.run(['stats', 'byol:npz', f'--data.dir={config.data.dir}', '--evals.image_size=12']) == 0
   )
   said = capsys.readouterr().out
-  assert '20 images of x.npz:pretrain, 3 channels' in said and '3 classes of ' in said
+  assert '20 images of x.npz:pretrain, 3 channels, 12 pixels (shorter side)' in said
+  assert '3 classes of ' in said
   line = said.splitlines()[-1].strip().replace("'", '')
   mean, std = (word.partition('=')[2] for word in line.split(' --'))
   config_lib.override(config, 'data.mean', mean)
   assert len(config.data.mean) == 3 and len(std) > 10
+
+
+def test_sizes_of_files(tmp_path):
+  for number, sides in enumerate([(20, 9), (7, 30), (12, 12)]):
+    Image.new('RGB', sides).save(tmp_path / f'{number}.png')
+  (tmp_path / 'broken.png').write_bytes(b'no image')
+  source = folder.from_folder(tmp_path, 'pretrain')
+  sides = statistics.shorter_sides(source)
+  assert list(sides) == [7, 9, 12]
+  assert stats.sizes(sides) == ', 7 to 12 pixels, typically 9 (shorter side, of 3 images)'
+  assert len(statistics.shorter_sides(source, most=2)) <= 2
+  assert stats.sizes(sides[:0]) == ''
