@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # What each column of `scores` is in result.json.
 _SCORES = {
   'top-1': 'top1', 'balanced': 'mean_per_class', 'largest class': 'majority',
-  'calibration error': 'ece',
+  'calibration error': 'ece', 'cross-entropy': 'cross_entropy',
 }  # fmt: skip
 
 
@@ -121,12 +121,13 @@ class SavedClassifier:
 
   def _repr_html_(self) -> str:
     """What notebooks show: the scores."""
-    rows = [{name: _shown(value) for name, value in row.items()} for row in self.scores]
+    rows = [{name: _shown(name, value) for name, value in row.items()} for row in self.scores]
     return f'<b>{html.escape(", ".join(self.classes))}</b>{html_table(rows)}'
 
 
-def _shown(value: Any) -> str:
-  return f'{value:.1%}' if isinstance(value, float) else str(value)
+def _shown(name: str, value: Any) -> str:
+  form = '.3f' if name == 'cross-entropy' else '.1%'
+  return f'{value:{form}}' if isinstance(value, float) else str(value)
 
 
 def classify(

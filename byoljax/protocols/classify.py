@@ -80,8 +80,8 @@ def fit(encoder: Encoder, data: EvalData, protocol: ClassifyProtocol | None = No
 
   Returns:
     The classifier. Its result: scores of the test images, or cross-validated ones, with 'head', its
-    setting 'lambda' or 'k', 'heads' (the cross-validated scores of each), 'train_examples' and
-    'test_examples'.
+    setting 'lambda' or 'k', 'heads' (the cross-validated scores of each, and the cross-entropy that
+    decides), 'train_examples' and 'test_examples'.
 
   Raises:
     ConfigError: an unknown head, images that have several labels each, fewer than two classes.
@@ -115,7 +115,10 @@ def fit(encoder: Encoder, data: EvalData, protocol: ClassifyProtocol | None = No
     **scores.of_logits(logits, labels),
     'head': head,
     **candidate.setting,
-    'heads': {name: _scores(each) for name, each in made.items()},
+    'heads': {
+      name: _scores(each) | {'cross_entropy': _loss(found[name][best[name]].scored)}
+      for name, each in made.items()
+    },
     'train_examples': len(everything[1]),
     'test_examples': len(labels),
   }

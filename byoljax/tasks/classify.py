@@ -181,13 +181,13 @@ def _say_scores(trained: 'Trained', data: 'EvalData') -> None:
   result = trained.result
   if len(result.get('heads', {})) > 1:
     titles = {'top1': 'top-1', 'mean_per_class': 'balanced', 'majority': 'largest class',
-              'ece': 'calibration error'}  # fmt: skip
+              'ece': 'calibration error', 'cross_entropy': 'cross-entropy'}  # fmt: skip
     rows: list[Mapping[str, Any]] = [
       {'head': head, **{title: each[key] for key, title in titles.items()},
-       '': '<- taken' if head == result['head'] else ''}
+       '': '<- taken: the least' if head == result['head'] else ''}
       for head, each in result['heads'].items()
     ]  # fmt: skip
-    formats = dict.fromkeys(titles.values(), '{:.1%}')
+    formats = dict.fromkeys(titles.values(), '{:.1%}') | {'cross-entropy': '{:.3f}'}
     say(table.format_table(rows, ['head', *formats, ''], formats=formats))
   counts, names = answers.confusion(trained), answers.class_names(data)
   say(f'\n{confusion.by_class(counts, names)}\n')
