@@ -16,6 +16,7 @@ from byoljax.report.predictions import Answer, short, unreadable
 # More images would make a page that phones cannot open: some 10 KB each.
 MOST = 500
 SIDE = 160
+_PRESSED = ' aria-pressed="true"'
 
 
 def chosen(answers: Sequence[Answer], most: int = MOST) -> list[Answer]:
@@ -26,7 +27,7 @@ def chosen(answers: Sequence[Answer], most: int = MOST) -> list[Answer]:
   shown = [each for each in answers if each.top]
 
   def rank(each: Answer) -> tuple[bool, float]:
-    wrong = bool(each.truth) and each.truth != each.top[0][0]
+    wrong = _is_wrong(each)
     return not wrong, -each.confidence if wrong else each.confidence
 
   shown.sort(key=rank)
@@ -60,10 +61,12 @@ def render(
     f'<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>'
     for name, value in facts.items()
   )
-  left_out = len([each for each in answers if each.top]) - len(there)
-  note = f'The {len(there):,} least and most sure of {len(there) + left_out:,} images. ' * bool(
-    left_out
-  )
+  every = len([each for each in answers if each.top])
+  note = 'Least sure first. '
+  if any(map(_is_wrong, there)):
+    note = 'Surest mistakes first, then what is right, least sure first. '
+  if len(there) < every:
+    note += f'The beginning and the end of this order: {len(there):,} of {every:,} images. '
   body = ''.join(_figure(each, images[each.row], root) for each in there)
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -77,8 +80,12 @@ def render(
   )
 
 
+def _is_wrong(each: Answer) -> bool:
+  return bool(each.truth) and each.truth != each.top[0][0]
+
+
 def _figure(each: Answer, image: np.ndarray, root: str) -> str:
-  wrong = bool(each.truth) and each.truth != each.top[0][0]
+  wrong = _is_wrong(each)
   kind = ('wrong' if wrong else 'right') if each.truth else ''
   name = html.escape(short(each.name, root))
   said = html.escape(each.top[0][0])
@@ -103,16 +110,17 @@ def _buttons(shown: Sequence[Answer]) -> str:
   counts: dict[str, int] = {}
   for each in shown:
     counts[each.top[0][0]] = counts.get(each.top[0][0], 0) + 1
-  wrong = sum(bool(each.truth) and each.truth != each.top[0][0] for each in shown)
+  wrong = sum(map(_is_wrong, shown))
   classes = ''.join(
     f'<button data-show="{html.escape(label)}">{html.escape(label)} {count:,}</button>'
     for label, count in sorted(counts.items())
   )
   mistakes = f'<button data-mistakes="1">mistakes {wrong:,}</button>' if wrong else ''
+  shown_so = '' if wrong else _PRESSED
   return (
-    '<nav class="controls" hidden><button data-sort="1">least sure first</button>'
+    f'<nav class="controls" hidden><button data-sort="1"{shown_so}>least sure first</button>'
     f'<button data-sort="-1">most sure first</button><span></span>'
-    f'<button data-show="" aria-pressed="true">all {len(shown):,}</button>{mistakes}{classes}</nav>'
+    f'<button data-show=""{_PRESSED}>all {len(shown):,}</button>{mistakes}{classes}</nav>'
   )
 
 

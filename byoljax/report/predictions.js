@@ -1,7 +1,8 @@
 'use strict';
 const nav = document.querySelector('.controls'), grid = document.querySelector('.answers');
 const figures = [...grid.children];
-const state = {sort: 0, show: '', mistakes: false};
+const sorted = nav.querySelector('[data-sort][aria-pressed=true]');
+const state = {sort: sorted ? Number(sorted.dataset.sort) : 0, show: '', mistakes: false};
 function draw() {
   for (const each of figures) {
     each.hidden = (state.show && each.dataset.class !== state.show) ||
