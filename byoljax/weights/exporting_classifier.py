@@ -22,14 +22,30 @@ from byoljax.workdir.files import write_json
 _CARD = """
 ## Classes
 
-{count} classes, by {readout}: {names}
+{count} classes, by {readout}: {names}. In this order, as in `classes.json`;
+probabilities are calibrated with the temperature {heat:.4g}.
 
 ```python
 run = export.deserialize(bytearray(open('classifier.stablehlo', 'rb').read()))
 chances = run.call(images)  # uint8 [b, {side}, {side}, {channels}] -> float32 [b, {count}]
 ```
+"""
 
-In this order, as in `classes.json`; probabilities are calibrated with the temperature {heat:.4g}.
+_PYTORCH = """
+In PyTorch, of its features above:
+
+```python
+head = safetensors.torch.load_file('classifier.safetensors')
+{unit}chances = ((features @ head['weight'].T + head['bias']) / {heat:.7g}).softmax(1)
+```
+"""
+_UNIT = 'features = features / (features.norm(dim=1, keepdim=True) + 1e-5)\n'
+
+_ONNX = """
+```python
+run = onnxruntime.InferenceSession('classifier.onnx')
+(chances,) = run.run(None, {'images': images})
+```
 """
 
 
@@ -60,6 +76,8 @@ def write_onnx(classifier: Classifier, folder: pathlib.Path) -> None:
   else:
     made = onnx_file.model(classifier.apply, image)
   (folder / 'classifier.onnx').write_bytes(made)
+  card = folder / 'README.md'
+  card.write_text(card.read_text() + _ONNX)
 
 
 def _votes(graph: Graph, features: str, readout: readouts.Neighbors, temperature: float) -> str:
@@ -126,4 +144,8 @@ def write(classifier: Classifier, folder: pathlib.Path) -> None:
     channels=channels,
     heat=classifier.temperature,
   )
-  card.write_text(card.read_text() + text)
+  about = card.read_text()
+  if 'weight' in arrays and 'import safetensors.torch' in about:
+    unit = _UNIT if settings['unit'] else ''
+    text += _PYTORCH.format(unit=unit, heat=classifier.temperature)
+  card.write_text(about + text)

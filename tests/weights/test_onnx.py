@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from byoljax.encoders.classifier import Classifier, Origin
 from byoljax.encoders.encoder import Preprocessing, random_encoder
@@ -63,9 +64,19 @@ def test_classifiers(kind, tmp_path):
     bank = np.asarray(encoder(rng.integers(0, 256, (9, 16, 16, 3)).astype(np.uint8)))
     readout = readouts.neighbors(bank, np.arange(9) % 4, classes=4, k=5)
   made = Classifier(encoder, readout, ('a', 'b', 'c', 'd'), 0.7, {}, Origin({}, 'online'))
+  card = tmp_path / 'README.md'
+  card.write_text('import safetensors.torch')
+  exporting_classifier.write(made, tmp_path)
   exporting_classifier.write_onnx(made, tmp_path)
+  assert "InferenceSession('classifier.onnx')" in card.read_text()
+  assert ("features @ head['weight'].T" in card.read_text()) == (kind == 'linear')
   found = run((tmp_path / 'classifier.onnx').read_bytes(), IMAGES)
   np.testing.assert_allclose(found, made.predict(IMAGES), atol=2e-6)  # as above
+  if kind == 'linear':  # By the card's formula for PyTorch, which is NumPy's but for the names.
+    head, features = load_file(tmp_path / 'classifier.safetensors'), np.asarray(encoder(IMAGES))
+    features = features / (np.linalg.norm(features, axis=1, keepdims=True) + 1e-5)
+    logits = (features @ head['weight'].T + head['bias']) / made.temperature
+    np.testing.assert_allclose(jax.nn.softmax(logits), made.predict(IMAGES), atol=2e-6)
 
 
 @pytest.mark.slow
