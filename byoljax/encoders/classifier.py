@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from byoljax.config import ConfigError, user_errors
+from byoljax.config import user_errors
 from byoljax.encoders import load as load_lib
 from byoljax.encoders import method_network, stored_arrays
 from byoljax.encoders.encoder import EMBEDDING, Encoder, Preprocessing, network, pool_of
@@ -147,16 +147,8 @@ def load(path: str | os.PathLike[str], *, module: Any = None) -> Classifier:
     ConfigError: there is none, or it is damaged.
   """
   home = find(path)
-  try:
-    about = json.loads((home / FILE).read_text())
-    return _built(about, stored_arrays.read(home, about), module)
-  except ConfigError:
-    raise
-  except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
-    raise ConfigError(
-      f"'{home}' holds no classifier that can be read ({type(error).__name__}: {error}): make it "
-      'anew.'
-    ) from error
+  with stored_arrays.opened(home, FILE, _FORMAT, 'classifier') as (about, arrays):
+    return _built(about, arrays, module)
 
 
 def find(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -202,8 +194,6 @@ def every(home: pathlib.Path) -> list[pathlib.Path]:
 
 def _built(about: Mapping[str, Any], arrays: dict[str, Any], module: Any) -> Classifier:
   """A classifier from what `save` wrote."""
-  if about['format'] != _FORMAT:
-    raise ConfigError(f'this classifier has format {about["format"]}, not {_FORMAT}: make it anew.')
   preprocessing = Preprocessing(**stored_arrays.tuples(about['preprocessing']))
   origin = Origin(**about['origin'])
   config = stored_config.stored(origin.run['config'])
@@ -221,10 +211,7 @@ def _built(about: Mapping[str, Any], arrays: dict[str, Any], module: Any) -> Cla
     elif tap != EMBEDDING:
       method = method_network.of_facts(config, facts, module, 'the classifier')
       net = truncate(net if method is None or method.net is None else method.net, (tap,))
-  roles = [role for role, _, _ in net.parts]
-  params, bn = (
-    {role: arrays.get(tree, {}).get(role, {}) for role in roles} for tree in ('params', 'bn')
-  )
+  params, bn = stored_arrays.of_roles(arrays, net)
   settings = dict(about['readout'])
   readout = readouts.READOUTS[settings.pop('kind')](**settings, **arrays['readout'])
   return Classifier(

@@ -13,7 +13,6 @@ holds everything, so it can be copied to another machine, and it outlives the ch
 from collections.abc import Callable, Mapping
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
@@ -231,11 +230,7 @@ def load(path: str | os.PathLike[str]) -> DenseModel:
     ConfigError: there is none, or it is damaged.
   """
   home = find(path)
-  try:
-    about = json.loads((home / FILE).read_text())
-    arrays = stored_arrays.read(home, about)
-    if about['format'] != _FORMAT:
-      raise ConfigError(f"'{home}' has format {about['format']}, not {_FORMAT}: make it anew.")
+  with stored_arrays.opened(home, FILE, _FORMAT, 'model') as (about, arrays):
     design = Design(
       tuple(sorted(stored_config.stored_encoder(about['encoder']).items())),
       Preprocessing(**stored_arrays.tuples(about['preprocessing'])),
@@ -246,19 +241,10 @@ def load(path: str | os.PathLike[str]) -> DenseModel:
       int(about['reduce']),
     )
     with user_errors(f"the network of '{home}'"):
-      roles = [role for role, _, _ in design.net.parts]
-    # Of a part without any nothing is stored.
-    params, bn = (
-      {role: arrays.get(tree, {}).get(role, {}) for role in roles} for tree in ('params', 'bn')
-    )
+      net = design.net
+    params, bn = stored_arrays.of_roles(arrays, net)
     kind, classes = about['kind'], tuple(about['classes'])
     return DenseModel(kind, design, params, bn, classes, about['protocol'])
-  except ConfigError:
-    raise
-  except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
-    raise ConfigError(
-      f"'{home}' holds no model that can be read ({type(error).__name__}: {error}): make it anew."
-    ) from error
 
 
 def find(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -13,7 +13,6 @@ everything, so it can be copied to another machine, and it outlives the checkpoi
 from collections.abc import Mapping
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 from typing import Any
@@ -128,11 +127,7 @@ def load(path: str | os.PathLike[str]) -> DetectorModel:
     ConfigError: there is none, or it is damaged.
   """
   home = find(path)
-  try:
-    about = json.loads((home / FILE).read_text())
-    if about['format'] != _FORMAT:
-      raise ConfigError(f"'{home}' has format {about['format']}, not {_FORMAT}: make it anew.")
-    arrays = stored_arrays.read(home, about)
+  with stored_arrays.opened(home, FILE, _FORMAT, 'detector') as (about, arrays):
     fields = stored_arrays.tuples(about['detector'])
     detector = Detector(**fields)._replace(found=faster_rcnn.DetectionOptions(*fields['found']))
     model = DetectorModel(
@@ -142,23 +137,13 @@ def load(path: str | os.PathLike[str]) -> DetectorModel:
       {},
       {},
       tuple(about['classes']),
-      about.get('fit', 'stretch'),  # As all detectors were before.
+      about['fit'],
       about['protocol'],
     )
     with user_errors(f"the network of '{home}'"):
-      roles = [role for role, _, _ in model.stages.whole.parts]
-    # Of a part without any nothing is stored.
-    params, bn = (
-      {role: arrays.get(tree, {}).get(role, {}) for role in roles} for tree in ('params', 'bn')
-    )
+      net = model.stages.whole
+    params, bn = stored_arrays.of_roles(arrays, net)
     return dataclasses.replace(model, params=params, bn=bn)
-  except ConfigError:
-    raise
-  except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
-    raise ConfigError(
-      f"'{home}' holds no detector that can be read ({type(error).__name__}: {error}): make it "
-      'anew.'
-    ) from error
 
 
 def find(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -4,8 +4,9 @@ The file with the arrays has a name of its own each time. The JSON file is repla
 the arrays are there, and old arrays go last: a reader sees the old value or the new one.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
+import json
 import os
 import pathlib
 import secrets
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 
 from byoljax.config import ConfigError
+from byoljax.models.net import Net
 from byoljax.workdir.files import replacing, write_json
 
 _WEIGHTS = 'weights'
@@ -45,10 +47,43 @@ def write(
         old.unlink()
 
 
-def read(home: pathlib.Path, about: Mapping[str, Any]) -> dict[str, Any]:
-  """The arrays of a directory whose JSON file says `about`."""
-  with np.load(home / about['weights'], allow_pickle=False) as stored:
-    return _nested({name: stored[name] for name in stored.files})
+@contextlib.contextmanager
+def opened(
+  home: pathlib.Path, file: str, version: int, what: str
+) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+  """What `write` was given: the JSON file's content and the arrays, while a network is made of it.
+
+  Args:
+    home: the directory.
+    file: name of the JSON file.
+    version: its 'format'.
+    what: to call the network in messages.
+
+  Raises:
+    ConfigError: another format; or anything goes wrong while it is read, or made of what was read.
+  """
+  try:
+    about = json.loads((home / file).read_text())
+    if about['format'] != version:
+      raise ConfigError(f"'{home}' has format {about['format']}, not {version}: make it anew.")
+    with np.load(home / about['weights'], allow_pickle=False) as stored:
+      arrays = _nested({name: stored[name] for name in stored.files})
+    yield about, arrays
+  except ConfigError:
+    raise
+  except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
+    raise ConfigError(
+      f"'{home}' holds no {what} that can be read ({type(error).__name__}: {error}): make it anew."
+    ) from error
+
+
+def of_roles(arrays: Mapping[str, Any], net: Net) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Parameters and running statistics by part; of a part without any none are stored."""
+  params, bn = (
+    {role: arrays.get(tree, {}).get(role, {}) for role, _, _ in net.parts}
+    for tree in ('params', 'bn')
+  )
+  return params, bn
 
 
 def find(
