@@ -91,7 +91,14 @@ def matched(
     else:
       made[path] = label
   if missing:
+    like = [file for file in files if _stem(file) == _stem(missing[0])]
     raise ValueError(
-      f"{where} names {len(missing)} files that are no images in '{root}', such as '{missing[0]}'."
+      f"{where}: {len(missing)} of {len(labels)} files are no images in '{root}', such as "
+      f"'{missing[0]}'" + (f"; did you mean '{like[0]}'?" if like else '.')
     )
   return made
+
+
+def _stem(name: str) -> str:
+  """A file's name without capital letters, folders and suffix: what tables mistake most."""
+  return pathlib.PurePosixPath(name.replace('\\', '/')).stem.lower()

@@ -53,7 +53,8 @@ def test_files_are_found_by_path_name_or_folder(tmp_path):
 @pytest.mark.parametrize(
   ('labels', 'sentence'),
   [
-    ({'a.jpg': 'cat', 'x.jpg': 'cat', 'y.jpg': 'dog'}, "names 2 files .*, such as 'x.jpg'"),
+    ({'a.jpg': 'cat', 'x.jpg': 'cat', 'y.jpg': 'dog'}, "2 of 3 files .*, such as 'x.jpg'\\.$"),
+    ({'A.JPEG': 'cat'}, "such as 'A.JPEG'; did you mean 'a.jpg'"),
     ({'c.jpg': 'cat'}, "'c.jpg' is the name of 2 images"),
     ({'b.jpg': 'cat', 'deep/b.jpg': 'dog'}, "gives 'deep/b.jpg' two classes"),
   ],
