@@ -20,7 +20,7 @@ def get_config(arg: str = '') -> ConfigDict:
     {
       'task': 'classify',
       'from': '',  # a run's workdir, or one of its checkpoints/<step>
-      'network': 'online',  # or 'target'; 'random': an untrained encoder
+      'network': 'online',  # or 'target'; baselines: 'random', 'random_rescaled', 'pixels'
       'tap': 'embedding',
       # A folder, with 'labels' or with a class folder for each class; or an .npz file.
       'data': {'dir': '', 'threads': 0},
