@@ -4,6 +4,7 @@ It needs nothing else: neither a network nor another file. Without a script it i
 with one it can be sorted the other way and filtered by class.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 import html
 from importlib import resources
@@ -20,9 +21,10 @@ _PRESSED = ' aria-pressed="true"'
 
 
 def chosen(answers: Sequence[Answer], most: int = MOST) -> list[Answer]:
-  """What the page shows, least sure first: all, or the least and the most sure half of `most`.
+  """What the page shows, least sure first: all, or `most` of them.
 
-  Where classes are known, the surest mistakes come first.
+  Of more, half are the first, the others the surest of each class in equal numbers: one class that
+  is easy would fill them. Where classes are known, the surest mistakes come first.
   """
   shown = [each for each in answers if each.top]
 
@@ -33,8 +35,13 @@ def chosen(answers: Sequence[Answer], most: int = MOST) -> list[Answer]:
   shown.sort(key=rank)
   if len(shown) <= most:
     return shown
-  first = shown[: most - most // 2]
-  return first + shown[len(shown) - most // 2 :]
+  first, rest = shown[: most - most // 2], shown[most - most // 2 :]
+  counts, places = Counter(), dict[int, int]()
+  for each in sorted(rest, key=lambda each: -each.confidence):
+    counts[each.top[0][0]] += 1
+    places[each.row] = counts[each.top[0][0]]
+  surest = {each.row for each in sorted(rest, key=lambda each: places[each.row])[: most // 2]}
+  return first + [each for each in rest if each.row in surest]
 
 
 def render(
@@ -66,7 +73,7 @@ def render(
   if any(map(_is_wrong, there)):
     note = 'Surest mistakes first, then what is right, least sure first. '
   if len(there) < every:
-    note += f'The beginning and the end of this order: {len(there):,} of {every:,} images. '
+    note += f'{len(there):,} of {every:,} images: the first, and the surest of each class. '
   body = ''.join(_figure(each, images[each.row], root) for each in there)
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'

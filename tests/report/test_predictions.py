@@ -75,5 +75,14 @@ def test_of_many_images_the_least_and_the_most_sure(most):
   images = {row: np.zeros((8, 8, 3), np.uint8) for row in rows}
   shown = [each for each in every if each.row in images]
   text = prediction_page.render('page', every, shown, images, facts={})
-  assert 'Least sure first. ' in text and f'this order: {most} of 9 images' in text
+  assert 'Least sure first. ' in text and f'{most} of 9 images: the first, and' in text
   assert 'data-sort="1" aria-pressed="true">' in text
+
+
+def test_the_surest_of_every_class_are_shown():
+  """Six sure ones of one class do not hide the two less sure ones of the other."""
+  chances = np.array([0.5, 0.51, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.4, 0.3])
+  both = np.stack([chances, 1 - chances], 1)
+  every = predictions.answers(np.arange(10), both, ('a', 'b'), str, size=10, reasons={})
+  rows = [each.row for each in prediction_page.chosen(every, 6)]
+  assert rows[:3] == [0, 1, 8] and rows[3:] == [9, 6, 7]
