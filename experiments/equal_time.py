@@ -21,6 +21,7 @@ import jaxlib
 import numpy as np
 
 from byoljax import config as config_lib
+from byoljax.data.fields import parsed
 from byoljax.data.sources import datasets
 from byoljax.data.sources.source import Source
 from byoljax.devices import xla
@@ -136,7 +137,8 @@ def baseline(kind: str, seed: int, override: list[str], recipe: str) -> Encoder:
 def splits(config: Any) -> tuple[Source, Source]:
   """Labelled training and test images of a configuration."""
   data = config.data
-  train_, test = (datasets.load(data.name, s, data_dir=data.dir) for s in ('train', 'test'))
+  more = {'data_dir': data.dir, 'fields': parsed(data.fields)}
+  train_, test = (datasets.load(data.name, split, **more) for split in ('train', 'test'))
   return train_, test
 
 
