@@ -107,16 +107,17 @@ def test_a_method_is_built_again_from_what_its_run_recorded(name, npz, tmp_path)
 class TestImages:
   """`Encoder.__call__`: right, or one sentence."""
 
-  ENCODER = load_small()
-  WANTED = np.asarray(ENCODER(IMAGES))
+  @pytest.fixture(scope='class')
+  def encoder(self):
+    return load_small()
 
   @pytest.mark.parametrize(
     'given',
     [list(IMAGES), IMAGES / 255, IMAGES.astype(np.float32) / 255, jnp.asarray(IMAGES),
      jnp.asarray(IMAGES, jnp.float32) / 255, tuple(IMAGES)],
   )  # fmt: skip
-  def test_the_same_images_give_the_same_features(self, given):
-    np.testing.assert_allclose(self.ENCODER(given), self.WANTED, rtol=1e-4, atol=1e-5)
+  def test_the_same_images_give_the_same_features(self, given, encoder):
+    np.testing.assert_allclose(encoder(given), encoder(IMAGES), rtol=1e-4, atol=1e-5)
 
   @pytest.mark.parametrize(
     ('given', 'sentence'),
@@ -139,13 +140,13 @@ class TestImages:
       (['photo.jpg'], 'arrays of one size, got list'),
     ],
   )
-  def test_others_are_named(self, given, sentence):
+  def test_others_are_named(self, given, sentence, encoder):
     with pytest.raises(ValueError, match=sentence) as caught:
-      self.ENCODER(given)
+      encoder(given)
     assert '\n' not in str(caught.value)
 
-  def test_inside_of_a_transformation_only_the_shape_is_known(self):
-    shape = jax.eval_shape(self.ENCODER, jax.ShapeDtypeStruct((5, 8, 8, 3), np.float32)).shape
+  def test_inside_of_a_transformation_only_the_shape_is_known(self, encoder):
+    shape = jax.eval_shape(encoder, jax.ShapeDtypeStruct((5, 8, 8, 3), np.float32)).shape
     assert shape == (5, 128)
 
 
