@@ -161,7 +161,7 @@ def runs_of(line):
   written = [options.workdir] if getattr(options, 'workdir', '') else []
   if not written and recipe and words[1] == 'pretrain':
     written = [run_dir.default_workdir(recipe)]
-  return [path.partition('/checkpoints/')[0] for path in read], written
+  return [re.split('/(?:checkpoints|evals)/', path)[0] for path in read], written
 
 
 @pytest.mark.parametrize('origin', sorted({param.values[0] for param in commands()}))
