@@ -33,6 +33,7 @@ from byoljax.data.sources.source import Source
 from byoljax.encoders import likelihood, load, samples
 from byoljax.encoders.encoder import random_encoder
 from byoljax.encoders.stored_method import StoredMethod
+from byoljax.evals import image_quality
 from byoljax.losses import likelihoods
 from byoljax.main import main as byoljax_main
 from byoljax.ops import readouts
@@ -121,8 +122,12 @@ def on_test_images(
   def measure(views: jax.Array, label: jax.Array, key: jax.Array) -> dict[str, jax.Array]:
     index = jnp.arange(len(views))
     batch = {'views': (views,), 'label': label, 'index': index, 'epoch': 0 * index}
-    seen = method.transform(batch, key, jnp.int32(0))
-    return loss(*state, seen, key, jnp.int32(0))[1].metrics
+    seen = method.transform(batch, key, jnp.int32(step))
+    told = loss(*state, seen, key, jnp.int32(step))[1].metrics
+    shown = {} if method.pictures is None else method.pictures(*state, batch, key)
+    if 'output' in shown:  # Of a codec: of the codes themselves, where training may draw mixtures.
+      told = {**told, 'psnr': image_quality.psnr(shown['output'], shown['image'])}
+    return told
 
   images, labels = read(stored, test, MEASURED)
   told = []
@@ -132,7 +137,7 @@ def on_test_images(
     told.append(measure(views, labels[part], jax.random.key(start)))
   for name in TOLD:
     if told and name in told[0]:
-      found[name] = float(np.mean([each[name] for each in told]))
+      found[name] = float(np.mean([np.mean(each[name]) for each in told]))
   return found
 
 
