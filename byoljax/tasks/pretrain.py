@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import logging
 import pathlib
+import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +147,7 @@ def _pretrain(
   if data and config.evals.final:
     _final_table(config, run, data, state, workdir)
   elif not data:
-    say('No k-NN or linear evaluation: it needs labelled images.')
+    say(no_evaluation(config, workdir))
   _say_files(workdir, int(state.step))
   if config.evals.report:
     with activity.doing('writing the report'):
@@ -330,6 +331,15 @@ def _say_unreadable(source: 'Source') -> None:
       f'{len(source.unreadable)} images could not be read and were replaced by others: '
       f'see {source.unreadable.path}.'
     )
+
+
+def no_evaluation(config: Config, workdir: pathlib.Path) -> str:
+  """Why there is no evaluation, and of a folder the command that few labels are enough for."""
+  text = 'No k-NN or linear evaluation: it needs labelled images.'
+  if config.data.name != 'folder':
+    return text
+  command = ['byoljax', 'classify', config.data.dir, '--labels=labels.csv', f'--from={workdir}']
+  return f'{text} A few labels will do: {shlex.join(command)}'
 
 
 def _minutes(seconds: float) -> str:

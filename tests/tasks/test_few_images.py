@@ -1,13 +1,15 @@
 """What somebody with fifteen labelled images types: every evaluation answers, none refuses."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
 
-from byoljax import cli
+from byoljax import cli, config
 from byoljax.main import main
 from byoljax.protocols import folds
+from byoljax.tasks import pretrain
 from byoljax.workdir import metrics
 
 QUIET = ('--log.tensorboard=false',)
@@ -142,3 +144,11 @@ def test_a_run_says_how_long_it_is_and_evaluates_never(tiny, tmp_path, capsys, n
   rows = metrics.read(tmp_path)
   assert len(rows) == 10 and not [name for name in rows[-1] if name.startswith('knn')]
   assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['10']
+
+
+def test_who_has_no_labels_is_told_that_few_will_do():
+  recipe, run = f'{cli.recipes_directory()}/byol.py', pathlib.Path('runs/byol')
+  folder = config.load(f'{recipe}:folder_small', [('data.dir', 'my photos')])
+  said = pretrain.no_evaluation(folder, run)
+  assert "byoljax classify 'my photos' --labels=labels.csv --from=runs/byol" in said
+  assert 'classify' not in pretrain.no_evaluation(config.load(f'{recipe}:npz'), run)
