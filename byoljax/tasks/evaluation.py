@@ -176,9 +176,15 @@ def leave(
   with user_errors(f"'{home}'"):
     where = classifier.save(made, home / classifier.FOLDER)
     confusion.write_csv(home / 'confusion.csv', answers.confusion(trained), made.classes)
-  found = trained.result['calibration']
-  how = f'temperature {found["temperature"]:.3g} from {found["images"]:,} images'
-  say(f'calibration error {found["ece"]:.1%} of test images, {found["ece_uncalibrated"]:.1%} '
-      f'uncalibrated ({how})')  # fmt: skip
+  say(calibration_text(trained.result['calibration']))
   say(f'classifier  {where}')
   return where
+
+
+def calibration_text(found: Mapping[str, Any]) -> str:
+  """What there is to say of `answers.calibrated`."""
+  text = f'calibration error {found["ece"]:.1%} of test images'
+  if not found['images']:
+    return f'{text}, not calibrated: no training image was held out for it'
+  how = f'temperature {found["temperature"]:.3g} from {found["images"]:,} images'
+  return f'{text}, {found["ece_uncalibrated"]:.1%} uncalibrated ({how})'

@@ -9,7 +9,7 @@ import pytest
 from byoljax import cli, config
 from byoljax.main import main
 from byoljax.protocols import folds
-from byoljax.tasks import pretrain
+from byoljax.tasks import evaluation, pretrain
 from byoljax.workdir import metrics
 
 QUIET = ('--log.tensorboard=false',)
@@ -152,3 +152,10 @@ def test_who_has_no_labels_is_told_that_few_will_do():
   said = pretrain.no_evaluation(folder, run)
   assert "byoljax classify 'my photos' --labels=labels.csv --from=runs/byol" in said
   assert 'classify' not in pretrain.no_evaluation(config.load(f'{recipe}:npz'), run)
+
+
+def test_what_is_not_calibrated_says_so():
+  found = {'ece': 0.097, 'ece_uncalibrated': 0.097, 'temperature': 1.0, 'images': 0}
+  assert 'error 9.7% of test images, not calibrated' in evaluation.calibration_text(found)
+  found |= {'ece_uncalibrated': 0.2, 'temperature': 1.5, 'images': 30}
+  assert '20.0% uncalibrated (temperature 1.5 from 30 images)' in evaluation.calibration_text(found)
