@@ -10,6 +10,9 @@ from byoljax.tasks.command import RECIPE, Command
 from byoljax.workdir import activity
 from byoljax.workdir.run_dir import Invocation, say
 
+# Shorter sides above so many times the side of evaluated images are worth shrinking beforehand.
+_LARGE = 8
+
 
 def run(config: Config, invocation: Invocation) -> int:
   """Prints the statistics of the images that a configuration pretrains on."""
@@ -22,6 +25,8 @@ def run(config: Config, invocation: Invocation) -> int:
     found = statistics.of_channels(source, side, threads=config.data.threads)
     sides = statistics.shorter_sides(source) if source.series is None else np.zeros(0, np.int32)
   say(f'{source.size:,} images of {source.name}, {source.channels} channels{sizes(sides)}')
+  if len(sides) and sides[len(sides) // 2] > _LARGE * side:
+    say(f'far more than {side} pixels need: copies of some {4 * side} are decoded much faster')
   if source.num_classes and not source.multi_label and source.labels is not None:
     counts = np.bincount(source.labels[source.labels >= 0], minlength=source.num_classes)
     say(

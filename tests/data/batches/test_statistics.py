@@ -68,6 +68,7 @@ def test_stats_prints_what_to_type(config, capsys):
   said = capsys.readouterr().out
   assert '20 images of x.npz:pretrain, 3 channels, 12 pixels (shorter side)' in said
   assert '3 classes of ' in said
+  assert 'are decoded' not in said
   line = said.splitlines()[-1].strip().replace("'", '')
   mean, std = (word.partition('=')[2] for word in line.split(' --'))
   config_lib.override(config, 'data.mean', mean)
@@ -84,3 +85,9 @@ def test_sizes_of_files(tmp_path):
   assert stats.sizes(sides) == ', 7 to 12 pixels, typically 9 (shorter side, of 3 images)'
   assert len(statistics.shorter_sides(source, most=2)) <= 2
   assert stats.sizes(sides[:0]) == ''
+
+
+def test_large_photographs_are_questioned(config, capsys):
+  where = f'--data.dir={config.data.dir}'
+  assert cli.run(['stats', 'byol:npz', where, '--evals.image_size=1']) == 0
+  assert 'far more than 1 pixels need: copies of some 4 are decoded' in capsys.readouterr().out
