@@ -6,6 +6,7 @@ import string
 from typing import Any
 
 from byoljax import own
+from byoljax.encoders.load import BASELINES
 from byoljax.models import convnext, vit
 from byoljax.models.resnet import RESNETS
 from byoljax.models.small import SmallResNet
@@ -15,8 +16,6 @@ _CIFAR_STEM = """\
 model.conv1 = torch.nn.Conv2d(3, model.conv1.out_channels, 3, 1, 1, bias=False)
 model.maxpool = torch.nn.Identity()
 """
-
-
 _ALEXNET_FC_DIM = 4096  # torchvision's
 _RGB = 3
 
@@ -51,6 +50,7 @@ def render(card: Mapping[str, Any], timm: timm_words.Model | None = None) -> str
     mean=_numbers(card['mean']),
     std=_numbers(card['std']),
     method=card['method'],
+    training='before training' if card['network'] in BASELINES else 'pretrained',
     data=card['data'],
     network=card['network'],
     step=card['step'],

@@ -369,6 +369,10 @@ def test_the_small_encoder_comes_with_its_code_for_pytorch():
   card['range'] = ''
   text = model_card.render(card | {'mean': (0.5,) * 3, 'std': (0.25,) * 3})
   assert 'stem, one, two = 32, 64, 256\n' in text
+  told = {'mean': (0.5,) * 3, 'std': (0.25,) * 3, 'method': 'byol', 'data': 'photos'}
+  for network, title in (('target', 'pretrained'), ('random', 'before training')):
+    shown = model_card.render(card | told | {'network': network})
+    assert f'# small, {title} with byol on photos\n' in shown
   stages = [('stem_conv', 'stem_bn')] + [
     (f'stage{stage}_block0/{conv}', f'stage{stage}_block0/{norm}')
     for stage in (1, 2)
