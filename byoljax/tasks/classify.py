@@ -182,9 +182,11 @@ def _say_scores(trained: 'Trained', data: 'EvalData') -> None:
   if len(result.get('heads', {})) > 1:
     titles = {'top1': 'top-1', 'mean_per_class': 'balanced', 'majority': 'largest class',
               'ece': 'calibration error', 'cross_entropy': 'cross-entropy'}  # fmt: skip
+    least = min(result['heads'], key=lambda head: result['heads'][head]['cross_entropy'])
+    why = 'the least' if result['head'] == least else f'{least} is not clearly better'
     rows: list[Mapping[str, Any]] = [
       {'head': head, **{title: each[key] for key, title in titles.items()},
-       '': '<- taken: the least' if head == result['head'] else ''}
+       '': f'<- taken: {why}' if head == result['head'] else ''}
       for head, each in result['heads'].items()
     ]  # fmt: skip
     formats = dict.fromkeys(titles.values(), '{:.1%}') | {'cross-entropy': '{:.3f}'}
