@@ -3,7 +3,8 @@
     byoljax classify photos --labels=labels.csv --from=runs/byol
     byoljax classify photos --from=runs/byol --finetune        # the classes are folders of photos
 
-Frozen features and, as head, logistic regression or k-NN, whichever cross-validation finds better;
+Frozen features and, as head, logistic regression, or k-NN where cross-validation finds it better by
+more than a standard error;
 with `--finetune` (`head=finetune`) the whole network is trained. What `photos` holds beside the
 labelled images is classified. See docs/predict.md.
 """
