@@ -4,9 +4,8 @@
     byoljax classify photos --from=runs/byol --finetune        # the classes are folders of photos
 
 Frozen features and, as head, logistic regression, or k-NN where cross-validation finds it better by
-more than a standard error;
-with `--finetune` (`head=finetune`) the whole network is trained. What `photos` holds beside the
-labelled images is classified. See docs/predict.md.
+more than a standard error; with `--finetune` (`head=finetune`) the whole network is trained. What
+`photos` holds beside the labelled images is classified. See docs/predict.md.
 """
 
 from ml_collections import ConfigDict
