@@ -104,12 +104,13 @@ def test_a_method_is_built_again_from_what_its_run_recorded(name, npz, tmp_path)
   assert method_network.network(config, tmp_path) is None
 
 
+@pytest.fixture(scope='module')
+def encoder():
+  return load_small()
+
+
 class TestImages:
   """`Encoder.__call__`: right, or one sentence."""
-
-  @pytest.fixture(scope='class')
-  def encoder(self):
-    return load_small()
 
   @pytest.mark.parametrize(
     'given',
