@@ -12,6 +12,7 @@ from byoljax.encoders.classifier import Classifier, Origin
 from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.ops import readouts
 from byoljax.weights import exporting_classifier, onnx_file
+from configs import base
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3)).astype(np.uint8)
 IMAGE = jax.ShapeDtypeStruct((16, 16, 3), np.uint8)
@@ -88,9 +89,7 @@ def test_classifiers(kind, tmp_path):
 def test_networks_in_onnxruntime(name, options, side):
   runtime = pytest.importorskip('onnxruntime')
   pytest.importorskip('onnx')
-  from byoljax import config
-
-  fields = {**config.load('byol').encoder.to_dict(), 'name': name, **options}
+  fields = {**base.get_config().encoder.to_dict(), 'name': name, **options}
   encoder = random_encoder(fields, Preprocessing((0.5,) * 3, (0.25,) * 3, side), 0)
   images = np.random.default_rng(0).integers(0, 256, (3, side, side, 3)).astype(np.uint8)
   model = onnx_file.model(
