@@ -126,6 +126,8 @@ class SavedClassifier:
 
 
 def _shown(name: str, value: Any) -> str:
+  if value is None:
+    return '–'
   form = '.3f' if name == 'cross-entropy' else '.1%'
   return f'{value:{form}}' if isinstance(value, float) else str(value)
 

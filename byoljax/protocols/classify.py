@@ -84,7 +84,7 @@ def fit(encoder: Encoder, data: EvalData, protocol: ClassifyProtocol | None = No
   Returns:
     The classifier. Its result: scores of the test images, or cross-validated ones, with 'head', its
     setting 'lambda' or 'k', 'heads' (the cross-validated scores of each, and the cross-entropy that
-    decides), 'train_examples' and 'test_examples'.
+    decides, None where every class has a single image), 'train_examples' and 'test_examples'.
 
   Raises:
     ConfigError: an unknown head, images that have several labels each, fewer than two classes.
@@ -118,8 +118,9 @@ def fit(encoder: Encoder, data: EvalData, protocol: ClassifyProtocol | None = No
     'head': head,
     **candidate.setting,
     'heads': {
-      name: _scores(each) | {'cross_entropy': _loss(found[name][best[name]].scored)}
+      name: _scores(each) | {'cross_entropy': loss if np.isfinite(loss) else None}
       for name, each in made.items()
+      for loss in [_loss(found[name][best[name]].scored)]
     },
     'train_examples': len(everything[1]),
     'test_examples': len(labels),

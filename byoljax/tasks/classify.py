@@ -182,7 +182,9 @@ def _say_scores(trained: 'Trained', data: 'EvalData') -> None:
   if len(result.get('heads', {})) > 1:
     titles = {'top1': 'top-1', 'mean_per_class': 'balanced', 'majority': 'largest class',
               'ece': 'calibration error', 'cross_entropy': 'cross-entropy'}  # fmt: skip
-    least = min(result['heads'], key=lambda head: result['heads'][head]['cross_entropy'])
+    known = {head: each['cross_entropy'] for head, each in result['heads'].items()
+             if each['cross_entropy'] is not None}  # fmt: skip
+    least = min(known, key=lambda head: known[head], default=result['head'])
     why = 'the least' if result['head'] == least else f'{least} is not clearly better'
     rows: list[Mapping[str, Any]] = [
       {'head': head, **{title: each[key] for key, title in titles.items()},

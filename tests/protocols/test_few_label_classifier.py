@@ -3,6 +3,8 @@
 Features are drawn here, in place of an encoder's.
 """
 
+import json
+
 import numpy as np
 import pytest
 
@@ -91,6 +93,15 @@ def test_imbalance_is_shown_and_single_images_are_no_error(monkeypatch):
   assert np.isfinite(answers.calibrated(alone.answers)['temperature'])
   own = readouts.logits_of(alone.readout, x)
   assert (own > readouts.NEVER / 2).all(), 'what is kept knows every class'
+
+
+def test_a_single_image_of_each_class_leaves_nothing_to_cross_validate(monkeypatch):
+  x, y = blobs([1, 1])
+  found = made(monkeypatch, x, y)
+  assert found.result['head'] == 'logistic'
+  assert found.result['heads']['logistic']['cross_entropy'] is None
+  json.dumps(found.result, allow_nan=False)
+  assert readouts.logits_of(found.readout, x).argmax(1).tolist() == [0, 1]
 
 
 def test_a_test_split_is_looked_at_once(monkeypatch):
