@@ -27,11 +27,13 @@ from byoljax.data.sources.source import Source
 from byoljax.devices import xla
 from byoljax.encoders import load
 from byoljax.encoders.encoder import EMBEDDING, Encoder, random_encoder
+from byoljax.encoders.pictures import Painter, Shown
 from byoljax.evals import frozen, knn
 from byoljax.models import rescaled
 from byoljax.models.taps import taps_of, truncate
 from byoljax.protocols import tap_features
 from byoljax.protocols.extraction import EvalData
+from byoljax.report import reconstructions
 from byoljax.tasks import data as data_lib
 from byoljax.train import assemble, loop
 from byoljax.train.run import Run
@@ -39,6 +41,7 @@ from byoljax.workdir.clock import Clock
 
 LAMBDAS = (0.1, 10.0)
 LOOK_EVERY, LAST = 5, 50  # steps
+ON_A_SHEET = 8  # images
 TOLD = ('loss', 'pretext_accuracy', 'psnr', 'psnr_input')
 
 
@@ -140,6 +143,30 @@ def splits(config: Any) -> tuple[Source, Source]:
   more = {'data_dir': data.dir, 'fields': parsed(data.fields)}
   train_, test = (datasets.load(data.name, split, **more) for split in ('train', 'test'))
   return train_, test
+
+
+def pictures(trained: Trained, most: int, sheet: pathlib.Path | None) -> Shown:
+  """What a method makes of the first test images; nothing where it has no pictures.
+
+  Args:
+    trained: see `Trained`.
+    most: images.
+    sheet: where the first of them are drawn, or None.
+  """
+  run, state = trained.run, trained.state
+  if run.method.pictures is None:
+    return {}
+  painter = Painter(
+    pathlib.Path(), trained.config, run.method, trained.encoder.preprocessing, run.specs,
+    parsed(trained.config.data.fields),
+  )  # fmt: skip
+  _, test = splits(trained.config)
+  batch = painter.batch(test.subset(np.arange(min(most, test.size))))
+  shown = painter.show(state.params, state.method_state, batch)
+  if sheet is not None:
+    few = {name: picture[:ON_A_SHEET] for name, picture in shown.items()}
+    reconstructions.draw(sheet, {int(state.step): few})
+  return shown
 
 
 def layers(encoder: Encoder, given: EvalData) -> dict[str, dict[str, float]]:

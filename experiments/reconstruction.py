@@ -17,11 +17,8 @@ import statistics
 from typing import Any
 
 import equal_time
-import numpy as np
 
-from byoljax.data import fields
 from byoljax.encoders.encoder import EMBEDDING, Encoder
-from byoljax.encoders.pictures import Painter
 from byoljax.protocols import labelled
 from byoljax.protocols.extraction import EvalData
 from byoljax.protocols.finetune import FinetuneProtocol, finetune_result
@@ -39,7 +36,7 @@ BASELINES = {
   'pixels': ('pixels', 'rotation'),
 }  # fmt: skip
 LENGTHS = ('1 %=100 epochs', '10 %=20 epochs')
-MEASURED, SHOWN = 200, 8  # images
+MEASURED = 200  # images
 
 
 def finetuned(
@@ -65,20 +62,9 @@ def finetuned(
 
 def reconstructed(trained: equal_time.Trained, sheet: pathlib.Path | None) -> dict[str, float]:
   """Mean PSNR and SSIM of held-out images, and a sheet of some; nothing where none are shown."""
-  run, state = trained.run, trained.state
-  if run.method.pictures is None:
+  shown = equal_time.pictures(trained, MEASURED, sheet)
+  if not shown:
     return {}
-  painter = Painter(
-    pathlib.Path(), trained.config, run.method, trained.encoder.preprocessing, run.specs,
-    fields.parsed(trained.config.data.fields),
-  )  # fmt: skip
-  _, test = equal_time.splits(trained.config)
-  batch = painter.batch(test.subset(np.arange(min(MEASURED, test.size))))
-  shown = painter.show(state.params, state.method_state, batch)
-  if sheet is not None:
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    few = {name: picture[:SHOWN] for name, picture in shown.items()}
-    reconstructions.draw(sheet, {int(state.step): few})
   return {
     f'{kind} of the {name}': float(values.mean())
     for name, kinds in reconstructions.quality(shown).items()

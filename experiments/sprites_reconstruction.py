@@ -24,38 +24,24 @@ import equal_time
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax.data import fields
 from byoljax.data.sources import sprites
 from byoljax.encoders.encoder import EMBEDDING
-from byoljax.encoders.pictures import Painter
 from byoljax.evals import segmentation
-from byoljax.report import reconstructions
 
 METHODS = (
   'motion_segmentation', 'motion_segmentation,differencing', 'split_brain,rgbd', 'split_brain',
   'colorization', 'rotation', 'byol',
 )  # fmt: skip
 BASELINES = ('random', 'pixels')
-SHOWN = 8  # images
 
 
 def pictured(
   trained: equal_time.Trained, measured: int, sheet: pathlib.Path | None
 ) -> dict[str, float]:
   """How good masks and depth of the first test images are; nothing of other methods."""
-  run, state = trained.run, trained.state
-  if run.method.pictures is None:
+  shown = equal_time.pictures(trained, measured, sheet)
+  if not shown:
     return {}
-  painter = Painter(
-    pathlib.Path(), trained.config, run.method, trained.encoder.preprocessing, run.specs,
-    fields.parsed(trained.config.data.fields),
-  )  # fmt: skip
-  _, test = equal_time.splits(trained.config)
-  batch = painter.batch(test.subset(np.arange(min(measured, test.size))))
-  shown = painter.show(state.params, state.method_state, batch)
-  if sheet is not None:
-    few = {name: picture[:SHOWN] for name, picture in shown.items()}
-    reconstructions.draw(sheet, {int(state.step): few})
   truth = sprites.arrays('test', ('moving', 'depth'))
   count = len(shown['image'])
   if 'predicted' in shown:
