@@ -178,7 +178,7 @@ def get_config() -> ConfigDict:
         # Fields of the source beside the images, for methods that look at them: ('depth:map',
         # 'moving:mask', 'boxes:boxes:20'); name, kind (data/fields.py), and channels if need be.
         'fields': (),
-        'frame_gap': 1,  # of 'frames': places from a frame to the field 'second'
+        'frame_gap': 1,  # of frames and clips: places from a frame to the field 'second'
         # Numbers of the classes that pretraining sees, (3,) to find anomalies; () = every image.
         'classes': (),
         'threads': 0,  # 0 = as many as there are cores

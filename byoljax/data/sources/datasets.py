@@ -33,6 +33,7 @@ from byoljax.data.sources import (
   shards,
   source,
   sprites,
+  tfds_files,
   tfds_source,
   voc_labels,
 )
@@ -52,7 +53,6 @@ def load(
   *,
   data_dir: str | os.PathLike = '',
   unreadable_log: str | os.PathLike | None = None,
-  image_key: str = 'image',
   label_key: str = 'label',
   in_memory: bool = False,
   fields: Sequence[Field] = (),
@@ -62,7 +62,8 @@ def load(
   """Opens a split of a data set; of 'train' and 'test' the images that have a label, if any has.
 
   Args:
-    name: a key of DATASETS; `tfds:NAME`; `hf:owner/name`, see `hub_data`; 'given:...', see `given`;
+    name: a key of DATASETS; `tfds:NAME`, or `tfds:NAME#FEATURE` where the images or clips are not
+      its feature 'image'; `hf:owner/name`, see `hub_data`; 'given:...', see `given`;
       or the import path of a function (`byoljax.own`): split -> images, see `objects.as_source`, or
       None where there are none.
     split: 'pretrain', 'train' or 'test'.
@@ -71,14 +72,13 @@ def load(
       or the `.npz` file.
     unreadable_log: directory in which `unreadable.txt` lists the images that cannot be read, or
       the path of such a .txt file; None keeps no file.
-    image_key: TFDS feature that holds the image.
     label_key: TFDS feature that holds the class.
     in_memory: decode small TFDS sets whose images all have one size once, when the first batch is
       asked for, and keep them: see `memory.keep`. For whoever reads a set more than once.
     fields: further fields of every example, such as `Field('depth', 'map')`: folders, members or
       features of these names. `shapes` has none, `sprites` those of `sprites.FIELDS`, `frames`
       besides 'second'.
-    frame_gap: of `frames`: places from a frame to the field 'second'.
+    frame_gap: of `frames` and of TFDS's clips: places from a frame to the field 'second'.
     range_: of files and arrays: which numbers are black and white, see `pixels`.
 
   Raises:
@@ -93,7 +93,6 @@ def load(
     split,
     os.fspath(data_dir),
     source.UnreadableLog(unreadable_log),
-    image_key,
     label_key,
     fields,
     frame_gap,
@@ -110,7 +109,6 @@ def _open(
   split: str,
   directory: str,
   log: source.UnreadableLog,
-  image_key: str,
   label_key: str,
   fields: Sequence[Field],
   frame_gap: int,
@@ -165,14 +163,16 @@ def _open(
   if known.kind == 'sprites':
     return _sprites(split, directory, fields)
   wanted = {'pretrain': known.pretrain, 'train': known.train, 'test': known.test}[split]
+  prepared, _, feature = known.tfds.partition('#')
   return tfds_source.from_tfds(
-    known.tfds,
-    wanted or _usual_split(known.tfds, split, directory),
+    prepared,
+    wanted or _usual_split(prepared, split, directory),
     data_dir=directory,
-    image_key=image_key,
+    image_key=feature or 'image',
     label_key=label_key,
     unreadable=log,
     fields=fields,
+    frame_gap=frame_gap,
   )
 
 
@@ -248,7 +248,7 @@ def _as_asked(own: Field, asked: Field) -> Field:
 
 def _usual_split(name: str, split: str, directory: str) -> str:
   """The split of a set that is not in the table: by the names that TFDS sets use."""
-  names = tfds_source.split_names(name, data_dir=directory)
+  names = tfds_files.split_names(name, data_dir=directory)
   unlabelled = [part for part in ('unlabelled', 'unlabeled') if part in names]
   choices = {
     'pretrain': ['+'.join([*unlabelled, 'train'])] if 'train' in names else unlabelled,

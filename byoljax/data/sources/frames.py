@@ -11,8 +11,8 @@ compared as numbers: 9 comes before 10.
 A clip is a folder that holds frames. Clips may lie in folders of classes, `<class>/<clip>/...`;
 clips directly below the split's root are no classes of anything and leave frames unlabelled.
 
-Video files and TFDS's video sets are not read: there an example is a whole clip, and its frames
-cannot be found one by one. `ffmpeg -i clip.mp4 clip/%05d.png` makes a folder of them.
+Video files are not read; `ffmpeg -i clip.mp4 clip/%05d.png` makes a folder of their frames. TFDS's
+video sets are (`tfds_video`).
 """
 
 from collections.abc import Sequence
@@ -51,11 +51,7 @@ def from_frames(
     ValueError: as `folder.from_folder`; no clip that is long enough; a gap below 1; or a field
       'second' that is not an image.
   """
-  if gap < 1:
-    raise ValueError(f'data.frame_gap={gap} must be at least 1: frames to the second one.')
-  for field in fields:
-    if field.name == SECOND and field.kind != 'image':
-      raise ValueError(f"the field 'second' of frames is an image, not a {field.kind}.")
+  check_gap(gap, fields)
   others = [field for field in fields if field.name != SECOND]
   found = folder.from_folder(
     path, split, unreadable=unreadable, fields=others, class_of=_class_of, range_=range_
@@ -83,6 +79,19 @@ def from_frames(
     fetch=fetch,
     fields=(image, dataclasses.replace(image, name=SECOND), *frames.fields[1:]),
   )
+
+
+def check_gap(gap: int, fields: Sequence[Field]) -> None:
+  """Checks what is asked of pairs of frames.
+
+  Raises:
+    ValueError: a gap below 1, or a field 'second' that is not an image.
+  """
+  if gap < 1:
+    raise ValueError(f'data.frame_gap={gap} must be at least 1: frames to the second one.')
+  for field in fields:
+    if field.name == SECOND and field.kind != 'image':
+      raise ValueError(f"the field 'second' of frames is an image, not a {field.kind}.")
 
 
 def _class_of(file: str) -> str:

@@ -4,30 +4,28 @@ The prepared files are read directly, record by record (`records.py`): TFDS's ow
 sequence whose order depends on the number of processes, and which cannot start at step k.
 TFDS itself says which files make up a split (`train`, `train[:90%]`, `train+unlabelled`) and what
 the features are. Records are parsed a batch at a time by TensorFlow's example parser; images stay
-encoded, and what cannot be read counts as an empty image without a label. Nothing is ever
-downloaded: a set that is not there is an error that says what to run.
+encoded, and what cannot be read counts as an empty image without a label. A feature that is a clip
+is read as pairs of its frames (`tfds_video`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
 import os
-import re
 from typing import Any
 
 import numpy as np
 
 from byoljax.data.fields import IMAGE, Field
-from byoljax.data.sources import records, source, tensorflow_import, tfds_fields
-from byoljax.suggest import did_you_mean
+from byoljax.data.sources import (
+  records,
+  source,
+  tensorflow_import,
+  tfds_fields,
+  tfds_files,
+  tfds_video,
+)
 
-_VERSION = re.compile(r'\d+\.\d+\.\d+')
 _LABEL_BATCH = 1024
-
-
-def default_dir() -> str:
-  """TFDS's own default: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
-  chosen = os.environ.get('TFDS_DATA_DIR') or os.path.join('~', 'tensorflow_datasets')
-  return os.path.abspath(os.path.expanduser(chosen))
 
 
 def from_tfds(
@@ -39,30 +37,37 @@ def from_tfds(
   label_key: str = 'label',
   unreadable: source.UnreadableLog | None = None,
   fields: Sequence[Field] = (),
+  frame_gap: int = 1,
 ) -> source.Source:
-  """A split of a prepared TFDS image set.
+  """A split of a prepared TFDS set of images or of clips.
 
   Args:
     name: as TFDS writes it, `cifar10`, `imagenette/160px-v2`, `cifar10:3.0.2`, or a prepared
       version directory.
     split: a split, a slice or a sum of them, in TFDS's notation.
-    data_dir: where sets are prepared; empty means `default_dir()`.
-    image_key: feature that holds the image.
+    data_dir: where sets are prepared; empty means `tfds_files.default_dir()`.
+    image_key: feature that holds the image, or the frames of a clip: 'video', 'video/frames'.
     label_key: feature that holds the class; where it is missing, 'labels' is looked for (several
       per image; VOC's `labels_no_difficult` says which count), else the examples are unlabelled.
     unreadable: where images that cannot be decoded are noted.
-    fields: further fields, each the feature of its name.
+    fields: further fields, each the feature of its name; of clips see `tfds_video.from_clips`.
+    frame_gap: of clips: places from a frame to its second one.
 
   Raises:
     ValueError: not prepared, unknown name, split or feature, or damaged files.
   """
-  directory = _version_directory(name, os.fspath(data_dir))
+  directory = tfds_files.version_directory(name, os.fspath(data_dir))
   tfds = tensorflow_import.tensorflow_datasets()
-  builder = tfds.builder_from_directory(directory)
-  info = builder.info
+  info = tfds.builder_from_directory(directory).info
+  log = source.UnreadableLog() if unreadable is None else unreadable
+  if image_key in tfds_video.clips_of(info):
+    return tfds_video.from_clips(
+      info, split, frames_key=image_key, label_key=label_key, gap=frame_gap, fields=fields,
+      unreadable=log,
+    )  # fmt: skip
   image, label_keys, names, classes = _features(tfds, info, image_key, label_key)
   multi_label = len(label_keys) == 2
-  fetch_records, size = _open_split(info, split)
+  fetch_records, size = tfds_files.open_split(info, split)
   label = f'{info.full_name}:{split}'
   further = tfds_fields.resolve(fields, dict(info.features.items()), info.full_name)
   parsers = tfds_fields.parsers(further, dict(info.features.items()))
@@ -103,7 +108,7 @@ def from_tfds(
     fetch=fetch,
     fetch_labels=labels,
     locate=lambda row: f'{label}[{row}]',
-    unreadable=source.UnreadableLog() if unreadable is None else unreadable,
+    unreadable=log,
     multi_label=multi_label,
     fields=(IMAGE, *further),
   )
@@ -112,86 +117,6 @@ def from_tfds(
 def fingerprint(name: str, size: int, image_key: str, label_key: str) -> str:
   """What identifies a split: its full name with version, its size, and what is read of it."""
   return source.fingerprint('tfds', name, size, image_key, label_key)
-
-
-def split_names(name: str, *, data_dir: str | os.PathLike = '') -> tuple[str, ...]:
-  """The splits of a prepared set, sorted; arguments and errors as for `from_tfds`."""
-  directory = _version_directory(name, os.fspath(data_dir))
-  tfds = tensorflow_import.tensorflow_datasets()
-  return tuple(sorted(tfds.builder_from_directory(directory).info.splits))
-
-
-def _version_directory(name: str, data_dir: str) -> str:
-  """The directory with the prepared files of `name`."""
-  direct = os.path.abspath(os.path.expanduser(name))
-  if _is_prepared(direct):
-    return direct
-  if os.path.isabs(os.path.expanduser(name)):
-    raise ValueError(f'{direct} is not a prepared TFDS version directory: no dataset_info.json.')
-  root = os.path.abspath(os.path.expanduser(data_dir)) if data_dir else default_dir()
-  path, _, version = name.partition(':')
-  found = _prepared_versions(os.path.join(root, *path.split('/')), version)
-  if len(found) > 1:
-    configs = ', '.join(f'{path}/{config}' for config in sorted(found))
-    raise ValueError(f'{name} is prepared in several configurations: name one of {configs}.')
-  if found:
-    return next(iter(found.values()))
-  raise ValueError(_not_prepared(name, path.split('/')[0], root))
-
-
-def _is_prepared(directory: str) -> bool:
-  return os.path.isfile(os.path.join(directory, 'dataset_info.json'))
-
-
-def _prepared_versions(base: str, version: str) -> dict[str, str]:
-  """Newest prepared version per configuration below `base`; '' is a set without any."""
-  found = {}
-  here = _newest(base, version)
-  if here:
-    return {'': here}
-  for config in sorted(os.listdir(base)) if os.path.isdir(base) else ():
-    newest = _newest(os.path.join(base, config), version)
-    if newest:
-      found[config] = newest
-  return found
-
-
-def _newest(base: str, version: str) -> str:
-  names = os.listdir(base) if os.path.isdir(base) else []
-  ready = [
-    name
-    for name in names
-    if _VERSION.fullmatch(name)
-    and name == (version or name)
-    and _is_prepared(os.path.join(base, name))
-  ]
-  ready.sort(key=lambda name: [int(part) for part in name.split('.')])
-  return os.path.join(base, ready[-1]) if ready else ''
-
-
-def _not_prepared(name: str, base_name: str, root: str) -> str:
-  """What to do about a set that is not there: another name, or the command that prepares it."""
-  tfds = tensorflow_import.tensorflow_datasets()
-  there = [entry for entry in _listdir(root) if _prepared_somewhere(os.path.join(root, entry))]
-  known = sorted({*tfds.list_builders(with_community_datasets=False), *there})
-  if base_name not in known:
-    return f'there is no TFDS data set {base_name!r}{did_you_mean(base_name, known, count=3)}'
-  command = (
-    'import tensorflow_datasets as tfds; '
-    f"tfds.builder('{name}', data_dir='{root}').download_and_prepare()"
-  )
-  return (
-    f'{name} is not prepared in {root} (set config.data.dir or TFDS_DATA_DIR if it is elsewhere): '
-    f'run  python -c "{command}"'
-  )
-
-
-def _listdir(path: str) -> list[str]:
-  return sorted(os.listdir(path)) if os.path.isdir(path) else []
-
-
-def _prepared_somewhere(base: str) -> bool:
-  return bool(_prepared_versions(base, ''))
 
 
 def _features(
@@ -206,9 +131,11 @@ def _features(
   image: Any = features.get(image_key)
   if not isinstance(image, tfds.features.Image):
     images = [key for key, value in features.items() if isinstance(value, tfds.features.Image)]
+    clips = ', '.join(f'tfds:{info.full_name}#{key}' for key in tfds_video.clips_of(info))
     raise ValueError(
       f'{info.full_name} has no image feature {image_key!r}: its images are '
       f'{", ".join(map(repr, images)) or "none"}, its features {", ".join(features)}.'
+      f'{clips and " Frames of its clips are read as " + clips + "."}'
     )
   if np.dtype(image.np_dtype) not in (np.uint8, np.uint16):
     raise ValueError(
@@ -228,51 +155,6 @@ def _several(tfds: Any, feature: Any) -> bool:
   """Whether a feature holds any number of class labels."""
   sequence = isinstance(feature, tfds.features.Sequence)
   return sequence and isinstance(feature.feature, tfds.features.ClassLabel)
-
-
-def _open_split(info: Any, split: str) -> tuple[Any, int]:
-  """A function int64 [b] -> serialized examples (None: unreadable), and how many there are."""
-  try:
-    parts = info.splits[split].file_instructions
-  except (ValueError, KeyError, AssertionError) as error:
-    names = sorted(info.splits)
-    raise ValueError(
-      f'{info.full_name} has no split {split!r}: it has {", ".join(names)}'
-      f'{did_you_mean(split, names)}'
-    ) from error
-  paths = [os.fspath(part.filename) for part in parts]
-  as_array_record = info.file_format.value == 'array_record'
-  if not as_array_record and info.file_format.value != 'tfrecord':
-    raise ValueError(
-      f'{info.full_name} is prepared as {info.file_format.value}, which is not supported: prepare '
-      'it as tfrecord or array_record.'
-    )
-  opener = records.array_record_reader if as_array_record else records.tfrecord_reader
-  counts, read = opener(paths)
-  for part, path, count in zip(parts, paths, counts, strict=True):
-    if count != part.examples_in_shard:
-      raise ValueError(
-        f'{path} holds {count} records where {part.examples_in_shard} are due: prepare the data '
-        'set again.'
-      )
-  taken = [p.take if p.take >= 0 else p.examples_in_shard - p.skip for p in parts]
-  starts = np.cumsum([0, *taken])
-  skips = [part.skip for part in parts]
-
-  def fetch_one(shard: int, row: int) -> bytes | None:
-    try:
-      return read(shard, row)
-    except OSError:  # Gone or cut short since it was opened.
-      return None
-
-  def fetch(rows: np.ndarray) -> list[bytes | None]:
-    shards = np.searchsorted(starts, rows, side='right') - 1
-    return [
-      fetch_one(int(shard), int(row - starts[shard] + skips[shard]))
-      for shard, row in zip(shards, rows, strict=True)
-    ]
-
-  return fetch, int(starts[-1])
 
 
 def _parse_each(

@@ -22,6 +22,7 @@ from byoljax.data.sources import (
   npz_file,
   records,
   source,
+  tfds_files,
   tfds_source,
 )
 from tests.paths import ROOT
@@ -1012,7 +1013,7 @@ def test_tfds_configurations(tmp_path):
     folder_of = tmp_path / 'solo' / version
     folder_of.mkdir(parents=True)
     (folder_of / 'dataset_info.json').write_text('{}')
-  find = tfds_source._version_directory
+  find = tfds_files.version_directory
   assert find('zoo/small', str(tmp_path)) == str(tmp_path / 'zoo/small/2.0.0')
   assert find('solo', str(tmp_path)) == str(tmp_path / 'solo/10.0.0')
   with pytest.raises(ValueError, match='name one of zoo/large, zoo/small'):
@@ -1087,7 +1088,7 @@ def test_importing_tensorflow_is_silent():
 
 
 def test_real_cifar10():
-  directory = os.path.join(tfds_source.default_dir(), 'cifar10')
+  directory = os.path.join(tfds_files.default_dir(), 'cifar10')
   if not os.path.isdir(directory):
     pytest.skip(f'cifar10 is not prepared in {directory} (set TFDS_DATA_DIR)')
   train = datasets.load('cifar10', 'train')
