@@ -15,6 +15,7 @@ from byoljax.data.sources import (
 )
 from byoljax.tasks import data
 
+pytestmark = pytest.mark.usefixtures('own_cache')
 LENGTHS = (3, 1, 3)
 SECOND = Field('second', 'image')
 
