@@ -19,7 +19,7 @@ import statistics
 from typing import Any
 
 from byoljax.report import by_tap, compare_plot, final_table, table
-from byoljax.report.finished import Run, load
+from byoljax.report.finished import PIXELS, Run, load
 
 Groups = dict[str, list[Run]]
 SCORES = (('k-NN top-1', 'knn'), ('linear top-1', 'linear'))  # of the plot; the table has more
@@ -31,6 +31,9 @@ _PROTOCOL = ('evals.knn.k', 'evals.knn.temperature', 'evals.linear.', 'evals.ima
 # Which differences tell most, in this order; all others follow, evaluations last.
 _TELLING = ('encoder.name', 'encoder.', 'train.length', 'train.', 'method.', 'optim.', 'views.')
 _MOST_FIELDS = 3
+_SAME_TUNING = ('labels', 'on', 'protocol', 'start')
+# What the numbers of raw pixels depend on; all other options are those of layers.
+_OF_PIXELS = ('encoder.input',)
 
 
 def by_data(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -70,9 +73,12 @@ def _named(run: Run, others: Sequence[Run]) -> str:
   return f'{name} ({_differences(run, alike)})' if len(alike) > 1 else name
 
 
-def _differences(run: Run, others: Sequence[Run]) -> str:
-  """'batch_size=32, ...': the run's fields in which the others differ, the most telling first."""
-  names = {name for other in others for name in other.fields}
+def _differences(run: Run, others: Sequence[Run], within: tuple[str, ...] = ('',)) -> str:
+  """'batch_size=32, ...': the run's fields in which the others differ, the most telling first.
+
+  `within` are beginnings of the fields' names, of which the others are left out.
+  """
+  names = {name for other in others for name in other.fields if name.startswith(within)}
   differing = [
     name
     for name in names
@@ -116,22 +122,31 @@ def rows(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
   ]
   made.sort(key=lambda row: [-row.get(title, -1.0) for title, _ in reversed(SCORES)])
   every = [run for group in groups.values() for run in group]
-  baselines = dict.fromkeys(
-    name for run in every for name in run.results if name != run.method
-  )  # in order, each once
-  for name in baselines:
-    # The same encoder of the same seed was evaluated beside every run: it counts once.
-    found = {
-      (run.fields['seed'], run.fields.get('encoder.name')): run.results[name]
-      for run in every
-      if name in run.results
-    }
-    made.append(_row(name, list(found.values()), ()))
-  return made + [
+  return [*made, *_baselines(every)] + [
     {name: 100 * value if isinstance(value, float) else value for name, value in row.items()}
     for row in final_table.rows(every[0].results)
     if row['encoder'] == final_table.MAJORITY
   ]
+
+
+def _baselines(every: Sequence[Run]) -> list[dict[str, Any]]:
+  """A row for each baseline; of networks one for each encoder, named by what tells them apart."""
+  names = dict.fromkeys(name for run in every for name in run.results if name != run.method)
+  made = []
+  for name in names:
+    within = _OF_PIXELS if name == PIXELS else ('encoder.',)
+    groups: dict[str, list[Run]] = {}
+    for run in every:
+      if name in run.results:
+        own = {key: value for key, value in run.fields.items() if key.startswith(within)}
+        groups.setdefault(json.dumps(own, sort_keys=True), []).append(run)
+    firsts = [group[0] for group in groups.values()]
+    for group in groups.values():
+      told = f' ({_differences(group[0], firsts, within)})' if len(groups) > 1 else ''
+      # The same encoder of the same seed was evaluated beside every run: it counts once.
+      found = {run.fields['seed']: run.results[name] for run in group}
+      made.append(_row(f'{name}{told}', list(found.values()), ()))
+  return made
 
 
 def _row(name: str, results: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> dict[str, Any]:
@@ -171,15 +186,17 @@ def finetune_table(groups: Mapping[str, Sequence[Run]], style: str | None = None
   mark = '+-' if style == 'ascii' else '±'
   for name, group in groups.items():
     every = [row for run in group for row in run.finetuned if 'top1' in row]
-    for labels, start in dict.fromkeys((row['labels'], row['start']) for row in every):
-      own = [row for row in every if (row['labels'], row['start']) == (labels, start)]
+    kinds = [{key: row[key] for key in _SAME_TUNING} for row in every]
+    for kind in (kind for i, kind in enumerate(kinds) if kind not in kinds[:i]):
+      own = [row for row, other in zip(every, kinds, strict=True) if other == kind]
       shown = {
         title: _spread([100 * row[score] for row in own if score in row], mark)
         for title, score in (('top-1', 'top1'), ('balanced', 'mean_per_class'))
       }
       largest = {'largest class': f'{100 * own[0]["majority"]:.1f}'} if 'majority' in own[0] else {}
       rows.append(
-        {'encoder': name, 'labels': labels, 'start': start}
+        {'encoder': name}
+        | kind
         | {title: text for title, text in shown.items() if text}
         | {**largest, 'results': len(own)}
       )

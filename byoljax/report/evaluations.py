@@ -40,20 +40,45 @@ def tables(run: pathlib.Path) -> dict[str, Rows]:
 
 
 def finetuned(run: pathlib.Path) -> Rows:
-  """{'labels', 'start', and of a score 'top1' (or 'map11'), 'mean_per_class', 'majority' in [0, 1]}
-  of every fine-tuning of a run."""
+  """Every fine-tuning of a run, of each the one from the newest step.
+
+  Returns:
+    {'labels', 'on': the data, 'protocol', 'start', and of a score 'top1' (or 'map11'),
+    'mean_per_class', 'majority' in [0, 1]}.
+  """
   scores = ('top1', 'map11', 'mean_per_class', 'majority')
-  return [
-    {'labels': each['config']['labels'], 'start': STARTS.get(start, start)}
-    | {name: result[name] for name in scores if name in result}
+  found = [
+    each
     for each in stored(run)
-    if each['config'].get('task') == 'finetune'
-    for start, result in each['result'].items()
+    if each['config'].get('task') == 'finetune' and each['step'].isdecimal()
   ]
+  newest: dict[tuple[str, str], dict[str, Any]] = {}
+  for each in sorted(found, key=lambda each: int(each['step'])):
+    config = each['config']
+    same = json.dumps({name: config.get(name) for name in _FINE_TUNING}, sort_keys=True)
+    for start, result in each['result'].items():
+      newest[same, start] = {
+        'labels': config['labels'],
+        'on': _on(config),
+        'protocol': config['finetune'].get('protocol', ''),
+        'start': STARTS.get(start, start),
+      } | {name: result[name] for name in scores if name in result}
+  return list(newest.values())
+
+
+# What tells fine-tunings of a run apart, but for the checkpoint.
+_FINE_TUNING = ('labels', 'split_seed', 'data', 'image_size', 'finetune')
 
 
 def _on(config: Mapping[str, Any]) -> str:
-  return str(config.get('data', {}).get('name', '') or 'the same data')
+  data = config.get('data', {})
+  return data_title(data['name'], data.get('dir', '')) if data.get('name') else 'the same data'
+
+
+def data_title(name: str, where: str) -> str:
+  """What data are called in tables: 'cifar10', 'photos (folder)'."""
+  local = name in ('folder', 'frames', 'npz') and where
+  return f'{pathlib.PurePath(where).stem} ({name})' if local else name
 
 
 def _one(each: Mapping[str, Any]) -> Rows:

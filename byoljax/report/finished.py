@@ -8,7 +8,8 @@ from byoljax.report import by_tap, evaluations
 from byoljax.workdir import metrics
 
 # Names of the baselines in `results.json`, by the network that an evaluation is asked for.
-_BASELINES = {'random': 'random initialization', 'pixels': 'raw pixels'}
+PIXELS = 'raw pixels'
+_BASELINES = {'random': 'random initialization', 'pixels': PIXELS}
 _LATER = ('knn', 'linear')
 
 
@@ -43,10 +44,7 @@ class Run(NamedTuple):
   @property
   def data(self) -> str:
     """What it was trained and evaluated on, for a person: 'cifar10', 'photos (folder)'."""
-    name, where = self.fields['data.name'], self.fields.get('data.dir', '')
-    return (
-      f'{pathlib.PurePath(where).stem} ({name})' if name in ('folder', 'frames', 'npz') else name
-    )
+    return evaluations.data_title(self.fields['data.name'], self.fields.get('data.dir', ''))
 
 
 def load(workdir: pathlib.Path) -> Run:
@@ -87,13 +85,18 @@ def _results(workdir: pathlib.Path, method: str) -> dict[str, Any]:
   """Of `results.json`, and of later evaluations of the embedding on the run's own data."""
   path = workdir / 'results.json'
   final: dict[str, Any] = json.loads(path.read_text())['result'] if path.exists() else {}
-  later = sorted(evaluations.stored(workdir), key=lambda each: int(each['step']))
-  for each in later:
+  # Evaluations of something else, such as a saved classifier, have no step.
+  later = [
+    each
+    for each in evaluations.stored(workdir)
+    if each['config'].get('task') in _LATER and each['step'].isdecimal()
+  ]
+  for each in sorted(later, key=lambda each: int(each['step'])):
     config = each['config']
     own = not config.get('data', {}).get('name') and config.get('tap', 'embedding') == 'embedding'
     network = config.get('network')
     name = method if network == 'online' else _BASELINES.get(str(network))
-    if config.get('task') in _LATER and own and name and 'top1' in each['result']:
+    if own and name and 'top1' in each['result']:
       kind = config['task']
       if path.exists() and kind in final.get(name, {}):
         continue  # What the run itself found stands.

@@ -22,7 +22,7 @@ def write_run(
   }
   for name, value in changes.items():
     group, _, field = name.partition('__')
-    config[group][field] = value
+    config.setdefault(group, {})[field] = value
   result = {method: {'knn': {'top1': knn}, 'linear': {'top1': linear}}}
   if baselines:
     result['random initialization'] = {'knn': {'top1': 0.1 + seed / 100}, 'linear': {'top1': 0.2}}
@@ -95,6 +95,24 @@ def test_other_data_stand_apart(tmp_path, capsys):
     ]
 
 
+def test_baselines_of_other_encoders_are_not_averaged(tmp_path):
+  for seed, width in ((0, 1), (1, 1), (0, 2), (1, 2)):
+    run = tmp_path / f'{width}-{seed}'
+    write_run(run, seed=seed, encoder__name='resnet18', encoder__width=width, encoder__input='rgb')
+    path = run / 'results.json'
+    stored = json.loads(path.read_text())
+    stored['result']['random initialization']['knn']['top1'] = width / 10
+    stored['result']['raw pixels'] = {'knn': {'top1': 0.05}}
+    path.write_text(json.dumps(stored))
+  found = {row['encoder']: row for row in made(*sorted(tmp_path.iterdir()))}
+  for width in (1, 2):
+    row = found[f'random initialization (width={width})']
+    assert row['k-NN top-1'] == pytest.approx(10 * width) and row['runs'] == 2
+    assert row['k-NN top-1 sd'] == 0
+  # Pixels are the same under any encoder of the same input.
+  assert [name for name in found if 'pixels' in name] == ['raw pixels']
+
+
 def test_labels_lead_with_what_tells_most(tmp_path):
   write_run(tmp_path / 'a', recipe='x/byol.py:folder_small', evals__image_size=64)
   write_run(tmp_path / 'b', recipe='x/byol.py:folder', train__batch_size=256, linear=0.5)
@@ -119,6 +137,9 @@ def test_runs_that_were_evaluated_afterwards(tmp_path, capsys):
     config = {'task': task, 'network': network, 'tap': 'embedding', 'data': {'name': '', **data}}
     stored = {'result': {'top1': top1}, 'checkpoint': f'checkpoints/{step}', 'config': config}
     (home / 'result.json').write_text(json.dumps(stored))
+
+  # What is evaluated there is no checkpoint.
+  evaluated('robustness', '', 'classifier', 0.1)
 
   evaluated('knn', 'online', 9, 0.3)
   evaluated('knn', 'online', 10, 0.4)

@@ -5,10 +5,10 @@ import json
 from byoljax.report import compare, evaluations
 
 
-def write(run, name, result, **config):
+def write(run, name, result, step=40, **config):
   folder = run / 'evals' / name
   folder.mkdir(parents=True)
-  text = {'result': result, 'config': config, 'checkpoint': 'runs/x/checkpoints/40'}
+  text = {'result': result, 'config': config, 'checkpoint': f'runs/x/checkpoints/{step}'}
   (folder / 'result.json').write_text(json.dumps(text))
 
 
@@ -81,3 +81,24 @@ def test_fine_tuning_in_the_comparison(tmp_path):
   text = compare.finetune_table(groups, 'ascii')
   assert '60.0 +- 14.1' in text and '25.0 +- 0.0' in text and 'from scratch' in text
   assert compare.finetune_table({'byol': []}) == ''
+
+
+def test_fine_tuning_on_other_data_by_other_protocols_or_from_other_steps(tmp_path):
+  def tuned(folder, top1, step=40, protocol='small', seed=0, **data):
+    write(tmp_path, folder, {'online': {'top1': top1}}, step, task='finetune', labels='10 %',
+          split_seed=seed, finetune={'protocol': protocol}, data=data)  # fmt: skip
+
+  tuned('early', 0.1, step=9)
+  tuned('late', 0.3)
+  tuned('late, other images', 0.5, seed=1)
+  tuned('mae', 0.7, protocol='mae')
+  tuned('photos', 0.9, name='folder', dir='my/photos')
+  tuned('more photos', 0.2, name='folder', dir='my/more')
+  groups = {'byol': [compare.Run('x', {}, {}, [], {}, evaluations.finetuned(tmp_path))]}
+  lines = compare.finetune_table(groups, 'ascii').splitlines()[2:]
+  assert sorted(' '.join(line.split()) for line in lines) == [
+    'byol 10 % more (folder) small online network 20.0 1',
+    'byol 10 % photos (folder) small online network 90.0 1',
+    'byol 10 % the same data mae online network 70.0 1',
+    'byol 10 % the same data small online network 40.0 +- 14.1 2',
+  ]
