@@ -201,6 +201,25 @@ def save_colors(path, train, test, contrast=120, seed=0):
 
 
 @pytest.fixture(scope='session')
+def voc(tmp_path_factory):
+  """Images with several labels each, as VOC 2007's kit has them: which channels are bright."""
+  from PIL import Image
+
+  home, rng = tmp_path_factory.mktemp('data') / 'VOC', np.random.default_rng(0)
+  (home / 'ImageSets/Main').mkdir(parents=True)
+  (home / 'JPEGImages').mkdir()
+  for part, count in {'trainval': 48, 'test': 24}.items():
+    there = rng.integers(0, 2, (count, 3))
+    for number, row in enumerate(there):
+      pixels = rng.integers(0, 60, (20, 24, 3)) + 150 * row[::-1]
+      Image.fromarray(pixels.astype(np.uint8)).save(home / f'JPEGImages/{part}{number}.jpg')
+    for kind, column in zip(('blue', 'green', 'red'), there.T, strict=True):
+      lines = [f'{part}{number} {2 * value - 1}' for number, value in enumerate(column)]
+      (home / f'ImageSets/Main/{kind}_{part}.txt').write_text('\n'.join(lines))
+  return home
+
+
+@pytest.fixture(scope='session')
 def untrained(tmp_path_factory, npz):
   """A run's directory with the small encoder as it is before training, of `npz` at 12 pixels."""
   from byoljax import cli

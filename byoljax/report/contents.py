@@ -8,7 +8,6 @@ images, drawn at random with a fixed seed; the page says how many.
 """
 
 from collections.abc import Mapping, Sequence
-import functools
 import io
 import pathlib
 
@@ -128,10 +127,22 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def _sources(config: Config, further: Sequence[Field] = ()) -> tuple[Source, Source]:
-  """(bank, queries): the training and the test images, or the training images twice."""
-  load = functools.partial(
-    datasets.load, config.data.name, data_dir=config.data.dir, fields=further
-  )
+  """(bank, queries): the training and the test images, or the training images twice.
+
+  Of several labels an image none is shown: nothing here votes or colors by more than one.
+  """
+
+  def load(split: str) -> Source:
+    source = datasets.load(
+      config.data.name,
+      split,
+      data_dir=config.data.dir,
+      fields=further,
+      frame_gap=config.data.frame_gap,
+      range_=config.data.range,
+    )
+    return source.without_labels() if source.multi_label else source
+
   with user_errors():
     try:
       return load('train'), load('test')

@@ -2,36 +2,16 @@
 
 import json
 
-import numpy as np
-from PIL import Image
 import pytest
 
 from byoljax import cli
 from byoljax.data.augment import ten_crops
 
-CLASSES = ('blue', 'green', 'red')
-
-
-def write(home, parts):
-  """Images whose classes are the channels that are bright."""
-  rng = np.random.default_rng(0)
-  (home / 'ImageSets/Main').mkdir(parents=True)
-  (home / 'JPEGImages').mkdir()
-  for part, count in parts.items():
-    there = rng.integers(0, 2, (count, 3))
-    for number, row in enumerate(there):
-      pixels = rng.integers(0, 60, (20, 24, 3)) + 150 * row[::-1]
-      Image.fromarray(pixels.astype(np.uint8)).save(home / f'JPEGImages/{part}{number}.jpg')
-    for kind, column in zip(CLASSES, there.T, strict=True):
-      lines = [f'{part}{number} {2 * value - 1}' for number, value in enumerate(column)]
-      (home / f'ImageSets/Main/{kind}_{part}.txt').write_text('\n'.join(lines))
-
 
 @pytest.mark.slow
-def test_from_a_chosen_part_on_with_ten_crops(untrained, tmp_path, capsys, monkeypatch):
-  write(tmp_path / 'VOC', {'trainval': 48, 'test': 24})
+def test_from_a_chosen_part_on_with_ten_crops(untrained, voc, tmp_path, capsys, monkeypatch):
   command = [
-    'finetune:voc', str(untrained), '--data.name=voc_labels', f'--data.dir={tmp_path / "VOC"}',
+    'finetune:voc', str(untrained), '--data.name=voc_labels', f'--data.dir={voc}',
     '--scratch=false', '--log.tensorboard=false', '--finetune.length=40 steps',
     '--finetune.optim.base_lr=0.3', '--finetune.batch_norm=frozen',
   ]  # fmt: skip
