@@ -59,11 +59,12 @@ def rows_of(labels: np.ndarray) -> list[Rows]:
   return [(np.setdiff1d(order, part), part) for part in used]
 
 
-def require_single(source: Source) -> None:
-  """Raises ConfigError where images have several labels each."""
+def require_single(source: Source, what: str = 'a classifier that is kept') -> None:
+  """Raises ConfigError where images have several labels each, which `what` cannot take."""
   if source.multi_label:
     raise ConfigError(
-      f'{source.name} has several labels per image: a classifier that is kept needs one.'
+      f'{source.name} has several labels per image: {what} needs one. `byoljax logistic`, `svm` '
+      'and `finetune:voc` take several.'
     )
 
 

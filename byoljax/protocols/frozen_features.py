@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.config import ConfigError, user_errors
+from byoljax.config import user_errors
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, frozen, knn
 from byoljax.ops import readouts
@@ -93,7 +93,8 @@ def knn_result(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> d
     data: bank and queries; without a test split see `folds`.
     fields: 'k' and 'temperature' (tuples).
   """
-  return _knn_result(splits(encoder, _single(data)), data, fields)
+  folds.require_single(data.train, 'k-NN')
+  return _knn_result(splits(encoder, data), data, fields)
 
 
 def fit_knn(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> Trained:
@@ -102,7 +103,8 @@ def fit_knn(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> Trai
   Without a test split the bank is all labelled images. With one, a fifth of the bank, at most 2,000
   images, is classified by the others to find the temperature.
   """
-  parts = splits(encoder, _single(data))
+  folds.require_single(data.train, 'k-NN')
+  parts = splits(encoder, data)
   result = _knn_result(parts, data, fields)
   bank = every_image(parts)
   if bank[0].nbytes > MOST_BYTES:
@@ -128,12 +130,6 @@ def _held(bank: Split, k: int, voters: Callable[[Split, int], readouts.Neighbors
   rest = np.setdiff1d(np.arange(len(bank[1])), chosen)
   votes = voters((bank[0][rest], bank[1][rest]), k)
   return readouts.logits_of(votes, bank[0][chosen]), bank[1][chosen]
-
-
-def _single(data: EvalData) -> EvalData:
-  if data.train.multi_label:
-    raise ConfigError(f'{data.train.name} has several labels per image: k-NN needs one.')
-  return data
 
 
 def _knn_result(

@@ -145,8 +145,9 @@ def check(
     where: the protocol's fields in the configuration, for messages.
 
   Raises:
-    ConfigError: what `linear_result` would raise.
+    ConfigError: what `linear_result` would raise, and images that have several labels each.
   """
+  folds.require_single(data.train, 'linear evaluation')
   for part in folds.by_fold(data):
     _, rest = _held_out(part, protocol)
     _set_up(rest, part, protocol, logging, where)
@@ -307,8 +308,6 @@ def _result(
     'steps': run.length.total_steps,
     'batch_size': run.length.batch_size,
   }
-  if data.train.multi_label:
-    return Trained(result, encoder, None, ())
   return Trained(result, encoder, _readout(state), (Answers(tested, pair),))
 
 

@@ -47,10 +47,12 @@ class Evaluation(NamedTuple):
     open: (configuration of the cell, of the run, directory for notes) -> the data; raises
       ConfigError where they are not there, or lack what is asked for.
     compute: (encoder, `Opened.data`, configuration, directory of the cell) -> result.
+    single: whether images must have one label each.
   """
 
   open: Callable[[Config, Config, pathlib.Path], Opened]
   compute: Callable[['Encoder', Any, Config, pathlib.Path], Result]
+  single: bool = False
 
 
 def configuration(entry: str, name: str, config: Config) -> Config:
@@ -179,9 +181,9 @@ def _detect(
 # The kinds of outputs at every pixel, as `encoders.dense` calls them, which imports JAX.
 _KINDS = {'segment': 'segmentation', 'depth': 'depth'}
 EVALUATIONS = {
-  'knn': Evaluation(_labelled, _knn),
+  'knn': Evaluation(_labelled, _knn, single=True),
   'logistic': Evaluation(_labelled, _logistic),
-  'linear': Evaluation(_labelled, _linear),
+  'linear': Evaluation(_labelled, _linear, single=True),
   'finetune': Evaluation(_labelled, _finetune),
   **{
     name: Evaluation(functools.partial(_dense, kind), functools.partial(_pixels, kind, name))

@@ -17,6 +17,7 @@ from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
   from byoljax.encoders.encoder import Encoder
+  from byoljax.encoders.load import Loaded
   from byoljax.protocols.extraction import EvalData
 
 PIXELS = 'pixels'
@@ -31,21 +32,18 @@ def run(config: Config, invocation: Invocation) -> int:
 
 def _knn(config: Config, invocation: Invocation) -> int:
   """k-NN, and if asked for logistic regression."""
-  from byoljax.encoders import load
   from byoljax.encoders.encoder import random_encoder
   from byoljax.evals import knn
   from byoljax.protocols import folds
 
-  encoder, taps, source, directory = load.load_taps(
-    config.pretrained, config.network, [tap for tap in config.taps if tap != PIXELS]
-  )
+  encoder, taps, source, directory = _loaded(config)
   home = evaluation.result_directory('layers', config, directory, invocation)
   data = evaluation.data_of(config, source, config.batch_size, home)
+  folds.require_single(data.train, 'k-NN')
   say(f'layers of {directory} ({config.network} network) on {folds.describe(data)}')
   pixels = None
   if (not config.taps or PIXELS in config.taps) and PIXELS not in taps:
     pixels = random_encoder({**source.encoder, 'name': PIXELS}, encoder.preprocessing, 0)
-    taps = tuple(tap for tap in taps if tap in config.taps or not config.taps)
   result = folds.combined(
     [
       {
@@ -62,16 +60,13 @@ def _knn(config: Config, invocation: Invocation) -> int:
 
 def _linear(config: Config, invocation: Invocation) -> int:
   """Linear classifiers, all trained in one pass over augmented images."""
-  from byoljax.encoders import load
   from byoljax.models import pooling
   from byoljax.protocols import folds, linear
   from byoljax.train import assemble
 
-  encoder, taps, source, directory = load.load_taps(
-    config.pretrained, config.network, [tap for tap in config.taps if tap != PIXELS]
-  )
+  encoder, taps, source, directory = _loaded(config)
   if not config.taps or PIXELS in config.taps:
-    taps = (PIXELS, *(tap for tap in taps if tap in config.taps or not config.taps))
+    taps = (PIXELS, *taps)
   home = evaluation.result_directory('layers-linear', config, directory, invocation)
   data = evaluation.data_of(config, source, config.linear.batch_size, home)
   protocol, logging = linear.LinearProtocol(**config.linear.to_dict()), assemble.logging_of(config)
@@ -96,6 +91,17 @@ def _linear(config: Config, invocation: Invocation) -> int:
 PROBES = {'knn': _knn, 'linear': _linear}
 
 
+def _loaded(config: Config) -> 'Loaded':
+  """The network with the taps that are asked for, which may be none beside the pixels."""
+  from byoljax.encoders import load
+
+  found = load.load_taps(
+    config.pretrained, config.network, [tap for tap in config.taps if tap != PIXELS]
+  )
+  asked = tuple(tap for tap in found.taps if not config.taps or tap in config.taps)
+  return found._replace(taps=asked)
+
+
 def _report(
   config: Config, result: Mapping[str, Any], home: pathlib.Path, directory: pathlib.Path
 ) -> None:
@@ -114,14 +120,15 @@ def _rows(
   """One row a tap; the pixels, where they are asked for, first."""
   from byoljax.protocols import extraction, tap_features
 
-  found = [
-    tap_features.of_images(encoder, taps, images, data) for images in (data.train, data.test)
-  ]
-  if pixels is not None:
-    for (made, _), images in zip(found, (data.train, data.test), strict=True):
-      made[PIXELS], _ = extraction.extract(pixels, images, data)
-    taps = (PIXELS, *taps)
+  found = []
+  for images in (data.train, data.test):
+    made, labels = tap_features.of_images(encoder, taps, images, data) if taps else ({}, None)
+    if pixels is not None:
+      made[PIXELS], labels = extraction.extract(pixels, images, data)
+    found.append((made, labels))
   (train, train_labels), (test, test_labels) = found
+  if pixels is not None:
+    taps = (PIXELS, *taps)
   rows = []
   for tap in taps:
     with user_errors('layers'):

@@ -115,19 +115,24 @@ def _open_all(
   entry: str, names: Sequence[str], config: Config, pretraining: Config, home: pathlib.Path
 ) -> dict[str, Opened | str]:
   """A data set as each evaluation reads it, once for those that read it alike; or why not."""
-  found: dict[Any, Opened | str] = {}
-  made = {}
+  from byoljax.protocols import folds
+
+  found: dict[Any, Opened] = {}
+  made: dict[str, Opened | str] = {}
   for name in names:
-    alike = EVALUATIONS[name].open, config.reads[name].image_size
-    if alike not in found:
-      try:
-        found[alike] = EVALUATIONS[name].open(
-          cells.configuration(entry, name, config), pretraining, home
-        )
-      except ConfigError as error:
-        found[alike] = str(error)
-        say(f'{entry}: skipped by {name}. {error}')
-    made[name] = found[alike]
+    each = EVALUATIONS[name]
+    alike = each.open, config.reads[name].image_size
+    try:
+      if alike not in found:
+        found[alike] = each.open(cells.configuration(entry, name, config), pretraining, home)
+      if each.single:
+        folds.require_single(found[alike].images.train, name)
+      made[name] = found[alike]
+    except ConfigError as error:
+      made[name] = str(error)
+  for why in dict.fromkeys(each for each in made.values() if isinstance(each, str)):
+    skipping = ', '.join(name for name, each in made.items() if each == why)
+    say(f'{entry}: skipped by {skipping}. {why}')
   return made
 
 

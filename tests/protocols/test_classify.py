@@ -350,8 +350,21 @@ def test_the_twelve_are_known():
   }  # fmt: skip
 
 
-def test_several_labels_per_image_need_a_protocol_that_can(untrained, several, tmp_path, capsys):
-  command = ['knn', str(untrained), f'--workdir={tmp_path}', '--data.name=npz',
-             f'--data.dir={several}']  # fmt: skip
-  assert cli.run(command) == 2
-  assert 'several labels per image: k-NN needs one' in capsys.readouterr().err
+@pytest.mark.parametrize(
+  ('command', 'sentence'),
+  [
+    (['knn'], 'k-NN needs one'),
+    (['linear'], 'linear evaluation needs one'),
+    (['layers'], 'k-NN needs one'),
+    (['layers', '--probe=linear'], 'linear evaluation needs one'),
+  ],
+)
+def test_several_labels_per_image_need_a_protocol_that_can(
+  command, sentence, untrained, several, tmp_path, capsys
+):
+  name, *flags = command
+  home = tmp_path / 'out'
+  flags += [f'--workdir={home}', '--data.name=npz', f'--data.dir={several}']
+  assert cli.run([name, str(untrained), *flags]) == 2
+  assert f'several labels per image: {sentence}' in capsys.readouterr().err
+  assert not home.exists()

@@ -228,6 +228,13 @@ def test_layers_from_pixels_to_prediction(run, tmp_path, capsys):
   assert [row['tap'] for row in result_of(tmp_path / 'some')['rows']] == ['stem', 'projection']
 
 
+def test_layers_of_the_pixels_alone(untrained, tmp_path):
+  command = ['layers', str(untrained), f'--workdir={tmp_path}', "--taps=('pixels',)"]
+  assert cli.run(command) == 0
+  (row,) = result_of(tmp_path)['rows']
+  assert (row['tap'], row['dimensions']) == ('pixels', 432)
+
+
 SHORT = ['--linear.length=2 epochs', '--linear.batch_size=16', '--log.tensorboard=false']
 
 

@@ -107,6 +107,22 @@ def test_what_the_data_lack_is_skipped_by_name(untrained, scenes, npz, tmp_path,
   assert 'nothing was evaluated' in capsys.readouterr().err
 
 
+def test_images_with_several_labels_are_skipped_where_one_is_needed(
+  untrained, voc, tmp_path, monkeypatch, capsys
+):
+  computed = cells.EVALUATIONS['finetune']._replace(compute=lambda *_: {'map11': 0.5})
+  monkeypatch.setitem(cells.EVALUATIONS, 'finetune', computed)
+  entry = f'voc_labels={voc}'
+  command = ['transfer:small,smoke', str(untrained), f'--workdir={tmp_path}',
+             f'--datasets={entry}', '--protocols=knn,linear,finetune']  # fmt: skip
+  assert cli.run(command) == 0
+  result = json.loads((tmp_path / 'result.json').read_text())['result']
+  (row,) = result['rows']
+  assert row['finetune, online'] == 0.5 and not [name for name in row if 'knn' in name]
+  assert list(result['skipped'][entry]) == ['knn', 'linear']
+  assert f'{entry}: skipped by linear. VOC:trainval has several' in capsys.readouterr().out
+
+
 def test_the_recipe_knows_every_evaluation():
   assert tuple(cells.EVALUATIONS) == transfer_config.EVALUATIONS
   for options in ('', 'small', 'smoke'):
