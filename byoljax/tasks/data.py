@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 import functools
-import logging
 import pathlib
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
   from byoljax.data.sources.source import Source
   from byoljax.protocols.extraction import EvalData
 
-log = logging.getLogger('byoljax')
 # Sets of which every image in a folder is one.
 _FOLDERS = ('folder', 'frames')
 
@@ -189,8 +187,9 @@ def open_labelled(config: Config, log_dir: pathlib.Path | None) -> 'tuple[Source
   train = open_split(config, 'train', log_dir)
   if train.num_classes < 2:
     raise ConfigError(
-      f'{train.name} has no labels: there is nothing to evaluate. A folder has labels where most '
-      'training images lie in class folders, of which there are at least two.'
+      f'{train.name} has {"one class" if train.num_classes else "no labels"}, so that there is '
+      'nothing to evaluate. A folder has labels where most training images lie in class folders, '
+      'of which there are at least two.'
     )
   try:
     test = open_split(config, 'test', log_dir)
@@ -253,14 +252,16 @@ def eval_data(
   )
 
 
-def while_training(config: Config, workdir: pathlib.Path) -> 'EvalData | None':
-  """The labelled images of a pretraining configuration; None without any."""
+def while_training(config: Config, workdir: pathlib.Path) -> 'tuple[EvalData | None, str]':
+  """The labelled images of a pretraining configuration; None, and a sentence why, without any."""
+  from byoljax.protocols import folds
+
   try:
     train, test = open_labelled(config, workdir)
+    folds.require_single(train, 'an evaluation while training')
   except ConfigError as error:
-    log.info('no evaluation: %s', error)
-    return None
-  return eval_data(
+    return None, str(error)
+  data = eval_data(
     train,
     test,
     config,
@@ -268,3 +269,4 @@ def while_training(config: Config, workdir: pathlib.Path) -> 'EvalData | None':
     batch_size=config.evals.batch_size,
     threads=config.data.threads,
   )
+  return data, ''

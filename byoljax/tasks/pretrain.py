@@ -49,11 +49,11 @@ def train(config: Config, invocation: Invocation, hooks: 'Hooks | None' = None) 
   assembled = assemble.from_config(config, source, given=given)
   facts = method_network.facts_of(assembled, given)
   assembled = _warm_started(assembled, config, workdir)
-  data = data_lib.while_training(config, workdir)
+  data, why_not = data_lib.while_training(config, workdir)
   _check_evaluations(config, data)
   cadence = assemble.cadence(config, assembled.length)
   with lock_workdir(workdir):
-    _pretrain(config, invocation, assembled, cadence, data, workdir, facts, hooks)
+    _pretrain(config, invocation, assembled, cadence, data, why_not, workdir, facts, hooks)
   return workdir
 
 
@@ -117,6 +117,7 @@ def _pretrain(
   run: 'Run',
   cadence: 'Cadence',
   data: 'EvalData | None',
+  why_not: str,
   workdir: pathlib.Path,
   facts: Mapping[str, Any],
   hooks: 'Hooks | None',
@@ -130,7 +131,7 @@ def _pretrain(
   run_dir.open_workdir(workdir, config, invocation, source.name, source.fingerprint, facts)
   run_dir.log_to(workdir / 'run.log')
   say('\n'.join([_headline(config, run, workdir), *extended]))
-  for note in _notes(config, run, data):
+  for note in _notes(config, run, data, why_not):
     say(f'Note: {note}')
   log.info('parameters\n%s', run.report)
   if hosts.is_first_process():
@@ -147,7 +148,7 @@ def _pretrain(
   if data and config.evals.final:
     _final_table(config, run, data, state, workdir)
   elif not data:
-    say(no_evaluation(config, workdir))
+    say(no_evaluation(config, source, why_not, workdir))
   _say_files(workdir, int(state.step))
   if config.evals.report:
     with activity.doing('writing the report'):
@@ -155,7 +156,7 @@ def _pretrain(
     say(f'report      {page}')
 
 
-def _notes(config: Config, run: 'Run', data: 'EvalData | None') -> list[str]:
+def _notes(config: Config, run: 'Run', data: 'EvalData | None', why_not: str) -> list[str]:
   """What is allowed and rarely wanted in this run, one sentence each."""
   from byoljax.protocols import extraction
 
@@ -165,6 +166,8 @@ def _notes(config: Config, run: 'Run', data: 'EvalData | None') -> list[str]:
       f'all images of {run.source.name} belong to one class: no probe watches the run, and k-NN '
       'and linear evaluation would be right without having learned anything.'
     )
+  elif why_not:
+    found.append(f'no k-NN or linear evaluation: {why_not}')
   if data and run.source.num_classes > 1:
     bank = extraction.training_only(data, config.evals.knn, config.seed).train.size
     above = [k for k in config.evals.knn.k if k > bank]
@@ -333,10 +336,10 @@ def _say_unreadable(source: 'Source') -> None:
     )
 
 
-def no_evaluation(config: Config, workdir: pathlib.Path) -> str:
+def no_evaluation(config: Config, source: 'Source', why_not: str, workdir: pathlib.Path) -> str:
   """Why there is no evaluation, and of a folder the command that few labels are enough for."""
-  text = 'No k-NN or linear evaluation: it needs labelled images.'
-  if config.data.name != 'folder':
+  text = f'No k-NN or linear evaluation: {why_not}'
+  if config.data.name != 'folder' or source.num_classes > 1:
     return text
   command = ['byoljax', 'classify', config.data.dir, '--labels=labels.csv', f'--from={workdir}']
   return f'{text} A few labels will do: {shlex.join(command)}'

@@ -219,9 +219,9 @@ def accuracy(job: dict[str, Any]) -> dict[str, Any]:
   overrides = [(name, str(value)) for name, value in fields.items()]
   config = config_lib.load(f'{ROOT / "configs" / "byol.py"}:npz', overrides)
   run = assemble.from_config(config, datasets.load('npz', 'pretrain', data_dir=case['data']))
-  data = data_lib.while_training(config, pathlib.Path(job['scratch']))
+  data, why_not = data_lib.while_training(config, pathlib.Path(job['scratch']))
   if data is None:
-    raise ValueError(f'{case["data"]} has no labels, without which there is no accuracy.')
+    raise ValueError(why_not)
   state, began = run.layout.place(run.create()), time.perf_counter()
   clock = Clock(run.length.total_steps, run.length.batch_size)
   ((_, state, _),) = collections.deque(loop.training(run, state, 0, clock), maxlen=1)

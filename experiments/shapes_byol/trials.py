@@ -39,8 +39,8 @@ def trial(recipe: str, epochs: int, override: list[str]) -> dict[str, Any]:
   given = [tuple(text.split('=', 1)) for text in override]
   config = config_lib.load(f'configs/{name}.py:{options}', given)
   run = assemble.from_config(config, data_lib.open_split(config, 'pretrain', None))
-  data = data_lib.while_training(config, pathlib.Path())
-  assert data is not None
+  data, why_not = data_lib.while_training(config, pathlib.Path())
+  assert data is not None, why_not
   held_out = extraction.training_only(data, config.evals.knn, 0)
   total = epochs * run.length.steps_per_epoch
   looks = {total * (i + 1) // LOOKS for i in range(LOOKS)}

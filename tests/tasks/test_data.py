@@ -55,6 +55,23 @@ def test_classes_of_one_number_have_one_name(monkeypatch):
     data.open_labelled(config, None)
 
 
+def test_why_there_is_no_evaluation_while_training(tmp_path, voc):
+  photos = tmp_path / 'photos'
+  write(photos, 'train/cat/1.png', 'train/dog/2.png', 'test/3.png')
+  config = base.get_config()
+  config.data.update(name='folder', dir=str(photos))
+  found, why_not = data.while_training(config, tmp_path / 'out')
+  assert found is None and '3.png, have no labels, but the training images do: put each' in why_not
+  config.data.update(name='voc_labels', dir=str(voc))
+  found, why_not = data.while_training(config, tmp_path / 'out')
+  assert found is None and 'VOC:trainval has several labels per image' in why_not
+  (photos / 'test/dog').mkdir()
+  (photos / 'test/3.png').rename(photos / 'test/dog/3.png')
+  config.data.update(name='folder', dir=str(photos))
+  found, why_not = data.while_training(config, tmp_path / 'out')
+  assert found is not None and found.test.size == 1 and not why_not
+
+
 def test_a_classifier_answers_about_images_without_a_label(tmp_path):
   write(tmp_path, 'a/1.png', 'b/2.png', 'c/0.png', '3.png', 'unlabelled/deep/4.png')
   config = classify.get_config()

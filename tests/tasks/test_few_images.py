@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from byoljax import cli, config
+from byoljax.data.sources import arrays
 from byoljax.main import main
 from byoljax.protocols import folds
 from byoljax.tasks import evaluation, pretrain
@@ -149,9 +150,14 @@ def test_a_run_says_how_long_it_is_and_evaluates_never(tiny, tmp_path, capsys, n
 def test_who_has_no_labels_is_told_that_few_will_do():
   recipe, run = f'{cli.recipes_directory()}/byol.py', pathlib.Path('runs/byol')
   folder = config.load(f'{recipe}:folder_small', [('data.dir', 'my photos')])
-  said = pretrain.no_evaluation(folder, run)
+  photos = arrays.from_arrays(np.zeros((2, 4, 4, 3), np.uint8), None)
+  said = pretrain.no_evaluation(folder, photos, 'photos has no labels.', run)
+  assert said.startswith('No k-NN or linear evaluation: photos has no labels. A few labels')
   assert "byoljax classify 'my photos' --labels=labels.csv --from=runs/byol" in said
-  assert 'classify' not in pretrain.no_evaluation(config.load(f'{recipe}:npz'), run)
+  npz = config.load(f'{recipe}:npz')
+  assert 'classify' not in pretrain.no_evaluation(npz, photos, 'no labels.', run)
+  labelled = arrays.from_arrays(np.zeros((2, 4, 4, 3), np.uint8), np.arange(2))
+  assert 'classify' not in pretrain.no_evaluation(folder, labelled, 'others in the test.', run)
 
 
 def test_what_is_not_calibrated_says_so():
