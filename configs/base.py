@@ -128,7 +128,7 @@ def optimizer(**changes) -> dict:
     'decay_factor': 0.1,
     'weight_decay': 1e-6,
     'weight_decay_end': -1.0,  # on a cosine, with adamw; -1 = constant
-    'momentum': 0.9,
+    'momentum': 0.9,  # of 'adamw' the decay of the first moment
     'b2': 0.999,  # decay of the second moment, of 'adamw'
     'nesterov': False,
     'trust_coefficient': 0.001,

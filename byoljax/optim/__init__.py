@@ -63,7 +63,6 @@ class _Settings(NamedTuple):
   momentum: float
   nesterov: bool
   trust_coefficient: float
-  b1: float
   b2: float
   eps: float
   norm: lars.Norm
@@ -115,7 +114,7 @@ def _adamw(s: _Settings) -> Chain:
     decay = optax.add_decayed_weights(s.weight_decay, s.decayed)
   else:
     decay = lars.add_scheduled_decay(s.decay_schedule, s.decayed)
-  return optax.scale_by_adam(s.b1, s.b2, s.eps), decay, *_rate(s)
+  return optax.scale_by_adam(s.momentum, s.b2, s.eps), decay, *_rate(s)
 
 
 # name -> the chain between clipping and the sign; the four forms of LARS are written out in
@@ -144,7 +143,6 @@ def make_optimizer(
   clip_norm: float = 0.0,
   clip_tensor_norm: float = 0.0,
   layer_decay: float = 1.0,
-  b1: float = 0.9,
   b2: float = 0.999,
   eps: float = 1e-8,
   norm: lars.Norm = lars.l2_norm,
@@ -161,7 +159,7 @@ def make_optimizer(
     schedule: update number from 0 -> learning rate, [] or [n].
     weight_decay: lambda >= 0; added to the gradient, in 'adamw' decoupled: w -= lr lambda w.
     decay_schedule: update number from 0 -> lambda, in place of `weight_decay`; 'adamw' only.
-    momentum: mu in [0, 1); not used by 'adamw'.
+    momentum: mu in [0, 1); of 'adamw' the decay of the first moment, beta_1.
     nesterov: the look-ahead form g + mu m; not used by 'adamw'.
     trust_coefficient: eta of LARS > 0 (published: 1e-3; 'larc_clip' 0.02).
     exclude_bias_and_norm: spare biases and normalization parameters weight decay and LARS
@@ -174,7 +172,6 @@ def make_optimizer(
     clip_tensor_norm: upper limit on the norm of each gradient tensor by itself; 0 for none.
     layer_decay: learning rates fall by this factor from each block of a vision transformer to the
       one below, see `layerwise`; 1 for one rate.
-    b1: decay of AdamW's first moment.
     b2: decay of AdamW's second moment.
     eps: AdamW's epsilon.
     norm: how the norm of a tensor is taken, of trust ratios and of clipping; another than the plain
@@ -210,7 +207,6 @@ def make_optimizer(
       momentum=momentum,
       nesterov=nesterov,
       trust_coefficient=trust_coefficient,
-      b1=b1,
       b2=b2,
       eps=eps,
       norm=norm,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from byoljax import optim
@@ -21,6 +22,7 @@ PyTree = Any
 
 BIAS_AND_NORM = 'bias_and_norm'
 LR_UPDATES = ('step', 'epoch')
+_ENDING = ('cosine', 'wsd')  # schedules with a rate that they end at
 _SCHEDULE_FIELDS = (
   'base_lr', 'lr_scaling', 'schedule', 'start_lr', 'end_lr', 'min_lr', 'decay_at', 'decay_factor',
   'lr_update', 'weight_decay_end', 'decay',
@@ -132,7 +134,14 @@ def make_recipe(
       f"{where}.warmup='{fields['warmup']}' is {warmup} steps, longer than the training of "
       f'{length.total_steps} steps; shorten one or lengthen the other.'
     )
-  settings = {'default': own} | {name: own | changes for name, changes in overrides.items()}
+  settings = {'default': own}
+  for group, changes in overrides.items():
+    # What a group says of its decay or its schedule holds to the end of the run.
+    if 'weight_decay' in changes:
+      changes.setdefault('weight_decay_end', -1.0)
+    if changes.get('schedule', 'cosine') not in _ENDING:
+      changes = {'end_lr': 0.0, 'min_lr': 0.0} | changes
+    settings[group] = own | changes
   rates = {name: _schedule(each, length, warmup) for name, each in settings.items()}
   transformations = {
     name: _optimizer(each, rates[name], length, norm) for name, each in settings.items()
@@ -168,8 +177,15 @@ def _schedule(fields: Mapping[str, Any], length: Length, warmup: int) -> schedul
   peak = schedules.peak_lr(fields['base_lr'], length.batch_size, scaling)
   name = fields.get('schedule', 'cosine')
   shape: dict[str, Any] = {'start': fields.get('start_lr', 0.0)}
-  if name in ('cosine', 'wsd'):
-    shape['end'] = _end_share(fields, peak)
+  end = _end_share(fields, peak)
+  if name in _ENDING:
+    shape['end'] = end
+  elif end:
+    said = 'min_lr' if fields.get('min_lr') else 'end_lr'
+    raise ValueError(
+      f'{said}={fields[said]} is where a schedule {" or ".join(map(repr, _ENDING))} ends, but '
+      f'schedule={name!r}: set {said} to 0.0.'
+    )
   if name == 'wsd':
     shape['steady_steps'] = steady_steps(fields, length)
   if name == 'step':
@@ -184,11 +200,21 @@ def _schedule(fields: Mapping[str, Any], length: Length, warmup: int) -> schedul
 
 
 def _end_share(fields: Mapping[str, Any], peak: Any) -> float:
-  """Where the rate ends, as a share of the peak: `end_lr`, or `min_lr`, which is a rate."""
+  """Where the rate ends, as a share of the peak: `end_lr`, or `min_lr`, which is a rate.
+
+  A group whose rate is 0 throughout has none that it could end at.
+  """
   end, least = fields.get('end_lr', 0.0), fields.get('min_lr', 0.0)
   if least and end:
     raise ValueError(f'end_lr={end} and min_lr={least} both say where the rate ends; give one.')
-  return least / peak if least else end
+  if not least or not np.any(peak):
+    return end
+  if np.any(least > np.asarray(peak)):
+    raise ValueError(
+      f'min_lr={least} is above the rate that it is the end of, {np.min(peak):g} at base_lr='
+      f'{fields["base_lr"]}: lower it, or set it to 0.0.'
+    )
+  return least / peak
 
 
 def moving(length: Length, peak: schedules.Rate = 1.0) -> schedules.Schedule:

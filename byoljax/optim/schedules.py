@@ -39,7 +39,7 @@ def peak_lr(base_lr: Rate, batch_size: int, scaling: str = 'linear') -> Rate:
     scaling: a key of SCALINGS.
 
   Raises:
-    ValueError: an unknown scaling.
+    ValueError: an unknown scaling, or a rate below 0.
 
   Examples:
     >>> peak_lr(0.3, 4096)
@@ -47,6 +47,8 @@ def peak_lr(base_lr: Rate, batch_size: int, scaling: str = 'linear') -> Rate:
   """
   if scaling not in SCALINGS:
     raise ValueError(f'unknown lr_scaling {scaling!r}: choose one of {", ".join(SCALINGS)}')
+  if min(base_lr if isinstance(base_lr, Sequence) else (base_lr,)) < 0:
+    raise ValueError(f'base_lr={base_lr} must not be negative.')
   factor = SCALINGS[scaling](batch_size)
   if isinstance(base_lr, Sequence):
     return tuple(lr * factor for lr in base_lr)

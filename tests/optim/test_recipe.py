@@ -130,6 +130,45 @@ def test_weight_decay_that_rises():
     made(weight_decay=0.04, weight_decay_end=0.4)
 
 
+def test_a_groups_own_decay_does_not_follow_the_end_of_the_others():
+  rising = made(
+    name='adamw', schedule='constant', base_lr=0.5, weight_decay=0.04, weight_decay_end=0.4,
+    groups={'predictor': {'weight_decay': 0.0}},
+  )  # fmt: skip
+  moved = after_step(rising, 50, gradient=0.0)
+  assert moved['encoder/conv/kernel'] == pytest.approx(-0.22, rel=1e-4)
+  assert moved['predictor/linear/kernel'] == 0.0
+
+
+def test_momentum_is_adams_first_moment():
+  """The first moment of gradients 1, then 0, beside the second; each without its bias."""
+  for momentum in (0.0, 0.5, 0.95):
+    tx = made(name='adamw', momentum=momentum, b2=0.9).transformations['default']
+    state = tx.init({'w': jnp.zeros(())})
+    _, state = tx.update({'w': jnp.ones(())}, state, {'w': jnp.zeros(())})
+    (adam,) = (part for part in state if isinstance(part, optax.ScaleByAdamState))
+    assert float(adam.mu['w']) == pytest.approx(1 - momentum, rel=FLOAT32)
+    assert float(adam.nu['w']) == pytest.approx(0.1, rel=FLOAT32)
+
+
+def test_where_the_rate_ends():
+  ended = made(min_lr=0.02)
+  assert float(ended.schedule(100)) == pytest.approx(0.02)
+  still = made(min_lr=0.02, groups={'predictor': {'base_lr': 0.0}})
+  assert set(after_step(still).items()) >= {('predictor/linear/kernel', 0.0)}
+  # A group with a schedule that has no end has none of the others'.
+  flat = made(min_lr=0.02, groups={'predictor': {'schedule': 'constant'}})
+  assert after_step(flat, 99)['predictor/linear/kernel'] == pytest.approx(-0.2)
+  for changes, message in (
+    ({'base_lr': -0.1}, r'base_lr=-0.1 must not be negative'),
+    ({'min_lr': 0.3}, r'min_lr=0.3 is above the rate that it is the end of, 0.2 at base_lr=0.1'),
+    ({'schedule': 'step', 'min_lr': 0.02}, r"'cosine' or 'wsd' ends, but schedule='step'"),
+    ({'schedule': 'constant', 'end_lr': 0.1}, r"end_lr=0.1 .* but schedule='constant'"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      made(**changes)
+
+
 def test_parameters_that_start_late_start_anew():
   """Adam's moments and count begin at the release; the learning rate's position goes on.
 
@@ -138,7 +177,8 @@ def test_parameters_that_start_late_start_anew():
   """
   frozen, lr = 1251, 0.5
   length = Length(batch_size=256, steps_per_epoch=frozen, total_steps=10 * frozen)
-  fields = FIELDS | {'name': 'adamw', 'base_lr': lr, 'warmup': '0 steps', 'unadapted': ()}
+  own = {'name': 'adamw', 'momentum': 0.9, 'base_lr': lr, 'warmup': '0 steps', 'unadapted': ()}
+  fields = FIELDS | own
   late = recipe.make_recipe(fields, length).starting({'a/last': frozen, 'b': 0})
   params = {'a': {'last': {'kernel': jnp.ones(2)}, 'lastly': jnp.ones(2)}, 'b': jnp.ones(2)}
   names = jax.tree.map(lambda _: 'default', params)
