@@ -1,22 +1,32 @@
 """Cross-entropy and top-k accuracy for probes, fine-tuning and evaluation.
 
-Rows without a label (negative) are ignored.
+Rows without a label (negative) are ignored. Given the mapped axis, the mean over devices of what
+each of them gets is that over the valid rows of all, however these are spread over the devices.
 """
 
 import jax
 import jax.numpy as jnp
 
+from byoljax.devices import collectives
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+
+def cross_entropy(
+  logits: jax.Array,
+  labels: jax.Array,
+  mask: jax.Array | None = None,
+  *,
+  axis: str | None = None,
+) -> jax.Array:
   """Mean of -log softmax(logits)[label] over the valid rows.
 
   Args:
     logits: [b,C], any float dtype; the computation is float32.
     labels: integer [b], below C; negative for no label, and the row is ignored.
     mask: bool [b], False for rows to ignore (padding).
+    axis: the mapped axis whose devices share the mean; None: the mean of this device's rows.
 
   Returns:
-    float32 scalar >= 0, over this device's rows; 0, with zero gradient, if no row is valid.
+    float32 scalar >= 0; 0, with zero gradient, if no row is valid.
 
   Raises:
     ValueError: invalid shapes or types.
@@ -26,7 +36,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, mask: jax.Array | None =
   logits = jnp.where(valid[:, None], logits.astype(jnp.float32), 0.0)
   log_probabilities = jax.nn.log_softmax(logits, axis=-1)
   picked = jnp.take_along_axis(log_probabilities, jnp.maximum(labels, 0)[:, None], axis=-1)[:, 0]
-  return -jnp.sum(jnp.where(valid, picked, 0.0)) / jnp.maximum(jnp.sum(valid), 1)
+  return -jnp.sum(jnp.where(valid, picked, 0.0)) / _count(valid, axis)
 
 
 def smoothed(labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Array:
@@ -43,12 +53,15 @@ def smoothed(labels: jax.Array, classes: int, smoothing: float = 0.0) -> jax.Arr
   return jax.nn.one_hot(labels, classes) * (1.0 - smoothing) + known * (smoothing / classes)
 
 
-def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
-  """Mean over this device's rows of -sum_c target_c log softmax(logits)_c, float32.
+def soft_cross_entropy(
+  logits: jax.Array, targets: jax.Array, *, axis: str | None = None
+) -> jax.Array:
+  """Mean over rows of -sum_c target_c log softmax(logits)_c, float32.
 
   Args:
     logits: [b,C], any float dtype; the computation is float32.
     targets: float [b,C]; rows of zeros do not count.
+    axis: as for `cross_entropy`.
 
   Raises:
     ValueError: the shapes differ.
@@ -56,7 +69,7 @@ def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
   if logits.shape != targets.shape:
     raise ValueError(f'need logits and targets [b,C], got {logits.shape} and {targets.shape}')
   each = -jnp.sum(targets * jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1), axis=-1)
-  return jnp.sum(each) / jnp.maximum(jnp.sum(targets.sum(-1) > 0), 1)
+  return jnp.sum(each) / _count(targets.sum(-1) > 0, axis)
 
 
 def binary_cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
@@ -97,7 +110,12 @@ def top_k_correct(logits: jax.Array, labels: jax.Array, k: int = 1) -> jax.Array
 
 
 def accuracy(
-  logits: jax.Array, labels: jax.Array, k: int = 1, mask: jax.Array | None = None
+  logits: jax.Array,
+  labels: jax.Array,
+  k: int = 1,
+  mask: jax.Array | None = None,
+  *,
+  axis: str | None = None,
 ) -> jax.Array:
   """Fraction of the valid rows whose label is among their k largest logits, in [0, 1].
 
@@ -106,7 +124,13 @@ def accuracy(
   """
   valid = _valid_rows(logits, labels, mask)
   correct = jnp.sum(top_k_correct(logits, labels, k) & valid)
-  return correct.astype(jnp.float32) / jnp.maximum(jnp.sum(valid), 1)
+  return correct.astype(jnp.float32) / _count(valid, axis)
+
+
+def _count(valid: jax.Array, axis: str | None) -> jax.Array:
+  """What a sum over this device's valid rows is divided by; 1 where there are none at all."""
+  count = collectives.pmean(jnp.sum(valid, dtype=jnp.float32), axis)
+  return jnp.where(count > 0, count, 1.0)
 
 
 def _valid_rows(logits: jax.Array, labels: jax.Array, mask: jax.Array | None) -> jax.Array:

@@ -34,16 +34,20 @@ class ProbeOptions(NamedTuple):
   momentum: float = 0.9
 
 
-def add(method: Method, num_classes: int) -> Method:
-  """Adds a linear classifier that watches the embedding; see `with_online_probe`."""
+def add(method: Method, num_classes: int, axis: str | None) -> Method:
+  """Adds a linear classifier that watches the embedding; see `with_online_probe`.
+
+  Its loss and accuracy are means over the labelled images of a micro-batch on all devices of
+  `axis`.
+  """
   head = stack((('probe', 'logits', heads.LinearHead(num_classes)),))
 
   def apply(params: PyTree, x: jax.Array) -> jax.Array:
     return head.apply({'probe': params}, {'probe': {}}, x, train=True)[0]['logits']
 
   def loss(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-    value = classification.cross_entropy(logits, labels)
-    return value, {'loss': value, 'top1': classification.accuracy(logits, labels)}
+    value = classification.cross_entropy(logits, labels, axis=axis)
+    return value, {'loss': value, 'top1': classification.accuracy(logits, labels, axis=axis)}
 
   return with_online_probe(method, lambda key, x: head.init(key, x)[0]['probe'], apply, loss)
 

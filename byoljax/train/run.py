@@ -209,7 +209,7 @@ def make_run(
   if not isinstance(optimizer, Recipe):
     optimizer = Recipe.of(optimizer)
   if probe is not None and source.num_classes > 1 and not source.multi_label:
-    made = online_probe.add(made, source.num_classes)
+    made = online_probe.add(made, source.num_classes, setting.axis)
     optimizer = optimizer.with_group('probe', *online_probe.optimizer(probe, length))
   recipe = optimizer.starting(made.starts)
   tx = optim.make(lambda params: recipe.label(made.groups(params), params), recipe.transformations)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from byoljax.devices import collectives, mapping
-from byoljax.losses import clustering, contrastive, redundancy, triplet
+from byoljax.losses import classification, clustering, contrastive, redundancy, triplet
 from byoljax.ops import ring, shuffle, sinkhorn
 
 KEY = jax.random.key(0)
@@ -43,6 +43,17 @@ def gathered_triplet(a, b, axis):
   return triplet.triplet(z, jnp.arange(32) % 16, margin=0.5, mode='semi_hard')[0]
 
 
+def labelled(a, b, axis):
+  """Of the rows that have a label, of which devices have different numbers."""
+  labels = jnp.where(b[:, 0] > 0.0, jnp.argmax(b, -1), -1)
+  targets = classification.smoothed(labels, 6, 0.2)
+  return (
+    classification.cross_entropy(a, labels, axis=axis)
+    + classification.soft_cross_entropy(a, targets, axis=axis)
+    + classification.accuracy(a, labels, axis=axis)
+  )
+
+
 def shuffled(a, b, axis):
   """A loss on the rows after a device-local batch statistic in shuffled order."""
   key = jax.random.key(7)
@@ -50,6 +61,7 @@ def shuffled(a, b, axis):
 
 
 LOSSES = {
+  'classification of some': labelled,
   'nt_xent': nt_xent,
   'nt_xent in chunks': lambda a, b, axis: nt_xent(a, b, axis, chunk=7),
   'nt_xent with memory': lambda a, b, axis: nt_xent(a, b, axis, chunk=8, memory=QUEUE),

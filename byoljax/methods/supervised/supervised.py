@@ -175,13 +175,15 @@ def supervised(
       held(params), state.bn, view, train=batch_norm == 'batch', inputs=inputs(key, len(view))
     )
     logits = outputs['logits']
-    metrics = {} if labels.ndim == 2 else {'top1': classification.accuracy(logits, labels)}
+    metrics = (
+      {} if labels.ndim == 2 else {'top1': classification.accuracy(logits, labels, axis=axis)}
+    )
     if labels.ndim == 2:
       value = classification.binary_cross_entropy(logits, labels)
     elif soft:
-      value = classification.soft_cross_entropy(logits, batch[TARGETS])
+      value = classification.soft_cross_entropy(logits, batch[TARGETS], axis=axis)
     else:
-      value = classification.cross_entropy(logits, labels)
+      value = classification.cross_entropy(logits, labels, axis=axis)
     return value, Aux(state.replace(bn=bn), metrics, outputs['embedding'])
 
   embed = evaluation_outputs(net, 'embedding', 'logits')
