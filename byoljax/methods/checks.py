@@ -56,3 +56,32 @@ def only_view(batch: Batch) -> jax.Array:
       'configure view1 alone.'
     )
   return batch['views'][0]
+
+
+def two_views(batch: Batch) -> tuple[jax.Array, jax.Array]:
+  """The views of a loss that compares two.
+
+  Raises:
+    ValueError: when traced: there are more, or one.
+  """
+  if len(batch['views']) != 2:
+    raise ValueError(
+      f'this method compares two views of every image, but there are {len(batch["views"])}: '
+      'configure view1 and view2, neither with a repeat.'
+    )
+  first, second = batch['views']
+  return first, second
+
+
+def several_views(batch: Batch) -> tuple[jax.Array, ...]:
+  """The views of a loss that compares any number of them; the first two are large crops, if any.
+
+  Raises:
+    ValueError: when traced: there is one.
+  """
+  if len(batch['views']) < 2:
+    raise ValueError(
+      'this method compares the views of every image and needs at least 2, but there is 1: '
+      'configure view2, too.'
+    )
+  return batch['views']

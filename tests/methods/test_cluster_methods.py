@@ -57,6 +57,11 @@ class TestDeepCluster:
     totals = np.bincount(labels, weights=w, minlength=4)
     np.testing.assert_allclose(totals[[0, 1, 3]], 10 / 3, rtol=1e-6)
 
+  def test_weights_of_clusters_beyond_a_32_bit_product(self):
+    sizes = jnp.asarray([300_000] + [100] * 9_999, jnp.int32)
+    weight = deepcluster.weights(jnp.zeros(1, jnp.int32), sizes)
+    assert float(weight[0]) == pytest.approx(1_299_900 / (10_000 * 300_000), rel=1e-6)
+
   def test_loss_is_the_weighted_cross_entropy_of_the_image_label(self):
     method = deepcluster.deepcluster(
       toy(), num_examples=IMAGES, num_clusters=DIM, pca_dim=4, iterations=5, every=1

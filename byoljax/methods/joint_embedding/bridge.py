@@ -29,7 +29,7 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
-from byoljax.methods.checks import check_sizes, require_other_images
+from byoljax.methods.checks import check_sizes, require_other_images, two_views
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack
@@ -73,7 +73,7 @@ def bridge(
   separate = target_mode in ('ema', 'constant_random')
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, WithTarget]:
-    view = batch['views'][0]
+    view, _ = two_views(batch)
     params, bn = online.init(jax.random.fold_in(key, streams.ONLINE), view)
     if not separate:
       return params, WithTarget(bn, {}, {})
@@ -84,7 +84,7 @@ def bridge(
     params: PyTree, state: WithTarget, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key, step
-    views = batch['views']
+    views = two_views(batch)
     (on_first, on_second), bn = apply_each(online, params, state.bn, views)
     (to_first, to_second), target_bn = (on_first, on_second), state.target_bn
     if separate:

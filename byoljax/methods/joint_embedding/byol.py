@@ -35,7 +35,7 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
-from byoljax.methods.checks import check_sizes
+from byoljax.methods.checks import check_sizes, two_views
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack
 from byoljax.ops import ema
@@ -55,7 +55,7 @@ def byol(online: Net, target: Net, *, tau: Schedule, copy_target: bool = False) 
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, WithTarget]:
-    view = batch['views'][0]
+    view, _ = two_views(batch)
     params, bn = online.init(jax.random.fold_in(key, streams.ONLINE), view)
     target_params, target_bn = target.init(jax.random.fold_in(key, streams.TARGET), view)
     if copy_target:
@@ -66,7 +66,7 @@ def byol(online: Net, target: Net, *, tau: Schedule, copy_target: bool = False) 
     params: PyTree, state: WithTarget, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key, step
-    views = batch['views']
+    views = two_views(batch)
     (first, second), bn = apply_each(online, params, state.bn, views)
     targets, target_bn = apply_each(target, state.target_params, state.target_bn, views)
     z_first, z_second = (lax.stop_gradient(each['projection']) for each in targets)

@@ -37,6 +37,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods.checks import only_view
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, stack
 from byoljax.ops import kmeans, sphere
@@ -64,8 +65,9 @@ def weights(labels: jax.Array, sizes: jax.Array) -> jax.Array:
   K' counts the clusters with an image. Every such cluster has the same total weight, N / K', and
   the mean over the N images is 1.
   """
-  total, occupied = jnp.sum(sizes), jnp.sum(sizes > 0)
-  return (total / (occupied * sizes[labels])).astype(jnp.float32)
+  # In float32: the product of a number of clusters and a size may be beyond int32.
+  occupied = jnp.sum(sizes > 0, dtype=jnp.float32)
+  return jnp.sum(sizes) / (occupied * sizes[labels].astype(jnp.float32))
 
 
 def deepcluster(
@@ -89,7 +91,7 @@ def deepcluster(
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, DeepClusterState]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), only_view(batch))
     # Never trained on: the first clustering comes before the first step.
     labels = jnp.arange(num_examples, dtype=jnp.int32) % num_clusters
     return params, DeepClusterState(bn, labels, jnp.bincount(labels, length=num_clusters))
@@ -98,7 +100,7 @@ def deepcluster(
     params: PyTree, state: DeepClusterState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key, step
-    outputs, bn = net.apply(params, state.bn, batch['views'][0], train=True)
+    outputs, bn = net.apply(params, state.bn, only_view(batch), train=True)
     labels = state.labels[batch['index']]
     log_probabilities = jax.nn.log_softmax(outputs['logits'])
     each = -jnp.take_along_axis(log_probabilities, labels[:, None], axis=-1)[:, 0]

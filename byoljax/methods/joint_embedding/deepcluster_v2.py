@@ -31,7 +31,7 @@ from byoljax import streams
 from byoljax.devices import collectives, mapping
 from byoljax.losses import classification
 from byoljax.method import Aux, Batch, MakeEncoder, Method, Refresh, Setting, default_groups, keep
-from byoljax.methods.checks import check_sizes
+from byoljax.methods.checks import check_sizes, several_views
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, Statistics, output_shapes, stack
@@ -84,9 +84,7 @@ def deepcluster_v2(
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, DeepClusterV2State]:
-    if len(batch['views']) < _LARGE:
-      raise ValueError('DeepCluster-v2 needs at least 2 views, the large crops, got 1.')
-    view = batch['views'][0]
+    view = several_views(batch)[0]
     params, bn = backbone.init(jax.random.fold_in(key, streams.ONLINE), view)
     shapes = output_shapes(backbone, params, bn, view)
     head_params, head_bn = head.init(jax.random.fold_in(key, streams.HEAD), shapes['embedding'])

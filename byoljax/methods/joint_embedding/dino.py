@@ -33,7 +33,7 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
-from byoljax.methods.checks import check_sizes, require_other_images
+from byoljax.methods.checks import check_sizes, require_other_images, several_views
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, WithTarget, output_shapes, stack
@@ -62,6 +62,7 @@ def dino(
   student_temperature: float,
   teacher_temperature: Schedule,
   center_momentum: float,
+  accumulate: int,
   freeze_steps: int,
   axis: str | None,
 ) -> Method:
@@ -73,13 +74,14 @@ def dino(
     tau: step -> weight of the old teacher in the moving average, in [0, 1].
     student_temperature: of the student's softmax.
     teacher_temperature: step -> temperature of the teacher's softmax.
-    center_momentum: weight of the old center, in [0, 1]; 1 keeps it at zero.
+    center_momentum: weight of the old center after a step, in [0, 1]; 1 keeps it at zero.
+    accumulate: micro-batches of a step.
     freeze_steps: steps before the last layer is trained.
     axis: the mapped axis.
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, DinoState]:
-    view = batch['views'][0]
+    view = several_views(batch)[0]
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
     width = output_shapes(net, params, bn, view)['projection'].shape[-1]
     center = jnp.zeros((1, width), jnp.float32)
@@ -103,16 +105,21 @@ def dino(
       targets, [crop['projection'] for crop in student], student_temperature
     )
     batch_center = collectives.pmean(jnp.mean(jnp.stack(logits), axis=(0, 1)), axis)[None]
-    center = center_momentum * state.center + (1.0 - center_momentum) * batch_center
     spread = collectives.pmean(jnp.mean(targets[0], axis=0), axis)
     metrics = {
       # Collapse is either one of the two: all mass on one output, or targets that do not differ.
       'collapse/teacher_entropy': jnp.mean(_entropy(targets[0])),
       'collapse/mean_target_entropy': _entropy(spread),
     }
-    new_state = state.replace(bn=bn, target_bn=target_bn, center=center)
+    new_state = state.replace(bn=bn, target_bn=target_bn)
     embedding, *others = (crop['embedding'] for crop in student)
-    return value, Aux(new_state, metrics, embedding, others=tuple(others))
+    return value, Aux(new_state, metrics, embedding, batch_center, tuple(others))
+
+  def remember(state: DinoState, rows: jax.Array, finite: jax.Array) -> DinoState:
+    # Of every micro-batch: the weights of a step's are together those of one batch.
+    kept = center_momentum ** (1.0 / accumulate)
+    moved = kept * state.center + (1.0 - kept) * rows
+    return state.replace(center=jnp.where(finite, moved, state.center))
 
   def post_step(
     params: PyTree, state: DinoState, step: jax.Array
@@ -131,6 +138,7 @@ def dino(
     default_groups,
     net=net,
     starts=starts,
+    remember=remember,
     encodes_all_views=True,
     only_encodes_views=True,
   )
@@ -216,6 +224,7 @@ def build(
       setting.length.steps('teacher_warmup', teacher_warmup),
     ),
     center_momentum=center_momentum,
+    accumulate=setting.accumulate,
     freeze_steps=setting.length.steps('freeze_last', freeze_last),
     axis=setting.axis,
   )

@@ -47,7 +47,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
-from byoljax.methods.checks import check_sizes
+from byoljax.methods.checks import check_sizes, only_view
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, stack
 from byoljax.ops import bank as bank_ops
@@ -129,7 +129,7 @@ def instance_discrimination(
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, InstanceState]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), only_view(batch))
     entries = bank_ops.init(jax.random.fold_in(key, streams.BANK), num_examples, dim)
     return params, InstanceState(bn, entries, jnp.full((), _UNKNOWN, jnp.float32))
 
@@ -159,7 +159,7 @@ def instance_discrimination(
     params: PyTree, state: InstanceState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del step
-    outputs, bn = net.apply(params, state.bn, batch['views'][0], train=True)
+    outputs, bn = net.apply(params, state.bn, only_view(batch), train=True)
     z, index = sphere.normalize(outputs['projection']), batch['index']
     own = read(state.bank, index)
     negatives = jax.random.fold_in(key, streams.NEGATIVES)

@@ -45,7 +45,7 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
-from byoljax.methods.checks import check_groups, check_sizes
+from byoljax.methods.checks import check_groups, check_sizes, two_views
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, stack
@@ -102,7 +102,8 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, InterState]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    view, _ = two_views(batch)
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
     target_params, target_bn = jax.tree.map(jnp.copy, (params, bn))
     # Clusters of noise: the first clustering comes before the first step.
     return params, InterState(
@@ -152,7 +153,7 @@ def interclr(net: Net, c: Constants, *, tau: Schedule, shuffled: bool, axis: str
   def loss(
     params: PyTree, state: InterState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    (first, second), index = batch['views'], batch['index']
+    (first, second), index = two_views(batch), batch['index']
     outputs, bn = net.apply(params, state.bn, first, train=True)
     q = sphere.normalize(outputs['projection'])
     k, target_bn = keys_of(state, second, jax.random.fold_in(key, streams.SHUFFLE))

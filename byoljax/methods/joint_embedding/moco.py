@@ -35,7 +35,7 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
-from byoljax.methods.checks import check_groups, check_sizes
+from byoljax.methods.checks import check_groups, check_sizes, two_views
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, output_shapes, stack
@@ -78,7 +78,7 @@ def moco(
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, MocoState]:
-    view = batch['views'][0]
+    view, _ = two_views(batch)
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
     width = output_shapes(net, params, bn, view)['projection'].shape[-1]
     queue = ring.init(jax.random.fold_in(key, streams.QUEUE), queue_size, width)
@@ -89,7 +89,7 @@ def moco(
     params: PyTree, state: MocoState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del step
-    first, second = batch['views']
+    first, second = two_views(batch)
     pairs = ((first, second), (second, first)) if symmetric else ((first, second),)
     bn, target_bn, losses, queries, keys = state.bn, state.target_bn, [], [], []
     orders = jax.random.fold_in(key, streams.SHUFFLE)

@@ -32,7 +32,7 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
-from byoljax.methods.checks import check_sizes, require_other_images
+from byoljax.methods.checks import check_sizes, require_other_images, two_views
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack
 from byoljax.ops import ema
@@ -64,15 +64,17 @@ def moco_v3(
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, WithTarget]:
-    params, bn = online.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    view, _ = two_views(batch)
+    params, bn = online.init(jax.random.fold_in(key, streams.ONLINE), view)
     copies = ({role: tree[role] for role in ('encoder', 'projector')} for tree in (params, bn))
     return params, WithTarget(bn, *(jax.tree.map(jnp.copy, tree) for tree in copies))
 
   def loss(
     params: PyTree, state: WithTarget, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    outputs, bn = apply_each(online, params, state.bn, batch['views'])
-    keys, target_bn = apply_each(target, state.target_params, state.target_bn, batch['views'])
+    views = two_views(batch)
+    outputs, bn = apply_each(online, params, state.bn, views)
+    keys, target_bn = apply_each(target, state.target_params, state.target_bn, views)
     k_first, k_second = (lax.stop_gradient(each['projection']) for each in keys)
     compared = (*(each['prediction'] for each in outputs), k_first, k_second)
     value, compared_metrics = comparison(compare, compared, state, batch, key, step)
@@ -151,17 +153,22 @@ def build(
     predictor_norm: whether the prediction is normalized over the batch: True for ViTs.
     temperature: 1 for ResNet-50, .2 for ViTs.
     base_tau: tau at step 0, in [0, 1].
-    freeze_patch_embed: for ViTs.
+    freeze_patch_embed: whether the patches' projection keeps its first weights; for ViTs alone.
     head_init: how kernels of the heads start, a key of `heads.KERNEL_INITS`; 'torch' as in
       PyTorch.
 
   Raises:
-    ValueError: values out of range, sizes that do not fit together.
+    ValueError: values out of range, sizes that do not fit together, nothing to freeze.
   """
   check_sizes(projector, predictor)
   contrastive.check_temperature(temperature)
   if not predictor:
     raise ValueError('predictor=() is empty: give its hidden and output size, such as (4096, 256).')
+  encoder = make_encoder(setting.axis)
+  if freeze_patch_embed and not hasattr(encoder, 'patch'):
+    raise ValueError(
+      'freeze_patch_embed=True needs a vision transformer, such as vit_small; set it to False.'
+    )
   head = functools.partial(
     heads.MLPHead,
     hidden_bias=False,
@@ -170,7 +177,7 @@ def build(
     kernel_init=head_init,
   )
   shared = (
-    ('encoder', 'embedding', make_encoder(setting.axis)),
+    ('encoder', 'embedding', encoder),
     ('projector', 'projection', head(features=tuple(projector), last_norm='bn_no_affine')),
   )
   last_norm = 'bn_no_affine' if predictor_norm else 'none'

@@ -40,7 +40,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
-from byoljax.methods.checks import check_sizes, require_other_images
+from byoljax.methods.checks import check_sizes, require_other_images, two_views
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, apply_each, stack
@@ -92,14 +92,15 @@ def nnclr(net: Net, *, queue_size: int, dim: int, temperature: float, axis: str 
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, NnclrState]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    view, _ = two_views(batch)
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
     queue = ring.init(jax.random.fold_in(key, streams.QUEUE), queue_size, dim)
     return params, NnclrState(bn, queue)
 
   def loss(
     params: PyTree, state: NnclrState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    (on_first, on_second), bn = apply_each(net, params, state.bn, batch['views'])
+    (on_first, on_second), bn = apply_each(net, params, state.bn, two_views(batch))
     z_first, z_second = (sphere.normalize(on['projection']) for on in (on_first, on_second))
     compared = (z_first, z_second, on_first['prediction'], on_second['prediction'])
     value, metrics = comparison(compare, compared, state, batch, key, step)

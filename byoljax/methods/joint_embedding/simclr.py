@@ -26,7 +26,7 @@ from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import contrastive
 from byoljax.method import Aux, Batch, MakeEncoder, Method, Setting, comparison, default_groups
-from byoljax.methods.checks import check_sizes, require_other_images
+from byoljax.methods.checks import check_sizes, require_other_images, two_views
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, output_shapes, stack
@@ -75,7 +75,7 @@ def simclr(
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, SimclrState]:
-    view = batch['views'][0]
+    view, _ = two_views(batch)
     params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
     if not memory_size:
       return params, SimclrState(bn, None, None, None)
@@ -87,7 +87,7 @@ def simclr(
   def loss(
     params: PyTree, state: SimclrState, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    views = jnp.concatenate(batch['views'])
+    views = jnp.concatenate(two_views(batch))
     outputs, bn = net.apply(params, state.bn, views, train=True)
     first, second = jnp.split(outputs['projection'], 2)
     value, metrics = comparison(compare, (first, second), state, batch, key, step)

@@ -34,7 +34,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
-from byoljax.methods.checks import check_sizes
+from byoljax.methods.checks import check_sizes, two_views
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, apply_each, stack
 
@@ -51,14 +51,15 @@ def simsiam(net: Net, *, stop_gradient: bool = True) -> Method:
   constant = lax.stop_gradient if stop_gradient else (lambda z: z)
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    view, _ = two_views(batch)
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
     return params, Statistics(bn)
 
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key, step
-    (first, second), bn = apply_each(net, params, state.bn, batch['views'])
+    (first, second), bn = apply_each(net, params, state.bn, two_views(batch))
     p_first = first.get('prediction', first['projection'])
     p_second = second.get('prediction', second['projection'])
     value = 0.5 * (

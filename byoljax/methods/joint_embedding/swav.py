@@ -23,7 +23,7 @@ from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import clustering
 from byoljax.method import Aux, Batch, MakeEncoder, Method, Setting, default_groups
-from byoljax.methods.checks import check_sizes
+from byoljax.methods.checks import check_sizes, several_views
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
@@ -73,7 +73,7 @@ def swav(
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, SwavState]:
-    view = batch['views'][0]
+    view = several_views(batch)[0]
     params, bn = backbone.init(jax.random.fold_in(key, streams.ONLINE), view)
     shapes = output_shapes(backbone, params, bn, view)
     head_params, head_bn = head.init(jax.random.fold_in(key, streams.HEAD), shapes['embedding'])

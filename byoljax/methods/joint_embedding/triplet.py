@@ -33,7 +33,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
-from byoljax.methods.checks import check_sizes, require_other_images
+from byoljax.methods.checks import check_sizes, require_other_images, several_views
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
@@ -53,9 +53,7 @@ def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
   """
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    if len(batch['views']) < 2:
-      raise ValueError('the triplet loss needs at least 2 views of every image, got 1.')
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), several_views(batch)[0])
     return params, Statistics(bn)
 
   def loss(

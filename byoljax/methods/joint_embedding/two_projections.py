@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from byoljax import streams
 from byoljax.method import Aux, Batch, Method, comparison, default_groups, evaluation_outputs, keep
+from byoljax.methods.checks import two_views
 from byoljax.models.net import Net, Statistics, apply_each, stack
 
 PyTree = Any
@@ -47,13 +48,14 @@ def from_projections(
     return [each | {'projection': half} for each, half in zip(made, halves, strict=True)], bn
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    view, _ = two_views(batch)
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
     return params, Statistics(bn)
 
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
-    (first, second), bn = outputs(params, state.bn, batch['views'])
+    (first, second), bn = outputs(params, state.bn, two_views(batch))
     compared = (first['projection'], second['projection'])
     value, metrics = comparison(compare, compared, state, batch, key, step)
     others = (second['embedding'],)
