@@ -44,6 +44,7 @@ VIT = {'name': 'vit_tiny', 'patch_size': PATCH, 'grid': GRID, 'positions': 'sinc
 RESNET = {'name': 'resnet18', 'stem': 'cifar'}
 MAE = {'decoder_dim': 96, 'decoder_depth': 2, 'decoder_heads': 3}
 COLORS = {'stride': 2, 'decoder_width': 64, 'uniform': 1.0}
+BRAIN = {'stride': 2, 'decoder_width': 64}
 # name -> (method, encoder, its arguments)
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
   **{
@@ -52,6 +53,8 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
   },
   'denoising_autoencoder': ('denoising_autoencoder', RESNET, {}),
   'colorization': ('colorization', RESNET, COLORS),
+  'context_encoder': ('context_encoder', RESNET, {'hole': 'center', 'channelwise': True}),
+  'split_brain': ('split_brain', RESNET | {'input': 'lab_halves'}, BRAIN),
 }
 
 
@@ -83,14 +86,23 @@ def given_to(name: str, method: Method, state: Any, batch: dict[str, Any]) -> di
     more = {'positions': here, 'decoder_positions': above, 'masked': masked}
     return {f'weights/{path}': x for path, x in weights_of(state.params).items()} | more
   # The statistics after a step are not compared: batches are normalized by their own.
-  resnet = torch_names.to_torch(
-    state.params['encoder'], jax.device_get(state.method_state.bn['encoder'])
-  )
-  arrays = {f'encoder/{path}': array for path, array in resnet.items()}
-  arrays |= {f'decoder/{path}': x for path, x in weights_of(state.params['decoder']).items()}
-  if kind == 'colorization':
-    return arrays | {'bins': color_bins.ab_bins()}
-  return arrays | {'noisy': drawn(method, state, batch, 'noisy')}
+  bn = jax.device_get(state.method_state.bn['encoder'])
+  encoders = {'encoder': (state.params['encoder'], bn)}
+  if kind == 'split_brain':
+    encoders = {half: (state.params['encoder'][half], bn[half]) for half in ('first', 'second')}
+  arrays = {
+    f'{role}/{path}': array
+    for role, variables in encoders.items()
+    for path, array in torch_names.to_torch(*variables).items()
+  }
+  for role in state.params:
+    if role.endswith('decoder'):
+      arrays |= {f'{role}/{path}': x for path, x in weights_of(state.params[role]).items()}
+  if kind == 'context_encoder':
+    return arrays | {'painted': drawn(method, state, batch, 'painted')[0, 0, ..., 0]}
+  if kind == 'denoising_autoencoder':
+    return arrays | {'noisy': drawn(method, state, batch, 'noisy')}
+  return arrays | {'bins': color_bins.ab_bins()}
 
 
 def one(name: str, options: argparse.Namespace) -> dict[str, list[float]]:

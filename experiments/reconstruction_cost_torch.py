@@ -109,45 +109,84 @@ class MAE(nn.Module):
     self.load_state_dict(state)
 
 
+def under(given: Given, role: str) -> Given:
+  """The arrays of a role, by the rest of their names."""
+  return {name.removeprefix(role): x for name, x in given.items() if name.startswith(role)}
+
+
+class Channelwise(nn.Module):
+  """Pathak et al.'s layer between all places of each channel, ReLU, and a 1x1 convolution."""
+
+  def __init__(self, given: Given):
+    super().__init__()
+    self.places = nn.Parameter(given['places'])
+    kernel = given['mix_conv/kernel']
+    self.mix = nn.Conv2d(kernel.shape[2], kernel.shape[3], 1)
+    self.mix.weight.data = kernel.permute(3, 2, 0, 1).contiguous()
+    self.mix.bias.data = given['mix_conv/bias']
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    """[b, C, h, w] -> the same shape."""
+    flat = torch.einsum('bcp,pcq->bcq', x.flatten(2), self.places)
+    return self.mix(functional.relu(flat).view(x.shape))
+
+
 class Decoder(nn.Module):
   """Stages that double the sides: 3x3 convolution, pixel shuffle, BN, ReLU; then a 3x3 one."""
 
   def __init__(self, given: Given):
     super().__init__()
-    count = len({name.split('/')[1] for name in given if 'stage' in name and '_conv' in name})
+    count = len({name.split('/')[0] for name in given if 'stage' in name and '_conv' in name})
+    places = under(given, 'channelwise/')
+    self.first = Channelwise(places) if places else nn.Identity()
     self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
     for stage in range(1, count + 1):
-      kernel = given[f'decoder/stage{stage}_conv/kernel']
+      kernel = given[f'stage{stage}_conv/kernel']
       # Flax has the channels of a square outermost, PyTorch's shuffle innermost.
       kernel = kernel.unflatten(3, (4, -1)).transpose(3, 4).flatten(3)
       conv = nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding=1, bias=False)
       conv.weight.data = kernel.permute(3, 2, 0, 1).contiguous()
       self.convs.append(conv)
       self.norms.append(nn.BatchNorm2d(kernel.shape[3] // 4))
-    kernel = given['decoder/image_conv/kernel']
+    kernel = given['image_conv/kernel']
     self.last = nn.Conv2d(kernel.shape[2], kernel.shape[3], 3, padding=1)
     self.last.weight.data = kernel.permute(3, 2, 0, 1).contiguous()
-    self.last.bias.data = given['decoder/image_conv/bias']
+    self.last.bias.data = given['image_conv/bias']
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
     """[b, C, h, w] -> [b, channels, H, W]."""
+    x = self.first(x)
     for conv, norm in zip(self.convs, self.norms, strict=True):
       x = functional.relu(norm(functional.pixel_shuffle(conv(x), 2)))
     return self.last(x)
 
 
-class Autoencoder(nn.Module):
-  """torchvision's ResNet-18, for images of 32 pixels, under a decoder."""
+class ResNet18(torchvision.models.ResNet):
+  """torchvision's, for images of 32 pixels, as wide and of as many channels as given weights."""
 
   def __init__(self, given: Given):
-    super().__init__()
-    encoder = torchvision.models.resnet18()
-    encoder.conv1, encoder.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
-    encoder.fc = nn.Identity()
-    encoder.load_state_dict(
-      {n.removeprefix('encoder/'): x for n, x in given.items() if n.startswith('encoder/')}
+    block = torchvision.models.resnet.BasicBlock
+    super().__init__(block, [2, 2, 2, 2])
+    width, channels = given['conv1.weight'].shape[:2]
+    self.inplanes = width
+    self.conv1, self.bn1 = (
+      nn.Conv2d(channels, width, 3, padding=1, bias=False),
+      nn.BatchNorm2d(width),
     )
-    self.encoder, self.decoder = encoder, Decoder(given)
+    self.layer1 = self._make_layer(block, width, 2)
+    self.layer2 = self._make_layer(block, 2 * width, 2, stride=2)
+    self.layer3 = self._make_layer(block, 4 * width, 2, stride=2)
+    self.layer4 = self._make_layer(block, 8 * width, 2, stride=2)
+    self.maxpool = self.fc = nn.Identity()
+    self.load_state_dict(given)
+
+
+class Autoencoder(nn.Module):
+  """A ResNet-18 under a decoder."""
+
+  def __init__(self, given: Given, encoder: str = 'encoder/', decoder: str = 'decoder/'):
+    super().__init__()
+    self.encoder, self.decoder = ResNet18(under(given, encoder)), Decoder(under(given, decoder))
 
   def forward(self, x: torch.Tensor) -> torch.Tensor:
     """[b, 3, H, W] -> the decoder's output."""
@@ -236,19 +275,74 @@ def color_loss(given: Given, ratio: float) -> tuple[nn.Module, Callable[[int], t
     with torch.no_grad():
       lab = lab_of(images * STD + MEAN)
       seen = channels_first(gray_of(lab[..., :1]))
-    logits = model(seen).permute(0, 2, 3, 1)
-    with torch.no_grad():
-      ab = functional.avg_pool2d(lab[..., 1:].permute(0, 3, 1, 2), seen.shape[2] // logits.shape[1])
-      squared = torch.cdist(ab.permute(0, 2, 3, 1).reshape(-1, 2), bins).square()
-      near, which = squared.topk(NEIGHBORS, largest=False)
-      shares = (-near / (2 * SIGMA**2)).softmax(-1)
-    logarithms = logits.reshape(-1, len(bins)).log_softmax(-1)
-    return -(shares * logarithms.gather(1, which)).sum(1).mean()
+    return color_cross_entropy(model(seen), lab, bins)
 
   return model, loss
 
 
-LOSSES = {'mae': mae_loss, 'denoising_autoencoder': denoising_loss, 'colorization': color_loss}
+def color_cross_entropy(
+  logits: torch.Tensor, lab: torch.Tensor, bins: torch.Tensor
+) -> torch.Tensor:
+  """Of logits [b, bins, h, w] and the soft encoding of the colors [b, H, W, 3] of their places."""
+  with torch.no_grad():
+    ab = at_places(lab[..., 1:], logits)
+    squared = torch.cdist(ab.reshape(-1, 2), bins).square()
+    near, which = squared.topk(NEIGHBORS, largest=False)
+    shares = (-near / (2 * SIGMA**2)).softmax(-1)
+  logarithms = logits.permute(0, 2, 3, 1).reshape(-1, len(bins)).log_softmax(-1)
+  return -(shares * logarithms.gather(1, which)).sum(1).mean()
+
+
+def at_places(values: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
+  """Means [b, h, w, C] of [b, H, W, C] at the places of outputs [b, n, h, w]."""
+  pooled = functional.avg_pool2d(values.permute(0, 3, 1, 2), values.shape[1] // outputs.shape[2])
+  return pooled.permute(0, 2, 3, 1)
+
+
+def hole_loss(given: Given, ratio: float) -> tuple[nn.Module, Callable[[int], torch.Tensor]]:
+  """As `mae_loss`; every image has the same hole."""
+  del ratio
+  model, images, painted = Autoencoder(given), given['images'], given['painted']
+
+  def loss(step: int) -> torch.Tensor:
+    del step
+    seen = channels_first(images.masked_fill(painted[..., None], 0.0))
+    error = (model(seen) - channels_first(images)).square().mean(1)
+    return (error * painted).sum((1, 2)).mean() / painted.sum()
+
+  return model, loss
+
+
+def brain_loss(given: Given, ratio: float) -> tuple[nn.Module, Callable[[int], torch.Tensor]]:
+  """As `mae_loss`: color of lightness, and lightness of color in equal intervals."""
+  del ratio
+  images, bins = given['images'], given['bins']
+  halves = nn.ModuleList(
+    Autoencoder(given, f'{half}/', f'{half}_decoder/') for half in ('first', 'second')
+  )
+
+  def loss(step: int) -> torch.Tensor:
+    del step
+    with torch.no_grad():
+      lab = lab_of(images * STD + MEAN)
+    colors = halves[0](channels_first(lab[..., :1] / 50 - 1))
+    grays = halves[1](channels_first(lab[..., 1:] / 110))
+    with torch.no_grad():
+      count = grays.shape[1]
+      which = at_places(lab[..., :1], grays)[..., 0] / (100 / count)
+      which = which.floor().long().clamp(0, count - 1)
+    return color_cross_entropy(colors, lab, bins) + functional.cross_entropy(grays, which)
+
+  return halves, loss
+
+
+LOSSES = {
+  'mae': mae_loss,
+  'denoising_autoencoder': denoising_loss,
+  'colorization': color_loss,
+  'context_encoder': hole_loss,
+  'split_brain': brain_loss,
+}
 
 
 def main() -> None:
