@@ -7,7 +7,7 @@
     :cifar10 :cifar10_small :imagenette :imagenet,400 :folder :npz    scales, see configs/scales.py
     ...,smoke     seconds, to see that it runs
 
-The teacher is a linear evaluation's classifier: its encoder, frozen, with the chosen head. Student
+The teacher is a linear classifier that an evaluation left, frozen, on its encoder. Student
 and teacher see the same crops and flips.
 
 Published results (theirs, not ours): ImageNet ResNet-50 top-1 73.9 % from 1 % of the labels, 77.5 %

@@ -1,50 +1,44 @@
-"""Classifiers to learn from: a linear evaluation's encoder with its chosen head."""
-
-import json
-import pathlib
+"""Classifiers to learn from: the encoder and the linear classifier that an evaluation left."""
 
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax.config import ConfigError, user_errors
-from byoljax.encoders import load as load_lib
+from byoljax.config import ConfigError
+from byoljax.encoders import classifier
 from byoljax.encoders.encoder import Encoder, Preprocessing
-from byoljax.methods.supervised.linear_probe import FEATURES
 from byoljax.models import heads
 from byoljax.models.net import stack
-from byoljax.workdir import checkpoint, run_dir
+from byoljax.ops import readouts
 
 LOGITS = 'logits'
 
 
 def load(path: str) -> Encoder:
-  """Reads the classifier that a linear evaluation left behind.
+  """Reads a linear classifier, as `classifier.load` does.
 
   Args:
-    path: the directory of a finished linear evaluation: runs/byol/evals/linear-online-100, say.
+    path: what an evaluation left: runs/byol/evals/linear-online-100, say.
 
   Returns:
-    The encoder with the head behind it: its features are logits float32 [b, C].
+    The encoder with the classifier behind it: its features are logits float32 [b, C], without the
+    temperature that calibrates them.
 
   Raises:
-    ConfigError: no finished linear evaluation there.
+    ConfigError: there is none, or it is not a linear one of the features as they are.
   """
   if not path:
     raise ConfigError(
       'config.teacher is empty: name the directory of a linear evaluation, such as '
       'runs/byol/evals/linear-online-3750.'
     )
-  home = pathlib.Path(path)
-  protocol = run_dir.run_config(home)
-  if protocol.get('task') != 'linear':
-    raise ConfigError(f"config.teacher='{path}' is not the directory of a linear evaluation.")
-  if protocol.linear.get('norm'):
+  made = classifier.load(path)
+  readout = made.readout
+  if not isinstance(readout, readouts.Linear) or readout.unit:
     raise ConfigError(
-      f"config.teacher='{path}' normalizes its features (linear.norm=true), which a teacher does "
-      'not: evaluate with another protocol.'
+      f"config.teacher='{path}' is a classifier by neighbors, or one of features scaled to unit "
+      'length, and a teacher is a linear one: name that of `byoljax linear` or `logistic`.'
     )
-  encoder, _, _ = load_lib.load_encoder(protocol.pretrained, protocol.network, protocol.tap)
-  return with_classifier(encoder, *_head(home, tuple(protocol.linear.base_lr)))
+  return with_classifier(made.encoder, readout.kernel, readout.bias)
 
 
 def with_classifier(encoder: Encoder, kernel: np.ndarray, bias: np.ndarray) -> Encoder:
@@ -84,19 +78,3 @@ def require_same_normalization(
         f'config.data.{field} differs: {tuple(own)} here, {tuple(other)} where the {name} was '
         'trained; use the same.'
       )
-
-
-def _head(home: pathlib.Path, rates: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
-  """Kernel [D, C] and bias [C] of the head that the evaluation chose among its learning rates."""
-  try:
-    result = json.loads((home / 'result.json').read_text())['result']
-  except (OSError, ValueError, KeyError) as error:
-    raise ConfigError(
-      f"'{home}' holds no finished linear evaluation ({error}): run configs/linear.py to its end."
-    ) from error
-  with user_errors('config.teacher'):
-    directory = checkpoint.checkpoint_directory(home)
-    where = ('params', 'head', FEATURES)
-    found = checkpoint.restore_subtrees(directory, [where])[where]
-  chosen = rates.index(result['base_lr'])
-  return found['kernel'][chosen], found['bias'][chosen, 0]

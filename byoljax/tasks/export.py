@@ -1,6 +1,7 @@
 """A run's encoder as a folder that other libraries read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
 import json
 import os
 import pathlib
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from byoljax.config import Config, user_errors
 from byoljax.tasks.command import Command
-from byoljax.workdir import activity
+from byoljax.workdir import activity, files
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
@@ -49,23 +50,31 @@ def write(pretrained: str, network: str, to: str | pathlib.Path = '') -> pathlib
     'step': int(directory.name),
     'results': _results(home),
   }
-  with user_errors('--workdir'), activity.doing('compiling for every platform and writing'):
-    exporting.write(encoder, folder, about)
-    _add_onnx(lambda: exporting.write_onnx(encoder, folder))
+  with _filling(folder) as made:
+    exporting.write(encoder, made, about)
+    _add_onnx(lambda: exporting.write_onnx(encoder, made))
   return folder
 
 
 def _classifier(made: 'Classifier', folder: pathlib.Path) -> pathlib.Path:
   from byoljax.weights import exporting, exporting_classifier
 
-  with user_errors('--workdir'), activity.doing('compiling for every platform and writing'):
-    exporting.write(made.encoder, folder, about_encoder_of(made))
-    exporting_classifier.write(made, folder)
+  with _filling(folder) as scratch:
+    exporting.write(made.encoder, scratch, about_encoder_of(made))
+    exporting_classifier.write(made, scratch)
     _add_onnx(
-      lambda: exporting.write_onnx(made.encoder, folder),
-      lambda: exporting_classifier.write_onnx(made, folder),
+      lambda: exporting.write_onnx(made.encoder, scratch),
+      lambda: exporting_classifier.write_onnx(made, scratch),
     )
   return folder
+
+
+@contextlib.contextmanager
+def _filling(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  """The folder to fill; none is there before all of it is."""
+  doing = activity.doing('compiling for every platform and writing')
+  with user_errors('--workdir'), doing, files.whole_folder(folder) as scratch:
+    yield scratch
 
 
 def about_encoder_of(made: 'Classifier') -> dict[str, Any]:

@@ -103,22 +103,18 @@ def serialized(encoder: Encoder) -> bytes:
 
 
 def write(encoder: Encoder, folder: pathlib.Path, about: Mapping[str, Any]) -> None:
-  """Writes the folder.
+  """Fills the folder.
 
   Args:
     encoder: what to write.
-    folder: made if need be; must not exist, or be empty.
+    folder: which is there, and empty.
     about: what the card says: {'method', 'data', 'step', 'results', ...}.
 
   Raises:
     OSError: it cannot be written.
-    ValueError: there is something in it.
   """
   from safetensors.numpy import save
 
-  if folder.exists() and any(folder.iterdir()):
-    raise ValueError(f"'{folder}' is not empty: choose another folder.")
-  folder.mkdir(parents=True, exist_ok=True)
   weights = weights_of(encoder)
   numbers = sum(array.size for array in weights.values() if array.dtype == np.float32)
   card = _card(encoder, about, numbers)

@@ -1,4 +1,4 @@
-"""Atomic writes: files that are complete or absent."""
+"""Atomic writes: files and folders that are complete or absent."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import secrets
+import shutil
 from typing import IO, Any
 
 
@@ -38,6 +39,30 @@ def replacing(path: str | os.PathLike[str], mode: str = 'wb') -> Iterator[IO[Any
       scratch.unlink()
     if isinstance(error, OSError) and error.filename == str(scratch):
       error.filename = str(target)  # The name that was asked for.
+    raise
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
+  """An empty folder to fill, which becomes `path` if the block ends without an error.
+
+  Raises:
+    ValueError: there is something in `path`.
+    OSError: it cannot be written; nothing is left behind.
+  """
+  target = pathlib.Path(path)
+  if target.exists() and any(target.iterdir()):
+    raise ValueError(f"'{target}' is not empty: choose another folder.")
+  target.parent.mkdir(parents=True, exist_ok=True)
+  scratch = target.with_name(f'{target.name}.{secrets.token_hex(4)}.tmp')
+  try:
+    scratch.mkdir()
+    yield scratch
+    if target.exists():
+      target.rmdir()
+    scratch.rename(target)
+  except BaseException:
+    shutil.rmtree(scratch, ignore_errors=True)
     raise
 
 

@@ -84,10 +84,10 @@ def test_a_student_learns_from_a_linear_evaluation(npz, tmp_path, capsys):
   ]
   distil = arguments('distillation', npz, student)
   assert main([*distil, f'--config.teacher={linear}']) == 2
-  assert 'cannot be read' in capsys.readouterr().err
+  assert 'there is no such directory' in capsys.readouterr().err
   assert main(evaluation) == 0
   assert main([*distil, f'--config.teacher={run}']) == 2
-  assert 'is not the directory of a linear evaluation' in capsys.readouterr().err
+  assert 'no classifier in' in capsys.readouterr().err
   assert main([*distil, '--config.teacher=']) == 2
   assert 'config.teacher is empty' in capsys.readouterr().err
   assert main([*distil, f'--config.teacher={linear}']) == 0

@@ -9,7 +9,7 @@ import pytest
 
 from byoljax import cli
 from byoljax.config import ConfigError
-from byoljax.encoders import classifier
+from byoljax.encoders import classifier, teachers
 from byoljax.encoders.classifier import FILE, FOLDER
 from byoljax.ops import readouts
 
@@ -69,6 +69,16 @@ def test_evaluations_of_features_leave_their_classifier(command, untrained, npz,
   again = pickle.loads(pickle.dumps(made))
   images = queries(npz)[0]
   np.testing.assert_array_equal(again.predict(images), made.predict(images))
+  if command in ('knn', 'svm'):
+    with pytest.raises(ConfigError, match='a teacher is a linear one'):
+      teachers.load(str(tmp_path))
+    return
+  logits = np.asarray(teachers.load(str(tmp_path))(images)) / made.temperature
+  chances = np.exp(logits - logits.max(1, keepdims=True))
+  # Features in float32, 1e-6 off, times a classifier of weights up to a few tens.
+  np.testing.assert_allclose(
+    chances / chances.sum(1, keepdims=True), made.predict(images), atol=1e-4
+  )
 
 
 def test_it_can_be_moved_and_outlives_the_run(untrained, npz, tmp_path):

@@ -78,6 +78,7 @@ def test_the_authors_names_are_read_and_timms_written(tmp_path):
   timm = convnext_state('timm', 1)
   save_file(convnext_state('authors', 1, drawn_as='timm'), path)
   reading = importing.encoder_of(str(path), FIELDS, image_size=32)
+  folder.mkdir()
   exporting.write(reading.encoder, folder, ABOUT)
   written = load_file(folder / 'model.safetensors')
   assert set(written) == set(timm)

@@ -349,6 +349,7 @@ def test_a_timm_folder_names_its_architecture(tmp_path):
   save_file(drawn('resnet18'), path)
   encoder, *_ = importing.encoder_of(str(path), FIELDS, image_size=64)
   about = {'method': 'byol', 'data': 'shapes', 'network': 'online', 'step': 3, 'results': {}}
+  (tmp_path / 'folder').mkdir()
   exporting.write(encoder, tmp_path / 'folder', about)
   config = json.loads((tmp_path / 'folder' / 'config.json').read_text())
   assert config['architecture'] == 'resnet18' and config['num_features'] == 512

@@ -2,7 +2,7 @@
 
 import pytest
 
-from byoljax.workdir.files import replacing
+from byoljax.workdir.files import replacing, whole_folder
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path):
@@ -22,6 +22,29 @@ def test_an_error_leaves_the_old_file_alone(tmp_path):
     file.write('half')
     raise KeyError('interrupted')
   assert path.read_text() == 'old' and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_there_when_the_block_ends(tmp_path):
+  path = tmp_path / 'above' / 'folder'
+  for _ in range(2):  # Where nothing is, and where an empty folder is.
+    with whole_folder(path) as scratch:
+      (scratch / 'one').write_text('all')
+      assert not path.exists() or not list(path.iterdir())
+    assert (path / 'one').read_text() == 'all' and list(path.parent.iterdir()) == [path]
+    (path / 'one').unlink()
+
+
+def test_half_a_folder_is_none(tmp_path):
+  path = tmp_path / 'folder'
+  with pytest.raises(KeyboardInterrupt), whole_folder(path) as scratch:
+    (scratch / 'one').write_text('half')
+    raise KeyboardInterrupt
+  assert not list(tmp_path.iterdir())
+  path.mkdir()
+  (path / 'own').write_text('mine')
+  with pytest.raises(ValueError, match='is not empty: choose another folder'), whole_folder(path):
+    pass
+  assert [each.name for each in tmp_path.rglob('*')] == ['folder', 'own']
 
 
 def test_a_place_that_is_not_there_is_named_as_it_was_given(tmp_path):
