@@ -4,6 +4,7 @@ A part is stratified and a function of the labels and a seed alone, so a result 
 two runs compare on the same images.
 """
 
+from collections.abc import Sequence
 import pathlib
 import re
 
@@ -30,6 +31,24 @@ def part(source: Source, text: str, seed: int) -> Source:
       several images.
   """
   return source.subset(positions(source, text, seed))
+
+
+def told(
+  source: Source, text: str, seed: int, classes: Sequence[int] = ()
+) -> tuple[Source, np.ndarray]:
+  """The images whose label a run is told, and where in the source they are, int [n].
+
+  `part` of those that have a label, and are of `classes` where some are named; the source may hold
+  others, as data to pretrain on and those to evaluate on differ in.
+  """
+  known = source.of_classes(classes).labelled()
+  chosen = positions(known, text, seed)
+  if known is source:
+    return known.subset(chosen), chosen
+  labels = source.labels
+  assert labels is not None
+  where = np.flatnonzero(np.isin(labels, classes) if classes else labels >= 0)
+  return known.subset(chosen), where[chosen]
 
 
 def positions(source: Source, text: str, seed: int) -> np.ndarray:

@@ -4,7 +4,7 @@ Of methods that learn from labels while they train, such as FixMatch: `Method.cl
 of their networks it belongs to.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
 from typing import Any
 
@@ -24,21 +24,27 @@ HEAD = ('head', 'linear1')
 
 
 def held_out(
-  data: EvalData, text: str, split_seed: int, fields: Mapping[str, Any], seed: int
+  data: EvalData,
+  text: str,
+  split_seed: int,
+  fields: Mapping[str, Any],
+  seed: int,
+  classes: Sequence[int] = (),
 ) -> EvalData | None:
   """The data with training images in place of test images, whose label the method never saw.
 
   Args:
     data: see `EvalData`.
-    text: which images have a label, see `labelled.part`.
+    text: which images have a label, see `labelled.told`.
     split_seed: draws them.
     fields: how many others are enough, as for `extraction.training_only`.
     seed: chooses among the others.
+    classes: of the images that it was trained on; () for all.
 
   Returns:
     None where the method was given every label, or all but one.
   """
-  told = labelled.positions(data.train, text, split_seed)
+  _, told = labelled.told(data.train, text, split_seed, classes)
   others = np.setdiff1d(np.arange(data.train.size), told)
   if len(others) < 2:
     return None

@@ -117,8 +117,7 @@ def two_streams(config: Config, source: 'Source') -> 'Source':
       f"data.labels='{config.data.labels}' chooses labelled images, but those of {source.name} "
       'have no label.'
     )
-  # Of the labelled images alone: as evaluations with few labels choose them.
-  known = labelled.part(source.labelled(), config.data.labels, config.data.split_seed)
+  known, _ = labelled.told(source, config.data.labels, config.data.split_seed)
   name = f'{source.name} with {known.size:,} labels'
   return join([known, source.without_labels()], name)
 

@@ -211,7 +211,9 @@ def _own_classifier(
   if not config.data.labels:  # None was told, but a teacher may have seen any.
     return own, None
   told = (config.data.labels, config.data.split_seed)
-  return own, own_classifier.held_out(data, *told, config.evals.knn, config.seed)
+  return own, own_classifier.held_out(
+    data, *told, config.evals.knn, config.seed, config.data.classes
+  )
 
 
 def _online(config: Config, run: 'Run', state: 'TrainState') -> 'Encoder':

@@ -12,6 +12,8 @@ from byoljax.data.sources import arrays
 from byoljax.encoders.encoder import Preprocessing
 from byoljax.protocols import labelled, own_classifier
 from byoljax.protocols.extraction import EvalData
+from byoljax.tasks import data as data_lib
+from configs import base
 from tests.methods import test_contract as contract
 
 FIELDS = {'max_bank': 0, 'max_queries': 1000}
@@ -36,6 +38,28 @@ def test_held_out_images_were_not_told(text):
   names = {data.train.locate(int(row)) for row in told}
   assert not names & {held.test.locate(row) for row in range(held.test.size)}
   assert own_classifier.held_out(data, '100 %', 0, FIELDS, 0) is None
+
+
+@pytest.mark.parametrize('classes', [(), (0, 2)])
+def test_told_images_are_the_same_among_others(classes):
+  """Images without a label, and of classes that are not trained on, shift the rows."""
+  data = data_of()
+  images = data.train.read(np.arange(60))[0]
+  labels = np.where(np.arange(60) % 4 == 1, -1, data.train.labels)
+  train = arrays.from_arrays(images, labels, name='train')
+  pretraining, config = train.of_classes(classes), base.get_config()
+  for seed in range(4):
+    config.data.update(labels='4 per class', split_seed=seed)
+    streams = data_lib.two_streams(config, pretraining)
+    taught = streams.read(np.arange(streams.size - pretraining.size), ('image',))[0]
+    _, told = labelled.told(train, '4 per class', seed, classes)
+    np.testing.assert_array_equal(images[told], taught)
+    held = own_classifier.held_out(
+      data._replace(train=train), '4 per class', seed, FIELDS, 0, classes
+    )
+    names = {train.locate(int(row)) for row in told}
+    assert len(names) == 4 * len(classes or (0, 1, 2))
+    assert not names & {held.test.locate(row) for row in range(held.test.size)}
 
 
 def test_a_number_in_all_is_shared_out_equally():
