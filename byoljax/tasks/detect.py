@@ -141,9 +141,7 @@ def _boxes_first(source: 'Source', fields: 'tuple[Field, ...]') -> 'Source':
       dataclasses.replace(field, name=FIELD) if field.name == own else field
       for field in source.fields
     ),
-    fetch=lambda rows, wanted: source.fetch(
-      rows, [own if name == FIELD else name for name in wanted]
-    ),
+    fetch=fetch,
     decode=None,
   )
 

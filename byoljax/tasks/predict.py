@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
   home = classifier.find(options.classifier)
   made = classifier.load(home)
   source = open_images(options.photos, made.encoder.preprocessing)
-  count = len(classifier.every(pathlib.Path(options.classifier)))
+  count = len(classifier.every(there))
   note = f' (the newest of {count}; name another by its directory)' if count > 1 else ''
   print(f'classifier  {home}{note}, {len(made.classes)} classes', flush=True)
   with user_errors(f"'{options.photos}'"):

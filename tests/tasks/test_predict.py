@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -72,14 +73,19 @@ def test_few_labels_become_answers_for_all_others(photos, untrained, tmp_path, c
   assert (row['class'], row['note']) == ('', 'abstained') and row['top1'] == 'red'
 
 
-def test_arrays_need_no_tensorflow(untrained, npz, tmp_path, capsys):
+def test_arrays_need_no_tensorflow(untrained, npz, tmp_path, capsys, monkeypatch):
   """Labels and a test split are in the file; `RUN` then stands for its newest classifier."""
   run = shutil.copytree(untrained, tmp_path / 'run')
   assert cli.run(['classify', str(npz), f'--from={run}', '--head=logistic', *QUICK]) == 0
+  (made,) = classifier.every(run)
+  older = shutil.copytree(made, run / 'evals' / 'older' / 'classifier')
+  os.utime(older / classifier.FILE, (0, 0))
   capsys.readouterr()
   out = tmp_path / 'p.csv'
-  assert cli.run(['predict', str(run), str(npz), f'--out={out}']) == 0
-  assert 'evals/classify-online-0-tiny/classifier, 3 classes' in capsys.readouterr().out
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert cli.run(['predict', '~/run', str(npz), f'--out={out}']) == 0
+  shown = capsys.readouterr().out
+  assert 'evals/classify-online-0-tiny/classifier (the newest of 2;' in shown
   with np.load(npz) as stored:
     labels = stored['y_test']
     chances = np.asarray(classifier.load(run).predict(stored['x_test']))
