@@ -27,6 +27,10 @@ Extract = Callable[
 _ROWS_PER_GATHER = 4096
 
 
+class NoExampleError(ValueError):
+  """There is no example to take features of: as sources are never empty, none can be read."""
+
+
 def make_extractor(
   embed: Embed,
   transform: Callable[[jax.Array], jax.Array] | None = None,
@@ -49,7 +53,7 @@ def make_extractor(
     in the data set), 'label' [n] (-1: none) and 'valid' bool [n] (False: padding). Every process
     must give equally many batches. It returns features float32 [N, D] and labels int32 [N] of all N
     distinct examples of all processes, in the order of their index, to every process. No gradient.
-    It raises ValueError if there are no examples, or for an unknown tap.
+    It raises NoExampleError if there are no examples, ValueError for an unknown tap.
   """
 
   def features_of(variables: tuple[PyTree, PyTree, Any], images: Any) -> jax.Array:
@@ -163,7 +167,7 @@ class _Rows:
     self._gather()
     index = np.concatenate(self.index) if self.index else np.zeros(0, np.int64)
     if not index.size:
-      raise ValueError('There is no example to take features of: the data set (or split) is empty.')
+      raise NoExampleError('no image can be read: there is nothing to take features of.')
     _, first, position = np.unique(index, return_index=True, return_inverse=True)
     labels = np.concatenate(self.labels)[first]
     features = np.empty((first.size, self.features[0].shape[1]), np.float32)

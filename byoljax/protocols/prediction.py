@@ -45,9 +45,7 @@ def predict(
   batches = features.with_index_as_label(extraction.eval_batches(source, data))
   try:
     found, index = extraction.extractor(encoder)(encoder.params, encoder.bn, batches)
-  except ValueError:
-    if len(source.unreadable) < source.size:
-      raise
+  except features.NoExampleError:
     return Predictions(np.zeros(0, np.int64), np.zeros((0, len(classifier.classes))))
   logits = readouts.logits_of(classifier.readout, found)
   return Predictions(

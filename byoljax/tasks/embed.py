@@ -9,6 +9,7 @@ Images that cannot be read have no row. CSV and Parquet hold the same columns.
 
 from collections.abc import Mapping
 import csv
+import dataclasses
 import io
 import json
 import pathlib
@@ -94,7 +95,7 @@ def run(config: Config, invocation: Invocation) -> int:
   }
   _open(folder, about)
   extract = extraction.extractor(encoder)
-  parts = -(-source.size // config.part_size)
+  parts = parts_of(about)
   done = 0
   for number in range(parts):
     path = folder / f'part-{number:05d}.{config.format}'
@@ -135,12 +136,14 @@ def _embed(
     threads=config.data.threads,
   )
   labels = source.labels
-  found, index = extract(
-    encoder.params,
-    encoder.bn,
-    features.with_index_as_label(extraction.watched(batches, source)),
-  )
-  names = np.array([source.locate(int(i)) for i in index])
+  batches = features.with_index_as_label(extraction.watched(batches, source))
+  try:
+    found, index = extract(encoder.params, encoder.bn, batches)
+  except features.NoExampleError:  # A part without rows, so that the job ends.
+    seen = encoder.preprocessing._replace(image_size=image_size)
+    dim = dataclasses.replace(encoder, preprocessing=seen).dim
+    found, index = np.zeros((0, dim), np.float32), np.zeros(0, np.int64)
+  names = np.array([source.locate(int(i)) for i in index], str)
   known = np.full(len(index), -1, np.int32) if labels is None else labels[index].astype(np.int32)
   return Part(found, rows[index], known, names)
 
@@ -178,6 +181,11 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     raise ConfigError(
       f"'{folder}' holds no embeddings: `byoljax embed RUN` writes a folder with {INDEX}."
     ) from error
+
+
+def parts_of(about: Mapping[str, Any]) -> int:
+  """How many parts a finished job has, by its index."""
+  return -(-about['images'] // about['part_size'])
 
 
 def read_parts(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -86,8 +86,14 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
   where = pathlib.Path(folder)
   about = embed.read_index(where)
   parts = embed.read_parts(where)
-  if about['format'] != 'npz' or not parts:
+  if about['format'] != 'npz':
     raise ConfigError(f"'{folder}' has no .npz parts: embed with --format=npz to search in it.")
+  wanted = embed.parts_of(about)
+  if len(parts) < wanted:
+    raise ConfigError(
+      f"'{folder}' is unfinished: {len(parts)} of {wanted} parts are there. The same "
+      '`byoljax embed` again makes the others.'
+    )
   data_lib.require_no_image(out, about['data'])
   queries = image_files.read(images, about['image_size'], about['data']['range'])
   embed_images = load.load(about['pretrained'], about['network'], about['tap'])
@@ -147,6 +153,8 @@ def _pictures(folder: str, about: Mapping[str, Any], wanted: np.ndarray) -> dict
   from byoljax.data.batches import pipeline
   from byoljax.data.sources import datasets
 
+  if not len(wanted):
+    return {}
   with user_errors():
     data = about['data']
     source = datasets.load(data['name'], about['split'], data_dir=data['dir'], range_=data['range'])

@@ -80,14 +80,17 @@ def test_a_file_that_cannot_be_read_has_no_row(untrained, tmp_path):
   for number in range(4):
     pixels = rng.integers(0, 256, (20, 16, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(photos / f'{number}.png')
-  (photos / '2.png').write_bytes(b'no image')
+  for broken in ('2.png', '4.png'):
+    (photos / broken).write_bytes(b'no image')
   pytest.importorskip('tensorflow', reason='folders need TensorFlow')
   index = tmp_path / 'index'
   assert cli.run(['embed', str(untrained), f'--workdir={index}', '--data.name=folder',
-                  f'--data.dir={photos}']) == 0  # fmt: skip
-  part = embed.read_part(*embed.read_parts(index))
+                  f'--data.dir={photos}', '--part_size=4']) == 0  # fmt: skip
+  part, empty = (embed.read_part(path) for path in embed.read_parts(index))
   assert part.index.tolist() == [0, 1, 3]
   assert [name.rsplit('/', 1)[-1] for name in part.name] == ['0.png', '1.png', '3.png']
+  assert empty.features.shape == (0, part.features.shape[1]) and not len(empty.name)
+  assert search.nearest(part.features, embed.read_parts(index), 3).index[:, 0].tolist() == [0, 1, 3]
 
 
 class TestSearch:
@@ -144,3 +147,9 @@ class TestSearch:
       assert cli.run(['search', *arguments, '--out', str(out)]) == 2
       assert sentence in capsys.readouterr().err
       assert not out.exists()
+
+  def test_unfinished_embeddings_are_not_searched(self, index, tmp_path, capsys):
+    embed.read_parts(index)[1].unlink()
+    out = tmp_path / 'sheet.png'
+    assert cli.run(['search', str(index), str(tmp_path / 'any.png'), '--out', str(out)]) == 2
+    assert f"'{index}' is unfinished: 2 of 3 parts are there" in capsys.readouterr().err
