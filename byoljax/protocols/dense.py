@@ -3,16 +3,14 @@
 from collections.abc import Callable
 import dataclasses
 import pathlib
-import shutil
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from byoljax.config import user_errors
 from byoljax.data.sources.source import Source
-from byoljax.devices import hosts, mapping
+from byoljax.devices import mapping
 from byoljax.encoders.dense import DEPTH, SEGMENTATION, DenseModel, Design
 from byoljax.encoders.encoder import Encoder, network
 from byoljax.method import MakeEncoder, Method, Setting
@@ -62,8 +60,8 @@ def fit(
     workdir: where the runs can be resumed; None keeps them in memory.
 
   Returns:
-    Results of the metric with 'base_lr', 'sweep', numbers of examples and, of classes, the 'iou' of
-    each.
+    Results of the metric with 'base_lr', 'sweep' (its 'held_out' None where nothing is known, as of
+    a rate that diverged), numbers of examples and, of classes, the 'iou' of each.
 
   Raises:
     Stopped: the process was asked to stop; in a directory everything is saved.
@@ -71,17 +69,17 @@ def fit(
   """
   encoder = _dilated(encoder, protocol.output_stride)
   design = _design(encoder, data, protocol)
-  train, made = data.data.train, []
+  train, made = data.data.train, list[Held]()
   if len(protocol.rates) > 1:
     held_out, rest = training.hold_out(train, protocol.held_out, protocol.seed)
-    for number, rate in enumerate(protocol.rates):
-      home = workdir / f'sweep{number}' if workdir else None
-      found = sweep.read(home)
-      if found is None:
-        run = _run(kind, encoder, data, rest, protocol, mode, rate, logging)
-        found = _held_out(kind, run, design, held_out, data, rate, logging, home)
-      made.append(found.score)
-  rate = protocol.rates[int(np.argmax(made)) if made else 0]
+
+    def tried(number: int, home: pathlib.Path | None) -> Held:
+      rate = protocol.rates[number]
+      run = _run(kind, encoder, data, rest, protocol, mode, rate, logging)
+      return _held_out(kind, run, design, held_out, data, rate, logging, home)
+
+    made = sweep.run(workdir, [{'base_lr': rate} for rate in protocol.rates], tried)
+  rate = protocol.rates[sweep.best(made)]
   run = _run(kind, encoder, data, train, protocol, mode, rate, logging)
   state = training.train(run, workdir, logging)
   params, bn = mapping.fetch((dict(state.params), dict(state.method_state.bn)))
@@ -92,8 +90,11 @@ def fit(
     **scores,
     'base_lr': rate,
     'sweep': [
-      {'base_lr': each, 'held_out': KINDS[kind].sign * score}
-      for each, score in zip(protocol.rates, made, strict=False)
+      {
+        'base_lr': each,
+        'held_out': None if held.score is None else KINDS[kind].sign * held.score,
+      }
+      for each, held in zip(protocol.rates, made, strict=False)
     ],
     'train_examples': train.size,
     'test_examples': data.data.test.size,
@@ -186,26 +187,16 @@ def _held_out(
   logging: Logging,
   home: pathlib.Path | None,
 ) -> Held:
-  """One rate on held-out images; stored, so that a stopped sweep can be resumed."""
+  """One rate on held-out images."""
   what = KINDS[kind]
-  score = -np.inf
-  try:
-    state = training.train(run, home, logging)
-    params, bn = mapping.fetch((dict(state.params), dict(state.method_state.bn)))
-    scores, _ = dense_evaluation.evaluate(
-      kind, design, params, bn, held_out, data.field, data.data.batch_size
-    )
-    if np.isfinite(scores[what.headline]):
-      score = what.sign * scores[what.headline]
-    title, form = what.results[what.headline]
-    say(f'base_lr {rate:g}: {title} {form.format(scores[what.headline])} of held-out images')
-  except FloatingPointError:  # Too high a rate is a result, too.
-    say(f'base_lr {rate:g}: not finite')
-  if home and hosts.is_first_process():
-    home.mkdir(parents=True, exist_ok=True)
-    sweep.write(home, Held(score, None), {'base_lr': rate})
-    shutil.rmtree(home / 'checkpoints', ignore_errors=True)  # Only its score is wanted.
-  return Held(score, None)
+  state = training.train(run, home, logging)
+  params, bn = mapping.fetch((dict(state.params), dict(state.method_state.bn)))
+  scores, _ = dense_evaluation.evaluate(
+    kind, design, params, bn, held_out, data.field, data.data.batch_size
+  )
+  title, form = what.results[what.headline]
+  say(f'base_lr {rate:g}: {title} {form.format(scores[what.headline])} of held-out images')
+  return Held(what.sign * scores[what.headline])
 
 
 def _set_up(

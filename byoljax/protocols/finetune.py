@@ -3,16 +3,14 @@
 from collections.abc import Mapping
 import dataclasses
 import pathlib
-import shutil
 from typing import Any
 
 import jax
-import numpy as np
 
 from byoljax.config import ConfigError, choose, user_errors
 from byoljax.data.augment import ten_crops
 from byoljax.data.sources.source import Source
-from byoljax.devices import hosts, mapping
+from byoljax.devices import mapping
 from byoljax.encoders import classifier
 from byoljax.encoders.encoder import EMBEDDING, Encoder, network
 from byoljax.evals import scores
@@ -169,14 +167,14 @@ def _result(
       f'{len(protocol.choices)} settings: base_lr {tried[0].base_lr:g}, {tried[0].length}.'
     )
   made: list[Held] = []
-  for number, choice in enumerate(tried if held_out is not None else ()):
-    assert held_out is not None
-    home = workdir / f'sweep{number}' if workdir else None
-    found = sweep.read(home)
-    if found is None:
-      found = _held_out(make(rest, choice), held_out, data, choice, logging, home, protocol.crops)
-    made.append(found)
-  chosen = int(np.argmax([each.score for each in made])) if made else 0
+  if held_out is not None:
+
+    def score(number: int, home: pathlib.Path | None) -> Held:
+      run = make(rest, tried[number])
+      return _held_out(run, held_out, data, tried[number], logging, home, protocol.crops)
+
+    made = sweep.run(workdir, [choice._asdict() for choice in tried], score)
+  chosen = sweep.best(made)
   best = tried[chosen]
   run = make(data.train, best)
   state = training.train(run, workdir, logging)
@@ -241,19 +239,13 @@ def _held_out(
   home: pathlib.Path | None,
   crops: int,
 ) -> Held:
-  """One setting on held-out images; stored, so that a stopped sweep can be resumed."""
-  try:
-    state = training.train(run, home, logging)
-  except FloatingPointError:  # Too high a rate is a result, too.
-    return Held(0.0, None)
+  """One setting on held-out images."""
+  state = training.train(run, home, logging)
   logits, labels = training.answers(run, state, held_out, data, crops)[0]
   score = next(iter(scores.of_logits(logits, labels).values()))
   scored = (logits, labels) if labels.ndim == 1 else None
   say(f'base_lr {choice.base_lr:g}, {choice.length}, weight decay {choice.weight_decay:g}: '
       f'{score:.1%} of the held-out labelled images')  # fmt: skip
-  if home and hosts.is_first_process():
-    sweep.write(home, Held(score, scored), choice._asdict())
-    shutil.rmtree(home / 'checkpoints', ignore_errors=True)  # Only its score is wanted.
   return Held(score, scored)
 
 
