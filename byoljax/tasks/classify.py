@@ -169,7 +169,7 @@ def _train(
   finetune.check(data, protocol, logging, encoder)
   with config.unlocked():
     config['from'] = str(pathlib.Path(config['from']).resolve())
-  run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
+  evaluation.open_home(home, config, invocation, data.train, encoder)
   return finetune.fit(encoder, data, protocol, logging=logging, workdir=home / FINETUNE)
 
 

@@ -56,7 +56,7 @@ def run(kind: str, config: Config, invocation: Invocation) -> int:
     starts['random'] = untrained(encoder, protocol.seed)
   train = data.data.train
   with lock_workdir(home):
-    run_dir.open_workdir(home, config, invocation, train.name, train.fingerprint)
+    evaluation.open_home(home, config, invocation, train, encoder)
     say(
       f'{name} of {directory} ({config.network} network) with {train.size:,} images of '
       f'{train.name}, on {data.data.test.size:,} of {data.data.test.name}'

@@ -57,7 +57,7 @@ def run(config: Config, invocation: Invocation) -> int:
   protocol = protocol_of(config)
   detect.make_run(encoder, data, len(classes), protocol, assemble.logging_of(config))
   with lock_workdir(home):
-    run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
+    evaluation.open_home(home, config, invocation, data.train, encoder)
     return _train(config, home, encoder, directory, data, classes, protocol)
 
 

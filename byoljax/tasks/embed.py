@@ -53,7 +53,7 @@ class Part(NamedTuple):
 def run(config: Config, invocation: Invocation) -> int:
   """Embeds a data set; see `configs/embed.py`."""
   from byoljax.data.sources import datasets
-  from byoljax.encoders import load
+  from byoljax.encoders import codec, load
   from byoljax.protocols import extraction
 
   choose('format', config.format, FORMATS)
@@ -67,7 +67,11 @@ def run(config: Config, invocation: Invocation) -> int:
   data = source_config.data
   name = config.data.name or data.name
   where = config.data.dir or ('' if config.data.name else data.dir)
-  what = [evaluation.file_word(name), config.split, *evaluation.tap_suffix(config)]
+  what = [
+    evaluation.data_words(name, config.data.dir),
+    config.split,
+    *evaluation.tap_suffix(config),
+  ]
   folder = pathlib.Path(
     invocation.workdir or directory.parent.parent / 'embeddings' / '-'.join(what)
   )
@@ -79,6 +83,7 @@ def run(config: Config, invocation: Invocation) -> int:
   about = {
     'pretrained': str(directory.resolve()),
     'network': config.network,
+    'weights': codec.digest((encoder.params, encoder.bn)),
     'tap': config.tap,
     'data': {
       'name': name,

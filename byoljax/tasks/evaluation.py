@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 import functools
 import json
 import pathlib
+import shutil
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
@@ -16,11 +17,15 @@ from byoljax.workdir import activity, run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
+  from byoljax.data.sources.source import Source
+  from byoljax.encoders.encoder import Encoder
   from byoljax.evals.frozen import Fitted
   from byoljax.protocols.answers import Trained
   from byoljax.protocols.extraction import EvalData
   from byoljax.protocols.frozen_features import Split
 
+# Fields of evaluations that their directory is named after where they are not the usual ones.
+_USUAL = {'classifier': 'logistic', 'gallery': 'queries'}
 # (config, number of classes, training features, test features) -> the fitted classifier.
 Compute = Callable[[Config, int, 'Split', 'Split'], 'Fitted']
 
@@ -78,16 +83,34 @@ def result_directory(
   after the protocol where one was asked for: 'linear-simclr-online-100' of `linear:simclr`."""
   if invocation.workdir:
     return pathlib.Path(invocation.workdir)
-  on = [file_word(config.data.name)] if config.data.name else []
+  own = config.get(task, {})
   asked = invocation.recipe.partition(':')[2].split(',')
-  how = [name for name in (config.get(task, {}).get('protocol'),) if name in asked]
-  name = '-'.join([task, *how, config.network, checkpoint_dir.name, *on, *tap_suffix(config)])
-  return run_dir.evals_dir(checkpoint_dir) / name
+  how = [name for name in (own.get('protocol'),) if name in asked]
+  how += [own[field] for field, usual in _USUAL.items() if own.get(field, usual) != usual]
+  words = [task, *how, config.network, checkpoint_dir.name]
+  words += [data_words(config.data.name, config.data.dir), *tap_suffix(config)]
+  words += [f'{config.image_size}px'] if config.get('image_size') else []
+  return run_dir.evals_dir(checkpoint_dir) / '-'.join(filter(None, words))
 
 
-def file_word(name: str) -> str:
-  """The name of a data set as a part of a file's name: 'hf:owner/name' is 'hf-owner-name'."""
-  return name.replace(':', '-').replace('/', '-')
+def data_words(name: str, directory: str) -> str:
+  """A data set as a part of a file's name: 'hf:owner/name' is 'hf-owner-name'."""
+  place = pathlib.PurePath(directory).stem
+  return '-'.join(filter(None, [name.translate(str.maketrans(':/#', '---')), place]))
+
+
+def open_home(
+  home: pathlib.Path,
+  config: Config,
+  invocation: Invocation,
+  train: 'Source',
+  encoder: 'Encoder',
+) -> None:
+  """`run_dir.open_workdir` of an evaluation that trains: it resumes on the same encoder alone."""
+  from byoljax.encoders import codec
+
+  given = {'encoder': codec.digest((encoder.params, encoder.bn))}
+  run_dir.open_workdir(home, config, invocation, train.name, train.fingerprint, {'given': given})
 
 
 def tap_suffix(config: Config) -> list[str]:
@@ -171,7 +194,11 @@ def leave(
   origin = classifier.Origin(run, network or config.network)
   about = {'from': str(directory or ''), 'config': json.loads(config_lib.to_json(config))}
   made = answers.classifier_of(trained, data, origin, about)
-  if made is None or not hosts.is_first_process():
+  if not hosts.is_first_process():
+    return None
+  if made is None:  # One that is here from another time would not be that of the result.
+    shutil.rmtree(home / classifier.FOLDER, ignore_errors=True)
+    (home / 'confusion.csv').unlink(missing_ok=True)
     return None
   with user_errors(f"'{home}'"):
     where = classifier.save(made, home / classifier.FOLDER)

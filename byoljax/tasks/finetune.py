@@ -41,7 +41,7 @@ def run(config: Config, invocation: Invocation) -> int:
   if config.finetune.head_layers:
     encoder, head = _with_head(encoder, directory, config.network, config.finetune.head_layers)
   with lock_workdir(home):
-    run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
+    evaluation.open_home(home, config, invocation, data.train, encoder)
     return _train(config, home, encoder, head, directory, data, protocol)
 
 

@@ -77,7 +77,7 @@ def _linear(config: Config, invocation: Invocation) -> int:
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   parts, results = folds.by_fold(data), []
   with lock_workdir(home):
-    run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
+    evaluation.open_home(home, config, invocation, data.train, encoder)
     say(f'layers of {directory} ({config.network} network, linear) on {folds.describe(data)}')
     for number, part in enumerate(parts):
       own = home if len(parts) == 1 else home / f'fold{number}'

@@ -28,7 +28,7 @@ def run(config: Config, invocation: Invocation) -> int:
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
   with lock_workdir(home):
-    run_dir.open_workdir(home, config, invocation, data.train.name, data.train.fingerprint)
+    evaluation.open_home(home, config, invocation, data.train, encoder)
     say(f'Linear evaluation of {directory} ({evaluation.which(config)}) on {folds.describe(data)}.')
     trained = linear.fit(encoder, data, protocol, logging=logging, workdir=home)
   result = trained.result

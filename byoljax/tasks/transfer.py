@@ -153,7 +153,7 @@ def _cell(
   # Named after all that it depends on: interrupted training is never resumed by another protocol,
   # nor from other weights.
   digest = fingerprint(json.dumps(asked, sort_keys=True))
-  where = home / _slug(entry) / f'{name}-{start}-{digest}'
+  where = home / evaluation.data_words(*entry.partition('=')[::2]) / f'{name}-{start}-{digest}'
   result = _stored(where, asked)
   if result is None:
     images = opened.images
@@ -196,12 +196,6 @@ def _asked(config: Config, name: str, opened: Opened, encoder: 'Encoder') -> dic
     'weights': codec.digest((encoder.params, encoder.bn))[:16],
     **opened.about,
   }
-
-
-def _slug(entry: str) -> str:
-  name, _, directory = entry.partition('=')
-  return '-'.join(filter(None, [evaluation.file_word(name),
-                                pathlib.PurePath(directory).stem]))  # fmt: skip
 
 
 def _write_tables(rows: Sequence[Mapping[str, Any]], home: pathlib.Path) -> str:

@@ -69,6 +69,11 @@ def test_evaluations_of_features_leave_their_classifier(command, untrained, npz,
   again = pickle.loads(pickle.dumps(made))
   images = queries(npz)[0]
   np.testing.assert_array_equal(again.predict(images), made.predict(images))
+  if command == 'few-labels':  # Support vector machines of few images leave no classifier.
+    again = f'--workdir={shutil.copytree(tmp_path, tmp_path / "again")}'
+    options = ('--few_labels.classifier=svm', '--few_labels.shots=(5,)', '--few_labels.draws=2')
+    assert cli.run([command, str(untrained), again, *options]) == 0
+    assert not (tmp_path / 'again' / FOLDER).exists()
   if command in ('knn', 'svm'):
     with pytest.raises(ConfigError, match='a teacher is a linear one'):
       teachers.load(str(tmp_path))

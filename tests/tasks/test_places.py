@@ -8,6 +8,9 @@ import pytest
 
 from byoljax import cli
 from byoljax import config as config_lib
+from byoljax.config import ConfigError
+from byoljax.data.sources import arrays
+from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.tasks import data as data_lib
 from byoljax.tasks import evaluation
 from byoljax.workdir.run_dir import Invocation
@@ -101,6 +104,14 @@ def test_buckets_are_refused_before_anything_is_written(photos, tmp_path, capsys
     ('linear.py:simclr,smoke', (), 'linear-simclr-online-100'),
     ('segment.py:small', (('data.name', 'sprites'),), 'segment-small-online-100-sprites'),
     ('frozen.py:logistic', (('tap', 'projection'),), 'logistic-online-100-projection'),
+    ('knn.py', (('data.name', 'folder'), ('data.dir', 'a/b')), 'knn-online-100-folder-b'),
+    (
+      'knn.py',
+      (('data.name', 'tfds:c/d#e'), ('image_size', '64')),
+      'knn-online-100-tfds-c-d-e-64px',
+    ),
+    ('frozen.py:few_labels', (('few_labels.classifier', 'svm'),), 'few_labels-svm-online-100'),
+    ('frozen.py:retrieval', (('retrieval.gallery', 'train'),), 'retrieval-train-online-100'),
   ],
 )
 def test_evaluations_lie_beside_their_run(recipe, fields, name):
@@ -110,3 +121,15 @@ def test_evaluations_lie_beside_their_run(recipe, fields, name):
     config.task, config, pathlib.Path('run/checkpoints/100'), Invocation(f'configs/{recipe}', '')
   )
   assert found == pathlib.Path('run/evals') / name
+
+
+def test_an_evaluation_resumes_on_the_same_encoder_alone(tmp_path):
+  config = config_lib.load(f'{cli.recipes_directory()}/linear.py', [])
+  train = arrays.from_arrays(np.zeros((2, 8, 8, 3), np.uint8), None, name='two', class_names=())
+  preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3, 8)
+  first, other = (random_encoder({'name': 'small'}, preprocessing, seed) for seed in (0, 1))
+  invocation = Invocation('configs/linear.py', '')
+  for encoder in (first, first):
+    evaluation.open_home(tmp_path, config, invocation, train, encoder)
+  with pytest.raises(ConfigError, match='encoder: its weights are others'):
+    evaluation.open_home(tmp_path, config, invocation, train, other)
