@@ -107,8 +107,8 @@ def test_what_cannot_be_is_refused():
     build(weight=-1.0)
   batch = contract.batch_of('fixmatch')
   for changed, message in (
-    ({'views': batch['views'][:1]}, 'a weak and a strong view'),
+    ({'views': batch['views'][:1]}, 'compares two views of every image, but there are 1'),
     ({'label': np.zeros((32, 3), np.int32)}, 'have several'),
   ):
     with pytest.raises(ValueError, match=message):
-      jax.eval_shape(method().loss, *start(), batch | changed, jax.random.key(0), 0)
+      jax.eval_shape(method().init, jax.random.key(0), batch | changed)

@@ -97,9 +97,8 @@ def bridge(
     value = _direction(p_first, z_first, z_second)
     if symmetric:
       value += _direction(p_second, z_second, z_first)
-    metrics = {
-      'collapse/online_target_cosine': _mean_cosine(on_first['projection'], to_first['projection']),
-    }
+    pair = lax.stop_gradient((on_first['projection'], to_first['projection']))
+    metrics = {'collapse/online_target_cosine': -regression.negative_cosine(*pair)}
     new_state = state.replace(bn=bn, target_bn=target_bn)
     return value, Aux(new_state, metrics, on_first['embedding'], others=(on_second['embedding'],))
 
@@ -137,11 +136,6 @@ def bridge(
 def _prediction(outputs: dict[str, jax.Array]) -> jax.Array:
   """The predictor's output, or the projection itself where the predictor is ablated."""
   return outputs.get('prediction', outputs['projection'])
-
-
-def _mean_cosine(a: jax.Array, b: jax.Array) -> jax.Array:
-  """Mean cosine similarity of [b, D] pairs: how far the target is from the online network."""
-  return 1.0 - 0.5 * regression.cosine_regression(lax.stop_gradient(a), lax.stop_gradient(b))
 
 
 def build(

@@ -25,7 +25,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from byoljax import streams
-from byoljax.losses.regression import cosine_regression
+from byoljax.losses.regression import cosine_regression, negative_cosine
 from byoljax.method import (
   Aux,
   Batch,
@@ -73,7 +73,7 @@ def byol(online: Net, target: Net, *, tau: Schedule, copy_target: bool = False) 
     value = cosine_regression(first['prediction'], z_second)
     value += cosine_regression(second['prediction'], z_first)
     own = lax.stop_gradient(first['projection'])
-    metrics = {'collapse/online_target_cosine': 1.0 - 0.5 * cosine_regression(own, z_first)}
+    metrics = {'collapse/online_target_cosine': -negative_cosine(own, z_first)}
     new_state = state.replace(bn=bn, target_bn=target_bn)
     return value, Aux(new_state, metrics, first['embedding'], others=(second['embedding'],))
 

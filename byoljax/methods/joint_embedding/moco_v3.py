@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import contrastive
-from byoljax.losses.regression import cosine_regression
+from byoljax.losses.regression import negative_cosine
 from byoljax.method import (
   Aux,
   Batch,
@@ -80,7 +80,7 @@ def moco_v3(
     value, compared_metrics = comparison(compare, compared, state, batch, key, step)
     own = lax.stop_gradient(outputs[0]['projection'])
     metrics = compared_metrics | {
-      'collapse/online_target_cosine': 1.0 - 0.5 * cosine_regression(own, k_first),
+      'collapse/online_target_cosine': -negative_cosine(own, k_first),
     }
     new_state = state.replace(bn=bn, target_bn=target_bn)
     embedding, other = (view['embedding'] for view in outputs)

@@ -35,6 +35,7 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
+from byoljax.methods.checks import two_views
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, stack
 from byoljax.ops import ema
@@ -64,7 +65,10 @@ def fixmatch(
   average = (ema.early_tau if early else ema.constant_tau)(tau)
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, WithTarget]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    view, _ = two_views(batch)
+    if batch['label'].ndim != 1:
+      raise ValueError('FixMatch is for images with one label each, and these have several.')
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
     return params, WithTarget(bn, *jax.tree.map(jnp.copy, (params, bn)))
 
   def parts(x: jax.Array) -> list[jax.Array]:
@@ -83,8 +87,12 @@ def fixmatch(
     params: PyTree, state: WithTarget, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
     del key, step
-    _check(batch, shares)
-    weak, strong = map(parts, batch['views'])
+    if len(batch['label']) % sum(shares):
+      raise ValueError(
+        f'{len(batch["label"])} rows are no whole number of units of {shares[0]} labelled and '
+        f'{shares[1]} unlabelled images.'
+      )
+    weak, strong = map(parts, two_views(batch))
     images = (weak[0], weak[1], strong[1])
     outputs, bn = net.apply(params, state.bn, jnp.concatenate(images), train=True)
     ends = [len(images[0]), len(images[0]) + len(images[1])]
@@ -111,22 +119,6 @@ def fixmatch(
 
   embed = evaluation_outputs(net, 'embedding', 'logits')
   return Method(init, loss, post_step, embed, default_groups, net=net, classifies='target')
-
-
-def _check(batch: Batch, shares: tuple[int, int]) -> None:
-  """Raises ValueError, when traced, for a batch that this method cannot learn from."""
-  if len(batch['views']) != 2:
-    raise ValueError(
-      f'FixMatch takes a weak and a strong view of every image, got {len(batch["views"])}: '
-      'configure view1 and view2.'
-    )
-  if batch['label'].ndim != 1:
-    raise ValueError('FixMatch is for images with one label each, and these have several.')
-  if len(batch['label']) % sum(shares):
-    raise ValueError(
-      f'{len(batch["label"])} rows are no whole number of units of {shares[0]} labelled and '
-      f'{shares[1]} unlabelled images.'
-    )
 
 
 def build(
