@@ -36,6 +36,7 @@ from byoljax.encoders.stored_method import StoredMethod
 from byoljax.evals import image_quality
 from byoljax.losses import likelihoods
 from byoljax.main import main as byoljax_main
+from byoljax.methods.generative import palette
 from byoljax.ops import readouts
 from byoljax.ops.sampling import Sampling
 from byoljax.protocols import finetune
@@ -141,18 +142,29 @@ def on_test_images(
   return found
 
 
-def without_network(stored: StoredMethod) -> dict[str, float]:
-  """Bits per dimension of uniform and of independent numbers, fitted to the training images."""
-  levels = stored.config.method.levels
+def without_network(stored: StoredMethod, state: Any) -> dict[str, float]:
+  """Bits per dimension of uniform and of independent numbers, fitted to the training images.
+
+  Numbers are the levels of a color, or, where the method has a palette, a pixel's place in it.
+  """
+  levels = stored.config.method.get('levels', 0)
+
+  def numbers(images: np.ndarray) -> np.ndarray:
+    if levels:
+      return np.asarray(likelihoods.levels_of(jnp.asarray(images) / 255.0, levels))
+    views = stored.preprocessing.normalize(images)
+    return np.asarray(palette.tokens_of(state[1], views))[..., None]
+
   given, truth = (
-    np.asarray(likelihoods.levels_of(jnp.asarray(read(stored, source, most)[0]) / 255.0, levels))
+    numbers(read(stored, source, most)[0])
     for source, most in zip(equal_time.splits(stored.config), (4 * MEASURED, MEASURED), strict=True)
   )
+  count = levels or len(state[1].bn['encoder']['palette'])
   bits = []
   for color in range(given.shape[-1]):
-    counts = 1 + np.bincount(given[..., color].ravel(), minlength=levels)
+    counts = 1 + np.bincount(given[..., color].ravel(), minlength=count)
     bits.append(-np.log2(counts / counts.sum())[truth[..., color].ravel()])
-  return {'uniform': float(np.log2(levels)), 'independent': float(np.mean(bits))}
+  return {'uniform': float(np.log2(count)), 'independent': float(np.mean(bits))}
 
 
 @functools.cache
@@ -218,8 +230,8 @@ def one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
   train, _ = equal_time.splits(stored.config)
   state = stored.stored(step, train)
   found['test'] = on_test_images(home, stored, step, state)
-  if 'levels' in stored.config.method:
-    found['without'] = without_network(stored)
+  if 'levels' in stored.config.method or RUNS[name][0] == 'image_gpt':
+    found['without'] = without_network(stored, state)
   if stored.method.sample is not None:
     images = stored.draw(step, Sampling(SHOWN))
     if seed == options.seeds[0]:

@@ -47,7 +47,7 @@ def peak_lr(base_lr: Rate, batch_size: int, scaling: str = 'linear') -> Rate:
   """
   if scaling not in SCALINGS:
     raise ValueError(f'unknown lr_scaling {scaling!r}: choose one of {", ".join(SCALINGS)}')
-  if min(base_lr if isinstance(base_lr, Sequence) else (base_lr,)) < 0:
+  if any(rate < 0 for rate in (base_lr if isinstance(base_lr, Sequence) else (base_lr,))):
     raise ValueError(f'base_lr={base_lr} must not be negative.')
   factor = SCALINGS[scaling](batch_size)
   if isinstance(base_lr, Sequence):

@@ -1,6 +1,7 @@
 """The plot of a comparison: final scores as bars, k-NN while training as curves."""
 
 from collections.abc import Mapping, Sequence
+import itertools
 import pathlib
 import textwrap
 from typing import Any
@@ -69,7 +70,7 @@ def _line(
       if not values:
         panel.text(0, place, ' not evaluated', va='center', fontsize=9, color='#636363')
     baselines = (row for row in made if row['encoder'] not in groups and title in row)
-    for row, style in zip(baselines, _BASELINES, strict=False):
+    for row, style in zip(baselines, itertools.cycle(_BASELINES), strict=False):
       panel.axvline(row[title], color='#636363', linestyle=style, linewidth=1, label=row['encoder'])
     panel.set_title(f'{title}, %', fontsize=11)
     panel.set_xlim(left=0)

@@ -71,8 +71,10 @@ _FINE_TUNING = ('labels', 'split_seed', 'data', 'image_size', 'finetune')
 
 
 def _on(config: Mapping[str, Any]) -> str:
-  data = config.get('data', {})
-  return data_title(data['name'], data.get('dir', '')) if data.get('name') else 'the same data'
+  """What an evaluation was made on, for a table: 'photos (folder)', 'the same data, 64 px'."""
+  name, where = (config.get('data', {}).get(field, '') for field in ('name', 'dir'))
+  title = data_title(name, where) if name else pathlib.PurePath(where).stem or 'the same data'
+  return f'{title}, {config["image_size"]} px' if config.get('image_size') else title
 
 
 def data_title(name: str, where: str) -> str:

@@ -93,7 +93,9 @@ def _results(workdir: pathlib.Path, method: str) -> dict[str, Any]:
   ]
   for each in sorted(later, key=lambda each: int(each['step'])):
     config = each['config']
-    own = not config.get('data', {}).get('name') and config.get('tap', 'embedding') == 'embedding'
+    data = config.get('data', {})
+    other = data.get('name') or data.get('dir') or config.get('image_size')
+    own = not other and config.get('tap', 'embedding') == 'embedding'
     network = config.get('network')
     name = method if network == 'online' else _BASELINES.get(str(network))
     if own and name and 'top1' in each['result']:

@@ -162,7 +162,7 @@ def _open(folder: pathlib.Path, about: Mapping[str, Any]) -> None:
   path = folder / INDEX
   if path.exists():
     stored = read_index(folder)
-    other = [name for name, value in about.items() if stored.get(name) != value]
+    other = [name for name, value in about.items() if stored.get(name, value) != value]
     if other:
       raise ConfigError(
         f"'{folder}' holds other embeddings: {', '.join(other)} differ. Choose another --workdir."

@@ -95,7 +95,8 @@ def result_directory(
 
 def data_words(name: str, directory: str) -> str:
   """A data set as a part of a file's name: 'hf:owner/name' is 'hf-owner-name'."""
-  place = pathlib.PurePath(directory).stem
+  place = pathlib.Path(directory).expanduser().resolve().name.removesuffix('.npz')
+  place = place if directory else ''
   return '-'.join(filter(None, [name.translate(str.maketrans(':/#', '---')), place]))
 
 

@@ -50,17 +50,22 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
     ValueError: there is something in `path`.
     OSError: it cannot be written; nothing is left behind.
   """
-  target = pathlib.Path(path)
+  target = pathlib.Path(path).resolve()  # Neither '.' nor a link.
   if target.exists() and any(target.iterdir()):
     raise ValueError(f"'{target}' is not empty: choose another folder.")
-  target.parent.mkdir(parents=True, exist_ok=True)
-  scratch = target.with_name(f'{target.name}.{secrets.token_hex(4)}.tmp')
+  made = not target.exists()
+  # In a folder that is there, which may be all that can be written to, or on a disk of its own.
+  place = target.parent if made else target
+  scratch = place / f'{target.name}.{secrets.token_hex(4)}.tmp'
   try:
-    scratch.mkdir()
+    scratch.mkdir(parents=True)
     yield scratch
-    if target.exists():
-      target.rmdir()
-    scratch.rename(target)
+    if made:
+      scratch.rename(target)
+    else:
+      for each in sorted(scratch.iterdir()):
+        each.rename(target / each.name)
+      scratch.rmdir()
   except BaseException:
     shutil.rmtree(scratch, ignore_errors=True)
     raise

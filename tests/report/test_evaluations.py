@@ -94,10 +94,12 @@ def test_fine_tuning_on_other_data_by_other_protocols_or_from_other_steps(tmp_pa
   tuned('mae', 0.7, protocol='mae')
   tuned('photos', 0.9, name='folder', dir='my/photos')
   tuned('more photos', 0.2, name='folder', dir='my/more')
+  tuned('moved', 0.4, dir='my/other')
   groups = {'byol': [compare.Run('x', {}, {}, [], {}, evaluations.finetuned(tmp_path))]}
   lines = compare.finetune_table(groups, 'ascii').splitlines()[2:]
   assert sorted(' '.join(line.split()) for line in lines) == [
     'byol 10 % more (folder) small online network 20.0 1',
+    'byol 10 % other small online network 40.0 1',
     'byol 10 % photos (folder) small online network 90.0 1',
     'byol 10 % the same data mae online network 70.0 1',
     'byol 10 % the same data small online network 40.0 +- 14.1 2',

@@ -110,6 +110,11 @@ def test_buckets_are_refused_before_anything_is_written(photos, tmp_path, capsys
       (('data.name', 'tfds:c/d#e'), ('image_size', '64')),
       'knn-online-100-tfds-c-d-e-64px',
     ),
+    (
+      'knn.py',
+      (('data.name', 'folder'), ('data.dir', 'photos.v2')),
+      'knn-online-100-folder-photos.v2',
+    ),
     ('frozen.py:few_labels', (('few_labels.classifier', 'svm'),), 'few_labels-svm-online-100'),
     ('frozen.py:retrieval', (('retrieval.gallery', 'train'),), 'retrieval-train-online-100'),
   ],

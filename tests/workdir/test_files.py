@@ -26,12 +26,25 @@ def test_an_error_leaves_the_old_file_alone(tmp_path):
 
 def test_a_folder_is_there_when_the_block_ends(tmp_path):
   path = tmp_path / 'above' / 'folder'
-  for _ in range(2):  # Where nothing is, and where an empty folder is.
+  for _ in range(2):  # Where nothing is, and where an empty folder is, also behind a link.
     with whole_folder(path) as scratch:
       (scratch / 'one').write_text('all')
-      assert not path.exists() or not list(path.iterdir())
+      assert not (path / 'one').exists()
     assert (path / 'one').read_text() == 'all' and list(path.parent.iterdir()) == [path]
     (path / 'one').unlink()
+
+
+def test_a_folder_by_another_name_is_filled(tmp_path, monkeypatch):
+  (tmp_path / 'real').mkdir()
+  (tmp_path / 'link').symlink_to('real')
+  with whole_folder(tmp_path / 'link') as scratch:
+    (scratch / 'one').write_text('all')
+  assert (tmp_path / 'real' / 'one').read_text() == 'all' and (tmp_path / 'link').is_symlink()
+  (tmp_path / 'here').mkdir()
+  monkeypatch.chdir(tmp_path / 'here')
+  with whole_folder('.') as scratch:
+    (scratch / 'two').write_text('all')
+  assert [each.name for each in (tmp_path / 'here').iterdir()] == ['two']
 
 
 def test_half_a_folder_is_none(tmp_path):

@@ -164,7 +164,7 @@ def _contents(
         images = found[frames_key].bytes_list.value if frames_key in found else ()
         label = found[label_key].int64_list.value if label_key in found else []
         rows.append((len(images), label[0] if label else -1))
-    table = np.array(rows, np.int64)
+    table = np.array(rows, np.int64).reshape(-1, 2)
     if table[:, 0].all():
       records.save_cached(cache, table)
   return table[:, 0], table[:, 1].astype(np.int32)
