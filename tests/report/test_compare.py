@@ -134,7 +134,9 @@ def test_runs_that_were_evaluated_afterwards(tmp_path, capsys):
   def evaluated(task, network, step, top1, **data):
     home = folder / 'evals' / f'{task}-{network}-{step}-{len(data)}'
     home.mkdir(parents=True)
+    size = data.pop('size', 0)
     config = {'task': task, 'network': network, 'tap': 'embedding', 'data': {'name': '', **data}}
+    config['image_size'] = size
     stored = {'result': {'top1': top1}, 'checkpoint': f'checkpoints/{step}', 'config': config}
     (home / 'result.json').write_text(json.dumps(stored))
 
@@ -145,6 +147,8 @@ def test_runs_that_were_evaluated_afterwards(tmp_path, capsys):
   evaluated('knn', 'online', 10, 0.4)
   evaluated('knn', 'random', 10, 0.2)
   evaluated('knn', 'online', 11, 0.9, name='cifar10')
+  evaluated('knn', 'online', 12, 0.8, dir='others')
+  evaluated('knn', 'online', 13, 0.7, size=64)
   row, random = made(folder)
   assert row['k-NN top-1'] == pytest.approx(40) and 'linear top-1' not in row
   assert random['encoder'] == 'random initialization' and random['k-NN top-1'] == pytest.approx(20)
