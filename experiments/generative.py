@@ -126,7 +126,8 @@ def on_test_images(
     seen = method.transform(batch, key, jnp.int32(step))
     told = loss(*state, seen, key, jnp.int32(step))[1].metrics
     shown = {} if method.pictures is None else method.pictures(*state, batch, key)
-    if 'psnr' in told and 'output' in shown:  # Of a codec: of the codes themselves, where training may draw mixtures.
+    # Of a codec: of the codes themselves, where training may draw mixtures.
+    if 'psnr' in told and 'output' in shown:
       told = {**told, 'psnr': image_quality.psnr(shown['output'], shown['image'])}
     return told
 
