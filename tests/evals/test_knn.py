@@ -274,10 +274,10 @@ def test_another_tap_is_float32_and_an_unknown_one_says_which_exist():
 
 def test_no_examples_is_an_error():
   images, labels, variables = examples()
-  with pytest.raises(ValueError, match='no example'):
+  with pytest.raises(ValueError, match='no image can be read'):
     make_extractor(embed, scale)(*variables, [])
   nothing = next(batches(images, labels, 8)) | {'valid': np.zeros(8, bool)}
-  with pytest.raises(ValueError, match='no example'):
+  with pytest.raises(ValueError, match='no image can be read'):
     make_extractor(embed, scale)(*variables, [nothing])
 
 
