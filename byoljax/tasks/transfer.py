@@ -117,7 +117,7 @@ def _open_all(
   """A data set as each evaluation reads it, once for those that read it alike; or why not."""
   from byoljax.protocols import folds
 
-  found: dict[Any, Opened] = {}
+  found: dict[Any, Opened | str] = {}
   made: dict[str, Opened | str] = {}
   for name in names:
     each = EVALUATIONS[name]
@@ -125,9 +125,12 @@ def _open_all(
     try:
       if alike not in found:
         found[alike] = each.open(cells.configuration(entry, name, config), pretraining, home)
-      if each.single:
-        folds.require_single(found[alike].images.train, name)
-      made[name] = found[alike]
+    except ConfigError as error:
+      found[alike] = str(error)
+    opened = made[name] = found[alike]
+    try:
+      if each.single and not isinstance(opened, str):
+        folds.require_single(opened.images.train, name)
     except ConfigError as error:
       made[name] = str(error)
   for why in dict.fromkeys(each for each in made.values() if isinstance(each, str)):

@@ -90,7 +90,10 @@ def from_clips(
   clip = np.repeat(np.arange(number), counts)
   place = np.arange(len(clip)) - np.repeat(np.cumsum(counts) - counts, counts)
   if not len(clip):
-    raise ValueError(f'{name} has no clip of {gap + 1} frames.')
+    raise ValueError(
+      f'{name} has no clip of {gap + 1} frames, which data.frame_gap={gap} needs: the longest has '
+      f'{lengths.max(initial=0)}.'
+    )
 
   folder = frames_key[: frames_key.rfind('/') + 1]
   clips = clips_of(info)
