@@ -40,19 +40,19 @@ def check(options: argparse.Namespace) -> None:
   sys.path.insert(0, str(pathlib.Path(__file__).parent / 'bench'))
   import safetensors.numpy
   import torch
-  import torch_step
+  import torch_networks
 
   with np.load(options.reference) as stored:
     given = dict(stored)
   weights = safetensors.numpy.load_file(options.export / 'model.safetensors')
   name = str(given['encoder'])
-  if name in torch_step.ENCODERS:
-    network: torch.nn.Module = torch_step.Encoder(name)
+  if name in torch_networks.ENCODERS:
+    network: torch.nn.Module = torch_networks.Encoder(name)
     kinds = {'params': {}, 'batch_stats': {}}
     for path, value in weights.items():
       kind, _, rest = path.partition('/')
       kinds[kind][rest] = value
-    torch_step.load(network, kinds['params'])
+    torch_networks.load(network, kinds['params'])
     buffers = dict(network.named_buffers())
     for path, value in kinds['batch_stats'].items():
       *modules, statistic = path.split('/')

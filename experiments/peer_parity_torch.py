@@ -32,7 +32,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils import data
-from torch_step import Encoder, load
+from torch_networks import Encoder, load
 
 Views = list[torch.Tensor]
 

@@ -5,6 +5,7 @@ import math
 import pathlib
 from typing import Any
 
+import formats
 import matplotlib
 import render
 
@@ -15,7 +16,7 @@ from matplotlib import ticker  # noqa: E402
 _COLORS = ('#00796b', '#d81b60')
 # panel -> curves in it
 _PANELS = ('batch', 'image', 'queue', 'NT-Xent', 'data set', 'devices')
-_AXES = {'seconds': ('time', render.seconds), 'bytes': ('memory', render.bytes_)}
+_AXES = {'seconds': ('time', formats.seconds), 'bytes': ('memory', formats.bytes_)}
 
 
 def draw(curves: dict[str, Any], path: pathlib.Path) -> None:
@@ -36,7 +37,7 @@ def draw(curves: dict[str, Any], path: pathlib.Path) -> None:
           'o-',
           color=color,
           markersize=4,
-          label=f'{what}: slope {render.slope(pairs):.2f}',
+          label=f'{what}: slope {formats.slope(pairs):.2f}',
         )
       axes.set(xscale='log', yscale='log')
       _ticks(axes, sorted({x for name in names for x in _sizes(curves[name])}), shown)

@@ -156,9 +156,9 @@ def test_pipeline_table_adds_host_and_device_and_compares_only_what_is_comparabl
   ('value', 'text'), [(0.01234, '0.012'), (1.234, '1.23'), (99.96, '100'), (12345.6, '12,346')]
 )
 def test_numbers_have_three_digits(value, text):
-  import render
+  import formats
 
-  assert render.number(value) == text
+  assert formats.number(value) == text
 
 
 def test_results_go_between_the_markers_and_carry_warnings(tmp_path):
@@ -416,14 +416,14 @@ def test_both_ways_of_feeding_a_run_are_timed(bench, tmp_path):
 
 
 def test_slopes_are_those_of_a_line_through_the_logarithms():
-  import render
+  import formats
 
-  assert render.slope([(32, 5.0), (64, 10.0), (128, 20.0)]) == pytest.approx(1)
-  assert render.slope([(10, 3.0), (100, 3.0)]) == pytest.approx(0)
+  assert formats.slope([(32, 5.0), (64, 10.0), (128, 20.0)]) == pytest.approx(1)
+  assert formats.slope([(10, 3.0), (100, 3.0)]) == pytest.approx(0)
   x, y = np.array([1.0, 4.0, 16.0, 32.0]), np.array([2.0, 9.0, 100.0, 900.0])
   wanted = np.polyfit(np.log(x), np.log(y), 1)[0]
-  assert render.slope(list(zip(x, y, strict=True))) == pytest.approx(wanted)
-  assert np.isnan(render.slope([(1, 2.0)])) and np.isnan(render.slope([(1, 0.0), (2, 1.0)]))
+  assert formats.slope(list(zip(x, y, strict=True))) == pytest.approx(wanted)
+  assert np.isnan(formats.slope([(1, 2.0)])) and np.isnan(formats.slope([(1, 0.0), (2, 1.0)]))
 
 
 def _curves():
