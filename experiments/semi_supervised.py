@@ -126,26 +126,28 @@ def masked(data: pathlib.Path, count: int, seed: int, runs: pathlib.Path) -> pat
 
 
 def seconds_per_step(part: Part, cores: Sequence[int]) -> float:
-  """CPU seconds of a step: the difference of two short trainings."""
+  """CPU seconds of a step: the difference of two short trainings, after one that compiles."""
+  short, long = part.options.trial
+  homes = part.options.runs / 'trials'
   spent = []
-  for steps in part.options.trial:
-    home = part.options.runs / 'trials' / f'{part.name}-{part.count}-{steps}'
+  for name, steps in (('compiles', short), ('short', short), ('long', long)):
+    home = homes / f'{part.name}-{part.count}-{name}'
     done = home / 'done.json'
     if not done.exists():
-      command = [*part.command(steps, home), '--config.evals.final=false']
-      if part.name in _ON_AN_ENCODER:
-        command = command[:-1]
-      status, cpu_s = runner.measured(command, cores, home.parent / f'{home.name}.log')
+      command = part.command(steps, home)
+      if part.name not in _ON_AN_ENCODER:
+        command.append('--config.evals.final=false')
+      status, cpu_s = runner.measured(command, cores, homes / f'{home.name}.log')
       if status:
-        raise SystemExit(f'a trial failed: see {home.parent / f"{home.name}.log"}')
+        raise SystemExit(f'a trial failed: see {homes / f"{home.name}.log"}')
       done.write_text(json.dumps(cpu_s))
     spent.append(json.loads(done.read_text()))
-  short, long = part.options.trial
-  if spent[1] <= spent[0]:
+  _, first, second = spent
+  if second <= first:
     raise SystemExit(
       f'{long} steps of {part.name} took no longer than {short}: give more, --trial.'
     )
-  return (spent[1] - spent[0]) / (long - short)
+  return (second - first) / (long - short)
 
 
 def train(part: Part, share: float, cores: Sequence[int]) -> dict:
@@ -227,7 +229,7 @@ def main() -> None:
   parser.add_argument('--minutes', type=float, default=30.0, help='CPU minutes of each way')
   parser.add_argument('--labels', type=int, nargs='+', default=[250, 4000])
   parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-  parser.add_argument('--trial', type=int, nargs=2, default=[20, 60], help='steps of the trials')
+  parser.add_argument('--trial', type=int, nargs=2, default=[20, 140], help='steps of the trials')
   parser.add_argument('--workers', type=int, default=1)
   parser.add_argument('override', nargs='*', help='further flags, after --')
   options = parser.parse_args()
