@@ -38,7 +38,7 @@ PROTOCOLS = {
     'shots': (1, 5, 20),  # images per class
     'shares': (0.01, 0.1),  # of the training images
     'draws': 5,
-    'regularization': 1.0,  # lambda
+    'regularization': 0.01,  # lambda, of features whose mean squared distance from their mean is 1
     'cost': 0.5,  # of support vector machines
     'seed': 0,
   },

@@ -32,7 +32,9 @@ def fit_few_labels(
     shots: images per class.
     shares: fractions of the training images in (0, 1], of each class alike.
     draws: number of subsets for each entry; subset d of a seed is always the same.
-    value: lambda of `logistic.fit`; nothing is tuned, because there is nothing to tune on.
+    value: lambda of `logistic.fit` for features whose mean squared distance from their mean is 1:
+      so it means the same for encoders whose outputs differ in scale. Nothing is tuned, because
+      there is nothing to tune on.
     seed: of the subsets.
     max_iterations: of L-BFGS.
     num_classes: of the classifier; 0 takes those that occur.
@@ -63,7 +65,8 @@ def fit_few_labels(
         train[1], count=count, share=share, seed=(seed, streams.FEW_LABELS, draw)
       )
       features = logistic.rotated(train[0][part])
-      model = logistic.fit(features, train[1][part], value, max_iterations)
+      scale = features.squares.sum() / len(part) or 1.0  # Features that are all alike have none.
+      model = logistic.fit(features, train[1][part], value * scale, max_iterations)
       if not draw and len(part) > largest[0]:
         largest = len(part), frozen.linear_readout(model, classes)
       right = model.predict(test[0]) == test[1]

@@ -31,6 +31,9 @@ _PROTOCOL = ('evals.knn.k', 'evals.knn.temperature', 'evals.linear.', 'evals.ima
 # Which differences tell most, in this order; all others follow, evaluations last.
 _TELLING = ('encoder.name', 'encoder.', 'train.length', 'train.', 'method.', 'optim.', 'views.')
 _MOST_FIELDS = 3
+# Columns of fine-tuning, and the scores there, of images with one label or several.
+_TUNED = (('top-1', 'top1'), ('11-point mAP', 'map11'), ('balanced', 'mean_per_class'))
+_LARGEST = 'largest class'
 _SAME_TUNING = ('labels', 'on', 'protocol', 'start')
 # What the numbers of raw pixels depend on; all other options are those of layers.
 _OF_PIXELS = ('encoder.input',)
@@ -185,22 +188,24 @@ def finetune_table(groups: Mapping[str, Sequence[Run]], style: str | None = None
   rows: list[dict[str, Any]] = []
   mark = '+-' if style == 'ascii' else '±'
   for name, group in groups.items():
-    every = [row for run in group for row in run.finetuned if 'top1' in row]
+    every = [row for run in group for row in run.finetuned if 'top1' in row or 'map11' in row]
     kinds = [{key: row[key] for key in _SAME_TUNING} for row in every]
     for kind in (kind for i, kind in enumerate(kinds) if kind not in kinds[:i]):
       own = [row for row, other in zip(every, kinds, strict=True) if other == kind]
       shown = {
         title: _spread([100 * row[score] for row in own if score in row], mark)
-        for title, score in (('top-1', 'top1'), ('balanced', 'mean_per_class'))
+        for title, score in _TUNED
       }
-      largest = {'largest class': f'{100 * own[0]["majority"]:.1f}'} if 'majority' in own[0] else {}
+      largest = {_LARGEST: f'{100 * own[0]["majority"]:.1f}'} if 'majority' in own[0] else {}
       rows.append(
         {'encoder': name}
         | kind
         | {title: text for title, text in shown.items() if text}
         | {**largest, 'results': len(own)}
       )
-  return table.format_table(rows, list(rows[0]), style=style) if rows else ''
+  order = ('encoder', *_SAME_TUNING, *(title for title, _ in _TUNED), _LARGEST, 'results')
+  columns = [name for name in order if any(name in row for row in rows)]
+  return table.format_table(rows, columns, style=style) if rows else ''
 
 
 def _spread(values: Sequence[float], mark: str) -> str:

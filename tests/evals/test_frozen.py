@@ -82,6 +82,17 @@ def test_more_labels_are_better():
   assert rows[0]['top1_sd'] > rows[2]['top1_sd']
 
 
+def test_few_labels_do_not_depend_on_the_scale_of_features():
+  (x, y), test = blobs(600, 1.0, 1), blobs(300, 1.0, 2)
+
+  def top1(scale):
+    scaled = (scale * x, y), (scale * test[0], test[1])
+    rows = few_labels.few_labels(*scaled, shots=(5,), shares=(), draws=3, value=0.01)['rows']
+    return rows[0]['top1']
+
+  assert top1(1e-3) == pytest.approx(top1(30.0), abs=0.01), 'an image or two between equal scores'
+
+
 class TestFifteenLabels:
   """Five labels of each of three classes, and fewer."""
 

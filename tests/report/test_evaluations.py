@@ -104,3 +104,14 @@ def test_fine_tuning_on_other_data_by_other_protocols_or_from_other_steps(tmp_pa
     'byol 10 % the same data mae online network 70.0 1',
     'byol 10 % the same data small online network 40.0 +- 14.1 2',
   ]
+
+
+def test_fine_tuning_on_several_labels_an_image_is_compared_by_its_own_score(tmp_path):
+  several = {'map11': 0.25, 'map': 0.3}
+  for folder, result in (('one', {'top1': 0.5}), ('voc', several)):
+    write(tmp_path, folder, {'online': result}, task='finetune', labels='10 %', split_seed=0,
+          finetune={'protocol': 'small'}, data={'name': folder, 'dir': ''})  # fmt: skip
+  groups = {'byol': [compare.Run('x', {}, {}, [], {}, evaluations.finetuned(tmp_path))]}
+  lines = [line.split() for line in compare.finetune_table(groups, 'ascii').splitlines()]
+  assert ['top-1', '11-point', 'mAP', 'results'] == lines[0][-4:]
+  assert sorted(line[-3:] for line in lines[2:]) == [['-', '25.0', '1'], ['50.0', '-', '1']]
