@@ -24,6 +24,7 @@ import jax.numpy as jnp
 
 from byoljax.models import initializers, layers
 from byoljax.ops import sampling as drawing
+from byoljax.ops.attention import attention
 from byoljax.ops.sampling import Sampling
 
 PyTree = Any
@@ -80,7 +81,7 @@ class Block(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """Tokens float32 [b,n,D] -> the same."""
     q, k, v = self._attended(x)
-    return self._finished(x, jax.nn.dot_product_attention(q, k, v, is_causal=self.causal))
+    return self._finished(x, attention(q, k, v, causal=self.causal))
 
   def step(
     self, x: jax.Array, cache: tuple[jax.Array, jax.Array], place: jax.Array
