@@ -241,11 +241,11 @@ def stored_parts(
 
 
 def _some_images(config: Config, preprocessing: Preprocessing) -> jax.Array:
-  """Pretraining images of the run, drawn with a fixed seed, un-augmented and normalized."""
+  """Images of the run's own set and classes, drawn with a fixed seed, normalized, not augmented."""
   with user_errors():
     source = datasets.load(
       config.data.name, 'pretrain', data_dir=config.data.dir, range_=config.data.range
-    )
+    ).of_classes(config.data.classes)
   order = np.random.default_rng((0, streams.RESCALING)).permutation(source.size)[:RESCALED_ON]
   batches = pipeline.eval_batches(
     source.subset(np.sort(order)), image_size=preprocessing.image_size, batch_size=len(order)

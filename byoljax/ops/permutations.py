@@ -88,14 +88,6 @@ def inverse(permutations: np.ndarray) -> np.ndarray:
   return np.argsort(permutations, axis=-1).astype(permutations.dtype)
 
 
-def hamming_distances(permutations: np.ndarray) -> np.ndarray:
-  """The number of places at which each pair of rows differs: int [count (count - 1) / 2]."""
-  rows = [
-    np.sum(permutations[i + 1 :] != permutations[i], axis=1) for i in range(len(permutations) - 1)
-  ]
-  return np.concatenate(rows)
-
-
 class _Matches:
   """At how many places all permutations are as a given one; much is shared between them.
 

@@ -81,7 +81,7 @@ def measure(
       config.train.length = f'{needed} steps'
     run = assemble.from_config(config, source, given=given)
   opened = run.source.opened()
-  on_device = resident.is_chosen(run.data.resident, opened)
+  on_device = resident.is_chosen(run.data.resident, opened, run.held_fields)
 
   # Training first, so that its peak memory is not exceeded by anything else.
   state, found = _training(run, steps, rounds)
@@ -176,7 +176,7 @@ def _host_call(run: Run, batch: dict[str, Any]) -> Call:
 
 def _resident_call(run: Run, source: Source, count: int) -> Call:
   """The steps of one call on data that live on the devices."""
-  data = resident.place(source, run.data.fields)
+  data = resident.place(source, run.held_fields)
   index = _placed(resident.examples(run.order, 0, count))
   assert run.many_steps is not None
   many_steps = run.many_steps

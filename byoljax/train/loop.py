@@ -147,7 +147,7 @@ def _advance(run: Run, start_step: int, clock: Clock) -> Iterator[Advance]:
     # Decodes what is to be kept in memory: the input of both.
     with clock.waiting(), user_errors('config.data'), activity.doing('reading the images'):
       source = run.source.opened()
-    if resident.is_chosen(run.data.resident, source, run.data.fields):
+    if resident.is_chosen(run.data.resident, source, run.held_fields):
       yield _resident(run, source, clock)
       return
   ahead: collections.deque[Metrics] = collections.deque()
@@ -180,7 +180,7 @@ def _resident(run: Run, source: Source, clock: Clock) -> Advance:
   first compiles. How the steps are cut into calls does not change what they compute.
   """
   with clock.waiting():
-    data = resident.place(source, run.data.fields)
+    data = resident.place(source, run.held_fields)
   calls, at_once, until = 0, 1, 0
   before: Metrics = {}
 

@@ -130,6 +130,11 @@ class Run(NamedTuple):
     last = Stage(self.length.total_steps, self.specs, self.step, self.many_steps)
     return (*self.earlier, last)
 
+  @property
+  def held_fields(self) -> tuple[str, ...]:
+    """The fields beside the image that data on the devices have."""
+    return _held(self.specs, self.data.fields)
+
   def at(self, done: int) -> Stage:
     """The stage that the step after `done` steps belongs to."""
     return next((stage for stage in self.earlier if done < stage.until), self.stages[-1])
@@ -245,7 +250,8 @@ def make_run(
       skip_non_finite=skip_non_finite,
     )
     one = mapped(step, in_axes=(layout.axes, 0), out_axes=(layout.axes, None))
-    return Stage(until, tuple(specs), one, _many_steps(step, source, data.fields, layout))
+    many = _many_steps(step, source, _held(specs, data.fields), layout)
+    return Stage(until, tuple(specs), one, many)
 
   last = stage(length.total_steps, specs)
   labels = recipe.label(made.groups(shapes.params), shapes.params)
@@ -303,6 +309,11 @@ def check_batch(
       f'{field}={batch_size} is more than the {source.size} images of {source.name}; '
       f'use at most {source.size // devices * devices}.'
     )
+
+
+def _held(specs: Sequence[ViewSpec], fields: Sequence[str]) -> tuple[str, ...]:
+  """The further fields that data on the devices need: of the batches, and those that views show."""
+  return tuple(dict.fromkeys([*fields, *(s.field for s in specs if s.field != 'image')]))
 
 
 def _example_batch(source: Source, specs: Sequence[ViewSpec], fields: Any, augment: Any) -> Batch:

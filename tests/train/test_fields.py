@@ -1,6 +1,7 @@
 """A run whose method learns from further fields, and from an order that mixes two sources."""
 
 import contextlib
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +25,12 @@ from byoljax.workdir.clock import Clock
 from tests.paths import ROOT
 
 SPEC = ViewSpec(size=8, jitter_prob=0.0, gray_prob=0.0, blur_prob=0.0)
+AGAIN = dataclasses.replace(SPEC, field='again', geometry_of=0)  # Shows the image's copy.
 WEIGHTS = np.array([0.5, 0.25, -0.5], np.float32)
 
 
 def depth_from_color(setting):
-  """Predicts depth from the colors of a pixel; counts the labeled rows of a micro-batch."""
+  """Predicts depth from a pixel's colors in view 2; counts labeled rows of a micro-batch."""
   del setting
 
   def init(key, batch):
@@ -37,7 +39,7 @@ def depth_from_color(setting):
 
   def loss(params, state, batch, key, step):
     del key, step
-    predicted = batch['views'][0] @ params['encoder']['kernel']
+    predicted = batch['views'][1] @ params['encoder']['kernel']
     value = jnp.mean((predicted - batch['depth'][0][..., 0]) ** 2)
     labeled = jnp.mean((batch['label'] >= 0).astype(jnp.float32))
     embedding = jnp.mean(batch['views'][0], axis=(1, 2))
@@ -55,7 +57,9 @@ def scenes(count, seed, labels=None):
   images = coarse.repeat(4, axis=1).repeat(4, axis=2)
   depth = (images / np.float32(255)) @ WEIGHTS
   return arrays.from_arrays(
-    images, labels, fields={Field('depth', 'map', resample='bicubic'): depth}
+    images,
+    labels,
+    fields={Field('depth', 'map', resample='bicubic'): depth, Field('again', 'image'): images},
   )
 
 
@@ -74,7 +78,7 @@ def test_a_method_learns_from_depth_in_a_mixed_order(resident, monkeypatch):
   order = MixedOrder((5, 40), (8, 24), seed=0, num_devices=jax.device_count(), accumulate=2)
   run = make_run(
     source,
-    (SPEC,),
+    (SPEC, AGAIN),
     depth_from_color,
     optax.sgd(0.5),
     make_length('40 steps', batch_size=32, num_examples=source.size),

@@ -7,6 +7,7 @@ falls into and the number of devices leave the pictures as they are.
 """
 
 from collections.abc import Callable, Sequence
+import dataclasses
 from typing import Any
 
 import jax
@@ -91,7 +92,9 @@ def make_augment(
     other = views.geometry_of(specs, number)
     view = branches.apply(view, u, spec)
     view = own_view.apply(view, functions[number], spec.own, seed, batch, number)
-    view = reorient.orient(view, numbers[other], specs[other])
+    # The geometry of the other, at the view's own size.
+    like = dataclasses.replace(specs[other], size=spec.size)
+    view = reorient.orient(view, numbers[other], like)
     view = randaugment.apply(view, u, spec, mean)
     return reorient.cut_out(photometric.normalize(view, mean, std), u, spec)
 

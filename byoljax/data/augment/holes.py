@@ -1,7 +1,7 @@
 """Holes in images that are to be filled: Pathak et al. 2016 (arXiv 1604.07379), section 3.3.
 
     center   a square in the middle
-    blocks   four squares anywhere, which may overlap: at most `share` of the image
+    blocks   four squares anywhere, which may overlap: about `share` of the image at most
     region   an arbitrary shape: smooth noise where it is largest
 
 As in the authors' code, a region comes from uniform noise on a coarse grid, about eight cells to a

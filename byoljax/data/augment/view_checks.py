@@ -28,7 +28,7 @@ def check_channels(spec: views.ViewSpec, channels: int) -> None:
 WHOLE: Mapping[str, Any] = MappingProxyType(
   dict.fromkeys(views.PROBABILITIES, 0.0)
   | {'crop_scale': (1.0, 1.0), 'crop_ratio': (1.0, 1.0), 'rotate_degrees': 0.0, 'own': ''}
-  | {'shift': 0.0, 'elastic': 0.0, 'randaugment_ops': 0, 'randaugment_prob': 0.5}
+  | {'zoom': None, 'shift': 0.0, 'elastic': 0.0, 'randaugment_ops': 0, 'randaugment_prob': 0.5}
 )
 
 

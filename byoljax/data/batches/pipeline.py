@@ -45,7 +45,6 @@ from byoljax.data.batches import aligned, decode, examples
 from byoljax.data.batches import order as order_lib
 from byoljax.data.batches.ahead import Batch, Batches, ThreadBatches
 from byoljax.data.batches.file_batches import At, FileBatches
-from byoljax.data.sources import arrays
 from byoljax.data.sources.source import Source
 
 
@@ -318,31 +317,6 @@ def _once(size: int, batch_size: int, process_index: int, process_count: int) ->
     return np.zeros(len(index), np.int32), index
 
   return range(-(-size // batch_size)), at
-
-
-def in_memory(source: Source, *, image_size: int, threads: int = 0) -> Source:
-  """Decodes a whole data set into arrays: for sets that fit, which then need no TensorFlow again.
-
-  Args:
-    source: the data; examples that cannot be read are left out, as are further fields.
-    image_size: side S of the images in pixels, as for `eval_batches`.
-    threads: for decoding; 0 means one for every core that this process may use.
-
-  Returns:
-    A source of [S, S, C] images in memory, uint8 or float32, with the fingerprint of arrays.
-  """
-  images, labels = [], []
-  for batch in eval_batches(source, image_size=image_size, batch_size=256, threads=threads):
-    images.append(batch['image'][batch['valid']])
-    labels.append(batch['label'][batch['valid']])
-  return arrays.from_arrays(
-    np.concatenate(images),
-    np.concatenate(labels) if source.num_classes else None,
-    name=source.name,
-    class_names=source.class_names,
-    num_classes=source.num_classes,
-    channels=source.channels,
-  )
 
 
 def _cores() -> int:

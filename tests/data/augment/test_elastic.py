@@ -80,14 +80,32 @@ def test_it_is_part_of_the_augmentation_and_shared_with_the_geometry():
   jax.tree.map(np.testing.assert_array_equal, *drawn)
 
 
+@pytest.mark.parametrize('moved', [{'elastic': 0.1}, {'shift': 0.25}])
+def test_a_shared_geometry_moves_each_view_by_its_own_pixels(moved):
+  """Of a ramp, the smaller view is the larger one at half its size, wherever that was moved."""
+  ramp = np.arange(32, dtype=np.uint8)
+  image = np.stack([*np.meshgrid(ramp, ramp), np.zeros((32, 32), np.uint8)], -1)[None]
+  batch = {'image': image, 'index': np.arange(1), 'epoch': np.int32(0)}
+  large = dataclasses.replace(PLAIN, size=32, **moved)
+  small = dataclasses.replace(PLAIN, size=16, geometry_of=0)
+  augment = device.make_augment([large, small], seed=3, mean=(0,), std=(1 / 255,))
+  first, second = (np.asarray(view)[0] for view in jax.jit(augment)(batch)['views'])
+  halved = first.reshape(16, 2, 16, 2, 3).mean((1, 3))
+  whole = np.s_[5:-5, 5:-5]  # Up to a quarter of the edge comes from outside.
+  # A shift is a whole number of pixels, at either size: half of one of 32 is a difference of 1.
+  np.testing.assert_allclose(second[whole], halved[whole], atol=1.0 + 1e-3)
+  unmoved = image[0].reshape(16, 2, 16, 2, 3).mean((1, 3))
+  assert np.abs(second - unmoved)[whole].max() > 1.1
+
+
 def test_what_cannot_be_is_refused():
   for wrong in ({'elastic': 0.3}, {'elastic': -0.1}, {'elastic_smooth': 0.0}):
     with pytest.raises(ValueError, match=next(iter(wrong))):
       dataclasses.replace(PLAIN, **wrong)
   with pytest.raises(ValueError, match=r'elastic and randaugment_ops must be 0 .*\(boxes\)'):
     device.make_augment([SPEC], seed=0, mean=(0,), std=(1,), fields=[Field('boxes', 'boxes', 2)])
-  for changes in ({'elastic': 0.1}, {'shift': 0.1}):
-    with pytest.raises(ValueError, match=f'set {next(iter(changes))}=0'):
+  for changes in ({'elastic': 0.1}, {'shift': 0.1}, {'zoom': (2.0, 4.0)}):
+    with pytest.raises(ValueError, match=f'set {next(iter(changes))}=(0|None)'):
       view_checks.require_whole(dataclasses.replace(PLAIN, **changes), 'series')
   assert view_checks.require_whole(PLAIN, 'series') is None
   assert SPEC.num_draws == views.ELASTIC + 2 * SPEC.elastic_nodes**2

@@ -404,14 +404,6 @@ def test_evaluation_errors():
     pipeline.eval_batches(_source('arrays'), image_size=0, batch_size=3)
 
 
-def test_in_memory_keeps_pictures_and_labels():
-  data = _source('files', count=7)
-  kept = pipeline.in_memory(data, image_size=20)
-  assert not kept.encoded and kept.num_classes == 4
-  np.testing.assert_array_equal(kept.read(np.arange(7))[0], _images(7))
-  np.testing.assert_array_equal(kept.labels, np.arange(7) % 4)
-
-
 # --- threads ------------------------------------------------------------------------------------
 
 
