@@ -22,6 +22,7 @@ and nothing is fine-tuned here. The paper's better start with k-means or princip
 patches is another baseline, which tables call by these names.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.linen as nn
@@ -30,6 +31,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from byoljax.models.net import BatchStats, Net, Params, read_source
+from byoljax.models.pixelcnn import CausalConv
 from byoljax.models.pixelcnn_pp import ShiftedConv
 
 # A unit that varies by less than this counts as constant: ReLUs that are never on, say.
@@ -59,8 +61,7 @@ def rescaled(
         x = read_source(sources[role], made)
       found: dict[tuple[str, ...], dict[str, jax.Array]] = {}
       variables = {'params': params[role], 'batch_stats': batch_stats[role]}
-      if getattr(module, 'remat', False):
-        module = module.clone(remat=False)  # What is computed twice cannot be written down.
+      module = _without_remat(module)
       with nn.intercept_methods(_recorder(found)):
         # Train mode: batch normalization sees what its running statistics are going to be.
         x, updates = module.apply(variables, x, train=True, mutable=mutable)
@@ -77,6 +78,16 @@ def rescaled(
   return fit(params, batch_stats, images)
 
 
+def _without_remat(module: nn.Module) -> nn.Module:
+  """The module, and those among its fields: what is computed twice cannot be written down."""
+  changes: dict[str, Any] = {'remat': False} if getattr(module, 'remat', False) else {}
+  for field in dataclasses.fields(module):
+    within = getattr(module, field.name, None)
+    if field.name != 'parent' and isinstance(within, nn.Module):
+      changes[field.name] = _without_remat(within)
+  return module.clone(**changes) if changes else module
+
+
 def _recorder(found: dict[tuple[str, ...], dict[str, jax.Array]]) -> Any:
   """Normalizes what linear layers put out, and writes down the variables that do so by path."""
 
@@ -88,7 +99,7 @@ def _recorder(found: dict[tuple[str, ...], dict[str, jax.Array]]) -> Any:
       mean, variance = _moments(args[0])
       found[module.path] = {'mean': mean, 'var': variance}
     y = call(*args, **kwargs)
-    if not isinstance(module, nn.Dense | nn.Conv | nn.ConvTranspose | ShiftedConv):
+    if not isinstance(module, nn.Dense | nn.Conv | nn.ConvTranspose | CausalConv | ShiftedConv):
       return y
     mean, variance = _moments(y)
     own = module.variables['params']

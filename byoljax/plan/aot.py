@@ -8,6 +8,7 @@ computed and no image is read; only the size of the data set matters.
 The figures are the compiler's. They have not been checked against a real machine.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -21,9 +22,12 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
 from byoljax.config import Config, ConfigError
+from byoljax.data import fields
 from byoljax.data.batches import pipeline
+from byoljax.data.sources import sprites
 from byoljax.data.sources.source import Source, fingerprint
 from byoljax.devices import collectives, mapping
+from byoljax.encoders import given_networks
 from byoljax.plan import hardware, target
 from byoljax.train import assemble
 from byoljax.train.run import Run
@@ -137,9 +141,26 @@ def described_source(config: Config, examples: int = 0, classes: int = -1) -> So
     fetch=unread,
     fetch_labels=unread,
     locate=str,
+    fields=(fields.IMAGE, *_further(config)),
     # Of two streams; how many of the images have a label changes nothing of the step.
     starts=(0, 1) if config.data.labels else (0,),
   )
+
+
+def _further(config: Config) -> list[fields.Field]:
+  """The further fields of the data that the recipe names, with channels that are usual."""
+  found = []
+  for field in fields.parsed(config.data.fields):
+    if config.data.name == 'sprites':
+      field = fields.find(sprites.FIELDS, field.name, 'sprites')
+    else:
+      pixels = field.kind in ('image', 'mask')
+      usual = fields.IMAGE.channels if field.kind == 'image' else 1
+      field = dataclasses.replace(
+        field, channels=field.channels or usual, dtype='uint8' if pixels else 'float32'
+      )
+    found.append(field)
+  return found
 
 
 def devices_of(topology: hardware.Topology, target_config: str = '') -> list[Any]:
@@ -232,7 +253,8 @@ def assembled(config: Config, source: Source, mesh: Any) -> Run:
   """
 
   mapped = functools.partial(mapping.spmd_shard_map, mesh=mesh)
-  return assemble.from_config(config, source, num_devices=mesh.size, mapped=mapped)
+  given = given_networks.load(config)
+  return assemble.from_config(config, source, num_devices=mesh.size, mapped=mapped, given=given)
 
 
 def abstract_arguments(run: Run, mesh: Any) -> tuple[Any, Any]:

@@ -7,7 +7,6 @@ from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError, user_errors
 from byoljax.devices import hosts
 from byoljax.tasks import data as data_lib
-from byoljax.tasks import pretrain
 from byoljax.tasks.command import RECIPE, Command
 from byoljax.version import versions
 from byoljax.workdir import activity, run_dir
@@ -17,13 +16,15 @@ from byoljax.workdir.run_dir import Invocation, say
 
 def run(config: Config, invocation: Invocation) -> int:
   """Times input, step and training of a configuration here; see `byoljax.plan.timing`."""
+  from byoljax.encoders import given_networks
   from byoljax.plan import timing, timing_report
 
   if 'method' not in config or 'bench' not in config:
     raise ConfigError(f'{invocation.recipe} trains no encoder: name a recipe that does.')
   timing.check(config)
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
-  source, given = data_lib.open_split(config, 'pretrain', None), pretrain.given_networks(config)
+  source = data_lib.open_split(config, 'pretrain', None)
+  given = given_networks.load(config)
   with activity.doing('timing the input, the step and both'):
     found = timing.measure(config, source, given)
   say(timing_report.text(found))

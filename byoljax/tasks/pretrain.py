@@ -35,13 +35,13 @@ def run(config: Config, invocation: Invocation) -> int:
 
 def train(config: Config, invocation: Invocation, hooks: 'Hooks | None' = None) -> pathlib.Path:
   """The same for a program, which may want to hear of it; returns the workdir."""
-  from byoljax.encoders import method_network
+  from byoljax.encoders import given_networks, method_network
   from byoljax.train import assemble
 
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
   extension.check_words(invocation, workdir)
   source = data_lib.open_split(config, 'pretrain', workdir)
-  given = given_networks(config)
+  given = given_networks.load(config)
   assembled = assemble.from_config(config, source, given=given)
   facts = method_network.facts_of(assembled, given)
   assembled = _warm_started(assembled, config, workdir)
@@ -89,22 +89,6 @@ def _warm_started(run: 'Run', config: Config, workdir: pathlib.Path) -> 'Run':
   differ = warm_start.differences(weights, fields, config.data.mean, config.data.std)
   say('\n'.join([report, *differ]))
   return run
-
-
-def given_networks(config: Config) -> dict[str, Any]:
-  """The trained networks that the method starts or learns from, by name."""
-  from byoljax.encoders import load_codec, load_perceptual, teachers
-
-  loaders = {
-    'teacher': teachers.load, 'codec': load_codec.load, 'perceptual': load_perceptual.load
-  }  # fmt: skip
-  found: dict[str, Any] = {}
-  for name, load in loaders.items():
-    if name in config:
-      found[name] = load(config[name])
-      seen = found[name].preprocessing
-      teachers.require_same_normalization(name, seen, config.data.mean, config.data.std)
-  return found
 
 
 def _pretrain(

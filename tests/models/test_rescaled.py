@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.models import heads, make_encoder
+from byoljax.models import encoder_factory, heads, make_encoder
 from byoljax.models.net import stack
 from byoljax.models.rescaled import rescaled
 
@@ -88,3 +88,29 @@ def test_constant_units_keep_their_scale():
     got['encoder']['first']['kernel'], params['encoder']['first']['kernel']
   )
   assert np.isfinite(jax.tree.leaves(got)[0]).all()
+
+
+def test_layers_that_are_computed_twice_behind_an_input_are_fitted_alike():
+  images = 2 * jax.random.normal(jax.random.key(1), (8, 16, 16, 3)) + 1
+  found = []
+  for remat in (False, True):
+    encoder = encoder_factory(
+      {'name': 'small', 'input': 'gray', 'remat': remat}, mean=(0.5,) * 3, std=(0.25,) * 3
+    )(None)
+    net = stack((('encoder', 'embedding', encoder),))
+    found.append(rescaled(net, *net.init(jax.random.key(0), images), images))
+  # The same operations, which the compiler may fuse otherwise: float32 rounding.
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
+
+
+def test_every_masked_convolution_is_fitted():
+  images = 2 * jax.random.normal(jax.random.key(1), (8, 8, 8, 3)) + 1
+  net = stack((('encoder', 'embedding', make_encoder('pixelcnn_micro')),))
+  params, stats = net.init(jax.random.key(0), images)
+  (got, _), changed = rescaled(net, params, stats, images), 0
+  for (path, old), new in zip(
+    jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(got), strict=True
+  ):
+    assert np.isfinite(new).all(), path
+    changed += not np.array_equal(old, new)
+  assert changed >= len(jax.tree.leaves(params)) // 2

@@ -15,6 +15,7 @@ import pytest
 
 from byoljax import cli
 from byoljax import config as config_lib
+from byoljax.config import ConfigError
 from byoljax.devices import collectives, mapping
 from byoljax.plan import (
   aot,
@@ -588,3 +589,21 @@ def test_a_small_step_for_gpus():
   calls, size = traffic.totals(traffic.find(compiled.hlo))['all-reduce']
   assert calls >= work.rounds == 3 and size >= 256 * 128 * 4
   assert compiled.memory.aliased == 256 * 128 * 4 and mesh.size == 2
+
+
+@pytest.mark.parametrize('recipe', ['motion_segmentation', 'motion_segmentation:npz,differencing'])
+def test_data_with_further_fields_are_described(recipe):
+  name, _, scale = recipe.partition(':')
+  changes = [('data.dir', 'moving.npz')] if 'npz' in recipe else []
+  config = config_lib.load(f'{ROOT}/configs/{name}.py:{scale}', changes)
+  source = aot.described_source(config, 1000, 0)
+  mesh = aot.counting_mesh(2)
+  run = aot.assembled(config, source, mesh)
+  _, batch = aot.abstract_arguments(run, mesh)
+  assert source.field(run.held_fields[0]) and batch['label'].shape[0] == run.length.batch_size
+
+
+def test_a_method_of_a_codec_is_planned_with_it(tmp_path):
+  config = config_lib.load(f'{ROOT}/configs/beit.py', [('codec', str(tmp_path))])
+  with pytest.raises(ConfigError, match='codec'):
+    aot.assembled(config, aot.described_source(config), aot.counting_mesh(2))
