@@ -12,15 +12,13 @@ except ModuleNotFoundError:
 from collections.abc import Callable
 import functools
 import json
-import os
 import sys
-import time
 
-import numpy as np
 from timm.models.vision_transformer import Block
 import torch
 from torch import nn
 from torch.nn import functional
+from torch_steps import arrays_of, channels_first, one_core, trained
 import torchvision
 
 PATCH, NOISE, SIGMA, NEIGHBORS = 4, 0.25, 5.0, 5
@@ -197,11 +195,6 @@ class Autoencoder(nn.Module):
     return self.decoder(x)
 
 
-def channels_first(images: torch.Tensor) -> torch.Tensor:
-  """[b, H, W, C] -> [b, C, H, W] in the layout that PyTorch's convolutions like best on a CPU."""
-  return images.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-
-
 RGB_TO_XYZ = torch.tensor(
   [
     [0.4124564, 0.3575761, 0.1804375],
@@ -348,24 +341,11 @@ LOSSES = {
 def main() -> None:
   """Prints what was measured as JSON."""
   path, kind, *numbers = sys.argv[1:]
-  steps, checked = int(numbers[0]), int(numbers[2])
-  os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-  torch.set_num_threads(1)
-  given = {name: torch.from_numpy(x) for name, x in np.load(path).items()}
-  model, loss_of = LOSSES[kind](given, float(numbers[3]))
+  one_core()
+  model, loss_of = LOSSES[kind](arrays_of(path), float(numbers[3]))
   if kind != 'mae':
     model = model.to(memory_format=torch.channels_last)
-  adam = torch.optim.Adam(model.parameters(), float(numbers[1]), fused=True)
-  losses, seconds = [], []
-  for step in range(checked + steps):
-    began = time.process_time()
-    adam.zero_grad(set_to_none=True)
-    loss = loss_of(step)
-    loss.backward()
-    adam.step()
-    losses.append(loss.item())
-    seconds.append(time.process_time() - began)
-  found = {'losses': losses, 'cpu_s': seconds[checked:]}
+  found = trained(model, loss_of, int(numbers[0]), float(numbers[1]), int(numbers[2]))
   print(json.dumps(found | {'versions': {'torch': torch.__version__}}))
 
 
