@@ -1,7 +1,8 @@
-"""Image GPT in PyTorch, for `generative_cost.py`: a train step, and samples.
+"""Image GPT in PyTorch, for `generative_cost.py`; train steps and samples of all its models.
 
 Written from the papers, with PyTorch's fused attention and fused Adam; without gradients where none
-are needed. Weights are read by byoljax's names. Nothing of byoljax or JAX is imported.
+are needed. Weights are read by byoljax's names. Nothing of byoljax or JAX is imported. The models
+of convolutions: `generative_cost_conv_torch.py`.
 """
 
 try:  # An environment may need its PyTorch patched before anything else.
@@ -9,15 +10,18 @@ try:  # An environment may need its PyTorch patched before anything else.
 except ModuleNotFoundError:
   peer_env = None
 
+from collections.abc import Callable
+import functools
 import json
-import os
 import sys
 import time
+from typing import Any
 
-import numpy as np
+from generative_cost_conv_torch import VQVAE, Given, PixelCNN
 import torch
 from torch import nn
 from torch.nn import functional
+from torch_steps import arrays_of, channels_first, one_core, trained
 
 HEADS = 4
 
@@ -73,7 +77,7 @@ class GPT(nn.Module):
     return self.logits(self.norm(x))[:, 0]
 
 
-def loaded(given: dict[str, np.ndarray]) -> GPT:
+def loaded(given: Given) -> GPT:
   """The network with byoljax's weights, all of which have to be used."""
   vocabulary, dim = given['encoder/transformer/token_table'].shape
   length = len(given['encoder/transformer/position_table'])
@@ -84,66 +88,79 @@ def loaded(given: dict[str, np.ndarray]) -> GPT:
   for path, value in given.items():
     name = path.removeprefix('encoder/transformer/').removeprefix('decoder/')
     *inside, leaf = name.replace('blocks_', 'blocks/').split('/')
-    if not inside:
-      state[names[leaf]] = torch.from_numpy(value)
-      continue
-    weight = value.T if leaf == 'kernel' else value
     ending = 'bias' if leaf == 'bias' else 'weight'
-    state['.'.join([*inside, ending])] = torch.from_numpy(np.ascontiguousarray(weight))
+    weight = value.T.contiguous() if leaf == 'kernel' else value
+    state['.'.join([*inside, ending]) if inside else names[leaf]] = weight
   model.load_state_dict(state)
   return model
 
 
-def trained(
-  model: GPT, images: torch.Tensor, palette: torch.Tensor, steps: int, rate: float, checked: int
-) -> tuple[list[float], list[float]]:
-  """Losses, and CPU seconds of each step behind the checked ones."""
-  adam = torch.optim.Adam(model.parameters(), rate, fused=True)
-  losses, seconds = [], []
-  for _ in range(checked + steps):
-    began = time.process_time()
-    tokens = torch.cdist(images, palette[None]).argmin(-1)
-    adam.zero_grad(set_to_none=True)
-    loss = functional.cross_entropy(model(tokens).flatten(0, 1), tokens.flatten())
-    loss.backward()
-    adam.step()
-    losses.append(loss.item())
-    seconds.append(time.process_time() - began)
-  return losses, seconds[checked:]
-
-
 @torch.inference_mode()
-def tokens_a_second(model: GPT, count: int) -> dict[str, float]:
-  """Tokens in a CPU second, with keys and values kept and without."""
+def tokens(model: GPT, count: int, cached: bool) -> torch.Tensor:
+  """Drawn sequences [count, n], with keys and values kept or without."""
   length, dim = model.positions.weight.shape
-  found = {}
-  for name, cached in (('with cache', True), ('without', False)):
-    tokens = torch.zeros(count, length, dtype=torch.long)
-    shape = (count, HEADS, length, dim // HEADS)
-    caches = [(torch.zeros(shape), torch.zeros(shape)) for _ in model.blocks]
-    began = time.process_time()
-    for place in range(length):
-      if cached:
-        logits = model.step(tokens[:, max(place - 1, 0)], place, caches)
-      else:
-        logits = model(tokens)[:, place]
-      tokens[:, place] = torch.multinomial(logits.softmax(-1), 1)[:, 0]
-    found[name] = tokens.numel() / (time.process_time() - began)
-  return found
+  drawn = torch.zeros(count, length, dtype=torch.long)
+  shape = (count, HEADS, length, dim // HEADS)
+  caches = [(torch.zeros(shape), torch.zeros(shape)) for _ in model.blocks]
+  for place in range(length):
+    if cached:
+      logits = model.step(drawn[:, max(place - 1, 0)], place, caches)
+    else:
+      logits = model(drawn)[:, place]
+    drawn[:, place] = torch.multinomial(logits.softmax(-1), 1)[:, 0]
+  return drawn
+
+
+Draw = Callable[[int], Any]
+Made = tuple[nn.Module, Callable[[int], torch.Tensor], dict[str, Draw]]
+
+
+def image_gpt(given: Given, images: torch.Tensor) -> Made:
+  """The model, a step's number -> loss, and how many images -> samples, by the way to draw them."""
+  given = dict(given)
+  palette, model = given.pop('palette')[None], loaded(given)
+
+  def loss(step: int) -> torch.Tensor:
+    del step
+    codes = torch.cdist(images.flatten(1, 2), palette).argmin(-1)
+    return functional.cross_entropy(model(codes).flatten(0, 1), codes.flatten())
+
+  ways = {'with cache': True, 'without': False}
+  return model, loss, {way: functools.partial(tokens, model, cached=ways[way]) for way in ways}
+
+
+def pixelcnn(given: Given, images: torch.Tensor) -> Made:
+  """As `image_gpt`."""
+  model, seen = PixelCNN(given), channels_first(images)
+  draw = functools.partial(model.sample, size=images.shape[1])
+  return model, lambda step: model(seen), {'a pass for each color': draw}
+
+
+def vq_vae(given: Given, images: torch.Tensor) -> Made:
+  """As `image_gpt`; nothing is drawn, which takes a prior."""
+  model, seen = VQVAE(given), channels_first(images)
+  return model, lambda step: model(seen), {}
+
+
+MODELS = {'image_gpt': image_gpt, 'pixelcnn': pixelcnn, 'vq_vae': vq_vae}
 
 
 def main() -> None:
   """Prints what was measured as JSON."""
-  path, *numbers = sys.argv[1:]
-  steps, count, checked = int(numbers[0]), int(numbers[1]), int(numbers[3])
-  os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-  torch.set_num_threads(1)
-  given = dict(np.load(path))
-  images, palette = (torch.from_numpy(given.pop(name)) for name in ('images', 'palette'))
-  model = loaded(given)
-  losses, seconds = trained(model, images.flatten(1, 2), palette, steps, float(numbers[2]), checked)
-  found = {'losses': losses, 'cpu_s': seconds, 'tokens_per_s': tokens_a_second(model, count)}
-  print(json.dumps(found | {'versions': {'torch': torch.__version__}}))
+  path, name, *numbers = sys.argv[1:]
+  steps, count, rate, checked = int(numbers[0]), int(numbers[1]), float(numbers[2]), int(numbers[3])
+  one_core()
+  given = arrays_of(path)
+  images = given.pop('images')
+  model, loss_of, ways = MODELS[name](given, images)
+  found = trained(model, loss_of, steps, rate, checked)
+  speeds = {}
+  for way, draw in ways.items():
+    began = time.process_time()
+    draw(count)
+    speeds[way] = count * images.shape[1] * images.shape[2] / (time.process_time() - began)
+  found |= {'pixels_per_s': speeds, 'versions': {'torch': torch.__version__}}
+  print(json.dumps(found))
 
 
 if __name__ == '__main__':
