@@ -11,8 +11,6 @@ from typing import NamedTuple
 from byoljax.suggest import closest
 
 GIB = 2**30
-_VALID_TPU = re.compile(r'\d+(x\d+){1,2}')
-_VALID_GPU = re.compile(r'\d+(x\d+)?')
 
 
 class Chip(NamedTuple):
@@ -31,6 +29,7 @@ class Chip(NamedTuple):
     network: bytes/s per chip between hosts that are not connected by links; 0: links connect all.
     devices: JAX devices per chip.
     chips_per_host: chips per process.
+    sides: side lengths of the largest torus, 2 or 3; of GPUs (hosts, GPUs per host).
     example: a valid topology.
   """
 
@@ -44,6 +43,7 @@ class Chip(NamedTuple):
   network: float
   devices: int
   chips_per_host: int
+  sides: int
   example: str
 
 
@@ -53,28 +53,28 @@ class Chip(NamedTuple):
 CHIPS = {
   # Norrie et al., "The Design Process for Google's Training Chips: TPUv2 and TPUv3", IEEE Micro
   # 2021: 46 and 123 TFLOP/s, 16 and 32 GiB, 700 and 900 GB/s, 4 links of 496 and 656 Gb/s.
-  'v2': Chip('tpu', 46e12, 46e12, 16 * GIB, 7.48 * GIB, 700e9, 248e9, 0, 2, 4, 'v2:4x4'),
-  'v3': Chip('tpu', 123e12, 123e12, 32 * GIB, 15.48 * GIB, 900e9, 328e9, 0, 2, 4, 'v3:4x4'),
+  'v2': Chip('tpu', 46e12, 46e12, 16 * GIB, 7.48 * GIB, 700e9, 248e9, 0, 2, 4, 2, 'v2:4x4'),
+  'v3': Chip('tpu', 123e12, 123e12, 32 * GIB, 15.48 * GIB, 900e9, 328e9, 0, 2, 4, 2, 'v3:4x4'),
   # docs.cloud.google.com/tpu/docs/v4; 6 links of 50 GB/s: Jouppi et al., "TPU v4", arXiv
   # 2304.01433, table 4.
-  'v4': Chip('tpu', 275e12, 275e12, 32 * GIB, 30.75 * GIB, 1200e9, 300e9, 0, 1, 4, 'v4:4x4x4'),
+  'v4': Chip('tpu', 275e12, 275e12, 32 * GIB, 30.75 * GIB, 1200e9, 300e9, 0, 1, 4, 3, 'v4:4x4x4'),
   # docs.cloud.google.com/tpu/docs/v5e: 400 GB/s bidirectional, 51.2 TB/s of all-reduce per 256.
-  'v5e': Chip('tpu', 197e12, 197e12, 16 * GIB, 15.75 * GIB, 819e9, 200e9, 0, 1, 4, 'v5e:4x4'),
+  'v5e': Chip('tpu', 197e12, 197e12, 16 * GIB, 15.75 * GIB, 819e9, 200e9, 0, 1, 4, 2, 'v5e:4x4'),
   # docs.cloud.google.com/tpu/docs/v5p: 1200 GB/s bidirectional.
-  'v5p': Chip('tpu', 459e12, 459e12, 95 * GIB, 95.74 * GIB, 2765e9, 600e9, 0, 1, 4, 'v5p:4x4x4'),
+  'v5p': Chip('tpu', 459e12, 459e12, 95 * GIB, 95.74 * GIB, 2765e9, 600e9, 0, 1, 4, 3, 'v5p:4x4x4'),
   # docs.cloud.google.com/tpu/docs/v6e: 800 GB/s bidirectional.
-  'v6e': Chip('tpu', 918e12, 918e12, 32 * GIB, 31.25 * GIB, 1638e9, 400e9, 0, 1, 4, 'v6e:4x4'),
+  'v6e': Chip('tpu', 918e12, 918e12, 32 * GIB, 31.25 * GIB, 1638e9, 400e9, 0, 1, 4, 2, 'v6e:4x4'),
   # docs.cloud.google.com/tpu/docs/tpu7x: 1200 GB/s bidirectional.
-  'tpu7x': Chip('tpu', 2307e12, 2307e12, 192 * GIB, 94.75 * GIB, 7380e9, 600e9, 0, 2, 4,
+  'tpu7x': Chip('tpu', 2307e12, 2307e12, 192 * GIB, 94.75 * GIB, 7380e9, 600e9, 0, 2, 4, 3,
                 'tpu7x:4x4x4'),
   # NVIDIA A100 data sheet (2021): 312 and 156 (TF32) TFLOP/s, NVLink 600 GB/s bidirectional; DGX
   # A100: one 200 Gb/s port per GPU.
-  'a100-40': Chip('cuda', 312e12, 156e12, 40e9, 30e9, 1555e9, 300e9, 25e9, 1, 8, 'a100-40:1x8'),
-  'a100-80': Chip('cuda', 312e12, 156e12, 80e9, 60e9, 2039e9, 300e9, 25e9, 1, 8, 'a100-80:1x8'),
+  'a100-40': Chip('cuda', 312e12, 156e12, 40e9, 30e9, 1555e9, 300e9, 25e9, 1, 8, 2, 'a100-40:1x8'),
+  'a100-80': Chip('cuda', 312e12, 156e12, 80e9, 60e9, 2039e9, 300e9, 25e9, 1, 8, 2, 'a100-80:1x8'),
   # NVIDIA H100 SXM and H200 data sheets: 989 and 495 (TF32) dense TFLOP/s, NVLink 900 GB/s
   # bidirectional; DGX H100: one 400 Gb/s port per GPU.
-  'h100': Chip('cuda', 989e12, 494.5e12, 80e9, 60e9, 3350e9, 450e9, 50e9, 1, 8, 'h100:1x8'),
-  'h200': Chip('cuda', 989e12, 494.5e12, 141e9, 105.75e9, 4800e9, 450e9, 50e9, 1, 8, 'h200:1x8'),
+  'h100': Chip('cuda', 989e12, 494.5e12, 80e9, 60e9, 3350e9, 450e9, 50e9, 1, 8, 2, 'h100:1x8'),
+  'h200': Chip('cuda', 989e12, 494.5e12, 141e9, 105.75e9, 4800e9, 450e9, 50e9, 1, 8, 2, 'h200:1x8'),
 }  # fmt: skip
 
 
@@ -106,6 +106,14 @@ class Topology(NamedTuple):
     return max(1, math.prod(self.shape) // self.chip.chips_per_host)
 
 
+# What a shape looks like, by platform and `Chip.sides`, and what to write.
+_SHAPES = {
+  ('tpu', 2): (r'\d+x\d+', 'two side lengths of the torus'),
+  ('tpu', 3): (r'\d+(x\d+){1,2}', 'two or three side lengths of the torus'),
+  ('cuda', 2): (r'\d+(x\d+)?', 'hosts x GPUs per host'),
+}
+
+
 def parse(name: str) -> Topology:
   """Parses the name of a machine, such as `v5e:4x4` or `h100:2x8`.
 
@@ -122,11 +130,8 @@ def parse(name: str) -> Topology:
       f'Names: {", ".join(chip.example for chip in CHIPS.values())}.'
     )
   chip = CHIPS[kind]
-  valid = _VALID_TPU if chip.platform == 'tpu' else _VALID_GPU
-  what = (
-    'two or three side lengths of the torus' if chip.platform == 'tpu' else 'hosts x GPUs per host'
-  )
-  if not colon or not valid.fullmatch(shape):
+  valid, what = _SHAPES[chip.platform, chip.sides]
+  if not colon or not re.fullmatch(valid, shape):
     raise ValueError(
       f"--topology={name}: '{shape}' is not a shape of {kind}: write {what}, "
       f"such as '{chip.example}'."

@@ -276,7 +276,9 @@ def test_names_of_machines(name, devices, hosts):
     ('v5litepod-16', "did you mean 'v5e:4x4'"),
     ('h1000:8', "did you mean 'h100:1x8'"),
     ('v5e', "'' is not a shape of v5e"),
-    ('v5e:4', 'two or three side lengths'),
+    ('v5e:4', 'write two side lengths'),
+    ('v5e:2x2x2', "'2x2x2' is not a shape of v5e: write two side lengths of the torus"),
+    ('v4:2x2x2x2', 'two or three side lengths'),
     ('h100:2x2x2', 'hosts x GPUs per host'),
     ('v5e:0x4', 'no devices'),
     ('abacus:2x2', 'Names: v2:4x4'),
@@ -291,6 +293,7 @@ def test_wrong_names_are_one_sentence(name, sentence):
 def test_every_chips_example_is_valid():
   for kind, chip in hardware.CHIPS.items():
     assert hardware.parse(chip.example).kind == kind
+    assert len(hardware.parse(chip.example).shape) == chip.sides
     assert chip.peak_f32 <= chip.peak_bf16 and 0 < chip.usable * chip.devices < 1.01 * chip.hbm
 
 
