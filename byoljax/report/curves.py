@@ -5,6 +5,7 @@ change to anybody's global settings.
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import json
 import os
 import pathlib
@@ -133,19 +134,20 @@ class Reference(NamedTuple):
 
 
 def references(workdir: str | os.PathLike[str]) -> list[Reference]:
-  """What is known about a run that its curves can be compared with; [] where nothing is."""
+  """What can be read of a run that its curves can be compared with; [] where nothing can."""
   run, found = pathlib.Path(workdir), []
   about, results = (_stored(run / name) for name in ('config.json', 'results.json'))
-  classes = about.get('facts', {}).get('num_classes', 0)
-  if classes > 1:
-    found.append(Reference('Accuracy', f'chance, one of {classes:,}', 100 / classes))
-  untrained = results.get('result', {}).get('random initialization', {}).get('knn', {}).get('top1')
-  if untrained is not None:
-    found.append(Reference('Accuracy', 'k-NN untrained', 100 * untrained))
+  with contextlib.suppress(KeyError, TypeError):
+    classes = about['facts']['num_classes']
+    if classes > 1:
+      found.append(Reference('Accuracy', f'chance, one of {classes:,}', 100 / classes))
+  with contextlib.suppress(KeyError, TypeError):
+    untrained = results['result']['random initialization']['knn']['top1']
+    found.append(Reference('Accuracy', 'k-NN untrained', 100.0 * untrained))
   return found
 
 
-def _stored(path: pathlib.Path) -> dict[str, Any]:
+def _stored(path: pathlib.Path) -> Any:
   try:
     return json.loads(path.read_text())
   except (OSError, ValueError):

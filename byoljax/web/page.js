@@ -143,15 +143,20 @@ function firstPicks() {
 }
 
 // What else is known of a run.
-function table(found) {
-  const columns = [...new Set(found.flatMap(Object.keys))];
+function table(columns, rows) {
   return make('div', { class: 'scroll' }, make('table', {},
     make('thead', {}, make('tr', {}, ...columns.map(name => make('th', { textContent: name })))),
-    make('tbody', {}, ...found.map(each => make('tr', {},
-      ...columns.map(name => make('td', { textContent: each[name] ?? '' })))))));
+    make('tbody', {}, ...rows.map(values => make('tr', {},
+      ...values.map(value => make('td', { textContent: value })))))));
 }
-function pairs(fields) {
-  return table(Object.entries(fields).map(([setting, value]) => ({ setting, value })));
+function tableOf(found) {
+  const columns = [...new Set(found.flatMap(Object.keys))];
+  return table(columns, found.map(each => columns.map(name => each[name] ?? '')));
+}
+function differences(names, settings) { // Runs may have any name, 'setting' or '1' as well.
+  const fields = [...new Set(settings.flatMap(Object.keys))]
+    .filter(field => new Set(settings.map(each => each[field])).size > 1);
+  return [['setting', ...names], fields.map(field => [field, ...settings.map(each => each[field] ?? '–')])];
 }
 function fold(title, content, open = false) {
   return make('details', { open }, make('summary', { textContent: title }), content);
@@ -163,7 +168,7 @@ function section(name, data) {
     ...data.report ? [make('a', { href: address('/report', { run: name }), target: '_blank', rel: 'noopener',
       textContent: 'report' })] : []));
   for (const [title, found] of Object.entries(data.tables))
-    if (found.length) node.append(make('h4', { textContent: title }), table(found));
+    if (found.length) node.append(make('h4', { textContent: title }), tableOf(found));
   if (data.pictures.length) node.append(make('h4', { textContent: 'Pictures' }),
     make('div', { class: 'pictures' }, ...data.pictures.map(picture => {
       const href = address('/picture', { run: name, name: picture.name, changed: picture.changed });
@@ -172,7 +177,8 @@ function section(name, data) {
       make('figcaption', { textContent: picture.name }));
     })));
   if (data.log) node.append(fold('End of the log', make('pre', { textContent: data.log })));
-  node.append(fold('Settings', pairs({ ...data.settings, ...data.facts })));
+  node.append(fold('Settings', table(['setting', 'value'],
+    Object.entries({ ...data.settings, ...data.facts }))));
   return node;
 }
 function describe() {
@@ -188,17 +194,14 @@ function describe() {
   const nodes = shown.map(name => state.details.get(name).node);
   if (nodes.some((node, i) => $('details').children[i] !== node) || $('details').children.length > nodes.length)
     $('details').replaceChildren(...nodes);
-  const settings = shown.map(name => state.details.get(name).data.settings);
-  const differ = [...new Set(settings.flatMap(Object.keys))]
-    .filter(field => new Set(settings.map(each => each[field])).size > 1);
-  $('differences').hidden = !differ.length;
-  const found = differ.map(field => ({ setting: field,
-    ...Object.fromEntries(shown.map((name, i) => [name, settings[i][field] ?? '–'])) }));
-  if ($('differences').dataset.shown !== JSON.stringify(found)) {
-    $('differences').dataset.shown = JSON.stringify(found);
+  const [columns, found] = differences(shown, shown.map(name => state.details.get(name).data.settings));
+  const text = JSON.stringify([columns, found]);
+  $('differences').hidden = !found.length;
+  if ($('differences').dataset.shown !== text) {
+    $('differences').dataset.shown = text;
     $('differences').open = found.length <= 25;
     put($('differences').firstElementChild, `Settings that differ: ${found.length}`);
-    $('differences').lastElementChild.replaceWith(table(found));
+    $('differences').lastElementChild.replaceWith(table(columns, found));
   }
 }
 

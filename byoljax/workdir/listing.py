@@ -54,17 +54,23 @@ class Listed(NamedTuple):
 def find(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   """The directories of runs in a directory, by name; links are not followed.
 
+  Folders whose names are not UTF-8 are left out: no page or message can show them.
+
   Args:
     directory: looked through to a depth of `DEPTH`; may be a run itself.
   """
   for home, folders, files in os.walk(directory):
     path = pathlib.Path(home)
-    folders[:] = sorted(name for name in folders if not name.startswith('.'))
+    folders[:] = sorted(name for name in folders if not name.startswith('.') and _is_text(name))
     if 'config.json' in files and about(path):
       folders.clear()
       yield path
     elif len(path.relative_to(directory).parts) >= DEPTH:
       folders.clear()
+
+
+def _is_text(name: str) -> bool:
+  return name.encode(errors='replace').decode() == name
 
 
 def about(run: pathlib.Path) -> dict[str, Any]:

@@ -313,6 +313,12 @@ def test_what_curves_are_compared_with(tmp_path):
   assert [(one.label, one.value) for one in curves.references(tmp_path)] == [
     ('chance, one of 4', 25.0), ('k-NN untrained', pytest.approx(30.0))
   ]  # fmt: skip
+  for damaged in (
+    '[]', '{"result": null}', '{"result": {"random initialization": {"knn": null}}}',
+    '{"result": {"random initialization": {"knn": {"top1": null}}}}', '{"result": 3',
+  ):  # fmt: skip
+    (tmp_path / 'results.json').write_text(damaged)
+    assert [one.label for one in curves.references(tmp_path)] == ['chance, one of 4'], damaged
 
 
 def test_as_a_module(untrained, monkeypatch, capsys):

@@ -100,6 +100,8 @@ def test_files_that_are_damaged_or_being_written_are_passed_over(served, runs):
   evaluation.mkdir(parents=True)
   (evaluation / 'result.json').write_text('{"result": {}, "config": {"task": "finetune"}}')
   assert data(served, '/api/details', run='a')['tables'] == {}
+  (runs / 'a' / 'results.json').write_text('{"result": null}')
+  assert data(served, '/api/curves', run='a')['known'] == []
 
 
 def test_curves_follow_a_run(served, runs):
@@ -256,6 +258,21 @@ def test_the_address_may_name_any_run():
   said = f'{function}; console.log(JSON.stringify(["#a,lr%2010%25,x%2Cy", "#1%", ""].map(named)))'
   done = subprocess.run(['node', '-e', said], capture_output=True, text=True, check=True)
   assert json.loads(done.stdout) == [['a', 'lr 10%', 'x,y'], [], []]
+
+
+@pytest.mark.skipif(shutil.which('node') is None, reason='needs node')
+def test_runs_of_any_name_are_compared():
+  """Objects would put '1' first, and have one place for a run and a column of the same name."""
+  script = (ROOT / 'byoljax' / 'web' / 'page.js').read_text()
+  function = re.search(r'^function differences.*?^}', script, re.S | re.M)[0]
+  settings = '[{ lr: "1", seed: "0" }, { lr: "2", seed: "0", tau: "1" }, { lr: "1", seed: "0" }]'
+  said = f'console.log(JSON.stringify(differences(["setting", "2", "1"], {settings})))'
+  done = subprocess.run(
+    ['node', '-e', f'{function}; {said}'], capture_output=True, text=True, check=True
+  )
+  assert json.loads(done.stdout) == [
+    ['setting', 'setting', '2', '1'], [['lr', '1', '2', '1'], ['tau', '–', '1', '–']]
+  ]  # fmt: skip
 
 
 @pytest.mark.skipif(browser() is None, reason='no Chromium on PATH or in BYOLJAX_BROWSER')

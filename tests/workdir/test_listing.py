@@ -82,6 +82,8 @@ def test_a_run_starts_while_its_directory_is_looked_at(tmp_path):
 
 def test_what_is_no_run_is_passed_over(tmp_path):
   run = make(tmp_path / 'run')
+  if sys.platform == 'linux':  # Others refuse such names.
+    make(tmp_path / os.fsdecode(b'caf\xe9'))
   make(run / 'evals' / 'linear-online-4')
   make(tmp_path / '.hidden' / 'run')
   make(tmp_path / '1' / '2' / '3' / 'too_deep')
