@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import html
 import json
+import numbers
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -152,8 +153,8 @@ def classify(
     images: a folder or an `.npz` file; or an array, a list of files or a data set, as for
       `byoljax.pretrain`.
     labels: of a folder a table, a folder of class folders, or {file: class}; of an object one for
-      each image: numbers, -1 for none, or names, '', None or NaN for none. None where the images
-      have them.
+      each image: whole numbers, of any type, or names; '', None, NaN and the number -1 are none.
+      None where the images have them.
     from_: whose encoder to use: a run, its directory or one of its checkpoints, or an encoder.
     test: labelled images to test on, of an object; without any, it is cross-validated.
     test_labels: of these.
@@ -233,8 +234,12 @@ def _of_files(
 def _of_objects(images: Any, labels: Any, test: Any, test_labels: Any) -> PartlyLabelled:
   from byoljax.data.sources import objects
 
+  session.require_test(test, test_labels)
   names: tuple[str, ...] = ()
-  if labels is not None and not _are_numbers(labels):
+  labels = _whole_numbers(labels)
+  if labels is None or _are_numbers(labels):
+    test_labels = _whole_numbers(test_labels)
+  else:
     names = tuple(sorted({str(name) for name in labels if not _is_none(name)}))
     labels = _numbers(labels, names)
     if test_labels is not None:
@@ -273,6 +278,19 @@ def _with_names(made: 'Source', names: tuple[str, ...]) -> 'Source':
 
 def _are_numbers(labels: Any) -> bool:
   return np.asarray(labels).dtype.kind in 'iu'
+
+
+def _whole_numbers(labels: Any) -> Any:
+  """Numbers of classes as int32 [N], -1 for none, whatever their type; names as they are."""
+  if labels is None or _are_numbers(labels):
+    return labels
+  found = [-1 if _is_none(label) else label for label in labels]
+  return np.array(found, np.int32) if all(map(_is_whole, found)) else labels
+
+
+def _is_whole(label: Any) -> bool:
+  number = isinstance(label, numbers.Real) and not isinstance(label, bool)
+  return number and float(label).is_integer() and abs(label) < 2**31
 
 
 def _numbers(labels: Sequence[Any], names: tuple[str, ...]) -> np.ndarray:

@@ -106,6 +106,23 @@ def test_missing_labels_are_no_class(arrays):
 
 
 @pytest.mark.parametrize(
+  'labels',
+  [
+    np.array([0.0, 1.0, -1.0, np.nan]),
+    [0, 1, None, -1],
+    [0, np.int64(1), np.nan, -1.0],
+    np.array([0.0, 1, '', None], object),
+  ],
+)
+def test_whole_numbers_of_any_type_are_numbers(arrays, labels):
+  given = {'test': arrays['x_test'][:4], 'test_labels': labels}
+  made = classification._of_objects(arrays['x_train'][:4], labels, **given)
+  assert made.train.class_names == made.test.class_names == ('0', '1') and made.rest.size == 2
+  assert list(made.test.labels) == [0, 1, -1, -1]
+  assert classification._whole_numbers([True, False]) == [True, False], 'these are names'
+
+
+@pytest.mark.parametrize(
   ('named', 'sentence'),
   [
     ({'from_': 'nowhere'}, "'nowhere' does not exist"),
@@ -119,6 +136,7 @@ def test_missing_labels_are_no_class(arrays):
       {'test': np.zeros((2, 12, 12, 3), np.uint8), 'test_labels': [0, 3]},
       'test images have the classes 0, 1, 2, 3, the labelled images 0, 1, 2',
     ),
+    ({'test_labels': [0, 1]}, 'belong to test images: give test='),
     ({'images': '.', 'labels': None, 'test': 1}, 'are those of its test split'),
     ({'images': 'nowhere', 'labels': None}, "'nowhere' is neither a folder"),
     ({'images': '.', 'labels': [1, 2]}, 'labels of a folder are a table'),
