@@ -86,13 +86,20 @@ def name_data(config: Config, data: Any, labels: Any, test: Any, test_labels: An
     test_labels: of the test images.
 
   Raises:
-    ConfigError: a path where nothing lies, or data that cannot be read.
+    ConfigError: a path where nothing lies, data that cannot be read, or labels and test images that
+      do not go with them.
   """
+  require_test(test, test_labels)
   if data is None:
     if labels is not None or test is not None:
       raise ConfigError('labels and test images belong to data: give data=... as well.')
     return None
   if isinstance(data, str | os.PathLike):
+    if labels is not None or test is not None:
+      raise ConfigError(
+        f"labels and test images go with arrays or lists of files, not with data='{data}': a "
+        'folder has class folders and a test split, or use byoljax.classify.'
+      )
     config.data.update(_named(os.fspath(data)))
     return None
   from byoljax.data.sources import given
@@ -101,6 +108,12 @@ def name_data(config: Config, data: Any, labels: Any, test: Any, test_labels: An
     made = given.give(data, labels, test=test, test_labels=test_labels)
   config.data.update(name=made.name, dir='')
   return made
+
+
+def require_test(test: Any, test_labels: Any) -> None:
+  """Raises ConfigError for labels of test images that are not given."""
+  if test is None and test_labels is not None:
+    raise ConfigError('test_labels belong to test images: give test=... as well.')
 
 
 def _named(text: str) -> dict[str, str]:

@@ -194,6 +194,10 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
   [
     ({'data': 'nowhere'}, "data='nowhere' is neither a folder"),
     ({'labels': LABELS}, 'belong to data: give data='),
+    ({'test_labels': LABELS}, 'belong to test images: give test='),
+    ({'data': IMAGES, 'test_labels': LABELS}, 'belong to test images: give test='),
+    ({'data': '.', 'labels': LABELS}, "arrays or lists of files, not with data='.'"),
+    ({'data': 'photos.npz', 'test': IMAGES}, 'has class folders and a test split'),
     ({'data': 5}, 'data: data of type int cannot be read'),
     ({'recipe': 'byl'}, "no recipe 'byl'"),
     ({'settings': {'optim.base_rl': 1.0}}, "did you mean 'optim.base_lr'"),

@@ -46,7 +46,8 @@ def give(data: Any, labels: Any = None, *, test: Any = None, test_labels: Any = 
   """
   parts: dict[str, tuple[Any, Any]] = {'train': (data, labels)}
   if isinstance(data, Mapping) and 'train' in data:
-    parts = {name: (value, None) for name, value in data.items() if name in _NAMES}
+    own = {'train': labels}
+    parts = {name: (value, own.get(name)) for name, value in data.items() if name in _NAMES}
     if 'test' not in parts and 'validation' in data:
       parts['test'] = (data['validation'], None)
   if test is not None:

@@ -194,6 +194,8 @@ def test_others_are_named(data, sentence):
 def test_what_is_given_has_a_name_for_as_long_as_it_is_kept():
   kept = given.give({'train': (IMAGES, LABELS), 'test': (IMAGES[:3], LABELS[:3])})
   assert kept.name == given.give(IMAGES, LABELS, test=(IMAGES[:3], LABELS[:3])).name
+  parts = {'train': IMAGES, 'test': (IMAGES[:3], LABELS[:3])}
+  assert kept.name == given.give(parts, LABELS).name, 'labels are those of the training images'
   assert datasets.load(kept.name, 'pretrain').size == datasets.load(kept.name, 'train').size == 6
   assert datasets.load(kept.name, 'test').size == 3
   alone = given.give(IMAGES)
