@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import sys
@@ -70,6 +71,18 @@ def require_local(name: str, path: Any) -> None:
       f'{name}={path} is not a path on this computer: byoljax reads and writes files here. '
       f'Mount the bucket and name the folder that it is mounted at, or copy the files.'
     )
+
+
+def path_of(name: str, path: Any) -> str:
+  """A run's directory, or where one goes, with '~' expanded; '' stays empty.
+
+  Raises:
+    ConfigError: no path, or a bucket's address.
+  """
+  if not isinstance(path, str | os.PathLike):
+    raise ConfigError(f"{name}={path!r} is no path: name a directory, such as 'runs/byol'.")
+  require_local(name, path)
+  return os.path.expanduser(os.fspath(path))
 
 
 def choose(kind: str, name: str, table: Mapping[str, Any] | Sequence[str]) -> Any:
@@ -262,7 +275,16 @@ def to_json(config: Config) -> str:
 
 
 def as_data(config: Config) -> dict[str, Any]:
-  """The configuration as what JSON holds; tuples become lists."""
+  """The configuration as what JSON holds; tuples become lists.
+
+  Raises:
+    ConfigError: it is none.
+  """
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise ConfigError(
+      f"recipe={config!r} is no recipe: give its name, such as 'byol:folder_small', the path of a "
+      'file, or a ConfigDict.'
+    )
   return json.loads(config.to_json())
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from byoljax.api import session
 from byoljax.api.saved_run import SavedRun, html_table
-from byoljax.config import ConfigError, require_local, user_errors
+from byoljax.config import ConfigError, path_of, user_errors
 from byoljax.tasks import classify as task
 from byoljax.tasks.partly_labelled import PartlyLabelled, open_images
 from byoljax.workdir.run_dir import Invocation
@@ -167,14 +167,14 @@ def classify(
     ConfigError: a ValueError of one sentence: whatever is wrong with the arguments, before anything
       is written.
   """
-  require_local('workdir', workdir)
+  workdir = path_of('workdir', workdir)
   with session.working('classify: working'):
     named = not isinstance(from_, str | os.PathLike | SavedRun)
-    run = str(from_.directory if isinstance(from_, SavedRun) else from_)
-    fields = {'from': '' if named else run, 'head': head, 'network': network} | dict(settings or {})
+    run = from_.directory if isinstance(from_, SavedRun) else from_
+    fields = {'from': '' if named else path_of('from_', run), 'head': head, 'network': network}
     from byoljax.tasks import COMMANDS
 
-    config, path = session.evaluation(COMMANDS['classify'], '', fields)
+    config, path = session.evaluation(COMMANDS['classify'], '', fields, settings)
     task.check(config)
     given = _given(config, from_) if named else task.encoder_of(config)
     with user_errors('images'):
@@ -186,7 +186,7 @@ def classify(
         parts = _of_objects(images, labels, test, test_labels)
         mark = parts.train.fingerprint[:12]
         home = pathlib.Path(workdir or task.default_home(config, given, f'given-{mark}'))
-    task.make(config.lock(), Invocation(path, str(workdir)), given, parts, home)
+    task.make(config.lock(), Invocation(path, workdir), given, parts, home)
   return SavedClassifier(home, task.own_module(given))
 
 

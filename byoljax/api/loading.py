@@ -5,7 +5,7 @@ import os
 import pathlib
 from typing import Any
 
-from byoljax.config import ConfigError, choose, user_errors
+from byoljax.config import ConfigError, choose, path_of, user_errors
 from byoljax.encoders import load as runs
 from byoljax.encoders.encoder import EMBEDDING, Encoder
 from byoljax.models.taps import taps_of, truncate
@@ -30,8 +30,8 @@ def load(
   Raises:
     ConfigError: nothing to load there, or no such tap.
   """
-  name = os.fspath(run)
-  folder = pathlib.Path(name).expanduser()
+  name = path_of('run', run)
+  folder = pathlib.Path(name)
   if name.startswith(hub.PREFIX):
     folder = hub.fetch(name)
   elif not exported.is_one(folder):

@@ -7,7 +7,7 @@ from typing import Any
 from byoljax import own
 from byoljax.api import session
 from byoljax.api.saved_run import SavedRun
-from byoljax.config import Config, choose, require_local
+from byoljax.config import Config, ConfigError, choose, path_of
 from byoljax.tasks import pretrain as pretrain_task
 from byoljax.workdir.run_dir import Invocation, default_workdir
 
@@ -66,14 +66,19 @@ def pretrain(
       is written.
     FloatingPointError: the loss is not finite.
   """
-  require_local('workdir', workdir)
+  workdir = path_of('workdir', workdir)
+  if length is not None and not isinstance(length, str):
+    raise ConfigError(f"length={length!r} has no unit: write '20 epochs' or '500 steps'.")
+  for name, hook in {'on_row': on_row, 'on_checkpoint': on_checkpoint, 'on_end': on_end}.items():
+    if hook is not None and not callable(hook):
+      raise ConfigError(f'{name}={hook!r} is no function.')
   with session.working('pretrain: working'):
     config, path = session.configuration(recipe, settings)
     if length:
       config.train.length = length
-    _use_own(config, encoder, method, views or {})
+    _use_own(config, encoder, method, session.mapping('views', views, "{'view1': function}"))
     kept = session.name_data(config, data, labels, test, test_labels)
-    home = str(workdir) or default_workdir(path or config.method.name.replace(':', '-'))
+    home = workdir or default_workdir(path or config.method.name.replace(':', '-'))
     from byoljax.train.record import Hooks
 
     invocation = Invocation(path, home, extend, new_images)
@@ -90,9 +95,9 @@ def _use_own(
   """Puts an encoder, a method and views into the configuration, by name or import path."""
   for name, function in views.items():
     choose('view', name, tuple(config.views))
-    config.views[name].own = function if isinstance(function, str) else own.give(function)
+    config.views[name].own = _path('view', function)
   if encoder is not None:
-    name = encoder if isinstance(encoder, str) else own.give(encoder)
+    name = _path('encoder', encoder)
     if own.is_path(name):
       from byoljax.models import options
 
@@ -100,5 +105,11 @@ def _use_own(
     config.encoder.name = name
   if method is not None:
     beside = {n: v for n, v in config.method.to_dict().items() if n.startswith('auxiliary')}
-    name = method if isinstance(method, str) else own.give(method)
-    config.method = type(config)({'name': name} | beside)
+    config.method = type(config)({'name': _path('method', method)} | beside)
+
+
+def _path(kind: str, thing: Any) -> str:
+  """The name of something of the user's own, which may be a name already."""
+  if not (isinstance(thing, str) or callable(thing)):
+    raise ConfigError(f'{kind}={thing!r} is neither a name nor a function or module.')
+  return thing if isinstance(thing, str) else own.give(thing)

@@ -8,7 +8,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from byoljax.api import session
-from byoljax.config import Config, ConfigError, choose
+from byoljax.config import Config, ConfigError, choose, path_of
 from byoljax.tasks import COMMANDS, evaluation
 from byoljax.workdir import run_dir, steps
 from byoljax.workdir.run_dir import Invocation
@@ -105,11 +105,12 @@ class SavedRun:
     Raises:
       ConfigError: no such evaluation, data without labels, or whatever is wrong with a setting.
     """
-    word, _, options = name.partition(':')
+    word, _, options = str(name).partition(':')
     command = COMMANDS[choose('evaluation', word, EVALUATIONS)]
+    workdir = path_of('workdir', workdir)
     with session.working(f'{word}: working'):
-      fields = {'pretrained': str(self.directory)} | dict(settings or {})
-      config, path = session.evaluation(command, options, fields)
+      own = {'pretrained': str(self.directory)}
+      config, path = session.evaluation(command, options, own, settings)
       self._kept.append(session.name_data(config, data, labels, test, test_labels))
       at = pathlib.Path(workdir) if workdir else self._place(command.task, config, path)
       command.run(config.lock(), Invocation(path, str(at)))
@@ -118,7 +119,7 @@ class SavedRun:
   def _place(self, task: str, config: Config, recipe: str) -> pathlib.Path:
     from byoljax.workdir import checkpoint
 
-    directory = checkpoint.checkpoint_directory(str(self.directory))
+    directory = checkpoint.checkpoint_directory(self.directory)
     return evaluation.result_directory(task, config, directory, Invocation(recipe, ''))
 
   def report(self) -> 'Report':
@@ -187,6 +188,7 @@ def open_run(directory: str | pathlib.Path) -> SavedRun:
   Raises:
     ConfigError: there is no run.
   """
-  if not (pathlib.Path(directory) / 'config.json').is_file():
+  home = pathlib.Path(path_of('directory', directory))
+  if not (home / 'config.json').is_file():
     raise ConfigError(f"'{directory}' is no run's directory: it has no config.json.")
-  return SavedRun(directory)
+  return SavedRun(home)

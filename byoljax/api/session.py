@@ -6,6 +6,8 @@ import os
 import pathlib
 from typing import Any
 
+import numpy as np
+
 from byoljax import cli, main, own
 from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError
@@ -38,7 +40,7 @@ def configuration(recipe: Any, settings: Mapping[str, Any] | None) -> tuple[Conf
     settings: dotted field -> value.
 
   Raises:
-    ConfigError: no such recipe or field, or a value of another type.
+    ConfigError: no such recipe or field, or anything of another type.
   """
   if isinstance(recipe, str | os.PathLike):
     path = cli.locate(os.fspath(recipe))
@@ -46,26 +48,42 @@ def configuration(recipe: Any, settings: Mapping[str, Any] | None) -> tuple[Conf
   else:
     path, config = '', config_lib.from_json(config_lib.as_data(recipe))
   config.unlock()
-  _set(config, settings or {})
+  _set(config, settings)
   return config, path
 
 
-def evaluation(command: Command, options: str, settings: Mapping[str, Any]) -> tuple[Config, str]:
-  """The recipe that a command has as its own; otherwise as `configuration`."""
+def evaluation(
+  command: Command, options: str, own: Mapping[str, Any], settings: Mapping[str, Any] | None
+) -> tuple[Config, str]:
+  """The recipe that a command has as its own, with its own fields set; else as `configuration`."""
   path = cli.own_recipe(command, options)
   config = config_lib.load(path)
   config.unlock()
-  _set(config, dict(command.overrides) | dict(settings))
+  _set(config, dict(command.overrides) | dict(own))
+  _set(config, settings)
   return config, path
 
 
-def _set(config: Config, settings: Mapping[str, Any]) -> None:
-  for name, value in settings.items():
-    config_lib.override(config, name, value if isinstance(value, str) else _text(value))
+def mapping(name: str, given: Any, example: str) -> Mapping[str, Any]:
+  """An argument that is a mapping; {} for None.
+
+  Raises:
+    ConfigError: it is something else.
+  """
+  if given is not None and not isinstance(given, Mapping):
+    raise ConfigError(f'{name}={given!r} is no mapping: write {example}.')
+  return given or {}
+
+
+def _set(config: Config, settings: Mapping[str, Any] | None) -> None:
+  for name, value in mapping('settings', settings, "{'optim.base_lr': 0.01}").items():
+    config_lib.override(config, str(name), value if isinstance(value, str) else _text(value))
 
 
 def _text(value: Any) -> str:
   """A value as it is written on a command line."""
+  if isinstance(value, np.ndarray):
+    value = value.tolist()
   if isinstance(value, list | tuple):
     return f'({", ".join(map(_quoted, value))},)' if value else '()'
   return str(value)

@@ -168,7 +168,7 @@ def _train(
   )
   finetune.check(data, protocol, logging, encoder)
   with config.unlocked():
-    config['from'] = str(pathlib.Path(config['from']).resolve())
+    config['from'] = str(pathlib.Path(config['from']).expanduser().resolve())
   evaluation.open_home(home, config, invocation, data.train, encoder)
   return finetune.fit(encoder, data, protocol, logging=logging, workdir=home / FINETUNE)
 

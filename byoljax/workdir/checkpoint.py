@@ -285,7 +285,7 @@ def checkpoint_directory(pretrained: str | os.PathLike[str]) -> pathlib.Path:
   Raises:
     FileNotFoundError: neither a checkpoint nor a workdir with one.
   """
-  path = pathlib.Path(pretrained)
+  path = pathlib.Path(pretrained).expanduser()
   if (path / 'state').is_dir():
     return path
   latest = latest_finished(path)

@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 
 import byoljax
-from byoljax import own
+from byoljax import cli, own
 from byoljax.api import pretraining, saved_run, session
 from byoljax.config import ConfigError
 from byoljax.methods.joint_embedding.two_projections import from_projections
 from byoljax.models.heads import MLPHead
 from byoljax.models.net import stack
+from byoljax.tasks import classify
 from byoljax.tasks import pretrain as task
+from byoljax.workdir import checkpoint
 from tests.paths import ROOT
 
 RNG = np.random.default_rng(0)
@@ -204,6 +206,17 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
     ({'settings': {'train.batch_size': 'many'}}, "'many' is not a whole number"),
     ({'data': IMAGES, 'encoder': 'no:Net'}, "encoder 'no:Net' cannot be imported"),
     ({'data': IMAGES, 'length': 'long'}, "train.length='long' is not a duration"),
+    ({'length': 20}, "length=20 has no unit: write '20 epochs'"),
+    ({'recipe': None}, "recipe=None is no recipe: give its name, such as 'byol:folder_small'"),
+    ({'settings': [1]}, r"settings=\[1\] is no mapping: write {'optim.base_lr': 0.01}"),
+    ({'settings': {1: 2}}, "unknown field '1'"),
+    ({'views': [len]}, r"is no mapping: write {'view1': function}"),
+    ({'views': {'view1': 3}}, 'view=3 is neither a name nor a function'),
+    ({'method': 3}, 'method=3 is neither'),
+    ({'encoder': 3}, 'encoder=3 is neither'),
+    ({'on_row': 3}, 'on_row=3 is no function'),
+    ({'workdir': 3}, "workdir=3 is no path: name a directory, such as 'runs/byol'"),
+    ({'workdir': 'gs://bucket/run'}, 'is not a path on this computer'),
     ({'data': IMAGES[:5]}, 'more than the 5 images of given images'),
   ],
 )
@@ -221,6 +234,14 @@ def test_values_are_written_as_on_a_command_line():
   )
   assert config.method.projector == (8, 4) and config.views.view1.crop_scale == (0.5, 1.0)
   assert config.data.classes == ()
+  config, _ = session.configuration(
+    'byol:npz',
+    {'method.projector': np.array([8, 4]), 'views.view1.crop_scale': np.array([0.5, 1]),
+     'optim.base_lr': np.float32(0.1), 'seed': np.int64(3), 'data.classes': np.array([])},
+  )  # fmt: skip
+  assert (config.optim.base_lr, config.seed) == (0.1, 3)
+  assert config.method.projector == (8, 4) and config.views.view1.crop_scale == (0.5, 1.0)
+  assert config.data.classes == ()
 
 
 def test_a_run_of_the_command_line_is_opened(finished):
@@ -228,7 +249,33 @@ def test_a_run_of_the_command_line_is_opened(finished):
   assert run.step == 10 and len(run.rows) == 10 and run.results == {}
   with pytest.raises(ConfigError, match='has no config.json'):
     byoljax.open_run(finished / 'checkpoints')
+  with pytest.raises(ConfigError, match="unknown evaluation '3'"):
+    run.evaluate(3)
   assert set(saved_run.EVALUATIONS) >= {'knn', 'linear', 'logistic', 'finetune', 'few-labels'}
+
+
+def test_directories_may_begin_with_a_tilde(untrained, monkeypatch, tmp_path):
+  monkeypatch.setenv('HOME', str(untrained.parent))
+  monkeypatch.chdir(tmp_path)
+  run = f'~/{untrained.name}'
+  assert byoljax.open_run(run).directory == untrained
+  assert byoljax.load(run)(np.zeros((1, 12, 12, 3), np.uint8)).shape[0] == 1
+  _, invocation = recorded(monkeypatch, 'byol:npz', IMAGES, workdir=run)
+  assert invocation.workdir == str(untrained)
+  assert cli.parse(['pretrain', 'byol', f'--workdir={run}']).options.workdir == str(untrained)
+  assert checkpoint.checkpoint_directory(run) == untrained / 'checkpoints' / '0'
+  asked = []
+  monkeypatch.setattr(classify, 'encoder_of', lambda config: asked.append(config['from']))
+  monkeypatch.setattr(classify, 'make', lambda *given: asked.append(given[-1]))
+  monkeypatch.setattr(classify, 'own_module', lambda _: None)
+  byoljax.classify(IMAGES, LABELS, from_=run, workdir='~/made')
+  assert asked == [str(untrained), untrained.parent / 'made'] and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(('read', 'name'), [(byoljax.open_run, 'directory'), (byoljax.load, 'run')])
+def test_what_is_no_path_is_named(read, name):
+  with pytest.raises(ConfigError, match=f'^{name}=3 is no path: name a directory, such as'):
+    read(3)
 
 
 def test_another_run_in_the_same_place_has_its_own_encoder(untrained, tmp_path, monkeypatch):
