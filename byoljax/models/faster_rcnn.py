@@ -30,7 +30,8 @@ class Detector(NamedTuple):
   Attributes:
     kind: 'c4' or 'fpn', see `models.detectors`.
     taps: the maps that 'fpn' reads, finest first, each of half the sides of the one before it; ()
-      for the last map of each of the encoder's sizes but the first, of stride 2.
+      for the last map of each of the encoder's sizes but the first, of stride 2. 'c4' reads the one
+      before the last stage: () or its name.
     channels: of the levels of the pyramid.
     width: of the fully connected layers.
     extra_level: whether a further, coarser level makes proposals.
@@ -175,7 +176,13 @@ def stages_of(
   c4, taps, copied = detector.kind == 'c4', tuple(detector.taps), ()
   if c4:
     number = detectors.last_stage(encoder)
-    taps = taps or (f'stage{number - 1}',)
+    only = (f'stage{number - 1}',)
+    if taps not in ((), only):
+      raise ValueError(
+        f"detector 'c4' reads the map before the encoder's last stage, so taps={taps} must be () "
+        f"or {only}; 'fpn' reads others."
+      )
+    taps = only
     count = len(detectors.last_blocks(encoder))
     copied = tuple(f'stage{number}_block{i}' for i in range(count))
   taps = taps or pyramid_taps(encoder, channels)

@@ -101,11 +101,30 @@ def test_what_is_put_on_an_encoder(encoder, kind, maps, copied):
     ({'taps': ('stage7',)}, "unknown map 'stage7'"),
     ({'batch_norm': 'none'}, "unknown batch_norm 'none'"),
     ({'anchor_sizes': 3}, "unknown detector setting 'anchor_sizes'"),
+    ({'kind': 'c4', 'taps': ('stem',)}, r"taps=\('stem',\) must be \(\) or \('stage1',\)"),
+    ({'channels': 0}, 'channels=0, which must be a whole number from 1'),
+    ({'width': 0}, 'width=0, which must be a whole number from 1'),
+    ({'bins': -1}, 'bins=-1, which must be a whole number from 0'),
+    ({'first': 0}, 'first=0, which must be a whole number from 1'),
+    ({'second': -1}, 'second=-1, which'),
+    ({'training': (100,)}, r'training=\(100,\), which must be two whole numbers'),
+    ({'training': (-5, 10)}, r'training=\(-5, 10\), which'),
+    ({'testing': (10, 0)}, r'testing=\(10, 0\), which'),
+    ({'anchor_scales': (-1.0,)}, r'anchor_scales=\(-1.0,\), which must be positive'),
+    ({'anchor_ratios': ()}, r'anchor_ratios=\(\), which must be at least one'),
+    ({'finest': 0.0}, 'finest=0.0, which must be a positive'),
+    ({'found': (0.05, 0.5)}, r'found=\(0.05, 0.5\), which must be a score and an overlap'),
+    ({'found': (0.05, 0.5, 100, 0)}, r'found=\(0.05, 0.5, 100, 0\), which'),
+    ({'found': (0.05, 0.5, 100, 20, 1)}, 'found=.*, which'),
+    ({'found': (5, 0.5, 100, 20)}, 'found=.*, which'),
   ],
 )
 def test_settings_that_are_none_are_refused(changes, message):
   with pytest.raises(ValueError, match=message):
     detection.build(small, SETTING, **(TINY | changes))
+
+
+def test_what_no_detector_can_be_put_on_is_refused():
   with pytest.raises(ValueError, match='boxes of at least one class'):
     detection.build(small, SETTING._replace(num_classes=0), **TINY)
   with pytest.raises(ValueError, match='last stage of a ResNet on every region, which ViT has not'):

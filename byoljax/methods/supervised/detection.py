@@ -174,13 +174,42 @@ def detector_of(fields: Mapping[str, Any]) -> Detector:
   """A detector of the fields of a configuration.
 
   Raises:
-    ValueError: an unknown one.
+    ValueError: an unknown one, or a value that is not allowed.
   """
   for name in fields:
     if name not in Detector._fields:
       raise ValueError(unknown('detector setting', name, Detector._fields))
   made = Detector(**fields)
+  _check(made)
   return made._replace(found=DetectionOptions(*made.found))
+
+
+def _check(detector: Detector) -> None:
+  """Raises ValueError for a number that is not allowed, with its name."""
+  least = 0 if detector.kind == 'c4' else 1  # 'c4' has no layers of these.
+  leasts = {'channels': least, 'width': least, 'bins': 0, 'first': 1, 'second': 1}
+  pair = 'two whole numbers from 1 on: how many of each map are looked at, how many stay'
+  scores, counts = detector.found[:2], detector.found[2:]
+  rules = [
+    *((name, _whole((getattr(detector, name),), 1, least), f'a whole number from {least} on')
+      for name, least in leasts.items()),
+    *((name, _whole(getattr(detector, name), 2), pair) for name in ('training', 'testing')),
+    ('anchor_scales', min(detector.anchor_scales, default=1) > 0, 'positive numbers, or ()'),
+    ('anchor_ratios', min(detector.anchor_ratios, default=0) > 0, 'at least one positive number'),
+    ('finest', detector.finest > 0, 'a positive number'),
+    ('found', all(0 <= score <= 1 for score in scores) and _whole(counts, 2),
+     'a score and an overlap from 0 to 1 and two whole numbers from 1 on: how many are looked at, '
+     'how many stay'),
+  ]  # fmt: skip
+  for name, right, allowed in rules:
+    if not right:
+      value = getattr(detector, name)
+      raise ValueError(f'the detector has {name}={value}, which must be {allowed}.')
+
+
+def _whole(values: Sequence[Any], count: int, least: int = 1) -> bool:
+  """Whether these are so many whole numbers, none below `least`."""
+  return len(values) == count and all(isinstance(x, int) and x >= least for x in values)
 
 
 def build(
@@ -204,8 +233,8 @@ def build(
     **detector: fields of `Detector`.
 
   Raises:
-    ValueError: an unknown kind, map or `batch_norm`, no classes, or an encoder that the kind cannot
-      be put on.
+    ValueError: an unknown kind, map or `batch_norm`, a field of the detector that is not allowed,
+      no classes, or an encoder that the kind cannot be put on.
   """
   if batch_norm not in BATCH_NORMS:
     raise ValueError(unknown('batch_norm', batch_norm, BATCH_NORMS))
