@@ -71,7 +71,8 @@ class DenseHead(nn.Module):
         map, and patches are as many down as across.
 
     Raises:
-      ValueError: tokens that are no map, or more blocks than lead to the size of the image.
+      ValueError: tokens that are no map, or more blocks than lead to the size of the image, where
+        the map has places enough to tell.
     """
     size = None if image is None else (image.shape[1], image.shape[2])
     found = [gridded_tokens(x, size).astype(self.dtype) for x in maps]
@@ -115,7 +116,8 @@ class DenseHead(nn.Module):
   def _check_blocks(self, given: tuple[int, ...], image: tuple[int, ...]) -> None:
     blocks = len(self.up_channels)
     made = tuple(side << blocks for side in given)
-    if blocks and max(made) > max(image):
+    # A map reaches beyond the image by less than its stride, so its places but one are inside.
+    if any((side - 1) << blocks >= extent for side, extent in zip(given, image, strict=True)):
       raise ValueError(
         f'up_channels has {blocks} blocks, which make {made} pixels of a map of {tuple(given)}: '
         f'more than the image has, {tuple(image)}. Name fewer, as the recipe depth:small does.'

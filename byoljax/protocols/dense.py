@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import dataclasses
+import math
 import pathlib
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from byoljax.config import user_errors
+from byoljax.data.batches import whole
 from byoljax.data.sources.source import Source
 from byoljax.devices import mapping
 from byoljax.encoders.dense import DEPTH, SEGMENTATION, DenseModel, Design
@@ -60,8 +62,8 @@ def fit(
     workdir: where the runs can be resumed; None keeps them in memory.
 
   Returns:
-    Results of the metric with 'base_lr', 'sweep' (its 'held_out' None where nothing is known, as of
-    a rate that diverged), numbers of examples and, of classes, the 'iou' of each.
+    Results of the metric with 'base_lr', 'sweep' with its 'held_out', numbers of examples and, of
+    classes, the 'iou' of each. None is what is not known, as of a rate that diverged.
 
   Raises:
     Stopped: the process was asked to stop; in a directory everything is saved.
@@ -87,7 +89,8 @@ def fit(
     kind, design, params, bn, data.data.test, data.field, data.data.batch_size
   )
   result = {
-    **scores,
+    # JSON knows neither NaN nor infinity.
+    **{name: value if math.isfinite(value) else None for name, value in scores.items()},
     'base_lr': rate,
     'sweep': [
       {
@@ -102,7 +105,7 @@ def fit(
     'batch_size': run.length.batch_size,
   }
   if ious:
-    # JSON knows no NaN: what occurs nowhere has none.
+    # What occurs nowhere has none.
     known = {name: value for name, value in zip(data.classes, ious, strict=True) if value == value}
     result['iou'] = known
   return TrainedDense(result, DenseModel(kind, design, params, bn, data.classes, {}))
@@ -127,7 +130,8 @@ def check(
   with user_errors(where):
     encoder = _dilated(encoder, protocol.output_stride)
     example = encoder.preprocessing._replace(image_size=data.data.image_size).example()
-    net = _design(encoder, data, protocol).net
+    design = _design(encoder, data, protocol)
+    net = design.net
 
     def outputs() -> dict[str, jax.Array]:
       params, bn = net.init(jax.random.key(0), example)
@@ -135,11 +139,32 @@ def check(
       return net.apply(params, bn, image, train=False, inputs={'head': {'image': image}})[0]
 
     jax.eval_shape(outputs)
-  sources = [data.data.train]
+  trained, tested = [data.data.train], [data.data.test]
   if len(protocol.rates) > 1:
-    sources.append(training.hold_out(data.data.train, protocol.held_out, protocol.seed)[1])
-  for source in sources:
+    held_out, rest = training.hold_out(data.data.train, protocol.held_out, protocol.seed)
+    trained, tested = [*trained, rest], [*tested, held_out]
+  for source in tested:
+    _check_sizes(source, design, where)
+  for source in trained:
     _set_up(source, data, protocol, next(iter(protocol.rates)), logging, where)
+
+
+def _check_sizes(source: Source, design: Design, where: str) -> None:
+  """Checks that the network takes whole images of a source, the smallest and the largest ones.
+
+  Raises:
+    ConfigError: it does not.
+  """
+  with user_errors(where):
+    multiple, least = design.sides
+    sizes = [each[:2] for each in whole.groups(source, multiple=multiple, least=least)]
+  example = design.preprocessing.example()
+  params, bn = jax.eval_shape(design.net.init, jax.random.key(0), example)
+  for size in dict.fromkeys((min(sizes, key=min), max(sizes, key=math.prod))):
+    image = jax.ShapeDtypeStruct((1, *size, example.shape[-1]), jnp.float32)
+    with user_errors(f'{where}: images of {source.name} at {size[0]} x {size[1]} pixels'):
+      inside = jax.ShapeDtypeStruct(image.shape[:3], bool)
+      jax.eval_shape(design.outputs, params, bn, image, inside)
 
 
 def _dilated(encoder: Encoder, output_stride: int) -> Encoder:

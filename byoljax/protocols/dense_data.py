@@ -45,7 +45,7 @@ def open_data(
     directory: see `datasets.load`.
     field: that holds the truth; '' for the set's usual one.
     classes: their names in the order of their numbers; () for the set's own, or as many as the
-      training masks have, 255 being no label.
+      masks have, 255 being no label.
     images: so many of the training images, at random; 0 for all.
     seed: draws them.
     range_: which numbers are black and white, see `data.sources.pixels`.
@@ -54,7 +54,8 @@ def open_data(
       `threads` and `resident` of `EvalData`.
 
   Raises:
-    ConfigError: no such data, field or split, or masks that do not number classes.
+    ConfigError: no such data, field or split, masks that do not number classes or have more of them
+      than names, or test images without a pixel that is known.
   """
   with user_errors():
     known = datasets.facts(name)
@@ -76,8 +77,10 @@ def open_data(
       )
 
     train = load('train')
+    every = [train]
     try:
       test, rest = load('test'), train
+      every.append(test)
     except NoSplitError:
       test, rest = training.hold_out(train, HELD_OUT, 0)
       say(f'{train.name} has no test split: {test.size} of its images, at random, are held out.')
@@ -95,25 +98,46 @@ def open_data(
   size = extraction.fit_to_devices(min(reading.pop('batch_size'), test.size))
   data = EvalData(rest, test, batch_size=size, has_test=True, **reading)
   if kind != SEGMENTATION:
-    return DenseData(data, field, (), mean_depth(rest, field))
-  names = tuple(classes) or (known.mask_classes if field == known.mask else ())
-  return DenseData(data, field, names or numbered(train, field))
+    mean = mean_depth(rest, field)
+    if not any(_known(depths).any() for depths in _values(test, field, 'depths')):
+      raise ConfigError(f'no depth {field!r} of the test images of {test.name} is above 0: nothing '
+                        'is there to test with.')  # fmt: skip
+    return DenseData(data, field, (), mean)
+  if not classes and field == known.mask and known.mask_classes:
+    return DenseData(data, field, known.mask_classes)  # Reading every mask would take minutes.
+  return DenseData(data, field, numbered(every, field, tuple(classes)))
 
 
-def numbered(source: Source, field: str) -> tuple[str, ...]:
-  """Classes by their numbers, as many as the masks of a source have, 255 not counted.
+def numbered(sources: Sequence[Source], field: str, names: tuple[str, ...] = ()) -> tuple[str, ...]:
+  """The names of the classes; (): their numbers, as many as the masks of all have but for 255.
 
   Raises:
-    ConfigError: numbers that are none of classes.
+    ConfigError: numbers that are none of classes, or of more classes than there are names; or a
+      source without any label.
   """
   largest = -1
-  for masks in _values(source, field, 'classes'):
-    known = masks[masks != IGNORED]
-    largest = max(largest, int(known.max()) if known.size else -1)
+  for source in sources:
+    own = -1
+    for masks in _values(source, field, 'classes'):
+      known = masks[masks != IGNORED]
+      own = max(own, int(known.max()) if known.size else -1)
+    if own < 0:
+      raise ConfigError(
+        f'the masks {field!r} of {source.name} have no label in any of its {source.size:,} images: '
+        f'they must number the classes from 0; {IGNORED} is no label.'
+      )
+    if names and own >= len(names):
+      raise ConfigError(
+        f'the masks {field!r} of {source.name} number classes up to {own}, but {len(names)} have a '
+        f'name, from 0: name every class, and give pixels of no class the number {IGNORED}.'
+      )
+    largest = max(largest, own)
+  if names:
+    return names
   if not 1 <= largest < _MOST_CLASSES:
     raise ConfigError(
-      f'the masks {field!r} of {source.name} go up to {largest}: they must number the classes from '
-      f'0, of which there are 2 to {_MOST_CLASSES:,}; {IGNORED} is no label.'
+      f'the masks {field!r} of {sources[0].name} go up to {largest}: they must number the classes '
+      f'from 0, of which there are 2 to {_MOST_CLASSES:,}; {IGNORED} is no label.'
     )
   return tuple(map(str, range(largest + 1)))
 
@@ -127,12 +151,16 @@ def mean_depth(source: Source, field: str) -> float:
   order = np.random.default_rng((0, streams.STATISTICS)).permutation(source.size)[:_DEPTHS_OF]
   total, count = 0.0, 0
   for depths in _values(source.subset(np.sort(order)), field, 'depths'):
-    known = depths[np.isfinite(depths) & (depths > 0)].astype(np.float64)
+    known = depths[_known(depths)].astype(np.float64)
     total, count = total + float(known.sum()), count + known.size
   if not count:
     raise ConfigError(f'the field {field!r} of {source.name} has no depth above 0 in {len(order)} '
                       'images: 0, negative and infinite ones are unknown.')  # fmt: skip
   return total / count
+
+
+def _known(depths: np.ndarray) -> np.ndarray:
+  return np.isfinite(depths) & (depths > 0)
 
 
 def _values(source: Source, field: str, what: str) -> Any:

@@ -172,7 +172,7 @@ def _dense(each: Mapping[str, Any]) -> Rows:
   from byoljax.protocols.dense_protocol import KINDS, MODE_TITLES
 
   config = each['config']
-  first = each['result']['rows'][0]
+  first = each['result']['rows'][0]  # None is what is not known.
   (results,) = (kind.results for kind in KINDS.values() if kind.headline in first)
   return [
     {
@@ -180,7 +180,11 @@ def _dense(each: Mapping[str, Any]) -> Rows:
       'images': f'{row["train_examples"]:,}',
       'start': STARTS.get(row['start'], row['start']),
       'encoder': MODE_TITLES[row['mode']],
-      **{title: form.format(row[name]) for name, (title, form) in results.items()},
+      **{
+        title: form.format(row[name])
+        for name, (title, form) in results.items()
+        if row[name] is not None
+      },
       'protocol': config[config['task']].get('protocol', ''),
     }
     for row in each['result']['rows']

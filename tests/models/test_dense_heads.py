@@ -57,6 +57,15 @@ def test_what_cannot_be_built_is_told():
     dense_heads.gridded_tokens(jnp.zeros((2, 8, 3)))
 
 
+@pytest.mark.parametrize('size', [(8, 8), (5, 29), (12, 30), (33, 64)])
+def test_as_many_blocks_as_the_stride_has_doublings_fit_images_of_any_size(size):
+  image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
+  blocks = (4,) * 3  # Of a stride of 8; the map of 5 x 29 pixels is 8 x 32 after them.
+  assert shapes('small', HeadOptions('up', up_channels=blocks), image)[2]['output'].shape == (
+    1, *size, 5
+  )  # fmt: skip
+
+
 def test_tokens_become_the_map_of_their_patches():
   tokens = np.arange(2 * 7 * 3).reshape(2, 7, 3)
   made = dense_heads.gridded_tokens(jnp.asarray(tokens), (20, 30))

@@ -20,7 +20,8 @@ from byoljax.encoders.dense import DenseModel, Design
 from byoljax.encoders.encoder import Preprocessing
 from byoljax.methods.supervised.dense import HeadOptions
 from byoljax.protocols import dense, dense_data, dense_evaluation
-from byoljax.protocols.dense_protocol import DenseProtocol
+from byoljax.protocols.dense_protocol import KINDS, DenseProtocol
+from byoljax.tasks import dense as dense_task
 from byoljax.train.record import Logging
 from byoljax.workdir import stored_config
 from configs import depth as depth_config
@@ -251,14 +252,53 @@ def test_data_that_cannot_be_used_are_told(kind, changes, said, scene_file):
 
 def test_masks_that_number_no_classes_are_told():
   images = np.zeros((2, 4, 4, 3), np.uint8)
-  for value, said in ((0, 'go up to 0'), (2000, 'go up to 2000'), (255, 'go up to -1')):
+  for value, said in ((0, 'go up to 0'), (2000, 'go up to 2000'), (255, 'have no label in any')):
     masks = np.full((2, 4, 4), value, np.uint16)
     source = arrays.from_arrays(images, fields={Field('mask', 'mask'): masks})
     with pytest.raises(ConfigError, match=said):
-      dense_data.numbered(source, 'mask')
+      dense_data.numbered([source], 'mask')
   nothing = arrays.from_arrays(images, fields={Field('depth', 'map'): np.zeros((2, 4, 4))})
   with pytest.raises(ConfigError, match='no depth above 0 in 2 images'):
     dense_data.mean_depth(nothing, 'depth')
+
+
+def test_what_is_not_known_is_a_dash():
+  row = {'start': 'online', 'mode': 'frozen', 'train_examples': 4, 'base_lr': 0.1}
+  scores = {'mean_iou': None, 'pixel_accuracy': 0.5}
+  table = dense_task.format_results(KINDS['segmentation'].results, [row | scores])
+  first, *rest = table.splitlines()[-1].split()[-3:]
+  assert first in ('-', '–') and rest == ['50.0%', '0.1']
+
+
+def test_classes_are_those_of_training_and_test_images(tmp_path):
+  """Also where training has not all of them; all must have a name, and some pixel be known."""
+  images, masks, depths = scenes(4)
+  path = tmp_path / 'scenes.npz'
+
+  def written(mask, depth=depths):
+    np.savez(path, x_train=images, mask_train=masks, depth_train=depths,
+             x_test=images, mask_test=mask, depth_test=depth)  # fmt: skip
+    return path
+
+  more = np.where(masks == CLASSES - 1, CLASSES, masks).astype(np.uint8)
+  assert opened('segmentation', written(more)).classes == ('0', '1', '2', '3')
+  with pytest.raises(ConfigError, match='classes up to 3, but 3 have a name'):
+    opened('segmentation', path, classes=('a', 'b', 'c'))
+  with pytest.raises(ConfigError, match='classes up to 2, but 2 have a name'):
+    opened('segmentation', path, classes=('a', 'b'))
+  assert opened('segmentation', path, classes='abcd').classes == ('a', 'b', 'c', 'd')
+  with pytest.raises(ConfigError, match='have no label in any of its 4 images'):
+    opened('segmentation', written(np.full_like(masks, 255)))
+  with pytest.raises(ConfigError, match='no depth .* is above 0'):
+    opened('depth', written(masks, np.zeros_like(depths)))
+
+
+def test_sizes_of_test_images_are_checked_before_training(masks, encoder):
+  """AlexNet's kernels leave nothing of a small image that is not filled up."""
+  data = masks._replace(data=masks.data._replace(image_size=64))
+  alexnet = dataclasses.replace(encoder, fields={'name': 'alexnet', 'stem': 'imagenet'})
+  with pytest.raises(ConfigError, match='segment: images of .* at 12 x 12 pixels: AlexNet .* 63'):
+    dense.check(alexnet, data, protocol(segment_config, multiple=1), Logging(), 'segment')
 
 
 @pytest.mark.parametrize(
