@@ -1,4 +1,4 @@
-"""Metrics of dense outputs, batch by batch: segmentation maps, depth, reconstructions.
+"""Metrics of dense outputs, batch by batch: segmentation maps, depth.
 
 A `Metric` is three functions. `update` is pure and can be jitted and mapped over devices: what it
 keeps are sums, so the result is that of all examples at once, however they are cut into batches
@@ -75,51 +75,12 @@ def mean_iou(num_classes: int, *, axis: str | None = None) -> Metric:
     return _add_counts(state, found.reshape(num_classes, num_classes), axis)
 
   def result(state: PyTree) -> dict[str, float]:
-    confusion = _counts(state)  # targets in rows, predictions in columns
-    right = np.diag(confusion)
-    union = confusion.sum(0) + confusion.sum(1) - right
-    if not union.any():
+    ious = [iou for iou in class_ious(state) if iou == iou]
+    if not ious:
       return {'mean_iou': float('nan'), 'pixel_accuracy': float('nan')}
-    there = union > 0
-    return {
-      'mean_iou': float(np.mean(right[there] / union[there])),
-      'pixel_accuracy': float(right.sum() / confusion.sum()),
-    }
-
-  return Metric(init, update, result)
-
-
-def mean_squared_error(*, axis: str | None = None) -> Metric:
-  """Mean squared error of a map, over all values of all examples.
-
-  Args:
-    axis: the mapped axis, over which sums are taken; None on a single device.
-
-  Returns:
-    A metric with outputs and targets [b, ...], a mask bool [b] or of the targets' shape (depth
-    that was not measured), and the results 'mse' and 'rmse'; NaN without a single value.
-  """
-
-  def init() -> PyTree:
-    zero = jnp.zeros((), jnp.float32)
-    return {'sum': zero, 'lost': zero, 'count': _zero_counts(())}
-
-  def update(state: PyTree, outputs: jax.Array, targets: jax.Array, mask: jax.Array) -> PyTree:
-    if outputs.shape != targets.shape:
-      raise ValueError(f'outputs {outputs.shape} and targets {targets.shape} differ in shape.')
-    counted = _spread(mask, targets)
-    # Where nothing counts there may be anything, NaN among it.
-    error = jnp.where(counted, outputs.astype(jnp.float32) - targets.astype(jnp.float32), 0.0)
-    batch = collectives.psum(jnp.sum(jnp.square(error)), axis)
-    total, lost = _compensated(state['sum'], state['lost'], batch)
-    count = _add_counts(state['count'], jnp.sum(counted, dtype=jnp.int32), axis)
-    return {'sum': total, 'lost': lost, 'count': count}
-
-  def result(state: PyTree) -> dict[str, float]:
-    count = int(_counts(state['count']))
-    total = float(np.asarray(state['sum'], np.float64) + np.asarray(state['lost'], np.float64))
-    value = total / count if count else float('nan')
-    return {'mse': value, 'rmse': value**0.5}
+    confusion = _counts(state)
+    right = float(np.trace(confusion) / confusion.sum())
+    return {'mean_iou': float(np.mean(ious)), 'pixel_accuracy': right}
 
   return Metric(init, update, result)
 
@@ -177,7 +138,7 @@ def depth_errors(*, axis: str | None = None) -> Metric:
 
 def class_ious(state: PyTree) -> list[float]:
   """IoU of every class, of a state of `mean_iou`; NaN where it occurs nowhere."""
-  confusion = _counts(state)
+  confusion = _counts(state)  # Targets in rows, predictions in columns.
   right = np.diag(confusion)
   union = confusion.sum(0) + confusion.sum(1) - right
   return [float(r / u) if u else float('nan') for r, u in zip(right, union, strict=True)]

@@ -6,6 +6,9 @@ import jax
 
 from byoljax.devices import collectives
 from byoljax.method import Batch, Setting
+from byoljax.suggest import unknown
+
+BATCH_NORMS = ('batch', 'frozen')
 
 
 def check_sizes(projector: Sequence[int], predictor: Sequence[int] = ()) -> None:
@@ -21,6 +24,12 @@ def check_sizes(projector: Sequence[int], predictor: Sequence[int] = ()) -> None
       f'the predictor puts out {predictor[-1]} values but the projector {projector[-1]}: '
       f'the last numbers of both must be equal.'
     )
+
+
+def check_batch_norm(batch_norm: str) -> None:
+  """Raises ValueError unless it is one of `BATCH_NORMS`."""
+  if batch_norm not in BATCH_NORMS:
+    raise ValueError(unknown('batch_norm', batch_norm, BATCH_NORMS))
 
 
 def require_other_images(rows: int, axis: str | None) -> None:

@@ -12,7 +12,8 @@ from byoljax.encoders.dense import DEPTH, SEGMENTATION
 from byoljax.evals import streaming
 from byoljax.evals.headlines import HEADLINES
 from byoljax.evals.streaming import Metric
-from byoljax.methods.supervised.dense import BATCH_NORMS, HeadOptions
+from byoljax.methods.checks import BATCH_NORMS
+from byoljax.methods.supervised.dense import HeadOptions
 from byoljax.models.dense_heads import HEADS
 from byoljax.protocols.extraction import EvalData
 

@@ -14,6 +14,7 @@ from byoljax.devices import mapping
 from byoljax.encoders import classifier
 from byoljax.encoders.encoder import EMBEDDING, Encoder, network
 from byoljax.evals import scores
+from byoljax.methods import checks
 from byoljax.methods.supervised import supervised
 from byoljax.models import vit
 from byoljax.ops import readouts
@@ -118,7 +119,7 @@ def check(
 
 def check_network(encoder: Encoder, protocol: FinetuneProtocol, where: str = 'finetune') -> None:
   """Raises ConfigError unless a network can be fine-tuned like this; as `check`, without data."""
-  choose(f'{where}.batch_norm', protocol.batch_norm, supervised.BATCH_NORMS)
+  choose(f'{where}.batch_norm', protocol.batch_norm, checks.BATCH_NORMS)
   choose(f'{where}.pool', protocol.pool, ('', *vit.POOLS))
   if not protocol.head_lr > 0:
     raise ConfigError(f"{where}.head_lr={protocol.head_lr:g} must be above 0: 1 is the encoder's.")

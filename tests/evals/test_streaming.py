@@ -35,17 +35,7 @@ def test_mean_iou_by_hand():
   maps = np.array([[[20, 15, 255]]], np.uint8)
   found = after(streaming.mean_iou(21), (scores(np.minimum(maps, 20), 21), maps, ALL[:1]))
   assert found == {'mean_iou': 1.0, 'pixel_accuracy': 1.0}
-
-
-def test_squared_error_by_hand():
-  outputs, targets = np.array([[1.0, 2.0], [3.0, np.nan]]), np.array([[0.0, 4.0], [3.0, 7.0]])
-  metric = streaming.mean_squared_error()
-  measured = np.array([[True, True], [True, False]])
-  assert after(metric, (outputs, targets, measured)) == {
-    'mse': pytest.approx(5 / 3), 'rmse': pytest.approx((5 / 3) ** 0.5)
-  }  # fmt: skip
-  assert after(metric, (outputs, targets, np.array([True, False])))['mse'] == 2.5
-  assert np.isnan(after(metric)['mse']) and np.isnan(after(streaming.mean_iou(3))['mean_iou'])
+  assert all(np.isnan(value) for value in after(streaming.mean_iou(3)).values())
 
 
 def test_the_iou_of_every_class_by_hand():
@@ -70,7 +60,7 @@ def test_errors_of_depth_by_hand():
   assert all(np.isnan(value) for value in nothing.values())
 
 
-@pytest.mark.parametrize('kind', ['iou', 'mse', 'depth'])
+@pytest.mark.parametrize('kind', ['iou', 'depth'])
 def test_batches_padding_and_devices_do_not_matter(kind):
   """13 examples as a whole, as 4 + 4 + 4 + 1 padded, and each of these over four devices."""
   rng = np.random.default_rng(0)
@@ -79,7 +69,7 @@ def test_batches_padding_and_devices_do_not_matter(kind):
     outputs = rng.normal(size=(13, 6, 5, 5)).astype(np.float32)
     targets = rng.integers(-1, 6, (13, 6, 5))
   else:
-    make = streaming.mean_squared_error if kind == 'mse' else streaming.depth_errors
+    make = streaming.depth_errors
     outputs, targets = rng.normal(2, 1, size=(2, 13, 6, 5)).astype(np.float32)
   whole = after(make(), (outputs, targets, np.ones(13, bool)))
   # Padding holds whatever the last batch left there.
@@ -111,19 +101,17 @@ def test_counts_go_beyond_int32():
 
 def test_a_long_sum_loses_nothing():
   """2^24 + 1 is no float32: a plain sum would stay at 2^24."""
-  metric = streaming.mean_squared_error()
-  one = (np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), np.ones(1, bool))
-  state = metric.init() | {'sum': jnp.float32(2**24)}
+  metric = streaming.depth_errors()
+  one = (np.full((1, 1), 2, np.float32), np.ones((1, 1), np.float32), np.ones(1, bool))
+  state = metric.init() | {'sum': jnp.array([2**24, 0], jnp.float32)}
   update = jax.jit(metric.update)
   for _ in range(10):
     state = update(state, *one)
-  assert metric.result(state)['mse'] == (2**24 + 10) / 10
+  assert metric.result(state)['rms'] == ((2**24 + 10) / 10) ** 0.5
 
 
 def test_wrong_shapes_are_refused():
   with pytest.raises(ValueError, match=r'outputs are \[b, ..., 3\]'):
     streaming.mean_iou(3).update({}, np.zeros((2, 4)), np.zeros((2,), int), ALL)
-  with pytest.raises(ValueError, match='differ in shape'):
-    streaming.mean_squared_error().update({}, np.zeros((2, 4)), np.zeros((2, 5)), ALL)
   with pytest.raises(ValueError, match='differ in shape'):
     streaming.depth_errors().update({}, np.zeros((2, 4)), np.zeros((2, 5)), ALL)

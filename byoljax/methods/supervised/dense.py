@@ -24,6 +24,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods import checks
 from byoljax.models.dense_heads import HEADS, UP_CHANNELS, DenseHead
 from byoljax.models.net import Net, Statistics, stack
 from byoljax.models.taps import taps_of
@@ -31,7 +32,6 @@ from byoljax.suggest import unknown
 
 PyTree = Any
 OUTPUT = 'output'
-BATCH_NORMS = ('batch', 'frozen')
 # Large enough for every encoder's kernels and patches; nothing of that size is computed.
 _PROBED = 224
 
@@ -87,8 +87,7 @@ def dense_method(
   Raises:
     ValueError: an unknown head, tap or `batch_norm`, or an encoder without a map.
   """
-  if batch_norm not in BATCH_NORMS:
-    raise ValueError(unknown('batch_norm', batch_norm, BATCH_NORMS))
+  checks.check_batch_norm(batch_norm)
   net = network(
     make_encoder(setting.axis),
     options,

@@ -27,6 +27,7 @@ from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import detection as losses
 from byoljax.method import Aux, Batch, MakeEncoder, Method, Setting, default_groups, keep
+from byoljax.methods import checks
 from byoljax.models import faster_rcnn
 from byoljax.models.faster_rcnn import Detector, Size, Stages, stages_of
 from byoljax.models.net import Statistics
@@ -35,7 +36,6 @@ from byoljax.ops.proposals import DetectionOptions
 from byoljax.suggest import unknown
 
 PyTree = Any
-BATCH_NORMS = ('batch', 'frozen')
 FIELD, KINDS = 'boxes', 'kinds'
 CROWD = 2  # As in `evals.detection`.
 
@@ -236,8 +236,7 @@ def build(
     ValueError: an unknown kind, map or `batch_norm`, a field of the detector that is not allowed,
       no classes, or an encoder that the kind cannot be put on.
   """
-  if batch_norm not in BATCH_NORMS:
-    raise ValueError(unknown('batch_norm', batch_norm, BATCH_NORMS))
+  checks.check_batch_norm(batch_norm)
   options = detector_of(detector)
   classes = classes or setting.num_classes
   if classes < 1:

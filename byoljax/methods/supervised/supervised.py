@@ -34,12 +34,12 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods import checks
 from byoljax.models import heads
 from byoljax.models.net import Inputs, Net, Statistics, modules_in_order, stack
 from byoljax.ops import stochastic_depth
 
 PyTree = Any
-BATCH_NORMS = ('batch', 'frozen')
 ALL = 'all'
 TARGETS = 'label_targets'
 
@@ -223,8 +223,7 @@ def build(
   """
   if setting.num_classes < 2:
     raise ValueError('supervised training needs labelled images of at least 2 classes.')
-  if batch_norm not in BATCH_NORMS:
-    raise ValueError(f"batch_norm='{batch_norm}' is not one of {', '.join(BATCH_NORMS)}.")
+  checks.check_batch_norm(batch_norm)
   regularization = Regularization(drop_path, mixup, cutmix, label_smoothing)
   encoder = make_encoder(setting.axis)
   regularization.check(encoder)
