@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from byoljax.models import layers
 from byoljax.models.initializers import he_normal_fan_in, normal
-from byoljax.models.net import stack, unknown_name
-from byoljax.models.taps import taps_of
+from byoljax.models.net import unknown_name
+from byoljax.models.taps import maps_of, probed_side
 
 MOST_CHANNELS = 512
 # Large enough for every encoder's kernels; nothing of that size is computed.
@@ -49,10 +49,7 @@ def feature_map(encoder: nn.Module, channels: int, tap: str = '') -> FeatureMap:
   Raises:
     ValueError: no such map, none at all, or one whose stride is not a power of two.
   """
-  net = stack((('encoder', 'embedding', encoder),))
-  small, large = (
-    taps_of(net, jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)) for side in _PROBED
-  )
+  small, large = (maps_of(encoder, channels, side) for side in _PROBED)
   maps = [name for name, shape in small.items() if len(shape) == 4]
   if not maps:
     raise ValueError(
@@ -62,7 +59,11 @@ def feature_map(encoder: nn.Module, channels: int, tap: str = '') -> FeatureMap:
   name = tap or maps[-1]
   if name not in maps:
     raise ValueError(unknown_name('map', name, maps))
-  stride = (_PROBED[1] - _PROBED[0]) / max(1, large[name][1] - small[name][1])
+  sides = [probed_side(encoder, side) for side in _PROBED]
+  if sides[0] == sides[1]:  # It takes images of one size.
+    stride = sides[0] / small[name][1]
+  else:
+    stride = (sides[1] - sides[0]) / max(1, large[name][1] - small[name][1])
   if stride not in (1, 2, 4, 8, 16, 32, 64):
     raise ValueError(
       f"map '{name}' has a stride of {stride:g} pixels, and a decoder doubles sides: take one "

@@ -13,7 +13,7 @@ import numpy as np
 
 from byoljax.models import detectors
 from byoljax.models.net import Net, stack
-from byoljax.models.taps import taps_of
+from byoljax.models.taps import maps_of, probed_side
 from byoljax.ops import anchors, proposals
 from byoljax.ops.proposals import DetectionOptions, ProposalOptions
 from byoljax.suggest import unknown
@@ -219,15 +219,15 @@ def pyramid_taps(encoder: nn.Module, channels: int) -> tuple[str, ...]:
     ValueError: it has no such map.
   """
   known = _maps(encoder, channels)
-  last = {shape[1]: name for name, shape in known.items() if shape[1] <= _PROBED // 4}
+  most = probed_side(encoder, _PROBED) // 4
+  last = {shape[1]: name for name, shape in known.items() if shape[1] <= most}
   if not last:
     raise ValueError(f'{type(encoder).__name__} has no map of a stride of 4 or more: name `taps`.')
   return tuple(last.values())
 
 
 def _maps(encoder: nn.Module, channels: int) -> dict[str, tuple[int, ...]]:
-  net = stack((('encoder', 'embedding', encoder),))
-  found = taps_of(net, jax.ShapeDtypeStruct((1, _PROBED, _PROBED, channels), jnp.float32))
+  found = maps_of(encoder, channels, _PROBED)
   maps = {name: shape for name, shape in found.items() if len(shape) == 4}
   if not maps:
     raise ValueError(

@@ -27,8 +27,8 @@ import jax.numpy as jnp
 
 from byoljax.models import layers, pooling
 from byoljax.models.halves import sown_maps
-from byoljax.models.net import stack, unknown_name
-from byoljax.models.taps import taps_of
+from byoljax.models.net import unknown_name
+from byoljax.models.taps import maps_of
 
 ROLE = 'lasso'  # Its name among the parameters of an encoder that it is put on.
 MIXTURE = 'mixture'  # The tap.
@@ -110,8 +110,7 @@ def choose_maps(encoder: nn.Module, channels: int, taps: Sequence[str] = ()) -> 
     ValueError: an unknown name, fewer than two maps, a last map that is not the coarsest, or one
       with another number of channels than the embedding: heads would be made for that.
   """
-  net = stack((('encoder', 'embedding', encoder),))
-  found = taps_of(net, jax.ShapeDtypeStruct((1, _PROBED, _PROBED, channels), jnp.float32))
+  found = maps_of(encoder, channels, _PROBED)
   shapes = {name: shape for name, shape in found.items() if len(shape) == 4}
   for name in taps:
     if name not in shapes:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import functools
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -46,6 +47,25 @@ def taps_of(net: Net, x: Any, inputs: Inputs | None = None) -> dict[str, tuple[i
   shape = jax.ShapeDtypeStruct(x.shape, jnp.float32)
   jax.eval_shape(run, jax.random.key(0), shape, dict(inputs or {}))
   return found
+
+
+def maps_of(encoder: nn.Module, channels: int, side: int) -> dict[str, tuple[int, ...]]:
+  """As `taps_of`, of an encoder alone and one square image of `probed_side`.
+
+  Args:
+    encoder: a module called as module(images, train=...).
+    channels: of the image.
+    side: in pixels, about; large enough for the encoder's kernels, as nothing is computed.
+  """
+  side = probed_side(encoder, side)
+  net = stack((('encoder', 'embedding', encoder),))
+  return taps_of(net, jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32))
+
+
+def probed_side(encoder: nn.Module, side: int) -> int:
+  """The side of images that an encoder has positions for, in pixels; else about `side`."""
+  patch = getattr(encoder, 'patch', 1)
+  return (getattr(encoder, 'grid', 0) or max(1, side // patch)) * patch
 
 
 def truncate(net: Net, taps: Sequence[str]) -> Net:

@@ -10,7 +10,7 @@ import pytest
 from byoljax import models
 from byoljax.methods.supervised import dense
 from byoljax.methods.supervised.dense import HeadOptions
-from byoljax.models import dense_heads
+from byoljax.models import decoders, dense_heads, taps
 from byoljax.models.net import stack
 from byoljax.models.resnet import ResidualBlock
 
@@ -42,6 +42,19 @@ def test_an_output_at_every_pixel_whatever_the_encoder(encoder, last, several):
     net, _, outputs = shapes(encoder, HeadOptions(kind, up_channels=(8, 4)))
     assert outputs['output'].shape == (2, 64, 96, 5)
     assert dict(net.reads)['head'] == (several if kind == 'skips' else (last,))
+
+
+def test_a_network_of_one_size_of_images_takes_a_head():
+  image = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+  encoder = models.make_encoder('image_gpt_micro')
+  found = taps.maps_of(encoder, 3, 224)
+  assert found['features'][:3] == (1, 16, 16) and taps.probed_side(encoder, 224) == 16
+  net = dense.network(encoder, HeadOptions('linear'), 5)
+  assert dict(net.reads)['head'] == ('features',)
+  run = lambda x: net.apply(*net.init(jax.random.key(0), x), x, train=False,  # noqa: E731
+                            inputs={'head': {'image': x}})[0]  # fmt: skip
+  assert jax.eval_shape(run, image)['output'].shape == (2, 16, 16, 5)
+  assert decoders.feature_map(encoder, 3).stride == 1
 
 
 def test_what_cannot_be_built_is_told():

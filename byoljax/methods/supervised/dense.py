@@ -27,7 +27,7 @@ from byoljax.method import (
 from byoljax.methods import checks
 from byoljax.models.dense_heads import HEADS, UP_CHANNELS, DenseHead
 from byoljax.models.net import Net, Statistics, stack
-from byoljax.models.taps import taps_of
+from byoljax.models.taps import maps_of
 from byoljax.suggest import unknown
 
 PyTree = Any
@@ -195,8 +195,7 @@ def default_taps(encoder: nn.Module, channels: int, several: bool) -> tuple[str,
 
 def _maps(encoder: nn.Module, channels: int) -> dict[str, tuple[int, ...]]:
   """Shapes of everything that a dense head can read, in the order in which it is computed."""
-  net = stack((('encoder', 'embedding', encoder),))
-  shapes = taps_of(net, jax.ShapeDtypeStruct((1, _side(encoder), _side(encoder), channels), 'f4'))
+  shapes = maps_of(encoder, channels, _PROBED)
   found = {name: shape for name, shape in shapes.items() if len(shape) in (3, 4)}
   if not found:
     raise ValueError(
@@ -205,12 +204,6 @@ def _maps(encoder: nn.Module, channels: int) -> dict[str, tuple[int, ...]]:
       'self.sow("intermediates", "map", x).'
     )
   return found
-
-
-def _side(encoder: nn.Module) -> int:
-  """Of an image that can be looked at: patches divide it."""
-  patch = getattr(encoder, 'patch', 1)
-  return max(1, _PROBED // patch) * patch
 
 
 def require_field(batch: Batch, field: str, what: str) -> jax.Array:
