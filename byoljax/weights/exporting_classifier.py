@@ -15,7 +15,7 @@ import numpy as np
 
 from byoljax.encoders.classifier import Classifier
 from byoljax.ops import readouts
-from byoljax.weights import exporting, onnx_file
+from byoljax.weights import exporting, model_card, onnx_file
 from byoljax.weights.onnx_graph import Graph
 from byoljax.workdir.files import write_json
 
@@ -27,7 +27,7 @@ probabilities are calibrated with the temperature {heat:.4g}.
 
 ```python
 run = export.deserialize(bytearray(open('classifier.stablehlo', 'rb').read()))
-chances = run.call(images)  # uint8 [b, {side}, {side}, {channels}] -> float32 [b, {count}]
+chances = run.call(images)  # {images} -> float32 [b, {count}]
 ```
 """
 
@@ -134,14 +134,13 @@ def write(classifier: Classifier, folder: pathlib.Path) -> None:
       'result': dict(classifier.protocol).get('result', {}),
     },
   )
-  _, side, _, channels = classifier.encoder.preprocessing.example().shape
   card = folder / 'README.md'
+  its = classifier.encoder.preprocessing
   text = _CARD.format(
     count=len(classifier.classes),
     readout=kind,
     names=', '.join(classifier.classes),
-    side=side,
-    channels=channels,
+    images=model_card.images(its.channels, its.image_size, its.range),
     heat=classifier.temperature,
   )
   about = card.read_text()

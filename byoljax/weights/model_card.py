@@ -46,7 +46,7 @@ def render(card: Mapping[str, Any], timm: timm_words.Model | None = None) -> str
     numbers=f'{card["numbers"]:,}',
     side=side,
     features=card['features'],
-    channels=len(card['mean']),
+    images=images(len(card['mean']), side, card['range']),
     mean=_numbers(card['mean']),
     std=_numbers(card['std']),
     method=card['method'],
@@ -60,6 +60,12 @@ def render(card: Mapping[str, Any], timm: timm_words.Model | None = None) -> str
     use=use,
     results=_results(card['results']),
   )
+
+
+def images(channels: int, side: int, range_: str) -> str:
+  """What exported programs take, see `Preprocessing.image`: 'uint8 [b, 32, 32, 3]'."""
+  kind = 'float32 in [0, 1]' if range_ else 'uint8'
+  return f'{kind} [b, {side}, {side}, {channels}]'
 
 
 def photographs(card: Mapping[str, Any]) -> str:
