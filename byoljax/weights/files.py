@@ -39,10 +39,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def _safetensors(file: pathlib.Path) -> dict[str, np.ndarray]:
   import safetensors
-  from safetensors import flax
+  from safetensors import numpy
 
   try:
-    # By way of JAX arrays: NumPy alone has no bfloat16.
-    return {name: np.asarray(array) for name, array in flax.load_file(file).items()}
-  except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+    # Copies: what it returns may be the file itself, which somebody may write again.
+    return {name: np.array(array) for name, array in numpy.load_file(file).items()}
+  except (safetensors.SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
     raise ValueError(f"'{file}' is no safetensors file that can be read: {error}.") from error
