@@ -102,12 +102,12 @@ def to_timm(params: PyTree, patch: int, positions: np.ndarray | None) -> dict[st
   state: dict[str, np.ndarray] = {}
   for path, value in flatten_dict(params).items():
     state[name_of(path)] = array_of(path, value, patch)
-  if 'reg_token' in state and positions is None:
+  if positions is not None:
+    state['pos_embed'] = np.pad(positions.astype(np.float32), ((1, 0), (0, 0)))[None]
+  if 'reg_token' in state:
     table = state['pos_embed']
     state['cls_token'] = state['cls_token'] + table[:, :1]
     state['pos_embed'] = table[:, 1:].copy()
-  if positions is not None:
-    state['pos_embed'] = np.pad(positions.astype(np.float32), ((1, 0), (0, 0)))[None]
   return state
 
 
