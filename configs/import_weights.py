@@ -16,8 +16,9 @@ What network it is, is found out: depth, width, stem, padding, patches, position
 not in its weights: 64 channels a head, but 12 heads for a ViT-S with MoCo v3's positions; say
 `--config.encoder.name=vit_small_6heads` or `vit_small` where that is wrong. Where a file holds
 several networks (query and key, student and teacher, BYOL's online and target, SimCLR v2's EMA),
-`prefix` says which. SimCLR's networks see images that are not normalized: `data.mean` and
-`data.std` follow.
+`prefix` says which; `--config.prefix=` is the one with nothing before its names. SimCLR's networks
+see images that are not normalized: `data.mean` and `data.std` follow. A folder that byoljax
+exported says itself what its encoder is and which images it takes.
 """
 
 from ml_collections import ConfigDict
@@ -31,7 +32,8 @@ def get_config(arg: str = '') -> ConfigDict:
     {
       'task': 'import',
       'file': '',  # or a folder with model.safetensors or a TensorFlow checkpoint
-      'prefix': '',  # what stands before the encoder's names; '' = there is only one
+      # What stands before the encoder's names, '' = nothing; None = there is only one.
+      'prefix': None,
       'seed': 0,  # of the random encoder that results are compared with
       'data': shared.data,  # what evaluations use unless they name their own
       'encoder': shared.encoder,

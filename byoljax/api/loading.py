@@ -9,7 +9,7 @@ from byoljax.config import ConfigError, choose, path_of, user_errors
 from byoljax.encoders import load as runs
 from byoljax.encoders.encoder import EMBEDDING, Encoder
 from byoljax.models.taps import taps_of, truncate
-from byoljax.weights import exported, hub
+from byoljax.weights import exported, hub, importing
 
 
 def load(
@@ -41,7 +41,8 @@ def load(
       f"'{name}' is an exported encoder: it has one network, and brings its module."
     )
   with user_errors():
-    encoder = exported.read(folder, name)
+    exported.about(folder, name)  # Other libraries' folders are not taken for ours.
+    encoder = importing.encoder_of(str(folder), {}).encoder
   if tap == EMBEDDING:
     return encoder
   choose('tap', tap, taps_of(encoder.net, encoder.preprocessing.example()))

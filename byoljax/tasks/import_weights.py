@@ -38,6 +38,7 @@ def run(config: Config, invocation: Invocation) -> int:
       config.encoder,
       mean=tuple(config.data.mean),
       std=tuple(config.data.std),
+      range_=config.data.range,
       prefix=config.prefix,
       image_size=config.evals.image_size,
     )
@@ -47,6 +48,7 @@ def run(config: Config, invocation: Invocation) -> int:
   preprocessing = encoder.preprocessing
   as_run.evals.image_size = preprocessing.image_size
   as_run.data.mean, as_run.data.std = preprocessing.mean, preprocessing.std
+  as_run.data.range = preprocessing.range
   with user_errors('--workdir'):
     workdir.mkdir(parents=True, exist_ok=True)
     with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
@@ -98,7 +100,7 @@ def _describe(fields: Mapping[str, Any], prefix: str, found: 'Found') -> str:
     form.append(f'{fields["positions"]} positions{made_for} and {found.doubt}')
   behind = f", behind '{prefix}'" if prefix else ''
   scaled = '; images are scaled to [0, 1] and not normalized' if found.std == (1.0,) * 3 else ''
-  named = f'{fields["name"]}{width} ' + ', '.join(form)
+  named = ' '.join(filter(None, (f'{fields["name"]}{width}', ', '.join(form))))
   return f'{named}{behind}: every weight fits{scaled}.'
 
 

@@ -1,17 +1,20 @@
-"""An encoder from a folder that `exporting.write` made, here or on Hugging Face's hub.
+"""What a folder that `exporting.write` made says of its encoder, here or on Hugging Face's hub.
 
-Only `model.safetensors` and `config.json` are read: arrays and JSON. The rest of the folder is for
-people and for other libraries.
+`config.json` has, beside what other libraries read in it, the entry
+
+    "byoljax": {"encoder": as in config.encoder, "mean", "std", "image_size", "range", "version"}
+
+Only that and `model.safetensors` are read: JSON and arrays. The rest of the folder is for people
+and for other libraries.
 """
 
-from collections.abc import Mapping
 import json
 import pathlib
 from typing import Any
 
 from byoljax import own
-from byoljax.encoders.encoder import Encoder
-from byoljax.weights import files, importing
+from byoljax.weights import files
+from byoljax.weights.formats import Found
 from byoljax.workdir import stored_config
 
 ABOUT = 'config.json'
@@ -22,48 +25,54 @@ def is_one(folder: pathlib.Path) -> bool:
   return (folder / files.SAFETENSORS).is_file() and (folder / ABOUT).is_file()
 
 
-def read(folder: pathlib.Path, named: str = '') -> Encoder:
-  """The encoder of a folder.
+def beside(path: str) -> Found | None:
+  """What is told of the weights at a path; None of those that byoljax did not export.
+
+  Args:
+    path: an exported folder, or the file in it; any other is of another library.
+
+  Raises:
+    ValueError: see `about`.
+  """
+  place = pathlib.Path(path).expanduser()
+  folder = place.parent if place.name == files.SAFETENSORS else place
+  return about(folder) if is_one(folder) and _stored(folder) is not None else None
+
+
+def about(folder: pathlib.Path, named: str = '') -> Found:
+  """What a folder says of its encoder: all fields of `config.encoder`, and its images.
 
   Args:
     folder: with weights and what they belong to.
     named: what to call it in messages; the folder itself where empty.
 
   Raises:
-    ValueError: it was not written by byoljax, or cannot be read.
-  """
-  told = about(folder, named)
-  reading = importing.encoder_of(
-    str(folder / files.SAFETENSORS),
-    stored_config.stored_encoder(told['encoder']),
-    mean=tuple(map(float, told['mean'])),
-    std=tuple(map(float, told['std'])),
-    image_size=int(told['image_size']),
-  )
-  return reading.encoder
-
-
-def about(folder: pathlib.Path, named: str = '') -> Mapping[str, Any]:
-  """What a folder says of its encoder: 'encoder', as in `config.encoder`, 'mean', 'std', ...
-
-  Raises:
     ValueError: it was not written by byoljax, or is a module of somebody's own.
   """
   try:
-    told = json.loads((folder / ABOUT).read_text(encoding='utf-8'))['byoljax']
-    if not all(isinstance(told[name], list) for name in ('mean', 'std')):
-      raise TypeError('no list of numbers')
-    int(told['image_size'])
-    dict(told['encoder'])
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    told = _stored(folder)
+    name = told['encoder'].get('name', '')
+    # The import path of a module is none: what was fetched does not choose what is imported.
+    fields = {} if own.is_path(str(name)) else stored_config.stored_encoder(told['encoder'])
+    mean, std = (tuple(map(float, told[name])) for name in ('mean', 'std'))
+    # Exports of earlier versions are of 8-bit images.
+    found = Found(fields, int(told['image_size']), mean, std, range=str(told.get('range', '')))
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(
       f"'{named or folder}' was not written by byoljax: its {ABOUT} does not say which encoder it "
       'holds. Weights of other libraries are read from a file: byoljax import model.safetensors.'
     ) from error
-  # The import path of a module is none either: what was fetched does not choose what is imported.
-  if not told['encoder'] or own.is_path(str(told['encoder'].get('name', ''))):
+  if not fields:
     raise ValueError(
       f"'{named or folder}' is a module of somebody's own, which a folder cannot describe: load it "
       'from its run.'
     )
-  return told
+  return found
+
+
+def _stored(folder: pathlib.Path) -> Any:
+  """Its entry in `config.json`; None where there is none."""
+  try:
+    return json.loads((folder / ABOUT).read_text(encoding='utf-8'))['byoljax']
+  except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    return None

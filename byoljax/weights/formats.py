@@ -24,6 +24,8 @@ class Found(NamedTuple):
     image_size: side of the images that they were made for; 0 where nothing says so.
     mean: per channel, of images in [0, 1], where the format fixes it.
     std: per channel.
+    range: which numbers of their images are black and white, see `Preprocessing`; '' where nothing
+      says so.
     doubt: what the weights do not tell and was assumed, for the person who reads.
   """
 
@@ -31,6 +33,7 @@ class Found(NamedTuple):
   image_size: int = 0
   mean: tuple[float, ...] | None = None
   std: tuple[float, ...] | None = None
+  range: str = ''
   doubt: str = ''
 
 
@@ -48,7 +51,8 @@ class Format(NamedTuple):
       counterpart means that it computes something else.
     completed: (arrays, prefix) -> arrays, with what another library leaves out because it is zero.
     beside: (arrays, prefix, what was found) -> {role: parameters} of heads that a method of ours
-      has as well, and the names that they were made of. Raises ValueError: they are not complete.
+      has as well, and names that were read beside the encoder's parameters. Raises ValueError: they
+      are not complete.
   """
 
   what: str

@@ -1,7 +1,6 @@
 """An encoder from the weights of another library: which network it is, and its parameters."""
 
 from collections.abc import Mapping
-import pathlib
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -13,6 +12,7 @@ from byoljax.weights import (
   alexnet_names,
   convnext_names,
   dinov3_names,
+  exported,
   files,
   formats,
   haiku_names,
@@ -50,6 +50,7 @@ FORMATS = (
   alexnet_names.FORMAT,
   simclr_names.FORMAT,
   haiku_names.FORMAT,
+  own_names.FORMAT,
 )
 
 
@@ -63,7 +64,7 @@ class Reading(NamedTuple):
   Attributes:
     encoder: see `Encoder`; its weights may have further roles, such as MAE's 'decoder'.
     prefix: what stood before its names.
-    found: what its weights told.
+    found: what its weights told; of an exported folder, which tells all, the encoder's name alone.
     unread: names in the file that are not the encoder's, nor of a head that was taken.
   """
 
@@ -79,38 +80,37 @@ def encoder_of(
   *,
   mean: tuple[float, ...] = IMAGENET_MEAN,
   std: tuple[float, ...] = IMAGENET_STD,
-  prefix: str = '',
+  range_: str = '',
+  prefix: str | None = None,
   image_size: int = 0,
 ) -> Reading:
   """The encoder whose weights are in a file.
 
   Args:
-    path: any file or folder that `files.read` takes, or a folder that `exporting.write` made.
+    path: any file or folder that `files.read` takes. A folder that `exporting.write` made tells all
+      of the following but the prefix.
     fields: as in `config.encoder`; what follows from the weights is found out.
     mean: of images, per channel, where the weights do not tell.
     std: of images, per channel, where the weights do not tell.
-    prefix: of the encoder's names; needed only where the file holds several encoders.
+    range_: which numbers of images are black and white, see `Preprocessing`.
+    prefix: of the encoder's names, '' where nothing stands before them; None: there is one encoder.
     image_size: side S of the images that it will see; 0 for what the weights were made for.
 
   Raises:
     ValueError: the file cannot be read, holds no encoder or several, or weights that do not fit.
   """
   state = files.read(path)
-  if own_names.is_own(state):
-    home = pathlib.Path(path).expanduser()
-    encoder = own_names.encoder_of(home if home.is_dir() else home.parent, state)
-    own = encoder.preprocessing
-    return Reading(encoder, '', Found(dict(encoder.fields), own.image_size, own.mean, own.std))
   found = [(form, start) for form in FORMATS for start in form.prefixes(state)]
-  chosen = [each for each in found if each[1] == prefix] if prefix else found
+  chosen = [each for each in found if prefix in (None, each[1])]
   if len(chosen) != 1:
-    begin = f" with names that begin with '{prefix}'" if prefix else ''
-    raise ValueError(f"'{path}' holds {len(chosen)} encoders{begin}; {_choices(found, state)}")
+    behind = '' if prefix is None else f' with prefix={prefix!r}'
+    raise ValueError(f"'{path}' holds {len(chosen)} encoders{behind}; {_choices(found, state)}")
   form, prefix = chosen[0]
-  told = form.find_out(state, prefix, fields)
+  stored = exported.beside(path)
+  told = form.find_out(state, prefix, fields) if stored is None else stored
   fields = dict(fields) | told.fields
   side = image_size or told.image_size or DEFAULT_SIZE
-  preprocessing = Preprocessing(told.mean or mean, told.std or std, side)
+  preprocessing = Preprocessing(told.mean or mean, told.std or std, side, told.range or range_)
   net = network(fields, preprocessing)
   params, bn = jax.eval_shape(lambda: net.init(jax.random.key(0), preprocessing.example()))
   *trees, names = formats.placed(form, state, prefix, told, params['encoder'], bn['encoder'])
@@ -123,6 +123,7 @@ def encoder_of(
     for name in form.completed(state, prefix)
     if name not in names | head_names and not name.endswith(_COUNTERS)
   )
+  told = told if stored is None else told._replace(fields={'name': fields['name']})
   return Reading(encoder, prefix, told._replace(image_size=side), unread)
 
 

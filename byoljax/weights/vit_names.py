@@ -279,11 +279,14 @@ def _decoder_name(path: Path) -> str:
 def beside(state: State, prefix: str, found: Found) -> tuple[dict[str, PyTree], set[str]]:
   """A masked autoencoder's decoder, {'decoder': parameters}, where there is one, and its names.
 
+  Among these is that of the encoder's positions: fixed ones are no parameters, but were read.
+
   Raises:
     ValueError: it is not all there, or is not MAE's: its positions are not the fixed ones.
   """
+  positions = {f'{prefix}pos_embed'}
   if f'{prefix}decoder_pred.weight' not in state:
-    return {}, set()
+    return {}, positions
   dim, size, kind = state[f'{prefix}decoder_pred.weight'].shape[-1], VITS[found.fields['name']], ''
   grid = 0
   table = f'{prefix}decoder_pos_embed'
@@ -301,7 +304,7 @@ def beside(state: State, prefix: str, found: Found) -> tuple[dict[str, PyTree], 
   net = stack((('decoder', 'pixels', decoder),))
   wanted, _ = jax.eval_shape(lambda: net.init(jax.random.key(0), tokens))
   params, _, names = formats.placed(_DECODER_FORMAT, state, prefix, found, wanted['decoder'], {})
-  return {'decoder': params}, names | {table}
+  return {'decoder': params}, names | positions | {table}
 
 
 _DECODER_FORMAT = Format(

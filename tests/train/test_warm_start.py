@@ -161,7 +161,7 @@ def test_from_an_exported_folder(untrained, tmp_path):
   assert_equal(found.bn, wanted.bn)
   assert found.preprocessing == wanted.preprocessing and found.fields == wanted.fields
   (tmp_path / 'config.json').unlink()
-  with pytest.raises(ConfigError, match='its config.json does not say which'):
+  with pytest.raises(ConfigError, match='no config.json beside it says which'):
     warm_start.load(str(tmp_path), mean=MEAN, std=STD)
 
 

@@ -237,6 +237,7 @@ def test_fixed_positions_are_written_and_recognized(tmp_path):
   state = state_of('moco_v3')
   save_file(state, path)
   reading = importing.encoder_of(str(path), FIELDS)
+  assert set(reading.unread) == {'head.weight', 'head.bias'}
   written = exporting.weights_of(reading.encoder)
   for name in set(state) - {'head.weight', 'head.bias'}:
     np.testing.assert_allclose(written.pop(name), state[name], rtol=0, atol=1e-6)

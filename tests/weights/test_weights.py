@@ -176,6 +176,20 @@ class TestTorchFiles:
       with pytest.raises(ValueError, match=name):
         files.read(tmp_path / name)
 
+  def test_safetensors_keep_their_types(self, tmp_path):
+    path = tmp_path / 'x.safetensors'
+    stored = {
+      'double': np.array(1 / 3),
+      'long': np.array([2**40]),
+      'brain': np.arange(6).reshape(2, 3).astype(jnp.bfloat16),
+    }
+    save_file(stored, path)
+    read = files.read(path)
+    assert set(read) == set(stored)
+    for name, array in stored.items():
+      assert read[name].dtype == array.dtype and read[name].flags.owndata
+      np.testing.assert_array_equal(read[name], array)
+
 
 class TestNames:
   @pytest.mark.parametrize(
@@ -283,8 +297,12 @@ class TestNames:
     with pytest.raises(ValueError, match="set prefix to one of 'k.', 'q.'"):
       importing.encoder_of(str(path), FIELDS)
     assert importing.encoder_of(str(path), FIELDS, prefix='k.')[1] == 'k.'
-    with pytest.raises(ValueError, match="begin with 'other.'"):
+    with pytest.raises(ValueError, match="0 encoders with prefix='other.'"):
       importing.encoder_of(str(path), FIELDS, prefix='other.')
+    save_file(drawn('resnet18') | drawn('resnet18', prefix='ema.'), path)
+    with pytest.raises(ValueError, match="set prefix to one of '', 'ema.'"):
+      importing.encoder_of(str(path), FIELDS)
+    assert importing.encoder_of(str(path), FIELDS, prefix='').prefix == ''
     save_file({'blocks.0.weight': np.zeros(3, np.float32)}, path)
     with pytest.raises(ValueError, match='known are ResNets under torchvision'):
       importing.encoder_of(str(path), FIELDS)
@@ -374,6 +392,9 @@ def test_the_small_encoder_comes_with_its_code_for_pytorch():
   for network, title in (('target', 'pretrained'), ('random', 'before training')):
     shown = model_card.render(card | told | {'network': network})
     assert f'# small, {title} with byol on photos\n' in shown
+  for range_, said in (('', 'uint8'), ('0,4095', r'float32 in [0, 1]')):
+    shown = model_card.render(card | told | {'range': range_})
+    assert f'run.call(images)  # {said} [b, 16, 16, 3] -> float32' in shown
   stages = [('stem_conv', 'stem_bn')] + [
     (f'stage{stage}_block0/{conv}', f'stage{stage}_block0/{norm}')
     for stage in (1, 2)
