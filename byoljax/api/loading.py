@@ -30,12 +30,13 @@ def load(
   Raises:
     ConfigError: nothing to load there, or no such tap.
   """
-  name = path_of('run', run)
-  folder = pathlib.Path(name)
-  if name.startswith(hub.PREFIX):
-    folder = hub.fetch(name)
-  elif not exported.is_one(folder):
-    return runs.load(name, network, tap, module=module)
+  if isinstance(run, str) and run.startswith(hub.PREFIX):
+    name, folder = run, hub.fetch(run)
+  else:
+    name = path_of('run', run)
+    folder = pathlib.Path(name)
+    if not exported.is_one(folder):
+      return runs.load(name, network, tap, module=module)
   if network != 'online' or module is not None:
     raise ConfigError(
       f"'{name}' is an exported encoder: it has one network, and brings its module."

@@ -31,6 +31,7 @@ def test_every_module_with_a_command_is_in_the_table():
     'extension',
     'image_files',
     'partly_labelled',
+    'run_scores',
   }, 'these hold what commands share'
   assert {getattr(tasks, name).COMMAND.name for name in with_one} == set(tasks.COMMANDS)
 
