@@ -290,7 +290,7 @@ def _whole_numbers(labels: Any) -> Any:
 
 def _is_whole(label: Any) -> bool:
   number = isinstance(label, numbers.Real) and not isinstance(label, bool)
-  return number and float(label).is_integer() and abs(label) < 2**31
+  return number and float(label).is_integer() and abs(float(label)) < 2**31
 
 
 def _numbers(labels: Sequence[Any], names: tuple[str, ...]) -> np.ndarray:
