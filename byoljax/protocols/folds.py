@@ -34,7 +34,8 @@ def rows(source: Source) -> list[Rows]:
   """(training rows, test rows) of every part, ascending; a function of the labels alone.
 
   Parts are stratified, and differ by at most one image in size. There are five of them, or as many
-  as the smallest class has images, but at least two. Images without a label belong to none.
+  as the smallest class has images, but at least two. Of more than `MOST` images there is one: a
+  fifth of them for testing. Images without a label belong to none.
 
   Raises:
     ConfigError: fewer than two labelled images.
@@ -49,14 +50,15 @@ def rows_of(labels: np.ndarray) -> list[Rows]:
   """`rows` of labels int [N], or [N, C] where images have several, of which two are known."""
   generator = np.random.default_rng((0, streams.FOLDS))
   if labels.ndim == 2:
-    order, count = generator.permutation(len(labels)), FOLDS
+    order, rarest = generator.permutation(len(labels)), FOLDS
   else:
     classes = np.unique(labels[labels >= 0])
     own = [generator.permutation(np.flatnonzero(labels == label)) for label in classes]
-    order, count = np.concatenate(own), max(2, min(FOLDS, *map(len, own)))
-  parts = [np.sort(order[part::count]) for part in range(min(count, len(order)))]
-  used = parts[:1] if len(order) > MOST else parts
-  return [(np.setdiff1d(order, part), part) for part in used]
+    order, rarest = np.concatenate(own), min(map(len, own))
+  large = len(order) > MOST
+  count = FOLDS if large else min(len(order), max(2, min(FOLDS, rarest)))
+  parts = [np.sort(order[part::count]) for part in range(1 if large else count)]
+  return [(np.setdiff1d(order, part), part) for part in parts]
 
 
 def require_single(source: Source, what: str = 'a classifier that is kept') -> None:
