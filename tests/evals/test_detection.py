@@ -70,6 +70,14 @@ def test_by_hand():
   assert np.isnan(coco['ap_medium']) and np.isnan(coco['ap_large'])
 
 
+@pytest.mark.parametrize('hits', range(11))
+def test_the_eleven_recalls_are_tenths(hits):
+  """`hits` of ten objects are found and nothing else: 0, .1, ..., hits / 10 are reached."""
+  objects = [box(0, 20 * number) for number in range(10)]
+  pair = one_image(objects[:hits], np.linspace(1, 0.5, hits), objects)
+  assert detection.voc_ap(*pair, 1)['ap50_voc07'] == pytest.approx((hits + 1 if hits else 0) / 11)
+
+
 def test_voc_and_coco_differ_in_which_object_a_detection_belongs_to():
   """Both overlap the first object most; COCO gives the second what is left."""
   objects = [box(0, 0), (0, 3, 10, 13)]
@@ -153,7 +161,6 @@ def test_voc_is_the_development_kits():
   found = [each._replace(scores=rng.uniform(size=len(each.scores))) for each in found]
   wanted = [voc_reference(found, truth, number) for number in range(3)]
   made = detection.voc_by_class(found, truth, 3)
-  # The recall of a point may differ from t / 10 in its last bit.
   np.testing.assert_allclose(np.stack(list(made.values()), 1), wanted, atol=1e-12)
 
 
