@@ -10,7 +10,8 @@ Imagenette. What is chosen is fitted to all labelled images.
 How good that is, cross-validation tells, too, without a test split: of each part's images the score
 is that of the setting and temperature that the answers about the other parts chose, so that no
 answer has a say in what it is scored by. Which of the two heads is taken, all parts say: of two the
-better is no more than a little better by chance.
+better is no more than a little better by chance. Where one part is enough (`folds.MOST`), its
+images are a test split: cross-validation among the others chooses.
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,10 +94,10 @@ def fit(encoder: Encoder, data: EvalData, protocol: ClassifyProtocol | None = No
   choose('head', protocol.head, HEADS)
   folds.require_single(data.train)
   split = frozen_features.splits(encoder, data)
-  everything = frozen_features.every_image(split)
+  everything = frozen_features.every_image(data, split)
   parts = split
-  if data.has_test:
-    x, y = everything
+  if len(split) == 1:  # Its test images must not choose.
+    x, y = split[0][0]
     parts = [((x[a], y[a]), (x[b], y[b])) for a, b in folds.rows_of(y)]
   classes = data.train.num_classes
   with user_errors('classify'), activity.doing(f'classifiers of {len(everything[1]):,} images'):
@@ -108,10 +109,12 @@ def fit(encoder: Encoder, data: EvalData, protocol: ClassifyProtocol | None = No
     readout = _fitted(head, candidate.setting, everything, classes, protocol)
   made = {head: _cross_fitted(some) for head, some in found.items()}
   tested = made[head]
-  if data.has_test:
-    test = split[0][1]
-    held = answers.joined(candidate.scored)
-    tested = (Answers((readouts.logits_of(readout, test[0]), test[1]), held),)
+  if len(split) == 1:
+    train, test = split[0]
+    judged = (
+      readout if data.has_test else _fitted(head, candidate.setting, train, classes, protocol)
+    )
+    tested = (answers.answers_of(judged, test, answers.joined(candidate.scored)),)
   logits, labels = answers.joined([each.tested for each in tested])
   result = {
     **scores.of_logits(logits, labels),

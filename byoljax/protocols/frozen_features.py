@@ -51,14 +51,15 @@ def _labelled(found: np.ndarray, labels: np.ndarray) -> Split:
   return found[known], labels[known]
 
 
-def every_image(parts: Sequence[tuple[Split, Split]]) -> Split:
-  """Training images; of the parts of a cross-validation all labelled images."""
-  (train, test), *others = parts
-  return answers.joined([train, test]) if others else train
+def every_image(data: EvalData, parts: Sequence[tuple[Split, Split]]) -> Split:
+  """What a classifier that is kept learns: training images; without a test split all labelled."""
+  train, test = parts[0]
+  return train if data.has_test else answers.joined([train, test])
 
 
 def fit(
   encoder: Encoder,
+  data: EvalData,
   parts: Sequence[tuple[Split, Split]],
   compute: Callable[[Split, Split], frozen.Fitted],
 ) -> Trained:
@@ -66,9 +67,10 @@ def fit(
 
   Args:
     encoder: whose features these are.
+    data: what they are of.
     parts: of `splits`.
-    compute: (training features, test features) -> the fitted classifier. Of several parts it is
-      called once more, on all labelled images, if it gives a classifier at all.
+    compute: (training features, test features) -> the fitted classifier. Without a test split it
+      is called once more, on all labelled images, if it gives a classifier at all.
   """
   each = [compute(train, test) for train, test in parts]
   result = folds.combined([one.result for one in each])
@@ -80,8 +82,8 @@ def fit(
     for one, (_, test) in zip(each, parts, strict=True)
     if one.readout is not None
   ]
-  if len(parts) > 1:
-    readout = compute(every_image(parts), parts[0][1]).readout
+  if not data.has_test:
+    readout = compute(every_image(data, parts), parts[0][1]).readout
   return Trained(result, encoder, readout, tuple(found))
 
 
@@ -100,13 +102,13 @@ def knn_result(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> d
 def fit_knn(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> Trained:
   """`knn_result` with its classifier, the headline's; without one where the bank is too large.
 
-  Without a test split the bank is all labelled images. With one, a fifth of the bank, at most 2,000
-  images, is classified by the others to find the temperature.
+  Without a test split the bank is all labelled images. Where there is one part, a fifth of its
+  bank, at most 2,000 images, is classified by the others to find the temperature.
   """
   folds.require_single(data.train, 'k-NN')
   parts = splits(encoder, data)
   result = _knn_result(parts, data, fields)
-  bank = every_image(parts)
+  bank = every_image(data, parts)
   if bank[0].nbytes > MOST_BYTES:
     return Trained(result, encoder, None, ())
   classes, spread = data.train.num_classes, knn.HEADLINE_TEMPERATURE

@@ -154,7 +154,7 @@ def on_frozen_features(
   splits = frozen_features.splits(encoder, data)
   fit = functools.partial(compute, config, data.train.num_classes)
   with user_errors(name), activity.doing(f'{name} of {data.train.size:,} images'):
-    trained = frozen_features.fit(encoder, splits, fit)
+    trained = frozen_features.fit(encoder, data, splits, fit)
   leave(home, trained, data, config, directory)
   run_dir.write_result(home / 'result.json', trained.result, config, directory)
   say(show(trained.result))

@@ -10,7 +10,7 @@ import pytest
 
 from byoljax.config import ConfigError
 from byoljax.data.sources import arrays
-from byoljax.evals import calibration
+from byoljax.evals import calibration, frozen
 from byoljax.ops import readouts
 from byoljax.protocols import answers, classify, extraction, folds, frozen_features
 
@@ -112,6 +112,50 @@ def test_a_test_split_is_looked_at_once(monkeypatch):
   assert found.result['top1'] == np.mean(own.argmax(1) == test[1])
   assert found.answers[0].held is not None and len(found.answers[0].held[1]) == 40
   np.testing.assert_array_equal(found.tested[1], test[1])
+
+
+def test_of_a_large_set_the_part_that_is_tested_does_not_choose(monkeypatch):
+  monkeypatch.setattr(folds, 'MOST', 50)
+  x, y = blobs([50, 50])
+  ((train, test),) = folds.rows_of(y)
+  seen, candidates = [], classify._candidates
+
+  def watched(head, parts, *rest):
+    seen.extend(features for part in parts for features, _ in part)
+    return candidates(head, parts, *rest)
+
+  monkeypatch.setattr(classify, '_candidates', watched)
+  found = made(monkeypatch, x, y, head='knn', k=(1, 5))
+  chose = {row.tobytes() for features in seen for row in features}
+  assert chose == {row.tobytes() for row in x[train]}
+  assert len(found.readout.bank) == 100 == found.result['train_examples'], 'it learns all'
+  assert found.result['test_examples'] == len(test) == 20
+  np.testing.assert_array_equal(found.tested[1], y[test])
+  ((logits, held),) = [each.held for each in found.answers]
+  assert len(logits) == len(held) == 16, 'a fifth of the others fits the temperature'
+  # Scored without itself: of its own images the kept one is sure.
+  own = readouts.neighbors(x[train], y[train], classes=2, k=found.result['k'])
+  np.testing.assert_array_equal(found.tested[0], readouts.logits_of(own, x[test]))
+
+
+def test_what_is_kept_learns_the_part_that_is_tested_too(monkeypatch):
+  """Of frozen features, with one part as with several."""
+  x, y = blobs([50, 50])
+  source = arrays.from_arrays(np.zeros((100, 2, 2, 3), np.uint8), y.astype(np.int32))
+  data = extraction.EvalData(source, source, 2, (0.5,) * 3, (0.5,) * 3, 4, has_test=False)
+  monkeypatch.setattr(folds, 'MOST', 50)
+  parts = [((x[a], y[a]), (x[b], y[b])) for a, b in folds.rows_of(y)]
+  learned = []
+
+  def compute(train, test):
+    learned.append(len(train[1]))
+    return frozen.fit_logistic(train, test, lambdas=(1.0,))
+
+  found = frozen_features.fit(object(), data, parts, compute)
+  assert learned == [80, 100] and found.result['test_examples'] == 20
+  monkeypatch.setattr(frozen_features, 'splits', lambda *_: parts)
+  found = frozen_features.fit_knn(object(), data, {'k': (1, 5), 'temperature': (0.07,)})
+  assert len(found.readout.bank) == 100 and found.answers[0].held is not None
 
 
 def test_no_answer_has_a_say_in_what_it_is_scored_by():
