@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from byoljax import config as config_lib
-from byoljax.config import Config, ConfigError
+from byoljax.config import Config
 from byoljax.data.sources.source import Source
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import knn
@@ -101,13 +101,19 @@ def protocol(config: Config) -> dict[str, Any]:
   return {'k-NN headline': headline} | fields
 
 
-def changes(run: pathlib.Path, config: Config) -> list[str]:
-  """How the run's settings differ from its recipe's; nothing where the recipe is not to be had."""
-  recipe = _stored(run / 'config.json').get('recipe', '')
+def changes(run: pathlib.Path, config: Config) -> list[str] | None:
+  """How the run's settings differ from its recipe's; None where the recipe is not to be had.
+
+  Recipes are code: of those that a run names, only the package's own are read.
+  """
+  recipe = str(_stored(run / 'config.json').get('recipe', ''))
   try:
+    folder = pathlib.Path(recipe.partition(':')[0]).resolve().parent
+    if folder != config_lib.recipes_directory().resolve():
+      return None
     return config_lib.differences(config_lib.load(recipe), config)
-  except (ConfigError, OSError):
-    return []
+  except (ValueError, OSError):
+    return None
 
 
 def notes(bank: Sample, queries: Sample, same: bool) -> dict[str, str]:

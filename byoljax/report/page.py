@@ -62,7 +62,7 @@ class Page(NamedTuple):
     facts: name -> value, the first thing to read.
     results: tables: heading -> rows of {column: text}.
     protocol: dotted field -> value, what the results depend on.
-    changes: 'field: preset -> run', how the recipe was changed.
+    changes: 'field: preset -> run', how the recipe was changed; None where nobody knows.
     recipe: dotted field -> value, all of it.
     charts: HTML figures.
     pictures: heading -> PNG, whole files.
@@ -80,7 +80,7 @@ class Page(NamedTuple):
   facts: Mapping[str, str]
   results: Mapping[str, Sequence[Mapping[str, str]]]
   protocol: Mapping[str, Any]
-  changes: Sequence[str]
+  changes: Sequence[str] | None
   recipe: Mapping[str, Any]
   charts: Sequence[str]
   pictures: Mapping[str, bytes]
@@ -153,11 +153,18 @@ def _results(page: Page) -> str:
 
 
 def _recipe(page: Page) -> str:
-  changed = ''.join(f'<li><code>{html.escape(line)}</code></li>' for line in page.changes)
-  first = f'<p>Changed against its preset:</p><ul>{changed}</ul>' if changed else (
-    '<p>As its preset.</p>'
-  )  # fmt: skip
-  return first + _details('All settings', _fields(page.recipe)) if page.recipe else ''
+  if not page.recipe:
+    return ''
+  return _changes(page.changes) + _details('All settings', _fields(page.recipe))
+
+
+def _changes(lines: Sequence[str] | None) -> str:
+  if lines is None:
+    return ''
+  items = ''.join(f'<li><code>{html.escape(line)}</code></li>' for line in lines)
+  if not items:
+    return '<p>Identical to its preset.</p>'
+  return f'<p>Changes from its preset:</p><ul>{items}</ul>'
 
 
 def _details(title: str, body: str) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 import pytest
 
 from byoljax import cli
+from byoljax import config as config_lib
 from byoljax.data.sources import arrays
 from byoljax.evals import knn
 from byoljax.report import charts, curves, facts, page, pictures, samples
@@ -96,6 +97,25 @@ def test_parts_that_are_not_there_are_left_out():
   nothing = {'results': {}, 'charts': [], 'gallery': None, 'map': None, 'confusion': None}
   reader = read(page.render(example(**nothing)))
   assert reader.ids == {'recipe'}
+
+
+def test_what_differs_from_the_preset_is_said_where_it_is_known(tmp_path):
+  said = [page.render(example(changes=lines)) for lines in (['seed: 0 -> 1'], [], None)]
+  assert ['Changes from its preset' in text for text in said] == [True, False, False]
+  assert ['Identical to its preset' in text for text in said] == [False, True, False]
+  recipe = config_lib.recipes_directory() / 'byol.py'
+  own = tmp_path / 'byol.py'
+  own.write_text('raise SystemExit("what was fetched is run")')
+  config = config_lib.load(f'{recipe}:smoke', [('seed', '3')])
+  for name, lines in (
+    (f'{recipe}:smoke', ['seed: 0 -> 3']),
+    (str(own), None),
+    (f'{recipe}:nothing', None),
+    (f'{recipe.parent}/gone.py', None),
+    ('', None),
+  ):
+    (tmp_path / 'config.json').write_text(json.dumps({'recipe': name}))
+    assert facts.changes(tmp_path, config) == lines, name
 
 
 def test_many_classes_become_a_list():
