@@ -1,13 +1,13 @@
 """Evaluations that have a row for every tap of a run: tables, and the spectra as a picture."""
 
-from collections.abc import Iterator, Mapping, Sequence
-import json
+from collections.abc import Mapping, Sequence
+import contextlib
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from byoljax.report import table
+from byoljax.report import evaluations, table
 
 # Task -> (field of a row, heading, format), in the order of the columns.
 SHOWN: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -59,47 +59,48 @@ def format_rows(task: str, rows: Sequence[Mapping[str, Any]], style: str | None 
   return table.format_table(shown, headings, formats=formats, style=style)
 
 
-def stored(run: pathlib.Path) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-  """(everything that result.json says, its rows) of each of these evaluations of a run."""
-  for path in sorted(run.glob('evals/*/result.json')):
-    try:
-      found = json.loads(path.read_text())
-      if found['config'].get('task') in SHOWN:
-        yield found, found['result']['rows']
-    except (OSError, ValueError, KeyError, TypeError):
-      continue
-
-
 def newest(run: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
   """Task -> rows of the online network of the last evaluated checkpoint, on the run's own data."""
   made: dict[str, tuple[int, list[dict[str, Any]]]] = {}
-  for found, rows in stored(run):
-    config = found['config']
-    if config.get('network') != 'online' or config.get('data', {}).get('name'):
+  for each in _stored(run):
+    config, step = each['config'], each['step']
+    if (
+      config.get('network') != 'online'
+      or not evaluations.is_of_own_data(config)
+      or not step.isdecimal()
+    ):
       continue
-    step = int(pathlib.Path(found['checkpoint']).name)
-    made[config['task']] = max(made.get(config['task'], (-1, [])), (step, rows), key=lambda x: x[0])
+    task, found = config['task'], (int(step), each['result']['rows'])
+    made[task] = max(made.get(task, (-1, [])), found, key=lambda x: x[0])
   return {task: rows for task, (_, rows) in made.items()}
 
 
 def tables(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
-  """Heading -> rows of text, for the report's page."""
+  """Heading -> rows of text, for the report's page; what is not as expected is left out."""
   made = {}
-  for found, rows in stored(run):
-    config = found['config']
-    task, where = config['task'], config.get('data', {}).get('name', '')
-    step = pathlib.Path(found['checkpoint']).name
-    heading = f'{TITLES[task]}, {config.get("network", "")} network, step {step}'
+  for each in _stored(run):
+    config = each['config']
+    task = config['task']
+    heading = f'{TITLES[task]}, {config.get("network", "")} network, step {each["step"]}'
     heading += ', linear probe' if config.get('probe') == 'linear' else ''
-    made[heading + (f', on {where}' if where else '')] = [
-      {
-        heading: form.format(row[name]) if form else str(row[name])
-        for name, heading, form in SHOWN[task]
-        if name in row
-      }
-      for row in rows
-    ]
+    if not evaluations.is_of_own_data(config):
+      heading += f', on {evaluations.evaluated_on(config)}'
+    with contextlib.suppress(*evaluations.ODD):
+      made[heading] = [
+        {
+          title: form.format(row[name]) if form else str(row[name])
+          for name, title, form in SHOWN[task]
+          if name in row
+        }
+        for row in each['result']['rows']
+      ]
   return made
+
+
+def _stored(run: pathlib.Path) -> list[dict[str, Any]]:
+  """These among `evaluations.stored`."""
+  found = [each for each in evaluations.stored(run) if each['config'].get('task') in SHOWN]
+  return [each for each in found if 'rows' in each['result']]
 
 
 def plot(rows: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> pathlib.Path:

@@ -10,6 +10,8 @@ import pathlib
 from typing import Any
 
 Rows = list[dict[str, Any]]
+# What reading a result raises that is not as expected: being written, or of another version.
+ODD = (LookupError, TypeError, ValueError, AttributeError)
 STARTS = {'online': 'online network', 'target': 'target network', 'random': 'from scratch'}
 
 
@@ -20,20 +22,24 @@ def stored(run: pathlib.Path) -> list[dict[str, Any]]:
     try:
       each = json.loads(path.read_text())
       read = pathlib.Path(each['checkpoint'])
-      found.append({'result': each['result'], 'config': each['config'],
-                    'read': read, 'step': read.name})  # fmt: skip
-    except (OSError, ValueError, KeyError, TypeError):
+      parts = each['result'], each['config'], each['config'].get('data', {})
+      if all(isinstance(part, dict) for part in parts):
+        found.append({'result': each['result'], 'config': each['config'],
+                      'read': read, 'step': read.name})  # fmt: skip
+    except (OSError, *ODD):
       continue
   return found
 
 
 def tables(run: pathlib.Path) -> dict[str, Rows]:
-  """Title -> rows of text, for everything that there is."""
+  """Title -> rows of text, for everything that there is; what is not as expected is left out."""
   made: dict[str, Rows] = {}
   for each in stored(run):
-    task = each['config'].get('task', '')
-    title, rows_of = _SHOWN.get(task, ('Later evaluations', _one))
-    rows = rows_of(each)
+    try:
+      title, rows_of = _SHOWN.get(each['config'].get('task'), ('Later evaluations', _one))
+      rows = rows_of(each)
+    except ODD:
+      continue
     if rows:
       made.setdefault(title, []).extend(rows)
   return made
@@ -56,13 +62,19 @@ def finetuned(run: pathlib.Path) -> Rows:
   for each in sorted(found, key=lambda each: int(each['step'])):
     config = each['config']
     same = json.dumps({name: config.get(name) for name in _FINE_TUNING}, sort_keys=True)
-    for start, result in each['result'].items():
-      newest[same, start] = {
-        'labels': config['labels'],
-        'on': _on(config),
-        'protocol': config['finetune'].get('protocol', ''),
-        'start': STARTS.get(start, start),
-      } | {name: result[name] for name in scores if name in result}
+    try:
+      newest |= {
+        (same, start): {
+          'labels': config['labels'],
+          'on': evaluated_on(config),
+          'protocol': config['finetune'].get('protocol', ''),
+          'start': STARTS.get(start, start),
+        }
+        | {name: result[name] for name in scores if name in result}
+        for start, result in each['result'].items()
+      }
+    except ODD:
+      continue
   return list(newest.values())
 
 
@@ -70,7 +82,13 @@ def finetuned(run: pathlib.Path) -> Rows:
 _FINE_TUNING = ('labels', 'split_seed', 'data', 'image_size', 'finetune')
 
 
-def _on(config: Mapping[str, Any]) -> str:
+def is_of_own_data(config: Mapping[str, Any]) -> bool:
+  """Whether an evaluation was made on the run's own data, at their size there."""
+  data = config.get('data', {})
+  return not (data.get('name') or data.get('dir') or config.get('image_size'))
+
+
+def evaluated_on(config: Mapping[str, Any]) -> str:
   """What an evaluation was made on, for a table: 'photos (folder)', 'the same data, 64 px'."""
   name, where = (config.get('data', {}).get(field, '') for field in ('name', 'dir'))
   title = data_title(name, where) if name else pathlib.PurePath(where).stem or 'the same data'
@@ -98,7 +116,7 @@ def _one(each: Mapping[str, Any]) -> Rows:
       'protocol': str(protocol.get('protocol', '')) if isinstance(protocol, dict) else '',
       'network': str(config.get('network', '')),
       'tap': str(config.get('tap', 'embedding')),
-      'on': _on(config),
+      'on': evaluated_on(config),
       'step': each['step'],
       'metric': HEADLINES[name].heading,
       'result': HEADLINES[name].form.format(result[name]),
@@ -119,7 +137,7 @@ def _finetune(each: Mapping[str, Any]) -> Rows:
     {
       'labels': config['labels'],
       'images': f'{result["train_examples"]:,}',
-      'on': _on(config),
+      'on': evaluated_on(config),
       'start': STARTS.get(start, start),
       'result': f'{result.get("top1", result.get("map11")):.1%}',
       **_balance(result),
@@ -138,7 +156,7 @@ def _few_labels(each: Mapping[str, Any]) -> Rows:
     {
       'labels': row['labels'],
       'images': f'{row["examples"]:,}',
-      'on': _on(each['config']),
+      'on': evaluated_on(each['config']),
       'network': str(each['config'].get('network', '')),
       'classifier': str(each['config'].get('few_labels', {}).get('classifier', 'logistic')),
     }
@@ -176,7 +194,7 @@ def _dense(each: Mapping[str, Any]) -> Rows:
   (results,) = (kind.results for kind in KINDS.values() if kind.headline in first)
   return [
     {
-      'on': _on(config),
+      'on': evaluated_on(config),
       'images': f'{row["train_examples"]:,}',
       'start': STARTS.get(row['start'], row['start']),
       'encoder': MODE_TITLES[row['mode']],
@@ -196,7 +214,7 @@ def _detect(each: Mapping[str, Any]) -> Rows:
 
   return [
     {
-      'on': _on(each['config']),
+      'on': evaluated_on(each['config']),
       'images': f'{result["train_images"]:,}',
       'start': STARTS.get(name, name),
       'encoder': 'frozen' if result['frozen'] else 'fine-tuned',
@@ -214,7 +232,7 @@ def _robustness(each: Mapping[str, Any]) -> Rows:
   """A row for each corruption, below that of clean images."""
   result, where = each['result'], each['read']
   about = {
-    'on': _on(each['config']),
+    'on': evaluated_on(each['config']),
     'images': f'{result["test_examples"]:,}',
     'classifier': where.parent.name if where.name == 'classifier' else where.name,
   }

@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
+from byoljax import config as config_lib
 from byoljax.report import by_tap, evaluations
 from byoljax.workdir import metrics
 
@@ -55,7 +56,7 @@ def load(workdir: pathlib.Path) -> Run:
   """
   try:
     about = json.loads((workdir / 'config.json').read_text())
-    fields = _flat(about['config'])
+    fields = config_lib.flatten(about['config'])
     results = _results(workdir, fields['method.name'])
     assert fields['method.name'] in results
   except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
@@ -93,9 +94,7 @@ def _results(workdir: pathlib.Path, method: str) -> dict[str, Any]:
   ]
   for each in sorted(later, key=lambda each: int(each['step'])):
     config = each['config']
-    data = config.get('data', {})
-    other = data.get('name') or data.get('dir') or config.get('image_size')
-    own = not other and config.get('tap', 'embedding') == 'embedding'
+    own = evaluations.is_of_own_data(config) and config.get('tap', 'embedding') == 'embedding'
     network = config.get('network')
     name = method if network == 'online' else _BASELINES.get(str(network))
     if own and name and 'top1' in each['result']:
@@ -104,13 +103,3 @@ def _results(workdir: pathlib.Path, method: str) -> dict[str, Any]:
         continue  # What the run itself found stands.
       final.setdefault(name, {})[kind] = each['result']
   return final
-
-
-def _flat(tree: Any, prefix: str = '') -> dict[str, Any]:
-  flat: dict[str, Any] = {}
-  for name, value in tree.items():
-    if isinstance(value, dict):
-      flat |= _flat(value, f'{prefix}{name}.')
-    else:
-      flat[f'{prefix}{name}'] = value
-  return flat

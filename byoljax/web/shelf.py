@@ -195,11 +195,7 @@ def _tables(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
     made['Last step, beside what it has to beat'] = final_table.rows(final)
   except (OSError, ValueError, KeyError, TypeError, AttributeError):
     pass
-  for tables in (evaluations.tables, by_tap.tables):
-    try:
-      made |= tables(run)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-      continue  # An evaluation that is being written, or one of another version.
+  made |= evaluations.tables(run) | by_tap.tables(run)
   return {title: [_texts(row) for row in rows] for title, rows in made.items()}
 
 

@@ -2,7 +2,7 @@
 
 import json
 
-from byoljax.report import compare, evaluations
+from byoljax.report import by_tap, compare, evaluations
 
 
 def write(run, name, result, step=40, **config):
@@ -47,6 +47,53 @@ def test_tables(tmp_path):
     {'data set': 'dtd', 'metric': 'top-1', 'knn, online': '12.5%'},
     {'data set': 'rooms', 'metric': 'rms (lower is better)', 'depth, online': '0.5124'},
   ]
+
+
+def test_one_odd_result_does_not_hide_the_others(tmp_path):
+  some(tmp_path)
+  found = evaluations.tables(tmp_path), evaluations.finetuned(tmp_path), by_tap.tables(tmp_path)
+  for number, (task, result) in enumerate(
+    (
+      ('finetune', {'online': {'top1': 0.5}}),
+      ('finetune', {'online': None}),
+      ('segment', {'rows': []}),
+      ('robustness', {'clean': {'top1': 1.0}, 'rows': [], 'test_examples': 1}),
+      ('knn', {'top1': 'good'}),
+      ('collapse', {'rows': [{'std': 'wide'}]}),
+      ('layers', None),
+    )
+  ):
+    write(tmp_path, f'odd{number}', result, task=task)
+  write(tmp_path, 'odd', {'top1': 0.5}, task='knn', data='cifar10')
+  assert found == (
+    evaluations.tables(tmp_path), evaluations.finetuned(tmp_path), by_tap.tables(tmp_path),
+  )  # fmt: skip
+  assert by_tap.newest(tmp_path) == {}
+
+
+def test_layers_of_other_data_stand_apart(tmp_path):
+  """They are in tables of their own, and not what runs are compared by."""
+
+  def layers(name, top1, step=40, **config):
+    rows = [{'tap': 'embedding', 'knn_top1': top1}]
+    write(tmp_path, name, {'rows': rows}, step, task='layers', network='online', **config)
+    return rows
+
+  layers('early', 0.2, step=9)
+  own = layers('own', 0.3)
+  layers('named', 0.9, data={'name': 'cifar10', 'dir': ''})
+  for folder in ('photos', 'more'):
+    layers(folder, 0.9, step=41, data={'name': 'folder', 'dir': f'my/{folder}'})
+  layers('moved', 0.9, step=41, data={'name': '', 'dir': 'my/other'})
+  layers('larger', 0.9, step=41, image_size=64)
+  layers('a classifier', 0.9, step='classifier')
+  assert by_tap.newest(tmp_path) == {'layers': own}
+  online = 'Layer by layer, online network, step'
+  assert set(by_tap.tables(tmp_path)) == {
+    f'{online} 9', f'{online} 40', f'{online} 40, on cifar10', f'{online} 41, on photos (folder)',
+    f'{online} 41, on more (folder)', f'{online} 41, on other', f'{online} classifier',
+    f'{online} 41, on the same data, 64 px',
+  }  # fmt: skip
 
 
 def test_tables_of_masks_and_depth(tmp_path):
