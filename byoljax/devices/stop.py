@@ -122,8 +122,10 @@ class StopRequest:
     return Stopped(0 if self._several else self.received)
 
   def _receive(self, number: int, frame: FrameType | None) -> None:
+    del frame
     if self.received and number == signal.SIGINT:
-      self._previous[number](number, frame)
+      signal.signal(number, self._previous[number])
+      signal.raise_signal(number)
       return
     _let_go_of_terminal(number)
     if not self.received:

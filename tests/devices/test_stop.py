@@ -115,6 +115,24 @@ PROGRAM = """
 """
 
 
+def test_a_second_interrupt_ends_a_process_that_has_no_handler_of_its_own():
+  code = """
+    import signal, sys, types
+    from byoljax.devices import stop
+    sys.modules['jax'] = types.SimpleNamespace(process_count=lambda: 1)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with stop.StopRequest():
+      signal.raise_signal(signal.SIGINT)
+      signal.raise_signal(signal.SIGINT)
+    print('still here')
+  """
+  ended = subprocess.run(
+    [sys.executable, '-c', textwrap.dedent(code)], cwd=ROOT, text=True, capture_output=True
+  )
+  assert (ended.returncode, ended.stdout) == (-signal.SIGINT, '')
+  assert 'Traceback' not in ended.stderr
+
+
 def start(where, *arguments, saving=0.0, **streams):
   code = textwrap.dedent(PROGRAM).replace('SAVING', str(saving))
   piped = dict.fromkeys(('stdout', 'stderr'), subprocess.PIPE) | streams
