@@ -320,7 +320,7 @@ def train(
           if hooks.on_checkpoint is not None:
             checkpoints.wait()
             hooks.on_checkpoint(done, workdir / 'checkpoints' / str(done))
-      if stopping and not last:
+      if stopping:  # Even after the last step: what follows a run can take hours.
         break
     else:
       return state

@@ -129,6 +129,25 @@ def test_signals_while_the_last_checkpoint_is_written_wait_for_it(
 
 
 @pytest.mark.usefixtures('no_pictures')
+def test_a_signal_during_the_last_step_ends_the_process_once_that_is_saved(
+  finished, tiny, tmp_path, monkeypatch, capsys
+):
+  run, write = tmp_path / 'run', metrics.Writer.write
+  shutil.copytree(finished, run)
+  shutil.rmtree(run / 'checkpoints' / '10')
+
+  def write_then_signal(self, step, row):
+    write(self, step, row)
+    if step == 9:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(metrics.Writer, 'write', write_then_signal)
+  assert main([*tiny, f'--workdir={run}', '--config.log.csv=true']) == 75
+  assert 'Stopped at step 10 and saved' in capsys.readouterr().out
+  assert_same_state(finished, run, 10)
+
+
+@pytest.mark.usefixtures('no_pictures')
 def test_a_crash_after_a_checkpoint_loses_nothing_before_it(finished, tiny, tmp_path, monkeypatch):
   """Killed between two checkpoints: the run goes on from the last one, rows of later steps go."""
   arguments = [*tiny, f'--workdir={tmp_path}', '--config.log.csv=true']
