@@ -1,5 +1,8 @@
 """Agreement among the processes of one run. JAX is imported only when needed."""
 
+from collections.abc import Iterator
+import contextlib
+
 import numpy as np
 
 
@@ -27,6 +30,26 @@ def dissenters(fine: bool) -> list[int]:
     return [] if fine else [0]
   found = np.asarray(multihost_utils.process_allgather(np.asarray(fine)))
   return [int(index) for index in np.flatnonzero(~found)]
+
+
+@contextlib.contextmanager
+def raising_together(kind: type[Exception], elsewhere: str) -> Iterator[None]:
+  """Around what some processes may fail in: all of them raise then; it ends with a barrier.
+
+  Args:
+    kind: of the errors.
+    elsewhere: the message on processes that did not fail themselves.
+
+  Raises:
+    kind: on every process, if the block raised it on any.
+  """
+  failed = None
+  try:
+    yield
+  except kind as error:
+    failed = error
+  if not all_agree(failed is None):
+    raise failed or kind(elsewhere)
 
 
 def is_first_process() -> bool:

@@ -280,7 +280,7 @@ def train(
   Raises:
     Stopped: the process was asked to stop; everything is saved.
     FloatingPointError: the loss is not finite. The last good checkpoint stays.
-    ConfigError: the directory's checkpoint does not fit the run.
+    ConfigError: the directory's checkpoint does not fit the run, or its metrics are damaged.
   """
   total, steady = run.length.total_steps, run.length.steady_steps
   with contextlib.ExitStack() as closing:
@@ -291,7 +291,9 @@ def train(
         checkpoint.Checkpoints(workdir, keep=cadence.keep, always={steady} - {0})
       )
     state, start = restore(run, checkpoints)
-    record = closing.enter_context(Record(run, workdir, cadence, start, must_be_finite))
+    # Only the first process reads and opens what it writes to.
+    with hosts.raising_together(ConfigError, f"another process cannot write to '{workdir}'."):
+      record = closing.enter_context(Record(run, workdir, cadence, start, must_be_finite))
     periods = (run.log_every, cadence.evaluate, cadence.save)
 
     def due(done: int) -> float:

@@ -2,7 +2,7 @@
 
 `metrics.jsonl` is the primary record: one JSON object per row, 'step' first. TensorBoard (through
 tensorboardX, which does not import TensorFlow), CSV and services are copies of it. After a resume
-it has the same rows as that of an uninterrupted run.
+it has the rows of an uninterrupted run, and one more where the run was stopped between two of them.
 
 JSON has no NaN: such values are written as the strings "NaN", "Infinity" and "-Infinity", so that
 any JSON parser accepts the file; `read` converts them back to floats.
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from byoljax.config import ConfigError
 from byoljax.devices import hosts
 from byoljax.workdir.files import replacing
 from byoljax.workdir.progress import Progress
@@ -45,6 +46,9 @@ class Writer:
     resume_step: the step of the restored checkpoint. Rows of later steps are dropped, because they
       will be written again; 0 is a fresh start and drops everything. So a loop must write the row
       of a step before it saves that step's checkpoint.
+
+  Raises:
+    ConfigError: on the first process: a damaged row, or a service that does not take the run.
   """
 
   def __init__(
@@ -148,36 +152,30 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
   A last line that was truncated by a crash is ignored.
 
   Raises:
-    ValueError: another line is damaged.
+    ConfigError: another line is damaged.
   """
   path = pathlib.Path(workdir) / JSONL
   if not path.exists():
     return []
-  lines = path.read_text(encoding='utf-8').splitlines(keepends=True)
+  lines = path.read_bytes().splitlines(keepends=True)
   rows = []
   for number, line in enumerate(lines, 1):
-    try:
-      rows.append(_parsed(json.loads(line)))
-    except (json.JSONDecodeError, AttributeError) as error:
-      if number == len(lines) and not line.endswith('\n'):
-        break
-      raise ValueError(
-        f'Line {number} of {path} is not a row of metrics: delete the line.'
-      ) from error
+    row = parsed(line)
+    if row:
+      rows.append(row)
+    elif number < len(lines) or line.endswith(b'\n'):
+      raise ConfigError(f"line {number} of '{path}' is not a row of metrics: delete the line.")
   return rows
 
 
 def parsed(line: bytes) -> dict[str, Any]:
-  """The row of one line, for who reads while it is written; {} where the line is none."""
+  """The row of one line, which may be half written; {} where it is no row."""
   try:
-    row = _parsed(json.loads(line))
+    row = json.loads(line)
+    row = {k: _NON_FINITE.get(v, v) if type(v) is str else v for k, v in row.items()}
   except (ValueError, AttributeError):
     return {}
   return row if isinstance(row.get('step'), int) else {}
-
-
-def _parsed(row: Mapping[str, Any]) -> dict[str, Any]:
-  return {k: _NON_FINITE.get(v, v) if type(v) is str else v for k, v in row.items()}
 
 
 def _plain(name: str, value: Any) -> Any:

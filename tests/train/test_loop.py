@@ -171,6 +171,18 @@ def test_a_crash_after_a_checkpoint_loses_nothing_before_it(finished, tiny, tmp_
 
 
 @pytest.mark.usefixtures('no_pictures')
+def test_a_damaged_record_is_one_sentence(finished, tiny, tmp_path, capsys):
+  run = tmp_path / 'run'
+  shutil.copytree(finished, run)
+  shutil.rmtree(run / 'checkpoints' / '10')
+  rows = (run / 'metrics.jsonl').read_bytes().splitlines(keepends=True)
+  (run / 'metrics.jsonl').write_bytes(b''.join([*rows[:2], b'\xff\n', *rows[2:]]))
+  assert main([*tiny, f'--workdir={run}', '--config.log.csv=true']) == 2
+  error = capsys.readouterr().err
+  assert error.startswith('error: line 3 of ') and error.endswith('delete the line.\n')
+
+
+@pytest.mark.usefixtures('no_pictures')
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
   finished, tiny, tmp_path, monkeypatch, capsys
 ):

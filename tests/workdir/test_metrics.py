@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from byoljax.config import ConfigError
 from byoljax.workdir import clock as clock_module
 from byoljax.workdir import metrics
 from byoljax.workdir.clock import Clock, ProfileWindow
@@ -93,9 +94,10 @@ def test_a_line_cut_off_by_a_crash_is_left_out_and_other_damage_is_told(tmp_path
   assert steps(tmp_path) == [10, 20]
   write_steps(tmp_path, [30], resume_step=20)
   assert steps(tmp_path) == [10, 20, 30]
-  path.write_text('{"step": 5, "lo\n' + text)
-  with pytest.raises(ValueError, match='Line 1 of .*metrics.jsonl is not a row of metrics'):
-    read(tmp_path)
+  for line in (b'{"step": 5, "lo', b'{"loss": 1}', b'[5]', b'{"step": 5, "note": "\xff"}'):
+    path.write_bytes(line + b'\n' + text.encode())
+    with pytest.raises(ConfigError, match='line 1 of .*metrics.jsonl. is not a row of metrics'):
+      read(tmp_path)
 
 
 def test_a_crash_while_dropping_rows_keeps_the_old_record(tmp_path, monkeypatch):
