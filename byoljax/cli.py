@@ -18,7 +18,7 @@ import sys
 from typing import NamedTuple
 
 from byoljax import flags, main, tasks
-from byoljax.config import ConfigError, recipes_directory
+from byoljax.config import ConfigError, expanded, recipes_directory
 from byoljax.suggest import did_you_mean
 from byoljax.tasks.command import RECIPE, Argument, Command
 from byoljax.version import __version__
@@ -154,7 +154,7 @@ def locate(recipe: str) -> str:
     return recipe
   if name not in recipes():
     arrays = recipe.endswith('.npz')
-    if arrays or pathlib.Path(recipe).expanduser().is_dir():
+    if arrays or expanded(recipe).is_dir():
       raise ConfigError(
         f"'{recipe}' is a {'file' if arrays else 'folder'} and no recipe: images are named behind "
         f"one, as in 'byol:{'npz' if arrays else 'folder_small'} --data.dir={recipe}'."

@@ -77,12 +77,28 @@ def path_of(name: str, path: Any) -> str:
   """A run's directory, or where one goes, with '~' expanded; '' stays empty.
 
   Raises:
-    ConfigError: no path, or a bucket's address.
+    ConfigError: no path, a bucket's address, or an unknown home directory.
   """
   if not isinstance(path, str | os.PathLike):
     raise ConfigError(f"{name}={path!r} is no path: name a directory, such as 'runs/byol'.")
   require_local(name, path)
-  return os.path.expanduser(os.fspath(path))
+  text = os.fspath(path)  # './name' stays: it is no name on the hub.
+  return str(expanded(text)) if text.startswith('~') else text
+
+
+def expanded(path: str | os.PathLike[str]) -> pathlib.Path:
+  """A path whose beginning '~' or '~user' is replaced by that home directory.
+
+  Raises:
+    ConfigError: there is none, as for a container's user without HOME.
+  """
+  try:
+    return pathlib.Path(path).expanduser()
+  except RuntimeError as error:
+    raise ConfigError(
+      f"'{path}': '{pathlib.Path(path).parts[0]}' is no home directory on this computer: write the "
+      'path in full.'
+    ) from error
 
 
 def choose(kind: str, name: str, table: Mapping[str, Any] | Sequence[str]) -> Any:

@@ -72,9 +72,7 @@ def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of everything that runs a configuration."""
-  parser.add_argument(
-    '--workdir', default='', type=os.path.expanduser, help='where to write (default: runs/<recipe>)'
-  )
+  parser.add_argument('--workdir', default='', help='where to write (default: runs/<recipe>)')
   parser.add_argument('--print_config', action='store_true', help='show all fields and stop')
   several = parser.add_argument_group('several processes as one run (docs/pods.md)')
   several.add_argument(

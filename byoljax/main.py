@@ -75,7 +75,7 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
   if 'task' not in config:
     raise ConfigError(f"{options.config} has no field 'task' that says what to do.")
   task = config_lib.choose('task', config.task, tasks.TASKS)
-  config_lib.require_local('workdir', options.workdir)
+  workdir = config_lib.path_of('workdir', options.workdir)
   set_verbosity(config.log.verbose)
   # JAX is imported only now: a mistake in the configuration is answered at once.
   from byoljax.devices import hosts, xla
@@ -90,7 +90,7 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
     else contextlib.nullcontext(),
   ):
     words = {name: getattr(options, name, False) for name in ('extend', 'new_images')}
-    return task(config, run_dir.Invocation(options.config, options.workdir, **words))
+    return task(config, run_dir.Invocation(options.config, workdir, **words))
 
 
 def _devices(config: Config, options: argparse.Namespace) -> str:

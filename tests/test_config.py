@@ -167,6 +167,15 @@ def test_json_round_trip_is_exact():
   assert config_lib.differences(config, back) == []
 
 
+def test_home_directories(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  assert str(config_lib.expanded('~/run')) == config_lib.path_of('run', '~/run') == '/home/me/run'
+  assert config_lib.path_of('run', './byol') == './byol' and config_lib.path_of('run', '') == ''
+  for read in (config_lib.expanded, lambda path: config_lib.path_of('run', path)):
+    with pytest.raises(ConfigError, match='~nobody_here/run.*write the path in full'):
+      read('~nobody_here/run')
+
+
 def test_differences_name_what_matters_only():
   config = config_lib.load(BYOL)
   other = config_lib.load(

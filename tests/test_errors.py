@@ -82,6 +82,10 @@ MISTAKES = {
     ['--config=configs/knn.py', '--config.pretrained=/nowhere'],
     ["'/nowhere' does not exist"],
   ),
+  'pretrained of an unknown user': (
+    ['--config=configs/knn.py', '--config.pretrained=~nobody_here/run'],
+    ["'~nobody_here' is no home directory"],
+  ),
   'network': (['--config=configs/knn.py', '--config.network=onlin'], ['pretrained']),
   'npz missing': (['TINY', '--config.data.dir=/nowhere.npz'], ['/nowhere.npz']),
   'folder missing': (

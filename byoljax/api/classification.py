@@ -15,7 +15,7 @@ import numpy as np
 
 from byoljax.api import session
 from byoljax.api.saved_run import SavedRun, html_table
-from byoljax.config import ConfigError, path_of, user_errors
+from byoljax.config import ConfigError, expanded, path_of, user_errors
 from byoljax.tasks import classify as task
 from byoljax.tasks.partly_labelled import PartlyLabelled, open_images
 from byoljax.workdir.run_dir import Invocation
@@ -213,7 +213,7 @@ def _of_files(
   from byoljax.tasks import data as data_lib
 
   config.data.dir = os.fspath(images)
-  photos = pathlib.Path(images).expanduser()
+  photos = expanded(images)
   home = pathlib.Path(workdir or task.default_home(config, given, photos.resolve().stem))
   if photos.is_dir():
     data_lib.require_outside(home, photos)

@@ -3,14 +3,13 @@
 from collections.abc import Iterator, Mapping
 import contextlib
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
 
 from byoljax import cli, main, own
 from byoljax import config as config_lib
-from byoljax.config import Config, ConfigError
+from byoljax.config import Config, ConfigError, expanded
 from byoljax.tasks.command import Command
 from byoljax.version import __version__
 from byoljax.workdir import activity, run_dir
@@ -138,7 +137,7 @@ def _named(text: str) -> dict[str, str]:
   """`data.name` and `data.dir` of a path or a name."""
   from byoljax.data.sources import catalog, listed, packed_files
 
-  path = pathlib.Path(text).expanduser()
+  path = expanded(text)
   if path.is_dir():
     return {'name': 'shards' if packed_files.is_one(path) else 'folder', 'dir': text}
   if path.suffix == '.npz' or path.suffix in listed.SUFFIXES:

@@ -50,10 +50,10 @@ def keep_programs() -> None:
   if settings.jax_compilation_cache_dir or not settings.jax_enable_compilation_cache:
     return
   home = os.environ.get('BYOLJAX_DATA') or os.path.join('~', '.cache', 'byoljax')
-  folder = pathlib.Path(home).expanduser().absolute() / 'compiled' / _processor()
   try:
+    folder = pathlib.Path(home).expanduser().absolute() / 'compiled' / _processor()
     folder.mkdir(parents=True, exist_ok=True)
-  except OSError:
+  except (OSError, RuntimeError):  # RuntimeError: a user without a home directory.
     return
   if os.access(folder, os.W_OK):
     settings.update('jax_compilation_cache_dir', str(folder))

@@ -23,7 +23,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax.config import ConfigError, user_errors
+from byoljax.config import ConfigError, expanded, user_errors
 from byoljax.encoders import encoder as encoder_lib
 from byoljax.encoders import stored_arrays
 from byoljax.encoders.encoder import Preprocessing
@@ -268,7 +268,7 @@ def find(path: str | os.PathLike[str]) -> pathlib.Path:
 
 def is_one(path: str | os.PathLike[str]) -> bool:
   """Whether `find` would find a model."""
-  home = pathlib.Path(path).expanduser()
+  home = expanded(path)
   return (home / FILE).is_file() or bool(every(home))
 
 

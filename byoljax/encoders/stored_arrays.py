@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from byoljax.config import ConfigError
+from byoljax.config import ConfigError, expanded
 from byoljax.models.net import Net
 from byoljax.workdir.files import replacing, write_json
 
@@ -106,7 +106,7 @@ def find(
   Raises:
     ConfigError: there is none.
   """
-  home = pathlib.Path(path).expanduser()
+  home = expanded(path)
   if (home / file).is_file():
     return home
   found = every(home)

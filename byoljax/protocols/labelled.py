@@ -11,7 +11,7 @@ import re
 import numpy as np
 
 from byoljax import streams
-from byoljax.config import ConfigError
+from byoljax.config import ConfigError, expanded
 from byoljax.data.sources.source import Source
 from byoljax.evals import frozen
 
@@ -116,7 +116,7 @@ def _share(text: str, number: str) -> float:
 
 def _named(source: Source, text: str) -> np.ndarray:
   """Positions of the images that a file names, in its order without repeats."""
-  path = pathlib.Path(text).expanduser()
+  path = expanded(text)
   if not path.is_file():
     raise ConfigError(
       f"labels='{text}' is neither a share such as '1 %', nor a number such as '10 per class', "

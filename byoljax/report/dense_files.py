@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from PIL import Image
 
-from byoljax.config import ConfigError
+from byoljax.config import ConfigError, expanded
 from byoljax.data.batches import whole
 from byoljax.data.sources.source import Source
 from byoljax.encoders.dense import DEPTH, DenseModel
@@ -63,7 +63,7 @@ def write(
     count += 1
   if model.classes:
     write_json(out / CLASSES, {'classes': list(model.classes)})
-  _sheet(pathlib.Path(sheet).expanduser() if sheet else out / SHEET, model, source, shown, names)
+  _sheet(expanded(sheet) if sheet else out / SHEET, model, source, shown, names)
   return count
 
 

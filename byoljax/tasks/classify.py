@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from byoljax.config import Config, ConfigError, choose, user_errors
+from byoljax.config import Config, ConfigError, choose, expanded, user_errors
 from byoljax.devices import hosts
 from byoljax.tasks import data as data_lib
 from byoljax.tasks import evaluation, partly_labelled, predict
@@ -54,7 +54,7 @@ def run(config: Config, invocation: Invocation) -> int:
   if not config['from']:
     raise ConfigError('--from is missing: name the run whose encoder to use, such as runs/byol.')
   given = encoder_of(config)
-  photos = pathlib.Path(config.data.dir).expanduser()
+  photos = expanded(config.data.dir)
   home = pathlib.Path(invocation.workdir or default_home(config, given, photos.resolve().stem))
   if photos.is_dir():
     data_lib.require_outside(home, photos)
@@ -168,7 +168,7 @@ def _train(
   )
   finetune.check(data, protocol, logging, encoder)
   with config.unlocked():
-    config['from'] = str(pathlib.Path(config['from']).expanduser().resolve())
+    config['from'] = str(expanded(config['from']).resolve())
   evaluation.open_home(home, config, invocation, data.train, encoder)
   return finetune.fit(encoder, data, protocol, logging=logging, workdir=home / FINETUNE)
 

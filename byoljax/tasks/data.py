@@ -5,7 +5,7 @@ import functools
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from byoljax.config import Config, ConfigError, require_local, user_errors
+from byoljax.config import Config, ConfigError, expanded, require_local, user_errors
 from byoljax.workdir import activity, run_dir
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def require_no_image(out: str, data: Mapping[str, Any]) -> None:
 
 def require_outside(output: pathlib.Path, images: pathlib.Path, flag: str = '--workdir') -> None:
   """Raises ConfigError where what is written would be read as images at the next start."""
-  inside, around = output.expanduser().resolve(), images.expanduser().resolve()
+  inside, around = expanded(output).resolve(), expanded(images).resolve()
   if inside.is_relative_to(around):
     raise ConfigError(
       f"'{output}' lies within the images of config.data.dir='{images}': its pictures would count "

@@ -7,7 +7,7 @@ import pathlib
 from typing import TYPE_CHECKING, Any
 
 from byoljax import config as config_lib
-from byoljax.config import Config, ConfigError, choose, require_local, user_errors
+from byoljax.config import Config, ConfigError, choose, expanded, require_local, user_errors
 from byoljax.report import table
 from byoljax.tasks import data as data_lib
 from byoljax.tasks import evaluation
@@ -74,7 +74,7 @@ def open_data(
   directory = config.data.dir or ('' if config.data.name else pretraining.data.dir)
   if directory:
     require_local('data.dir', directory)
-    if home is not None and pathlib.Path(directory).expanduser().is_dir():
+    if home is not None and expanded(directory).is_dir():
       data_lib.require_outside(home, pathlib.Path(directory))
   return dense_data.open_data(
     kind,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 
 from byoljax import config as config_lib
-from byoljax.config import Config, ConfigError, user_errors
+from byoljax.config import Config, ConfigError, expanded, user_errors
 from byoljax.devices import hosts
 from byoljax.tasks import data as data_lib
 from byoljax.workdir import activity, run_dir
@@ -95,7 +95,7 @@ def result_directory(
 
 def data_words(name: str, directory: str) -> str:
   """A data set as a part of a file's name: 'hf:owner/name' is 'hf-owner-name'."""
-  place = pathlib.Path(directory).expanduser().resolve().name.removesuffix('.npz')
+  place = expanded(directory).resolve().name.removesuffix('.npz')
   place = place if directory else ''
   return '-'.join(filter(None, [name.translate(str.maketrans(':/#', '---')), place]))
 

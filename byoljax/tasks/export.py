@@ -7,7 +7,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from byoljax.config import Config, user_errors
+from byoljax.config import Config, expanded, user_errors
 from byoljax.tasks.command import Command
 from byoljax.workdir import activity, files
 from byoljax.workdir.run_dir import Invocation, say
@@ -37,7 +37,7 @@ def write(pretrained: str, network: str, to: str | pathlib.Path = '') -> pathlib
   from byoljax.encoders import classifier, load
   from byoljax.weights import exporting
 
-  given = pathlib.Path(pretrained).expanduser()
+  given = expanded(pretrained)
   if pretrained and classifier.is_one(given):
     return _classifier(classifier.load(given), pathlib.Path(to or given / 'export'))
   encoder, source, directory = load.load_encoder(pretrained, network)

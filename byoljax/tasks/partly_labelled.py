@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from byoljax.config import Config, ConfigError, user_errors
+from byoljax.config import Config, ConfigError, expanded, user_errors
 
 if TYPE_CHECKING:
   from byoljax.data.sources.source import Source, UnreadableLog
@@ -49,12 +49,12 @@ def open_images(
   from byoljax.data.sources import datasets, folder, label_table
   from byoljax.data.sources.source import NoSplitError, UnreadableLog
 
-  photos, labels = pathlib.Path(config.data.dir).expanduser(), config.labels
+  photos, labels = expanded(config.data.dir), config.labels
   log = UnreadableLog(home / 'unreadable.txt')
   if photos.suffix != '.npz' and not photos.is_dir():
     raise ConfigError(f"'{config.data.dir}' is neither a folder of images nor an .npz file.")
   with user_errors():
-    if table is None and labels and pathlib.Path(labels).expanduser().is_file():
+    if table is None and labels and expanded(labels).is_file():
       table = label_table.read_labels(labels)
     if table is not None:
       labels = labels or 'labels'
@@ -67,7 +67,7 @@ def open_images(
       train = _files(photos, own, [known[file] for file in own], log, range_=range_)
       rest = _files(photos, others, range_=range_) if others else None
       return PartlyLabelled(train, None, rest, str(photos.resolve()))
-    if labels and not pathlib.Path(labels).expanduser().is_dir():
+    if labels and not expanded(labels).is_dir():
       raise ConfigError(f"labels='{labels}' is neither a table of labels nor a folder.")
     where = labels or str(photos)
     kind = 'npz' if where.endswith('.npz') else 'folder'
@@ -104,7 +104,7 @@ def _others(photos: pathlib.Path, labelled: pathlib.Path, range_: str) -> 'Sourc
   """The images of a folder that do not lie in the folder with the labelled ones."""
   from byoljax.data.sources import folder
 
-  inside = labelled.expanduser().resolve()
+  inside = expanded(labelled).resolve()
   files = [
     file
     for file in folder.every_image(photos)

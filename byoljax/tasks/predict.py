@@ -9,7 +9,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING
 
-from byoljax.config import ConfigError, user_errors
+from byoljax.config import ConfigError, expanded, user_errors
 from byoljax.tasks.command import Argument, Command
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     raise ConfigError(f'--abstain={options.abstain:g} is a probability: give 0 to 1.')
   xla.set_defaults()
   xla.keep_programs()
-  there = pathlib.Path(options.classifier).expanduser()
+  there = expanded(options.classifier)
   if not classifier.is_one(there) and not classifier.every(there):
     if dense_lib.is_one(there):
       return _every_pixel(options)
@@ -70,8 +70,8 @@ def _every_pixel(options: argparse.Namespace) -> int:
   model = dense_lib.load(home)
   source = open_images(options.photos, model.design.preprocessing)
   print(f'model  {home}, {model.kind}', flush=True)
-  root = os.path.abspath(os.path.expanduser(options.photos))
-  out = pathlib.Path(options.out or 'predictions').expanduser()
+  root = os.path.abspath(expanded(options.photos))
+  out = expanded(options.out or 'predictions')
   with user_errors(f"'{options.photos}'"):
     count = dense_files.write(model, source, out, root, options.sheet, options.batch_size)
   print(f'predictions  {out}, {count:,} images')
@@ -89,7 +89,7 @@ def _boxes(options: argparse.Namespace) -> int:
   source = open_images(options.photos, model.preprocessing)
   print(f'detector  {home}, {len(model.classes)} classes', flush=True)
   out = options.out or _TABLE
-  root = os.path.abspath(os.path.expanduser(options.photos))
+  root = os.path.abspath(expanded(options.photos))
   with user_errors(f"'{options.photos}'"):
     found = found_boxes.find(model, source, batch_size=options.batch_size)
   with user_errors(f"'{out}'"):
@@ -148,7 +148,7 @@ def write(
   """
   from byoljax.report import predictions
 
-  root = os.path.abspath(os.path.expanduser(photos))
+  root = os.path.abspath(expanded(photos))
   answers = predictions.answers(
     found.index,
     found.chances,
@@ -222,7 +222,7 @@ def _open(path: str, range_: str) -> 'Source':
   from byoljax.data.sources import arrays, folder, listed
   from byoljax.data.sources.source import NoSplitError
 
-  where = pathlib.Path(path).expanduser()
+  where = expanded(path)
   with user_errors():
     if where.suffix == '.npz':
       try:

@@ -4,7 +4,7 @@ import argparse
 import pathlib
 import tempfile
 
-from byoljax.config import user_errors
+from byoljax.config import expanded, user_errors
 from byoljax.tasks import export
 from byoljax.tasks.command import Argument, Command
 from byoljax.workdir.run_dir import say
@@ -16,7 +16,7 @@ def run(options: argparse.Namespace) -> int:
 
   hub.check_name(options.repository)
   api = hub.client()  # Before minutes of exporting.
-  given = pathlib.Path(options.run).expanduser()
+  given = expanded(options.run)
   with tempfile.TemporaryDirectory(prefix='byoljax-push-') as scratch:
     folder = given
     if not exported.is_one(given):

@@ -2,9 +2,9 @@
 
 import argparse
 import json
-import pathlib
 import time
 
+from byoljax.config import expanded
 from byoljax.tasks.command import Argument, Command
 from byoljax.workdir import listing
 from byoljax.workdir.listing import Listed
@@ -16,7 +16,7 @@ def run(options: argparse.Namespace) -> int:
   """Prints the table; it starts in a moment, because nothing here imports JAX."""
   from byoljax.report import table
 
-  found = listing.listed(pathlib.Path(options.dir).expanduser())
+  found = listing.listed(expanded(options.dir))
   key, descending = listing.ORDERS[options.sort]
   found.sort(key=key, reverse=descending != options.reverse)
   if options.json:

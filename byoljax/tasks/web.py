@@ -2,8 +2,8 @@
 
 import argparse
 import functools
-import pathlib
 
+from byoljax.config import expanded
 from byoljax.tasks.command import Command
 from byoljax.tasks.runs import DIRECTORY
 
@@ -14,7 +14,7 @@ def run(options: argparse.Namespace) -> int:
   """Serves the page until it is stopped; nothing here imports JAX."""
   from byoljax.web import server
 
-  directory = pathlib.Path(options.dir).expanduser()
+  directory = expanded(options.dir)
   server.serve(directory, options.port, functools.partial(print, flush=True))
   return 0
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from byoljax.config import user_errors
+from byoljax.config import expanded, user_errors
 from byoljax.encoders import load as load_lib
 from byoljax.encoders.encoder import Encoder
 from byoljax.method import Target
@@ -68,7 +68,7 @@ def load(
   Raises:
     ConfigError: nothing there that can be read.
   """
-  home = pathlib.Path(path).expanduser()
+  home = expanded(path)
   if not _is_run(home):
     with user_errors('config.init_from'):
       return importing.encoder_of(path, fields or {}, mean=tuple(mean), std=tuple(std)).encoder

@@ -13,6 +13,7 @@ import pathlib
 from typing import Any
 
 from byoljax import own
+from byoljax.config import expanded
 from byoljax.weights import files
 from byoljax.weights.formats import Found
 from byoljax.workdir import stored_config
@@ -34,7 +35,7 @@ def beside(path: str) -> Found | None:
   Raises:
     ValueError: see `about`.
   """
-  place = pathlib.Path(path).expanduser()
+  place = expanded(path)
   folder = place.parent if place.name == files.SAFETENSORS else place
   return about(folder) if is_one(folder) and _stored(folder) is not None else None
 

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 
+from byoljax.config import expanded
 from byoljax.weights import array_pickle, tf_file, torch_file
 
 SAFETENSORS = 'model.safetensors'
@@ -21,7 +22,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
   Raises:
     ValueError: no such file, or none of these; says what is wrong.
   """
-  file = pathlib.Path(path).expanduser()
+  file = expanded(path)
   if file.is_dir() and (file / SAFETENSORS).is_file():
     file = file / SAFETENSORS
   if index := tf_file.index_of(file):

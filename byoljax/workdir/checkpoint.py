@@ -26,6 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from byoljax.config import expanded
 from byoljax.devices import hosts, mapping
 from byoljax.version import __version__, versions
 from byoljax.workdir import history, integrity, restore
@@ -285,7 +286,7 @@ def checkpoint_directory(pretrained: str | os.PathLike[str]) -> pathlib.Path:
   Raises:
     FileNotFoundError: neither a checkpoint nor a workdir with one.
   """
-  path = pathlib.Path(pretrained).expanduser()
+  path = expanded(pretrained)
   if (path / 'state').is_dir():
     return path
   latest = latest_finished(path)

@@ -1,6 +1,8 @@
 """The settings of XLA that are made before it starts."""
 
 import os
+import sys
+import types
 
 import jax
 from jax import lax
@@ -45,3 +47,15 @@ def test_gradients_of_convolutions_are_not_computed_by_ynnpack():
   text = jax.jit(jax.grad(loss)).lower(*arguments).compile().as_text()
   assert 'convolution(' in text
   assert 'ynn_fusion' not in text
+
+
+def test_a_user_without_a_home_directory_has_no_cache(monkeypatch):
+  """As in a container that runs under a number."""
+  for name in ('HOME', 'BYOLJAX_DATA', 'XLA_FLAGS'):
+    monkeypatch.delenv(name, raising=False)
+  monkeypatch.setattr(os, 'getuid', lambda: 987654321)
+  settings = types.SimpleNamespace(
+    jax_num_cpu_devices=1, jax_compilation_cache_dir=None, jax_enable_compilation_cache=True
+  )
+  monkeypatch.setitem(sys.modules, 'jax', types.SimpleNamespace(config=settings))
+  xla.keep_programs()  # It would fail to set what `settings` cannot be told.

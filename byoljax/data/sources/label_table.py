@@ -25,7 +25,7 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
     ValueError: it cannot be read, has no such columns, or gives a file two classes.
   """
   try:
-    text = pathlib.Path(path).expanduser().read_text(encoding='utf-8-sig')
+    text = pathlib.Path(os.path.expanduser(path)).read_text(encoding='utf-8-sig')
   except (OSError, UnicodeDecodeError) as error:
     raise ValueError(f"'{path}' cannot be read as a table of labels: {error}.") from error
   rows = listed.csv_rows(text)
