@@ -5,6 +5,7 @@ two runs compare on the same images.
 """
 
 from collections.abc import Sequence
+import os
 import pathlib
 import re
 
@@ -23,7 +24,8 @@ def part(source: Source, text: str, seed: int) -> Source:
     source: labelled images; those without a label are never chosen.
     text: '1 %' of every class (rounded, at least one image), '10 per class', '250' for so many in
       all, equally many of each class, or the path of a file with a file name or an example's number
-      in each line; of images of one name, with the folder.
+      in each line. Folders before a name, of any root, tell images of one name apart, and the last
+      one must be the image's own.
     seed: draws the part; unused by files and by '100 %'.
 
   Raises:
@@ -60,7 +62,7 @@ def positions(source: Source, text: str, seed: int) -> np.ndarray:
     raise ConfigError(f'split_seed={seed} must be at least 0.')
   if labels.ndim == 2:
     return _of_multi_label(source, text, seed)
-  if text.isdigit():
+  if text.isdecimal():
     text = _per_class(source, int(text))
   share = re.fullmatch(r'([0-9.]+) ?%', text)
   count = re.fullmatch(r'(\d+) per class', text)
@@ -89,7 +91,8 @@ def _per_class(source: Source, total: int) -> str:
   if total < count or total % count:
     near = max(count, total // count * count)
     raise ConfigError(
-      f"labels='{total}' are no equal parts of {count} classes: give {near} or {near + count}."
+      f"labels='{total}' cannot be divided equally among {count} classes: give {near} or "
+      f'{near + count}.'
     )
   return f'{total // count} per class'
 
@@ -126,11 +129,11 @@ def _named(source: Source, text: str) -> np.ndarray:
     lines = path.read_text(encoding='utf-8').split('\n')
   except (OSError, UnicodeDecodeError) as error:
     raise ConfigError(f"labels='{text}' cannot be read: {error}.") from error
-  names = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+  names = [line.strip() for line in lines if line.strip()]
   if not names:
     raise ConfigError(f"labels='{text}' is empty: it must name at least one image.")
   if all(name.isdecimal() for name in names):
-    numbers = np.array([int(name) for name in names])
+    numbers = np.array(list(dict.fromkeys(map(int, names))))
     if numbers.max() >= source.size:
       raise ConfigError(
         f"labels='{text}' names example {numbers.max()}, but {source.name} has {source.size}."
@@ -139,22 +142,33 @@ def _named(source: Source, text: str) -> np.ndarray:
   where: dict[str, list[int]] = {}
   for row in range(source.size):
     where.setdefault(pathlib.PurePath(source.locate(row)).name, []).append(row)
-  missing = [name for name in names if pathlib.PurePath(name).name not in where]
+  found = {name: _meant(source, name, where.get(pathlib.PurePath(name).name, [])) for name in names}
+  missing = [name for name, rows in found.items() if not rows]
   if missing:
     raise ConfigError(
       f"labels='{text}' names {len(missing)} images that are not in {source.name}, "
       f"such as '{missing[0]}'."
     )
-  return np.array([_row(source, text, name, where[pathlib.PurePath(name).name]) for name in names])
+  for name, rows in found.items():
+    if len(rows) > 1:
+      raise ConfigError(
+        f"labels='{text}': '{name}' may be {len(rows)} images of {source.name}, such as "
+        f"'{source.locate(rows[0])}' and '{source.locate(rows[1])}': give the folder as well."
+      )
+  return np.array(list(dict.fromkeys(rows[0] for rows in found.values())))
 
 
-def _row(source: Source, text: str, name: str, rows: list[int]) -> int:
-  """Which of the images of one file name is meant: of several, the one in the folders named."""
-  folders = pathlib.PurePath(name).parts
-  own = [i for i in rows if pathlib.PurePath(source.locate(i)).parts[-len(folders) :] == folders]
-  if len(rows) > 1 and len(own) != 1:
-    raise ConfigError(
-      f"labels='{text}': '{name}' may be {len(rows)} images of {source.name}, such as "
-      f"'{source.locate(rows[0])}' and '{source.locate(rows[1])}': give the folder as well."
-    )
-  return own[0] if len(rows) > 1 else rows[0]
+def _meant(source: Source, name: str, rows: list[int]) -> list[int]:
+  """Of images of one file name, those that share the most folders with what is named.
+
+  They share one at least, where both have any: a list may have been made under another root.
+  """
+  named = pathlib.PurePath(name).parts[::-1]
+  located = {row: pathlib.PurePath(source.locate(row)).parts[::-1] for row in rows}
+  shared = {
+    row: len(os.path.commonprefix([named, parts]))
+    for row, parts in located.items()
+    if named[:2] == parts[:2] or 1 in (len(named), len(parts))
+  }
+  most = max(shared.values(), default=0)
+  return [row for row in shared if shared[row] == most]

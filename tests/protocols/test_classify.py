@@ -223,7 +223,7 @@ class TestLabelled:
 
   def test_files(self, tmp_path):
     file = tmp_path / 'part.txt'
-    file.write_text('3\n120\n3\n\n')
+    file.write_text('3\n120\n03\n\n')
     assert labelled.part(self.SOURCE, str(file), 0).labels.tolist() == [0, 1]
     file.write_text('n01/arrays[3]\n')
     named = labelled.part(self.SOURCE, str(file), 0)
@@ -241,16 +241,29 @@ class TestLabelled:
 
   def test_files_of_one_name(self, tmp_path):
     """As in folders whose images are numbered in every class."""
-    names = ['in/cat/1.png', 'in/dog/1.png', 'in/dog/2.png']
-    source = dataclasses.replace(self.SOURCE.subset(np.arange(3)), locate=names.__getitem__)
+    names = ['in/cat/1.png', 'in/dog/1.png', 'in/dog/2.png', 'on/cat/1.png']
+    source = dataclasses.replace(self.SOURCE.subset(np.arange(4)), locate=names.__getitem__)
     file = tmp_path / 'part.txt'
-    file.write_text('dog/1.png\n2.png\n')
-    assert labelled.part(source, str(file), 0).size == 2
-    assert labelled._named(source, str(file)).tolist() == [1, 2]
-    for text in ('1.png', 'cow/1.png'):
+    for text, rows in (
+      ('dog/1.png\n2.png', [1, 2]),
+      ('2.png\ndog/2.png\nin/dog/2.png', [2]),
+      ('/elsewhere/dog/2.png\n/elsewhere/on/cat/1.png', [2, 3]),
+    ):
       file.write_text(text)
-      with pytest.raises(config_lib.ConfigError, match='may be 2 images of .*: give the folder'):
+      assert labelled.positions(source, str(file), 0).tolist() == rows
+    for text, sentence in (
+      ('1.png', 'may be 3 images of .*: give the folder'),
+      ('cat/1.png', 'may be 2 images of .*: give the folder'),
+      ('cow/1.png', "1 images that are not in arrays, such as 'cow/1.png'"),
+      ('cat/2.png', "1 images that are not in arrays, such as 'cat/2.png'"),
+    ):
+      file.write_text(text)
+      with pytest.raises(config_lib.ConfigError, match=sentence):
         labelled.part(source, str(file), 0)
+
+  def test_what_is_no_number_of_images(self):
+    with pytest.raises(config_lib.ConfigError, match="labels='²' is neither a share"):
+      labelled.part(self.SOURCE, '²', 0)
 
   def test_classes_without_images_ask_for_nothing(self):
     source = arrays.from_arrays(np.zeros((4, 4, 4, 3), np.uint8), np.array([0, 0, 2, 2]))
