@@ -124,7 +124,7 @@ def order_of(config: Config, source: Source, devices: int) -> AnyOrder:
   if batch_size % unit:
     near = max(unit, batch_size // unit * unit)
     raise ValueError(
-      f'train.batch_size={batch_size} is no multiple of {unit}: of 1 labelled and {ratio} other '
+      f'train.batch_size={batch_size} is not a multiple of {unit}: of 1 labelled and {ratio} other '
       f'images (data.unlabelled_per_labelled) x {devices} devices x {accumulate} micro-batches; '
       f'use {near} or {near + unit}.'
     )

@@ -298,16 +298,23 @@ def check_batch(
       f'{field}={batch_size} and train.accumulate={accumulate} must both be at least 1.'
     )
   unit = devices * accumulate
-  if batch_size % unit:
-    below = max(unit, batch_size // unit * unit)
+  most = source.size // unit * unit
+  if most < 1:
     raise ValueError(
-      f'{field}={batch_size} is not a multiple of {devices} devices x {accumulate} '
-      f'micro-batches; use {below} or {below + unit}.'
+      f'{source.name} has {source.size} images, too few for {devices} devices x {accumulate} '
+      f'micro-batches: each needs at least one.'
     )
   if batch_size > source.size:
     raise ValueError(
       f'{field}={batch_size} is more than the {source.size} images of {source.name}; '
-      f'use at most {source.size // devices * devices}.'
+      f'use at most {most}.'
+    )
+  if batch_size % unit:
+    below = max(unit, batch_size // unit * unit)
+    near = f'{below} or {below + unit}' if below < most else f'{below}'
+    raise ValueError(
+      f'{field}={batch_size} is not a multiple of {devices} devices x {accumulate} '
+      f'micro-batches; use {near}.'
     )
 
 
