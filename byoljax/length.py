@@ -7,6 +7,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
+_MOST_STEPS = 2**31 - 1
 _UNITS = {
   'step': 'steps',
   'steps': 'steps',
@@ -20,7 +21,13 @@ _UNITS = {
 
 
 def duration_steps(
-  field: str, text: str, *, steps_per_epoch: int, batch_size: int, total_steps: int | None = None
+  field: str,
+  text: str,
+  *,
+  steps_per_epoch: int,
+  batch_size: int,
+  total_steps: int | None = None,
+  least: int = 0,
 ) -> int:
   """Converts a duration to a whole number of optimizer steps.
 
@@ -30,6 +37,7 @@ def duration_steps(
     steps_per_epoch: whole batches in one pass over the data.
     batch_size: global examples per step.
     total_steps: the run's length, needed for percentages.
+    least: steps of a duration above 0 that rounds to fewer.
 
   Raises:
     ValueError: not a duration, negative, or a percentage where no total is known.
@@ -57,7 +65,7 @@ def duration_steps(
     'examples': 1.0 / batch_size,
     '%': (total_steps or 0) / 100.0,
   }
-  return round(amount * per_unit[unit])
+  return max(least if amount else 0, round(amount * per_unit[unit]))
 
 
 class Length(NamedTuple):
@@ -76,7 +84,7 @@ class Length(NamedTuple):
   total_steps: int
   steady_steps: int = 0
 
-  def steps(self, field: str, text: str) -> int:
+  def steps(self, field: str, text: str, *, least: int = 0) -> int:
     """The duration `text` of the field in optimizer steps; see `duration_steps`.
 
     Raises:
@@ -88,6 +96,7 @@ class Length(NamedTuple):
       steps_per_epoch=self.steps_per_epoch,
       batch_size=self.batch_size,
       total_steps=self.total_steps,
+      least=least,
     )
 
   def every(self, field: str, text: str, *, may_be_never: bool = False) -> int:
@@ -95,7 +104,7 @@ class Length(NamedTuple):
 
     Args:
       field: the field's name, for messages.
-      text: a duration, 'at the end' (as a duration of 0) or 'never'.
+      text: a duration, of a step at least, 'at the end' (as a duration of 0) or 'never'.
       may_be_never: whether that is allowed.
 
     Raises:
@@ -109,7 +118,7 @@ class Length(NamedTuple):
     if word == NEVER:
       raise ValueError(f"{field}='{NEVER}' would leave nothing of the run: write '{AT_THE_END}'.")
     try:
-      return self.steps(field, text)
+      return self.steps(field, text, least=1)
     except ValueError as error:
       words = f"'{AT_THE_END}' or '{NEVER}'" if may_be_never else f"'{AT_THE_END}'"
       raise ValueError(f'{str(error)[:-1]}; or write {words}.') from None
@@ -136,12 +145,16 @@ def make_length(
     field: the field's name, for messages.
 
   Raises:
-    ValueError: not a duration, or less than a step.
+    ValueError: not a duration, less than a step, or 2^31 steps or more.
   """
   per_epoch = steps_per_epoch(num_examples, batch_size)
   total = duration_steps(field, text, steps_per_epoch=per_epoch, batch_size=batch_size)
   if total < 1:
     raise ValueError(f"{field}='{text}' is less than one step.")
+  if total > _MOST_STEPS:
+    raise ValueError(
+      f"{field}='{text}' is too long: a run has at most {_MOST_STEPS:,} steps, counted in 32 bits."
+    )
   return Length(batch_size, per_epoch, total)
 
 

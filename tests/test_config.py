@@ -147,12 +147,24 @@ def test_how_often_has_words():
   of = length.Length(batch_size=64, steps_per_epoch=10, total_steps=200)
   assert of.every('f', 'at the end') == of.every('f', '0 steps') == 0
   assert of.every('f', 'never', may_be_never=True) == -1 and of.every('f', '2 epochs') == 20
+  assert of.every('f', '0.1 %') == of.every('f', '0.04 epochs') == 1, 'not at the end only'
+  assert of.every('f', '0 %') == of.steps('f', '0.1 %') == 0
   for every in (0, -1):
     assert length.next_due(7, every) == float('inf') and not length.is_due(200, every)
   with pytest.raises(ValueError, match="'never' would leave nothing of the run: write 'at the e"):
     of.every('log.every', 'never')
   with pytest.raises(ValueError, match="f='often' is not.*; or write 'at the end' or 'never'."):
     of.every('f', 'often', may_be_never=True)
+
+
+def test_a_length_is_a_number_of_32_bits():
+  def of(text):
+    return length.make_length(text, batch_size=64, num_examples=640).total_steps
+
+  assert of('2147483647 steps') == 2**31 - 1
+  for text in ('5e9 steps', '2147483648 steps', '1e300 epochs'):
+    with pytest.raises(ValueError, match='a run has at most 2,147,483,647'):
+      of(text)
 
 
 def test_percentage_needs_a_total():
