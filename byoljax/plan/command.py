@@ -17,9 +17,8 @@ examples:
   byoljax plan byol:imagenet,1000 --topology h100:4x8 --no_compile --price 2.5
 
 Topologies: v2 v3 v4 v5e v5p v6e tpu7x with the sides of the torus (v5e:4x4, v4:4x4x4); a100-40
-  a100-80
-h100 h200 with hosts x GPUs (h100:2x8). Compiling needs pip install "byoljax[plan]" for TPUs; see
-experiments/plan/README.md for GPUs. Fields of the recipe are set as in training.
+a100-80 h100 h200 with hosts x GPUs (h100:2x8). Compiling needs pip install "byoljax[plan]" for
+TPUs; see experiments/plan/README.md for GPUs. Fields of the recipe are set as in training.
 """
 
 

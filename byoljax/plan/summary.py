@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from byoljax.config import Config, ConfigError
+from byoljax.data.batches.order import shares_of
 from byoljax.plan import aot, estimate, flops, hardware
 from byoljax.plan import traffic as traffic_lib
 from byoljax.train.run import Run
@@ -117,7 +118,8 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
       waits = sum(calls for calls, _ in traffic.values())
       plan['collectives'] |= _compiled_collectives(found)
     if options.largest_batch:
-      plan['largest_batch'] = _largest(config, source, topology, mesh, compiled, say)
+      unit = topology.num_devices * run.accumulate * sum(shares_of(run.order))
+      plan['largest_batch'] = _largest(config, source, topology, mesh, compiled, unit, say)
   plan['estimate'] = _estimate(
     run, topology, work, traffic, waits, accessed, options, _bytes(batch)
   )
@@ -170,10 +172,10 @@ def _largest(
   topology: hardware.Topology,
   mesh: Any,
   compiled: aot.Compiled,
+  unit: int,
   say: Callable[[str], None],
 ) -> dict[str, Any]:
-  """Finds the largest batch that fits, by compiling for each candidate."""
-  unit = topology.num_devices * config.train.accumulate
+  """Finds the largest multiple of `unit` that fits, by compiling for each candidate."""
   tried: list[dict[str, Any]] = []
 
   def fit(multiple: int) -> bool:
@@ -189,7 +191,7 @@ def _largest(
   best = bisect(fit, start, fits(compiled, topology)['fits'], source.size // unit)
   return {
     'batch_size': best * unit,
-    'per_device': best * config.train.accumulate,
+    'per_device': best * unit // topology.num_devices,
     'tried': tried,
   }
 

@@ -28,6 +28,7 @@ from byoljax.plan import (
   target,
   traffic,
 )
+from byoljax.train import assemble
 from tests.paths import ROOT
 
 TPU = pytest.mark.skipif(
@@ -390,8 +391,6 @@ def test_the_same_step_as_training():
   source = aot.described_source(config)
   described = aot.assembled(config, source, aot.counting_mesh(4))
   ours = flops.count(described.step, *aot.abstract_arguments(described, aot.counting_mesh(4)))
-  from byoljax.train import assemble
-
   real = assemble.from_config(config, source)
   batch = {
     'image': shaped(4, 4, 32, 32, 3, dtype=jnp.uint8),
@@ -448,7 +447,8 @@ def test_a_missing_compiler_is_named(machine, package, monkeypatch, capsys):
   assert package in message and jax.__version__ in message and '--no_compile' in message
 
 
-def test_a_plan_with_a_compiler_and_its_largest_batch(monkeypatch, tmp_path, capsys):
+@pytest.fixture
+def compiler(monkeypatch):
   """All but the compiler: one stands in that needs 1 GiB and 0.5 GiB per image of a device."""
 
   def compile_step(run, mesh):
@@ -459,16 +459,31 @@ def test_a_plan_with_a_compiler_and_its_largest_batch(monkeypatch, tmp_path, cap
   first = functools.cache(lambda: make_run(*made[0]))
   make_run, made = aot.assembled, []
 
-  def assembled(*arguments):  # Really only once: it takes seconds.
-    made.append(arguments)
-    length = first().length._replace(batch_size=arguments[0].train.batch_size)
-    return first()._replace(length=length)
+  def assembled(config, source, mesh):  # Really only once: it takes seconds.
+    made.append((config, source, mesh))
+    order = assemble.order_of(config, source, mesh.size)
+    return first()._replace(length=first().length._replace(batch_size=order.batch_size))
 
   monkeypatch.setattr(aot, 'assembled', assembled)
   monkeypatch.setattr(aot, 'devices_of', lambda topology, target_config: [None] * 4)
   monkeypatch.setattr(aot, 'mesh_of', lambda devices: aot.counting_mesh(len(devices)))
   monkeypatch.setattr(aot, 'compile_step', compile_step)
   monkeypatch.setattr(summary, '_versions', lambda *unused: {})
+
+
+@pytest.mark.usefixtures('compiler')
+def test_the_largest_batch_of_two_streams(tmp_path):
+  """A labelled and two other images for each device: of the 29 that fit, 27."""
+  out = tmp_path / 'plan.json'
+  recipe = [f'--config={ROOT}/configs/fixmatch.py:smoke', '--config.train.batch_size=24']
+  flags = ['--config.data.unlabelled_per_labelled=2', '--topology=v5e:2x2', '--largest_batch']
+  assert command.main([*recipe, *flags, f'--out={out}']) == 0
+  found = json.loads(out.read_text())['largest_batch']
+  assert (found['batch_size'], found['per_device']) == (4 * 27, 27)
+
+
+@pytest.mark.usefixtures('compiler')
+def test_a_plan_with_a_compiler_and_its_largest_batch(tmp_path, capsys):
   out = tmp_path / 'plan.json'
   flags = ['--topology=v5e:2x2', '--largest_batch', f'--out={out}']
   assert command.main([f'--config={ROOT}/configs/byol.py:smoke', *flags]) == 0
