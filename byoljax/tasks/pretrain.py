@@ -70,6 +70,7 @@ def _check_evaluations(config: Config, data: 'EvalData | None') -> None:
 
 def _warm_started(run: 'Run', config: Config, workdir: pathlib.Path) -> 'Run':
   """The run, from the weights that `config.init_from` names; a resumed run has its own."""
+  from byoljax.encoders import method_network
   from byoljax.train import warm_start
   from byoljax.workdir import checkpoint
 
@@ -80,13 +81,14 @@ def _warm_started(run: 'Run', config: Config, workdir: pathlib.Path) -> 'Run':
     config.init_from,
     mean=config.data.mean,
     std=config.data.std,
+    range_=config.data.range,
     fields=fields,
     heads=config.init_heads,
   )
   with user_errors(f"config.init_from='{config.init_from}'"):
     run, report = warm_start.warm_started(run, weights, heads=config.init_heads)
   say(f'Starting from {config.init_from}:')
-  differ = warm_start.differences(weights, fields, config.data.mean, config.data.std)
+  differ = warm_start.differences(weights, fields, method_network.preprocessing_of(config))
   say('\n'.join([report, *differ]))
   return run
 

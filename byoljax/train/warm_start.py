@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 
 from byoljax.config import expanded, user_errors
+from byoljax.data.sources import pixels
 from byoljax.encoders import load as load_lib
-from byoljax.encoders.encoder import Encoder
+from byoljax.encoders.encoder import Encoder, Preprocessing
 from byoljax.method import Target
 from byoljax.ops import trees
 from byoljax.train.run import Run
@@ -50,6 +51,7 @@ def load(
   *,
   mean: Sequence[float],
   std: Sequence[float],
+  range_: str = '',
   fields: Mapping[str, Any] | None = None,
   heads: bool = False,
   module: Any = None,
@@ -61,6 +63,7 @@ def load(
       directory of imported weights; or a file that `weights.importing` reads.
     mean: of the images of the new run, where a file does not say for which it was made.
     std: as `mean`.
+    range_: `config.data.range` of the new run, as `mean`.
     fields: `config.encoder` of the new run: what a file's weights do not tell.
     heads: whether the heads of the run are read as well.
     module: the linen module of the run, where it is one of the user's own.
@@ -71,7 +74,9 @@ def load(
   home = expanded(path)
   if not _is_run(home):
     with user_errors('config.init_from'):
-      return importing.encoder_of(path, fields or {}, mean=tuple(mean), std=tuple(std)).encoder
+      return importing.encoder_of(
+        path, fields or {}, mean=tuple(mean), std=tuple(std), range_=range_
+      ).encoder
   loaded = load_lib.load_taps(str(home), 'online', (load_lib.EMBEDDING,), module=module)
   if not heads:
     return loaded.encoder
@@ -204,20 +209,21 @@ def warm_started(run: Run, encoder: Encoder, *, heads: bool = False) -> tuple[Ru
 
 
 def differences(
-  encoder: Encoder, fields: Mapping[str, Any], mean: Sequence[float], std: Sequence[float]
+  encoder: Encoder, fields: Mapping[str, Any], preprocessing: Preprocessing
 ) -> list[str]:
-  """What fits and still is not the same: options and statistics that give weights a meaning.
+  """What fits and still is not the same: options and numbers that give weights a meaning.
 
   Args:
     encoder: the weights.
     fields: `config.encoder` of the new run.
-    mean: of its images.
-    std: of its images.
+    preprocessing: of its images; their size may be another one.
   """
-  there = {f'encoder.{name}': encoder.fields.get(name) for name in _MEANING}
-  here = {f'encoder.{name}': fields.get(name) for name in _MEANING}
-  there |= {'data.mean': encoder.preprocessing.mean, 'data.std': encoder.preprocessing.std}
-  here |= {'data.mean': tuple(mean), 'data.std': tuple(std)}
+  there, here = (
+    {f'encoder.{name}': options.get(name) for name in _MEANING}
+    # Images of 8 bits are read by what their files say, too.
+    | {'data.mean': its.mean, 'data.std': its.std, 'data.range': its.range or pixels.FILE}
+    for options, its in ((encoder.fields, encoder.preprocessing), (fields, preprocessing))
+  )
   return [
     f'{name} is {here[name]!r} here, {value!r} where the weights were trained'
     for name, value in there.items()

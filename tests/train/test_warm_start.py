@@ -105,7 +105,7 @@ def test_what_fits_and_means_something_else_is_told():
     {'name': 'pixels', 'input': 'rgb', 'pool': 'cls'}, Preprocessing(MEAN, STD, 8), 0
   )
   fields = {'name': 'small', 'input': 'lab', 'pool': 'cls'}
-  assert warm_start.differences(encoder, fields, MEAN, (0.3,) * 3) == [
+  assert warm_start.differences(encoder, fields, Preprocessing(MEAN, (0.3,) * 3, 12, 'file')) == [
     "encoder.input is 'lab' here, 'rgb' where the weights were trained",
     'data.std is (0.3, 0.3, 0.3) here, (0.25, 0.25, 0.25) where the weights were trained',
   ]

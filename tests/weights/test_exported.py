@@ -63,8 +63,11 @@ def test_an_exported_encoder_is_read_as_it_was(case, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.bn, encoder.bn)
   assert not reading.unread and reading.found.fields == {'name': encoder.fields['name']}
   warm_start.find(encoder.params, {'bn': encoder.bn}, started)  # It fits.
-  assert warm_start.differences(started, encoder.fields, (0.1,) * 3, STD) == [
-    f'data.mean is (0.1, 0.1, 0.1) here, {MEAN} where the weights were trained'
+  here = encoder.preprocessing._replace(mean=(0.1,) * 3, range='stretch')
+  assert warm_start.differences(started, encoder.fields, here) == [
+    f'data.mean is (0.1, 0.1, 0.1) here, {MEAN} where the weights were trained',
+    f"data.range is 'stretch' here, '{encoder.preprocessing.range or 'file'}' where the weights "
+    'were trained',
   ]
 
 
