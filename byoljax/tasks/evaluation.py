@@ -1,11 +1,13 @@
 """What evaluations of a checkpoint share: data, directory, and how the simple ones run."""
 
 from collections.abc import Callable, Mapping
+import contextlib
 import functools
 import json
 import pathlib
 import shutil
 from typing import TYPE_CHECKING, Any
+import zlib
 
 from ml_collections import ConfigDict
 
@@ -80,7 +82,11 @@ def result_directory(
   task: str, config: Config, checkpoint_dir: pathlib.Path, invocation: Invocation
 ) -> pathlib.Path:
   """Where an evaluation's results go: beside the run, named after what was evaluated on what, and
-  after the protocol where one was asked for: 'linear-simclr-online-100' of `linear:simclr`."""
+  after the protocol where one was asked for: 'linear-simclr-online-100' of `linear:simclr`.
+
+  Folders of one name, such as a/images and b/images, do not share it: the second to come has a
+  number at the end, made from its path.
+  """
   if invocation.workdir:
     return pathlib.Path(invocation.workdir)
   own = config.get(task, {})
@@ -90,7 +96,20 @@ def result_directory(
   words = [task, *how, config.network, checkpoint_dir.name]
   words += [data_words(config.data.name, config.data.dir), *tap_suffix(config)]
   words += [f'{config.image_size}px'] if config.get('image_size') else []
-  return run_dir.evals_dir(checkpoint_dir) / '-'.join(filter(None, words))
+  home = run_dir.evals_dir(checkpoint_dir) / '-'.join(filter(None, words))
+  place = expanded(config.data.dir).resolve()
+  if not config.data.dir or _data_of_results(home) in (None, place):
+    return home
+  return home.with_name(f'{home.name}-{zlib.crc32(str(place).encode()):08x}')
+
+
+def _data_of_results(home: pathlib.Path) -> pathlib.Path | None:
+  """Where the images lie that a directory has results of; None where it has none."""
+  for name in ('config.json', 'result.json'):
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+      there = json.loads((home / name).read_text())['config']['data']['dir']
+      return expanded(there).resolve()
+  return None
 
 
 def data_words(name: str, directory: str) -> str:

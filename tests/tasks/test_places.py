@@ -1,5 +1,6 @@
 """Where output and images lie: neither among the other's, and a message names the place."""
 
+import json
 import pathlib
 
 import numpy as np
@@ -126,6 +127,26 @@ def test_evaluations_lie_beside_their_run(recipe, fields, name):
     config.task, config, pathlib.Path('run/checkpoints/100'), Invocation(f'configs/{recipe}', '')
   )
   assert found == pathlib.Path('run/evals') / name
+
+
+@pytest.mark.parametrize('file', ['config.json', 'result.json'])
+def test_folders_of_one_name_do_not_share_results(file, tmp_path):
+  def place(folder):
+    fields = [('data.name', 'folder'), ('data.dir', str(tmp_path / folder / 'images'))]
+    config = config_lib.load(f'{cli.recipes_directory()}/knn.py', fields)
+    checkpoint = tmp_path / 'run/checkpoints/100'
+    found = evaluation.result_directory('knn', config, checkpoint, Invocation('configs/knn.py', ''))
+    return found, config
+
+  first, config = place('a')
+  assert place('b')[0] == first, 'nothing is there yet'
+  first.mkdir(parents=True)
+  (first / file).write_text(json.dumps({'config': json.loads(config_lib.to_json(config))}))
+  other, again = place('b')[0], place('b')[0]
+  assert other == again != first == place('a')[0] == place('x/../a')[0]
+  assert other.name.startswith(f'{first.name}-')
+  (first / file).write_text('{')
+  assert place('b')[0] == first, 'nothing that can be read'
 
 
 def test_an_evaluation_resumes_on_the_same_encoder_alone(tmp_path):
