@@ -11,7 +11,8 @@ Beside them schedules, and masks and groups by parameter path.
 The learning rate of a step is `schedule(step)`: nothing has to be dug out of the optimizer's state.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
+import math
 from typing import NamedTuple
 
 import jax
@@ -129,6 +130,20 @@ OPTIMIZERS: dict[str, Callable[[_Settings], Chain]] = {
 }
 
 
+def check(fields: Iterable[tuple[str, float, bool, str]]) -> None:
+  """Checks what fields are set to.
+
+  Args:
+    fields: of each its name, its value, whether that is allowed, and what is.
+
+  Raises:
+    ValueError: the first one that is not allowed.
+  """
+  for field, value, good, allowed in fields:
+    if not good:
+      raise ValueError(f'{field} must be {allowed}, got {value}')
+
+
 def make_optimizer(
   name: str,
   *,
@@ -182,17 +197,18 @@ def make_optimizer(
   """
   if name not in OPTIMIZERS:
     raise ValueError(unknown('optimizer', name, OPTIMIZERS))
-  for field, value, good, allowed in (
-    ('weight_decay', weight_decay, weight_decay >= 0, '>= 0'),
-    ('clip_norm', clip_norm, clip_norm >= 0, '>= 0'),
-    ('clip_tensor_norm', clip_tensor_norm, clip_tensor_norm >= 0, '>= 0'),
-    ('momentum', momentum, 0 <= momentum < 1, 'in [0, 1)'),
-    ('trust_coefficient', trust_coefficient, trust_coefficient > 0, '> 0'),
-    ('layer_decay', layer_decay, 0 < layer_decay <= 1, 'in (0, 1]'),
-    ('b2', b2, 0 <= b2 < 1, 'in [0, 1)'),
-  ):
-    if not good:
-      raise ValueError(f'{field} must be {allowed}, got {value}')
+  check(
+    (
+      ('weight_decay', weight_decay, 0 <= weight_decay < math.inf, '>= 0'),
+      ('clip_norm', clip_norm, clip_norm >= 0, '>= 0'),
+      ('clip_tensor_norm', clip_tensor_norm, clip_tensor_norm >= 0, '>= 0'),
+      ('momentum', momentum, 0 <= momentum < 1, 'in [0, 1)'),
+      ('trust_coefficient', trust_coefficient, 0 < trust_coefficient < math.inf, '> 0'),
+      ('layer_decay', layer_decay, 0 < layer_decay <= 1, 'in (0, 1]'),
+      ('b2', b2, 0 <= b2 < 1, 'in [0, 1)'),
+      ('eps', eps, 0 < eps < math.inf, '> 0'),
+    )
+  )
   if decay_schedule is not None and name != 'adamw':
     raise ValueError(f"a schedule of the weight decay needs optimizer 'adamw', not {name!r}")
   stacked = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32)).ndim == 1

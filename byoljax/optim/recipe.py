@@ -27,6 +27,14 @@ _SCHEDULE_FIELDS = (
   'base_lr', 'lr_scaling', 'schedule', 'start_lr', 'end_lr', 'min_lr', 'decay_at', 'decay_factor',
   'lr_update', 'weight_decay_end', 'decay',
 )  # fmt: skip
+# What the fields of schedules may be: others would let a rate rise in the end, or change its sign.
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+  'start_lr': (lambda share: 0 <= share <= 1, 'in [0, 1], a share of the highest rate'),
+  'end_lr': (lambda share: 0 <= share <= 1, 'in [0, 1], a share of the highest rate'),
+  'min_lr': (lambda rate: 0 <= rate < np.inf, '>= 0'),
+  'decay_factor': (lambda factor: 0 < factor <= 1, 'in (0, 1]'),
+  'weight_decay_end': (lambda decay: decay == -1 or 0 <= decay < np.inf, '>= 0, or -1 for none'),
+}
 
 
 class Recipe(NamedTuple):
@@ -48,11 +56,12 @@ class Recipe(NamedTuple):
 
   @classmethod
   def of(cls, transformation: optax.GradientTransformation) -> 'Recipe':
-    """One optimizer for all parameters, whatever group the method puts them in."""
+    """One optimizer for all parameters but those that the method freezes, and a probe's."""
 
     def label(names: PyTree, params: PyTree) -> PyTree:
       del params
-      return jax.tree.map(lambda name: name if name == 'probe' else 'default', names)
+      kept = ('frozen', 'probe')
+      return jax.tree.map(lambda name: name if name in kept else 'default', names)
 
     return cls(None, {'default': transformation}, {'default': {}}, label)
 
@@ -67,6 +76,9 @@ class Recipe(NamedTuple):
 
   def starting(self, starts: Mapping[str, int]) -> 'Recipe':
     """The same for a method some of whose parameters start late (`Method.starts`).
+
+    They have an optimizer of their own, like a group's: `clip_norm` limits the norm of their
+    gradients apart from that of the others.
 
     `label` raises ValueError for a path at which there are no parameters.
     """
@@ -173,6 +185,11 @@ def steady_steps(fields: Mapping[str, Any], length: Length, where: str = 'optim'
 
 
 def _schedule(fields: Mapping[str, Any], length: Length, warmup: int) -> schedules.Schedule:
+  optim.check(
+    (field, fields[field], good(fields[field]), allowed)
+    for field, (good, allowed) in _RANGES.items()
+    if field in fields
+  )
   scaling = fields.get('lr_scaling', 'linear')
   peak = schedules.peak_lr(fields['base_lr'], length.batch_size, scaling)
   name = fields.get('schedule', 'cosine')

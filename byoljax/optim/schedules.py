@@ -39,7 +39,7 @@ def peak_lr(base_lr: Rate, batch_size: int, scaling: str = 'linear') -> Rate:
     scaling: a key of SCALINGS.
 
   Raises:
-    ValueError: an unknown scaling, or a rate below 0.
+    ValueError: an unknown scaling, or a rate below 0 or not finite.
 
   Examples:
     >>> peak_lr(0.3, 4096)
@@ -47,8 +47,9 @@ def peak_lr(base_lr: Rate, batch_size: int, scaling: str = 'linear') -> Rate:
   """
   if scaling not in SCALINGS:
     raise ValueError(f'unknown lr_scaling {scaling!r}: choose one of {", ".join(SCALINGS)}')
-  if any(rate < 0 for rate in (base_lr if isinstance(base_lr, Sequence) else (base_lr,))):
-    raise ValueError(f'base_lr={base_lr} must not be negative.')
+  rates = base_lr if isinstance(base_lr, Sequence) else (base_lr,)
+  if not all(0 <= rate < math.inf for rate in rates):
+    raise ValueError(f'base_lr={base_lr} must be at least 0 and finite.')
   factor = SCALINGS[scaling](batch_size)
   if isinstance(base_lr, Sequence):
     return tuple(lr * factor for lr in base_lr)

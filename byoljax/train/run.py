@@ -169,7 +169,7 @@ def make_run(
     specs: one augmentation per view.
     method: given what the run is like, builds the method.
     optimizer: what `optim.recipe.make_recipe` makes, or any optax transformation, which then moves
-      every parameter.
+      every parameter that the method does not freeze.
     length: see `length.make_length`.
     data: see `DataOptions`.
     earlier: (step that it ends with, one augmentation per view) of stages before the last one, in

@@ -248,6 +248,8 @@ def test_stacked_rates_need_a_leading_axis_of_their_number():
   [
     ({'name': 'lar'}, "unknown optimizer 'lar': choose one of lars, .*did you mean 'lars'"),
     ({'name': 'sgd', 'weight_decay': -1.0}, 'weight_decay must be >= 0, got -1.0'),
+    ({'name': 'sgd', 'weight_decay': np.nan}, 'weight_decay must be >= 0, got nan'),
+    ({'name': 'adamw', 'eps': 0.0}, 'eps must be > 0, got 0.0'),
     ({'name': 'sgd', 'momentum': 1.0}, r'momentum must be in \[0, 1\), got 1.0'),
     ({'name': 'sgd', 'clip_norm': -0.1}, 'clip_norm must be >= 0, got -0.1'),
     ({'name': 'lars', 'trust_coefficient': 0.0}, 'trust_coefficient must be > 0, got 0.0'),

@@ -110,6 +110,17 @@ def test_a_methods_own_groups_stay():
   assert labels['predictor']['linear'] == {'kernel': 'predictor', 'bias': 'frozen'}
 
 
+def test_an_optimizer_of_ones_own_moves_all_but_what_is_frozen():
+  names = jax.tree.map(lambda _: 'default', PARAMS)
+  names['predictor']['linear'] = {'kernel': 'frozen', 'bias': 'late'}
+  its = recipe.Recipe.of(optax.adamw(0.1))
+  tx = optim.make(its.label(names, PARAMS), its.transformations)
+  grads = jax.tree.map(jnp.ones_like, PARAMS)
+  updates, _ = tx.update(grads, tx.init(PARAMS), PARAMS)
+  assert not np.any(updates['predictor']['linear'].pop('kernel'))
+  assert all(np.all(moved) for moved in jax.tree.leaves(updates))
+
+
 def test_mistakes_in_groups():
   with pytest.raises(ValueError, match='groups.predictor.base_rl .*did you mean .base_lr.'):
     made(groups={'predictor': {'base_rl': 1.0}})
@@ -160,7 +171,13 @@ def test_where_the_rate_ends():
   flat = made(min_lr=0.02, groups={'predictor': {'schedule': 'constant'}})
   assert after_step(flat, 99)['predictor/linear/kernel'] == pytest.approx(-0.2)
   for changes, message in (
-    ({'base_lr': -0.1}, r'base_lr=-0.1 must not be negative'),
+    ({'base_lr': -0.1}, r'base_lr=-0.1 must be at least 0 and finite'),
+    ({'base_lr': math.nan}, r'base_lr=nan must be at least 0'),
+    ({'min_lr': -0.001}, r'min_lr must be >= 0, got -0.001'),
+    ({'end_lr': 10.0}, r'end_lr must be in \[0, 1\], a share of the highest rate, got 10.0'),
+    ({'start_lr': -2.0}, r'start_lr must be in \[0, 1\]'),
+    ({'schedule': 'step', 'decay_factor': -1.0}, r'decay_factor must be in \(0, 1\], got -1.0'),
+    ({'name': 'adamw', 'weight_decay_end': -0.5}, r'weight_decay_end must be >= 0, or -1 for none'),
     ({'min_lr': 0.3}, r'min_lr=0.3 is above the rate that it is the end of, 0.2 at base_lr=0.1'),
     ({'schedule': 'step', 'min_lr': 0.02}, r"'cosine' or 'wsd' ends, but schedule='step'"),
     ({'schedule': 'constant', 'end_lr': 0.1}, r"end_lr=0.1 .* but schedule='constant'"),
