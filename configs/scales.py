@@ -231,7 +231,7 @@ def operators(config: ConfigDict, family: str, resize: str = 'bicubic') -> None:
 def alike(config: ConfigDict, **changes) -> None:
   """Gives the first two views the same settings: those of the first, with changes."""
   view = config.views.view1.to_dict() | {'solarize_prob': 0.0} | changes
-  config.views.view1 = config.views.view2 = ConfigDict(view)
+  config.views.view1, config.views.view2 = ConfigDict(view), ConfigDict(view)
 
 
 def small_crops(

@@ -250,6 +250,21 @@ def test_overrides_leave_no_derived_value_behind(name, monkeypatch):
     assert config_lib.flatten(afterwards) == config_lib.flatten(before), scale
 
 
+@pytest.mark.parametrize('name', TRAINED)
+def test_no_two_groups_are_one(name):
+  """An override of one view must not reach another."""
+
+  def groups(config):
+    for value in config.values():
+      if isinstance(value, ml_collections.ConfigDict):
+        yield value
+        yield from groups(value)
+
+  for scale in SCALES:
+    found = list(groups(config_lib.load(f'{ROOT}/configs/{name}.py:{scale}')))
+    assert len({id(group) for group in found}) == len(found), scale
+
+
 def test_sizes_that_follow_the_first_view_and_rates_that_follow_the_batch():
   config = config_lib.load(f'{ROOT}/configs/dino.py:cifar10_small', [('views.view1.size', '64')])
   assert [spec.size for spec in assemble.view_specs(config)] == [64, 32, 40, 40, 40, 40]
