@@ -52,7 +52,7 @@ class VQGANEncoder(nn.Module):
     size: see `VQGANSize`.
     width: factor on all channels.
     remat: see `layers.recomputed`.
-    dtype: compute type; normalization and attention weights are float32.
+    dtype: compute type; statistics of normalization and scores of attention are float32.
   """
 
   size: VQGANSize
@@ -175,9 +175,7 @@ class _Attention(nn.Module):
                name=name)(y)
       for name in ('query', 'key', 'value')
     )  # fmt: skip
-    products = jnp.einsum('bqc,bkc->bqk', query, key).astype(jnp.float32)
-    weights = jax.nn.softmax(products / channels**0.5, axis=-1).astype(self.dtype)
-    y = jnp.einsum('bqk,bkc->bqc', weights, value)
+    y = jax.nn.dot_product_attention(query[:, :, None], key[:, :, None], value[:, :, None])[:, :, 0]
     y = nn.Dense(channels, dtype=self.dtype, param_dtype=jnp.float32, kernel_init=he_normal_fan_in,
                  name='out')(y)  # fmt: skip
     return x + y.reshape(x.shape)
