@@ -165,12 +165,14 @@ class WeightNormLinear(nn.Module):
   """Cosines to `count` learned directions: DINO's last layer (arXiv 2104.14294, appendix C).
 
   x / |x| times the kernel [D,count] with every column divided by its length: weight normalization
-  whose gain stays 1. Gradients go through both divisions; the stored columns have any length.
+  whose gain stays 1. Gradients go through both divisions; the stored columns have any length, and
+  the longer they are, the more slowly they turn. They start as a PyTorch layer's, as the authors':
+  U(±1 / √D), a deviation of 0.036 at D = 256.
   """
 
   count: int
   dtype: jnp.dtype = jnp.float32
-  kernel_init: str = 'truncated_0.02'
+  kernel_init: str = 'torch'
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
