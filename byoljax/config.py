@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import importlib.util
 import json
+import math
 import os
 import pathlib
 import re
@@ -188,18 +189,31 @@ def override(config: Config, name: str, text: str) -> None:
     byoljax.config.ConfigError: unknown field ... did you mean 'optim.base_lr'?
   """
   fields = flatten(config)
+  fields |= _of_own_groups(name, fields)
   if name not in fields:
     inner = [field for field in fields if field.startswith(f'{name}.')]
     if inner:
       raise ConfigError(f"'{name}' is a group of fields; set one of {', '.join(inner)}.")
-    raise ConfigError(f"unknown field '{name}' in --config.{name}={text}{_meant(name, fields)}")
+    meant = _meant(re.sub(r'\.groups\.\w+\.', '.', name), fields)
+    raise ConfigError(f"unknown field '{name}' in --config.{name}={text}{meant}")
   *groups, last = name.split('.')
   target = config
   for group in groups:
+    if group not in target:
+      with target.unlocked():
+        target[group] = ml_collections.ConfigDict()
     target = target[group]
   with target.unlocked():
     computed = text == 'auto' and name in COMPUTED
     target[last] = () if computed else _convert(name, text, fields[name])
+
+
+def _of_own_groups(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+  """'optim.groups.predictor.base_lr' of a recipe without it, as 'optim.base_lr'; {} for others."""
+  of, _, inner = name.partition('.groups.')
+  role, _, last = inner.partition('.')
+  like = f'{of}.{last}'
+  return {name: fields[like]} if role and name not in fields and like in fields else {}
 
 
 def _meant(name: str, fields: Mapping[str, Any]) -> str:
@@ -232,6 +246,8 @@ def _convert(name: str, text: str, present: Any) -> Any:
         raise ValueError
       return int(number)
     if kind is float:
+      if not math.isfinite(float(text)):
+        raise ValueError
       return float(text)
     if kind is tuple:
       return _convert_tuple(text, present)
@@ -254,7 +270,7 @@ def _convert_tuple(text: str, present: tuple[Any, ...]) -> tuple[Any, ...]:
     kind = type(present[0])
     if kind in (int, float) and not all(type(item) in (int, float) for item in items):
       raise ValueError
-    if any(kind(item) != item for item in items):
+    if any(kind(item) != item for item in items) or kind is float and math.inf in map(abs, items):
       raise ValueError
     items = tuple(kind(item) for item in items)
   return items

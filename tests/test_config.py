@@ -97,6 +97,11 @@ def test_overrides_keep_the_type():
     ('seed', '1.5', 'is not a whole number'),
     ('seed', 'inf', 'is not a whole number'),
     ('optim.nesterov', 'maybe', 'true or false'),
+    ('optim.base_lr', 'nan', 'is not a number'),
+    ('optim.base_lr', 'inf', 'is not a number'),
+    ('views.view1.crop_scale', '(0.1,1e999)', 'is not a tuple'),
+    ('optim.groups.predictor.base_rl', '1', "did you mean 'optim.base_lr'"),
+    ('optim.groups.predictor', '1', 'unknown field'),
     ('method.projector', '(a,b)', 'is not a tuple'),
     ('method.projector', '(1.5,2)', 'is not a tuple'),
     ('method.projector', '("x",)', 'is not a tuple'),
@@ -107,6 +112,15 @@ def test_bad_overrides_are_one_sentence(name, text, said):
     config_lib.load(BYOL, [(name, text)])
   assert said in str(error.value)
   assert '\n' not in str(error.value)
+
+
+def test_fields_of_a_group_of_parameters_are_those_of_the_optimizer():
+  fields = [('optim.groups.predictor.base_lr', '1'), ('optim.groups.predictor.nesterov', 'true')]
+  config = config_lib.load(BYOL, [*fields, ('optim.groups.predictor.base_lr', '2')])
+  assert config.optim.groups.to_dict() == {'predictor': {'base_lr': 2.0, 'nesterov': True}}
+  recipe = make_recipe(config.optim.to_dict() | {'warmup': '0 steps'}, Length(256, 10, 100))
+  assert recipe.settings['predictor']['base_lr'] == 2.0
+  assert 'groups' not in config_lib.load(f'{ROOT}/configs/linear.py')
 
 
 def test_missing_and_broken_recipes(tmp_path):
