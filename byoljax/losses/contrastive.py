@@ -13,6 +13,7 @@ batches do not need the [2b, 2B] similarities in memory.
 """
 
 from functools import partial
+import numbers
 
 import jax
 from jax import lax
@@ -256,6 +257,8 @@ def _check_memory(memory: jax.Array, queries: jax.Array) -> None:
 
 
 def check_temperature(temperature: float | jax.Array) -> None:
-  """Raises ValueError unless the temperature is positive; a traced one is not checked."""
-  if isinstance(temperature, int | float) and not temperature > 0:
-    raise ValueError(f'temperature must be above 0, got {temperature}')
+  """Raises ValueError unless the temperature is a positive number; an array is not checked."""
+  if isinstance(temperature, jax.Array):
+    return
+  if not (isinstance(temperature, numbers.Real) and temperature > 0):
+    raise ValueError(f'temperature must be above 0, got {temperature!r}')

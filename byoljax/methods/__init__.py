@@ -7,6 +7,7 @@ row in the contract test.
 
 from collections.abc import Callable, Mapping
 import functools
+import inspect
 from typing import Any
 
 from byoljax import own
@@ -141,6 +142,11 @@ def build_method(make_encoder: MakeEncoder, setting: Setting, fields: Mapping[st
   settings = {name: value for name, value in fields.items() if not name.startswith('auxiliary')}
   name = settings.pop('name')
   build = own.find('method', name) if own.is_path(name) else chosen('method', name, METHODS)
+  arguments = inspect.signature(build).parameters
+  open_ended = any(each.kind is each.VAR_KEYWORD for each in arguments.values())
+  for field in settings:
+    if field not in list(arguments)[2:] and not open_ended:
+      raise ValueError(unknown(f'argument of {name}', field, list(arguments)[2:]))
   method = build(make_encoder, setting, **settings)
   task = {name: fields[name] for name in fields if name.startswith('auxiliary')}
   name = task.pop('auxiliary', '')

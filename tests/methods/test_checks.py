@@ -4,9 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from tests.methods.test_contract import batch_of, make
+from byoljax.length import Length
+from byoljax.method import Setting
+from byoljax.methods import build_method
+from tests.methods.test_contract import TinyEncoder, batch_of, make
 
-ONE = ('deepcluster', 'instance_discrimination')
+ONE = ('deepcluster', 'detection', 'instance_discrimination', 'segmentation', 'supervised')
 TWO = (
   'barlow_twins', 'bridge', 'byol', 'interclr', 'moco', 'moco_v3', 'nnclr', 'simclr', 'simsiam',
   'vicreg', 'w_mse',
@@ -29,6 +32,17 @@ def test_the_number_of_views(name, views, message):
     batch['drawn'] = batch['drawn'][:1] * views
   with pytest.raises(ValueError, match=message):
     jax.eval_shape(make(name, axis=None).init, jax.random.key(0), batch)
+
+
+def test_a_dense_head_has_channels():
+  for name, changes in (('segmentation', {'width': 0}), ('depth', {'up_channels': (8, 0)})):
+    with pytest.raises(ValueError, match='of a head must be at least 1'):
+      make(name, axis=None, **changes)
+
+
+def test_an_unknown_argument_is_named_with_those_that_there_are():
+  with pytest.raises(ValueError, match="argument of byol 'base_tua': .*did you mean 'base_tau'"):
+    build_method(TinyEncoder, Setting(Length(8, 2, 4)), {'name': 'byol', 'base_tua': 1})
 
 
 def test_only_patches_can_be_frozen():

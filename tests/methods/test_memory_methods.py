@@ -16,6 +16,7 @@ from byoljax.methods.joint_embedding import (
   deepcluster_v2,
   instance_discrimination,
   interclr,
+  moco,
   nnclr,
   triplet,
 )
@@ -321,6 +322,12 @@ def test_triplets_are_views_of_one_image_against_others():
     (interclr, {'num_clusters': 8, 'pool_size': 100}, 'between 1 and the 64'),
     (interclr, {'num_clusters': 8, 'bn_groups': 3}, 'bn_groups=3'),
     (interclr, {'num_clusters': 8, 'repair_every': '0 steps'}, 'at least 1'),
+    (interclr, {'num_clusters': 8, 'intra_weight': -1.0}, 'must not be negative, and not both 0'),
+    (interclr, {'num_clusters': 8, 'intra_weight': 0, 'inter_weight': 0}, 'not both 0'),
+    (interclr, {'num_clusters': 8, 'margin': 3.0}, 'margin=3.0 of cosines'),
+    (moco, {'queue_size': 0}, 'queue_size=0 must be at least 1'),
+    (moco, {'temperature': '0.1'}, "must be above 0, got '0.1'"),
+    (moco, {'temperature': np.float32(-1)}, 'must be above 0'),
   ],
 )
 def test_mistakes(module, changes, said):

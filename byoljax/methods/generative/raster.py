@@ -104,7 +104,8 @@ def raster_model(
     del step
     own = {role: params[role] for role in state.target_params}
     moved = ema.update(state.target_params, own, average)
-    return params, state.replace(target_params=moved, target_bn=state.bn), {}
+    told = {'tau': jnp.float32(average)}
+    return params, state.replace(target_params=moved, target_bn=state.bn), told
 
   def fit(
     params: PyTree, state: Statistics, features: Any, key: jax.Array, step: int

@@ -297,6 +297,13 @@ def build(
       f"queue_size={queue_size}, centroid_every={centroid_every} and repair_every='{repair_every}' "
       f'must be at least 1, min_cluster_size={min_cluster_size} at least 0.'
     )
+  if min(intra_weight, inter_weight) < 0 or intra_weight == inter_weight == 0:
+    raise ValueError(
+      f'intra_weight={intra_weight} and inter_weight={inter_weight} must not be negative, and not '
+      'both 0.'
+    )
+  if not -2 <= margin <= 2:
+    raise ValueError(f'margin={margin} of cosines must be between -2 and 2.')
   head = heads.MLPHead(
     features=tuple(projector),
     norm=False,

@@ -185,6 +185,8 @@ def build(
   check_sizes(projector)
   check_groups(bn_groups, setting)
   contrastive.check_temperature(temperature)
+  if queue_size < 1:
+    raise ValueError(f'queue_size={queue_size} must be at least 1, the keys that are remembered.')
   head = heads.MLPHead(
     features=tuple(projector),
     norm=projector_norm,

@@ -7,9 +7,11 @@ of the global batch.
 As in the authors' code: crops of one size go through the encoder together, all crops together
 through the head; prototypes are unit vectors, normalized again after every step; they are not
 trained in the beginning (`freeze`); small batches can be filled up with a queue of earlier
-projections per large crop, from `queue_from` on and once it is full.
+projections per large crop.
 
-Different from the authors' code: the queue is one for all devices, where theirs is a part per GPU.
+Different from the authors' code: the queue is one for all devices, where theirs is a part per GPU;
+it fills from the first step and takes part from `queue_from` on, as soon as it is full, where
+theirs is made at that epoch and takes part once it has filled.
 """
 
 from collections.abc import Sequence

@@ -101,7 +101,7 @@ def dense_method(
   given = setting.given.get('encoder')
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), checks.only_view(batch))
     if given is not None:
       params['encoder'], bn['encoder'] = jax.tree.map(
         jnp.array, (given.params['encoder'], given.bn['encoder'])
@@ -156,6 +156,10 @@ def network(
   """
   if options.head not in HEADS:
     raise ValueError(unknown('head', options.head, HEADS))
+  if min(options.width, *options.up_channels) < 1:
+    raise ValueError(
+      f'width={options.width} and up_channels={options.up_channels} of a head must be at least 1.'
+    )
   taps = tuple(options.taps) or default_taps(encoder, image_channels, options.head == 'skips')
   valid = _maps(encoder, image_channels)
   for tap in taps:

@@ -55,7 +55,7 @@ def detection(stages: Stages, setting: Setting, *, frozen: bool, batch_norm: str
   detector, copied = stages.detector, stages.copied
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = stages.whole.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    params, bn = stages.whole.init(jax.random.fold_in(key, streams.ONLINE), checks.only_view(batch))
     if given is not None:
       params['encoder'], bn['encoder'] = jax.tree.map(
         jnp.array, (given.params['encoder'], given.bn['encoder'])

@@ -7,13 +7,13 @@ augmented view is to be that class. What is evaluated is a moving average of the
 As in the paper and in the authors' code: all images go through the network in one batch, so that
 batch normalization sees them mixed; the second loss is a mean over all images without labels, also
 those below the threshold; the average takes in weights that the optimizer has just written and
-starts with the first ones, and it is evaluated with the running statistics of the network itself.
-Labels of the second stream are never looked at (a test gives it wrong ones).
+starts with the first ones, and it is evaluated with the running statistics of the network itself;
+labelled images are among those without labels, too. Labels of the second stream are never looked at
+(a test gives it wrong ones).
 
 Different from the authors' code: the running statistics' momentum is the encoder's, 0.9, theirs
 0.999; their wide ResNet has leaky ReLUs; the strong view is RandAugment and a cutout, where their
-default for CIFAR-10 is CTAugment, which learns the strengths; labelled images are among those
-without labels, too, as theirs are.
+default for CIFAR-10 is CTAugment, which learns the strengths.
 
 A batch holds two streams in fixed shares, see `data.batches.order.MixedOrder`; every image has both
 views, of which labelled ones leave the strong one unused.
@@ -114,8 +114,9 @@ def fixmatch(
     params: PyTree, state: WithTarget, step: jax.Array
   ) -> tuple[PyTree, WithTarget, dict[str, jax.Array]]:
     own = {role: params[role] for role in state.target_params}
-    moved = ema.update(state.target_params, own, average(step))
-    return params, state.replace(target_params=moved, target_bn=state.bn), {}
+    now = average(step)
+    moved = ema.update(state.target_params, own, now)
+    return params, state.replace(target_params=moved, target_bn=state.bn), {'tau': now}
 
   embed = evaluation_outputs(net, 'embedding', 'logits')
   return Method(init, loss, post_step, embed, default_groups, net=net, classifies='target')

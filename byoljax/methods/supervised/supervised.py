@@ -133,7 +133,7 @@ def supervised(
     )
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
+    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), checks.only_view(batch))
     if start is not None:
       roles = [role for role in params if role in start.params]  # It may have others, a decoder.
       params |= jax.tree.map(jnp.array, {role: start.params[role] for role in roles})
