@@ -27,7 +27,7 @@ def get_config(arg: str = '') -> ConfigDict:
 def shapes(config: ConfigDict, epochs: int) -> None:
   """Ten clusters per class; a top layer fast enough to be of use within an epoch of 125 steps."""
   del epochs
-  _one_view(config)
+  scales.one_view(config)
   config.method.update(num_clusters=100, pca_dim=64)
   _plain_head(config, base_lr=2.0)
 
@@ -35,7 +35,7 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 def cifar10(config: ConfigDict, epochs: int) -> None:
   """Ten clusters per class, the paper's optimizer."""
   del epochs
-  _one_view(config)
+  scales.one_view(config)
   config.method.num_clusters = 100
   _sgd(config)
 
@@ -43,7 +43,7 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
 def cifar10_small(config: ConfigDict, epochs: int) -> None:
   """Ten clusters per class, the small encoder's optimizer."""
   del epochs
-  _one_view(config)
+  scales.one_view(config)
   config.method.update(num_clusters=100, pca_dim=64)
   _plain_head(config, base_lr=2.0)
 
@@ -51,7 +51,7 @@ def cifar10_small(config: ConfigDict, epochs: int) -> None:
 def imagenette(config: ConfigDict, epochs: int) -> None:
   """Ten clusters per class, the paper's optimizer."""
   del epochs
-  _one_view(config)
+  scales.one_view(config)
   config.method.num_clusters = 100
   _sgd(config)
 
@@ -60,7 +60,7 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   """The paper's clusters and optimizer."""
   del epochs
   config.train.batch_size = 256
-  _one_view(config)
+  scales.one_view(config)
   plain = {'jitter_prob': 0.0, 'gray_prob': 0.0, 'blur_prob': 0.0}  # crops and flips alone
   config.views.view1.update(plain | {'operators': 'torchvision', 'resize': 'bilinear'})
   _sgd(config)
@@ -72,20 +72,9 @@ def smoke(config: ConfigDict, epochs: int) -> None:
   config.method.num_clusters = 20
 
 
-def _one_view(config: ConfigDict) -> None:
-  config.views = ConfigDict({'view1': config.views.view1.to_dict()})
-
-
 def _sgd(config: ConfigDict) -> None:
   """A constant rate for all parameters, the top layer without momentum."""
-  config.optim.update(
-    name='sgd',
-    base_lr=0.05,
-    weight_decay=1e-5,
-    warmup='0 epochs',
-    schedule='constant',
-    exclude_bias_and_norm=False,
-  )
+  scales.sgd(config, 0.05, weight_decay=1e-5, schedule='constant', lr_update='step')
   _plain_head(config, base_lr=0.05)
 
 

@@ -64,7 +64,7 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
   """The same with the paper's SGD; its rate falls by 2.5 in steps that it does not give."""
   del epochs
   _patches_of_24(config)
-  _sgd(config, base_lr=0.01)
+  scales.sgd(config, base_lr=0.01, schedule='step', decay_at=(0.5, 0.75))
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
@@ -73,7 +73,7 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
   _whole_image(config, size=128)
   config.method.samples = 4
   config.method.changes.patch = 64
-  _sgd(config, base_lr=0.01)
+  scales.sgd(config, base_lr=0.01, schedule='step', decay_at=(0.5, 0.75))
 
 
 def imagenette_small(config: ConfigDict, epochs: int) -> None:
@@ -88,7 +88,7 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   """Rate, decay and steps of Kolesnikov et al."""
   del epochs
   config.train.batch_size = 256
-  _sgd(config, base_lr=0.1)
+  scales.sgd(config, base_lr=0.1, schedule='step', decay_at=(0.5, 0.75))
   config.optim.update(decay_at=(15 / 35, 25 / 35), warmup='5 epochs')
   triplet(config)
 
@@ -126,19 +126,6 @@ def _patches_of_24(config: ConfigDict) -> None:
 def _whole_image(config: ConfigDict, **changes) -> None:
   """A view that is the same in every epoch, so that a patch is."""
   scales.plain_view(config, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_prob=0.0, **changes)
-
-
-def _sgd(config: ConfigDict, base_lr: float) -> None:
-  config.optim.update(
-    name='sgd',
-    base_lr=base_lr,
-    weight_decay=1e-4,
-    exclude_bias_and_norm=False,
-    warmup='0 epochs',
-    schedule='step',
-    lr_update='epoch',
-    decay_at=(0.5, 0.75),
-  )
 
 
 ADAPT = {

@@ -10,7 +10,7 @@ Published result (theirs, not ours): ImageNet ResNet-50 linear top-1 68.04 % at 
 
 from ml_collections import ConfigDict
 
-from . import scales
+from . import moco, scales
 
 METHOD = {
   'name': 'interclr',
@@ -51,36 +51,36 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 def cifar10(config: ConfigDict, epochs: int) -> None:
   """MoCo's CIFAR-10 setting with ten clusters per class."""
   del epochs
-  _moco_views(config, blur=0.0)
+  moco.views(config, blur_prob=0.0)
   _like_pytorch(config)
   config.method.update(queue_size=4096, tau=0.99, temperature=0.1, num_clusters=100)
-  _sgd(config, weight_decay=5e-4)
+  scales.sgd(config, base_lr=0.03, weight_decay=5e-4)
 
 
 def cifar10_small(config: ConfigDict, epochs: int) -> None:
   """The same with a small head, the small encoder and its optimizer."""
   del epochs
-  _moco_views(config, blur=0.0)
+  moco.views(config, blur_prob=0.0)
   config.method.update(projector=(512, 128), queue_size=4096, tau=0.99, num_clusters=100)
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
   """Ten clusters per class, a queue of less than half of the images."""
   del epochs
-  _moco_views(config)
+  moco.views(config)
   _like_pytorch(config)
   config.method.update(queue_size=4096, tau=0.99, num_clusters=100)
-  _sgd(config, weight_decay=5e-4)
+  scales.sgd(config, base_lr=0.03, weight_decay=5e-4)
 
 
 def imagenet(config: ConfigDict, epochs: int) -> None:
   """As published."""
   del epochs
   config.train.batch_size = 256
-  _moco_views(config)
+  moco.views(config)
   _like_pytorch(config)
   config.method.update(pool_size=128000, num_negatives=16384)
-  _sgd(config, weight_decay=1e-4)
+  scales.sgd(config, base_lr=0.03, weight_decay=1e-4)
 
 
 def smoke(config: ConfigDict, epochs: int) -> None:
@@ -90,25 +90,9 @@ def smoke(config: ConfigDict, epochs: int) -> None:
   config.method.update(pool_size=0, num_negatives=16, repair_every='3 steps')
 
 
-def _moco_views(config: ConfigDict, blur: float = 0.5) -> None:
-  scales.alike(config, crop_scale=(0.2, 1.0), saturation=0.4, hue=0.1, blur_prob=blur)
-
-
 def _like_pytorch(config: ConfigDict) -> None:
   config.method.head_init = 'torch'
   scales.operators(config, 'torchvision', 'bilinear')
-
-
-def _sgd(config: ConfigDict, *, weight_decay: float) -> None:
-  """MoCo v2's: cosine by epoch, for all parameters alike."""
-  config.optim.update(
-    name='sgd',
-    base_lr=0.03,
-    weight_decay=weight_decay,
-    warmup='0 epochs',
-    lr_update='epoch',
-    exclude_bias_and_norm=False,
-  )
 
 
 ADAPT = {

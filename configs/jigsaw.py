@@ -63,7 +63,7 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
   del epochs
   scales.plain_view(config, crop_scale=(0.6, 1.0))
   _four_tiles(config)
-  _sgd(config)
+  scales.sgd(config, base_lr=0.1, schedule='step', decay_at=(0.3, 0.6, 0.85, 0.95))
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
@@ -71,7 +71,7 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
   del epochs
   scales.plain_view(config, crop_scale=(0.6, 1.0), size=128)
   config.method.tiles.update(tile=32, jitter=10, channel_shift=1)
-  _sgd(config)
+  scales.sgd(config, base_lr=0.1, schedule='step', decay_at=(0.3, 0.6, 0.85, 0.95))
 
 
 def imagenette_small(config: ConfigDict, epochs: int) -> None:
@@ -87,7 +87,7 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   del epochs
   config.train.batch_size = 256
   scales.plain_view(config, crop_scale=(0.6, 0.9), size=255)
-  _sgd(config)
+  scales.sgd(config, base_lr=0.1, schedule='step', decay_at=(0.3, 0.6, 0.85, 0.95))
   config.optim.decay_at = (30 / 105, 60 / 105, 90 / 105, 100 / 105)
 
 
@@ -101,19 +101,6 @@ def smoke(config: ConfigDict, epochs: int) -> None:
 def _four_tiles(config: ConfigDict) -> None:
   config.method.tiles.update(grid=2, tile=12, gap=1, jitter=3, channel_shift=1)
   config.method.update(permutations=24, tile_features=(128,), hidden=(256,))
-
-
-def _sgd(config: ConfigDict) -> None:
-  config.optim.update(
-    name='sgd',
-    base_lr=0.1,
-    weight_decay=1e-4,
-    exclude_bias_and_norm=False,
-    warmup='0 epochs',
-    schedule='step',
-    lr_update='epoch',
-    decay_at=(0.3, 0.6, 0.85, 0.95),
-  )
 
 
 ADAPT = {

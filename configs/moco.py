@@ -50,7 +50,7 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
   config.method.update(symmetric=True, head_init='torch')
   config.train.batch_size = 512
   config.data.std = (0.2023, 0.1994, 0.201)
-  sgd(config, base_lr=0.03, weight_decay=5e-4)
+  scales.sgd(config, base_lr=0.03, weight_decay=5e-4)
   views(config, blur_prob=0.0, crop_scale=(0.08, 1.0))
   scales.operators(config, 'torchvision', 'bilinear')
 
@@ -66,7 +66,7 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
   """v2's recipe with a queue smaller than the data."""
   del epochs
   config.method.update(tau=0.99, queue_size=4096, head_init='torch')
-  sgd(config, base_lr=0.03, weight_decay=1e-4)
+  scales.sgd(config, base_lr=0.03, weight_decay=1e-4)
   views(config)
   scales.operators(config, 'torchvision', 'bilinear')
 
@@ -76,21 +76,9 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   del epochs
   config.train.batch_size = 256
   config.method.head_init = 'torch'
-  sgd(config, base_lr=0.03, weight_decay=1e-4)
+  scales.sgd(config, base_lr=0.03, weight_decay=1e-4)
   views(config)
   scales.operators(config, 'torchvision', 'bilinear')
-
-
-def sgd(config: ConfigDict, base_lr: float, weight_decay: float) -> None:
-  """SGD that decays all parameters, as PyTorch recipes do."""
-  config.optim.update(
-    name='sgd',
-    base_lr=base_lr,
-    weight_decay=weight_decay,
-    exclude_bias_and_norm=False,
-    warmup='0 epochs',
-    lr_update='epoch',
-  )
 
 
 def views(config: ConfigDict, **changes) -> None:

@@ -9,8 +9,8 @@ scale of `configs/scales.py`, and
 
 `byoljax sample RUN` draws new images. At `cifar10` the networks are the papers'.
 
-Published results (theirs, not ours): CIFAR-10, test, bits per dimension: PixelCNN 3.14, gated 3.03;
-a multinomial of independent values 7.x is far above.
+Published results (theirs, not ours): CIFAR-10, test, bits per dimension: PixelCNN 3.14, gated 3.03.
+Independent values need more than 7.
 """
 
 from ml_collections import ConfigDict

@@ -51,7 +51,7 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
   del epochs
   scales.plain_view(config, crop_scale=(0.6, 1.0))
   _four_tiles(config)
-  _sgd(config)
+  scales.sgd(config, base_lr=0.1, schedule='step', decay_at=(15 / 35, 25 / 35))
 
 
 def imagenette(config: ConfigDict, epochs: int) -> None:
@@ -59,7 +59,7 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
   del epochs
   scales.plain_view(config, crop_scale=(0.6, 1.0), size=128)
   config.method.tiles.update(tile=32, jitter=10)
-  _sgd(config)
+  scales.sgd(config, base_lr=0.1, schedule='step', decay_at=(15 / 35, 25 / 35))
 
 
 def imagenette_small(config: ConfigDict, epochs: int) -> None:
@@ -75,7 +75,7 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   del epochs
   config.train.batch_size = 256
   scales.plain_view(config, crop_scale=(0.6, 0.9), size=255)
-  _sgd(config)
+  scales.sgd(config, base_lr=0.1, schedule='step', decay_at=(15 / 35, 25 / 35))
   config.optim.groups = {'head': {'weight_decay': 5e-4}}
   config.optim.update(decay_at=(15 / 35, 25 / 35), warmup='5 epochs')
 
@@ -98,19 +98,6 @@ def smoke(config: ConfigDict, epochs: int) -> None:
 def _four_tiles(config: ConfigDict) -> None:
   config.method.tiles.update(grid=2, tile=12, gap=1, jitter=3)
   config.method.update(hidden=(256,), dropout=0.0)
-
-
-def _sgd(config: ConfigDict) -> None:
-  config.optim.update(
-    name='sgd',
-    base_lr=0.1,
-    weight_decay=1e-4,
-    exclude_bias_and_norm=False,
-    warmup='0 epochs',
-    schedule='step',
-    lr_update='epoch',
-    decay_at=(15 / 35, 25 / 35),
-  )
 
 
 ADAPT = {

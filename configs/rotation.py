@@ -41,7 +41,7 @@ def cifar10(config: ConfigDict, epochs: int) -> None:
   config.encoder.name = 'nin'
   config.train.batch_size = 128
   scales.plain_view(config, crop_scale=(0.6, 1.0))
-  sgd(config, base_lr=0.2, weight_decay=5e-4)
+  scales.sgd(config, base_lr=0.2, weight_decay=5e-4, schedule='step', nesterov=True)
   config.optim.update(decay_at=(0.3, 0.6, 0.8), decay_factor=0.2)
 
 
@@ -50,7 +50,7 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
   del epochs
   config.train.batch_size = 64
   scales.plain_view(config, crop_scale=(0.4, 1.0))
-  sgd(config, base_lr=0.05, weight_decay=5e-4)
+  scales.sgd(config, base_lr=0.05, weight_decay=5e-4, schedule='step', nesterov=True)
 
 
 def imagenet(config: ConfigDict, epochs: int) -> None:
@@ -59,22 +59,9 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   config.encoder.name = 'alexnet'
   config.train.batch_size = 192
   scales.plain_view(config, crop_scale=(0.5, 1.0))
-  sgd(config, base_lr=0.01 * 256 / 192, weight_decay=5e-4)
+  rate = 0.01 * 256 / 192
+  scales.sgd(config, base_lr=rate, weight_decay=5e-4, schedule='step', nesterov=True)
   config.optim.decay_at = (0.3, 0.6, 0.9)
-
-
-def sgd(config: ConfigDict, base_lr: float, weight_decay: float) -> None:
-  """SGD with Nesterov momentum in steps, all parameters decayed, without warm-up."""
-  config.optim.update(
-    name='sgd',
-    base_lr=base_lr,
-    nesterov=True,
-    weight_decay=weight_decay,
-    exclude_bias_and_norm=False,
-    schedule='step',
-    warmup='0 epochs',
-    lr_update='epoch',
-  )
 
 
 ADAPT = {

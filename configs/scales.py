@@ -203,8 +203,7 @@ def two_views(
 def plain_view(config: ConfigDict, **changes) -> None:
   """One view as large as evaluated images, cropped and flipped and nothing else; with changes."""
   off = {f'{name}_prob': 0.0 for name in ('jitter', 'gray', 'blur', 'solarize')}
-  whole = {'size': config.evals.image_size}
-  config.views = ConfigDict({'view1': config.views.view1.to_dict() | whole | off | changes})
+  one_view(config, **({'size': config.evals.image_size} | off | changes))
 
 
 def reconstructed_view(config: ConfigDict, **changes) -> None:
@@ -232,6 +231,20 @@ def alike(config: ConfigDict, **changes) -> None:
   """Gives the first two views the same settings: those of the first, with changes."""
   view = config.views.view1.to_dict() | {'solarize_prob': 0.0} | changes
   config.views.view1, config.views.view2 = ConfigDict(view), ConfigDict(view)
+
+
+def one_view(config: ConfigDict, **changes) -> None:
+  """The first view alone, with changes."""
+  config.views = ConfigDict({'view1': config.views.view1.to_dict() | changes})
+
+
+def sgd(config: ConfigDict, base_lr: float, weight_decay: float = 1e-4, **changes) -> None:
+  """SGD as in PyTorch recipes, with changes.
+
+  All parameters are decayed, there is no warm-up, and the rate moves once an epoch.
+  """
+  fields = {'warmup': '0 epochs', 'lr_update': 'epoch', 'exclude_bias_and_norm': False} | changes
+  config.optim.update(name='sgd', base_lr=base_lr, weight_decay=weight_decay, **fields)
 
 
 def small_crops(

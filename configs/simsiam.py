@@ -71,7 +71,7 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
 
 def sgd(config: ConfigDict, base_lr: float, weight_decay: float) -> None:
   """SGD that decays all parameters, and a predictor whose learning rate stays."""
-  moco.sgd(config, base_lr, weight_decay)
+  scales.sgd(config, base_lr, weight_decay)
   config.optim.groups = {'predictor': {'schedule': 'constant'}}
 
 

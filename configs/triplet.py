@@ -41,7 +41,7 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   """Schedule, margin and number of views of the scaled-up exemplar task; batch size ours."""
   del epochs
   config.train.batch_size = 256
-  config.views = ConfigDict({'view1': config.views.view1.to_dict() | {'repeat': 8}})
+  scales.one_view(config, repeat=8)
   config.method.update(projector=(1000,), margin=0.5)
   config.optim.update(
     name='sgd',

@@ -44,7 +44,7 @@ def shapes(config: ConfigDict, epochs: int) -> None:
 
 
 def cifar10(config: ConfigDict, epochs: int) -> None:
-  """The networks of Sonnet's example, Adam of a constant rate; its 3e-4 at a batch of 32 to 256."""
+  """The networks of Sonnet's example, and its Adam at 3e-4; its batch is 32, here 256."""
   del epochs
   config.encoder.update(name='codec', stem='imagenet')
   config.optim.update(

@@ -6,7 +6,7 @@ network can tell them apart by a single tile, so the set is built greedily (the 
 function of (tiles, count, rule, seed) and never stored.
 
 The Hamming distance of two permutations is the number of places at which they differ. All n! are
-candidates in every round; for 9 tiles that are 362,880, and what they share with the one that was
+candidates in every round; for 9 tiles that is 362,880, and what they share with the one that was
 added last is found from what their halves share with it: about a millisecond a round.
 
 Different from the paper's code: its search for the largest minimum distance recomputes all

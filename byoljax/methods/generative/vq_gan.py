@@ -57,7 +57,7 @@ class Weights(NamedTuple):
     beta: of the commitment.
     perceptual: of edges.
     features: of the maps of the perceptual network, if there is one.
-    adversarial: w; 0 trains no discriminator's opinion into the codec.
+    adversarial: w; at 0 the codec ignores the discriminator.
     start: step from which on there is a discriminator.
   """
 

@@ -1,7 +1,4 @@
-"""What a user should know about a method on these data, beside what is wrong with neither.
-
-Sentences for `Method.notes`: what is allowed, and rarely wanted.
-"""
+"""Sentences for `Method.notes`: settings of a method that are allowed, and rarely wanted."""
 
 from byoljax.method import Setting
 
