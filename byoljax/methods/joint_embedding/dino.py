@@ -20,6 +20,7 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.scipy.special import entr
 
 from byoljax import streams
 from byoljax.devices import collectives
@@ -108,8 +109,8 @@ def dino(
     spread = collectives.pmean(jnp.mean(targets[0], axis=0), axis)
     metrics = {
       # Collapse is either one of the two: all mass on one output, or targets that do not differ.
-      'collapse/teacher_entropy': jnp.mean(_entropy(targets[0])),
-      'collapse/mean_target_entropy': _entropy(spread),
+      'collapse/teacher_entropy': jnp.mean(jnp.sum(entr(targets[0]), axis=-1)),
+      'collapse/mean_target_entropy': jnp.sum(entr(spread)),
     }
     new_state = state.replace(bn=bn, target_bn=target_bn)
     embedding, *others = (crop['embedding'] for crop in student)
@@ -142,12 +143,6 @@ def dino(
     encodes_all_views=True,
     only_encodes_views=True,
   )
-
-
-def _entropy(probabilities: jax.Array) -> jax.Array:
-  """[..., K] -> [...], in nats."""
-  safe = jnp.maximum(probabilities, 1e-30)
-  return -jnp.sum(probabilities * jnp.log(safe), axis=-1)
 
 
 def linear_rise(start: float, end: float, steps: int) -> Schedule:

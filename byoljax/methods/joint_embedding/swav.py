@@ -20,6 +20,7 @@ from typing import Any
 import jax
 from jax import lax
 import jax.numpy as jnp
+from jax.scipy.special import entr
 
 from byoljax import streams
 from byoljax.devices import collectives
@@ -110,7 +111,7 @@ def swav(
       for crop in range(len(state.queues))
     )
     shares = collectives.pmean(jnp.mean(codes[0], axis=0), axis)
-    metrics = {'prototypes/perplexity': jnp.exp(_entropy(shares))}
+    metrics = {'prototypes/perplexity': jnp.exp(jnp.sum(entr(shares)))}
     embedding, *others = (crop['embedding'] for crop in crops)
     return value, Aux(state.replace(bn=bn), metrics, embedding, rows, tuple(others))
 
@@ -171,11 +172,6 @@ def swav(
 def _normalized(params: PyTree) -> PyTree:
   kernel = heads.normalize_prototypes(params['prototypes']['kernel'])
   return params | {'prototypes': {'kernel': kernel}}
-
-
-def _entropy(shares: jax.Array) -> jax.Array:
-  """Of probabilities [K], in nats."""
-  return -jnp.sum(jnp.where(shares > 0, shares * jnp.log(jnp.maximum(shares, 1e-30)), 0.0))
 
 
 def build(

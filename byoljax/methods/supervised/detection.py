@@ -12,8 +12,8 @@ Frozen, everything that comes from the encoder runs in evaluation mode and keeps
 Different from the authors' code: RoIAlign for RoIPool, as in all newer tables; losses per image
 (`losses.detection`); square views of one size, crops of images that are filled up to squares or
 stretched, where whole images have a short side of 480 to 800 pixels. Anchors that reach beyond an
-image stay among the examples and may be drawn as background, as in torchvision. Crowds (field of kinds, see
-`evals.detection`) are not trained on; what is difficult is.
+image stay among the examples and may be drawn as background, as in torchvision. Crowds (field of
+kinds, see `evals.detection`) are not trained on; what is difficult is.
 """
 
 from collections.abc import Mapping, Sequence
