@@ -159,21 +159,26 @@ class Sinks:
     workdir: of the run, with its config.json.
 
   Raises:
-    ConfigError: a service does not take the run.
+    ConfigError: a service does not open the run, or the file of what it is called there is damaged.
   """
 
   def __init__(self, names: Sequence[str], workdir: pathlib.Path):
     self._open: dict[str, Sink] = {}
     path = workdir / FILE
-    kept = json.loads(path.read_text()) if path.is_file() else {}
+    try:
+      kept = dict(json.loads(path.read_text())) if path.is_file() else {}
+    except (ValueError, TypeError) as error:
+      raise ConfigError(
+        f"log.sinks: a damaged file; delete '{path}' to begin another run in {' and '.join(names)}."
+      ) from error
     for name in names:
       try:
         self._open[name] = SINKS[name](workdir, kept.setdefault(name, {}))
       except Exception as error:  # Each service has errors of its own.
         self.close(FAILED)
         raise ConfigError(
-          f'log.sinks: {name} does not take this run ({_first_line(error)}); run without it, or '
-          f"delete '{path}' to begin another run there."
+          f'log.sinks: could not open this run in {name} ({_first_line(error)}); run without it, '
+          f"or delete '{path}' to begin another run there."
         ) from error
       write_json(path, kept)
 
@@ -200,7 +205,7 @@ class Sinks:
       log.info('%s', name, exc_info=True)
       del self._open[name]
       run_dir.say(
-        f'{name} takes no more metrics ({_first_line(error)}): the run goes on without it, '
+        f'{name} stopped accepting metrics ({_first_line(error)}): the run goes on without it, '
         f'metrics.jsonl has all of them.'
       )
 

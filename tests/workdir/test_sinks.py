@@ -206,20 +206,29 @@ def test_a_service_that_fails_does_not_end_the_run(mlflow, wandb, tmp_path, caps
     for step in (2, 3):
       writer.write(step, {'loss': 1.0})
   said = capsys.readouterr().out
-  assert said == ('mlflow takes no more metrics (the server is gone): the run goes on without it, '
-                  'metrics.jsonl has all of them.\n')  # fmt: skip
+  assert said == ('mlflow stopped accepting metrics (the server is gone): the run goes on without '
+                  'it, metrics.jsonl has all of them.\n')  # fmt: skip
   assert len(metrics.read(run)) == 3
   assert len(next(iter(wandb.runs.values()))['rows']) == 3, 'the other one goes on'
 
 
 def test_a_service_that_refuses_the_run_is_one_sentence(mlflow, wandb, tmp_path):
   mlflow.broken = True
-  with pytest.raises(ConfigError, match='mlflow does not take this run .the server is gone.'):
+  with pytest.raises(ConfigError, match='could not open this run in mlflow .the server is gone'):
     write(make(tmp_path / 'run'), [1], 'mlflow')
   run = make(tmp_path / 'other')
-  with pytest.raises(ConfigError, match='mlflow does not take'):
+  with pytest.raises(ConfigError, match='could not open this run in mlflow'):
     metrics.Writer(run, tensorboard=False, sinks=('wandb', 'mlflow'))
   assert next(iter(wandb.runs.values()))['ends'] == [1], 'the other one was closed'
+
+
+@pytest.mark.parametrize('text', ['{"wandb": {"id"', '5', '{"wandb": 5}', '\xff'])
+def test_a_damaged_file_of_names_may_be_deleted(text, wandb, tmp_path):
+  run = make(tmp_path / 'run')
+  (run / sinks.FILE).write_text(text, encoding='latin-1')
+  with pytest.raises(ConfigError, match=f"delete '{run / sinks.FILE}' to begin another run"):
+    sinks.Sinks(('wandb',), run)
+  assert not wandb.begun
 
 
 @pytest.mark.parametrize(
