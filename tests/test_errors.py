@@ -71,6 +71,8 @@ MISTAKES = {
   'accumulation': (['TINY', '--config.train.accumulate=3'], ['3 micro-batches']),
   'batch of nothing': (['TINY', '--config.train.batch_size=0'], ['at least 1']),
   'batch too large': (['TINY', '--config.train.batch_size=96'], ['96', '80 images']),
+  'bank': (['TINY', '--config.evals.knn.max_bank=-5'], ['max_bank=-5 must be at least 0']),
+  'queries': (['TINY', '--config.evals.knn.max_queries=0'], ['max_queries=0 must be at least 1']),
   'warm-up too long': (['TINY', '--config.optim.warmup=3 epochs'], ['15 steps', '10 steps']),
   'not a duration': (['TINY', '--config.train.length=five'], ["such as '10 epochs'"]),
   'too short': (['TINY', '--config.train.length=0 steps'], ['less than one step']),

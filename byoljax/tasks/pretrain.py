@@ -9,7 +9,7 @@ import shlex
 import time
 from typing import TYPE_CHECKING, Any
 
-from byoljax.config import Config, user_errors
+from byoljax.config import Config, ConfigError, user_errors
 from byoljax.devices import hosts
 from byoljax.tasks import data as data_lib
 from byoljax.tasks import extension, run_scores
@@ -61,6 +61,9 @@ def _check_evaluations(config: Config, data: 'EvalData | None') -> None:
 
   if data is None:
     return
+  for name, least in (('max_bank', 0), ('max_queries', 1)):
+    if config.evals.knn[name] < least:
+      raise ConfigError(f'evals.knn.{name}={config.evals.knn[name]} must be at least {least}.')
   with user_errors('config.evals.knn'):
     knn.check_sweep(config.evals.knn.k, config.evals.knn.temperature)
   if config.evals.final:
