@@ -1,7 +1,7 @@
 """Average precision of detections: COCO's and PASCAL VOC's, exact, on the host.
 
     scores = coco_ap(found, truth, num_classes=20)     # 'ap', 'ap50', 'ap75', 'ap_small', ...
-    scores = voc_ap(found, truth, num_classes=20)      # 'ap50', 'ap50_11'
+    scores = voc_ap(found, truth, num_classes=20)      # 'ap50_voc', 'ap50_voc07'
 
 Both sort all detections of a class by score, call each right or wrong, and integrate the curve of
 precision over recall. They differ in who is right:

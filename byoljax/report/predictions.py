@@ -20,7 +20,7 @@ from byoljax.workdir.files import replacing
 
 TOP = 5
 ABSTAINED, UNREADABLE = 'abstained', 'unreadable'
-# Fifths of the confidence that the summary counts.
+# Ranges of the confidence whose images the summary counts.
 _BANDS = ((0.0, 0.5), (0.5, 0.8), (0.8, 0.95), (0.95, 1.01))
 
 

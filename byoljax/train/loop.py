@@ -102,7 +102,7 @@ def training(
     done = start_step
     while done < total:
       if refresh is not None and done % refresh.every == 0:
-        with clock.paused(), activity.doing('the rare work of the method, such as clustering'):
+        with clock.paused(), activity.doing('periodic refresh of the method (such as clustering)'):
           state = refreshed(run, state, done)
       first = done == until  # It compiles: made and timed apart.
       if first:

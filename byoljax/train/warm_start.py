@@ -39,7 +39,7 @@ class Start(NamedTuple):
   Attributes:
     roles: of every part that is replaced, the path of its parameters, that of its running
       statistics, both to the role, and the role of the given weights.
-    report: what is replaced, what is not, and what differs, for a person.
+    report: what is replaced and what is not, for a person.
   """
 
   roles: tuple[tuple[tuple[str, ...], tuple[str, ...], str], ...]

@@ -253,7 +253,7 @@ def run_facts(workdir: pathlib.Path) -> dict[str, Any]:
   facts = stored_record(workdir).get('facts', {})
   if not isinstance(facts, Mapping):
     path = workdir / 'config.json'
-    raise ConfigError(f"'{path}' is damaged: its 'facts' are no names with values.")
+    raise ConfigError(f"'{path}' is damaged: its 'facts' is not a mapping.")
   return dict(facts)
 
 
