@@ -19,7 +19,7 @@ from byoljax.config import ConfigError
 from byoljax.methods.joint_embedding.two_projections import from_projections
 from byoljax.models.heads import MLPHead
 from byoljax.models.net import stack
-from byoljax.tasks import classify
+from byoljax.tasks import TASKS, classify
 from byoljax.tasks import pretrain as task
 from byoljax.workdir import checkpoint
 from tests.paths import ROOT
@@ -262,7 +262,10 @@ def test_directories_may_begin_with_a_tilde(untrained, monkeypatch, tmp_path):
   assert byoljax.load(run)(np.zeros((1, 12, 12, 3), np.uint8)).shape[0] == 1
   _, invocation = recorded(monkeypatch, 'byol:npz', IMAGES, workdir=run)
   assert invocation.workdir == str(untrained)
-  assert cli.parse(['pretrain', 'byol', f'--workdir={run}']).options.workdir == str(untrained)
+  placed = []
+  monkeypatch.setitem(TASKS, 'pretrain', lambda _, invocation: placed.append(invocation.workdir))
+  cli.run(['pretrain', 'byol', f'--workdir={run}'])
+  assert placed == [str(untrained)]
   assert checkpoint.checkpoint_directory(run) == untrained / 'checkpoints' / '0'
   asked = []
   monkeypatch.setattr(classify, 'encoder_of', lambda config: asked.append(config['from']))
