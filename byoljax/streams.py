@@ -99,3 +99,4 @@ FOLDS = 2012  # the parts of a cross-validation
 SVM_PARTS = 2013  # (class): parts of the cross-validation of support vector machines
 ROBUSTNESS_SUBSET = 2014  # test images that are corrupted, where not all are
 RANDOM_PALETTE = 2015  # colors of a palette before it is fitted to the data
+REPORT_MAP = 2016  # images on the map of the report's page

@@ -165,14 +165,19 @@ def confusion(
 
 
 def layouts(sample: Sample) -> Map:
-  """Principal components of unit features, and t-SNE where scikit-learn is installed."""
+  """Principal components of unit features, and t-SNE where scikit-learn is installed.
+
+  Of more than `MOST_POINTS` images a random part: in folders the first are of the first classes.
+  """
   try:
     from sklearn.manifold import TSNE
     from threadpoolctl import threadpool_limits
   except ImportError:  # Machines for training may have little more than JAX.
     TSNE = threadpool_limits = None
-  count = min(MOST_POINTS, len(sample.labels))
-  unit = hypersphere.unit(sample.features[:count])
+  order = np.random.default_rng((0, streams.REPORT_MAP)).permutation(len(sample.labels))
+  chosen = np.sort(order[:MOST_POINTS])
+  count = len(chosen)
+  unit = hypersphere.unit(sample.features[chosen])
   centered = unit - unit.mean(0)
   _, _, axes = np.linalg.svd(centered, full_matrices=False)
   made = {}
@@ -184,5 +189,4 @@ def layouts(sample: Sample) -> Map:
       made['t-SNE'] = tsne.fit_transform(unit)
   components = centered @ axes[:2].T
   made['PCA'] = np.pad(components, ((0, 0), (0, 2 - components.shape[1])))
-  images = _images(sample, np.arange(count))
-  return Map(made, sample.labels[:count], images, _names(sample, np.arange(count)))
+  return Map(made, sample.labels[chosen], _images(sample, chosen), _names(sample, chosen))

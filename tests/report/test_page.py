@@ -169,6 +169,20 @@ def test_neighbors_and_votes_are_those_of_the_evaluation():
   assert np.mean(predicted == truth) == pytest.approx(headline)
 
 
+def test_the_map_of_many_images_has_every_class(monkeypatch):
+  """Sorted by class, as folders are: the first thousand would be those of four of ten."""
+  monkeypatch.setitem(sys.modules, 'sklearn', None)
+  labels = np.repeat(np.arange(10), 250)
+  pixels = np.broadcast_to(labels[:, None, None, None].astype(np.uint8), (2500, 2, 2, 3))
+  features = np.random.default_rng(0).normal(size=(2500, 3)).astype(np.float32)
+  source = arrays.from_arrays(pixels, labels)
+  shown = samples.layouts(samples.Sample(source, np.arange(2500), features, labels, 2))
+  assert len(shown.labels) == len(shown.layouts['PCA']) == len(shown.names) == samples.MOST_POINTS
+  # A hundred of each are expected, with a standard deviation of 7.
+  assert np.bincount(shown.labels, minlength=10).min() > 60
+  np.testing.assert_array_equal(shown.images[:, 0, 0, 0], shown.labels)
+
+
 def test_confusion_is_bounded_by_the_images_and_not_by_the_labels():
   """Labels up to 63,000 would make a matrix of 30 GB."""
   rng = np.random.default_rng(0)
