@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from byoljax.data.sources.source import Source
 from byoljax.devices import mapping
 from byoljax.encoders import load
 from byoljax.encoders.encoder import Encoder, Preprocessing
@@ -45,11 +46,26 @@ def held_out(
     None where the method was given every label, or all but one.
   """
   _, told = labelled.told(data.train, text, split_seed, classes)
-  others = np.setdiff1d(np.arange(data.train.size), told)
+  others = np.setdiff1d(_of_classes(data.train, classes), told)
   if len(others) < 2:
     return None
   rest = data._replace(train=data.train.subset(others))
   return data._replace(test=extraction.training_only(rest, fields, seed).test, has_test=True)
+
+
+def tested(data: EvalData, classes: Sequence[int] = ()) -> EvalData | None:
+  """The data with the test images that are of the classes that it was trained on, () for all.
+
+  Returns:
+    None where there are none.
+  """
+  rows = _of_classes(data.test, classes)
+  return data._replace(test=data.test.subset(rows)) if len(rows) else None
+
+
+def _of_classes(source: Source, classes: Sequence[int]) -> np.ndarray:
+  rows = np.arange(source.size)
+  return rows[np.isin(source.labels, classes)] if len(classes) else rows
 
 
 def of_state(

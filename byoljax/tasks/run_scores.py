@@ -110,7 +110,7 @@ def _final_results(
         networks = dict.fromkeys(fitted, 'online')
         if run.method.classifies:
           own, held = _own_classifier(config, run, data, state)
-          tested = data if data.has_test else held
+          tested = own_classifier.tested(data, config.data.classes) if data.has_test else held
           if tested is not None:
             fitted['own'] = own_classifier.fit(*own, tested, held)
             networks['own'] = run.method.classifies

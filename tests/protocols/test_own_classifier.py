@@ -60,6 +60,14 @@ def test_told_images_are_the_same_among_others(classes):
     names = {train.locate(int(row)) for row in told}
     assert len(names) == 4 * len(classes or (0, 1, 2))
     assert not names & {held.test.locate(row) for row in range(held.test.size)}
+    assert set(held.test.labels) - {-1} <= set(classes or (0, 1, 2))
+
+
+def test_only_classes_that_were_trained_on_are_tested():
+  data = data_of()
+  assert np.bincount(own_classifier.tested(data, (0, 2)).test.labels).tolist() == [7, 0, 6]
+  assert own_classifier.tested(data).test.size == 20
+  assert own_classifier.tested(data, (5,)) is None
 
 
 def test_a_number_in_all_is_shared_out_equally():
