@@ -18,12 +18,13 @@ from byoljax.data.augment import device, ten_crops
 from byoljax.data.augment.view_checks import WHOLE
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.sources.source import Source
+from byoljax.devices import mapping
 from byoljax.encoders.encoder import Encoder
 from byoljax.evals import features, frozen, scores
-from byoljax.length import Length, make_length
+from byoljax.length import Length, is_due, make_length, next_due
 from byoljax.optim.recipe import Recipe, make_recipe
 from byoljax.protocols.extraction import EvalData, eval_batches
-from byoljax.step import TrainState
+from byoljax.step import Metrics, TrainState
 from byoljax.train import loop
 from byoljax.train.record import Cadence, Logging
 from byoljax.train.run import BuildMethod, DataOptions, Run, check_batch, make_run
@@ -152,6 +153,7 @@ def train(
 
   Raises:
     Stopped: the process was asked to stop; what is in a directory is saved.
+    FloatingPointError: one of the metrics `must_be_finite` is not.
   """
   if workdir is not None:
     cadence = Cadence(
@@ -160,12 +162,26 @@ def train(
       csv=logging.csv,
     )
     return loop.train(run, workdir, cadence, must_be_finite=tuple(must_be_finite))
-  state = run.layout.place(run.create())
-  clock = Clock(run.length.total_steps, run.length.batch_size)
-  with contextlib.closing(loop.training(run, state, 0, clock)) as steps:
-    for step in steps:
-      state = step[1]
+  state, total = run.layout.place(run.create()), run.length.total_steps
+  clock = Clock(total, run.length.batch_size)
+
+  def due(done: int) -> float:
+    return next_due(done, run.log_every)
+
+  with contextlib.closing(loop.training(run, state, 0, clock, due)) as steps:
+    for done, trained, values in steps:
+      state = trained
+      if done == total or is_due(done, run.log_every):
+        _require_finite(done, values, must_be_finite)
   return state
+
+
+def _require_finite(done: int, values: Metrics, names: Sequence[str]) -> None:
+  for name, value in mapping.fetch({name: values[name] for name in names}).items():
+    if not np.isfinite(value):
+      raise FloatingPointError(
+        f'{name} had become {value} after step {done}. A lower base_lr or a longer warmup may help.'
+      )
 
 
 def score(run: Run, state: TrainState, source: Source, data: EvalData) -> list[dict[str, Any]]:

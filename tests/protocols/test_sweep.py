@@ -1,11 +1,14 @@
 """What is tried on held-out images: stored as soon as it is known, and never run twice."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from byoljax.protocols import sweep
+from byoljax.protocols import sweep, training
 from byoljax.protocols.sweep import Held
+from byoljax.train.record import Logging
 
 RATES = (0.1, 1.0, 10.0, 100.0)
 SETTINGS = [{'base_lr': rate} for rate in RATES]
@@ -37,3 +40,33 @@ def test_what_diverges_is_unknown_and_not_run_again(tmp_path, capsys):
 def test_without_a_directory_or_anything_known():
   made = sweep.run(None, SETTINGS[:2], lambda number, home: Held(None))
   assert sweep.best(made) == 0 == sweep.best([])
+
+
+@pytest.mark.parametrize(
+  ('log_every', 'losses', 'message'),
+  [
+    (0, [1.0, np.nan, np.inf, 2.0], ''),  # Only the end is looked at.
+    (0, [1.0, 1.0, 1.0, np.inf], 'loss had become inf after step 4'),
+    (2, [1.0, np.nan, 1.0, 1.0], 'loss had become nan after step 2'),
+  ],
+)
+def test_what_diverges_in_memory_is_told(log_every, losses, message, monkeypatch):
+  """As in a directory, where the record of the run tells it."""
+
+  def steps(run, state, start, clock, due):
+    assert due(0) == (log_every or np.inf)
+    for done, loss in enumerate(losses, 1):
+      yield done, f'state {done}', {'loss': np.float32(loss), 'top1': np.float32(np.nan)}
+
+  monkeypatch.setattr(training.loop, 'training', steps)
+  run = SimpleNamespace(
+    layout=SimpleNamespace(place=lambda state: state),
+    create=lambda: 'state 0',
+    length=SimpleNamespace(total_steps=4, batch_size=8),
+    log_every=log_every,
+  )
+  if not message:
+    assert training.train(run, None, Logging(), must_be_finite=('loss',)) == 'state 4'
+    return
+  with pytest.raises(FloatingPointError, match=message):
+    training.train(run, None, Logging(), must_be_finite=('loss',))
