@@ -19,7 +19,7 @@ import statistics
 from typing import Any
 
 from byoljax.report import by_tap, compare_plot, final_table, table
-from byoljax.report.finished import PIXELS, Run, load
+from byoljax.report.finished import PIXELS, Run, load, training_seconds
 
 Groups = dict[str, list[Run]]
 SCORES = (('k-NN top-1', 'knn'), ('linear top-1', 'linear'))  # of the plot; the table has more
@@ -164,7 +164,9 @@ def _row(name: str, results: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -
   last = [run.rows[-1] for run in runs if run.rows]
   if last:
     row['epochs'] = round(statistics.mean(each['epoch'] for each in last), 2)
-    row['minutes'] = statistics.median(each['time/elapsed_s'] for each in last) / 60
+  seconds = [known for run in runs if (known := training_seconds(run.rows)) is not None]
+  if seconds:
+    row['minutes'] = statistics.median(seconds) / 60
   return row
 
 

@@ -26,7 +26,7 @@ def summary(
 ) -> dict[str, str]:
   """The first thing to read: name -> value; what is not known is left out."""
   count = sum(x.size for x in jax.tree.leaves(encoder.params))
-  last = record[-1] if record else {}
+  last, seconds = record[-1] if record else {}, finished.training_seconds(record)
   stored = _stored(run / 'config.json')
   found = {
     'method': config.get('method', {}).get('name', 'another library'),
@@ -37,7 +37,7 @@ def summary(
     'batch': f'{config.train.batch_size}' if 'train' in config else '',
     'precision': encoder.fields.get('dtype', ''),
     'seed': str(config.seed),
-    'training': f'{last["time/elapsed_s"] / 60:.1f} min' if 'time/elapsed_s' in last else '',
+    'training': '' if seconds is None else f'{seconds / 60:.1f} min',
     'speed': f'{last["time/img_per_s_run"]:,.0f} images/s' if 'time/img_per_s_run' in last else '',
     'recipe': finished.recipe_name(stored.get('recipe', '')),
     'byoljax': stored.get('byoljax', __version__),

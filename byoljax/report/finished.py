@@ -1,5 +1,6 @@
 """A finished run as the comparison sees it: its settings, its results, its metrics."""
 
+from collections.abc import Iterable, Mapping
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -80,6 +81,17 @@ def recipe_name(recipe: str) -> str:
   """'simclr:folder_small' for '.../configs/simclr.py:folder_small', wherever that lies."""
   path, colon, options = str(recipe).partition(':')
   return f'{pathlib.PurePath(path).stem}{colon}{options}'
+
+
+def training_seconds(rows: Iterable[Mapping[str, Any]]) -> float | None:
+  """How long a run has trained by its metrics, all attempts together; None where they do not say.
+
+  Each attempt has a clock of its own, and is known by the time of its first step.
+  """
+  attempts = {
+    row.get('time/first_step_s'): row['time/elapsed_s'] for row in rows if 'time/elapsed_s' in row
+  }
+  return sum(attempts.values()) if attempts else None
 
 
 def _results(workdir: pathlib.Path, method: str) -> dict[str, Any]:

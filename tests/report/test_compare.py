@@ -2,11 +2,12 @@
 
 import csv
 import json
+import pathlib
 
 import pytest
 
 from byoljax import cli
-from byoljax.report import compare
+from byoljax.report import compare, finished
 
 
 def write_run(
@@ -50,6 +51,18 @@ def test_seeds_are_one_row(tmp_path):
   assert byol['linear top-1'] == pytest.approx(60) and byol['linear top-1 sd'] == pytest.approx(10)
   # The baseline of seed 0 was measured twice and counts once.
   assert random['runs'] == 3 and random['k-NN top-1'] == pytest.approx(11)
+
+
+def test_all_attempts_of_a_run_that_was_resumed_count(tmp_path):
+  """120 seconds, then 50 and, of a third attempt, 200, which is later than all before it."""
+  run = pathlib.Path(write_run(tmp_path / 'a'))
+  rows = [
+    {'step': step, 'epoch': step, 'time/first_step_s': first, 'time/elapsed_s': elapsed}
+    for step, (first, elapsed) in enumerate(((20.5, 60), (20.5, 120), (9.5, 50), (8.5, 200)), 1)
+  ]
+  (run / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  assert made(run)[0]['minutes'] == pytest.approx(370 / 60)
+  assert finished.training_seconds([{'step': 1}]) is None
 
 
 def test_runs_of_a_method_are_named_by_what_differs(tmp_path):
