@@ -13,7 +13,7 @@ from byoljax.data.sources.source import Source
 from byoljax.encoders.dense import DEPTH, DenseModel
 from byoljax.protocols import dense_evaluation
 from byoljax.report import dense
-from byoljax.workdir.files import write_json
+from byoljax.workdir.files import replacing, write_json
 
 SHEET, CLASSES = 'sheet.png', 'classes.json'
 _SHOWN = 24  # images of the sheet
@@ -55,7 +55,9 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     if model.kind == DEPTH:
       dense.write_depth(f'{path}.npy', numbers)
-      Image.fromarray(dense.colored_depth(numbers, *dense.range_of([numbers]))).save(f'{path}.png')
+      picture = Image.fromarray(dense.colored_depth(numbers, *dense.range_of([numbers])))
+      with replacing(f'{path}.png') as file:
+        picture.save(file, format='PNG')
     else:
       dense.write_masks(f'{path}.png', numbers)
     if len(shown) < _SHOWN:
@@ -68,14 +70,17 @@ def write(
 
 
 def file_names(source: Source, root: str) -> list[str]:
-  """The path of every image below a folder without its suffix; with it where two would be equal."""
+  """The path of every image below a folder without its suffix.
+
+  With it where two would be equal, or one would be the sheet's.
+  """
   where = [source.locate(row) for row in range(source.size)]
   paths = [
     os.path.relpath(path, root) if path.startswith(root + os.sep) else os.path.basename(path)
     for path in where
   ]
   stems = [os.path.splitext(path)[0] for path in paths]
-  found = Counter(stems)
+  found = Counter([*stems, os.path.splitext(SHEET)[0]])
   return [path if found[stem] > 1 else stem for path, stem in zip(paths, stems, strict=True)]
 
 

@@ -86,7 +86,8 @@ def test_predictions_are_files_of_the_images_sizes(kind, tmp_path, capsys):
   photos, out = tmp_path / 'photos', tmp_path / 'out'
   (photos / 'sub').mkdir(parents=True)
   rng = np.random.default_rng(0)
-  sizes = {'a.png': (9, 20), 'sub/a.png': (16, 31), 'b.png': (12, 17), 'b.bmp': (12, 30)}
+  sizes = {'a.png': (9, 20), 'sub/a.png': (16, 31), 'b.png': (12, 17), 'b.bmp': (12, 30),
+           'sheet.png': (10, 12), 'sub/sheet.png': (11, 12)}  # fmt: skip
   for name, size in sizes.items():
     Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(photos / name)
   (photos / 'broken.png').write_bytes(b'nothing')
@@ -97,9 +98,9 @@ def test_predictions_are_files_of_the_images_sizes(kind, tmp_path, capsys):
   command = ['predict', str(tmp_path / 'model'), str(photos), f'--out={out}']
   assert cli.run(command) == 1
   said = capsys.readouterr().out
-  assert '4 images' in said and 'broken.png cannot be read' in said
+  assert '6 images' in said and 'broken.png cannot be read' in said
   for name, size in sizes.items():
-    stem = name if name.startswith('b.') else name.partition('.')[0]
+    stem = name if name in ('b.png', 'b.bmp', 'sheet.png') else name.partition('.')[0]
     with Image.open(photos / name) as image:
       due = model.predict(np.asarray(image)[None])[0]
     if kind == 'segmentation':
