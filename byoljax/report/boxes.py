@@ -60,12 +60,13 @@ def drawn(image: np.ndarray, boxes: Sequence[Box], classes: Sequence[str]) -> np
   for box in reversed(boxes):  # The best on top.
     color = _COLORS[box.kind % len(_COLORS)]
     y, x, bottom, right = box.corners
-    place = (x * size[0], y * size[1], right * size[0] - 1, bottom * size[1] - 1)
-    pen.rectangle(place, outline=color, width=2)
+    x, y, right, bottom = x * size[0], y * size[1], right * size[0] - 1, bottom * size[1] - 1
+    # What is narrower than a pixel is one pixel wide.
+    pen.rectangle((x, y, max(x, right), max(y, bottom)), outline=color, width=2)
     text = classes[box.kind] + ('' if box.score is None else f' {box.score:.0%}')
     wide = font.getlength(text)
-    left = min(max(0.0, place[0]), max(0.0, size[0] - wide - 4))
-    top = place[1] - 14 if place[1] >= 14 else place[1]
+    left = min(max(0.0, x), max(0.0, size[0] - wide - 4))
+    top = y - 14 if y >= 14 else y
     pen.rectangle((left, top, left + wide + 3, top + 13), fill=color)
     pen.text((left + 2, top), text, fill=(255, 255, 255), font=font)
   return np.asarray(picture)
