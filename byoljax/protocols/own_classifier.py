@@ -64,8 +64,11 @@ def tested(data: EvalData, classes: Sequence[int] = ()) -> EvalData | None:
 
 
 def _of_classes(source: Source, classes: Sequence[int]) -> np.ndarray:
-  rows = np.arange(source.size)
-  return rows[np.isin(source.labels, classes)] if len(classes) else rows
+  if not len(classes):
+    return np.arange(source.size)
+  labels = source.labels
+  assert labels is not None
+  return np.flatnonzero(np.isin(labels, classes))
 
 
 def of_state(

@@ -227,7 +227,10 @@ def written(untrained, tmp_path_factory):
   """A copy of a run with a record, and its report."""
   run = tmp_path_factory.mktemp('report') / 'run'
   shutil.copytree(untrained, run)
-  rows = [{'step': i, 'epoch': i / 5, 'loss': 3.0 - i / 10, 'knn/top1': 0.5} for i in range(1, 6)]
+  rows = [
+    {'step': i, 'epoch': i / 5, 'loss': 3.0 - i / 10, 'knn/top1': 0.5, 'time/elapsed_s': 60 * i,
+     'time/first_step_s': i // 4} for i in range(1, 6)
+  ]  # fmt: skip
   (run / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   result = {'byol': {'knn': {'top1': 0.5}, 'linear': {'top1': 0.625}}}
   (run / 'results.json').write_text(json.dumps({'result': result}))
@@ -241,6 +244,7 @@ def test_a_run_becomes_a_page(written):
   reader = read(text)
   assert {'results', 'training', 'nearest-neighbors', 'map-of-the-embeddings', 'classes', 'recipe',
           'first-layer'} <= reader.ids  # fmt: skip
+  assert '<dd>8.0 min</dd>' in text, 'three of one attempt, five of the next'
   assert '62.5%' in text and '24 test images against 80 training images' in text
   # The fixture changed these two fields of the recipe.
   assert 'evals.image_size: 32 -&gt; 12' in text and '<code>train.length' in text
