@@ -6,6 +6,7 @@ cross-validation are the held-out images of all others.
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,19 +114,9 @@ def classifier_of(
   found = calibrated(trained.answers)
   trained.result['calibration'] = found
   kept = (*scores.METRICS, 'majority', 'train_examples', 'test_examples', 'queries', 'calibration')
-  size = data.image_size
-  encoder = trained.encoder
-  preprocessing = encoder.preprocessing._replace(image_size=size)
+  preprocessing = trained.encoder.preprocessing._replace(image_size=data.image_size)
   return Classifier(
-    encoder=Encoder(
-      encoder.net,
-      encoder.params,
-      encoder.bn,
-      preprocessing,
-      encoder.tap,
-      encoder.pool,
-      encoder.fields,
-    ),
+    encoder=dataclasses.replace(trained.encoder, preprocessing=preprocessing),
     readout=trained.readout,
     classes=class_names(data),
     temperature=found['temperature'],

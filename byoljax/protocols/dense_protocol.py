@@ -46,12 +46,7 @@ class Kind(NamedTuple):
 
 
 def _classes(channels: int, axis: str | None) -> Metric:
-  metric = streaming.mean_iou(channels, axis=axis)
-
-  def update(state: Any, outputs: jax.Array, truth: jax.Array, mask: jax.Array) -> Any:
-    return metric.update(state, outputs, truth.astype(jnp.int32), mask)
-
-  return metric._replace(update=update)
+  return streaming.mean_iou(channels, axis=axis)
 
 
 def _depths(channels: int, axis: str | None) -> Metric:

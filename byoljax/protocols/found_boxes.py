@@ -49,9 +49,7 @@ def find(model: DetectorModel, source: Source, *, batch_size: int = 32) -> dict[
   extract = features.make_extractor(model.embed, shape.normalize, tap=DETECTIONS)
   try:
     found, index = extract(model.params, model.bn, batches)
-  except ValueError:
-    if len(source.unreadable) < source.size:
-      raise
+  except features.NoExampleError:
     return {}
   made = {int(row): own.reshape(-1, 6) for row, own in zip(index, found, strict=True)}
   return restored(made, source, model.fit)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from byoljax.report import evaluations, table
+from byoljax.report.curves import COLORS
 
 # Task -> (field of a row, heading, format), in the order of the columns.
 SHOWN: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -43,7 +44,6 @@ TITLES = {
   'hypersphere': 'Alignment and uniformity',
   'collapse': 'Collapse',
 }
-_COLORS = ('#1f5fa8', '#d9730d', '#2e8b57', '#8e44ad', '#b03a3a', '#7f6000', '#4c4c4c', '#008b8b')
 # Below this share of the largest, singular values are rounding of float32 features.
 _FLOOR = 1e-7
 
@@ -117,7 +117,7 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> pathlib.P
   FigureCanvasAgg(figure)
   left, right = figure.subplots(1, 2)
   for number, (tap, row) in enumerate(rows.items()):
-    color = _COLORS[number % len(_COLORS)]
+    color = COLORS[number % len(COLORS)]
     singular = np.array(row['spectrum'])
     if singular[0] > 0:
       shares = np.maximum(singular / singular[0], _FLOOR)

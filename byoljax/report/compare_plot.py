@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from byoljax.report.curves import COLORS
 from byoljax.report.finished import Run
 
-COLORS = ('#1f5fa8', '#d9730d', '#2e8b57', '#8e44ad', '#b03a3a', '#7f6000', '#4c4c4c', '#008b8b')
 _WIDE = 30  # Characters of a label in one line.
 _BASELINES = ('--', ':', '-.', (0, (8, 2)), (0, (1, 4)))
 

@@ -6,19 +6,20 @@ change to anybody's global settings.
 
 from collections.abc import Mapping, Sequence
 import contextlib
-import json
 import os
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from byoljax.report import evaluations
 from byoljax.workdir import metrics
 from byoljax.workdir.files import replacing
 
 FILE = 'curves.png'
 
-_COLORS = ('#1f5fa8', '#d9730d', '#2e8b57', '#8e44ad', '#b03a3a')
+# Of lines and dots, in every picture.
+COLORS = ('#1f5fa8', '#d9730d', '#2e8b57', '#8e44ad', '#b03a3a', '#7f6000', '#4c4c4c', '#008b8b')
 _FEW = 40  # Up to so many points are marked one by one, more are smoothed.
 
 
@@ -136,7 +137,7 @@ class Reference(NamedTuple):
 def references(workdir: str | os.PathLike[str]) -> list[Reference]:
   """What can be read of a run that its curves can be compared with; [] where nothing can."""
   run, found = pathlib.Path(workdir), []
-  about, results = (_stored(run / name) for name in ('config.json', 'results.json'))
+  about, results = (evaluations.read_json(run / name) for name in ('config.json', 'results.json'))
   with contextlib.suppress(KeyError, TypeError):
     classes = about['facts']['num_classes']
     if classes > 1:
@@ -145,13 +146,6 @@ def references(workdir: str | os.PathLike[str]) -> list[Reference]:
     untrained = results['result']['random initialization']['knn']['top1']
     found.append(Reference('Accuracy', 'k-NN untrained', 100.0 * untrained))
   return found
-
-
-def _stored(path: pathlib.Path) -> Any:
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError):
-    return {}
 
 
 def plot_run(
@@ -242,7 +236,7 @@ def _draw(
   from matplotlib.ticker import EngFormatter, MaxNLocator
 
   other, handles = None, []
-  for color, curve in zip(_COLORS, panel.curves, strict=False):
+  for color, curve in zip(COLORS, panel.curves, strict=False):
     x, y = points(rows, curve)
     if not x.size:
       continue

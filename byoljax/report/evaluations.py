@@ -15,18 +15,27 @@ ODD = (LookupError, TypeError, ValueError, AttributeError)
 STARTS = {'online': 'online network', 'target': 'target network', 'random': 'from scratch'}
 
 
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """What a file of a run says; {} where it is not there or damaged."""
+  try:
+    found = json.loads(path.read_text())
+  except (OSError, ValueError):
+    return {}
+  return found if isinstance(found, dict) else {}
+
+
 def stored(run: pathlib.Path) -> list[dict[str, Any]]:
   """Every readable result of a run's later evaluations, by directory; [] without any."""
   found = []
   for path in sorted(run.glob('evals/*/result.json')):
+    each = read_json(path)
     try:
-      each = json.loads(path.read_text())
       read = pathlib.Path(each['checkpoint'])
       parts = each['result'], each['config'], each['config'].get('data', {})
       if all(isinstance(part, dict) for part in parts):
         found.append({'result': each['result'], 'config': each['config'],
                       'read': read, 'step': read.name})  # fmt: skip
-    except (OSError, *ODD):
+    except ODD:
       continue
   return found
 

@@ -1,6 +1,5 @@
 """What the report says in words and tables: facts, results, protocol and changes of a run."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -27,7 +26,7 @@ def summary(
   """The first thing to read: name -> value; what is not known is left out."""
   count = sum(x.size for x in jax.tree.leaves(encoder.params))
   last, seconds = record[-1] if record else {}, finished.training_seconds(record)
-  stored = _stored(run / 'config.json')
+  stored = evaluations.read_json(run / 'config.json')
   found = {
     'method': config.get('method', {}).get('name', 'another library'),
     'encoder': f'{encoder.fields.get("name", "own module")}, {count:,} parameters',
@@ -52,7 +51,7 @@ def verdict(run: pathlib.Path) -> tuple[str, bool]:
   of that many test images; always naming the largest class has to be beaten, too. ('', True) where
   there is nothing to compare.
   """
-  final = _stored(run / 'results.json').get('result', {})
+  final = evaluations.read_json(run / 'results.json').get('result', {})
   names = list(final)
   if len(names) < 2:
     return '', True
@@ -81,7 +80,7 @@ def verdict(run: pathlib.Path) -> tuple[str, bool]:
 def results(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
   """The final table, and later evaluations of this run."""
   tables: dict[str, list[dict[str, str]]] = {}
-  final = _stored(run / 'results.json').get('result', {})
+  final = evaluations.read_json(run / 'results.json').get('result', {})
   if final:
     tables['Last step, beside what it has to beat'] = [
       {name: f'{value:.1%}' if isinstance(value, float) else value for name, value in row.items()}
@@ -106,7 +105,7 @@ def changes(run: pathlib.Path, config: Config) -> list[str] | None:
 
   Recipes are code: of those that a run names, only the package's own are read.
   """
-  recipe = str(_stored(run / 'config.json').get('recipe', ''))
+  recipe = str(evaluations.read_json(run / 'config.json').get('recipe', ''))
   try:
     folder = pathlib.Path(recipe.partition(':')[0]).resolve().parent
     if folder != config_lib.recipes_directory().resolve():
@@ -140,10 +139,3 @@ def notes(bank: Sample, queries: Sample, same: bool) -> dict[str, str]:
     'dimensions: a curve that falls off a cliff is dimensional collapse.',
     'First layer': 'Kernels of the first convolution, each scaled to its own range.',
   }
-
-
-def _stored(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError):
-    return {}

@@ -113,18 +113,37 @@ def render(page: Page) -> str:
     + f'{content}</section>'
     for name, content in there
   )
-  facts = ''.join(
-    f'<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>'
-    for name, value in page.facts.items()
-  )
+  header = f'{_verdict(page)}{facts_list(page.facts)}<nav>{links}</nav>'
+  return document(page.title, header, body, styles=('page.css',), script='page.js')
+
+
+def document(title: str, header: str, main: str, *, styles: Sequence[str], script: str) -> str:
+  """A whole page, which needs no other file.
+
+  Args:
+    title: text, shown on top, too.
+    header: HTML below the title.
+    main: HTML of the rest.
+    styles: files of this package.
+    script: a file of this package.
+  """
+  style = ''.join(map(_asset, styles))
   return (
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    f'<title>{html.escape(page.title)}</title><link rel="icon" href="data:,">'
-    f'<style>{_asset("page.css")}</style></head><body><header><h1>{html.escape(page.title)}</h1>'
-    f'{_verdict(page)}<dl class="facts">{facts}</dl><nav>{links}</nav></header><main>{body}</main>'
-    f'<script>{_asset("page.js")}</script></body></html>\n'
+    f'<title>{html.escape(title)}</title><link rel="icon" href="data:,">'
+    f'<style>{style}</style></head><body><header><h1>{html.escape(title)}</h1>{header}</header>'
+    f'<main>{main}</main><script>{_asset(script)}</script></body></html>\n'
   )
+
+
+def facts_list(facts: Mapping[str, str]) -> str:
+  """Names and values as HTML, the first thing to read."""
+  lines = ''.join(
+    f'<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>'
+    for name, value in facts.items()
+  )
+  return f'<dl class="facts">{lines}</dl>'
 
 
 def _verdict(page: Page) -> str:
@@ -133,7 +152,6 @@ def _verdict(page: Page) -> str:
 
 
 def _asset(name: str) -> str:
-  """A file of this package; its text is put into the page, which needs no other file."""
   return resources.files('byoljax.report').joinpath(name).read_text(encoding='utf-8')
 
 
@@ -206,13 +224,13 @@ def _gallery(gallery: Gallery, names: Sequence[str]) -> str:
   query_files = gallery.query_names or [''] * count
   near_files = gallery.neighbor_names or [[''] * near] * count
   for row, (label, query) in enumerate(zip(gallery.query_labels, gallery.queries, strict=True)):
-    cells = [_tile(query, _name(label, names), 'query', '', query_files[row])]
+    cells = [_tile(query, class_name(label, names), 'query', '', query_files[row])]
     for column, other in enumerate(gallery.neighbor_labels[row]):
       known = label >= 0 and other >= 0
       kind = ('right' if other == label else 'wrong') if known else ''
       image, cosine = gallery.neighbors[row, column], gallery.cosines[row, column]
       file = near_files[row][column]
-      cells.append(_tile(image, _name(other, names), kind, f'{cosine:.2f}', file))
+      cells.append(_tile(image, class_name(other, names), kind, f'{cosine:.2f}', file))
     rows.append(f'<div class="row">{"".join(cells)}</div>')
   return f'<div class="gallery">{"".join(rows)}</div>'
 
@@ -230,7 +248,8 @@ def _tile(image: np.ndarray, name: str, kind: str, number: str, file: str) -> st
   )
 
 
-def _name(label: int, names: Sequence[str]) -> str:
+def class_name(label: int, names: Sequence[str]) -> str:
+  """The name of a class, its number where it has none; '' of what is unknown, -1."""
   if label < 0:
     return ''
   return names[label] if label < len(names) else str(label)
@@ -264,7 +283,7 @@ def _map(shown: Map, names: Sequence[str]) -> str:
     'layouts': layouts,
     'labels': [int(label) for label in shown.labels],
     'hues': hues,
-    'names': {label: _name(label, names) for label in classes},
+    'names': {label: class_name(label, names) for label in classes},
     'files': list(shown.names),
     'across': across,
     'spot': _SPOT,
@@ -273,7 +292,7 @@ def _map(shown: Map, names: Sequence[str]) -> str:
                     for name in layouts)  # fmt: skip
   legend = ''.join(
     f'<button class="class" data-class="{label}"><i style="--hue:{hues[label]}"></i>'
-    f'{html.escape(_name(label, names))}</button>'
+    f'{html.escape(class_name(label, names))}</button>'
     for label in classes[:_MOST_CLASSES]
   )
   return (
@@ -293,7 +312,7 @@ def _classes(page: Page) -> str:
   totals = counts.sum(1)
   accuracy = np.divide(np.diag(counts), totals, out=np.zeros(len(counts)), where=totals > 0)
   bars = ''.join(
-    f'<div class="bar"><span>{html.escape(_name(i, names))}</span><b><i style="width:'
+    f'<div class="bar"><span>{html.escape(class_name(i, names))}</span><b><i style="width:'
     f'{100 * accuracy[i]:.1f}%"></i></b><em>{100 * accuracy[i]:.0f} %</em></div>'
     for i in np.argsort(-accuracy)
     if totals[i] > 0
@@ -304,7 +323,7 @@ def _classes(page: Page) -> str:
   wrong = counts - np.diag(np.diag(counts))
   order = np.argsort(-wrong, axis=None)[:20]
   rows = [
-    {'is': _name(i, names), 'taken for': _name(j, names), 'times': str(wrong[i, j])}
+    {'is': class_name(i, names), 'taken for': class_name(j, names), 'times': str(wrong[i, j])}
     for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
     if wrong[i, j]
   ]
@@ -313,7 +332,7 @@ def _classes(page: Page) -> str:
 
 def _matrix(counts: np.ndarray, names: Sequence[str]) -> str:
   shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-  every = [html.escape(_name(j, names)) for j in range(len(counts))]
+  every = [html.escape(class_name(j, names)) for j in range(len(counts))]
   head = ''.join(f'<th><span>{name}</span></th>' for name in every)
   rows = ''.join(
     f'<tr><th>{every[i]}</th>'

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from byoljax.report import fonts
-from byoljax.report.page import Gallery, Map
+from byoljax.report.page import Gallery, Map, class_name
 
 _CELL, _GAP, _TEXT = 72, 6, 16
 _GOOD, _BAD, _SOFT, _INK = (26, 127, 75), (184, 53, 44), (150, 156, 166), (40, 40, 40)
@@ -30,11 +30,11 @@ def gallery(path: pathlib.Path, shown: Gallery, names: Sequence[str]) -> pathlib
 
   for row, (query, label, images, labels, cosines) in enumerate(zip(*shown[:5], strict=True)):
     y = _GAP + row * high
-    put(query, _GAP, y, _SOFT, _name(label, names))
+    put(query, _GAP, y, _SOFT, class_name(label, names))
     for column, (image, other) in enumerate(zip(images, labels, strict=True)):
       known = label >= 0 and other >= 0
       frame = (_GOOD if other == label else _BAD) if known else _SOFT
-      text = f'{cosines[column]:.2f} {_name(other, names)}'.rstrip()
+      text = f'{cosines[column]:.2f} {class_name(other, names)}'.rstrip()
       put(image, 3 * _GAP + (column + 1) * wide, y, frame, text)
   return _saved(sheet, path)
 
@@ -48,7 +48,9 @@ def scatter(path: pathlib.Path, shown: Map, names: Sequence[str]) -> pathlib.Pat
   for panel, (name, points) in zip(panels, shown.layouts.items(), strict=True):
     for color, label in zip(colors, classes, strict=True):
       own = points[shown.labels == label]
-      panel.scatter(*own.T, s=9, color=color, label=_name(label, names), linewidths=0, alpha=0.8)
+      panel.scatter(
+        *own.T, s=9, color=color, label=class_name(label, names), linewidths=0, alpha=0.8
+      )
     panel.set_title(name, fontsize=11)
     panel.set_xticks([])
     panel.set_yticks([])
@@ -71,8 +73,8 @@ def confusion(path: pathlib.Path, counts: np.ndarray, names: Sequence[str]) -> p
   panel.set_xlabel('predicted')
   panel.set_ylabel('true')
   if count <= _MOST_TICKS:
-    panel.set_xticks(range(count), [_name(i, names) for i in range(count)], rotation=90)
-    panel.set_yticks(range(count), [_name(i, names) for i in range(count)])
+    panel.set_xticks(range(count), [class_name(i, names) for i in range(count)], rotation=90)
+    panel.set_yticks(range(count), [class_name(i, names) for i in range(count)])
   if count <= 20:
     for (i, j), share in np.ndenumerate(shares):
       color = 'white' if share > 55 else '#333333'
@@ -139,12 +141,6 @@ def _hues(count: int) -> list[Any]:
   import matplotlib
 
   return [matplotlib.colormaps['hsv'](0.95 * i / max(1, count)) for i in range(count)]
-
-
-def _name(label: int, names: Sequence[str]) -> str:
-  if label < 0:
-    return ''
-  return names[label] if label < len(names) else str(label)
 
 
 def _saved(sheet: Image.Image, path: pathlib.Path) -> pathlib.Path:

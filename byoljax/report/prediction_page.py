@@ -7,7 +7,6 @@ with one it can be sorted the other way and filtered by class.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 import html
-from importlib import resources
 
 import numpy as np
 
@@ -21,7 +20,7 @@ _PRESSED = ' aria-pressed="true"'
 
 
 def chosen(answers: Sequence[Answer], most: int = MOST) -> list[Answer]:
-  """What the page shows, least sure first: all, or `most` of them.
+  """What the page shows, least confident first: all, or `most` of them.
 
   Of more, half are the first, the others the surest of each class in equal numbers: one class that
   is easy would fill them. Where classes are known, the surest mistakes come first.
@@ -64,26 +63,23 @@ def render(
     root: files are named by their path within this folder.
   """
   there = [each for each in shown if each.row in images]
-  lines = ''.join(
-    f'<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>'
-    for name, value in facts.items()
-  )
   every = len([each for each in answers if each.top])
-  note = 'Least sure first. '
+  note = 'Least confident first. '
   if any(map(_is_wrong, there)):
-    note = 'Surest mistakes first, then what is right, least sure first. '
+    note = 'Most confident mistakes first, then correct answers, least confident first. '
   if len(there) < every:
-    note += f'{len(there):,} of {every:,} images: the first, and the surest of each class. '
+    note += f'{len(there):,} of {every:,} images: the first, and the most confident of each class. '
   body = ''.join(_figure(each, images[each.row], root) for each in there)
-  return (
-    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    f'<title>{html.escape(title)}</title><link rel="icon" href="data:,">'
-    f'<style>{_asset("page.css")}{_asset("predictions.css")}</style></head><body><header>'
-    f'<h1>{html.escape(title)}</h1><dl class="facts">{lines}</dl>{_buttons(there)}</header><main>'
+  main = (
     f'<p class="note">{note}Bars are probabilities of the likeliest classes.</p>'
-    f'<div class="answers">{body}</div>{_unreadable(answers, root)}</main>'
-    f'<script>{_asset("predictions.js")}</script></body></html>\n'
+    f'<div class="answers">{body}</div>{_unreadable(answers, root)}'
+  )
+  return page.document(
+    title,
+    page.facts_list(facts) + _buttons(there),
+    main,
+    styles=('page.css', 'predictions.css'),
+    script='predictions.js',
   )
 
 
@@ -125,8 +121,8 @@ def _buttons(shown: Sequence[Answer]) -> str:
   mistakes = f'<button data-mistakes="1">mistakes {wrong:,}</button>' if wrong else ''
   shown_so = '' if wrong else _PRESSED
   return (
-    f'<nav class="controls" hidden><button data-sort="1"{shown_so}>least sure first</button>'
-    f'<button data-sort="-1">most sure first</button><span></span>'
+    f'<nav class="controls" hidden><button data-sort="1"{shown_so}>least confident first</button>'
+    f'<button data-sort="-1">most confident first</button><span></span>'
     f'<button data-show=""{_PRESSED}>all {len(shown):,}</button>{mistakes}{classes}</nav>'
   )
 
@@ -137,7 +133,3 @@ def _unreadable(answers: Sequence[Answer], root: str) -> str:
     for each in unreadable(answers)
   )
   return f'<section><h2>Not readable</h2><ul>{rows}</ul></section>' if rows else ''
-
-
-def _asset(name: str) -> str:
-  return resources.files('byoljax.report').joinpath(name).read_text(encoding='utf-8')

@@ -62,7 +62,7 @@ def test_the_page():
   assert 'deep/&lt;y&gt;.jpg' in text and 'broken.jpg: unreadable: truncated' in text
   assert 'src="http' not in text and '@import' not in text and 'url(http' not in text
   assert 'prefers-color-scheme:dark' in text and 'width=device-width' in text
-  assert 'Surest mistakes first' in text and 'data-sort="1">' in text
+  assert 'Most confident mistakes first' in text and 'data-sort="1">' in text
 
 
 @pytest.mark.parametrize('most', [2, 3, 5])
@@ -75,7 +75,7 @@ def test_of_many_images_the_least_and_the_most_sure(most):
   images = {row: np.zeros((8, 8, 3), np.uint8) for row in rows}
   shown = [each for each in every if each.row in images]
   text = prediction_page.render('page', every, shown, images, facts={})
-  assert 'Least sure first. ' in text and f'{most} of 9 images: the first, and' in text
+  assert 'Least confident first. ' in text and f'{most} of 9 images: the first, and' in text
   assert 'data-sort="1" aria-pressed="true">' in text
 
 
