@@ -227,10 +227,12 @@ def _classes(marks: np.ndarray) -> list[int]:
 def _parts(positive: np.ndarray, parts: int, seed: int, label: int) -> list[np.ndarray]:
   """Positions of the images of each part, the class's own shared out evenly."""
   least = min(int(positive.sum()), int((~positive).sum()))
-  if parts < 2 or least < parts:
+  if parts < 2:
+    raise ValueError(f'parts={parts}: cross-validation needs 2 or more, or a single cost.')
+  if least < parts:
     raise ValueError(
-      f'class {label} has {least} training images or others: cross-validation needs 2 parts or '
-      f'more, and as many images as parts, not {parts}; change parts, or give a single cost.'
+      f'class {label} has only {least} positive or negative training images, too few for {parts} '
+      'cross-validation parts: lower parts, or give a single cost.'
     )
   rng = np.random.default_rng((seed, streams.SVM_PARTS, label))
   number = np.empty(len(positive), int)

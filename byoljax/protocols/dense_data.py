@@ -100,8 +100,8 @@ def open_data(
   if kind != SEGMENTATION:
     mean = mean_depth(rest, field)
     if not any(_known(depths).any() for depths in _values(test, field, 'depths')):
-      raise ConfigError(f'no depth {field!r} of the test images of {test.name} is above 0: nothing '
-                        'is there to test with.')  # fmt: skip
+      raise ConfigError(f'no depth {field!r} of the test images of {test.name} is above 0: there '
+                        'is nothing to test on.')  # fmt: skip
     return DenseData(data, field, (), mean)
   if not classes and field == known.mask and known.mask_classes:
     return DenseData(data, field, known.mask_classes)  # Reading every mask would take minutes.

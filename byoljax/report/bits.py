@@ -29,6 +29,6 @@ def table(scorer: Scorer, source: Source, train: Source) -> Strips:
     rows.append(row)
   note = (
     f'Means over {held_out.size} whole images of each and their standard errors, in evaluation '
-    f'mode. Held-out are images of {source.name}, as far as training did not see them.'
+    f'mode. Held-out images are from {source.name}; some may have been used in training.'
   )
   return Strips(None, rows, note)

@@ -53,9 +53,9 @@ def write(stored: StoredMethod, source: Source, path: pathlib.Path) -> Strips:
       }
     )
   path.parent.mkdir(parents=True, exist_ok=True)
-  pictures.histogram(path, counts, 'code, by how often it stands')
+  pictures.histogram(path, counts, 'code, by frequency')
   note = (
-    f'How often each code stands in {chosen.size} images of {source.name}, the most frequent '
+    f'How often each code occurs in {chosen.size} images of {source.name}, the most frequent '
     'first, at the last checkpoint; the line is where all would be were they used alike. The '
     'perplexity, e to the entropy, is how many equally frequent codes would say as much.'
   )

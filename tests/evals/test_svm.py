@@ -115,8 +115,8 @@ class TestLowShot:
   [
     ({'costs': ()}, 'must be numbers above 0'),
     ({'costs': (0.0, 1.0)}, 'must be numbers above 0'),
-    ({'parts': 1}, 'needs 2 parts or more'),
-    ({'parts': 40}, 'as many images as parts, not 40'),
+    ({'parts': 1}, 'parts=1: cross-validation needs 2 or more'),
+    ({'parts': 40}, 'too few for 40 cross-validation parts'),
     ({'positive_weight': -1.0}, 'positive_weight=-1.0 must be above 0'),
     ({'max_iterations': 0}, 'max_iterations=0 at least 1'),
   ],
