@@ -85,6 +85,8 @@ def tables(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
     heading += ', linear probe' if config.get('probe') == 'linear' else ''
     if not evaluations.is_of_own_data(config):
       heading += f', on {evaluations.evaluated_on(config)}'
+    if heading in made:  # Another folder of the same name.
+      heading += f' ({config.get("data", {}).get("dir", "")})'
     with contextlib.suppress(*evaluations.ODD):
       made[heading] = [
         {

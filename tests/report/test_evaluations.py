@@ -84,6 +84,7 @@ def test_layers_of_other_data_stand_apart(tmp_path):
   layers('named', 0.9, data={'name': 'cifar10', 'dir': ''})
   for folder in ('photos', 'more'):
     layers(folder, 0.9, step=41, data={'name': 'folder', 'dir': f'my/{folder}'})
+  layers('photos of others', 0.9, step=41, data={'name': 'folder', 'dir': 'your/photos'})
   layers('moved', 0.9, step=41, data={'name': '', 'dir': 'my/other'})
   layers('larger', 0.9, step=41, image_size=64)
   layers('a classifier', 0.9, step='classifier')
@@ -92,7 +93,7 @@ def test_layers_of_other_data_stand_apart(tmp_path):
   assert set(by_tap.tables(tmp_path)) == {
     f'{online} 9', f'{online} 40', f'{online} 40, on cifar10', f'{online} 41, on photos (folder)',
     f'{online} 41, on more (folder)', f'{online} 41, on other', f'{online} classifier',
-    f'{online} 41, on the same data, 64 px',
+    f'{online} 41, on the same data, 64 px', f'{online} 41, on photos (folder) (your/photos)',
   }  # fmt: skip
 
 
