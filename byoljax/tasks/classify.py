@@ -228,7 +228,8 @@ def _show_mistakes(trained: 'Trained', data: 'EvalData', home: pathlib.Path, roo
     reasons={},
     truth=labels[order],
   )
-  kind = 'test images' if data.has_test else 'labelled images, cross-validated'
+  how = 'cross-validated' if len(trained.answers) > 1 else 'held out'
+  kind = 'test images' if data.has_test else f'labelled images, {how}'
   title = f'{pathlib.PurePath(root).stem}: {len(rows):,} {kind}'
   predict.write_sheet(
     str(home / 'mistakes.html'), title, made, source, root, data.train.num_classes
