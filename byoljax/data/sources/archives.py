@@ -17,8 +17,10 @@ import zlib
 
 from byoljax.data.sources.image_file import SUFFIXES
 from byoljax.data.sources.items import LABEL_NAMES
+from byoljax.data.sources.label_values import read_label
 
 LABEL_SUFFIXES = ('.json', '.cls')  # The last one that is there is taken.
+_NONE = 'None'  # what WebDataset writes into a `.cls` for no label
 _LOCAL_HEADER = 30  # bytes of a zip's header before a member's name; its last four are lengths
 
 
@@ -120,13 +122,14 @@ def _bytes(path: str, span: _Span) -> bytes:
 
 
 def _label(path: str, span: _Span) -> int | str | None:
-  text = _bytes(path, span).decode('utf-8', 'replace').strip()
+  where, text = f'{path}/{span.name}', _bytes(path, span).decode('utf-8', 'replace').strip()
   if span.name.endswith('.json'):
     try:
       about = json.loads(text)
     except ValueError:
       return None
     known = about if isinstance(about, dict) else {}
-    found = next((known[name] for name in LABEL_NAMES if known.get(name) is not None), '')
-    text = str(found) if isinstance(found, int | str) and not isinstance(found, bool) else ''
-  return int(text) if text.isdecimal() else text or None
+    found = next((known[name] for name in LABEL_NAMES if known.get(name) is not None), None)
+    single = isinstance(found, int | str) and not isinstance(found, bool)
+    return read_label(found, where) if single else None
+  return None if text == _NONE else read_label(text, where)

@@ -7,7 +7,7 @@
 A table is CSV with the columns of a list, see `data.sources.listed`, or 'name' for the file;
 without a line that names them the first column is the file and the second the class. Files are
 named by their path within the folder, by an absolute path, or by their name alone where that is
-unique. An empty class is none.
+unique. An empty class is none, and so is -1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,8 @@ import pathlib
 
 from byoljax.data.sources import listed
 from byoljax.data.sources.listed import LABELS, PATHS
+
+_NONE = ('', '-1')
 
 
 def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -47,7 +49,7 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
     name, own = row[file].strip(), row[label].strip()
     if found.get(name, own) != own:
       raise ValueError(f"'{path}' gives '{name}' two classes, '{found[name]}' and '{own}'.")
-    if own:
+    if own not in _NONE:
       found[name] = own
   return found
 

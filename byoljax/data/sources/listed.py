@@ -4,16 +4,17 @@ A list is a CSV file with a header, with commas, semicolons or tabs, a JSON list
 lines, with these columns:
 
     path    the file, relative to the list; or 'file', 'filename', 'file_name', 'image'
-    label   optional, the name of the class or nothing where it is not known; or 'class',
-            'class_name', 'category', 'target'
+    label   optional, the name or the number of the class, nothing or -1 where it is not known; or
+            'class', 'class_name', 'category', 'target'
     split   optional; train, or test, val, valid or validation
 
     path,label,split
     cats/1.jpg,cat,train
     dogs/2.jpg,,train
 
-Classes are numbered in the order of their names, those of all splits together. Without a column
-'split' all are training images. JSON may also be a list of paths alone.
+Where all labels are numbers, they are those of the classes; else classes are numbered in the order
+of their names, those of all splits together. Without a column 'split' all are training images. JSON
+may also be a list of paths alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from byoljax.data.sources import arrays, pixels, source
+from byoljax.data.sources.label_values import number_labels, read_label
 
 PATHS = ('path', 'file', 'filename', 'file_name', 'image')
 LABELS = ('label', 'class', 'class_name', 'category', 'target')
@@ -57,10 +59,9 @@ def from_list(
   rows = _rows(file)
   key = _column(rows, PATHS, file)
   label_key = next((name for name in LABELS if any(name in row for row in rows)), None)
-  # A JSON label may be the number 0, which is a class.
-  found = [row.get(label_key) if label_key else None for row in rows]
-  names = ['' if label is None else str(label).strip() for label in found]
-  classes = tuple(sorted({name for name in names if name}))
+  told = [row.get(label_key) if label_key else None for row in rows]
+  found = [read_label(x, f"{file}: '{row[key]}'") for x, row in zip(told, rows, strict=True)]
+  numbers, classes = number_labels(found, file)
   wanted = _TEST if split == 'test' else ('train', 'training', '')
   chosen = []
   for number, row in enumerate(rows):
@@ -73,8 +74,7 @@ def from_list(
     kind = source.NoSplitError if split == 'test' else ValueError
     raise kind(f"{file} names no {split} images: a column '{SPLIT}' says which are.")
   home = os.path.dirname(file)
-  number_of = {name: number for number, name in enumerate(classes)}
-  labels = [number_of.get(names[row], -1) for row in chosen]
+  labels = [numbers[row] for row in chosen]
   return from_files(
     [os.path.join(home, os.path.expanduser(str(rows[row][key]))) for row in chosen],
     labels if max(labels) >= 0 else None,

@@ -12,12 +12,14 @@ everything in an archive lies in does not count.
 from collections.abc import Sequence
 import dataclasses
 import functools
+import itertools
 import os
 
 import numpy as np
 
 from byoljax.data.sources import memory, packed_files, pixels, source, table_file
 from byoljax.data.sources.archives import Shard, from_archive
+from byoljax.data.sources.label_values import number_labels
 from byoljax.data.sources.packed_files import TEST, TRAIN
 
 
@@ -50,7 +52,7 @@ def from_shards(
   rows = [(at, place) for at, shard in enumerate(shards) for place in range(len(shard.names))]
   if not rows:
     raise ValueError(f'{root} has no image in it.')
-  known, classes = _labels(shards, names, splits)
+  known, classes = _labels(root, shards, names, splits)
   wanted = _test_split(splits, known) if split == 'test' else 'train'
   chosen = [(at, place) for at, place in rows if splits[at][place] == wanted]
   if not chosen:
@@ -127,25 +129,23 @@ def _test_split(splits: Sequence[Sequence[str]], known: Sequence[Sequence[int]])
 
 
 def _labels(
-  shards: Sequence[Shard], names: Sequence[Sequence[str]], splits: Sequence[Sequence[str]]
+  root: str,
+  shards: Sequence[Shard],
+  names: Sequence[Sequence[str]],
+  splits: Sequence[Sequence[str]],
 ) -> tuple[list[list[int]], tuple[str, ...]]:
   """Numbers of all images, -1 for none, and the names of the classes; () without any."""
   told = [list(shard.labels) for shard in shards]
-  flat = [label for labels in told for label in labels if label is not None]
-  if not flat:
+  flat = list(itertools.chain(*told))
+  if all(label is None for label in flat):
     told = [_folders(own, parts) for own, parts in zip(names, splits, strict=True)]
-    flat = [label for labels in told for label in labels if label is not None]
-    if len(set(flat)) < 2 or len(flat) < sum(map(len, told)):
+    flat = list(itertools.chain(*told))
+    if len(set(flat)) < 2 or None in flat:
       return [], ()
-  if all(isinstance(label, int) for label in flat):
-    count = max(int(label) for label in flat) + 1
-    known = next((shard.class_names for shard in shards if shard.class_names), ())
-    classes = known if len(known) >= count else tuple(map(str, range(count)))
-    numbers = [[-1 if label is None else int(label) for label in labels] for labels in told]
-    return numbers, classes
-  classes = tuple(sorted({str(label) for label in flat}))
-  place = {name: at for at, name in enumerate(classes)}
-  return [[-1 if x is None else place[str(x)] for x in labels] for labels in told], classes
+  known = next((shard.class_names for shard in shards if shard.class_names), ())
+  numbers, classes = number_labels(flat, root, known)
+  left = iter(numbers)
+  return [list(itertools.islice(left, len(labels))) for labels in told], classes
 
 
 def _folders(names: Sequence[str], splits: Sequence[str]) -> list[str | None]:

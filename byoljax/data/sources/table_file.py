@@ -18,6 +18,7 @@ from typing import Any
 
 from byoljax.data.sources import items, source
 from byoljax.data.sources.archives import Shard
+from byoljax.data.sources.label_values import read_label
 
 PARQUET, ARROW = '.parquet', '.arrow'
 INFO = 'dataset_info.json'
@@ -92,8 +93,9 @@ def _shard(
       found = found.get('bytes') or (beside and source.bytes_of(_beside(path, beside)))
     return found if isinstance(found, bytes) else b''
 
-  known = [None if label == -1 else label for label in labels]  # -1: a label that is kept secret.
-  return Shard(path, [f'{row}' for row in range(len(labels))], known, read, classes, held)
+  known = {label: read_label(label, path) for label in set(labels)}
+  names = [f'{row}' for row in range(len(labels))]
+  return Shard(path, names, [known[label] for label in labels], read, classes, held)
 
 
 def _beside(path: str, image: str) -> str:

@@ -20,7 +20,7 @@ def read(tmp_path, text):
     'a.jpg,cat\ndeep/b.jpg,dog\n',
     '\ufeffLabel;Size;File\r\ncat;3;a.jpg\r\ndog;4;deep/b.jpg\r\n',
     'path\tlabel\na.jpg\tcat\n\ndeep/b.jpg\tdog\na.jpg\tcat\n',
-    'file,class\na.jpg,cat\ndeep/b.jpg, dog \ndeep/c.jpg,\n',
+    'file,class\na.jpg,cat\ndeep/b.jpg, dog \ndeep/c.jpg,\nother/c.jpg,-1\n',
   ],
 )
 def test_columns_by_name_or_place_and_any_separator(text, tmp_path):

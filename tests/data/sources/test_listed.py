@@ -86,6 +86,21 @@ def test_labels_of_json_may_be_numbers(tmp_path):
   np.testing.assert_array_equal(found.labels, [0, 1, -1])
 
 
+def test_numbers_in_a_list_are_those_of_the_classes(tmp_path):
+  path = tmp_path / 'x.csv'
+  path.write_text('path,label\n' + ''.join(f'{n}.png,{n}\n' for n in (0, 10, 2, -1)))
+  found = listed.from_list(path, 'train')
+  np.testing.assert_array_equal(found.labels, [0, 10, 2, -1])
+  assert found.num_classes == 11 and found.class_names[10] == '10'
+
+
+def test_several_labels_in_a_list_are_refused(tmp_path):
+  path = tmp_path / 'x.json'
+  path.write_text(json.dumps([{'path': 'a.png', 'label': ['cat', 'dog']}]))
+  with pytest.raises(ValueError, match=r"x.json: 'a.png' has the label \['cat', 'dog'\]"):
+    listed.from_list(path, 'train')
+
+
 @pytest.mark.parametrize(
   ('labels', 'sentence'),
   [

@@ -106,6 +106,37 @@ def test_webdataset_with_labels_in_json(tmp_path):
   assert datasets.load('shards', 'pretrain', data_dir=tmp_path).size == 4
 
 
+@pytest.mark.parametrize('suffix', ['cls', 'json', 'parquet'])
+def test_a_label_of_minus_one_is_none_in_every_kind_of_file(tmp_path, suffix):
+  labels = [0, 10, 2, -1]
+  if suffix == 'parquet':
+    write_parquet(tmp_path / 'a.parquet', [png(n) for n in range(4)], label=labels)
+  else:
+    told = [f'{{"label": {n}}}' if suffix == 'json' else f'{n}' for n in labels]
+    members = {}
+    for n, text in enumerate(told):
+      members |= {f'{n}.png': png(n), f'{n}.{suffix}': text.encode()}
+    write_tar(tmp_path / 'a.tar', members | {'4.png': png(4), '4.cls': b'None'})
+  found = datasets.load('shards', 'pretrain', data_dir=tmp_path)
+  assert list(found.labels[:4]) == labels and (found.labels[4:] == -1).all()
+  assert found.num_classes == 11
+
+
+def test_labels_that_are_no_classes_are_named_with_their_file(tmp_path):
+  for label in (b'-2', b'9' * 5000):
+    write_tar(tmp_path / 'a.tar', {'1.png': png(1), '1.cls': label})
+    with pytest.raises(ValueError, match=r'a\.tar/1\.cls has the label'):
+      read(tmp_path)
+  write_tar(tmp_path / 'a.tar', {'1.png': png(1), '1.cls': b'300000'})
+  with pytest.raises(ValueError, match='labels go up to 300,000'):
+    read(tmp_path)
+
+
+def test_an_empty_name_in_a_table_is_no_label(tmp_path):
+  write_parquet(tmp_path / 'a.parquet', [png(n) for n in range(3)], label=['b', '', 'a'])
+  assert [label for _, label in read(tmp_path).values()] == ['b', 'a']
+
+
 def test_parquet_as_hugging_face_writes_it(tmp_path, monkeypatch):
   files = [{'bytes': png(n), 'path': f'{n}.png'} for n in range(3)]
   write_parquet(tmp_path / 'train-00000-of-00001.parquet', files, label=[0, 1, 0])
