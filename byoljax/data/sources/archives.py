@@ -4,7 +4,8 @@ A member of a zip or a tar is a span of the file, found once, at the start; an i
 seek, by any thread. So a tar must not be compressed as a whole (`.tar.gz`): it can only be read
 from its beginning. In WebDataset's tars the files of an example have one name: `a/17.jpg` and
 `a/17.cls`, with the number or the name of its class, or `a/17.json` with these under one of the
-names in `items.LABEL_NAMES`.
+names in `items.LABEL_NAMES`. The name ends at its first dot, and further images of an example, such
+as `a/17.seg.png`, are no images of the set.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from byoljax.data.sources.label_values import read_label
 
 LABEL_SUFFIXES = ('.json', '.cls')  # The last one that is there is taken.
 _NONE = 'None'  # what WebDataset writes into a `.cls` for no label
+_MAIN = ('jpg', 'jpeg', 'webp', 'png')  # The first one that is there is an example's image.
 _LOCAL_HEADER = 30  # bytes of a zip's header before a member's name; its last four are lengths
 
 
@@ -34,6 +36,7 @@ class Shard(NamedTuple):
     read: place -> bytes of the image, empty where they are damaged.
     class_names: what the file says that the numbers mean; () where it does not.
     held: bytes of memory that its images take once one is read; 0 where each is read by itself.
+    beside: names of images that are left out, since they belong to an example that has its image.
   """
 
   path: str
@@ -42,6 +45,7 @@ class Shard(NamedTuple):
   read: Callable[[int], bytes]
   class_names: tuple[str, ...] = ()
   held: int = 0
+  beside: tuple[str, ...] = ()
 
 
 class _Span(NamedTuple):
@@ -65,6 +69,8 @@ def from_archive(path: str) -> Shard:
   except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
     raise ValueError(f'{path} cannot be read as an archive: {error}.') from error
   images = [span for span in spans if _is_image(span.name)]
+  beside = set() if path.lower().endswith('.zip') else _beside([span.name for span in spans])
+  images = [span for span in images if span.name not in beside]
   told = {
     os.path.splitext(span.name)[0]: span
     for suffix in LABEL_SUFFIXES
@@ -73,7 +79,35 @@ def from_archive(path: str) -> Shard:
   }
   own = [told.get(os.path.splitext(span.name)[0]) for span in images]
   labels = [None if span is None else _label(path, span) for span in own]
-  return Shard(path, [s.name for s in images], labels, lambda place: _bytes(path, images[place]))
+  names = [span.name for span in images]
+  return Shard(
+    path, names, labels, lambda place: _bytes(path, images[place]), beside=tuple(sorted(beside))
+  )
+
+
+def _beside(names: Sequence[str]) -> set[str]:
+  """The images of WebDataset's examples other than the one that an example is of.
+
+  A tar is WebDataset's where most images share their name, up to the first dot, with a file that is
+  no image, or where all have the same others beside them. In other tars dots mean nothing: `cat.jpg`
+  and `cat.2.jpg` are two images.
+  """
+  samples: dict[str, dict[str, str]] = {}
+  for name in names:
+    folder, file = os.path.split(name)
+    key, _, suffix = file.partition('.')
+    samples.setdefault(f'{folder}/{key}', {})[suffix.lower()] = name
+  chosen = [
+    (main, files)
+    for files in samples.values()
+    if (main := next((suffix for suffix in _MAIN if suffix in files), None)) is not None
+  ]
+  companions = sum(not all(map(_is_image, files.values())) for _, files in chosen)
+  alike = len(chosen) > 1 and len({frozenset(files) for _, files in chosen}) == 1
+  if 2 * companions <= len(chosen) and not alike:
+    return set()
+  others = (name for main, files in chosen for end, name in files.items() if end != main)
+  return {name for name in others if _is_image(name)}
 
 
 def _is_image(name: str) -> bool:

@@ -69,9 +69,16 @@ def from_shards(
     inner, lambda row: shards[chosen[row][0]].read(chosen[row][1]), range_, root
   )
   told = [word or _says_splits(own) for word, own in zip(said, names, strict=True)]
-  return dataclasses.replace(
-    made, fields=(image,), notes=(*packed_files.notes(files, told), *notes)
-  )
+  said_of_files = (*packed_files.notes(files, told), *_note_beside(shards))
+  return dataclasses.replace(made, fields=(image,), notes=(*said_of_files, *notes))
+
+
+def _note_beside(shards: Sequence[Shard]) -> tuple[str, ...]:
+  """Says which images are left out, if any."""
+  beside = [name for shard in shards for name in shard.beside]
+  if not beside:
+    return ()
+  return (f"{len(beside):,} images beside their example's own, such as {beside[0]}, are left out.",)
 
 
 def _open(file: str) -> Shard:

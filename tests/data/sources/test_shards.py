@@ -85,6 +85,36 @@ def test_webdataset(tmp_path):
   assert made.fingerprint != datasets.load('shards', 'test', data_dir=tmp_path).fingerprint
 
 
+@pytest.mark.parametrize('folder', ['', 'a/v1.0/'])
+@pytest.mark.parametrize(
+  'others',
+  [
+    {'seg.png': png(9), 'cls': b'1'},
+    {'depth.0.png': png(9), 'txt': b'a caption'},
+    {'seg.png': png(9), 'png': png(9)},
+  ],
+)
+def test_an_example_of_webdataset_is_one_image(tmp_path, folder, others):
+  members = {}
+  for n in range(3):
+    members |= {f'{folder}{n}.{suffix}': data for suffix, data in others.items()}
+    members |= {f'{folder}{n}.jpg': png(n)}
+  write_tar(tmp_path / 'a.tar', members)
+  found = datasets.load('shards', 'pretrain', data_dir=tmp_path / 'a.tar')
+  assert [found.locate(row)[-5:] for row in range(found.size)] == ['0.jpg', '1.jpg', '2.jpg']
+  count = sum(suffix.endswith('png') for suffix in others)
+  assert f'{3 * count} images beside' in found.notes[0] and 'png' in found.notes[0]
+  write_zip(tmp_path / 'a.zip', members)
+  zipped = datasets.load('shards', 'pretrain', data_dir=tmp_path / 'a.zip')
+  assert zipped.size == 3 + 3 * count and not zipped.notes
+
+
+def test_dots_in_names_of_photographs_make_no_examples(tmp_path):
+  names = ('cat.jpg', 'cat.2.jpg', 'dog.jpg', '2020.01.02.jpg', '2020.01.03.jpg', '1.left.png')
+  write_tar(tmp_path / 'a.tar', {name: png(n) for n, name in enumerate(names)} | {'cat.txt': b''})
+  assert set(read(tmp_path)) == set(names)
+
+
 def write_parquet(path, image, **columns):
   pyarrow = pytest.importorskip('pyarrow')
   from pyarrow import parquet
