@@ -89,8 +89,8 @@ def _beside(names: Sequence[str]) -> set[str]:
   """The images of WebDataset's examples other than the one that an example is of.
 
   A tar is WebDataset's where most images share their name, up to the first dot, with a file that is
-  no image, or where all have the same others beside them. In other tars dots mean nothing: `cat.jpg`
-  and `cat.2.jpg` are two images.
+  no image, or where all have the same others beside them. In other tars dots mean nothing:
+  `cat.jpg` and `cat.2.jpg` are two images.
   """
   samples: dict[str, dict[str, str]] = {}
   for name in names:
