@@ -23,8 +23,8 @@ _CHANNELS_FIRST = (1, 3)
 _OF_A_LEVEL = 1e-3
 
 
-def split(example: Any) -> tuple[Any, int | None]:
-  """(image, label) of an example, the label None where it has none.
+def split(example: Any) -> tuple[Any, Any]:
+  """(image, label) of an example, the label as it is; None where it has none.
 
   Raises:
     ValueError: a mapping without an image.
@@ -36,21 +36,36 @@ def split(example: Any) -> tuple[Any, int | None]:
         f'an example has {", ".join(map(str, example))}, but its image is looked for as '
         f'{", ".join(IMAGE_NAMES)}.'
       )
-    known = [example[name] for name in LABEL_NAMES if name in example]
-    return example[name], next((_number(x) for x in known if _number(x) is not None), None)
+    known = [example[name] for name in LABEL_NAMES if example.get(name) is not None]
+    return example[name], next(filter(_is_number, known), known[0] if known else None)
   if isinstance(example, tuple | list) and len(example) >= 2:
-    return example[0], _number(example[1])
+    return example[0], example[1]
   if isinstance(example, tuple | list) and len(example) == 1:
     return example[0], None
   return example, None
 
 
-def _number(value: Any) -> int | None:
-  """A class number: a whole number of any library, or None for anything else."""
-  if isinstance(value, bool | str | bytes) or value is None:
+def class_number(label: Any) -> int | None:
+  """The number of a class: a whole number of any library; None for None.
+
+  Raises:
+    ValueError: it is something else.
+  """
+  if label is None:
     return None
-  array = np.asarray(value)
-  return int(array) if array.ndim == 0 and array.dtype.kind in 'iu' else None
+  if not _is_number(label):
+    shown = ' '.join(repr(label).split())[:60]
+    raise ValueError(
+      f'an example has the label {shown}: labels are whole numbers, -1 for none. Give labels=, '
+      'whole numbers [N], which are taken in place of those of the examples.'
+    )
+  return int(np.asarray(label).reshape(()))
+
+
+def _is_number(value: Any) -> bool:
+  if getattr(value, 'shape', None) in ((), (1,)):
+    return np.asarray(value).dtype.kind in 'biu'
+  return isinstance(value, int)
 
 
 def file_of(image: Any) -> bytes | None:

@@ -10,7 +10,8 @@
 Whatever has a length and hands out examples by number will do (`items` says what an example may
 be). What fits into a quarter of the memory is read once; of anything larger an example is read when
 a batch needs it, and its labels must be there without that: given, as the attribute `targets` or
-`labels`, or as a column. Bytes stay bytes, other numbers are float32. Random
+`labels`, or as a column. Of what is read at once these count only where an example has no label of
+its own: a data set may transform its labels. Bytes stay bytes, other numbers are float32. Random
 transforms of a data set would be drawn once: views are what byoljax augments.
 """
 
@@ -26,7 +27,7 @@ import numpy as np
 from byoljax.data.sources import arrays, items, listed, memory, pixels, source
 from byoljax.data.sources.source import Source
 
-_LOOKED_AT = 16  # images in a fingerprint
+_LOOKED_AT = 16  # examples in a fingerprint, at least
 
 
 def as_source(data: Any, labels: Any = None, *, name: str = 'images') -> Source:
@@ -34,7 +35,7 @@ def as_source(data: Any, labels: Any = None, *, name: str = 'images') -> Source:
 
   Args:
     data: see the module.
-    labels: whole numbers [N], -1 for none, where the data do not have them.
+    labels: whole numbers [N], -1 for none, in place of those that the data have.
     name: for messages.
 
   Raises:
@@ -100,7 +101,7 @@ def _from_iterator(data: Any, labels: Any, name: str) -> Source:
   for example in data.as_numpy_iterator():
     image, label = items.split(example)
     if getattr(image, 'ndim', 0) == 4:
-      read += zip(image, _batch_labels(example, len(image)), strict=True)
+      read += zip(image, _batch_labels(label, len(image)), strict=True)
     else:
       read.append((image, label))
     room -= getattr(image, 'nbytes', len(image) if isinstance(image, bytes) else 0)
@@ -112,13 +113,15 @@ def _from_iterator(data: Any, labels: Any, name: str) -> Source:
   return _from_sequence(read, labels, name)
 
 
-def _batch_labels(example: Any, count: int) -> Sequence[int | None]:
+def _batch_labels(labels: Any, count: int) -> Sequence[Any]:
   """The labels of a batch of images."""
-  values = example.values() if isinstance(example, Mapping) else example
-  for value in values if isinstance(example, tuple | list | Mapping) else ():
-    if getattr(value, 'shape', None) == (count,) and value.dtype.kind in 'iu':
-      return [int(number) for number in value]
-  return [None] * count
+  if labels is None:
+    return [None] * count
+  if np.shape(labels)[:1] != (count,):
+    raise ValueError(
+      f'a batch of {count} images has labels of shape {list(np.shape(labels))}: each image has one.'
+    )
+  return list(labels)
 
 
 def _from_sequence(data: Any, labels: Any, name: str) -> Source:
@@ -126,7 +129,7 @@ def _from_sequence(data: Any, labels: Any, name: str) -> Source:
   if not count:
     raise ValueError(f'{name} holds no example.')
   image, _ = items.split(data[0])
-  known = labels if labels is not None else _known_labels(data, count)
+  told = labels if labels is not None else _known_labels(data, count)
   file = items.file_of(image)
   size = len(file) if file is not None else items.pixels_of(image).nbytes
   lock = threading.Lock()  # Whether others may be asked by several threads is not known.
@@ -136,16 +139,45 @@ def _from_sequence(data: Any, labels: Any, name: str) -> Source:
       return data[int(row)]
 
   if count * size > memory.room():
-    return _of_files(lambda row: items.as_file(items.split(example(row))[0]), count, known, name)
+    if labels is None and told is not None:
+      _check_told(lambda row: items.split(example(row))[1], told, name)
+    made = _of_files(lambda row: items.as_file(items.split(example(row))[0]), count, told, name)
+    return _named(made, data)
   read = [items.split(example(row)) for row in range(count)]
-  if known is None and any(label is not None for _, label in read):
-    known = np.array([-1 if label is None else label for _, label in read])
+  known = told if labels is not None else _own_labels([label for _, label in read], told)
+  # Its names of classes are those of the labels that it tells.
+  named = data if told is None or np.array_equal(told, known) else None
   if file is None:
     pixels = [items.pixels_of(image) for image, _ in read]
     if len({image.shape for image in pixels}) == 1:
-      return _named(arrays.from_arrays(np.stack(pixels), known, name=name), data)
+      return _named(arrays.from_arrays(np.stack(pixels), known, name=name), named)
   files = [items.as_file(image) for image, _ in read]
-  return _named(_of_files(files.__getitem__, count, known, name), data)
+  return _named(_of_files(files.__getitem__, count, known, name), named)
+
+
+def _own_labels(labels: Sequence[Any], told: np.ndarray | None) -> np.ndarray | None:
+  """The labels of examples, and of those without any what the data set tells."""
+  own = [items.class_number(label) for label in labels]
+  if all(number is None for number in own):
+    return told
+  spare = np.full(len(own), -1) if told is None else told
+  return np.array([x if number is None else number for x, number in zip(spare, own, strict=True)])
+
+
+def _check_told(label: Callable[[int], Any], told: np.ndarray, name: str) -> None:
+  """Raises ValueError where some of the examples have other labels than the data set tells."""
+  for row in _places(len(told)):
+    number = items.class_number(label(row))
+    if number is not None and number != told[row]:
+      raise ValueError(
+        f'{name}: example {row} has the label {number}, but {told[row]} in the labels of the whole '
+        'data set: give labels=, whole numbers [N].'
+      )
+
+
+def _places(count: int) -> range:
+  """The examples of a data set that are looked at."""
+  return range(0, count, max(1, count // _LOOKED_AT))
 
 
 def _known_labels(data: Any, count: int) -> np.ndarray | None:
@@ -156,8 +188,9 @@ def _known_labels(data: Any, count: int) -> np.ndarray | None:
       made = np.asarray(found)
       if made.shape == (count,) and made.dtype.kind in 'iu':
         return made
-  for name in getattr(data, 'column_names', None) or ():
-    if name in items.LABEL_NAMES:
+  columns = getattr(data, 'column_names', None) or ()
+  for name in items.LABEL_NAMES:  # In the order in which they are looked for in an example.
+    if name in columns:
       made = np.asarray(list(data[name]))
       if made.shape == (count,) and made.dtype.kind in 'iu':
         return made
@@ -186,7 +219,7 @@ def _of_files(
   if y is not None and y.ndim != 1:
     raise ValueError(f'{name}: images of several sizes have one label each, got {list(y.shape)}.')
   classes = 0 if y is None else int(y.max(initial=-1)) + 1
-  places = range(0, count, max(1, count // _LOOKED_AT))
+  places = _places(count)
   looked_at = [file(row) for row in places]
   # Nothing names what these bytes are: an image of more than 8 bits may be any of them.
   image, notes = pixels.image_field(

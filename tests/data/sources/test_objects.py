@@ -1,6 +1,7 @@
 """Data sets that are objects: every kind gives the same images, or one sentence."""
 
 import io
+import re
 import types
 
 import numpy as np
@@ -149,14 +150,58 @@ def test_what_does_not_fit_is_read_when_it_is_needed(monkeypatch):
       asked.append(row)
       return super().__getitem__(row)
 
-  source = objects.as_source(Large(tensors(), targets=LABELS.tolist()))
-  assert len(asked) <= 1 + 16 and source.num_classes == 3
+  source = objects.as_source(Large(tensors(), targets=LABELS.tolist(), classes=list('abc')))
+  assert len(asked) <= 1 + 2 * 16 and source.class_names == ('a', 'b', 'c')
   asked.clear()
   (file,) = source.read(np.array([3]), ('image',))
   assert asked == [3]
   np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(file[0]))), IMAGES[3])
   with pytest.raises(ValueError, match='does not fit into a quarter of the memory'):
     objects.as_source(Iterated(list(IMAGES)))
+
+
+def test_labels_of_examples_come_before_those_of_the_data_set(monkeypatch):
+  """As with torchvision's `target_transform`; class names would be those of other labels."""
+  coarse = [(image, label >= 2) for image, label in zip(IMAGES, LABELS, strict=True)]
+  data = Sequence(coarse, targets=LABELS.tolist(), classes=['a', 'b', 'c'])
+  found = objects.as_source(data)
+  np.testing.assert_array_equal(found.labels, LABELS >= 2)
+  assert found.class_names == ('0', '1')
+  partly = Sequence([(IMAGES[0], None), *zip(IMAGES[1:], LABELS[1:], strict=True)], targets=[2] * 6)
+  np.testing.assert_array_equal(objects.as_source(partly).labels, [2, *LABELS[1:]])
+  np.testing.assert_array_equal(objects.as_source(data, LABELS).labels, LABELS)
+  monkeypatch.setattr(objects.memory, 'room', lambda: 100)
+  assert objects.as_source(data, LABELS).num_classes == 3
+  with pytest.raises(
+    ValueError, match='example 1 has the label 0, but 1 in the labels of the whole'
+  ):
+    objects.as_source(data)
+
+
+@pytest.mark.parametrize(
+  ('label', 'said'),
+  [
+    ('cat', "'cat'"),
+    (np.float32(3), 'np.float32(3.0)'),
+    ([1, 2], '[1, 2]'),
+    ({'boxes': [[1, 2], [3]]}, "{'boxes'"),
+    (np.eye(3)[1], 'array([0., 1., 0.])'),
+  ],
+)
+def test_labels_of_examples_that_are_no_class_numbers_are_refused(label, said):
+  for data in ([(IMAGES[0], label)], [{'image': IMAGES[0], 'label': label}]):
+    with pytest.raises(ValueError, match='an example has the label ' + re.escape(said)) as caught:
+      objects.as_source(data)
+    assert 'whole numbers' in str(caught.value) and '\n' not in str(caught.value)
+    assert objects.as_source(data, [-1]).num_classes == 0
+  assert list(objects.as_source([(IMAGES[0], np.array([2]))]).labels) == [2]
+  assert list(objects.as_source([{'x': IMAGES[0], 'label': label, 'y': 1}]).labels) == [1]
+
+
+def test_batches_have_a_label_for_each_image():
+  for labels, said in ((LABELS / 2, 'np.float64'), (LABELS[:2], r'labels of shape \[2\]')):
+    with pytest.raises(ValueError, match=said):
+      objects.as_source(Iterated([(IMAGES, labels)]))
 
 
 def test_names_of_classes_come_along():
