@@ -13,7 +13,8 @@ counts.
 Both give the field 'boxes', fractions of height and width as in `data.fields`, with 'kinds' (see
 `evals.detection`: 1 difficult, 2 a crowd) and 'areas' in pixels, which follow its rows. VOC counts
 pixels from 1 and includes the last one: its box (1, 1, 500, 375) is the whole image of 500 x 375.
-Classes are those of all annotations, VOC's by name, COCO's in the order of their numbers.
+Classes are those of all annotations, VOC's by name, COCO's in the order of their numbers. Where an
+image is turned by its EXIF block, and its annotation has the size before, the boxes turn with it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 
 from byoljax.data.fields import Field
-from byoljax.data.sources import pixels, source
+from byoljax.data.sources import image_file, pixels, source
 
 DIFFICULT, CROWD = 1, 2
 _SLACK = 1.0  # Pixels by which a box may reach beyond its image: it is clipped.
@@ -128,7 +129,7 @@ def _voc_photo(root: str, name: str) -> Photo:
   if not text:
     raise ValueError(f'{file} is not there or empty, but ImageSets/Main lists it.')
   if b'<!DOCTYPE' in text or b'<!ENTITY' in text:
-    raise ValueError(f'{file} defines entities, which annotations have not: it is not read.')
+    raise ValueError(f'{file} defines XML entities, which annotations never do: it is not read.')
   try:
     tree = ElementTree.fromstring(text)
   except ElementTree.ParseError as error:
@@ -154,8 +155,8 @@ def _number(tree: Any, name: str, file: str) -> float:
   try:
     return float(text)
   except ValueError:
-    said = f'says {text!r}' if text else 'lacks it'
-    raise ValueError(f'{file} {said}: <{name.replace("/", "><")}> must be a number.') from None
+    said = f'{text!r}, which is no number,' if text else 'nothing'
+    raise ValueError(f'{file} has {said} in <{name.replace("/", "><")}>.') from None
 
 
 def from_coco(
@@ -262,8 +263,8 @@ def _checked(photo: Photo, where: str) -> Photo:
   if not right.all():
     top, left, bottom, side = boxes[~right][0]
     raise ValueError(
-      f'{where} has a box from ({left:g}, {top:g}) to ({side:g}, {bottom:g}), which is none within '
-      f'an image of {width} x {height} pixels.'
+      f'{where} has a box from ({left:g}, {top:g}) to ({side:g}, {bottom:g}), which is empty or '
+      f'outside its image of {width} x {height} pixels.'
     )
   return photo._replace(boxes=clipped)
 
@@ -300,6 +301,15 @@ def _make(
     return made
 
   @functools.cache
+  def turn(row: int) -> int:
+    return _turn(photos[row])
+
+  def upright(row: int) -> np.ndarray:
+    made, count = about(row, 'boxes'), len(photos[row].boxes)
+    made[:count, :4] = image_file.upright_boxes(made[:count, :4], turn(row) if count else 1)
+    return made
+
+  @functools.cache
   def labels() -> np.ndarray:
     return _labels(photos, number)
 
@@ -307,9 +317,11 @@ def _make(
     if field == 'label':
       return labels()[rows]
     read = np.empty(len(rows), object)
-    for place, row in enumerate(rows):
-      of_image = field == 'image'
-      read[place] = source.bytes_of(photos[row].file) if of_image else about(int(row), field)
+    for place, row in enumerate(map(int, rows)):
+      if field == 'image':
+        read[place] = source.bytes_of(photos[row].file)
+      else:
+        read[place] = upright(row) if field == 'boxes' else about(row, field)
     return read
 
   image, notes = pixels.image_field(
@@ -338,6 +350,23 @@ def _make(
     fields=fields,
     notes=notes,
   )
+
+
+def _turn(photo: Photo) -> int:
+  """The EXIF orientation by which boxes have to follow their image; 1 where they fit it upright.
+
+  Annotations are of the image as a camera stored it where their size is, and the upright one's is
+  not: one of the two is high and the other wide.
+  """
+  try:
+    data = source.bytes_of(photo.file)
+    height, width = image_file.inspect(data)[1:]
+    with image_file.opened(data) as opened:
+      turn = image_file.orientation(opened)
+  except Exception:  # Whatever is wrong with it: an image that cannot be read is not used.
+    return 1
+  stored = (photo.size[0] - photo.size[1]) * (height - width) < 0
+  return turn if turn >= 5 and stored else 1
 
 
 def _labels(photos: Sequence[Photo], number: Mapping[str, int]) -> np.ndarray:

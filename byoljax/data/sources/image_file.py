@@ -293,11 +293,16 @@ def _inspect_png(data: bytes) -> tuple[int, int, int] | None:
 
 
 def orientation(image: Any) -> int:
-  """EXIF orientation 1..8 of an open image; 1 where Pillow turns it itself."""
+  """EXIF orientation 1..8 of an open image; 1 where Pillow turns it itself.
+
+  What XMP says does not count, which `Image.getexif` reads, too: browsers and TensorFlow do not.
+  """
   if image.format == 'TIFF':  # Pillow turns these itself.
     return 1
+  exif = Image.Exif()
   try:
-    value = image.getexif().get(_ORIENTATION_TAG, 1)
+    exif.load(image.info.get('exif', b''))
+    value = exif.get(_ORIENTATION_TAG, 1)
   except Exception:  # A damaged EXIF block does not make the picture unreadable.
     return 1
   return value if isinstance(value, int) and 1 <= value <= 8 else 1
@@ -330,3 +335,17 @@ def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
   if orientation in (3, 4, 7, 8):
     pixels = pixels[::-1]
   return pixels
+
+
+def upright_boxes(boxes: np.ndarray, orientation: int) -> np.ndarray:
+  """Boxes [n, 4] of an image as it is stored, where `upright` puts them.
+
+  (y_min, x_min, y_max, x_max) in fractions of height and width, before and after.
+  """
+  low, high = boxes[:, :2], boxes[:, 2:]
+  if orientation >= 5:
+    low, high = low[:, ::-1], high[:, ::-1]
+  flipped = np.array([orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)])
+  return np.concatenate(
+    [np.where(flipped, 1 - high, low), np.where(flipped, 1 - low, high)], axis=1
+  )

@@ -7,7 +7,7 @@ from PIL import Image
 import pytest
 
 from byoljax.data.fields import Field
-from byoljax.data.sources import annotated, datasets
+from byoljax.data.sources import annotated, datasets, image_file
 from byoljax.data.sources.source import NoSplitError
 from byoljax.evals.detection import CROWD, DIFFICULT
 from byoljax.protocols import detect, found_boxes
@@ -73,6 +73,29 @@ def test_voc(tmp_path):
   assert test.fingerprint != train.fingerprint
 
 
+@pytest.mark.parametrize('orientation', [1, 5, 6, 7, 8])
+@pytest.mark.parametrize('stated', ['stored', 'upright'])
+def test_boxes_are_where_the_upright_image_shows_them(orientation, stated, tmp_path):
+  """Annotations are of the image as a camera stored it, or as it is seen: their size tells."""
+  pixels = np.zeros((20, 40, 3), np.uint8)
+  pixels[2:10, 24:32] = 255
+  seen = pixels if stated == 'stored' else image_file.upright(pixels, orientation)
+  (rows, columns), (height, width) = np.nonzero(seen[:, :, 0]), seen.shape[:2]
+  box = (columns.min() + 1, rows.min() + 1, columns.max() + 1, rows.max() + 1)
+  root, exif = tmp_path / 'VOC2012', Image.Exif()
+  size = f'<size><width>{width}</width><height>{height}</height></size>'
+  write_voc(root, {name: [('dog', box, 0)] for name in 'abc'}, size=size)
+  exif[274] = orientation
+  Image.fromarray(pixels).save(root / 'JPEGImages/a.jpg', exif=exif, quality=95)
+  data, boxes = annotated.from_voc(root, 'train').fetch(np.arange(1), ('image', 'boxes'))
+  image = image_file.decode(data[0])
+  sides = boxes[0][0, :4] * [*image.shape[:2], *image.shape[:2]]
+  top, left, bottom, right = np.round(sides).astype(int)
+  inside = np.zeros(image.shape[:2], bool)
+  inside[top:bottom, left:right] = True
+  np.testing.assert_array_equal(image.mean(-1) > 128, inside)
+
+
 def test_voc_2007_is_tested_on_its_test_list(tmp_path):
   write_voc(tmp_path)
   lists = tmp_path / 'ImageSets' / 'Main'
@@ -92,9 +115,9 @@ def test_voc_2007_is_tested_on_its_test_list(tmp_path):
   [
     ({'a': [('dog', (1, 1, 60, 20), 0)]}, {}, r'box from \(0, 0\) to \(60, 20\).* 40 x 20 pixels'),
     ({'a': [('dog', (9, 1, 5, 20), 0)]}, {}, r'a\.xml has a box from'),
-    ({'a': [('dog', (1, 'x', 5, 20), 0)]}, {}, r"says 'x': <bndbox><ymin> must be a number"),
+    ({'a': [('dog', (1, 'x', 5, 20), 0)]}, {}, r"'x', which is no number, in <bndbox><ymin>"),
     ({'a': [('', (1, 1, 5, 20), 0)]}, {}, 'an object without a name'),
-    ({'a': []}, {'size': ''}, 'lacks it: <size><height> must be a number'),
+    ({'a': []}, {'size': ''}, 'has nothing in <size><height>'),
     ({'a': [('dog', (1, 1, 5, 5), 0)], 'c': [('cow', (1, 1, 5, 5), 0)]}, {},
      "the class 'cow', which no training image has: classes are dog"),
     ({'a': [('<x', (1, 1, 5, 5), 0)]}, {}, r'a\.xml is no XML'),
@@ -114,7 +137,7 @@ def test_entities_and_other_layouts_are_refused(tmp_path):
   write_voc(tmp_path)
   bomb = '<!DOCTYPE a [<!ENTITY b "c">]><annotation/>'
   (tmp_path / 'Annotations' / 'a.xml').write_text(bomb)
-  with pytest.raises(ValueError, match='defines entities'):
+  with pytest.raises(ValueError, match='defines XML entities'):
     annotated.from_voc(tmp_path, 'train')
 
 

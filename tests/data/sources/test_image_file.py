@@ -186,6 +186,33 @@ def test_exif_orientation(orientation):
   assert image_file.decode(jpeg).shape[:2] == (height, width) == turned.shape[:2]
 
 
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_boxes_follow_the_rotation(orientation):
+  pixels = np.zeros((4, 8, 1))
+  pixels[1:2, 4:7] = 1
+  turned = image_file.upright(pixels, orientation)
+  box = image_file.upright_boxes(np.array([[1 / 4, 4 / 8, 2 / 4, 7 / 8]]), orientation)
+  top, left, bottom, right = (box[0] * [*turned.shape[:2], *turned.shape[:2]]).astype(int)
+  assert turned.sum() == turned[top:bottom, left:right].sum() == (bottom - top) * (right - left)
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
+def test_an_orientation_in_xmp_turns_nothing(kind):
+  """Nor would TensorFlow, which decodes such a file: every path sees the same picture."""
+  from PIL import PngImagePlugin
+
+  xmp = '<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+  text = PngImagePlugin.PngInfo()
+  text.add_itxt('XML:com.adobe.xmp', xmp)
+  how = {'pnginfo': text} if kind == 'PNG' else {'xmp': xmp.encode()}
+  data = encoded(random_pixels(), kind, **how)
+  with image_file.opened(data) as image:
+    assert image.getexif().get(274) == 6, 'Pillow would turn it'
+  assert image_file.inspect(data)[0] != image_file.PILLOW
+  assert image_file.inspect(data)[1:] == image_file.decode(data).shape[:2]
+  assert image_file.decode(data).shape == random_pixels().shape
+
+
 def test_bytes_that_are_no_image():
   jpeg = encoded(smooth(), 'JPEG')
   png = encoded(random_pixels(), 'PNG')
