@@ -43,5 +43,5 @@ def require_whole(spec: views.ViewSpec, name: str) -> None:
     changes = ', '.join(f'{field}={value}' for field, value in wrong.items())
     raise ValueError(
       f'{name} holds series, which are not cropped, mirrored or recolored: set {changes} in every '
-      'view, as the recipe next_step does.'
+      'view, as the recipe next_step does. (If they are gray images: save them as [N, H, W, 1].)'
     )

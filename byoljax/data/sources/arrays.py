@@ -1,13 +1,14 @@
 """Data sets that are arrays: an `.npz` file, or arrays already in memory. NumPy only.
 
 An `.npz` holds `x_train`, `y_train`, `x_test`, `y_test` and, for pretraining alone, `x_unlabelled`:
-images [N, H, W, C] or gray [N, H, W], uint8 or other numbers (`pixels` says which are black and
-white), labels whole numbers [N], -1 for none, or [N, C] with 1, 0 and -1 (does not count) where
-images have several labels each; every `y_` may be absent. Gray images, of one channel, are repeated
-to three when read, unless the field 'image' is asked for with one channel. Floats [N, T, C] or
-[N, T] are series of numbers, which `series` puts into gray images. A further field 'depth' is
-`depth_train`, `depth_test`, `depth_unlabelled`. A file written by `np.savez` is stored
-uncompressed, so its images are mapped from the file; what `np.savez_compressed` writes is loaded.
+images [N, H, W, C], uint8 or other numbers (`pixels` says which are black and white), or gray
+[N, H, W], uint8 or other whole numbers; labels, whole numbers [N], -1 for none, or [N, C] with 1, 0
+and -1 (does not count) where images have several labels each. Every `y_` may be absent. Gray
+images, of one channel, are repeated to three when read, unless the field 'image' is asked for with
+one channel. Floats [N, T, C] or [N, T] are series of numbers, which `series` puts into gray images.
+A further field 'depth' is `depth_train`, `depth_test`, `depth_unlabelled`. A file written by
+`np.savez` is stored uncompressed, so its images are mapped from the file; what
+`np.savez_compressed` writes is loaded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -123,7 +124,11 @@ def from_npz(
   names = members.get('class_names')
   class_names = () if names is None else tuple(str(n) for n in np.asarray(names).ravel())
   # Both splits count the classes of both, so that a test set without the last class agrees.
-  every = [(key, np.asarray(members[key])) for key in ('y_train', 'y_test') if key in members]
+  every = [
+    (y, check_labels(members[y], len(members.get(x, members[y])), file, y))
+    for x, y in _LABELS_OF.items()
+    if y in members
+  ]
   most = max((_classes(y, file, key) for key, y in every if y.size), default=0)
   if not class_names:
     _question([y for _, y in every], file)
@@ -191,6 +196,11 @@ def _make(
   if class_names and len(class_names) != num_classes:
     raise ValueError(
       f'{name} names {len(class_names)} classes but its labels need {num_classes}; name each one.'
+    )
+  if shape not in ((), (num_classes,)):
+    raise ValueError(
+      f'{name} has labels of {shape[0]} classes, but its other labels or class_names have '
+      f'{num_classes}: every image needs a number for each class.'
     )
   if not shape and int(y.max(initial=-1)) >= num_classes:
     raise ValueError(
@@ -301,7 +311,8 @@ def _check_images(images: Any, where: str, key: str, range_: str) -> np.ndarray:
   try:
     pixels.check_array(x, range_)
   except ValueError as error:
-    raise ValueError(f'{where}: {key} has {error}. Series are floats [N, T, C].') from error
+    hint = '. Series are floats [N, T, C].' if x.ndim in (2, 3) and not range_ else ''
+    raise ValueError(f'{where}: {key} has {error}{hint}') from error
   # One or three rows of pixels would be a strange image: these are channels.
   first = x.ndim == 4 and x.shape[1] in (1, 3) and (x.shape[2] == x.shape[3] or x.shape[3] > 16)
   if x.ndim in (3, 4) and not first:

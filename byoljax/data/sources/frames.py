@@ -116,4 +116,4 @@ def _pairs(files: Sequence[str], gap: int) -> tuple[np.ndarray, np.ndarray]:
 def _key(name: str) -> tuple:
   """Numbers in a name compare as numbers, the rest as text."""
   parts = re.split(r'(\d+)', os.path.splitext(name)[0])
-  return (*((part, 0) if i % 2 == 0 else ('', int(part)) for i, part in enumerate(parts)), name)
+  return tuple((part, 0) if i % 2 == 0 else ('', int(part)) for i, part in enumerate(parts)), name

@@ -210,12 +210,25 @@ def decode_numbers(data: bytes) -> np.ndarray:
     with opened(data) as image:
       _check_pages(image)
       check_size(image.height, image.width)
-      turned = orientation(image)
+      turned, most = orientation(image), _largest(image)
       pixels = np.asarray(image)
+      if most:
+        pixels = np.rint(pixels * (most / (255 if image.mode == 'L' else 65535))).astype(np.uint16)
   except Exception as error:  # As above.
     raise UnreadableImageError(_reason(error)) from error
   pixels = pixels[..., None] if pixels.ndim == 2 else pixels
   return np.ascontiguousarray(upright(pixels, turned))
+
+
+def _largest(image: Any) -> int:
+  """The white of a gray image of 2 or 4 bits, or as a PGM says, which Pillow makes its own; or 0.
+
+  The image is not loaded yet: Pillow forgets it then.
+  """
+  codec, _, _, raw = image.tile[0] if image.tile else ('', None, 0, '')
+  if codec.startswith('ppm') and raw[0] == 'L':
+    return int(raw[1])
+  return {'L;2': 3, 'L;4': 15}.get(raw, 0) if isinstance(raw, str) else 0
 
 
 def _reason(error: Exception) -> str:

@@ -82,8 +82,8 @@ def to_unit(found: Numbers, range_: str) -> np.ndarray:
     if black is None or white is None or not inside:
       raise UnreadableImageError(
         f'its numbers ({array.dtype}) go from {low:g} to {high:g}, and which of them are black and '
-        f'white is not known: name these two with --data.range={low:g},{high:g}, or take those of '
-        f'every image with --data.range={STRETCH}'
+        f'white is not known: name these two with --data.range={_ends(low, high)}, or take those '
+        f'of every image with --data.range={STRETCH}'
       )
     ends = black, white
   scaled = (array.astype(np.float64) - ends[0]) / (ends[1] - ends[0])
@@ -109,8 +109,12 @@ def check_array(images: np.ndarray, range_: str) -> None:
     return
   raise ValueError(
     f'type {images.dtype} and numbers from {low:g} to {high:g}, but images are uint8, uint16 or '
-    f'floats in [0, 1]; for others --data.range={low:g},{high:g} says which are black and white'
+    f'floats in [0, 1]; for others --data.range={_ends(low, high)} says which are black and white'
   )
+
+
+def _ends(low: float, high: float) -> str:
+  return f'{low:g},{high:g}' if low < high else 'BLACK,WHITE'
 
 
 def rows_to_unit(images: np.ndarray, range_: str) -> np.ndarray:

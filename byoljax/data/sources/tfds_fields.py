@@ -84,6 +84,10 @@ def value(field: Field, parsed: Mapping[str, Any]) -> np.ndarray:
   return rows
 
 
+class TooManyBoxesError(ValueError):
+  """An image has more boxes than its field has room for."""
+
+
 def _boxes(field: Field, parsed: Mapping[str, Any]) -> np.ndarray:
   corners = parsed[f'{field.name}/bbox']
   classes = parsed.get(f'{field.name}/label')
@@ -91,7 +95,12 @@ def _boxes(field: Field, parsed: Mapping[str, Any]) -> np.ndarray:
   made = np.zeros((rows, field.channels, 5), np.float32)
   made[..., 4] = -1
   for row in range(rows):
-    found = corners[row].numpy().reshape(-1, 4)[: field.channels]
+    found = corners[row].numpy().reshape(-1, 4)
+    if len(found) > field.channels:
+      raise TooManyBoxesError(
+        f'an image has {len(found)} boxes in {field.name}, more than the {field.channels} asked '
+        f'for: write {field.name}:boxes:{len(found)} or more.'
+      )
     made[row, : len(found), :4] = found
-    made[row, : len(found), 4] = 0 if classes is None else classes[row].numpy()[: len(found)]
+    made[row, : len(found), 4] = 0 if classes is None else classes[row].numpy()
   return made

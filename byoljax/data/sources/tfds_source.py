@@ -94,7 +94,7 @@ def from_tfds(
   @functools.cache
   def labels() -> np.ndarray | None:
     shape = (size, classes) if multi_label else (size,)
-    return _all_labels(label, directory, shape, fetch) if classes else None
+    return _all_labels((label, *label_keys), directory, shape, fetch) if classes else None
 
   height, width = image.shape[:2]
   return source.Source(
@@ -164,6 +164,8 @@ def _parse_each(
   whole = [example if example is not None else b'' for example in serialized]
   try:
     parsed = parse(whole)
+  except tfds_fields.TooManyBoxesError:
+    raise
   except Exception:  # TensorFlow raises what damage leads it to, and does not say which one it was.
     if len(whole) == 1:
       parsed = parse([b''])
@@ -215,10 +217,12 @@ def _marks(ragged: Any, classes: int) -> np.ndarray:
   return marks
 
 
-def _all_labels(name: str, directory: str, shape: tuple[int, ...], fetch: Any) -> np.ndarray:
-  """Labels of a whole split: one pass over its records, kept in the cache."""
+def _all_labels(
+  what: tuple[str, ...], directory: str, shape: tuple[int, ...], fetch: Any
+) -> np.ndarray:
+  """Labels of a whole split: one pass over its records, kept in the cache under `what` they are."""
   key = records.file_key(os.path.join(directory, 'dataset_info.json'))
-  cache = records.cache_path('labels', name, *shape, *key)
+  cache = records.cache_path('labels', *what, *shape, *key)
   known = records.load_cached(cache)
   if known is not None and known.shape == shape and known.dtype == np.int32:
     return known

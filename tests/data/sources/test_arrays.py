@@ -147,6 +147,30 @@ def test_edited_masks_are_other_data_where_they_are_read(tmp_path):
       'one size',
     ),
     ({'x_train': np.array([{}], object)}, 'train', 'plain arrays'),
+    (
+      {
+        'x_train': np.zeros((2, 4, 4), np.uint8),
+        'y_train': np.zeros((2, 5), int),
+        'class_names': np.array(list('abcdef')),
+      },
+      'train',
+      'labels of 5 classes, but .* class_names have 6',
+    ),
+    (
+      {
+        'x_train': np.zeros((2, 4, 4), np.uint8),
+        'y_train': np.array([0, 1]),
+        'x_test': np.zeros((2, 4, 4), np.uint8),
+        'y_test': np.array(['a', 'b']),
+      },
+      'train',
+      'y_test .*whole numbers',
+    ),
+    (
+      {'x_train': np.full((2, 4, 4, 3), 7.0)},
+      'train',
+      '--data.range=BLACK,WHITE says which are black and white$',
+    ),
   ],
 )
 def test_npz_errors(tmp_path, content, split, message):

@@ -65,6 +65,15 @@ def test_masks_beside_the_frames_are_those_of_the_first_one(tmp_path):
   assert [int(image_file.decode_numbers(mask).max()) for mask in masks] == [1, 0]
 
 
+def test_names_of_which_one_begins_another_are_in_order(tmp_path):
+  (tmp_path / 'a').mkdir()
+  for name in ('frame', 'frame1', 'frame10', 'frame2'):
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / 'a' / f'{name}.png')
+  source = frames.from_frames(tmp_path, 'train')
+  names = [source.locate(row).rpartition('/')[2] for row in range(source.size)]
+  assert names == ['frame.png', 'frame1.png', 'frame2.png']
+
+
 def test_what_is_no_folder_of_clips_is_refused(tmp_path):
   write(tmp_path, 'a/1.png', 'b/2.png')
   with pytest.raises(ValueError, match='no clip of 2 frames.*clip/00001.png'):

@@ -1,5 +1,7 @@
 """Image formats against independent decoders, and files that are no image."""
 
+import zlib
+
 import numpy as np
 from PIL import Image
 import pytest
@@ -184,6 +186,26 @@ def test_exif_orientation(orientation):
   kind, height, width = image_file.inspect(jpeg)
   assert kind == (image_file.JPEG if orientation == 1 else image_file.PILLOW)
   assert image_file.decode(jpeg).shape[:2] == (height, width) == turned.shape[:2]
+
+
+def test_masks_of_few_bits_keep_their_numbers():
+  """Pillow spreads them over the levels of 8 or 16 bits."""
+  for most, header in ((20, b'P5\n4 1\n20\n'), (255, b'P5\n4 1\n255\n')):
+    found = image_file.decode_numbers(header + bytes([0, 1, 2, 20]))
+    assert found.ravel().tolist() == [0, 1, 2, 20], most
+  deep = image_file.decode_numbers(b'P5\n2 1\n300\n' + np.array([7, 300], '>u2').tobytes())
+  assert deep.ravel().tolist() == [7, 300]
+
+  def chunk(kind, data):
+    whole = kind + data
+    return len(data).to_bytes(4, 'big') + whole + zlib.crc32(whole).to_bytes(4, 'big')
+
+  for bits, row in ((1, 0b01010000), (2, 0b00011011), (4, 0x2F)):
+    size = (2).to_bytes(4, 'big') + (1).to_bytes(4, 'big') + bytes([bits, 0, 0, 0, 0])
+    parts = (b'IHDR', size), (b'IDAT', zlib.compress(bytes([0, row]))), (b'IEND', b'')
+    data = b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*part) for part in parts)
+    expected = [row >> (8 - bits), (row >> (8 - 2 * bits)) % 2**bits]
+    assert image_file.decode_numbers(data).ravel().tolist() == expected, bits
 
 
 @pytest.mark.parametrize('orientation', range(1, 9))

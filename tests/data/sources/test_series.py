@@ -58,7 +58,7 @@ def test_one_channel_and_a_constant_one(tmp_path):
     ),
     ({'x_train': np.zeros((2, 0, 3))}, 'at least one step'),
     (
-      {'x_train': np.zeros((2, 5, 5, 3), int)},
+      {'x_train': np.zeros((2, 5, 3), int)},
       r'images are uint8, .* Series are floats \[N, T, C\]',
     ),
   ],

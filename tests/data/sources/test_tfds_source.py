@@ -124,9 +124,11 @@ def test_tfds_features_are_fields(tmp_path):
     (Field('depth_map', 'mask'), 'masks must be whole numbers'),
     (Field('objects', 'map'), 'cannot be of kind map'),
     (Field('objects', 'boxes'), 'at most'),
+    (Field('objects', 'boxes', 1), 'has 2 boxes in objects, more than the 1 .*objects:boxes:2'),
   ):
     with pytest.raises(ValueError, match=message):
-      tfds_source.from_tfds('scenes', 'train', data_dir=tmp_path, fields=[wrong])
+      made = tfds_source.from_tfds('scenes', 'train', data_dir=tmp_path, fields=[wrong])
+      made.read(np.arange(5), (wrong.name,))
 
 
 @pytest.fixture(scope='module')
@@ -205,6 +207,18 @@ def test_tfds_with_several_labels_per_image(tmp_path):
   np.testing.assert_array_equal(
     np.concatenate([batch['label'][batch['valid']] for batch in batches]), due
   )
+
+
+def test_labels_of_two_features_are_kept_apart(tmp_path):
+  (tmp_path / 'dataset_info.json').write_text('{}')
+  for key, own in (('label', [7, 9]), ('coarse_label', [1, 2]), ('label', [7, 9])):
+
+    def fetch(rows, names, own=own):
+      assert names == ('image', 'label')
+      return np.full(len(rows), b'image', object), np.array(own, np.int32)[rows]
+
+    found = tfds_source._all_labels((f'{tmp_path}:train', key), str(tmp_path), (2,), fetch)
+    assert found.tolist() == own
 
 
 def test_tfds_errors(tfds_root):
