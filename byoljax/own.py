@@ -17,7 +17,8 @@ from typing import Any
 
 # What this process was given: path -> object.
 _GIVEN: dict[str, Any] = {}
-# Fields that linen gives every module, and what a path has for arguments that are no literals.
+# Fields that linen gives every module, and what a path has for arguments that are no literals; of
+# other objects that are made in the same way, '(...2)', '(...3)'.
 _LINEN, _UNKNOWN = ('parent', 'name'), '(...)'
 
 
@@ -38,17 +39,33 @@ def give(thing: Any) -> str:
     >>> give(dataclasses.dataclass)
     'dataclasses:dataclass'
   """
-  arguments: Mapping[str, Any] = {}
-  named = thing
+  named, arguments = thing, ''
   if isinstance(thing, functools.partial):
-    named, arguments = thing.func, thing.keywords
+    named, arguments = thing.func, _UNKNOWN if thing.args else _written(thing.keywords)
   elif not inspect.isclass(thing) and dataclasses.is_dataclass(thing):
-    named, arguments = type(thing), _changed(thing)
+    named, arguments = type(thing), _written(_changed(thing))
   elif not hasattr(thing, '__qualname__'):
-    named = type(thing)
-  path = f'{named.__module__}:{named.__qualname__}' + _written(arguments)
+    named, arguments = type(thing), _UNKNOWN
+  path, number = f'{named.__module__}:{named.__qualname__}{arguments}', 1
+  while arguments == _UNKNOWN and _is_another(_GIVEN.get(path), thing):
+    number += 1
+    path = f'{named.__module__}:{named.__qualname__}(...{number})'
   _GIVEN[path] = thing
   return path
+
+
+def _is_another(there: Any, thing: Any) -> bool:
+  """Whether two objects of one class, or partials of one function, have other arguments.
+
+  An instance of any other class takes the place of the one before: a cell of a notebook that runs
+  again makes a new one.
+  """
+  if isinstance(there, functools.partial) and isinstance(thing, functools.partial):
+    there, thing = (there.args, there.keywords), (thing.args, thing.keywords)
+  elif type(there) is not type(thing) or not dataclasses.is_dataclass(thing):
+    return False
+  # Arrays, which have no one answer, look alike.
+  return not _equal(there, thing) and repr(there) != repr(thing)
 
 
 def _changed(instance: Any) -> dict[str, Any]:
@@ -107,7 +124,7 @@ def find(kind: str, path: str) -> Any:
   made = _imported(kind, path, module_name, name)
   if not opened:
     return made
-  if arguments == _UNKNOWN:
+  if arguments.startswith(_UNKNOWN[:-1]):
     raise ValueError(
       f"the {kind} '{path}' was made with arguments that cannot be written down: make it again and "
       'give it to byoljax from Python.'

@@ -56,7 +56,16 @@ def test_partials_and_arguments_that_are_no_literals():
   assert own.give(functools.partial(factory, bn_groups=2)).endswith(':factory(bn_groups=2)')
   path = own.give(Mine(weights=jnp.ones(2)))
   assert path.endswith(':Mine(...)') and own.find('encoder', path).weights.shape == (2,)
+  assert own.give(Mine(weights=jnp.ones(2))) == path, 'a cell that runs again'
+  other = Mine(weights=jnp.zeros(2))
+  assert own.give(other) == path.replace('(...)', '(...2)')
+  assert own.find('encoder', own.give(other)) is other and own.find('encoder', path) is not other
+  third, fourth = (functools.partial(factory, axis) for axis in 'ab')
+  assert own.give(third).endswith(':factory(...)')
+  assert own.give(fourth).endswith(':factory(...2)') and own.give(third).endswith('(...)')
   own._GIVEN.clear()
+  with pytest.raises(ValueError, match='arguments that cannot be written down'):
+    own.find('encoder', path.replace('(...)', '(...2)'))
   with pytest.raises(ValueError, match='arguments that cannot be written down'):
     own.find('encoder', path)
 

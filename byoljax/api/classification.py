@@ -66,8 +66,8 @@ class SavedClassifier:
 
     Args:
       images: a folder, a file, an `.npz`; or an array, a list of files or a data set, as for
-        `byoljax.pretrain`, of any size: the shorter side is resized to the encoder's and its center
-        taken, as in training.
+        `byoljax.pretrain`, of any size: the center square of 7/8 of the shorter side is resized to
+        the encoder's size, as in evaluations; images of that size stay as they are.
 
     Raises:
       ConfigError: a ValueError of one sentence: no such images.
@@ -218,11 +218,9 @@ def _of_files(
   if photos.is_dir():
     data_lib.require_outside(home, photos)
   if isinstance(labels, Mapping):
-    return (
-      config.data.dir,
-      home,
-      open_images(config, home, dict(labels), range_=given.encoder.preprocessing.range),
-    )
+    named = {os.fspath(file): _name(each) for file, each in labels.items() if not _is_none(each)}
+    range_ = given.encoder.preprocessing.range
+    return config.data.dir, home, open_images(config, home, named, range_=range_)
   if labels is not None and not isinstance(labels, str | os.PathLike):
     raise ConfigError(
       "labels of a folder are a table, a folder of class folders, or {'holiday.jpg': 'beach'}."
@@ -240,7 +238,7 @@ def _of_objects(images: Any, labels: Any, test: Any, test_labels: Any) -> Partly
   if labels is None or _are_numbers(labels):
     test_labels = _whole_numbers(test_labels)
   else:
-    names = tuple(sorted({str(name) for name in labels if not _is_none(name)}))
+    names = tuple(sorted({_name(name) for name in labels if not _is_none(name)}))
     labels = _numbers(labels, names)
     if test_labels is not None:
       test_labels = _numbers(test_labels, names)
@@ -294,15 +292,19 @@ def _is_whole(label: Any) -> bool:
 
 
 def _numbers(labels: Sequence[Any], names: tuple[str, ...]) -> np.ndarray:
-  unknown = [name for name in labels if not _is_none(name) and str(name) not in names]
+  unknown = [name for name in labels if not _is_none(name) and _name(name) not in names]
   if unknown:
     raise ConfigError(f"the test images' class '{unknown[0]}' is none of the labelled images'.")
   place = {name: at for at, name in enumerate(names)}
-  return np.array([-1 if _is_none(name) else place[str(name)] for name in labels], np.int32)
+  return np.array([-1 if _is_none(name) else place[_name(name)] for name in labels], np.int32)
+
+
+def _name(label: Any) -> str:
+  return label.decode(errors='replace') if isinstance(label, bytes) else str(label)
 
 
 def _is_none(name: Any) -> bool:
-  """Whether this is no label: '' or None, or NaN, as pandas has it."""
-  if isinstance(name, str):
+  """Whether this is no label: '', None or -1, or NaN, as pandas has it."""
+  if isinstance(name, str | bytes):
     return not name
-  return name is None or str(name) in ('nan', '<NA>')
+  return name is None or str(name) in ('nan', '<NA>', '-1', '-1.0')

@@ -10,10 +10,11 @@ import pytest
 
 import byoljax
 from byoljax import cli
+from byoljax import config as config_lib
 from byoljax.api import classification
 from byoljax.config import ConfigError
 from byoljax.encoders import classifier
-from byoljax.tasks import export
+from byoljax.tasks import classify, export
 
 QUICK = {'classify.lambdas': (0.1, 1.0), 'classify.k': (1, 5)}
 
@@ -100,9 +101,27 @@ def test_files_of_any_size(made, tmp_path):
 
 
 def test_missing_labels_are_no_class(arrays):
-  labels = np.array(['a', 'b', np.nan, None, ''] * 16, object)
-  made = classification._of_objects(arrays['x_train'], labels, None, None)
-  assert made.train.class_names == ('a', 'b') and made.rest.size == 48
+  for missing in ([np.nan, None, ''], [-1, np.int64(-1), np.float64(-1)], [b'', -1, None]):
+    labels = np.array(['a', b'b', *missing] * 16, object)
+    made = classification._of_objects(arrays['x_train'], labels, None, None)
+    assert made.train.class_names == ('a', 'b') and made.rest.size == 48
+
+
+def test_files_may_be_paths_and_their_classes_numbers(untrained, tmp_path):
+  for number in range(5):
+    pixels = np.full((12, 12, 3), 40 * number, np.uint8)
+    Image.fromarray(pixels).save(tmp_path / f'{number}.png')
+  config = config_lib.load(f'{cli.recipes_directory()}/classify.py', [])
+  config = config.copy_and_resolve_references()
+  labels = {tmp_path / '0.png': 0, '1.png': 1, '2.png': -1, '3.png': None, '4.png': b'1'}
+  given = classify.Given(byoljax.load(untrained), 12, None, {})
+  _, _, made = classification._of_files(config, tmp_path, labels, given, tmp_path.parent / 'home')
+  assert made.train.class_names == ('0', '1') and made.train.size == 3 and made.rest.size == 2
+
+
+def test_one_image_is_no_set_of_gray_ones(made):
+  with pytest.raises(ConfigError, match=r'of one image, give image\[None\]'):
+    made.predict(np.zeros((40, 50, 3), np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -315,11 +315,13 @@ def _check_images(images: Any, where: str, key: str, range_: str) -> np.ndarray:
     raise ValueError(f'{where}: {key} has {error}{hint}') from error
   # One or three rows of pixels would be a strange image: these are channels.
   first = x.ndim == 4 and x.shape[1] in (1, 3) and (x.shape[2] == x.shape[3] or x.shape[3] > 16)
-  if x.ndim in (3, 4) and not first:
+  single = x.ndim == 3 and x.shape[2] in (3, 4) and min(x.shape[:2]) > 4
+  if x.ndim in (3, 4) and not first and not single:
     if x.size:
       return x
-    raise ValueError(f'{where}: {key} is empty: its shape is {list(x.shape)}.')
+    raise ValueError(f'{where}: {key} has shape {list(x.shape)}, no image.')
   hint = '; the channels come first here, so transpose with (0, 2, 3, 1)' if first else ''
+  hint = '; of one image, give image[None]' if single else hint
   raise ValueError(
     f'{where}: {key} has shape {list(x.shape)}, but images must be [N, H, W, C] or [N, H, W]{hint}.'
   )

@@ -24,6 +24,7 @@ from byoljax.data.sources import (
   frames,
   given,
   hub_data,
+  image_file,
   joined,
   layouts,
   listed,
@@ -156,6 +157,8 @@ def _open(
     return read(directory, split, unreadable=log, range_=range_)
   if known.kind == 'npz':
     return arrays.from_npz(directory, split, fields, range_)
+  if known.kind in ('shapes', 'sprites'):
+    _require_cache(name, directory)
   if known.kind == 'shapes':
     if fields:
       raise ValueError(f'shapes has no field {fields[0].name!r}, only images and labels.')
@@ -206,6 +209,18 @@ def _own(name: str, split: str) -> source.Source:
   if images is None:
     raise source.NoSplitError(f'{name} has no {split} split.')
   return objects.as_source(images, name=f'{name.rpartition(":")[2]}:{split}')
+
+
+def _require_cache(name: str, directory: str) -> None:
+  """Raises ValueError where the cache of a built-in set would lie among images: those are meant."""
+  place = os.path.expanduser(directory)
+  names = (name for _, _, names in os.walk(place) for name in names) if directory else ()
+  if os.path.isfile(place) or any(name.lower().endswith(image_file.SUFFIXES) for name in names):
+    kind = 'npz' if place.endswith('.npz') else 'folder'
+    raise ValueError(
+      f"data.dir='{directory}' holds images, but data.name={name} is a built-in set, which would "
+      f'be kept there: add --data.name={kind}.'
+    )
 
 
 def _shapes(split: str, directory: str) -> source.Source:

@@ -102,7 +102,7 @@ def test_edited_masks_are_other_data_where_they_are_read(tmp_path):
     ({'x_train': np.zeros((2, 4, 4, 3), np.int32)}, 'train', 'type int32'),
     ({'x_train': np.zeros((2, 4), np.uint8)}, 'train', r'shape \[2, 4\]'),
     ({'x_train': np.zeros((2, 3, 4, 4), np.uint8)}, 'train', r'transpose with \(0, 2, 3, 1\)'),
-    ({'x_train': np.zeros((0, 4, 4, 3), np.uint8)}, 'train', 'is empty'),
+    ({'x_train': np.zeros((0, 4, 4, 3), np.uint8)}, 'train', 'no image'),
     (
       {'x_train': np.zeros((2, 4, 4), np.uint8), 'y_train': np.zeros(3, int)},
       'train',

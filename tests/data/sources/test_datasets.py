@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 
+import numpy as np
+from PIL import Image
 import pytest
 
 from byoljax.data.sources import (
@@ -27,6 +29,19 @@ def test_load_errors(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize('name', ['shapes', 'sprites'])
+def test_a_built_in_set_is_not_kept_among_images(name, tmp_path):
+  """Who names a folder of photographs alone means these."""
+  photos = tmp_path / 'photos' / 'cats'
+  photos.mkdir(parents=True)
+  Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(photos / 'a.JPG', 'JPEG')
+  (tmp_path / 'set.npz').touch()
+  for place, kind in (('photos', 'folder'), ('set.npz', 'npz')):
+    with pytest.raises(ValueError, match=f'holds images, .* add --data.name={kind}'):
+      datasets.load(name, 'train', data_dir=tmp_path / place)
+  assert [path.name for path in (tmp_path / 'photos').iterdir()] == ['cats']
+
+
 def test_importing_tensorflow_is_silent():
   environment = {k: v for k, v in os.environ.items() if k != 'TF_CPP_MIN_LOG_LEVEL'}
   code = (

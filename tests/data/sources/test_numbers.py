@@ -296,7 +296,7 @@ class TestFromPython:
     assert batch['image'].dtype == np.float32 and batch['valid'].all()
 
   def test_npz_of_floats_and_integers(self):
-    with pytest.raises(ValueError, match=r'type int16 and numbers from -5 to -5.*--data.range=BLACK,WHITE'):
+    with pytest.raises(ValueError, match='int16 and numbers from -5 to -5.*--data.range=BLACK,'):
       arrays.from_arrays(np.full((2, 4, 4, 3), -5, np.int16))
     made = arrays.from_arrays(np.full((2, 4, 4, 3), -5, np.int16), range_='-10,10')
     (read,) = made.read(np.array([1]), ('image',))
