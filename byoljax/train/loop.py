@@ -292,7 +292,7 @@ def train(
       )
     state, start = restore(run, checkpoints)
     # Only the first process reads and opens what it writes to.
-    with hosts.raising_together(ConfigError, f"another process cannot write to '{workdir}'."):
+    with hosts.raising_together(ConfigError, f"another process failed to open '{workdir}'."):
       record = closing.enter_context(Record(run, workdir, cadence, start, must_be_finite))
     periods = (run.log_every, cadence.evaluate, cadence.save)
 
