@@ -21,6 +21,11 @@ from byoljax.data.sources.items import LABEL_NAMES
 from byoljax.data.sources.label_values import read_label
 
 LABEL_SUFFIXES = ('.json', '.cls')  # The last one that is there is taken.
+# What is raised about a damaged file: the last three by damaged versions and names in a zip.
+_DAMAGED = (
+  *(OSError, EOFError, tarfile.TarError, zipfile.BadZipFile),
+  *(NotImplementedError, UnicodeDecodeError, IndexError),
+)
 _NONE = 'None'  # what WebDataset writes into a `.cls` for no label
 _MAIN = ('jpg', 'jpeg', 'webp', 'png')  # The first one that is there is an example's image.
 _LOCAL_HEADER = 30  # bytes of a zip's header before a member's name; its last four are lengths
@@ -66,7 +71,7 @@ def from_archive(path: str) -> Shard:
   """
   try:
     spans = list(_zip_members(path) if path.lower().endswith('.zip') else _tar_members(path))
-  except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+  except _DAMAGED as error:
     raise ValueError(f'{path} cannot be read as an archive: {error}.') from error
   images = [span for span in spans if _is_image(span.name)]
   beside = set() if path.lower().endswith('.zip') else _beside([span.name for span in spans])

@@ -11,6 +11,7 @@ unique. An empty class is none, and so is -1.
 """
 
 from collections.abc import Mapping, Sequence
+import csv
 import os
 import pathlib
 
@@ -27,10 +28,9 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
     ValueError: it cannot be read, has no such columns, or gives a file two classes.
   """
   try:
-    text = pathlib.Path(os.path.expanduser(path)).read_text(encoding='utf-8-sig')
-  except (OSError, UnicodeDecodeError) as error:
+    rows = listed.csv_rows(pathlib.Path(os.path.expanduser(path)).read_text(encoding='utf-8-sig'))
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise ValueError(f"'{path}' cannot be read as a table of labels: {error}.") from error
-  rows = listed.csv_rows(text)
   if not rows or len(rows[0]) < 2:
     raise ValueError(
       f"'{path}' is no table of labels: it needs two columns, a file and its class, as in "

@@ -2,9 +2,18 @@
 
 from collections.abc import Collection
 import os
+import tokenize
 import zipfile
+import zlib
 
 import numpy as np
+
+# What zipfile and NumPy raise about a damaged file. RuntimeError: encrypted, or compressed in a way
+# that is not known.
+_DAMAGED = (
+  *(OSError, ValueError, EOFError, SyntaxError, RuntimeError),
+  *(tokenize.TokenError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def read(file: str, wanted: Collection[str]) -> tuple[dict[str, np.ndarray], dict[str, int]]:
@@ -23,8 +32,9 @@ def read(file: str, wanted: Collection[str]) -> tuple[dict[str, np.ndarray], dic
         if key in wanted:
           members[key] = _map(file, info) if _is_stored(info) else _load(file, key)
           checksums[key] = info.CRC
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-    raise ValueError(f'{file} cannot be read as an .npz of plain arrays: {error}.') from error
+  except _DAMAGED as error:
+    what = str(error) or 'it ends too early'  # An EOFError may say nothing.
+    raise ValueError(f'{file} cannot be read as an .npz of plain arrays: {what}.') from error
   return members, checksums
 
 

@@ -43,6 +43,13 @@ def test_what_is_no_table(text, sentence, tmp_path):
     label_table.read_labels(tmp_path / 'nowhere.csv')
 
 
+def test_a_cell_without_an_end_is_a_sentence(tmp_path):
+  with pytest.raises(
+    ValueError, match='labels.csv. cannot be read as a table of labels: field larger'
+  ):
+    read(tmp_path, 'a.jpg,"cat' + 'x\n' * 100_000)
+
+
 def test_files_are_found_by_path_name_or_folder(tmp_path):
   root = tmp_path / 'photos'
   for name in ('deep/b.jpg', 'b.jpg', 'photos/deep/b.jpg', str(root / 'deep' / 'b.jpg'),

@@ -193,6 +193,20 @@ def test_damaged_bytes_are_an_unreadable_image_and_not_an_end(tmp_path):
   assert read(path) == {'a.png': (b'', None), 'b.png': (png(2), None)}
 
 
+@pytest.mark.parametrize('damage', [{6: 99}, {46: 0x8A, 9: 8}])
+def test_a_damaged_list_of_a_zip_is_a_sentence(tmp_path, damage):
+  """The version that is needed, and a name that is no UTF-8, in the list at the end."""
+  path = tmp_path / 'a.zip'
+  write_zip(path, {'a.png': png(1)})
+  raw = bytearray(path.read_bytes())
+  start = raw.find(b'PK\x01\x02')
+  for place, value in damage.items():
+    raw[start + place] = value
+  path.write_bytes(raw)
+  with pytest.raises(ValueError, match='a.zip cannot be read as an archive'):
+    read(path)
+
+
 @pytest.mark.parametrize(
   ('name', 'sentence'),
   [
