@@ -6,7 +6,7 @@ Pillow's; a file's path or its bytes. PyTorch and Pillow's callers are not impor
 are known by what they can do.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import io
 import os
 from typing import Any
@@ -90,6 +90,18 @@ def pixels_of(image: Any) -> np.ndarray:
   Raises:
     ValueError: it is none of those that the module names.
   """
+  array = array_of(image)
+  if array.dtype == np.uint16:  # However dark: a single image does not tell its set's range.
+    return pixels.rows_to_unit(array, pixels.FILE)
+  return checked_numbers(array, 'an image')
+
+
+def array_of(image: Any) -> np.ndarray:
+  """An image [H, W, C] of the numbers that it has.
+
+  Raises:
+    ValueError: it is none of those that the module names.
+  """
   file = file_of(image)
   if file is not None:
     return image_file.decode(file)
@@ -112,33 +124,49 @@ def pixels_of(image: Any) -> np.ndarray:
       f'an image has shape {list(array.shape)}: the channels come first here, so transpose it with '
       '(1, 2, 0).'
     )
-  return checked_numbers(array, 'an image')
+  return array
 
 
 def checked_numbers(images: np.ndarray, what: str) -> np.ndarray:
+  """`checked_alike` of images in one array."""
+  return checked_alike([images], what)[0]
+
+
+def checked_alike(images: Sequence[np.ndarray], what: str) -> list[np.ndarray]:
   """Images as uint8, or as float32 in [0, 1]: uint16 as a share of 65,535, and most floats.
 
-  Floats that are 255ths, and whole numbers of 32 bits and more that are 0 to 255, become bytes.
+  Floats that are 255ths, and whole numbers of 32 bits and more that are 0 to 255, become bytes. All
+  images of a type decide together: a white one among floats is one of floats.
 
   Raises:
     ValueError: they are something else; `what` begins the sentence.
   """
-  if images.dtype == np.uint8:
-    return images
-  kind = images.dtype.kind
-  low, high = (float(images.min()), float(images.max())) if images.size else (0.0, 0.0)
-  if kind == 'f' and low >= 0 and high <= 1:
-    levels = np.round(images * 255)
-    is_bytes = bool(np.all(np.abs(images * 255 - levels) < _OF_A_LEVEL))
-    return levels.astype(np.uint8) if is_bytes else images.astype(np.float32, copy=False)
-  if images.dtype == np.uint16 and high > 255:
-    return pixels.rows_to_unit(images, pixels.FILE)
-  if kind in 'iu' and images.dtype.itemsize > 2 and low >= 0 and high <= 255:
-    return images.astype(np.uint8)
+  types = {image.dtype for image in images}
+  if len(types) > 1:
+    made = {t: iter(checked_alike([x for x in images if x.dtype == t], what)) for t in types}
+    return [next(made[image.dtype]) for image in images]
+  dtype, filled = images[0].dtype, [image for image in images if image.size]
+  if dtype == np.uint8:
+    return list(images)
+  low = float(np.min([image.min() for image in filled])) if filled else 0.0
+  high = float(np.max([image.max() for image in filled])) if filled else 0.0
+  if dtype.kind == 'f' and low >= 0 and high <= 1:
+    if all(_are_bytes(image) for image in images):
+      return [np.round(image * 255).astype(np.uint8) for image in images]
+    return [image.astype(np.float32, copy=False) for image in images]
+  if dtype == np.uint16 and high > 255:
+    return [pixels.rows_to_unit(image, pixels.FILE) for image in images]
+  if dtype.kind in 'iu' and dtype.itemsize > 2 and low >= 0 and high <= 255:
+    return [image.astype(np.uint8) for image in images]
   raise ValueError(
-    f'{what} has type {images.dtype} and numbers from {low:g} to {high:g}: images are uint8, 0 to '
-    '255, uint16 beyond that, or floats in [0, 1], before any normalization.'
+    f'{what} has type {dtype} and numbers from {low:g} to {high:g}: images are uint8, 0 to 255, '
+    'uint16 beyond that, or floats in [0, 1], before any normalization.'
   )
+
+
+def _are_bytes(image: np.ndarray) -> bool:
+  levels = image * 255
+  return bool(np.all(np.abs(levels - np.round(levels)) < _OF_A_LEVEL))
 
 
 def as_file(image: Any) -> bytes:

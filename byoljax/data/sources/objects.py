@@ -148,9 +148,10 @@ def _from_sequence(data: Any, labels: Any, name: str) -> Source:
   # Its names of classes are those of the labels that it tells.
   named = data if told is None or np.array_equal(told, known) else None
   if file is None:
-    pixels = [items.pixels_of(image) for image, _ in read]
-    if len({image.shape for image in pixels}) == 1:
-      return _named(arrays.from_arrays(np.stack(pixels), known, name=name), named)
+    made = items.checked_alike([items.array_of(image) for image, _ in read], name)
+    if len({(image.shape, image.dtype) for image in made}) == 1:
+      return _named(arrays.from_arrays(np.stack(made), known, name=name), named)
+    read = [(image, None) for image in made]
   files = [items.as_file(image) for image, _ in read]
   return _named(_of_files(files.__getitem__, count, known, name), named)
 

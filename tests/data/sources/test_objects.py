@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byoljax.data.sources import datasets, given, objects
+from byoljax.data.sources import datasets, given, objects, pixels
 from byoljax.data.sources.source import NoSplitError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
@@ -139,6 +139,32 @@ def test_images_of_several_sizes_are_files(tmp_path):
     read = source.read(np.array([1]), ('image', 'label'))
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(read[0][0]))), images[1])
     assert read[1] == [0]
+
+
+def test_images_of_one_type_decide_together_what_their_numbers_mean(monkeypatch):
+  """As they do in one array: white among floats, dark among 16 bits."""
+  floats = np.random.default_rng(0).random((3, 8, 8, 3), np.float32)
+  floats[1] = 1
+  deep = np.stack([np.full((8, 8, 3), value, np.uint16) for value in (3000, 200, 65535)])
+  for images in (floats, deep):
+    array, found = objects.as_source(images), objects.as_source(list(images))
+    assert found.field('image') == array.field('image') and found.field('image').dtype == 'float32'
+    np.testing.assert_array_equal(found.read(np.arange(3))[0], array.read(np.arange(3))[0])
+  monkeypatch.setattr(objects.memory, 'room', lambda: 100)
+  lazy = objects.as_source(list(deep[::-1]))
+  (files,) = lazy.read(np.array([1]), ('image',))
+  # One rounding to float32, relative.
+  expected = pytest.approx(200 / 65535, rel=2**-24)
+  assert pixels.decode(files[0], lazy.field('image'))[0, 0, 0] == expected
+
+
+def test_images_of_several_types_are_files_of_one_range():
+  floats = np.random.default_rng(0).random((8, 8, 3), np.float32)
+  found = objects.as_source([IMAGES[0], floats, IMAGES[2] / 255])
+  (files,) = found.read(np.arange(3), ('image',))
+  for file, expected in zip(files, (IMAGES[0] / 255, floats, IMAGES[2] / 255), strict=True):
+    image = pixels.decode(file, found.field('image'))
+    np.testing.assert_allclose(image, expected, rtol=0, atol=2**-24)  # one rounding to float32
 
 
 def test_what_does_not_fit_is_read_when_it_is_needed(monkeypatch):
