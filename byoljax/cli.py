@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from byoljax import flags, main, tasks
 from byoljax.config import ConfigError, expanded, recipes_directory
-from byoljax.suggest import did_you_mean
+from byoljax.suggest import did_you_mean, unknown
 from byoljax.tasks.command import RECIPE, Argument, Command
 from byoljax.version import __version__
 from byoljax.workdir import activity
@@ -89,15 +89,19 @@ def parse(arguments: Sequence[str]) -> Parsed:
     ConfigError: no such command or recipe, an unknown flag, a field without a value.
   """
   name, recipe_options, rest = _split_name(arguments)
-  options, rest = parser().parse_known_args([*name, *rest])
+  made, fields = parser(), list[str]()
+  if name and not name[0].startswith('-'):
+    if name[0] not in COMMANDS:
+      raise ConfigError(unknown('command', name[0], COMMANDS))
+    if _has_fields(COMMANDS[name[0]]):
+      fields, rest = _set_apart(rest, made.of(name[0]).flags())
+  options, rest = made.parse_known_args([*name, *rest])
   command = COMMANDS[options.command]
-  overrides: flags.Overrides = []
+  overrides, _ = flags.split_overrides(_prefixed(fields))
   if command.recipe:
     options.config = own_recipe(command, recipe_options)
   elif RECIPE in command.arguments:
     options.config = locate(options.recipe)
-  if 'config' in options:
-    overrides, rest = flags.split_overrides(_prefixed(rest))
   if rest:
     raise ConfigError(f"unknown argument '{rest[0]}'; see byoljax {command.name} --help.")
   if command.field:
@@ -121,6 +125,24 @@ def _split_name(arguments: Sequence[str]) -> tuple[list[str], str, list[str]]:
       f"'byoljax {name} byol:{options}'."
     )
   return [name], options, rest
+
+
+def _has_fields(command: Command) -> bool:
+  """Whether fields of a configuration are options of a command."""
+  return bool(command.recipe) or RECIPE in command.arguments
+
+
+def _set_apart(rest: Sequence[str], known: Sequence[str]) -> tuple[list[str], list[str]]:
+  """Fields and their values, and the rest: argparse would take '--field value' for a RUN, say."""
+  fields: list[str] = []
+  others: list[str] = []
+  open_field = False
+  for text in rest:
+    option = text.startswith('--') and text != '--'
+    is_field = option and text.partition('=')[0] not in known
+    (fields if is_field or (open_field and not option) else others).append(text)
+    open_field = is_field and '=' not in text
+  return fields, others
 
 
 def _prefixed(rest: Sequence[str]) -> list[str]:
@@ -227,12 +249,13 @@ def parser() -> flags.Parser:
   made.add_argument('--version', action='version', version=f'byoljax {__version__}')
   commands = made.add_subparsers(dest='command', required=True, metavar='COMMAND')
   for command in COMMANDS.values():
-    fields = command.recipe or RECIPE in command.arguments
     sub = commands.add_parser(
       command.name,
       help=command.help,
       description=f'{command.help[0].upper()}{command.help[1:]}.',
-      epilog='Any field of the configuration is an option: --name=value.' if fields else None,
+      epilog='Any field of the configuration is an option: --name=value.'
+      if _has_fields(command)
+      else None,
     )
     for argument in command.arguments:
       _add_argument(sub, argument)

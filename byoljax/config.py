@@ -132,7 +132,7 @@ def load(spec: str, overrides: Sequence[tuple[str, str]] = ()) -> Config:
       the wrong type.
   """
   path_text, _, arg = spec.partition(':')
-  path = pathlib.Path(path_text)
+  path = expanded(path_text)
   if not path.is_file():
     recipes = sorted(str(p) for p in path.parent.glob('*.py') if p.stem != 'base')
     hint = suggest.did_you_mean(path, recipes) or f'; recipes there: {", ".join(recipes) or "none"}'

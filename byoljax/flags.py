@@ -28,6 +28,16 @@ class Parser(argparse.ArgumentParser):
     """Raises what `argparse` has to say."""
     raise ConfigError(f'{message}; see {self.prog} --help.')
 
+  def flags(self) -> list[str]:
+    """What may be given by name: '--workdir', ..."""
+    return [name for action in self._actions for name in action.option_strings]
+
+  def of(self, command: str) -> 'Parser':
+    """The parser of a command."""
+    assert self._subparsers is not None
+    (commands,) = self._subparsers._group_actions
+    return commands.choices[command]  # type: ignore[index, return-value]
+
   def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
     """Parses arguments of which none may be left over.
 

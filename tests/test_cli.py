@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 from byoljax import cli
+from byoljax.config import ConfigError
 from tests.paths import ROOT
 
 
@@ -53,7 +54,8 @@ def test_arguments_become_fields(capsys):
     (['pretrain', 'boyl'], "did you mean 'byol'"),
     (['pretrain', 'mine.py'], 'no configuration file'),
     (['pretrain'], 'required: RECIPE'),
-    (['pretrian', 'byol'], "invalid choice: 'pretrian'"),
+    (['pretrian', 'byol'], "unknown command 'pretrian'"),
+    (['pretrian', 'byol'], "did you mean 'pretrain'"),
     ([], 'required: COMMAND'),
     (['pretrain', 'byol', '--train.bach_size=3'], 'train.batch_size'),
     (['pretrain', 'byol', 'more'], "unknown argument 'more'"),
@@ -72,6 +74,20 @@ def test_mistakes_are_one_sentence(arguments, sentence, capsys, monkeypatch, tmp
   assert status == 2 and not out
   assert err.startswith('error: ') and sentence in err
   assert not list(tmp_path.iterdir())
+
+
+def test_options_may_stand_before_what_a_command_is_about():
+  for arguments in (
+    ['pretrain', '--train.length', '5 epochs', '--workdir', 'there', 'byol'],
+    ['pretrain', '--print_config', '--config.train.length', '5 epochs', 'byol', '--workdir=there'],
+  ):
+    parsed = cli.parse(arguments)
+    assert parsed.options.recipe == 'byol' and parsed.options.workdir == 'there'
+    assert parsed.overrides == [('train.length', '5 epochs')]
+  parsed = cli.parse(['linear', '--network', 'target', 'some/run'])
+  assert parsed.overrides == [('pretrained', 'some/run'), ('network', 'target')]
+  with pytest.raises(ConfigError, match='--config.seed has no value'):
+    cli.parse(['pretrain', 'byol', '--seed', '--print_config'])
 
 
 @pytest.mark.parametrize('shell', ['bash', 'zsh'])
