@@ -2,7 +2,8 @@
 
 `config.json` has, beside what other libraries read in it, the entry
 
-    "byoljax": {"encoder": as in config.encoder, "mean", "std", "image_size", "range", "version"}
+    "byoljax": {"encoder": as in config.encoder, "tap", "mean", "std", "image_size", "range",
+                "version"}
 
 Only that and `model.safetensors` are read: JSON and arrays. The rest of the folder is for people
 and for other libraries.
@@ -14,6 +15,7 @@ from typing import Any
 
 from byoljax import own
 from byoljax.config import expanded
+from byoljax.encoders.encoder import EMBEDDING
 from byoljax.weights import files
 from byoljax.weights.formats import Found
 from byoljax.workdir import stored_config
@@ -48,7 +50,8 @@ def about(folder: pathlib.Path, named: str = '') -> Found:
     named: what to call it in messages; the folder itself where empty.
 
   Raises:
-    ValueError: it was not written by byoljax, or is a module of somebody's own.
+    ValueError: it was not written by byoljax, is a module of somebody's own, or is read out at
+      another tap than its embedding.
   """
   try:
     told = _stored(folder)
@@ -56,8 +59,9 @@ def about(folder: pathlib.Path, named: str = '') -> Found:
     # The import path of a module is none: what was fetched does not choose what is imported.
     fields = {} if own.is_path(str(name)) else stored_config.stored_encoder(told['encoder'])
     mean, std = (tuple(map(float, told[name])) for name in ('mean', 'std'))
-    # Exports of earlier versions are of 8-bit images.
+    # Exports of earlier versions are of 8-bit images, and do not say the tap.
     found = Found(fields, int(told['image_size']), mean, std, range=str(told.get('range', '')))
+    tap = told.get('tap', EMBEDDING)
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ValueError(
       f"'{named or folder}' was not written by byoljax: its {ABOUT} does not say which encoder it "
@@ -67,6 +71,11 @@ def about(folder: pathlib.Path, named: str = '') -> Found:
     raise ValueError(
       f"'{named or folder}' is a module of somebody's own, which a folder cannot describe: load it "
       'from its run.'
+    )
+  if tap != EMBEDDING:
+    raise ValueError(
+      f"'{named or folder}' is read out at its {tap!r}, which a folder cannot describe: load the "
+      'classifier that it was exported from, or use encoder.stablehlo.'
     )
   return found
 

@@ -1,7 +1,8 @@
 """An encoder as a folder that other libraries read.
 
     model.safetensors    weights in PyTorch's layout: ResNets and AlexNet under torchvision's names,
-                         ViTs and ConvNeXts under timm's
+                         ViTs and ConvNeXts under timm's; with its heads, all under our names,
+                         where it is read out at another tap than its embedding
     config.json          which network, in timm's words and in ours; how to normalize images
     encoder.stablehlo    the whole encoder with its weights, for any batch size (`jax.export`)
     encoder.onnx         the same for ONNX's runtimes, where the package onnx is installed
@@ -25,7 +26,7 @@ import jax
 from jax import export
 import numpy as np
 
-from byoljax.encoders.encoder import Encoder
+from byoljax.encoders.encoder import EMBEDDING, Encoder
 from byoljax.models import vit
 from byoljax.models.alexnet import ALEXNETS
 from byoljax.models.convnext import CONVNEXTS
@@ -50,7 +51,8 @@ PLATFORMS = ('cpu', 'cuda', 'tpu')
 def library_of(encoder: Encoder) -> str:
   """Who else has this network, apart from its width and a ResNet's stem: whose names it gets."""
   fields = encoder.fields
-  if not fields or fields.get('input', 'rgb') != 'rgb' or encoder.preprocessing.channels != 3:
+  rgb = fields.get('input', 'rgb') == 'rgb' and encoder.preprocessing.channels == 3
+  if not fields or not rgb or encoder.tap != EMBEDDING:
     return 'byoljax'
   if timm_words.model_of(fields, encoder.preprocessing.image_size):
     return 'timm'
@@ -67,7 +69,9 @@ def library_of(encoder: Encoder) -> str:
 
 def weights_of(encoder: Encoder) -> dict[str, np.ndarray]:
   """Weights by name: those of torchvision and timm where they have this network, else ours."""
-  params, bn = (jax.device_get(tree['encoder']) for tree in (encoder.params, encoder.bn))
+  params, bn = jax.device_get((encoder.params, encoder.bn))
+  if encoder.tap == EMBEDDING:
+    params, bn = params['encoder'], bn['encoder']
   fields, library = encoder.fields, library_of(encoder)
   if library == 'byoljax':
     trees = {'params': params, 'batch_stats': bn}
@@ -160,6 +164,7 @@ def _config(encoder: Encoder) -> dict[str, Any]:
   side = preprocessing.image_size
   ours = {
     'encoder': fields,
+    'tap': encoder.tap,
     'mean': list(preprocessing.mean),
     'std': list(preprocessing.std),
     'image_size': side,
@@ -199,6 +204,7 @@ def _card(encoder: Encoder, about: Mapping[str, Any], numbers: int) -> dict[str,
   preprocessing = encoder.preprocessing
   return {
     'encoder': dict(encoder.fields),
+    'tap': encoder.tap,
     'features': encoder.dim,
     'numbers': numbers,
     'image_size': preprocessing.image_size,

@@ -6,6 +6,7 @@ import string
 from typing import Any
 
 from byoljax import own
+from byoljax.encoders.encoder import EMBEDDING
 from byoljax.encoders.load import BASELINES
 from byoljax.models import convnext, vit
 from byoljax.models.resnet import RESNETS
@@ -32,7 +33,7 @@ def render(card: Mapping[str, Any], timm: timm_words.Model | None = None) -> str
   use = ''
   if card['names'] == 'torchvision' and encoder['width'] == 1:
     use = _with_torchvision(encoder)
-  if _is_plain_small(encoder, len(card['mean'])):
+  if card['tap'] == EMBEDDING and _is_plain_small(encoder, len(card['mean'])):
     channels = tuple(encoder['width'] * count for count in SmallResNet.channels)
     use = _fill('small', channels=', '.join(map(str, channels)))
   if timm is not None:
@@ -42,7 +43,7 @@ def render(card: Mapping[str, Any], timm: timm_words.Model | None = None) -> str
     'card',
     encoder=encoder['name'],
     width=encoder['width'],
-    details=_details(encoder),
+    details=_details(encoder) + _place(card['tap']),
     numbers=f'{card["numbers"]:,}',
     side=side,
     features=card['features'],
@@ -56,7 +57,7 @@ def render(card: Mapping[str, Any], timm: timm_words.Model | None = None) -> str
     step=card['step'],
     version=card['byoljax'],
     photographs=photographs(card),
-    own=_fill('byoljax') if _is_loadable(card['encoder']) else '',
+    own=_fill('byoljax') if _is_loadable(card) else '',
     use=use,
     results=_results(card['results']),
   )
@@ -88,9 +89,10 @@ def _with_torchvision(encoder: Mapping[str, Any]) -> str:
   return _fill('torchvision', encoder='alexnet', changed=changed)
 
 
-def _is_loadable(encoder: Mapping[str, Any]) -> bool:
+def _is_loadable(card: Mapping[str, Any]) -> bool:
   """Whether a folder says enough of it, as `exported.about` demands."""
-  return bool(encoder) and not own.is_path(encoder['name'])
+  encoder = card['encoder']
+  return bool(encoder) and not own.is_path(encoder['name']) and card['tap'] == EMBEDDING
 
 
 def _is_plain_small(encoder: Mapping[str, Any], channels: int) -> bool:
@@ -117,6 +119,10 @@ def _details(encoder: Mapping[str, Any]) -> str:
     patch = encoder['patch_size'] or vit.VITS[encoder['name']].patch
     text += f', patches of {patch} pixels, embedding {encoder["pool"]}'
   return text
+
+
+def _place(tap: str) -> str:
+  return '' if tap == EMBEDDING else f', read out at `{tap}`'
 
 
 def _results(results: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Exported folders: what is read back is what was written, whoever's names the weights have."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,11 +11,11 @@ from safetensors.numpy import save_file
 import byoljax
 from byoljax import main
 from byoljax.config import ConfigError
-from byoljax.encoders.classifier import Classifier, Origin
+from byoljax.encoders.classifier import Classifier, Origin, trunk_network
 from byoljax.encoders.encoder import Encoder, Preprocessing, network, pool_of, random_encoder
 from byoljax.ops import readouts
 from byoljax.train import warm_start
-from byoljax.weights import exporting, exporting_classifier, importing
+from byoljax.weights import exporting, exporting_classifier, importing, model_card
 from tests import imported
 
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
@@ -121,6 +122,27 @@ def test_a_module_of_ones_own_is_not_imported(tmp_path):
   (folder / 'config.json').write_text(json.dumps(about))
   with pytest.raises(ValueError, match="somebody's own"):
     importing.encoder_of(str(folder), imported.FIELDS)
+
+
+@pytest.mark.parametrize('case', ['small', 'resnet'])
+def test_what_is_read_out_behind_the_embedding_is_not_taken_for_it(case, tmp_path):
+  """Its features may have the embedding's shape: nothing else would tell."""
+  plain = encoder_of(**CASES[case] | {'range_': ''})
+  net = trunk_network(plain, {'features': (plain.dim,)})
+  shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), plain.preprocessing.example()))
+  params, bn = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+  encoder = dataclasses.replace(plain, net=net, params=params, bn=bn, tap='trunk')
+  names = [name.split('/')[:2] for name in exporting.weights_of(encoder)]
+  assert {role for tree, role in names if tree == 'params'} == {'encoder', 'projector'}
+  folder = write(encoder, tmp_path / 'folder')
+  for read in (byoljax.load, lambda path: importing.encoder_of(str(path), imported.FIELDS)):
+    with pytest.raises(ValueError, match="is read out at its 'trunk', which a folder cannot"):
+      read(folder)
+  about = {'method': 'byol', 'data': 'shapes', 'network': 'online', 'step': 3, 'results': {}}
+  for each, has in ((plain, True), (encoder, False)):
+    card = model_card.render(exporting._card(each, about, 1))
+    assert ('import safetensors.torch' in card) == ('byoljax.load' in card) == has
+    assert ('read out at `trunk`' in card) != has
 
 
 @pytest.mark.parametrize(('range_', 'kind'), [('', 'uint8'), ('0,4095', 'float32 in [0, 1]')])

@@ -385,7 +385,7 @@ def test_the_small_encoder_comes_with_its_code_for_pytorch():
   names = set(exporting.weights_of(random_encoder(fields, preprocessing, 0)))
   card = dict.fromkeys(('features', 'method', 'data', 'network', 'step', 'byoljax'), '')
   card |= {'encoder': fields, 'numbers': 1, 'image_size': 16, 'names': 'byoljax', 'results': {}}
-  card['range'] = ''
+  card |= {'range': '', 'tap': 'embedding'}
   text = model_card.render(card | {'mean': (0.5,) * 3, 'std': (0.25,) * 3})
   assert 'stem, one, two = 32, 64, 256\n' in text
   told = {'mean': (0.5,) * 3, 'std': (0.25,) * 3, 'method': 'byol', 'data': 'photos'}
