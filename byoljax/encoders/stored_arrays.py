@@ -11,6 +11,8 @@ import os
 import pathlib
 import secrets
 from typing import Any
+import zipfile
+import zlib
 
 import jax
 import numpy as np
@@ -66,15 +68,28 @@ def opened(
     about = json.loads((home / file).read_text())
     if about['format'] != version:
       raise ConfigError(f"'{home}' has format {about['format']}, not {version}: make it anew.")
-    with np.load(home / about['weights'], allow_pickle=False) as stored:
-      arrays = _nested({name: stored[name] for name in stored.files})
-    yield about, arrays
+    yield about, _nested(read(home / about['weights']))
   except ConfigError:
     raise
-  except (OSError, ValueError, KeyError, TypeError, EOFError, AttributeError) as error:
+  except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
     raise ConfigError(
       f"'{home}' holds no {what} that can be read ({type(error).__name__}: {error}): make it anew."
     ) from error
+
+
+def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """The arrays of a NumPy file by name.
+
+  Raises:
+    OSError: it is not there, or cannot be read.
+    ValueError: it is damaged, or no such file.
+  """
+  try:
+    with path.open('rb') as file, np.load(file, allow_pickle=False) as stored:
+      return {name: stored[name] for name in stored.files}
+  # Altered bytes may ask for a password or another compression: RuntimeError.
+  except (EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+    raise ValueError(f"'{path.name}' is damaged: {error}") from error
 
 
 def of_roles(arrays: Mapping[str, Any], net: Net) -> tuple[dict[str, Any], dict[str, Any]]:

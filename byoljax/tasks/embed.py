@@ -199,9 +199,20 @@ def read_parts(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_part(path: pathlib.Path) -> Part:
-  """Reads an NPZ part."""
-  with np.load(path, allow_pickle=False) as stored:
+  """Reads an NPZ part.
+
+  Raises:
+    ConfigError: it is damaged.
+  """
+  from byoljax.encoders import stored_arrays
+
+  try:
+    stored = stored_arrays.read(path)
     return Part(*(stored[name] for name in Part._fields))
+  except (OSError, ValueError, KeyError, AttributeError) as error:
+    raise ConfigError(
+      f"'{path}' cannot be read ({error}): delete it, and the same `byoljax embed` makes it anew."
+    ) from error
 
 
 def _write(part: Part, path: pathlib.Path, kind: str) -> None:

@@ -148,6 +148,14 @@ class TestSearch:
       assert sentence in capsys.readouterr().err
       assert not out.exists()
 
+  def test_a_damaged_part_is_named(self, index, tmp_path, capsys):
+    part = embed.read_parts(index)[1]
+    part.write_bytes(part.read_bytes()[:-30])
+    image, out = tmp_path / 'any.png', tmp_path / 'sheet.png'
+    Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(image)
+    assert cli.run(['search', str(index), str(image), '--out', str(out)]) == 2
+    assert f"'{part}' cannot be read ('{part.name}' is damaged" in capsys.readouterr().err
+
   def test_unfinished_embeddings_are_not_searched(self, index, tmp_path, capsys):
     embed.read_parts(index)[1].unlink()
     out = tmp_path / 'sheet.png'
