@@ -28,7 +28,8 @@ from byoljax.workdir import checkpoint
 
 PyTree = Any
 # Options of an encoder that change how its weights are used, but not their shapes.
-_MEANING = ('input', 'stem', 'padding', 'pool', 'positions', 'resnet_d', 'patch_size', 'grid')
+_MEANING = ('name', 'input', 'stem', 'padding', 'output_stride', 'pool', 'positions', 'resnet_d',
+            'patch_size', 'grid')  # fmt: skip
 _MOST = 12  # names of parameters in a list
 _PROBE = 'probe'  # The online probe has seen labels: it is never taken over.
 
@@ -91,7 +92,8 @@ def load(
 
 def _is_run(path: pathlib.Path) -> bool:
   """Whether this is a run or one of its checkpoints, rather than a file with weights."""
-  return (path / 'checkpoints').is_dir() or path.parent.name == 'checkpoints'
+  step = path.parent.name == 'checkpoints' and path.name.isdecimal()
+  return step or (path / 'checkpoints').is_dir()
 
 
 def find(

@@ -104,9 +104,13 @@ def test_what_fits_and_means_something_else_is_told():
   encoder = random_encoder(
     {'name': 'pixels', 'input': 'rgb', 'pool': 'cls'}, Preprocessing(MEAN, STD, 8), 0
   )
-  fields = {'name': 'small', 'input': 'lab', 'pool': 'cls'}
+  # As of `vit_small` and `vit_small_6heads`, and of dilated ResNets: the shapes are equal.
+  encoder = dataclasses.replace(encoder, fields=encoder.fields | {'output_stride': 0})
+  fields = {'name': 'small', 'input': 'lab', 'pool': 'cls', 'output_stride': 16}
   assert warm_start.differences(encoder, fields, Preprocessing(MEAN, (0.3,) * 3, 12, 'file')) == [
+    "encoder.name is 'small' here, 'pixels' where the weights were trained",
     "encoder.input is 'lab' here, 'rgb' where the weights were trained",
+    'encoder.output_stride is 16 here, 0 where the weights were trained',
     'data.std is (0.3, 0.3, 0.3) here, (0.25, 0.25, 0.25) where the weights were trained',
   ]
 
@@ -165,10 +169,12 @@ def test_from_an_exported_folder(untrained, tmp_path):
     warm_start.load(str(tmp_path), mean=MEAN, std=STD)
 
 
-def test_from_a_file(tmp_path):
+@pytest.mark.parametrize('folder', ['weights', 'checkpoints'])
+def test_from_a_file(folder, tmp_path):
   from tests.weights.test_weights import FIELDS, drawn
 
-  path = tmp_path / 'weights.safetensors'
+  path = tmp_path / folder / 'resnet18.safetensors'
+  path.parent.mkdir()
   save_file(drawn('resnet18', prefix='backbone.'), path)
   encoder = warm_start.load(str(path), mean=MEAN, std=STD, fields=FIELDS)
   assert encoder.fields['name'] == 'resnet18' and encoder.preprocessing.mean == MEAN
