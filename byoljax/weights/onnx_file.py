@@ -22,6 +22,15 @@ from byoljax.weights.onnx_operations import SAME, WRITERS
 OPSET = 18
 _IR_VERSION = 9  # the oldest that this opset may have, for older runtimes
 OUTPUT = 'output'
+# Operations that are one pass of the jaxpr in this parameter; loops have a jaxpr, too.
+_CALLS = {
+  'jit': 'jaxpr',
+  'pjit': 'jaxpr',
+  'remat2': 'jaxpr',
+  'closed_call': 'call_jaxpr',
+  'custom_jvp_call': 'call_jaxpr',
+  'custom_vjp_call': 'call_jaxpr',
+}
 
 
 def model(
@@ -83,13 +92,15 @@ def _translated(graph: Graph, jaxpr: Any, consts: Sequence[Any], given: Sequence
 
 
 def _results(graph: Graph, eqn: Any, inputs: list[Any]) -> list[Any]:
-  inner = next((v for v in eqn.params.values() if isinstance(v, core.ClosedJaxpr)), None)
-  if inner is not None:
-    return _translated(graph, inner.jaxpr, inner.consts, inputs)
+  name = eqn.primitive.name
+  if name in _CALLS:
+    inner = eqn.params[_CALLS[name]]
+    if isinstance(inner, core.ClosedJaxpr):
+      return _translated(graph, inner.jaxpr, inner.consts, inputs)
+    return _translated(graph, inner, (), inputs)
   if all(isinstance(each, np.ndarray) for each in inputs) and _is_static(eqn):
     made = eqn.primitive.bind(*inputs, **eqn.params)
     return [np.asarray(x) for x in (made if eqn.primitive.multiple_results else [made])]
-  name = eqn.primitive.name
   if name in SAME:
     return [inputs[0]]
   if name not in WRITERS:

@@ -52,6 +52,27 @@ def test_operations():
     np.testing.assert_allclose(run(model, images), network(jnp.asarray(images)), atol=3e-6)
 
 
+@jax.custom_vjp
+def doubled(x):
+  return 2 * x
+
+
+doubled.defvjp(lambda x: (2 * x, None), lambda _, slope: (slope,))
+
+
+def test_calls_are_what_they_call():
+  """`encoder.remat`, `jax.jit` and rules for gradients change nothing about a value."""
+  pytest.importorskip('onnx')
+
+  def function(x):
+    return jax.checkpoint(lambda y: jax.jit(jax.nn.relu)(doubled(y)) + 1)(x.mean((1, 2)))
+
+  # Sums of 256 numbers up to 255 in another order: as in `test_operations`, relative.
+  np.testing.assert_allclose(
+    run(onnx_file.model(function, IMAGE), IMAGES), function(jnp.asarray(IMAGES)), rtol=3e-6
+  )
+
+
 @pytest.mark.parametrize('kind', ['linear', 'neighbors'])
 def test_classifiers(kind, tmp_path):
   pytest.importorskip('onnx')
@@ -110,6 +131,8 @@ def test_without_the_package(monkeypatch):
 
 def test_what_has_no_translation_is_named():
   pytest.importorskip('onnx')
-  for function, name in ((lambda x: jnp.sort(x, 1), 'sort'), (lambda x: x[::-1], 'rev')):
+  twice = lambda x: jax.lax.fori_loop(0, 3, lambda _, y: 2 * y, x)  # noqa: E731
+  cases = ((lambda x: jnp.sort(x, 1), 'sort'), (lambda x: x[::-1], 'rev'), (twice, 'scan'))
+  for function, name in cases:
     with pytest.raises(ValueError, match=name):
       onnx_file.model(function, IMAGE)
