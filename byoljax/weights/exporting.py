@@ -192,7 +192,7 @@ def _config(encoder: Encoder) -> dict[str, Any]:
       'mean': list(preprocessing.mean),
       'std': list(preprocessing.std),
       'crop_pct': 0.875,
-      'interpolation': 'bilinear',
+      'interpolation': 'bicubic',
       'num_classes': 0,
       **network,
     },

@@ -372,6 +372,7 @@ def test_a_timm_folder_names_its_architecture(tmp_path):
   config = json.loads((tmp_path / 'folder' / 'config.json').read_text())
   assert config['architecture'] == 'resnet18' and config['num_features'] == 512
   assert config['pretrained_cfg']['input_size'] == [3, 64, 64]
+  assert config['pretrained_cfg']['interpolation'] == 'bicubic'  # as in the card
   # The header of the file says whose layout it is.
   with (tmp_path / 'folder' / 'model.safetensors').open('rb') as file:
     (length,) = struct.unpack('<Q', file.read(8))
