@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from byoljax.config import Config, ConfigError, choose, user_errors
+from byoljax.config import Config, ConfigError, choose, expanded, user_errors
 from byoljax.devices import hosts
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
@@ -87,7 +87,7 @@ def run(config: Config, invocation: Invocation) -> int:
     'tap': config.tap,
     'data': {
       'name': name,
-      'dir': where and str(pathlib.Path(where).resolve()),
+      'dir': where and str(expanded(where).resolve()),
       'range': data.range,
     },
     'split': config.split,

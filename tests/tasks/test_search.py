@@ -73,6 +73,16 @@ def test_parquet_holds_the_same_numbers(untrained, npz, tmp_path, capsys, monkey
   np.testing.assert_allclose(got, by_hand(untrained, npz, 'test'), rtol=1e-4, atol=1e-5)
 
 
+def test_the_folder_of_the_images_may_begin_with_a_tilde(untrained, npz, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(npz.parent))
+  index, image = tmp_path / 'index', str(tmp_path / 'x.png')
+  Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(image)
+  command = ['embed', str(untrained), f'--workdir={index}', '--data.name=npz',
+             f'--data.dir=~/{npz.name}']  # fmt: skip
+  assert cli.run(command) == 0
+  assert cli.run(['search', str(index), image, '--out', str(tmp_path / 'found.png')]) == 0
+
+
 def test_a_file_that_cannot_be_read_has_no_row(untrained, tmp_path):
   photos = tmp_path / 'photos'
   photos.mkdir()
