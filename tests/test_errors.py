@@ -14,6 +14,7 @@ from byoljax import step as step_module
 from byoljax.data.batches import pipeline
 from byoljax.main import main
 from tests.paths import ROOT
+from tests.said import one_sentence
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +108,7 @@ def test_mistakes(mistake, tiny, tmp_path, capsys):
   arguments, words = MISTAKES[mistake]
   full = [part for a in arguments for part in (tiny if a == 'TINY' else [a])]
   message = said(capsys, [*full, f'--workdir={tmp_path / "run"}'], *words)
-  assert message.count('\n') == 1, 'more than one line'
+  assert one_sentence(message), 'more than one line'
   assert not (tmp_path / 'run' / 'checkpoints').exists(), 'something was begun'
 
 

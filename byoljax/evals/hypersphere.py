@@ -20,6 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def check(**exponents: float) -> None:
+  """Raises ValueError for an `alpha` or a `t` that is not above 0."""
+  for name, value in exponents.items():
+    if value <= 0:
+      raise ValueError(f'{name}={value} must be above 0; 2 is usual.')
+
+
 def alignment(first: np.ndarray, second: np.ndarray, alpha: float = 2.0) -> float:
   """mean_i ||u_i - v_i||^alpha, u and v the normalized rows; float64.
 
@@ -35,8 +42,7 @@ def alignment(first: np.ndarray, second: np.ndarray, alpha: float = 2.0) -> floa
     raise ValueError(
       f'need two views [N, D] of the same images, got {first.shape}, {second.shape}.'
     )
-  if alpha <= 0:
-    raise ValueError(f'alpha={alpha} must be above 0; 2 is usual.')
+  check(alpha=alpha)
   # In float64, because the differences of well-aligned views are small.
   squared = [
     np.sum(np.square(unit(a) - unit(b)), axis=1)
@@ -61,8 +67,7 @@ def uniformity(features: np.ndarray, t: float = 2.0, *, block: int = 2048) -> fl
   """
   if features.ndim != 2 or len(features) < 2:
     raise ValueError(f'uniformity needs at least two features [N, D], got {features.shape}.')
-  if t <= 0:
-    raise ValueError(f't={t} must be above 0; 2 is usual.')
+  check(t=t)
   count = len(features)
   block = min(block, count)
   blocks = [_padded(rows, block) for rows in _blocks(features, block)]

@@ -11,6 +11,7 @@ set's headline metric.
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -44,6 +45,9 @@ def format_scores(result: Mapping[str, Any]) -> str:
   return ', '.join(shown) + largest
 
 
+_top_k_correct = jax.jit(classification.top_k_correct, static_argnums=2)
+
+
 def of_logits(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
   """All scores of a classifier's outputs on a whole test set.
 
@@ -67,10 +71,10 @@ def of_logits(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
   if not known.any():
     raise ValueError('no test image has a label: there is nothing to score.')
   scores, targets = jnp.asarray(logits[known]), jnp.asarray(labels[known])
-  right = np.asarray(classification.top_k_correct(scores, targets))
+  right = np.asarray(_top_k_correct(scores, targets, 1))
   found = {'top1': float(right.mean())}
   if scores.shape[1] > 5:
-    found['top5'] = float(np.asarray(classification.top_k_correct(scores, targets, 5)).mean())
+    found['top5'] = float(np.asarray(_top_k_correct(scores, targets, 5)).mean())
   own = labels[known]
   return found | {'mean_per_class': mean_per_class(right, own), 'majority': majority(own)}
 

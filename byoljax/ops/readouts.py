@@ -4,6 +4,7 @@ A readout is arrays and settings with one function, `logits`, from features [b, 
 whose softmax, at some temperature, are the classes' probabilities.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -102,14 +103,19 @@ def unit(x: Any) -> jax.Array:
 
 def logits_of(readout: Readout, features: np.ndarray) -> np.ndarray:
   """Scores float32 [N, C] of the features of a whole data set, block by block."""
-  arrays = {name: x for name, x in readout._asdict().items() if isinstance(x, np.ndarray)}
-
-  def run(arrays: Any, x: jax.Array) -> jax.Array:
-    return readout._replace(**arrays).logits(x)
-
-  compiled = jax.jit(run)
+  fields = readout._asdict()
+  arrays = {name: x for name, x in fields.items() if isinstance(x, np.ndarray)}
+  settings = tuple((name, x) for name, x in fields.items() if name not in arrays)
   made = [
-    np.asarray(compiled(arrays, features[start : start + _ROWS]))
+    np.asarray(_logits(type(readout), settings, arrays, features[start : start + _ROWS]))
     for start in range(0, len(features), _ROWS)
   ]
   return np.concatenate(made) if made else np.zeros((0, 0), np.float32)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _logits(
+  kind: type[Readout], settings: tuple[tuple[str, Any], ...], arrays: Any, x: jax.Array
+) -> jax.Array:
+  """Compiled once for all readouts of a kind, of the same settings and shapes."""
+  return kind(**dict(settings), **arrays).logits(x)

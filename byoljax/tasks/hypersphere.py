@@ -20,6 +20,9 @@ def run(config: Config, invocation: Invocation) -> int:
   from byoljax.evals import hypersphere
   from byoljax.protocols import tap_features
 
+  alpha, t = config.hypersphere.alpha, config.hypersphere.t
+  with user_errors('hypersphere'):
+    hypersphere.check(alpha=alpha, t=t)
   encoder, taps, source, directory = tap_features.load_outputs(
     config.pretrained, config.network, config.taps
   )
@@ -30,7 +33,6 @@ def run(config: Config, invocation: Invocation) -> int:
   first, second = tap_features.of_views(
     encoder, taps, _views(source), data, config.hypersphere.seed
   )
-  alpha, t = config.hypersphere.alpha, config.hypersphere.t
   rows = []
   for tap in taps:
     with user_errors('hypersphere'):

@@ -9,6 +9,7 @@ import pytest
 from byoljax.devices import backend
 from byoljax.main import main
 from tests.paths import ROOT
+from tests.said import one_sentence
 
 
 class Device:
@@ -75,6 +76,6 @@ def test_switches_that_do_not_work_are_one_sentence(switch, value, tiny, tmp_pat
   with switched(switch, value):
     status = main([*tiny, f'--config={ROOT}/configs/byol.py:smoke', f'--workdir={tmp_path}/run'])
   error = capsys.readouterr().err
-  assert status == 2 and error.count('\n') == 1, error
+  assert status == 2 and one_sentence(error), error
   assert f'{switch.upper()}={value} does not work here, because' in error
   assert not (tmp_path / 'run').exists()

@@ -21,6 +21,7 @@ from tests.methods.test_contract import (
   pure_step,
   tiny_vit,
 )
+from tests.said import one_sentence
 
 SHARE = 0.5
 JOINT = {
@@ -147,4 +148,4 @@ def test_mistakes_are_one_sentence(recipe, changes, sentence, tmp_path, capsys):
   arguments = [f'--config.train.{change}' for change in changes]
   assert main([f'--config=configs/{recipe}.py:smoke', *arguments, f'--workdir={tmp_path}']) == 2
   error = capsys.readouterr().err
-  assert sentence in error and error.count('\n') == 1
+  assert sentence in error and one_sentence(error)

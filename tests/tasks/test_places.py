@@ -15,6 +15,7 @@ from byoljax.encoders.encoder import Preprocessing, random_encoder
 from byoljax.tasks import data as data_lib
 from byoljax.tasks import evaluation
 from byoljax.workdir.run_dir import Invocation
+from tests.said import one_sentence
 
 
 def save(path):
@@ -55,7 +56,7 @@ def test_the_command_says_so_before_anything_is_written(photos, capsys):
   workdir = photos / 'run'
   assert cli.run(['pretrain', 'byol:folder', f'--data.dir={photos}', f'--workdir={workdir}']) == 2
   error = capsys.readouterr().err
-  assert 'Choose a --workdir outside' in error and error.count('\n') == 1
+  assert 'Choose a --workdir outside' in error and one_sentence(error)
   assert not workdir.exists()
 
 

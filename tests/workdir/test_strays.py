@@ -11,6 +11,7 @@ from byoljax import config as config_lib
 from byoljax.main import main
 from byoljax.workdir import checkpoint, history
 from tests.paths import ROOT
+from tests.said import one_sentence
 
 STATE = {'params': {'encoder': {'kernel': np.arange(3, dtype=np.float32)}}}
 
@@ -76,7 +77,7 @@ def test_an_evaluation_says_so_in_one_line(run, capsys, monkeypatch):
   (run / 'config.json').write_text(json.dumps(stored))
   assert main(['--config=configs/knn.py', f'--config.pretrained={run}']) == 2
   error = capsys.readouterr().err
-  assert 'was written by another run' in error and error.count('\n') == 1
+  assert 'was written by another run' in error and one_sentence(error)
 
 
 @pytest.mark.parametrize('name', ['²', '٣', '007', '0003'])
