@@ -34,8 +34,8 @@ def read_label(value: Any, where: str) -> int | str | None:
   number = int(text[:_DIGITS])
   if not -1 <= number < arrays.MAX_CLASSES:
     raise ValueError(
-      f'{where} has the label {number}: classes are numbered from 0, at most '
-      f'{arrays.MAX_CLASSES:,}, and -1 is no label.'
+      f'{where} has the label {number}, but classes are 0 to {arrays.MAX_CLASSES - 1:,}, and -1 is '
+      'none: number them from 0, or leave the labels out.'
     )
   return None if number == -1 else number
 

@@ -149,7 +149,8 @@ def from_files(
     range_: which numbers are black and white, see `pixels`.
 
   Raises:
-    ValueError: no files, or labels that are not one class number, or row, for each of them.
+    ValueError: no files, or labels that are not one class number, or row, for each of them; numbers
+      without names that are no classes, such as identifiers.
   """
   files = [os.path.abspath(os.path.expanduser(os.fspath(path))) for path in paths]
   y = None if labels is None else arrays.check_labels(labels, len(files), name, 'labels')
@@ -157,6 +158,8 @@ def from_files(
   count = 0
   if y is not None:
     count = y.shape[1] if several else max(len(class_names), int(y.max(initial=-1)) + 1)
+    if not class_names:
+      arrays._question([y], name)
   if class_names and len(class_names) != count:
     raise ValueError(f'{name} names {len(class_names)} classes, but labels go up to {count - 1}.')
 

@@ -219,6 +219,8 @@ def _of_files(
   y = None if labels is None else arrays.check_labels(labels, count, name, 'labels')
   if y is not None and y.ndim != 1:
     raise ValueError(f'{name}: images of several sizes have one label each, got {list(y.shape)}.')
+  if y is not None:
+    arrays._question([y], name)
   classes = 0 if y is None else int(y.max(initial=-1)) + 1
   places = _places(count)
   looked_at = [file(row) for row in places]

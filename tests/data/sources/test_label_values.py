@@ -20,10 +20,10 @@ def test_a_label_is_a_number_a_name_or_none(value, label):
 @pytest.mark.parametrize(
   ('value', 'sentence'),
   [
-    (-2, 'has the label -2: classes are numbered from 0, at most 1,000,000, and -1 is no label'),
+    (-2, 'has the label -2, but classes are 0 to 999,999, and -1 is none: number them from 0'),
     ('-2', 'has the label -2'),
     (10**6, 'has the label 1000000'),
-    ('9' * 5000, '^a.cls has the label 9{20}: classes'),
+    ('9' * 5000, '^a.cls has the label 9{20}, but classes'),
     (['cat', 'dog'], r"has the label \['cat', 'dog'\]: an image has one label"),
     ({'x': 1}, 'an image has one label'),
   ],

@@ -106,6 +106,7 @@ def test_several_labels_in_a_list_are_refused(tmp_path):
   [
     ([-3, 0], 'holds -3'),
     ([0, 10**8], 'at most 1,000,000'),
+    ([0, 300_000], 'labels go up to 300,000'),
     ([0.5, 1.0], 'must be whole numbers'),
     ([0], '1 labels for 2 images'),
     ([[0, 1], [2, 0]], 'are 1, 0 or -1'),

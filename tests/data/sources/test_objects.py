@@ -300,6 +300,7 @@ def test_a_function_is_a_data_set_by_its_import_path():
     (['a', 'b'], 'must be whole numbers'),
     ([-3, 1], 'holds -3'),
     ([0, 10**9], 'at most 1,000,000'),
+    ([0, 300_000], 'labels go up to 300,000'),
     ([0], '1 labels for 2 images'),
     ([[0, 1], [1, 0]], 'one label each'),
   ],

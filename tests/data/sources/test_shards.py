@@ -159,7 +159,10 @@ def test_labels_that_are_no_classes_are_named_with_their_file(tmp_path):
       read(tmp_path)
   write_tar(tmp_path / 'a.tar', {'1.png': png(1), '1.cls': b'300000'})
   with pytest.raises(ValueError, match='labels go up to 300,000'):
-    read(tmp_path)
+    read(tmp_path / 'a.tar')
+  write_parquet(tmp_path / 'a.parquet', [png(1)], y=[1_700_000_000_000])
+  with pytest.raises(ValueError, match=r'a\.parquet has the label 1700000000000, but classes are'):
+    read(tmp_path / 'a.parquet')
 
 
 def test_an_empty_name_in_a_table_is_no_label(tmp_path):
