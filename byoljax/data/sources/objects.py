@@ -146,7 +146,7 @@ def _from_sequence(data: Any, labels: Any, name: str) -> Source:
   read = [items.split(example(row)) for row in range(count)]
   known = told if labels is not None else _own_labels([label for _, label in read], told)
   # Its names of classes are those of the labels that it tells.
-  named = data if told is None or np.array_equal(told, known) else None
+  named = data if told is None or known is None or np.array_equal(told, known) else None
   if file is None:
     made = items.checked_alike([items.array_of(image) for image, _ in read], name)
     if len({(image.shape, image.dtype) for image in made}) == 1:
