@@ -76,9 +76,10 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
   """Prints the nearest images of each query and writes the sheet; the query itself is left out.
 
   Raises:
-    ConfigError: no embeddings there, or a query that cannot be read.
+    ConfigError: no embeddings there, of other weights than those that the run has now, or a query
+      that cannot be read.
   """
-  from byoljax.encoders import load
+  from byoljax.encoders import codec, load
   from byoljax.report import sheet
 
   if count < 1:
@@ -97,6 +98,12 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
   data_lib.require_no_image(out, about['data'])
   queries = image_files.read(images, about['image_size'], about['data']['range'])
   embed_images = load.load(about['pretrained'], about['network'], about['tap'])
+  made_of = codec.digest((embed_images.params, embed_images.bn))
+  if about.get('weights', made_of) != made_of:  # Those of earlier versions do not say it.
+    raise ConfigError(
+      f"'{folder}' was made with other weights than '{about['pretrained']}' has now: embed again, "
+      'into another --workdir.'
+    )
   found = nearest(np.asarray(embed_images(queries)), parts, count + _SPARE)
   pictures = _pictures(folder, about, np.unique(found.index))
   kept = []

@@ -1,6 +1,7 @@
 """Embedding a data set into files, and finding images in them."""
 
 import csv
+import json
 
 import numpy as np
 from PIL import Image
@@ -157,6 +158,13 @@ class TestSearch:
       assert cli.run(['search', *arguments, '--out', str(out)]) == 2
       assert sentence in capsys.readouterr().err
       assert not out.exists()
+
+  def test_other_weights_are_refused(self, index, tmp_path, capsys):
+    path, image, out = index / 'index.json', tmp_path / 'any.png', tmp_path / 'sheet.png'
+    path.write_text(json.dumps(json.loads(path.read_text()) | {'weights': 'others'}))
+    Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(image)
+    assert cli.run(['search', str(index), str(image), '--out', str(out)]) == 2
+    assert f"'{index}' was made with other weights than" in capsys.readouterr().err
 
   def test_a_damaged_part_is_named(self, index, tmp_path, capsys):
     part = embed.read_parts(index)[1]
