@@ -19,6 +19,7 @@ import numpy as np
 
 from byoljax.config import Config, ConfigError, choose, expanded, user_errors
 from byoljax.devices import hosts
+from byoljax.report.predictions import short
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.version import versions
@@ -233,7 +234,7 @@ def _csv(part: Part) -> bytes:
   writer.writerow(['name', 'index', 'label', *(f'f{i}' for i in range(part.features.shape[1]))])
   for row, index, label, name in zip(*part, strict=True):
     # Nine digits tell every float32 from its neighbors.
-    writer.writerow([name, index, label, *(f'{value:.9g}' for value in row)])
+    writer.writerow([short(name, ''), index, label, *(f'{value:.9g}' for value in row)])
   return file.getvalue().encode()
 
 
@@ -245,7 +246,7 @@ def _parquet(part: Part) -> bytes:
   flat = pyarrow.array(part.features.reshape(-1))
   table = pyarrow.table(
     {
-      'name': pyarrow.array(part.name.tolist()),
+      'name': pyarrow.array([short(name, '') for name in part.name.tolist()]),
       'index': pyarrow.array(part.index),
       'label': pyarrow.array(part.label),
       'features': pyarrow.FixedSizeListArray.from_arrays(flat, width),

@@ -13,6 +13,7 @@ import numpy as np
 
 from byoljax.config import ConfigError, user_errors
 from byoljax.report import table
+from byoljax.report.predictions import short
 from byoljax.tasks import data as data_lib
 from byoljax.tasks import embed, image_files
 from byoljax.tasks.command import Argument, Command
@@ -105,13 +106,14 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
       'into another --workdir.'
     )
   found = nearest(np.asarray(embed_images(queries)), parts, count + _SPARE)
+  found = found._replace(name=_printable(found.name))
   pictures = _pictures(folder, about, np.unique(found.index))
   kept = []
   for row, (path, query) in enumerate(zip(images, queries, strict=True)):
     own = Found(*(column[row] for column in found))
     same = np.array([np.array_equal(pictures[int(i)], query) for i in own.index], bool)
     kept.append(Found(*(column[~same][:count] for column in own)))
-    print(_table(path, kept[-1]))
+    print(_table(short(path, ''), kept[-1]))
     print(''.join(f'(not shown: {name} is the query itself)\n' for name in own.name[same]))
   # A sheet is a rectangle: as many as every query has.
   ranks = range(min(len(each.index) for each in kept))
@@ -125,7 +127,7 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
       [f'{rank + 1}.' for rank in ranks],
       first='query',
       captions=[
-        [pathlib.PurePath(path).name for path in images],
+        [pathlib.PurePath(short(path, '')).name for path in images],
         *([_caption(each, rank) for each in kept] for rank in ranks),
       ],
       cell=_CELL,
@@ -136,6 +138,10 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
 # The query may be among the images, more than once; so many further images are looked up.
 _SPARE = 4
 _CELL = 160
+
+
+def _printable(names: np.ndarray) -> np.ndarray:
+  return np.array([[short(name, '') for name in row] for row in names], str)
 
 
 def _table(path: str, found: Found) -> str:

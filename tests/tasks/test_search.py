@@ -74,6 +74,22 @@ def test_parquet_holds_the_same_numbers(untrained, npz, tmp_path, capsys, monkey
   np.testing.assert_allclose(got, by_hand(untrained, npz, 'test'), rtol=1e-4, atol=1e-5)
 
 
+LATIN = 'caf\udce9.jpg'  # as Python names a file of the bytes b'caf\xe9.jpg'
+
+
+@pytest.mark.parametrize('kind', embed.FORMATS)
+def test_names_that_are_no_text_are_written(kind, tmp_path):
+  if kind == 'parquet':
+    pytest.importorskip('pyarrow', reason='needs pyarrow')
+  part = embed.Part(np.ones((1, 2), np.float32), *(np.array([x]) for x in (0, -1, LATIN)))
+  path = tmp_path / f'part.{kind}'
+  embed._write(part, path, kind)
+  if kind == 'npz':
+    assert embed.read_part(path).name == LATIN
+  else:
+    assert 'caf\ufffd.jpg'.encode() in path.read_bytes()
+
+
 def test_the_folder_of_the_images_may_begin_with_a_tilde(untrained, npz, tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(npz.parent))
   index, image = tmp_path / 'index', str(tmp_path / 'x.png')
@@ -158,6 +174,19 @@ class TestSearch:
       assert cli.run(['search', *arguments, '--out', str(out)]) == 2
       assert sentence in capsys.readouterr().err
       assert not out.exists()
+
+  def test_names_that_are_no_text_are_shown(self, index, tmp_path, capsys):
+    for path in embed.read_parts(index):
+      part = embed.read_part(path)
+      embed._write(part._replace(name=np.full(len(part.name), LATIN)), path, 'npz')
+    image, out = tmp_path / LATIN, tmp_path / 'sheet.png'
+    try:
+      image.touch()
+    except OSError:  # This file system has no such names.
+      image = tmp_path / 'any.png'
+    Image.fromarray(np.zeros((SIDE, SIDE, 3), np.uint8)).save(image, 'PNG')
+    assert cli.run(['search', str(index), str(image), '--out', str(out)]) == 0
+    assert capsys.readouterr().out.count('caf\ufffd.jpg') >= 8
 
   def test_other_weights_are_refused(self, index, tmp_path, capsys):
     path, image, out = index / 'index.json', tmp_path / 'any.png', tmp_path / 'sheet.png'
