@@ -33,6 +33,9 @@ def run(options: argparse.Namespace) -> int:
 
   if not 0 <= options.abstain <= 1:
     raise ConfigError(f'--abstain={options.abstain:g} is a probability: give 0 to 1.')
+  if options.batch_size < 1:
+    raise ConfigError(f'--batch_size={options.batch_size} must be at least 1.')
+  _require_apart(options.photos, options.out or _TABLE, options.sheet)
   xla.set_defaults()
   xla.keep_programs()
   there = expanded(options.classifier)
@@ -59,6 +62,24 @@ def run(options: argparse.Namespace) -> int:
     abstain=options.abstain,
   )
   return say(answers, made)
+
+
+def _require_apart(photos: str, out: str, sheet: str) -> None:
+  """Raises ConfigError where one file would replace the other, or an image."""
+  from byoljax.data.sources.image_file import SUFFIXES
+
+  images, seen = expanded(photos).resolve(), set()
+  outputs = {'--out': out} | ({'--sheet': sheet} if sheet else {})
+  for flag, given in outputs.items():
+    path = expanded(given).resolve()
+    if path in seen:
+      raise ConfigError(f'--out and --sheet are both {given}: name two files.')
+    inside = path.is_relative_to(images) and path.suffix.lower() in SUFFIXES
+    if inside or path == images:
+      raise ConfigError(
+        f"{flag}={given} is or would become one of the images of '{photos}': name another place."
+      )
+    seen.add(path)
 
 
 def _every_pixel(options: argparse.Namespace) -> int:

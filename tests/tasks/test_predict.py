@@ -149,13 +149,20 @@ def _encoder(run):
   [
     ([], 'there is no folder or image'),
     (['--abstain=2'], 'is a probability'),
+    (['--batch_size=0'], '--batch_size=0 must be at least 1'),
+    (['--out=t.csv', '--sheet=./t.csv'], '--out and --sheet are both ./t.csv'),
+    (['--sheet=predictions.csv'], 'are both predictions.csv'),
+    (['--out=PHOTOS/a.png'], 'would become one of the images of'),
+    (['--sheet=PHOTOS'], 'is or would become one of'),
   ],
 )
 def test_mistakes_of_predict(flags, sentence, tmp_path, untrained, capsys):
   home = tmp_path / 'evaluation'
   if not flags:
     assert cli.run(['knn', str(untrained), f'--workdir={home}']) == 0
-  assert cli.run(['predict', str(home), str(tmp_path / 'nowhere'), *flags]) == 2
+  photos = str(tmp_path / 'nowhere')
+  flags = [flag.replace('PHOTOS', photos) for flag in flags]
+  assert cli.run(['predict', str(home), photos, *flags]) == 2
   error = capsys.readouterr().err
   assert sentence in error and 'Traceback' not in error
   assert not pathlib.Path('predictions.csv').exists()
