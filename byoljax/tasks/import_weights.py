@@ -6,11 +6,12 @@ weights belong to and the data that they are to be evaluated on, and `checkpoint
 
 from collections.abc import Mapping, Sequence
 import json
+import os
 import pathlib
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from byoljax.config import Config, ConfigError, user_errors
+from byoljax.config import Config, ConfigError, expanded, user_errors
 from byoljax.tasks.command import Argument, Command
 from byoljax.version import versions
 from byoljax.workdir.files import write_json
@@ -29,7 +30,7 @@ def run(config: Config, invocation: Invocation) -> int:
 
   if not config.file:
     raise ConfigError('config.file is empty: name a file with weights, such as resnet50.pth.')
-  workdir = pathlib.Path(invocation.workdir or f'runs/{pathlib.Path(config.file).stem}')
+  workdir = pathlib.Path(invocation.workdir or default_workdir(config.file))
   if checkpoint.latest_finished(workdir) is not None or (workdir / 'config.json').exists():
     raise ConfigError(f"'{workdir}' holds a run already: choose another --workdir.")
   with user_errors('config.file'):
@@ -71,6 +72,14 @@ def run(config: Config, invocation: Invocation) -> int:
     say(f'Not imported: {_listed(unread, prefix)}.')
   say(f'run  {workdir}  ({shlex.quote(f"--config.pretrained={workdir}")})')
   return 0
+
+
+def default_workdir(file: str) -> str:
+  """The run of a file or folder: 'runs/resnet50' of 'x/resnet50.pth', 'runs/x' of 'x/export'."""
+  place = pathlib.Path(os.path.abspath(expanded(file)))  # A link keeps its name.
+  if place.is_dir():
+    return f'runs/{place.parent.name if place.name == "export" else place.name}'
+  return f'runs/{place.stem}'
 
 
 def _listed(names: Sequence[str], prefix: str) -> str:

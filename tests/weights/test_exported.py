@@ -14,6 +14,7 @@ from byoljax.config import ConfigError
 from byoljax.encoders.classifier import Classifier, Origin, trunk_network
 from byoljax.encoders.encoder import Encoder, Preprocessing, network, pool_of, random_encoder
 from byoljax.ops import readouts
+from byoljax.tasks import import_weights
 from byoljax.train import warm_start
 from byoljax.weights import exporting, exporting_classifier, importing, model_card
 from tests import imported
@@ -102,6 +103,15 @@ def test_it_is_imported_with_its_images(case, tmp_path, npz, capsys):
   again = byoljax.load(run)
   assert again.preprocessing == encoder.preprocessing
   assert dict(again.fields) == dict(encoder.fields)
+
+
+def test_a_folder_gives_its_name_to_the_run(tmp_path, monkeypatch):
+  for folder in ('byol/export', 'model-v1.0'):
+    (tmp_path / folder).mkdir(parents=True)
+  monkeypatch.chdir(tmp_path / 'byol' / 'export')
+  for file, name in (('.', 'byol'), ('..', 'byol'), ('../../byol/export', 'byol'),
+                     ('../../model-v1.0', 'model-v1.0'), ('there/resnet50.pth', 'resnet50')):  # fmt: skip
+    assert import_weights.default_workdir(file) == f'runs/{name}'
 
 
 def test_registers_and_fixed_positions_are_as_in_timm(tmp_path):
