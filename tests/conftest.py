@@ -154,7 +154,7 @@ def pytest_collection_finish():
   """What was imported stays: collecting garbage need not go through it, a tenth of the time."""
   gc.collect()
   gc.freeze()
-  gc.set_threshold(10_000, 20, 20)
+  gc.set_threshold(50_000, 20, 20)
 
 
 # What compiled programs may take on the disk; the oldest go.

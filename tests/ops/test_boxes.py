@@ -19,6 +19,10 @@ XY = [1, 0, 3, 2]  # Between torchvision's order of coordinates and ours.
 BOXES, OTHERS, CODES, FEATURES, ROIS = box_tensors.everything()
 KEY = jax.random.key(0)
 
+# Compiled: operation by operation they take longer.
+area, iou = jax.jit(boxes.area), jax.jit(boxes.iou)
+encode, decode = (jax.jit(each, static_argnums=2) for each in (boxes.encode, boxes.decode))
+
 
 @pytest.fixture(scope='module')
 def golden():
@@ -28,8 +32,8 @@ def golden():
 
 def test_areas_and_overlaps_by_hand():
   some = jnp.array([[0, 0, 2, 3], [1, 1, 3, 4], [5, 5, 4, 9], [0, 0, 0, 0]], jnp.float32)
-  assert boxes.area(some).tolist() == [6, 6, 0, 0]
-  found = boxes.iou(some, some)
+  assert area(some).tolist() == [6, 6, 0, 0]
+  found = iou(some, some)
   assert found[0].tolist() == [1, pytest.approx(2 / 10), 0, 0]
   assert found[3].tolist() == [0, 0, 0, 0], 'without an area there is no overlap, and no NaN'
 
@@ -37,21 +41,21 @@ def test_areas_and_overlaps_by_hand():
 def test_overlaps_and_codes_are_torchvisions(golden):
   ours, others, codes = (jnp.asarray(x[:, XY]) for x in (BOXES, OTHERS, CODES))
   weights = (10.0, 10.0, 5.0, 5.0)
-  np.testing.assert_allclose(boxes.iou(ours, others), golden['iou'], atol=1e-6)
-  found = boxes.encode(others, ours[: len(others)], weights)
+  np.testing.assert_allclose(iou(ours, others), golden['iou'], atol=1e-6)
+  found = encode(others, ours[: len(others)], weights)
   np.testing.assert_allclose(found, golden['encoded'][:, XY], rtol=1e-5, atol=1e-5)
-  back = boxes.decode(codes, ours[: len(codes)], weights)
+  back = decode(codes, ours[: len(codes)], weights)
   # Sides up to 1,500, of exponentials of up to 4.1.
   np.testing.assert_allclose(back, golden['decoded'][:, XY], rtol=1e-5, atol=2e-3)
-  same = boxes.decode(found, ours[: len(others)], weights)
+  same = decode(found, ours[: len(others)], weights)
   np.testing.assert_allclose(same, others, atol=1e-4)
 
 
 def test_codes_of_what_is_no_box_are_finite():
   def total(box):
-    return boxes.encode(box, jnp.array([0.0, 0, 2, 2])).sum()
+    return encode(box, jnp.array([0.0, 0, 2, 2])).sum()
 
-  value, gradient = jax.value_and_grad(total)(jnp.zeros(4))
+  value, gradient = jax.jit(jax.value_and_grad(total))(np.zeros(4, np.float32))
   assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
@@ -87,29 +91,28 @@ def test_suppression_ignores_what_is_not_valid():
   valid = np.arange(60) % 3 > 0
   score = np.linspace(1, 0, 60)
   part = sequential(BOXES[valid], score[valid], 0.3, np.zeros(60))
-  index, kept = nms.select(
-    jnp.asarray(BOXES), jnp.asarray(score), jnp.asarray(valid), threshold=0.3, count=100
-  )
+  select = jax.jit(nms.select, static_argnames=('threshold', 'count'))
+  index, kept = map(np.asarray, select(BOXES, score, valid, threshold=0.3, count=100))
   assert index.shape == kept.shape == (100,)
   assert index[kept].tolist() == np.flatnonzero(valid)[part].tolist()
   assert not index[~kept].any()
-  index, kept = nms.select(
-    jnp.asarray(BOXES), jnp.asarray(score), jnp.zeros(60, bool), threshold=0.3, count=7
-  )
+  index, kept = select(BOXES, score, np.zeros(60, bool), threshold=0.3, count=7)
   assert not kept.any() and index.tolist() == [0] * 7
 
 
 def test_regions_are_torchvisions(golden):
   features, regions = jnp.asarray(FEATURES.transpose(1, 2, 0)), jnp.asarray(ROIS[:, XY])
   for bins, samples in box_tensors.GRIDS:
-    made = roi_align(features, regions, bins=bins, scale=0.25, samples=samples)
+    made = jax.jit(functools.partial(roi_align, bins=bins, scale=0.25, samples=samples))(
+      features, regions
+    )
     wanted = golden[f'roi_{bins}_{samples}'].transpose(0, 2, 3, 1)
     np.testing.assert_allclose(made, wanted, atol=5e-6)
 
   def total(features, regions):
     return (roi_align(features, regions, bins=7, scale=0.25) ** 2).sum()
 
-  found, of_regions = jax.grad(total, (0, 1))(features, regions)
+  found, of_regions = jax.jit(jax.grad(total, (0, 1)))(features, regions)
   np.testing.assert_allclose(found.transpose(2, 0, 1), golden['roi_grad'], rtol=1e-4, atol=1e-4)
   assert not np.any(of_regions)
 
@@ -138,16 +141,17 @@ def test_regions_of_a_plane_are_its_values():
 def test_matching_by_hand():
   overlaps = jnp.array([[0.8, 0.1], [0.4, 0.2], [0.0, 0.2], [0.0, 0.0], [0.5, 0.1]])
   valid = jnp.array([True, True])
-  plain = matching.match(overlaps, valid, low=0.3, high=0.7)
+  match = jax.jit(matching.match, static_argnames=('low', 'high', 'best'))
+  plain = match(overlaps, valid, low=0.3, high=0.7)
   assert plain.positive.tolist() == [True, False, False, False, False]
   assert plain.negative.tolist() == [False, False, True, True, False]
   assert plain.object.tolist() == [0, 0, 1, 0, 0]
-  best = matching.match(overlaps, valid, low=0.3, high=0.7, best=True)
+  best = match(overlaps, valid, low=0.3, high=0.7, best=True)
   assert best.positive.tolist() == [True, True, True, False, False], 'both ties of the second'
   assert best.object.tolist() == [0, 0, 1, 0, 0]
-  alone = matching.match(overlaps, jnp.array([True, False]), low=0.3, high=0.7, best=True)
+  alone = match(overlaps, jnp.array([True, False]), low=0.3, high=0.7, best=True)
   assert alone.positive.tolist() == [True, False, False, False, False]
-  none = matching.match(overlaps, jnp.array([False, False]), low=0.3, high=0.7, best=True)
+  none = match(overlaps, jnp.array([False, False]), low=0.3, high=0.7, best=True)
   assert not none.positive.any() and none.negative.all()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from byoljax.devices import collectives, mapping
 from byoljax.losses import contrastive
-from byoljax.ops import bank, memory, ring, sphere
+from byoljax.ops import bank, memory, ring
 
 DEVICES = 4
 # The last device's rows: as many as the others', fewer, none; two devices without any.
@@ -30,7 +30,8 @@ def crossed(others, by_default):
 
 
 def rows(count, dim=6, seed=0):
-  return sphere.random_points(jax.random.key(seed), count, dim)
+  x = np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
+  return x / np.linalg.norm(x, axis=1, keepdims=True)
 
 
 def parts(items):
@@ -73,9 +74,11 @@ def test_rows_are_read(size, crowded):
 @pytest.mark.parametrize('size', SIZES)
 def test_rows_are_written(size):
   items = rows(size)
-  index = jnp.asarray([size - 1, 0, -1, size, 3, size + 7], jnp.int32)
+  index = np.asarray([size - 1, 0, -1, size, 3, size + 7], np.int32)
   new = rows(len(index), seed=1)
-  expected = np.asarray(memory.put(items, index, new, size=size, axis=None))
+  expected = np.asarray(
+    jax.jit(functools.partial(memory.put, size=size, axis=None))(items, index, new)
+  )
   assert (expected != items).any(axis=1).sum() == 3
   write = functools.partial(memory.put, index=index, rows=new, size=size, axis=collectives.AXIS)
   found = on_devices(write, parts(items))
@@ -88,7 +91,7 @@ def test_rows_are_written(size):
 def test_log_sum_exp(size, chunk):
   """Values and gradients, sharp: one row decides."""
   items, z = rows(size), rows(DEVICES * 3, seed=2).reshape(DEVICES, 3, 6)
-  weights = jnp.arange(1.0, 13.0).reshape(DEVICES, 3)
+  weights = np.arange(1.0, 13.0, dtype=np.float32).reshape(DEVICES, 3)
 
   def weighted(z, part, weights, axis):
     each = memory.log_sum_exp(z, part, 0.05, size=size, axis=axis, chunk=chunk)
@@ -98,9 +101,9 @@ def test_log_sum_exp(size, chunk):
     return collectives.psum(weighted(z, part, weights, axis)[0], axis)
 
   alone = functools.partial(weighted, axis=None)
-  (_, expected), gradient = jax.vmap(jax.value_and_grad(alone, has_aux=True), in_axes=(0, None, 0))(
-    z, items, weights
-  )
+  (_, expected), gradient = jax.jit(
+    jax.vmap(jax.value_and_grad(alone, has_aux=True), in_axes=(0, None, 0))
+  )(z, items, weights)
   logits = np.asarray(z, np.float64) @ np.asarray(items, np.float64).T / 0.05
   np.testing.assert_allclose(expected, np.log(np.exp(logits).sum(-1)), atol=LOGITS)
 
@@ -128,10 +131,11 @@ def test_nearest(size):
     return memory.nearest(z, part, filled=filled, size=size, axis=collectives.AXIS)
 
   mapped = jax.pmap(find, axis_name=collectives.AXIS, in_axes=(0, 0, None))
+  of_all = jax.jit(functools.partial(memory.nearest, size=size, axis=None))
   for filled in (size, size - 1, 1):
     best = (z @ items[:filled].T).argmax(-1)
     np.testing.assert_array_equal(mapped(z, parts(items), filled), items[best])
-    whole = memory.nearest(jnp.asarray(z[1]), items, filled=filled, size=size, axis=None)
+    whole = of_all(z[1], items, filled=filled)
     np.testing.assert_array_equal(whole, items[best[1]])
 
 
@@ -146,10 +150,12 @@ def test_a_queue_and_a_bank_in_parts_move_as_whole_ones():
 
   for number, count in enumerate((4, 3, 14)):
     new = rows(count, seed=number)
-    index = jnp.asarray(np.random.default_rng(number).integers(-1, 11, count), jnp.int32)
+    index = np.random.default_rng(number).integers(-1, 11, count).astype(np.int32)
     mapped = jax.pmap(move, axis_name=collectives.AXIS, in_axes=(0, 0, None, None, None, None))
     queue, cut_entries = mapped(cut, cut_entries, whole.pointer, whole.filled, new, index)
-    whole, entries = ring.push(whole, new), bank.update(entries, index, new, 0.5)
+    whole, entries = jax.jit(lambda q, e, n, i: (ring.push(q, n), bank.update(e, i, n, 0.5)))(
+      whole, entries, new, index
+    )
     cut = queue.items
     np.testing.assert_array_equal(cut, parts(whole.items))
     np.testing.assert_allclose(cut_entries, parts(entries), rtol=1e-6, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,11 +15,12 @@ DRAWS = np.random.default_rng(1).random((400, views.NUM_DRAWS)).astype(np.float3
 PLAIN = ViewSpec(
   size=8, crop_scale=(1, 1), crop_ratio=(1, 1), flip_prob=0, jitter_prob=0, gray_prob=0, blur_prob=0
 )
+orient = jax.jit(reorient.orient, static_argnums=2)
 
 
 def test_an_image_is_one_of_its_orientations_as_often_as_asked():
   spec = dataclasses.replace(PLAIN, vflip_prob=0.25, turn_prob=0.6)
-  found = np.asarray(reorient.orient(IMAGES, DRAWS, spec))
+  found = np.asarray(orient(IMAGES, DRAWS, spec))
   counts = np.zeros((2, 4))
   for image, made in zip(IMAGES, found, strict=True):
     upside = (image, image[::-1])
@@ -34,7 +36,7 @@ def test_an_image_is_one_of_its_orientations_as_often_as_asked():
 
 def test_a_square_of_the_asked_area_is_cut_out():
   spec = dataclasses.replace(PLAIN, cutout_prob=0.5, cutout_scale=(0.1, 0.5))
-  found = np.asarray(reorient.cut_out(IMAGES, DRAWS, spec))
+  found = np.asarray(jax.jit(reorient.cut_out, static_argnums=2)(IMAGES, DRAWS, spec))
   gone = (found == 0).all(-1)
   hit = gone.any((1, 2))
   np.testing.assert_array_equal(hit, DRAWS[:, views.CUTOUT] < 0.5)
@@ -56,10 +58,10 @@ def test_they_are_part_of_the_augmentation_and_shared_with_the_geometry():
     'image': pixels, 'index': np.arange(6), 'epoch': np.int32(0), 'label': np.zeros(6, np.int32)
   }  # fmt: skip
   augment = device.make_augment([turning, follower, PLAIN], seed=0, mean=(0.5,), std=(0.25,))
-  first, second, plain = augment(batch)['views']
+  first, second, plain = jax.jit(augment)(batch)['views']
   np.testing.assert_array_equal(first, second)
   u = draws.uniforms(np, 0, 0, np.arange(6), 0, views.NUM_DRAWS)
-  np.testing.assert_allclose(first, reorient.orient(plain, u, turning), atol=1e-6)
+  np.testing.assert_allclose(first, orient(plain, u, turning), atol=1e-6)
   assert np.abs(first - plain).max() > 0.1
 
 
@@ -81,7 +83,7 @@ def test_any_angle_turns_a_ramp_as_geometry_says():
   u = np.zeros((3, views.NUM_DRAWS), np.float32)
   u[:, views.ROTATE] = [0.5, 0.75, 1.0]
   spec = dataclasses.replace(PLAIN, rotate_degrees=90.0)
-  found = np.asarray(reorient.orient(np.stack([ramp] * 3), u, spec))
+  found = np.asarray(orient(np.stack([ramp] * 3), u, spec))
   np.testing.assert_allclose(found[0], ramp, atol=1e-5)
   np.testing.assert_allclose(found[2], np.rot90(ramp), atol=1e-5)
   half = np.sqrt(0.5)

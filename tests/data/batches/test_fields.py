@@ -1,5 +1,6 @@
 """Fields beside the image: one geometry, whatever the kind, the source and who does the work."""
 
+import functools
 import io
 
 import jax
@@ -91,15 +92,19 @@ def sources(tmp_path):
   }
 
 
+@functools.cache
+def augmented(specs, fields):
+  return jax.jit(device.make_augment(specs, seed=3, mean=(0,), std=(1,), fields=list(fields)))
+
+
 def finished(source, specs=SPECS, names=NAMES, stop=2, **options):
   """Batches after the augmentation."""
-  fields = [source.field(name) for name in names]
-  augment = device.make_augment(specs, seed=3, mean=(0,), std=(1,), fields=fields)
+  augment = augmented(tuple(specs), tuple(source.field(name) for name in names))
   made = pipeline.train_batches(
     source, specs, order=Order(source.size, 4, 1), seed=3, start_step=0, stop_step=stop,
     fields=names, **options,
   )  # fmt: skip
-  return [jax.tree.map(np.asarray, jax.jit(augment)(batch)) for batch in made]
+  return [jax.tree.map(np.asarray, augment(batch)) for batch in made]
 
 
 def test_every_source_gives_the_same_fields(tmp_path):
