@@ -109,8 +109,10 @@ def test_a_folder_gives_its_name_to_the_run(tmp_path, monkeypatch):
   for folder in ('byol/export', 'model-v1.0'):
     (tmp_path / folder).mkdir(parents=True)
   monkeypatch.chdir(tmp_path / 'byol' / 'export')
-  for file, name in (('.', 'byol'), ('..', 'byol'), ('../../byol/export', 'byol'),
-                     ('../../model-v1.0', 'model-v1.0'), ('there/resnet50.pth', 'resnet50')):  # fmt: skip
+  for file, name in (
+    ('.', 'byol'), ('..', 'byol'), ('../../byol/export', 'byol'),
+    ('../../model-v1.0', 'model-v1.0'), ('there/resnet50.pth', 'resnet50'),
+  ):  # fmt: skip
     assert import_weights.default_workdir(file) == f'runs/{name}'
 
 
