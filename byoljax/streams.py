@@ -70,7 +70,6 @@ COUNTING = 1502  # how the whole image is made smaller
 NOISE = 1511  # noise that is to be removed
 HOLES = 1512  # which part of it is missing
 MASKS = 1531  # which patches are masked
-MASK_TIES = 1534  # the same key with this: which of a block's patches are first
 REPLACED = 1533  # what stands in the place of masked tokens
 KEPT_PATCHES = 1535  # with a view: which of its patches are kept, where some are left out
 MIXING = 1532  # without a position: how a batch's images are mixed

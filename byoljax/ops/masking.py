@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-from byoljax import streams
-
 
 def visible_count(count: int, ratio: float) -> int:
   """How many of `count` patches stay visible: count (1 - ratio), rounded down (MAE's code).
@@ -61,9 +59,10 @@ def block_masks(
 ) -> jax.Array:
   """Masks of rectangles, as BEiT's (Bao et al. 2021, arXiv 2106.08254, algorithm 1).
 
-  Rectangles of `least` to `hidden` places, uniformly, with sides in a ratio in [aspect,
-  1 / aspect], log-uniformly, are laid anywhere until `hidden` places are masked. Different from the
-  paper: the last rectangle is masked in part, at random, so that all images have as many.
+  Rectangles are laid anywhere until `hidden` places are masked: of `least` to as many places as are
+  left to mask, uniformly, with sides in a ratio in [aspect, 1 / aspect], log-uniformly. Different
+  from the paper: of the last rectangle the rows that are too many, the lower or the upper ones,
+  stay visible, so that all images have as many masked places.
 
   Args:
     keys: one for each image, [b].
@@ -77,21 +76,32 @@ def block_masks(
     bool [b,height * width], True where masked.
   """
   most = 4 * height * width  # Rectangles: enough to cover everything.
-  rows, columns = jnp.arange(height)[None, :, None], jnp.arange(width)[None, None, :]
+  rows, columns = jnp.arange(height)[:, None], jnp.arange(width)[None, :]
 
   def one(key: jax.Array) -> jax.Array:
-    draws = jax.random.uniform(key, (5, most))
-    area = least + draws[0] * (hidden - least)
-    ratio = jnp.exp((2 * draws[1] - 1) * -jnp.log(aspect))
-    tall = jnp.clip(jnp.round(jnp.sqrt(area * ratio)), 1, height)
-    wide = jnp.clip(jnp.round(jnp.sqrt(area / ratio)), 1, width)
-    top = jnp.floor(draws[2] * (height - tall + 1))[:, None, None]
-    left = jnp.floor(draws[3] * (width - wide + 1))[:, None, None]
-    tall, wide = tall[:, None, None], wide[:, None, None]
-    inside = (rows >= top) & (rows < top + tall) & (columns >= left) & (columns < left + wide)
-    number = jnp.where(inside, jnp.arange(most)[:, None, None], most).min(0)
-    # Of what one rectangle covers first, a random order.
-    tie = jax.random.uniform(jax.random.fold_in(key, streams.MASK_TIES), (height, width))
-    return -(number + tie).ravel()
+    draws = jax.random.uniform(key, (most, 5))
+
+    def is_short(state: tuple[jax.Array, jax.Array]) -> jax.Array:
+      number, first = state
+      return (jnp.sum(first < most) < hidden) & (number < most)
+
+    def add(state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+      number, first = state
+      own, left = draws[number], hidden - jnp.sum(first < most)
+      area = least + own[0] * jnp.maximum(left - least, 0)
+      ratio = jnp.exp((2 * own[1] - 1) * -jnp.log(aspect))
+      tall = jnp.clip(jnp.round(jnp.sqrt(area * ratio)), 1, height)
+      wide = jnp.clip(jnp.round(jnp.sqrt(area / ratio)), 1, width)
+      top = jnp.floor(own[2] * (height - tall + 1))
+      side = jnp.floor(own[3] * (width - wide + 1))
+      inside = (rows >= top) & (rows < top + tall) & (columns >= side) & (columns < side + wide)
+      return number + 1, jnp.where(inside & (first == most), number, first)
+
+    nothing = jnp.full((height, width), most, jnp.int32)
+    number, first = jax.lax.while_loop(is_short, add, (jnp.int32(0), nothing))
+    # Places by rectangle, within one row by row, from above or from below.
+    place = (jnp.arange(height * width) / (height * width)).reshape(height, width)
+    upwards = draws[number - 1, 4] < 0.5
+    return -(first + jnp.where(upwards, place[::-1], place)).ravel()
 
   return lowest_visible(jax.vmap(one)(keys), height * width - hidden)

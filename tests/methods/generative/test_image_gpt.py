@@ -166,6 +166,34 @@ def test_rectangles_mask_as_many_places_in_every_image():
   assert beside > 0.65
 
 
+def borders(masks):
+  """How many neighbors, one masked and one not, there are in each mask."""
+  return sum(np.abs(np.diff(masks.astype(int), axis=axis)).sum((1, 2)) for axis in (1, 2))
+
+
+def test_rectangles_are_those_of_beits_algorithm():
+  """As long borders, on average, as masks that are drawn one rectangle after the other."""
+  keys, rng, drawn = jax.random.split(KEY, 400), np.random.default_rng(0), []
+  masks = jax.jit(lambda keys: masking.block_masks(keys, 14, 14, 75, least=16, aspect=0.3))(keys)
+  for _ in range(400):
+    mask = np.zeros((14, 14), bool)
+    while mask.sum() < 75:
+      area = rng.uniform(16, max(16, 75 - mask.sum()))
+      ratio = np.exp(rng.uniform(np.log(0.3), -np.log(0.3)))
+      tall, wide = (int(np.clip(round(side), 1, 14)) for side in (
+        np.sqrt(area * ratio), np.sqrt(area / ratio)))  # fmt: skip
+      top, left = rng.integers(15 - tall), rng.integers(15 - wide)
+      before = mask.copy()
+      mask[top : top + tall, left : left + wide] = True
+    new = np.flatnonzero(mask & ~before)
+    mask.ravel()[new[::-1][: mask.sum() - 75] if rng.random() < 0.5 else new[: mask.sum() - 75]] = 0
+    drawn.append(mask)
+  found, wanted = borders(np.asarray(masks).reshape(-1, 14, 14)), borders(np.array(drawn))
+  # Four standard errors of the difference of two means of 400.
+  assert abs(found.mean() - wanted.mean()) < 4 * np.sqrt((found.var() + wanted.var()) / 400)
+  assert found.mean() < 45, 'scattered tokens have longer borders'
+
+
 @pytest.mark.parametrize(
   ('changes', 'said'),
   [
