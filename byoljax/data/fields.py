@@ -1,7 +1,7 @@
 """What an example consists of: named fields, each of a kind that says how it follows a view's crop.
 
     kind     of one example                      in a view of S x S pixels
-    image    uint8, or float32 in [0, 1], [H, W, C]   bicubic; float32 [S, S, C] in [0, 1]
+    image    uint8, or float32 in [0, 1] [H, W, C]   the view's kernel; float32 [S, S, C] in [0, 1]
     map      numbers per pixel [H, W, C]         bilinear; float32 [S, S, C]
     mask     whole numbers per pixel [H, W, C]   nearest neighbor; [S, S, C], values as they are
     boxes    float32 [n, 5]                      moved, clipped, dropped; float32 [n, 5]
@@ -41,8 +41,8 @@ class Field:
     kind: 'image', 'map', 'mask', 'boxes' or 'label'.
     channels: of an image, map or mask: channels C; of boxes: rows n; of a label: its length, 0 for
       a single number. 0 when a source is opened means as many as the data have.
-    resample: 'bicubic', 'bilinear' or 'nearest', by default that of the kind. An image is always
-      bicubic.
+    resample: 'bicubic', 'bilinear' or 'nearest', by default that of the kind. An image
+      follows the view's own.
     dtype: of the numbers in the source: uint8, uint16, int32 or float32; filled in by the source.
     names: of the classes of boxes, where the source knows them.
     range: of an image of float32: which numbers are black and white, see `data.sources.pixels`.

@@ -78,6 +78,7 @@ def open_split(
     if config.data.labels:
       source = two_streams(config, source)
     _resolve_range(config, source)
+    _repeat_statistics(config, source)
     if resolve:
       _resolve_statistics(config, source, log_dir)
     return source
@@ -134,6 +135,15 @@ def _resolve_range(config: Config, source: 'Source') -> None:
       f'{source.name} is read as numbers of {image.channels} channels: every bit counts, and black '
       f'and white are those of the files (data.range={pixels.FILE})'
     )
+
+
+def _repeat_statistics(config: Config, source: 'Source') -> None:
+  """Writes one mean or standard deviation for all channels once for each: encoders count them."""
+  channels = source.field('image').channels
+  with config.unlocked():
+    for name in ('mean', 'std'):
+      if len(config.data[name]) == 1:
+        config.data[name] = tuple(config.data[name]) * channels
 
 
 def _resolve_statistics(config: Config, source: 'Source', workdir: pathlib.Path | None) -> None:

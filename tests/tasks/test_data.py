@@ -80,3 +80,11 @@ def test_a_classifier_answers_about_images_without_a_label(tmp_path):
   assert found.train.labels.tolist() == [0, 1, 2] and found.test is None
   names = [found.rest.locate(row) for row in range(found.rest.size)]
   assert names == [str(tmp_path / name) for name in ('unlabelled/deep/4.png', '3.png')]
+
+
+def test_one_mean_stands_for_all_channels(npz):
+  """Encoders have as many channels as there are means, gray inputs as well."""
+  config = base.get_config()
+  config.data.update(name='npz', dir=str(npz), mean=(0.5,), std=(0.25,))
+  data.open_split(config, 'pretrain', None)
+  assert config.data.mean == (0.5,) * 3 and config.data.std == (0.25,) * 3

@@ -56,6 +56,9 @@ def resample(xp: Any, images: Any, boxes: Any, flip: Any, size: int, kernel: str
 def resample_map(xp: Any, maps: Any, boxes: Any, flip: Any, size: int, kernel: str) -> Any:
   """Crops, resizes and mirrors numbers per pixel; the geometry is that of `resample`.
 
+  `tf1_bicubic` has no map's kernel beside it: it aligns corners, the others centers, so that a map
+  lies beside such an image by up to half of what a pixel is enlarged.
+
   Args:
     xp: array namespace: numpy or jax.numpy.
     maps: numbers [b, H, W, C]; finite, unless the kernel is 'nearest'.

@@ -41,7 +41,7 @@ class Made(NamedTuple):
 
   Attributes:
     index: number of each example in its source, int32 [n]; -1: padding or unreadable.
-    label: int32 [n]; -1: none.
+    label: int32 [n], or [n, C] of several labels each; -1: none.
     row: row of the group that each image belongs to, int32 [m].
     views: uint8 or float32 [m, S, S, C] for each view.
     further: fields beside the views, of the m images, as in the plan.

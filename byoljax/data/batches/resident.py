@@ -1,10 +1,10 @@
 """Data sets that live on the accelerator: many train steps per call, without the host in between.
 
-The images are replicated on every device as uint8. A call receives the epochs and indices of its
-steps' examples, a few kilobytes, and does the rest on the device: gather, crop, photometric
-operations, step. Examples, random numbers and pictures are those of `pipeline.train_batches`,
-because both are functions of (seed, epoch, example); only the rounding differs, since the program
-is compiled differently.
+The images are replicated on every device, as uint8 or, of more bits, as float32. A call receives
+the epochs and indices of its steps' examples, a few kilobytes, and does the rest on the device:
+gather, crop, photometric operations, step. Examples, random numbers and pictures are those of
+`pipeline.train_batches`, because both are functions of (seed, epoch, example); only the rounding
+differs, since the program is compiled differently.
 
 Replicated rather than sharded: a batch is drawn from the whole set, so shards would have to be
 exchanged between the devices in every step. A set may therefore take `SHARE` of one device's
@@ -94,8 +94,8 @@ def place(source: Source, fields: Sequence[str] = ()) -> dict[str, jax.Array]:
     fields: names of the further fields that the batches hold.
 
   Returns:
-    'image' uint8 [N, H * W * C], flat because accelerators pad a minor axis of three, 'label' int32
-    [N, ...], and the further fields, those with pixels flat, too.
+    'image' uint8 or float32 [N, H * W * C], flat because accelerators pad a minor axis of three,
+    'label' int32 [N, ...], and the further fields, those with pixels flat, too.
   """
   names = ('image', *fields)
   *values, labels = source.read(np.arange(source.size), (*names, 'label'))

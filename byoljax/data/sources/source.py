@@ -142,9 +142,9 @@ class Source:
       names: of the fields that are wanted.
 
     Returns:
-      The values of each field in the order of `names`: images uint8 [b, H, W, C], or object [b] of
-      bytes, empty where a file could not be opened; labels int32 [b, *label_shape], -1 where
-      unknown; others as `byoljax.data.fields` says of their kind.
+      The values of each field in the order of `names`: images uint8 or float32 [b, H, W, C], or
+      object [b] of bytes, empty where a file could not be opened; labels int32
+      [b, *label_shape], -1 where unknown; others as `byoljax.data.fields` says of their kind.
 
     Raises:
       ValueError: an index is out of range, or there is no such field.
