@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from byoljax.config import Config, ConfigError
+from byoljax.config import Config, choose
 from byoljax.report import table
-from byoljax.suggest import unknown
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir.run_dir import Invocation
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 
 def run(config: Config, invocation: Invocation) -> int:
   """Fits classifiers to the features of a few images; see `configs/frozen.py`."""
-  if config.few_labels.classifier not in CLASSIFIERS:
-    raise ConfigError(unknown('few_labels.classifier', config.few_labels.classifier, CLASSIFIERS))
+  choose('few_labels.classifier', config.few_labels.classifier, CLASSIFIERS)
   return evaluation.on_frozen_features('few_labels', _compute, _show, config, invocation)
 
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from byoljax.config import Config, ConfigError, choose, user_errors
+from byoljax.config import Config, choose, user_errors
 from byoljax.report import by_tap
-from byoljax.suggest import unknown
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir import run_dir
@@ -25,9 +24,7 @@ PIXELS = 'pixels'
 
 def run(config: Config, invocation: Invocation) -> int:
   """k-NN or a linear probe on every tap of a run, from the pixels on; see `configs/taps.py`."""
-  if config.probe not in PROBES:
-    raise ConfigError(unknown('probe', config.probe, PROBES))
-  return PROBES[config.probe](config, invocation)
+  return choose('probe', config.probe, PROBES)(config, invocation)
 
 
 def _knn(config: Config, invocation: Invocation) -> int:

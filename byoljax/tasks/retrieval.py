@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from byoljax.config import Config, ConfigError
-from byoljax.suggest import unknown
+from byoljax.config import Config, choose
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.workdir.run_dir import Invocation
@@ -18,8 +17,7 @@ GALLERIES = ('queries', 'train')
 
 def run(config: Config, invocation: Invocation) -> int:
   """Looks for images of the same class; see `configs/frozen.py`."""
-  if config.retrieval.gallery not in GALLERIES:
-    raise ConfigError(unknown('retrieval.gallery', config.retrieval.gallery, GALLERIES))
+  choose('retrieval.gallery', config.retrieval.gallery, GALLERIES)
   return evaluation.on_frozen_features('retrieval', _compute, _show, config, invocation)
 
 

@@ -17,7 +17,8 @@ byoljax:
     h = run.call(images)  # uint8 [b, S, S, 3]
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+import functools
 import pathlib
 from typing import Any
 
@@ -94,16 +95,16 @@ def weights_of(encoder: Encoder) -> dict[str, np.ndarray]:
   return vit_names.to_timm(params, patch, table)
 
 
-def serialized(encoder: Encoder) -> bytes:
-  """The encoder with its weights as StableHLO: images [b, S, S, C] -> float32 [b, D]."""
+def serialized(function: Callable[[jax.Array], jax.Array], image: jax.ShapeDtypeStruct) -> bytes:
+  """A function of images with all that it closes over, as StableHLO for any number of images.
+
+  Args:
+    function: images [b, S, S, C] -> float32 [b, D].
+    image: shape and type of one image, as `Preprocessing.image`.
+  """
   (batch,) = export.symbolic_shape('b')
-  image = encoder.preprocessing.image
   images = jax.ShapeDtypeStruct((batch, *image.shape), image.dtype)
-
-  def embed(images: jax.Array) -> jax.Array:
-    return encoder.apply(encoder.params, encoder.bn, images)
-
-  return bytes(export.export(jax.jit(embed), platforms=PLATFORMS)(images).serialize())
+  return bytes(export.export(jax.jit(function), platforms=PLATFORMS)(images).serialize())
 
 
 def write(encoder: Encoder, folder: pathlib.Path, about: Mapping[str, Any]) -> None:
@@ -123,7 +124,11 @@ def write(encoder: Encoder, folder: pathlib.Path, about: Mapping[str, Any]) -> N
   numbers = sum(array.size for array in weights.values() if array.dtype == np.float32)
   card = _card(encoder, about, numbers)
   (folder / files.SAFETENSORS).write_bytes(save(weights, metadata={'format': 'pt'}))
-  (folder / 'encoder.stablehlo').write_bytes(serialized(encoder))
+  (folder / 'encoder.stablehlo').write_bytes(
+    serialized(
+      functools.partial(encoder.apply, encoder.params, encoder.bn), encoder.preprocessing.image
+    )
+  )
   write_json(folder / 'model_card.json', card)
   timm = None
   if card['names'] == 'timm':
@@ -140,7 +145,7 @@ def write_onnx(encoder: Encoder, folder: pathlib.Path) -> None:
     OSError: it cannot be written.
   """
   made = onnx_file.model(
-    lambda images: encoder.apply(encoder.params, encoder.bn, images), encoder.preprocessing.image
+    functools.partial(encoder.apply, encoder.params, encoder.bn), encoder.preprocessing.image
   )
   (folder / 'encoder.onnx').write_bytes(made)
   card = folder / 'README.md'

@@ -7,10 +7,9 @@ classes.json             the K names in their order, the temperature, the readou
 classifier.onnx          all of it for ONNX's runtimes, where the package onnx is installed
 """
 
+import functools
 import pathlib
 
-import jax
-from jax import export
 import numpy as np
 
 from byoljax.encoders.classifier import Classifier
@@ -49,15 +48,6 @@ run = onnxruntime.InferenceSession('classifier.onnx')
 """
 
 
-def serialized(classifier: Classifier) -> bytes:
-  """The classifier with its weights as StableHLO, for any batch size."""
-  (batch,) = export.symbolic_shape('b')
-  image = classifier.encoder.preprocessing.image
-  images = jax.ShapeDtypeStruct((batch, *image.shape), image.dtype)
-  compiled = jax.jit(classifier.apply)
-  return bytes(export.export(compiled, platforms=exporting.PLATFORMS)(images).serialize())
-
-
 def write_onnx(classifier: Classifier, folder: pathlib.Path) -> None:
   """Adds `classifier.onnx` to a folder that `write` has written.
 
@@ -69,7 +59,7 @@ def write_onnx(classifier: Classifier, folder: pathlib.Path) -> None:
   image = encoder.preprocessing.image
   if isinstance(readout, readouts.Neighbors):
     made = onnx_file.model(
-      lambda images: encoder.apply(encoder.params, encoder.bn, images),
+      functools.partial(encoder.apply, encoder.params, encoder.bn),
       image,
       lambda graph, features: _votes(graph, features, readout, classifier.temperature),
     )
@@ -123,7 +113,8 @@ def write(classifier: Classifier, folder: pathlib.Path) -> None:
     else:
       settings[name] = value
   (folder / 'classifier.safetensors').write_bytes(save(arrays, metadata={'format': 'pt'}))
-  (folder / 'classifier.stablehlo').write_bytes(serialized(classifier))
+  program = exporting.serialized(classifier.apply, classifier.encoder.preprocessing.image)
+  (folder / 'classifier.stablehlo').write_bytes(program)
   kind = 'a linear classifier' if 'weight' in arrays else f'{settings["k"]} nearest neighbors'
   write_json(
     folder / 'classes.json',

@@ -70,7 +70,10 @@ def test_images_of_any_number_of_channels(channels):
   embed = Encoder(net, *net.init(jax.random.key(0), preprocessing.example()), preprocessing)
   images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, channels), dtype=np.uint8)
   assert embed.dim == 5 and preprocessing.example().shape == (2, 8, 8, channels)
-  exported = jax.export.deserialize(bytearray(exporting.serialized(embed)))
+  stored = exporting.serialized(
+    lambda x: embed.apply(embed.params, embed.bn, x), preprocessing.image
+  )
+  exported = jax.export.deserialize(bytearray(stored))
   np.testing.assert_allclose(exported.call(images), embed(images), rtol=1e-4, atol=1e-5)
   for name in ('small', 'vit_micro', 'resnet18'):
     make = functools.partial(random_encoder, {'name': name}, preprocessing, 0)

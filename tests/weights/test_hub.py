@@ -25,7 +25,7 @@ def fake(tmp_path, monkeypatch):
 @pytest.fixture
 def exported(untrained, tmp_path, monkeypatch):
   """A folder as `byoljax export` writes it; StableHLO takes long, and is tested elsewhere."""
-  monkeypatch.setattr(exporting, 'serialized', lambda encoder: b'stablehlo')
+  monkeypatch.setattr(exporting, 'serialized', lambda function, image: b'stablehlo')
   return export.write(str(untrained), 'online', tmp_path / 'exported')
 
 
