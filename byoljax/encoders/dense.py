@@ -274,12 +274,8 @@ def is_one(path: str | os.PathLike[str]) -> bool:
 
 def every(home: pathlib.Path) -> list[pathlib.Path]:
   """All models of an evaluation or a run: fine-tuned before frozen, those from scratch last."""
-  depths = ('', '*/', '*/*/', 'evals/*/*/')
-  found = {f.parent for depth in depths for f in home.glob(f'{depth}{FOLDER}/{FILE}')}
 
-  def rank(folder: pathlib.Path) -> tuple[bool, bool, float]:
-    name = folder.parent.name
-    own = (folder / FILE).stat().st_mtime
-    return name.startswith('random'), name.endswith('frozen'), -own
+  def rank(name: str) -> tuple[bool, bool]:
+    return name.startswith('random'), name.endswith('frozen')
 
-  return sorted(found, key=rank)
+  return stored_arrays.every(home, FOLDER, FILE, rank)

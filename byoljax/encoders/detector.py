@@ -166,10 +166,4 @@ def find(path: str | os.PathLike[str]) -> pathlib.Path:
 
 def every(home: pathlib.Path) -> list[pathlib.Path]:
   """All detectors of an evaluation or a run, the newest first, those from scratch last."""
-  depths = ('', '*/', '*/*/', 'evals/*/*/')
-  found = {file.parent for depth in depths for file in home.glob(f'{depth}{FOLDER}/{FILE}')}
-
-  def rank(folder: pathlib.Path) -> tuple[bool, float]:
-    return folder.parent.name == 'random', -(folder / FILE).stat().st_mtime
-
-  return sorted(found, key=rank)
+  return stored_arrays.every(home, FOLDER, FILE, lambda name: name == 'random')

@@ -131,6 +131,28 @@ def find(
   return found[0]
 
 
+def every(
+  home: pathlib.Path, folder: str, file: str, rank: Callable[[str], Any]
+) -> list[pathlib.Path]:
+  """Directories of stored networks of an evaluation or a run: by rank, then the newest first.
+
+  Args:
+    home: the directory of an evaluation or a run.
+    folder: their name.
+    file: name of the JSON file in each.
+    rank: name of the evaluation's directory -> what it is sorted by, the first first.
+  """
+  depths = ('', '*/', '*/*/', 'evals/*/*/')
+  found = {path.parent for depth in depths for path in home.glob(f'{depth}{folder}/{file}')}
+
+  def place(path: pathlib.Path) -> tuple[Any, float]:
+    with contextlib.suppress(OSError):  # Another process may be removing it.
+      return rank(path.parent.name), -(path / file).stat().st_mtime
+    return rank(path.parent.name), 0.0
+
+  return sorted(found, key=place)
+
+
 def tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
   """What JSON turned into lists."""
   return {
