@@ -27,6 +27,7 @@ METHOD = {
   'base_tau': 0.996,
   'center_momentum': 0.9,
   'freeze_last': '1 epochs',
+  'last_init': 'torch',  # of the last layer; or 'truncated_0.02' and others, see the method
 }
 
 
@@ -38,11 +39,14 @@ def shapes(config: ConfigDict, epochs: int) -> None:
   """Small heads, few outputs, a sharp and faster teacher, two small crops beside the global ones.
 
   Without batch normalization in the head the loss stayed at log 512 for 8 epochs. With 512 outputs
-  and a temperature of .04 targets are nearly uniform, and little is learned.
+  and a temperature of .04 targets are nearly uniform, and little is learned. The last layer starts
+  with smaller weights, which turn faster, than the authors': with theirs k-NN was 31.6 ± 6.3 % in
+  place of 35.1 ± 0.7 (three seeds).
   """
   del epochs
   config.method.update(projector=(512, 512, 64), projector_norm=True, outputs=64, base_tau=0.98)
   config.method.update(teacher_temperature=0.02, teacher_temperature_start=0.02)
+  config.method.last_init = 'truncated_0.02'
   scales.small_crops(config, 2, 20, (0.2, 0.5))
 
 

@@ -188,7 +188,8 @@ class DINOHead(nn.Module):
   """DINO's projector: `MLPHead` with gelu and biases, without BN, then `WeightNormLinear`.
 
   Parameters are 'mlp/linear1', ... and 'last/kernel'; DINO freezes the latter in its first epoch.
-  `features` ends with the bottleneck, whose output is L2-normalized.
+  `features` ends with the bottleneck, whose output is L2-normalized; `last_init` is how the latter
+  starts, a key of `KERNEL_INITS`.
   """
 
   features: tuple[int, ...] = (2048, 2048, 256)
@@ -197,6 +198,7 @@ class DINOHead(nn.Module):
   bn_axis: str | None = None
   bn_groups: int = 0
   dtype: jnp.dtype = jnp.float32
+  last_init: str = 'torch'
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -213,7 +215,8 @@ class DINOHead(nn.Module):
       kernel_init='truncated_0.02',
       name='mlp',
     )(x, train=train)
-    return WeightNormLinear(self.count, self.dtype, name='last')(bottleneck, train=train)
+    last = WeightNormLinear(self.count, self.dtype, self.last_init, name='last')
+    return last(bottleneck, train=train)
 
 
 class LinearHead(nn.Module):

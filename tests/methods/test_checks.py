@@ -50,6 +50,11 @@ def test_only_patches_can_be_frozen():
     make('moco_v3', freeze_patch_embed=True)
 
 
+def test_how_dinos_last_layer_starts_is_a_name():
+  with pytest.raises(ValueError, match="last_init 'torhc': .*did you mean 'torch'"):
+    make('dino', last_init='torhc')
+
+
 def test_dinos_center_moves_by_one_batch_however_many_parts_it_has():
   rows, ends = np.random.default_rng(0).normal(size=(1, 5)).astype(np.float32), []
   for parts in (1, 4):

@@ -241,3 +241,6 @@ def test_dinos_head_is_an_mlp_without_norm_and_a_weight_normalized_layer():
   last = drawn['head']['last']['kernel']
   assert float(last.std()) == pytest.approx(64**-0.5 / 3**0.5, rel=0.05)
   assert float(jnp.abs(last).max()) <= 64**-0.5
+  small = heads.DINOHead((64, 64, 64), count=256, last_init='truncated_0.02')
+  drawn, _ = net_of(small).init(jax.random.key(0), jax.ShapeDtypeStruct((2, 64), jnp.float32))
+  assert float(drawn['head']['last']['kernel'].std()) == pytest.approx(0.02, rel=0.05)

@@ -39,6 +39,7 @@ from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, WithTarget, output_shapes, stack
 from byoljax.ops import ema
+from byoljax.suggest import unknown
 
 PyTree = Any
 Schedule = Callable[[jax.Array], jax.Array]
@@ -169,6 +170,7 @@ def build(
   base_tau: float = 0.996,
   center_momentum: float = 0.9,
   freeze_last: str = '1 epochs',
+  last_init: str = 'torch',
 ) -> Method:
   """Builds DINO from an encoder factory and its configuration.
 
@@ -185,11 +187,15 @@ def build(
     base_tau: tau at step 0, in [0, 1].
     center_momentum: weight of the old center, in [0, 1]; 1 removes the centering.
     freeze_last: a duration, before which the last layer is not trained.
+    last_init: how the last layer starts, a key of `heads.KERNEL_INITS`; 'torch' as in the authors'
+      code. The smaller its weights, the faster its directions turn.
 
   Raises:
-    ValueError: values out of range.
+    ValueError: values out of range, or an unknown `last_init`.
   """
   check_sizes(projector)
+  if last_init not in heads.KERNEL_INITS:
+    raise ValueError(unknown('last_init', last_init, heads.KERNEL_INITS))
   temperatures = (student_temperature, teacher_temperature, teacher_temperature_start)
   if outputs < 2 or min(temperatures) <= 0 or not 0 <= center_momentum <= 1:
     raise ValueError(
@@ -202,6 +208,7 @@ def build(
     norm=projector_norm,
     bn_axis=setting.axis,
     dtype=jnp.dtype(setting.dtype),
+    last_init=last_init,
   )
   net = stack(
     (
