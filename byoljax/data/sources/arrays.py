@@ -182,7 +182,7 @@ def _make(
 ) -> source.Source:
   starts = np.cumsum([0] + [len(x) for x in images])
   # Of arrays without labels beside others with some, every label is unknown.
-  shape = next((part.shape[1:] for part in labels if part is not None), ())
+  shape: tuple[int, ...] = next((part.shape[1:] for part in labels if part is not None), ())
   y = np.concatenate(
     [
       np.full((len(x), *shape), -1, np.int32) if part is None else part
