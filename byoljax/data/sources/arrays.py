@@ -197,7 +197,7 @@ def _make(
     raise ValueError(
       f'{name} names {len(class_names)} classes but its labels need {num_classes}; name each one.'
     )
-  if shape not in ((), (num_classes,)):
+  if shape and shape != (num_classes,):
     raise ValueError(
       f'{name} has labels of {shape[0]} classes, but its other labels or class_names have '
       f'{num_classes}: every image needs a number for each class.'
