@@ -112,6 +112,20 @@ class WithInput(nn.Module):
     """Images float32 [b,H,W,C], normalized -> what the network makes of its input."""
     return self.network(self.stage(x), train=train, **inputs)
 
+  def stage(self, x: jax.Array) -> jax.Array:
+    """The network's input."""
+    mean, std = (
+      np.asarray(values, np.float32).reshape(1, 1, 1, -1) for values in (self.mean, self.std)
+    )
+    return INPUTS[self.kind].apply(x.astype(jnp.float32), mean, std)
+
+
+class TransformerWithInput(WithInput):
+  """The same of a vision transformer, which is asked for its tokens and its size.
+
+  A class of its own: a property of linen that has no answer raises what `hasattr` does not catch.
+  """
+
   def tokens(
     self, x: jax.Array, keep: jax.Array | None = None, branches: jax.Array | None = None
   ) -> jax.Array:
@@ -132,13 +146,6 @@ class WithInput(nn.Module):
   def depth(self) -> int:
     """Number of a vision transformer's blocks."""
     return self.network.depth
-
-  def stage(self, x: jax.Array) -> jax.Array:
-    """The network's input."""
-    mean, std = (
-      np.asarray(values, np.float32).reshape(1, 1, 1, -1) for values in (self.mean, self.std)
-    )
-    return INPUTS[self.kind].apply(x.astype(jnp.float32), mean, std)
 
 
 def with_input(
@@ -168,4 +175,5 @@ def with_input(
       f'input={kind!r} is made of images of {counts} channels, but the data have {channels}: take '
       "input='rgb', which is the images as they are."
     )
-  return WithInput(network, kind, tuple(mean), tuple(std))
+  made = TransformerWithInput if hasattr(network, 'patch') else WithInput
+  return made(network, kind, tuple(mean), tuple(std))

@@ -12,7 +12,7 @@ from byoljax import models
 from byoljax.encoders.encoder import Encoder, Preprocessing, random_encoder
 from byoljax.models import inputs
 from byoljax.models.net import stack
-from byoljax.models.taps import taps_of
+from byoljax.models.taps import maps_of, taps_of
 from byoljax.ops import color
 from byoljax.weights import exporting
 
@@ -49,6 +49,17 @@ def test_values_by_hand():
   weights = np.array([0.299, 0.587, 0.114])
   gray = (RGB @ weights - np.dot(weights, MEAN)) / np.dot(weights, STD)
   np.testing.assert_allclose(seen('gray')[..., 0], gray, atol=1e-5)
+
+
+def test_only_a_transformer_behind_an_input_has_patches():
+  """Maps are looked for at a side that suits positions, if there are any."""
+  made = {
+    name: models.make_encoder(name, input='gray', mean=(0.5,) * 3, std=(0.25,) * 3)
+    for name in ('small', 'vit_micro')
+  }
+  assert not hasattr(made['small'], 'patch') and made['vit_micro'].patch > 1
+  for name, tap in (('small', 'stage2'), ('vit_micro', 'tokens1')):
+    assert tap in maps_of(made[name], 3, 32)
 
 
 def test_sobel_is_deepclusters():
