@@ -131,7 +131,7 @@ def from_npz(
   ]
   most = max((_classes(y, file, key) for key, y in every if y.size), default=0)
   if not class_names:
-    _question([y for _, y in every], file)
+    check_numbering([y for _, y in every], file)
   read = [*wanted, *(key for key in beside if key in members)]
   mark = source.fingerprint(
     'npz', split, [(key, members[key].shape, checksums[key]) for key in read]
@@ -192,7 +192,7 @@ def _make(
   if num_classes is None:
     num_classes = len(class_names) or _classes(y, name, 'labels')
     if not class_names:
-      _question([y], name)
+      check_numbering([y], name)
   if class_names and len(class_names) != num_classes:
     raise ValueError(
       f'{name} names {len(class_names)} classes but its labels need {num_classes}; name each one.'
@@ -291,7 +291,7 @@ def _classes(labels: np.ndarray, where: str, key: str) -> int:
   return largest + 1
 
 
-def _question(labels: Sequence[np.ndarray], where: str) -> None:
+def check_numbering(labels: Sequence[np.ndarray], where: str) -> None:
   """Raises ValueError where labels are no numbers of classes: identifiers, sizes, gray values.
 
   Every class up to the largest has its place in classifiers and tables, whether it occurs or not.

@@ -64,6 +64,6 @@ def number_labels(
   numbers = [-1 if label is None else int(label) for label in labels]
   count = max(numbers, default=-1) + 1
   if count and len(known) < count:
-    arrays._question([np.array(numbers)], where)
+    arrays.check_numbering([np.array(numbers)], where)
     known = tuple(map(str, range(count)))
   return numbers, known if count else ()

@@ -159,7 +159,7 @@ def from_files(
   if y is not None:
     count = y.shape[1] if several else max(len(class_names), int(y.max(initial=-1)) + 1)
     if not class_names:
-      arrays._question([y], name)
+      arrays.check_numbering([y], name)
   if class_names and len(class_names) != count:
     raise ValueError(f'{name} names {len(class_names)} classes, but labels go up to {count - 1}.')
 

@@ -220,7 +220,7 @@ def _of_files(
   if y is not None and y.ndim != 1:
     raise ValueError(f'{name}: images of several sizes have one label each, got {list(y.shape)}.')
   if y is not None:
-    arrays._question([y], name)
+    arrays.check_numbering([y], name)
   classes = 0 if y is None else int(y.max(initial=-1)) + 1
   places = _places(count)
   looked_at = [file(row) for row in places]
