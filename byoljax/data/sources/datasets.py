@@ -18,8 +18,8 @@ import os
 from byoljax import own
 from byoljax.data.fields import Field
 from byoljax.data.sources import (
-  annotated,
   arrays,
+  coco_boxes,
   folder,
   frames,
   given,
@@ -36,6 +36,7 @@ from byoljax.data.sources import (
   sprites,
   tfds_files,
   tfds_source,
+  voc_boxes,
   voc_labels,
 )
 from byoljax.data.sources.catalog import Facts, facts
@@ -153,7 +154,7 @@ def _open(
     for field in fields:
       if field.name not in ('boxes', 'kinds', 'areas'):
         raise ValueError(f'{name} has no field {field.name!r}, only boxes, kinds and areas.')
-    read = annotated.from_voc if known.kind == 'voc_boxes' else annotated.from_coco
+    read = voc_boxes.from_voc if known.kind == 'voc_boxes' else coco_boxes.from_coco
     return read(directory, split, unreadable=log, range_=range_)
   if known.kind == 'npz':
     return arrays.from_npz(directory, split, fields, range_)

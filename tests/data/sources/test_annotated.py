@@ -7,7 +7,7 @@ from PIL import Image
 import pytest
 
 from byoljax.data.fields import Field
-from byoljax.data.sources import annotated, datasets, image_file
+from byoljax.data.sources import coco_boxes, datasets, image_file, voc_boxes
 from byoljax.data.sources.source import NoSplitError
 from byoljax.evals.detection import CROWD, DIFFICULT
 from byoljax.protocols import detect, found_boxes
@@ -50,11 +50,11 @@ def write_voc(root, objects=OBJECTS, **changes):
 def test_voc(tmp_path):
   write_voc(tmp_path / 'VOC2012')
   for home in (tmp_path, tmp_path / 'VOC2012'):
-    train = annotated.from_voc(home, 'train')
+    train = voc_boxes.from_voc(home, 'train')
     assert train.class_names == ('cat', 'dog') and train.size == 2
   truth = detect.objects(train, [0, 1])
   # As a run read its own images, which had other numbers for black and white.
-  numbers = annotated.from_voc(home, 'train', range_='0,180')
+  numbers = voc_boxes.from_voc(home, 'train', range_='0,180')
   assert [size for _, size in detect.objects(numbers, [0, 1])] == [(20, 40)] * 2
   (image, _) = found_boxes.pictures(numbers, np.arange(2)).values()
   # 90 of 180, but for JPEG.
@@ -87,7 +87,7 @@ def test_boxes_are_where_the_upright_image_shows_them(orientation, stated, tmp_p
   write_voc(root, {name: [('dog', box, 0)] for name in 'abc'}, size=size)
   exif[274] = orientation
   Image.fromarray(pixels).save(root / 'JPEGImages/a.jpg', exif=exif, quality=95)
-  data, boxes = annotated.from_voc(root, 'train').fetch(np.arange(1), ('image', 'boxes'))
+  data, boxes = voc_boxes.from_voc(root, 'train').fetch(np.arange(1), ('image', 'boxes'))
   image = image_file.decode(data[0])
   sides = boxes[0][0, :4] * [*image.shape[:2], *image.shape[:2]]
   top, left, bottom, right = np.round(sides).astype(int)
@@ -101,13 +101,13 @@ def test_voc_2007_is_tested_on_its_test_list(tmp_path):
   lists = tmp_path / 'ImageSets' / 'Main'
   (lists / 'trainval.txt').write_text('a\nc\n')
   (lists / 'test.txt').write_text('b\n')
-  assert annotated.from_voc(tmp_path, 'train').size == 2
-  assert annotated.from_voc(tmp_path, 'test').locate(0).endswith('b.jpg')
+  assert voc_boxes.from_voc(tmp_path, 'train').size == 2
+  assert voc_boxes.from_voc(tmp_path, 'test').locate(0).endswith('b.jpg')
   for file in lists.iterdir():
     file.unlink()
-  assert annotated.from_voc(tmp_path, 'train').size == 3
+  assert voc_boxes.from_voc(tmp_path, 'train').size == 3
   with pytest.raises(NoSplitError, match='no test images'):
-    annotated.from_voc(tmp_path, 'test')
+    voc_boxes.from_voc(tmp_path, 'test')
 
 
 @pytest.mark.parametrize(
@@ -126,19 +126,19 @@ def test_voc_2007_is_tested_on_its_test_list(tmp_path):
 def test_voc_that_makes_no_sense_is_one_sentence(tmp_path, objects, changes, message):
   write_voc(tmp_path, {'b': [], 'c': []} | objects, **changes)
   with pytest.raises(ValueError, match=message):
-    annotated.from_voc(tmp_path, 'test')
+    voc_boxes.from_voc(tmp_path, 'test')
 
 
 def test_entities_and_other_layouts_are_refused(tmp_path):
   with pytest.raises(ValueError, match='no folder Annotations'):
-    annotated.from_voc(tmp_path, 'train')
+    voc_boxes.from_voc(tmp_path, 'train')
   with pytest.raises(ValueError, match='has no annotations/instances_train.json'):
-    annotated.from_coco(tmp_path, 'train')
+    coco_boxes.from_coco(tmp_path, 'train')
   write_voc(tmp_path)
   bomb = '<!DOCTYPE a [<!ENTITY b "c">]><annotation/>'
   (tmp_path / 'Annotations' / 'a.xml').write_text(bomb)
   with pytest.raises(ValueError, match='defines XML entities'):
-    annotated.from_voc(tmp_path, 'train')
+    voc_boxes.from_voc(tmp_path, 'train')
 
 
 COCO = {
@@ -163,7 +163,7 @@ def write_coco(root, content, part='train2017'):
 def test_coco(tmp_path):
   write_coco(tmp_path, COCO)
   write_coco(tmp_path, COCO | {'annotations': []}, 'val2017')
-  train, test = (annotated.from_coco(tmp_path, split) for split in ('train', 'test'))
+  train, test = (coco_boxes.from_coco(tmp_path, split) for split in ('train', 'test'))
   assert train.class_names == ('dog', 'cat') and train.size == test.size == 2
   assert train.locate(1).endswith('train2017/y.jpg') and 'val2017' in test.locate(0)
   (nothing, _), (truth, size) = detect.objects(train, [0, 1])
@@ -186,4 +186,4 @@ def test_coco(tmp_path):
 def test_coco_that_makes_no_sense_is_one_sentence(tmp_path, changes, message):
   write_coco(tmp_path, COCO | changes)
   with pytest.raises(ValueError, match=message):
-    annotated.from_coco(tmp_path, 'train')
+    coco_boxes.from_coco(tmp_path, 'train')
