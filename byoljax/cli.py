@@ -12,6 +12,7 @@ themselves are in `byoljax.tasks`.
 
 import argparse
 from collections.abc import Sequence
+import functools
 import pathlib
 import re
 import sys
@@ -20,6 +21,7 @@ from typing import NamedTuple
 from byoljax import flags, main, tasks
 from byoljax.config import ConfigError, expanded, recipes_directory
 from byoljax.suggest import did_you_mean, unknown
+from byoljax.tasks import own_fields
 from byoljax.tasks.command import RECIPE, Argument, Command
 from byoljax.version import __version__
 from byoljax.workdir import activity
@@ -252,20 +254,30 @@ def parser() -> flags.Parser:
     sub = commands.add_parser(
       command.name,
       help=command.help,
-      description=f'{command.help[0].upper()}{command.help[1:]}.',
-      epilog='Any field of the configuration is an option: --name=value.'
-      if _has_fields(command)
-      else None,
+      description=f'{_capitalized(command.help)}.',
     )
+    if _has_fields(command):
+      sub.more_help = functools.partial(_about_fields, command)
     for argument in command.arguments:
       _add_argument(sub, argument)
     if command.task:
-      flags.add_run_flags(sub)
+      flags.add_run_flags(sub, command.workdir)
     if command.add_flags:
       command.add_flags(sub)
     for flag, (_, _, text) in command.switches.items():
       sub.add_argument(flag, action='store_true', help=text)
   return made
+
+
+def _capitalized(text: str) -> str:
+  return text if text.startswith('k-NN') else text[0].upper() + text[1:]
+
+
+def _about_fields(command: Command) -> str:
+  if not command.recipe:
+    return 'Any field of the recipe is an option: --name=value. --print_config lists them.'
+  fields = own_fields.table(own_recipe(command), ('task', 'log', command.field))
+  return f'fields, with their values by default (all of them: --print_config):\n{fields}'
 
 
 def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:

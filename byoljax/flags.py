@@ -21,8 +21,16 @@ _NOBODY_READS = 128 + 13  # As shells say where SIGPIPE ended a program.
 class Parser(argparse.ArgumentParser):
   """A parser that answers a mistake with a `ConfigError` of one sentence."""
 
+  # What the help ends with, made only when it is asked for.
+  more_help: Callable[[], str] = str
+
   def __init__(self, **settings: Any):
     super().__init__(allow_abbrev=False, formatter_class=_formatter, **settings)
+
+  def format_help(self) -> str:
+    """The help of argparse and `more_help`."""
+    more = self.more_help()
+    return super().format_help() + (f'\n{more}\n' if more else '')
 
   def error(self, message: str) -> Any:
     """Raises what `argparse` has to say."""
@@ -80,9 +88,14 @@ def split_overrides(arguments: Sequence[str]) -> tuple[Overrides, list[str]]:
   return overrides, rest
 
 
-def add_run_flags(parser: argparse.ArgumentParser) -> None:
-  """Adds the flags of everything that runs a configuration."""
-  parser.add_argument('--workdir', default='', help='where to write (default: runs/<recipe>)')
+def add_run_flags(parser: argparse.ArgumentParser, workdir: str = 'runs/<recipe>') -> None:
+  """Adds the flags of everything that runs a configuration.
+
+  Args:
+    parser: gets them.
+    workdir: where results go without `--workdir`, for the help.
+  """
+  parser.add_argument('--workdir', default='', help=f'where to write (default: {workdir})')
   parser.add_argument('--print_config', action='store_true', help='show all fields and stop')
   several = parser.add_argument_group('several processes as one run (docs/pods.md)')
   several.add_argument(

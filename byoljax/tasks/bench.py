@@ -44,5 +44,6 @@ COMMAND = Command(
   run,
   (RECIPE,),
   task='bench',
+  workdir='runs/<recipe>',
   overrides=(('task', 'bench'),),
 )

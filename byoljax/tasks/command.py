@@ -56,6 +56,7 @@ class Command(NamedTuple):
       an argument names it.
     field: the field of the configuration that the argument sets; empty where it is the recipe.
     overrides: (field, text): what else the command sets.
+    workdir: where a command with a task writes without `--workdir`, as its help says.
     add_flags: adds flags of its own to a parser.
     switches: flag without a value -> (field, text) that it sets, and its help.
     endless: whether it runs until it is stopped: nothing is said of how long it takes.
@@ -69,6 +70,7 @@ class Command(NamedTuple):
   recipe: str = ''
   field: str = ''
   overrides: tuple[tuple[str, str], ...] = ()
+  workdir: str = 'RUN/evals/<evaluation>'
   add_flags: Callable[[argparse.ArgumentParser], object] | None = None
   switches: Mapping[str, tuple[str, str, str]] = {}
   endless: bool = False

@@ -273,4 +273,5 @@ COMMAND = Command(
   task='embed',
   recipe='embed',
   field='pretrained',
+  workdir='RUN/embeddings/<data>-<split>',
 )

@@ -126,4 +126,5 @@ COMMAND = Command(
   task='export',
   recipe='export',
   field='pretrained',
+  workdir='RUN/export',
 )

@@ -127,4 +127,5 @@ COMMAND = Command(
   task='robustness',
   recipe='robustness',
   field='classifier',
+  workdir='robustness-... beside the classifier',
 )

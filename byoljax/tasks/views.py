@@ -38,5 +38,6 @@ COMMAND = Command(
   run,
   (RECIPE,),
   task='views',
+  workdir='runs/<recipe>',
   overrides=(('task', 'views'),),
 )
