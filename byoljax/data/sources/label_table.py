@@ -4,10 +4,10 @@
                                                   a.jpg,cat
                                                   deep/b.png,dog
 
-A table is CSV with the columns of a list, see `data.sources.listed`, or 'name' for the file;
-without a line that names them the first column is the file and the second the class. Files are
-named by their path within the folder, by an absolute path, or by their name alone where that is
-unique. An empty class is none, and so is -1.
+A table is CSV with the columns of a list, see `data.sources.listed`; without a line that names them
+the first column is the file and the second the class. Files are named by their path within the
+folder, by an absolute path, or by their name alone where that is unique. An empty class is none,
+and so is -1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,9 +37,11 @@ def read_labels(path: str | os.PathLike[str]) -> dict[str, str]:
       "'holiday.jpg,beach'."
     )
   head = [cell.strip().lower() for cell in rows[0]]
-  files, labels = (
-    [i for i, cell in enumerate(head) if cell in names] for names in ((*PATHS, 'name'), LABELS)
-  )
+  files, labels = ([i for i, cell in enumerate(head) if cell in names] for names in (PATHS, LABELS))
+  if files and not labels:
+    raise ValueError(
+      f"'{path}' has no column {', '.join(LABELS)} with the classes: it has {', '.join(head)}."
+    )
   named = bool(files and labels)
   file, label = (files[0], labels[0]) if named else (0, 1)
   found: dict[str, str] = {}

@@ -1,9 +1,9 @@
 """Image files that are named one by one, in a list, with or without labels.
 
 A list is a CSV file with a header, with commas, semicolons or tabs, a JSON list of objects, or JSON
-lines, with these columns:
+lines, with these columns, their names in any case:
 
-    path    the file, relative to the list; or 'file', 'filename', 'file_name', 'image'
+    path    the file, relative to the list; or 'file', 'filename', 'file_name', 'image', 'name'
     label   optional, the name or the number of the class, nothing or -1 where it is not known; or
             'class', 'class_name', 'category', 'target'
     split   optional; train, or test, val, valid or validation
@@ -19,8 +19,10 @@ may also be a list of paths alone.
 
 from collections.abc import Mapping, Sequence
 import csv
+import dataclasses
 import functools
 import io
+import itertools
 import json
 import os
 from typing import Any
@@ -30,7 +32,8 @@ import numpy as np
 from byoljax.data.sources import arrays, pixels, source
 from byoljax.data.sources.label_values import number_labels, read_label
 
-PATHS = ('path', 'file', 'filename', 'file_name', 'image')
+# Names of columns, in any case.
+PATHS = ('path', 'file', 'filename', 'file_name', 'image', 'name')
 LABELS = ('label', 'class', 'class_name', 'category', 'target')
 SPLIT = 'split'
 SUFFIXES = ('.csv', '.json', '.jsonl')
@@ -62,6 +65,11 @@ def from_list(
   told = [row.get(label_key) if label_key else None for row in rows]
   found = [read_label(x, f"{file}: '{row[key]}'") for x, row in zip(told, rows, strict=True)]
   numbers, classes = number_labels(found, file)
+  others = [name for name in dict.fromkeys(itertools.chain(*rows)) if name not in (key, SPLIT)]
+  notes = () if label_key or not others else (
+    f"{os.path.basename(file)} has no column {', '.join(LABELS)}, so that no image has a label; "
+    f'not read: {", ".join(others)}.',
+  )  # fmt: skip
   wanted = _TEST if split == 'test' else ('train', 'training', '')
   chosen = []
   for number, row in enumerate(rows):
@@ -75,7 +83,7 @@ def from_list(
     raise kind(f"{file} names no {split} images: a column '{SPLIT}' says which are.")
   home = os.path.dirname(file)
   labels = [numbers[row] for row in chosen]
-  return from_files(
+  made = from_files(
     [os.path.join(home, os.path.expanduser(str(rows[row][key]))) for row in chosen],
     labels if max(labels) >= 0 else None,
     name=f'{os.path.basename(file)}:{split}',
@@ -83,6 +91,7 @@ def from_list(
     unreadable=unreadable,
     range_=range_,
   )
+  return dataclasses.replace(made, notes=(*made.notes, *notes))
 
 
 def _rows(file: str) -> list[Mapping[str, Any]]:
@@ -91,7 +100,7 @@ def _rows(file: str) -> list[Mapping[str, Any]]:
       text = opened.read()
     if file.endswith('.csv'):
       head, *cells = csv_rows(text) or [[]]
-      names = [name.strip() for name in head]
+      names = [name.strip().lower() for name in head]
       return [dict(zip(names, row, strict=False)) for row in cells]
     lines = file.endswith('.jsonl')
     found = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else (
@@ -101,12 +110,12 @@ def _rows(file: str) -> list[Mapping[str, Any]]:
     raise ValueError(f'{file} cannot be read as a list of images: {error}.') from error
   if not isinstance(found, list):
     raise ValueError(f'{file} holds no list: JSON is [{{"path": ..., "label": ...}}, ...] here.')
-  rows: list[Mapping[str, Any]] = [
-    {PATHS[0]: row} if isinstance(row, str) else row for row in found
-  ]
-  if not all(isinstance(row, dict) for row in rows):
+  if not all(isinstance(row, (str, dict)) for row in found):
     raise ValueError(f'{file}: every entry is a path, or an object with one.')
-  return rows
+  return [
+    {PATHS[0]: row} if isinstance(row, str) else {name.lower(): row[name] for name in row}
+    for row in found
+  ]
 
 
 def csv_rows(text: str) -> list[list[str]]:

@@ -34,6 +34,7 @@ def test_columns_by_name_or_place_and_any_separator(text, tmp_path):
     ('a.jpg\nb.jpg\n', 'needs two columns'),
     ('a.jpg,cat\na.jpg,dog\n', "gives 'a.jpg' two classes, 'cat' and 'dog'"),
     ('file,class\na.jpg,cat\nb.jpg\n', 'row 3'),
+    ('File,species\na.jpg,cat\n', 'has no column label, class, .*: it has file, species'),
   ],
 )
 def test_what_is_no_table(text, sentence, tmp_path):

@@ -52,7 +52,7 @@ def test_paths_alone(home):
 @pytest.mark.parametrize(
   ('text', 'sentence'),
   [
-    ('name,label\na,b\n', 'no column path, file, .*: it has name, label'),
+    ('id,label\na,b\n', 'no column path, file, .*: it has id, label'),
     ('path\n', 'names no image'),
     ('path,split\na.png,tets\n', "split 'tets' of a.png is none of train, test"),
     ('path\na.png\n', None),
@@ -66,6 +66,19 @@ def test_mistakes_are_named(tmp_path, text, sentence):
     return
   with pytest.raises(ValueError, match=sentence):
     listed.from_list(path, 'train')
+
+
+@pytest.mark.parametrize('name', ['x.csv', 'x.json'])
+def test_names_of_columns_in_any_case_and_those_that_are_not_read(tmp_path, name):
+  path = tmp_path / name
+  for column in ('Label', 'species'):
+    rows = [{'Path': 'a.png', column: 'cat'}, {'Path': 'b.png', column: 'dog'}]
+    table = f'Path,{column}\na.png,cat\nb.png,dog\n'
+    path.write_text(table if name == 'x.csv' else json.dumps(rows))
+    found = listed.from_list(path, 'train')
+    known = column == 'Label'
+    assert found.class_names == (('cat', 'dog') if known else ())
+    assert [f'not read: {column.lower()}.' in note for note in found.notes] == [True] * (not known)
 
 
 def test_other_files_are_no_lists(tmp_path):
