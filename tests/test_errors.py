@@ -99,6 +99,11 @@ MISTAKES = {
     ['TINY', '--config.data.name=folder', '--config.data.dir='],
     ['config.data.dir'],
   ),
+  'folder in place of an .npz': (['TINY', '--config.data.dir=configs'], ['add --data.name=folder']),
+  'list in place of a folder': (
+    ['TINY', '--config.data.name=folder', '--config.data.dir=tests/golden/saved_datasets.zip'],
+    ['is not a folder of images: add --data.name=shards'],
+  ),
   'processes': (['TINY', '--num_processes=2'], ['go together']),
 }
 

@@ -135,15 +135,11 @@ def require_test(test: Any, test_labels: Any) -> None:
 
 def _named(text: str) -> dict[str, str]:
   """`data.name` and `data.dir` of a path or a name."""
-  from byoljax.data.sources import catalog, listed, packed_files
+  from byoljax.data.sources import catalog, datasets
 
-  path = expanded(text)
-  if path.is_dir():
-    return {'name': 'shards' if packed_files.is_one(path) else 'folder', 'dir': text}
-  if path.suffix == '.npz' or path.suffix in listed.SUFFIXES:
-    return {'name': 'npz' if path.suffix == '.npz' else 'list', 'dir': text}
-  if path.suffix in packed_files.SUFFIXES:
-    return {'name': 'shards', 'dir': text}
+  kind = datasets.kind_of(expanded(text))
+  if kind:
+    return {'name': kind, 'dir': text}
   if text in catalog.DATASETS or own.is_path(text):
     return {'name': text, 'dir': ''}
   raise ConfigError(

@@ -52,7 +52,8 @@ def open_images(
   photos, labels = expanded(config.data.dir), config.labels
   log = UnreadableLog(home / 'unreadable.txt')
   if photos.suffix != '.npz' and not photos.is_dir():
-    raise ConfigError(f"'{config.data.dir}' is neither a folder of images nor an .npz file.")
+    hint = f'; a table of labels is --labels={photos}' if photos.suffix == '.csv' else ''
+    raise ConfigError(f"'{config.data.dir}' is neither a folder of images nor an .npz file{hint}.")
   with user_errors():
     if table is None and labels and expanded(labels).is_file():
       table = label_table.read_labels(labels)

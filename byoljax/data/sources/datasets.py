@@ -30,6 +30,7 @@ from byoljax.data.sources import (
   listed,
   memory,
   objects,
+  packed_files,
   shapes,
   shards,
   source,
@@ -131,6 +132,8 @@ def _open(
     }
     what = files.get(known.kind, 'the folder of images')
     raise ValueError(f'data set {name!r} needs config.data.dir: the path of {what}.')
+  if known.kind in ('folder', 'npz'):
+    _require_kind(known.kind, directory)
   if known.kind == 'folder':
     return folder.from_folder(directory, split, unreadable=log, fields=fields, range_=range_)
   if known.kind == 'frames':
@@ -178,6 +181,32 @@ def _open(
     fields=fields,
     frame_gap=frame_gap,
   )
+
+
+def kind_of(path: str | os.PathLike[str]) -> str:
+  """The name of the data set that a path is: 'folder', 'shards', 'npz', 'list', or ''.
+
+  A folder is looked into; of files the suffix counts, whether they are there or not.
+  """
+  if os.path.isdir(path):
+    return 'shards' if packed_files.is_one(path) else 'folder'
+  suffix = os.path.splitext(path)[1]
+  if suffix == '.npz':
+    return 'npz'
+  if suffix in listed.SUFFIXES:
+    return 'list'
+  return 'shards' if suffix in packed_files.SUFFIXES else ''
+
+
+def _require_kind(kind: str, directory: str) -> None:
+  """Raises ValueError for a file in place of a folder, or the other way around."""
+  path = os.path.expanduser(directory)
+  if not os.path.exists(path) or os.path.isdir(path) == (kind == 'folder'):
+    return
+  found = kind_of(path)
+  if found not in ('', kind):
+    what = 'a folder' if kind == 'folder' else 'an .npz file'
+    raise ValueError(f"'{directory}' is not {what} of images: add --data.name={found}.")
 
 
 def with_unlabelled(found: source.Source, path: str | os.PathLike) -> source.Source:
