@@ -114,7 +114,7 @@ def load_taps(
   if not pretrained:
     raise ConfigError("config.pretrained is empty: name a run's workdir, such as runs/byol.")
   choose('network', network_name, (*NETWORKS, *BASELINES))
-  with user_errors('config.pretrained'):
+  with user_errors():
     directory = checkpoint.checkpoint_directory(pretrained)
   config = run_dir.run_config(directory.parent.parent)
   preprocessing = preprocessing_of(config)

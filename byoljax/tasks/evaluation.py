@@ -1,6 +1,6 @@
 """What evaluations of a checkpoint share: data, directory, and how the simple ones run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import functools
 import json
@@ -37,8 +37,10 @@ def data_of(
 ) -> 'EvalData':
   """The data of an evaluation: what its own configuration leaves open is as in pretraining."""
   merged = data_config(config, pretraining)
+  with _images_named(config, pretraining):
+    opened = data_lib.open_labelled(merged, log_dir)
   return data_lib.eval_data(
-    *data_lib.open_labelled(merged, log_dir),
+    *opened,
     merged,
     image_size=config.image_size or merged.evals.image_size,
     batch_size=batch_size,
@@ -54,7 +56,8 @@ def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> 'Ev
   """
   merged = data_config(config, pretraining)
   try:
-    source = data_lib.open_split(merged, config.split, log_dir)
+    with _images_named(config, pretraining):
+      source = data_lib.open_split(merged, config.split, log_dir)
   except ConfigError as error:
     raise ConfigError(f'{error} With --config.split=pretrain all images are taken.') from error
   return data_lib.eval_data(
@@ -65,6 +68,20 @@ def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> 'Ev
     batch_size=config.batch_size,
     threads=config.data.threads,
   )
+
+
+@contextlib.contextmanager
+def _images_named(config: Config, pretraining: Config) -> Iterator[None]:
+  """Says of imported weights that they have no images, where those of the recipe are not there."""
+  try:
+    yield
+  except ConfigError as error:
+    if pretraining.task != 'import' or config.data.name or config.data.dir:
+      raise
+    raise ConfigError(
+      'imported weights have no images of their own: name yours, as in --data.name=folder '
+      '--data.dir=photos.'
+    ) from error
 
 
 def data_config(config: Config, pretraining: Config) -> Config:

@@ -70,7 +70,8 @@ def run(config: Config, invocation: Invocation) -> int:
     say(f'With its {", ".join(heads)}: a run starts from both with {start} --init_heads=true.')
   if unread:
     say(f'Not imported: {_listed(unread, prefix)}.')
-  say(f'run  {workdir}  ({shlex.quote(f"--config.pretrained={workdir}")})')
+  say(f'run   {workdir}')
+  say(f'next  byoljax knn {shlex.quote(str(workdir))} --data.name=folder --data.dir=photos')
   return 0
 
 
@@ -121,4 +122,5 @@ COMMAND = Command(
   task='import',
   recipe='import_weights',
   field='file',
+  workdir='runs/<name of FILE>',
 )

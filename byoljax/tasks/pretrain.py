@@ -88,8 +88,17 @@ def _warm_started(run: 'Run', config: Config, workdir: pathlib.Path) -> 'Run':
     fields=fields,
     heads=config.init_heads,
   )
+  theirs = weights.fields.get('name') or config.encoder.name
   with user_errors(f"config.init_from='{config.init_from}'"):
-    run, report = warm_start.warm_started(run, weights, heads=config.init_heads)
+    try:
+      run, report = warm_start.warm_started(run, weights, heads=config.init_heads)
+    except ValueError as error:
+      if theirs == config.encoder.name:
+        raise
+      raise ValueError(
+        f'the weights are those of the encoder {theirs}, and this run has {config.encoder.name}: '
+        f'add --encoder.name={theirs}.'
+      ) from error
   say(f'Starting from {config.init_from}:')
   differ = warm_start.differences(weights, fields, method_network.preprocessing_of(config))
   say('\n'.join([report, *differ]))
@@ -177,7 +186,7 @@ def _headline(config: Config, run: 'Run', workdir: pathlib.Path) -> str:
   return (
     f'{config.method.name}, {config.encoder.name} encoder, {run.source.size:,} images of '
     f'{run.source.name}\n{length.total_steps:,} steps of {length.batch_size} images, '
-    f'{epochs:.4g} epochs of {length.steps_per_epoch:,} steps; '
+    f'{epochs:.4g} epoch{"s" * (epochs != 1)} of {length.steps_per_epoch:,} steps; '
     f'warm-up {run.warmup_steps:,} steps; workdir {workdir}{growing}{short}'
   )
 
@@ -231,5 +240,6 @@ COMMAND = Command(
   run,
   (RECIPE,),
   task='pretrain',
+  workdir='runs/<recipe>',
   add_flags=extension.add_flags,
 )

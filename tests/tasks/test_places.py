@@ -130,6 +130,19 @@ def test_evaluations_lie_beside_their_run(recipe, fields, name):
   assert found == pathlib.Path('run/evals') / name
 
 
+def test_imported_weights_have_no_images_of_their_own(tmp_path):
+  imported = config_lib.load(f'{cli.recipes_directory()}/import_weights.py')
+  with imported.unlocked():
+    imported.data.update(name='folder', dir=str(tmp_path / 'gone'))
+  knn = config_lib.load(f'{cli.recipes_directory()}/knn.py')
+  with pytest.raises(ConfigError, match='no images of their own: name yours, as in --data.name'):
+    evaluation.data_of(knn, imported, 4, tmp_path)
+  with knn.unlocked():
+    knn.data.update(name='folder', dir=str(tmp_path / 'mine'))
+  with pytest.raises(ConfigError, match='mine does not exist'):
+    evaluation.data_of(knn, imported, 4, tmp_path)
+
+
 @pytest.mark.parametrize('file', ['config.json', 'result.json'])
 def test_folders_of_one_name_do_not_share_results(file, tmp_path):
   def place(folder):

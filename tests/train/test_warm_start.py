@@ -153,6 +153,10 @@ def test_another_encoder_is_refused(configured, untrained, tmp_path):
     config.init_from, config.encoder.width = str(untrained), 2
   with pytest.raises(ConfigError, match=r'do not fit this run.*\n.*bn1/bias \(32,\), not \(64,\)'):
     pretrain._warm_started(assemble.from_config(config, source), config, tmp_path)
+  with config.unlocked():
+    config.encoder.update(name='exemplar_cnn', width=1)
+  with pytest.raises(ConfigError, match='has exemplar_cnn: add --encoder.name=small.$'):
+    pretrain._warm_started(assemble.from_config(config, source), config, tmp_path)
 
 
 def test_from_an_exported_folder(untrained, tmp_path):
