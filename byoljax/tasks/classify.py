@@ -185,10 +185,10 @@ def _say_scores(trained: 'Trained', data: 'EvalData') -> None:
     known = {head: each['cross_entropy'] for head, each in result['heads'].items()
              if each['cross_entropy'] is not None}  # fmt: skip
     least = min(known, key=lambda head: known[head], default=result['head'])
-    why = 'the least' if result['head'] == least else f'{least} is not clearly better'
+    why = 'lowest cross-entropy' if result['head'] == least else f'{least} is not clearly better'
     rows: list[Mapping[str, Any]] = [
       {'head': head, **{title: each[key] for key, title in titles.items()},
-       '': f'<- taken: {why}' if head == result['head'] else ''}
+       '': f'<- kept: {why}' if head == result['head'] else ''}
       for head, each in result['heads'].items()
     ]  # fmt: skip
     formats = dict.fromkeys(titles.values(), '{:.1%}') | {'cross-entropy': '{:.3f}'}
@@ -262,5 +262,6 @@ COMMAND = Command(
   task='classify',
   recipe='classify',
   field='data.dir',
+  workdir='evals/classify-... of the run that --from names',
   switches={'--finetune': ('head', FINETUNE, 'train the whole network')},
 )

@@ -119,7 +119,7 @@ def two_streams(config: Config, source: 'Source') -> 'Source':
       'have no label.'
     )
   known, _ = labelled.told(source, config.data.labels, config.data.split_seed)
-  name = f'{source.name} with {known.size:,} labels'
+  name = f'{source.name}: {known.size:,} with their label, and {source.size:,} without'
   return join([known, source.without_labels()], name)
 
 

@@ -29,9 +29,10 @@ def run(config: Config, invocation: Invocation) -> int:
     say(f'far more than {side} pixels need: copies of some {4 * side} are decoded much faster')
   if source.num_classes and not source.multi_label and source.labels is not None:
     counts = np.bincount(source.labels[source.labels >= 0], minlength=source.num_classes)
+    unknown = int((source.labels < 0).sum())
     say(
-      f'{source.num_classes} classes of {counts.min():,} to {counts.max():,} images; '
-      f'{int((source.labels < 0).sum()):,} images have no label'
+      f'{source.num_classes} classes of {counts.min():,} to {counts.max():,} images'
+      + (f'; {unknown:,} images have no label' if unknown else '')
     )
   if len(source.unreadable):
     say(f'{len(source.unreadable)} of those looked at cannot be read')
@@ -59,5 +60,6 @@ COMMAND = Command(
   run,
   (RECIPE,),
   task='stats',
+  workdir='nowhere',
   overrides=(('task', 'stats'),),
 )
