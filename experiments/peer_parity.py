@@ -31,6 +31,7 @@ import numpy as np
 
 from byoljax import config as config_lib
 from byoljax.encoders import load
+from byoljax.encoders.encoder import Encoder
 from byoljax.evals import frozen, knn
 from byoljax.ops import ema
 from byoljax.optim import recipe
@@ -138,6 +139,23 @@ def theirs(name: str, config: ConfigDict, run: Any, options: argparse.Namespace)
       return json.loads(done.stdout) | {'features': dict(arrays)}
 
 
+def images_and_labels(config: ConfigDict) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+  """Of the splits 'train' and 'test', whole."""
+  read = dict(zip(('train', 'test'), equal_time.splits(config), strict=True))
+  arrays = {split: source.read(np.arange(source.size)) for split, source in read.items()}
+  return {split: each[0] for split, each in arrays.items()}, {
+    split: np.asarray(each[1]) for split, each in arrays.items()
+  }
+
+
+def embedded(encoder: Encoder, images: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Features float32 [N, D] of every split."""
+  return {
+    split: np.concatenate([np.asarray(encoder(x[at : at + 500])) for at in range(0, len(x), 500)])
+    for split, x in images.items()
+  }
+
+
 def scores(features: dict[str, np.ndarray], labels: dict[str, np.ndarray]) -> dict[str, float]:
   """Top-1 on the test images, with all training images: k-NN, and logistic regression."""
   train, test = ((features[split], labels[split]) for split in ('train', 'test'))
@@ -153,25 +171,15 @@ def one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
   config = configuration(name, seed, options)
   source = data_lib.open_split(config, 'pretrain', None)
   run = assemble.from_config(config, source)
-  read = dict(zip(('train', 'test'), equal_time.splits(config), strict=True))
-  arrays = {split: each.read(np.arange(each.size)) for split, each in read.items()}
-  labels = {split: np.asarray(each[1]) for split, each in arrays.items()}
-
-  def embed(encoder: Any) -> dict[str, np.ndarray]:
-    return {
-      split: np.concatenate(
-        [np.asarray(encoder(images[at : at + 500])) for at in range(0, len(images), 500)]
-      )
-      for split, (images, *_) in arrays.items()
-    }
-
+  images, labels = images_and_labels(config)
   mine = ours(config, run)
-  found: dict[str, Any] = {'byoljax': mine | {'scores': scores(embed(mine.pop('encoder')), labels)}}
+  features = embedded(mine.pop('encoder'), images)
+  found: dict[str, Any] = {'byoljax': mine | {'scores': scores(features, labels)}}
   other = theirs(name, config, run, options)
   found['lightly'] = other | {'scores': scores(other.pop('features'), labels)}
   if name == options.names[0]:
     untrained = equal_time.random_encoder(dict(config.encoder), load.preprocessing_of(config), seed)
-    found['untrained'] = scores(embed(untrained), labels)
+    found['untrained'] = scores(embedded(untrained, images), labels)
   return found | {'steps': run.length.total_steps}
 
 
