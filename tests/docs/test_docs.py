@@ -123,6 +123,8 @@ def commands():
 def test_commands_name_real_recipes_and_fields(origin, line, monkeypatch):
   monkeypatch.chdir(ROOT)
   words = shlex.split(line, comments=True)
+  split = list(shlex.shlex(line, posix=True, punctuation_chars='()'))
+  assert not {'(', ')'} & set(split), 'a shell takes parentheses only in quotes'
   if words[0] == 'byoljax':
     if len(words) == 2:  # A command's name, without what it is applied to.
       assert words[1].partition(':')[0] in {*cli.COMMANDS, '--help'}
