@@ -144,7 +144,7 @@ def make_recipe(
   if warmup > length.total_steps:
     raise ValueError(
       f"{where}.warmup='{fields['warmup']}' is {warmup} steps, longer than the training of "
-      f'{length.total_steps} steps; shorten one or lengthen the other.'
+      f"{length.total_steps} steps; make it longer, or warm up less: {where}.warmup='0 steps'."
     )
   settings = {'default': own}
   for group, changes in overrides.items():
