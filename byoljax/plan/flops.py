@@ -118,9 +118,10 @@ def _depths(jaxpr: Any, depths: list[int]) -> list[int]:
       *after, inside = _depths(inner[0], given)
       deepest = max(deepest, inside)
     else:
-      # Loops and conditionals as one block: each iteration waits for the one before.
+      # Loops as one block: each iteration waits for the one before. What a condition transfers is
+      # counted apart.
       chain = max((_depths(each, [0] * len(each.invars))[-1] for each in inner), default=0)
-      passes = params['length'] if name == 'scan' else 1
+      passes = params['length'] if name == 'scan' else name != 'cond'
       after = [before + chain * passes] * len(equation.outvars)
     deepest = max(deepest, *after) if after else deepest
     known.update(zip(equation.outvars, after, strict=True))

@@ -60,7 +60,10 @@ def format_rows(task: str, rows: Sequence[Mapping[str, Any]], style: str | None 
 
 
 def newest(run: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
-  """Task -> rows of the online network of the last evaluated checkpoint, on the run's own data."""
+  """Task -> rows of the online network of the last evaluated checkpoint, on the run's own data.
+
+  Layers by k-NN and by a linear probe are two evaluations: those of one checkpoint share rows.
+  """
   made: dict[str, tuple[int, list[dict[str, Any]]]] = {}
   for each in _stored(run):
     config, step = each['config'], each['step']
@@ -70,8 +73,14 @@ def newest(run: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
       or not step.isdecimal()
     ):
       continue
-    task, found = config['task'], (int(step), each['result']['rows'])
-    made[task] = max(made.get(task, (-1, [])), found, key=lambda x: x[0])
+    task, rows = config['task'], each['result']['rows']
+    at, known = made.get(task, (-1, []))
+    if int(step) == at:
+      more = {row.get('tap'): row for row in rows}
+      same = [row | more.pop(row.get('tap'), {}) for row in known]
+      rows = [*same, *more.values()]
+    if int(step) >= at:
+      made[task] = int(step), rows
   return {task: rows for task, (_, rows) in made.items()}
 
 

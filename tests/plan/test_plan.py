@@ -153,7 +153,7 @@ def test_collectives_of_a_branch_are_kept_apart():
     return collectives.psum(value)
 
   work = flops.count(on_four(logged), shaped(8, 2))
-  assert work.collectives == {'all-reduce': (1, 16)} == work.conditional
+  assert work.collectives == {'all-reduce': (1, 16)} == work.conditional and work.rounds == 1
 
 
 def test_rounds_are_the_longest_chain():

@@ -71,6 +71,19 @@ def test_one_odd_result_does_not_hide_the_others(tmp_path):
   assert by_tap.newest(tmp_path) == {}
 
 
+def test_layers_by_knn_and_by_a_linear_probe_share_rows(tmp_path):
+  fields = {'task': 'layers', 'network': 'online'}
+  rows = [{'tap': 'stem', 'knn_top1': 0.2}, {'tap': 'stage1', 'knn_top1': 0.3}]
+  write(tmp_path, 'by_knn', {'rows': rows}, 40, **fields, probe='knn')
+  rows = [{'tap': 'stage1', 'linear_top1': 0.4}, {'tap': 'stage2', 'linear_top1': 0.5}]
+  write(tmp_path, 'by_linear', {'rows': rows}, 40, **fields, probe='linear')
+  assert by_tap.newest(tmp_path)['layers'] == [
+    {'tap': 'stem', 'knn_top1': 0.2},
+    {'tap': 'stage1', 'knn_top1': 0.3, 'linear_top1': 0.4},
+    {'tap': 'stage2', 'linear_top1': 0.5},
+  ]
+
+
 def test_layers_of_other_data_stand_apart(tmp_path):
   """They are in tables of their own, and not what runs are compared by."""
 
