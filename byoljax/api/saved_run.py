@@ -64,11 +64,11 @@ class SavedRun:
 
   @property
   def results(self) -> dict[str, Any]:
-    """The final table: encoder -> {'knn': ..., 'linear': ...}; {} without any."""
-    try:
-      return json.loads((self.directory / 'results.json').read_text())['result']
-    except (OSError, ValueError, KeyError):
-      return {}
+    """The final table: encoder -> {'knn': ..., 'linear': ...}; {} without one of the last step."""
+    from byoljax.report import evaluations
+
+    final = evaluations.final(self.directory)
+    return final.results if final.is_newest else {}
 
   @property
   def encoder(self) -> 'Encoder':

@@ -5,10 +5,10 @@
 Runs that differ in nothing but the seed are one row, mean ± standard deviation. A row is named by
 its method, by its recipe where that differs, and by the settings in which it differs from the
 others. Runs on different data stand apart, each beside the baselines that were evaluated on the
-same data. Numbers are those of the last step, from each run's `results.json`, or of evaluations
-afterwards; where protocols differ, that is said. Evaluations by tap (`byoljax layers`,
-`hypersphere`, `collapse`), of the last step that was evaluated, and fine-tuning follow where runs
-have them.
+same data. Numbers are those of the newest step that was evaluated, from each run's `results.json`
+or by evaluations afterwards; where protocols differ or a newer checkpoint is there, that is said.
+Evaluations by tap (`byoljax layers`, `hypersphere`, `collapse`), of the last step that was
+evaluated, and fine-tuning follow where runs have them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -110,6 +110,9 @@ def protocols(runs: Sequence[Run]) -> list[str]:
     values = {json.dumps(run.fields.get(name)) for run in runs}
     if name.startswith(_PROTOCOL) and len(values) > 1:
       said.append(f'{name} differs: {", ".join(sorted(values))}')
+  for run in runs:
+    for kind, step in run.older.items():
+      said.append(f"{kind} of '{run.name}' is of step {step:,}, and it has a newer checkpoint")
   return said
 
 

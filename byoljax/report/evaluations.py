@@ -7,7 +7,9 @@ Evaluations that look at several taps of the network are in `by_tap`.
 from collections.abc import Callable, Mapping
 import json
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
+
+from byoljax.workdir import steps
 
 Rows = list[dict[str, Any]]
 # What reading a result raises that is not as expected: being written, or of another version.
@@ -22,6 +24,35 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   except (OSError, ValueError):
     return {}
   return found if isinstance(found, dict) else {}
+
+
+class Final(NamedTuple):
+  """What a run found at its end, and of which step.
+
+  Attributes:
+    results: encoder -> {'knn': scores, 'linear': scores, 'own': scores}; {} without any.
+    step: of the checkpoint; None where an older version did not store it.
+    is_newest: whether no newer checkpoint is there, as of a run that was extended.
+  """
+
+  results: dict[str, Any]
+  step: int | None
+  is_newest: bool
+
+  @property
+  def heading(self) -> str:
+    """Of the table."""
+    step = 'Last step' if self.step is None else f'Step {self.step:,}'
+    return f'{step}, beside what it has to beat'
+
+
+def final(run: pathlib.Path) -> Final:
+  """What `results.json` of a run says."""
+  found = read_json(run / 'results.json')
+  results, step = found.get('result'), found.get('step')
+  step = step if isinstance(step, int) else None
+  is_newest = step is None or (steps.latest_finished(run) or 0) <= step
+  return Final(results if isinstance(results, dict) else {}, step, is_newest)
 
 
 def stored(run: pathlib.Path) -> list[dict[str, Any]]:

@@ -49,11 +49,11 @@ def verdict(run: pathlib.Path) -> tuple[str, bool]:
 
   It does where it is better by more than twice the standard error of the difference of two shares
   of that many test images; always naming the largest class has to be beaten, too. ('', True) where
-  there is nothing to compare.
+  there is nothing to compare, or only an earlier checkpoint was evaluated.
   """
-  final = evaluations.read_json(run / 'results.json').get('result', {})
+  final, _, is_newest = evaluations.final(run)
   names = list(final)
-  if len(names) < 2:
+  if len(names) < 2 or not is_newest:
     return '', True
   beaten, unclear, lost = [], [], []
   for kind, title, count in (('knn', 'k-NN', 'queries'), ('linear', 'linear', 'test_examples')):
@@ -80,11 +80,11 @@ def verdict(run: pathlib.Path) -> tuple[str, bool]:
 def results(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
   """The final table, and later evaluations of this run."""
   tables: dict[str, list[dict[str, str]]] = {}
-  final = evaluations.read_json(run / 'results.json').get('result', {})
-  if final:
-    tables['Last step, beside what it has to beat'] = [
+  final = evaluations.final(run)
+  if final.results:
+    tables[final.heading] = [
       {name: f'{value:.1%}' if isinstance(value, float) else value for name, value in row.items()}
-      for row in final_table.rows(final)
+      for row in final_table.rows(final.results)
     ]
   return tables | evaluations.tables(run) | by_tap.tables(run)
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 import json
+import math
 import pathlib
 from typing import Any, NamedTuple
 
 from byoljax import config as config_lib
 from byoljax.report import by_tap, evaluations
-from byoljax.workdir import metrics
+from byoljax.workdir import metrics, steps
 
 # Names of the baselines in `results.json`, by the network that an evaluation is asked for.
 PIXELS = 'raw pixels'
@@ -27,6 +28,7 @@ class Run(NamedTuple):
     finetuned: results of fine-tuning, where there are any; see `evaluations.finetuned`.
     recipe: its name with its options, 'simclr:folder_small'.
     fingerprint: of its images.
+    older: kind of its results -> the step that they are of, where it has a newer checkpoint.
   """
 
   name: str
@@ -37,6 +39,7 @@ class Run(NamedTuple):
   finetuned: list[dict[str, Any]]
   recipe: str = ''
   fingerprint: str = ''
+  older: Mapping[str, int] = {}
 
   @property
   def method(self) -> str:
@@ -58,9 +61,9 @@ def load(workdir: pathlib.Path) -> Run:
   try:
     about = json.loads((workdir / 'config.json').read_text())
     fields = config_lib.flatten(about['config'])
-    results = _results(workdir, fields['method.name'])
+    results, older = _results(workdir, fields['method.name'])
     assert fields['method.name'] in results
-  except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+  except (OSError, AssertionError, *evaluations.ODD) as error:
     raise ValueError(
       f"'{workdir}' has no final results: a complete run with evals.final=true has them, and "
       '`byoljax knn` and `byoljax linear` add them to any run.'
@@ -74,6 +77,7 @@ def load(workdir: pathlib.Path) -> Run:
     evaluations.finetuned(workdir),
     recipe_name(about.get('recipe', '')),
     str(about.get('data_fingerprint', '')),
+    older,
   )
 
 
@@ -94,24 +98,32 @@ def training_seconds(rows: Iterable[Mapping[str, Any]]) -> float | None:
   return sum(attempts.values()) if attempts else None
 
 
-def _results(workdir: pathlib.Path, method: str) -> dict[str, Any]:
-  """Of `results.json`, and of later evaluations of the embedding on the run's own data."""
-  path = workdir / 'results.json'
-  final: dict[str, Any] = json.loads(path.read_text())['result'] if path.exists() else {}
-  # Evaluations of something else, such as a saved classifier, have no step.
-  later = [
-    each
-    for each in evaluations.stored(workdir)
-    if each['config'].get('task') in _LATER and each['step'].isdecimal()
-  ]
-  for each in sorted(later, key=lambda each: int(each['step'])):
-    config = each['config']
+def _results(workdir: pathlib.Path, method: str) -> tuple[dict[str, Any], dict[str, int]]:
+  """(encoder -> kind -> scores, kind -> step of the trained encoder's, where a newer one is there).
+
+  Of `results.json` and of later evaluations of the embedding on the run's own data, those of the
+  newest step; of one step, what the run itself found stands.
+  """
+  final = evaluations.final(workdir)
+  last = math.inf if final.step is None else final.step
+  found = {
+    (name, kind): ((last, True), scores)
+    for name, kinds in final.results.items()
+    for kind, scores in kinds.items()
+  }
+  for each in evaluations.stored(workdir):
+    config, kind = each['config'], each['config'].get('task')
     own = evaluations.is_of_own_data(config) and config.get('tap', 'embedding') == 'embedding'
     network = config.get('network')
     name = method if network == 'online' else _BASELINES.get(str(network))
-    if own and name and 'top1' in each['result']:
-      kind = config['task']
-      if path.exists() and kind in final.get(name, {}):
-        continue  # What the run itself found stands.
-      final.setdefault(name, {})[kind] = each['result']
-  return final
+    # Evaluations of something else, such as a saved classifier, have no step.
+    if kind in _LATER and own and name and each['step'].isdecimal() and 'top1' in each['result']:
+      rank = int(each['step']), False
+      if rank >= found.get((name, kind), (rank,))[0]:
+        found[name, kind] = rank, each['result']
+  results: dict[str, Any] = {}
+  for (name, kind), (_, scores) in found.items():
+    results.setdefault(name, {})[kind] = scores
+  newest = steps.latest_finished(workdir) or 0
+  trained = {kind: step for (name, kind), ((step, _), _) in found.items() if name == method}
+  return results, {kind: int(step) for kind, step in trained.items() if step < newest}

@@ -161,7 +161,7 @@ def _anchor(name: str) -> str:
 
 def _results(page: Page) -> str:
   made = [
-    (f'<h3>{html.escape(heading)}</h3>' if len(page.results) > 1 else '') + _table(rows)
+    f'<h3>{html.escape(heading)}</h3>{_table(rows)}'
     for heading, rows in page.results.items()
     if rows
   ]

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
-import json
 import os
 import pathlib
 from typing import TYPE_CHECKING, Any
@@ -48,7 +47,7 @@ def write(pretrained: str, network: str, to: str | pathlib.Path = '') -> pathlib
     'data': source.data.name,
     'network': network,
     'step': int(directory.name),
-    'results': _results(home),
+    'results': _results(home, int(directory.name)),
   }
   with _filling(folder) as made:
     exporting.write(encoder, made, about)
@@ -104,18 +103,22 @@ def tell(folder: pathlib.Path) -> None:
     say(f'{os.path.getsize(path):>12,} bytes  {path}')
 
 
-def _results(run: pathlib.Path) -> dict[str, Any]:
-  """The final table of a run, without what depends on this machine."""
+def _results(run: pathlib.Path, step: int) -> dict[str, Any]:
+  """The final table of a run if it is of this step, without what depends on this machine."""
+  from byoljax.report import evaluations
+
+  final = evaluations.final(run)
+  if final.step not in (None, step):
+    return {}
   try:
-    stored = json.loads((run / 'results.json').read_text())['result']
     return {
       name: {
         kind: {score: each[kind][score] for score in ('top1', 'mean_per_class')}
         for kind in ('knn', 'linear')
       }
-      for name, each in stored.items()
+      for name, each in final.results.items()
     }
-  except (OSError, ValueError, KeyError, TypeError):
+  except (KeyError, TypeError):
     return {}
 
 

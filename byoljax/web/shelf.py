@@ -5,7 +5,7 @@ has found lead to files: no request can name a path of its own. Nothing here imp
 """
 
 from collections.abc import Mapping
-import json
+import contextlib
 import os
 import pathlib
 import threading
@@ -190,11 +190,10 @@ def _is_inside(path: pathlib.Path, run: pathlib.Path) -> bool:
 def _tables(run: pathlib.Path) -> dict[str, list[dict[str, str]]]:
   """Title -> rows of text: the final table and later evaluations, as far as they can be read."""
   made: dict[str, list[dict[str, Any]]] = {}
-  try:
-    final = json.loads((run / 'results.json').read_text())['result']
-    made['Last step, beside what it has to beat'] = final_table.rows(final)
-  except (OSError, ValueError, KeyError, TypeError, AttributeError):
-    pass
+  final = evaluations.final(run)
+  with contextlib.suppress(*evaluations.ODD):
+    if final.results:
+      made[final.heading] = final_table.rows(final.results)
   made |= evaluations.tables(run) | by_tap.tables(run)
   return {title: [_texts(row) for row in rows] for title, rows in made.items()}
 

@@ -1,13 +1,16 @@
 """Several runs in one table: what is a seed, what is a difference, what cannot be compared."""
 
 import csv
+import functools
 import json
 import pathlib
 
 import pytest
 
 from byoljax import cli
-from byoljax.report import compare, finished
+from byoljax.report import compare, evaluations, facts, finished
+from byoljax.tasks import export
+from tests.workdir.test_listing import save
 
 
 def write_run(
@@ -139,19 +142,21 @@ def test_labels_lead_with_what_tells_most(tmp_path):
   ]
 
 
+def evaluated_later(run, task, network, step, top1, **data):
+  home = run / 'evals' / f'{task}-{network}-{step}-{len(data)}'
+  home.mkdir(parents=True)
+  size = data.pop('size', 0)
+  config = {'task': task, 'network': network, 'tap': 'embedding', 'data': {'name': '', **data}}
+  config['image_size'] = size
+  stored = {'result': {'top1': top1}, 'checkpoint': f'checkpoints/{step}', 'config': config}
+  (home / 'result.json').write_text(json.dumps(stored))
+
+
 def test_runs_that_were_evaluated_afterwards(tmp_path, capsys):
   folder = tmp_path / 'a'
   write_run(folder)
   (folder / 'results.json').unlink()
-
-  def evaluated(task, network, step, top1, **data):
-    home = folder / 'evals' / f'{task}-{network}-{step}-{len(data)}'
-    home.mkdir(parents=True)
-    size = data.pop('size', 0)
-    config = {'task': task, 'network': network, 'tap': 'embedding', 'data': {'name': '', **data}}
-    config['image_size'] = size
-    stored = {'result': {'top1': top1}, 'checkpoint': f'checkpoints/{step}', 'config': config}
-    (home / 'result.json').write_text(json.dumps(stored))
+  evaluated = functools.partial(evaluated_later, folder)
 
   # What is evaluated there is no checkpoint.
   evaluated('robustness', '', 'classifier', 0.1)
@@ -167,6 +172,33 @@ def test_runs_that_were_evaluated_afterwards(tmp_path, capsys):
   assert random['encoder'] == 'random initialization' and random['k-NN top-1'] == pytest.approx(20)
   assert cli.run(['compare', str(folder), '--out', str(tmp_path / 'out')]) == 0
   assert '–' in capsys.readouterr().out.splitlines()[2]
+
+
+def test_results_of_an_earlier_step_are_not_those_of_an_extended_run(tmp_path):
+  """Six steps with their results, extended to nine: a later evaluation of step 9 counts."""
+  run = pathlib.Path(write_run(tmp_path / 'a', knn=0.13, linear=0.2))
+  stored = json.loads((run / 'results.json').read_text())
+  for each in stored['result'].values():
+    each['knn']['mean_per_class'] = each['linear']['mean_per_class'] = 0.1
+  (run / 'results.json').write_text(json.dumps(stored | {'step': 6}))
+  save(run, 6)
+  evaluated_later(run, 'knn', 'online', 6, 0.9)
+  before = evaluations.final(run)
+  assert before.is_newest and before.heading.startswith('Step 6, ')
+  assert facts.verdict(run)[0] and compare.protocols([compare.load(run)]) == []
+  assert made(run)[0]['k-NN top-1'] == pytest.approx(13), 'of one step the results of the run stand'
+  save(run, 9)
+  assert not evaluations.final(run).is_newest
+  assert facts.verdict(run) == ('', True) and list(facts.results(run))[0] == before.heading
+  assert export._results(run, 9) == {} and list(export._results(run, 6)) == list(stored['result'])
+  said = compare.protocols([compare.load(run)])
+  assert [sentence.split(',')[0] for sentence in said] == [
+    "knn of 'a' is of step 6", "linear of 'a' is of step 6"
+  ]  # fmt: skip
+  evaluated_later(run, 'knn', 'online', 9, 0.4)
+  (row, _) = made(run)
+  assert row['k-NN top-1'] == pytest.approx(40) and row['linear top-1'] == pytest.approx(20)
+  assert len(compare.protocols([compare.load(run)])) == 1
 
 
 def test_command_prints_and_writes(tmp_path, capsys):

@@ -24,11 +24,16 @@ def make(run, rows=(), saved=(), total=10, recipe='/somewhere/configs/byol.py:ci
   if rows:
     (run / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   for step in saved:
-    place = run / 'checkpoints' / str(step)
-    (place / 'state').mkdir(parents=True)
-    (place / 'integrity').mkdir()
-    (place / 'integrity' / 'metadata').write_text('{}')
+    save(run, step)
   return run
+
+
+def save(run, step):
+  """What is looked at of a complete checkpoint."""
+  place = run / 'checkpoints' / str(step)
+  (place / 'state').mkdir(parents=True)
+  (place / 'integrity').mkdir()
+  (place / 'integrity' / 'metadata').write_text('{}')
 
 
 ROWS = [
