@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from byoljax import config as config_lib
 from byoljax.report import by_tap, evaluations
-from byoljax.workdir import metrics, steps
+from byoljax.workdir import metrics, steps, stored_config
 
 # Names of the baselines in `results.json`, by the network that an evaluation is asked for.
 PIXELS = 'raw pixels'
@@ -21,7 +21,7 @@ class Run(NamedTuple):
 
   Attributes:
     name: its directory's name.
-    fields: its configuration, by dotted name.
+    fields: its configuration, by dotted name; see `stored_config`.
     results: encoder -> {'knn': {'top1', ...}, 'linear': {'top1', ...}}, each as far as it is known.
     rows: its metrics.
     taps: task -> rows of its evaluations by tap, where there are any.
@@ -60,7 +60,7 @@ def load(workdir: pathlib.Path) -> Run:
   """
   try:
     about = json.loads((workdir / 'config.json').read_text())
-    fields = config_lib.flatten(about['config'])
+    fields = config_lib.flatten(stored_config.completed(about['config']))
     results, older = _results(workdir, fields['method.name'])
     assert fields['method.name'] in results
   except (OSError, AssertionError, *evaluations.ODD) as error:

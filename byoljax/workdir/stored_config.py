@@ -19,15 +19,20 @@ def stored(data: Mapping[str, Any]) -> config_lib.Config:
   defaults: a new field's default says what runs did before there was the field. Evaluations'
   configurations come back as they are: they are read for what they say, not run again.
   """
+  return config_lib.from_json(completed(data))
+
+
+def completed(data: Mapping[str, Any]) -> dict[str, Any]:
+  """As `stored`, in JSON: fields by group."""
   if 'method' not in data:
-    return config_lib.from_json(data)
+    return dict(data)
   newest, method = _newest('base'), data['method']
   views = dict.fromkeys(data.get('views', {}), newest['views']['view1'])
   # By its name among ours, not by a path: what was fetched does not choose what is run. Recipes of
   # commands, as 'depth' is one, have no method.
   if method.get('name') in {path.stem for path in config_lib.recipes_directory().glob('*.py')}:
     method = _newest(method['name']).get('method', {}) | method
-  return config_lib.from_json(_added(newest | {'views': views}, data) | {'method': method})
+  return _added(newest | {'views': views}, data) | {'method': method}
 
 
 def stored_encoder(fields: Mapping[str, Any]) -> dict[str, Any]:

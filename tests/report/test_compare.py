@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from byoljax import cli
+from byoljax import config as config_lib
 from byoljax.report import compare, evaluations, facts, finished
 from byoljax.tasks import export
 from tests.workdir.test_listing import save
@@ -86,6 +87,20 @@ def test_other_protocols_are_said(tmp_path):
   assert compare.protocols([compare.load(tmp_path / 'a')] * 2) == []
 
 
+def test_fields_that_came_later_have_their_defaults(tmp_path):
+  """A seed of an older version: neither another setting, nor another protocol."""
+  recipe = config_lib.as_data(config_lib.load(f'{config_lib.recipes_directory()}/byol.py'))
+  for seed in (0, 1):
+    folder = pathlib.Path(write_run(tmp_path / str(seed)))
+    config = recipe | {'seed': seed}
+    if seed:
+      del config['train']['keep_tokens'], config['evals']['linear']['norm']
+    (folder / 'config.json').write_text(json.dumps({'config': config}))
+  runs = [compare.load(folder) for folder in sorted(tmp_path.iterdir())]
+  assert {name: len(group) for name, group in compare.grouped(runs).items()} == {'byol': 2}
+  assert compare.protocols(runs) == []
+
+
 def test_other_data_stand_apart(tmp_path, capsys):
   """Baselines are of the same images: 10 % of one set are not averaged with 40 % of another."""
   one = [write_run(tmp_path / f'a{seed}', seed=seed, mark='x') for seed in (0, 1)]
@@ -137,7 +152,7 @@ def test_labels_lead_with_what_tells_most(tmp_path):
             method__tau=0.9)  # fmt: skip
   assert [row['encoder'] for row in made(*sorted(tmp_path.iterdir()))[:3]] == [
     'byol:folder_small',
-    'byol:folder (length=None, batch_size=256, tau=None and 2 more)',
+    'byol:folder (length=300 epochs, batch_size=256, tau=None and 2 more)',
     'byol:folder (length=9 epochs, batch_size=32, tau=0.9 and 2 more)',
   ]
 
