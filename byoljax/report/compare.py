@@ -26,8 +26,6 @@ SCORES = (('k-NN top-1', 'knn'), ('linear top-1', 'linear'))  # of the plot; the
 # What may differ between runs that count as seeds of one another.
 _FREE = ('seed', 'log.', 'checkpoint.', 'profile.', 'data.dir', 'data.threads', 'evals.baselines',
          'evals.batch_size', 'bench.')  # fmt: skip
-# What results depend on although it is not the training's.
-_PROTOCOL = ('evals.knn.k', 'evals.knn.temperature', 'evals.linear.', 'evals.image_size')
 # Which differences tell most, in this order; all others follow, evaluations last.
 _TELLING = ('encoder.name', 'encoder.', 'train.length', 'train.', 'method.', 'optim.', 'views.')
 _MOST_FIELDS = 3
@@ -106,9 +104,9 @@ def _differences(run: Run, others: Sequence[Run], within: tuple[str, ...] = ('',
 def protocols(runs: Sequence[Run]) -> list[str]:
   """Sentences about what makes the runs' numbers hard to compare; none if nothing does."""
   said = []
-  for name in sorted({name for run in runs for name in run.fields}):
-    values = {json.dumps(run.fields.get(name)) for run in runs}
-    if name.startswith(_PROTOCOL) and len(values) > 1:
+  for name in sorted({name for run in runs for name in run.protocol}):
+    values = {json.dumps(run.protocol[name]) for run in runs if name in run.protocol}
+    if len(values) > 1:
       said.append(f'{name} differs: {", ".join(sorted(values))}')
   for run in runs:
     for kind, step in run.older.items():

@@ -13,7 +13,11 @@ from byoljax.workdir import metrics, steps, stored_config
 # Names of the baselines in `results.json`, by the network that an evaluation is asked for.
 PIXELS = 'raw pixels'
 _BASELINES = {'random': 'random initialization', 'pixels': PIXELS}
-_LATER = ('knn', 'linear')
+# What results depend on although it is not the training's.
+_PROTOCOLS = {
+  'knn': ('evals.knn.k', 'evals.knn.temperature', 'evals.image_size'),
+  'linear': ('evals.linear.', 'evals.image_size'),
+}
 
 
 class Run(NamedTuple):
@@ -29,6 +33,7 @@ class Run(NamedTuple):
     recipe: its name with its options, 'simclr:folder_small'.
     fingerprint: of its images.
     older: kind of its results -> the step that they are of, where it has a newer checkpoint.
+    protocol: by which it was evaluated, by dotted name of the fields.
   """
 
   name: str
@@ -40,6 +45,7 @@ class Run(NamedTuple):
   recipe: str = ''
   fingerprint: str = ''
   older: Mapping[str, int] = {}
+  protocol: Mapping[str, Any] = {}
 
   @property
   def method(self) -> str:
@@ -61,7 +67,7 @@ def load(workdir: pathlib.Path) -> Run:
   try:
     about = json.loads((workdir / 'config.json').read_text())
     fields = config_lib.flatten(stored_config.completed(about['config']))
-    results, older = _results(workdir, fields['method.name'])
+    results, older, protocol = _results(workdir, about['config'])
     assert fields['method.name'] in results
   except (OSError, AssertionError, *evaluations.ODD) as error:
     raise ValueError(
@@ -78,6 +84,7 @@ def load(workdir: pathlib.Path) -> Run:
     recipe_name(about.get('recipe', '')),
     str(about.get('data_fingerprint', '')),
     older,
+    protocol,
   )
 
 
@@ -98,16 +105,25 @@ def training_seconds(rows: Iterable[Mapping[str, Any]]) -> float | None:
   return sum(attempts.values()) if attempts else None
 
 
-def _results(workdir: pathlib.Path, method: str) -> tuple[dict[str, Any], dict[str, int]]:
-  """(encoder -> kind -> scores, kind -> step of the trained encoder's, where a newer one is there).
+def _protocol(config: Mapping[str, Any], kind: str, **changed: Any) -> dict[str, Any]:
+  """What scores of this kind depend on; `changed` is the evaluation's own part of it."""
+  evals = {**config.get('evals', {}), **changed}
+  fields = config_lib.flatten(stored_config.completed({**config, 'evals': evals}))
+  return {name: fields[name] for name in fields if name.startswith(_PROTOCOLS.get(kind, ()))}
+
+
+def _results(
+  workdir: pathlib.Path, run: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, int], dict[str, Any]]:
+  """(results, older, protocol) of a `Run` by its configuration.
 
   Of `results.json` and of later evaluations of the embedding on the run's own data, those of the
-  newest step; of one step, what the run itself found stands.
+  newest step; of one step, what the run itself found stands, then what has the run's protocol.
   """
-  final = evaluations.final(workdir)
+  final, method = evaluations.final(workdir), run['method']['name']
   last = math.inf if final.step is None else final.step
   found = {
-    (name, kind): ((last, True), scores)
+    (name, kind): ((last, True, True), scores, _protocol(run, kind))
     for name, kinds in final.results.items()
     for kind, scores in kinds.items()
   }
@@ -117,13 +133,18 @@ def _results(workdir: pathlib.Path, method: str) -> tuple[dict[str, Any], dict[s
     network = config.get('network')
     name = method if network == 'online' else _BASELINES.get(str(network))
     # Evaluations of something else, such as a saved classifier, have no step.
-    if kind in _LATER and own and name and each['step'].isdecimal() and 'top1' in each['result']:
-      rank = int(each['step']), False
+    if (
+      kind in _PROTOCOLS and own and name and each['step'].isdecimal() and 'top1' in each['result']
+    ):
+      protocol = _protocol(run, kind, **{kind: config.get(kind, {})})
+      rank = int(each['step']), False, protocol == _protocol(run, kind)
       if rank >= found.get((name, kind), (rank,))[0]:
-        found[name, kind] = rank, each['result']
-  results: dict[str, Any] = {}
-  for (name, kind), (_, scores) in found.items():
-    results.setdefault(name, {})[kind] = scores
+        found[name, kind] = rank, each['result'], protocol
   newest = steps.latest_finished(workdir) or 0
-  trained = {kind: step for (name, kind), ((step, _), _) in found.items() if name == method}
-  return results, {kind: int(step) for kind, step in trained.items() if step < newest}
+  results, older, used = {}, {}, {}
+  for (name, kind), ((step, *_), scores, protocol) in found.items():
+    results.setdefault(name, {})[kind] = scores
+    if name == method:
+      used |= protocol
+      older |= {kind: int(step)} if step < newest else {}
+  return results, older, used

@@ -157,12 +157,12 @@ def test_labels_lead_with_what_tells_most(tmp_path):
   ]
 
 
-def evaluated_later(run, task, network, step, top1, **data):
-  home = run / 'evals' / f'{task}-{network}-{step}-{len(data)}'
+def evaluated_later(run, task, network, step, top1, protocol=None, **data):
+  home = run / 'evals' / f'{task}-{network}-{step}-{len(data)}{"-protocol" if protocol else ""}'
   home.mkdir(parents=True)
   size = data.pop('size', 0)
   config = {'task': task, 'network': network, 'tap': 'embedding', 'data': {'name': '', **data}}
-  config['image_size'] = size
+  config |= {'image_size': size} | ({task: protocol} if protocol else {})
   stored = {'result': {'top1': top1}, 'checkpoint': f'checkpoints/{step}', 'config': config}
   (home / 'result.json').write_text(json.dumps(stored))
 
@@ -187,6 +187,21 @@ def test_runs_that_were_evaluated_afterwards(tmp_path, capsys):
   assert random['encoder'] == 'random initialization' and random['k-NN top-1'] == pytest.approx(20)
   assert cli.run(['compare', str(folder), '--out', str(tmp_path / 'out')]) == 0
   assert '–' in capsys.readouterr().out.splitlines()[2]
+
+
+def test_protocols_of_later_evaluations_are_compared(tmp_path):
+  """Of two evaluations of a step, the one by the run's own protocol counts; others are marked."""
+  for name in 'ab':
+    write_run(tmp_path / name, seed=ord(name), evals__linear={'length': '20 epochs'})
+  (tmp_path / 'b' / 'results.json').unlink()
+  own, other = {'length': '20 epochs'}, {'length': '500 epochs'}
+  evaluated_later(tmp_path / 'b', 'linear', 'online', 6, 0.31, other)
+  said = compare.protocols([compare.load(tmp_path / name) for name in 'ab'])
+  assert said == ['evals.linear.length differs: "20 epochs", "500 epochs"']
+  evaluated_later(tmp_path / 'b', 'linear', 'online', 6, 0.91, own, dir='')
+  evaluated_later(tmp_path / 'b', 'linear', 'online', 6, 0.32, other, dir='', name='')
+  runs = [compare.load(tmp_path / name) for name in 'ab']
+  assert runs[1].results['byol']['linear']['top1'] == 0.91 and compare.protocols(runs) == []
 
 
 def test_results_of_an_earlier_step_are_not_those_of_an_extended_run(tmp_path):
