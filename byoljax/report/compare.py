@@ -114,6 +114,17 @@ def protocols(runs: Sequence[Run]) -> list[str]:
   return said
 
 
+def repeated(groups: Groups) -> list[str]:
+  """Sentences about runs of one row that have the same seed, as copies have: they are no sample."""
+  said = []
+  for group in groups.values():
+    seeds = [run.fields['seed'] for run in group]
+    for seed in dict.fromkeys(seed for seed in seeds if seeds.count(seed) > 1):
+      names = [f"'{run.name}'" for run in group if run.fields['seed'] == seed]
+      said.append(f'{", ".join(names)} have the same seed {seed}, so that ± means little')
+  return said
+
+
 def rows(groups: Mapping[str, Sequence[Run]]) -> list[dict[str, Any]]:
   """One row a group, best linear accuracy first, then the baselines; all of them of the same data.
 
@@ -276,11 +287,13 @@ def run(workdirs: Sequence[str], out: str = '') -> None:
     ValueError: a run without results.
     OSError: the folder cannot be written.
   """
-  runs = [load(pathlib.Path(name)) for name in workdirs]
+  # Globs may name a run twice.
+  runs = [load(path) for path in dict.fromkeys(pathlib.Path(name).resolve() for name in workdirs)]
   data = {name: grouped(own) for name, own in by_data(runs).items()}
   print('\n\n'.join(f'{title}\n{text}'.lstrip('\n') for title, text in _sections(data)))
   for name, groups in data.items():
-    for sentence in protocols([run for group in groups.values() for run in group]):
+    every = [run for group in groups.values() for run in group]
+    for sentence in [*protocols(every), *repeated(groups)]:
       print(f'Careful{f", {name}" if len(data) > 1 else ""}: {sentence}.')
   if out:
     folder = pathlib.Path(out)

@@ -204,6 +204,15 @@ def test_protocols_of_later_evaluations_are_compared(tmp_path):
   assert runs[1].results['byol']['linear']['top1'] == 0.91 and compare.protocols(runs) == []
 
 
+def test_a_run_that_is_named_twice_or_copied_is_no_other_seed(tmp_path, capsys):
+  run = write_run(tmp_path / 'a')
+  assert cli.run(['compare', run, f'{run}/', f'{run}/../a']) == 0
+  shown = capsys.readouterr().out
+  assert '±' not in shown and 'Careful' not in shown
+  assert cli.run(['compare', run, write_run(tmp_path / 'copy')]) == 0
+  assert "Careful: 'a', 'copy' have the same seed 0" in capsys.readouterr().out
+
+
 def test_results_of_an_earlier_step_are_not_those_of_an_extended_run(tmp_path):
   """Six steps with their results, extended to nine: a later evaluation of step 9 counts."""
   run = pathlib.Path(write_run(tmp_path / 'a', knn=0.13, linear=0.2))
