@@ -21,7 +21,7 @@ from jax.experimental import topologies
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 import numpy as np
 
-from byoljax.config import Config, ConfigError
+from byoljax.config import Config, ConfigError, expanded
 from byoljax.data import fields
 from byoljax.data.batches import pipeline
 from byoljax.data.sources import sprites
@@ -182,8 +182,7 @@ def devices_of(topology: hardware.Topology, target_config: str = '') -> list[Any
     )
   if target_config:
     try:
-      with open(target_config, encoding='utf-8') as file:
-        text = file.read()
+      text = expanded(target_config).read_text(encoding='utf-8')
     except OSError as error:
       raise ConfigError(f'--target_config={target_config} cannot be read: {error}.') from error
   else:

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-import pathlib
 import sys
 from typing import Any
 
@@ -95,7 +94,7 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
     changed = [f'--config.{name}={value}' for name, value in overrides]
     stored = {'recipe': options.config, 'overrides': changed, **plan}
     with config_lib.user_errors('--out'):
-      write_json(pathlib.Path(options.out), stored)
+      write_json(config_lib.expanded(options.out), stored)
     print(f'\nplan  {options.out}')
 
 

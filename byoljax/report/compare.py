@@ -18,6 +18,7 @@ import pathlib
 import statistics
 from typing import Any
 
+from byoljax.config import expanded
 from byoljax.report import by_tap, compare_plot, final_table, table
 from byoljax.report.finished import PIXELS, Run, load, training_seconds
 
@@ -284,11 +285,11 @@ def run(workdirs: Sequence[str], out: str = '') -> None:
   """Prints the table and, if a folder is named, writes table.md, table.csv and scores.png there.
 
   Raises:
-    ValueError: a run without results.
+    ValueError: a run without results, or '~' without a home directory.
     OSError: the folder cannot be written.
   """
   # Globs may name a run twice.
-  runs = [load(path) for path in dict.fromkeys(pathlib.Path(name).resolve() for name in workdirs)]
+  runs = [load(path) for path in dict.fromkeys(expanded(name).resolve() for name in workdirs)]
   data = {name: grouped(own) for name, own in by_data(runs).items()}
   print('\n\n'.join(f'{title}\n{text}'.lstrip('\n') for title, text in _sections(data)))
   for name, groups in data.items():
@@ -296,7 +297,7 @@ def run(workdirs: Sequence[str], out: str = '') -> None:
     for sentence in [*protocols(every), *repeated(groups)]:
       print(f'Careful{f", {name}" if len(data) > 1 else ""}: {sentence}.')
   if out:
-    folder = pathlib.Path(out)
+    folder = expanded(out)
     folder.mkdir(parents=True, exist_ok=True)
     texts = [
       f'## {title}\n\n{text}' if title else text for title, text in _sections(data, 'markdown')

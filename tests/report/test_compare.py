@@ -240,10 +240,11 @@ def test_results_of_an_earlier_step_are_not_those_of_an_extended_run(tmp_path):
   assert len(compare.protocols([compare.load(run)])) == 1
 
 
-def test_command_prints_and_writes(tmp_path, capsys):
+def test_command_prints_and_writes(tmp_path, capsys, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
   runs = [write_run(tmp_path / 'a', linear=0.512), write_run(tmp_path / 'b', seed=1, linear=0.5)]
   out = tmp_path / 'out'
-  assert cli.run(['compare', *runs, '--out', str(out)]) == 0
+  assert cli.run(['compare', '~/a', runs[1], '--out=~/out']) == 0
   assert '50.6' in capsys.readouterr().out
   assert '| byol ' in (out / 'table.md').read_text()
   with (out / 'table.csv').open() as file:
