@@ -21,6 +21,7 @@ from typing import Any
 from byoljax.config import expanded
 from byoljax.report import by_tap, compare_plot, final_table, table
 from byoljax.report.finished import PIXELS, Run, load, training_seconds
+from byoljax.workdir import files
 
 Groups = dict[str, list[Run]]
 SCORES = (('k-NN top-1', 'knn'), ('linear top-1', 'linear'))  # of the plot; the table has more
@@ -263,9 +264,9 @@ def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def write_csv(made: Sequence[Mapping[str, Any]], path: pathlib.Path) -> None:
-  """All columns, unrounded."""
+  """All columns, unrounded, in UTF-8."""
   columns = list(dict.fromkeys(name for row in made for name in row))
-  with path.open('w', newline='') as file:
+  with files.replacing(path, 'w') as file:
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
     writer.writerows(made)
@@ -302,7 +303,8 @@ def run(workdirs: Sequence[str], out: str = '') -> None:
     texts = [
       f'## {title}\n\n{text}' if title else text for title, text in _sections(data, 'markdown')
     ]
-    (folder / 'table.md').write_text('\n\n'.join(texts) + '\n')
+    with files.replacing(folder / 'table.md', 'w') as file:
+      file.write('\n\n'.join(texts) + '\n')
     first = (lambda name: {'data': name}) if len(data) > 1 else (lambda name: {})
     made = {name: rows(groups) for name, groups in data.items()}
     every = [first(name) | row for name, own in made.items() for row in own]

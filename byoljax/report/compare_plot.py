@@ -10,6 +10,7 @@ import numpy as np
 
 from byoljax.report.curves import COLORS
 from byoljax.report.finished import Run
+from byoljax.workdir.files import replacing
 
 _WIDE = 30  # Characters of a label in one line.
 _BASELINES = ('--', ':', '-.', (0, (8, 2)), (0, (1, 4)))
@@ -42,7 +43,8 @@ def write(
     if len(data) > 1:
       part.suptitle(name, fontsize=12, fontweight='bold', x=0.01, ha='left')
     _line(part, groups, made[name], scores)
-  figure.savefig(path, dpi=120)
+  with replacing(path) as file:
+    figure.savefig(file, format='png', dpi=120)
 
 
 def _label(name: str) -> str:
@@ -63,7 +65,7 @@ def _line(
       values = [
         100 * run.results[run.method][key]['top1']
         for run in groups[row['encoder']]
-        if key in run.results[run.method]
+        if 'top1' in run.results[run.method].get(key, {})
       ]
       panel.barh(place, row.get(title, 0.0), color=colors[row['encoder']], alpha=0.45, height=0.6)
       panel.plot(values, [place] * len(values), 'o', color=colors[row['encoder']], markersize=4)

@@ -243,14 +243,34 @@ def test_results_of_an_earlier_step_are_not_those_of_an_extended_run(tmp_path):
 def test_command_prints_and_writes(tmp_path, capsys, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   runs = [write_run(tmp_path / 'a', linear=0.512), write_run(tmp_path / 'b', seed=1, linear=0.5)]
+  several = write_run(tmp_path / 'several labels', method='moco')
+  result = {'moco': {'knn': {'map': 0.3}, 'linear': {'map': 0.4}}}
+  (tmp_path / 'several labels' / 'results.json').write_text(json.dumps({'result': result}))
   out = tmp_path / 'out'
-  assert cli.run(['compare', '~/a', runs[1], '--out=~/out']) == 0
+  assert cli.run(['compare', '~/a', runs[1], several, '--out=~/out']) == 0
   assert '50.6' in capsys.readouterr().out
   assert '| byol ' in (out / 'table.md').read_text()
   with (out / 'table.csv').open() as file:
     rows = list(csv.DictReader(file))
   assert float(rows[0]['linear top-1']) == pytest.approx(50.6)
   assert (out / 'scores.png').read_bytes()[:4] == b'\x89PNG'
+
+
+class Unwritable:
+  """What no encoding has."""
+
+  def __str__(self):
+    raise UnicodeError
+
+
+def test_a_table_is_written_whole_in_utf_8_or_not_at_all(tmp_path):
+  path = tmp_path / 'table.csv'
+  compare.write_csv([{'encoder': 'größer'}], path)
+  before = path.read_bytes()
+  assert before.decode('utf-8').split() == ['encoder', 'größer']
+  with pytest.raises(UnicodeError):
+    compare.write_csv([{'encoder': 'byol'}, {'encoder': Unwritable()}], path)
+  assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize('broken', ['absent', 'unfinished'])
