@@ -155,6 +155,8 @@ class Refresh(NamedTuple):
       slow, and not called unless it is needed. `key` is a function of (seed, step).
     embed: as `Method.embed`; None: that of the method.
     rows: of how many images, spread evenly over the training set, `features` tells; 0: of all.
+    initial: whether it makes initial values of the network, before step 0 and never again. A run
+      that starts from given weights goes without it: it would replace them.
   """
 
   every: int
@@ -163,6 +165,7 @@ class Refresh(NamedTuple):
   ]
   embed: Callable[[PyTree, PyTree, jax.Array], dict[str, jax.Array]] | None = None
   rows: int = 0
+  initial: bool = False
 
 
 def same_batch(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:

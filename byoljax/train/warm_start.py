@@ -2,7 +2,8 @@
 
 The encoder's weights and running statistics replace the random ones in the online network and in
 the target, where there is one; heads that fit are replaced, too, if asked for. Everything else
-(queues, prototypes, the optimizer's state) is as at the start of any run.
+(queues, prototypes, the optimizer's state) is as at the start of any run. Values that a method fits
+to the images before step 0, a palette or scales, are those of the given weights.
 
     encoder = warm_start.load('runs/byol', mean=mean, std=std)  # or resnet50.pth
     run, report = warm_start.warm_started(run, encoder)
@@ -188,7 +189,8 @@ def warm_started(run: Run, encoder: Encoder, *, heads: bool = False) -> tuple[Ru
   """A run whose state at step 0 has the encoder's weights, and a report.
 
   A resumed run does not come here: it has its own weights. The optimizer's state is made from the
-  random weights, which matters only to optimizers that keep copies of parameters.
+  random weights, which matters only to optimizers that keep copies of parameters. What the method
+  would fit to the images before step 0 (`Refresh.initial`) is left out.
 
   Args:
     run: a `Run`.
@@ -207,7 +209,11 @@ def warm_started(run: Run, encoder: Encoder, *, heads: bool = False) -> tuple[Ru
     params, method_state, _ = replace(state.params, state.method_state, encoder, **options)
     return state.replace(params=params, method_state=method_state)
 
-  return run._replace(create=create), start.report
+  method, report = run.method, start.report
+  if method.refresh is not None and method.refresh.initial:
+    method = method._replace(refresh=None)
+    report += '\nnot fitted to the images before step 0: it would replace the given weights'
+  return run._replace(create=create, method=method), report
 
 
 def differences(

@@ -13,6 +13,7 @@ from byoljax import config as config_lib
 from byoljax.config import ConfigError
 from byoljax.data.sources import datasets
 from byoljax.encoders.encoder import Preprocessing, random_encoder
+from byoljax.method import Refresh
 from byoljax.tasks import pretrain
 from byoljax.train import assemble, warm_start
 from byoljax.weights import exporting
@@ -138,6 +139,22 @@ def test_a_run_starts_from_imported_weights(configured, untrained, tmp_path, cap
   assert jax.tree.structure(state) == jax.tree.structure(before)
   shown = capsys.readouterr().out
   assert f'Starting from {untrained}' in shown and 'online network: encoder' in shown
+
+
+@pytest.mark.parametrize('initial', [True, False])
+def test_initial_values_from_the_data_do_not_replace_given_weights(configured, untrained, initial):
+  """Work that comes again, such as clustering, is done before step 0 as well."""
+  plain = assemble.from_config(*configured)
+  refresh = Refresh(2**31 - 1, lambda params, state, *_: (params, state), initial=initial)
+  plain = plain._replace(method=plain.method._replace(refresh=refresh))
+  run, report = warm_start.warm_started(plain, warm_start.load(str(untrained), mean=MEAN, std=STD))
+  assert run.method.refresh is (None if initial else refresh)
+  assert ('not fitted to the images' in report) == initial
+
+
+@pytest.mark.parametrize('name', ['image_gpt', 'masked_tokens', 'pixelcnn_pp'])
+def test_which_methods_fit_initial_values_to_the_data(name):
+  assert contract.make(name, axis=None).refresh.initial
 
 
 def test_a_resumed_run_keeps_its_weights(configured, untrained):

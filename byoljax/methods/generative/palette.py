@@ -45,7 +45,7 @@ def fit_palette() -> Refresh:
   """K-means of the colors of the training images, once, before step 0.
 
   Where there are fewer colors than the palette has places, the others keep what the network put
-  there.
+  there. A run that starts from given weights keeps their palette, whose numbers they know.
   """
 
   def apply(
@@ -67,7 +67,7 @@ def fit_palette() -> Refresh:
     return params, state.replace(bn=state.bn | {'encoder': {'palette': palette}})
 
   # Never again: later steps would give tokens another meaning.
-  return Refresh(every=2**31 - 1, apply=apply, embed=some_colors)
+  return Refresh(every=2**31 - 1, apply=apply, embed=some_colors, initial=True)
 
 
 def token_network(make_encoder: MakeEncoder, setting: Setting, kind: str) -> Net:

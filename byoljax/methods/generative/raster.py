@@ -173,7 +173,7 @@ def raster_model(
 
   embed = evaluation_outputs(net, 'embedding')
   # Never again: the first parameters are those of step 0.
-  refresh = Refresh(every=2**31 - 1, apply=fit, embed=_pixels, rows=_FITTED_TO)
+  refresh = Refresh(every=2**31 - 1, apply=fit, embed=_pixels, rows=_FITTED_TO, initial=True)
   post_step = follow if average else keep
   return Method(
     init, loss, post_step, embed, default_groups, net=net, transform=transform, sample=sample,
