@@ -284,7 +284,8 @@ def _draw_module(
   zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
   x, named = jax.tree.unflatten(structure, zeros)
   # Inner maps, which modules around others may read.
-  variables = dict(module.module.init(key, x, train=False, mutable=True, **named))
+  with initializers.shapes_alone():
+    variables = dict(module.module.init(key, x, train=False, mutable=True, **named))
   variables.pop('intermediates', None)
   return initializers.draw_together(variables, key)
 
@@ -319,9 +320,10 @@ def _run_module(
 ) -> tuple[jax.Array, Any, OrderedDict[str, jax.Array]]:
   # Inner maps are there in any case: modules around others may read them.
   mutable = (['batch_stats'] if train else []) + ['intermediates']
-  y, updates = module.module.apply(
-    {'params': params, 'batch_stats': stats}, x, train=train, mutable=mutable, **more
-  )
+  with initializers.shapes_alone():
+    y, updates = module.module.apply(
+      {'params': params, 'batch_stats': stats}, x, train=train, mutable=mutable, **more
+    )
   # Linen keeps every value sown under a name in a tuple; these are sown once per call.
   sown = updates.get('intermediates') or {}
   found = {name: values[0] for name, values in sown.items() if isinstance(values, tuple)}
