@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byoljax import step as step_module
 from byoljax.data.batches import pipeline
 from byoljax.main import main
+from byoljax.train import run as run_module
 from tests.paths import ROOT
 from tests.said import one_sentence
 
@@ -29,7 +29,7 @@ def no_compute(monkeypatch):
   def fail(*unused, **unused_too):
     raise AssertionError('something was computed before the mistake was found')
 
-  monkeypatch.setattr(step_module, 'train_step', fail)
+  monkeypatch.setattr(run_module, 'train_step', fail)
 
 
 def said(capsys, arguments, *words):

@@ -297,15 +297,17 @@ def require_defaults(name: str, fields: Mapping[str, Any]) -> None:
   default = defaults()
   for field, value in fields.items():
     check_name('option of an encoder', field, default)
-    if field not in _OF_THE_HEADS and value != default[field]:
+    if field in _OF_THE_HEADS:
+      check_name(field, value, _OF_THE_HEADS[field])
+    elif value != default[field]:
       raise ValueError(
         f"encoder {name!r} is a module of one's own and has no {field}: leave it at its default, "
         f'{default[field]!r}, and set what the module has as its argument, {name}(...=...)'
       )
 
 
-# The heads have these beside any encoder.
-_OF_THE_HEADS = ('dtype',)
+# What the heads have beside any encoder, and its values.
+_OF_THE_HEADS = {'dtype': DTYPES}
 
 
 def _names(family: type[Options]) -> set[str]:
