@@ -13,6 +13,7 @@ import platform
 import sys
 import tempfile
 import threading
+import types
 
 import jaxlib.version
 
@@ -86,7 +87,7 @@ os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '0'
 
 import jax  # noqa: E402
-from jax._src import compiler  # noqa: E402
+from jax._src import compiler, config  # noqa: E402
 from jax._src.interpreters import mlir  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -112,7 +113,7 @@ _keep_only_programs_of_one_device()
 def _lower_in_one_context():
   """Making a context takes as long as everything else that a program of one operation does.
 
-  Its constants stay as long as it, so that a file of tests begins with another one.
+  Its constants stay as long as it, so that another one is begun with where compiled programs end.
   """
   make = getattr(mlir, 'make_ir_context', None)
   if make is None:  # A later JAX may do it otherwise.
@@ -123,6 +124,37 @@ def _lower_in_one_context():
 
 
 _end_contexts = _lower_in_one_context()
+
+
+def _trace_rules_once():
+  """Many rules of lowering are functions of JAX, traced anew wherever a primitive stands.
+
+  That takes a twelfth of a test's time, and for equal shapes gives the same.
+  """
+  trace = getattr(getattr(mlir, 'pe', None), 'trace_to_jaxpr_dynamic', None)
+  if trace is None:  # As above.
+    return lambda: None
+  parts, found = types.ModuleType('partial_eval'), {}
+
+  def traced(rule, shapes, **named):
+    function = rule.f
+    if getattr(function, '__name__', '') == '<lambda>':  # Around the rule, another each time.
+      function = (function.__code__, *(cell.cell_contents for cell in function.__closure__ or ()))
+    key = (function, rule.params, rule.transforms, tuple(shapes), config.trace_context())
+    try:
+      return found[key]
+    except KeyError:
+      found[key] = trace(rule, shapes, **named)
+      return found[key]
+    except TypeError:
+      return trace(rule, shapes, **named)
+
+  vars(parts).update(vars(mlir.pe), trace_to_jaxpr_dynamic=traced)
+  mlir.pe = parts
+  return found.clear
+
+
+_end_rules = _trace_rules_once()
 
 
 # The longest first: the other processes would wait for one that begins with them at the end.
@@ -173,13 +205,27 @@ def pytest_sessionstart(session):
         os.unlink(path)
 
 
+# Files of tests share compiled programs up to here. They take memory and, each, several of the
+# 65,530 mappings that a process may have; the file that comes next needs its own.
+_MAPPINGS, _BYTES = 15_000, 3 << 30
+
+
+def _is_full():
+  about = pathlib.Path('/proc/self')
+  if not (about / 'statm').exists():
+    return True
+  resident = int((about / 'statm').read_text().split()[1]) * os.sysconf('SC_PAGE_SIZE')
+  return resident > _BYTES or (about / 'maps').read_bytes().count(b'\n') > _MAPPINGS
+
+
 @pytest.fixture(scope='module', autouse=True)
-def _programs_end_with_their_file():
-  """Compiled programs take memory and, each, several of the 65,530 mappings of a process."""
+def _programs_end_in_time():
   yield
-  jax.clear_caches()
-  _end_contexts()
-  gc.collect()
+  if _is_full():
+    jax.clear_caches()
+    _end_contexts()
+    _end_rules()
+    gc.collect()
 
 
 @pytest.fixture(scope='session')
