@@ -294,6 +294,9 @@ def tiny(npz):
   """Arguments of a run of seconds on `npz`, without TensorFlow: 10 steps, 2 of them warm-up."""
   return [
     '--config=configs/byol.py:smoke',
+    # The stem of the small encoder alone, by import path.
+    '--config.encoder.name=byoljax.models.small:SmallResNet(channels=(16,))',
+    '--config.encoder.stem=imagenet',
     '--config.data.name=npz',
     f'--config.data.dir={npz}',
     '--config.train.length=2 epochs',

@@ -121,7 +121,8 @@ def configured(tiny, npz):
   """A configuration of a small run on `npz`, and its images."""
   path, *overrides = (text.removeprefix('--config') for text in tiny)
   pairs = [tuple(text.removeprefix('.').split('=', 1)) for text in overrides]
-  config = config_lib.load(path.removeprefix('='), pairs)
+  # The encoder of `untrained`.
+  config = config_lib.load(path.removeprefix('='), [*pairs, ('encoder.name', 'small')])
   return config, datasets.load('npz', 'pretrain', data_dir=str(npz))
 
 
