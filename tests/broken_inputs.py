@@ -15,10 +15,10 @@ from byoljax.workdir import integrity
 from tests.paths import GOLDEN, ROOT
 
 _FEW = settings(
-  derandomize=True, max_examples=60, deadline=5000, database=None,
+  derandomize=True, max_examples=30, deadline=5000, database=None,
   suppress_health_check=list(HealthCheck),
 )  # fmt: skip
-_AMOUNTS = {'few': _FEW, 'many': settings(_FEW, max_examples=6000)}
+_AMOUNTS = {'few': _FEW, 'many': settings(_FEW, max_examples=3000)}
 
 
 def tried(amount, strategy, check):

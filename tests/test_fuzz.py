@@ -1,6 +1,6 @@
 """Thousands of broken inputs: an answer or one clear error; no crash, no hang, nothing executed.
 
-The cases are the same in every run. `-m slow` tries a hundred times as many.
+The cases are the same in every run. `-m slow` tries two hundred times as many.
 """
 
 import json

@@ -130,7 +130,7 @@ def test_all_devices_skip_together(name, accumulate):
       np.testing.assert_array_equal(first, other)
 
 
-@pytest.mark.parametrize('name', ['byol', 'moco'])
+@pytest.mark.parametrize('name', ['byol', pytest.param('moco', marks=pytest.mark.slow)])
 def test_without_a_bad_number_skipping_changes_nothing(name):
   """Another compiled program, the same numbers up to rounding."""
   states = []
@@ -176,10 +176,10 @@ def test_bfloat16_needs_no_loss_scale(name):
 
 
 def test_counts_in_a_row():
-  create, step = stepper('simsiam')
-  step, state, seen = jax.jit(step), create(batch_of('simsiam'), 0), []
+  create, step = stepper('supervised')
+  step, state, seen = jax.jit(step), create(batch_of('supervised'), 0), []
   for bad in (1, 1, 0, 1, 1, 1, 0, 1):
-    batch = batch_of('simsiam')
+    batch = batch_of('supervised')
     state, metrics_ = step(state, spoilt(batch) if bad else batch)
     seen.append((*counts(state), int(metrics_['skipped_in_a_row'])))
   assert seen == [
