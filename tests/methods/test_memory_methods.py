@@ -68,10 +68,26 @@ def at(method, batch, state=None, params=None, key=0, step=0):
   """(loss, metrics, state before, state after) of one evaluation."""
   drawn = method.init(jax.random.key(5), batch)
   params, state = params or drawn[0], state or drawn[1]
-  value, aux = method.loss(params, state, batch, jax.random.key(key), jnp.int32(step))
-  after = method.remember(aux.method_state, aux.rows, jnp.bool_(True))
-  _, after, _ = method.post_step(params, after, jnp.int32(step))
-  return float(value), aux.metrics, state, after
+  value, metrics, after = _evaluation(method)(params, state, batch, jax.random.key(key), step)
+  return float(value), metrics, state, after
+
+
+_latest = [(None, None)]  # A method, which cannot be hashed, and its evaluation.
+
+
+def _evaluation(method):
+  if _latest[0][0] is method:
+    return _latest[0][1]
+
+  @jax.jit
+  def evaluate(params, state, batch, key, step):
+    value, aux = method.loss(params, state, batch, key, step)
+    after = method.remember(aux.method_state, aux.rows, jnp.bool_(True))
+    _, after, _ = method.post_step(params, after, step)
+    return value, aux.metrics, after
+
+  _latest[0] = (method, evaluate)
+  return evaluate
 
 
 def built(module, **changes):
@@ -93,7 +109,8 @@ def share_of_kind(method, state):
   """How many images have one of their own kind as nearest neighbor."""
   index = np.arange(64)
   (images,) = pictures(index, 999, 1)
-  found = unit(np.asarray(method.embed(state.params, state.method_state, images)['embedding']))
+  taps = jax.jit(method.embed)(state.params, state.method_state, images)
+  found = unit(np.asarray(taps['embedding']))
   similarity = found @ found.T - 2 * np.eye(64)
   return (similarity.argmax(1) % 8 == index % 8).mean()
 
@@ -142,11 +159,11 @@ def test_images_of_a_kind_come_together(name):
     functools.partial(train_step, method=method, tx=tx, augment=lambda b, s: b, axis=None)
   )
   state = init_state(method, tx, batch(0), 0)
-  before, losses = share_of_kind(method, state), []
+  embed, (before, losses) = jax.jit(method.embed), (share_of_kind(method, state), [])
   (clean,) = pictures(np.arange(64), 777, 1)
   for number in range(100):
     if method.refresh is not None and number % method.refresh.every == 0:
-      taps = method.embed(state.params, state.method_state, clean)
+      taps = embed(state.params, state.method_state, clean)
       params, method_state = method.refresh.apply(
         state.params, state.method_state, lambda taps=taps: taps, jax.random.key(number), number
       )
@@ -217,7 +234,7 @@ class TestInstanceDiscrimination:
     images = pictures(np.arange(64), 3, 1)
     method = built(instance_discrimination, projector=(8,), fill=True)
     params, state = method.init(jax.random.key(0), {'views': images})
-    taps = method.embed(params, state, images[0])
+    taps = jax.jit(method.embed)(params, state, images[0])
     assert method.refresh.every == 100, 'once in the run'
     _, filled = method.refresh.apply(params, state, lambda: taps, jax.random.key(0), 0)
     np.testing.assert_allclose(filled.bank, unit(np.asarray(taps['projection'])), rtol=1e-5)
@@ -228,21 +245,22 @@ class TestInstanceDiscrimination:
     means = {}
     for on in (False, True):
       method = built(instance_discrimination, projector=(8,), output_norm=on)
-      params, state = method.init(jax.random.key(0), {'views': images})
       batch = {'views': images, 'index': np.arange(64, dtype=np.int32)}
-      _, aux = method.loss(params, state, batch, jax.random.key(0), jnp.int32(0))
+      params, state = method.init(jax.random.key(0), batch)
+      _, aux = jax.jit(method.loss)(params, state, batch, jax.random.key(0), jnp.int32(0))
       means[on] = np.abs(np.asarray(aux.rows[1]).mean(0)).max()
     assert means[True] < 0.1 < 0.2 < means[False]
 
   def test_rows_and_indices_stay_together(self):
     """Permuting the examples changes nothing; permuting their indices alone does."""
     batch, order = batch_of(views=1), np.random.default_rng(1).permutation(BATCH)
-    value, _, _, after = at(self.method(), batch)
+    method = self.method()
+    value, _, _, after = at(method, batch)
     both = {'views': (batch['views'][0][order],), 'index': batch['index'][order]}
-    same, _, _, again = at(self.method(), both)
+    same, _, _, again = at(method, both)
     assert same == pytest.approx(value, rel=1e-6)
     np.testing.assert_allclose(again.bank, after.bank, atol=1e-6)
-    assert abs(at(self.method(), batch | {'index': both['index']})[0] - value) > 1e-3
+    assert abs(at(method, batch | {'index': both['index']})[0] - value) > 1e-3
 
   def test_noise_belongs_to_the_place_in_the_global_batch(self):
     draw = functools.partial(instance_discrimination.noise_indices, jax.random.key(0))
@@ -262,13 +280,14 @@ class TestInstanceDiscrimination:
 class TestNnclr:
   def test_neighbors_are_real_rows(self):
     rng = np.random.default_rng(0)
-    z = jnp.asarray(unit(rng.normal(size=(BATCH, DIM))), jnp.float32)
+    z = unit(rng.normal(size=(BATCH, DIM))).astype(np.float32)
     queue = ring.init(jax.random.key(0), 30, DIM)
-    found, cosine = nnclr.nearest(queue, z)
+    nearest = jax.jit(nnclr.nearest)
+    found, cosine = nearest(queue, z)
     np.testing.assert_array_equal(found, z)
     stored = unit(rng.normal(size=(12, DIM)))
-    found, cosine = nnclr.nearest(ring.push(queue, jnp.asarray(stored, jnp.float32)), z)
-    similarity = np.asarray(z, np.float64) @ stored.T
+    found, cosine = nearest(jax.jit(ring.push)(queue, stored.astype(np.float32)), z)
+    similarity = z.astype(np.float64) @ stored.T
     np.testing.assert_allclose(found, stored[similarity.argmax(1)], atol=1e-6)
     np.testing.assert_allclose(cosine, similarity.max(1), atol=1e-6)
 

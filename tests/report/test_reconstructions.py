@@ -3,7 +3,6 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -41,11 +40,11 @@ def run(npz, tmp_path_factory):
   }
   write_json(workdir / 'config.json', stored)
   method = method_network.method(config, workdir)
-  batch = {'views': (jnp.zeros((2, 16, 16, 3)),)}
+  batch, begin = {'views': (np.zeros((2, 16, 16, 3), np.float32),)}, jax.jit(method.init)
   with checkpoint.Checkpoints(workdir, keep=5) as checkpoints:
     for step in STEPS:
-      params, state = method.init(jax.random.key(step), batch)
-      params = params | ({'probe': {'kernel': jnp.ones((3, 4))}} if step == 12 else {})
+      params, state = begin(jax.random.key(step), batch)
+      params = params | ({'probe': {'kernel': np.ones((3, 4), np.float32)}} if step == 12 else {})
       checkpoints.save(step, importing.Imported(params, state), {})
   return workdir
 
@@ -56,11 +55,12 @@ def test_the_method_of_every_checkpoint_is_read_whole(run, npz):
   batch = painter.batch(source)
   assert painter.steps() == list(STEPS) and batch['views'][0].shape == (5, 16, 16, 3)
   made = {step: painter.paint(step, batch, source) for step in STEPS}
+  begin, paint = jax.jit(painter.method.init), jax.jit(painter.method.pictures)
   for step, shown in made.items():
     assert list(shown) == ['image', 'input', 'output']
-    params, state = painter.method.init(jax.random.key(step), {'views': batch['views']})
-    expected = painter.method.pictures(params, state, batch, stored_method.key_of_pictures())
-    # Compiled and not: sums of float32 in another order.
+    params, state = begin(jax.random.key(step), {'views': batch['views']})
+    expected = paint(params, state, batch, stored_method.key_of_pictures())
+    # Compiled apart: sums of float32 in another order.
     np.testing.assert_allclose(shown['output'], expected['output'], atol=1e-4)
   first, last = made.values()
   np.testing.assert_array_equal(first['input'], last['input'], err_msg='the same noise')

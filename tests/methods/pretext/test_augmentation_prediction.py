@@ -18,6 +18,9 @@ SETTING = Setting(Length(32, 2, 20), num_examples=64)
 SMALL = {'targets': ('crop', 'flip', 'color'), 'hidden': (16,)}
 
 
+differences = jax.jit(task.differences)
+
+
 def view(**parameters):
   """The row of 'drawn' of one view."""
   row = np.zeros((1, drawn.NUM_PARAMETERS), np.float32)
@@ -30,7 +33,7 @@ def test_targets_are_the_differences_by_hand():
   """A left crop against a right one, the right one mirrored: both then lie on the left."""
   first = view(crop=(0.5, 0.25, 1.0, 0.5), color=(0.5, 0.0, -0.25, 0.0), blur=0.75)
   second = view(crop=(0.25, 0.75, 0.5, 0.5), flip=1, color=(-0.5, 0.25, 0.0, 0.0), solarize=1)
-  found = task.differences(jnp.asarray(first), jnp.asarray(second))
+  found = differences(first, second)
   expected = {
     'crop': (0.25, 0.0, 0.5, 0.0),
     'flip': (-1.0,),
@@ -40,7 +43,7 @@ def test_targets_are_the_differences_by_hand():
     'solarize': (-1.0,),
   }
   assert {name: tuple(value[0].tolist()) for name, value in found.items()} == expected
-  back = task.differences(jnp.asarray(second), jnp.asarray(first))
+  back = differences(second, first)
   for name in expected:
     np.testing.assert_array_equal(back[name], -found[name])
 
@@ -48,7 +51,7 @@ def test_targets_are_the_differences_by_hand():
 def numpy_loss(params, first, second, one, other):
   """The task in float64 NumPy: heads of one hidden layer, both orders in one batch."""
   pair = np.concatenate([np.hstack([first, second]), np.hstack([second, first])])
-  true = task.differences(jnp.concatenate([one, other]), jnp.concatenate([other, one]))
+  true = differences(np.concatenate([one, other]), np.concatenate([other, one]))
   losses = {}
   for name in SMALL['targets']:
     own = jax.tree.map(lambda x: np.asarray(x, np.float64), params[name])
@@ -70,19 +73,19 @@ def alone():
   batch = batch_of('augmentation_prediction')
   batch['drawn'][0][:, 4] = batch['drawn'][0][:, 4] > 0.5  # flips are 0 or 1
   batch['drawn'][1][:, 4] = batch['drawn'][1][:, 4] > 0.5
-  return method, batch, method.init(jax.random.key(0), batch)
+  return method, batch, jax.jit(method.init)(jax.random.key(0), batch)
 
 
 def test_the_loss_is_that_of_numpy():
   method, batch, (params, state) = alone()
-  value, aux = method.loss(params, state, batch, jax.random.key(1), jnp.int32(0))
+  value, aux = jax.jit(method.loss)(params, state, batch, jax.random.key(1), jnp.int32(0))
   embeddings = (aux.embedding, *aux.others)
   expected = numpy_loss(params['augmentation'], *map(np.asarray, embeddings), *batch['drawn'])
   # float32 sums of 64 rows: 1e-6 was found, and five times it.
   assert float(value) == pytest.approx(sum(expected.values()), rel=5e-6)
   for name, own in expected.items():
     assert float(aux.metrics[f'augmentation/{name}/loss']) == pytest.approx(own, rel=5e-6)
-  spread = np.mean(np.square(task.differences(*map(jnp.asarray, batch['drawn']))['crop']))
+  spread = np.mean(np.square(differences(*batch['drawn'])['crop']))
   r2 = float(aux.metrics['augmentation/crop/r2'])
   assert r2 == pytest.approx(1 - expected['crop'] / spread, abs=2e-5)
 
@@ -106,7 +109,7 @@ def test_beside_a_method_the_gradients_add_up():
 
   def of(method, params, state):
     loss = lambda p: method.loss(p, state, batch, key, step)  # noqa: E731
-    return jax.value_and_grad(loss, has_aux=True)(params)
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
   both = {
     weight: methods.build_method(
@@ -114,12 +117,12 @@ def test_beside_a_method_the_gradients_add_up():
     )
     for weight in (1.0, 3.0)
   }
-  params, state = both[1.0].init(jax.random.key(0), batch)
+  params, state = jax.jit(both[1.0].init)(jax.random.key(0), batch)
   own = {role: value for role, value in params.items() if role != 'augmentation'}
   own_state = state.replace(bn={role: state.bn[role] for role in own})
-  (value, aux), grads = of(plain, own, own_state)
-  (one, with_one), grads_one = of(both[1.0], params, state)
-  (three, _), grads_three = of(both[3.0], params, state)
+  (value, aux), grads = jax.device_get(of(plain, own, own_state))
+  (one, with_one), grads_one = jax.device_get(of(both[1.0], params, state))
+  (three, _), grads_three = jax.device_get(of(both[3.0], params, state))
   assert float(three - value) == pytest.approx(3 * float(one - value), rel=1e-5)
   told = sum(float(with_one.metrics[f'augmentation/{name}/loss']) for name in task.TARGETS)
   assert float(one - value) == pytest.approx(told, rel=1e-5)

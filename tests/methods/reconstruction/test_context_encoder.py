@@ -9,7 +9,7 @@ from byoljax.data.augment import holes
 from byoljax.losses import adversarial, reconstruction
 from byoljax.method import transformed
 from byoljax.models.net import stack
-from tests.methods.test_contract import batch_of, make
+from tests.methods.test_contract import batch_of, make, pictures_of
 
 NAME, STEP, KEY = 'context_encoder', jnp.int32(0), jax.random.key(0)
 PLAIN = {'adversarial': 'none'}
@@ -17,8 +17,18 @@ PLAIN = {'adversarial': 'none'}
 
 def made(rows=6, **changes):
   method = make(NAME, axis=None, **changes)
-  batch = transformed(method, batch_of(NAME, rows=rows), KEY, STEP)
-  return method, batch, *method.init(jax.random.key(1), batch)
+  return method, *begin(method, batch_of(NAME, rows=rows))
+
+
+def begin(method, batch):
+  """What the network sees of a batch, parameters and state."""
+
+  @jax.jit
+  def create(batch):
+    seen = transformed(method, batch, KEY, STEP)
+    return seen, *method.init(jax.random.key(1), seen)
+
+  return jax.device_get(create(batch))
 
 
 def test_what_is_seen_and_what_is_painted():
@@ -35,21 +45,26 @@ def test_only_the_hole_counts_and_its_border_more():
   method, batch, params, state = made(hole='center', overlap=1, overlap_weight=10.0, **PLAIN)
   painted, hidden = (np.asarray(batch[name]) for name in ('painted', 'hidden'))
   weight = np.where(hidden, 1.0, np.where(painted, 10.0, 0.0))
-  output = method.net.apply(params, state.bn, batch['views'][0], train=True)[0]['output']
-  expected = reconstruction.squared_error(output, batch['target'], jnp.asarray(weight))
+
+  @jax.jit
+  def by_hand():
+    output = method.net.apply(params, state.bn, batch['views'][0], train=True)[0]['output']
+    return reconstruction.squared_error(output, batch['target'], weight)
 
   def value(target):
     return method.loss(params, state, batch | {'target': target}, KEY, STEP)[0]
 
-  found, gradient = jax.value_and_grad(value)(jnp.asarray(batch['target']))
+  expected = by_hand()
+  found, gradient = jax.jit(jax.value_and_grad(value))(batch['target'])
   assert float(found) == pytest.approx(float(expected), rel=1e-6)
   where = np.broadcast_to(painted, gradient.shape)
   assert not np.any(np.asarray(gradient)[~where]) and np.all(np.asarray(gradient)[where] != 0)
 
 
 def test_every_image_has_a_hole_of_its_own():
-  _, batch, *_ = made(hole='region', **PLAIN)
-  assert len({one.tobytes() for one in np.asarray(batch['painted'])}) == 6
+  method = make(NAME, axis=None, hole='region', **PLAIN)
+  seen = jax.jit(lambda batch: transformed(method, batch, KEY, STEP))(batch_of(NAME, rows=6))
+  assert len({one.tobytes() for one in np.asarray(seen['painted'])}) == 6
 
 
 def separate_gradients(method, batch, params, state, weight):
@@ -75,8 +90,11 @@ def separate_gradients(method, batch, params, state, weight):
   def discriminator_loss(own):
     return adversarial.discriminate(logits(own, batch['target']), logits(own, paint(generator)))
 
-  first = jax.grad(generator_loss)(generator)
-  return first | {'discriminator': jax.grad(discriminator_loss)(params['discriminator'])}
+  first, second = jax.jit(
+    lambda: (jax.grad(generator_loss)(generator),
+             jax.grad(discriminator_loss)(params['discriminator']))
+  )()  # fmt: skip
+  return first | {'discriminator': second}
 
 
 def assert_close(found, expected):
@@ -93,12 +111,13 @@ def test_each_player_descends_its_own_loss(form):
   expected = separate_gradients(method, batch, params, state, 0.3)
   if form == 'simultaneous':
     assert not method.phases
-    found = jax.grad(lambda p: method.loss(p, state, batch, KEY, STEP)[0])(params)
+    found = jax.jit(jax.grad(lambda p: method.loss(p, state, batch, KEY, STEP)[0]))(params)
     return assert_close(found, expected)
   assert [phase.roles for phase in method.phases] == [('encoder', 'decoder'), ('discriminator',)]
   found = {}
   for phase in method.phases:
-    gradient = jax.grad(lambda p, own=phase: own.loss(p, state, batch, KEY, STEP)[0])(params)
+    loss = lambda p, own=phase: own.loss(p, state, batch, KEY, STEP)[0]  # noqa: E731
+    gradient = jax.jit(jax.grad(loss))(params)
     found |= {role: gradient[role] for role in phase.roles}
     others = [gradient[role] for role in params if role not in phase.roles]
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(others)), 'none for the other player'
@@ -112,10 +131,9 @@ def test_statistics_move_once_for_the_generator_and_for_both_kinds_of_holes():
   states = {}
   for form in ('alternating', 'simultaneous'):
     method = make(NAME, axis=None, adversarial=form, **changes)
-    batch = transformed(method, batch_of(NAME, rows=6) | large, KEY, STEP)
-    params, state = method.init(jax.random.key(1), batch)
+    batch, params, state = begin(method, batch_of(NAME, rows=6) | large)
     for loss in [phase.loss for phase in method.phases] or [method.loss]:
-      state = loss(params, state, batch, KEY, STEP)[1].method_state
+      state = jax.jit(loss)(params, state, batch, KEY, STEP)[1].method_state
     states[form] = state.bn
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *states.values())
   mean = np.asarray(states['alternating']['discriminator']['stage2_bn']['mean'])
@@ -127,12 +145,14 @@ def test_pictures_keep_what_was_seen_and_fill_the_hole():
     hole='blocks', overlap=0, setting={'mean': (0.5,) * 3, 'std': (0.2,) * 3}
   )
   plain = batch_of(NAME, rows=6)
-  shown = method.pictures(params, state, plain, jax.random.key(5))
+  shown = pictures_of(method, params, state, plain, jax.random.key(5))
   assert list(shown) == ['image', 'input', 'output']
   holes_there = np.asarray(shown['input'] != shown['image']).any(-1)
   same = np.asarray(shown['output'] == shown['image']).all(-1)
   assert np.all(same[~holes_there]) and holes_there.mean() > 0.03
-  again = transformed(method, plain, jax.random.key(5), STEP)
+  again = jax.jit(lambda batch, key: transformed(method, batch, key, STEP))(
+    plain, jax.random.key(5)
+  )
   np.testing.assert_array_equal(
     np.asarray(again['painted'])[..., 0] | ~holes_there, np.ones_like(holes_there)
   )
@@ -159,4 +179,4 @@ def test_settings_out_of_range(changes, said):
 def test_a_discriminator_that_is_too_deep_for_the_image():
   method = make(NAME, axis=None, discriminator_stages=3)
   with pytest.raises(ValueError, match='at least 32 pixels, not 8x8'):
-    method.init(KEY, transformed(method, batch_of(NAME), KEY, STEP))
+    jax.eval_shape(lambda: begin(method, batch_of(NAME)))

@@ -33,7 +33,13 @@ def tiny(bn_axis=None, bn_groups=0, **changes):
 
 def batch_of(images):
   rows = np.arange(len(images), dtype=np.int32)
-  return {'views': (jnp.asarray(images),), 'index': rows, 'epoch': np.zeros_like(rows)}
+  return {'views': (np.asarray(images),), 'index': rows, 'epoch': np.zeros_like(rows)}
+
+
+def seen_of(method, images, seed=0, step=0):
+  """What the network sees of a batch of images."""
+  see = jax.jit(lambda batch, key, step: transformed(method, batch, key, step))
+  return see(batch_of(images), jax.random.key(seed), np.int32(step))
 
 
 @pytest.fixture(scope='module')
@@ -55,8 +61,10 @@ def state_of(params):
 
 def masked_like_theirs(golden):
   images, masked = theirs.images(), golden['masked']
-  cut = vit.patches(jnp.asarray(images), 8)
-  seen = vit.joined(jnp.where(masked[:, :, None], 0.0, cut), 4, 4, 8)
+  cut = vit.patches(images, 8)
+  seen = jax.jit(vit.joined, static_argnums=(1, 2, 3))(
+    np.where(masked[:, :, None], np.float32(0), cut), 4, 4, 8
+  )
   keep = masking.visible_places(masked, theirs.VISIBLE)
   return batch_of(seen) | {'target': images, 'masked': masked.reshape(2, 4, 4), 'keep': keep}
 
@@ -98,21 +106,22 @@ def test_pixels_loss_and_gradients_are_theirs(golden, checkpoint):
 
 def test_losses_are_theirs(golden):
   masked = golden['masked']
-  patches = vit.patches(jnp.asarray(theirs.images()), 8)
-  zeros = losses.masked_error(jnp.zeros_like(patches), losses.normalized(patches), masked)
+  patches = vit.patches(theirs.images(), 8)
+  error_of = jax.jit(losses.masked_error, static_argnums=3)
+  zeros = error_of(np.zeros_like(patches), jax.jit(losses.normalized)(patches), masked)
   np.testing.assert_allclose(zeros, golden['zeros'], rtol=1e-6)
   np.testing.assert_allclose(zeros, 191 / 192, rtol=1e-5)  # 1e-6 beside a variance of 1
-  predictions = patches + 0.5  # By hand: all errors are a half.
+  predictions = patches + np.float32(0.5)  # By hand: all errors are a half.
   for error, value in (('mse', 0.25), ('l1', 0.5)):
-    np.testing.assert_allclose(
-      losses.masked_error(predictions, patches, masked, error), value, rtol=1e-6
-    )
+    np.testing.assert_allclose(error_of(predictions, patches, masked, error), value, rtol=1e-6)
 
 
 def test_all_zeros_cost_767_of_768():
   patches = np.random.default_rng(0).normal(size=(2, 5, 768)).astype(np.float32)
   masked = np.arange(10).reshape(2, 5) % 2 == 0
-  value = losses.masked_error(jnp.zeros_like(patches), losses.normalized(patches), masked)
+  value = jax.jit(lambda x: losses.masked_error(jnp.zeros_like(x), losses.normalized(x), masked))(
+    patches
+  )
   np.testing.assert_allclose(value, 767 / 768, rtol=5e-6)
   with pytest.raises(ValueError, match='norm_pixels=False'):
     losses.normalized(patches[..., :1])
@@ -122,18 +131,19 @@ def test_all_zeros_cost_767_of_768():
 
 def test_masks_are_sorted_noise_and_their_places(golden):
   noise = theirs.noise()
-  np.testing.assert_array_equal(masking.lowest_visible(noise, 4), golden['masked'])
-  places = masking.visible_places(golden['masked'], 4)
+  lowest = jax.jit(masking.lowest_visible, static_argnums=1)
+  np.testing.assert_array_equal(lowest(noise, 4), golden['masked'])
+  places = jax.jit(masking.visible_places, static_argnums=1)(golden['masked'], 4)
   np.testing.assert_array_equal(places, np.sort(noise.argsort(1)[:, :4], axis=1))
   tokens = np.arange(2 * 4 * 3, dtype=np.float32).reshape(2, 4, 3)
-  back = np.asarray(masking.put_back(tokens, golden['masked'], jnp.full(3, -1.0)))
+  back = np.asarray(jax.jit(masking.put_back)(tokens, golden['masked'], np.full(3, -1, np.float32)))
   np.testing.assert_array_equal(np.take_along_axis(back, places[:, :, None], 1), tokens)
   np.testing.assert_array_equal(back[golden['masked']], -1.0)
 
 
 def test_every_set_of_patches_is_as_likely_as_any_other():
-  keys = jax.random.split(jax.random.key(0), 6000)
-  masked = np.asarray(masking.random_masks(keys, 4, 2))
+  draw = jax.jit(lambda key: masking.random_masks(jax.random.split(key, 6000), 4, 2))
+  masked = np.asarray(draw(jax.random.key(0)))
   assert (masked.sum(1) == 2).all()
   counts = np.bincount(masked @ [1, 2, 4, 8], minlength=16)
   assert (np.flatnonzero(counts) == [3, 5, 6, 9, 10, 12]).all()
@@ -151,13 +161,13 @@ def test_visible_patches_are_counted_as_the_authors_do(count, ratio, visible):
 def test_masks_are_the_keys_and_positions():
   method = mae.build(tiny, SETTING, **DECODER)
   images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
-  made = transformed(method, batch_of(images), jax.random.key(1), jnp.zeros((), int))
+  made = seen_of(method, images, 1)
   masked = np.asarray(made['masked'])
   assert masked.shape == (4, 4, 4) and (masked.sum((1, 2)) == 12).all()
   assert len({row.tobytes() for row in masked}) == 4  # each image's own
-  again = transformed(method, batch_of(images[:2]), jax.random.key(1), jnp.ones((), int))
+  again = seen_of(method, images[:2], 1, step=1)
   np.testing.assert_array_equal(again['masked'], masked[:2])
-  other = transformed(method, batch_of(images), jax.random.key(2), jnp.zeros((), int))
+  other = seen_of(method, images, 2)
   assert not np.array_equal(other['masked'], masked)
   np.testing.assert_array_equal(made['target'], images)
   pixels = masked.repeat(4, 1).repeat(4, 2)
@@ -170,8 +180,8 @@ def test_masks_are_the_keys_and_positions():
 def test_loss_depends_on_masked_targets_and_visible_inputs_alone():
   method = mae.build(tiny, SETTING, norm_pixels=False, **DECODER)
   images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
-  batch = transformed(method, batch_of(images), jax.random.key(0), jnp.zeros((), int))
-  params, state = method.init(jax.random.key(0), batch)
+  batch = seen_of(method, images)
+  params, state = jax.jit(method.init)(jax.random.key(0), batch)
 
   @jax.jit
   def gradients(seen, target):
@@ -190,10 +200,10 @@ def test_loss_depends_on_masked_targets_and_visible_inputs_alone():
 def test_pictures_paste_what_was_visible_and_undo_the_normalization():
   method = mae.build(tiny, SETTING, **DECODER)
   images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
-  batch = transformed(method, batch_of(images), jax.random.key(0), jnp.zeros((), int))
-  params, state = method.init(jax.random.key(0), batch)
+  batch = seen_of(method, images)
+  params, state = jax.jit(method.init)(jax.random.key(0), batch)
   # Predictions of zero stand for each patch's own mean color.
-  params['decoder']['pixels'] = jax.tree.map(jnp.zeros_like, params['decoder']['pixels'])
+  params['decoder']['pixels'] = jax.tree.map(np.zeros_like, params['decoder']['pixels'])
   shown = jax.jit(method.pictures)(params, state, batch_of(images), jax.random.key(0))
   assert list(shown) == ['image', 'input', 'output'] or set(shown) == {'image', 'input', 'output'}
   image, masked_, output = (np.asarray(shown[name]) for name in ('image', 'input', 'output'))
@@ -204,7 +214,7 @@ def test_pictures_paste_what_was_visible_and_undo_the_normalization():
   for picture in (masked_, output):
     np.testing.assert_array_equal(picture[~hidden], image[~hidden])
   # All channels of a patch share one mean.
-  of_patch = np.asarray(vit.patches(jnp.asarray(images), 4)).mean(-1)
+  of_patch = np.asarray(vit.patches(images, 4)).mean(-1)
   flat = of_patch.reshape(2, 4, 4).repeat(4, 1).repeat(4, 2)[..., None] * std + mean
   np.testing.assert_allclose(output[hidden], np.clip(flat, 0, 1)[hidden], atol=1e-5)
 
@@ -213,14 +223,15 @@ def test_encoder_may_see_masked_patches_in_the_mean_color():
   """SimMIM's form: a linear layer on all tokens."""
   method = mae.build(tiny, SETTING, masked='filled', decoder_depth=0, norm_pixels=False, error='l1')
   images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
-  batch = transformed(method, batch_of(images), jax.random.key(0), jnp.zeros((), int))
+  batch = seen_of(method, images)
   assert 'keep' not in batch
-  params, state = method.init(jax.random.key(0), batch)
+  params, state = jax.jit(method.init)(jax.random.key(0), batch)
   assert set(params['decoder']) == {'pixels'}
-  value = method.loss(params, state, batch, jax.random.key(0), jnp.zeros((), int))[0]
-  tokens = tiny().apply({'params': params['encoder']}, batch['views'][0], method=vit.ViT.tokens)
+  value, _ = jax.jit(method.loss)(params, state, batch, jax.random.key(0), np.int32(0))
+  of_tokens = jax.jit(lambda *given: tiny().apply(*given, method=vit.ViT.tokens))
+  tokens = of_tokens({'params': params['encoder']}, batch['views'][0])
   kernel, bias = (np.asarray(params['decoder']['pixels'][x]) for x in ('kernel', 'bias'))
-  error = np.abs(np.asarray(tokens)[:, 1:] @ kernel + bias - vit.patches(jnp.asarray(images), 4))
+  error = np.abs(np.asarray(tokens)[:, 1:] @ kernel + bias - vit.patches(images, 4))
   wanted = error[np.asarray(batch['masked']).reshape(2, 16)].mean()
   np.testing.assert_allclose(value, wanted, rtol=1e-5)
 
