@@ -30,6 +30,7 @@ def test_every_module_with_a_command_is_in_the_table():
     'evaluation',
     'extension',
     'image_files',
+    'own_fields',
     'partly_labelled',
     'run_scores',
   }, 'these hold what commands share'
