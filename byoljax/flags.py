@@ -100,14 +100,14 @@ def add_run_flags(parser: argparse.ArgumentParser, workdir: str = 'runs/<recipe>
   several = parser.add_argument_group('several processes as one run (docs/pods.md)')
   several.add_argument(
     '--distributed', choices=processes.MODES, default='off',
-    help='auto: as Slurm, Open MPI, Kubernetes or the TPU say',
+    help='auto: ask Slurm, Open MPI, Kubernetes or the TPU',
   )  # fmt: skip
-  several.add_argument('--coordinator_address', metavar='HOST:PORT', help='where process 0 is')
-  several.add_argument('--num_processes', type=int, metavar='N', help='how many there are')
-  several.add_argument('--process_id', type=int, metavar='I', help='which one this is, from 0')
+  several.add_argument('--coordinator_address', metavar='HOST:PORT', help='address of process 0')
+  several.add_argument('--num_processes', type=int, metavar='N', help='number of processes')
+  several.add_argument('--process_id', type=int, metavar='I', help='index of this process, from 0')
   several.add_argument(
     '--wait_for_processes', type=float, default=300.0, metavar='SECONDS',
-    help='for the others to come (default: 300)',
+    help='how long to wait for the others (default: 300)',
   )  # fmt: skip
 
 

@@ -28,9 +28,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--classes', type=int, default=-1, metavar='N', help='classes of its labels')
   parser.add_argument('--share', default='', metavar='LOW,HIGH',
                       help='achieved fraction of peak FLOP/s (default: 0.1,0.4)')  # fmt: skip
-  parser.add_argument('--price', type=float, default=0.0, help='per chip and hour')
+  parser.add_argument('--price', type=float, default=0.0, help='price per chip and hour')
   parser.add_argument('--interconnect', type=float, default=0.0, metavar='GB/S',
-                      help='per chip and direction, instead of the data sheet')  # fmt: skip
+                      help='bandwidth per chip and direction (default: data sheet)')  # fmt: skip
   parser.add_argument('--host_rate', type=float, default=0.0, metavar='N',
                       help='images per second that a host can deliver')  # fmt: skip
   parser.add_argument('--target_config', default='', metavar='FILE',

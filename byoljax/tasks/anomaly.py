@@ -83,7 +83,7 @@ def _text(result: Mapping[str, Any]) -> str:
 
 COMMAND = Command(
   'anomaly',
-  'one class against the rest, AUROC',
+  'test how well one class separates from the rest (AUROC)',
   run,
   task='anomaly',
   recipe='frozen:anomaly',

@@ -40,7 +40,7 @@ def run(config: Config, invocation: Invocation) -> int:
 
 COMMAND = Command(
   'bench',
-  'time the input and the step of a recipe here',
+  'time the input pipeline and the train step of a recipe',
   run,
   (RECIPE,),
   task='bench',

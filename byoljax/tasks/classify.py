@@ -256,7 +256,7 @@ def _answer_rest(config: Config, made: Any, images: PartlyLabelled, home: pathli
 
 COMMAND = Command(
   'classify',
-  'make a classifier from labelled images, and classify the others',
+  'train a classifier on labelled images, and classify the others',
   run,
   (Argument('PHOTOS', 'directory', 'a folder of images, or an .npz file'),),
   task='classify',

@@ -38,7 +38,7 @@ def run(config: Config, invocation: Invocation) -> int:
 
 COMMAND = Command(
   'collapse',
-  'rank, spread and spectrum of the features',
+  'measure rank, spread and spectrum of the features',
   run,
   task='collapse',
   recipe='taps:collapse',

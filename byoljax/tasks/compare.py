@@ -21,7 +21,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
   'compare',
-  'several runs in one table and one plot',
+  'put several runs in one table and one plot',
   run,
   (Argument('RUN', 'directory', 'directories of finished runs', many=True),),
   add_flags=_add_flags,

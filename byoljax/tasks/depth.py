@@ -15,7 +15,7 @@ def run(config: Config, invocation: Invocation) -> int:
 
 COMMAND = Command(
   'depth',
-  'depth of pixels, frozen and fine-tuned, beside scratch',
+  'train a head that predicts depth, and the same from scratch',
   run,
   task='depth',
   recipe='depth',

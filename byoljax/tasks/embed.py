@@ -268,7 +268,7 @@ def _require_pyarrow() -> None:
 
 COMMAND = Command(
   'embed',
-  'features of a whole data set in files',
+  'write the features of a whole data set to files',
   run,
   task='embed',
   recipe='embed',

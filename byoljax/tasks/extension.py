@@ -32,10 +32,10 @@ _EXACT = ('train.length', 'optim.decay')
 def add_flags(parser: argparse.ArgumentParser) -> None:
   """Adds the flags of what goes on with a run on other terms."""
   parser.add_argument(
-    '--extend', action='store_true', help='go on with the run in --workdir to another train.length'
+    '--extend', action='store_true', help='continue the run in --workdir to another train.length'
   )
   parser.add_argument(
-    '--new_images', action='store_true', help='... and with the images that are there now'
+    '--new_images', action='store_true', help='... and use the images that are there now'
   )
 
 

@@ -56,7 +56,7 @@ def _show(result: Mapping[str, Any]) -> str:
 
 COMMAND = Command(
   'few-labels',
-  'logistic regression or support vector machines with few labels',
+  'logistic regression or a support vector machine on few labels',
   run,
   task='few_labels',
   recipe='frozen:few_labels',

@@ -74,7 +74,7 @@ def _views(pretraining: Config) -> 'tuple[ViewSpec, ...]':
 
 COMMAND = Command(
   'hypersphere',
-  'alignment and uniformity',
+  'measure alignment and uniformity of the features',
   run,
   task='hypersphere',
   recipe='taps:hypersphere',

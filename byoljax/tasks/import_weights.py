@@ -116,7 +116,7 @@ def _describe(fields: Mapping[str, Any], prefix: str, found: 'Found') -> str:
 
 COMMAND = Command(
   'import',
-  "make a run of another library's weights",
+  "make a run from another library's weights",
   run,
   (Argument('FILE', 'file', 'a file with weights, or a folder with model.safetensors'),),
   task='import',

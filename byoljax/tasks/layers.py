@@ -164,7 +164,7 @@ def _layer(
 
 COMMAND = Command(
   'layers',
-  'k-NN or linear probes layer by layer, from pixels to prediction',
+  'evaluate layer by layer, by k-NN or linear probes',
   run,
   task='layers',
   recipe='taps:layers',

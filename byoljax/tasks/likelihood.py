@@ -74,12 +74,12 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument('--count', type=int, default=0, help='images of each split (default: all)')
+  parser.add_argument('--count', type=int, default=0, help='images per split (default: all)')
 
 
 COMMAND = Command(
   'likelihood',
-  'bits per dimension of test images under a generative run',
+  'measure bits per dimension of test images under a generative run',
   run,
   (RUN,),
   add_flags=_add_flags,

@@ -25,4 +25,4 @@ def run(options: argparse.Namespace) -> int:
   return 0
 
 
-COMMAND = Command('models', 'what weights of other libraries can be imported', run, ())
+COMMAND = Command('models', 'list the weights of other libraries that can be imported', run, ())

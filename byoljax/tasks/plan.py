@@ -14,7 +14,7 @@ def run(options: argparse.Namespace) -> int:
 
 COMMAND = Command(
   'plan',
-  'memory, time and traffic of a recipe on hardware that is not there',
+  'estimate memory, time and traffic of a recipe on other hardware',
   run,
   (RECIPE,),
   add_flags=command.add_flags,

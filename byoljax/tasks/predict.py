@@ -260,22 +260,24 @@ def _open(path: str, range_: str) -> 'Source':
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--out', default='', metavar='FILE',
-                      help='the table (default: predictions.csv); of masks and depth a folder '
+                      help='the table (default: predictions.csv); for masks and depth a folder '
                            '(default: predictions)')  # fmt: skip
   parser.add_argument('--sheet', default='', metavar='FILE',
-                      help='an HTML page with the images; of masks and depth a PNG')  # fmt: skip
+                      help='an HTML page with the images; for masks and depth a PNG')  # fmt: skip
   parser.add_argument('--abstain', type=float, default=0.0, metavar='P',
-                      help='name no class whose probability is below P')  # fmt: skip
+                      help='name no class if its probability is below P')  # fmt: skip
   parser.add_argument('--batch_size', type=int, default=128, help='images at a time (default: 128)')
 
 
 COMMAND = Command(
   'predict',
-  'classes, masks or depth of new images',
+  'predict classes, masks, depth or boxes of new images',
   run,
   (
     Argument(
-      'CLASSIFIER', 'directory', 'a run, an evaluation, a classifier, or a model of masks or depth'
+      'CLASSIFIER',
+      'directory',
+      'a run, an evaluation, a classifier, a detector, or a model of masks or depth',
     ),
     Argument('PHOTOS', 'directory', 'a folder of images, one image, or an .npz file'),
   ),

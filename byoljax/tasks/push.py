@@ -32,15 +32,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--network', default='online', help='online or target (default: online)')
-  parser.add_argument(
-    '--private', action='store_true', help='a new repository is for its owner alone'
-  )
-  parser.add_argument('--message', default='', help='of the commit')
+  parser.add_argument('--private', action='store_true', help='make a new repository private')
+  parser.add_argument('--message', default='', help='the commit message')
 
 
 COMMAND = Command(
   'push',
-  "put a run's encoder on Hugging Face's hub",
+  "upload a run's encoder to Hugging Face's hub",
   run,
   (
     Argument('RUN', 'directory', 'a run, one of its checkpoints/<step>, or an exported folder'),

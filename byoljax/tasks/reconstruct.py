@@ -119,7 +119,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
 
 COMMAND = Command(
   'reconstruct',
-  'what a run that reconstructs makes of your photographs',
+  'show what a reconstruction run makes of your photographs',
   run,
   (RUN, Argument('IMAGE', 'file', 'files, or folders of images', many=True)),
   add_flags=_add_flags,

@@ -16,7 +16,7 @@ def run(options: argparse.Namespace) -> int:
 
 COMMAND = Command(
   'report',
-  'one HTML page about a run',
+  'write one HTML page about a run',
   run,
-  (Argument('RUN', 'directory', 'directory of a run with a checkpoint'),),
+  (Argument('RUN', 'directory', 'the directory of a run with a checkpoint'),),
 )

@@ -121,11 +121,11 @@ def _draw(path: pathlib.Path, data: 'EvalData', config: Config) -> bool:
 
 COMMAND = Command(
   'robustness',
-  'accuracy of a classifier on corrupted images',
+  'measure the accuracy of a classifier on corrupted images',
   run,
   (Argument('CLASSIFIER', 'directory', 'a run, an evaluation, or a classifier'),),
   task='robustness',
   recipe='robustness',
   field='classifier',
-  workdir='robustness-... beside the classifier',
+  workdir='robustness-... next to the classifier',
 )

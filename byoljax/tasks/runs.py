@@ -69,13 +69,13 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     '--sort', choices=list(listing.ORDERS), default='name',
     help='numbers and times: the largest first (default: name)',
   )  # fmt: skip
-  parser.add_argument('--reverse', action='store_true', help='the other way around')
-  parser.add_argument('--json', action='store_true', help='everything that is known, as JSON')
+  parser.add_argument('--reverse', action='store_true', help='reverse the order')
+  parser.add_argument('--json', action='store_true', help='print everything that is known, as JSON')
 
 
 COMMAND = Command(
   'runs',
-  'list the runs of a directory, finished or training',
+  'list the runs in a directory, finished or training',
   run,
   (DIRECTORY,),
   add_flags=_add_flags,

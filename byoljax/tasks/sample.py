@@ -99,17 +99,17 @@ def run(options: argparse.Namespace) -> int:
 def _add_flags(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add('--out', default='samples.png', help='the sheet (default: samples.png)')
-  add('--count', type=int, default=64, help='images (default: 64)')
-  add('--class', dest='image_class', default='', help='of all of them, a name or a number')
-  add('--temperature', type=float, default=1.0, help='below 1: what is more probable (default: 1)')
-  add('--top_k', type=int, default=0, help='values that are drawn from (default: 0, all)')
-  add('--top_p', type=float, default=1.0, help='their probability together (default: 1, all)')
-  add('--seed', type=int, default=0, help='of the samples (default: 0)')
+  add('--count', type=int, default=64, help='number of images (default: 64)')
+  add('--class', dest='image_class', default='', help='the class of all images, by name or number')
+  add('--temperature', type=float, default=1.0, help='below 1: more probable images (default: 1)')
+  add('--top_k', type=int, default=0, help='draw from this many likeliest values (default: 0, all)')
+  add('--top_p', type=float, default=1.0, help='draw from this much probability (default: 1, all)')
+  add('--seed', type=int, default=0, help='random seed (default: 0)')
 
 
 COMMAND = Command(
   'sample',
-  'new images that a generative run draws',
+  'draw new images from a generative run',
   run,
   (RUN,),
   add_flags=_add_flags,

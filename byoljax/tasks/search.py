@@ -201,8 +201,8 @@ COMMAND = Command(
   'find the nearest images of an image',
   run,
   (
-    Argument('EMBEDDINGS', 'directory', 'folder of byoljax embed'),
-    Argument('IMAGE', 'file', 'files to look for', many=True),
+    Argument('EMBEDDINGS', 'directory', 'a folder written by byoljax embed'),
+    Argument('IMAGE', 'file', 'image files to search for', many=True),
   ),
   add_flags=_add_flags,
 )

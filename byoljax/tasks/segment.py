@@ -15,7 +15,7 @@ def run(config: Config, invocation: Invocation) -> int:
 
 COMMAND = Command(
   'segment',
-  'classes of pixels, frozen and fine-tuned, beside scratch',
+  'train a head that predicts masks, and the same from scratch',
   run,
   task='segment',
   recipe='segment',

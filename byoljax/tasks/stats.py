@@ -56,7 +56,7 @@ def _text(numbers: tuple[float, ...]) -> str:
 
 COMMAND = Command(
   'stats',
-  'mean and spread of the images of a recipe',
+  'print mean and standard deviation of the images of a recipe',
   run,
   (RECIPE,),
   task='stats',

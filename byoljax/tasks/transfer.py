@@ -229,7 +229,7 @@ def _write_tables(rows: Sequence[Mapping[str, Any]], home: pathlib.Path) -> str:
 
 COMMAND = Command(
   'transfer',
-  'one encoder on many data sets',
+  'evaluate one encoder on many data sets',
   run,
   task='transfer',
   recipe='transfer',

@@ -34,7 +34,7 @@ def run(config: Config, invocation: Invocation) -> int:
 
 COMMAND = Command(
   'views',
-  "look at a recipe's augmentations",
+  "show a recipe's augmentations",
   run,
   (RECIPE,),
   task='views',

@@ -24,13 +24,13 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     '--port',
     type=int,
     default=PORT,
-    help=f'0: any that is free (default: {PORT})',
+    help=f'0: any free port (default: {PORT})',
   )
 
 
 COMMAND = Command(
   'web',
-  'a live page of the runs of a directory, for this computer alone',
+  'serve a live page of the runs in a directory, to this computer only',
   run,
   (DIRECTORY,),
   add_flags=_add_flags,
