@@ -5,6 +5,7 @@ import struct
 import sys
 import zlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
@@ -223,7 +224,7 @@ class TestFolder:
       batches.close()
     from byoljax.data.augment import device
 
-    augment = device.make_augment(specs, seed=0, mean=(0.5,), std=(0.5,))
+    augment = jax.jit(device.make_augment(specs, seed=0, mean=(0.5,), std=(0.5,)))
     found = [np.asarray(augment(batch)['views'][0]) for batch in made]
     # Two resamplings, of TensorFlow and of XLA, in float32; in 8 bits they would be 1/255 apart.
     np.testing.assert_allclose(found[0], found[1], atol=2e-5)
