@@ -96,16 +96,23 @@ def peak(chip: hardware.Chip, dtype: str) -> float:
 def transfer_seconds(topology: hardware.Topology, kind: str, size: float) -> float:
   """Time to move the bytes of collectives with results of `size` bytes over all devices.
 
-  Among GPUs of several hosts the bytes are first exchanged within each host, and then each GPU's
-  share between the hosts.
+  Among GPUs of several hosts, an all-gather or a reduce-scatter moves 1 / (GPUs of a host) of the
+  bytes over the network of each GPU, and all of them within the host: between the hosts each GPU
+  has to do with its own share alone. An all-reduce is both, one after the other. An all-to-all
+  exchanges everything within the hosts and then between them; so does, here, a permutation.
   """
   chip = topology.chip
   if not chip.network:
     return traffic.sent(kind, size, topology.num_devices) / (chip.links / chip.devices)
   hosts, per_host = topology.shape
-  within = traffic.sent(kind, size, per_host) / chip.links
-  share = size / per_host if kind == 'all-reduce' else size
-  return within + traffic.sent(kind, share, hosts) / chip.network
+  # `size` is of the result. Of a reduce-scatter it is what one GPU keeps: within a host it is of
+  # what all hosts keep, and between hosts of one GPU's share. Of the others it is of everything.
+  inside = size * hosts if kind == 'reduce-scatter' else size
+  between = size / per_host if kind in ('all-reduce', 'all-gather') else size
+  return (
+    traffic.sent(kind, inside, per_host) / chip.links
+    + traffic.sent(kind, between, hosts) / chip.network
+  )
 
 
 def latency_seconds(topology: hardware.Topology) -> float:

@@ -8,6 +8,8 @@ reads what scaling.py counted (scaling.json), does the arithmetic, prints README
 import json
 import pathlib
 
+import scaling
+
 from byoljax.plan import estimate, hardware
 from byoljax.report import table
 
@@ -23,7 +25,8 @@ def step(kind: str, shape: str, method: str, counted: dict) -> estimate.StepTime
   flops = {d: work['constants'][d] + s * BATCH / DEVICES for d, s in work['slopes'].items()}
   topology = hardware.parse(f'{kind}:{shape}')
   assert topology.num_devices == DEVICES
-  return estimate.step_time(topology, flops, work['traffic'], work['rounds'], share=SHARE)
+  sizes = scaling.traffic_at(work, DEVICES)
+  return estimate.step_time(topology, flops, sizes, work['rounds'], share=SHARE)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ CASES = (('byol', 4096), ('byol', 32768), ('simclr', 4096), ('simclr', 32768))
 # Measured here, see README.md: images with two 224-pixel views per second of one CPU core.
 IMAGES_PER_CPU_SECOND = 224
 CORES_PER_HOST = 100  # an assumption
+COUNTED_AT = 256  # devices, of the traffic
 STORED_BYTES = 115_000  # per image: ImageNet's archives
 
 
@@ -43,17 +44,25 @@ def counted(method: str, batch: int) -> dict:
     run = aot.assembled(config, source, mesh)
     return flops.count(run.step, *aot.abstract_arguments(run, mesh))
 
-  few, many, check = at(64), at(1024), at(256)
+  few, many, check = at(64), at(1024), at(COUNTED_AT)
   slopes, constants = {}, {}
   for dtype in few.flops:
     slope = (few.flops[dtype] - many.flops[dtype]) / (batch / 64 - batch / 1024)
     slopes[dtype], constants[dtype] = slope, many.flops[dtype] - slope * batch / 1024
-    line = constants[dtype] + slope * batch / 256
+    line = constants[dtype] + slope * batch / COUNTED_AT
     # All-gathered InfoNCE and effective ranks bend it by less than a per mille.
     assert abs(line - check.flops[dtype]) <= 1e-3 * sum(check.flops.values()), (dtype, line)
   assert few.rounds == many.rounds == check.rounds
   traffic = {kind: size for kind, (_, size) in check.collectives.items()}
   return {'slopes': slopes, 'constants': constants, 'traffic': traffic, 'rounds': few.rounds}
+
+
+def traffic_at(work: dict, devices: int) -> dict[str, float]:
+  """Bytes of the collectives' results: a reduce-scatter leaves a device its share, others all."""
+  return {
+    kind: size * COUNTED_AT / devices if kind == 'reduce-scatter' else size
+    for kind, size in work['traffic'].items()
+  }
 
 
 def machine(kind: str, devices: int) -> hardware.Topology:
@@ -75,7 +84,7 @@ def rows_of(kind: str, method: str, batch: int, work: dict) -> list[dict]:
       parts = estimate.step_time(
         topology,
         done,
-        work['traffic'],
+        traffic_at(work, devices),
         work['rounds'],
         share=share,
         images_per_host=batch / topology.num_hosts,
@@ -137,7 +146,8 @@ def published(work: dict) -> dict:
   hours = {}
   for share in (*estimate.DEFAULT_SHARE, 0.09):
     done = {d: work['constants'][d] + s * 8 for d, s in work['slopes'].items()}
-    parts = estimate.step_time(topology, done, work['traffic'], work['rounds'], share=share)
+    sizes = traffic_at(work, topology.num_devices)
+    parts = estimate.step_time(topology, done, sizes, work['rounds'], share=share)
     hours[f'{share:g}'] = steps * parts.total / 3600
   return {'model_hours_by_share': hours, 'published_hours': 8}
 
