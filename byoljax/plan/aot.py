@@ -114,7 +114,7 @@ def described_source(config: Config, examples: int = 0, classes: int = -1) -> So
     classes: of their labels; -1: the known number of the set.
 
   Raises:
-    ConfigError: no size was given, and it is not known.
+    ConfigError: no size was given, and it is not known, as of a part of the classes.
   """
   name = config.data.name
   known = KNOWN_DATA.get(name.removeprefix('tfds:').split('/')[0])
@@ -122,6 +122,12 @@ def described_source(config: Config, examples: int = 0, classes: int = -1) -> So
     raise ConfigError(
       f"the size of the data set '{name}' is not known: give it with --examples=N "
       f'(and --classes=N if there are labels). Known: {", ".join(KNOWN_DATA)}.'
+    )
+  chosen = [field for field in ('classes', 'unlabelled') if config.data[field]]
+  if chosen and not examples:
+    raise ConfigError(
+      f'data.{chosen[0]}={config.data[chosen[0]]!r} changes how many images are trained on, and no '
+      'image is read here: give their number with --examples=N.'
     )
   size, labels, _ = known or (0, 0, 0)
   arrays = name in ('npz', 'shapes', 'sprites')

@@ -437,6 +437,14 @@ def test_the_number_of_devices_is_the_machines(capsys):
     (['--config=configs/byol.py:smoke', *NO_COMPILE, '--config.seeed=1'], "did you mean 'seed'"),
     (['--config=configs/byol.py:folder', *NO_COMPILE], '--examples=N'),
     (['--config=configs/knn.py', *NO_COMPILE], 'trains an encoder'),
+    (
+      ['--config=configs/byol.py:cifar10', *NO_COMPILE, '--config.data.classes=(0,1)'],
+      'data.classes=(0, 1) changes how many images are trained on',
+    ),
+    (
+      ['--config=configs/byol.py:cifar10', *NO_COMPILE, '--config.data.unlabelled=more'],
+      "data.unlabelled='more' changes",
+    ),
     (['--config=configs/byol.py:smoke', *NO_COMPILE, '--target_config=x'], 'is for GPUs'),
     (['--config=configs/byol.py:smoke', '--topology=h100:1x8', '--target_config=no'], 'read'),
   ],
