@@ -118,7 +118,7 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
       waits = sum(calls for calls, _ in traffic.values())
       plan['collectives'] |= _compiled_collectives(found)
     if options.largest_batch:
-      unit = topology.num_devices * run.accumulate * sum(shares_of(run.order))
+      unit = unit_of(config, run, topology)
       plan['largest_batch'] = _largest(config, source, topology, mesh, compiled, unit, say)
   plan['estimate'] = _estimate(
     run, topology, work, traffic, waits, accessed, options, _bytes(batch)
@@ -142,10 +142,17 @@ def fits(compiled: aot.Compiled, topology: hardware.Topology) -> dict[str, Any]:
   }
 
 
+def unit_of(config: Config, run: Run, topology: hardware.Topology) -> int:
+  """What batches are multiples of: parts of a micro-batch, groups with their own statistics."""
+  groups = config.method.get('bn_groups', 0) or 1
+  return run.accumulate * math.lcm(topology.num_devices * sum(shares_of(run.order)), groups)
+
+
 def bisect(fit: Callable[[int], bool], known: int, known_fits: bool, limit: int) -> int:
   """The largest n in [0, limit] that fits, assuming that smaller n fit if larger ones do.
 
-  Doubles or halves from `known` to bracket it, then bisects.
+  Doubles or halves from `known` to bracket it, then bisects, until what fits is known to be the
+  largest, or less than 1 / 32 below it.
 
   Args:
     fit: n -> whether it fits; called as rarely as possible.
@@ -155,7 +162,7 @@ def bisect(fit: Callable[[int], bool], known: int, known_fits: bool, limit: int)
   """
   low, high = (known, limit + 1) if known_fits else (0, known)
   probe = known * 2 if known_fits else known // 2
-  while high - low > 1:
+  while high - low > max(1, low // 32):
     probe = probe if low < probe < high else (low + high) // 2
     if fit(probe):
       low = probe
@@ -175,7 +182,10 @@ def _largest(
   unit: int,
   say: Callable[[str], None],
 ) -> dict[str, Any]:
-  """Finds the largest multiple of `unit` that fits, by compiling for each candidate."""
+  """Finds the largest multiple of `unit` that fits, see `bisect`, by compiling for each candidate.
+
+  A batch that is too small for the method, as for groups of its statistics, does not fit either.
+  """
   tried: list[dict[str, Any]] = []
 
   def fit(multiple: int) -> bool:
@@ -183,7 +193,11 @@ def _largest(
     with changed.unlocked():
       changed.train.batch_size = multiple * unit
     say(f'Compiling for a batch of {multiple * unit} ({len(tried) + 1} tried).')
-    answer = fits(aot.compile_step(aot.assembled(changed, source, mesh), mesh), topology)
+    try:
+      made = aot.assembled(changed, source, mesh)
+    except ConfigError:
+      return False
+    answer = fits(aot.compile_step(made, mesh), topology)
     tried.append({'batch_size': multiple * unit, 'fits': answer['fits']})
     return answer['fits']
 

@@ -370,6 +370,42 @@ def test_bisection_finds_the_largest(best, known):
   assert len(asked) == len(set(asked)) <= 2 * math.ceil(math.log2(64)) + 1
 
 
+def test_a_large_batch_is_found_to_three_per_cent():
+  asked = []
+
+  def fit(n):
+    asked.append(n)
+    return n <= 1000
+
+  found = summary.bisect(fit, 64, True, 10_000)
+  assert asked == [128, 256, 512, 1024, 768, 896, 960, 992, 1008] and found == 992
+
+
+@pytest.mark.parametrize(('most', 'largest'), [(1000, 992), (20, 16), (7, 0)])
+def test_the_largest_batch_goes_around_the_groups_of_the_statistics(most, largest, monkeypatch):
+  """A method that takes multiples of 8 from 16 on; no other one is compiled for."""
+  topology, config = hardware.parse('h100:1x1'), config_lib.load(f'{ROOT}/configs/moco.py:smoke')
+  with config.unlocked():
+    config.train.batch_size = 2048
+    config.method.bn_groups = 8
+
+  def assembled(config, source, mesh):
+    if config.train.batch_size < 16:
+      raise ConfigError('groups of at least 2')
+    return config.train.batch_size
+
+  def compiled(batch, mesh=None):
+    assert batch % 8 == 0
+    return aot.Compiled(aot.Memory(0, 0, 0, int(60e9 * batch / most), 0, 0), '', 0, 0, '', 0, 0)
+
+  monkeypatch.setattr(aot, 'assembled', assembled)
+  monkeypatch.setattr(aot, 'compile_step', compiled)
+  source = types.SimpleNamespace(size=10_000)
+  unit = summary.unit_of(config, types.SimpleNamespace(order=None, accumulate=1), topology)
+  found = summary._largest(config, source, topology, None, compiled(2048), unit, lambda text: None)
+  assert found['batch_size'] == largest
+
+
 # --- the command -----------------------------------------------------------------------------
 
 NO_COMPILE = ['--topology=v5e:2x2', '--no_compile', '--price=1.5']
