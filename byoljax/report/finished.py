@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from byoljax import config as config_lib
 from byoljax.report import by_tap, evaluations
-from byoljax.workdir import metrics, steps, stored_config
+from byoljax.workdir import listing, metrics, steps, stored_config
 
 # Names of the baselines in `results.json`, by the network that an evaluation is asked for.
 PIXELS = 'raw pixels'
@@ -81,17 +81,11 @@ def load(workdir: pathlib.Path) -> Run:
     metrics.read(workdir),
     by_tap.newest(workdir),
     evaluations.finetuned(workdir),
-    recipe_name(about.get('recipe', '')),
+    listing.short_recipe(str(about.get('recipe', ''))),
     str(about.get('data_fingerprint', '')),
     older,
     protocol,
   )
-
-
-def recipe_name(recipe: str) -> str:
-  """'simclr:folder_small' for '.../configs/simclr.py:folder_small', wherever that lies."""
-  path, colon, options = str(recipe).partition(':')
-  return f'{pathlib.PurePath(path).stem}{colon}{options}'
 
 
 def training_seconds(rows: Iterable[Mapping[str, Any]]) -> float | None:

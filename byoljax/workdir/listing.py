@@ -171,9 +171,9 @@ def flat(fields: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
 
 
 def short_recipe(recipe: str) -> str:
-  """'/somewhere/configs/byol.py:cifar10' -> 'byol:cifar10'."""
-  path, colon, options = recipe.partition('.py')
-  return pathlib.PurePath(path).name + (options if colon else '')
+  """'/somewhere/configs/byol.py:cifar10' -> 'byol:cifar10', wherever that lies."""
+  path, colon, options = recipe.partition(':')
+  return f'{pathlib.PurePath(path).stem}{colon}{options}'
 
 
 def _name(fields: Any) -> str:

@@ -61,6 +61,14 @@ def test_what_is_said_of_a_run(tmp_path):
   assert itself == found._replace(name='.')
 
 
+@pytest.mark.parametrize(
+  'folder', ['/work/byol.pytorch', '/home/me/.pyenv/versions/3.11.7/lib/python3.11/configs', '.']
+)
+def test_recipes_are_named_wherever_they_lie(folder):
+  assert listing.short_recipe(f'{folder}/byol.py:cifar10,100') == 'byol:cifar10,100'
+  assert listing.short_recipe(f'{folder}/byol.py') == 'byol'
+
+
 def test_finished_running_stopped(tmp_path):
   make(tmp_path / 'done', saved=[5, 10])
   make(tmp_path / 'new')
