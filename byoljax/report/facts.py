@@ -24,16 +24,31 @@ def summary(
   record: list[dict[str, Any]],
   directory: pathlib.Path,
 ) -> dict[str, str]:
-  """The first thing to read: name -> value; what is not known is left out."""
+  """The first thing to read: name -> value; what is not known is left out.
+
+  Args:
+    run: its directory.
+    config: its configuration.
+    encoder: of its checkpoint.
+    source: images for the report, which the run may have trained on among others.
+    record: its metrics, of which those up to the checkpoint are of interest.
+    directory: of the checkpoint, named after its step.
+  """
   count = sum(x.size for x in jax.tree.leaves(encoder.params))
+  step = int(directory.name)
+  record = [row for row in record if 0 < row['step'] <= step]
   last, seconds = record[-1] if record else {}, finished.training_seconds(record)
   stored = evaluations.read_json(run / 'config.json')
+  images = f'{source.size:,} of {source.name}'
+  if 'num_examples' in stored.get('facts', {}):
+    title = evaluations.data_title(config.data.name, config.data.dir)
+    images = f'{stored["facts"]["num_examples"]:,} of {title}'
   found = {
     'method': config.get('method', {}).get('name', 'another library'),
     'encoder': f'{encoder.fields.get("name", "own module")}, {count:,} parameters',
-    'images': f'{source.size:,} of {source.name}',
-    'length': f'step {int(directory.name):,}'
-    + (f', epoch {last["epoch"]:.4g}' if 'epoch' in last else ''),
+    'images': images,
+    'length': f'step {step:,}'
+    + (f', epoch {last["epoch"] * step / last["step"]:.4g}' if 'epoch' in last else ''),
     'batch': f'{config.train.batch_size}' if 'train' in config else '',
     'precision': encoder.fields.get('dtype', ''),
     'seed': str(config.seed),

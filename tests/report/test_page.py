@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import sys
+import types
 
 import numpy as np
 from PIL import Image
@@ -261,6 +262,28 @@ def test_a_query_is_not_its_own_neighbor_wherever_it_stands():
   kept, left = samples.without_self(similarities, rows, own)
   np.testing.assert_array_equal(left, [[1, 2], [3, 5], [6, 7]])
   np.testing.assert_array_equal(kept, [[0.8, 0.7], [0.9, 0.7], [0.9, 0.8]])
+
+
+def test_the_facts_are_of_the_checkpoint_and_of_the_images_trained_on(tmp_path):
+  """Rows at steps 4 and 8 of 500 an epoch, a checkpoint of step 6; 105,000 images, 5,000 shown."""
+  config = config_lib.load(
+    f'{config_lib.recipes_directory()}/byol.py:smoke', [('data.name', 'stl10')]
+  )
+  encoder = types.SimpleNamespace(params={'kernel': np.zeros((3, 4))}, fields={})
+  source = types.SimpleNamespace(size=5000, name='stl10:train')
+  record = [
+    {'step': step, 'epoch': step / 500, 'time/elapsed_s': 60 * step, 'time/img_per_s_run': step}
+    for step in (4, 8)
+  ]
+
+  def summary():
+    return facts.summary(tmp_path, config, encoder, source, record, tmp_path / '6')
+
+  assert summary()['images'] == '5,000 of stl10:train', 'of imported weights'
+  (tmp_path / 'config.json').write_text(json.dumps({'facts': {'num_examples': 105_000}}))
+  said = summary()
+  assert (said['images'], said['length']) == ('105,000 of stl10', 'step 6, epoch 0.012')
+  assert (said['training'], said['speed']) == ('4.0 min', '4 images/s')
 
 
 def verdict(run, rows, tested=1000):
