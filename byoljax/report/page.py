@@ -6,6 +6,7 @@ import html
 from importlib import resources
 import io
 import json
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,7 +157,7 @@ def _asset(name: str) -> str:
 
 
 def _anchor(name: str) -> str:
-  return name.lower().replace(' ', '-')
+  return re.sub(r'\W+', '-', name.lower()).strip('-')
 
 
 def _results(page: Page) -> str:

@@ -1,6 +1,7 @@
 """The report: one page that needs nothing else, opened in a browser where there is one."""
 
 from html.parser import HTMLParser
+import io
 import json
 import os
 import re
@@ -98,6 +99,14 @@ def test_parts_that_are_not_there_are_left_out():
   nothing = {'results': {}, 'charts': [], 'gallery': None, 'map': None, 'confusion': None}
   reader = read(page.render(example(**nothing)))
   assert reader.ids == {'recipe'}
+
+
+def test_names_of_folders_are_text_alone():
+  png = io.BytesIO()
+  Image.fromarray(np.zeros((2, 2), np.uint8)).save(png, 'PNG')
+  heading = 'Predictions: robust"><img\tsrc=x onerror=alert(1)>'
+  text = page.render(example(pictures={heading: png.getvalue()}))
+  assert 'predictions-robust-img-src-x-onerror-alert-1' in read(text).ids and '<img\t' not in text
 
 
 def test_what_differs_from_the_preset_is_said_where_it_is_known(tmp_path):
