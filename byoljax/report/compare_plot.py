@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from byoljax.report import fonts
 from byoljax.report.curves import COLORS
 from byoljax.report.finished import Run
 from byoljax.workdir.files import replacing
@@ -41,14 +42,14 @@ def write(
   lines = figure.subfigures(len(data), 1, squeeze=False, height_ratios=heights)[:, 0]
   for part, (name, groups) in zip(lines, data.items(), strict=True):
     if len(data) > 1:
-      part.suptitle(name, fontsize=12, fontweight='bold', x=0.01, ha='left')
+      part.suptitle(fonts.plain(name), fontsize=12, fontweight='bold', x=0.01, ha='left')
     _line(part, groups, made[name], scores)
   with replacing(path) as file:
     figure.savefig(file, format='png', dpi=120)
 
 
 def _label(name: str) -> str:
-  return '\n'.join(textwrap.wrap(name, _WIDE))
+  return fonts.plain('\n'.join(textwrap.wrap(name, _WIDE)))
 
 
 def _line(
@@ -73,7 +74,8 @@ def _line(
         panel.text(0, place, ' not evaluated', va='center', fontsize=9, color='#636363')
     baselines = (row for row in made if row['encoder'] not in groups and title in row)
     for row, style in zip(baselines, itertools.cycle(_BASELINES), strict=False):
-      panel.axvline(row[title], color='#636363', linestyle=style, linewidth=1, label=row['encoder'])
+      panel.axvline(row[title], color='#636363', linestyle=style, linewidth=1,
+                    label=fonts.plain(row['encoder']))  # fmt: skip
     panel.set_title(f'{title}, %', fontsize=11)
     panel.set_xlim(left=0)
     panel.set_ylim(-0.6, len(trained) - 0.4)

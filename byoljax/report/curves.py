@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byoljax.report import evaluations
+from byoljax.report import evaluations, fonts
 from byoljax.workdir import metrics
 from byoljax.workdir.files import replacing
 
@@ -180,7 +180,7 @@ def plot_run(
     figure = Figure(figsize=(4.6 * columns, 3.1 * lines + 0.5), dpi=110, layout=layout)
     for number, panel in enumerate(panels, 1):
       _draw(figure.add_subplot(lines, columns, number), panel, rows, references(workdir))
-    name = pathlib.Path(workdir).resolve().name
+    name = fonts.plain(pathlib.Path(workdir).resolve().name)
     figure.suptitle(f'{name}: {rows[-1]["step"]:,} steps', fontsize=13, fontweight='bold')
     path = pathlib.Path(workdir) / FILE if path is None else pathlib.Path(path)
     with replacing(path) as file:

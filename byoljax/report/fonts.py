@@ -1,4 +1,4 @@
-"""The font of pictures with text: matplotlib's own, which knows more letters than Pillow's."""
+"""Text in pictures: matplotlib's own font, which knows more letters than Pillow's, and names."""
 
 import functools
 import importlib.util
@@ -17,6 +17,15 @@ def sans(size: int) -> Any:
   assert spec is not None and spec.origin is not None
   folder = pathlib.Path(spec.origin).parent / 'mpl-data' / 'fonts' / 'ttf'
   return ImageFont.truetype(str(folder / 'DejaVuSans.ttf'), size)
+
+
+def plain(name: str) -> str:
+  r"""A name as matplotlib shows it letter by letter: `$` begins no formula, `_` hides no label.
+
+  >>> plain('lr$_$x')
+  'lr\\$_\\$x'
+  """
+  return f'{" " * name.startswith("_")}{name}'.replace('$', r'\$')
 
 
 def composed(text: str) -> str:

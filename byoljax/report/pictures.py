@@ -48,9 +48,7 @@ def scatter(path: pathlib.Path, shown: Map, names: Sequence[str]) -> pathlib.Pat
   for panel, (name, points) in zip(panels, shown.layouts.items(), strict=True):
     for color, label in zip(colors, classes, strict=True):
       own = points[shown.labels == label]
-      panel.scatter(
-        *own.T, s=9, color=color, label=class_name(label, names), linewidths=0, alpha=0.8
-      )
+      panel.scatter(*own.T, s=9, color=color, label=_class(label, names), linewidths=0, alpha=0.8)
     panel.set_title(name, fontsize=11)
     panel.set_xticks([])
     panel.set_yticks([])
@@ -73,8 +71,8 @@ def confusion(path: pathlib.Path, counts: np.ndarray, names: Sequence[str]) -> p
   panel.set_xlabel('predicted')
   panel.set_ylabel('true')
   if count <= _MOST_TICKS:
-    panel.set_xticks(range(count), [class_name(i, names) for i in range(count)], rotation=90)
-    panel.set_yticks(range(count), [class_name(i, names) for i in range(count)])
+    panel.set_xticks(range(count), [_class(i, names) for i in range(count)], rotation=90)
+    panel.set_yticks(range(count), [_class(i, names) for i in range(count)])
   if count <= 20:
     for (i, j), share in np.ndenumerate(shares):
       color = 'white' if share > 55 else '#333333'
@@ -135,6 +133,10 @@ def _figure(width: float, height: float) -> Any:
   figure = Figure(figsize=(width, height), layout='constrained')
   FigureCanvasAgg(figure)
   return figure
+
+
+def _class(label: int, names: Sequence[str]) -> str:
+  return fonts.plain(class_name(label, names))
 
 
 def _hues(count: int) -> list[Any]:

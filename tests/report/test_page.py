@@ -217,8 +217,10 @@ def test_confusion_is_bounded_by_the_images_and_not_by_the_labels():
 def test_pictures(tmp_path):
   shown = example()
   pictures.gallery(tmp_path / 'gallery.png', shown.gallery, NAMES)
-  pictures.scatter(tmp_path / 'map.png', shown.map, NAMES)
-  pictures.confusion(tmp_path / 'confusion.png', shown.confusion, NAMES)
+  names = ('_cat', r'a$\frac$', 'b')  # Neither hidden, nor a formula.
+  pictures.scatter(tmp_path / 'map.png', shown.map, names)
+  pictures.confusion(tmp_path / 'confusion.png', shown.confusion, names)
+  assert [pictures._class(label, names) for label in (0, 1)] == [' _cat', r'a\$\frac\$']
   kernel = np.zeros((3, 3, 3, 17), np.float32)
   kernel[0, 0, :, 0] = 1
   params = {'b': {'kernel': np.zeros((3, 3, 8, 4))}, 'a_conv': {'kernel': kernel}}
@@ -238,9 +240,9 @@ def written(untrained, tmp_path_factory):
   run = tmp_path_factory.mktemp('report') / 'run'
   shutil.copytree(untrained, run)
   rows = [
-    {'step': i, 'epoch': i / 5, 'loss': 3.0 - i / 10, 'knn/top1': 0.5, 'time/elapsed_s': 60 * i,
-     'time/first_step_s': i // 4} for i in range(1, 6)
-  ]  # fmt: skip
+    {'step': i, 'epoch': i / 5, 'loss': 3.0 - i / 10, 'knn/top1': 0.5, 'time/elapsed_s': 60 * i}
+    for i in range(1, 6)
+  ]
   (run / 'metrics.jsonl').write_text(''.join(json.dumps(row) + '\n' for row in rows))
   result = {'byol': {'knn': {'top1': 0.5}, 'linear': {'top1': 0.625}}}
   (run / 'results.json').write_text(json.dumps({'result': result}))
@@ -254,7 +256,7 @@ def test_a_run_becomes_a_page(written):
   reader = read(text)
   assert {'results', 'training', 'nearest-neighbors', 'map-of-the-embeddings', 'classes', 'recipe',
           'first-layer'} <= reader.ids  # fmt: skip
-  assert '<dd>8.0 min</dd>' in text, 'three of one attempt, five of the next'
+  assert '<dd>step 0</dd>' in text and ' min</dd>' not in text, 'nothing after its checkpoint'
   assert '62.5%' in text and '24 test images against 80 training images' in text
   # The fixture changed these two fields of the recipe.
   assert 'evals.image_size: 32 -&gt; 12' in text and '<code>train.length' in text

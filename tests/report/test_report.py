@@ -140,9 +140,10 @@ def panels(monkeypatch):
 
 
 def test_all_curves_of_a_long_run(tmp_path, panels):
-  record(tmp_path / 'byol', 200)
-  path = plot_run(tmp_path / 'byol')
-  assert path == tmp_path / 'byol' / 'curves.png'
+  home = tmp_path / r'by$\frac$ol'  # No formula, and no error about one.
+  record(home, 200)
+  path = plot_run(home)
+  assert path == home / 'curves.png'
   (height, width, _), ink = drawn(path)
   assert width > 1500
   assert height > 500
