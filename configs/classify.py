@@ -27,7 +27,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'labels': '',  # a table of files and classes, or a folder of class folders
       'image_size': 0,  # 0 = as in pretraining
       'batch_size': 128,  # does not change results
-      'abstain': 0.0,  # no class is named whose probability is below this
+      'abstain': 0.0,  # below this probability no class is named
       'head': 'auto',  # or 'logistic', 'knn', 'finetune'
       # () = the grids of byoljax/protocols/classify.py
       'classify': {'lambdas': (), 'k': (), 'max_iterations': 1000},

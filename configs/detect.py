@@ -84,7 +84,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'task': 'detect',
       'pretrained': '',  # a run's workdir, or one of its checkpoints/<step>
       'network': 'online',  # or 'target'; 'random': from scratch
-      'scratch': True,  # the same from a random start beside it
+      'scratch': True,  # also train from scratch
       # '' and () mean: as in pretraining.
       'data': {'name': '', 'dir': '', 'threads': 0},
       # The field with the boxes, 'name:boxes:how many at most'; '' = as the data are.

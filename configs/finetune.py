@@ -96,12 +96,12 @@ def get_config(arg: str = '') -> ConfigDict:
       'task': 'finetune',
       'pretrained': '',  # a run's workdir, or one of its checkpoints/<step>
       'network': 'online',  # or 'target'; 'random': from scratch
-      'scratch': True,  # the same from a random start beside it
+      'scratch': True,  # also train from scratch
       # '' and () mean: as in pretraining.
       'data': {'name': '', 'dir': '', 'threads': 0},
       'image_size': 0,  # 0 = as in pretraining
       'labels': '100 %',  # or '1 %', '10 per class', or a file of names
-      'split_seed': 0,  # of the draw of labelled images
+      'split_seed': 0,  # draws the labelled images
       'finetune': PROTOCOLS[named],
       'log': {'every': '50 steps', 'tensorboard': False, 'csv': False, 'verbose': False},
     }

@@ -34,7 +34,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'file': '',  # or a folder with model.safetensors or a TensorFlow checkpoint
       # What stands before the encoder's names, '' = nothing; None = there is only one.
       'prefix': None,
-      'seed': 0,  # of the random encoder that results are compared with
+      'seed': 0,  # seed of the random encoder used as a baseline
       'data': shared.data,  # what evaluations use unless they name their own
       'encoder': shared.encoder,
       # 0 = what the weights were made for, 224 where they do not tell.

@@ -73,11 +73,11 @@ def task(name: str, fields: dict, modes: tuple, image_size: int) -> ConfigDict:
       'task': name,
       'pretrained': '',  # a run's workdir, or one of its checkpoints/<step>
       'network': 'online',  # or 'target'; 'random': from scratch
-      'scratch': True,  # the same from a random start beside it
+      'scratch': True,  # also train from scratch
       'modes': modes,  # 'frozen', 'finetuned', or both
       # '' and (): as in pretraining. field: '' = that of the data set.
       'data': {'name': '', 'dir': '', 'threads': 0, 'field': ''},
-      'image_size': image_size,  # of training crops in pixels; 0 = as in pretraining
+      'image_size': image_size,  # side of training crops in pixels; 0 = as in pretraining
       'images': 0,  # training images, drawn by split_seed; 0 = all
       'split_seed': 0,
       'batch_size': 16,  # whole images of the evaluation; changes no result

@@ -43,7 +43,7 @@ def get_config(arg: str = '') -> ConfigDict:
       'task': 'transfer',
       'pretrained': '',  # a run's workdir, or one of its checkpoints/<step>
       'network': 'online',  # or 'target'; baselines: 'random', 'pixels'
-      'baselines': True,  # a random encoder beside it
+      'baselines': True,  # also evaluate a random encoder
       'datasets': TWELVE,
       'protocols': ('logistic',),  # any of EVALUATIONS
       'mode': 'finetuned',  # or 'frozen': the encoder under 'segment' and 'depth'
@@ -54,8 +54,8 @@ def get_config(arg: str = '') -> ConfigDict:
       },
       'data': {'dir': '', 'threads': 0},  # of TFDS sets; '' = as TFDS finds them
       'image_size': 0,  # 0 = as in pretraining; 224 in the literature
-      'batch_size': 512,  # of features
-      'whole_batch_size': 16,  # of whole images with masks or depth; neither changes a result
+      'batch_size': 512,  # for features
+      'whole_batch_size': 16,  # for whole images with masks or depth; does not change results
       'knn': {'k': (20, 200), 'temperature': (0.1,)},
       'logistic': frozen.PROTOCOLS['logistic'],
       'linear': base.linear_protocol(),
