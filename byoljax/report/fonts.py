@@ -6,12 +6,12 @@ import pathlib
 from typing import Any
 import unicodedata
 
-from PIL import ImageFont
-
 
 @functools.cache
 def sans(size: int) -> Any:
   """DejaVu Sans as Pillow takes it: Latin, Greek, Cyrillic, Arabic and more, not Chinese."""
+  from PIL import ImageFont
+
   # Where matplotlib is, without importing it, which takes longer than drawing a sheet.
   spec = importlib.util.find_spec('matplotlib')
   assert spec is not None and spec.origin is not None
