@@ -63,6 +63,7 @@ GUMBEL = 1312  # with an example's global position: which codes are drawn
 CODE_NOISE = 1313  # with an example's global position: codes that a prior reads wrongly
 ANCHORS = 1314  # with an example's global position: which ones a detector's first loss sees
 REGIONS = 1315  # the same of its second loss
+DROPPED_CLASSES = 1316  # with an example's global position: classes that a prior is not told
 
 # The key that `Method.transform` gets, each with an example's global position.
 GEOMETRIC = 1501  # which of the geometric transforms

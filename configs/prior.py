@@ -29,6 +29,7 @@ METHOD = {
   'text_weight': 0.0,  # of the class's own likelihood
   'image_weight': 1.0,  # beside it
   'keep': 1.0,  # share of the codes that are read as they are
+  'drop_class': 0.0,  # share of the examples whose class is not told; 0.1 for features
 }
 
 

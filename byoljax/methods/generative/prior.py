@@ -14,7 +14,9 @@ Different from the papers: DALL-E has 256 text tokens of captions and sparse att
 word of its own for every class and nothing else.
 
 With `condition='class'` labels are read: what is learned is the distribution of images given their
-class, and features are no longer self-supervised. Evaluations give no class.
+class, and features are no longer self-supervised. Evaluations give no class, which has a vector of
+its own; it learns only where `drop_class` leaves out the class of some examples (no paper's; 0.1 is
+usual for guidance, Ho and Salimans, arXiv 2207.12598) and stays a random draw where not.
 
 'bits_per_dim' is of a code, not of a number of the image: log2 K for K equally probable codes.
 """
@@ -55,11 +57,22 @@ from byoljax.suggest import unknown
 
 PyTree = Any
 CONDITIONS, NETWORKS = ('none', 'class'), ('transformer', 'pixelcnn')
+_UNKNOWN_CLASS = (
+  'evaluations tell this prior no class, and method.drop_class=0 never trains it without one: '
+  'features follow a random vector in its place. method.drop_class=0.1 trains that case, too.'
+)
 ENCODER, HEAD, LOGITS, TEXT, TEXT_LOGITS = 'encoder', 'head', 'logits', 'text', 'text_logits'
 
 
 def prior(
-  net: Net, given: Any, setting: Setting, *, text_weight: float, image_weight: float, keep: float
+  net: Net,
+  given: Any,
+  setting: Setting,
+  *,
+  text_weight: float,
+  image_weight: float,
+  keep: float,
+  drop_class: float,
 ) -> Method:
   """The method over a network; `build` makes it.
 
@@ -70,6 +83,7 @@ def prior(
     text_weight: of the class's likelihood.
     image_weight: of the codes'.
     keep: share of the codes that are read as they are.
+    drop_class: share of the examples whose class is not told.
   """
   encoder, head = net.parts[0][2], net.parts[1][2]
   classes, before = encoder.classes, encoder.before
@@ -95,11 +109,20 @@ def prior(
 
     return jax.vmap(one)(keys, codes)
 
+  def told(label: jax.Array, key: jax.Array) -> jax.Array:
+    """The classes, -1 where an example's is left out."""
+    if not drop_class:
+      return label
+    keys = collectives.example_keys(
+      jax.random.fold_in(key, streams.DROPPED_CLASSES), len(label), setting.axis
+    )
+    return jnp.where(jax.vmap(jax.random.uniform)(keys) < drop_class, -1, label)
+
   def predicted(
-    params: PyTree, bn: PyTree, batch: Batch, codes: jax.Array, train: bool
+    params: PyTree, bn: PyTree, view: jax.Array, label: Any, codes: jax.Array, train: bool
   ) -> tuple[dict[str, jax.Array], PyTree]:
-    inputs = {'tokens': codes} | ({'condition': batch['label']} if classes else {})
-    return net.apply(params, bn, batch['views'][0], train=train, inputs={ENCODER: inputs})
+    inputs = {'tokens': codes} | ({'condition': label} if classes else {})
+    return net.apply(params, bn, view, train=train, inputs={ENCODER: inputs})
 
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
@@ -107,7 +130,8 @@ def prior(
     del step
     view = only_view(batch)
     codes = codes_of(encoder.codec.net, state.bn[ENCODER][CODEC], view)
-    made, bn = predicted(params, state.bn, batch, noisy(codes, key), train=True)
+    label = told(batch['label'], key) if classes else None
+    made, bn = predicted(params, state.bn, view, label, noisy(codes, key), train=True)
     image = likelihoods.categorical_nll(made[LOGITS][:, before:], codes).mean()
     metrics = {'bits_per_dim': likelihoods.bits(lax.stop_gradient(image))}
     value = image
@@ -180,8 +204,9 @@ def prior(
     }
 
   def bits(params: PyTree, state: Statistics, batch: Batch) -> jax.Array:
-    codes = codes_of(encoder.codec.net, state.bn[ENCODER][CODEC], batch['views'][0])
-    made, _ = predicted(params, state.bn, batch, codes, train=False)
+    view, label = batch['views'][0], batch['label'] if classes else None
+    codes = codes_of(encoder.codec.net, state.bn[ENCODER][CODEC], view)
+    made, _ = predicted(params, state.bn, view, label, codes, train=False)
     nats = likelihoods.categorical_nll(made[LOGITS][:, before:], codes)
     return likelihoods.bits_of_each(nats, codes.shape[1])
 
@@ -195,6 +220,7 @@ def prior(
     pictures=pictures,
     sample=sample,
     bits=bits,
+    notes=(_UNKNOWN_CLASS,) if classes and not drop_class else (),
   )
 
 
@@ -211,6 +237,7 @@ def build(
   text_weight: float = 0.0,
   image_weight: float = 1.0,
   keep: float = 1.0,
+  drop_class: float = 0.0,
 ) -> Method:
   """Builds a prior over the codes of `setting.given['codec']`.
 
@@ -227,6 +254,7 @@ def build(
       transformer predicts.
     image_weight: of the codes' likelihood beside it, above 0.
     keep: share of the codes that are read as they are, in (0, 1]; the others are drawn anew.
+    drop_class: share of the examples whose class is not told, in [0, 1); 0 without a condition.
 
   Raises:
     ValueError: no codec, or an argument out of range.
@@ -239,6 +267,10 @@ def build(
   _check_condition(condition, network, text_weight, image_weight, setting)
   if not 0 < keep <= 1:
     raise ValueError(f'keep={keep} of the codes must be above 0 and at most 1.')
+  if not 0 <= drop_class < 1 or (drop_class and condition == 'none'):
+    raise ValueError(
+      f"drop_class={drop_class} must be at least 0 and below 1, and 0 where condition='none'."
+    )
   classes = setting.num_classes if condition == 'class' else 0
   dtype = jnp.dtype(setting.dtype)
   frozen = FrozenNet(given.net.parts, given.net.reads)
@@ -256,7 +288,7 @@ def build(
     reads[TEXT] = f'{ENCODER}/sequence'
   net = stack(parts, reads=reads)
   weights = {'text_weight': text_weight, 'image_weight': image_weight}
-  return prior(net, given, setting, **weights, keep=keep)
+  return prior(net, given, setting, **weights, keep=keep, drop_class=drop_class)
 
 
 def _check_network(network: str, grid: int, dim: int, depth: int, heads: int) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from byoljax.encoders import codec as codec_lib
+from byoljax.models.code_transformer import CodeTransformer
 from byoljax.ops.sampling import Sampling
 from tests.methods.test_contract import CLASSES, SIZE, _codec, batch_of, make
 
@@ -94,6 +95,30 @@ def test_the_codec_is_frozen_and_a_copy():
   assert 'decoder' in frozen['params'] and 'codec' not in params['encoder']
 
 
+def test_a_class_that_is_not_told_is_trained_only_if_some_are_left_out(monkeypatch):
+  """Evaluations tell none."""
+  told = []
+  plain = CodeTransformer.known
+
+  def known(self, x, condition):
+    told.append(condition)
+    return plain(self, x, condition)
+
+  monkeypatch.setattr(CodeTransformer, 'known', known)
+  method, params, state = made()
+  (note,) = method.notes
+  assert 'method.drop_class=0.1' in note
+  dropping = make(NAME, axis=None, **DALLE, drop_class=0.5)
+  assert dropping.notes == make(NAME, axis=None).notes == ()
+  with jax.disable_jit():
+    for each in (method, dropping):
+      each.loss(params, state, BATCH, KEY, STEP)
+  np.testing.assert_array_equal(told[0], BATCH['label'])
+  left_out = np.asarray(told[1]) < 0
+  assert 0 < left_out.sum() < len(left_out)
+  np.testing.assert_array_equal(told[1][~left_out], BATCH['label'][~left_out])
+
+
 @pytest.mark.slow
 def test_samples_are_decoded_codes_of_the_class():
   method, params, state = made()
@@ -126,6 +151,8 @@ def test_the_digest_is_of_every_number():
     ({'text_weight': 1.0}, "0 where condition='none'"),
     ({'condition': 'class', 'setting': {'num_classes': 0}}, 'needs labelled images'),
     ({'keep': 0.0}, 'keep=0.0'),
+    ({'drop_class': 0.1}, "0 where condition='none'"),
+    ({'condition': 'class', 'drop_class': 1.0}, 'at least 0 and below 1'),
   ],
 )
 def test_settings_out_of_range(changes, said):
