@@ -5,6 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+_LEAST = 1e-30  # temperature above 0: no float32 logit divided by it is infinite
+
 
 class Sampling(NamedTuple):
   """How samples are drawn, and how many.
@@ -44,7 +46,9 @@ def restricted(logits: jax.Array, sampling: Sampling) -> jax.Array:
 
   Values as probable as the last one that is kept are kept, too. Not for a temperature of 0.
   """
-  logits = logits.astype(jnp.float32) / sampling.temperature
+  logits = logits.astype(jnp.float32)
+  # The largest is 0: a temperature near 0 leaves that one, and makes no NaN.
+  logits = (logits - logits.max(-1, keepdims=True)) / max(sampling.temperature, _LEAST)
   values = logits.shape[-1]
   if 0 < sampling.top_k < values:
     least = jax.lax.top_k(logits, sampling.top_k)[0][..., -1:]
