@@ -79,6 +79,15 @@ class ImageTransformer(nn.Module):
     """How the tokens are arranged: pixels, or steps and channels."""
     return (self.series[0], self.series[1]) if self.series else (self.grid, self.grid)
 
+  def check_size(self, images: jax.Array) -> None:
+    """Raises ValueError for images [b,H,W,C] of another size."""
+    side = images.shape[1:3]
+    if side != (self.grid, self.grid):
+      raise ValueError(
+        f'this transformer has positions for {self.grid} x {self.grid} pixels, but images have '
+        f'{side[0]} x {side[1]}: set encoder.grid to their size before training.'
+      )
+
   def arranged(self, pixels: jax.Array) -> jax.Array:
     """Something for each pixel, [b,S,S,...], as the sequence's, [b,*places,...]."""
     if not self.series:
@@ -126,12 +135,7 @@ class ImageTransformer(nn.Module):
       ValueError: images of another size.
     """
     del train
-    side = x.shape[1:3]
-    if side != (self.grid, self.grid):
-      raise ValueError(
-        f'this transformer has positions for {self.grid} x {self.grid} pixels, but images have '
-        f'{side[0]} x {side[1]}: set encoder.grid to their size before training.'
-      )
+    self.check_size(x)
     palette: Any = self.variable('batch_stats', 'palette', self._random_palette, x.shape[-1])
     if tokens is None:
       tokens = self.arranged(nearest(palette.value, x))

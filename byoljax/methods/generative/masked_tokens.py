@@ -67,8 +67,9 @@ def build(
   """
   _check(mask_ratio, treatment, least_block)
   net = palette_lib.token_network(make_encoder, setting, 'bert')
-  grid, colors = net.parts[0][2].grid, net.parts[0][2].palette
-  if net.parts[0][2].series:
+  encoder = net.parts[0][2]
+  grid, colors = encoder.grid, encoder.palette
+  if encoder.series:
     raise ValueError('masked_tokens reads images, not series: train image_gpt on these.')
   asked_for = grid**2 - masking.visible_count(grid**2, mask_ratio)
   if least_block > asked_for:
@@ -88,6 +89,7 @@ def build(
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del step
     view = only_view(batch)
+    encoder.check_size(view)
     where = asked(view, key, setting.axis)
     own = jax.random.fold_in(key, streams.REPLACED)
     keys = collectives.example_keys(own, len(view), setting.axis)
@@ -146,6 +148,10 @@ def _check(mask_ratio: float, treatment: Sequence[float], least_block: int) -> N
     raise ValueError(
       f'treatment={tuple(treatment)} must be the shares that are hidden, replaced and left, which '
       'are 1 together, such as (0.8, 0.1, 0.1).'
+    )
+  if not treatment[0] + treatment[1]:
+    raise ValueError(
+      f'treatment={tuple(treatment)} shows everything that is asked for: hide or replace some.'
     )
   if least_block < 0:
     raise ValueError(f'least_block={least_block} must be at least 0; 0 masks places anywhere.')

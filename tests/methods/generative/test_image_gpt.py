@@ -200,6 +200,7 @@ def test_rectangles_are_those_of_beits_algorithm():
     ({'mask_ratio': 0.0}, 'mask_ratio=0.0'),
     ({'treatment': (0.8, 0.1)}, 'treatment='),
     ({'treatment': (0.8, 0.1, 0.2)}, 'treatment='),
+    ({'treatment': (0.0, 0.0, 1.0)}, 'hide or replace some'),
     ({'least_block': -1}, 'least_block=-1'),
     ({'least_block': 60}, 'more than the 26'),
   ],
@@ -217,6 +218,9 @@ def test_networks_that_do_not_suit():
   method = gray('image_gpt', 4, 3)
   with pytest.raises(ValueError, match=r'4 x 4 pixels.*encoder\.grid'):
     jax.eval_shape(method.init, KEY, {'views': (jnp.zeros((1, 5, 5, 1)),)})
+  masked = gray('masked_tokens', 4, 3)
+  with pytest.raises(ValueError, match=r'4 x 4 pixels.*encoder\.grid'):
+    masked.transform({'views': (jnp.zeros((1, 5, 5, 1)),)}, KEY, STEP)
 
 
 def on_series(steps, channels, palette, side):
