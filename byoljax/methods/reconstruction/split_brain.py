@@ -258,12 +258,13 @@ def build(
     ValueError: an argument out of range, or an encoder that is not split or has no map.
   """
   colors.check(setting, loss)
-  low, high = depth_range
-  if lightness_bins < 2 or depth_bins < 2 or not low < high:
+  ascending = len(depth_range) == 2 and depth_range[0] < depth_range[1]
+  if lightness_bins < 2 or depth_bins < 2 or not ascending:
     raise ValueError(
       f'lightness_bins={lightness_bins} and depth_bins={depth_bins} must be at least 2, and '
       f'depth_range={tuple(depth_range)} two ascending numbers.'
     )
+  low, high = depth_range
   centers = color_bins.ab_bins(grid, bins)
   color_bins.check(neighbors, sigma, temperature, len(centers))
   encoder: Any = make_encoder(setting.axis)

@@ -222,6 +222,7 @@ def test_every_encoder_of_convolutions_can_be_split(name, features):
     ({'loss': 'l1'}, "loss='l1' is not one of"),
     ({'lightness_bins': 1}, 'lightness_bins=1 and'),
     ({'depth_range': (1.0, 1.0)}, 'two ascending numbers'),
+    ({'depth_range': (0.0,)}, 'two ascending numbers'),
     ({'neighbors': 1000}, 'neighbors=1000 are more than'),
     ({'sigma': 0.0}, 'sigma=0.0'),
   ],
