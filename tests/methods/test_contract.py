@@ -128,8 +128,9 @@ CASES = {
   'byol': ({'projector': (16, 8), 'predictor': (16, 8), 'base_tau': 0.9}, 2),
   'colorization': ({'grid': 20, 'bins': 0, 'stride': 2}, 1),
   'context_encoder': (
-    {'hole': 'blocks', 'overlap': 1, 'adversarial': 'alternating', 'adversarial_weight': 0.1,
-     'discriminator_width': 4, 'discriminator_stages': 1, 'decoder_width': 4},
+    {'hole': 'blocks', 'share': 0.6, 'overlap': 1, 'adversarial': 'alternating',
+     'adversarial_weight': 0.1, 'discriminator_width': 4, 'discriminator_stages': 1,
+     'decoder_width': 4},
     1,
   ),
   'counting': ({'projector': (12, 8)}, 1),

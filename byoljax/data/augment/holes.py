@@ -69,6 +69,21 @@ HOLES: dict[str, Callable[[jax.Array, int, int, float], jax.Array]] = {
 }
 
 
+def check_border(hole: str, width: int, height: int, image_width: int, share: float) -> None:
+  """Raises ValueError where a border of `width` pixels leaves nothing of most holes hidden.
+
+  A region has no side: half of the image's is taken.
+  """
+  edge = min(height, image_width)
+  shares = {'center': share, 'blocks': share / _BLOCKS, 'region': 0.25}
+  side = _side(edge, shares[hole])
+  if width and 2 * width >= side:
+    raise ValueError(
+      f"overlap={width} leaves nothing of a hole='{hole}' of {side} pixels hidden: take less than "
+      'half of them.'
+    )
+
+
 def eroded(holes: jax.Array, width: int) -> jax.Array:
   """Holes [b, H, W, 1] without a border of `width` pixels; the image's own edge is no border."""
   if not width:

@@ -82,6 +82,7 @@ def context_encoder(
     """What is to be painted, and what of it cannot be seen: bool [b, H, W, 1]."""
     keys = collectives.example_keys(jax.random.fold_in(key, streams.HOLES), len(view), axis)
     height, width = view.shape[1:3]
+    holes.check_border(hole, overlap, height, width, share)
     painted = jax.vmap(lambda own: holes.HOLES[hole](own, height, width, share))(keys)
     return painted, holes.eroded(painted, overlap)
 
@@ -220,7 +221,8 @@ def build(
     setting: the run.
     hole: 'center', 'blocks' or 'region'; see `data.augment.holes`.
     share: of the image that is missing, in (0, 1).
-    overlap: pixels along the border of the hole that are seen and painted all the same.
+    overlap: pixels along the border of the hole that are seen and painted all the same; fewer than
+      half of it.
     overlap_weight: of errors there, against 1 in the rest of the hole; above 0.
     adversarial: 'none'; 'alternating', with a discriminator that is trained by a second update in
       every step; or 'simultaneous', with one update of both.

@@ -32,7 +32,7 @@ def begin(method, batch):
 
 
 def test_what_is_seen_and_what_is_painted():
-  _, batch, *_ = made(hole='center', overlap=1, **PLAIN)
+  _, batch, *_ = made(hole='center', share=0.25, overlap=1, **PLAIN)
   (seen,), view = batch['views'], batch_of(NAME, rows=6)['views'][0]
   painted, hidden = (np.asarray(batch[name])[..., 0] for name in ('painted', 'hidden'))
   assert painted[:, 2:6, 2:6].all() and painted.sum() == 6 * 16
@@ -174,6 +174,16 @@ def test_pictures_keep_what_was_seen_and_fill_the_hole():
 def test_settings_out_of_range(changes, said):
   with pytest.raises(ValueError, match=said):
     make(NAME, axis=None, **changes)
+
+
+@pytest.mark.parametrize('hole', ['center', 'blocks', 'region'])
+def test_a_border_of_the_whole_hole_is_refused(hole):
+  """Nothing would be hidden, and the task were to copy."""
+  batch = batch_of(NAME)
+  side = batch['views'][0].shape[1]
+  method = make(NAME, axis=None, hole=hole, share=0.25, overlap=side // 4)
+  with pytest.raises(ValueError, match=f'overlap={side // 4} leaves nothing of a hole'):
+    jax.eval_shape(lambda: transformed(method, batch, KEY, STEP))
 
 
 def test_a_discriminator_that_is_too_deep_for_the_image():
