@@ -5,6 +5,7 @@ read the codes like any other tap, and a prior takes the trained codec as one va
 """
 
 from collections.abc import Callable, Mapping
+import math
 from typing import Any
 
 import jax
@@ -90,8 +91,8 @@ def check_codebook(codes: int, dim: int, decay: float, beta: float, restart: flo
     raise ValueError(f'codes={codes} must be at least 2, and dim={dim} at least 1.')
   if not 0 <= decay < 1:
     raise ValueError(f'decay={decay} must be in [0, 1); 0 is for a codebook with a gradient.')
-  if beta < 0:
-    raise ValueError(f'beta={beta} must not be negative.')
+  if not 0 <= beta < math.inf:
+    raise ValueError(f'beta={beta} must be a number of at least 0.')
   if not 0 <= restart < 1:
     raise ValueError(f'restart={restart} of the mean use must be in [0, 1); 0 restarts no code.')
 

@@ -150,10 +150,10 @@ def build(
   """
   if codes < 2 or dim < 1:
     raise ValueError(f'codes={codes} must be at least 2, and dim={dim} at least 1.')
-  if min(tau, tau_end) <= 0:
+  if not (0 < tau < math.inf and 0 < tau_end < math.inf):
     raise ValueError(f'tau={tau} and tau_end={tau_end} are temperatures and must be above 0.')
-  if kl_weight < 0:
-    raise ValueError(f'kl_weight={kl_weight} must not be negative.')
+  if not 0 <= kl_weight < math.inf:
+    raise ValueError(f'kl_weight={kl_weight} must be a number of at least 0.')
   cooling, rising = (
     setting.length.steps(name, text)
     for name, text in (('tau_length', tau_length), ('kl_warmup', kl_warmup))

@@ -17,6 +17,7 @@ learned weight, `losses.codecs.feature_distance`). With the pixels' scale they c
 are of normalized values. Codebook and restarts are those of `vq_vae`.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -252,10 +253,10 @@ def build(
     ValueError: an argument out of range, or an encoder without a map.
   """
   codec.check_codebook(codes, dim, decay, beta, restart)
-  if min(perceptual, features, adversarial_weight) < 0:
+  if not all(0 <= weight < math.inf for weight in (perceptual, features, adversarial_weight)):
     raise ValueError(
       f'perceptual={perceptual}, features={features} and adversarial_weight={adversarial_weight} '
-      'must not be negative.'
+      'must be numbers of at least 0.'
     )
   if min(discriminator_width, discriminator_stages) < 1:
     raise ValueError(

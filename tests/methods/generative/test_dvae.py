@@ -110,6 +110,8 @@ def test_codes_decode_to_what_the_network_puts_out():
     ({'codes': 1}, 'codes=1'),
     ({'tau_end': 0.0}, 'tau_end=0.0'),
     ({'kl_weight': -1.0}, 'kl_weight=-1.0'),
+    ({'kl_weight': float('nan')}, 'kl_weight=nan'),
+    ({'tau': float('inf')}, 'tau=inf'),
   ],
 )
 def test_settings_out_of_range(changes, said):

@@ -124,6 +124,7 @@ def test_images_are_compared_by_the_maps_of_a_given_encoder():
   [
     ({'perceptual': -1.0}, 'perceptual=-1.0'),
     ({'features': -0.5}, 'features=-0.5'),
+    ({'adversarial_weight': float('inf')}, 'adversarial_weight=inf'),
     ({'discriminator_stages': 0}, 'discriminator_stages=0'),
     ({'decoder': 'vq_gans'}, "unknown decoder 'vq_gans'.*did you mean 'vq_gan'"),
   ],

@@ -104,6 +104,7 @@ def test_codes_decode_to_what_the_network_puts_out():
     ({'codes': 1}, 'codes=1'),
     ({'decay': 1.0}, 'decay=1.0'),
     ({'beta': -1}, 'beta=-1'),
+    ({'beta': float('nan')}, 'beta=nan'),
     ({'restart': 1.0}, 'restart=1.0'),
     ({'decoder': 'codecs'}, "unknown decoder 'codecs'.*did you mean 'codec'"),
   ],
