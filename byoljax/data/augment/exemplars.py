@@ -136,7 +136,10 @@ def seed_corners(images: jax.Array, index: jax.Array, patch: int, seed: int) -> 
     ValueError: the patch is larger than the images, or they are not RGB.
   """
   if images.shape[-1] != 3:
-    raise ValueError(f'exemplars are made of RGB images, not of {images.shape[-1]} channels.')
+    raise ValueError(
+      f'patches of images with 3 channels are changed, but these have {images.shape[-1]}: '
+      "patches='views' takes the configured views of any."
+    )
   if patch > min(images.shape[1:3]):
     raise ValueError(
       f'patch={patch} does not fit into views of {images.shape[1]} pixels: make the patch smaller '

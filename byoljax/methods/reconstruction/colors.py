@@ -72,7 +72,8 @@ def check(setting: Setting, loss: str) -> None:
   """Raises ValueError for images without three channels, or an unknown loss."""
   if len(setting.mean) != 3:
     raise ValueError(
-      f'colors are those of images with 3 channels, but these have {len(setting.mean)}.'
+      f'colors are those of images with 3 channels, but these have {len(setting.mean)}: take a '
+      'method that needs no colors, such as context_encoder or mae.'
     )
   if loss not in LOSSES:
     raise ValueError(f'loss={loss!r} is not one of {", ".join(LOSSES)}.')
