@@ -71,13 +71,17 @@ def imagenette(config: ConfigDict, epochs: int) -> None:
 
 
 def imagenet(config: ConfigDict, epochs: int) -> None:
-  """The paper's network, batch, optimizer and rate; theirs was lowered by hand in steps."""
+  """The paper's network, batch, Adam and rate; theirs was lowered by hand in steps.
+
+  Their weight decay is added to the gradient before Adam, as Caffe does, ours to the update after
+  it, where at this rate it does next to nothing.
+  """
   del epochs
   config.encoder.update(name='vgg_dilated', input='lightness')
   config.train.batch_size = 40
   scales.reconstructed_view(config, crop_scale=(0.5, 1.0))
   config.optim.update(
-    name='adamw', lr_scaling='none', base_lr=3e-5, weight_decay=1e-3, warmup='0 epochs'
+    name='adamw', lr_scaling='none', base_lr=3e-5, weight_decay=1e-3, b2=0.99, warmup='0 epochs'
   )
 
 
