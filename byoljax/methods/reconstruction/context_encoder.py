@@ -14,7 +14,9 @@ Different from the authors' code: a hole for every image (`data.augment.holes`);
 means, so that a border counts `overlap_weight` times a place of the hole, with another scale of the
 whole; the decoder of `models.decoders` on the last map of any convolutional encoder, with their
 channel-wise fully connected layer as an option, paints the whole image, of which the hole counts;
-the discriminator sees holes at their place in an image of mean color.
+the discriminator sees holes at their place in an image of mean color and has normalization scales
+that start at 1, theirs around it; they update the discriminator first, and set the biases of all
+convolutions to 0 before each update.
 """
 
 from typing import Any
