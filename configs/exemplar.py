@@ -104,10 +104,18 @@ def triplet(config: ConfigDict) -> None:
 
 
 def softmax(config: ConfigDict) -> None:
-  """A class for each image, where a recipe has triplets: four changed patches of 32 pixels."""
-  config.method.update(form='softmax', patches='seeds', gray_prob=0.0, standardize='none')
+  """A class for each image, where a recipe has triplets: four changed patches of each.
+
+  Of 24 of 32 pixels, and of half of a side from 128 pixels on, as on Imagenette.
+  """
+  method, size = config.method, config.views.view1.size
+  if method.form == 'softmax':
+    return
+  method.update(form='softmax', patches='seeds', gray_prob=0.0, standardize='none')
   config.views.view1.repeat = 1
   _patches_of_24(config)
+  if size >= 128:
+    method.changes.patch = size // 2
 
 
 def smoke(config: ConfigDict, epochs: int) -> None:
