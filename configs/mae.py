@@ -23,6 +23,7 @@ from . import scales
 METHOD = {
   'name': 'mae',
   'mask_ratio': 0.75,
+  'mask_size': 0,  # pixels on a side of what is masked, a multiple of a patch's; 0 = a patch
   'decoder_dim': 512,
   'decoder_depth': 8,  # 0: a linear layer, where patches are 'filled'
   'decoder_heads': 16,
@@ -84,9 +85,24 @@ def vit(config: ConfigDict, name: str, *, base_lr: float, warmup: str = '1 epoch
 
 
 def simmim(config: ConfigDict) -> None:
-  """The paper's mask ratio, error and head."""
+  """The paper's mask ratio, error and head; on ImageNet also its squares, optimizer and crops.
+
+  Their batch is 2,048, and branches are dropped (0.1 in the last block), here not.
+  """
   config.method.update(
     mask_ratio=0.6, masked='filled', decoder_depth=0, norm_pixels=False, error='l1'
+  )
+  if config.views.view1.size < 224:
+    return
+  config.method.mask_size = 32
+  config.views.view1.crop_scale = (0.67, 1.0)
+  config.optim.update(
+    base_lr=1e-4 / 2,
+    warmup='10 epochs',
+    schedule='step',
+    decay_at=(7 / 8,),
+    b2=0.999,
+    clip_norm=5.0,
   )
 
 
@@ -94,7 +110,9 @@ def smoke(config: ConfigDict, epochs: int) -> None:
   """The small encoder has no patches to leave out."""
   del epochs
   config.encoder.update(name='vit_micro', positions='sincos_xy', stem='imagenet')
-  config.method.update(decoder_dim=32, decoder_depth=min(1, config.method.decoder_depth))
+  config.method.update(
+    decoder_dim=32, decoder_depth=min(1, config.method.decoder_depth), mask_size=0
+  )
   config.method.decoder_heads = 4
 
 

@@ -11,6 +11,7 @@ from byoljax.encoders import classifier
 from byoljax.main import main
 from byoljax.methods import METHODS
 from byoljax.workdir import checkpoint, metrics
+from configs import colorization, context_encoder, exemplar, mae
 from tests.train.test_loop import ROOT, assert_same_state
 
 # Those without a recipe of their own train on an encoder that is given.
@@ -70,6 +71,29 @@ def test_a_run_that_clusters_resumes_bit_exactly(name, npz, tmp_path, monkeypatc
   assert checkpoint.latest_finished(stopped) == 6
   assert main(arguments(name, npz, stopped)) == 0
   assert_same_state(whole, stopped, 8)
+
+
+def test_moments_of_adam_that_are_the_authors():
+  assert colorization.get_config('imagenet').optim.b2 == 0.99
+  for scale, momentum in (('imagenet', 0.5), ('cifar10', 0.5), ('shapes', 0.9)):
+    optim = context_encoder.get_config(f'{scale},adversarial').optim
+    assert optim.momentum == momentum and list(optim.groups.discriminator) == ['base_lr']
+
+
+def test_simmim_masks_squares_where_it_is_the_papers():
+  for scale, squares, b2 in (('imagenet', 32, 0.999), ('cifar10', 0, 0.95), ('shapes', 0, 0.95)):
+    config = mae.get_config(f'{scale},simmim')
+    assert config.method.mask_size == squares and config.optim.b2 == b2
+  assert mae.get_config('imagenet').method.mask_size == 0
+
+
+def test_exemplars_of_a_softmax_have_patches_of_their_scale():
+  """A recipe that is one already stays as it is."""
+  names = ('shapes,softmax', 'imagenette,softmax', 'imagenette', 'imagenet,softmax')
+  configs = [exemplar.get_config(name) for name in names]
+  assert [config.method.changes.patch for config in configs] == [24, 64, 64, 112]
+  assert {config.method.form for config in configs} == {'softmax'}
+  assert configs[1].to_dict() == configs[2].to_dict()
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ pixels. What it costs falls with the share that is masked: the encoder never see
 With `masked='filled'` and `decoder_depth` 0 it is SimMIM (Xie et al. 2021, arXiv 2111.09886): the
 encoder sees the whole image, masked patches in the mean color of the data, and a linear layer
 predicts them. It needs no vision transformer: a convolutional encoder is read at its last map, and
-what is masked is as large as a place of that.
+what is masked is as large as a place of that, or several: the authors mask squares of 32 pixels.
 
 Different from the authors' code: weights are initialized as all our ViTs' (query, key and value as
 three matrices, the class token near zero), positions are continuous (`models.vit`), and the visible
@@ -53,6 +53,7 @@ def masked_autoencoder(
   *,
   patch: int,
   mask_ratio: float,
+  mask_size: int,
   norm_pixels: bool,
   error: str,
   dropped: bool,
@@ -65,6 +66,7 @@ def masked_autoencoder(
       bool [b, h, w], its encoder, with `dropped`, 'keep' int32 [b, k].
     patch: edge in pixels.
     mask_ratio: share of the patches that is masked.
+    mask_size: edge in pixels of the squares of patches that are masked together.
     norm_pixels: whether patches are normalized to be targets.
     error: 'mse' or 'l1'.
     dropped: whether masked patches are left out of the encoder.
@@ -74,11 +76,19 @@ def masked_autoencoder(
   def hidden(images: jax.Array, key: jax.Array, axis: str | None) -> Batch:
     """The images without their masked patches, and which those are."""
     cut = vit.patches(images, patch)
-    count = cut.shape[1]
-    visible = masking.visible_count(count, mask_ratio)
+    rows, columns = (side // mask_size for side in images.shape[1:3])
+    if (rows * mask_size, columns * mask_size) != images.shape[1:3]:
+      raise ValueError(
+        f'mask_size={mask_size} must divide the sides of the images, which have '
+        f'{images.shape[1]} x {images.shape[2]} pixels.'
+      )
+    visible = masking.visible_count(rows * columns, mask_ratio)
     keys = collectives.example_keys(jax.random.fold_in(key, streams.MASKS), len(images), axis)
-    masked = masking.random_masks(keys, count, visible)
-    height, width = images.shape[1] // patch, images.shape[2] // patch
+    masked = masking.random_masks(keys, rows * columns, visible).reshape(-1, rows, columns)
+    within = mask_size // patch
+    masked = masked.repeat(within, 1).repeat(within, 2)
+    height, width = masked.shape[1:]
+    masked, visible = masked.reshape(len(images), -1), visible * within**2
     seen = vit.joined(jnp.where(masked[:, :, None], 0.0, cut), height, width, patch)
     batch = {'views': (seen,), 'target': images, 'masked': masked.reshape(-1, height, width)}
     return batch | ({'keep': masking.visible_places(masked, visible)} if dropped else {})
@@ -137,6 +147,7 @@ def build(
   setting: Setting,
   *,
   mask_ratio: float = 0.75,
+  mask_size: int = 0,
   decoder_dim: int = 512,
   decoder_depth: int = 8,
   decoder_heads: int = 16,
@@ -151,6 +162,8 @@ def build(
       the mapped axis.
     setting: the run.
     mask_ratio: share of the patches that is masked, above 0 and below 1.
+    mask_size: edge in pixels of the squares that are masked, a multiple of a patch's; 0: as a
+      patch.
     decoder_dim: width of the decoder, a multiple of 4 and of its heads.
     decoder_depth: blocks of the decoder; 0 is a linear layer on all tokens.
     decoder_heads: attention heads of the decoder.
@@ -172,6 +185,11 @@ def build(
   dropped = masked == 'dropped'
   _check_decoder(decoder_dim, decoder_depth, decoder_heads, dropped)
   tap, patch, grid = _tokens_of(encoder, len(setting.mean), dropped)
+  mask_size = mask_size or patch
+  if mask_size < patch or mask_size % patch:
+    raise ValueError(
+      f'mask_size={mask_size} must be a multiple of {patch}, the pixels on a side of a patch, or 0.'
+    )
   decoder = MaskedDecoder(
     patch,
     len(setting.mean),
@@ -188,6 +206,7 @@ def build(
     stack(parts, reads={'decoder': tap}),
     patch=patch,
     mask_ratio=mask_ratio,
+    mask_size=mask_size,
     norm_pixels=norm_pixels,
     error=error,
     dropped=dropped,

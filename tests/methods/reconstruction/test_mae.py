@@ -177,6 +177,22 @@ def test_masks_are_the_keys_and_positions():
   assert not np.take_along_axis(masked.reshape(4, -1), np.asarray(made['keep']), 1).any()
 
 
+@pytest.mark.parametrize('masked', ['dropped', 'filled'])
+def test_squares_of_patches_are_masked_together(masked):
+  method = mae.build(tiny, SETTING, mask_size=8, mask_ratio=0.5, masked=masked, **DECODER)
+  batch = batch_of(np.ones((4, 16, 24, 3), np.float32))
+  made = transformed(method, batch, jax.random.key(1), jnp.zeros((), int))
+  where = np.asarray(made['masked'])
+  squares = where[:, ::2, ::2]
+  np.testing.assert_array_equal(squares.repeat(2, 1).repeat(2, 2), where)
+  assert (squares.sum((1, 2)) == 3).all() and squares.std(0).any()
+  np.testing.assert_array_equal(made['views'][0][..., 0] == 0, where.repeat(4, 1).repeat(4, 2))
+  assert masked == 'filled' or made['keep'].shape == (4, 12)
+  with pytest.raises(ValueError, match='mask_size=8 must divide the sides of the images'):
+    uneven = batch_of(np.ones((2, 12, 12, 3), np.float32))
+    transformed(method, uneven, jax.random.key(1), jnp.zeros((), int))
+
+
 def test_loss_depends_on_masked_targets_and_visible_inputs_alone():
   method = mae.build(tiny, SETTING, norm_pixels=False, **DECODER)
   images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
@@ -244,6 +260,7 @@ def test_encoder_may_see_masked_patches_in_the_mean_color():
     ({'decoder_heads': 5}, 'decoder_dim=512, decoder_heads=5: the width must be a multiple'),
     ({'error': 'l2'}, "error 'l2'"),
     ({'masked': 'gray'}, "masked 'gray'"),
+    ({'mask_size': 6}, 'mask_size=6 must be a multiple of 4'),
   ],
 )
 def test_wrong_options_are_refused(changes, said):
