@@ -12,7 +12,8 @@ log-likelihood is that of such continuous numbers, no bits of the image.
 
 Different from the paper: the networks are those of our other codecs (theirs: 4 groups of 2 blocks
 with 7x7 and 3x3 kernels and max-pools; its codes reach the decoder through a 1x1 convolution, which
-is the codebook here).
+is the codebook here). The paper averages the weights over the steps with a decay of 0.999, here
+those of the last step are used.
 """
 
 import math

@@ -9,8 +9,9 @@ The same on series of numbers, [T, C] for each, is next-step prediction: a numbe
 values, given all steps before it and the channels before it in its own step. What is modeled is
 discrete, a softmax over the values: it can have several modes, where a normal has one.
 
-Different from the authors' code: the exact GELU, LayerNorm as in GPT-2, AdamW's decay of matrices;
-the palette is of this run's images, 16 colors of each, in place of the published one of ImageNet.
+Different from the authors' code: the exact GELU, LayerNorm as in GPT-2, AdamW's decay, which
+reaches all but biases and LayerNorms, tables of colors and places, too; the palette is of this
+run's images, 16 colors of each, in place of the published one of ImageNet.
 A "dimension" of 'bits_per_dim' is a pixel's color: log2 K bits for K equally probable ones.
 """
 

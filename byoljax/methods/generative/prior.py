@@ -11,7 +11,8 @@ frozen, and a copy is kept.
                        1 and 7 in arXiv 2102.12092, section 2.2
 
 Different from the papers: DALL-E has 256 text tokens of captions and sparse attention, this one a
-word of its own for every class and nothing else.
+word of its own for every class and nothing else; VQ-GAN's weight decay is that of linear layers
+alone, here the tables of codes, places and classes decay, too.
 
 With `condition='class'` labels are read: what is learned is the distribution of images given their
 class, and features are no longer self-supervised. Evaluations give no class, which has a vector of

@@ -14,7 +14,9 @@ batch, theirs each GPU's. In place of LPIPS, whose weights need labels and a dow
 weighs a comparison of edges (`losses.codecs.gradient_difference`), and `features` one of the maps
 of an encoder that a run has trained (`Setting.given['perceptual']`, frozen; no channel has a
 learned weight, `losses.codecs.feature_distance`). With the pixels' scale they change, too: errors
-are of normalized values. Codebook and restarts are those of `vq_vae`.
+are of normalized values. Codebook and restarts are those of `vq_vae`: codes begin as normals of
+deviation 1, theirs uniform within 1 / K of 0. The discriminator's normalization has scales that
+begin at 1, theirs at normals of deviation 0.02 around it.
 """
 
 import math

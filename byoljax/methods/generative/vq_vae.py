@@ -10,8 +10,9 @@ the default, as in Sonnet's code); with decay 0 by the third term.
 
 Different from the paper: dead codes are restarted (`ops.codebook`), so that no code is lost; means
 in place of sums, over numbers and of normalized values, which stand for Sonnet's division by the
-variance; any convolutional encoder will do, `models.codecs` has the paper's networks. The prior of
-the paper is a method of its own, on a finished run.
+variance; codes begin as normals of deviation 1, Sonnet's as uniform numbers of variance 1 / D; any
+convolutional encoder will do, `models.codecs` has the paper's networks. The prior of the paper is a
+method of its own, on a finished run.
 """
 
 from typing import Any
