@@ -141,8 +141,10 @@ def multi_task(parts: Sequence[Part], lasso: float = 0.0) -> Method:
     params: PyTree, state: PartsState, batch: Batch, key: jax.Array
   ) -> dict[str, jax.Array]:
     shown = {}
+    # The one view stands for those of every part; labels are for none.
+    seen = {name: value for name, value in batch.items() if name != 'label'}
     for part, paint in painting:
-      own = paint(part.take(params), part.state(state), batch, part.key(key))
+      own = paint(part.take(params), part.state(state), seen, part.key(key))
       named = {name if name == IMAGE else f'{part.name} {name}': each for name, each in own.items()}
       shown |= named
     return shown

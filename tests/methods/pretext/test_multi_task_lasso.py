@@ -11,8 +11,10 @@ import pytest
 from byoljax import methods
 from byoljax.length import Length
 from byoljax.method import Setting
+from byoljax.methods.pretext import multi_task
+from byoljax.methods.pretext.parts import Part, PartsState
 from byoljax.models import lasso, layers
-from byoljax.models.net import stack
+from byoljax.models.net import Statistics, stack
 from tests.methods.test_contract import batch_of
 
 SETTING = Setting(Length(32, 2, 20), num_examples=64, num_classes=3)
@@ -121,6 +123,22 @@ def test_pictures_are_those_of_the_parts():
   assert set(shown) == {'image', 'clean input', 'clean output'}
   assert shown['clean output'].shape == batch['views'][0].shape
   assert build(0.25, turns=TURNS).pictures is None
+
+
+def test_pictures_of_parts_see_no_label():
+  seen = []
+
+  def look(params, state, batch, key):
+    seen.append(set(batch))
+    return {}
+
+  fields = {'name': 'denoising_autoencoder', 'decoder_width': 4}
+  method = methods.build_method(TwoMaps, SETTING, fields)._replace(pictures=look)
+  part = Part('clean', method)
+  roles = {part.role(role): {} for role, _, _ in method.net.parts}
+  state = PartsState(roles, {'clean': Statistics({})})
+  multi_task.multi_task([part]).pictures(roles, state, batch_of('byol'), KEY)
+  assert seen == [set(batch_of('byol')) - {'label'}]
 
 
 @pytest.mark.parametrize(
