@@ -163,12 +163,19 @@ def build(
   net = codec.codec_net(
     make_encoder, setting, quantizer, decoder, tap, channels=2 * len(setting.mean)
   )
-  return dvae(
+  method = dvae(
     net,
     setting,
     temperature=lambda step: _cosine(step, cooling, tau, tau_end),
     kl_weight=lambda step: _cosine(step, rising, 0.0, kl_weight),
   )
+  late = (
+    ('tau_length', tau_length, cooling, f'the temperature does not reach tau_end={tau_end}'),
+    ('kl_warmup', kl_warmup, rising, f'the divergence does not get its weight of {kl_weight}'),
+  )
+  # A change that ends with the run is none too long.
+  notes = (codec.notes_of_late(*names, end - 1, setting, what) for *names, end, what in late)
+  return method._replace(notes=sum(notes, ()))
 
 
 def _cosine(step: jax.Array, length: int, first: float, last: float) -> jax.Array:

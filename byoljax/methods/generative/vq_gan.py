@@ -272,4 +272,6 @@ def build(
   net = stack((*net.parts, (DISCRIMINATOR, REALNESS, critic)), reads=dict(net.reads))
   first = setting.length.steps('start', start)
   weights = Weights(beta, perceptual, features, adversarial_weight, first)
-  return vq_gan(net, setting, weights, restart=restart)
+  method = vq_gan(net, setting, weights, restart=restart)
+  consequence = 'the discriminator never begins, and costs its part of every step'
+  return method._replace(notes=codec.notes_of_late('start', start, first, setting, consequence))

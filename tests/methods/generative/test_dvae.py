@@ -104,6 +104,14 @@ def test_codes_decode_to_what_the_network_puts_out():
   assert codec.module_of(method.net, 'quantizer').codes == 12
 
 
+def test_changes_that_the_run_does_not_reach_are_told():
+  durations = {'tau_length': '100 %', 'kl_warmup': '20 steps'}
+  assert make(NAME, axis=None, **durations).notes == ()
+  notes = make(NAME, axis=None, tau_length='21 steps', kl_warmup='5000 steps').notes
+  assert ['tau_length' in note for note in notes] == [True, False]
+  assert "kl_warmup='5000 steps', and the run has 20 steps" in notes[1]
+
+
 @pytest.mark.parametrize(
   ('changes', 'said'),
   [

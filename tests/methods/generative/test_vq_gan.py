@@ -119,6 +119,12 @@ def test_images_are_compared_by_the_maps_of_a_given_encoder():
   jax.tree.map(np.testing.assert_array_equal, state.perceptual['params'], encoder.params)
 
 
+def test_a_discriminator_that_never_begins_is_told():
+  assert make(NAME, axis=None, start='50 %').notes == ()
+  (note,) = make(NAME, axis=None, start='200 %').notes
+  assert "start='200 %', and the run has 20 steps: the discriminator never begins" in note
+
+
 @pytest.mark.parametrize(
   ('changes', 'said'),
   [
