@@ -73,21 +73,30 @@ def _named(run: Run, others: Sequence[Run]) -> str:
   if len({other.recipe for other in alike}) > 1 and run.recipe:
     name = run.recipe
     alike = [other for other in alike if other.recipe == run.recipe]
-  return f'{name} ({_differences(run, alike)})' if len(alike) > 1 else name
+  every = [other.fields for other in alike]
+  return f'{name} ({_differences(run.fields, every)})' if len(alike) > 1 else name
 
 
-def _differences(run: Run, others: Sequence[Run], within: tuple[str, ...] = ('',)) -> str:
-  """'batch_size=32, ...': the run's fields in which the others differ, the most telling first.
+def _differing(others: Sequence[Mapping[str, Any]], within: tuple[str, ...]) -> list[str]:
+  """Fields in which the others differ, but for those that seeds may differ in."""
+  names = {name for other in others for name in other if name.startswith(within)}
+  return [
+    name
+    for name in names
+    if not name.startswith(_FREE) and len({json.dumps(other.get(name)) for other in others}) > 1
+  ]
+
+
+def _differences(
+  fields: Mapping[str, Any],
+  others: Sequence[Mapping[str, Any]],
+  within: tuple[str, ...] = ('',),
+) -> str:
+  """'batch_size=32, ...': the fields in which the others differ, the most telling first.
 
   `within` are beginnings of the fields' names, of which the others are left out.
   """
-  names = {name for other in others for name in other.fields if name.startswith(within)}
-  differing = [
-    name
-    for name in names
-    if not name.startswith(_FREE)
-    and len({json.dumps(other.fields.get(name)) for other in others}) > 1
-  ]
+  differing = _differing(others, within)
 
   def rank(name: str) -> tuple[int, str]:
     told = next((i for i, start in enumerate(_TELLING) if name.startswith(start)), len(_TELLING))
@@ -96,7 +105,7 @@ def _differences(run: Run, others: Sequence[Run], within: tuple[str, ...] = ('',
   differing.sort(key=rank)
   last = [name.rpartition('.')[2] for name in differing]
   shown = [
-    f'{short if last.count(short) == 1 else name}={run.fields.get(name)}'
+    f'{short if last.count(short) == 1 else name}={fields.get(name)}'
     for name, short in zip(differing[:_MOST_FIELDS], last, strict=False)
   ]
   more = len(differing) - _MOST_FIELDS
@@ -157,9 +166,9 @@ def _baselines(every: Sequence[Run]) -> list[dict[str, Any]]:
       if name in run.results:
         own = {key: value for key, value in run.fields.items() if key.startswith(within)}
         groups.setdefault(json.dumps(own, sort_keys=True), []).append(run)
-    firsts = [group[0] for group in groups.values()]
+    firsts = [group[0].fields for group in groups.values()]
     for group in groups.values():
-      told = f' ({_differences(group[0], firsts, within)})' if len(groups) > 1 else ''
+      told = f' ({_differences(group[0].fields, firsts, within)})' if len(groups) > 1 else ''
       # The same encoder of the same seed was evaluated beside every run: it counts once.
       found = {run.fields['seed']: run.results[name] for run in group}
       made.append(_row(f'{name}{told}', list(found.values()), ()))
@@ -200,25 +209,40 @@ def as_table(made: Sequence[Mapping[str, Any]], style: str | None = None) -> str
 
 
 def finetune_table(groups: Mapping[str, Sequence[Run]], style: str | None = None) -> str:
-  """Fine-tuning of the runs that have it, mean ± standard deviation in per cent; '' without any."""
+  """Fine-tuning of the runs that have it, mean ± standard deviation in per cent; '' without any.
+
+  Results are averaged that differ in nothing but seeds; a protocol is named with the settings in
+  which others of its name differ.
+  """
+  every = [
+    (name, row)
+    for name, group in groups.items()
+    for run in group
+    for row in run.finetuned
+    if 'top1' in row or 'map11' in row
+  ]
+  found: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {}
+  for name, row in every:
+    alike = [other['settings'] for _, other in every if other['protocol'] == row['protocol']]
+    kind = {'encoder': name} | {key: row[key] for key in _SAME_TUNING}
+    differing = _differing(alike, ('',))
+    if differing:
+      kind['protocol'] += f' ({_differences(row["settings"], alike)})'
+    key = json.dumps([kind, {name: row['settings'].get(name) for name in sorted(differing)}])
+    found.setdefault(key, (kind, []))[1].append(row)
   rows: list[dict[str, Any]] = []
   mark = '+-' if style == 'ascii' else '±'
-  for name, group in groups.items():
-    every = [row for run in group for row in run.finetuned if 'top1' in row or 'map11' in row]
-    kinds = [{key: row[key] for key in _SAME_TUNING} for row in every]
-    for kind in (kind for i, kind in enumerate(kinds) if kind not in kinds[:i]):
-      own = [row for row, other in zip(every, kinds, strict=True) if other == kind]
-      shown = {
-        title: _spread([100 * row[score] for row in own if score in row], mark)
-        for title, score in _TUNED
-      }
-      largest = {_LARGEST: f'{100 * own[0]["majority"]:.1f}'} if 'majority' in own[0] else {}
-      rows.append(
-        {'encoder': name}
-        | kind
-        | {title: text for title, text in shown.items() if text}
-        | {**largest, 'results': len(own)}
-      )
+  for kind, own in found.values():
+    shown = {
+      title: _spread([100 * row[score] for row in own if score in row], mark)
+      for title, score in _TUNED
+    }
+    largest = {_LARGEST: f'{100 * own[0]["majority"]:.1f}'} if 'majority' in own[0] else {}
+    rows.append(
+      kind
+      | {title: text for title, text in shown.items() if text}
+      | {**largest, 'results': len(own)}
+    )
   order = ('encoder', *_SAME_TUNING, *(title for title, _ in _TUNED), _LARGEST, 'results')
   columns = [name for name in order if any(name in row for row in rows)]
   return table.format_table(rows, columns, style=style) if rows else ''

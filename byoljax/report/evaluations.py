@@ -89,8 +89,8 @@ def finetuned(run: pathlib.Path) -> Rows:
   """Every fine-tuning of a run, of each the one from the newest step.
 
   Returns:
-    {'labels', 'on': the data, 'protocol', 'start', and of a score 'top1' (or 'map11'),
-    'mean_per_class', 'majority' in [0, 1]}.
+    {'labels', 'on': the data, 'protocol', 'start', 'settings' of `config.finetune`, and of a score
+    'top1' (or 'map11'), 'mean_per_class', 'majority' in [0, 1]}.
   """
   scores = ('top1', 'map11', 'mean_per_class', 'majority')
   found = [
@@ -109,6 +109,7 @@ def finetuned(run: pathlib.Path) -> Rows:
           'on': evaluated_on(config),
           'protocol': config['finetune'].get('protocol', ''),
           'start': STARTS.get(start, start),
+          'settings': config['finetune'],
         }
         | {name: result[name] for name in scores if name in result}
         for start, result in each['result'].items()

@@ -167,6 +167,22 @@ def test_fine_tuning_on_other_data_by_other_protocols_or_from_other_steps(tmp_pa
   ]
 
 
+def test_fine_tuning_by_other_settings_is_no_other_seed(tmp_path):
+  for folder, top1, settings in (
+    ('long', 0.8, {'length': '50 epochs', 'seed': 0}),
+    ('long again', 0.6, {'length': '50 epochs', 'seed': 1}),
+    ('short', 0.2, {'length': '1 epochs', 'seed': 0}),
+  ):
+    write(tmp_path, folder, {'online': {'top1': top1}}, task='finetune', labels='10 %',
+          finetune={'protocol': 'small', **settings})  # fmt: skip
+  groups = {'byol': [compare.Run('x', {}, {}, [], {}, evaluations.finetuned(tmp_path))]}
+  lines = compare.finetune_table(groups, 'ascii').splitlines()[2:]
+  assert [' '.join(line.split()) for line in lines] == [
+    'byol 10 % the same data small (length=50 epochs) online network 70.0 +- 14.1 2',
+    'byol 10 % the same data small (length=1 epochs) online network 20.0 1',
+  ]
+
+
 def test_fine_tuning_on_several_labels_an_image_is_compared_by_its_own_score(tmp_path):
   several = {'map11': 0.25, 'map': 0.3}
   for folder, result in (('one', {'top1': 0.5}), ('voc', several)):
