@@ -26,7 +26,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from byoljax.config import ConfigError
-from byoljax.report import curves
+from byoljax.report import curves, evaluations
 from byoljax.version import __version__
 from byoljax.web.shelf import Shelf
 
@@ -132,12 +132,12 @@ class _Handler(BaseHTTPRequestHandler):
     try:
       if answer is None:
         raise KeyError(address.path)
-      self._send(200, answer(self.server, query))
-    except (KeyError, OSError, ConfigError) as error:
-      if isinstance(error, ConnectionError):
-        raise
-      self._send(404, (b'not there\n', 'text/plain', _NOTHING))
-    return None
+      status, made = 200, answer(self.server, query)
+    except (KeyError, OSError, ConfigError):
+      status, made = 404, (b'not there\n', 'text/plain', _NOTHING)
+    except (ArithmeticError, *evaluations.ODD):  # A file is damaged, or of another version.
+      status, made = 500, (b'not readable\n', 'text/plain', _NOTHING)
+    return self._send(status, made)
 
   do_HEAD = do_GET
 

@@ -104,6 +104,18 @@ def test_files_that_are_damaged_or_being_written_are_passed_over(served, runs):
   assert data(served, '/api/curves', run='a')['known'] == []
 
 
+def test_what_is_not_as_expected_is_said_of_its_run_alone(served, runs, capfd):
+  stored = json.loads((runs / 'a' / 'config.json').read_text())
+  stored['facts']['steps_per_epoch'] = float('nan')
+  (runs / 'a' / 'config.json').write_text(json.dumps(stored | {'versions': ['1']}))
+  with (runs / 'group' / 'b c' / 'metrics.jsonl').open('a') as file:
+    file.write(f'{{"step": 8, "loss": {10**50}}}\n')
+  for path in ('curves?run=a', 'details?run=a', 'curves?run=group/b%20c'):
+    assert ask(served, f'/api/{path}')[::2] == (500, b'not readable\n'), path
+  assert ask(served, '/api/details?run=group/b%20c')[0] == ask(served, '/api/runs')[0] == 200
+  assert capfd.readouterr().err == ''
+
+
 def test_curves_follow_a_run(served, runs):
   record = runs / 'a' / 'metrics.jsonl'
   before = data(served, '/api/curves', run='a')
