@@ -124,11 +124,14 @@ class Checkpoints:
 
     Raises:
       OSError: this checkpoint or the previous one could not be written.
-      RuntimeError: Orbax refused, because a later step exists.
+      RuntimeError: a later step exists.
     """
-    if step in self._manager.all_steps():
+    there = self.steps()
+    if step in there:
       self._saved_last = step
       return
+    if there and step < there[-1]:  # Orbax, made to save, might delete the later one for it.
+      raise RuntimeError(f'checkpoint {step} was not saved: later ones exist ({there}).')
     numbers = {name: float(value) for name, value in metrics.items() if np.isfinite(value)}
     record = {}
     # Alone: fetched once, while Orbax would slice a part off each device's copy and fetch that.
@@ -140,7 +143,7 @@ class Checkpoints:
       )
     self.wait()  # Raises errors of the previous save; frees space as well.
     with self._writing():
-      saved = self._manager.save(
+      self._manager.save(
         step,
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(state),
@@ -150,8 +153,6 @@ class Checkpoints:
         metrics=numbers,
         force=True,
       )
-    if not saved:
-      raise RuntimeError(f'checkpoint {step} was not saved: later ones exist ({self.steps()}).')
     self._saved_last = step
 
   def restore(self, template: PyTree, step: int | None = None) -> PyTree:

@@ -96,6 +96,8 @@ def test_what_is_no_longer_kept_goes_in_one_move(tmp_path, monkeypatch):
     assert checkpoints.restore_newest(jax.eval_shape(lambda: state_of(0)))[1] == 3
     assert checkpoints.notes == []
     checkpoints.save(4, state_of(4), {})
+    with pytest.raises(RuntimeError, match=r'checkpoint 3 was not saved: .*\[4\]'):
+      checkpoints.save(3, state_of(3), {})
   assert [p.name for p in folder.iterdir()] == ['4']
   assert not (tmp_path / 'damaged-checkpoints').exists()
 
