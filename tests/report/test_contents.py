@@ -29,3 +29,8 @@ def test_of_several_labels_an_image_none_is_shown(voc):
   bank, queries = contents._sources(config)
   assert (bank.size, queries.size) == (48, 24) and bank.fingerprint != queries.fingerprint
   assert bank.labels is None and queries.num_classes == 0
+
+
+def test_a_folder_without_a_run_is_named_as_it_was_given(tmp_path, capsys):
+  assert cli.run(['report', str(tmp_path)]) == 2
+  assert capsys.readouterr().err.startswith(f"error: '{tmp_path}' exists but holds no checkpoint")
