@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import html
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from byoljax.report import curves
 WIDTH, HEIGHT = 360, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 24
 _MOST_POINTS = 300
+_LINE = 10  # height of a line of text
 
 
 def line_charts(
@@ -38,7 +40,9 @@ def line_charts(
       drawn = [(curve.label, *thinned(*curves.points(rows, curve))) for curve in lines]
       drawn = [line for line in drawn if len(line[1])]
       if drawn:
+        unit = re.search(r'\[(.+)\]$', label)
         title = drawn[0][0].capitalize() if right else panel.title
+        title += f', {unit.group(1)}' if unit else ''
         least = 0.0 if right else panel.limits[0]
         lines = [] if right else [one for one in known if one.panel == panel.title]
         made.append(_figure(title, label, drawn, panel.log, least, lines))
@@ -91,11 +95,15 @@ def _figure(
         f'<text x="{across(tick):.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">{_number(tick)}'
         '</text>'
       )
-  for one in known:
+  above = -math.inf
+  for one in sorted(known, key=lambda one: -one.value):
     height = down(np.log10(one.value) if log else one.value)
+    # Above its line, but for one that would cover the name of the line before.
+    place = height - 4 if height - above > _LINE else height + _LINE
+    above = height
     parts.append(
       f'<line class="known" x1="{left}" x2="{WIDTH - _RIGHT}" y1="{height:.1f}" '
-      f'y2="{height:.1f}"/><text x="{WIDTH - _RIGHT}" y="{height - 4:.1f}" text-anchor="end">'
+      f'y2="{height:.1f}"/><text x="{WIDTH - _RIGHT}" y="{place:.1f}" text-anchor="end">'
       f'{html.escape(one.label)}</text>'
     )
   for number, (_, x, y) in enumerate(lines):

@@ -366,13 +366,20 @@ def test_no_tick_is_cut_off_and_references_are_drawn():
     {'step': i, 'lr': 0.00075 * i / 9, 'knn/top1': 0.5, 'grad_norm': 30.0 + 8 * i}
     for i in range(10)
   ]
-  known = [curves.Reference('Accuracy', 'chance, one of 3', 33.3)]
+  known = [
+    curves.Reference('Accuracy', *one) for one in (('chance, one of 3', 33.3), ('untrained', 35.0))
+  ]
   figures = charts.line_charts(rows, known)
   for figure in figures:
     for x, text in re.findall(r'<text x="([0-9.]+)"[^>]*text-anchor="end">([^<]*)</text>', figure):
       assert float(x) >= 5.5 * len(text), text
-  (accuracy,) = [figure for figure in figures if '>Accuracy<' in figure]
-  assert 'class="known"' in accuracy and 'chance, one of 3' in accuracy
+  (accuracy,) = [figure for figure in figures if '>Accuracy, %<' in figure]
+  assert accuracy.count('class="known"') == 2
+  upper, lower = (
+    float(re.search(rf'y="([0-9.]+)" text-anchor="end">{name}<', accuracy).group(1))
+    for name in ('untrained', 'chance, one of 3')
+  )
+  assert lower - upper > 10, 'one name covers the other'
   (norm,) = [figure for figure in figures if '>Gradient norm<' in figure]
   assert re.findall(r'text-anchor="end">(\d+)<', norm)[:3] == ['20', '50', '100']
 
