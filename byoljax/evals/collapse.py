@@ -13,6 +13,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from byoljax.devices import collectives
+from byoljax.ops import sphere
 
 # Eigenvalues of the second-moment matrix below this share of the largest are rounding errors,
 # about 10 * 2^-23 in float32, whose square roots would add up to a visible rank.
@@ -33,7 +34,7 @@ def normalized_std(embedding: jax.Array, axis: str | None = None) -> jax.Array:
   Returns:
     Float32 scalar, equal on all devices.
   """
-  x = _unit(lax.stop_gradient(embedding))
+  x = sphere.unit(lax.stop_gradient(embedding).astype(jnp.float32))
   # Two passes: E[x^2] - E[x]^2 cancels when x is almost constant, where it matters.
   mean = collectives.pmean(jnp.mean(x, axis=0, keepdims=True), axis)
   variance = collectives.pmean(jnp.mean(jnp.square(x - mean), axis=0), axis)
@@ -101,7 +102,7 @@ def online_target_cosine(
   Returns:
     Float32 scalar, equal on all devices.
   """
-  online, target = _unit(lax.stop_gradient(online)), _unit(lax.stop_gradient(target))
+  online, target = (sphere.unit(lax.stop_gradient(x).astype(jnp.float32)) for x in (online, target))
   return collectives.pmean(jnp.mean(jnp.sum(online * target, axis=-1)), axis)
 
 
@@ -111,11 +112,6 @@ def collapse_metrics(embedding: jax.Array, axis: str | None = None) -> dict[str,
     'collapse/std': normalized_std(embedding, axis),
     'collapse/rank': effective_rank(embedding, axis),
   }
-
-
-def _unit(x: jax.Array) -> jax.Array:
-  x = x.astype(jnp.float32)
-  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byoljax.evals import scores
+from byoljax.ops import sphere
 
 # k and T of the headline number. Fixed in advance: selecting them on the queries would be selecting
 # on the test set.
@@ -39,6 +40,7 @@ HEADLINE_K = 200
 HEADLINE_TEMPERATURE = 0.1
 # Rows of queries and of the bank per block: their similarities are an intermediate result.
 _BLOCKS = {'cpu': (256, 12288), 'other': (1024, 32768)}
+_unit = jax.jit(sphere.unit)
 # Below and above every cosine: no neighbor yet, and a feature that is not finite. No infinities,
 # which JAX_DEBUG_INFS would mind.
 _NOTHING, _NOT_FINITE = -2.0, 2.0
@@ -205,7 +207,7 @@ def _search(
       _blocks(bank, bank_block, fill=0), _blocks(bank_labels, bank_block, fill=-1), strict=True
     ):
       # Bank blocks in the outer loop: the bank is what may not fit into memory.
-      merge = partial(_merge, bank=_normalize(block), labels=jnp.asarray(labels))
+      merge = partial(_merge, bank=_unit(block), labels=jnp.asarray(labels))
       running = list(pool.map(merge, running, _blocks(queries, query_block, fill=0)))
   return running
 
@@ -237,12 +239,6 @@ def _blocks(rows: np.ndarray, size: int, *, fill: int) -> Iterator[np.ndarray]:
     yield part
 
 
-@jax.jit
-def _normalize(x: jax.Array) -> jax.Array:
-  """Rows of unit length; zero rows stay zero. Float32 [n, D]."""
-  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
-
-
 @partial(jax.jit, donate_argnums=0)
 def _merge(
   running: tuple[jax.Array, jax.Array], queries: jax.Array, bank: jax.Array, labels: jax.Array
@@ -254,7 +250,7 @@ def _merge(
   """
   similarities, neighbor_labels = running
   # Full float32: accelerators would otherwise round the products to tf32 or bfloat16.
-  block = jnp.matmul(_normalize(queries), bank.T, precision=lax.Precision.HIGHEST)
+  block = jnp.matmul(_unit(queries), bank.T, precision=lax.Precision.HIGHEST)
   # A feature that is not finite gives NaN: as the nearest neighbor, `_vote` detects it.
   block = jnp.where(jnp.isnan(block), _NOT_FINITE, block)
   block = jnp.where(labels[None] < 0, _NOTHING, block)

@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from byoljax.models import initializers, layers
 from byoljax.models.taps import pooled
+from byoljax.ops import sphere
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   'relu': nn.relu,
@@ -153,12 +154,12 @@ class Prototypes(nn.Module):
     """[b,D] -> float32 [b,count]; products in the compute dtype, summed in float32."""
     del train
     kernel = self.param('kernel', KERNEL_INITS['fan_in'], (x.shape[-1], self.count), jnp.float32)
-    return _scores(layers.unit(x, -1), kernel, self.dtype)
+    return _scores(sphere.normalize(x), kernel, self.dtype)
 
 
 def normalize_prototypes(kernel: jax.Array) -> jax.Array:
   """The kernel [D,count] of `Prototypes` with columns of unit length, float32."""
-  return layers.unit(kernel, 0)
+  return sphere.normalize(kernel, 0)
 
 
 class WeightNormLinear(nn.Module):
@@ -181,7 +182,7 @@ class WeightNormLinear(nn.Module):
     kernel = self.param(
       'kernel', KERNEL_INITS[self.kernel_init], (x.shape[-1], self.count), jnp.float32
     )
-    return _scores(layers.unit(x, -1), layers.unit(kernel, 0), self.dtype)
+    return _scores(sphere.normalize(x), sphere.normalize(kernel, 0), self.dtype)
 
 
 class DINOHead(nn.Module):

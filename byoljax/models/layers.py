@@ -215,12 +215,6 @@ def _sums_over_devices(primitive: Any, *_: Any, **__: Any) -> bool:
   return primitive.name.startswith('psum')
 
 
-def unit(x: jax.Array, axis: int) -> jax.Array:
-  """x / max(|x|, 1e-6) along `axis`, float32; zero stays zero."""
-  x = x.astype(jnp.float32)
-  return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), 1e-12))
-
-
 def batch_norm(
   train: bool,
   axis: str | None,

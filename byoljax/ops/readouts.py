@@ -12,6 +12,8 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from byoljax.ops import sphere
+
 # The score of a class that had no image to learn from: no infinity, whose differences are NaN.
 NEVER = -1e9
 # Neighbors' prior: as much as one neighbor at hand, shared out among all classes.
@@ -64,7 +66,7 @@ class Neighbors(NamedTuple):
 
   def logits(self, features: jax.Array) -> jax.Array:
     """Scores float32 [b, C] of features [b, D]."""
-    x = unit(jnp.asarray(features, jnp.float32))
+    x = sphere.unit(jnp.asarray(features, jnp.float32))
     similarity = jnp.matmul(x, self.bank.T, precision=lax.Precision.HIGHEST)
     nearest, rows = lax.top_k(similarity, self.k)
     weights = jnp.exp((nearest - nearest[:, :1]) / self.temperature)
@@ -91,14 +93,9 @@ def neighbors(
     k: neighbors that vote; at most N do.
     temperature: T of the votes.
   """
-  bank = np.asarray(unit(jnp.asarray(features, jnp.float32)))
+  bank = np.asarray(sphere.unit(jnp.asarray(features, jnp.float32)))
   own = np.asarray(labels, np.int32)
   return Neighbors(bank, own, int(classes), min(int(k), len(bank)), float(temperature))
-
-
-def unit(x: Any) -> jax.Array:
-  """Rows of unit length, zero rows as they are."""
-  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def logits_of(readout: Readout, features: np.ndarray) -> np.ndarray:

@@ -5,10 +5,15 @@ from jax import lax
 import jax.numpy as jnp
 
 
-def normalize(x: jax.Array) -> jax.Array:
-  """x / max(|x|, 1e-6) along the last axis, [...,D] -> float32 [...,D]; zero stays zero."""
+def normalize(x: jax.Array, axis: int = -1) -> jax.Array:
+  """x / max(|x|, 1e-6) along `axis`, in the input's shape, float32; zero stays zero."""
   x = x.astype(jnp.float32)
-  return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-12))
+  return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), 1e-12))
+
+
+def unit(x: jax.Array) -> jax.Array:
+  """x / max(|x|, 1e-12) along the last axis, for features: divided exactly, zero stays zero."""
+  return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
 def similarities(a: jax.Array, b: jax.Array) -> jax.Array:

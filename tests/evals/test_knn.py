@@ -140,8 +140,8 @@ def test_bank_is_streamed_from_a_memory_map_once(golden, tmp_path, monkeypatch):
     sizes.append(x.shape)
     return normalize(x)
 
-  normalize = knn._normalize
-  monkeypatch.setattr(knn, '_normalize', counting)
+  normalize = knn._unit
+  monkeypatch.setattr(knn, '_unit', counting)
   expected = run(golden)
   sizes.clear()
   result = run(golden | {'bank': bank}, bank_block=128, query_block=40)
