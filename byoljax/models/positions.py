@@ -68,15 +68,11 @@ def resample_matrix(count: int, length: int) -> np.ndarray:
   rounding error; without it weights that were trained with it see other positions. It also moves
   the side of an oblong map that has the table's length.
   """
-  a = -0.75
   matrix = np.zeros((count, length))
-  for i in range(count):
-    at = (i + 0.5) * length / (count + 0.1) - 0.5
-    for near in range(int(np.floor(at)) - 1, int(np.floor(at)) + 3):
-      x = abs(at - near)
-      inner = ((a + 2) * x - (a + 3)) * x * x + 1
-      outer = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
-      matrix[i, min(max(near, 0), length - 1)] += inner if x <= 1 else outer
+  at = ((np.arange(count) + 0.5) * length / (count + 0.1) - 0.5)[:, None]
+  near = np.floor(at).astype(int) + np.arange(-1, 3)
+  rows = np.arange(count)[:, None]
+  np.add.at(matrix, (rows, np.clip(near, 0, length - 1)), _cubic(np.abs(at - near), -0.75))
   return matrix.astype(np.float32)
 
 
@@ -89,11 +85,15 @@ def smooth_matrix(count: int, length: int) -> np.ndarray:
   """
   scale = max(length / count, 1.0)
   near = (np.arange(length) + 0.5)[None] - ((np.arange(count) + 0.5) * length / count)[:, None]
-  x = np.abs(near) / scale
-  inner = (1.5 * x - 2.5) * x * x + 1
-  outer = ((-0.5 * x + 2.5) * x - 4) * x + 2
-  weights = np.where(x < 1, inner, np.where(x < 2, outer, 0.0))
+  weights = _cubic(np.abs(near) / scale, -0.5)
   return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+
+
+def _cubic(x: np.ndarray, a: float) -> np.ndarray:
+  """The cubic convolution kernel (Keys, 1981), for x >= 0."""
+  inner = ((a + 2) * x - (a + 3)) * x * x + 1
+  outer = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+  return np.where(x < 1, inner, np.where(x < 2, outer, 0.0))
 
 
 def resampled(table: jax.Array, height: int, width: int, *, smooth: bool = False) -> jax.Array:

@@ -12,14 +12,11 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
+from byoljax.data.augment import resize
+
 
 def _lanczos3(t: np.ndarray) -> np.ndarray:
   return np.where(t < 3.0, np.sinc(t) * np.sinc(t / 3.0), 0.0)
-
-
-def _cubic(t: np.ndarray) -> np.ndarray:
-  near = (1.5 * t - 2.5) * t * t + 1.0
-  return np.where(t < 1.0, near, np.where(t < 2.0, ((2.5 - 0.5 * t) * t - 4.0) * t + 2.0, 0.0))
 
 
 # By distance in pixels of the smaller image: all but 'nearest' are stretched, so that they smooth.
@@ -27,7 +24,7 @@ KERNELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
   'nearest': lambda t: np.where(np.isclose(t, t.min(1, keepdims=True)), 1.0, 0.0),
   'area': lambda t: np.where(t <= 0.5, 1.0, 0.0),
   'bilinear': lambda t: np.maximum(1.0 - t, 0.0),
-  'bicubic': _cubic,
+  'bicubic': lambda t: resize.cubic(np, t, -0.5),
   'lanczos3': _lanczos3,
 }
 

@@ -146,7 +146,7 @@ def _tf1_bicubic(xp, start, extent, out, size, length):
   total = 0.0
   for tap in (-1, 0, 1, 2):
     place = xp.minimum(xp.maximum(base + tap, 0), extent[:, None] - 1)
-    weight = _cubic(xp, xp.abs(t - tap), -0.75)
+    weight = cubic(xp, xp.abs(t - tap), -0.75)
     total += xp.where(source == place[:, :, None], weight[:, :, None], 0.0)
   return total
 
@@ -163,7 +163,7 @@ def _normalized(xp, weight, source, extent):
   return weight / xp.sum(weight, axis=-1, keepdims=True)
 
 
-def _cubic(xp, t, a):
+def cubic(xp, t, a):
   """The cubic convolution kernel of parameter a (Keys 1981, equation 15 for -1/2), for t >= 0."""
   near = ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0
   far = ((a * t - 5.0 * a) * t + 8.0 * a) * t - 4.0 * a
@@ -171,7 +171,7 @@ def _cubic(xp, t, a):
 
 
 def _keys(xp, t):
-  return _cubic(xp, t, -0.5)
+  return cubic(xp, t, -0.5)
 
 
 def _tent(xp, t):

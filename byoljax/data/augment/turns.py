@@ -49,9 +49,21 @@ def _eighth(images: jax.Array) -> jax.Array:
   half = np.sqrt(0.5)
   source = np.stack([half * down + half * across, half * across - half * down])
   source = np.clip(source + (size - 1) / 2, 0, size - 1)
-  low = np.minimum(source.astype(np.int32), size - 2)
-  rest = (source - low).astype(np.float32)[:, None, ..., None]
-  (y, x), (wy, wx) = low, rest
-  top = images[:, y, x] * (1 - wx) + images[:, y, x + 1] * wx
-  bottom = images[:, y + 1, x] * (1 - wx) + images[:, y + 1, x + 1] * wx
-  return (top * (1 - wy) + bottom * wy).astype(images.dtype)
+  return bilinear(images, *source).astype(images.dtype)
+
+
+def bilinear(images: jax.Array, y: jax.Array | np.ndarray, x: jax.Array | np.ndarray) -> jax.Array:
+  """Images [..., H, W, C] at places between their pixels: [..., h, w, C].
+
+  Args:
+    images: float.
+    y: [h, w] in [0, H - 1], 0 is the center of the first pixel.
+    x: [h, w] in [0, W - 1].
+  """
+  height, width = images.shape[-3:-1]
+  top, left = y.astype(np.int32).clip(max=height - 2), x.astype(np.int32).clip(max=width - 2)
+  shape = (*(1,) * (images.ndim - 3), *y.shape, 1)
+  below, right = (rest.astype(np.float32).reshape(shape) for rest in (y - top, x - left))
+  upper = images[..., top, left, :] * (1 - right) + images[..., top, left + 1, :] * right
+  lower = images[..., top + 1, left, :] * (1 - right) + images[..., top + 1, left + 1, :] * right
+  return upper * (1 - below) + lower * below
