@@ -1,7 +1,11 @@
-"""Messages about unknown names: what is valid, and what a misspelled one was meant to be."""
+"""Checks of names: what is valid, and what a misspelled one was meant to be."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+import dataclasses
 import difflib
+from typing import Any, TypeVar
+
+T = TypeVar('T')
 
 
 def unknown(kind: str, name: object, valid: Iterable[str]) -> str:
@@ -13,6 +17,29 @@ def unknown(kind: str, name: object, valid: Iterable[str]) -> str:
   """
   names = list(valid)
   return f"unknown {kind} '{name}': choose one of {', '.join(names)}{did_you_mean(name, names)}"
+
+
+def check_name(kind: str, name: object, valid: Any) -> None:
+  """Raises ValueError for a name that is not valid; it lists those that are, and the closest."""
+  if name not in valid:
+    raise ValueError(unknown(kind, name, valid))
+
+
+def from_fields(cls: type[T], kind: str, fields: Mapping[str, Any]) -> T:
+  """A dataclass from any subset of its fields, as a configuration has them.
+
+  Args:
+    cls: the dataclass.
+    kind: what its fields are called in messages.
+    fields: values by name.
+
+  Raises:
+    ValueError: an unknown name, or what the class itself refuses.
+  """
+  valid = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+  for name in fields:
+    check_name(kind, name, valid)
+  return cls(**{str(name): value for name, value in fields.items()})
 
 
 def did_you_mean(name: object, valid: Iterable[str], count: int = 1) -> str:

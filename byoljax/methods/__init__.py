@@ -69,7 +69,7 @@ from byoljax.methods.supervised import (
   segmentation,
   supervised,
 )
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name, unknown
 
 METHODS: dict[str, Callable[..., Method]] = {
   'augmentation_prediction': augmentation_prediction.build,
@@ -162,8 +162,7 @@ def chosen(kind: str, name: str, table: Mapping[str, Any]) -> Any:
   Raises:
     ValueError: there is none; the valid names are listed, and the closest.
   """
-  if name not in table:
-    raise ValueError(unknown(kind, name, table))
+  check_name(kind, name, table)
   return table[name]
 
 

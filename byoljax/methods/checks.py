@@ -6,7 +6,7 @@ import jax
 
 from byoljax.devices import collectives
 from byoljax.method import Batch, Setting
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 BATCH_NORMS = ('batch', 'frozen')
 
@@ -28,8 +28,7 @@ def check_sizes(projector: Sequence[int], predictor: Sequence[int] = ()) -> None
 
 def check_batch_norm(batch_norm: str) -> None:
   """Raises ValueError unless it is one of `BATCH_NORMS`."""
-  if batch_norm not in BATCH_NORMS:
-    raise ValueError(unknown('batch_norm', batch_norm, BATCH_NORMS))
+  check_name('batch_norm', batch_norm, BATCH_NORMS)
 
 
 def require_other_images(rows: int, axis: str | None) -> None:

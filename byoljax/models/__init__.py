@@ -27,6 +27,7 @@ from byoljax.models import small
 from byoljax.models.halves import behind_input
 from byoljax.models.inputs import INPUTS
 from byoljax.models.options import FAMILIES
+from byoljax.suggest import check_name
 
 METHODS_OWN = 'method'
 """The name of an encoder that is the method's own: `Method.net` has it, nobody else makes it."""
@@ -81,7 +82,7 @@ def make_encoder(
       'method, or this evaluation, needs another encoder.name.'
     )
   if not own.is_path(name):
-    options_lib.check_name('encoder', name, (*FAMILIES, 'pixels'))
+    check_name('encoder', name, (*FAMILIES, 'pixels'))
   if bn_groups < 0:
     raise ValueError(f'encoder bn_groups {bn_groups} must not be negative; 0 is the default')
   if name == 'pixels':

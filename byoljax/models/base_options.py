@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 STEMS = ('imagenet', 'cifar')
 PADDINGS = ('torch', 'same', 'fixed')
@@ -68,9 +68,3 @@ class SmallImageOptions(Options):
   stem: str = 'imagenet'
 
   choices: ClassVar[Mapping[str, Any]] = {'dtype': DTYPES, 'stem': STEMS}
-
-
-def check_name(field: str, value: Any, valid: Any) -> None:
-  """Raises ValueError, with the nearest valid name, unless the value is one of them."""
-  if value not in valid:
-    raise ValueError(unknown(field, value, valid))

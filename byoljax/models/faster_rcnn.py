@@ -16,7 +16,7 @@ from byoljax.models.net import Net, stack
 from byoljax.models.taps import maps_of, probed_side
 from byoljax.ops import anchors, proposals
 from byoljax.ops.proposals import DetectionOptions, ProposalOptions
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 PyTree = Any
 Size = tuple[int, int]
@@ -171,8 +171,7 @@ def stages_of(
   Raises:
     ValueError: an unknown kind or map, or an encoder that the kind cannot be put on.
   """
-  if detector.kind not in detectors.KINDS:
-    raise ValueError(unknown('detector', detector.kind, detectors.KINDS))
+  check_name('detector', detector.kind, detectors.KINDS)
   c4, taps, copied = detector.kind == 'c4', tuple(detector.taps), ()
   if c4:
     number = detectors.last_stage(encoder)
@@ -188,8 +187,7 @@ def stages_of(
   taps = taps or pyramid_taps(encoder, channels)
   known = _maps(encoder, channels)
   for tap in taps:
-    if tap not in known:
-      raise ValueError(unknown('map', tap, known))
+    check_name('map', tap, known)
   compute, width = jnp.dtype(dtype), 0 if c4 else detector.channels
   count = anchors.per_place(detector.scales, detector.anchor_ratios)
   rpn = detectors.ProposalHead(count, width, detector.extra_level and not c4, compute)

@@ -22,14 +22,8 @@ from byoljax.models import (
   vit,
   wide_resnet,
 )
-from byoljax.models.base_options import (
-  DTYPES,
-  PADDINGS,
-  STEMS,
-  Options,
-  SmallImageOptions,
-  check_name,
-)
+from byoljax.models.base_options import DTYPES, PADDINGS, STEMS, Options, SmallImageOptions
+from byoljax.suggest import check_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

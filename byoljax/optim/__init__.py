@@ -31,7 +31,7 @@ from byoljax.optim.schedules import (
   peak_lr,
   step_decay,
 )
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 __all__ = [
   'OPTIMIZERS',
@@ -195,8 +195,7 @@ def make_optimizer(
   Raises:
     ValueError: an unknown name, or a value out of range.
   """
-  if name not in OPTIMIZERS:
-    raise ValueError(unknown('optimizer', name, OPTIMIZERS))
+  check_name('optimizer', name, OPTIMIZERS)
   check(
     (
       ('weight_decay', weight_decay, 0 <= weight_decay < math.inf, '>= 0'),

@@ -16,7 +16,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 # step, int or int32 [] -> float32 [] or, for stacked heads, [n]
 Schedule = Callable[[int | jax.Array], jax.Array]
@@ -220,8 +220,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 
 def make_schedule(name: str, peak: Rate, **settings) -> Schedule:
   """`SCHEDULES[name](peak, **settings)`; ValueError for a name that is not there."""
-  if name not in SCHEDULES:
-    raise ValueError(unknown('schedule', name, SCHEDULES))
+  check_name('schedule', name, SCHEDULES)
   return SCHEDULES[name](peak, **settings)
 
 

@@ -15,7 +15,7 @@ from byoljax.evals import scores
 from byoljax.ops import readouts
 from byoljax.protocols import extraction
 from byoljax.protocols.extraction import EvalData
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 from byoljax.workdir import activity
 
 
@@ -87,8 +87,7 @@ def check(kinds: Sequence[str], strengths: Sequence[int]) -> tuple[str, ...]:
     ValueError: an unknown one, or a strength out of range.
   """
   for name in kinds:
-    if name not in CORRUPTIONS:
-      raise ValueError(unknown('corruption', name, CORRUPTIONS))
+    check_name('corruption', name, CORRUPTIONS)
   wrong = [strength for strength in strengths if strength not in STRENGTHS]
   if wrong or not strengths:
     raise ValueError(f'strengths={tuple(strengths)} must be some of {STRENGTHS}.')

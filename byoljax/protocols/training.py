@@ -25,6 +25,7 @@ from byoljax.length import Length, is_due, make_length, next_due
 from byoljax.optim.recipe import Recipe, make_recipe
 from byoljax.protocols.extraction import EvalData, eval_batches
 from byoljax.step import Metrics, TrainState
+from byoljax.suggest import from_fields
 from byoljax.train import loop
 from byoljax.train.record import Cadence, Logging
 from byoljax.train.run import BuildMethod, DataOptions, Run, check_batch, make_run
@@ -99,7 +100,7 @@ def set_up(
     crops = {'crop_scale': tuple(crop_scale), 'zoom': zoom and tuple(zoom)}
     off = {f'{name}_prob': 0.0 for name in ('jitter', 'gray', 'blur')}
     changes = WHOLE if source.series else off | crops
-    view = ViewSpec.from_mapping({'size': data.image_size, **changes})
+    view = from_fields(ViewSpec, 'view field', {'size': data.image_size, **changes})
   return Setup(steps, log_every, recipe, view)
 
 

@@ -7,7 +7,7 @@ import unicodedata
 
 import numpy as np
 
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 STYLES = ('unicode', 'ascii', 'markdown')
 
@@ -70,8 +70,7 @@ def _checked_style(style: str | None) -> str:
   if style is None:
     encoding = getattr(sys.stdout, 'encoding', None) or 'ascii'
     return 'unicode' if encoding.lower().replace('-', '').startswith('utf') else 'ascii'
-  if style not in STYLES:
-    raise ValueError(unknown('table style', style, STYLES))
+  check_name('table style', style, STYLES)
   return style
 
 

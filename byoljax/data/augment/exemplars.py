@@ -19,18 +19,15 @@ understand it, these are the patch's own; all draws are uniform and the factors 
 pixels of a patch, as there.
 """
 
-from collections.abc import Mapping
 import dataclasses
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from byoljax import streams
-from byoljax.data.augment import operators
-from byoljax.suggest import unknown
+from byoljax.data.augment import operators, turns
 
 _FLAT = 1e-12  # Added to squared gradients, so that an image of one color has a patch, too.
 
@@ -75,19 +72,6 @@ class ExemplarSpec:
     for name, most in (('translation', 1.0), ('rotation', 180.0), ('offset', 1.0), ('hue', 0.5)):
       if not 0.0 <= getattr(self, name) <= most:
         raise ValueError(f'{name}={getattr(self, name)} of exemplars must lie in [0, {most}].')
-
-  @classmethod
-  def from_mapping(cls, fields: Mapping[str, Any]) -> 'ExemplarSpec':
-    """Builds a spec from a config's fields, any subset of the attributes.
-
-    Raises:
-      ValueError: an unknown name (the closest valid one is given), or a value out of range.
-    """
-    valid = tuple(field.name for field in dataclasses.fields(cls))
-    for name in fields:
-      if name not in valid:
-        raise ValueError(unknown('field of exemplars', name, valid))
-    return cls(**{str(name): value for name, value in fields.items()})
 
 
 def make_exemplars(
@@ -207,12 +191,7 @@ def resampled(
   # Where a pixel of the result comes from: turned back. y points down.
   y = jnp.clip(center[0] + cos * down + sin * across, 0.0, image.shape[0] - 1.0)
   x = jnp.clip(center[1] + cos * across - sin * down, 0.0, image.shape[1] - 1.0)
-  top = jnp.minimum(y.astype(jnp.int32), image.shape[0] - 2)
-  left = jnp.minimum(x.astype(jnp.int32), image.shape[1] - 2)
-  below, right = (y - top)[..., None], (x - left)[..., None]
-  upper = image[top, left] * (1 - right) + image[top, left + 1] * right
-  lower = image[top + 1, left] * (1 - right) + image[top + 1, left + 1] * right
-  return upper * (1 - below) + lower * below
+  return turns.bilinear(image, y, x)
 
 
 def scale_components(patch: jax.Array, factors: jax.Array) -> jax.Array:

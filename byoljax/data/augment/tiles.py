@@ -14,9 +14,8 @@ Relative patch location (Doersch et al. 2015, arXiv 1505.05192) cuts tiles of 96
 Both are a `TileSpec`: tile, gap and jitter add up to a cell.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import dataclasses
-from typing import Any
 
 import jax
 from jax import lax
@@ -25,7 +24,7 @@ import numpy as np
 
 from byoljax import streams
 from byoljax.data.augment import chromatic
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 STANDARDIZE = ('none', 'tile', 'channel')
 _LEVEL = 1 / 255
@@ -78,8 +77,7 @@ class TileSpec:
     for name in _PROBABILITIES:
       if not 0.0 <= getattr(self, name) <= 1.0:
         raise ValueError(f'{name}={getattr(self, name)} of tiles must lie in [0, 1].')
-    if self.standardize not in STANDARDIZE:
-      raise ValueError(unknown('standardization of tiles', self.standardize, STANDARDIZE))
+    check_name('standardization of tiles', self.standardize, STANDARDIZE)
     if self.coarse_prob and not 1 <= self.coarse_side <= self.tile:
       raise ValueError(
         f'coarse_side={self.coarse_side} must lie between 1 and the tile of {self.tile} pixels.'
@@ -99,19 +97,6 @@ class TileSpec:
   def cell(self) -> int:
     """Side of a cell in pixels."""
     return self.tile + self.gap + self.jitter
-
-  @classmethod
-  def from_mapping(cls, fields: Mapping[str, Any]) -> 'TileSpec':
-    """Builds a spec from a config's fields, any subset of the attributes.
-
-    Raises:
-      ValueError: an unknown name (the closest valid one is given), or a value out of range.
-    """
-    valid = tuple(field.name for field in dataclasses.fields(cls))
-    for name in fields:
-      if name not in valid:
-        raise ValueError(unknown('field of tiles', name, valid))
-    return cls(**{str(name): value for name, value in fields.items()})
 
 
 def make_tiles(

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 from byoljax.data.augment import operators
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name, from_fields
 
 # Columns of the draws. The first five are the geometry, which crop.py reads; the rest is for the
 # photometric operations.
@@ -151,8 +151,7 @@ class ViewSpec:
   field: str = 'image'
 
   def __post_init__(self):
-    if self.operators not in operators.FAMILIES:
-      raise ValueError(unknown('operators', self.operators, operators.FAMILIES))
+    check_name('operators', self.operators, operators.FAMILIES)
     kernels = [kernel for family, kernel in _KERNELS if family == self.operators]
     if self.resize not in kernels:
       raise ValueError(
@@ -226,22 +225,6 @@ class ViewSpec:
     low, high = self.blur_sigma
     return operators.blur_matrix(self.operators, low + draw * (high - low), self.size, high)
 
-  @classmethod
-  def from_mapping(cls, fields: Mapping[str, Any]) -> 'ViewSpec':
-    """Builds a spec from a config's fields.
-
-    Args:
-      fields: any subset of the attributes; lists are accepted for pairs.
-
-    Raises:
-      ValueError: a name is unknown (the closest valid one is given) or a value is out of range.
-    """
-    valid = tuple(field.name for field in dataclasses.fields(cls))
-    for name in fields:
-      if name not in valid:
-        raise ValueError(unknown('view field', name, valid))
-    return cls(**{str(name): value for name, value in fields.items()})
-
 
 def specs_of(settings: Mapping[str, Mapping[str, Any]]) -> tuple[ViewSpec, ...]:
   """One spec per view of a configuration, in the order of `names_of`.
@@ -272,7 +255,7 @@ def specs_of(settings: Mapping[str, Mapping[str, Any]]) -> tuple[ViewSpec, ...]:
       if other not in first:
         raise ValueError(f'geometry_of is {other!r}, but the views are {", ".join(first)}.')
       fields = {**fields, 'geometry_of': first[other]}
-    made.append(ViewSpec.from_mapping(fields))
+    made.append(from_fields(ViewSpec, 'view field', fields))
   check(made)
   return tuple(made)
 

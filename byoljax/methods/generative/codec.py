@@ -19,7 +19,7 @@ from byoljax.methods.reconstruction import autoencoder
 from byoljax.models import codecs, decoders, quantizers, vq_gan
 from byoljax.models.net import Net, Statistics, stack
 from byoljax.ops import codebook
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 PyTree = Any
 CODES, OUTPUT = 'codes', 'output'
@@ -122,8 +122,7 @@ def make_decoder(name: str, setting: Setting) -> Callable[[int, int], Any]:
     ValueError: an unknown name.
   """
   sizes = {**codecs.CODECS, **vq_gan.VQ_GANS}
-  if name not in sizes:
-    raise ValueError(unknown('decoder', name, sizes))
+  check_name('decoder', name, sizes)
   module = codecs.CodecDecoder if name in codecs.CODECS else vq_gan.VQGANDecoder
   dtype = jnp.dtype(setting.dtype)
   return lambda stride, channels: module(sizes[name], stride, channels, dtype)

@@ -54,7 +54,7 @@ from byoljax.models.net import Net, Statistics, stack
 from byoljax.models.token_transformer import Size, TokenHead
 from byoljax.ops import sampling as drawing
 from byoljax.ops.sampling import Sampling
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 PyTree = Any
 CONDITIONS, NETWORKS = ('none', 'class'), ('transformer', 'pixelcnn')
@@ -294,8 +294,7 @@ def build(
 
 def _check_network(network: str, grid: int, dim: int, depth: int, heads: int) -> None:
   """Raises ValueError unless there is such a network."""
-  if network not in NETWORKS:
-    raise ValueError(unknown('network', network, NETWORKS))
+  check_name('network', network, NETWORKS)
   if min(grid, dim, depth, heads) < 1 or (dim % heads and network == 'transformer'):
     raise ValueError(
       f'grid={grid}, dim={dim}, depth={depth} and heads={heads} must be at least 1, and heads must '
@@ -307,8 +306,7 @@ def _check_condition(
   condition: str, network: str, text_weight: float, image_weight: float, setting: Setting
 ) -> None:
   """Raises ValueError unless there are such classes, and likelihoods of them."""
-  if condition not in CONDITIONS:
-    raise ValueError(unknown('condition', condition, CONDITIONS))
+  check_name('condition', condition, CONDITIONS)
   if condition == 'class' and not setting.num_classes:
     raise ValueError("condition='class' needs labelled images; take 'none'.")
   predicted = condition == 'class' and network == 'transformer'

@@ -39,7 +39,7 @@ from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, WithTarget, output_shapes, stack
 from byoljax.ops import ema
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 PyTree = Any
 Schedule = Callable[[jax.Array], jax.Array]
@@ -194,8 +194,7 @@ def build(
     ValueError: values out of range, or an unknown `last_init`.
   """
   check_sizes(projector)
-  if last_init not in heads.KERNEL_INITS:
-    raise ValueError(unknown('last_init', last_init, heads.KERNEL_INITS))
+  check_name('last_init', last_init, heads.KERNEL_INITS)
   temperatures = (student_temperature, teacher_temperature, teacher_temperature_start)
   if outputs < 2 or min(temperatures) <= 0 or not 0 <= center_momentum <= 1:
     raise ValueError(

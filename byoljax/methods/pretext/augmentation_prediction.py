@@ -39,7 +39,7 @@ from byoljax.method import (
 from byoljax.methods import beside
 from byoljax.models import heads
 from byoljax.models.net import Net, Part, Statistics, apply_each, stack
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 PyTree = Any
 ROLE, OUTPUT = 'augmentation', 'differences'
@@ -162,8 +162,7 @@ def part_of(setting: Setting, targets: Sequence[str], hidden: Sequence[int]) -> 
   """
   targets = tuple(targets)
   for name in targets:
-    if name not in drawn.COLUMNS:
-      raise ValueError(unknown('target', name, drawn.COLUMNS))
+    check_name('target', name, drawn.COLUMNS)
   if not targets or len(set(targets)) != len(targets):
     raise ValueError(
       f'targets={targets} of the augmentation must be at least one of {", ".join(drawn.COLUMNS)}, '

@@ -44,7 +44,7 @@ from byoljax.methods.pretext import classification
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, stack
 from byoljax.ops import sphere
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name, from_fields
 
 PyTree = Any
 
@@ -89,14 +89,10 @@ def build(
   Raises:
     ValueError: an unknown name, a value out of range, or a single image.
   """
-  for kind, name, valid in (
-    ('form of exemplar', form, FORMS),
-    ('patches', patches, PATCHES),
-    ('standardization', standardize, tiles.STANDARDIZE),
-    ('triplet mode', mode, triplet_loss.MODES),
-  ):
-    if name not in valid:
-      raise ValueError(unknown(kind, name, valid))
+  check_name('form of exemplar', form, FORMS)
+  check_name('patches', patches, PATCHES)
+  check_name('standardization', standardize, tiles.STANDARDIZE)
+  check_name('triplet mode', mode, triplet_loss.MODES)
   check_sizes(projector)
   if samples < (2 if form == 'triplet' else 1):
     raise ValueError(f'samples={samples}: triplets need at least 2, a softmax 1.')
@@ -106,7 +102,7 @@ def build(
     raise ValueError(f'gray_prob={gray_prob} must lie in [0, 1].')
   if form == 'softmax' and setting.num_examples < 2:
     raise ValueError(f'exemplar tells images apart: at least 2, got {setting.num_examples}.')
-  spec = exemplars.ExemplarSpec.from_mapping(changes or {})
+  spec = from_fields(exemplars.ExemplarSpec, 'field of exemplars', changes or {})
   transform = _make_transform(
     setting, spec if patches == 'seeds' else None, samples, patch_seed, gray_prob, standardize
   )

@@ -30,6 +30,7 @@ from byoljax.methods.pretext import classification
 from byoljax.models import heads, tile_heads
 from byoljax.models.net import Inputs, stack
 from byoljax.ops import permutations as permutations_lib
+from byoljax.suggest import from_fields
 
 
 def build(
@@ -60,7 +61,7 @@ def build(
   Raises:
     ValueError: a field of the tiles that is unknown or out of range, or another argument that is.
   """
-  spec = tiles_lib.TileSpec.from_mapping(tiles)
+  spec = from_fields(tiles_lib.TileSpec, 'field of tiles', tiles)
   table = permutations_lib.spread_permutations(spec.count, permutations, rule, permutation_seed)
   if puzzles < 1:
     raise ValueError(f'puzzles={puzzles} must be at least 1.')

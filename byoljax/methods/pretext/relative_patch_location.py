@@ -32,6 +32,7 @@ from byoljax.methods.checks import only_view
 from byoljax.methods.pretext import classification
 from byoljax.models import tile_heads
 from byoljax.models.net import Inputs, stack
+from byoljax.suggest import from_fields
 
 DIRECTIONS = 8
 
@@ -81,7 +82,7 @@ def build(
   Raises:
     ValueError: a field of the tiles that is unknown or out of range, or another argument that is.
   """
-  spec = tiles_lib.TileSpec.from_mapping(tiles)
+  spec = from_fields(tiles_lib.TileSpec, 'field of tiles', tiles)
   if any(width < 1 for width in hidden):
     raise ValueError(f'hidden={tuple(hidden)}: every layer needs a width of at least 1.')
   if not 0.0 <= dropout < 1.0 or (dropout and not hidden):

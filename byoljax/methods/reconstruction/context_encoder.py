@@ -47,7 +47,7 @@ from byoljax.methods.reconstruction.autoencoder import OUTPUT
 from byoljax.models import decoders
 from byoljax.models.discriminators import ConvDiscriminator
 from byoljax.models.net import Net, Statistics, stack
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 PyTree = Any
 FORMS = ('none', 'alternating', 'simultaneous')
@@ -239,10 +239,8 @@ def build(
   Raises:
     ValueError: an argument out of range, or an encoder without a map.
   """
-  if hole not in holes.HOLES:
-    raise ValueError(unknown('hole', hole, holes.HOLES))
-  if adversarial not in FORMS:
-    raise ValueError(unknown('adversarial', adversarial, FORMS))
+  check_name('hole', hole, holes.HOLES)
+  check_name('adversarial', adversarial, FORMS)
   if not 0 < share < 1:
     raise ValueError(f'share={share} of the image must be above 0 and below 1.')
   if overlap < 0 or overlap_weight <= 0:

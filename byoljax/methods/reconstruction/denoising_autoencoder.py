@@ -39,7 +39,7 @@ from byoljax.methods.reconstruction import autoencoder
 from byoljax.methods.reconstruction.autoencoder import OUTPUT
 from byoljax.models import decoders
 from byoljax.models.net import Net, Statistics
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 PyTree = Any
 LOSSES = ('mse', 'bce')
@@ -158,10 +158,8 @@ def build(
   Raises:
     ValueError: an argument out of range, or an encoder without a map.
   """
-  if noise not in NOISES:
-    raise ValueError(unknown('noise', noise, NOISES))
-  if loss not in LOSSES:
-    raise ValueError(unknown('loss', loss, LOSSES))
+  check_name('noise', noise, NOISES)
+  check_name('loss', loss, LOSSES)
   if level <= 0 or (noise != 'gaussian' and level > 1):
     raise ValueError(f"level={level} of noise '{noise}': above 0, and a share is at most 1.")
   if len(emphasis) != 2 or min(emphasis) < 0 or max(emphasis) == 0:

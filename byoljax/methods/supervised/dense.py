@@ -28,7 +28,7 @@ from byoljax.methods import checks
 from byoljax.models.dense_heads import HEADS, UP_CHANNELS, DenseHead
 from byoljax.models.net import Net, Statistics, stack
 from byoljax.models.taps import maps_of
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 PyTree = Any
 OUTPUT = 'output'
@@ -154,8 +154,7 @@ def network(
   Raises:
     ValueError: see `dense_method`.
   """
-  if options.head not in HEADS:
-    raise ValueError(unknown('head', options.head, HEADS))
+  check_name('head', options.head, HEADS)
   if min(options.width, *options.up_channels) < 1:
     raise ValueError(
       f'width={options.width} and up_channels={options.up_channels} of a head must be at least 1.'
@@ -163,8 +162,7 @@ def network(
   taps = tuple(options.taps) or default_taps(encoder, image_channels, options.head == 'skips')
   valid = _maps(encoder, image_channels)
   for tap in taps:
-    if tap not in valid:
-      raise ValueError(unknown('tap', tap, valid))
+    check_name('tap', tap, valid)
   head = DenseHead(
     options.head,
     channels,

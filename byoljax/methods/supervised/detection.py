@@ -33,7 +33,7 @@ from byoljax.models.faster_rcnn import Detector, Size, Stages, stages_of
 from byoljax.models.net import Statistics
 from byoljax.ops import boxes, matching
 from byoljax.ops.proposals import DetectionOptions
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 PyTree = Any
 FIELD, KINDS = 'boxes', 'kinds'
@@ -177,8 +177,7 @@ def detector_of(fields: Mapping[str, Any]) -> Detector:
     ValueError: an unknown one, or a value that is not allowed.
   """
   for name in fields:
-    if name not in Detector._fields:
-      raise ValueError(unknown('detector setting', name, Detector._fields))
+    check_name('detector setting', name, Detector._fields)
   made = Detector(**fields)
   _check(made)
   return made._replace(found=DetectionOptions(*made.found))

@@ -38,7 +38,7 @@ from byoljax.method import (
 from byoljax.models import heads, pooling
 from byoljax.models.net import Net, stack
 from byoljax.models.taps import gridded
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 PyTree = Any
 
@@ -183,8 +183,7 @@ def build(
     raise ValueError('a linear probe needs a pretrained encoder: set config.pretrained.')
   if kernel_init not in heads.KERNEL_INITS:
     raise ValueError(f"kernel_init='{kernel_init}' is not one of {', '.join(heads.KERNEL_INITS)}.")
-  if pool not in pooling.REDUCTIONS:
-    raise ValueError(unknown('pool', pool, pooling.REDUCTIONS))
+  check_name('pool', pool, pooling.REDUCTIONS)
   if dimensions < 1:
     raise ValueError(f'dimensions={dimensions} must be at least 1, such as 9216.')
 

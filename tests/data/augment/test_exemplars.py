@@ -9,6 +9,7 @@ import pytest
 
 from byoljax.data.augment import exemplars
 from byoljax.data.augment.exemplars import ExemplarSpec
+from byoljax.suggest import from_fields
 
 
 def noise(*shape):
@@ -121,7 +122,7 @@ def test_samples_differ_stay_in_range_and_are_functions_of_the_position():
 )
 def test_what_cannot_be_is_refused(fields, message):
   with pytest.raises(ValueError, match=message):
-    ExemplarSpec.from_mapping(fields)
+    from_fields(ExemplarSpec, 'field of exemplars', fields)
 
 
 def test_what_does_not_fit_is_refused():

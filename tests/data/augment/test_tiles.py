@@ -7,6 +7,7 @@ import pytest
 
 from byoljax.data.augment import chromatic, tiles
 from byoljax.data.augment.tiles import TileSpec
+from byoljax.suggest import from_fields
 
 PLAIN = {'gap': 0, 'jitter': 0, 'standardize': 'none'}
 ZERO_ONE = ((0.0,) * 3, (1.0,) * 3)
@@ -175,7 +176,7 @@ def test_shares_of_the_defenses():
 )
 def test_what_cannot_be_is_refused(fields, message):
   with pytest.raises(ValueError, match=message):
-    TileSpec.from_mapping(fields)
+    from_fields(TileSpec, 'field of tiles', fields)
 
 
 def test_what_does_not_fit_is_refused():

@@ -1,6 +1,7 @@
 import pytest
 
 from byoljax.data.augment import views
+from byoljax.suggest import from_fields
 
 
 @pytest.mark.parametrize(
@@ -25,15 +26,15 @@ from byoljax.data.augment import views
 )
 def test_bad_settings_are_refused_in_one_sentence(field, value):
   with pytest.raises(ValueError, match=rf'^{field} is .*\.$'):
-    views.ViewSpec.from_mapping({field: value})
+    from_fields(views.ViewSpec, 'view field', {field: value})
 
 
 def test_settings_from_a_config():
-  spec = views.ViewSpec.from_mapping({'size': 64, 'crop_scale': [0.2, 1], 'hue': 0})
+  spec = from_fields(views.ViewSpec, 'view field', {'size': 64, 'crop_scale': [0.2, 1], 'hue': 0})
   assert spec.crop_scale == (0.2, 1.0)
   assert hash(spec) == hash(views.ViewSpec(size=64, crop_scale=(0.2, 1.0), hue=0))
   with pytest.raises(ValueError, match="unknown view field 'gray_probability'.*did you mean 'gray"):
-    views.ViewSpec.from_mapping({'gray_probability': 0.2})
+    from_fields(views.ViewSpec, 'view field', {'gray_probability': 0.2})
 
 
 def test_views_of_a_configuration():
