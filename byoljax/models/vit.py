@@ -211,10 +211,21 @@ def patches(images: jax.Array, patch: int) -> jax.Array:
   return x.swapaxes(2, 3).reshape(batch, -1, patch * patch * channels)
 
 
-def joined(x: jax.Array, height: int, width: int, patch: int) -> jax.Array:
-  """The inverse of `patches`, of height x width of them: [b,n,patch^2 * C] -> [b,H,W,C]."""
-  x = x.reshape(x.shape[0], height, width, patch, patch, -1)
-  return x.swapaxes(2, 3).reshape(x.shape[0], height * patch, width * patch, -1)
+def with_patches(
+  images: jax.Array, masked: jax.Array, others: jax.Array | float, patch: int
+) -> jax.Array:
+  """Images [b,H,W,C] with other patches where `masked`, bool [b,H / patch,W / patch], says so.
+
+  Args:
+    images: of `patches`.
+    masked: which are replaced.
+    others: the patches there, [b,n,patch^2 * C], or one number.
+    patch: edge in pixels.
+  """
+  x = patches(images, patch)
+  x = jnp.where(masked.reshape(*x.shape[:2], 1), others, x)
+  x = x.reshape(*masked.shape, patch, patch, -1)
+  return x.swapaxes(2, 3).reshape(images.shape)
 
 
 def make(

@@ -3,6 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from byoljax import streams
+from byoljax.devices import collectives
+
 
 def visible_count(count: int, ratio: float) -> int:
   """How many of `count` patches stay visible: count (1 - ratio), rounded down (MAE's code).
@@ -18,6 +21,35 @@ def visible_count(count: int, ratio: float) -> int:
       'images or smaller patches.'
     )
   return visible
+
+
+def draw_masks(
+  key: jax.Array,
+  count: int,
+  height: int,
+  width: int,
+  hidden: int,
+  *,
+  least_block: int = 0,
+  axis: str | None,
+) -> jax.Array:
+  """Masks of this device's images, bool [count,height,width], True where masked.
+
+  Args:
+    key: the same on all devices; an image's mask depends on its place in the global batch.
+    count: of images.
+    height: places.
+    width: places.
+    hidden: how many are masked in each image.
+    least_block: places of the smallest rectangle, see `block_masks`; 0: places anywhere.
+    axis: the mapped axis, or None.
+  """
+  keys = collectives.example_keys(jax.random.fold_in(key, streams.MASKS), count, axis)
+  if least_block:
+    masks = block_masks(keys, height, width, hidden, least=least_block, aspect=0.3)
+  else:
+    masks = random_masks(keys, height * width, height * width - hidden)
+  return masks.reshape(count, height, width)
 
 
 def random_masks(keys: jax.Array, count: int, visible: int) -> jax.Array:

@@ -22,7 +22,6 @@ from jax import lax
 import jax.numpy as jnp
 
 from byoljax import streams
-from byoljax.devices import collectives
 from byoljax.losses import likelihoods
 from byoljax.method import (
   Aux,
@@ -76,24 +75,18 @@ def beit(
     height, width = images.shape[1] // patch, images.shape[2] // patch
     count = height * width
     hidden = count - masking.visible_count(count, mask_ratio)
-    keys = collectives.example_keys(jax.random.fold_in(key, streams.MASKS), len(images), axis)
-    if not least_block:
-      return masking.random_masks(keys, count, count - hidden).reshape(-1, height, width)
     if least_block > hidden:
       raise ValueError(f'least_block={least_block} is more than the {hidden} hidden patches.')
-    where = masking.block_masks(keys, height, width, hidden, least=least_block, aspect=0.3)
-    return where.reshape(-1, height, width)
-
-  def covered(images: jax.Array, where: jax.Array) -> jax.Array:
-    cut = jnp.where(where.reshape(len(where), -1, 1), 0.0, vit.patches(images, patch))
-    _, height, width = where.shape
-    return vit.joined(cut, height, width, patch)
+    return masking.draw_masks(
+      key, len(images), height, width, hidden, least_block=least_block, axis=axis
+    )
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del step
     view = only_view(batch)
     where = asked(view, key, setting.axis)
-    return batch | {'views': (covered(view, where),), 'target': view, 'asked': where}
+    seen = vit.with_patches(view, where, 0.0, patch)
+    return batch | {'views': (seen,), 'target': view, 'asked': where}
 
   def codes(frozen: PyTree, images: jax.Array) -> jax.Array:
     """One for each patch, int32 [b, n]."""
@@ -136,7 +129,7 @@ def beit(
     """What the codec makes of its codes, and of those that were named for the hidden patches."""
     view = batch['views'][0]
     where = asked(view, key, None)
-    seen = covered(view, where)
+    seen = vit.with_patches(view, where, 0.0, patch)
     made, _ = net.apply(params, state.bn, seen, train=False, inputs=inputs(params, where))
     found = codes(state.codec, view).reshape(where.shape)
     named = jnp.where(where, made[LOGITS].argmax(-1).reshape(where.shape), found)

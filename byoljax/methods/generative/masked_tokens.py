@@ -79,12 +79,9 @@ def build(
 
   def asked(images: jax.Array, key: jax.Array, axis: str | None) -> jax.Array:
     """Which tokens of each image are asked for, bool [b,S,S]."""
-    keys = collectives.example_keys(jax.random.fold_in(key, streams.MASKS), len(images), axis)
-    if least_block:
-      where = masking.block_masks(keys, grid, grid, asked_for, least=least_block, aspect=0.3)
-    else:
-      where = masking.random_masks(keys, grid**2, grid**2 - asked_for)
-    return where.reshape(len(images), grid, grid)
+    return masking.draw_masks(
+      key, len(images), grid, grid, asked_for, least_block=least_block, axis=axis
+    )
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del step

@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 
 from byoljax import streams
-from byoljax.devices import collectives
 from byoljax.losses import masked_patches as losses
 from byoljax.method import (
   Aux,
@@ -42,7 +41,7 @@ from byoljax.models import decoders, vit
 from byoljax.models.masked_decoder import MaskedDecoder
 from byoljax.models.net import Inputs, Net, Statistics, stack
 from byoljax.ops import masking
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 PyTree = Any
 MASKED = ('dropped', 'filled')
@@ -75,23 +74,23 @@ def masked_autoencoder(
 
   def hidden(images: jax.Array, key: jax.Array, axis: str | None) -> Batch:
     """The images without their masked patches, and which those are."""
-    cut = vit.patches(images, patch)
     rows, columns = (side // mask_size for side in images.shape[1:3])
-    if (rows * mask_size, columns * mask_size) != images.shape[1:3]:
+    # Of images that do not consist of patches `with_patches` tells.
+    if mask_size != patch and (rows * mask_size, columns * mask_size) != images.shape[1:3]:
       raise ValueError(
         f'mask_size={mask_size} must divide the sides of the images, which have '
         f'{images.shape[1]} x {images.shape[2]} pixels.'
       )
-    visible = masking.visible_count(rows * columns, mask_ratio)
-    keys = collectives.example_keys(jax.random.fold_in(key, streams.MASKS), len(images), axis)
-    masked = masking.random_masks(keys, rows * columns, visible).reshape(-1, rows, columns)
-    within = mask_size // patch
+    count, within = rows * columns, mask_size // patch
+    visible = masking.visible_count(count, mask_ratio)
+    masked = masking.draw_masks(key, len(images), rows, columns, count - visible, axis=axis)
     masked = masked.repeat(within, 1).repeat(within, 2)
-    height, width = masked.shape[1:]
-    masked, visible = masked.reshape(len(images), -1), visible * within**2
-    seen = vit.joined(jnp.where(masked[:, :, None], 0.0, cut), height, width, patch)
-    batch = {'views': (seen,), 'target': images, 'masked': masked.reshape(-1, height, width)}
-    return batch | ({'keep': masking.visible_places(masked, visible)} if dropped else {})
+    seen = vit.with_patches(images, masked, 0.0, patch)
+    batch = {'views': (seen,), 'target': images, 'masked': masked}
+    if not dropped:
+      return batch
+    flat = masked.reshape(len(images), -1)
+    return batch | {'keep': masking.visible_places(flat, visible * within**2)}
 
   def inputs(batch: Batch) -> Inputs:
     own = {'decoder': {'masked': batch['masked']}}
@@ -124,15 +123,12 @@ def masked_autoencoder(
     images = batch['views'][0]
     seen = hidden(images, key, None)
     made, _ = net.apply(params, state.bn, seen['views'][0], train=False, inputs=inputs(seen))
-    whole, masked = vit.patches(images, patch), seen['masked']
     pixels = made['pixels']
     if norm_pixels:
       # Of normalized patches nothing else is known: brightness and contrast are the true ones.
-      center, scale = losses.statistics(whole)
+      center, scale = losses.statistics(vit.patches(images, patch))
       pixels = pixels * scale + center
-    completed = jnp.where(masked.reshape(*whole.shape[:2], 1), pixels, whole)
-    rows, columns = masked.shape[1:]
-    output = vit.joined(completed, rows, columns, patch)
+    output = vit.with_patches(images, seen['masked'], pixels, patch)
     normalized = {'image': images, 'input': seen['views'][0], 'output': output}
     return {name: picture(x, setting) for name, x in normalized.items()}
 
@@ -176,10 +172,8 @@ def build(
     ValueError: a value out of range, or an encoder that cannot leave patches out.
   """
   encoder = make_encoder(setting.axis)
-  if masked not in MASKED:
-    raise ValueError(unknown('masked', masked, MASKED))
-  if error not in losses.ERRORS:
-    raise ValueError(unknown('error', error, losses.ERRORS))
+  check_name('masked', masked, MASKED)
+  check_name('error', error, losses.ERRORS)
   if not 0 < mask_ratio < 1:
     raise ValueError(f'mask_ratio={mask_ratio} must be above 0 and below 1, such as 0.75.')
   dropped = masked == 'dropped'
