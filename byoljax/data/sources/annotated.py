@@ -42,7 +42,7 @@ class Photo(NamedTuple):
 
 def folder(path: str | os.PathLike) -> str:
   """The absolute path of a folder, `~` expanded; raises ValueError where it is none."""
-  root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  root = source.absolute(path)
   if not os.path.isdir(root):
     raise ValueError(f'{root} is no folder: config.data.dir must be one with annotations.')
   return root

@@ -89,7 +89,7 @@ def from_npz(
   """
   if split not in _SPLITS:
     raise ValueError(f'arrays have no split {split!r}: use one of {", ".join(_SPLITS)}.')
-  file = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  file = source.absolute(path)
   channels = next((field.channels for field in fields if field.name == 'image'), 0)
   further = [field for field in fields if field.name != 'image']
   beside = [_beside(key, field) for key in _SPLITS[split] for field in further]

@@ -41,9 +41,8 @@ from byoljax.data.sources import (
   voc_labels,
 )
 from byoljax.data.sources.catalog import Facts, facts
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
-SPLITS = ('pretrain', 'train', 'test')
 # What is found where `data_dir` says, and nowhere else.
 _NAMED = (
   'folder', 'frames', 'npz', 'list', 'shards', 'voc_labels', 'voc_boxes', 'coco_boxes', 'layout',
@@ -87,8 +86,7 @@ def load(
   Raises:
     ValueError: an unknown name or split, data that are not there, or that are damaged.
   """
-  if split not in SPLITS:
-    raise ValueError(unknown('split', split, SPLITS))
+  check_name('split', split, source.SPLITS)
   known = facts(name)
   found = _open(
     known,
@@ -220,7 +218,7 @@ def with_unlabelled(found: source.Source, path: str | os.PathLike) -> source.Sou
     ValueError: there is no such data, or it cannot be joined: arrays of another size, or beside
       files.
   """
-  file = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  file = source.absolute(path)
   if file.endswith('.npz'):
     others = arrays.from_npz(file, 'pretrain', range_=found.field('image').range).without_labels()
   elif os.path.isdir(file):

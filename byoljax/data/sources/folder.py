@@ -76,9 +76,9 @@ def from_folder(
     ValueError: no such folder, no image in it, no test split, a class that only the test split
       has, or an image without one of the fields.
   """
-  if split not in ('pretrain', 'train', 'test'):
+  if split not in source.SPLITS:
     raise ValueError(f"a folder has no split {split!r}: use 'pretrain', 'train' or 'test'.")
-  root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  root = source.absolute(path)
   if not os.path.isdir(root):
     kind = 'is a file' if os.path.exists(root) else 'does not exist'
     raise ValueError(f'{root} {kind}: config.data.dir must be a folder of images.')
@@ -127,7 +127,7 @@ def every_image(path: str | os.PathLike) -> list[str]:
   Raises:
     ValueError: there is none.
   """
-  return _images_below(os.path.abspath(os.path.expanduser(os.fspath(path)))).files
+  return _images_below(source.absolute(path)).files
 
 
 def _test_files(

@@ -15,7 +15,7 @@ import csv
 import os
 import pathlib
 
-from byoljax.data.sources import listed
+from byoljax.data.sources import listed, source
 from byoljax.data.sources.listed import LABELS, PATHS
 
 _NONE = ('', '-1')
@@ -70,7 +70,7 @@ def matched(
   Raises:
     ValueError: a name that no file has, or several; a file with two classes.
   """
-  home = os.path.abspath(os.path.expanduser(os.fspath(root)))
+  home = source.absolute(root)
   alone: dict[str, list[str]] = {}
   for file in files:
     alone.setdefault(file.rsplit('/', 1)[-1], []).append(file)

@@ -19,7 +19,7 @@ import numpy as np
 
 from byoljax.data.fields import Field
 from byoljax.data.sources import field_file, image_file, pixels, source
-from byoljax.suggest import unknown
+from byoljax.suggest import check_name
 
 MASK = Field('mask', 'mask', 1, dtype='uint8')
 VOC_CLASSES = (
@@ -74,12 +74,11 @@ def from_layout(
   Raises:
     ValueError: no such folder or file, or another field.
   """
-  root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  root = source.absolute(path)
   for field in fields:
     if (field.name, field.kind) != (MASK.name, MASK.kind):
       raise ValueError(f"{kind} has no field {field.name!r}: only 'mask:mask'.")
-  if split not in ('pretrain', 'train', 'test'):
-    raise ValueError(unknown('split', split, ('pretrain', 'train', 'test')))
+  check_name('split', split, source.SPLITS)
   found = LAYOUTS[kind](root, split == 'test')
   for file in found.masks if fields else ():
     if not os.path.exists(file):

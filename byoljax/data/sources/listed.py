@@ -31,13 +31,13 @@ import numpy as np
 
 from byoljax.data.sources import arrays, pixels, source
 from byoljax.data.sources.label_values import number_labels, read_label
+from byoljax.data.sources.split_folders import TEST, TRAIN
 
 # Names of columns, in any case.
 PATHS = ('path', 'file', 'filename', 'file_name', 'image', 'name')
 LABELS = ('label', 'class', 'class_name', 'category', 'target')
 SPLIT = 'split'
 SUFFIXES = ('.csv', '.json', '.jsonl')
-_TEST = ('test', 'val', 'valid', 'validation')
 
 
 def from_list(
@@ -58,7 +58,7 @@ def from_list(
   Raises:
     ValueError: no such list, no column with paths, an unknown split, or no image in the split.
   """
-  file = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  file = source.absolute(path)
   rows = _rows(file)
   key = _column(rows, PATHS, file)
   label_key = next((name for name in LABELS if any(name in row for row in rows)), None)
@@ -70,12 +70,12 @@ def from_list(
     f"{os.path.basename(file)} has no column {', '.join(LABELS)}, so that no image has a label; "
     f'not read: {", ".join(others)}.',
   )  # fmt: skip
-  wanted = _TEST if split == 'test' else ('train', 'training', '')
+  wanted = TEST if split == 'test' else (*TRAIN, '')
   chosen = []
   for number, row in enumerate(rows):
     own = str(row.get(SPLIT) or '').strip().lower()
-    if own not in (*_TEST, 'train', 'training', ''):
-      raise ValueError(f"{file}: split '{own}' of {row[key]} is none of train, {', '.join(_TEST)}.")
+    if own not in (*TEST, *TRAIN, ''):
+      raise ValueError(f"{file}: split '{own}' of {row[key]} is none of train, {', '.join(TEST)}.")
     if own in wanted:
       chosen.append(number)
   if not chosen:
@@ -161,7 +161,7 @@ def from_files(
     ValueError: no files, or labels that are not one class number, or row, for each of them; numbers
       without names that are no classes, such as identifiers.
   """
-  files = [os.path.abspath(os.path.expanduser(os.fspath(path))) for path in paths]
+  files = [source.absolute(path) for path in paths]
   y = None if labels is None else arrays.check_labels(labels, len(files), name, 'labels')
   several = y is not None and y.ndim == 2
   count = 0

@@ -13,10 +13,9 @@ import os
 import re
 
 from byoljax.data.sources import image_file, source, table_file
+from byoljax.data.sources.split_folders import TEST, TRAIN
 
 SUFFIXES = ('.zip', '.tar', table_file.PARQUET, table_file.ARROW)
-TRAIN = ('train', 'training')
-TEST = ('test', 'val', 'valid', 'validation')
 STATE = 'state.json'
 _COMPRESSED = ('.tar.gz', '.tgz', '.tar.bz2', '.tar.xz', '.tar.zst')
 _LEFT_OVER = 'cache-'

@@ -20,7 +20,7 @@ import numpy as np
 from byoljax.data.sources import memory, packed_files, pixels, source, table_file
 from byoljax.data.sources.archives import Shard, from_archive
 from byoljax.data.sources.label_values import number_labels
-from byoljax.data.sources.packed_files import TEST, TRAIN
+from byoljax.data.sources.split_folders import TEST, TRAIN
 
 
 def from_shards(
@@ -41,7 +41,7 @@ def from_shards(
   Raises:
     ValueError: no such file, none that can be read, no image, or no test split.
   """
-  root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  root = source.absolute(path)
   files = packed_files.files(root)
   said = [packed_files.split_of(root, file) for file in files]
   shards = [_open(file) for file in files]

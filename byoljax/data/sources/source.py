@@ -19,6 +19,7 @@ import numpy as np
 from byoljax.data.fields import IMAGE, Field, find
 from byoljax.data.sources.series import Series
 
+SPLITS = ('pretrain', 'train', 'test')
 UNREADABLE_FILE = 'unreadable.txt'
 
 
@@ -289,6 +290,11 @@ def fingerprint(*parts: Any) -> str:
     raw = part if isinstance(part, bytes) else repr(part).encode('utf-8', 'surrogateescape')
     digest.update(len(raw).to_bytes(8, 'little') + raw)
   return digest.hexdigest()
+
+
+def absolute(path: str | os.PathLike) -> str:
+  """The absolute path, with `~` expanded."""
+  return os.path.abspath(os.path.expanduser(os.fspath(path)))
 
 
 def bytes_of(path: str) -> bytes:

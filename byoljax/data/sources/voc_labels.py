@@ -39,7 +39,7 @@ def from_voc(
   Raises:
     ValueError: no such folder or lists, lists of different images, or a line that is none.
   """
-  root = os.path.abspath(os.path.expanduser(os.fspath(path)))
+  root = source.absolute(path)
   main, part = os.path.join(root, 'ImageSets', 'Main'), _PARTS[split]
   if not os.path.isdir(main):
     raise ValueError(
