@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 from byoljax.models import initializers, layers
+from byoljax.models.net import Net, stack
 from byoljax.models.taps import pooled
 from byoljax.ops import sphere
 
@@ -270,3 +271,8 @@ class FeatureNorm(nn.Module):
 
 def _scores(x: jax.Array, kernel: jax.Array, dtype: jnp.dtype) -> jax.Array:
   return jnp.dot(x.astype(dtype), kernel.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def with_projector(encoder: nn.Module, projector: nn.Module) -> Net:
+  """An encoder under a projector: outputs 'embedding' and 'projection'."""
+  return stack((('encoder', 'embedding', encoder), ('projector', 'projection', projector)))

@@ -39,6 +39,7 @@ from byoljax.method import (
 from byoljax.methods.checks import only_view
 from byoljax.methods.generative import codec
 from byoljax.methods.generative.codec import CODES, LATENTS, OUTPUT, QUANTIZER
+from byoljax.methods.plain import plain_init
 from byoljax.methods.reconstruction import autoencoder
 from byoljax.models import decoders, quantizers
 from byoljax.models.net import Net, Statistics, stack
@@ -57,10 +58,6 @@ def dvae(net: Net, setting: Setting, *, temperature: Any, kl_weight: Any) -> Met
   """
   count, channels = codec.module_of(net, QUANTIZER).codes, len(setting.mean)
   watched = stack(net.parts, (LATENTS,), net.reads)
-
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), only_view(batch))
-    return params, Statistics(bn)
 
   def noise(key: jax.Array, params: PyTree, bn: PyTree, view: jax.Array) -> jax.Array:
     """Of Gumbel's distribution, [b, h, w, K], each example's own."""
@@ -106,7 +103,7 @@ def dvae(net: Net, setting: Setting, *, temperature: Any, kl_weight: Any) -> Met
 
   embed = evaluation_outputs(net, 'embedding')
   return Method(
-    init,
+    plain_init(net, only_view),
     objective,
     keep,
     embed,

@@ -20,7 +20,6 @@ from typing import Any
 import jax
 from jax import lax
 
-from byoljax import streams
 from byoljax.losses import likelihoods
 from byoljax.method import (
   Aux,
@@ -35,6 +34,7 @@ from byoljax.method import (
 from byoljax.methods.checks import only_view
 from byoljax.methods.generative import palette as palette_lib
 from byoljax.methods.generative.raster import HEAD, refuse_condition
+from byoljax.methods.plain import plain_init
 from byoljax.methods.reconstruction.autoencoder import picture
 from byoljax.models.net import Statistics
 from byoljax.models.token_transformer import generate
@@ -56,10 +56,6 @@ def build(make_encoder: MakeEncoder, setting: Setting) -> Method:
   """
   net = palette_lib.token_network(make_encoder, setting, 'gpt')
   encoder, head = net.parts[0][2], net.parts[1][2]
-
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
-    return params, Statistics(bn)
 
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
@@ -113,7 +109,7 @@ def build(make_encoder: MakeEncoder, setting: Setting) -> Method:
     return curves.draw(encoder.arranged(images)[..., 0])
 
   return Method(
-    init, loss, keep, evaluation_outputs(net, 'embedding'), default_groups, net=net,
+    plain_init(net), loss, keep, evaluation_outputs(net, 'embedding'), default_groups, net=net,
     refresh=palette_lib.fit_palette(), pictures=pictures, sample=sample,
     show=show if encoder.series else None, bits=bits,
   )  # fmt: skip

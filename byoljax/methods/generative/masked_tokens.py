@@ -38,6 +38,7 @@ from byoljax.method import (
 from byoljax.methods.checks import only_view
 from byoljax.methods.generative import palette as palette_lib
 from byoljax.methods.generative.raster import HEAD
+from byoljax.methods.plain import plain_init
 from byoljax.methods.reconstruction.autoencoder import picture
 from byoljax.models.net import Statistics
 from byoljax.ops import masking
@@ -99,10 +100,6 @@ def build(
       'views': (seen,), 'target': view, 'asked': where, 'hidden': hidden, 'other': other
     }  # fmt: skip
 
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
-    return params, Statistics(bn)
-
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
@@ -132,7 +129,7 @@ def build(
     return {name: picture(x, setting) for name, x in shown.items()}
 
   return Method(
-    init, loss, keep, evaluation_outputs(net, 'embedding'), default_groups, net=net,
+    plain_init(net), loss, keep, evaluation_outputs(net, 'embedding'), default_groups, net=net,
     transform=transform, refresh=palette_lib.fit_palette(), pictures=pictures,
   )  # fmt: skip
 

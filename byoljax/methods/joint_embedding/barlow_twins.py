@@ -21,7 +21,6 @@ from byoljax.method import MakeEncoder, Method, Setting
 from byoljax.methods.checks import check_sizes
 from byoljax.methods.joint_embedding.two_projections import from_projections
 from byoljax.models import heads
-from byoljax.models.net import stack
 
 
 def build(
@@ -57,12 +56,7 @@ def build(
     dtype=jnp.dtype(setting.dtype),
     kernel_init=head_init,
   )
-  net = stack(
-    (
-      ('encoder', 'embedding', make_encoder(setting.axis)),
-      ('projector', 'projection', head),
-    )
-  )
+  net = heads.with_projector(make_encoder(setting.axis), head)
 
   def criterion(a: jax.Array, b: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
     value, terms = redundancy.barlow_twins(a, b, off_diagonal=off_diagonal, axis=setting.axis)

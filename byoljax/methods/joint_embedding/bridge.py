@@ -28,9 +28,11 @@ from byoljax.method import (
   Setting,
   default_groups,
   evaluation_outputs,
+  keep,
 )
 from byoljax.methods.checks import check_sizes, require_other_images, two_views
 from byoljax.methods.joint_embedding import notes
+from byoljax.methods.plain import move_target
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack
 from byoljax.ops import ema
@@ -110,21 +112,11 @@ def bridge(
       value += beta * losses.dispersion(p, own_view, other_view, alpha, axis=axis)
     return value
 
-  def post_step(
-    params: PyTree, state: WithTarget, step: jax.Array
-  ) -> tuple[PyTree, WithTarget, dict[str, jax.Array]]:
-    if target_mode != 'ema':
-      return params, state, {}
-    now = tau(step)
-    shared = {role: params[role] for role in _SHARED}
-    moved = ema.update(state.target_params, shared, now)
-    return params, state.replace(target_params=moved), {'tau': now}
-
   embed = evaluation_outputs(online, 'embedding', 'projection')
   return Method(
     init,
     loss,
-    post_step,
+    move_target(tau) if target_mode == 'ema' else keep,
     embed,
     default_groups,
     net=online,

@@ -36,6 +36,7 @@ from byoljax.method import (
   evaluation_outputs,
 )
 from byoljax.methods.checks import check_sizes, two_views
+from byoljax.methods.plain import move_target
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack
 from byoljax.ops import ema
@@ -77,19 +78,11 @@ def byol(online: Net, target: Net, *, tau: Schedule, copy_target: bool = False) 
     new_state = state.replace(bn=bn, target_bn=target_bn)
     return value, Aux(new_state, metrics, first['embedding'], others=(second['embedding'],))
 
-  def post_step(
-    params: PyTree, state: WithTarget, step: jax.Array
-  ) -> tuple[PyTree, WithTarget, dict[str, jax.Array]]:
-    now = tau(step)
-    shared = {role: params[role] for role in state.target_params}
-    moved = ema.update(state.target_params, shared, now)
-    return params, state.replace(target_params=moved), {'tau': now}
-
   embed = evaluation_outputs(online, 'embedding', 'projection')
   return Method(
     init,
     loss,
-    post_step,
+    move_target(tau),
     embed,
     default_groups,
     net=online,

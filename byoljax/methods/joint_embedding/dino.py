@@ -35,9 +35,10 @@ from byoljax.method import (
   evaluation_outputs,
 )
 from byoljax.methods.checks import check_sizes, require_other_images, several_views
+from byoljax.methods.plain import move_target
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
-from byoljax.models.net import Net, WithTarget, output_shapes, stack
+from byoljax.models.net import Net, WithTarget, output_shapes
 from byoljax.ops import ema
 from byoljax.suggest import check_name
 
@@ -123,19 +124,12 @@ def dino(
     moved = kept * state.center + (1.0 - kept) * rows
     return state.replace(center=jnp.where(finite, moved, state.center))
 
-  def post_step(
-    params: PyTree, state: DinoState, step: jax.Array
-  ) -> tuple[PyTree, DinoState, dict[str, jax.Array]]:
-    now = tau(step)
-    moved = ema.update(state.target_params, params, now)
-    return params, state.replace(target_params=moved), {'tau': now}
-
   embed = evaluation_outputs(net, 'embedding', 'projection')
   starts = {'projector/last': freeze_steps}
   return Method(
     init,
     loss,
-    post_step,
+    move_target(tau),
     embed,
     default_groups,
     net=net,
@@ -209,12 +203,7 @@ def build(
     dtype=jnp.dtype(setting.dtype),
     last_init=last_init,
   )
-  net = stack(
-    (
-      ('encoder', 'embedding', make_encoder(setting.axis)),
-      ('projector', 'projection', head),
-    )
-  )
+  net = heads.with_projector(make_encoder(setting.axis), head)
   return dino(
     net,
     tau=ema.cosine_tau(base_tau, setting.length.total_steps, setting.length.steady_steps),

@@ -49,7 +49,7 @@ from byoljax.method import (
 )
 from byoljax.methods.checks import check_sizes, only_view
 from byoljax.models import heads
-from byoljax.models.net import Net, Statistics, stack
+from byoljax.models.net import Net, Statistics
 from byoljax.ops import bank as bank_ops
 from byoljax.ops import memory, sphere
 
@@ -270,8 +270,7 @@ def build(
     dtype=jnp.dtype(setting.dtype),
     kernel_init=head_init,
   )
-  encoder = make_encoder(setting.axis)
-  net = stack((('encoder', 'embedding', encoder), ('projector', 'projection', head)))
+  net = heads.with_projector(make_encoder(setting.axis), head)
   return instance_discrimination(
     net,
     num_examples=setting.num_examples,

@@ -48,7 +48,7 @@ from byoljax.method import (
 from byoljax.methods.checks import check_groups, check_sizes, two_views
 from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
-from byoljax.models.net import Net, WithTarget, stack
+from byoljax.models.net import Net, WithTarget
 from byoljax.ops import bank as bank_ops
 from byoljax.ops import ema, kmeans, pseudo_classes, ring, shuffle, sphere
 
@@ -311,8 +311,7 @@ def build(
     dtype=jnp.dtype(setting.dtype),
     kernel_init=head_init,
   )
-  encoder = make_encoder(setting.axis, bn_groups)
-  net = stack((('encoder', 'embedding', encoder), ('projector', 'projection', head)))
+  net = heads.with_projector(make_encoder(setting.axis, bn_groups), head)
   constants = Constants(
     num_examples=images,
     dim=projector[-1],

@@ -37,8 +37,9 @@ from byoljax.method import (
 )
 from byoljax.methods.checks import check_groups, check_sizes, two_views
 from byoljax.methods.joint_embedding import notes
+from byoljax.methods.plain import move_target
 from byoljax.models import heads
-from byoljax.models.net import Net, WithTarget, output_shapes, stack
+from byoljax.models.net import Net, WithTarget, output_shapes
 from byoljax.ops import ema, ring, shuffle, sphere
 
 PyTree = Any
@@ -128,18 +129,11 @@ def moco(
   def remember(state: MocoState, rows: jax.Array, finite: jax.Array) -> MocoState:
     return state.replace(queue=ring.push(state.queue, rows, finite, size=queue_size, axis=axis))
 
-  def post_step(
-    params: PyTree, state: MocoState, step: jax.Array
-  ) -> tuple[PyTree, MocoState, dict[str, jax.Array]]:
-    now = tau(step)
-    moved = ema.update(state.target_params, params, now)
-    return params, state.replace(target_params=moved), {'tau': now}
-
   embed = evaluation_outputs(net, 'embedding', 'projection')
   return Method(
     init,
     loss,
-    post_step,
+    move_target(tau),
     embed,
     default_groups,
     remember=remember,
@@ -196,12 +190,7 @@ def build(
     dtype=jnp.dtype(setting.dtype),
     kernel_init=head_init,
   )
-  net = stack(
-    (
-      ('encoder', 'embedding', make_encoder(setting.axis, bn_groups)),
-      ('projector', 'projection', head),
-    )
-  )
+  net = heads.with_projector(make_encoder(setting.axis, bn_groups), head)
   method = moco(
     net,
     tau=ema.constant_tau(tau),

@@ -33,6 +33,7 @@ from byoljax.method import (
   evaluation_outputs,
 )
 from byoljax.methods.checks import check_sizes, require_other_images, two_views
+from byoljax.methods.plain import move_target
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack
 from byoljax.ops import ema
@@ -102,14 +103,6 @@ def moco_v3(
     losses = contrastive.info_nce_in_batch(q, everyone, temperature, offset=offset)
     return 2.0 * temperature * jnp.mean(losses)
 
-  def post_step(
-    params: PyTree, state: WithTarget, step: jax.Array
-  ) -> tuple[PyTree, WithTarget, dict[str, jax.Array]]:
-    now = tau(step)
-    shared = {role: params[role] for role in state.target_params}
-    moved = ema.update(state.target_params, shared, now)
-    return params, state.replace(target_params=moved), {'tau': now}
-
   def groups(params: PyTree) -> PyTree:
     names = default_groups(params)
     if freeze_patch_embed:
@@ -121,7 +114,7 @@ def moco_v3(
   return Method(
     init,
     loss,
-    post_step,
+    move_target(tau),
     embed,
     groups,
     net=online,

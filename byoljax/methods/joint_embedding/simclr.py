@@ -25,9 +25,19 @@ import jax.numpy as jnp
 from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import contrastive
-from byoljax.method import Aux, Batch, MakeEncoder, Method, Setting, comparison, default_groups
+from byoljax.method import (
+  Aux,
+  Batch,
+  MakeEncoder,
+  Method,
+  Setting,
+  comparison,
+  default_groups,
+  keep,
+)
 from byoljax.methods.checks import check_sizes, require_other_images, two_views
 from byoljax.methods.joint_embedding import notes
+from byoljax.methods.plain import move_target
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, output_shapes, stack
 from byoljax.ops import ema, ring, sphere
@@ -122,15 +132,6 @@ def simclr(
       return state
     return state.replace(queue=ring.push(state.queue, rows, finite, size=memory_size, axis=axis))
 
-  def post_step(
-    params: PyTree, state: SimclrState, step: jax.Array
-  ) -> tuple[PyTree, SimclrState, dict[str, jax.Array]]:
-    if state.queue is None:
-      return params, state, {}
-    now = memory_tau(step)
-    moved = ema.update(state.target_params, params, now)
-    return params, state.replace(target_params=moved), {'tau': now}
-
   def embed(params: PyTree, state: SimclrState, images: jax.Array) -> dict[str, jax.Array]:
     outputs, _ = tapped.apply(params, state.bn, images, train=False)
     return {tap: outputs[tap] for tap in taps}
@@ -138,7 +139,7 @@ def simclr(
   return Method(
     init,
     loss,
-    post_step,
+    move_target(memory_tau) if memory_size else keep,
     embed,
     default_groups,
     remember=remember,

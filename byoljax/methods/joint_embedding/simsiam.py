@@ -22,7 +22,6 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax import streams
 from byoljax.losses import regression
 from byoljax.method import (
   Aux,
@@ -35,6 +34,7 @@ from byoljax.method import (
   keep,
 )
 from byoljax.methods.checks import check_sizes, two_views
+from byoljax.methods.plain import plain_init
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, apply_each, stack
 
@@ -49,11 +49,6 @@ def simsiam(net: Net, *, stop_gradient: bool = True) -> Method:
     stop_gradient: whether the projections are constants to the loss.
   """
   constant = lax.stop_gradient if stop_gradient else (lambda z: z)
-
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    view, _ = two_views(batch)
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
-    return params, Statistics(bn)
 
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
@@ -70,7 +65,7 @@ def simsiam(net: Net, *, stop_gradient: bool = True) -> Method:
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   return Method(
-    init,
+    plain_init(net, lambda batch: two_views(batch)[0]),
     loss,
     keep,
     embed,

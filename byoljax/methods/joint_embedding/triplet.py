@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import triplet as triplet_loss
 from byoljax.method import (
@@ -35,9 +34,10 @@ from byoljax.method import (
 )
 from byoljax.methods.checks import check_sizes, require_other_images, several_views
 from byoljax.methods.joint_embedding import notes
+from byoljax.methods.plain import plain_init
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
-from byoljax.models.net import Net, Statistics, stack
+from byoljax.models.net import Net, Statistics
 
 PyTree = Any
 
@@ -51,10 +51,6 @@ def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
     mode: one of `losses.triplet.MODES`.
     axis: the mapped axis, or None.
   """
-
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), several_views(batch)[0])
-    return params, Statistics(bn)
 
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
@@ -75,7 +71,7 @@ def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   return Method(
-    init,
+    plain_init(net, lambda batch: several_views(batch)[0]),
     loss,
     keep,
     embed,
@@ -117,7 +113,6 @@ def build(
   head = heads.MLPHead(
     features=tuple(projector), bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype)
   )
-  encoder = make_encoder(setting.axis)
-  net = stack((('encoder', 'embedding', encoder), ('projector', 'projection', head)))
+  net = heads.with_projector(make_encoder(setting.axis), head)
   method = triplet(net, margin=margin, mode=mode, axis=setting.axis)
   return method._replace(notes=notes.of_accumulation(setting))

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from byoljax import streams
 from byoljax.method import Aux, Batch, Method, comparison, default_groups, evaluation_outputs, keep
 from byoljax.methods.checks import two_views
+from byoljax.methods.plain import plain_init
 from byoljax.models.net import Net, Statistics, apply_each, stack
 
 PyTree = Any
@@ -47,11 +48,6 @@ def from_projections(
     halves = jnp.split(together['projection'], len(made))
     return [each | {'projection': half} for each, half in zip(made, halves, strict=True)], bn
 
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    view, _ = two_views(batch)
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), view)
-    return params, Statistics(bn)
-
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
@@ -72,7 +68,7 @@ def from_projections(
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
   return Method(
-    init,
+    plain_init(net, lambda batch: two_views(batch)[0]),
     loss,
     keep,
     embed,

@@ -20,7 +20,6 @@ from byoljax.method import MakeEncoder, Method, Setting
 from byoljax.methods.checks import check_sizes
 from byoljax.methods.joint_embedding.two_projections import from_projections
 from byoljax.models import heads
-from byoljax.models.net import stack
 
 
 def build(
@@ -60,12 +59,7 @@ def build(
     dtype=jnp.dtype(setting.dtype),
     kernel_init=head_init,
   )
-  net = stack(
-    (
-      ('encoder', 'embedding', make_encoder(setting.axis)),
-      ('projector', 'projection', head),
-    )
-  )
+  net = heads.with_projector(make_encoder(setting.axis), head)
   criterion = functools.partial(
     redundancy.vicreg,
     invariance=invariance,

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byoljax import streams
 from byoljax.losses import classification
 from byoljax.method import (
   Aux,
@@ -23,6 +22,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods.plain import plain_init
 from byoljax.models import heads
 from byoljax.models.net import Inputs, Net, Statistics, stack
 
@@ -57,11 +57,6 @@ def from_labels(
     A method with the metric 'pretext_accuracy'.
   """
 
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    key = jax.random.fold_in(key, streams.ONLINE)
-    params, bn = net.init(key, batch['views'][0], inputs(batch))
-    return params, Statistics(bn)
-
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
@@ -74,6 +69,7 @@ def from_labels(
     embedding = each.mean(0) if parts else each[0]
     return value, Aux(Statistics(bn), metrics, embedding)
 
+  init = plain_init(net, inputs=inputs)
   embed = evaluation_outputs(net, 'embedding', 'logits')
   return Method(init, loss, keep, embed, default_groups, net=net, transform=transform)
 

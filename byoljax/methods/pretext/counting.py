@@ -32,6 +32,7 @@ from byoljax.method import (
   keep,
 )
 from byoljax.methods.checks import check_sizes, only_view
+from byoljax.methods.plain import plain_init
 from byoljax.methods.pretext.classification import per_image
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, stack
@@ -51,10 +52,6 @@ def counting(
     margin: M.
     axis: mapped axis.
   """
-
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
-    return params, Statistics(bn)
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del step
@@ -81,7 +78,7 @@ def counting(
     return value, Aux(Statistics(bn), metrics, embeddings[0])
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups, net=net, transform=transform)
+  return Method(plain_init(net), loss, keep, embed, default_groups, net=net, transform=transform)
 
 
 def build(

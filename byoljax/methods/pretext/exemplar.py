@@ -40,9 +40,10 @@ from byoljax.method import (
 )
 from byoljax.methods.checks import check_sizes, only_view
 from byoljax.methods.joint_embedding import notes
+from byoljax.methods.plain import plain_init
 from byoljax.methods.pretext import classification
 from byoljax.models import heads
-from byoljax.models.net import Net, Statistics, stack
+from byoljax.models.net import Net, Statistics
 from byoljax.ops import sphere
 from byoljax.suggest import check_name, from_fields
 
@@ -112,8 +113,7 @@ def build(
   head = heads.MLPHead(
     features=tuple(projector), bn_axis=setting.axis, dtype=jnp.dtype(setting.dtype)
   )
-  encoder = make_encoder(setting.axis)
-  net = stack((('encoder', 'embedding', encoder), ('projector', 'projection', head)))
+  net = heads.with_projector(make_encoder(setting.axis), head)
   method = _triplets(net, transform, margin=margin, mode=mode, axis=setting.axis)
   return method._replace(notes=notes.of_accumulation(setting))
 
@@ -165,10 +165,6 @@ def _triplets(
 ) -> Method:
   """The scalable form; 'pretext_accuracy' is how often a sample's nearest is of its own image."""
 
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
-    return params, Statistics(bn)
-
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
@@ -186,7 +182,7 @@ def _triplets(
     return value, Aux(Statistics(bn), metrics, embedding)
 
   embed = evaluation_outputs(net, 'embedding', 'projection')
-  return Method(init, loss, keep, embed, default_groups, net=net, transform=transform)
+  return Method(plain_init(net), loss, keep, embed, default_groups, net=net, transform=transform)
 
 
 def retrieval(z: jax.Array, groups: jax.Array) -> jax.Array:

@@ -42,6 +42,7 @@ from byoljax.method import (
   keep,
 )
 from byoljax.methods.checks import only_view
+from byoljax.methods.plain import plain_init
 from byoljax.methods.reconstruction import autoencoder
 from byoljax.methods.reconstruction.autoencoder import OUTPUT
 from byoljax.models import decoders
@@ -94,10 +95,6 @@ def context_encoder(
     painted, hidden = pierced(view, key, setting.axis)
     seen = jnp.where(hidden, 0.0, view)
     return batch | {'views': (seen,), 'target': view, 'painted': painted, 'hidden': hidden}
-
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
-    return params, Statistics(bn)
 
   def paint(params: PyTree, bn: PyTree, batch: Batch) -> tuple[jax.Array, jax.Array, PyTree]:
     """The painting, the embedding, and the moved statistics of encoder and decoder."""
@@ -188,7 +185,7 @@ def context_encoder(
     generator = tuple(role for role, _, _ in net.parts if role != DISCRIMINATOR)
     phases = (Phase(generator_loss, generator), Phase(discriminator_loss, (DISCRIMINATOR,)))
   return Method(
-    init,
+    plain_init(net),
     both if adversarial == 'simultaneous' else generator_loss,
     keep,
     evaluation_outputs(net, 'embedding'),

@@ -35,6 +35,7 @@ from byoljax.method import (
   keep,
 )
 from byoljax.methods.checks import only_view
+from byoljax.methods.plain import plain_init
 from byoljax.methods.reconstruction import autoencoder
 from byoljax.methods.reconstruction.autoencoder import OUTPUT
 from byoljax.models import decoders
@@ -76,10 +77,6 @@ def denoising_autoencoder(
     view = only_view(batch)
     noisy, hit = disturbed(view, key, setting.axis)
     return batch | {'views': (noisy,), 'target': view, 'disturbed': hit}
-
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
-    return params, Statistics(bn)
 
   def pixels_of(output: jax.Array) -> jax.Array:
     """A decoder's output as it is shown."""
@@ -124,6 +121,7 @@ def denoising_autoencoder(
       'output': pixels_of(decoders.fitted(made[OUTPUT], view)),
     }
 
+  init = plain_init(net)
   embed = evaluation_outputs(net, 'embedding')
   return Method(
     init, objective, keep, embed, default_groups, net=net, transform=transform, pictures=pictures

@@ -23,7 +23,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byoljax import streams
 from byoljax.losses import masked_patches as losses
 from byoljax.method import (
   Aux,
@@ -36,6 +35,7 @@ from byoljax.method import (
   keep,
 )
 from byoljax.methods.checks import only_view
+from byoljax.methods.plain import plain_init
 from byoljax.methods.reconstruction.autoencoder import picture
 from byoljax.models import decoders, vit
 from byoljax.models.masked_decoder import MaskedDecoder
@@ -96,11 +96,6 @@ def masked_autoencoder(
     own = {'decoder': {'masked': batch['masked']}}
     return own | ({'encoder': {'keep': batch['keep']}} if dropped else {})
 
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    key = jax.random.fold_in(key, streams.ONLINE)
-    params, bn = net.init(key, batch['views'][0], inputs(batch))
-    return params, Statistics(bn)
-
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del step
     return batch | hidden(only_view(batch), key, setting.axis)
@@ -132,6 +127,7 @@ def masked_autoencoder(
     normalized = {'image': images, 'input': seen['views'][0], 'output': output}
     return {name: picture(x, setting) for name, x in normalized.items()}
 
+  init = plain_init(net, inputs=inputs)
   embed = evaluation_outputs(net, 'embedding')
   return Method(
     init, loss, keep, embed, default_groups, net=net, transform=transform, pictures=pictures

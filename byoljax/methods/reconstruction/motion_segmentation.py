@@ -25,7 +25,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byoljax import streams
 from byoljax.evals import segmentation
 from byoljax.losses import reconstruction as losses
 from byoljax.method import (
@@ -38,6 +37,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods.plain import plain_init
 from byoljax.methods.reconstruction import autoencoder
 from byoljax.methods.reconstruction.autoencoder import OUTPUT
 from byoljax.models import decoders
@@ -81,10 +81,6 @@ def motion_segmentation(
       target = differing(*views)
     return batch | {'views': (views[0],), 'target': target}
 
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
-    return params, Statistics(bn)
-
   def loss(
     params: PyTree, state: Statistics, batch: Batch, key: jax.Array, step: jax.Array
   ) -> tuple[jax.Array, Aux]:
@@ -114,6 +110,7 @@ def motion_segmentation(
       shown['differing'] = differing(view, batch[SECOND][0])
     return shown | {'predicted': jax.nn.sigmoid(decoders.fitted(made[OUTPUT], view))}
 
+  init = plain_init(net)
   embed = evaluation_outputs(net, 'embedding')
   return Method(
     init, loss, keep, embed, default_groups, net=net, transform=transform, pictures=pictures

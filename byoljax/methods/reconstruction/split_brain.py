@@ -24,7 +24,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax import streams
 from byoljax.losses import colorization as losses
 from byoljax.method import (
   Aux,
@@ -37,6 +36,7 @@ from byoljax.method import (
   keep,
 )
 from byoljax.methods.checks import only_view
+from byoljax.methods.plain import plain_init
 from byoljax.methods.reconstruction import autoencoder, colors
 from byoljax.models.decoders import feature_map, fitted
 from byoljax.models.halves import Halves
@@ -149,10 +149,6 @@ def split_brain(
     view, depth = only_view(batch), depth_of(batch)
     return batch if depth is None else batch | {'views': (with_its_depth(view, depth),)}
 
-  def init(key: jax.Array, batch: Batch) -> tuple[PyTree, Statistics]:
-    params, bn = net.init(jax.random.fold_in(key, streams.ONLINE), batch['views'][0])
-    return params, Statistics(bn)
-
   def said(made: dict[str, jax.Array]) -> dict[tuple[str, str], jax.Array]:
     """The outputs of each half by what it was asked for."""
     found = {}
@@ -207,7 +203,7 @@ def split_brain(
     }
 
   return Method(
-    init,
+    plain_init(net),
     objective,
     keep,
     evaluation_outputs(net, 'embedding'),
