@@ -1,6 +1,6 @@
 """Collapse monitors: is the representation spread out, or shrinking to a point or a line?
 
-Three numbers that distinguish complete collapse (all images have the same embedding) and
+Two numbers that distinguish complete collapse (all images have the same embedding) and
 dimensional collapse (embeddings span only a few directions) from a healthy run. The loss cannot:
 BYOL's is lowest when everything has collapsed.
 
@@ -85,25 +85,6 @@ def effective_rank(
   p = singular / jnp.where(total > 0, total, 1.0)
   entropy = -jnp.sum(jnp.where(p > 0, p * jnp.log(jnp.where(p > 0, p, 1.0)), 0.0))
   return jnp.where(total > 0, jnp.exp(entropy), 0.0)
-
-
-def online_target_cosine(
-  online: jax.Array, target: jax.Array, axis: str | None = None
-) -> jax.Array:
-  """Mean cosine similarity of paired rows, in [-1, 1]: mean_b cos(online_b, target_b).
-
-  Close to 1 with a small `normalized_std` is collapse; close to 1 with a large one is success.
-
-  Args:
-    online: [b, D], e.g. predictions or projections of the online network.
-    target: [b, D], the target network's projections of the paired views.
-    axis: mapped axis over which to average.
-
-  Returns:
-    Float32 scalar, equal on all devices.
-  """
-  online, target = (sphere.unit(lax.stop_gradient(x).astype(jnp.float32)) for x in (online, target))
-  return collectives.pmean(jnp.mean(jnp.sum(online * target, axis=-1)), axis)
 
 
 def collapse_metrics(embedding: jax.Array, axis: str | None = None) -> dict[str, jax.Array]:

@@ -33,13 +33,11 @@ def sincos_positions(
   return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def rotary_angles(
-  height: int, width: int, dim: int, *, base: float = 100.0, rounded: bool = False
-) -> np.ndarray:
+def rotary_angles(height: int, width: int, dim: int, *, rounded: bool = False) -> np.ndarray:
   """Angles by which DINOv3 turns the channels of a head: float32 [height * width,dim / 2].
 
   2 pi y / p and then 2 pi x / p, with the coordinates of the patches' centers in [-1, 1], whatever
-  the number of patches, and periods p_k = base^(2 k / (dim / 2)), k < dim / 4 (arXiv 2508.10104,
+  the number of patches, and periods p_k = 100^(2 k / (dim / 2)), k < dim / 4 (arXiv 2508.10104,
   and dinov3/layers/rope_position_encoding.py). `rounded` are periods in bfloat16.
 
   Raises:
@@ -47,7 +45,7 @@ def rotary_angles(
   """
   if dim % 4:
     raise ValueError(f'rotary positions need heads of a multiple of 4 channels, not {dim}.')
-  periods = rotary_periods(dim, base)
+  periods = rotary_periods(dim)
   if rounded:
     periods = periods.astype(jnp.bfloat16).astype(np.float32)
   y, x = ((2 * np.arange(count) + 1) / count - 1 for count in (height, width))
@@ -55,9 +53,9 @@ def rotary_angles(
   return (2 * np.pi * grid / periods).reshape(-1, dim // 2).astype(np.float32)
 
 
-def rotary_periods(dim: int, base: float = 100.0) -> np.ndarray:
+def rotary_periods(dim: int) -> np.ndarray:
   """The periods of `rotary_angles`, float32 [dim / 4]."""
-  return (base ** (np.arange(dim // 4) / (dim / 4))).astype(np.float32)
+  return (100.0 ** (np.arange(dim // 4) / (dim / 4))).astype(np.float32)
 
 
 def resample_matrix(count: int, length: int) -> np.ndarray:

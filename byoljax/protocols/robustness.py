@@ -48,7 +48,7 @@ def robustness(
     ValueError: an unknown kind, or a strength out of range.
   """
   kinds = check(kinds, strengths)
-  clean = _scores(classifier, data, extraction.eval_batches(data.test, data))
+  clean = _scores(classifier, extraction.eval_batches(data.test, data))
   key = jax.random.fold_in(jax.random.key(seed), streams.CORRUPTIONS)
   rows, known = [], list(CORRUPTIONS)
   for number, name in enumerate(kinds, 1):
@@ -56,7 +56,7 @@ def robustness(
     with activity.doing(f'{name}, {number} of {len(kinds)} corruptions'):
       for strength in strengths:
         batches = corrupted(extraction.eval_batches(data.test, data), of_kind, name, strength)
-        found[str(strength)] = _scores(classifier, data, batches)['top1']
+        found[str(strength)] = _scores(classifier, batches)['top1']
     rows.append(
       {
         'corruption': name,
@@ -118,7 +118,7 @@ def corrupted(
     yield {**batch, 'image': np.asarray(images)}
 
 
-def _scores(classifier: Classifier, data: EvalData, batches: Any) -> dict[str, Any]:
+def _scores(classifier: Classifier, batches: Any) -> dict[str, Any]:
   encoder = classifier.encoder
   found, labels = extraction.extractor(encoder)(encoder.params, encoder.bn, batches)
   logits = readouts.logits_of(classifier.readout, found)

@@ -12,7 +12,6 @@ from byoljax.evals.collapse import collapse_metrics
 # Compiled, as they are used: one compilation per shape instead of one per operation.
 effective_rank = jax.jit(collapse.effective_rank, static_argnames=('axis', 'max_size'))
 normalized_std = jax.jit(collapse.normalized_std, static_argnames='axis')
-online_target_cosine = jax.jit(collapse.online_target_cosine, static_argnames='axis')
 
 
 def random(seed, *shape):
@@ -56,10 +55,6 @@ def test_values_by_hand():
   # Opposite pairs have mean 0: +-e1, +-e2 have std sqrt(1/2) in both dimensions: exactly 1.
   signs = jnp.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 2.0], [0.0, -2.0]])
   np.testing.assert_allclose(normalized_std(signs), 1, rtol=1e-6)
-  # cos 1, 0 and -0.6.
-  online = jnp.array([[2.0, 0.0], [1.0, 0.0], [3.0, 4.0]])
-  target = jnp.array([[5.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-  np.testing.assert_allclose(online_target_cosine(online, target), 0.4 / 3, rtol=1e-5)
 
 
 def test_isotropic_vectors_have_std_one():
@@ -96,25 +91,22 @@ def test_large_matrices_use_evenly_spaced_rows():
 
 @pytest.mark.parametrize('dimension', [5, 40])
 def test_global_over_devices(dimension):
-  x, y = random(0, 16, dimension), random(1, 16, dimension)
+  x = random(0, 16, dimension)
 
-  def per_device(_, batch):
-    x, y = batch
+  def per_device(x):
     return {
       **collapse_metrics(x, collectives.AXIS),
       'subset': effective_rank(x, collectives.AXIS, max_size=3),
-      'cosine': online_target_cosine(x, y, collectives.AXIS),
     }
 
   devices = jax.local_device_count()
   assert devices > 1
-  split = [a.reshape(devices, -1, dimension) for a in (x, y)]
-  got = jax.pmap(per_device, axis_name=collectives.AXIS, in_axes=(None, 0))(0, split)
-  x, y = jnp.asarray(x), jnp.asarray(y)
+  split = x.reshape(devices, -1, dimension)
+  got = jax.pmap(per_device, axis_name=collectives.AXIS)(split)
+  x = jnp.asarray(x)
   expected = {
     **collapse_metrics(x),
     'subset': effective_rank(x, max_size=3),
-    'cosine': online_target_cosine(x, y),
   }
   for name, value in expected.items():
     np.testing.assert_allclose(got[name], np.full(devices, value), rtol=1e-4, err_msg=name)
@@ -122,12 +114,12 @@ def test_global_over_devices(dimension):
 
 def test_float32_without_gradient_and_finite_on_zeros():
   zeros = jnp.zeros((4, 3), jnp.bfloat16)
-  for value in (*collapse_metrics(zeros).values(), online_target_cosine(zeros, zeros)):
+  for value in collapse_metrics(zeros).values():
     assert value.dtype == jnp.float32
     assert value == 0
 
   def total(x):
-    return normalized_std(x) + effective_rank(x) + online_target_cosine(x, x + 1)
+    return normalized_std(x) + effective_rank(x)
 
   gradient = jax.jit(jax.grad(total))
   for x in (jnp.asarray(random(0, 6, 4)), jnp.ones((6, 4)), jnp.zeros((6, 4))):

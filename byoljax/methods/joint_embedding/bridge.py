@@ -45,7 +45,6 @@ TAU_SCHEDULES: dict[str, Callable[[float, int, int], Schedule]] = {
   'constant': lambda tau, total_steps, steady_steps: ema.constant_tau(tau),
 }
 TARGET_MODES = ('ema', 'constant_random', 'stop_gradient', 'none')
-_SHARED = ('encoder', 'projector')
 
 
 def bridge(
