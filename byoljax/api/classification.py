@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from byoljax.api import session
-from byoljax.api.saved_run import SavedRun, html_table
+from byoljax.api.saved_run import SavedRun
 from byoljax.config import ConfigError, expanded, path_of, user_errors
+from byoljax.report.table import html_table
 from byoljax.tasks import classify as task
 from byoljax.tasks.partly_labelled import PartlyLabelled, open_images
 from byoljax.workdir.run_dir import Invocation

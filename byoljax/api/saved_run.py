@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from byoljax.api import session
 from byoljax.config import Config, ConfigError, choose, path_of
+from byoljax.report.table import html_table
 from byoljax.tasks import COMMANDS, evaluation
 from byoljax.workdir import run_dir, steps
 from byoljax.workdir.run_dir import Invocation
@@ -167,19 +168,6 @@ def _loaded(directory: str, step: int, mark: object) -> 'Encoder':
   from byoljax.encoders import load
 
   return load.load(directory)
-
-
-def html_table(rows: list[dict[str, str]]) -> str:
-  """Rows as a table in HTML."""
-  columns = list(dict.fromkeys(name for row in rows for name in row))
-  head = ''.join(f'<th>{html.escape(name)}</th>' for name in columns)
-  body = ''.join(
-    '<tr>'
-    + ''.join(f'<td>{html.escape(str(row.get(name, "")))}</td>' for name in columns)
-    + '</tr>'
-    for row in rows
-  )
-  return f'<table><tr>{head}</tr>{body}</table>'
 
 
 def open_run(directory: str | pathlib.Path) -> SavedRun:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from byoljax.report.table import html_table
+
 _TILE = 64  # Least side of a picture in the gallery, in pixels.
 _SPOT = 40  # Side of a picture under the pointer, as it is stored.
 _MOST_CLASSES = 30  # A larger confusion matrix is a list of the commonest confusions.
@@ -200,15 +202,8 @@ def _fields(fields: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, str]]) -> str:
-  columns = list(dict.fromkeys(name for row in rows for name in row))
-  head = ''.join(f'<th>{html.escape(name)}</th>' for name in columns)
-  body = ''.join(
-    '<tr>'
-    + ''.join(f'<td>{html.escape(str(row.get(name, "–")))}</td>' for name in columns)
-    + '</tr>'
-    for row in rows
-  )
-  return f'<div class="scroll"><table class="data"><tr>{head}</tr>{body}</table></div>'
+  made = html_table(rows, missing='–', attributes=' class="data"')
+  return f'<div class="scroll">{made}</div>'
 
 
 def _picture(name: str, png: bytes) -> str:

@@ -1,6 +1,7 @@
-"""Small tables for the terminal and for Markdown."""
+"""Small tables for the terminal, for Markdown and for HTML."""
 
 from collections.abc import Mapping, Sequence
+import html
 import sys
 from typing import Any
 import unicodedata
@@ -64,6 +65,25 @@ def format_table(
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in [lines[0], rule, *lines[1:]])
   rule = [('─' if style == 'unicode' else '-') * width for width in widths]
   return '\n'.join('  '.join(line).rstrip() for line in [lines[0], rule, *lines[1:]])
+
+
+def html_table(rows: Sequence[Mapping[str, Any]], missing: str = '', attributes: str = '') -> str:
+  """Rows as a table in HTML: a column for every name, in the order in which they occur.
+
+  Args:
+    rows: values by column.
+    missing: what stands where a row has no such column.
+    attributes: of the <table>.
+  """
+  columns = list(dict.fromkeys(name for row in rows for name in row))
+  head = ''.join(f'<th>{html.escape(name)}</th>' for name in columns)
+  body = ''.join(
+    '<tr>'
+    + ''.join(f'<td>{html.escape(str(row.get(name, missing)))}</td>' for name in columns)
+    + '</tr>'
+    for row in rows
+  )
+  return f'<table{attributes}><tr>{head}</tr>{body}</table>'
 
 
 def _checked_style(style: str | None) -> str:
