@@ -12,6 +12,7 @@ from byoljax.workdir.run_dir import say
 if TYPE_CHECKING:
   from byoljax.encoders.encoder import Encoder
   from byoljax.ops.readouts import Linear
+  from byoljax.protocols.answers import Trained
   from byoljax.protocols.extraction import EvalData
   from byoljax.step import TrainState
   from byoljax.train.run import Run
@@ -88,7 +89,7 @@ def _final_results(
   """k-NN and linear evaluation of the trained encoder and, unless told not to, of what it beats."""
   from byoljax.encoders import load
   from byoljax.encoders.encoder import random_encoder, untrained
-  from byoljax.protocols import frozen_features, linear, own_classifier
+  from byoljax.protocols import frozen_features, linear
   from byoljax.train import assemble
 
   trained = _online(config, run, state)
@@ -102,25 +103,34 @@ def _final_results(
   for name, encoder in encoders.items():
     say(f'evaluating {name} ...')
     with activity.doing(f'evaluating {name}'):
-      if name == config.method.name:
-        fitted = {
-          'knn': frozen_features.fit_knn(encoder, data, config.evals.knn),
-          'linear': linear.fit(encoder, data, protocol, logging=logging),
+      if encoder is not trained:
+        results[name] = {
+          'knn': frozen_features.knn_result(encoder, data, config.evals.knn),
+          'linear': linear.linear_result(encoder, data, protocol, logging=logging),
         }
-        networks = dict.fromkeys(fitted, 'online')
-        if run.method.classifies:
-          own, held = _own_classifier(config, run, data, state)
-          tested = own_classifier.tested(data, config.data.classes) if data.has_test else held
-          if tested is not None:
-            fitted['own'] = own_classifier.fit(*own, tested, held)
-            networks['own'] = run.method.classifies
-        results[name] = {kind: each.result for kind, each in fitted.items()}
-        for kind, each in fitted.items():
-          home = run_dir.evals_dir(directory) / f'{kind}-{networks[kind]}-{directory.name}'
-          evaluation.leave(home, each, data, config, directory, networks[kind])
         continue
-      results[name] = {
-        'knn': frozen_features.knn_result(encoder, data, config.evals.knn),
-        'linear': linear.linear_result(encoder, data, protocol, logging=logging),
+      fitted = {
+        'knn': (frozen_features.fit_knn(encoder, data, config.evals.knn), 'online'),
+        'linear': (linear.fit(encoder, data, protocol, logging=logging), 'online'),
+        **_own_fitted(config, run, data, state),
       }
+      results[name] = {kind: each.result for kind, (each, _) in fitted.items()}
+      for kind, (each, network) in fitted.items():
+        home = run_dir.evals_dir(directory) / f'{kind}-{network}-{directory.name}'
+        evaluation.leave(home, each, data, config, directory, network)
   return results
+
+
+def _own_fitted(
+  config: Config, run: 'Run', data: 'EvalData', state: 'TrainState'
+) -> dict[str, tuple['Trained', str]]:
+  """{'own': (the method's own classifier, its network)}, where it has one that can be tested."""
+  from byoljax.protocols import own_classifier
+
+  if not run.method.classifies:
+    return {}
+  own, held = _own_classifier(config, run, data, state)
+  tested = own_classifier.tested(data, config.data.classes) if data.has_test else held
+  if tested is None:
+    return {}
+  return {'own': (own_classifier.fit(*own, tested, held), run.method.classifies)}

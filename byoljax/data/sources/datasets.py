@@ -43,10 +43,31 @@ from byoljax.data.sources import (
 from byoljax.data.sources.catalog import Facts, facts
 from byoljax.suggest import check_name
 
-# What is found where `data_dir` says, and nowhere else.
-_NAMED = (
-  'folder', 'frames', 'npz', 'list', 'shards', 'voc_labels', 'voc_boxes', 'coco_boxes', 'layout',
-)  # fmt: skip
+# What is found where `data_dir` says, and nowhere else: what that is the path of.
+_NAMED = {
+  'folder': 'the folder of images',
+  'frames': 'the folder of images',
+  'npz': 'the .npz file',
+  'list': 'the CSV or JSON list',
+  'shards': 'a zip, tar, Parquet or Arrow file, or a folder of these',
+  'voc_labels': 'the folder with JPEGImages and ImageSets',
+  'voc_boxes': 'the folder of images',
+  'coco_boxes': 'the folder of images',
+  'layout': 'its folder',
+}
+# Of these a reader needs to know nothing else.
+_READERS = {
+  'list': listed.from_list,
+  'shards': shards.from_shards,
+  'voc_labels': voc_labels.from_voc,
+  'voc_boxes': voc_boxes.from_voc,
+  'coco_boxes': coco_boxes.from_coco,
+}
+# Kinds whose further fields are always the same.
+_FIELDS = {
+  **dict.fromkeys(('given', 'own', 'list', 'shards', 'hub', 'voc_labels', 'shapes'), ()),
+  **dict.fromkeys(('voc_boxes', 'coco_boxes'), ('boxes', 'kinds', 'areas')),
+}
 
 
 def load(
@@ -116,57 +137,44 @@ def _open(
   range_: str,
 ) -> source.Source:
   """A split as its reader gives it."""
-  if known.kind in ('given', 'own'):
-    if fields:
-      raise ValueError(f'{name} has no field {fields[0].name!r}, only images and labels.')
-    return given.find(name, split) if known.kind == 'given' else _own(name, split)
+  for field in fields:
+    own_fields = _FIELDS.get(known.kind)
+    if own_fields is not None and field.name not in own_fields:
+      only = 'boxes, kinds and areas' if own_fields else 'images and labels'
+      raise ValueError(f'{name} has no field {field.name!r}, only {only}.')
   if known.kind in _NAMED and not directory:
-    files = {
-      'npz': 'the .npz file',
-      'list': 'the CSV or JSON list',
-      'shards': 'a zip, tar, Parquet or Arrow file, or a folder of these',
-      'layout': 'its folder',
-      'voc_labels': 'the folder with JPEGImages and ImageSets',
-    }
-    what = files.get(known.kind, 'the folder of images')
-    raise ValueError(f'data set {name!r} needs config.data.dir: the path of {what}.')
+    raise ValueError(f'data set {name!r} needs config.data.dir: the path of {_NAMED[known.kind]}.')
   if known.kind in ('folder', 'npz'):
     _require_kind(known.kind, directory)
-  if known.kind == 'folder':
-    return folder.from_folder(directory, split, unreadable=log, fields=fields, range_=range_)
-  if known.kind == 'frames':
-    return frames.from_frames(
-      directory, split, gap=frame_gap, unreadable=log, fields=fields, range_=range_
-    )
-  if known.kind in ('list', 'shards', 'hub', 'voc_labels'):
-    if fields:
-      raise ValueError(f'{name!r} has no field {fields[0].name!r}, only images and labels.')
-    if known.kind == 'voc_labels':
-      return voc_labels.from_voc(directory, split, unreadable=log, range_=range_)
-    if known.kind == 'hub':
+  if known.kind in ('shapes', 'sprites'):
+    _require_cache(name, directory)
+  if known.kind in _READERS:
+    return _READERS[known.kind](directory, split, unreadable=log, range_=range_)
+  match known.kind:
+    case 'given':
+      return given.find(name, split)
+    case 'own':
+      return _own(name, split)
+    case 'folder':
+      return folder.from_folder(directory, split, unreadable=log, fields=fields, range_=range_)
+    case 'frames':
+      return frames.from_frames(
+        directory, split, gap=frame_gap, unreadable=log, fields=fields, range_=range_
+      )
+    case 'hub':
       place = hub_data.folder_of(name, directory)
       found = shards.from_shards(place, split, unreadable=log, range_=range_)
       return dataclasses.replace(found, name=name)
-    read = listed.from_list if known.kind == 'list' else shards.from_shards
-    return read(directory, split, unreadable=log, range_=range_)
-  if known.kind == 'layout':
-    return layouts.from_layout(name, directory, split, fields=fields, unreadable=log, range_=range_)
-  if known.kind in ('voc_boxes', 'coco_boxes'):
-    for field in fields:
-      if field.name not in ('boxes', 'kinds', 'areas'):
-        raise ValueError(f'{name} has no field {field.name!r}, only boxes, kinds and areas.')
-    read = voc_boxes.from_voc if known.kind == 'voc_boxes' else coco_boxes.from_coco
-    return read(directory, split, unreadable=log, range_=range_)
-  if known.kind == 'npz':
-    return arrays.from_npz(directory, split, fields, range_)
-  if known.kind in ('shapes', 'sprites'):
-    _require_cache(name, directory)
-  if known.kind == 'shapes':
-    if fields:
-      raise ValueError(f'shapes has no field {fields[0].name!r}, only images and labels.')
-    return _shapes(split, directory)
-  if known.kind == 'sprites':
-    return _sprites(split, directory, fields)
+    case 'layout':
+      return layouts.from_layout(
+        name, directory, split, fields=fields, unreadable=log, range_=range_
+      )
+    case 'npz':
+      return arrays.from_npz(directory, split, fields, range_)
+    case 'shapes':
+      return _shapes(split, directory)
+    case 'sprites':
+      return _sprites(split, directory, fields)
   wanted = {'pretrain': known.pretrain, 'train': known.train, 'test': known.test}[split]
   prepared, _, feature = known.tfds.partition('#')
   return tfds_source.from_tfds(

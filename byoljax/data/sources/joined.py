@@ -19,16 +19,8 @@ def join(sources: Sequence[Source], name: str = '') -> Source:
   Raises:
     ValueError: in what two of them differ.
   """
-  if not sources:
-    raise ValueError('there is no source to join.')
+  _check_alike(sources)
   first = sources[0]
-  for other in sources[1:]:
-    for what in ('encoded', 'fields', 'image_shape', 'series'):
-      a, b = getattr(first, what), getattr(other, what)
-      if a != b and not (what == 'image_shape' and first.encoded):
-        raise ValueError(
-          f'{first.name} and {other.name} cannot be joined: they differ in {what}, {a} and {b}.'
-        )
   labelled = [source for source in sources if source.num_classes]
   classes = {(source.num_classes, source.class_names, source.multi_label) for source in labelled}
   if len(classes) > 1:
@@ -96,3 +88,17 @@ def join(sources: Sequence[Source], name: str = '') -> Source:
     starts=tuple(int(start) for start in starts[:-1]),
     decode=functools.cache(decode) if all(source.decode for source in sources) else None,
   )
+
+
+def _check_alike(sources: Sequence[Source]) -> None:
+  """Raises ValueError where there is no source, or two differ in more than their labels."""
+  if not sources:
+    raise ValueError('there is no source to join.')
+  first = sources[0]
+  for other in sources[1:]:
+    for what in ('encoded', 'fields', 'image_shape', 'series'):
+      a, b = getattr(first, what), getattr(other, what)
+      if a != b and not (what == 'image_shape' and first.encoded):
+        raise ValueError(
+          f'{first.name} and {other.name} cannot be joined: they differ in {what}, {a} and {b}.'
+        )
