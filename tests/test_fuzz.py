@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from byoljax import config
-from byoljax.data.sources import image_file
+from byoljax.data.sources import image_file, image_header
 from byoljax.weights import files
 from byoljax.workdir import checkpoint, integrity, run_dir
 from tests.paths import GOLDEN, ROOT
@@ -30,7 +30,7 @@ def images(data):
   except image_file.UnreadableImageError as error:
     assert str(error)
   else:
-    assert kind in (image_file.JPEG, image_file.PNG, image_file.PILLOW)
+    assert kind in (image_header.JPEG, image_header.PNG, image_header.PILLOW)
     assert 1 <= height * width <= image_file.MAX_PIXELS
   try:
     pixels = image_file.decode(data)

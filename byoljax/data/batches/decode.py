@@ -21,7 +21,7 @@ import numpy as np
 
 from byoljax.data.augment import resize
 from byoljax.data.fields import IMAGE, Field
-from byoljax.data.sources import image_file, pixels, tensorflow_import
+from byoljax.data.sources import image_file, image_header, pixels, tensorflow_import
 
 # Largest image, in pixels, for which the crops of a whole group are made at once.
 _SMALL = 64 * 64
@@ -44,7 +44,7 @@ def parts(
   """Which part of each image is decoded.
 
   Args:
-    kind: who decodes it (`image_file`), int32 [n].
+    kind: who decodes it (`image_header`), int32 [n].
     sides: height and width, int32 [n, 2].
     boxes: crops, int32 [n, V, 4] (y, x, h, w).
     image_shape: (H, W) where all images have the same, else None.
@@ -55,7 +55,7 @@ def parts(
   whole = np.concatenate([np.zeros_like(sides), sides], 1)
   if is_small(image_shape) or not len(kind):
     return whole
-  return np.where((kind == image_file.PNG)[:, None], whole, _union(boxes, sides))
+  return np.where((kind == image_header.PNG)[:, None], whole, _union(boxes, sides))
 
 
 def _union(boxes: np.ndarray, sides: np.ndarray) -> np.ndarray:
@@ -117,11 +117,11 @@ def _decode_part(tf: Any, data: Any, kind: Any, part: Any, image: Field) -> Any:
     return with_numpy()
   branches = {
     # The accurate transform is libjpeg's and Pillow's default; the fast one is off by up to 4.
-    image_file.JPEG: lambda: tf.io.decode_and_crop_jpeg(
+    image_header.JPEG: lambda: tf.io.decode_and_crop_jpeg(
       data, part, channels=3, dct_method='INTEGER_ACCURATE'
     ),
-    image_file.PNG: lambda: tf.io.decode_png(data, channels=3),
-    image_file.PILLOW: with_numpy,
+    image_header.PNG: lambda: tf.io.decode_png(data, channels=3),
+    image_header.PILLOW: with_numpy,
   }
   return tf.switch_case(kind, branches)
 

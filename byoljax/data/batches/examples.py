@@ -16,7 +16,7 @@ import numpy as np
 from byoljax.data.augment import crop, draws, views
 from byoljax.data.batches import decode
 from byoljax.data.batches.aligned import Aligned
-from byoljax.data.sources import field_file, image_file, pixels
+from byoljax.data.sources import field_file, image_file, image_header, pixels
 from byoljax.data.sources.source import Source
 
 # More unreadable files in succession mean a wrong folder, and each of them costs a read.
@@ -91,7 +91,7 @@ class Plan(NamedTuple):
     label: int32 [n, *label_shape]; -1: none.
     row: row of the group that each file belongs to, int32 [m].
     files: image files, object [m] of bytes.
-    kind: which decoder reads them, int32 [m] (`image_file`).
+    kind: which decoder reads them, int32 [m] (`image_header`).
     part: region of each image that is decoded, int32 [m, 4] (y, x, h, w).
     boxes, flips: as in `Geometry`, of the m examples.
     further: fields beside the views, of the m examples, as `Planner` was asked for them.
@@ -196,9 +196,9 @@ class Planner:
     """
     row, kind = plan.row[position], plan.kind[position]
     index = int(plan.index[row])
-    self._broken.add((index, int(epoch[row]) if kind == image_file.JPEG else None))
+    self._broken.add((index, int(epoch[row]) if kind == image_header.JPEG else None))
     reason = 'the image data are damaged'
-    if kind == image_file.PILLOW:
+    if kind == image_header.PILLOW:
       try:
         pixels.decode(plan.files[position], self._source.field('image'))
       except image_file.UnreadableImageError as error:

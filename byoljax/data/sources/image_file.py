@@ -39,10 +39,7 @@ from PIL import (
   WebPImagePlugin,
 )
 
-# Who may decode a file. TensorFlow gives the same picture as `decode` for the first two.
-JPEG = 0
-PNG = 1
-PILLOW = 2
+from byoljax.data.sources import image_header
 
 # Twice Pillow's limit for a warning, where Pillow refuses, too: 537 MB as RGB.
 MAX_PIXELS = 178_956_970
@@ -67,9 +64,6 @@ SUFFIXES = (
   '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.gif', '.webp', '.tif', '.tiff', '.avif',
   '.jp2', '.j2k', '.ppm', '.pgm', '.pbm', '.tga', '.heic', '.heif', '.dcm',
 )  # fmt: skip
-_ORIENTATION_TAG = 0x0112
-_FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, all Huffman coded
-_STANDALONE = (0x01, *range(0xD0, 0xD9))  # markers without a length
 _WHITE = (255, 255, 255, 255)
 _HEIF = (b'heic', b'heix', b'hevc', b'hevx', b'heim', b'heis', b'mif1', b'msf1')
 
@@ -111,7 +105,7 @@ def inspect(data: bytes) -> tuple[int, int, int]:
     data: a whole image file.
 
   Returns:
-    (JPEG, PNG or PILLOW, height, width) in pixels, height and width at least 1.
+    (JPEG, PNG or PILLOW of `image_header`, height, width) in pixels, height and width at least 1.
 
   Raises:
     UnreadableImageError: empty, not an image, or a header that makes no sense.
@@ -120,9 +114,9 @@ def inspect(data: bytes) -> tuple[int, int, int]:
     raise UnreadableImageError('the file is empty or cannot be opened')
   plain = None
   if data[:3] == b'\xff\xd8\xff':
-    plain = _inspect_jpeg(data)
+    plain = image_header.of_jpeg(data)
   elif data[:8] == b'\x89PNG\r\n\x1a\n':
-    plain = _inspect_png(data)
+    plain = image_header.of_png(data)
   if plain is not None:
     check_size(*plain[1:])
     return plain
@@ -135,7 +129,7 @@ def inspect(data: bytes) -> tuple[int, int, int]:
   except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to.
     raise UnreadableImageError(_reason(error)) from error
   check_size(height, width)
-  return PILLOW, height, width
+  return image_header.PILLOW, height, width
 
 
 def _check_pages(image: Any) -> None:
@@ -238,73 +232,6 @@ def _reason(error: Exception) -> str:
   return text or type(error).__name__
 
 
-def _inspect_jpeg(data: bytes) -> tuple[int, int, int] | None:
-  """Header of a JPEG that TensorFlow decodes exactly; None for every other."""
-  position, orientation, size = 2, 1, None
-  end = len(data)
-  while position + 4 <= end:
-    if data[position] != 0xFF:
-      return None
-    marker = data[position + 1]
-    if marker == 0xFF:  # fill byte
-      position += 1
-      continue
-    if marker in _STANDALONE:
-      position += 2
-      continue
-    length = int.from_bytes(data[position + 2 : position + 4], 'big')
-    body = position + 4
-    if marker in _FRAMES and body + 6 <= end:
-      precision, components = data[body], data[body + 5]
-      if precision != 8 or components not in (1, 3):
-        return None
-      height = int.from_bytes(data[body + 1 : body + 3], 'big')
-      width = int.from_bytes(data[body + 3 : body + 5], 'big')
-      size = (height, width)
-    elif marker == 0xE1 and data[body : body + 6] == b'Exif\x00\x00':
-      orientation = _exif_orientation(data[body + 6 : position + 2 + length])
-    elif marker == 0xDA:
-      # No end-of-image marker after the start of the scan: truncated. A decoder that stops at the
-      # crop would not notice, and whether a file counts as readable must not depend on the crop.
-      whole = data.rfind(b'\xff\xd9', body) >= 0
-      upright = whole and orientation == 1 and size is not None and min(size) > 0
-      return (JPEG, *size) if upright and size else None
-    position += 2 + length
-  return None
-
-
-def _exif_orientation(block: bytes) -> int:
-  """Orientation 1..8 in the first directory of a TIFF block; 1 where there is none."""
-  order = {b'II': 'little', b'MM': 'big'}.get(block[:2])
-  if order is None:
-    return 1
-
-  def number(start: int, count: int) -> int:
-    return int.from_bytes(block[start : start + count], order)  # type: ignore[arg-type]
-
-  directory = number(4, 4)
-  for entry in range(min(number(directory, 2), 512)):
-    start = directory + 2 + 12 * entry
-    if number(start, 2) == _ORIENTATION_TAG:
-      value = number(start + 8, 2)
-      return value if 1 <= value <= 8 else 1
-  return 1
-
-
-def _inspect_png(data: bytes) -> tuple[int, int, int] | None:
-  """Header of an 8-bit gray or RGB PNG without transparency or EXIF; None for every other."""
-  if len(data) < 33 or data[12:16] != b'IHDR':
-    return None
-  width, height = int.from_bytes(data[16:20], 'big'), int.from_bytes(data[20:24], 'big')
-  depth, color = data[24], data[25]
-  pixels = data.find(b'IDAT', 33)
-  if depth != 8 or color not in (0, 2) or pixels < 0 or min(height, width) < 1:
-    return None
-  if data.find(b'tRNS', 33, pixels) >= 0 or data.find(b'eXIf', 33, pixels) >= 0:
-    return None
-  return PNG, height, width
-
-
 def orientation(image: Any) -> int:
   """EXIF orientation 1..8 of an open image; 1 where Pillow turns it itself.
 
@@ -315,7 +242,7 @@ def orientation(image: Any) -> int:
   exif = Image.Exif()
   try:
     exif.load(image.info.get('exif', b''))
-    value = exif.get(_ORIENTATION_TAG, 1)
+    value = exif.get(image_header.ORIENTATION_TAG, 1)
   except Exception:  # A damaged EXIF block does not make the picture unreadable.
     return 1
   return value if isinstance(value, int) and 1 <= value <= 8 else 1

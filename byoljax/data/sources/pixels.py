@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from byoljax.data.fields import IMAGE, Field
-from byoljax.data.sources import image_file, numbers_file
+from byoljax.data.sources import image_file, image_header, numbers_file
 from byoljax.data.sources.image_file import MissingReaderError, UnreadableImageError
 from byoljax.data.sources.numbers_file import Numbers
 
@@ -140,9 +140,9 @@ def inspect(data: bytes, field: Field) -> tuple[int, int, int]:
     found = numbers_file.header(data)
     if found.bands != field.channels:
       raise UnreadableImageError(f'it has {found.bands} bands, not {field.channels}')
-    kind, height, width = image_file.PILLOW, found.height, found.width
+    kind, height, width = image_header.PILLOW, found.height, found.width
   if field.square:  # Only `decode` fills it up.
-    return image_file.PILLOW, max(height, width), max(height, width)
+    return image_header.PILLOW, max(height, width), max(height, width)
   return kind, height, width
 
 

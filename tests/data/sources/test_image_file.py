@@ -9,6 +9,7 @@ import pytest
 from byoljax.data.sources import (
   folder,
   image_file,
+  image_header,
 )
 from tests.data.sources.example_images import encoded, exif, random_pixels, smooth
 
@@ -34,7 +35,7 @@ def _lossless_cases():
   deep = (gray.astype(np.uint16) << 8) + 200
   first, second = Image.fromarray(rgb), Image.fromarray(255 - rgb)
   frames = [palette, palette.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
-  png, pillow = image_file.PNG, image_file.PILLOW
+  png, pillow = image_header.PNG, image_header.PILLOW
   return {
     'png rgb': (encoded(rgb, 'PNG'), rgb, png),
     'png gray': (encoded(gray, 'PNG'), gray_rgb, png),
@@ -92,7 +93,7 @@ def test_sixteen_bit_color_keeps_the_high_byte():
   rows = b''.join(b'\0' + row.tobytes() for row in deep)
   data = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', 4, 5, 16, 2, 0, 0, 0))
   data += chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
-  assert image_file.inspect(data) == (image_file.PILLOW, 5, 4)
+  assert image_file.inspect(data) == (image_header.PILLOW, 5, 4)
   np.testing.assert_array_equal(image_file.decode(data), deep >> 8)
 
 
@@ -104,14 +105,14 @@ def test_plain_jpeg_is_tensorflows(name, options):
   if name == 'gray':
     due = np.repeat(due[..., :1], 3, 2)
   data = encoded(due[..., 0] if name == 'gray' else due, 'JPEG', quality=95, **options)
-  assert image_file.inspect(data) == (image_file.JPEG, 40, 56)
+  assert image_file.inspect(data) == (image_header.JPEG, 40, 56)
   np.testing.assert_allclose(image_file.decode(data).astype(int), due, atol=8)
 
 
 def test_cmyk_jpeg():
   due = smooth()
   data = encoded(Image.fromarray(due).convert('CMYK'), 'JPEG', quality=98)
-  assert image_file.inspect(data) == (image_file.PILLOW, 40, 56)
+  assert image_file.inspect(data) == (image_header.PILLOW, 40, 56)
   np.testing.assert_allclose(image_file.decode(data).astype(int), due, atol=12)
 
 
@@ -122,7 +123,7 @@ class TestTiff:
     pixels = random_pixels()
     for compression in (None, 'tiff_lzw'):
       data = encoded(pixels, 'TIFF', compression=compression)
-      assert image_file.inspect(data) == (image_file.PILLOW, *pixels.shape[:2])
+      assert image_file.inspect(data) == (image_header.PILLOW, *pixels.shape[:2])
       np.testing.assert_array_equal(image_file.decode(data), pixels)
     deep = pixels[..., 0].astype(np.uint16) * 257
     data = encoded(deep, 'TIFF')
@@ -159,7 +160,7 @@ class TestTiff:
 def test_other_formats(kind, off):
   options = {'irreversible': False} if kind == 'JPEG2000' else {}
   data = encoded(smooth(), kind, **options)
-  assert image_file.inspect(data) == (image_file.PILLOW, 40, 56)
+  assert image_file.inspect(data) == (image_header.PILLOW, 40, 56)
   np.testing.assert_allclose(image_file.decode(data).astype(int), smooth(), atol=off)
 
 
@@ -184,7 +185,7 @@ def test_exif_orientation(orientation):
   assert image_file.inspect(tiff)[1:] == turned.shape[:2]
   jpeg = encoded(stored, 'JPEG', exif=exif(orientation), quality=90)
   kind, height, width = image_file.inspect(jpeg)
-  assert kind == (image_file.JPEG if orientation == 1 else image_file.PILLOW)
+  assert kind == (image_header.JPEG if orientation == 1 else image_header.PILLOW)
   assert image_file.decode(jpeg).shape[:2] == (height, width) == turned.shape[:2]
 
 
@@ -230,7 +231,7 @@ def test_an_orientation_in_xmp_turns_nothing(kind):
   data = encoded(random_pixels(), kind, **how)
   with image_file.opened(data) as image:
     assert image.getexif().get(274) == 6, 'Pillow would turn it'
-  assert image_file.inspect(data)[0] != image_file.PILLOW
+  assert image_file.inspect(data)[0] != image_header.PILLOW
   assert image_file.inspect(data)[1:] == image_file.decode(data).shape[:2]
   assert image_file.decode(data).shape == random_pixels().shape
 
@@ -245,7 +246,7 @@ def test_bytes_that_are_no_image():
     with pytest.raises(image_file.UnreadableImageError):
       image_file.decode(data)
   # A JPEG without an end is not left to TensorFlow, whose partial decoder might not notice.
-  assert image_file.inspect(jpeg[:-20])[0] == image_file.PILLOW
+  assert image_file.inspect(jpeg[:-20])[0] == image_header.PILLOW
 
 
 def _png_header(width, height):
@@ -273,7 +274,7 @@ def test_decompression_bombs_are_refused_by_their_header():
       image_file.inspect(data)
     with pytest.raises(image_file.UnreadableImageError):
       image_file.decode(data)
-  assert image_file.inspect(_png_header(13000, 13000)) == (image_file.PNG, 13000, 13000)
+  assert image_file.inspect(_png_header(13000, 13000)) == (image_header.PNG, 13000, 13000)
 
 
 def test_the_suffix_does_not_matter(tmp_path):

@@ -14,7 +14,16 @@ import pytest
 from byoljax.data.augment import views
 from byoljax.data.batches import order, pipeline
 from byoljax.data.fields import IMAGE, Field
-from byoljax.data.sources import arrays, datasets, folder, image_file, numbers_file, objects, pixels
+from byoljax.data.sources import (
+  arrays,
+  datasets,
+  folder,
+  image_file,
+  image_header,
+  numbers_file,
+  objects,
+  pixels,
+)
 from byoljax.data.sources.image_file import UnreadableImageError
 from byoljax.encoders.encoder import Preprocessing, random_encoder
 
@@ -182,7 +191,7 @@ def test_heic():
   image_file._heif.cache_clear()
   heif.register_heif_opener()
   data = _saved(np.full((40, 56, 3), 120, np.uint8), 'HEIF')
-  assert image_file.inspect(data) == (image_file.PILLOW, 40, 56)
+  assert image_file.inspect(data) == (image_header.PILLOW, 40, 56)
   assert abs(image_file.decode(data).astype(int) - 120).max() <= 6
 
 
