@@ -76,9 +76,11 @@ def opened(data: bytes) -> Any:
   """An image file as Pillow opens it; nothing but its header is read yet.
 
   Raises:
-    UnreadableImageError: HEIC, without the library that reads it.
+    UnreadableImageError: nothing, or HEIC without the library that reads it.
     Exception: whatever Pillow's readers make of what is no image.
   """
+  if not data:
+    raise UnreadableImageError('the file is empty or cannot be opened')
   is_heif = data[4:8] == b'ftyp' and data[8:12] in _HEIF and b'avif' not in data[8:40]
   formats = (*_FORMATS, _heif()) if is_heif else _FORMATS
   return Image.open(io.BytesIO(data), formats=formats)
@@ -110,8 +112,6 @@ def inspect(data: bytes) -> tuple[int, int, int]:
   Raises:
     UnreadableImageError: empty, not an image, or a header that makes no sense.
   """
-  if not data:
-    raise UnreadableImageError('the file is empty or cannot be opened')
   plain = None
   if data[:3] == b'\xff\xd8\xff':
     plain = image_header.of_jpeg(data)
@@ -160,8 +160,6 @@ def decode(data: bytes) -> np.ndarray:
   Raises:
     UnreadableImageError: not an image, truncated or damaged.
   """
-  if not data:
-    raise UnreadableImageError('the file is empty or cannot be opened')
   try:
     with opened(data) as image:
       check_size(image.height, image.width)
@@ -198,8 +196,6 @@ def decode_numbers(data: bytes) -> np.ndarray:
   Raises:
     UnreadableImageError: not an image, truncated or damaged.
   """
-  if not data:
-    raise UnreadableImageError('the file is empty or cannot be opened')
   try:
     with opened(data) as image:
       _check_pages(image)
