@@ -15,6 +15,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
+from byoljax.devices import collectives
 from byoljax.ops import sphere
 
 MODES = ('all', 'batch_hard', 'semi_hard')
@@ -62,6 +63,19 @@ def triplet(
   total, active, chosen = lax.map(lambda row: per_anchor(*row), rows, batch_size=at_once)
   number = jnp.maximum(jnp.sum(chosen), 1.0)
   return jnp.sum(total) / number, lax.stop_gradient(jnp.sum(active) / number)
+
+
+def gather_groups(z: jax.Array, index: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
+  """The rows of all devices, [n,D], and their groups, int [n], for `triplet`; as of one device.
+
+  Args:
+    z: [b,m,D], m rows of each of this device's images.
+    index: int [b], the images' numbers.
+    axis: the mapped axis, or None.
+  """
+  every = collectives.all_gather(z, axis)
+  groups = jnp.repeat(collectives.all_gather(index, axis), z.shape[1])
+  return every.reshape(-1, z.shape[-1]), groups
 
 
 Sums = tuple[jax.Array, jax.Array, jax.Array]

@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from byoljax.devices import collectives
 from byoljax.losses import triplet as triplet_loss
 from byoljax.method import (
   Aux,
@@ -57,14 +56,10 @@ def triplet(net: Net, *, margin: float, mode: str, axis: str | None) -> Method:
   ) -> tuple[jax.Array, Aux]:
     del key, step
     outputs, bn = apply_crops(net, params, state.bn, batch['views'], train=True)
-    # Views of one image side by side: gathered like this, the order is that of one device.
     z = jnp.stack([view['projection'] for view in outputs], axis=1)
     require_other_images(len(z), axis)
-    z = collectives.all_gather(z, axis)
-    groups = jnp.repeat(collectives.all_gather(batch['index'], axis), z.shape[1])
-    value, active = triplet_loss.triplet(
-      z.reshape(-1, z.shape[-1]), groups, margin=margin, mode=mode
-    )
+    every, groups = triplet_loss.gather_groups(z, batch['index'], axis)
+    value, active = triplet_loss.triplet(every, groups, margin=margin, mode=mode)
     metrics = {'active_triplets': active}
     embedding, *others = (view['embedding'] for view in outputs)
     return value, Aux(state.replace(bn=bn), metrics, embedding, others=tuple(others))

@@ -172,10 +172,7 @@ def _triplets(
     outputs, bn = net.apply(params, state.bn, batch['views'][0], train=True)
     rows = len(batch['index'])
     z = classification.per_image(outputs['projection'], rows)
-    count = len(z)
-    # Samples of one image side by side: gathered like this, the order is that of one device.
-    z = collectives.all_gather(jnp.swapaxes(z, 0, 1), axis).reshape(-1, z.shape[-1])
-    groups = jnp.repeat(collectives.all_gather(batch['index'], axis), count)
+    z, groups = triplet_loss.gather_groups(jnp.swapaxes(z, 0, 1), batch['index'], axis)
     value, active = triplet_loss.triplet(z, groups, margin=margin, mode=mode)
     metrics = {'active_triplets': active, 'pretext_accuracy': retrieval(z, groups)}
     embedding = classification.per_image(outputs['embedding'], rows)[0]
