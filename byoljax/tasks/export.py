@@ -47,7 +47,8 @@ def write(pretrained: str, network: str, to: str | pathlib.Path = '') -> pathlib
     'data': source.data.name,
     'network': network,
     'step': int(directory.name),
-    'results': _results(home, int(directory.name)),
+    # The final table is that of the online network.
+    'results': _results(home, int(directory.name)) if network == 'online' else {},
   }
   with _filling(folder) as made:
     exporting.write(encoder, made, about)

@@ -147,3 +147,16 @@ def test_the_real_package_reads_its_cache(exported, untrained, tmp_path, monkeyp
   np.testing.assert_array_equal(encoder(images()), byoljax.load(untrained)(images()))
   with pytest.raises(ConfigError, match='could not be fetched'):
     byoljax.load('hf:me/other')
+
+
+def test_a_card_has_the_results_of_its_own_network(untrained, tmp_path, monkeypatch):
+  run, told = tmp_path / 'run', []
+  shutil.copytree(untrained, run)
+  scores = {'top1': 0.5, 'mean_per_class': 0.4}
+  stored = {'step': 0, 'result': {'byol': {'knn': scores, 'linear': scores}}}
+  (run / 'results.json').write_text(json.dumps(stored))
+  monkeypatch.setattr(exporting, 'write', lambda encoder, folder, about: told.append(about))
+  monkeypatch.setattr(exporting, 'write_onnx', lambda encoder, folder: None)
+  for network in ('online', 'random'):
+    export.write(str(run), network, tmp_path / network)
+  assert [about['results'] for about in told] == [stored['result'], {}]
