@@ -152,28 +152,32 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 def plot(runs: list[dict[str, Any]], path: pathlib.Path) -> None:
-  """Linear accuracy over CPU seconds: a panel for every recipe, a point for every way."""
+  """Accuracy over CPU seconds: a panel for every recipe, two points for every way."""
   from matplotlib.backends.backend_agg import FigureCanvasAgg
   from matplotlib.figure import Figure
 
   found = points(runs)
   families = list(dict.fromkeys(WAYS[name].family for name in found))
-  figure = Figure(figsize=(4.2 * len(families), 3.6), layout='constrained')
+  figure = Figure(figsize=(4.8 * len(families), 4.4), layout='constrained')
   FigureCanvasAgg(figure)
   panels = figure.subplots(1, len(families), squeeze=False)[0]
   for panel, family in zip(panels, families, strict=True):
     for name, each in found.items():
       if WAYS[name].family != family:
         continue
-      x, y = statistics.mean(each['cpu_s']), statistics.mean(each['linear'])
-      error = statistics.stdev(each['linear']) if len(each['linear']) > 1 else 0.0
-      panel.errorbar(x, y, error, fmt='o', capsize=3, label=WAYS[name].title)
+      color = None
+      for score, mark, label in (('linear', 'o', WAYS[name].title), ('knn', 's', None)):
+        x, y = statistics.mean(each['cpu_s']), statistics.mean(each[score])
+        error = statistics.stdev(each[score]) if len(each[score]) > 1 else None
+        drawn = panel.errorbar(x, y, error, fmt=mark, color=color, capsize=3, label=label)
+        color = drawn.lines[0].get_color()
     panel.set_title(family, fontsize=11)
     panel.set_xlabel('CPU seconds of the steps')
-    panel.set_ylabel('linear top-1, %')
+    panel.set_ylabel('top-1, %: linear (dots), k-NN (squares)')
     panel.set_xlim(left=0)
+    panel.margins(y=0.25)
     panel.grid(alpha=0.3)
-    panel.legend(fontsize=7, loc='lower right')
+    panel.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.2), frameon=False)
   figure.savefig(path, dpi=120)
 
 
