@@ -186,7 +186,7 @@ def _whole(
     raise ConfigError(f"'{directory.parent.parent}' does not say what its network was made of.")
   if network_name in BASELINES:
     return net
-  with user_errors('config.pretrained'):
+  with user_errors():
     there = checkpoint.stored_names(directory, NETWORKS[network_name][0])
   parts = tuple(itertools.takewhile(lambda part: part[0] in there, net.parts))
   parts = parts or net.parts[:1]  # Without an encoder, reading it says what is missing.
@@ -225,7 +225,7 @@ def stored_parts(
   """
   where, where_bn = NETWORKS[network_name]
   try:
-    with user_errors('config.pretrained'):
+    with user_errors():
       with_bn = checkpoint.stored_names(directory, where_bn)
       paths = [(*where, role) for role in roles]
       # Heads without normalization may have left nothing there; the encoder always has its place.

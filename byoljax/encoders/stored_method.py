@@ -90,7 +90,7 @@ class StoredMethod:
     }
     paths = [(name,) for name, leaves in wanted.items() if leaves]
     leaves: list[Any] = []
-    with user_errors('config.pretrained'):
+    with user_errors():
       found = checkpoint.restore_subtrees(self.run / 'checkpoints' / str(step), paths)
       for path in paths:
         stored, names = restore.by_name(found[path]), wanted[path[0]]
