@@ -171,8 +171,12 @@ def build(
     ('kl_warmup', kl_warmup, rising, f'the divergence does not get its weight of {kl_weight}'),
   )
   # A change that ends with the run is none too long.
-  notes = (codec.notes_of_late(*names, end - 1, setting, what) for *names, end, what in late)
-  return method._replace(notes=sum(notes, ()))
+  notes = tuple(
+    note
+    for name, length, end, what in late
+    for note in codec.notes_of_late(name, length, end - 1, setting, what)
+  )
+  return method._replace(notes=notes)
 
 
 def _cosine(step: jax.Array, length: int, first: float, last: float) -> jax.Array:
