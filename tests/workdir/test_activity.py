@@ -1,5 +1,6 @@
 """Long steps are never silent: what is printed, when, and that other output is left whole."""
 
+import functools
 import io
 import re
 
@@ -112,6 +113,9 @@ def test_a_command_says_what_takes_long(untrained, tmp_path, monkeypatch, capsys
   """With no patience at all, whatever is being done is said, on standard error alone."""
   monkeypatch.setattr(activity, 'FIRST', 0.0)
   monkeypatch.setattr(activity, 'AGAIN', 0.0)
+  # Looked at so often that not even a command of compiled programs ends before.
+  often = functools.partial(activity.watching, look_every=1e-3)
+  monkeypatch.setattr(activity, 'watching', often)
   assert cli.run(['knn', str(untrained), f'--workdir={tmp_path}']) == 0
   shown = capsys.readouterr()
   said = shown.err.splitlines()

@@ -128,5 +128,5 @@ def test_what_cannot_be_is_refused(fields, message):
 def test_what_does_not_fit_is_refused():
   with pytest.raises(ValueError, match='patch=20 does not fit into views of 16'):
     exemplars.seed_corners(jnp.zeros((1, 16, 16, 3)), jnp.zeros(1, int), 20, 0)
-  with pytest.raises(ValueError, match='not of 1 channels'):
+  with pytest.raises(ValueError, match='3 channels are changed, but these have 1'):
     exemplars.seed_corners(jnp.zeros((1, 16, 16, 1)), jnp.zeros(1, int), 8, 0)
