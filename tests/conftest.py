@@ -39,6 +39,18 @@ def _keep_bytecode():
 
 
 _keep_bytecode()
+
+
+def _keep_to_a_share_of_the_cores():
+  """A worker's threads wait for each other, and less where they do not run beside the others'."""
+  workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
+  cores = sorted(getattr(os, 'sched_getaffinity', lambda _: ())(0))
+  if 1 < workers <= len(cores):
+    number = int(os.environ['PYTEST_XDIST_WORKER'].removeprefix('gw'))
+    os.sched_setaffinity(0, cores[number::workers])
+
+
+_keep_to_a_share_of_the_cores()
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Small matrices are multiplied sooner by one thread than by several that wait for each other.
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
