@@ -62,7 +62,7 @@ def test_what_is_said_of_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-  'folder', ['/work/byol.pytorch', '/usr/.pyenv/versions/3.11.7/lib/python3.11/configs', '.']
+  'folder', ['mine/byol.pytorch', 'a/.pyenv/versions/3.11.7/lib/python3.11/configs', '.']
 )
 def test_recipes_are_named_wherever_they_lie(folder):
   assert listing.short_recipe(f'{folder}/byol.py:cifar10,100') == 'byol:cifar10,100'
