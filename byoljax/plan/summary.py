@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from byoljax.config import Config, ConfigError
-from byoljax.data.batches.order import shares_of
-from byoljax.plan import aot, estimate, flops, hardware
+from byoljax.plan import aot, estimate, fitting, flops, hardware
 from byoljax.plan import traffic as traffic_lib
 from byoljax.train.run import Run
 from byoljax.version import __version__
@@ -103,7 +102,7 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
   if options.compile:
     say(f'Compiling the step for {topology.num_devices} devices: minutes for a large encoder.')
     compiled = aot.compile_step(run, mesh)
-    plan['memory'] |= fits(compiled, topology)
+    plan['memory'] |= fitting.fits(compiled, topology)
     plan['compiler'] = {
       'lower_seconds': compiled.lower_seconds,
       'compile_seconds': compiled.compile_seconds,
@@ -118,96 +117,15 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
       waits = sum(calls for calls, _ in traffic.values())
       plan['collectives'] |= _compiled_collectives(found)
     if options.largest_batch:
-      unit = unit_of(config, run, topology)
-      plan['largest_batch'] = _largest(config, source, topology, mesh, compiled, unit, say)
+      unit = fitting.unit_of(config, run, topology)
+      plan['largest_batch'] = fitting.largest_batch(
+        config, source, topology, mesh, compiled, unit, say
+      )
   plan['estimate'] = _estimate(
     run, topology, work, traffic, waits, accessed, options, _bytes(batch)
   )
   plan['assumptions'] = _assumptions(run, topology, options)
   return plan
-
-
-def fits(compiled: aot.Compiled, topology: hardware.Topology) -> dict[str, Any]:
-  """Whether a compiled program fits on a device, and by how many bytes."""
-  available = topology.chip.usable
-  if compiled.memory is None:
-    return {'available': available, 'fits': False, 'compiler_says': compiled.too_big}
-  needed = compiled.memory.needed
-  return {
-    'available': available,
-    'needed': needed,
-    'fits': needed <= available,
-    'spare': available - needed,
-    **compiled.memory._asdict(),
-  }
-
-
-def unit_of(config: Config, run: Run, topology: hardware.Topology) -> int:
-  """What batches are multiples of: parts of a micro-batch, groups with their own statistics."""
-  groups = config.method.get('bn_groups', 0) or 1
-  return run.accumulate * math.lcm(topology.num_devices * sum(shares_of(run.order)), groups)
-
-
-def bisect(fit: Callable[[int], bool], known: int, known_fits: bool, limit: int) -> int:
-  """The largest n in [0, limit] that fits, assuming that smaller n fit if larger ones do.
-
-  Doubles or halves from `known` to bracket it, then bisects, until what fits is known to be the
-  largest, or less than 1 / 32 below it.
-
-  Args:
-    fit: n -> whether it fits; called as rarely as possible.
-    known: an n in [1, limit] for which the answer is known.
-    known_fits: that answer.
-    limit: the maximum.
-  """
-  low, high = (known, limit + 1) if known_fits else (0, known)
-  probe = known * 2 if known_fits else known // 2
-  while high - low > max(1, low // 32):
-    probe = probe if low < probe < high else (low + high) // 2
-    if fit(probe):
-      low = probe
-      probe = probe * 2 if high == limit + 1 else 0
-    else:
-      high = probe
-      probe = probe // 2 if low == 0 else 0
-  return low
-
-
-def _largest(
-  config: Config,
-  source: Any,
-  topology: hardware.Topology,
-  mesh: Any,
-  compiled: aot.Compiled,
-  unit: int,
-  say: Callable[[str], None],
-) -> dict[str, Any]:
-  """Finds the largest multiple of `unit` that fits, see `bisect`, by compiling for each candidate.
-
-  A batch that is too small for the method, as for groups of its statistics, does not fit either.
-  """
-  tried: list[dict[str, Any]] = []
-
-  def fit(multiple: int) -> bool:
-    changed = config.copy_and_resolve_references()
-    with changed.unlocked():
-      changed.train.batch_size = multiple * unit
-    say(f'Compiling for a batch of {multiple * unit} ({len(tried) + 1} tried).')
-    try:
-      made = aot.assembled(changed, source, mesh)
-    except ConfigError:
-      return False
-    answer = fits(aot.compile_step(made, mesh), topology)
-    tried.append({'batch_size': multiple * unit, 'fits': answer['fits']})
-    return answer['fits']
-
-  start = config.train.batch_size // unit
-  best = bisect(fit, start, fits(compiled, topology)['fits'], source.size // unit)
-  return {
-    'batch_size': best * unit,
-    'per_device': best * unit // topology.num_devices,
-    'tried': tried,
-  }
 
 
 def _run(config: Config, run: Run, topology: hardware.Topology) -> dict[str, Any]:

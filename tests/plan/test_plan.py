@@ -21,6 +21,7 @@ from byoljax.plan import (
   aot,
   command,
   estimate,
+  fitting,
   flops,
   hardware,
   report,
@@ -366,7 +367,7 @@ def test_bisection_finds_the_largest(best, known):
     asked.append(n)
     return n <= best
 
-  assert summary.bisect(fit, known, known <= best, 64) == best
+  assert fitting.bisect(fit, known, known <= best, 64) == best
   assert len(asked) == len(set(asked)) <= 2 * math.ceil(math.log2(64)) + 1
 
 
@@ -377,7 +378,7 @@ def test_a_large_batch_is_found_to_three_per_cent():
     asked.append(n)
     return n <= 1000
 
-  found = summary.bisect(fit, 64, True, 10_000)
+  found = fitting.bisect(fit, 64, True, 10_000)
   assert asked == [128, 256, 512, 1024, 768, 896, 960, 992, 1008] and found == 992
 
 
@@ -401,8 +402,10 @@ def test_the_largest_batch_goes_around_the_groups_of_the_statistics(most, larges
   monkeypatch.setattr(aot, 'assembled', assembled)
   monkeypatch.setattr(aot, 'compile_step', compiled)
   source = types.SimpleNamespace(size=10_000)
-  unit = summary.unit_of(config, types.SimpleNamespace(order=None, accumulate=1), topology)
-  found = summary._largest(config, source, topology, None, compiled(2048), unit, lambda text: None)
+  unit = fitting.unit_of(config, types.SimpleNamespace(order=None, accumulate=1), topology)
+  found = fitting.largest_batch(
+    config, source, topology, None, compiled(2048), unit, lambda text: None
+  )
   assert found['batch_size'] == largest
 
 
@@ -580,7 +583,7 @@ def test_data_that_are_not_known_need_a_size():
 def test_the_verdict(needed, sentence):
   memory = None if needed is None else aot.Memory(needed, 0, 0, 0, 0, 0)
   compiled = types.SimpleNamespace(memory=memory, too_big='used 20G of 15G')
-  answer = summary.fits(compiled, hardware.parse('v5e:4x4'))  # type: ignore[arg-type]
+  answer = fitting.fits(compiled, hardware.parse('v5e:4x4'))  # type: ignore[arg-type]
   assert sentence in report.verdict({'memory': answer})
 
 
