@@ -277,7 +277,8 @@ def _about_fields(command: Command) -> str:
   if not command.recipe:
     return 'Any field of the recipe is an option: --name=value. --print_config lists them.'
   fields = own_fields.table(own_recipe(command), ('task', 'log', command.field))
-  return f'fields, with their values by default (all of them: --print_config):\n{fields}'
+  names = ' '.join(['byoljax', command.name, *(one.usage() for one in command.arguments)])
+  return f'fields, with their values by default (all: {names} --print_config):\n{fields}'
 
 
 def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:

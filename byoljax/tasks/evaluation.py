@@ -55,11 +55,11 @@ def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> 'Ev
     ConfigError: there is no such split.
   """
   merged = data_config(config, pretraining)
-  try:
-    with _images_named(config, pretraining):
+  with _images_named(config, pretraining):
+    try:
       source = data_lib.open_split(merged, config.split, log_dir)
-  except ConfigError as error:
-    raise ConfigError(f'{error} With --config.split=pretrain all images are taken.') from error
+    except ConfigError as error:
+      raise ConfigError(f'{error} With --split=pretrain all images are taken.') from error
   return data_lib.eval_data(
     source,
     source,

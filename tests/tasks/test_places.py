@@ -137,6 +137,9 @@ def test_imported_weights_have_no_images_of_their_own(tmp_path):
   knn = config_lib.load(f'{cli.recipes_directory()}/knn.py')
   with pytest.raises(ConfigError, match='no images of their own: name yours, as in --data.name'):
     evaluation.data_of(knn, imported, 4, tmp_path)
+  collapse = config_lib.load(f'{cli.recipes_directory()}/taps.py:collapse')
+  with pytest.raises(ConfigError, match='--data.dir=photos.$'):
+    evaluation.images_of(collapse, imported, tmp_path)
   with knn.unlocked():
     knn.data.update(name='folder', dir=str(tmp_path / 'mine'))
   with pytest.raises(ConfigError, match='mine does not exist'):
