@@ -191,6 +191,14 @@ def test_no_import_runs_back_up():
   assert {wing(module) for module in MODULES} == set(order)
 
 
+def test_no_modules_import_in_a_circle():
+  """Within a wing, too, and with what functions import."""
+  graph = {
+    module.removesuffix('.py').removesuffix('/__init__'): own_imports(module) for module in MODULES
+  }
+  list(graphlib.TopologicalSorter(graph).static_order())  # CycleError names the circle.
+
+
 def test_the_command_line_imports_jax_late():
   """`byoljax --help` and mistakes in a configuration are answered at once; see test_startup.py."""
   seen, due = set(), {'cli', 'main', 'tasks'}

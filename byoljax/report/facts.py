@@ -13,7 +13,7 @@ from byoljax.evals import knn
 from byoljax.report import by_tap, evaluations, final_table, finished
 from byoljax.report.samples import MOST_POINTS, Sample
 from byoljax.version import __version__
-from byoljax.workdir import listing
+from byoljax.workdir import description
 
 
 def summary(
@@ -54,7 +54,7 @@ def summary(
     'seed': str(config.seed),
     'training': '' if seconds is None else f'{seconds / 60:.1f} min',
     'speed': f'{last["time/img_per_s_run"]:,.0f} images/s' if 'time/img_per_s_run' in last else '',
-    'recipe': listing.short_recipe(str(stored.get('recipe', ''))),
+    'recipe': description.short_recipe(str(stored.get('recipe', ''))),
     'byoljax': stored.get('byoljax', __version__),
   }
   return {name: value for name, value in found.items() if value}

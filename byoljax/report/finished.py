@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from byoljax import config as config_lib
 from byoljax.report import by_tap, evaluations
-from byoljax.workdir import listing, metrics, steps, stored_config
+from byoljax.workdir import description, metrics, steps, stored_config
 
 # Names of the baselines in `results.json`, by the network that an evaluation is asked for.
 PIXELS = 'raw pixels'
@@ -81,7 +81,7 @@ def load(workdir: pathlib.Path) -> Run:
     metrics.read(workdir),
     by_tap.newest(workdir),
     evaluations.finetuned(workdir),
-    listing.short_recipe(str(about.get('recipe', ''))),
+    description.short_recipe(str(about.get('recipe', ''))),
     str(about.get('data_fingerprint', '')),
     older,
     protocol,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from byoljax.report import by_tap, charts, curves, evaluations, final_table
-from byoljax.workdir import listing, metrics
+from byoljax.workdir import description, listing, metrics
 
 # Where pictures of a run lie, in the order of the page.
 PICTURES = ('*.png', 'samples/*.png', 'report/*.png', 'evals/*/*.png')
@@ -75,7 +75,7 @@ class Shelf:
       KeyError: there is no run of that name.
     """
     run = self.path(name)
-    facts = listing.about(run).get('facts', {})
+    facts = description.read(run).get('facts', {})
     with self._lock:
       rows = self._records.setdefault(run, Record(run)).rows()
       known = dict.fromkeys(key for row in rows for key in row)
@@ -93,11 +93,11 @@ class Shelf:
       KeyError: there is no run of that name.
     """
     run = self.path(name)
-    stored = listing.about(run)
+    stored = description.read(run)
     return {
-      'settings': listing.flat(stored.get('config', {})),
-      'facts': listing.flat(stored.get('facts', {})),
-      'versions': listing.flat(
+      'settings': description.flat(stored.get('config', {})),
+      'facts': description.flat(stored.get('facts', {})),
+      'versions': description.flat(
         {'byoljax': stored.get('byoljax', ''), **(stored.get('versions') or {})}
       ),
       'tables': _tables(run),

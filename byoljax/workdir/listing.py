@@ -4,7 +4,7 @@ A run is a directory with a `config.json` that was written by a run. What lies w
 evaluations, belongs to it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import json
 import math
@@ -13,7 +13,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from byoljax.config import ConfigError
-from byoljax.workdir import lock, metrics, steps
+from byoljax.workdir import description, lock, metrics, steps
 
 # Folders below the one that is looked through.
 DEPTH = 3
@@ -62,7 +62,7 @@ def find(directory: pathlib.Path) -> Iterator[pathlib.Path]:
   for home, folders, files in os.walk(directory):
     path = pathlib.Path(home)
     folders[:] = sorted(name for name in folders if not name.startswith('.') and _is_text(name))
-    if 'config.json' in files and about(path):
+    if 'config.json' in files and description.read(path):
       folders.clear()
       yield path
     elif len(path.relative_to(directory).parts) >= DEPTH:
@@ -71,17 +71,6 @@ def find(directory: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _is_text(name: str) -> bool:
   return name.encode(errors='replace').decode() == name
-
-
-def about(run: pathlib.Path) -> dict[str, Any]:
-  """A run's config.json, unchecked: 'recipe', 'config', 'facts'; {} where none is."""
-  try:
-    stored = json.loads((run / 'config.json').read_text(encoding='utf-8'))
-    facts = stored.setdefault('facts', {})
-    known = isinstance(stored['config'], dict) and isinstance(stored['recipe'], str)
-    return stored if known and isinstance(facts, dict) else {}
-  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-    return {}
 
 
 def listed(directory: pathlib.Path) -> list[Listed]:
@@ -102,7 +91,7 @@ def look(run: pathlib.Path, directory: pathlib.Path) -> Listed:
     run: its directory.
     directory: what its name is relative to.
   """
-  stored = about(run)
+  stored = description.read(run)
   config = stored.get('config', {})
   known = stored.get('facts', {}).get('total_steps')
   total = known if isinstance(known, int) else None
@@ -114,7 +103,7 @@ def look(run: pathlib.Path, directory: pathlib.Path) -> Listed:
     status = 'finished' if total is None or saved >= total else 'stopped'
   return Listed(
     name=run.relative_to(directory).as_posix(),
-    recipe=short_recipe(stored.get('recipe', '')),
+    recipe=description.short_recipe(stored.get('recipe', '')),
     method=_name(config.get('method')),
     status=status,
     step=max(saved, seen.step),
@@ -157,23 +146,6 @@ def _with(lines: Iterable[bytes], name: str) -> Iterator[bytes]:
 
 def _is_finite(value: Any) -> bool:
   return isinstance(value, int | float) and math.isfinite(value)
-
-
-def flat(fields: Mapping[str, Any], prefix: str = '') -> dict[str, str]:
-  """{'data': {'name': 'npz', 'threads': 0}} -> {'data.name': 'npz', 'data.threads': '0'}."""
-  made: dict[str, str] = {}
-  for name, value in fields.items():
-    if isinstance(value, dict) and value:
-      made |= flat(value, f'{prefix}{name}.')
-    else:
-      made[f'{prefix}{name}'] = value if isinstance(value, str) else json.dumps(value)
-  return made
-
-
-def short_recipe(recipe: str) -> str:
-  """'/somewhere/configs/byol.py:cifar10' -> 'byol:cifar10', wherever that lies."""
-  path, colon, options = recipe.partition(':')
-  return f'{pathlib.PurePath(path).stem}{colon}{options}'
 
 
 def _name(fields: Any) -> str:

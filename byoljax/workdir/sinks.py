@@ -20,7 +20,7 @@ import time
 from typing import Any, Protocol
 
 from byoljax.config import ConfigError, choose
-from byoljax.workdir import listing, run_dir
+from byoljax.workdir import description, run_dir
 from byoljax.workdir.files import write_json
 
 log = logging.getLogger('byoljax')
@@ -56,7 +56,7 @@ class Wandb:
     import wandb  # pyright: ignore[reportMissingImports]
 
     kept.setdefault('id', secrets.token_hex(8))
-    stored = listing.about(workdir)
+    stored = description.read(workdir)
     self._run = wandb.init(
       # Whatever the variables say has precedence over what is the default here.
       project=None if os.environ.get('WANDB_PROJECT') else PROJECT,
@@ -109,8 +109,8 @@ class Mlflow:
     store = self._client.tracking_uri
     if store.startswith(('sqlite:', 'file:')):  # Others may hold a password.
       kept['store'] = _absolute(store)
-    stored = listing.about(workdir)
-    fields = listing.flat({'recipe': stored.get('recipe', ''), **stored.get('config', {})})
+    stored = description.read(workdir)
+    fields = description.flat({'recipe': stored.get('recipe', ''), **stored.get('config', {})})
     params = [entities.Param(key, value[:_MOST_CHARACTERS]) for key, value in fields.items()]
     for first in range(0, len(params), _MOST_PARAMS):
       self._client.log_batch(self._id, params=params[first : first + _MOST_PARAMS])

@@ -61,14 +61,6 @@ def test_what_is_said_of_a_run(tmp_path):
   assert itself == found._replace(name='.')
 
 
-@pytest.mark.parametrize(
-  'folder', ['mine/byol.pytorch', 'a/.pyenv/versions/3.11.7/lib/python3.11/configs', '.']
-)
-def test_recipes_are_named_wherever_they_lie(folder):
-  assert listing.short_recipe(f'{folder}/byol.py:cifar10,100') == 'byol:cifar10,100'
-  assert listing.short_recipe(f'{folder}/byol.py') == 'byol'
-
-
 def test_finished_running_stopped(tmp_path):
   make(tmp_path / 'done', saved=[5, 10])
   make(tmp_path / 'new')
@@ -141,12 +133,6 @@ def test_the_command_sorts_and_writes_json(tmp_path, capsys):
 def test_directories_may_be_left_out():
   assert cli.parse(['runs']).options.dir == 'runs'
   assert '| `byoljax runs [DIR]` |' in cli.table()
-
-
-def test_settings_are_flat_text():
-  assert listing.flat({'a': {'b': 1, 'c': {}}, 'd': [1.5], 'e': 'x', 'f': float('nan')}) == {
-    'a.b': '1', 'a.c': '{}', 'd': '[1.5]', 'e': 'x', 'f': 'NaN'
-  }  # fmt: skip
 
 
 def test_words_for_sizes_and_times():
