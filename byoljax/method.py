@@ -303,7 +303,7 @@ class Method(NamedTuple):
       metrics): of a method whose loss compares images, what it is of the outputs in
       `Aux.compared`; see `comparison`. With micro-batches the loss is then that of the batch.
     notes: what a user should know about this method on these data, one sentence each: they go into
-      the log (`byoljax.methods.joint_embedding.notes`).
+      the log (`byoljax.methods.notes`).
     pictures: see `Pictures`; None where there is nothing to look at.
     bits: see `Bits`; None where images have no probability.
     show: images [b, H, W, C] in [0, 1] -> pictures of them [b, h, w, 1 or 3], where their numbers

@@ -8,6 +8,7 @@ row in the contract test.
 from collections.abc import Callable, Mapping
 import functools
 import inspect
+import math
 from typing import Any
 
 from byoljax import own
@@ -137,8 +138,10 @@ def build_method(make_encoder: MakeEncoder, setting: Setting, fields: Mapping[st
       'auxiliary_targets'.
 
   Raises:
-    ValueError: an unknown name, a wrong argument, or a method that the task cannot be put beside.
+    ValueError: an unknown name, a wrong argument, a number that is none, or a method that the task
+      cannot be put beside.
   """
+  _require_finite(fields)
   settings = {name: value for name, value in fields.items() if not name.startswith('auxiliary')}
   name = settings.pop('name')
   build = own.find('method', name) if own.is_path(name) else chosen('method', name, METHODS)
@@ -154,6 +157,17 @@ def build_method(make_encoder: MakeEncoder, setting: Setting, fields: Mapping[st
     return method
   arguments = {field.removeprefix('auxiliary_'): value for field, value in task.items()}
   return chosen('auxiliary task', name, AUXILIARIES)(method, setting, **arguments)
+
+
+def _require_finite(fields: Mapping[str, Any], of: str = '') -> None:
+  """Raises ValueError for a number, at any depth, that is not finite: comparisons let NaN pass."""
+  for name, value in fields.items():
+    if isinstance(value, Mapping):
+      _require_finite(value, f'{of}{name}.')
+      continue
+    for number in value if isinstance(value, tuple | list) else (value,):
+      if isinstance(number, float) and not math.isfinite(number):
+        raise ValueError(f'{of}{name}={value} must be finite: give a number.')
 
 
 def chosen(kind: str, name: str, table: Mapping[str, Any]) -> Any:

@@ -14,16 +14,25 @@ BATCH_NORMS = ('batch', 'frozen')
 def check_sizes(projector: Sequence[int], predictor: Sequence[int] = ()) -> None:
   """Raises ValueError unless the sizes of a projector and of its predictor, if any, make sense."""
   sizes = (*projector, *predictor)
-  if not projector or min(sizes) < 1:
+  if not projector or not all(isinstance(size, int) and size >= 1 for size in sizes):
     raise ValueError(
       f'projector={tuple(projector)} and predictor={tuple(predictor)}: give at least an output '
-      f'size of the projector, and sizes of at least 1, such as (2048, 256).'
+      f'size of the projector, and whole numbers of at least 1, such as (2048, 256).'
     )
   if predictor and predictor[-1] != projector[-1]:
     raise ValueError(
       f'the predictor puts out {predictor[-1]} values but the projector {projector[-1]}: '
       f'the last numbers of both must be equal.'
     )
+
+
+def check_widths(**layers: Sequence[int]) -> None:
+  """Raises ValueError unless the widths of hidden layers, by the field's name, make sense."""
+  for name, widths in layers.items():
+    if not all(isinstance(width, int) and width >= 1 for width in widths):
+      raise ValueError(
+        f'{name}={tuple(widths)}: every layer needs a width of at least 1, a whole number.'
+      )
 
 
 def check_batch_norm(batch_norm: str) -> None:

@@ -34,7 +34,7 @@ def spread_permutations(tiles: int, count: int, rule: str = 'mean', seed: int = 
     count: 2 to n!.
     rule: what is made as large as possible when one is added: its 'mean' or its 'minimum' Hamming
       distance to those before it. The mean is what the paper's authors used.
-    seed: decides the first one and ties.
+    seed: decides the first one and ties; at least 0.
 
   Returns:
     int32 [count, n], read-only: row i has the tile that lies at each place.
@@ -51,6 +51,8 @@ def spread_permutations(tiles: int, count: int, rule: str = 'mean', seed: int = 
     )
   if rule not in RULES:
     raise ValueError(f'rule={rule!r} is not one of {", ".join(RULES)}.')
+  if seed < 0:
+    raise ValueError(f'the seed of the permutations is {seed}: give a whole number from 0.')
   rng = np.random.default_rng((seed, streams.PERMUTATIONS))
   candidates, matches_of = all_permutations(tiles), _Matches(tiles)
   # Places shared with all chosen ones together: about as many as there are.

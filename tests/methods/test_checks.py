@@ -45,6 +45,32 @@ def test_an_unknown_argument_is_named_with_those_that_there_are():
     build_method(TinyEncoder, Setting(Length(8, 2, 4)), {'name': 'byol', 'base_tua': 1})
 
 
+def test_numbers_at_any_depth_are_finite():
+  """Comparisons with NaN are false, so that ranges alone would let it pass."""
+  setting = Setting(Length(8, 2, 4), num_examples=8)
+  nan, inf = float('nan'), float('inf')
+  for fields, message in (
+    ({'name': 'swav', 'epsilon': nan}, 'epsilon=nan must be finite'),
+    ({'name': 'exemplar', 'changes': {'scale': (0.5, inf)}}, r'changes.scale=\(0.5, inf\) must be'),
+  ):
+    with pytest.raises(ValueError, match=message):
+      build_method(TinyEncoder, setting, fields)
+
+
+@pytest.mark.parametrize(
+  ('name', 'field', 'sizes'),
+  [
+    ('rotation', 'hidden', (6, 2.5)),
+    ('jigsaw', 'tile_features', ('6',)),
+    ('augmentation_prediction', 'hidden', (0,)),
+    ('bridge', 'predictor', (16, 8.0)),
+  ],
+)
+def test_widths_are_whole_numbers(name, field, sizes):
+  with pytest.raises(ValueError, match=f'{field}=.* at least 1, '):
+    make(name, axis=None, **{field: sizes})
+
+
 def test_only_patches_can_be_frozen():
   with pytest.raises(ValueError, match='freeze_patch_embed=True needs a vision transformer'):
     make('moco_v3', freeze_patch_embed=True)

@@ -47,6 +47,27 @@ def test_micro_batches_of_a_loss_that_compares_images():
   assert notes('exemplar', accumulate=4) == ()  # A classifier of single images.
 
 
+@pytest.mark.parametrize(
+  ('name', 'field', 'never'),
+  [
+    ('dino', 'freeze_last', 'the last layer is never trained'),
+    ('dino', 'teacher_warmup', 'does not reach teacher_temperature=0.04'),
+    ('swav', 'freeze', 'the prototypes are never trained'),
+    ('swav', 'queue_from', 'the queue never takes part'),
+    ('interclr', 'warmup', 'the branch between images never counts'),
+  ],
+)
+def test_durations_that_the_run_does_not_reach(name, field, never):
+  """Of 40 steps; a rise may end with the run, what begins then never does."""
+  fields = {'num_clusters': 5, 'bn_groups': 0} if name == 'interclr' else {}
+  rises = field == 'teacher_warmup'
+  assert notes(name, **fields, **{field: '40 steps' if rises else '39 steps'}) == ()
+  (note,) = notes(name, **fields, **{field: '41 steps' if rises else '40 steps'})
+  assert note.startswith(f"{field}='") and 'the run has 40 steps' in note and never in note
+  if field == 'queue_from':
+    assert notes(name, queue_from='40 steps', queue_size=0) == ()
+
+
 def test_losses_of_single_images_are_silent():
   for name in ('byol', 'simsiam', 'moco', 'dino'):
     fields = {'queue_size': 64, 'bn_groups': 0} if name == 'moco' else {}

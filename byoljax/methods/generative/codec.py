@@ -97,24 +97,6 @@ def check_codebook(codes: int, dim: int, decay: float, beta: float, restart: flo
     raise ValueError(f'restart={restart} of the mean use must be in [0, 1); 0 restarts no code.')
 
 
-def notes_of_late(
-  field: str, text: str, step: int, setting: Setting, consequence: str
-) -> tuple[str, ...]:
-  """For `Method.notes`: a duration that the run does not reach.
-
-  Args:
-    field: its name.
-    text: as it was given.
-    step: the first one at which it is over.
-    setting: the run.
-    consequence: what never happens.
-  """
-  total = setting.length.total_steps
-  if step < total:
-    return ()
-  return (f'{field}={text!r}, and the run has {total:,} steps: {consequence}.',)
-
-
 def make_decoder(name: str, setting: Setting) -> Callable[[int, int], Any]:
   """(stride, channels) -> the decoder of that size.
 

@@ -36,6 +36,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods import notes
 from byoljax.methods.checks import only_view
 from byoljax.methods.generative import codec
 from byoljax.methods.generative.codec import CODES, LATENTS, OUTPUT, QUANTIZER
@@ -171,12 +172,12 @@ def build(
     ('kl_warmup', kl_warmup, rising, f'the divergence does not get its weight of {kl_weight}'),
   )
   # A change that ends with the run is none too long.
-  notes = tuple(
+  found = tuple(
     note
     for name, length, end, what in late
-    for note in codec.notes_of_late(name, length, end - 1, setting, what)
+    for note in notes.of_late(name, length, end - 1, setting, what)
   )
-  return method._replace(notes=notes)
+  return method._replace(notes=found)
 
 
 def _cosine(step: jax.Array, length: int, first: float, last: float) -> jax.Array:

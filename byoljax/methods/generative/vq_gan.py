@@ -40,6 +40,7 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
+from byoljax.methods import notes
 from byoljax.methods.checks import only_view
 from byoljax.methods.generative import codec
 from byoljax.methods.generative.codec import CODES, DECODER, OUTPUT, QUANTIZED, QUANTIZER
@@ -274,4 +275,4 @@ def build(
   weights = Weights(beta, perceptual, features, adversarial_weight, first)
   method = vq_gan(net, setting, weights, restart=restart)
   consequence = 'the discriminator never begins, and costs its part of every step'
-  return method._replace(notes=codec.notes_of_late('start', start, first, setting, consequence))
+  return method._replace(notes=notes.of_late('start', start, first, setting, consequence))

@@ -30,8 +30,8 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods import notes
 from byoljax.methods.checks import check_sizes, require_other_images, two_views
-from byoljax.methods.joint_embedding import notes
 from byoljax.methods.plain import move_target
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, apply_each, stack

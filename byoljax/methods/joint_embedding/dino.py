@@ -34,6 +34,7 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
+from byoljax.methods import notes
 from byoljax.methods.checks import check_sizes, require_other_images, several_views
 from byoljax.methods.plain import move_target
 from byoljax.models import heads
@@ -204,17 +205,23 @@ def build(
     last_init=last_init,
   )
   net = heads.with_projector(make_encoder(setting.axis), head)
-  return dino(
+  rising = setting.length.steps('teacher_warmup', teacher_warmup)
+  frozen = setting.length.steps('freeze_last', freeze_last)
+  method = dino(
     net,
     tau=ema.cosine_tau(base_tau, setting.length.total_steps, setting.length.steady_steps),
     student_temperature=student_temperature,
-    teacher_temperature=linear_rise(
-      teacher_temperature_start,
-      teacher_temperature,
-      setting.length.steps('teacher_warmup', teacher_warmup),
-    ),
+    teacher_temperature=linear_rise(teacher_temperature_start, teacher_temperature, rising),
     center_momentum=center_momentum,
     accumulate=setting.accumulate,
-    freeze_steps=setting.length.steps('freeze_last', freeze_last),
+    freeze_steps=frozen,
     axis=setting.axis,
+  )
+  reached = f'the temperature does not reach teacher_temperature={teacher_temperature}'
+  return method._replace(
+    notes=notes.of_late(
+      'freeze_last', freeze_last, frozen, setting, 'the last layer is never trained'
+    )
+    # A rise that ends with the run is none too long.
+    + notes.of_late('teacher_warmup', teacher_warmup, rising - 1, setting, reached)
   )

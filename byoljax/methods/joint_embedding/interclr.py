@@ -45,8 +45,8 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
+from byoljax.methods import notes
 from byoljax.methods.checks import check_groups, check_sizes, two_views
-from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget
 from byoljax.ops import bank as bank_ops
@@ -284,6 +284,7 @@ def build(
   negatives = num_negatives or min(16384, max(1, pool // 8))
   draws = pseudo_classes.Sampling(sampling, pool, negatives)
   every = setting.length.steps('repair_every', repair_every)
+  first = setting.length.steps('warmup', warmup)
   check_sizes(projector)
   check_groups(bn_groups, setting)
   contrastive.check_temperature(temperature)
@@ -322,7 +323,7 @@ def build(
     margin=margin,
     intra_weight=intra_weight,
     inter_weight=inter_weight,
-    warmup_steps=setting.length.steps('warmup', warmup),
+    warmup_steps=first,
     centroid_every=centroid_every,
     min_cluster_size=min_cluster_size,
     repair_every=every,
@@ -330,4 +331,7 @@ def build(
   method = interclr(
     net, constants, tau=ema.constant_tau(tau), shuffled=bn_groups > 0, axis=setting.axis
   )
-  return method._replace(notes=notes.of_queue(queue_size, setting, 'is among its negatives'))
+  return method._replace(
+    notes=notes.of_queue(queue_size, setting, 'is among its negatives')
+    + notes.of_late('warmup', warmup, first, setting, 'the branch between images never counts')
+  )

@@ -35,8 +35,8 @@ from byoljax.method import (
   default_groups,
   evaluation_outputs,
 )
+from byoljax.methods import notes
 from byoljax.methods.checks import check_groups, check_sizes, two_views
-from byoljax.methods.joint_embedding import notes
 from byoljax.methods.plain import move_target
 from byoljax.models import heads
 from byoljax.models.net import Net, WithTarget, output_shapes

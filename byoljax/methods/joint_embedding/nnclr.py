@@ -40,8 +40,8 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods import notes
 from byoljax.methods.checks import check_sizes, require_other_images, two_views
-from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, apply_each, stack
 from byoljax.ops import memory, ring, sphere

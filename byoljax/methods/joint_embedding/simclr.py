@@ -35,8 +35,8 @@ from byoljax.method import (
   default_groups,
   keep,
 )
+from byoljax.methods import notes
 from byoljax.methods.checks import check_sizes, require_other_images, two_views
-from byoljax.methods.joint_embedding import notes
 from byoljax.methods.plain import move_target
 from byoljax.models import heads
 from byoljax.models.net import Net, Statistics, output_shapes, stack

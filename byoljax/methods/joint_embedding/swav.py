@@ -26,8 +26,8 @@ from byoljax import streams
 from byoljax.devices import collectives
 from byoljax.losses import clustering
 from byoljax.method import Aux, Batch, MakeEncoder, Method, Setting, default_groups
+from byoljax.methods import notes
 from byoljax.methods.checks import check_sizes, several_views
-from byoljax.methods.joint_embedding import notes
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops
 from byoljax.models.net import Net, Statistics, output_shapes, stack
@@ -214,6 +214,8 @@ def build(
       f'iterations={iterations} at least 1, epsilon={epsilon} and temperature={temperature} '
       f'positive.'
     )
+  frozen = setting.length.steps('freeze', freeze)
+  first = setting.length.steps('queue_from', queue_from)
   dtype = jnp.dtype(setting.dtype)
   projection = heads.MLPHead(
     features=tuple(projector),
@@ -233,11 +235,18 @@ def build(
     temperature=temperature,
     epsilon=epsilon,
     iterations=iterations,
-    freeze_steps=setting.length.steps('freeze', freeze),
+    freeze_steps=frozen,
     queue_size=queue_size,
-    queue_from=setting.length.steps('queue_from', queue_from),
+    queue_from=first,
     axis=setting.axis,
   )
+  late = notes.of_late('freeze', freeze, frozen, setting, 'the prototypes are never trained')
+  if queue_size:
+    late += notes.of_late(
+      'queue_from', queue_from, first, setting, 'the queue never takes part in the codes'
+    )
   return method._replace(
-    notes=notes.of_prototypes(prototypes, queue_size, setting) + notes.of_accumulation(setting)
+    notes=notes.of_prototypes(prototypes, queue_size, setting)
+    + notes.of_accumulation(setting)
+    + late
   )

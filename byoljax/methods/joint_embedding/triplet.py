@@ -31,8 +31,8 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods import notes
 from byoljax.methods.checks import check_sizes, require_other_images, several_views
-from byoljax.methods.joint_embedding import notes
 from byoljax.methods.plain import plain_init
 from byoljax.models import heads
 from byoljax.models.multicrop import apply_crops

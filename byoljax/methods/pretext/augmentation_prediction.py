@@ -37,6 +37,7 @@ from byoljax.method import (
   keep,
 )
 from byoljax.methods import beside
+from byoljax.methods.checks import check_widths
 from byoljax.models import heads
 from byoljax.models.net import Net, Part, Statistics, apply_each, stack
 from byoljax.suggest import check_name
@@ -168,8 +169,7 @@ def part_of(setting: Setting, targets: Sequence[str], hidden: Sequence[int]) -> 
       f'targets={targets} of the augmentation must be at least one of {", ".join(drawn.COLUMNS)}, '
       'each once.'
     )
-  if any(size < 1 for size in hidden):
-    raise ValueError(f'hidden={tuple(hidden)}: every layer needs a width of at least 1.')
+  check_widths(hidden=hidden)
   module = DifferenceHeads(targets, tuple(hidden), setting.axis, jnp.dtype(setting.dtype))
   return ROLE, OUTPUT, module
 

@@ -22,6 +22,7 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods.checks import check_widths
 from byoljax.methods.plain import plain_init
 from byoljax.models import heads
 from byoljax.models.net import Inputs, Net, Statistics, stack
@@ -88,8 +89,7 @@ def image_classifier(
   Raises:
     ValueError: a width below 1.
   """
-  if any(width < 1 for width in hidden):
-    raise ValueError(f'hidden={tuple(hidden)}: every layer needs a width of at least 1.')
+  check_widths(hidden=hidden)
   head = heads.MLPHead(
     features=(*hidden, classes),
     last_bias=True,

@@ -38,8 +38,8 @@ from byoljax.method import (
   evaluation_outputs,
   keep,
 )
+from byoljax.methods import notes
 from byoljax.methods.checks import check_sizes, only_view
-from byoljax.methods.joint_embedding import notes
 from byoljax.methods.plain import plain_init
 from byoljax.methods.pretext import classification
 from byoljax.models import heads

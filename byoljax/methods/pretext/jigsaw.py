@@ -25,7 +25,7 @@ from byoljax import streams
 from byoljax.data.augment import tiles as tiles_lib
 from byoljax.devices import collectives
 from byoljax.method import Batch, MakeEncoder, Method, Setting
-from byoljax.methods.checks import only_view
+from byoljax.methods.checks import check_widths, only_view
 from byoljax.methods.pretext import classification
 from byoljax.models import heads, tile_heads
 from byoljax.models.net import Inputs, stack
@@ -65,11 +65,7 @@ def build(
   table = permutations_lib.spread_permutations(spec.count, permutations, rule, permutation_seed)
   if puzzles < 1:
     raise ValueError(f'puzzles={puzzles} must be at least 1.')
-  if any(width < 1 for width in (*tile_features, *hidden)):
-    raise ValueError(
-      f'tile_features={tuple(tile_features)} and hidden={tuple(hidden)}: every layer needs a width '
-      'of at least 1.'
-    )
+  check_widths(tile_features=tile_features, hidden=hidden)
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
     del step

@@ -239,6 +239,11 @@ def build(
   """
   if lasso < 0:
     raise ValueError(f'lasso={lasso} must be at least 0, which turns it off.')
+  if lasso_taps and not lasso:
+    raise ValueError(
+      f'lasso_taps={tuple(lasso_taps)} name the maps of a lasso, and lasso=0 is none: set '
+      'method.lasso above 0, or leave lasso_taps empty.'
+    )
   maps, make = (), make_encoder
   if lasso:
     maps = lasso_lib.choose_maps(make_encoder(None), len(setting.mean), lasso_taps)

@@ -28,7 +28,7 @@ from byoljax import streams
 from byoljax.data.augment import tiles as tiles_lib
 from byoljax.devices import collectives
 from byoljax.method import Batch, MakeEncoder, Method, Setting
-from byoljax.methods.checks import only_view
+from byoljax.methods.checks import check_widths, only_view
 from byoljax.methods.pretext import classification
 from byoljax.models import tile_heads
 from byoljax.models.net import Inputs, stack
@@ -83,8 +83,7 @@ def build(
     ValueError: a field of the tiles that is unknown or out of range, or another argument that is.
   """
   spec = from_fields(tiles_lib.TileSpec, 'field of tiles', tiles)
-  if any(width < 1 for width in hidden):
-    raise ValueError(f'hidden={tuple(hidden)}: every layer needs a width of at least 1.')
+  check_widths(hidden=hidden)
   if not 0.0 <= dropout < 1.0 or (dropout and not hidden):
     raise ValueError(f'dropout={dropout} must be at least 0 and below 1, and needs hidden layers.')
   table = pairs(spec.grid)

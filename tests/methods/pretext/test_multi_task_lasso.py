@@ -145,6 +145,7 @@ def test_pictures_of_parts_see_no_label():
   ('options', 'message'),
   [
     ({'penalty': -1.0, 'turns': TURNS}, 'lasso=-1.0 must be at least 0'),
+    ({'penalty': 0.0, 'taps': ('fine', 'coarse'), 'turns': TURNS}, 'set method.lasso above 0'),
     ({'penalty': 1.0, 'taps': ('corse', 'fine'), 'turns': TURNS}, "did you mean 'coarse'"),
   ],
 )

@@ -126,6 +126,7 @@ def test_the_head_sees_the_tiles_of_its_image_in_order():
     ('jigsaw', {'permutations': 25}, 'there are 24 permutations of 4 tiles'),
     ('jigsaw', {'puzzles': 0}, 'puzzles=0'),
     ('jigsaw', {'rule': 'max'}, "rule='max' is not one of mean, minimum"),
+    ('jigsaw', {'permutation_seed': -1}, 'seed of the permutations is -1'),
     ('jigsaw', {'hidden': (0,)}, 'width of at least 1'),
     ('relative_patch_location', {'dropout': 1.0}, 'dropout=1.0'),
     ('relative_patch_location', {'hidden': (), 'dropout': 0.5}, 'needs hidden layers'),

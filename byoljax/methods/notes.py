@@ -3,6 +3,24 @@
 from byoljax.method import Setting
 
 
+def of_late(
+  field: str, text: str, step: int, setting: Setting, consequence: str
+) -> tuple[str, ...]:
+  """Of a duration that the run does not reach.
+
+  Args:
+    field: its name.
+    text: as it was given.
+    step: the first one at which it is over.
+    setting: the run.
+    consequence: what never happens.
+  """
+  total = setting.length.total_steps
+  if step < total:
+    return ()
+  return (f'{field}={text!r}, and the run has {total:,} steps: {consequence}.',)
+
+
 def of_queue(size: int, setting: Setting, consequence: str) -> tuple[str, ...]:
   """Of a queue of past images that holds every image of the data set, and older ones.
 
