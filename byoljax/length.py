@@ -7,7 +7,7 @@ import math
 import re
 from typing import Any, NamedTuple
 
-_MOST_STEPS = 2**31 - 1
+MOST_STEPS = 2**31 - 1
 _UNITS = {
   'step': 'steps',
   'steps': 'steps',
@@ -151,9 +151,9 @@ def make_length(
   total = duration_steps(field, text, steps_per_epoch=per_epoch, batch_size=batch_size)
   if total < 1:
     raise ValueError(f"{field}='{text}' is less than one step.")
-  if total > _MOST_STEPS:
+  if total > MOST_STEPS:
     raise ValueError(
-      f"{field}='{text}' is too long: a run has at most {_MOST_STEPS:,} steps, counted in 32 bits."
+      f"{field}='{text}' is too long: a run has at most {MOST_STEPS:,} steps, counted in 32 bits."
     )
   return Length(batch_size, per_epoch, total)
 

@@ -20,6 +20,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 import numpy as np
 
+from byoljax import length as length_lib
 from byoljax.config import Config, ConfigError
 from byoljax.data.batches import resident
 from byoljax.data.sources.source import Source
@@ -47,6 +48,16 @@ def check(config: Config) -> None:
   steps, rounds = config.bench.steps, config.bench.rounds
   if steps < 1 or rounds < 1:
     raise ConfigError(f'bench.steps={steps} and bench.rounds={rounds} must both be at least 1.')
+  if _needed(steps, rounds) > length_lib.MOST_STEPS:
+    raise ConfigError(
+      f'bench.rounds={rounds} rounds of bench.steps={steps} steps are more than a run may have, '
+      f'{length_lib.MOST_STEPS:,}.'
+    )
+
+
+def _needed(steps: int, rounds: int) -> int:
+  """How many steps of training are timed, with those before the rounds."""
+  return _FIRST + rounds * (_HEAD_START + steps)
 
 
 def measure(
@@ -75,7 +86,7 @@ def measure(
   with config.unlocked():
     config.train.progressive = ''
   run = assemble.from_config(config, source, given=given)
-  needed = _FIRST + rounds * (_HEAD_START + steps)
+  needed = _needed(steps, rounds)
   if run.length.total_steps < needed:
     with config.unlocked():
       config.train.length = f'{needed} steps'

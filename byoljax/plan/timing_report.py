@@ -52,8 +52,7 @@ def verdict(found: dict[str, Any]) -> str:
     return 'The input is the bottleneck: the step waits for it.'
   step, training = found['step']['ms_per_step'], found['training']['ms_per_step']
   if training > 1.15 * step:
-    return (
-      f'The step does not wait, but takes {training / step - 1:.0%} longer than alone: '
-      'the input uses the same cores.'
-    )
+    shares = found['device_kind'] == 'cpu' and not found['data_on_device']
+    why = 'the input uses the same cores' if shares else 'copies to the device or the loop take it'
+    return f'The step does not wait, but takes {training / step - 1:.0%} longer than alone: {why}.'
   return 'The step is the bottleneck: the input keeps up.'

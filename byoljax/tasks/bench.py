@@ -23,6 +23,7 @@ def run(config: Config, invocation: Invocation) -> int:
     raise ConfigError(f'{invocation.recipe} trains no encoder: name a recipe that does.')
   timing.check(config)
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
+  run_dir.require_writable(workdir)  # Before minutes of measuring.
   source = data_lib.open_split(config, 'pretrain', None)
   given = given_networks.load(config)
   with activity.doing('timing the input, the step and both'):

@@ -4,7 +4,9 @@ import collections
 import contextlib
 import gzip
 import json
+import os
 import time
+from unittest import mock
 
 import jax
 import pytest
@@ -16,6 +18,7 @@ from byoljax.devices import mapping
 from byoljax.main import main
 from byoljax.plan import aot, flops, hardware, timing, timing_report
 from byoljax.train import loop
+from byoljax.workdir import run_dir
 from tests.paths import ROOT
 from tests.said import one_sentence
 
@@ -119,15 +122,17 @@ def test_a_slow_input_is_seen(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ('wait', 'step', 'training', 'sentence'),
+  ('wait', 'step', 'training', 'place', 'sentence'),
   [
-    (0.3, 10, 14, 'The input is the bottleneck'),
-    (0.02, 10, 13, '30% longer than alone'),
-    (0.02, 10, 10.5, 'The step is the bottleneck'),
+    (0.3, 10, 14, 'cpu', 'The input is the bottleneck'),
+    (0.02, 10, 13, 'cpu', '30% longer than alone: the input uses the same cores.'),
+    (0.02, 10, 13, 'NVIDIA H100 80GB HBM3', '30% longer than alone: copies to the device'),
+    (0.02, 10, 10.5, 'cpu', 'The step is the bottleneck'),
   ],
 )
-def test_the_verdict(wait, step, training, sentence):
+def test_the_verdict(wait, step, training, place, sentence):
   found = {'wait': wait, 'step': {'ms_per_step': step}, 'training': {'ms_per_step': training}}
+  found |= {'device_kind': place, 'data_on_device': False}
   assert sentence in timing_report.verdict(found)
 
 
@@ -135,6 +140,7 @@ def test_the_verdict(wait, step, training, sentence):
   ('changes', 'sentence'),
   [
     (['--config=configs/byol.py:smoke', '--config.bench.steps=0'], 'bench.steps=0'),
+    (['--config=configs/byol.py:smoke', '--config.bench.steps=1e9'], 'more than a run may have'),
     (['--config=configs/knn.py'], 'configs/knn.py trains no encoder'),
   ],
 )
@@ -143,6 +149,23 @@ def test_mistakes_are_one_sentence(changes, sentence, tmp_path, capsys):
   captured = capsys.readouterr()
   assert captured.err.startswith('error: ') and sentence in captured.err
   assert one_sentence(captured.err) and not (tmp_path / 'new').exists()
+
+
+def test_a_workdir_that_cannot_be_written_is_refused_before_anything_is_timed(
+  tmp_path, capsys, monkeypatch
+):
+  (tmp_path / 'file').touch()
+  measure = mock.Mock()
+  monkeypatch.setattr(timing, 'measure', measure)
+  arguments = ['--config=configs/byol.py:smoke', '--config.task=bench']
+  assert main([*arguments, f'--workdir={tmp_path / "file" / "new"}']) == 2
+  error = capsys.readouterr().err
+  assert f"--workdir='{tmp_path / 'file' / 'new'}' cannot be written" in error
+  assert "file' is not a directory" in error and one_sentence(error)
+  monkeypatch.setattr(os, 'access', lambda path, mode: False)  # Root may write anywhere.
+  with pytest.raises(config_lib.ConfigError, match=f"cannot be written: '{tmp_path}' is read-"):
+    run_dir.require_writable(tmp_path / 'new')
+  assert not measure.called and [path.name for path in tmp_path.iterdir()] == ['file']
 
 
 def test_the_command_is_the_task(capsys):
