@@ -81,7 +81,8 @@ class SavedClassifier:
       if isinstance(images, str | os.PathLike):
         source = predict.open_images(os.fspath(images), self.classifier.encoder.preprocessing)
       else:
-        source = objects.as_source(images)
+        range_ = self.classifier.encoder.preprocessing.range
+        source = objects.as_source(images, range_=range_)
       found = prediction.predict(self.classifier, source)
     chances = np.full((source.size, len(self.classes)), np.nan)
     chances[found.index] = found.chances
@@ -184,7 +185,8 @@ def classify(
           raise ConfigError('test images of a folder or an .npz file are those of its test split.')
         config.data.dir, home, parts = _of_files(config, images, labels, given, workdir)
       else:
-        parts = _of_objects(images, labels, test, test_labels)
+        range_ = given.encoder.preprocessing.range
+        parts = _of_objects(images, labels, test, test_labels, range_)
         mark = parts.train.fingerprint[:12]
         home = pathlib.Path(workdir or task.default_home(config, given, f'given-{mark}'))
     task.make(config.lock(), Invocation(path, workdir), given, parts, home)
@@ -230,7 +232,9 @@ def _of_files(
   return config.data.dir, home, open_images(config, home, range_=given.encoder.preprocessing.range)
 
 
-def _of_objects(images: Any, labels: Any, test: Any, test_labels: Any) -> PartlyLabelled:
+def _of_objects(
+  images: Any, labels: Any, test: Any, test_labels: Any, range_: str
+) -> PartlyLabelled:
   from byoljax.data.sources import objects
 
   session.require_test(test, test_labels)
@@ -243,8 +247,10 @@ def _of_objects(images: Any, labels: Any, test: Any, test_labels: Any) -> Partly
     labels = _numbers(labels, names)
     if test_labels is not None:
       test_labels = _numbers(test_labels, names)
-  source = objects.as_source(images, labels, name='given images')
-  held = None if test is None else objects.as_source(test, test_labels, name='given test images')
+  source = objects.as_source(images, labels, name='given images', range_=range_)
+  held = None
+  if test is not None:
+    held = objects.as_source(test, test_labels, name='given test images', range_=range_)
   if source.labels is None or source.num_classes < 2:
     raise ConfigError('the images have no labels of two classes at least: give labels=...')
   if names:

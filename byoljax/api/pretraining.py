@@ -77,7 +77,7 @@ def pretrain(
     if length:
       config.train.length = length
     _use_own(config, encoder, method, session.mapping('views', views, "{'view1': function}"))
-    kept = session.name_data(config, data, labels, test, test_labels)
+    kept = session.name_data(config, data, labels, test, test_labels, range_=config.data.range)
     home = workdir or default_workdir(path or config.method.name.replace(':', '-'))
     from byoljax.train.record import Hooks
 

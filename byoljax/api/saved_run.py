@@ -112,7 +112,9 @@ class SavedRun:
     with session.working(f'{word}: working'):
       own = {'pretrained': str(self.directory)}
       config, path = session.evaluation(command, options, own, settings)
-      self._kept.append(session.name_data(config, data, labels, test, test_labels))
+      range_ = self.config.data.range
+      kept = session.name_data(config, data, labels, test, test_labels, range_=range_)
+      self._kept.append(kept)
       at = pathlib.Path(workdir) if workdir else self._place(command.task, config, path)
       command.run(config.lock(), Invocation(path, str(at)))
     return json.loads((at / 'result.json').read_text())['result']

@@ -92,7 +92,9 @@ def _quoted(value: Any) -> str:
   return repr(value) if isinstance(value, str) else str(value)
 
 
-def name_data(config: Config, data: Any, labels: Any, test: Any, test_labels: Any) -> Any:
+def name_data(
+  config: Config, data: Any, labels: Any, test: Any, test_labels: Any, *, range_: str
+) -> Any:
   """Puts data into `config.data`; returns what has to be kept while the name is to be found.
 
   Args:
@@ -101,6 +103,7 @@ def name_data(config: Config, data: Any, labels: Any, test: Any, test_labels: An
     labels: of the training images.
     test: the test images.
     test_labels: of the test images.
+    range_: `data.range` of the run: which numbers are black and white.
 
   Raises:
     ConfigError: a path where nothing lies, data that cannot be read, or labels and test images that
@@ -122,7 +125,7 @@ def name_data(config: Config, data: Any, labels: Any, test: Any, test_labels: An
   from byoljax.data.sources import given
 
   with config_lib.user_errors('data'), activity.doing('reading the images'):
-    made = given.give(data, labels, test=test, test_labels=test_labels)
+    made = given.give(data, labels, test=test, test_labels=test_labels, range_=range_)
   config.data.update(name=made.name, dir='')
   return made
 

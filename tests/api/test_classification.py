@@ -103,7 +103,7 @@ def test_files_of_any_size(made, tmp_path):
 def test_missing_labels_are_no_class(arrays):
   for missing in ([np.nan, None, ''], [-1, np.int64(-1), np.float64(-1)], [b'', -1, None]):
     labels = np.array(['a', b'b', *missing] * 16, object)
-    made = classification._of_objects(arrays['x_train'], labels, None, None)
+    made = classification._of_objects(arrays['x_train'], labels, None, None, '')
     assert made.train.class_names == ('a', 'b') and made.rest.size == 48
 
 
@@ -135,7 +135,7 @@ def test_one_image_is_no_set_of_gray_ones(made):
 )
 def test_whole_numbers_of_any_type_are_numbers(arrays, labels):
   given = {'test': arrays['x_test'][:4], 'test_labels': labels}
-  made = classification._of_objects(arrays['x_train'][:4], labels, **given)
+  made = classification._of_objects(arrays['x_train'][:4], labels, range_='', **given)
   assert made.train.class_names == made.test.class_names == ('0', '1') and made.rest.size == 2
   assert list(made.test.labels) == [0, 1, -1, -1]
   assert classification._whole_numbers([True, False]) == [True, False], 'these are names'

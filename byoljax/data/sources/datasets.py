@@ -152,9 +152,9 @@ def _open(
     return _READERS[known.kind](directory, split, unreadable=log, range_=range_)
   match known.kind:
     case 'given':
-      return given.find(name, split)
+      return given.find(name, split, range_)
     case 'own':
-      return _own(name, split)
+      return _own(name, split, range_)
     case 'folder':
       return folder.from_folder(directory, split, unreadable=log, fields=fields, range_=range_)
     case 'frames':
@@ -239,12 +239,12 @@ def with_unlabelled(found: source.Source, path: str | os.PathLike) -> source.Sou
   return joined.join([others, found])
 
 
-def _own(name: str, split: str) -> source.Source:
+def _own(name: str, split: str, range_: str) -> source.Source:
   """A split of the user's own."""
   images = own.find('data set', name)(split)
   if images is None:
     raise source.NoSplitError(f'{name} has no {split} split.')
-  return objects.as_source(images, name=f'{name.rpartition(":")[2]}:{split}')
+  return objects.as_source(images, name=f'{name.rpartition(":")[2]}:{split}', range_=range_)
 
 
 def _require_cache(name: str, directory: str) -> None:
@@ -267,9 +267,8 @@ def _shapes(split: str, directory: str) -> source.Source:
   part = 'test' if split == 'test' else 'train'
   images, labels = shapes.arrays(part, directory or None)
   name = f'shapes/{shapes.VERSION}:{part}'
-  made = arrays.from_arrays(images, labels, name=name, class_names=shapes.CLASS_NAMES)
   mark = tfds_source.fingerprint(name, len(images), 'image', 'label')
-  return dataclasses.replace(made, fingerprint=mark)
+  return arrays.from_arrays(images, labels, name=name, class_names=shapes.CLASS_NAMES, mark=mark)
 
 
 def _sprites(split: str, directory: str, fields: Sequence[Field]) -> source.Source:

@@ -160,7 +160,8 @@ def checked_alike(images: Sequence[np.ndarray], what: str) -> list[np.ndarray]:
     return [image.astype(np.uint8) for image in images]
   raise ValueError(
     f'{what} has type {dtype} and numbers from {low:g} to {high:g}: images are uint8, 0 to 255, '
-    'uint16 beyond that, or floats in [0, 1], before any normalization.'
+    'uint16 beyond that, or floats in [0, 1], before any normalization; of others data.range says '
+    'which are black and white.'
   )
 
 
@@ -169,8 +170,12 @@ def _are_bytes(image: np.ndarray) -> bool:
   return bool(np.all(np.abs(levels - np.round(levels)) < _OF_A_LEVEL))
 
 
-def as_file(image: Any) -> bytes:
+def as_file(image: Any, range_: str = '') -> bytes:
   """An image as a file: as it is, bytes as a PNG that is not compressed, else as `.npy`.
+
+  Args:
+    image: see the module.
+    range_: by which the file will be read, see `pixels`; '' checks the numbers, and scales them.
 
   Raises:
     ValueError: it is no image.
@@ -178,7 +183,7 @@ def as_file(image: Any) -> bytes:
   file = file_of(image)
   if file is not None:
     return file
-  array, written = pixels_of(image), io.BytesIO()
+  array, written = array_of(image) if range_ else pixels_of(image), io.BytesIO()
   if array.dtype == np.uint8 and array.shape[2] in (1, 3):
     shown = array[..., 0] if array.shape[2] == 1 else array
     Image.fromarray(shown).save(written, 'PNG', compress_level=0)

@@ -87,12 +87,12 @@ def _decode(source: Source) -> Source:
     name=source.name,
     num_classes=max(source.num_classes, 1),
     fields={source.field(name): values for name, values in made.items()},
+    mark=source.fingerprint,
   )
   kept = dataclasses.replace(
     kept,
     num_classes=source.num_classes,
     class_names=source.class_names,
-    fingerprint=source.fingerprint,
     fetch_labels=source.fetch_labels,
     locate=source.locate,
     unreadable=source.unreadable,

@@ -30,32 +30,34 @@ from byoljax.data.sources.source import Source
 _LOOKED_AT = 16  # examples in a fingerprint, at least
 
 
-def as_source(data: Any, labels: Any = None, *, name: str = 'images') -> Source:
+def as_source(data: Any, labels: Any = None, *, name: str = 'images', range_: str = '') -> Source:
   """A data set as a source.
 
   Args:
     data: see the module.
     labels: whole numbers [N], -1 for none, in place of those that the data have.
     name: for messages.
+    range_: which numbers are black and white, see `pixels`; '' and 'file' say as the types do.
 
   Raises:
     ValueError: something else, or examples that are not what they should be.
   """
   if isinstance(data, Source):
     return data
+  range_ = '' if range_ == pixels.FILE else pixels.check_range(range_)
   if labels is None and isinstance(data, tuple) and len(data) == 2 and _is_array(data[0]):
     data, labels = data
   if isinstance(data, Mapping):
     data, labels = _columns(data, labels)
   labels = None if labels is None else np.asarray(labels)
   if _is_array(data):
-    return arrays.from_arrays(_images(data, name), labels, name=name)
+    return arrays.from_arrays(_images(data, name, range_), labels, name=name, range_=range_)
   if _is_list_of_files(data):
-    return listed.from_files(data, labels, name=name)
+    return listed.from_files(data, labels, name=name, range_=range_)
   if hasattr(data, 'as_numpy_iterator'):
-    return _from_iterator(data, labels, name)
+    return _from_iterator(data, labels, name, range_)
   if hasattr(data, '__getitem__') and hasattr(data, '__len__') and not isinstance(data, str):
-    return _from_sequence(data, labels, name)
+    return _from_sequence(data, labels, name, range_)
   raise ValueError(
     f'data of type {type(data).__name__} cannot be read: give a path, an array [N, H, W, C], a '
     'list of files, a tf.data.Dataset, or anything with a length that hands out examples by number.'
@@ -82,18 +84,18 @@ def _columns(data: Mapping[str, Any], labels: Any) -> tuple[Any, Any]:
   return data[image], next(found, None) if labels is None else labels
 
 
-def _images(data: Any, name: str) -> np.ndarray:
+def _images(data: Any, name: str, range_: str) -> np.ndarray:
   if type(data).__module__.split('.')[0] == 'torch':
     made = data.detach().cpu().numpy()
     made = np.moveaxis(made, 1, -1) if made.ndim == 4 else made
   else:
     made = data if isinstance(data, np.ndarray) else np.asarray(data)
-  if made.ndim not in (3, 4) or made.dtype.kind not in 'uif':
+  if range_ or made.ndim not in (3, 4) or made.dtype.kind not in 'uif':
     return made  # `from_arrays` says what is wrong.
   return items.checked_numbers(made, name)
 
 
-def _from_iterator(data: Any, labels: Any, name: str) -> Source:
+def _from_iterator(data: Any, labels: Any, name: str, range_: str) -> Source:
   """A `tf.data.Dataset`, read to its end; batches of images are taken apart."""
   if int(np.asarray(data.cardinality())) == -1:
     raise ValueError(f'{name} never ends: leave out `repeat`, byoljax passes through it itself.')
@@ -110,7 +112,7 @@ def _from_iterator(data: Any, labels: Any, name: str) -> Source:
         f'{name} does not fit into a quarter of the memory: name a TFDS set by its name, or give '
         'something that hands out examples by number.'
       )
-  return _from_sequence(read, labels, name)
+  return _from_sequence(read, labels, name, range_)
 
 
 def _batch_labels(labels: Any, count: int) -> Sequence[Any]:
@@ -124,14 +126,14 @@ def _batch_labels(labels: Any, count: int) -> Sequence[Any]:
   return list(labels)
 
 
-def _from_sequence(data: Any, labels: Any, name: str) -> Source:
+def _from_sequence(data: Any, labels: Any, name: str, range_: str) -> Source:
   count = len(data)
   if not count:
     raise ValueError(f'{name} holds no example.')
   image, _ = items.split(data[0])
   told = labels if labels is not None else _known_labels(data, count)
   file = items.file_of(image)
-  size = len(file) if file is not None else items.pixels_of(image).nbytes
+  size = len(file) if file is not None else items.array_of(image).nbytes
   lock = threading.Lock()  # Whether others may be asked by several threads is not known.
 
   def example(row: int) -> Any:
@@ -141,19 +143,23 @@ def _from_sequence(data: Any, labels: Any, name: str) -> Source:
   if count * size > memory.room():
     if labels is None and told is not None:
       _check_told(lambda row: items.split(example(row))[1], told, name)
-    made = _of_files(lambda row: items.as_file(items.split(example(row))[0]), count, told, name)
-    return _named(made, data)
+
+    def later(row: int) -> bytes:
+      return items.as_file(items.split(example(row))[0], range_)
+
+    return _named(_of_files(later, _places(count), count, told, name, range_), data)
   read = [items.split(example(row)) for row in range(count)]
   known = told if labels is not None else _own_labels([label for _, label in read], told)
   # Its names of classes are those of the labels that it tells.
   named = data if told is None or known is None or np.array_equal(told, known) else None
   if file is None:
-    made = items.checked_alike([items.array_of(image) for image, _ in read], name)
+    made = [items.array_of(image) for image, _ in read]
+    made = made if range_ else items.checked_alike(made, name)
     if len({(image.shape, image.dtype) for image in made}) == 1:
-      return _named(arrays.from_arrays(np.stack(made), known, name=name), named)
+      return _named(arrays.from_arrays(np.stack(made), known, name=name, range_=range_), named)
     read = [(image, None) for image in made]
-  files = [items.as_file(image) for image, _ in read]
-  return _named(_of_files(files.__getitem__, count, known, name), named)
+  files = [items.as_file(image, range_) for image, _ in read]
+  return _named(_of_files(files.__getitem__, range(count), count, known, name, range_), named)
 
 
 def _own_labels(labels: Sequence[Any], told: np.ndarray | None) -> np.ndarray | None:
@@ -214,19 +220,24 @@ def _named(made: Source, data: Any) -> Source:
 
 
 def _of_files(
-  file: Callable[[int], bytes], count: int, labels: np.ndarray | None, name: str
+  file: Callable[[int], bytes],
+  marked: range,
+  count: int,
+  labels: np.ndarray | None,
+  name: str,
+  range_: str,
 ) -> Source:
+  """Examples that are files, of which those in `marked` make the fingerprint."""
   y = None if labels is None else arrays.check_labels(labels, count, name, 'labels')
   if y is not None and y.ndim != 1:
     raise ValueError(f'{name}: images of several sizes have one label each, got {list(y.shape)}.')
   if y is not None:
     arrays.check_numbering([y], name)
   classes = 0 if y is None else int(y.max(initial=-1)) + 1
-  places = _places(count)
-  looked_at = [file(row) for row in places]
+  looked_at = [file(row) for row in marked]
   # Nothing names what these bytes are: an image of more than 8 bits may be any of them.
   image, notes = pixels.image_field(
-    [f'{name}[{row}].npy' for row in places], looked_at.__getitem__, '', name
+    [f'{name}[{row}].npy' for row in marked], looked_at.__getitem__, range_, name
   )
 
   def fetch(rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:

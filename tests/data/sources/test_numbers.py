@@ -18,6 +18,7 @@ from byoljax.data.sources import (
   arrays,
   datasets,
   folder,
+  given,
   image_file,
   image_header,
   numbers_file,
@@ -304,6 +305,26 @@ class TestFromPython:
     ragged = objects.as_source([floats[0], floats[0, :4]])
     (batch,) = pipeline.eval_batches(ragged, image_size=4, batch_size=2)
     assert batch['image'].dtype == np.float32 and batch['valid'].all()
+
+  @pytest.mark.parametrize('many', [np.asarray, list, lambda x: [*x, x[0, :4]]])
+  def test_a_range_holds_for_what_is_given(self, many):
+    deep = (np.arange(2 * 8 * 8 * 2).reshape(2, 8, 8, 2) * 16 - 100).astype(np.int32)
+    wanted = np.clip(deep / 2000, 0, 1).astype(np.float32)
+    kept = given.give(many(deep), range_='0,2000')
+    for source in (
+      objects.as_source(many(deep), range_='0,2000'),
+      datasets.load(kept.name, 'pretrain', range_='0,2000'),
+    ):
+      (batch,) = pipeline.eval_batches(source.subset([0, 1]), image_size=8, batch_size=2)
+      np.testing.assert_allclose(batch['image'], wanted, atol=1e-6)  # float32 rounds by 6e-8.
+    (batch,) = pipeline.eval_batches(
+      datasets.load(kept.name, 'pretrain', range_='-100,4080').subset([0, 1]),
+      image_size=8,
+      batch_size=2,
+    )
+    assert batch['image'].min() == 0 and batch['image'].max() < 1
+    with pytest.raises(ValueError, match='int32 and numbers from -100'):
+      datasets.load(kept.name, 'pretrain')
 
   def test_npz_of_floats_and_integers(self):
     with pytest.raises(ValueError, match='int16 and numbers from -5 to -5.*--data.range=BLACK,'):

@@ -279,6 +279,31 @@ def test_what_is_given_has_a_name_for_as_long_as_it_is_kept():
     datasets.load(name, 'train')
 
 
+def test_given_images_are_told_apart_by_all_of_their_pixels():
+  images = np.random.default_rng(0).integers(0, 256, (100, 4, 4, 3), np.uint8)
+  kept = given.give(images)
+  for change in (1, slice(50, 53), 99):
+    others = images.copy()
+    others[change] += 1
+    named = given.give(others)
+    assert named.name != kept.name
+    (read,) = datasets.load(named.name, 'train').read(np.arange(100), ('image',))
+    np.testing.assert_array_equal(read, others)
+  ragged = [*images, images[0, :3]]
+  marks = {objects.as_source(each).fingerprint for each in (ragged, [*others, ragged[-1]])}
+  assert len(marks) == 2
+
+
+def test_the_names_of_splits_in_a_mapping():
+  for name in ('val', 'valid', 'validation', 'test'):
+    kept = given.give({'train': IMAGES, name: IMAGES[:2]})
+    assert datasets.load(kept.name, 'test').size == 2
+  several = given.give({'test': IMAGES[:2], 'train': IMAGES, 'validation': IMAGES[:3]})
+  assert datasets.load(several.name, 'test').size == 2
+  with pytest.raises(ValueError, match="unknown split 'vall': .*did you mean 'val'"):
+    given.give({'train': IMAGES, 'vall': IMAGES})
+
+
 def splits(split):
   return {'train': (IMAGES, LABELS), 'pretrain': IMAGES}.get(split)
 
