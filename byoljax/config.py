@@ -195,7 +195,7 @@ def override(config: Config, name: str, text: str) -> None:
     if inner:
       raise ConfigError(f"'{name}' is a group of fields; set one of {', '.join(inner)}.")
     meant = _meant(re.sub(r'\.groups\.\w+\.', '.', name), fields)
-    raise ConfigError(f"unknown field '{name}' in --config.{name}={text}{meant}")
+    raise ConfigError(f"unknown field '{name}'{meant}")
   *groups, last = name.split('.')
   target = config
   for group in groups:
@@ -256,9 +256,7 @@ def _convert(name: str, text: str, present: Any) -> Any:
     wanted = {bool: 'true or false', int: 'a whole number', float: 'a number'}.get(
       kind, f'a tuple such as {present}'
     )
-    raise ConfigError(
-      f"--config.{name}={text}: '{text}' is not {wanted} (the default is {present!r})."
-    ) from None
+    raise ConfigError(f"{name}='{text}' is not {wanted} (the default is {present!r}).") from None
 
 
 def _convert_tuple(text: str, present: tuple[Any, ...]) -> tuple[Any, ...]:

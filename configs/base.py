@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from ml_collections import ConfigDict
 
+from byoljax.suggest import did_you_mean
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 
@@ -287,6 +289,11 @@ def finish(config: ConfigDict, options: list[str], known: Iterable[str] = ()) ->
     smoke(config)
   unknown = [option for option in options if option != 'smoke']
   if unknown:
-    valid = ', '.join([*known, 'smoke'])
-    raise ValueError(f"unknown option '{unknown[0]}' after the colon; valid: {valid}.")
+    valid = [*known, 'smoke']
+    if unknown[0] in valid:
+      raise ValueError(f"'{unknown[0]}' after the colon goes with no other scale, and not twice.")
+    hint = did_you_mean(unknown[0], valid) or '.'
+    raise ValueError(
+      f"unknown option '{unknown[0]}' after the colon; valid: {', '.join(valid)}{hint}"
+    )
   return config

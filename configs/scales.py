@@ -54,7 +54,8 @@ def build(
   options = [option for option in arg.split(',') if option]
   config = base.get_config()
   config.method = ConfigDict(dict(method) | base.AUXILIARY)
-  scale = options.pop(0) if options and options[0] in SCALES else 'shapes'
+  scale = next((option for option in options if option in SCALES), 'shapes')
+  options = [option for option in options if option != scale]
   length = {**EPOCHS, **(epochs or {})}[scale]
   if options and options[0].isdigit():
     length = int(options.pop(0))

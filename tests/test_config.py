@@ -135,6 +135,11 @@ def test_missing_and_broken_recipes(tmp_path):
     config_lib.load(str(broken))
   with pytest.raises(ConfigError, match='valid: shapes'):
     config_lib.load(f'{BYOL}:imagnet')
+  with pytest.raises(ConfigError, match="unknown option 'imagnet' .*; did you mean 'imagenet'"):
+    config_lib.load(f'{BYOL}:imagnet')
+  with pytest.raises(ConfigError, match="'imagenet' after the colon goes with no other scale"):
+    config_lib.load(f'{BYOL}:npz,imagenet')
+  assert config_lib.load(f'{BYOL}:smoke,npz') == config_lib.load(f'{BYOL}:npz,smoke')
   with pytest.raises(ConfigError, match='no preset of 50 epochs'):
     config_lib.load(f'{BYOL}:imagenet,50')
 

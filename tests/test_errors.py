@@ -202,7 +202,7 @@ def test_a_mistake_in_a_new_process_is_quick_and_quiet():
   done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
   assert done.returncode == 2
   assert done.stdout == ''
-  assert done.stderr == "error: unknown field 'sed' in --config.sed=1, did you mean 'seed'?\n"
+  assert done.stderr == "error: unknown field 'sed', did you mean 'seed'?\n"
 
 
 def test_help_and_version_name_what_can_be_set():

@@ -56,7 +56,8 @@ def pretrain(
     method: a function (make_encoder, setting) -> `byoljax.method.Method`, in place of the recipe's.
     views: name of a view, 'view1' -> a function of JAX's that changes it, (image float32 [S, S, C]
       in [0, 1], key) -> the same, after what the recipe does; see `data.augment.own_view`.
-    settings: dotted field of the recipe -> value, {'optim.base_lr': 0.01}.
+    settings: dotted field of the recipe -> value, {'optim.base_lr': 0.01}, or group -> such a
+      mapping, {'optim': {'base_lr': 0.01}}.
     on_row: called with every row of metrics.
     on_checkpoint: called with the step and the directory of every checkpoint, once it is complete.
     on_end: called with the run at its end. What any of them raises ends the call.

@@ -36,7 +36,7 @@ def configuration(recipe: Any, settings: Mapping[str, Any] | None) -> tuple[Conf
   Args:
     recipe: as behind `byoljax pretrain`, 'byol:folder_small' or a path; or a ConfigDict, which is
       copied.
-    settings: dotted field -> value.
+    settings: dotted field -> value; or group -> such a mapping.
 
   Raises:
     ConfigError: no such recipe or field, or anything of another type.
@@ -75,8 +75,11 @@ def mapping(name: str, given: Any, example: str) -> Mapping[str, Any]:
 
 
 def _set(config: Config, settings: Mapping[str, Any] | None) -> None:
-  for name, value in mapping('settings', settings, "{'optim.base_lr': 0.01}").items():
-    config_lib.override(config, str(name), value if isinstance(value, str) else _text(value))
+  fields = config_lib.flatten(mapping('settings', settings, "{'optim.base_lr': 0.01}"))
+  for name, value in fields.items():
+    if value is None:
+      raise ConfigError(f'{name}=None is no value: leave it out for that of the recipe.')
+    config_lib.override(config, name, value if isinstance(value, str) else _text(value))
 
 
 def _text(value: Any) -> str:

@@ -210,6 +210,8 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
     ({'recipe': None}, "recipe=None is no recipe: give its name, such as 'byol:folder_small'"),
     ({'settings': [1]}, r"settings=\[1\] is no mapping: write {'optim.base_lr': 0.01}"),
     ({'settings': {1: 2}}, "unknown field '1'"),
+    ({'settings': {'optim': {'base_rl': 1.0}}}, "unknown field 'optim.base_rl', did you mean"),
+    ({'settings': {'data.dir': None}}, 'data.dir=None is no value: leave it out'),
     ({'views': [len]}, r"is no mapping: write {'view1': function}"),
     ({'views': {'view1': 3}}, 'view=3 is neither a name nor a function'),
     ({'method': 3}, 'method=3 is neither'),
@@ -234,6 +236,11 @@ def test_values_are_written_as_on_a_command_line():
   )
   assert config.method.projector == (8, 4) and config.views.view1.crop_scale == (0.5, 1.0)
   assert config.data.classes == ()
+  config, _ = session.configuration(
+    'byol:npz', {'optim': {'base_lr': 0.1, 'groups': {'predictor': {'schedule': 'constant'}}}}
+  )
+  assert config.optim.base_lr == 0.1
+  assert config.optim.groups.to_dict() == {'predictor': {'schedule': 'constant'}}
   config, _ = session.configuration(
     'byol:npz',
     {'method.projector': np.array([8, 4]), 'views.view1.crop_scale': np.array([0.5, 1]),
