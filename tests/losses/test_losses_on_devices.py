@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from byoljax.devices import collectives, mapping
-from byoljax.losses import classification, clustering, contrastive, redundancy, triplet
+from byoljax.losses import bridge, classification, clustering, contrastive, redundancy, triplet
 from byoljax.ops import ring, shuffle, sinkhorn
 
 KEY = jax.random.key(0)
@@ -66,6 +66,7 @@ LOSSES = {
   'nt_xent in chunks': lambda a, b, axis: nt_xent(a, b, axis, chunk=7),
   'nt_xent with memory': lambda a, b, axis: nt_xent(a, b, axis, chunk=8, memory=QUEUE),
   'info_nce_in_batch': in_batch,
+  'dispersion': lambda a, b, axis: bridge.dispersion(b, a, b, 0.2, axis=axis),
   'barlow_twins': lambda a, b, axis: redundancy.barlow_twins(a, b, off_diagonal=0.1, axis=axis)[0],
   'vicreg': lambda a, b, axis: redundancy.vicreg(0.1 * a, 0.1 * b, axis=axis)[0],
   'w_mse': lambda a, b, axis: redundancy.w_mse(a, b, axis=axis),
