@@ -54,3 +54,12 @@ def test_the_weight_that_balances_two_gradients():
   assert float(codecs.adaptive_weight(1e3 * first, 0 * second)) == 1e4
   slope = jax.grad(lambda x: codecs.adaptive_weight(x, second))(first)
   np.testing.assert_array_equal(slope, [0, 0])
+
+
+def test_pixels_stay_a_tenth_from_the_ends():
+  """The paper's epsilon, appendix A.3; the inverse is cut off where a decoder goes beyond."""
+  pixels = jnp.asarray([0.0, 0.5, 1.0])
+  squeezed = codecs.squeezed(pixels)
+  np.testing.assert_allclose(squeezed, [0.1, 0.5, 0.9], rtol=1e-6)
+  np.testing.assert_allclose(codecs.unsqueezed(squeezed), pixels, atol=1e-6)
+  np.testing.assert_array_equal(codecs.unsqueezed(jnp.asarray([0.0, 1.0])), [0.0, 1.0])
