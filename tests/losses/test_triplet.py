@@ -122,6 +122,9 @@ def test_nce_by_hand():
   losses = nce(jnp.zeros(2), jnp.zeros((2, 3)), math.log(10.0), 3, 10)
   expected = math.log(4) + 3 * math.log(4 / 3)
   np.testing.assert_allclose(losses, [expected, expected], rtol=1e-5)
+  # one noise entry among 10^7 images, as rare as epsilon: P, K/n and epsilon are equal thirds
+  (rare,) = nce(jnp.zeros(1), jnp.zeros((1, 1)), math.log(1e7), 1, 10**7)
+  np.testing.assert_allclose(rare, 2 * math.log(3), rtol=1e-5)
 
 
 def test_nce_of_extreme_and_of_masked_logits_is_finite():
