@@ -50,16 +50,19 @@ def multi_task(parts: Sequence[Part], lasso: float = 0.0) -> Method:
   comparing = {part.name: part for part in parts if part.method.compare is not None}
 
   def transform(batch: Batch, key: jax.Array, step: jax.Array) -> Batch:
-    seen = {
-      part.name: part.method.transform(part.batch(batch), part.key(key), step) for part in parts
-    }
+    seen = {}
+    for part in parts:
+      given = part.batch(batch)
+      with part.blamed():
+        seen[part.name] = part.method.transform(given, part.key(key), step)
     views = tuple(view for own in seen.values() for view in own['views'])
     return batch | {'views': views, 'parts': seen}
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, PartsState]:
     params, bn, states = {}, {}, {}
     for part in parts:
-      own, state = part.method.init(part.key(key), batch['parts'][part.name])
+      with part.blamed():
+        own, state = part.method.init(part.key(key), batch['parts'][part.name])
       own = part.give(own)
       if ENCODER in params:
         _check_encoder(part, own[ENCODER], parts[0], params[ENCODER])

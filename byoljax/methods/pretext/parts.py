@@ -5,7 +5,8 @@ head under the part's and its own, 'turns_head'. With a lasso (`models.lasso`) a
 is the shared one and weights of its maps, which are apart in the composite, as 'turns_lasso'.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+import contextlib
 from typing import Any, NamedTuple
 import zlib
 
@@ -102,6 +103,15 @@ class Part(NamedTuple):
   def state(self, state: PartsState) -> PyTree:
     """Its own state out of that of the composite."""
     return state.parts[self.name].replace(bn=self.take(state.bn))
+
+  @contextlib.contextmanager
+  def blamed(self) -> Iterator[None]:
+    """Within, what its method asks of the batch is said of this part and of its views."""
+    try:
+      yield
+    except ValueError as error:
+      views = f'method.parts.{self.name}.views={self.views}'
+      raise ValueError(f"part '{self.name}', whose views {views} chooses: {error}") from error
 
   def batch(self, batch: Batch) -> Batch:
     """What it sees of a batch: its views and what goes with them; no labels.

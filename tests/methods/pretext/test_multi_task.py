@@ -198,6 +198,20 @@ def test_notes_of_parts_are_kept():
   assert len(method.notes) == 1 and method.notes[0].startswith("part 'two': the queue has 64 rows")
 
 
+@pytest.mark.parametrize(
+  ('own', 'message'),
+  [
+    (TURNS | {'views': ()}, r"part 'a', whose .*a.views=\(\) chooses: .* takes one view .* are 2"),
+    (PAIR | {'views': (1,)}, r"part 'a', whose .*a.views=\(1,\) chooses: .*two views .* are 1"),
+  ],
+)
+def test_a_part_of_the_wrong_views_is_named(own, message):
+  method = build(a=own)
+  with pytest.raises(ValueError, match=message):
+    batch = jax.eval_shape(method.transform, batch_of('byol'), KEY, STEP)
+    jax.eval_shape(method.init, KEY, batch)
+
+
 def test_phases_and_missing_views_are_refused():
   def phased(make_encoder, setting, fields):
     method = methods.build_method(make_encoder, setting, fields)
