@@ -40,6 +40,17 @@ NEUTRAL = (
 
 # Fields that are computed from the data where they are empty, 'auto' in text.
 COMPUTED = ('data.mean', 'data.std')
+# Of a tuple whose default is empty, for messages.
+_EXAMPLES = "(0.1, 0.3) or ('a', 'b')"
+# Smallest and largest value of fields that end so, in every recipe: 'seed' and 'split_seed'. What a
+# task finds out only where it uses them may be after hours of training.
+_RANGES = {
+  'seed': (0, 2**32 - 1),
+  'batch_size': (1, math.inf),
+  'image_size': (0, math.inf),  # 0: as in pretraining
+  'max_iterations': (1, math.inf),
+  'threads': (0, math.inf),  # 0: as many as there are cores
+}
 
 
 class ConfigError(ValueError):
@@ -177,7 +188,8 @@ def override(config: Config, name: str, text: str) -> None:
   """Sets the dotted field `name` from text, in place, keeping the type of the present value.
 
   Raises:
-    ConfigError: no such field (with the closest one), or text that does not fit the type.
+    ConfigError: no such field (with the closest one), text that does not fit the type, or a number
+      out of the range of `_RANGES`.
 
   Examples:
     >>> config = ml_collections.ConfigDict({'optim': {'base_lr': 0.3}})
@@ -206,6 +218,15 @@ def override(config: Config, name: str, text: str) -> None:
   with target.unlocked():
     computed = text == 'auto' and name in COMPUTED
     target[last] = () if computed else _convert(name, text, fields[name])
+  _check_range(name, target[last])
+
+
+def _check_range(name: str, value: Any) -> None:
+  """Raises ConfigError for a number that no field of this kind can have, see `_RANGES`."""
+  for kind, (least, most) in _RANGES.items():
+    if f'_{name.rpartition(".")[2]}'.endswith(f'_{kind}') and not least <= value <= most:
+      above = f' and at most {most}' if math.isfinite(most) else ''
+      raise ConfigError(f'--config.{name}={value} must be at least {least}{above}.')
 
 
 def _of_own_groups(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -254,7 +275,7 @@ def _convert(name: str, text: str, present: Any) -> Any:
     return text
   except (ValueError, KeyError, SyntaxError, TypeError, OverflowError):
     wanted = {bool: 'true or false', int: 'a whole number', float: 'a number'}.get(
-      kind, f'a tuple such as {present}'
+      kind, f'a tuple such as {present or _EXAMPLES}'
     )
     raise ConfigError(f"{name}='{text}' is not {wanted} (the default is {present!r}).") from None
 

@@ -104,6 +104,11 @@ class TestFifteenLabels:
     test = self.X, self.Y
     return few_labels.few_labels(train, test, shots=shots, shares=shares, draws=1, value=1.0)
 
+  def test_a_penalty_that_is_none_is_called_as_it_was_given(self):
+    with pytest.raises(ValueError, match='regularization=-1 must be above 0'):
+      pair = self.X, self.Y
+      few_labels.few_labels(pair, pair, shots=(1,), shares=(), draws=1, value=-1.0)
+
   def test_few_labels_skips_what_cannot_be(self):
     result = self.few_labels((1, 5, 20), (0.01, 0.1, 0.4))
     assert [(row['labels'], row['examples']) for row in result['rows']] == [
