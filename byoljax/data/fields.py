@@ -165,6 +165,22 @@ _ALLOWED = {
 }
 
 
+def cast(array: np.ndarray, dtype: str) -> np.ndarray:
+  """The array in the type in which a source hands it out, see `dtype_of`.
+
+  Raises:
+    ValueError: a whole number that this type cannot hold, which would become another one.
+  """
+  if array.size and dtype != 'float32' and not np.can_cast(array.dtype, dtype):
+    held = np.iinfo(dtype)
+    for number in (int(array.min()), int(array.max())):
+      if not held.min <= number <= held.max:
+        raise ValueError(
+          f'the number {number}, but whole numbers are stored as {dtype}, {held.min} to {held.max}'
+        )
+  return array.astype(dtype, copy=False)
+
+
 def checked(field: Field, array: np.ndarray, size: tuple[int, int] | None = None) -> Field:
   """The field with channels and type as an array of examples has them.
 
@@ -178,6 +194,9 @@ def checked(field: Field, array: np.ndarray, size: tuple[int, int] | None = None
       array, is the caller's.
   """
   dtype = dtype_of(field.kind, array.dtype)
+  if field.dtype not in ('', dtype):
+    raise ValueError(f'type {array.dtype}, but {field.dtype} is what the others have')
+  cast(array, dtype)
   shape = list(array.shape)
   if field.has_pixels:
     if array.ndim not in (3, 4) or not array.size:

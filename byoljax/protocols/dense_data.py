@@ -1,6 +1,6 @@
 """Images with a truth at every pixel: opened, and looked through for classes and mean depth."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,7 +9,7 @@ from byoljax import streams
 from byoljax.config import ConfigError, user_errors
 from byoljax.data.batches import whole
 from byoljax.data.fields import Field
-from byoljax.data.sources import datasets
+from byoljax.data.sources import datasets, field_file, image_file
 from byoljax.data.sources.source import NoSplitError, Source
 from byoljax.encoders.dense import SEGMENTATION
 from byoljax.protocols import extraction, training
@@ -22,6 +22,7 @@ IGNORED = 255
 HELD_OUT = 0.2
 _MOST_CLASSES = 1000
 _DEPTHS_OF = 200  # images
+_READ_AT_ONCE = 64
 
 
 def open_data(
@@ -77,10 +78,8 @@ def open_data(
       )
 
     train = load('train')
-    every = [train]
     try:
       test, rest = load('test'), train
-      every.append(test)
     except NoSplitError:
       test, rest = training.hold_out(train, HELD_OUT, 0)
       say(f'{train.name} has no test split: {test.size} of its images, at random, are held out.')
@@ -90,6 +89,10 @@ def open_data(
           f'the field {field!r} of {source.name} has {source.field(field).channels} channels, but '
           'a mask or a depth is one number a pixel: store masks as palette or gray images.'
         )
+  names: tuple[str, ...] = ()
+  if kind == SEGMENTATION:
+    names = tuple(classes) or (known.mask_classes if field == known.mask else ())
+    names = numbered((rest, test), field, names)
   if images:
     if not 0 < images <= rest.size:
       raise ConfigError(f'images={images}: there are 1 to {rest.size} training images; 0 for all.')
@@ -97,15 +100,13 @@ def open_data(
     rest = rest.subset(np.sort(order[:images]))
   size = extraction.fit_to_devices(min(reading.pop('batch_size'), test.size))
   data = EvalData(rest, test, batch_size=size, has_test=True, **reading)
-  if kind != SEGMENTATION:
-    mean = mean_depth(rest, field)
-    if not any(_known(depths).any() for depths in _values(test, field, 'depths')):
-      raise ConfigError(f'no depth {field!r} of the test images of {test.name} is above 0: there '
-                        'is nothing to test on.')  # fmt: skip
-    return DenseData(data, field, (), mean)
-  if not classes and field == known.mask and known.mask_classes:
-    return DenseData(data, field, known.mask_classes)  # Reading every mask would take minutes.
-  return DenseData(data, field, numbered(every, field, tuple(classes)))
+  if kind == SEGMENTATION:
+    return DenseData(data, field, names)
+  mean = mean_depth(rest, field)
+  if not any(_known(depths).any() for depths in _values(test, field, 'depths')):
+    raise ConfigError(f'no depth {field!r} of the test images of {test.name} is above 0: there '
+                      'is nothing to test on.')  # fmt: skip
+  return DenseData(data, field, (), mean)
 
 
 def numbered(sources: Sequence[Source], field: str, names: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -163,12 +164,25 @@ def _known(depths: np.ndarray) -> np.ndarray:
   return np.isfinite(depths) & (depths > 0)
 
 
-def _values(source: Source, field: str, what: str) -> Any:
-  """The numbers of every image's field, one array an image."""
+def _values(source: Source, field: str, what: str) -> Iterator[np.ndarray]:
+  """The numbers of every image's field, one array [H, W, C] an image; images are not decoded."""
+  found = source.field(field)
+
+  def batches() -> Iterator[list[np.ndarray]]:
+    for group in whole.groups(source, multiple=1):
+      for start in range(0, len(group.index), _READ_AT_ONCE):
+        rows = group.index[start : start + _READ_AT_ONCE]
+        (values,) = source.read(rows, (field,))
+        made = list[np.ndarray]()
+        for row, value in zip(rows, values, strict=True):
+          try:
+            size = group.height, group.width
+            made.append(field_file.decode(found, value, size) if source.encoded else value)
+          except image_file.UnreadableImageError as error:
+            source.unreadable.add(source.locate(int(row)), str(error))
+        yield made
+
   with user_errors():
-    groups = whole.groups(source, multiple=64)
-    batches = whole.whole_batches(source, groups, batch_size=8, fields=(field,))
     label = f'{what} of {source.name}'
-    for batch in activity.counted(batches, label, source.size, activity.rows, 'images'):
-      for row in np.flatnonzero(batch['valid']):
-        yield batch[field][row][batch['inside'][row]]
+    for made in activity.counted(batches(), label, source.size, len, 'images'):
+      yield from made

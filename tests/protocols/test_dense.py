@@ -262,6 +262,30 @@ def test_masks_that_number_no_classes_are_told():
     dense_data.mean_depth(nothing, 'depth')
 
 
+def test_masks_of_sets_with_known_classes_are_looked_through(tmp_path):
+  """Pixels of other numbers would count for nothing, silently."""
+  lists = tmp_path / 'ImageSets' / 'Segmentation'
+  for part in (lists, tmp_path / 'JPEGImages', tmp_path / 'SegmentationClass'):
+    part.mkdir(parents=True)
+  for name, split in (('a', 'train'), ('b', 'val')):
+    (lists / f'{split}.txt').write_text(name)
+    Image.new('RGB', (3, 2)).save(tmp_path / 'JPEGImages' / f'{name}.jpg')
+
+  def found(*numbers):
+    for name, number in zip('ab', numbers, strict=True):
+      Image.new('L', (3, 2), number).save(tmp_path / 'SegmentationClass' / f'{name}.png')
+    return dense_data.open_data(
+      'segmentation', 'voc_segmentation', str(tmp_path),
+      image_size=8, mean=(0.5,) * 3, std=(0.25,) * 3, batch_size=8,
+    )  # fmt: skip
+
+  assert found(0, 20).channels == 21
+  with pytest.raises(ConfigError, match='test number classes up to 21, but 21 have a name'):
+    found(0, 21)
+  with pytest.raises(ConfigError, match='train have no label in any of its 1 images'):
+    found(255, 20)
+
+
 def test_what_is_not_known_is_a_dash():
   row = {'start': 'online', 'mode': 'frozen', 'train_examples': 4, 'base_lr': 0.1}
   scores = {'mean_iou': None, 'pixel_accuracy': 0.5}

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.data.fields import IMAGE, Field, dtype_of
+from byoljax.data.fields import IMAGE, Field, cast, dtype_of
 from byoljax.data.sources import image_file, pixels
 from byoljax.data.sources.image_file import UnreadableImageError
 
@@ -32,7 +32,8 @@ def decode(field: Field, value: Any, size: tuple[int, int]) -> np.ndarray:
     [H, W, C], or boxes [n, 5], filled up with rows of class -1, or a label.
 
   Raises:
-    UnreadableImageError: damaged, or of another size, another number of channels or type.
+    UnreadableImageError: damaged, or of another size, another number of channels or type; or it
+      holds numbers of more than 32 bits.
   """
   array = _array(field, value)
   due = field.shape(*size)
@@ -45,7 +46,10 @@ def decode(field: Field, value: Any, size: tuple[int, int]) -> np.ndarray:
     raise UnreadableImageError(f'{field.name} is {_text(array.shape)}, not {_text(due)}')
   if not np.can_cast(_dtype(field, array), field.dtype):
     raise UnreadableImageError(f'{field.name} has type {array.dtype}, not {field.dtype}')
-  return array.astype(field.dtype, copy=False)
+  try:
+    return cast(array, field.dtype)
+  except ValueError as error:
+    raise UnreadableImageError(f'{field.name} has {error}') from error
 
 
 def like(field: Field, value: Any) -> Field:

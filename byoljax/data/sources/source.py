@@ -302,5 +302,5 @@ def bytes_of(path: str) -> bytes:
   try:
     with open(path, 'rb') as file:
       return file.read()
-  except OSError:
+  except (OSError, ValueError):  # A name with a null byte is a ValueError.
     return b''

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.data.fields import Field, dtype_of
+from byoljax.data.fields import Field, cast, dtype_of
 from byoljax.data.sources import tensorflow_import
 from byoljax.suggest import did_you_mean
 
@@ -75,7 +75,7 @@ def value(field: Field, parsed: Mapping[str, Any]) -> np.ndarray:
   array = parsed[field.name].numpy()
   if array.dtype == object:
     return array
-  array = array.astype(field.dtype)
+  array = cast(array, field.dtype)
   if not field.has_pixels:
     return array
   # Each example is an array of its own, as if it were a file.

@@ -185,6 +185,23 @@ def test_a_label_without_a_class():
     arrays.from_arrays(np.zeros((2, 4, 4), np.uint8), np.array([0, 7]), num_classes=3)
 
 
+def test_numbers_of_masks_stay_as_they_are(tmp_path):
+  """Masks of 64 bits are read as 32, and those of two members in one type."""
+  images, file = np.zeros((2, 4, 4, 3), np.uint8), tmp_path / 'set.npz'
+  mask = (Field('mask', 'mask'),)
+  for value in (2**31, -(2**31) - 1):
+    np.savez(file, x_train=images, mask_train=np.full((2, 4, 4), value))
+    with pytest.raises(ValueError, match=f'mask_train has the number {value}, but'):
+      arrays.from_npz(file, 'train', mask)
+  np.savez(file, x_train=images, mask_train=np.full((2, 4, 4), 2**31 - 1))
+  (read,) = arrays.from_npz(file, 'train', mask).read(np.arange(2), ('mask',))
+  assert read.dtype == np.int32 and read.min() == 2**31 - 1
+  np.savez(file, x_train=images, mask_train=np.zeros((2, 4, 4), np.uint8),
+           x_unlabelled=images, mask_unlabelled=np.full((2, 4, 4), 300))  # fmt: skip
+  with pytest.raises(ValueError, match='mask_train has type uint8, but int32 is what'):
+    arrays.from_npz(file, 'pretrain', mask)
+
+
 def test_npz_that_is_none(tmp_path):
   (tmp_path / 'text.npz').write_text('hello')
   with pytest.raises(ValueError, match='cannot be read as an .npz'):

@@ -9,6 +9,7 @@ import pytest
 from byoljax.data.fields import Field
 from byoljax.data.sources import (
   datasets,
+  field_file,
   folder,
   image_file,
   source,
@@ -269,6 +270,20 @@ def test_files_that_vanish_or_change_while_a_run_reads_them(tmp_path):
   (tmp_path / 'c.png').unlink()
   (tmp_path / 'c.png').mkdir()
   assert found.read(np.array([2]))[0][0] == b''
+
+
+def test_numbers_of_a_mask_in_a_file_are_never_cut_off(tmp_path):
+  for part in ('images', 'mask'):
+    (tmp_path / part).mkdir()
+  for name, number in (('a', 2**31 - 1), ('b', 2**31)):
+    Image.new('RGB', (3, 2)).save(tmp_path / 'images' / f'{name}.png')
+    np.save(tmp_path / 'mask' / f'{name}.npy', np.full((2, 3), number))
+  found = folder.from_folder(tmp_path, 'train', fields=(Field('mask', 'mask'),))
+  first, second = found.read(np.arange(2), ('mask',))[0]
+  field = found.field('mask')
+  assert field_file.decode(field, first, (2, 3)).max() == 2**31 - 1
+  with pytest.raises(field_file.UnreadableImageError, match='mask has the number 2147483648'):
+    field_file.decode(field, second, (2, 3))
 
 
 def test_folder_errors(tmp_path):

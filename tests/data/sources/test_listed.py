@@ -68,6 +68,14 @@ def test_mistakes_are_named(tmp_path, text, sentence):
     listed.from_list(path, 'train')
 
 
+def test_a_path_with_a_null_byte_is_of_no_image(home):
+  file = home / 'null.csv'
+  file.write_text('path,label\na/1.png,cat\na/\0.png,ant\n')
+  source = listed.from_list(file, 'train')
+  whole, broken = source.read(np.arange(2), ('image',))[0]
+  assert whole and broken == b''
+
+
 @pytest.mark.parametrize('name', ['x.csv', 'x.json'])
 def test_names_of_columns_in_any_case_and_those_that_are_not_read(tmp_path, name):
   path = tmp_path / name
