@@ -73,6 +73,40 @@ def test_a_method_trains_it(module):
   assert value.shape == () and aux.embedding.shape == (4, 8 if isinstance(module, Mine) else 5)
 
 
+class Odd(nn.Module):
+  """What is no encoder."""
+
+  kind: str
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    if self.kind == 'dropout':
+      x = nn.Dropout(0.5, deterministic=not train)(x)
+    if self.kind == 'state':
+      self.variable('state', 'seen', lambda: jnp.zeros(()))
+    self.sow('metrics', 'mean', x.mean())
+    x = nn.Dropout(0.0, deterministic=not train)(x)
+    return x if self.kind == 'map' else x.mean((1, 2))
+
+
+@pytest.mark.parametrize(
+  ('kind', 'sentence'),
+  [
+    ('dropout', 'the module Dropout_0 is an nn.Dropout, but'),
+    ('state', "the module Odd has variables in 'state', but"),
+    ('map', r'the encoder Odd makes \[4, 8, 8, 3\] of a batch of images, but an embedding is'),
+    ('fine', ''),
+  ],
+)
+def test_what_is_no_encoder_is_refused_before_it_trains(kind, sentence):
+  net = stack((('encoder', EMBEDDING, Odd(kind)), ('head', 'logits', Plain())))
+  if not sentence:
+    assert 'Dense_0' in jax.eval_shape(net.init, jax.random.key(0), IMAGES)[0]['head']
+    return
+  with pytest.raises(ValueError, match=sentence):
+    jax.eval_shape(net.init, jax.random.key(0), IMAGES)
+
+
 def test_it_is_read_out_like_any_other():
   net = stack((('encoder', EMBEDDING, Mine()),))
   preprocessing = Preprocessing((0.5,) * 3, (0.25,) * 3, 8)
