@@ -101,7 +101,9 @@ class Recipe(NamedTuple):
 
       labels = jax.tree_util.tree_map_with_path(one, self.label(names, params))
       for prefix in late:
-        if prefix not in found:
+        role = prefix.partition('/')[0]
+        elsewhere = role in params and not jax.tree.leaves(params[role])  # Another phase's.
+        if prefix not in found and not elsewhere:
           raise ValueError(f"no parameters are at '{prefix}', which is to start late.")
       return labels
 

@@ -27,7 +27,7 @@ from byoljax import optim
 from byoljax.data.augment import device
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.batches import pipeline, resident
-from byoljax.data.batches.order import AnyOrder, Order, shares_of
+from byoljax.data.batches.order import AnyOrder, Order, check_order, shares_of
 from byoljax.data.sources.source import Source
 from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
@@ -94,8 +94,8 @@ class Run(NamedTuple):
     warmup_steps: of the learning rate.
     log_every: steps between two rows of metrics; 0 logs the last step only.
     max_skipped: steps in a row whose update may be skipped before the run stops; 0: no limit.
-    step: the mapped train step: (state, batch [devices, b, ...]) -> (state, metrics); of the last
-      stage, too.
+    step: the mapped train step: (state, batch [devices, b, ...]) -> (state, metrics); that of the
+      last stage, where there are several: `at` has that of any.
     create: () -> the TrainState at step 0, replicated arrays on the default device.
     layout: how the state that `step` takes is placed on the devices.
     report: table of the parameters and how each is optimized.
@@ -180,7 +180,8 @@ def make_run(
     skip_non_finite: whether steps whose loss or gradient is not finite change nothing.
     max_skipped: how many of them in a row stop the run; 0: none do.
     shard_state: whether the optimizer's state, target networks and memories are sharded over the
-      devices; the optimizer then takes its norms by `sharding.norm_over_devices()`.
+      devices; the optimizer then gets flat shards, and takes norms by
+      `sharding.norm_over_devices()`.
     log_every: steps between two rows of metrics; 0 logs the last step only.
     probe: of an online probe on labelled data; None: there is none.
     dtype: compute type of the networks, 'float32' or 'bfloat16'.
@@ -197,6 +198,7 @@ def make_run(
   resident.check(data.resident, source)
   if order is None:
     order = Order(source.size, length.batch_size, seed, jax.process_index(), jax.process_count())
+  check_order(order, source.size, length.batch_size, num_devices, accumulate)
   setting = Setting(
     length=length,
     accumulate=accumulate,

@@ -16,7 +16,8 @@ after loading, and a run may be resumed with another placement or another number
 results are those of the replicated state up to the order of sums.
 """
 
-from collections.abc import Callable, Sequence
+import collections
+from collections.abc import Callable, Iterator, Sequence
 import enum
 from typing import Any, NamedTuple
 
@@ -80,8 +81,53 @@ def shard(
   Returns:
     The method and the optimizer for `train_step`, and the placement of the state that it takes.
     States at step 0 may be made with either pair.
+
+  Raises:
+    ValueError: an optimizer that makes something else of shards than of whole tensors.
   """
+  _require_shardable(tx, shapes.params, axis)
   return _shard_targets(method, shapes, axis), shard_optimizer(tx, axis), _placement(method, shapes)
+
+
+# Primitives with which numbers of a tensor become one, or change places.
+_ACROSS = ('reduce_', 'arg', 'cum', 'sort', 'dot_general', 'top_k', 'transpose', 'gather')
+
+
+def _require_shardable(tx: optax.GradientTransformation, params: PyTree, axis: str) -> None:
+  """Raises ValueError for an optimizer that needs whole tensors: their sums, or their shapes."""
+
+  def primitives(params: PyTree) -> collections.Counter[str]:
+    state = jax.eval_shape(tx.init, params)
+    made = jax.make_jaxpr(tx.update, axis_env=[(axis, 2)])(params, state, params)
+    return collections.Counter(name for name in _primitives(made.jaxpr) if name != 'reshape')
+
+  flat = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.size,) if x.ndim else (), x.dtype), params)
+  whole, shards = primitives(params), primitives(flat)
+  across = sorted(name for name in shards if name.startswith(_ACROSS))
+  if across and 'psum' not in shards:
+    raise ValueError(
+      f'shard_state=True gives each device a shard of every tensor, and this optimizer takes sums '
+      f'or the like of whole ones ({", ".join(across)}): take norms by sharding.norm_over_devices, '
+      'or leave the state replicated.'
+    )
+  if whole != shards:
+    raise ValueError(
+      'shard_state=True gives each device flat shards of the tensors, and this optimizer does not '
+      'treat all shapes alike (a mask by x.ndim, say): choose by the names of the parameters, as '
+      'optim.decay_mask does, or leave the state replicated.'
+    )
+
+
+def _primitives(jaxpr: Any) -> Iterator[str]:
+  """The names of all primitives of a jaxpr, and of those inside of it."""
+  for eqn in jaxpr.eqns:
+    values = jax.tree.leaves(list(eqn.params.values()))
+    inner = [getattr(value, 'jaxpr', value) for value in values]
+    inner = [each for each in inner if hasattr(each, 'eqns')]
+    if not inner:
+      yield eqn.primitive.name
+    for each in inner:
+      yield from _primitives(each)
 
 
 def norm_over_devices(axis: str = collectives.AXIS) -> lars.Norm:

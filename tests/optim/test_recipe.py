@@ -322,3 +322,19 @@ def test_a_decay_is_a_duration_and_other_things_move_within_it():
   assert float(recipe.moving(LENGTH)(50)) == pytest.approx(0.5)
   with pytest.raises(ValueError, match="optim.decay='11 epochs' is 110 steps, longer than"):
     made(schedule='wsd', decay='11 epochs')
+
+
+def test_what_starts_late_may_be_trained_by_one_phase_of_several():
+  late = recipe.Recipe.of(optax.sgd(0.5)).starting({'critic': 3})
+  params = {'critic': {'kernel': jnp.ones(2)}, 'encoder': jnp.ones(2)}
+
+  def labels(params):
+    return late.label(jax.tree.map(lambda _: 'default', params), params)
+
+  for role in params:  # The other's role is there, and empty.
+    own = {name: value if name == role else {} for name, value in params.items()}
+    tx = optim.make(labels, late.transformations)
+    updates, _ = tx.update(own, tx.init(own), own)
+    np.testing.assert_array_equal(jax.tree.leaves(updates)[0], 0.0 if role == 'critic' else -0.5)
+  with pytest.raises(ValueError, match="no parameters are at 'critic'"):
+    labels({'encoder': params['encoder']})

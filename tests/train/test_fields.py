@@ -95,3 +95,23 @@ def test_a_method_learns_from_depth_in_a_mixed_order(resident, monkeypatch):
   assert losses[-1] < losses[0] / 20
   kernel = mapping.fetch(state.params)['encoder']['kernel']
   np.testing.assert_allclose(kernel, WEIGHTS, atol=0.1)
+
+
+@pytest.mark.parametrize(
+  ('order', 'sentence'),
+  [
+    (MixedOrder((5, 40), (8, 56), seed=0, accumulate=2), 'batches of 64, but the length .* of 32'),
+    (MixedOrder((5, 41), (8, 24), seed=0, accumulate=2), 'of 46 examples, but there are 45'),
+    (MixedOrder((5, 40), (8, 24), seed=0), 'num_devices=4, accumulate=2'),
+    (MixedOrder((5, 40), (4, 28), seed=0, accumulate=2), 'num_devices=4, accumulate=2'),
+  ],
+)
+def test_an_order_for_another_run_is_refused(order, sentence):
+  source = join([scenes(5, 0, np.arange(5) % 2), scenes(40, 1)])
+  length = make_length('2 steps', batch_size=32, num_examples=source.size)
+  data = DataOptions((0.0,), (1.0,), fields=('depth',))
+  with pytest.raises(ValueError, match=sentence):
+    make_run(
+      source, (SPEC, SPEC), depth_from_color, optax.sgd(0.5), length,
+      data=data, order=order, accumulate=2, num_devices=4,
+    )  # fmt: skip

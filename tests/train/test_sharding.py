@@ -299,3 +299,26 @@ def test_shards_are_gathered(shape):
   found = jax.pmap(one, axis_name=collectives.AXIS)(np.broadcast_to(x, (4, *shape)))
   for each in found:
     np.testing.assert_array_equal(each, x)
+
+
+def _by_shape(params):
+  return jax.tree.map(lambda x: x.ndim > 1, params)
+
+
+@pytest.mark.parametrize(
+  ('tx', 'sentence'),
+  [
+    (optax.adamw(1e-3, mask=optim.decay_mask(True)), ''),
+    (optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 2), ''),
+    (optax.adamw(1e-3, mask=_by_shape), 'does not treat all shapes alike'),
+    (optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)), r'whole ones \(reduce_sum\)'),
+    (optax.lars(0.1), r'whole ones \(reduce_sum\)'),
+  ],
+)
+def test_optimizers_that_need_whole_tensors_are_refused(tx, sentence):
+  params = {'kernel': jax.ShapeDtypeStruct((3, 2), jnp.float32), 'bias': jnp.zeros(2)}
+  if not sentence:
+    sharding._require_shardable(tx, params, collectives.AXIS)
+    return
+  with pytest.raises(ValueError, match=sentence):
+    sharding._require_shardable(tx, params, collectives.AXIS)

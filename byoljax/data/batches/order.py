@@ -172,8 +172,13 @@ class MixedOrder:
     self.sizes, self.batch_sizes = tuple(sizes), tuple(batch_sizes)
     factor = math.gcd(*batch_sizes)
     self.shares = tuple(rows // factor for rows in batch_sizes)
-    self._seed, self._accumulate = seed, accumulate
+    self.accumulate, self._seed = accumulate, seed
     self._process, self._processes = process_index, process_count
+
+  @property
+  def size(self) -> int:
+    """Examples of all parts together."""
+    return sum(self.sizes)
 
   @property
   def batch_size(self) -> int:
@@ -197,8 +202,8 @@ class MixedOrder:
     for part, (size, share) in enumerate(zip(self.sizes, self.shares, strict=True)):
       epoch, index = self._of_part(part, step)
       # The units of all micro-batches interleaved: each place of a unit is `accumulate` rows.
-      epochs.append(epoch.reshape(-1, share * self._accumulate))
-      indices.append(index.reshape(-1, share * self._accumulate) + offset)
+      epochs.append(epoch.reshape(-1, share * self.accumulate))
+      indices.append(index.reshape(-1, share * self.accumulate) + offset)
       offset += size
     return np.concatenate(epochs, 1).ravel(), np.concatenate(indices, 1).ravel()
 
@@ -219,6 +224,42 @@ class MixedOrder:
 def shares_of(order: AnyOrder) -> tuple[int, ...]:
   """Rows of each part in a unit of a batch; (1,) where all are of one part."""
   return order.shares if isinstance(order, MixedOrder) else (1,)
+
+
+def check_order(
+  order: AnyOrder, size: int, batch_size: int, num_devices: int, accumulate: int
+) -> None:
+  """Checks an order against the run that it is for.
+
+  Args:
+    order: see `AnyOrder`.
+    size: examples of the source.
+    batch_size: of the run's length, global.
+    num_devices: that share a batch.
+    accumulate: micro-batches per step.
+
+  Raises:
+    ValueError: they do not fit.
+  """
+  if order.batch_size != batch_size:
+    raise ValueError(
+      f'the order has batches of {order.batch_size}, but the length is one of batches of '
+      f'{batch_size}: give make_length batch_size={order.batch_size}.'
+    )
+  ordered = order.size if isinstance(order, Order | MixedOrder) else int(order.at(0)[1].max()) + 1
+  if ordered > size:
+    raise ValueError(
+      f'the order is one of {ordered:,} examples, but there are {size:,}: make it for the size of '
+      'the source or, of a joined one, for those of its parts.'
+    )
+  if isinstance(order, MixedOrder) and (
+    order.accumulate != accumulate
+    or any(rows % (num_devices * accumulate) for rows in order.batch_sizes)
+  ):
+    raise ValueError(
+      f'the order is not made for {num_devices} devices and {accumulate} micro-batches: give '
+      f'MixedOrder num_devices={num_devices}, accumulate={accumulate}.'
+    )
 
 
 def check_processes(batch_size: int, process_index: int, process_count: int) -> None:
