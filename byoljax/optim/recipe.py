@@ -264,6 +264,12 @@ def _labeller(overridden: tuple[str, ...]) -> Callable[[PyTree, PyTree], PyTree]
       if role not in params:
         valid = ', '.join([*params, BIAS_AND_NORM])
         raise ValueError(f'groups.{role}: there are no such parameters, only {valid}.')
+      own = set(jax.tree.leaves(names[role]))  # None in another phase than the role's.
+      if own and 'default' not in own:
+        raise ValueError(
+          f'groups.{role}: this optimizer trains none of these parameters, which belong to '
+          f"'{', '.join(sorted(own))}': leave the group out."
+        )
 
     def one(path: tuple[Any, ...], name: str) -> str:
       if name != 'default':

@@ -126,6 +126,10 @@ def test_mistakes_in_groups():
     made(groups={'predictor': {'base_rl': 1.0}})
   with pytest.raises(ValueError, match='groups.head: .* only encoder, predictor, bias_and_norm'):
     after_step(made(groups={'head': {'base_lr': 1.0}}))
+  names = jax.tree.map(lambda _: 'default', PARAMS)
+  names['predictor'] = jax.tree.map(lambda _: 'probe', PARAMS['predictor'])
+  with pytest.raises(ValueError, match="groups.predictor: .* belong to 'probe': leave"):
+    made(groups={'predictor': {'base_lr': 1.0}}).label(names, PARAMS)
 
 
 def test_weight_decay_that_rises():
