@@ -29,12 +29,13 @@ DIM, IMAGES, BATCH = 6, 40, 8
 TURN = np.linalg.qr(np.random.default_rng(9).normal(size=(DIM, DIM)))[0].astype(np.float32)
 
 
-def toy():
+def toy(*heads):
   """Projections are the pixels themselves, predictions are the pixels turned around."""
 
   def init(key, x):
     del key, x
-    return {'encoder': {'kernel': jnp.eye(DIM)}}, {'encoder': {}}
+    empty = {role: {} for role in heads}
+    return {'encoder': {'kernel': jnp.eye(DIM)}} | empty, {'encoder': {}} | empty
 
   def apply(params, stats, x, *, train, upto=None):
     del train, upto
@@ -66,8 +67,9 @@ def log_softmax(x):
 
 def at(method, batch, state=None, params=None, key=0, step=0):
   """(loss, metrics, state before, state after) of one evaluation."""
-  drawn = method.init(jax.random.key(5), batch)
-  params, state = params or drawn[0], state or drawn[1]
+  if params is None or state is None:
+    drawn = method.init(jax.random.key(5), batch)
+    params, state = params or drawn[0], state or drawn[1]
   value, metrics, after = _evaluation(method)(params, state, batch, jax.random.key(key), step)
   return float(value), metrics, state, after
 
