@@ -77,19 +77,30 @@ def class_names(train: Source, test: Source) -> tuple[str, ...]:
   """The classes of the boxes: as the source names them, as its images' labels, or by number.
 
   Raises:
-    ConfigError: boxes that are none, or of a class that there is not; the first one is named.
+    ConfigError: boxes that are none, or of a class that there is not, of which the first one is
+      named; images without any box, or test images of other classes.
   """
-  field = train.field(FIELD)
-  known = field.names or train.class_names
+  named, own = (source.field(FIELD).names for source in (train, test))
+  if named != own:
+    raise ConfigError(
+      f'the classes of {train.name} are {", ".join(named) or "numbers"}, but those of {test.name} '
+      f'{", ".join(own) or "numbers"}: a number would mean two classes; name the same ones in both.'
+    )
+  known = named or train.class_names
+  largest = [_largest(source, len(known)) for source in (train, test)]
+  return known or tuple(map(str, range(max(largest) + 1)))
+
+
+def _largest(source: Source, classes: int) -> int:
+  """The largest class of the boxes of some images; ConfigError where there is no box."""
   most = -1
-  for source in (train, test) if test is not train else (train,):
-    for start in range(0, source.size, _READ_AT_ONCE):
-      rows = np.arange(start, min(source.size, start + _READ_AT_ONCE))
-      (values,) = _read(source, rows, (FIELD,))
-      most = max(most, _check_boxes(source, rows, values, len(known)))
+  for start in range(0, source.size, _READ_AT_ONCE):
+    rows = np.arange(start, min(source.size, start + _READ_AT_ONCE))
+    (values,) = _read(source, rows, (FIELD,))
+    most = max(most, _check_boxes(source, rows, values, classes))
   if most < 0:
-    raise ConfigError(f'{train.name} has no box in any of its {train.size:,} images.')
-  return known or tuple(map(str, range(most + 1)))
+    raise ConfigError(f'{source.name} has no box in any of its {source.size:,} images.')
+  return most
 
 
 def _read(source: Source, rows: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, ...]:

@@ -85,7 +85,8 @@ def data_of(config: Config, pretraining: Config, home: pathlib.Path | None) -> '
   except ConfigError as error:
     if not isinstance(error.__cause__, NoSplitError):
       raise
-    test, train = training.hold_out(train, _HELD_OUT, config.detect.seed)
+    # The same test images whatever the seed of the training.
+    test, train = training.hold_out(train, _HELD_OUT, 0)
     say(f'{train.name} has no test images: {test.size:,} of its images are held out to test.')
   if config.images:
     if not 1 <= config.images <= train.size:

@@ -4,7 +4,9 @@
     <folder>/part-00000.npz    features float32 [n, D], index int64 [n], label int32 [n], name [n]
 
 Parts are written one after the other, each at once, so an interrupted job resumes where it stopped.
-Images that cannot be read have no row. CSV and Parquet hold the same columns.
+Images that cannot be read have no row. Of images with several labels each, `label` is int32 [n, C]:
+1, 0 or -1 for every class. CSV and Parquet hold the same columns; in CSV each class then has its
+own, 'label0', 'label1', ..., and in Parquet 'label' is a list.
 """
 
 from collections.abc import Mapping
@@ -33,6 +35,11 @@ if TYPE_CHECKING:
 
 INDEX = 'index.json'
 FORMATS = ('npz', 'csv', 'parquet')
+# What `search` needs of the index.
+_FIELDS = {
+  'pretrained', 'network', 'tap', 'data', 'split', 'fingerprint', 'image_size', 'format',
+  'part_size', 'images',
+}  # fmt: skip
 
 
 class Part(NamedTuple):
@@ -41,7 +48,7 @@ class Part(NamedTuple):
   Attributes:
     features: float32 [n, D].
     index: int64 [n], positions in the data set.
-    label: int32 [n], -1 where unknown.
+    label: int32 [n], -1 where unknown; or [n, C], see the module.
     name: str [n], files or records.
   """
 
@@ -182,8 +189,11 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     ConfigError: it is none.
   """
   try:
-    return json.loads((folder / INDEX).read_text())
-  except (OSError, ValueError) as error:
+    about = json.loads((folder / INDEX).read_text())
+    if not about.keys() >= _FIELDS:
+      raise ValueError
+    return about
+  except (OSError, ValueError, AttributeError) as error:
     raise ConfigError(
       f"'{folder}' holds no embeddings: `byoljax embed RUN` writes a folder with {INDEX}."
     ) from error
@@ -231,10 +241,13 @@ def _npz(part: Part) -> bytes:
 def _csv(part: Part) -> bytes:
   file = io.StringIO(newline='')
   writer = csv.writer(file)
-  writer.writerow(['name', 'index', 'label', *(f'f{i}' for i in range(part.features.shape[1]))])
+  several = part.label.ndim == 2
+  labels = [f'label{i}' for i in range(part.label.shape[1])] if several else ['label']
+  writer.writerow(['name', 'index', *labels, *(f'f{i}' for i in range(part.features.shape[1]))])
   for row, index, label, name in zip(*part, strict=True):
     # Nine digits tell every float32 from its neighbors.
-    writer.writerow([short(name, ''), index, label, *(f'{value:.9g}' for value in row)])
+    numbers = (f'{value:.9g}' for value in row)
+    writer.writerow([short(name, ''), index, *np.atleast_1d(label), *numbers])
   return file.getvalue().encode()
 
 
@@ -248,7 +261,7 @@ def _parquet(part: Part) -> bytes:
     {
       'name': pyarrow.array([short(name, '') for name in part.name.tolist()]),
       'index': pyarrow.array(part.index),
-      'label': pyarrow.array(part.label),
+      'label': pyarrow.array(list(part.label), None if len(part.label) else pyarrow.int32()),
       'features': pyarrow.FixedSizeListArray.from_arrays(flat, width),
     }
   )

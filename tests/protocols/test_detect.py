@@ -67,6 +67,25 @@ def test_classes_are_those_of_the_boxes():
   nothing = with_box(0, 0, 1, 1, -1)
   with pytest.raises(ConfigError, match='no box in any of its 3 images'):
     detect.class_names(nothing, nothing)
+  for pair in ((source, nothing), (nothing, source)):
+    with pytest.raises(ConfigError, match='no box in any of its 3 images'):
+      detect.class_names(*pair)
+
+
+def test_boxes_of_training_and_test_images_have_the_same_classes():
+  """Annotations of each may number their own: a class would be tested as another one."""
+  source = with_box(0, 0, 1, 1, 1)
+  cats, dogs = (
+    dataclasses.replace(source, fields=(source.fields[0], dataclasses.replace(BOXES, names=names)))
+    for names in (('cat', 'dog'), ('ant', 'dog'))
+  )
+  assert detect.class_names(cats, cats) == ('cat', 'dog')
+  for pair, said in (
+    ((cats, dogs), 'cat, dog, but .* ant, dog'),
+    ((cats, source), 'but .* numbers'),
+  ):
+    with pytest.raises(ConfigError, match=said):
+      detect.class_names(*pair)
 
 
 def protocol(**changes):

@@ -154,6 +154,9 @@ def _encoder(run):
     (['--sheet=predictions.csv'], 'are both predictions.csv'),
     (['--out=PHOTOS/a.png'], 'would become one of the images of'),
     (['--sheet=PHOTOS'], 'is or would become one of'),
+    (['--out=no/t.csv'], "--out=no/t.csv: there is no folder 'no'"),
+    (['--sheet=no/t.html'], "--sheet=no/t.html: there is no folder 'no'"),
+    (['--out=.'], '--out=. is a folder: name a file in it'),
   ],
 )
 def test_mistakes_of_predict(flags, sentence, tmp_path, untrained, capsys):

@@ -74,6 +74,31 @@ def test_parquet_holds_the_same_numbers(untrained, npz, tmp_path, capsys, monkey
   np.testing.assert_allclose(got, by_hand(untrained, npz, 'test'), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('kind', embed.FORMATS)
+def test_several_labels_each_are_written(kind, tmp_path):
+  labels = np.array([[1, 0, -1], [0, 1, 1]], np.int32)
+  part = embed.Part(np.ones((2, 1), np.float32), np.arange(2), labels, np.array(['a', 'b']))
+  path = tmp_path / f'part.{kind}'
+  if kind == 'parquet':
+    parquet = pytest.importorskip('pyarrow.parquet', reason='needs pyarrow')
+  embed._write(part, path, kind)
+  if kind == 'npz':
+    assert embed.read_part(path).label.tolist() == labels.tolist()
+  elif kind == 'csv':
+    assert path.read_text().split() == [
+      'name,index,label0,label1,label2,f0', 'a,0,1,0,-1,1', 'b,1,0,1,1,1'
+    ]  # fmt: skip
+  else:
+    assert parquet.read_table(path)['label'].to_pylist() == labels.tolist()
+
+
+@pytest.mark.parametrize('content', ['{', '[1]', '{"format": "npz"}'])
+def test_another_index_is_of_no_embeddings(content, tmp_path, capsys):
+  (tmp_path / 'index.json').write_text(content)
+  assert cli.run(['search', str(tmp_path), 'holiday.jpg']) == 2
+  assert 'holds no embeddings: `byoljax embed RUN`' in capsys.readouterr().err
+
+
 LATIN = 'caf\udce9.jpg'  # as Python names a file of the bytes b'caf\xe9.jpg'
 
 
