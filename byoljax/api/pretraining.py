@@ -54,6 +54,7 @@ def pretrain(
     encoder: a name, a linen module, or a function (bn_axis, bn_groups) -> module; see
       `byoljax.models`. The run records its import path.
     method: a function (make_encoder, setting) -> `byoljax.method.Method`, in place of the recipe's.
+      Further arguments with plain defaults are fields: `settings={'method.weight': 2.0}`.
     views: name of a view, 'view1' -> a function of JAX's that changes it, (image float32 [S, S, C]
       in [0, 1], key) -> the same, after what the recipe does; see `data.augment.own_view`.
     settings: dotted field of the recipe -> value, {'optim.base_lr': 0.01}, or group -> such a
@@ -74,10 +75,11 @@ def pretrain(
     if hook is not None and not callable(hook):
       raise ConfigError(f'{name}={hook!r} is no function.')
   with session.working('pretrain: working'):
-    config, path = session.configuration(recipe, settings)
+    config, path = session.configuration(recipe)
+    _use_own(config, encoder, method, session.mapping('views', views, "{'view1': function}"))
+    session.set_fields(config, settings)
     if length:
       config.train.length = length
-    _use_own(config, encoder, method, session.mapping('views', views, "{'view1': function}"))
     kept = session.name_data(config, data, labels, test, test_labels, range_=config.data.range)
     home = workdir or default_workdir(path or config.method.name.replace(':', '-'))
     from byoljax.train.record import Hooks
@@ -105,8 +107,11 @@ def _use_own(
       config.encoder.update(options.defaults() | {'dtype': config.encoder.dtype})
     config.encoder.name = name
   if method is not None:
+    from byoljax import methods
+
     beside = {n: v for n, v in config.method.to_dict().items() if n.startswith('auxiliary')}
-    config.method = type(config)({'name': _path('method', method)} | beside)
+    name = _path('method', method)
+    config.method = type(config)({'name': name} | methods.defaults_of(name) | beside)
 
 
 def _path(kind: str, thing: Any) -> str:

@@ -30,16 +30,15 @@ def working(what: str) -> Iterator[None]:
     yield
 
 
-def configuration(recipe: Any, settings: Mapping[str, Any] | None) -> tuple[Config, str]:
-  """A recipe with changed fields, unlocked, and what to call it in the run's config.json.
+def configuration(recipe: Any) -> tuple[Config, str]:
+  """A recipe, unlocked, and what to call it in the run's config.json.
 
   Args:
     recipe: as behind `byoljax pretrain`, 'byol:folder_small' or a path; or a ConfigDict, which is
       copied.
-    settings: dotted field -> value; or group -> such a mapping.
 
   Raises:
-    ConfigError: no such recipe or field, or anything of another type.
+    ConfigError: no such recipe, or anything of another type.
   """
   if isinstance(recipe, str | os.PathLike):
     path = cli.locate(os.fspath(recipe))
@@ -47,7 +46,6 @@ def configuration(recipe: Any, settings: Mapping[str, Any] | None) -> tuple[Conf
   else:
     path, config = '', config_lib.from_json(config_lib.as_data(recipe))
   config.unlock()
-  _set(config, settings)
   return config, path
 
 
@@ -58,8 +56,8 @@ def evaluation(
   path = cli.own_recipe(command, options)
   config = config_lib.load(path)
   config.unlock()
-  _set(config, dict(command.overrides) | dict(own))
-  _set(config, settings)
+  set_fields(config, dict(command.overrides) | dict(own))
+  set_fields(config, settings)
   return config, path
 
 
@@ -74,7 +72,16 @@ def mapping(name: str, given: Any, example: str) -> Mapping[str, Any]:
   return given or {}
 
 
-def _set(config: Config, settings: Mapping[str, Any] | None) -> None:
+def set_fields(config: Config, settings: Mapping[str, Any] | None) -> None:
+  """Sets fields of a configuration, in place.
+
+  Args:
+    config: unlocked.
+    settings: dotted field -> value; or group -> such a mapping.
+
+  Raises:
+    ConfigError: no such field, or a value of another type.
+  """
   fields = config_lib.flatten(mapping('settings', settings, "{'optim.base_lr': 0.01}"))
   for name, value in fields.items():
     if value is None:

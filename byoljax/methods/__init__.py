@@ -144,7 +144,7 @@ def build_method(make_encoder: MakeEncoder, setting: Setting, fields: Mapping[st
   _require_finite(fields)
   settings = {name: value for name, value in fields.items() if not name.startswith('auxiliary')}
   name = settings.pop('name')
-  build = own.find('method', name) if own.is_path(name) else chosen('method', name, METHODS)
+  build = _builder(name)
   arguments = inspect.signature(build).parameters
   open_ended = any(each.kind is each.VAR_KEYWORD for each in arguments.values())
   for field in settings:
@@ -157,6 +157,29 @@ def build_method(make_encoder: MakeEncoder, setting: Setting, fields: Mapping[st
     return method
   arguments = {field.removeprefix('auxiliary_'): value for field, value in task.items()}
   return chosen('auxiliary task', name, AUXILIARIES)(method, setting, **arguments)
+
+
+def defaults_of(name: str) -> dict[str, Any]:
+  """The arguments of a method's builder that a configuration can hold, with their defaults.
+
+  Args:
+    name: a key of METHODS, or the import path of a builder.
+
+  Raises:
+    ValueError: there is no such method.
+  """
+  arguments = list(inspect.signature(_builder(name)).parameters.values())[2:]
+  return {each.name: each.default for each in arguments if _is_plain(each.default)}
+
+
+def _is_plain(value: Any) -> bool:
+  if isinstance(value, tuple):
+    return all(map(_is_plain, value))
+  return isinstance(value, bool | int | float | str)
+
+
+def _builder(name: str) -> Callable[..., Method]:
+  return own.find('method', name) if own.is_path(name) else chosen('method', name, METHODS)
 
 
 def _require_finite(fields: Mapping[str, Any], of: str = '') -> None:

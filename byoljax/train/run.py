@@ -213,6 +213,8 @@ def make_run(
     shares=shares_of(order),
   )
   made = method(setting)
+  if not isinstance(made, Method):
+    raise ValueError(f'the method is {type(made).__name__}: its builder must return a Method.')
   if not isinstance(optimizer, Recipe):
     optimizer = Recipe.of(optimizer)
   if probe is not None and source.num_classes > 1 and not source.multi_label:

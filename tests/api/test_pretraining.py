@@ -49,19 +49,21 @@ class Mine(nn.Module):
     return nn.Dense(self.features)(x.mean((1, 2)))
 
 
-def attract(make_encoder, setting):
+def attract(make_encoder, setting, weight=1.0, on=None):
   """A method of the user's own."""
+  del on
   parts = (
     ('encoder', 'embedding', make_encoder(setting.axis)),
     ('projector', 'projection', MLPHead(features=(8, 4), bn_axis=setting.axis)),
   )
-  return from_projections(stack(parts), lambda a, b: (jnp.mean((a - b) ** 2), {}))
+  return from_projections(stack(parts), lambda a, b: (weight * jnp.mean((a - b) ** 2), {}))
 
 
 def arguments(workdir):
   return {
     'data': IMAGES, 'labels': LABELS, 'length': '4 steps', 'workdir': workdir,
-    'encoder': Mine(features=6), 'method': attract, 'settings': SETTINGS,
+    'encoder': Mine(features=6), 'method': attract,
+    'settings': SETTINGS | {'method.weight': 2},
   }  # fmt: skip
 
 
@@ -93,6 +95,7 @@ def test_it_trains_what_is_the_users_own_and_says_so(trained):
   assert all(files for _, files in heard['checkpoints']), 'it is complete when it is heard of'
   assert run.config.encoder.name == f'{__name__}:Mine(features=6)'
   assert run.config.method.name == f'{__name__}:attract'
+  assert run.config.method.weight == 2.0 and 'on' not in run.config.method, 'it is no number'
   assert run.encoder(IMAGES[:3]).shape == (3, 6)
   assert 'Mine(features=6)' in repr(run) and 'loss' in run._repr_html_()
 
@@ -220,6 +223,9 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
     ({'workdir': 3}, "workdir=3 is no path: name a directory, such as 'runs/byol'"),
     ({'workdir': 'gs://bucket/run'}, 'is not a path on this computer'),
     ({'data': IMAGES[:5]}, 'more than the 5 images of given images'),
+    ({'method': attract, 'settings': {'method.projector': (8, 4)}}, "unknown field 'method.projec"),
+    ({'data': IMAGES, 'encoder': Mine(), 'settings': {'encoder.width': 2}}, 'own and has no width'),
+    ({'data': IMAGES, 'method': lambda make_encoder, setting: None}, 'the method is NoneType: its'),
   ],
 )
 def test_mistakes_are_one_sentence(named, sentence, tmp_path):
@@ -230,19 +236,22 @@ def test_mistakes_are_one_sentence(named, sentence, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+def configured(settings):
+  config, _ = session.configuration('byol:npz')
+  session.set_fields(config, settings)
+  return config
+
+
 def test_values_are_written_as_on_a_command_line():
-  config, _ = session.configuration(
-    'byol:npz', {'method.projector': [8, 4], 'views.view1.crop_scale': (0.5, 1), 'data.classes': ()}
+  config = configured(
+    {'method.projector': [8, 4], 'views.view1.crop_scale': (0.5, 1), 'data.classes': ()}
   )
   assert config.method.projector == (8, 4) and config.views.view1.crop_scale == (0.5, 1.0)
   assert config.data.classes == ()
-  config, _ = session.configuration(
-    'byol:npz', {'optim': {'base_lr': 0.1, 'groups': {'predictor': {'schedule': 'constant'}}}}
-  )
+  config = configured({'optim': {'base_lr': 0.1, 'groups': {'predictor': {'momentum': 0.5}}}})
   assert config.optim.base_lr == 0.1
-  assert config.optim.groups.to_dict() == {'predictor': {'schedule': 'constant'}}
-  config, _ = session.configuration(
-    'byol:npz',
+  assert config.optim.groups.to_dict() == {'predictor': {'momentum': 0.5}}
+  config = configured(
     {'method.projector': np.array([8, 4]), 'views.view1.crop_scale': np.array([0.5, 1]),
      'optim.base_lr': np.float32(0.1), 'seed': np.int64(3), 'data.classes': np.array([])},
   )  # fmt: skip
@@ -274,8 +283,13 @@ def test_directories_may_begin_with_a_tilde(untrained, monkeypatch, tmp_path):
   cli.run(['pretrain', 'byol', f'--workdir={run}'])
   assert placed == [str(untrained)]
   assert checkpoint.checkpoint_directory(run) == untrained / 'checkpoints' / '0'
-  asked = []
-  monkeypatch.setattr(classify, 'encoder_of', lambda config: asked.append(config['from']))
+  asked, encoder_of = [], classify.encoder_of
+
+  def noted(config):
+    asked.append(config['from'])
+    return encoder_of(config)
+
+  monkeypatch.setattr(classify, 'encoder_of', noted)
   monkeypatch.setattr(classify, 'make', lambda *given: asked.append(given[-1]))
   monkeypatch.setattr(classify, 'own_module', lambda _: None)
   byoljax.classify(IMAGES, LABELS, from_=run, workdir='~/made')

@@ -60,7 +60,13 @@ def apply(
       key = jax.random.fold_in(key, number)
     return function(image, key)
 
-  made: Any = jax.vmap(one)(images, batch['epoch'], batch['index'])
+  try:
+    made: Any = jax.vmap(one)(images, batch['epoch'], batch['index'])
+  except (ValueError, TypeError) as error:
+    raise ValueError(
+      f"the view '{path}' fails, as a function (image, key) of JAX's functions alone: "
+      f'{str(error).splitlines()[0]}'
+    ) from error
   if getattr(made, 'shape', None) != images.shape or not jnp.issubdtype(made.dtype, jnp.floating):
     size = list(images.shape[1:])
     got = f'{made.dtype}{list(made.shape[1:])}' if hasattr(made, 'shape') else type(made).__name__

@@ -28,6 +28,23 @@ def narrow(image, key):
   return image[:4]
 
 
+def on_the_host(image, key):
+  del key
+  return np.asarray(image) / 2
+
+
+def of_the_image_alone(image):
+  return image
+
+
+@pytest.mark.parametrize('function', [on_the_host, of_the_image_alone])
+def test_what_fails_is_named_in_one_sentence(function):
+  mine = dataclasses.replace(PLAIN, own=own.give(function))
+  with pytest.raises(ValueError, match=f"the view '.*:{function.__name__}' fails, as") as caught:
+    views_of((mine,), range(2))
+  assert '\n' not in str(caught.value)
+
+
 def batch(index):
   index = np.asarray(index, np.int32)
   return {'image': IMAGES[index], 'index': index, 'epoch': np.zeros_like(index)}
