@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.methods.joint_embedding import dino, moco, moco_v3, simsiam, swav
+from byoljax.length import Length
+from byoljax.losses import redundancy
+from byoljax.method import Setting
+from byoljax.methods.joint_embedding import barlow_twins, dino, moco, moco_v3, simsiam, swav
 from byoljax.models import heads
-from byoljax.models.net import stack
+from byoljax.models.net import Statistics, stack
 from byoljax.ops import sinkhorn
 from tests.methods.test_memory_methods import (
   BATCH,
@@ -25,6 +28,15 @@ from tests.methods.test_memory_methods import (
 )
 
 KEEP = lambda step: 0.9  # noqa: E731
+
+
+class Pixels(nn.Module):
+  """An encoder of nothing but the pixels."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    del train
+    return x.reshape(len(x), -1)
 
 
 def projections(batch):
@@ -127,13 +139,19 @@ def test_a_temperature_that_rises_in_a_straight_line():
   assert float(dino.linear_rise(0.04, 0.07, 0)(0)) == pytest.approx(0.07, rel=1e-6)
 
 
-class Pixels(nn.Module):
-  """An encoder of nothing but the pixels."""
-
-  @nn.compact
-  def __call__(self, x, *, train):
-    del train
-    return x.reshape(len(x), -1)
+def test_the_loss_of_barlow_twins_has_a_scale():
+  batch, kernel = batch_of(), np.random.default_rng(2).normal(size=(DIM, 4)).astype(np.float32)
+  a, b = (view.reshape(BATCH, DIM) @ kernel for view in batch['views'])
+  fields = {'projector': (4,), 'off_diagonal': 0.3, 'loss_scale': 2.5}
+  method = barlow_twins.build(lambda axis: Pixels(), Setting(Length(BATCH, 5, 20)), **fields)
+  params = {'encoder': {}, 'projector': {'linear1': {'kernel': kernel}}}
+  value, metrics, _, _ = at(method, batch, Statistics({'encoder': {}, 'projector': {}}), params)
+  unscaled, terms = jax.jit(redundancy.barlow_twins, static_argnames='off_diagonal')(
+    a, b, off_diagonal=0.3
+  )
+  assert value == pytest.approx(2.5 * float(unscaled), rel=1e-5)
+  for name, term in terms.items():
+    assert float(metrics[f'loss/{name}']) == pytest.approx(float(term), rel=1e-5)
 
 
 def test_swav_swaps_codes_that_a_full_queue_takes_part_in_from_its_step_on():
