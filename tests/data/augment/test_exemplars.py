@@ -130,3 +130,11 @@ def test_what_does_not_fit_is_refused():
     exemplars.seed_corners(jnp.zeros((1, 16, 16, 3)), jnp.zeros(1, int), 20, 0)
   with pytest.raises(ValueError, match='3 channels are changed, but these have 1'):
     exemplars.seed_corners(jnp.zeros((1, 16, 16, 1)), jnp.zeros(1, int), 8, 0)
+
+
+def test_the_defaults_are_the_papers():
+  """arXiv 1406.6909, section 3.1: as the module's header has them."""
+  assert ExemplarSpec() == ExemplarSpec(
+    patch=32, translation=0.2, scale=(0.7, 1.4), rotation=20.0, components=(0.5, 2.0),
+    power=(0.25, 4.0), factor=(0.7, 1.4), offset=0.1, hue=0.1,
+  )  # fmt: skip
