@@ -65,7 +65,7 @@ def finetune_result(
   made = []
   for part, home in folds.homes(data, workdir):
     made.append(_result(encoder, part, protocol, logging, head, home).result)
-  return folds.combined(made)
+  return folds.combined(made, data.train.labels)
 
 
 def fit(

@@ -15,7 +15,7 @@ import numpy as np
 from byoljax import streams
 from byoljax.config import ConfigError
 from byoljax.data.sources.source import Source
-from byoljax.evals.scores import METRICS
+from byoljax.evals.scores import METRICS, majority
 from byoljax.protocols.answers import Trained
 from byoljax.protocols.extraction import EvalData
 
@@ -111,7 +111,8 @@ def fit(
     whole = data._replace(test=rows_tested, has_test=True)
     last = train(whole, None if workdir is None else workdir / 'all')
   answers = tuple(answer for each in made for answer in each.answers)
-  return last._replace(result=combined([each.result for each in made]), answers=answers)
+  result = combined([each.result for each in made], data.train.labels)
+  return last._replace(result=result, answers=answers)
 
 
 def describe(data: EvalData) -> str:
@@ -123,8 +124,16 @@ def describe(data: EvalData) -> str:
   return f'{data.train.name} ({how}: there is no test split)'
 
 
-def combined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def combined(
+  results: Sequence[Mapping[str, Any]], labels: np.ndarray | None = None
+) -> dict[str, Any]:
   """One result of those of all parts: means of what was measured, medians of what was chosen.
+
+  Args:
+    results: one of each part.
+    labels: int [N] of all images that the parts were made of, where results have the share of the
+      largest class, 'majority'. It is that among all: in small parts another class may be the
+      largest, and the mean of their shares is what no answer reaches.
 
   Returns:
     The result itself where there is one. Else fields as in each and rows that all parts have, a
@@ -137,6 +146,8 @@ def combined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   for name in (*METRICS, 'auroc'):
     if isinstance(made.get(name), float):
       made[f'{name}_sd'] = statistics.stdev(each[name] for each in results)
+  if labels is not None and 'majority' in made:
+    made['majority'] = majority(labels)
   for name in ('test_examples', 'queries', 'without_relevant'):
     if name in made:
       made[name] = sum(each[name] for each in results)

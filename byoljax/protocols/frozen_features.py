@@ -73,7 +73,7 @@ def fit(
       is called once more, on all labelled images, if it gives a classifier at all.
   """
   each = [compute(train, test) for train, test in parts]
-  result = folds.combined([one.result for one in each])
+  result = folds.combined([one.result for one in each], data.train.labels)
   readout = each[0].readout
   if readout is None:
     return Trained(result, encoder, None, ())
@@ -151,6 +151,6 @@ def _knn_result(
       )
       for train, test in every
     ]
-  made = folds.combined(results)
+  made = folds.combined(results, bank.labels)
   best = max(made['sweep'], key=lambda row: row['top1'])
   return made | {'best': best, 'bank_size': bank.size, 'queries': made['queries']}

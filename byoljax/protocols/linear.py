@@ -113,7 +113,7 @@ def linear_result(
   made = [
     _result(encoder, part, protocol, logging, home) for part, home in folds.homes(data, workdir)
   ]
-  return folds.combined([each.result for each in made])
+  return folds.combined([each.result for each in made], data.train.labels)
 
 
 def fit(

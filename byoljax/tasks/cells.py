@@ -123,7 +123,7 @@ def _logistic(encoder: 'Encoder', data: 'EvalData', config: Config, home: pathli
     )
     for train, test in frozen_features.splits(encoder, data)
   ]
-  return folds.combined(results)
+  return folds.combined(results, data.train.labels)
 
 
 def _knn(encoder: 'Encoder', data: 'EvalData', config: Config, home: pathlib.Path) -> Result:

@@ -77,6 +77,8 @@ def test_results_are_combined():
     'rows': [{'labels': 'a', 'top1': pytest.approx(0.3)}],
   }  # fmt: skip
   assert folds.combined([one]) == one
+  made = folds.combined([{'majority': 0.5}, {'majority': 0.5}], np.array([0, 0, 1, 1, 2, 2, -1]))
+  assert made['majority'] == pytest.approx(1 / 3)
   counts = [{'queries': 3, 'without_relevant': 1}, {'queries': 4, 'without_relevant': 0}]
   made = folds.combined(counts)
   assert (made['queries'], made['without_relevant']) == (7, 1)
