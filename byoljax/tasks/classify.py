@@ -8,7 +8,7 @@
 <workdir>/mistakes.html     the labelled images, as they are classified when not trained on
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import pathlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from byoljax.config import Config, ConfigError, choose, expanded, user_errors
 from byoljax.devices import hosts
 from byoljax.tasks import data as data_lib
-from byoljax.tasks import evaluation, partly_labelled, predict
+from byoljax.tasks import evaluation, finetune, partly_labelled, predict
 from byoljax.tasks.command import Argument, Command
 from byoljax.tasks.partly_labelled import PartlyLabelled
 from byoljax.workdir import run_dir
@@ -65,11 +65,17 @@ def run(config: Config, invocation: Invocation) -> int:
 
 def check(config: Config) -> None:
   """Raises ConfigError where a field has no such value."""
+  from byoljax.encoders.encoder import EMBEDDING
   from byoljax.protocols import classify
 
   choose('head', config.head, (*classify.HEADS, FINETUNE))
   if not 0 <= config.abstain <= 1:
     raise ConfigError(f'abstain={config.abstain:g} is a probability: give 0 to 1.')
+  if config.head == FINETUNE and config.tap != EMBEDDING:
+    raise ConfigError(
+      f"tap='{config.tap}' is read by heads on frozen features, but fine-tuning trains the whole "
+      'encoder: leave it out, or keep layers of the projector with --finetune.head_layers=1.'
+    )
   with user_errors('classify'):
     classify.ClassifyProtocol(config.head, **config.classify.to_dict())
 
@@ -114,8 +120,9 @@ def make(
     f'encoder of {given.directory or "the program"} ({evaluation.which(config)})\n'
     f'tested on {folds.describe(data)}'
   )
+  train = _training(config, given, data, invocation, home)
   with lock_workdir(home):
-    trained = _train(config, given.encoder, data, invocation, home)
+    trained = train()
     _say_scores(trained, data)
     where = evaluation.leave(home, trained, data, config, given.directory, run=given.run)
     run_dir.write_result(home / 'result.json', trained.result, config, given.directory)
@@ -148,29 +155,36 @@ def _eval_data(config: Config, given: Given, images: PartlyLabelled) -> 'EvalDat
   )
 
 
-def _train(
-  config: Config,
-  encoder: 'Encoder',
-  data: 'EvalData',
-  invocation: Invocation,
-  home: pathlib.Path,
-) -> 'Trained':
-  from byoljax.protocols import classify, finetune
+def _training(
+  config: Config, given: Given, data: 'EvalData', invocation: Invocation, home: pathlib.Path
+) -> 'Callable[[], Trained]':
+  """What trains the head that is asked for; all that can be refused is refused before it does."""
+  from byoljax.protocols import classify
+  from byoljax.protocols import finetune as protocols
   from byoljax.train import assemble
 
+  encoder, head = given.encoder, None
   if config.head != FINETUNE:
-    return classify.fit(
-      encoder, data, classify.ClassifyProtocol(head=config.head, **config.classify.to_dict())
+    own = classify.ClassifyProtocol(head=config.head, **config.classify.to_dict())
+    return lambda: classify.fit(encoder, data, own)
+  protocol = protocols.FinetuneProtocol(**config.finetune.to_dict())
+  logging = assemble.logging_of(config)
+  protocols.check(data, protocol, logging, encoder)
+  if protocol.head_layers:
+    assert given.directory is not None  # An encoder that is no run is not fine-tuned.
+    encoder, head = finetune.with_head(
+      encoder, given.directory, config.network, protocol.head_layers
     )
-  protocol, logging = (
-    finetune.FinetuneProtocol(**config.finetune.to_dict()),
-    assemble.logging_of(config),
-  )
-  finetune.check(data, protocol, logging, encoder)
   with config.unlocked():
     config['from'] = str(expanded(config['from']).resolve())
-  evaluation.open_home(home, config, invocation, data.train, encoder)
-  return finetune.fit(encoder, data, protocol, logging=logging, workdir=home / FINETUNE)
+
+  def train() -> 'Trained':
+    evaluation.open_home(home, config, invocation, data.train, encoder)
+    return protocols.fit(
+      encoder, data, protocol, logging=logging, head=head, workdir=home / FINETUNE
+    )
+
+  return train
 
 
 def _say_scores(trained: 'Trained', data: 'EvalData') -> None:

@@ -39,7 +39,7 @@ def run(config: Config, invocation: Invocation) -> int:
   finetune.check(data, protocol, assemble.logging_of(config), encoder)
   head = None
   if config.finetune.head_layers:
-    encoder, head = _with_head(encoder, directory, config.network, config.finetune.head_layers)
+    encoder, head = with_head(encoder, directory, config.network, config.finetune.head_layers)
   with lock_workdir(home):
     evaluation.open_home(home, config, invocation, data.train, encoder)
     return _train(config, home, encoder, head, directory, data, protocol)
@@ -118,7 +118,7 @@ def _slug(text: str) -> str:
   return name.replace(' %', '%').replace('%', 'pc').replace(' ', '-')
 
 
-def _with_head(
+def with_head(
   encoder: 'Encoder', directory: pathlib.Path, network: str, layers: int
 ) -> 'tuple[Encoder, dict[str, Any]]':
   """The encoder with the first layers of its projector, and what those look like.

@@ -43,6 +43,11 @@ def run(config: Config, invocation: Invocation) -> int:
   config_lib.choose('mode', config.mode, MODES)
   if not config.protocols:
     raise ConfigError(f'config.protocols is empty: name some of {", ".join(EVALUATIONS)}.')
+  if 'finetune' in config.protocols and config.finetune.head_layers:
+    raise ConfigError(
+      f'finetune.head_layers={config.finetune.head_layers} keeps layers of the projector, which '
+      '`byoljax finetune` does: set it to 0 here.'
+    )
   wanted = _wanted(config)
   encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = pathlib.Path(

@@ -166,6 +166,9 @@ class TestFinetune:
       own = result_of(tmp_path / 'out')['online']
       assert np.mean(found == images['y_test']) == pytest.approx(own['top1'])
     assert made.encoder.dim == 16
+    answers = ['classify:smoke', str(npz), f'--from={with_projector}', '--finetune']
+    assert cli.run([*answers, '--finetune.head_layers=1', f'--workdir={tmp_path / "answers"}']) == 0
+    assert classifier.load(tmp_path / 'answers').encoder.dim == 16
     capsys.readouterr()
     assert cli.run([*command[:-3], '--finetune.head_layers=2']) == 2
     assert 'projector of 2 plain layers; give at most 1' in capsys.readouterr().err

@@ -182,13 +182,19 @@ def test_mistakes_of_predict(flags, sentence, tmp_path, untrained, capsys):
     (['--from=RUN', '--labels=OTHER'], "such as 'x.png'"),
     (['--from=RUN'], 'has no labels: give --labels'),
     (['--from=RUN', '--workdir=INSIDE'], 'lies within the images'),
+    (['--from=RUN', '--finetune', '--tap=stage1'], "tap='stage1' is read by heads on frozen"),
+    (
+      ['--from=RUN', '--labels=TABLE', '--finetune', '--finetune.head_layers=1'],
+      'has no projector',
+    ),
+    (['--from=RUN', '--labels=TABLE', '--finetune', '--finetune.crops=3'], 'crops=3 is neither'),
   ],
 )
 def test_mistakes_of_classify(flags, sentence, photos, untrained, tmp_path, capsys):
   (tmp_path / 'one.csv').write_text('red0.png,red\nred1.png,red\n')
   (tmp_path / 'other.csv').write_text('red0.png,red\nx.png,blue\n')
   places = {'RUN': untrained, 'ONE': tmp_path / 'one.csv', 'OTHER': tmp_path / 'other.csv',
-            'INSIDE': photos / 'out'}  # fmt: skip
+            'TABLE': photos.parent / 'labels.csv', 'INSIDE': photos / 'out'}  # fmt: skip
   for name, place in places.items():
     flags = [flag.replace(f'={name}', f'={place}') for flag in flags]
   home = [] if '--workdir' in ''.join(flags) else [f'--workdir={tmp_path / "out"}']

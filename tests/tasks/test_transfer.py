@@ -123,6 +123,13 @@ def test_images_with_several_labels_are_skipped_where_one_is_needed(
   assert f'{entry}: skipped by linear. VOC:trainval has several' in capsys.readouterr().out
 
 
+def test_layers_of_a_projector_are_not_kept_here(untrained, tmp_path, capsys):
+  command = ['transfer:small', str(untrained), f'--workdir={tmp_path / "out"}']
+  assert cli.run([*command, '--finetune.head_layers=1']) == 2
+  assert 'head_layers=1 keeps layers of the projector, which `byol' in capsys.readouterr().err
+  assert not (tmp_path / 'out').exists()
+
+
 def test_the_recipe_knows_every_evaluation():
   assert tuple(cells.EVALUATIONS) == transfer_config.EVALUATIONS
   for options in ('', 'small', 'smoke'):
