@@ -20,6 +20,7 @@ ELSEWHERE = {
   '--distributed': 'other processes',
   '--coordinator_address': 'other processes',
   '.pth': 'weights of others',
+  'runs/theirs': 'weights of others',
   'byoljax web': 'somebody who ends it',
   '--log.sinks': 'a package of a service',
   'byoljax push': 'an account of the hub',
