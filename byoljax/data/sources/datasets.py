@@ -65,7 +65,7 @@ _READERS = {
 }
 # Kinds whose further fields are always the same.
 _FIELDS = {
-  **dict.fromkeys(('given', 'own', 'list', 'shards', 'hub', 'voc_labels', 'shapes'), ()),
+  **dict.fromkeys(('list', 'shards', 'hub', 'voc_labels', 'shapes'), ()),
   **dict.fromkeys(('voc_boxes', 'coco_boxes'), ('boxes', 'kinds', 'areas')),
 }
 
@@ -100,7 +100,7 @@ def load(
       asked for, and keep them: see `memory.keep`. For whoever reads a set more than once.
     fields: further fields of every example, such as `Field('depth', 'map')`: folders, members or
       features of these names. `shapes` has none, `sprites` those of `sprites.FIELDS`, `frames`
-      besides 'second'.
+      besides 'second', what is given those of its `Source`.
     frame_gap: of `frames` and of TFDS's clips: places from a frame to the field 'second'.
     range_: of files and arrays: which numbers are black and white, see `pixels`.
 
@@ -152,9 +152,9 @@ def _open(
     return _READERS[known.kind](directory, split, unreadable=log, range_=range_)
   match known.kind:
     case 'given':
-      return given.find(name, split, range_)
+      return _with_fields(given.find(name, split, range_), fields)
     case 'own':
-      return _own(name, split, range_)
+      return _with_fields(_own(name, split, range_), fields)
     case 'folder':
       return folder.from_folder(directory, split, unreadable=log, fields=fields, range_=range_)
     case 'frames':
@@ -275,7 +275,11 @@ def _sprites(split: str, directory: str, fields: Sequence[Field]) -> source.Sour
   """The built-in scenes as arrays."""
   part = 'test' if split == 'test' else 'train'
   names = [field.name for field in fields]
-  found = [_as_asked(sprites.field_of(field.name), field) for field in fields]
+  found = []
+  for asked in fields:
+    field = sprites.field_of(asked.name)
+    _check_asked(field, asked, 'sprites')
+    found.append(dataclasses.replace(field, resample=asked.resample))
   kept = sprites.arrays(part, ('image', 'label', *names), directory or None)
   return arrays.from_arrays(
     kept['image'],
@@ -286,14 +290,20 @@ def _sprites(split: str, directory: str, fields: Sequence[Field]) -> source.Sour
   )
 
 
-def _as_asked(own: Field, asked: Field) -> Field:
-  """A field of a built-in set, resampled as it was asked for."""
+def _with_fields(found: source.Source, fields: Sequence[Field]) -> source.Source:
+  """A source that was given as one, whose fields are what they are asked for as."""
+  for asked in fields:
+    _check_asked(found.field(asked.name), asked, found.name)
+  return found
+
+
+def _check_asked(own: Field, asked: Field, where: str) -> None:
+  """Raises ValueError for a field that is asked for as another kind than it is."""
   if asked.kind != own.kind or asked.channels not in (0, own.channels):
     raise ValueError(
-      f'the field {own.name!r} of sprites is a {own.kind} of {own.channels} channels or rows, not '
+      f'the field {own.name!r} of {where} is a {own.kind} of {own.channels} channels or rows, not '
       f'{asked.kind} of {asked.channels}.'
     )
-  return dataclasses.replace(own, resample=asked.resample)
 
 
 def _usual_split(name: str, split: str, directory: str) -> str:

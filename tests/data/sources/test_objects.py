@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from byoljax.data.sources import datasets, given, objects, pixels
+from byoljax.data.fields import Field
+from byoljax.data.sources import arrays, datasets, given, objects, pixels
 from byoljax.data.sources.source import NoSplitError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 3), dtype=np.uint8)
@@ -302,6 +303,22 @@ def test_the_names_of_splits_in_a_mapping():
   assert datasets.load(several.name, 'test').size == 2
   with pytest.raises(ValueError, match="unknown split 'vall': .*did you mean 'val'"):
     given.give({'train': IMAGES, 'vall': IMAGES})
+
+
+def test_a_source_that_is_given_has_fields():
+  depth = IMAGES.mean(-1)
+  own = Field('depth', 'map', resample='nearest')
+  scenes = arrays.from_arrays(IMAGES, LABELS, fields={own: depth})
+  kept = given.give(scenes)
+  found = datasets.load(kept.name, 'pretrain', fields=[Field('depth', 'map')])
+  assert found.field('depth').resample == 'nearest' and found.field('depth').channels == 1
+  np.testing.assert_allclose(found.read(np.arange(6), ('depth',))[0][..., 0], depth, rtol=1e-6)
+  for field, sentence in {
+    Field('dept', 'map'): "no field 'dept': it has image, depth; did you mean 'depth'",
+    Field('depth', 'mask'): "the field 'depth' of arrays is a map of 1",
+  }.items():
+    with pytest.raises(ValueError, match=sentence):
+      datasets.load(kept.name, 'pretrain', fields=[field])
 
 
 def splits(split):
