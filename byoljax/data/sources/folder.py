@@ -27,7 +27,8 @@ turns out to be unreadable is replaced by the next one (see pipeline.py).
 
 Further fields lie in folders of their own names beside the images, which are then in a folder
 `images`: `train/images/cat/1.jpg` and `train/depth/cat/1.png`. A file belongs to the image with the
-same path but for the suffix; `.npy` files are allowed, too.
+same path but for the suffix; `.npy` files are allowed, too. Whether they are asked for or not, the
+images are those in `images` where the first of them has such a file.
 """
 
 from collections import Counter
@@ -86,8 +87,11 @@ def from_folder(
   train, tests = split_folders.splits_of(root)
   others = split_folders.unlabelled_of(root, train)
   aside = tuple(f'{os.path.relpath(path, train)}/' for path in others)
-  if fields:
-    train, *others = (os.path.join(path, _IMAGES) for path in (train, *others))
+  beside = _fields_beside(train)
+  if fields or beside:
+    train = os.path.join(train, _IMAGES)
+    places = [(path, os.path.join(path, _IMAGES)) for path in others]
+    others = [images if fields or os.path.isdir(images) else path for path, images in places]
     tests = [path for path in (os.path.join(t, _IMAGES) for t in tests) if os.path.isdir(path)]
     if not os.path.isdir(train):
       raise ValueError(
@@ -95,6 +99,8 @@ def from_folder(
         f'images lie in a folder {_IMAGES!r} beside theirs.'
       )
   files, classes, notes = _scan(train, class_of, aside=aside)
+  if beside and not fields and split == 'pretrain':
+    notes = (*notes, f'the images are those in {train}; no field: {", ".join(beside)}, beside it.')
   inner = None
   if train == root and class_of is top_folder:
     inner = split_folders.inner_splits(root, files)
@@ -119,6 +125,22 @@ def from_folder(
   if split == 'pretrain' and others:
     found = join([*(made(path, every_image(path), ()) for path in others), found], found.name)
   return dataclasses.replace(found, notes=(*notes, *more))
+
+
+def _fields_beside(root: str) -> list[str]:
+  """The folders beside `images` that have a file for the first image in it."""
+  images = os.path.join(root, _IMAGES)
+  files = walk.walk(images).files if os.path.isdir(images) else ()
+  if not files:
+    return []
+  stem = os.path.splitext(files[0])[0]
+  with os.scandir(root) as entries:
+    others = sorted(each.name for each in entries if each.name != _IMAGES and each.is_dir())
+  return [
+    name
+    for name in others
+    if any(os.path.isfile(os.path.join(root, name, stem + suffix)) for suffix in _FIELD_SUFFIXES)
+  ]
 
 
 def every_image(path: str | os.PathLike) -> list[str]:

@@ -108,6 +108,34 @@ def test_fields_of_unlabelled_images(tmp_path):
   assert list(read) == [path.read_bytes() for path in expected]
 
 
+def test_fields_that_are_not_asked_for_are_no_images(tmp_path):
+  _write(
+    tmp_path / 'a',
+    'unlabelled/3.png',
+    *(
+      f'{split}/{kind}/{name}/1.png'
+      for split in ('train', 'val')
+      for kind in ('images', 'depth')
+      for name in ('cat', 'dog')
+    ),
+  )
+  found = datasets.load('folder', 'pretrain', data_dir=tmp_path / 'a')
+  assert found.labels.tolist() == [-1, 0, 1] and found.class_names == ('cat', 'dog')
+  assert any('no field: depth' in note for note in found.notes)
+  for split in ('train', 'test'):  # As evaluations of a run with fields open them.
+    found = datasets.load('folder', split, data_dir=tmp_path / 'a')
+    assert (found.size, found.class_names) == (2, ('cat', 'dog'))
+  _write(
+    tmp_path / 'b', *(f'{kind}/clip/{n}.png' for kind in ('images', 'moving') for n in range(3))
+  )
+  assert datasets.load('frames', 'train', data_dir=tmp_path / 'b').size == 2
+  # Classes that are called so.
+  _write(tmp_path / 'c', 'images/1.png', 'drawings/2.png')
+  assert datasets.load('folder', 'train', data_dir=tmp_path / 'c').class_names == (
+    'drawings', 'images'
+  )  # fmt: skip
+
+
 def test_unlabelled_images_elsewhere(tmp_path):
   _write(tmp_path / 'a', 'cat/1.png', 'dog/2.png')
   _write(tmp_path / 'more', 'x/3.png', 'y/4.png', 'unlabelled/5.png')
