@@ -138,3 +138,16 @@ def test_the_defaults_are_the_papers():
     patch=32, translation=0.2, scale=(0.7, 1.4), rotation=20.0, components=(0.5, 2.0),
     power=(0.25, 4.0), factor=(0.7, 1.4), offset=0.1, hue=0.1,
   )  # fmt: skip
+
+
+def test_changes_of_color_are_drawn_from_all_of_their_ranges(monkeypatch):
+  """The hue's in sextants, of which the circle has six."""
+  monkeypatch.setattr(exemplars, 'curve_saturation_and_value', lambda patch, *drawn: drawn)
+  keys, image = jax.random.split(jax.random.key(0), 200), jnp.zeros((4, 4, 3))
+  spec = ExemplarSpec(patch=4, power=(0.5, 3.0), factor=(0.8, 1.2), offset=0.2, hue=0.25)
+  draw = jax.vmap(lambda key: exemplars.sample(image, key, jnp.zeros(2, jnp.int32), spec))
+  ranges = ((0.5, 3.0), (0.8, 1.2), (-0.2, 0.2), (-1.5, 1.5))
+  for found, (low, high) in zip(jax.jit(draw)(keys), ranges, strict=True):
+    # Of 200 draws or more each end's nearest twentieth has one but for once in 28,000 times.
+    margin = 0.05 * (high - low)
+    assert low <= found.min() < low + margin and high - margin < found.max() <= high
