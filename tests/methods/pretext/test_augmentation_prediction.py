@@ -90,11 +90,14 @@ def test_the_loss_is_that_of_numpy():
   assert r2 == pytest.approx(1 - expected['crop'] / spread, abs=2e-5)
 
 
-def test_r2_of_a_perfect_and_of_a_constant_predictor():
+def test_what_is_shown_of_a_perfect_and_of_a_constant_predictor():
   true = jnp.asarray([[0.5, -0.2], [-0.5, 0.2]])
   assert float(task._criterion('crop', jnp.arctanh(true), true, None)[1]['crop/r2']) == 1.0
   assert float(task._criterion('crop', 0 * true, true, None)[1]['crop/r2']) == 0.0
   assert float(task._criterion('blur', true, 0 * true, None)[1]['blur/r2']) == 0.0
+  # Of flips the share that is on the right side of 0: here all but the second.
+  logits, flips = jnp.asarray([[2.0], [1.0], [-0.5], [3.0]]), jnp.asarray([[1.0], [0], [0], [-1.0]])
+  assert float(task._criterion('flip', logits, flips, None)[1]['flip/accuracy']) == 0.75
 
 
 FIELDS = {'name': 'simsiam', 'projector': (16, 8), 'predictor': (16, 8)}
