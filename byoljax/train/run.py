@@ -232,6 +232,7 @@ def make_run(
   example = _example_batch(source, specs, data.fields, augment(specs))
   create = make_init(made, tx, example, seed, skip_non_finite=skip_non_finite)
   shapes = jax.eval_shape(create)
+  stage_checks.check_networks(made, shapes)
   if setting.micro_batch_size == 1:
     stage_checks.check_losses(made, shapes, jax.tree.map(lambda x: x[:1][None], example), setting)
   for _, smaller in earlier:

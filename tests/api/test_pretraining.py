@@ -67,6 +67,11 @@ def arguments(workdir):
   }  # fmt: skip
 
 
+def forgetful(make_encoder, setting):
+  made = attract(make_encoder, setting)
+  return made._replace(init=lambda key, batch: (made.init(key, batch)[0], {}))
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
   """A run with an encoder, a method, data and callbacks of the user's own."""
@@ -224,6 +229,7 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
     ({'workdir': 'gs://bucket/run'}, 'is not a path on this computer'),
     ({'data': IMAGES[:5]}, 'more than the 5 images of given images'),
     ({'method': attract, 'settings': {'method.projector': (8, 4)}}, "unknown field 'method.projec"),
+    ({'data': IMAGES, 'method': forgetful, 'settings': SETTINGS}, 'nothing at method_state.bn'),
     ({'data': IMAGES, 'encoder': Mine(), 'settings': {'encoder.width': 2}}, 'own and has no width'),
     ({'data': IMAGES, 'method': lambda make_encoder, setting: None}, 'the method is NoneType: its'),
   ],
