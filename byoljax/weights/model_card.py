@@ -59,7 +59,7 @@ def render(card: Mapping[str, Any], timm: timm_words.Model | None = None) -> str
     photographs=photographs(card),
     own=_fill('byoljax') if _is_loadable(card) else '',
     use=use,
-    results=_results(card['results']),
+    results=_results(card['results'], card['network']),
   )
 
 
@@ -125,7 +125,9 @@ def _place(tap: str) -> str:
   return '' if tap == EMBEDDING else f', read out at `{tap}`'
 
 
-def _results(results: Mapping[str, Any]) -> str:
+def _results(results: Mapping[str, Any], network: str) -> str:
+  if not results and network != 'online':
+    return f"None: the run's own results are of its online network, not of its {network} network."
   if not results:
     return 'None were stored with the run.'
   lines = ['| encoder | k-NN top-1 | balanced | linear top-1 | balanced |', '|---|---|---|---|---|']

@@ -5,9 +5,15 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 from typing import IO, Any
+
+try:
+  import fcntl
+except ImportError:  # Windows has no flock: what killed processes leave stays.
+  fcntl = None
 
 
 @contextlib.contextmanager
@@ -46,29 +52,58 @@ def replacing(path: str | os.PathLike[str], mode: str = 'wb') -> Iterator[IO[Any
 def whole_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
   """An empty folder to fill, which becomes `path` if the block ends without an error.
 
+  What processes that were killed have left of it goes first.
+
   Raises:
     ValueError: there is something in `path`.
     OSError: it cannot be written; nothing is left behind.
   """
   target = pathlib.Path(path).resolve()  # Neither '.' nor a link.
-  if target.exists() and any(target.iterdir()):
-    raise ValueError(f"'{target}' is not empty: choose another folder.")
   made = not target.exists()
   # In a folder that is there, which may be all that can be written to, or on a disk of its own.
   place = target.parent if made else target
+  _remove_abandoned(place, target.name)
+  if not made and any(target.iterdir()):
+    raise ValueError(f"'{target}' is not empty: choose another folder.")
   scratch = place / f'{target.name}.{secrets.token_hex(4)}.tmp'
   try:
     scratch.mkdir(parents=True)
-    yield scratch
-    if made:
-      scratch.rename(target)
-    else:
-      for each in sorted(scratch.iterdir()):
-        each.rename(target / each.name)
-      scratch.rmdir()
+    with _held(scratch):
+      yield scratch
+      if made:
+        scratch.rename(target)
+      else:
+        for each in sorted(scratch.iterdir()):
+          each.rename(target / each.name)
+        scratch.rmdir()
   except BaseException:
     shutil.rmtree(scratch, ignore_errors=True)
     raise
+
+
+@contextlib.contextmanager
+def _held(folder: pathlib.Path) -> Iterator[bool]:
+  """Locks a folder for the block, if it can be; the lock ends with the process."""
+  locked, descriptor = False, os.open(folder, os.O_RDONLY) if fcntl else -1
+  try:
+    with contextlib.suppress(OSError):  # Another process holds it, or the disk has no locks.
+      if fcntl:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locked = True
+    yield locked
+  finally:
+    if fcntl:
+      os.close(descriptor)
+
+
+def _remove_abandoned(place: pathlib.Path, name: str) -> None:
+  """Removes folders of `whole_folder` that no process holds any more."""
+  ours = re.compile(re.escape(name) + r'\.[0-9a-f]{8}\.tmp')
+  for old in place.iterdir() if place.is_dir() else ():
+    if ours.fullmatch(old.name):
+      with contextlib.suppress(OSError), _held(old) as locked:
+        if locked:
+          shutil.rmtree(old)
 
 
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:

@@ -393,6 +393,7 @@ def test_the_small_encoder_comes_with_its_code_for_pytorch():
   for network, title in (('target', 'pretrained'), ('random', 'before training')):
     shown = model_card.render(card | told | {'network': network})
     assert f'# small, {title} with byol on photos\n' in shown
+    assert f'are of its online network, not of its {network} network.' in shown
   for range_, said in (('', 'uint8'), ('0,4095', r'float32 in [0, 1]')):
     shown = model_card.render(card | told | {'range': range_})
     assert f'run.call(images)  # {said} [b, 16, 16, 3] -> float32' in shown

@@ -1,8 +1,13 @@
 """Files that are replaced whole or not at all."""
 
+import contextlib
+import subprocess
+import sys
+
 import pytest
 
 from byoljax.workdir.files import replacing, whole_folder
+from tests.paths import ROOT
 
 
 def test_a_file_is_replaced_when_the_block_ends(tmp_path):
@@ -58,6 +63,36 @@ def test_half_a_folder_is_none(tmp_path):
   with pytest.raises(ValueError, match='is not empty: choose another folder'), whole_folder(path):
     pass
   assert [each.name for each in tmp_path.rglob('*')] == ['folder', 'own']
+
+
+@pytest.mark.parametrize('there', [False, True])
+def test_what_a_killed_process_left_of_a_folder_goes(there, tmp_path):
+  """And nothing else: neither what another process is writing now, nor what has such a name."""
+  path = tmp_path / 'folder'
+  if there:
+    path.mkdir()
+  program = """if True:
+    import os, signal, sys
+    from byoljax.workdir.files import whole_folder
+    with whole_folder(sys.argv[1]) as scratch:
+      (scratch / 'one').write_text('half')
+      os.kill(os.getpid(), signal.SIGKILL)
+  """
+  subprocess.run([sys.executable, '-c', program, path], cwd=ROOT, check=False)
+  place = path if there else tmp_path
+  (left,) = place.glob('folder.*.tmp')
+  own = tmp_path / 'folder.mine.tmp'
+  own.mkdir()
+  with whole_folder(path) as other:
+    assert not left.exists()
+    with contextlib.suppress(ValueError), whole_folder(path):
+      pass
+    assert other.exists()
+    if not there:
+      (path / 'one').unlink(missing_ok=True)
+      path.rmdir()
+    (other / 'one').write_text('all')
+  assert (path / 'one').read_text() == 'all' and own.exists()
 
 
 def test_a_place_that_is_not_there_is_named_as_it_was_given(tmp_path):
