@@ -9,7 +9,7 @@ import json
 import pathlib
 from typing import Any, NamedTuple
 
-from byoljax.workdir import steps
+from byoljax.workdir import steps, stored_config
 
 Rows = list[dict[str, Any]]
 # What reading a result raises that is not as expected: being written, or of another version.
@@ -100,14 +100,16 @@ def finetuned(run: pathlib.Path) -> Rows:
   ]
   newest: dict[tuple[str, str], dict[str, Any]] = {}
   for each in sorted(found, key=lambda each: int(each['step'])):
-    config = each['config']
-    same = json.dumps({name: config.get(name) for name in _FINE_TUNING}, sort_keys=True)
     try:
+      protocol = each['config']['finetune'].get('protocol', '')
+      # Fields that an older one lacks have the values that it was made with.
+      config = stored_config.completed(each['config'], f'finetune:{protocol}')
+      same = json.dumps({name: config.get(name) for name in _FINE_TUNING}, sort_keys=True)
       newest |= {
         (same, start): {
           'labels': config['labels'],
           'on': evaluated_on(config),
-          'protocol': config['finetune'].get('protocol', ''),
+          'protocol': protocol,
           'start': STARTS.get(start, start),
           'settings': config['finetune'],
         }

@@ -286,9 +286,9 @@ def run_config(workdir: pathlib.Path) -> Config:
   Raises:
     ConfigError: the directory has no readable config.json.
   """
-  stored = stored_record(workdir)['config']
+  record = stored_record(workdir)
   try:
-    return stored_config.stored(stored)
+    return stored_config.stored(record['config'], str(record.get('recipe', '')))
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise ConfigError(
       f"'{workdir / 'config.json'}' holds no configuration of byoljax ({error})."

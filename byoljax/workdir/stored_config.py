@@ -7,30 +7,36 @@ the field. Fields that have gone or have another name are not known here; the ch
 
 from collections.abc import Mapping
 import functools
+import pathlib
 from typing import Any
 
 from byoljax import config as config_lib
 
 
-def stored(data: Mapping[str, Any]) -> config_lib.Config:
+def stored(data: Mapping[str, Any], recipe: str = '') -> config_lib.Config:
   """The configuration of a run that may be older than this version, from its JSON.
 
   Fields that `configs/base.py` and the method's recipe have gained since then are added with their
-  defaults: a new field's default says what runs did before there was the field. Evaluations'
-  configurations come back as they are: they are read for what they say, not run again.
+  defaults: a new field's default says what runs did before there was the field. An evaluation's
+  get those of its recipe.
+
+  Args:
+    data: of config.json.
+    recipe: what the run was started with, 'configs/finetune.py:small'; only its name and options
+      count, and only if it is one of the package's.
   """
-  return config_lib.from_json(completed(data))
+  return config_lib.from_json(completed(data, recipe))
 
 
-def completed(data: Mapping[str, Any]) -> dict[str, Any]:
+def completed(data: Mapping[str, Any], recipe: str = '') -> dict[str, Any]:
   """As `stored`, in JSON: fields by group."""
   if 'method' not in data:
-    return dict(data)
+    return _added(_of_recipe(recipe), data)
   newest, method = _newest('base'), data['method']
   views = dict.fromkeys(data.get('views', {}), newest['views']['view1'])
   # By its name among ours, not by a path: what was fetched does not choose what is run. Recipes of
   # commands, as 'depth' is one, have no method.
-  if method.get('name') in {path.stem for path in config_lib.recipes_directory().glob('*.py')}:
+  if method.get('name') in _recipes():
     method = _newest(method['name']).get('method', {}) | method
   return _added(newest | {'views': views}, data) | {'method': method}
 
@@ -52,8 +58,23 @@ def _added(newest: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]
   return {**newest, **data, **deeper}
 
 
+def _recipes() -> set[str]:
+  """The names of the package's recipes."""
+  return {path.stem for path in config_lib.recipes_directory().glob('*.py')}
+
+
+def _of_recipe(recipe: str) -> dict[str, Any]:
+  """The JSON of one of the package's recipes; {} of others, and of options that there are not."""
+  path, _, options = recipe.partition(':')
+  name = pathlib.PurePath(path).stem
+  try:
+    return _newest(name, options) if name in _recipes() - {'base'} else {}
+  except ValueError:
+    return {}
+
+
 @functools.cache
-def _newest(recipe: str) -> dict[str, Any]:
-  """The JSON of a recipe of the package, as it is without options; never a user's own file."""
+def _newest(recipe: str, options: str = '') -> dict[str, Any]:
+  """The JSON of a recipe of the package, without options or with some; never a user's own file."""
   path = config_lib.recipes_directory() / f'{recipe}.py'
-  return config_lib.as_data(config_lib.import_recipe(path)())
+  return config_lib.as_data(config_lib.import_recipe(path)(*([options] if options else [])))

@@ -183,6 +183,15 @@ def test_fine_tuning_by_other_settings_is_no_other_seed(tmp_path):
   ]
 
 
+def test_fine_tuning_of_older_versions_lacks_no_setting(tmp_path):
+  for folder, top1, later in (('older', 0.8, {}), ('newer', 0.6, {'crops': 1, 'freeze': ''})):
+    write(tmp_path, folder, {'online': {'top1': top1}}, task='finetune', labels='10 %',
+          split_seed=len(later), finetune={'protocol': 'small', **later})  # fmt: skip
+  groups = {'byol': [compare.Run('x', {}, {}, [], {}, evaluations.finetuned(tmp_path))]}
+  (line,) = compare.finetune_table(groups, 'ascii').splitlines()[2:]
+  assert ' '.join(line.split()) == 'byol 10 % the same data small online network 70.0 +- 14.1 2'
+
+
 def test_fine_tuning_on_several_labels_an_image_is_compared_by_its_own_score(tmp_path):
   several = {'map11': 0.25, 'map': 0.3}
   for folder, result in (('one', {'top1': 0.5}), ('voc', several)):

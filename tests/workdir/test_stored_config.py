@@ -48,9 +48,30 @@ def test_nothing_is_added_to_what_is_new(name):
   assert config_lib.as_data(stored_config.stored(recipe(name))) == recipe(name)
 
 
-def test_evaluations_are_not_completed():
+def test_evaluations_get_the_fields_that_their_recipe_has_gained():
+  """They can be resumed, then; what is no recipe of the package's is never run."""
+  directory = config_lib.recipes_directory()
+  for options, smoke in (('small', False), ('small,smoke', True), ('', False)):
+    newest = config_lib.as_data(config_lib.load(f'{directory}/finetune.py:{options}'))
+    older = without(newest, 'finetune.crops', 'finetune.optim.layer_decay', 'split_seed')
+    found = stored_config.stored(older, f'/another/place/finetune.py:{options}')
+    assert config_lib.as_data(found) == newest
+    assert (newest['labels'] == '8 per class') == smoke
   told = {'task': 'finetune', 'seed': 1}
-  assert config_lib.as_data(stored_config.stored(told)) == told
+  for recipe in ('', '/mine/recipe.py', 'finetune.py:gone', '../configs/finetune.py:x,y'):
+    assert config_lib.as_data(stored_config.stored(told, recipe)) == told
+
+
+def test_an_older_evaluation_is_resumed(tmp_path):
+  path = f'{config_lib.recipes_directory()}/finetune.py:small'
+  config = config_lib.load(path)
+  record = {'recipe': path, 'config': without(config_lib.as_data(config), 'finetune.crops')}
+  (tmp_path / 'config.json').write_text(json.dumps(record))
+  run_dir.open_workdir(tmp_path, config, run_dir.Invocation(path, ''), 'photos', '')
+  with config.unlocked():
+    config.finetune.crops = 10
+  with pytest.raises(config_lib.ConfigError, match='finetune.crops: 1 -> 10'):
+    run_dir.open_workdir(tmp_path, config, run_dir.Invocation(path, ''), 'photos', '')
 
 
 @pytest.mark.parametrize('name', ['mine:method', 'depth'])
