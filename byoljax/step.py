@@ -85,7 +85,7 @@ def init_state(
 
   Raises:
     ValueError: two phases of the method train the same role, or one trains a role that is not
-      there.
+      there; or phases beside `Method.compare`.
   """
   return make_init(method, tx, batch, seed, skip_non_finite=skip_non_finite)()
 
@@ -104,7 +104,7 @@ def make_init(
   def create() -> TrainState:
     init_key, zero = jax.random.fold_in(key, streams.INIT), jnp.zeros((), jnp.int32)
     params, method_state = method.init(init_key, transformed(method, batch, init_key, zero))
-    _check_phases(method.phases, params)
+    _check_phases(method, params)
     if method.phases:
       opt_state = tuple(tx.init(_trained(params, phase)) for phase in method.phases)
     else:
@@ -251,6 +251,7 @@ def _gradients(
 
   def objective(trained: PyTree) -> tuple[jax.Array, Aux]:
     value, aux = phase.loss(_merged(params, trained, phase), method_state, batch, key, step)
+    _check_aux(aux)
     # Averaged here, and the gradients again: this is right under every way of mapping the step.
     return collectives.pmean(value, axis), aux._replace(metrics={'loss': value} | aux.metrics)
 
@@ -258,8 +259,22 @@ def _gradients(
   return grads, aux
 
 
-def _check_phases(phases: tuple[Phase, ...], params: PyTree) -> None:
-  trained = [role for phase in phases for role in phase.roles]
+def _check_aux(aux: Any) -> None:
+  """Raises ValueError, when traced, for a loss that returns something else, or a metric of many."""
+  if not isinstance(aux, Aux):
+    raise ValueError(f'the loss returns {type(aux).__name__} beside its value, not an Aux.')
+  for name, value in aux.metrics.items():
+    if jnp.shape(value):
+      raise ValueError(
+        f"the metric '{name}' has the shape {list(jnp.shape(value))}: metrics are scalars, such as "
+        'its mean.'
+      )
+
+
+def _check_phases(method: Method, params: PyTree) -> None:
+  if method.phases and method.compare is not None:
+    raise ValueError('a method with phases has no `compare`: its images would be those of `loss`.')
+  trained = [role for phase in method.phases for role in phase.roles]
   for role in trained:
     if trained.count(role) > 1:
       raise ValueError(f"the role '{role}' is trained by several phases; each may train others.")

@@ -283,3 +283,30 @@ def test_roles_that_do_not_fit(roles, said):
     jax.eval_shape(
       lambda: init_state(method._replace(phases=phases), optax.sgd(RATE), batch_of(), 0)
     )
+
+
+@pytest.mark.parametrize(
+  ('wrong', 'said'),
+  [
+    (lambda aux: aux.metrics, 'the loss returns dict beside its value, not an Aux'),
+    (
+      lambda aux: aux._replace(metrics={'all': jnp.ones(3)}),
+      r"the metric 'all' has the shape \[3\]",
+    ),
+  ],
+)
+def test_what_a_loss_may_not_return(wrong, said):
+  method = rotation(None)
+
+  def loss(*arguments):
+    value, aux = method.loss(*arguments)
+    return value, wrong(aux)
+
+  with pytest.raises(ValueError, match=said):
+    jax.eval_shape(lambda: trained(method._replace(loss=loss), optax.sgd(RATE), steps=1))
+
+
+def test_phases_beside_a_comparison_are_refused():
+  method = two_players()._replace(compare=lambda *_: (0.0, {}))
+  with pytest.raises(ValueError, match='with phases has no `compare`'):
+    jax.eval_shape(lambda: init_state(method, optax.sgd(RATE), batch_of(), 0))
