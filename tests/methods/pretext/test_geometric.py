@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from byoljax.data.augment import geometric
-from byoljax.method import transformed
+from byoljax.length import Length
+from byoljax.method import Setting, transformed
+from byoljax.methods import METHODS
 from byoljax.methods.pretext import classification
 from tests.methods.test_contract import batch_of, make
+from tests.methods.test_pair_methods import Pixels
 
 
 def seen(rows=32, seed=0, **changes):
@@ -40,6 +43,16 @@ def test_all_labels_are_equally_likely():
   np.testing.assert_array_equal(np.bincount(made['pretext_label']), [4] * 72)
   _, _, made = seen(rows=720, per_image=1)
   assert np.abs(np.bincount(made['pretext_label'], minlength=72) - 10).max() < 5 * np.sqrt(10)
+
+
+def test_an_image_is_embedded_as_the_mean_of_its_transforms():
+  setting = Setting(Length(4, 5, 20))
+  method = METHODS['geometric'](lambda axis: Pixels(), setting, per_image=3)
+  made = transformed(method, batch_of('geometric', rows=4), jax.random.key(0), jnp.int32(0))
+  params, state = method.init(jax.random.key(0), made)
+  _, aux = jax.jit(method.loss)(params, state, made, jax.random.key(0), jnp.int32(0))
+  wanted = classification.per_image(made['views'][0].reshape(12, -1), 4).mean(0)
+  np.testing.assert_allclose(aux.embedding, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_settings_out_of_range():
