@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from byoljax.data.augment import quarters
+from byoljax.losses import counting as losses
 from byoljax.method import transformed
 from byoljax.methods.pretext import classification, counting
+from byoljax.models import heads
+from byoljax.models.net import stack
 from tests.methods.test_contract import batch_of, make
+from tests.methods.test_pair_methods import Pixels
 
 
 def test_a_whole_and_its_quarters():
@@ -34,6 +38,23 @@ def test_counts_are_not_negative_and_zero_ones_cost_the_margin():
   value, aux = method.loss(params, state, made, jax.random.key(0), jnp.int32(0))
   assert float(value) == 10.0 and float(aux.metrics['mean_count']) == 0.0
   assert aux.embedding.shape[0] == len(batch['index'])
+
+
+def test_the_loss_is_that_of_the_whole_against_the_sum_of_its_quarters():
+  """Counts by hand, relu(x W + b), of one whole and four quarters of three images."""
+  head = heads.MLPHead((4,), norm=False, trunk=True)
+  net = stack((('encoder', 'embedding', Pixels()), ('projector', 'projection', head)))
+  method = counting.counting(net, margin=3.0)
+  views = np.random.default_rng(0).normal(size=(5 * 3, 1, 2, 3)).astype(np.float32)
+  batch = {'views': (views,), 'index': np.arange(3)}
+  params, state = method.init(jax.random.key(0), batch)
+  value, aux = jax.jit(method.loss)(params, state, batch, jax.random.key(0), jnp.int32(0))
+  first = jax.tree.map(np.asarray, params['projector']['linear1'])
+  counts = np.maximum(views.reshape(5, 3, 6) @ first['kernel'] + first['bias'], 0)
+  wanted, _ = jax.jit(losses.counting, static_argnames='margin')(counts[0], counts[1:], margin=3.0)
+  assert float(value) == pytest.approx(float(wanted), rel=1e-5)
+  assert float(aux.metrics['mean_count']) == pytest.approx(counts[0].sum(-1).mean(), rel=1e-5)
+  np.testing.assert_array_equal(aux.embedding, views[:3].reshape(3, 6))
 
 
 @pytest.mark.parametrize(
