@@ -45,7 +45,7 @@ def _knn(config: Config, invocation: Invocation) -> int:
     [
       {
         'rows': _rows(config, encoder, taps, pixels, part),
-        'k': knn.HEADLINE_K,
+        'k': min(knn.HEADLINE_K, part.train.size),
         'temperature': knn.HEADLINE_TEMPERATURE,
       }
       for part in folds.by_fold(data)

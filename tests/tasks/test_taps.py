@@ -233,6 +233,7 @@ def test_layers_of_the_pixels_alone(untrained, tmp_path):
   assert cli.run(command) == 0
   (row,) = result_of(tmp_path)['rows']
   assert (row['tap'], row['dimensions']) == ('pixels', 432)
+  assert result_of(tmp_path)['k'] == 80, 'not 200: so many training images there are'
 
 
 SHORT = ['--linear.length=2 epochs', '--linear.batch_size=16', '--log.tensorboard=false']
