@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from byoljax.config import Config, expanded, user_errors
+from byoljax.config import Config, ConfigError, expanded, user_errors
 from byoljax.tasks.command import Command
 from byoljax.workdir import activity, files
 from byoljax.workdir.run_dir import Invocation, say
@@ -33,12 +33,19 @@ def write(pretrained: str, network: str, to: str | pathlib.Path = '') -> pathlib
   Raises:
     ConfigError: nothing to load there, or the folder is not empty.
   """
-  from byoljax.encoders import classifier, load
+  from byoljax.encoders import classifier, dense, detector, load
   from byoljax.weights import exporting
 
   given = expanded(pretrained)
   if pretrained and classifier.is_one(given):
     return _classifier(classifier.load(given), pathlib.Path(to or given / 'export'))
+  if pretrained and not (given / 'checkpoints').is_dir():
+    for kind in (dense, detector):
+      if kind.every(given) or (given / kind.FILE).is_file():
+        raise ConfigError(
+          f"'{pretrained}' is of `byoljax segment`, `depth` or `detect`, which `byoljax predict` "
+          'and Python take as it is: export takes a run, or a classifier.'
+        )
   encoder, source, directory = load.load_encoder(pretrained, network)
   home = directory.parent.parent
   folder = pathlib.Path(to or home / 'export')

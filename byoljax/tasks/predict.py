@@ -101,6 +101,11 @@ def _every_pixel(options: argparse.Namespace) -> int:
   from byoljax.encoders import dense as dense_lib
   from byoljax.report import dense_files
 
+  if options.abstain:
+    raise ConfigError(
+      f'--abstain={options.abstain:g} is for classes and boxes: masks and depth have an answer at '
+      'every pixel. Leave it out.'
+    )
   home = dense_lib.find(options.classifier)
   model = dense_lib.load(home)
   source = open_images(options.photos, model.design.preprocessing)
@@ -280,7 +285,7 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--sheet', default='', metavar='FILE',
                       help='an HTML page with the images; for masks and depth a PNG')  # fmt: skip
   parser.add_argument('--abstain', type=float, default=0.0, metavar='P',
-                      help='name no class if its probability is below P')  # fmt: skip
+                      help='name no class if its probability is below P; list no box')  # fmt: skip
   parser.add_argument('--batch_size', type=int, default=128, help='images at a time (default: 128)')
 
 

@@ -37,8 +37,9 @@ def run(config: Config, invocation: Invocation) -> int:
   data = evaluation.data_of(config, source, config.batch_size, home)
   if not data.has_test:
     raise ConfigError(
-      f'{data.train.name} has no test split, and the classifier knows all of its images: name '
-      'other images with --data.name and --data.dir.'
+      f'{data.train.name} has no test split, and the classifier may know its training images: put '
+      'those to test on into a folder val, beside the others in train, or name another set with '
+      '--data.name and --data.dir.'
     )
   if data.test.multi_label or answers.class_names(data) != made.classes:
     raise ConfigError(

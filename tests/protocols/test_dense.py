@@ -205,7 +205,7 @@ def test_a_reduced_image_is_seen_smaller_and_answered_at_its_own_size():
 
 
 @pytest.mark.parametrize(('kind', 'classes'), [('segmentation', ('a', 'b', 'c')), ('depth', ())])
-def test_a_model_is_kept_whole(kind, classes, tmp_path):
+def test_a_model_is_kept_whole(kind, classes, tmp_path, capsys):
   design, params, bn = tiny('up' if kind == 'depth' else 'skips', len(classes) or 1)
   model = DenseModel(kind, design, params, bn, classes, {'result': {'rms': 1.0}})
   home = tmp_path / 'evals' / 'x' / 'online-frozen' / dense_lib.FOLDER
@@ -219,6 +219,11 @@ def test_a_model_is_kept_whole(kind, classes, tmp_path):
   answer = again.predict(images)
   assert answer.shape == (2, 10, 13) and answer.dtype == (np.int32 if classes else np.float32)
   np.testing.assert_array_equal(answer, model.predict(images))
+  for command, said in (
+    (['predict', str(home), 'photos', '--abstain=0.5'], '--abstain=0.5 is for classes and boxes'),
+    (['export', str(home.parent)], 'which `byoljax predict` and Python take as it is'),
+  ):
+    assert cli.run(command) == 2 and said in capsys.readouterr().err
   dense_lib.save(dataclasses.replace(model, protocol={}), home)
   assert len(list(home.iterdir())) == 2
   (home / dense_lib.FILE).write_text('{}')
