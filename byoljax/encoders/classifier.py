@@ -72,11 +72,11 @@ class Classifier:
   """
 
   encoder: Encoder
-  readout: Readout
+  readout: Readout = dataclasses.field(repr=False)
   classes: tuple[str, ...]
   temperature: float
-  protocol: Mapping[str, Any]
-  origin: Origin
+  protocol: Mapping[str, Any] = dataclasses.field(repr=False)
+  origin: Origin = dataclasses.field(repr=False)
 
   def predict(self, images: Any) -> jax.Array:
     """Probabilities float32 [b, C]; every row adds up to 1.

@@ -38,8 +38,8 @@ class Codec:
 
   net: Net
   decode: Decode
-  params: PyTree
-  bn: PyTree
+  params: PyTree = dataclasses.field(repr=False)
+  bn: PyTree = dataclasses.field(repr=False)
   preprocessing: Preprocessing
   codes: int
   recorded: Mapping[str, Any]

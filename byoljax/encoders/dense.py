@@ -158,8 +158,8 @@ class DenseModel:
 
   kind: str
   design: Design
-  params: PyTree
-  bn: PyTree
+  params: PyTree = dataclasses.field(repr=False)
+  bn: PyTree = dataclasses.field(repr=False)
   classes: tuple[str, ...]
   protocol: Mapping[str, Any]
 

@@ -53,8 +53,8 @@ class DetectorModel:
   encoder: Mapping[str, Any]
   preprocessing: Preprocessing
   detector: Detector
-  params: PyTree
-  bn: PyTree
+  params: PyTree = dataclasses.field(repr=False)
+  bn: PyTree = dataclasses.field(repr=False)
   classes: tuple[str, ...]
   fit: str
   protocol: Mapping[str, Any]

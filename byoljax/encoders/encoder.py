@@ -79,9 +79,9 @@ class Encoder:
     fields: the encoder's options, as in `config.encoder`; empty for a module of one's own.
   """
 
-  net: Net
-  params: PyTree
-  bn: PyTree
+  net: Net = dataclasses.field(repr=False)
+  params: PyTree = dataclasses.field(repr=False)
+  bn: PyTree = dataclasses.field(repr=False)
   preprocessing: Preprocessing
   tap: str = EMBEDDING
   pool: str | None = 'cls'

@@ -158,3 +158,8 @@ def test_an_encoder_is_pickled_with_its_tap():
   again = pickle.loads(pickle.dumps(encoder))
   assert again.fields == encoder.fields and again.dim == 16
   np.testing.assert_array_equal(again(IMAGES), wanted)
+
+
+def test_a_notebook_shows_no_weights():
+  shown = repr(load_small())
+  assert "tap='embedding'" in shown and 'array' not in shown and len(shown) < 1000

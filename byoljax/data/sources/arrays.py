@@ -343,7 +343,8 @@ def check_labels(labels: Any, count: int, where: str, key: str) -> np.ndarray:
   """
   y = np.asarray(labels)
   if not np.issubdtype(y.dtype, np.integer):
-    raise ValueError(f'{where}: {key} has type {y.dtype}, but labels must be whole numbers.')
+    hint = ': np.unique(labels, return_inverse=True) numbers them' if y.dtype.kind in 'USO' else ''
+    raise ValueError(f'{where}: {key} has type {y.dtype}, but labels must be whole numbers{hint}.')
   if y.ndim == 2 and y.shape[1] == 1:
     y = y[:, 0]
   if y.ndim not in (1, 2):
