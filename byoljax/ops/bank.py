@@ -64,7 +64,7 @@ def update(
   size = size or bank.shape[0]
   position = jnp.arange(index.shape[0], dtype=jnp.int32)
   repeats = (index[:, None] == index[None, :]) & (position[:, None] < position[None, :])
-  is_written = ~jnp.any(repeats, axis=1) & (index >= 0) & valid
+  is_written = ~jnp.any(repeats, axis=1) & valid
   old = bank.at[memory.own_rows(bank, index, size=size, axis=axis)].get(mode='clip')
   new = sphere.normalize(momentum * old + (1.0 - momentum) * sphere.normalize(rows))
   places = jnp.where(is_written, index, size)  # Rows past the end are dropped.
