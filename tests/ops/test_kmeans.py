@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.ops.kmeans import _lloyd, kmeans, pca_whiten
+from byoljax.ops.kmeans import _lloyd, _split, kmeans, pca_whiten
 
 KEY = jax.random.key(0)
 
@@ -165,3 +165,11 @@ def test_too_many_components_are_refused(dim):
   x = jnp.ones((3, 5)) if dim == 3 else jnp.ones((10, 3))
   with pytest.raises(ValueError, match=f'cannot take {dim} principal components'):
     pca_whiten(x, dim)
+
+
+def test_each_empty_cluster_takes_half_of_the_largest_at_that_time():
+  """Of 8 and 5 rows: once the 8 are two fours, the next is half of the 5."""
+  centroids = jnp.asarray([[1.0, 1.0], [2.0, 2.0], [9.0, 9.0], [9.0, 9.0]])
+  found = jax.jit(_split)(centroids, jnp.asarray([8, 5, 0, 0]))
+  apart = np.array([1.0, -1.0]) / 1024
+  np.testing.assert_allclose(found, [1 - apart, 2 - 2 * apart, 1 + apart, 2 + 2 * apart], rtol=1e-6)
