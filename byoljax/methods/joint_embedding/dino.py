@@ -217,11 +217,10 @@ def build(
     freeze_steps=frozen,
     axis=setting.axis,
   )
-  reached = f'the temperature does not reach teacher_temperature={teacher_temperature}'
-  return method._replace(
-    notes=notes.of_late(
-      'freeze_last', freeze_last, frozen, setting, 'the last layer is never trained'
-    )
+  never = 'the last layer is never trained'
+  late = notes.of_late('freeze_last', freeze_last, frozen, setting, never)
+  if teacher_temperature != teacher_temperature_start:
+    never = f'the temperature does not reach teacher_temperature={teacher_temperature}'
     # A rise that ends with the run is none too long.
-    + notes.of_late('teacher_warmup', teacher_warmup, rising - 1, setting, reached)
-  )
+    late += notes.of_late('teacher_warmup', teacher_warmup, rising - 1, setting, never)
+  return method._replace(notes=late)
