@@ -188,7 +188,7 @@ def classify(
         range_ = given.encoder.preprocessing.range
         parts = _of_objects(images, labels, test, test_labels, range_)
         mark = parts.train.fingerprint[:12]
-        home = pathlib.Path(workdir or task.default_home(config, given, f'given-{mark}'))
+        home = pathlib.Path(workdir or task.default_home(config, given, None, f'given-{mark}'))
     task.make(config.lock(), Invocation(path, workdir), given, parts, home)
   return SavedClassifier(home, task.own_module(given))
 
@@ -217,7 +217,7 @@ def _of_files(
 
   config.data.dir = os.fspath(images)
   photos = expanded(images)
-  home = pathlib.Path(workdir or task.default_home(config, given, photos.resolve().stem))
+  home = pathlib.Path(workdir or task.default_home(config, given, photos))
   if photos.is_dir():
     data_lib.require_outside(home, photos)
   if isinstance(labels, Mapping):

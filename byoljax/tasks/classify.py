@@ -30,6 +30,7 @@ if TYPE_CHECKING:
   from byoljax.protocols.extraction import EvalData
 
 FINETUNE = 'finetune'
+_PREDICTIONS, _SHEET, _MISTAKES = 'predictions.csv', 'sheet.html', 'mistakes.html'
 
 
 class Given(NamedTuple):
@@ -55,7 +56,7 @@ def run(config: Config, invocation: Invocation) -> int:
     raise ConfigError('--from is missing: name the run whose encoder to use, such as runs/byol.')
   given = encoder_of(config)
   photos = expanded(config.data.dir)
-  home = pathlib.Path(invocation.workdir or default_home(config, given, photos.resolve().stem))
+  home = pathlib.Path(invocation.workdir or default_home(config, given, photos))
   if photos.is_dir():
     data_lib.require_outside(home, photos)
   range_ = given.encoder.preprocessing.range
@@ -89,8 +90,13 @@ def encoder_of(config: Config) -> Given:
   return Given(encoder, size, directory, run_dir.run_record(directory.parent.parent))
 
 
-def default_home(config: Config, given: Given, name: str) -> pathlib.Path:
+def default_home(
+  config: Config, given: Given, photos: pathlib.Path | None, name: str = ''
+) -> pathlib.Path:
   """Where a classifier goes: among the evaluations of its encoder's run.
+
+  It is named after the images, or as `name` says where they lie nowhere; folders of one name do not
+  share it.
 
   Raises:
     ConfigError: the encoder is not from a run.
@@ -98,7 +104,9 @@ def default_home(config: Config, given: Given, name: str) -> pathlib.Path:
   if given.directory is None:
     raise ConfigError('workdir is missing: an encoder that is no run has no place for results.')
   at = run_dir.evals_dir(given.directory)
-  return at / f'classify-{config.network}-{given.directory.name}-{name}'
+  of = photos.resolve().stem if photos else name
+  home = at / f'classify-{config.network}-{given.directory.name}-{of}'
+  return evaluation.apart(home, photos) if photos else home
 
 
 def make(
@@ -124,6 +132,9 @@ def make(
   with lock_workdir(home):
     trained = train()
     _say_scores(trained, data)
+    if hosts.is_first_process():
+      for name in (_PREDICTIONS, _SHEET, _MISTAKES):  # Those of another time are of another one.
+        (home / name).unlink(missing_ok=True)
     where = evaluation.leave(home, trained, data, config, given.directory, run=given.run)
     run_dir.write_result(home / 'result.json', trained.result, config, given.directory)
     say(f'result  {home / "result.json"}')
@@ -245,9 +256,7 @@ def _show_mistakes(trained: 'Trained', data: 'EvalData', home: pathlib.Path, roo
   how = 'cross-validated' if len(trained.answers) > 1 else 'held out'
   kind = 'test images' if data.has_test else f'labelled images, {how}'
   title = f'{pathlib.PurePath(root).stem}: {len(rows):,} {kind}'
-  predict.write_sheet(
-    str(home / 'mistakes.html'), title, made, source, root, data.train.num_classes
-  )
+  predict.write_sheet(str(home / _MISTAKES), title, made, source, root, data.train.num_classes)
 
 
 def _answer_rest(config: Config, made: Any, images: PartlyLabelled, home: pathlib.Path) -> int:
@@ -261,7 +270,7 @@ def _answer_rest(config: Config, made: Any, images: PartlyLabelled, home: pathli
   if rest is None:
     return status
   found = prediction.predict(made, rest, batch_size=config.batch_size, threads=config.data.threads)
-  out, sheet = home / 'predictions.csv', home / 'sheet.html'
+  out, sheet = home / _PREDICTIONS, home / _SHEET
   answers = predict.write(
     str(out), str(sheet), made, rest, found, images.root, abstain=config.abstain
   )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import functools
 import json
+import os
 import pathlib
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -114,10 +115,15 @@ def result_directory(
   words += [data_words(config.data.name, config.data.dir), *tap_suffix(config)]
   words += [f'{config.image_size}px'] if config.get('image_size') else []
   home = run_dir.evals_dir(checkpoint_dir) / '-'.join(filter(None, words))
-  place = expanded(config.data.dir).resolve()
-  if not config.data.dir or _data_of_results(home) in (None, place):
+  return apart(home, config.data.dir) if config.data.dir else home
+
+
+def apart(home: pathlib.Path, images: str | os.PathLike[str]) -> pathlib.Path:
+  """A directory for results of some images: with a number where it has those of others."""
+  place = expanded(images).resolve()
+  if _data_of_results(home) in (None, place):
     return home
-  return home.with_name(f'{home.name}-{zlib.crc32(str(place).encode()):08x}')
+  return home.with_name(f'{home.name}-{zlib.crc32(os.fsencode(place)):08x}')
 
 
 def _data_of_results(home: pathlib.Path) -> pathlib.Path | None:

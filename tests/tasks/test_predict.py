@@ -95,6 +95,23 @@ def test_arrays_need_no_tensorflow(untrained, npz, tmp_path, capsys, monkeypatch
   np.testing.assert_array_equal(found, chances.argmax(1))
 
 
+def test_a_directory_holds_one_result(untrained, npz, tmp_path):
+  """Folders of one name do not share it, and what another classifier has said goes."""
+  run = shutil.copytree(untrained, tmp_path / 'run')
+  files = [tmp_path / name / 'tiny.npz' for name in 'ab']
+  for file in files:
+    file.parent.mkdir()
+    shutil.copy(npz, file)
+    assert cli.run(['classify', str(file), f'--from={run}', '--head=knn', *QUICK]) == 0
+  first, second = sorted(path.parent for path in classifier.every(run))
+  assert second.name.startswith(f'{first.name}-') and (second / 'mistakes.html').exists()
+  for name in ('predictions.csv', 'sheet.html'):
+    (first / name).write_text('of images that had no label then')
+  assert cli.run(['classify', str(files[0]), f'--from={run}', '--head=knn', *QUICK]) == 0
+  assert len(classifier.every(run)) == 2
+  assert not (first / 'predictions.csv').exists() and not (first / 'sheet.html').exists()
+
+
 def test_the_export_of_a_classifier(untrained, npz, tmp_path, capsys):
   from jax import export
   from safetensors.numpy import load_file
