@@ -100,6 +100,11 @@ def _per_class(source: Source, total: int) -> str:
 def _of_multi_label(source: Source, text: str, seed: int) -> np.ndarray:
   """Images with several labels each: shares at random, since there are no classes to balance."""
   share = re.fullmatch(r'([0-9.]+) ?%', text)
+  if re.fullmatch(r'\d+( per class)?', text):
+    raise ConfigError(
+      f"labels='{text}' counts images by class, but those of {source.name} have several labels "
+      "each: give a share such as '10 %', or a file with the names of the labelled images."
+    )
   if not share:
     return _named(source, text)
   count = max(1, round(_share(text, share.group(1)) * source.size))

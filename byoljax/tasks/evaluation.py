@@ -175,6 +175,8 @@ def on_frozen_features(
   show: Callable[[Mapping[str, Any]], str],
   config: Config,
   invocation: Invocation,
+  *,
+  learns: bool = True,
 ) -> int:
   """Runs a task that needs nothing but labelled features of both splits.
 
@@ -185,6 +187,8 @@ def on_frozen_features(
     show: what to print of the result.
     config: with `pretrained`, `network`, `tap`, `data`, `image_size` and `batch_size`.
     invocation: how the task was called.
+    learns: False: nothing is learned from the training images, so that without a test split all
+      labelled images together are those of the test, and there are no parts.
   """
   from byoljax.encoders import load
   from byoljax.protocols import folds, frozen_features
@@ -192,8 +196,13 @@ def on_frozen_features(
   encoder, source, directory = load.load_encoder(config.pretrained, config.network, config.tap)
   home = result_directory(name, config, directory, invocation)
   data = data_of(config, source, config.batch_size, home)
-  say(f'{name} of {directory} ({which(config)}) on {folds.describe(data)}')
+  together = not (learns or data.has_test)
+  on = f'{data.train.name} (all: there is no test split)' if together else folds.describe(data)
+  say(f'{name} of {directory} ({which(config)}) on {on}')
   splits = frozen_features.splits(encoder, data)
+  if together:
+    every = frozen_features.every_image(data, splits)
+    splits = [(every, every)]
   fit = functools.partial(compute, config, data.train.num_classes)
   with user_errors(name), activity.doing(f'{name} of {data.train.size:,} images'):
     trained = frozen_features.fit(encoder, data, splits, fit)

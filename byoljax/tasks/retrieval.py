@@ -17,8 +17,10 @@ GALLERIES = ('queries', 'train')
 
 def run(config: Config, invocation: Invocation) -> int:
   """Looks for images of the same class; see `configs/frozen.py`."""
-  choose('retrieval.gallery', config.retrieval.gallery, GALLERIES)
-  return evaluation.on_frozen_features('retrieval', _compute, _show, config, invocation)
+  gallery = choose('retrieval.gallery', config.retrieval.gallery, GALLERIES)
+  return evaluation.on_frozen_features(
+    'retrieval', _compute, _show, config, invocation, learns=gallery == 'train'
+  )
 
 
 def _compute(config: Config, num_classes: int, train: 'Split', test: 'Split') -> 'Fitted':

@@ -268,6 +268,14 @@ class TestLabelled:
     with pytest.raises(config_lib.ConfigError, match="labels='²' is neither a share"):
       labelled.part(self.SOURCE, '²', 0)
 
+  @pytest.mark.parametrize('text', ['3', '3 per class'])
+  def test_several_labels_each_cannot_be_counted_by_class(self, text):
+    marks = np.eye(3, dtype=np.int32)[[0, 1, 2, 0]]
+    source = arrays.from_arrays(np.zeros((4, 4, 4, 3), np.uint8), marks)
+    assert labelled.part(source, '50 %', 0).size == 2
+    with pytest.raises(config_lib.ConfigError, match=f"labels='{text}' counts .* several labels"):
+      labelled.part(source, text, 0)
+
   def test_classes_without_images_ask_for_nothing(self):
     source = arrays.from_arrays(np.zeros((4, 4, 4, 3), np.uint8), np.array([0, 0, 2, 2]))
     assert labelled.part(source, '1 per class', 0).size == 2

@@ -89,6 +89,18 @@ def test_without_a_test_split_all_are_tested(
     assert result['top1'] == pytest.approx(np.mean([fold['top1'] for fold in result['folds']]))
 
 
+def test_retrieval_without_a_test_split_is_among_all(untrained, without_test, tmp_path, capsys):
+  """Nothing is learned, so nothing is held out: of a part's few images the best are all."""
+  command = ['retrieval', str(untrained), '--data.name=npz', f'--data.dir={without_test}']
+  for gallery, counts in (('queries', (15, 14)), ('train', (15, 12))):
+    home = tmp_path / gallery
+    assert cli.run([*command, f'--retrieval.gallery={gallery}', f'--workdir={home}']) == 0
+    result = json.loads((home / 'result.json').read_text())['result']
+    assert (result['queries'], result['gallery']) == counts
+    assert ('folds' in result) == (gallery == 'train')
+    assert ('(all: there is no test split)' in capsys.readouterr().out) == (gallery == 'queries')
+
+
 @pytest.mark.parametrize(
   ('flags', 'sentence'),
   [
