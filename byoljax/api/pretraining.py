@@ -26,6 +26,7 @@ def pretrain(
   encoder: Any = None,
   method: Callable[..., Any] | None = None,
   views: Mapping[str, Callable[..., Any]] | None = None,
+  optimizer: Callable[..., Any] | None = None,
   settings: Mapping[str, Any] | None = None,
   on_row: Callable[[dict[str, float]], object] | None = None,
   on_checkpoint: Callable[[int, pathlib.Path], object] | None = None,
@@ -57,6 +58,8 @@ def pretrain(
       Further arguments with plain defaults are fields: `settings={'method.weight': 2.0}`.
     views: name of a view, 'view1' -> a function of JAX's that changes it, (image float32 [S, S, C]
       in [0, 1], key) -> the same, after what the recipe does; see `data.augment.own_view`.
+    optimizer: a function (schedule) -> optax optimizer, which may also take weight_decay, mask,
+      momentum, nesterov and b2, by name; schedule and groups are those of the recipe.
     settings: dotted field of the recipe -> value, {'optim.base_lr': 0.01}, or group -> such a
       mapping, {'optim': {'base_lr': 0.01}}.
     on_row: called with every row of metrics.
@@ -77,6 +80,8 @@ def pretrain(
   with session.working('pretrain: working'):
     config, path = session.configuration(recipe)
     _use_own(config, encoder, method, session.mapping('views', views, "{'view1': function}"))
+    if optimizer is not None:
+      config.optim.name = _path('optimizer', optimizer)
     session.set_fields(config, settings)
     if length:
       config.train.length = length

@@ -12,6 +12,7 @@ The learning rate of a step is `schedule(step)`: nothing has to be dug out of th
 """
 
 from collections.abc import Callable, Collection, Iterable
+import inspect
 import math
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from byoljax import own
 from byoljax.optim import lars
 from byoljax.optim.groups import decay_mask, freeze, is_bias_or_norm, make, param_report, path_name
 from byoljax.optim.layerwise import scale_by_layer
@@ -130,6 +132,25 @@ OPTIMIZERS: dict[str, Callable[[_Settings], Chain]] = {
 }
 
 
+def _of_the_users_own(name: str, s: _Settings) -> Chain:
+  """An optax optimizer by the import path of a function that makes it.
+
+  It is called with the schedule and, by name, with those of 'weight_decay', 'mask' (which
+  parameters decay), 'momentum', 'nesterov' and 'b2' that it takes.
+  """
+  build = own.find('optimizer', name)
+  given = {'weight_decay': s.weight_decay, 'mask': s.decayed, 'momentum': s.momentum,
+           'nesterov': s.nesterov, 'b2': s.b2}  # fmt: skip
+  taken = inspect.signature(build).parameters
+  made = build(s.schedule, **{each: value for each, value in given.items() if each in taken})
+  if not isinstance(made, optax.GradientTransformation):
+    raise ValueError(
+      f"the optimizer '{name}' is {type(made).__name__}: the function must return an optax "
+      'transformation.'
+    )
+  return made, optax.scale(-1.0)  # Its updates are to be added as they are.
+
+
 def check(fields: Iterable[tuple[str, float, bool, str]]) -> None:
   """Checks what fields are set to.
 
@@ -170,7 +191,8 @@ def make_optimizer(
 
   Args:
     name: a key of OPTIMIZERS. LARS is 'lars' (BYOL's form), 'lars_simclr', 'larc' (apex),
-      'larc_clip' (solo-learn).
+      'larc_clip' (solo-learn). Or the import path (`byoljax.own`) of a function (schedule) -> optax
+      optimizer, which may also take weight_decay, mask, momentum, nesterov and b2, by name.
     schedule: update number from 0 -> learning rate, [] or [n].
     weight_decay: lambda >= 0; added to the gradient, in 'adamw' decoupled: w -= lr lambda w.
     decay_schedule: update number from 0 -> lambda, in place of `weight_decay`; 'adamw' only.
@@ -195,7 +217,8 @@ def make_optimizer(
   Raises:
     ValueError: an unknown name, or a value out of range.
   """
-  check_name('optimizer', name, OPTIMIZERS)
+  if not own.is_path(name):
+    check_name('optimizer', name, OPTIMIZERS)
   check(
     (
       ('weight_decay', weight_decay, 0 <= weight_decay < math.inf, '>= 0'),
@@ -211,22 +234,22 @@ def make_optimizer(
   if decay_schedule is not None and name != 'adamw':
     raise ValueError(f"a schedule of the weight decay needs optimizer 'adamw', not {name!r}")
   stacked = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32)).ndim == 1
-  chain = OPTIMIZERS[name](
-    _Settings(
-      schedule=schedule,
-      stacked=stacked,
-      decayed=decay_mask(exclude_bias_and_norm),
-      adapted=decay_mask(exclude_bias_and_norm, unadapted),
-      weight_decay=weight_decay,
-      decay_schedule=decay_schedule,
-      momentum=momentum,
-      nesterov=nesterov,
-      trust_coefficient=trust_coefficient,
-      b2=b2,
-      eps=eps,
-      norm=norm,
-    )
+  settings = _Settings(
+    schedule=schedule,
+    stacked=stacked,
+    decayed=decay_mask(exclude_bias_and_norm),
+    adapted=decay_mask(exclude_bias_and_norm, unadapted),
+    weight_decay=weight_decay,
+    decay_schedule=decay_schedule,
+    momentum=momentum,
+    nesterov=nesterov,
+    trust_coefficient=trust_coefficient,
+    b2=b2,
+    eps=eps,
+    norm=norm,
   )
+  mine = own.is_path(name)
+  chain = _of_the_users_own(name, settings) if mine else OPTIMIZERS[name](settings)
   clip = (lars.clip_by_norm(clip_norm, stacked, norm),) if clip_norm else ()
   if clip_tensor_norm:
     clip += (lars.clip_each_by_norm(clip_tensor_norm, stacked, norm),)

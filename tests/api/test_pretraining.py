@@ -224,6 +224,8 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
     ({'views': {'view1': 3}}, 'view=3 is neither a name nor a function'),
     ({'method': 3}, 'method=3 is neither'),
     ({'encoder': 3}, 'encoder=3 is neither'),
+    ({'optimizer': 3}, 'optimizer=3 is neither'),
+    ({'data': IMAGES, 'optimizer': 'no:Lion'}, "optimizer 'no:Lion' cannot be imported"),
     ({'on_row': 3}, 'on_row=3 is no function'),
     ({'workdir': 3}, "workdir=3 is no path: name a directory, such as 'runs/byol'"),
     ({'workdir': 'gs://bucket/run'}, 'is not a path on this computer'),

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from byoljax import optim
+from byoljax import optim, own
 from byoljax.length import Length
 from byoljax.optim import lars, recipe, schedules
 
@@ -342,3 +342,27 @@ def test_what_starts_late_may_be_trained_by_one_phase_of_several():
     np.testing.assert_array_equal(jax.tree.leaves(updates)[0], 0.0 if role == 'critic' else -0.5)
   with pytest.raises(ValueError, match="no parameters are at 'critic'"):
     labels({'encoder': params['encoder']})
+
+
+def lion(schedule, weight_decay, mask):
+  return optax.lion(schedule, weight_decay=weight_decay, mask=mask)
+
+
+def test_an_optimizer_of_the_users_own():
+  length = Length(batch_size=256, steps_per_epoch=5, total_steps=10)
+  fields = {'name': own.give(lion), 'base_lr': 0.1, 'weight_decay': 0.3, 'warmup': '2 steps'}
+  made = recipe.make_recipe(fields, length)
+  params = {'encoder': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)}}
+  plain = optax.lion(made.schedule, weight_decay=0.3, mask=optim.decay_mask(True))
+  state, wanted = made.transformations['default'].init(params), plain.init(params)
+  for number in range(3):
+    grads = jax.tree.map(lambda x, n=number: jnp.cos(n + x), params)
+    updates, state = made.transformations['default'].update(grads, state, params)
+    expected, wanted = plain.update(grads, wanted, params)
+    jax.tree.map(np.testing.assert_array_equal, updates, expected)
+  with pytest.raises(ValueError, match=':nothing. is NoneType: the function must return an optax'):
+    recipe.make_recipe(fields | {'name': own.give(nothing)}, length)
+
+
+def nothing(schedule):
+  del schedule
