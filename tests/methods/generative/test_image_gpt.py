@@ -166,6 +166,19 @@ def test_rectangles_mask_as_many_places_in_every_image():
   assert beside > 0.65
 
 
+def test_rectangles_lie_and_stand_and_lose_rows_on_either_side_alike():
+  """Of one rectangle each, or of two where rounding made the first one too small."""
+  keys = jax.random.split(KEY, 400)
+  mask = jax.jit(lambda keys: masking.block_masks(keys, 14, 14, 16, least=16, aspect=0.3))
+  masks = np.asarray(mask(keys)).reshape(-1, 14, 14)
+  tall, wide = (masks.any(axis).sum(1) for axis in (2, 1))
+  rows = [own[own > 0] for own in masks.sum(2)]
+  upper, lower = (np.array([own[end] < own.max() for own in rows]) for end in (0, -1))
+  for one, other in ((tall > wide, wide > tall), (upper, lower)):
+    # Four standard errors of the difference of two shares of 400.
+    assert min(one.mean(), other.mean()) > 0.2 and abs(one.mean() - other.mean()) < 0.2
+
+
 def borders(masks):
   """How many neighbors, one masked and one not, there are in each mask."""
   return sum(np.abs(np.diff(masks.astype(int), axis=axis)).sum((1, 2)) for axis in (1, 2))
