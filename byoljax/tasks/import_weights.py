@@ -11,6 +11,7 @@ import pathlib
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError, expanded, user_errors
 from byoljax.tasks.command import Argument, Command
 from byoljax.version import versions
@@ -50,6 +51,7 @@ def run(config: Config, invocation: Invocation) -> int:
   as_run.evals.image_size = preprocessing.image_size
   as_run.data.mean, as_run.data.std = preprocessing.mean, preprocessing.std
   as_run.data.range = preprocessing.range
+  _require_heeded(config, as_run, invocation.recipe)
   with user_errors('--workdir'):
     workdir.mkdir(parents=True, exist_ok=True)
     with checkpoint.Checkpoints(workdir, keep=1) as checkpoints:
@@ -73,6 +75,18 @@ def run(config: Config, invocation: Invocation) -> int:
   say(f'run   {workdir}')
   say(f'next  byoljax knn {shlex.quote(str(workdir))} --data.name=folder --data.dir=photos')
   return 0
+
+
+def _require_heeded(config: Config, as_run: Config, recipe: str) -> None:
+  """Raises ConfigError where a field that was given is another one in the weights."""
+  usual, given, told = map(
+    config_lib.flatten, (config_lib.load(recipe) if recipe else config, config, as_run)
+  )
+  for name, value in given.items():
+    if name in told and value not in (usual.get(name, value), told[name]):
+      raise ConfigError(
+        f'{name}={value!r}, but these weights are of {told[name]!r}, as they tell: leave it out.'
+      )
 
 
 def default_workdir(file: str) -> str:

@@ -97,6 +97,12 @@ def test_it_is_imported_with_its_images(case, tmp_path, npz, capsys):
     '--config=configs/import_weights.py', f'--config.file={folder}', f'--workdir={run}',
     '--config.data.name=npz', f'--config.data.dir={npz}', '--config.prefix=',
   ]  # fmt: skip
+  for field, said in (
+    ('data.mean=(0.1,0.2,0.3)', 'data.mean=(0.1, 0.2, 0.3), but these weights are of (0.49, 0.48'),
+    ('encoder.width=7', 'encoder.width=7, but these weights are of 1'),
+  ):
+    assert main.main([*command, f'--config.{field}']) == 2
+    assert said in capsys.readouterr().err and not run.exists()
   assert main.main(command) == 0
   told = capsys.readouterr().out
   assert f'{encoder.fields["name"]}: every weight fits.' in told and 'Not imported' not in told
