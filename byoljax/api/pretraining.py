@@ -105,12 +105,11 @@ def _use_own(
     choose('view', name, tuple(config.views))
     config.views[name].own = _path('view', function)
   if encoder is not None:
-    name = _path('encoder', encoder)
-    if own.is_path(name):
-      from byoljax.models import options
+    from byoljax.models import options
 
-      config.encoder.update(options.defaults() | {'dtype': config.encoder.dtype})
-    config.encoder.name = name
+    name = _path('encoder', encoder)
+    # What only the recipe's own encoder has goes with it.
+    config.encoder.update(options.lacking(name), name=name)
   if method is not None:
     from byoljax import methods
 

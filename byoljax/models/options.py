@@ -304,6 +304,16 @@ def require_defaults(name: str, fields: Mapping[str, Any]) -> None:
 _OF_THE_HEADS = {'dtype': DTYPES}
 
 
+def lacking(name: str) -> dict[str, Any]:
+  """The options that an encoder does not have, with their defaults.
+
+  Args:
+    name: a key of `FAMILIES`; any other is a module of the user's own, with those of the heads.
+  """
+  has = _names(FAMILIES[name]) if name in FAMILIES else _OF_THE_HEADS
+  return {field: value for field, value in defaults().items() if field not in has}
+
+
 def _names(family: type[Options]) -> set[str]:
   return {field.name for field in dataclasses.fields(family)}
 

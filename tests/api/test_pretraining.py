@@ -196,7 +196,8 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
   made = byol.get_config('npz')
   config, invocation = recorded(monkeypatch, made, npz, encoder='vit_micro')
   assert invocation[:2] == ('', 'runs/byol') and config['encoder']['name'] == 'vit_micro'
-  assert made.encoder.name == 'resnet18', 'it is copied'
+  assert config['encoder']['stem'] == 'imagenet', "that of the recipe's ResNet is left out"
+  assert made.encoder.stem == 'cifar' and made.encoder.name == 'resnet18', 'it is copied'
 
 
 @pytest.mark.parametrize(
