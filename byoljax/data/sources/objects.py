@@ -42,9 +42,10 @@ def as_source(data: Any, labels: Any = None, *, name: str = 'images', range_: st
   Raises:
     ValueError: something else, or examples that are not what they should be.
   """
-  if isinstance(data, Source):
-    return data
   range_ = '' if range_ == pixels.FILE else pixels.check_range(range_)
+  if isinstance(data, Source):
+    _check_source(data, labels, range_)
+    return data
   if labels is None and isinstance(data, tuple) and len(data) == 2 and _is_array(data[0]):
     data, labels = data
   if isinstance(data, Mapping):
@@ -62,6 +63,20 @@ def as_source(data: Any, labels: Any = None, *, name: str = 'images', range_: st
     f'data of type {type(data).__name__} cannot be read: give a path, an array [N, H, W, C], a '
     'list of files, a tf.data.Dataset, or anything with a length that hands out examples by number.'
   )
+
+
+def _check_source(made: Source, labels: Any, range_: str) -> None:
+  """Raises ValueError for what a source would have to have been made with."""
+  if labels is not None:
+    raise ValueError(
+      f'{made.name} is a source, which has its own labels: give labels when it is made.'
+    )
+  own = made.field('image').range
+  if range_ and own != range_:
+    raise ValueError(
+      f"{made.name} is a source that was made with range_='{own}', but the numbers are to be read "
+      f"by data.range='{range_}': make it with that."
+    )
 
 
 def _is_array(data: Any) -> bool:

@@ -305,6 +305,15 @@ def test_the_names_of_splits_in_a_mapping():
     given.give({'train': IMAGES, 'vall': IMAGES})
 
 
+def test_a_source_brings_its_labels_and_range():
+  made = arrays.from_arrays(IMAGES, range_='0,300')
+  assert objects.as_source(made, range_='0,300') is objects.as_source(made) is made
+  with pytest.raises(ValueError, match='arrays is a source, which has its own labels'):
+    objects.as_source(made, LABELS)
+  with pytest.raises(ValueError, match="made with range_='0,300', but .* by data.range='0,9'"):
+    objects.as_source(made, range_='0,9')
+
+
 def test_a_source_that_is_given_has_fields():
   depth = IMAGES.mean(-1)
   own = Field('depth', 'map', resample='nearest')
