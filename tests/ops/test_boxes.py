@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from byoljax.ops import boxes, matching, nms
+from byoljax.ops import boxes, matching, nms, proposals
 from byoljax.ops.roi_align import roi_align
 from tests.paths import GOLDEN
 
@@ -175,3 +175,22 @@ def test_samples_have_their_shares():
     counts[np.asarray(index)] += 1
   # 60 and 120 draws of each, by chance within 40 and 45 of them.
   assert counts[:20].min() > 20 and counts[20:].min() > 75
+
+
+def test_an_overlap_of_the_threshold_itself_is_allowed():
+  """Half of the first box is the second, and no more."""
+  two = np.float32([[0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 1.0, 1.0]])
+  for threshold, stays in ((0.5, True), (0.49, False)):
+    found = jax.jit(nms.staying, static_argnums=2)(two, np.ones(2, bool), threshold)
+    assert found.tolist() == [True, stays]
+
+
+def test_what_is_outside_of_the_image_is_no_proposal():
+  """The better one of two lies beyond the edge, and nothing is left of it when it is clipped."""
+  anchors = np.array([[20.0, 0.0, 30.0, 10.0], [2.0, 2.0, 6.0, 7.0]], np.float32)
+  options = proposals.ProposalOptions(before=2, after=2)
+  propose = jax.jit(lambda scores: proposals.propose(
+    scores, np.zeros((2, 4), np.float32), anchors, (2,), (16, 16), options))  # fmt: skip
+  found, there = propose(np.float32([3.0, 1.0]))
+  assert there.tolist() == [True, False]
+  np.testing.assert_allclose(found[0], anchors[1], rtol=1e-6)

@@ -129,3 +129,13 @@ def test_equal_rows_can_be_split():
 def test_mistakes(sampling, said):
   with pytest.raises(ValueError, match=said):
     pseudo_classes.check_sampling(sampling, IMAGES)
+
+
+def test_a_class_too_small_for_two_is_not_split():
+  """Of 5, 3 and 0 rows where 3 is the least: halves of 5 would be too small."""
+  rng = np.random.default_rng(0)
+  bank, old = unit(rng.normal(size=(8, DIM))), unit(rng.normal(size=(3, DIM)))
+  labels = np.array([0] * 5 + [1] * 3, np.int32)
+  new, centroids = pseudo_classes.repair(bank, labels, old, min_size=3, seed=0)
+  np.testing.assert_array_equal(new, labels)
+  np.testing.assert_array_equal(centroids, old)

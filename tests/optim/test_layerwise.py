@@ -66,3 +66,12 @@ def test_encoders_without_layers_and_other_values_are_refused():
   for decay in (0.0, 1.5):
     with pytest.raises(ValueError, match='layer_decay must be in'):
       optim.make_optimizer('adamw', schedule=RATE, layer_decay=decay)
+
+
+def test_what_comes_before_the_blocks_moves_least():
+  """Registers, too, which the ViT above has none of."""
+  first = ('cls', 'positions', 'registers')
+  own = dict.fromkeys(first, 0.0) | {'block1': {'bias': 0.0}, 'norm': {'bias': 0.0}}
+  found = layerwise.layer_factors({'encoder': own}, 0.5)['encoder']
+  assert {found[name] for name in first} == {0.25}
+  assert found['block1']['bias'] == 0.5 and found['norm']['bias'] == 1.0
