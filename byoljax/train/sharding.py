@@ -104,7 +104,7 @@ def _require_shardable(tx: optax.GradientTransformation, params: PyTree, axis: s
   flat = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.size,) if x.ndim else (), x.dtype), params)
   whole, shards = primitives(params), primitives(flat)
   across = sorted(name for name in shards if name.startswith(_ACROSS))
-  if across and 'psum' not in shards:
+  if across and not any(name.startswith('psum') for name in shards):
     raise ValueError(
       f'shard_state=True gives each device a shard of every tensor, and this optimizer takes sums '
       f'or the like of whole ones ({", ".join(across)}): take norms by sharding.norm_over_devices, '
