@@ -47,8 +47,10 @@ def check_networks(method: Method, state: TrainState) -> None:
   Raises:
     ValueError: where nothing is.
   """
-  role = method.net.parts[0][0] if method.net is not None else None
-  for path in NETWORKS['online'] if role else ():
+  if method.net is None:
+    return
+  role = method.net.parts[0][0]
+  for path in NETWORKS['online']:
     if trees.at(state, (*path, role)) is None:
       raise ValueError(
         f"the method keeps nothing at {'.'.join(path)}['{role}'], where evaluations look for its "

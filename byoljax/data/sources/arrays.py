@@ -155,7 +155,7 @@ def _beside(key: str, field: Field) -> str:
 def _checksum(values: np.ndarray) -> int:
   rows, found = values[:: -(-values.nbytes // _CHECKSUM_BYTES) or 1], 0
   for start in range(0, len(rows), 1024):
-    found = zlib.crc32(np.ascontiguousarray(rows[start : start + 1024]), found)
+    found = zlib.crc32(np.ascontiguousarray(rows[start : start + 1024]).data, found)
   return found
 
 
