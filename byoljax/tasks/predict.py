@@ -9,7 +9,7 @@ import os
 import pathlib
 from typing import TYPE_CHECKING
 
-from byoljax.config import ConfigError, expanded, user_errors
+from byoljax.config import ConfigError, expanded, path_of, user_errors
 from byoljax.tasks.command import Argument, Command
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
     raise ConfigError(f'--abstain={options.abstain:g} is a probability: give 0 to 1.')
   if options.batch_size < 1:
     raise ConfigError(f'--batch_size={options.batch_size} must be at least 1.')
+  for name in ('out', 'sheet'):  # Shells leave the '~' of --out=~/table.csv as it is.
+    setattr(options, name, path_of(f'--{name}', getattr(options, name)))
   _require_apart(options.photos, options.out or _TABLE, options.sheet)
   xla.set_defaults()
   xla.keep_programs()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from byoljax.config import ConfigError, user_errors
+from byoljax.config import ConfigError, expanded, user_errors
 from byoljax.report import table
 from byoljax.report.predictions import short
 from byoljax.tasks import data as data_lib
@@ -85,7 +85,7 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
 
   if count < 1:
     raise ConfigError(f'--count={count} must be at least 1.')
-  where = pathlib.Path(folder)
+  where, out = expanded(folder), str(expanded(out))
   about = embed.read_index(where)
   parts = embed.read_parts(where)
   if about['format'] != 'npz':

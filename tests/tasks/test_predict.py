@@ -83,7 +83,7 @@ def test_arrays_need_no_tensorflow(untrained, npz, tmp_path, capsys, monkeypatch
   capsys.readouterr()
   out = tmp_path / 'p.csv'
   monkeypatch.setenv('HOME', str(tmp_path))
-  assert cli.run(['predict', '~/run', str(npz), f'--out={out}']) == 0
+  assert cli.run(['predict', '~/run', str(npz), '--out=~/p.csv']) == 0
   shown = capsys.readouterr().out
   assert 'evals/classify-online-0-tiny/classifier (the newest of 2;' in shown
   with np.load(npz) as stored:

@@ -122,7 +122,9 @@ def test_the_folder_of_the_images_may_begin_with_a_tilde(untrained, npz, tmp_pat
   command = ['embed', str(untrained), f'--workdir={index}', '--data.name=npz',
              f'--data.dir=~/{npz.name}']  # fmt: skip
   assert cli.run(command) == 0
-  assert cli.run(['search', str(index), image, '--out', str(tmp_path / 'found.png')]) == 0
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert cli.run(['search', '~/index', image, '--out=~/found.png']) == 0
+  assert (tmp_path / 'found.png').exists()
 
 
 def test_a_file_that_cannot_be_read_has_no_row(untrained, tmp_path):
