@@ -120,6 +120,9 @@ def make(
   from byoljax.encoders import classifier
   from byoljax.protocols import folds
 
+  if config.data.dir:
+    with config.unlocked():  # The same from wherever it is called again.
+      config.data.dir = str(expanded(config.data.dir).resolve())
   data = _eval_data(config, given, images)
   folds.require_single(data.train)
   others = images.rest.size if images.rest else 0

@@ -95,7 +95,7 @@ def test_arrays_need_no_tensorflow(untrained, npz, tmp_path, capsys, monkeypatch
   np.testing.assert_array_equal(found, chances.argmax(1))
 
 
-def test_a_directory_holds_one_result(untrained, npz, tmp_path):
+def test_a_directory_holds_one_result(untrained, npz, tmp_path, monkeypatch):
   """Folders of one name do not share it, and what another classifier has said goes."""
   run = shutil.copytree(untrained, tmp_path / 'run')
   files = [tmp_path / name / 'tiny.npz' for name in 'ab']
@@ -107,7 +107,10 @@ def test_a_directory_holds_one_result(untrained, npz, tmp_path):
   assert second.name.startswith(f'{first.name}-') and (second / 'mistakes.html').exists()
   for name in ('predictions.csv', 'sheet.html'):
     (first / name).write_text('of images that had no label then')
-  assert cli.run(['classify', str(files[0]), f'--from={run}', '--head=knn', *QUICK]) == 0
+  monkeypatch.chdir(tmp_path)
+  assert cli.run(['classify', 'a/tiny.npz', f'--from={run}', '--head=knn', *QUICK]) == 0
+  monkeypatch.chdir(tmp_path / 'a')
+  assert cli.run(['classify', 'tiny.npz', f'--from={run}', '--head=knn', *QUICK]) == 0
   assert len(classifier.every(run)) == 2
   assert not (first / 'predictions.csv').exists() and not (first / 'sheet.html').exists()
 
