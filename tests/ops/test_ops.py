@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.ops import ema
+from byoljax.ops import ema, sphere
 
 
 def test_update_by_hand():
@@ -65,3 +65,10 @@ def test_tau_follows_the_papers_cosine():
 def test_impossible_tau_schedules_are_refused(tau, steps, message):
   with pytest.raises(ValueError, match=message):
     ema.cosine_tau(tau, steps)
+
+
+def test_rows_shorter_than_a_millionth_stay_short():
+  """x / max(|x|, 1e-6): no row becomes larger than it would at that length."""
+  x = np.float32([[3e-5, 4e-5], [3e-9, 4e-9], [0.0, 0.0]])
+  found = jax.jit(sphere.normalize)(x)
+  np.testing.assert_allclose(found, [[0.6, 0.8], [3e-3, 4e-3], [0.0, 0.0]], rtol=1e-5)
