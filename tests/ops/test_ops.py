@@ -1,4 +1,4 @@
-"""Operations that methods share: the moving average and its schedule."""
+"""Operations that methods share: the moving average and its schedule, the unit sphere."""
 
 import math
 
