@@ -1,6 +1,7 @@
 """Methods that compare views: their losses on a network without noise, against NumPy by hand."""
 
 import functools
+import types
 
 import flax.linen as nn
 import jax
@@ -9,9 +10,20 @@ import numpy as np
 import pytest
 
 from byoljax.length import Length
+from byoljax.losses import bridge as bridge_loss
 from byoljax.losses import redundancy
 from byoljax.method import Setting
-from byoljax.methods.joint_embedding import barlow_twins, dino, moco, moco_v3, simsiam, swav
+from byoljax.methods.joint_embedding import (
+  barlow_twins,
+  bridge,
+  dino,
+  moco,
+  moco_v3,
+  simclr,
+  simsiam,
+  swav,
+)
+from byoljax.methods.supervised import distillation
 from byoljax.models import heads
 from byoljax.models.net import Statistics, stack
 from byoljax.ops import sinkhorn
@@ -137,6 +149,47 @@ def test_a_temperature_that_rises_in_a_straight_line():
   for step, wanted in ((0, 0.04), (10, 0.05), (30, 0.07), (31, 0.07)):
     assert float(rise(step)) == pytest.approx(wanted, rel=1e-6)
   assert float(dino.linear_rise(0.04, 0.07, 0)(0)) == pytest.approx(0.07, rel=1e-6)
+
+
+def test_the_bridge_weighs_negatives_of_its_own_temperature():
+  batch = batch_of()
+  method = bridge.bridge(toy(), toy(), tau=KEEP, target_mode='stop_gradient', beta=0.7, alpha=0.3)
+  z, p = projections(batch), [x.astype(np.float32) for x in predictions(batch)]
+  dispersion = jax.jit(bridge_loss.dispersion, static_argnums=3)
+  wanted = 0.0
+  for i in (0, 1):
+    own, other = z[i].astype(np.float32), z[1 - i].astype(np.float32)
+    wanted += 2 - 2 * (p[i] * other).sum(1).mean() + 0.7 * float(dispersion(p[i], own, other, 0.3))
+  assert at(method, batch)[0] == pytest.approx(wanted, rel=1e-5)
+
+
+def test_simclrs_memory_takes_in_both_views():
+  batch, temperature = batch_of(), 0.5
+  method = simclr.simclr(
+    toy(), toy(), taps=('embedding', 'projection'), temperature=temperature, chunk=0,
+    memory_size=20, memory_tau=KEEP, axis=None,
+  )  # fmt: skip
+  value, _, state, after = at(method, batch)
+  z, memory = np.concatenate(projections(batch)), np.asarray(state.queue.items, np.float64)
+  logits = z @ np.concatenate([z, memory]).T / temperature
+  np.fill_diagonal(logits, -np.inf)
+  own = (np.arange(2 * BATCH) + BATCH) % (2 * BATCH)
+  each = np.log(np.exp(logits).sum(1)) - logits[np.arange(2 * BATCH), own]
+  assert value == pytest.approx(2 * each.mean(), rel=1e-5)
+  np.testing.assert_allclose(after.queue.items[: 2 * BATCH], z, atol=1e-6)
+
+
+def test_distillation_softens_both_sides():
+  batch, kernel = batch_of(views=1), np.random.default_rng(4).normal(size=(DIM, DIM))
+  teacher = types.SimpleNamespace(
+    params=jnp.asarray(kernel, jnp.float32), bn={},
+    read=lambda params, bn, images: images.reshape(BATCH, DIM) @ params,
+  )  # fmt: skip
+  pixels = batch['views'][0].reshape(BATCH, DIM).astype(np.float64)
+  targets = np.exp(log_softmax(pixels @ kernel / 0.5))
+  wanted = -(targets * log_softmax(pixels / 0.5)).sum(1).mean()
+  value = at(distillation.distillation(toy(), teacher, temperature=0.5), batch)[0]
+  assert value == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_loss_of_barlow_twins_has_a_scale():
