@@ -64,13 +64,14 @@ def _recipes() -> set[str]:
 
 
 def _of_recipe(recipe: str) -> dict[str, Any]:
-  """The JSON of one of the package's recipes; {} of others, and of options that there are not."""
+  """The JSON of one of the package's recipes without a method; {} of others and other options."""
   path, _, options = recipe.partition(':')
   name = pathlib.PurePath(path).stem
   try:
-    return _newest(name, options) if name in _recipes() - {'base'} else {}
+    found = _newest(name, options) if name in _recipes() - {'base'} else {}
   except ValueError:
     return {}
+  return {} if 'method' in found else found
 
 
 @functools.cache

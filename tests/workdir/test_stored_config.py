@@ -58,7 +58,13 @@ def test_evaluations_get_the_fields_that_their_recipe_has_gained():
     assert config_lib.as_data(found) == newest
     assert (newest['labels'] == '8 per class') == smoke
   told = {'task': 'finetune', 'seed': 1}
-  for recipe in ('', '/mine/recipe.py', 'finetune.py:gone', '../configs/finetune.py:x,y'):
+  for recipe in (
+    '',
+    '/mine/recipe.py',
+    'configs/byol.py:smoke',
+    'finetune.py:gone',
+    '../configs/finetune.py:x,y',
+  ):
     assert config_lib.as_data(stored_config.stored(told, recipe)) == told
 
 
