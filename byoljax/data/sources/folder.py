@@ -27,8 +27,8 @@ turns out to be unreadable is replaced by the next one (see pipeline.py).
 
 Further fields lie in folders of their own names beside the images, which are then in a folder
 `images`: `train/images/cat/1.jpg` and `train/depth/cat/1.png`. A file belongs to the image with the
-same path but for the suffix; `.npy` files are allowed, too. Whether they are asked for or not, the
-images are those in `images` where the first of them has such a file.
+same path but for the suffix; `.npy` files are allowed, too. Where every file in `images` has one in
+another folder, only those in `images` are images, even if no field is asked for.
 """
 
 from collections import Counter
@@ -90,9 +90,8 @@ def from_folder(
   beside = _fields_beside(train)
   if fields or beside:
     train = os.path.join(train, _IMAGES)
-    places = [(path, os.path.join(path, _IMAGES)) for path in others]
-    others = [images if fields or os.path.isdir(images) else path for path, images in places]
-    tests = [path for path in (os.path.join(t, _IMAGES) for t in tests) if os.path.isdir(path)]
+    others, tests = ([_images_of(path, fields) for path in paths] for paths in (others, tests))
+    tests = [path for path in tests if os.path.isdir(path)]
     if not os.path.isdir(train):
       raise ValueError(
         f'{train} is not there: where fields are read ({", ".join(f.name for f in fields)}), the '
@@ -100,7 +99,10 @@ def from_folder(
       )
   files, classes, notes = _scan(train, class_of, aside=aside)
   if beside and not fields and split == 'pretrain':
-    notes = (*notes, f'the images are those in {train}; no field: {", ".join(beside)}, beside it.')
+    notes += (
+      f'only the images in {train} are read: beside it, {", ".join(beside)} has a file for each of '
+      'them (see data.fields).',
+    )
   inner = None
   if train == root and class_of is top_folder:
     inner = split_folders.inner_splits(root, files)
@@ -127,20 +129,31 @@ def from_folder(
   return dataclasses.replace(found, notes=(*notes, *more))
 
 
+def _images_of(path: str, fields: Sequence[Field]) -> str:
+  """The folder with a split's images: `images` if fields are asked for, or if it is there."""
+  images = os.path.join(path, _IMAGES)
+  return images if fields or os.path.isdir(images) else path
+
+
 def _fields_beside(root: str) -> list[str]:
-  """The folders beside `images` that have a file for the first image in it."""
+  """The folders beside `images` that have a file for every image in it."""
   images = os.path.join(root, _IMAGES)
   files = walk.walk(images).files if os.path.isdir(images) else ()
   if not files:
     return []
-  stem = os.path.splitext(files[0])[0]
+  stems = {os.path.splitext(file)[0] for file in files}
+  none = (_IMAGES, *split_folders.UNLABELLED)
   with os.scandir(root) as entries:
-    others = sorted(each.name for each in entries if each.name != _IMAGES and each.is_dir())
-  return [
-    name
-    for name in others
-    if any(os.path.isfile(os.path.join(root, name, stem + suffix)) for suffix in _FIELD_SUFFIXES)
-  ]
+    others = [e for e in entries if walk.is_folder(e) and e.name.lower() not in none]
+  return sorted(each.name for each in others if _has_all(each.path, files[0], stems))
+
+
+def _has_all(path: str, first: str, stems: set[str]) -> bool:
+  """Whether a folder has a file for every image; it is walked only if it has one for the first."""
+  stem = os.path.splitext(os.path.join(path, first))[0]
+  if not any(os.path.isfile(stem + suffix) for suffix in _FIELD_SUFFIXES):
+    return False
+  return stems <= {os.path.splitext(file)[0] for file in walk.walk(path, _FIELD_SUFFIXES).files}
 
 
 def every_image(path: str | os.PathLike) -> list[str]:

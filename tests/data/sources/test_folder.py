@@ -121,7 +121,7 @@ def test_fields_that_are_not_asked_for_are_no_images(tmp_path):
   )
   found = datasets.load('folder', 'pretrain', data_dir=tmp_path / 'a')
   assert found.labels.tolist() == [-1, 0, 1] and found.class_names == ('cat', 'dog')
-  assert any('no field: depth' in note for note in found.notes)
+  assert any('beside it, depth has a file for each' in note for note in found.notes)
   for split in ('train', 'test'):  # As evaluations of a run with fields open them.
     found = datasets.load('folder', split, data_dir=tmp_path / 'a')
     assert (found.size, found.class_names) == (2, ('cat', 'dog'))
@@ -129,11 +129,26 @@ def test_fields_that_are_not_asked_for_are_no_images(tmp_path):
     tmp_path / 'b', *(f'{kind}/clip/{n}.png' for kind in ('images', 'moving') for n in range(3))
   )
   assert datasets.load('frames', 'train', data_dir=tmp_path / 'b').size == 2
-  # Classes that are called so.
-  _write(tmp_path / 'c', 'images/1.png', 'drawings/2.png')
-  assert datasets.load('folder', 'train', data_dir=tmp_path / 'c').class_names == (
-    'drawings', 'images'
-  )  # fmt: skip
+
+
+def test_a_class_may_be_called_images(tmp_path):
+  """Where files of classes have equal names, and where images without labels lie beside."""
+  classes = 'images/1.png', 'images/2.png', 'images/3.png', 'drawings/1.png', 'drawings/2.png'
+  _write(tmp_path / 'a', *classes)
+  _write(tmp_path / 'b', *classes, *(f'unlabelled/{number}.png' for number in range(4)))
+  for folder_, every in (('a', 5), ('b', 9)):
+    found = datasets.load('folder', 'pretrain', data_dir=tmp_path / folder_)
+    assert (found.size, found.class_names) == (every, ('drawings', 'images'))
+
+
+def test_test_images_need_no_folder_for_images(tmp_path):
+  _write(
+    tmp_path,
+    *(f'train/{kind}/{name}/1.png' for kind in ('images', 'depth') for name in ('cat', 'dog')),
+    'val/cat/2.png',
+  )
+  found = datasets.load('folder', 'test', data_dir=tmp_path)
+  assert (found.size, found.class_names) == (1, ('cat', 'dog'))
 
 
 def test_unlabelled_images_elsewhere(tmp_path):
