@@ -223,10 +223,12 @@ def override(config: Config, name: str, text: str) -> None:
 
 def _check_range(name: str, value: Any) -> None:
   """Raises ConfigError for a number that no field of this kind can have, see `_RANGES`."""
+  if name.startswith('method.') or not isinstance(value, int | float):
+    return  # Methods check their own fields, and those of a user's own may be of any type.
   for kind, (least, most) in _RANGES.items():
     if f'_{name.rpartition(".")[2]}'.endswith(f'_{kind}') and not least <= value <= most:
       above = f' and at most {most}' if math.isfinite(most) else ''
-      raise ConfigError(f'--config.{name}={value} must be at least {least}{above}.')
+      raise ConfigError(f'{name}={value} must be at least {least}{above}.')
 
 
 def _of_own_groups(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:

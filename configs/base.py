@@ -291,7 +291,9 @@ def finish(config: ConfigDict, options: list[str], known: Iterable[str] = ()) ->
   if unknown:
     valid = [*known, 'smoke']
     if unknown[0] in valid:
-      raise ValueError(f"'{unknown[0]}' after the colon goes with no other scale, and not twice.")
+      raise ValueError(
+        f"'{unknown[0]}' after the colon cannot be combined with the other options: leave one out."
+      )
     hint = did_you_mean(unknown[0], valid) or '.'
     raise ValueError(
       f"unknown option '{unknown[0]}' after the colon; valid: {', '.join(valid)}{hint}"

@@ -120,6 +120,17 @@ def test_bad_overrides_are_one_sentence(name, text, said):
   assert '\n' not in str(error.value)
 
 
+def test_the_users_own_fields_may_be_of_any_type_and_range():
+  config = ml_collections.ConfigDict(
+    {'method': {'image_size': (8, 8), 'first_seed': 0}, 'mine': {'batch_size': 'auto'}}
+  )
+  given = {'method.image_size': '(4, 4)', 'method.first_seed': '-1', 'mine.batch_size': 'most'}
+  for name, text in given.items():
+    config_lib.override(config, name, text)
+  assert config.method.to_dict() == {'image_size': (4, 4), 'first_seed': -1}
+  assert config.mine.batch_size == 'most'
+
+
 def test_fields_of_a_group_of_parameters_are_those_of_the_optimizer():
   fields = [('optim.groups.predictor.base_lr', '1'), ('optim.groups.predictor.nesterov', 'true')]
   config = config_lib.load(BYOL, [*fields, ('optim.groups.predictor.base_lr', '2')])
@@ -143,7 +154,7 @@ def test_missing_and_broken_recipes(tmp_path):
     config_lib.load(f'{BYOL}:imagnet')
   with pytest.raises(ConfigError, match="unknown option 'imagnet' .*; did you mean 'imagenet'"):
     config_lib.load(f'{BYOL}:imagnet')
-  with pytest.raises(ConfigError, match="'imagenet' after the colon goes with no other scale"):
+  with pytest.raises(ConfigError, match="'imagenet' after the colon cannot be combined"):
     config_lib.load(f'{BYOL}:npz,imagenet')
   assert config_lib.load(f'{BYOL}:smoke,npz') == config_lib.load(f'{BYOL}:npz,smoke')
   with pytest.raises(ConfigError, match='no preset of 50 epochs'):
