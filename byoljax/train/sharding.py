@@ -96,21 +96,26 @@ _ACROSS = ('reduce_', 'arg', 'cum', 'sort', 'dot_general', 'top_k', 'transpose',
 def _require_shardable(tx: optax.GradientTransformation, params: PyTree, axis: str) -> None:
   """Raises ValueError for an optimizer that needs whole tensors: their sums, or their shapes."""
 
-  def primitives(params: PyTree) -> collections.Counter[str]:
+  def operations(params: PyTree) -> collections.Counter[_Operation]:
     state = jax.eval_shape(tx.init, params)
     made = jax.make_jaxpr(tx.update, axis_env=[(axis, 2)])(params, state, params)
-    return collections.Counter(name for name in _primitives(made.jaxpr) if name != 'reshape')
+    return collections.Counter(each for each in _operations(made.jaxpr) if each[0] != 'reshape')
 
-  flat = jax.tree.map(lambda x: jax.ShapeDtypeStruct((x.size,) if x.ndim else (), x.dtype), params)
-  whole, shards = primitives(params), primitives(flat)
-  across = sorted(name for name in shards if name.startswith(_ACROSS))
-  if across and not any(name.startswith('psum') for name in shards):
+  def flat(more: int) -> PyTree:
+    shard = lambda x: jax.ShapeDtypeStruct((x.size + more,) if x.ndim else (), x.dtype)  # noqa: E731
+    return jax.tree.map(shard, params)
+
+  whole, shards = operations(params), operations(flat(0))
+  # A schedule that sums over a table of its own has the same shapes whatever those of the tensors.
+  of_shards = {name for name, _ in shards - operations(flat(1))}
+  across = sorted(name for name in of_shards if name.startswith(_ACROSS))
+  if across and not any(name.startswith('psum') for name, _ in shards):
     raise ValueError(
       f'shard_state=True gives each device a shard of every tensor, and this optimizer takes sums '
       f'or the like of whole ones ({", ".join(across)}): take norms by sharding.norm_over_devices, '
       'or leave the state replicated.'
     )
-  if whole != shards:
+  if _names(whole) != _names(shards):
     raise ValueError(
       'shard_state=True gives each device flat shards of the tensors, and this optimizer does not '
       'treat all shapes alike (a mask by x.ndim, say): choose by the names of the parameters, as '
@@ -118,16 +123,24 @@ def _require_shardable(tx: optax.GradientTransformation, params: PyTree, axis: s
     )
 
 
-def _primitives(jaxpr: Any) -> Iterator[str]:
-  """The names of all primitives of a jaxpr, and of those inside of it."""
+# A primitive's name and the shapes that it takes.
+_Operation = tuple[str, tuple[tuple[int, ...], ...]]
+
+
+def _names(found: collections.Counter[_Operation]) -> collections.Counter[str]:
+  return collections.Counter(name for name, _ in found.elements())
+
+
+def _operations(jaxpr: Any) -> Iterator[_Operation]:
+  """All operations of a jaxpr, and of those inside of it."""
   for eqn in jaxpr.eqns:
     values = jax.tree.leaves(list(eqn.params.values()))
     inner = [getattr(value, 'jaxpr', value) for value in values]
     inner = [each for each in inner if hasattr(each, 'eqns')]
     if not inner:
-      yield eqn.primitive.name
+      yield eqn.primitive.name, tuple(each.aval.shape for each in eqn.invars)
     for each in inner:
-      yield from _primitives(each)
+      yield from _operations(each)
 
 
 def norm_over_devices(axis: str = collectives.AXIS) -> lars.Norm:
