@@ -281,12 +281,14 @@ def _sprites(split: str, directory: str, fields: Sequence[Field]) -> source.Sour
     _check_asked(field, asked, 'sprites')
     found.append(dataclasses.replace(field, resample=asked.resample))
   kept = sprites.arrays(part, ('image', 'label', *names), directory or None)
+  name = f'sprites/{sprites.VERSION}:{part}'
   return arrays.from_arrays(
     kept['image'],
     kept['label'],
-    name=f'sprites/{sprites.VERSION}:{part}',
+    name=name,
     class_names=sprites.CLASS_NAMES,
     fields={field: kept[field.name] for field in found},
+    mark=source.fingerprint(name, len(kept['label']), *names),
   )
 
 
