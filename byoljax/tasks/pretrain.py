@@ -125,7 +125,7 @@ def _pretrain(
   run_dir.open_workdir(workdir, config, invocation, source.name, source.fingerprint, facts)
   run_dir.log_to(workdir / 'run.log')
   say('\n'.join([_headline(config, run, workdir), *extended]))
-  for note in _notes(config, run, data, why_not):
+  for note in _notes(config, run, data, why_not, evaluates=cadence.evaluate >= 0):
     say(f'Note: {note}')
   log.info('parameters\n%s', run.report)
   if hosts.is_first_process():
@@ -150,7 +150,9 @@ def _pretrain(
     say(f'report      {page}')
 
 
-def _notes(config: Config, run: 'Run', data: 'EvalData | None', why_not: str) -> list[str]:
+def _notes(
+  config: Config, run: 'Run', data: 'EvalData | None', why_not: str, *, evaluates: bool
+) -> list[str]:
   """What is allowed and rarely wanted in this run, one sentence each."""
   from byoljax.protocols import extraction
 
@@ -162,7 +164,7 @@ def _notes(config: Config, run: 'Run', data: 'EvalData | None', why_not: str) ->
     )
   elif why_not:
     found.append(f'no k-NN or linear evaluation: {why_not}')
-  if data and run.source.num_classes > 1:
+  if data and evaluates and run.source.num_classes > 1:
     bank = extraction.training_only(data, config.evals.knn, config.seed).train.size
     above = [k for k in config.evals.knn.k if k > bank]
     if above:
