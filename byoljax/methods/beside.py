@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from byoljax.method import Aux, Batch, Loss, Method, Phase
+from byoljax.methods.checks import check_networks
 from byoljax.models.net import Part, stack
 
 PyTree = Any
@@ -65,6 +66,7 @@ def with_head(method: Method, head: Head, *, weight: float = 1.0) -> Method:
 
   def init(key: jax.Array, batch: Batch) -> tuple[PyTree, PyTree]:
     params, state = method.init(key, batch)
+    check_networks(method, params, state)
     embedding = method.embed(params, state, batch['views'][0])['embedding']
     own, statistics = head.init(jax.random.fold_in(key, head.stream), embedding)
     return params | {role: own}, outer(state, statistics)

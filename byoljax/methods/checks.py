@@ -1,11 +1,13 @@
 """What methods ask of their arguments and batches: each raises ValueError with the fix."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from byoljax.devices import collectives
-from byoljax.method import Batch, Setting
+from byoljax.method import NETWORKS, Batch, Method, Setting
+from byoljax.ops import trees
 from byoljax.suggest import check_name
 
 BATCH_NORMS = ('batch', 'frozen')
@@ -102,3 +104,26 @@ def several_views(batch: Batch) -> tuple[jax.Array, ...]:
       'configure view2, too.'
     )
   return batch['views']
+
+
+def check_networks(method: Method, params: Any, method_state: Any) -> None:
+  """Checks that a method's network is where evaluations and checkpoints look for it.
+
+  Args:
+    method: see `method.Method`.
+    params: as its `init` makes them.
+    method_state: the same.
+
+  Raises:
+    ValueError: where nothing is.
+  """
+  if method.net is None:
+    return
+  role, state = method.net.parts[0][0], {'params': params, 'method_state': method_state}
+  for path in NETWORKS['online']:
+    if trees.at(state, (*path, role)) is None:
+      raise ValueError(
+        f"the method keeps nothing at {'.'.join(path)}['{role}'], where evaluations look for its "
+        "network: parameters are a dict of Method.net's roles, and the method state has its "
+        'running statistics as bn, as models.net.Statistics(bn) does.'
+      )

@@ -33,6 +33,7 @@ from byoljax.devices import collectives, mapping
 from byoljax.evals import collapse
 from byoljax.length import Length, is_due
 from byoljax.method import Batch, Method, Setting
+from byoljax.methods.checks import check_networks
 from byoljax.optim.recipe import Recipe
 from byoljax.step import Measured, Metrics, TrainState, make_init, train_step
 from byoljax.train import online_probe, sharding, stage_checks
@@ -232,7 +233,7 @@ def make_run(
   example = _example_batch(source, specs, data.fields, augment(specs))
   create = make_init(made, tx, example, seed, skip_non_finite=skip_non_finite)
   shapes = jax.eval_shape(create)
-  stage_checks.check_networks(made, shapes)
+  check_networks(made, shapes.params, shapes.method_state)
   if setting.micro_batch_size == 1:
     stage_checks.check_losses(made, shapes, jax.tree.map(lambda x: x[:1][None], example), setting)
   for _, smaller in earlier:

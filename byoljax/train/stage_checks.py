@@ -8,8 +8,7 @@ import jax.numpy as jnp
 
 from byoljax.data.augment.views import ViewSpec
 from byoljax.devices import collectives
-from byoljax.method import COTANGENTS, NETWORKS, Batch, Method, Setting, transformed
-from byoljax.ops import trees
+from byoljax.method import COTANGENTS, Batch, Method, Setting, transformed
 from byoljax.step import TrainState
 from byoljax.train import progressive
 
@@ -35,28 +34,6 @@ def check_losses(method: Method, state: TrainState, batch: Batch, setting: Setti
     return jax.vmap(of_device, axis_name=collectives.AXIS)(batch)
 
   jax.eval_shape(losses, state, batch, jax.random.key(0))
-
-
-def check_networks(method: Method, state: TrainState) -> None:
-  """Checks that the network of a method is where evaluations and checkpoints look for it.
-
-  Args:
-    method: see `method.Method`.
-    state: shapes.
-
-  Raises:
-    ValueError: where nothing is.
-  """
-  if method.net is None:
-    return
-  role = method.net.parts[0][0]
-  for path in NETWORKS['online']:
-    if trees.at(state, (*path, role)) is None:
-      raise ValueError(
-        f"the method keeps nothing at {'.'.join(path)}['{role}'], where evaluations look for its "
-        "network: parameters are a dict of Method.net's roles, and the method state has its "
-        'running statistics as bn, as models.net.Statistics(bn) does.'
-      )
 
 
 def check_stage(
