@@ -86,6 +86,7 @@ def pretrain(
     if length:
       config.train.length = length
     kept = session.name_data(config, data, labels, test, test_labels, range_=config.data.range)
+    session.require_heeded(config, settings)
     home = workdir or default_workdir(path or config.method.name.replace(':', '-'))
     from byoljax.train.record import Hooks
 
@@ -115,7 +116,7 @@ def _use_own(
 
     beside = {n: v for n, v in config.method.to_dict().items() if n.startswith('auxiliary')}
     name = _path('method', method)
-    config.method = type(config)({'name': name} | methods.defaults_of(name) | beside)
+    config.method = type(config)(methods.defaults_of(name) | {'name': name} | beside)
 
 
 def _path(kind: str, thing: Any) -> str:

@@ -115,6 +115,7 @@ class SavedRun:
       range_ = self.config.data.range
       kept = session.name_data(config, data, labels, test, test_labels, range_=range_)
       self._kept.append(kept)
+      session.require_heeded(config, settings)
       at = pathlib.Path(workdir) if workdir else self._place(command.task, config, path)
       command.run(config.lock(), Invocation(path, str(at)))
     return json.loads((at / 'result.json').read_text())['result']

@@ -89,6 +89,25 @@ def set_fields(config: Config, settings: Mapping[str, Any] | None) -> None:
     config_lib.override(config, name, value if isinstance(value, str) else _text(value))
 
 
+def require_heeded(config: Config, settings: Mapping[str, Any] | None) -> None:
+  """Raises ConfigError for a setting that `length` or `data` has replaced.
+
+  Args:
+    config: after both.
+    settings: see `set_fields`.
+  """
+  wanted = config.copy_and_resolve_references()
+  set_fields(wanted, settings)
+  now, asked = config_lib.flatten(config), config_lib.flatten(wanted)
+  for name, value in asked.items():
+    if now[name] != value:
+      argument = 'length' if name == 'train.length' else 'data'
+      raise ConfigError(
+        f'settings have {name}={value!r}, but {argument}=... makes it {now[name]!r}: leave one of '
+        'them out.'
+      )
+
+
 def _text(value: Any) -> str:
   """A value as it is written on a command line."""
   if isinstance(value, np.ndarray):

@@ -175,7 +175,7 @@ def defaults_of(name: str) -> dict[str, Any]:
 def _is_plain(value: Any) -> bool:
   if isinstance(value, tuple):
     return all(map(_is_plain, value))
-  return isinstance(value, bool | int | float | str)
+  return isinstance(value, int | str) or (isinstance(value, float) and math.isfinite(value))
 
 
 def _builder(name: str) -> Callable[..., Method]:

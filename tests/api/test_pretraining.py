@@ -1,6 +1,7 @@
 """`byoljax.pretrain` and the run that it returns."""
 
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -49,9 +50,9 @@ class Mine(nn.Module):
     return nn.Dense(self.features)(x.mean((1, 2)))
 
 
-def attract(make_encoder, setting, weight=1.0, on=None):
+def attract(make_encoder, setting, weight=1.0, on=None, most=math.inf):
   """A method of the user's own."""
-  del on
+  del on, most
   parts = (
     ('encoder', 'embedding', make_encoder(setting.axis)),
     ('projector', 'projection', MLPHead(features=(8, 4), bn_axis=setting.axis)),
@@ -100,7 +101,8 @@ def test_it_trains_what_is_the_users_own_and_says_so(trained):
   assert all(files for _, files in heard['checkpoints']), 'it is complete when it is heard of'
   assert run.config.encoder.name == f'{__name__}:Mine(features=6)'
   assert run.config.method.name == f'{__name__}:attract'
-  assert run.config.method.weight == 2.0 and 'on' not in run.config.method, 'it is no number'
+  assert run.config.method.weight == 2.0
+  assert not {'on', 'most'} & set(run.config.method), 'JSON has no such values'
   assert run.encoder(IMAGES[:3]).shape == (3, 6)
   assert 'Mine(features=6)' in repr(run) and 'loss' in run._repr_html_()
 
@@ -220,6 +222,14 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
     ({'settings': [1]}, r"settings=\[1\] is no mapping: write {'optim.base_lr': 0.01}"),
     ({'settings': {1: 2}}, "unknown field '1'"),
     ({'settings': {'optim': {'base_rl': 1.0}}}, "unknown field 'optim.base_rl', did you mean"),
+    (
+      {'length': '2 epochs', 'settings': {'train': {'length': '3 epochs'}}},
+      "settings have train.length='3 epochs', but length=... makes it '2 epochs': leave",
+    ),
+    (
+      {'data': IMAGES, 'settings': {'data.dir': 'photos'}},
+      "settings have data.dir='photos', but data=... makes it '': leave",
+    ),
     ({'settings': {'data.dir': None}}, 'data.dir=None is no value: leave it out'),
     ({'views': [len]}, r"is no mapping: write {'view1': function}"),
     ({'views': {'view1': 3}}, 'view=3 is neither a name nor a function'),
@@ -233,6 +243,10 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
     ({'data': IMAGES[:5]}, 'more than the 5 images of given images'),
     ({'method': attract, 'settings': {'method.projector': (8, 4)}}, "unknown field 'method.projec"),
     ({'data': IMAGES, 'method': forgetful, 'settings': SETTINGS}, 'nothing at method_state.bn'),
+    (
+      {'data': IMAGES, 'labels': LABELS, 'method': forgetful, 'settings': SETTINGS},
+      'nothing at method_state.bn',
+    ),
     ({'data': IMAGES, 'encoder': Mine(), 'settings': {'encoder.width': 2}}, 'own and has no width'),
     ({'data': IMAGES, 'method': lambda make_encoder, setting: None}, 'the method is NoneType: its'),
   ],
