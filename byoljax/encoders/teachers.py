@@ -10,7 +10,8 @@ from byoljax.models import heads
 from byoljax.models.net import stack
 from byoljax.ops import readouts
 
-LOGITS = 'logits'
+# No network has parts or taps of these names, so that a classifier may read any tap.
+POOL, HEAD, LOGITS = 'classifier_pool', 'classifier_head', 'classifier_logits'
 
 
 def load(path: str) -> Encoder:
@@ -42,7 +43,7 @@ def load(path: str) -> Encoder:
 
 
 def with_classifier(encoder: Encoder, kernel: np.ndarray, bias: np.ndarray) -> Encoder:
-  """A linear classifier on an encoder's features, as an encoder whose tap is 'logits'.
+  """A linear classifier on an encoder's features, as an encoder whose tap is `LOGITS`.
 
   Args:
     encoder: gives [b, D].
@@ -52,16 +53,16 @@ def with_classifier(encoder: Encoder, kernel: np.ndarray, bias: np.ndarray) -> E
   net = stack(
     (
       *encoder.net.parts,
-      ('pool', 'features', heads.Pool(encoder.pool or 'none')),
-      ('head', LOGITS, heads.LinearHead(kernel.shape[-1])),
+      (POOL, 'classifier_features', heads.Pool(encoder.pool or 'none')),
+      (HEAD, LOGITS, heads.LinearHead(kernel.shape[-1])),
     ),
-    reads=dict(encoder.net.reads) | {'pool': encoder.tap},
+    reads=dict(encoder.net.reads) | {POOL: encoder.tap},
   )
   head = {'linear1': {'kernel': jnp.asarray(kernel), 'bias': jnp.asarray(bias)}}
   return Encoder(
     net,
-    encoder.params | {'pool': {}, 'head': head},
-    encoder.bn | {'pool': {}, 'head': {}},
+    encoder.params | {POOL: {}, HEAD: head},
+    encoder.bn | {POOL: {}, HEAD: {}},
     encoder.preprocessing,
     LOGITS,
     fields=encoder.fields,

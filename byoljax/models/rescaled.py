@@ -55,7 +55,6 @@ def rescaled(
   def fit(params: Params, batch_stats: BatchStats, x: jax.Array) -> tuple[Params, BatchStats]:
     new_params, new_stats = {}, {}
     sources, made = dict(net.reads), {}
-    mutable = ['batch_stats', 'intermediates'] if sources else ['batch_stats']
     for role, name, module in net.parts:
       if role in sources:
         x = read_source(sources[role], made)
@@ -64,6 +63,8 @@ def rescaled(
       module = _without_remat(module)
       with nn.intercept_methods(_recorder(found)):
         # Train mode: batch normalization sees what its running statistics are going to be.
+        # Modules around others, too, read inner maps.
+        mutable = ['batch_stats', 'intermediates']
         x, updates = module.apply(variables, x, train=True, mutable=mutable)
       made |= {
         f'{role}/{tap}': sown[0]

@@ -12,6 +12,8 @@ from byoljax import config as config_lib
 from byoljax.data.sources import datasets
 from byoljax.encoders import load, method_network, teachers
 from byoljax.encoders.encoder import Preprocessing, untrained
+from byoljax.models.heads import LinearHead
+from byoljax.models.net import stack
 from byoljax.models.taps import truncate
 from byoljax.train import assemble
 from byoljax.workdir.files import write_json
@@ -27,7 +29,7 @@ class TestClassifier:
   def test_logits_are_those_of_the_head(self):
     encoder = contract._frozen()
     classifier = teachers.with_classifier(encoder, self.KERNEL, self.BIAS)
-    assert classifier.dim == 3 and classifier.tap == 'logits'
+    assert classifier.dim == 3
     wanted = np.asarray(encoder(IMAGES)) @ self.KERNEL + self.BIAS
     np.testing.assert_allclose(classifier(IMAGES), wanted, rtol=1e-5, atol=1e-5)
 
@@ -39,6 +41,15 @@ class TestClassifier:
     classifier = teachers.with_classifier(encoder, kernel, self.BIAS)
     wanted = np.asarray(encoder(IMAGES)) @ kernel + self.BIAS
     np.testing.assert_allclose(classifier(IMAGES), wanted, rtol=1e-4, atol=1e-4)
+
+  def test_the_logits_of_a_trained_head_are_features_like_any_other(self):
+    encoder = contract._frozen()
+    net = stack((*encoder.net.parts, ('head', 'logits', LinearHead(8))))
+    params, bn = net.init(jax.random.key(0), encoder.preprocessing.example())
+    encoder = dataclasses.replace(encoder, net=net, params=params, bn=bn, tap='logits')
+    classifier = teachers.with_classifier(encoder, self.KERNEL, self.BIAS)
+    wanted = np.asarray(encoder(IMAGES)) @ self.KERNEL + self.BIAS
+    np.testing.assert_allclose(classifier(IMAGES), wanted, rtol=1e-5, atol=1e-5)
 
   def test_other_normalization_is_refused(self):
     seen = contract._teacher().preprocessing

@@ -57,6 +57,12 @@ def test_a_network_of_one_size_of_images_takes_a_head():
   assert decoders.feature_map(encoder, 3).stride == 1
 
 
+def test_an_up_head_without_blocks_scores_the_map_alone():
+  _, params, outputs = shapes('small', HeadOptions('up', up_channels=()))
+  assert set(params['head']) == {'score'}
+  assert outputs['output'].shape == (*IMAGE.shape[:3], 5)
+
+
 def test_what_cannot_be_built_is_told():
   with pytest.raises(ValueError, match="unknown head 'fnc'.*did you mean 'fcn'"):
     shapes('small', HeadOptions('fnc'))

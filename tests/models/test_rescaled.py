@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.models import encoder_factory, heads, make_encoder
+from byoljax.models import encoder_factory, halves, heads, make_encoder
 from byoljax.models.net import stack
 from byoljax.models.rescaled import rescaled
 
@@ -101,6 +101,24 @@ def test_layers_that_are_computed_twice_behind_an_input_are_fitted_alike():
     found.append(rescaled(net, *net.init(jax.random.key(0), images), images))
   # The same operations, which the compiler may fuse otherwise: float32 rounding.
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
+
+
+class Around(nn.Module):
+  """A module around another one, of which it reads an inner map."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    inner = heads.MLPHead((4, 2), norm=False, name='inner')
+    inner(x, train=train)
+    return nn.Dense(2, name='outer')(halves.sown_maps(inner)['hidden1'])
+
+
+def test_layers_behind_an_inner_map_of_another_module_are_fitted():
+  x = 3 * jax.random.normal(jax.random.key(1), (64, 3)) + 1
+  net = stack((('encoder', 'embedding', Around()),))
+  params, stats = rescaled(net, *net.init(jax.random.key(0), x), x)
+  made = net.apply(params, stats, x, train=False)[0]['embedding']
+  np.testing.assert_allclose(made.std(0), 1, atol=1e-4)  # Sums of 64 values in float32.
 
 
 def test_every_masked_convolution_is_fitted():

@@ -155,7 +155,7 @@ def network(
     ValueError: see `dense_method`.
   """
   check_name('head', options.head, HEADS)
-  if min(options.width, *options.up_channels) < 1:
+  if min((options.width, *options.up_channels)) < 1:
     raise ValueError(
       f'width={options.width} and up_channels={options.up_channels} of a head must be at least 1.'
     )
