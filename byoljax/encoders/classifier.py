@@ -204,7 +204,8 @@ def _built(about: Mapping[str, Any], arrays: dict[str, Any], module: Any) -> Cla
     fields['name'] = 'pixels'
   tap, facts = about['tap'], origin.run.get('facts', {})
   with user_errors('the encoder of the classifier'):
-    net = network(fields if module is None else module, preprocessing)
+    given = fields if module is None else module
+    net = network(given, preprocessing, config.encoder.input)
     encoder = Encoder(net, {}, {}, preprocessing, pool=pool_of(fields), fields=fields)
     if origin.trunk is not None:
       net = trunk_network(encoder, origin.trunk)

@@ -148,7 +148,7 @@ def outputs(
   return {tap: pooled(found[tap], pool) for tap in taps}
 
 
-def network(encoder: Any, preprocessing: Preprocessing) -> Net:
+def network(encoder: Any, preprocessing: Preprocessing, input: str = 'rgb') -> Net:
   """An encoder as a network of one part, 'encoder'.
 
   The same options give the same value, so what was compiled for it is found again.
@@ -157,6 +157,7 @@ def network(encoder: Any, preprocessing: Preprocessing) -> Net:
     encoder: its options, as in `config.encoder`, or a module of one's own; see
       `models.encoder_factory`.
     preprocessing: of its images.
+    input: what a module of one's own begins with; options say it themselves.
 
   Raises:
     ValueError: an unknown encoder or option.
@@ -166,7 +167,7 @@ def network(encoder: Any, preprocessing: Preprocessing) -> Net:
     if own.is_path(encoder['name']):
       given = _hashed(own.find('encoder', encoder['name']))  # It may have been defined anew.
     encoder = tuple(sorted(encoder.items()))
-  return _network(encoder, preprocessing.mean, preprocessing.std, given)
+  return _network(encoder, preprocessing.mean, preprocessing.std, input, given)
 
 
 def _hashed(thing: Any) -> Any:
@@ -179,11 +180,11 @@ def _hashed(thing: Any) -> Any:
 
 @functools.cache
 def _network(
-  encoder: Any, mean: tuple[float, ...], std: tuple[float, ...], defined: Any = None
+  encoder: Any, mean: tuple[float, ...], std: tuple[float, ...], input: str, defined: Any
 ) -> Net:
   del defined
   given = dict(encoder) if isinstance(encoder, tuple) else encoder
-  module = encoder_factory(given, mean=mean, std=std)(None)
+  module = encoder_factory(given, mean=mean, std=std, input=input)(None)
   return stack((('encoder', EMBEDDING, module),))
 
 

@@ -122,7 +122,8 @@ def load_taps(
   alone = None
   if fields.get('name') != METHODS_OWN:
     with user_errors('config.encoder'):
-      alone = network(fields if module is None else module, preprocessing)
+      given = fields if module is None else module
+      alone = network(given, preprocessing, config.encoder.input)
   if alone is not None and tuple(taps) == (EMBEDDING,):
     # What every run has: its method is not built, and what else it stored is not looked at.
     net, chosen = alone, (EMBEDDING,)

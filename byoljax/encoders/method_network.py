@@ -122,7 +122,10 @@ def of_facts(
     return None
   setting = _setting(config, Facts(**facts))
   encoder = encoder_factory(
-    dict(config.encoder) if module is None else module, mean=config.data.mean, std=config.data.std
+    dict(config.encoder) if module is None else module,
+    mean=config.data.mean,
+    std=config.data.std,
+    input=config.encoder.input,
   )
   with user_errors(f'config.method of {where}'):
     return methods.build_method(encoder, setting, config.method.to_dict())

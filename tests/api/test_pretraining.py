@@ -22,7 +22,7 @@ from byoljax.models.heads import MLPHead
 from byoljax.models.net import stack
 from byoljax.tasks import TASKS, classify
 from byoljax.tasks import pretrain as task
-from byoljax.workdir import checkpoint
+from byoljax.workdir import checkpoint, run_dir
 from tests.paths import ROOT
 
 RNG = np.random.default_rng(0)
@@ -155,6 +155,15 @@ def test_an_encoder_that_is_gone_is_named_and_may_be_given(trained, monkeypatch)
   with pytest.raises(ConfigError, match=r"encoder '.*:Mine.features=6.' cannot be imported"):
     byoljax.load(run.directory)
   assert byoljax.load(run.directory, module=Mine(6))(IMAGES[:2]).shape == (2, 6)
+
+
+def test_a_module_that_is_given_begins_with_the_input_of_its_run(trained, monkeypatch):
+  run, _ = trained
+  config = run_dir.run_config(run.directory).copy_and_resolve_references()
+  config.encoder.input = 'lab'
+  monkeypatch.setattr(run_dir, 'run_config', lambda path: config)
+  read = [byoljax.load(run.directory, module=module)(IMAGES[:2]) for module in (None, Mine(6))]
+  np.testing.assert_array_equal(*read)
 
 
 def recorded(monkeypatch, *given, **named):
