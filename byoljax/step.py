@@ -262,7 +262,7 @@ def _gradients(
 def _check_aux(aux: Any) -> None:
   """Raises ValueError, when traced, for a loss that returns something else, or a metric of many."""
   if not isinstance(aux, Aux):
-    raise ValueError(f'the loss returns {type(aux).__name__} beside its value, not an Aux.')
+    raise ValueError(f'the loss must return (value, Aux), not (value, {type(aux).__name__}).')
   for name, value in aux.metrics.items():
     if jnp.shape(value):
       raise ValueError(
@@ -273,7 +273,9 @@ def _check_aux(aux: Any) -> None:
 
 def _check_phases(method: Method, params: PyTree) -> None:
   if method.phases and method.compare is not None:
-    raise ValueError('a method with phases has no `compare`: its images would be those of `loss`.')
+    raise ValueError(
+      'a method with phases cannot have `compare`, which is of the images of `loss`.'
+    )
   trained = [role for phase in method.phases for role in phase.roles]
   for role in trained:
     if trained.count(role) > 1:

@@ -85,7 +85,7 @@ def set_fields(config: Config, settings: Mapping[str, Any] | None) -> None:
   fields = config_lib.flatten(mapping('settings', settings, "{'optim.base_lr': 0.01}"))
   for name, value in fields.items():
     if value is None:
-      raise ConfigError(f'{name}=None is no value: leave it out for that of the recipe.')
+      raise ConfigError(f"{name}=None is not a value: leave it out to keep the recipe's.")
     config_lib.override(config, name, value if isinstance(value, str) else _text(value))
 
 

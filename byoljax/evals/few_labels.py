@@ -51,7 +51,7 @@ def fit_few_labels(
   frozen.check_labelled(*train)
   check_few_labels(shots, shares, draws)
   if not value > 0:
-    raise ValueError(f'regularization={value:g} must be above 0: a small one is nearly none.')
+    raise ValueError(f'regularization={value:g} must be above 0; a tiny value is as good as none.')
   classes, largest = max(num_classes, frozen.classes_in(train[1], test[1])), (0, None)
   wanted = [(f'{count} per class', count, None) for count in shots]
   wanted += [(f'{100 * share:g} %', None, share) for share in shares]

@@ -222,8 +222,8 @@ def _check_embedding(module: nn.Module, name: str, made: Any) -> None:
   shape = getattr(made, 'shape', ())
   if name == 'embedding' and len(shape) != 2:
     raise ValueError(
-      f'the encoder {type(module).__name__} makes {list(shape)} of a batch of images, but an '
-      'embedding is [b, D]: end it with a mean over the places, such as x.mean((1, 2)).'
+      f'the encoder {type(module).__name__} returns {list(shape)} for a batch of images, but an '
+      'embedding is [b, D]: end it with a mean over all positions, such as x.mean((1, 2)).'
     )
 
 
@@ -314,8 +314,7 @@ def _refuse_dropout(
   if isinstance(context.module, nn.Dropout) and context.module.rate:
     raise ValueError(
       f'the module {context.module.path and context.module.path[-1]} is an nn.Dropout, but '
-      'networks are functions of their inputs, without random numbers: set its rate to 0, or have '
-      'the method draw what is dropped.'
+      'networks get no random numbers: set its rate to 0, or drop values in the method.'
     )
   return call(*args, **kwargs)
 

@@ -12,6 +12,7 @@ The learning rate of a step is `schedule(step)`: nothing has to be dug out of th
 """
 
 from collections.abc import Callable, Collection, Iterable
+import functools
 import inspect
 import math
 from typing import NamedTuple
@@ -145,8 +146,8 @@ def _of_the_users_own(name: str, s: _Settings) -> Chain:
   made = build(s.schedule, **{each: value for each, value in given.items() if each in taken})
   if not isinstance(made, optax.GradientTransformation):
     raise ValueError(
-      f"the optimizer '{name}' is {type(made).__name__}: the function must return an optax "
-      'transformation.'
+      f"the optimizer '{name}' returns {type(made).__name__}: it must return an optax "
+      'GradientTransformation.'
     )
   return made, optax.scale(-1.0)  # Its updates are to be added as they are.
 
@@ -217,8 +218,11 @@ def make_optimizer(
   Raises:
     ValueError: an unknown name, or a value out of range.
   """
-  if not own.is_path(name):
+  if own.is_path(name):
+    make_chain = functools.partial(_of_the_users_own, name)
+  else:
     check_name('optimizer', name, OPTIMIZERS)
+    make_chain = OPTIMIZERS[name]
   check(
     (
       ('weight_decay', weight_decay, 0 <= weight_decay < math.inf, '>= 0'),
@@ -234,22 +238,22 @@ def make_optimizer(
   if decay_schedule is not None and name != 'adamw':
     raise ValueError(f"a schedule of the weight decay needs optimizer 'adamw', not {name!r}")
   stacked = jax.eval_shape(schedule, jax.ShapeDtypeStruct((), jnp.int32)).ndim == 1
-  settings = _Settings(
-    schedule=schedule,
-    stacked=stacked,
-    decayed=decay_mask(exclude_bias_and_norm),
-    adapted=decay_mask(exclude_bias_and_norm, unadapted),
-    weight_decay=weight_decay,
-    decay_schedule=decay_schedule,
-    momentum=momentum,
-    nesterov=nesterov,
-    trust_coefficient=trust_coefficient,
-    b2=b2,
-    eps=eps,
-    norm=norm,
+  chain = make_chain(
+    _Settings(
+      schedule=schedule,
+      stacked=stacked,
+      decayed=decay_mask(exclude_bias_and_norm),
+      adapted=decay_mask(exclude_bias_and_norm, unadapted),
+      weight_decay=weight_decay,
+      decay_schedule=decay_schedule,
+      momentum=momentum,
+      nesterov=nesterov,
+      trust_coefficient=trust_coefficient,
+      b2=b2,
+      eps=eps,
+      norm=norm,
+    )
   )
-  mine = own.is_path(name)
-  chain = _of_the_users_own(name, settings) if mine else OPTIMIZERS[name](settings)
   clip = (lars.clip_by_norm(clip_norm, stacked, norm),) if clip_norm else ()
   if clip_tensor_norm:
     clip += (lars.clip_each_by_norm(clip_tensor_norm, stacked, norm),)

@@ -43,8 +43,8 @@ def write(pretrained: str, network: str, to: str | pathlib.Path = '') -> pathlib
     for kind in (dense, detector):
       if kind.every(given) or (given / kind.FILE).is_file():
         raise ConfigError(
-          f"'{pretrained}' is of `byoljax segment`, `depth` or `detect`, which `byoljax predict` "
-          'and Python take as it is: export takes a run, or a classifier.'
+          f"'{pretrained}' was made by `byoljax segment`, `depth` or `detect`: `byoljax predict` "
+          'and Python use it as it is, and export takes a run or a classifier.'
         )
   encoder, source, directory = load.load_encoder(pretrained, network)
   home = directory.parent.parent

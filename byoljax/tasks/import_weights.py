@@ -78,14 +78,14 @@ def run(config: Config, invocation: Invocation) -> int:
 
 
 def _require_heeded(config: Config, as_run: Config, recipe: str) -> None:
-  """Raises ConfigError where a field that was given is another one in the weights."""
+  """Raises ConfigError for a field that was given and is different according to the weights."""
   usual, given, told = map(
     config_lib.flatten, (config_lib.load(recipe) if recipe else config, config, as_run)
   )
   for name, value in given.items():
     if name in told and value not in (usual.get(name, value), told[name]):
       raise ConfigError(
-        f'{name}={value!r}, but these weights are of {told[name]!r}, as they tell: leave it out.'
+        f'{name}={value!r}, but according to these weights it is {told[name]!r}: leave it out.'
       )
 
 

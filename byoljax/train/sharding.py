@@ -111,14 +111,14 @@ def _require_shardable(tx: optax.GradientTransformation, params: PyTree, axis: s
   across = sorted(name for name in of_shards if name.startswith(_ACROSS))
   if across and not any(name.startswith('psum') for name, _ in shards):
     raise ValueError(
-      f'shard_state=True gives each device a shard of every tensor, and this optimizer takes sums '
-      f'or the like of whole ones ({", ".join(across)}): take norms by sharding.norm_over_devices, '
-      'or leave the state replicated.'
+      f'shard_state=True gives each device a shard of every tensor, but this optimizer needs whole '
+      f'ones ({", ".join(across)}): take norms with sharding.norm_over_devices, or leave the state '
+      'replicated.'
     )
   if _names(whole) != _names(shards):
     raise ValueError(
-      'shard_state=True gives each device flat shards of the tensors, and this optimizer does not '
-      'treat all shapes alike (a mask by x.ndim, say): choose by the names of the parameters, as '
+      'shard_state=True gives each device flat shards of the tensors, but this optimizer depends '
+      'on their shapes (a mask by x.ndim, for example): select parameters by name, as '
       'optim.decay_mask does, or leave the state replicated.'
     )
 

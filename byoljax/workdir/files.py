@@ -84,16 +84,17 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
 @contextlib.contextmanager
 def _held(folder: pathlib.Path) -> Iterator[bool]:
   """Locks a folder for the block, if it can be; the lock ends with the process."""
-  locked, descriptor = False, os.open(folder, os.O_RDONLY) if fcntl else -1
+  if fcntl is None:
+    yield False
+    return
+  locked, descriptor = False, os.open(folder, os.O_RDONLY)
   try:
     with contextlib.suppress(OSError):  # Another process holds it, or the disk has no locks.
-      if fcntl:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        locked = True
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      locked = True
     yield locked
   finally:
-    if fcntl:
-      os.close(descriptor)
+    os.close(descriptor)
 
 
 def _remove_abandoned(place: pathlib.Path, name: str) -> None:

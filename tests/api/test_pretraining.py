@@ -239,7 +239,7 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
       {'data': IMAGES, 'settings': {'data.dir': 'photos'}},
       "settings have data.dir='photos', but data=... makes it '': leave",
     ),
-    ({'settings': {'data.dir': None}}, 'data.dir=None is no value: leave it out'),
+    ({'settings': {'data.dir': None}}, 'data.dir=None is not a value: leave it out'),
     ({'views': [len]}, r"is no mapping: write {'view1': function}"),
     ({'views': {'view1': 3}}, 'view=3 is neither a name nor a function'),
     ({'method': 3}, 'method=3 is neither'),

@@ -288,7 +288,7 @@ def test_roles_that_do_not_fit(roles, said):
 @pytest.mark.parametrize(
   ('wrong', 'said'),
   [
-    (lambda aux: aux.metrics, 'the loss returns dict beside its value, not an Aux'),
+    (lambda aux: aux.metrics, r'the loss must return \(value, Aux\), not \(value, dict\)'),
     (
       lambda aux: aux._replace(metrics={'all': jnp.ones(3)}),
       r"the metric 'all' has the shape \[3\]",
@@ -308,5 +308,5 @@ def test_what_a_loss_may_not_return(wrong, said):
 
 def test_phases_beside_a_comparison_are_refused():
   method = two_players()._replace(compare=lambda *_: (0.0, {}))
-  with pytest.raises(ValueError, match='with phases has no `compare`'):
+  with pytest.raises(ValueError, match='with phases cannot have `compare`'):
     jax.eval_shape(lambda: init_state(method, optax.sgd(RATE), batch_of(), 0))

@@ -94,7 +94,7 @@ class Odd(nn.Module):
   [
     ('dropout', 'the module Dropout_0 is an nn.Dropout, but'),
     ('state', "the module Odd has variables in 'state', but"),
-    ('map', r'the encoder Odd makes \[4, 8, 8, 3\] of a batch of images, but an embedding is'),
+    ('map', r'the encoder Odd returns \[4, 8, 8, 3\] for a batch of images, but an embedding is'),
     ('fine', ''),
   ],
 )

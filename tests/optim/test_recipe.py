@@ -360,7 +360,7 @@ def test_an_optimizer_of_the_users_own():
     updates, state = made.transformations['default'].update(grads, state, params)
     expected, wanted = plain.update(grads, wanted, params)
     jax.tree.map(np.testing.assert_array_equal, updates, expected)
-  with pytest.raises(ValueError, match=':nothing. is NoneType: the function must return an optax'):
+  with pytest.raises(ValueError, match=':nothing. returns NoneType: it must return an optax'):
     recipe.make_recipe(fields | {'name': own.give(nothing)}, length)
 
 

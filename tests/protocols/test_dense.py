@@ -221,7 +221,7 @@ def test_a_model_is_kept_whole(kind, classes, tmp_path, capsys):
   np.testing.assert_array_equal(answer, model.predict(images))
   for command, said in (
     (['predict', str(home), 'photos', '--abstain=0.5'], '--abstain=0.5 is for classes and boxes'),
-    (['export', str(home.parent)], 'which `byoljax predict` and Python take as it is'),
+    (['export', str(home.parent)], '`byoljax predict` and Python use it as it is'),
   ):
     assert cli.run(command) == 2 and said in capsys.readouterr().err
   dense_lib.save(dataclasses.replace(model, protocol={}), home)

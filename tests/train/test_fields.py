@@ -100,8 +100,14 @@ def test_a_method_learns_from_depth_in_a_mixed_order(resident, monkeypatch):
 @pytest.mark.parametrize(
   ('order', 'sentence'),
   [
-    (MixedOrder((5, 40), (8, 56), seed=0, accumulate=2), 'batches of 64, but the length .* of 32'),
-    (MixedOrder((5, 41), (8, 24), seed=0, accumulate=2), 'of 46 examples, but there are 45'),
+    (
+      MixedOrder((5, 40), (8, 56), seed=0, accumulate=2),
+      'batches of 64 images, but the length .* of 32',
+    ),
+    (
+      MixedOrder((5, 41), (8, 24), seed=0, accumulate=2),
+      'covers 46 examples, but the source has 45',
+    ),
     (MixedOrder((5, 40), (8, 24), seed=0), 'num_devices=4, accumulate=2'),
     (MixedOrder((5, 40), (4, 28), seed=0, accumulate=2), 'num_devices=4, accumulate=2'),
   ],

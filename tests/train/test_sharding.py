@@ -312,7 +312,7 @@ def _by_shape(params):
     (optax.MultiSteps(optax.sgd(0.1, momentum=0.9), 2), ''),
     # A schedule's sums over its own table have nothing to do with the tensors.
     (optax.adam(optax.piecewise_interpolate_schedule('linear', 1.0, {3: 0.5, 9: 0.1})), ''),
-    (optax.adamw(1e-3, mask=_by_shape), 'does not treat all shapes alike'),
+    (optax.adamw(1e-3, mask=_by_shape), 'depends on their shapes'),
     (optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)), r'whole ones \(reduce_sum\)'),
     (optax.lars(0.1), r'whole ones \(reduce_sum\)'),
   ],

@@ -98,8 +98,11 @@ def test_it_is_imported_with_its_images(case, tmp_path, npz, capsys):
     '--config.data.name=npz', f'--config.data.dir={npz}', '--config.prefix=',
   ]  # fmt: skip
   for field, said in (
-    ('data.mean=(0.1,0.2,0.3)', 'data.mean=(0.1, 0.2, 0.3), but these weights are of (0.49, 0.48'),
-    ('encoder.width=7', 'encoder.width=7, but these weights are of 1'),
+    (
+      'data.mean=(0.1,0.2,0.3)',
+      'data.mean=(0.1, 0.2, 0.3), but according to these weights it is (0.49, 0.48',
+    ),
+    ('encoder.width=7', 'encoder.width=7, but according to these weights it is 1'),
   ):
     assert main.main([*command, f'--config.{field}']) == 2
     assert said in capsys.readouterr().err and not run.exists()

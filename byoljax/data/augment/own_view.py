@@ -64,7 +64,7 @@ def apply(
     made: Any = jax.vmap(one)(images, batch['epoch'], batch['index'])
   except (ValueError, TypeError) as error:
     raise ValueError(
-      f"the view '{path}' fails, as a function (image, key) of JAX's functions alone: "
+      f"the view '{path}' fails; it must be a function (image, key) of JAX operations only: "
       f'{str(error).splitlines()[0]}'
     ) from error
   if getattr(made, 'shape', None) != images.shape or not jnp.issubdtype(made.dtype, jnp.floating):

@@ -243,22 +243,22 @@ def check_order(
   """
   if order.batch_size != batch_size:
     raise ValueError(
-      f'the order has batches of {order.batch_size}, but the length is one of batches of '
-      f'{batch_size}: give make_length batch_size={order.batch_size}.'
+      f'the order has batches of {order.batch_size} images, but the length counts batches of '
+      f'{batch_size}: pass batch_size={order.batch_size} to make_length.'
     )
   ordered = order.size if isinstance(order, Order | MixedOrder) else int(order.at(0)[1].max()) + 1
   if ordered > size:
     raise ValueError(
-      f'the order is one of {ordered:,} examples, but there are {size:,}: make it for the size of '
-      'the source or, of a joined one, for those of its parts.'
+      f'the order covers {ordered:,} examples, but the source has {size:,}: make it with the '
+      "source's size or, if that is joined, with the sizes of its parts."
     )
   if isinstance(order, MixedOrder) and (
     order.accumulate != accumulate
     or any(rows % (num_devices * accumulate) for rows in order.batch_sizes)
   ):
     raise ValueError(
-      f'the order is not made for {num_devices} devices and {accumulate} micro-batches: give '
-      f'MixedOrder num_devices={num_devices}, accumulate={accumulate}.'
+      f'the order was not made for {num_devices} devices and {accumulate} micro-batches: pass '
+      f'num_devices={num_devices}, accumulate={accumulate} to MixedOrder.'
     )
 
 

@@ -244,7 +244,7 @@ def build(
     raise ValueError(f'lasso={lasso} must be at least 0, which turns it off.')
   if lasso_taps and not lasso:
     raise ValueError(
-      f'lasso_taps={tuple(lasso_taps)} name the maps of a lasso, and lasso=0 is none: set '
+      f'lasso_taps={tuple(lasso_taps)} are the maps of a lasso, but lasso=0 turns it off: set '
       'method.lasso above 0, or leave lasso_taps empty.'
     )
   maps, make = (), make_encoder

@@ -40,7 +40,9 @@ def of_the_image_alone(image):
 @pytest.mark.parametrize('function', [on_the_host, of_the_image_alone])
 def test_what_fails_is_named_in_one_sentence(function):
   mine = dataclasses.replace(PLAIN, own=own.give(function))
-  with pytest.raises(ValueError, match=f"the view '.*:{function.__name__}' fails, as") as caught:
+  with pytest.raises(
+    ValueError, match=f"the view '.*:{function.__name__}' fails; it must"
+  ) as caught:
     views_of((mine,), range(2))
   assert '\n' not in str(caught.value)
 
