@@ -58,6 +58,7 @@ def small(line):
   command = cli.COMMANDS[name]
   rest = [re.sub(r'checkpoints/\d+', 'checkpoints/2', word) for word in words[2:]]
   rest = [re.sub(r'-\d+-sprites$', '-0-sprites-64-0', word) for word in rest]
+  rest = [re.sub(r'-\d+-photos$', '-2-photos', word) for word in rest]
   first = words[1]
   if RECIPE in command.arguments and name != 'plan':
     rest[0] = _smoke(rest[0]) if 'series.npz' not in line else rest[0]  # Smoke is of images.
@@ -110,7 +111,7 @@ def at_hand(untrained, npz, tmp_path, monkeypatch):
     shutil.copytree(untrained, tmp_path / 'runs' / name)
   rng = np.random.default_rng(0)
   places = [tmp_path / 'holiday.jpg', *(tmp_path / 'photos' / f'{i}.jpg' for i in range(24))]
-  places += [tmp_path / 'new_photos' / '1.jpg']
+  places += [tmp_path / name / '1.jpg' for name in ('new', 'new_photos')]
   places += [tmp_path / 'labelled' / kind / f'{i}.jpg' for kind in 'ab' for i in range(12)]
   places += [tmp_path / 'photo.jpg', tmp_path / 'more_photos' / '1.jpg']
   places += [tmp_path / 'clips' / 'train' / kind / f'{i}.jpg' for kind in 'ab' for i in range(12)]
