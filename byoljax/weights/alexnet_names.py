@@ -72,6 +72,8 @@ def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
     raise ValueError(
       f'{prefix}{_FIRST} is {first.shape}: AlexNet begins with 64, 128, ... kernels of 3 x 11 x 11.'
     )
+  if linear.ndim != 2:
+    raise ValueError(f'{prefix}{_LINEAR} is {linear.shape}, no matrix of a linear layer.')
   width = first.shape[0] // _CHANNELS[0]
   return Found({'name': _NAME, 'width': width, 'stem': 'imagenet', 'fc_dim': linear.shape[0]})
 

@@ -144,7 +144,7 @@ def _find_out(names: Names, state: State, prefix: str, fields: Mapping[str, Any]
   for stage in range(1, _STAGES + 1):
     if stage > 1:
       down = state.get(prefix + names.name_of((f'stage{stage}_conv', 'bias')))
-      dims.append(0 if down is None else down.shape[0])
+      dims.append(0 if down is None else down.size)
     depth = 0
     while prefix + names.name_of((f'stage{stage}_block{depth}', 'fc1', 'bias')) in state:
       depth += 1

@@ -19,7 +19,7 @@ stores weights with biases of queries and values, or without where they are zero
 satellite images want these images' mean and standard deviation, which are not in the file.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 import re
 from typing import Any
 
@@ -84,7 +84,7 @@ def find_out(state: State, prefix: str, fields: Mapping[str, Any]) -> Found:
   numbers = [('1', match[1]) for name in own if (match := _BLOCK.fullmatch(name))]
   depth = formats.depth_of(numbers)[0] if numbers else 0
   first, second = (state.get(f'{prefix}blocks.0.mlp.{name}.weight') for name in ('fc1', 'fc2'))
-  swiglu = first is not None and second is not None and len(first) == 2 * second.shape[-1]
+  swiglu = formats.is_swiglu(first, second)
   known = {name: size for name, size in VITS.items() if size.rotary}
   form = (len(kernel), depth, swiglu)
   names = [name for name, s in known.items() if (s.dim, s.depth, s.swiglu) == form]
@@ -141,29 +141,34 @@ def completed(state: State, prefix: str) -> State:
   for start in sorted({m[1] for name in own if (m := re.match(r'(blocks\.\d+\.)', name))}):
     _join_attention(own, f'{start}attn.', masked, prefix)
     for leaf in ('weight', 'bias'):
-      parts = [f'{start}mlp.fc1_{part}.{leaf}' for part in 'gx']
-      if all(part in own for part in parts):
-        own[f'{start}mlp.fc1.{leaf}'] = np.concatenate([own.pop(part) for part in parts])
+      _join(own, [f'{start}mlp.fc1_{part}.{leaf}' for part in 'gx'], f'{start}mlp.fc1.{leaf}')
   return others | {prefix + name: array for name, array in own.items()}
+
+
+def _join(own: dict[str, np.ndarray], parts: Sequence[str], whole: str) -> None:
+  """Makes one array of several, where all of them are there and of one shape."""
+  shapes = {own[part].shape if part in own else () for part in parts}
+  if len(shapes) == 1 and shapes != {()}:
+    own[whole] = np.concatenate([own.pop(part) for part in parts])
 
 
 def _join_attention(own: dict[str, np.ndarray], start: str, masked: bool, prefix: str) -> None:
   """Makes of what there is the three matrices as one, and a bias of queries and of values."""
-  parts = [f'{start}{part}.weight' for part in 'qkv']
-  if all(part in own for part in parts):
-    own[f'{start}qkv.weight'] = np.concatenate([own.pop(part) for part in parts])
+  _join(own, [f'{start}{part}.weight' for part in 'qkv'], f'{start}qkv.weight')
   for part in 'qv':
     if f'{start}{part}.bias' in own:
       own[f'{start}{part}_bias'] = own.pop(f'{start}{part}.bias')
   keys = own.pop(f'{start}k.bias', None)
-  if f'{start}qkv.bias' in own:
+  biases = own.get(f'{start}qkv.bias')
+  if biases is not None and biases.ndim == 1 and len(biases) % 3 == 0:
     query, keys, value = np.split(own.pop(f'{start}qkv.bias'), 3)
     own |= {f'{start}q_bias': query, f'{start}v_bias': value}
     keys = None if masked else keys
   if keys is not None and np.any(keys):
     raise ValueError(f'{prefix}{start}qkv has a bias of the keys, which DINOv3 has not.')
   if f'{start}qkv.weight' in own:
-    zeros = np.zeros(len(own[f'{start}qkv.weight']) // 3, np.float32)
+    rows = own[f'{start}qkv.weight'].shape[:1]
+    zeros = np.zeros([count // 3 for count in rows], np.float32)
     for part in 'qv':
       own.setdefault(f'{start}{part}_bias', zeros)
 

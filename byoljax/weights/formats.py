@@ -132,6 +132,13 @@ def depth_of(places: Collection[tuple[Any, ...]], first: int = 1) -> tuple[int, 
   return tuple(counts[stage] for stage in sorted(counts))
 
 
+def is_swiglu(first: np.ndarray | None, second: np.ndarray | None) -> bool:
+  """Whether weights [out,in] of an MLP are SwiGLU's: gates and values, then their products."""
+  if first is None or second is None or not first.ndim == second.ndim == 2:
+    return False
+  return len(first) == 2 * second.shape[1]
+
+
 def _listed(names: list[str]) -> str:
   """The first few names, and how many more there are."""
   shown = ', '.join(names[:8])

@@ -188,10 +188,8 @@ _Kind = tuple[bool, bool, bool]
 
 def _kind(state: State, prefix: str) -> _Kind:
   into, out = (state.get(f'{prefix}blocks.0.mlp.{name}.weight') for name in ('fc1', 'fc2'))
-  # Its first layer makes gates and values, its second takes their products.
-  swiglu = into is not None and out is not None and len(into) == 2 * out.shape[-1]
   scaled = any(name.startswith(prefix) and name.endswith('.ls1.gamma') for name in state)
-  return scaled, f'{prefix}reg_token' in state, swiglu
+  return scaled, f'{prefix}reg_token' in state, formats.is_swiglu(into, out)
 
 
 def _kind_of(size: Size) -> _Kind:
@@ -226,7 +224,7 @@ def _turned(path: Path, array: np.ndarray) -> np.ndarray:
     return array.transpose(2, 3, 1, 0).reshape(-1, array.shape[0])
   if path[-1] == 'kernel' and array.ndim == 2:
     return array.T
-  if path[-1] in _ALONE and array.ndim == 3:
+  if path[-1] in _ALONE and array.ndim == 3 and len(array) == 1:
     return array.reshape(-1) if path[-1] == 'cls' else array[0]
   return array
 
@@ -243,15 +241,15 @@ def _completed(state: State, prefix: str) -> State:
   """
   state = {_renamed(prefix, name): array for name, array in state.items()}
   table = state.get(f'{prefix}pos_embed')
-  alone = table is not None and table.ndim == 3 and math.isqrt(table.shape[1]) ** 2
-  if f'{prefix}reg_token' in state and table is not None and alone == table.shape[1]:
+  count = table.shape[1] if table is not None and table.ndim == 3 else -1
+  if f'{prefix}reg_token' in state and count >= 0 and math.isqrt(count) ** 2 == count:
     state[f'{prefix}pos_embed'] = np.pad(table, ((0, 0), (1, 0), (0, 0)))
   own = [name for name in state if name.startswith(prefix)]
   kernels = [name for name in own if _QKV.fullmatch(name.removeprefix(prefix))]
   biases = [name.removesuffix('weight') + 'bias' for name in kernels]
   if any(name in state for name in biases):
     return state
-  zeros = (np.zeros(len(state[name]), np.float32) for name in kernels)
+  zeros = (np.zeros(state[name].shape[:1], np.float32) for name in kernels)
   return dict(state) | dict(zip(biases, zeros, strict=True))
 
 

@@ -172,6 +172,8 @@ def test_a_run_starts_from_them(tmp_path):
     ({'blocks.4.attn.qkv.weight': np.zeros((192, 64), np.float32)}, 'of width 64 and depth 5'),
     ({'blocks.1.mlp.fc2.weight': None}, r'missing: blocks.1.mlp.fc2.weight'),
     ({'blocks.1.attn.new': np.zeros(1, np.float32)}, r'unexpected: blocks.1.attn.new'),
+    ({'blocks.1.attn.qkv.bias': np.zeros(7, np.float32)}, r'unexpected: blocks.1.attn.qkv.bias'),
+    ({'storage_tokens': np.zeros((0, 4, 64), np.float32)}, r'reg_token: \(0, 4, 64\)'),
   ],
 )
 def test_what_is_another_network_is_a_sentence(change, said, tmp_path):

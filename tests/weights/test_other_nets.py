@@ -113,11 +113,12 @@ def test_sizes_of_timm_are_known():
     ({'stages.0.blocks.0.mlp.grn.weight': np.ones(64)}, 'unexpected: stages.0.blocks.0.mlp.grn'),
     ({'stages.3.blocks.1.mlp.fc1.bias': np.ones(3)}, '(1, 1, 2, 2) blocks and (16, 32, 64, 128)'),
     ({'stem.0.weight': np.ones((16, 1, 1, 1))}, 'squares of 3 channels'),
+    ({'stages.1.downsample.1.bias': np.ones(())}, 'and (16, 1, 64, 128) channels is none of'),
   ],
 )
 def test_what_does_not_fit_is_said(changes, said, tmp_path):
   path, state = tmp_path / 'weights.safetensors', convnext_state('timm', 1) | changes
-  save_file({name: np.float32(x) for name, x in state.items() if x is not None}, path)
+  save_file({name: np.asarray(x, np.float32) for name, x in state.items() if x is not None}, path)
   with pytest.raises(ValueError) as refused:
     importing.encoder_of(str(path), FIELDS)
   assert said in str(refused.value)

@@ -182,11 +182,12 @@ def changed(**changes):
       'width 65 and depth 4 is none',
     ),
     (changed(**{'blocks.0.attn.qkv.bias': None}), 'missing: blocks.0.attn.qkv.bias'),
+    (changed(**{'blocks.0.mlp.fc2.weight': np.ones(())}), 'shape: blocks.0.mlp.fc2.weight'),
   ],
 )
 def test_what_does_not_fit_is_said(state, said, tmp_path):
   path = tmp_path / 'weights.safetensors'
-  save_file({name: np.float32(array) for name, array in state.items()}, path)
+  save_file({name: np.asarray(array, np.float32) for name, array in state.items()}, path)
   with pytest.raises(ValueError) as refused:
     importing.encoder_of(str(path), FIELDS)
   assert said in str(refused.value)
