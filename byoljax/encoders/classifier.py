@@ -205,7 +205,9 @@ def _built(about: Mapping[str, Any], arrays: dict[str, Any], module: Any) -> Cla
   tap, facts = about['tap'], origin.run.get('facts', {})
   with user_errors('the encoder of the classifier'):
     given = fields if module is None else module
-    net = network(given, preprocessing, config.encoder.input)
+    # The options of a module from elsewhere are not known; it has its input in itself.
+    known = stored_config.stored_encoder(config.encoder.to_dict())
+    net = network(given, preprocessing, known['input'] if known else 'rgb')
     encoder = Encoder(net, {}, {}, preprocessing, pool=pool_of(fields), fields=fields)
     if origin.trunk is not None:
       net = trunk_network(encoder, origin.trunk)

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 
+import flax.linen as nn
 import numpy as np
 from PIL import Image
 import pytest
@@ -14,6 +15,7 @@ from byoljax import config as config_lib
 from byoljax.api import classification
 from byoljax.config import ConfigError
 from byoljax.encoders import classifier
+from byoljax.encoders.encoder import Encoder, network
 from byoljax.tasks import classify, export
 
 QUICK = {'classify.lambdas': (0.1, 1.0), 'classify.k': (1, 5)}
@@ -89,6 +91,29 @@ def test_an_encoder_that_is_no_run(untrained, arrays, tmp_path, capsys):
     byoljax.classify(*train, from_=encoder)
   with pytest.raises(ConfigError, match='must be a run, not its encoder'):
     byoljax.classify(*train, from_=encoder, workdir=tmp_path / 'd', head='finetune')
+
+
+class Mean(nn.Module):
+  """An encoder of the user's own, without parameters."""
+
+  @nn.compact
+  def __call__(self, x, *, train):
+    del train
+    return x.mean((1, 2))
+
+
+def test_an_encoder_of_a_module_of_ones_own(untrained, arrays, tmp_path):
+  given = byoljax.load(untrained).preprocessing
+  net = network(Mean(), given)
+  encoder = Encoder(net, {'encoder': {}}, {'encoder': {}}, given)
+  labels = np.where(np.arange(80) < 76, arrays['y_train'], -1)
+  made = byoljax.classify(
+    arrays['x_train'], labels, from_=encoder, head='knn', workdir=tmp_path / 'c', settings=QUICK
+  )
+  assert len(made.answers) == 4
+  again = classifier.load(tmp_path / 'c', module=Mean())
+  expected = made.classifier.predict(arrays['x_test'])
+  np.testing.assert_array_equal(again.predict(arrays['x_test']), expected)
 
 
 def test_files_of_any_size(made, tmp_path):

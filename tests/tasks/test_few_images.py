@@ -156,6 +156,7 @@ def test_a_run_says_how_long_it_is_and_evaluates_never(tiny, tmp_path, capsys, n
   assert '10 steps of 16 images, 2 epochs of 5 steps' in shown
   assert 'This run is 10 steps long: enough to see' in shown
   assert 'tensorboard --logdir' not in shown, 'nothing was written for it'
+  assert 'bank while training' not in shown, 'no k-NN has a bank'
   rows = metrics.read(tmp_path)
   assert len(rows) == 10 and not [name for name in rows[-1] if name.startswith('knn')]
   assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['10']
