@@ -244,3 +244,13 @@ def test_dinos_head_is_an_mlp_without_norm_and_a_weight_normalized_layer():
   small = heads.DINOHead((64, 64, 64), count=256, last_init='truncated_0.02')
   drawn, _ = net_of(small).init(jax.random.key(0), jax.ShapeDtypeStruct((2, 64), jnp.float32))
   assert float(drawn['head']['last']['kernel'].std()) == pytest.approx(0.02, rel=0.05)
+
+
+def test_small_features_are_normalized_with_the_epsilon_of_mae():
+  """The variance of x is that epsilon, 1e-6, so that as much is added."""
+  x = 1e-3 * np.array([[1.0, -1.0], [-1.0, 1.0]], np.float32)
+  net = net_of(heads.FeatureNorm())
+  params, stats = net.init(jax.random.key(0), x)
+  outputs, _ = run(net, params, stats, x)
+  assert not jax.tree.leaves(params)
+  np.testing.assert_allclose(outputs['out'], 1e3 * x / math.sqrt(2), rtol=1e-4)

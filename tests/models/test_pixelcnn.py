@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.models import pixelcnn, taps
+from byoljax.models import image_transformer, pixelcnn, taps
+from byoljax.models.image_transformer import ImageTransformer
 from byoljax.models.net import stack
 from byoljax.models.pixelcnn import CausalConv, PixelCNN, PixelHead, Size
 
@@ -96,3 +97,19 @@ def test_the_logits_of_all_colors_are_read_as_one_vector():
   x = np.random.default_rng(0).normal(size=(2, 4, 5, COLORS, LEVELS)).astype(np.float32)
   found = taps.pooled(jnp.asarray(x))
   np.testing.assert_allclose(found, x.mean((1, 2)).reshape(2, -1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  'module',
+  [
+    PixelCNN(Size(6, 2, first=3)),
+    ImageTransformer(image_transformer.Size(4, 2, 1), palette=3, grid=4),
+  ],
+)
+def test_the_embedding_is_the_mean_of_the_block_in_the_middle(module):
+  net = stack((('encoder', 'embedding', module),), taps=('block1',))
+  x = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+  params, stats = net.init(jax.random.key(1), x)
+  made = jax.jit(lambda params, x: net.apply(params, stats, x, train=False)[0])(params, x)
+  # Sums of 16 numbers in float32.
+  np.testing.assert_allclose(made['embedding'], made['block1'].mean((1, 2)), atol=1e-6)
