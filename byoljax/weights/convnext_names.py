@@ -22,6 +22,8 @@ from byoljax.models.convnext import CONVNEXTS
 from byoljax.weights.formats import Format, Found, Path, PyTree, State
 
 _STAGES = 4
+# Pixels a place from which on timm dilates a stage in place of halving its map.
+COARSEST = 32
 
 
 class Names(NamedTuple):
@@ -140,6 +142,11 @@ def _find_out(names: Names, state: State, prefix: str, fields: Mapping[str, Any]
   kernel = state[stem]
   if kernel.ndim != 4 or kernel.shape[1] != 3 or kernel.shape[2] != kernel.shape[3]:
     raise ValueError(f'{stem} is {kernel.shape}: patches are squares of 3 channels, (D, 3, p, p).')
+  if names is TIMM and 4 * kernel.shape[2] >= COARSEST:
+    raise ValueError(
+      f'{stem} is {kernel.shape}: with patches of {kernel.shape[2]} pixels the last stage of a '
+      "ConvNeXt of timm's is dilated, which ours is not."
+    )
   depths, dims = [], [kernel.shape[0]]
   for stage in range(1, _STAGES + 1):
     if stage > 1:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from byoljax.models import convnext, vit
+from byoljax.weights import convnext_names
 
 
 class Model(NamedTuple):
@@ -83,8 +84,9 @@ def _dinov3(fields: Mapping[str, Any], side: int) -> Model:
 def _convnext(fields: Mapping[str, Any], side: int) -> Model | None:
   size, width = convnext.CONVNEXTS[fields['name']], fields['width']
   patch = fields['patch_size'] or size.patch
-  if patch == 2:
-    return None  # timm's first stage then halves the map once more.
+  # timm's first stage halves a map of 2 pixels a place once more, and no stage one of 32.
+  if patch == 2 or 4 * patch >= convnext_names.COARSEST:
+    return None
   arguments = {
     'depths': size.depths,
     'dims': tuple(width * dim for dim in size.dims),

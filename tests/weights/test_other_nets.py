@@ -113,6 +113,7 @@ def test_sizes_of_timm_are_known():
     ({'stages.0.blocks.0.mlp.grn.weight': np.ones(64)}, 'unexpected: stages.0.blocks.0.mlp.grn'),
     ({'stages.3.blocks.1.mlp.fc1.bias': np.ones(3)}, '(1, 1, 2, 2) blocks and (16, 32, 64, 128)'),
     ({'stem.0.weight': np.ones((16, 1, 1, 1))}, 'squares of 3 channels'),
+    ({'stem.0.weight': np.ones((16, 3, 8, 8))}, 'with patches of 8 pixels the last stage'),
     ({'stages.1.downsample.1.bias': np.ones(())}, 'and (16, 1, 64, 128) channels is none of'),
   ],
 )
@@ -163,6 +164,8 @@ def test_alexnet_is_torchvisions_and_written_as_it_was(tmp_path):
     ({'name': 'nin'}, 'byoljax'),
     ({'name': 'convnext_tiny'}, 'timm'),
     ({'name': 'convnext_tiny', 'patch_size': 2}, 'byoljax'),
+    ({'name': 'convnext_tiny', 'patch_size': 7}, 'timm'),
+    ({'name': 'convnext_tiny', 'patch_size': 8}, 'byoljax'),
   ],
 )
 def test_only_networks_that_a_library_has_get_its_names(fields, library):
