@@ -29,7 +29,7 @@ import numpy as np
 
 from byoljax.models import initializers, layers
 
-COLORS = 3  # of the encoders by name; a `PixelCNN` may have others
+COLORS = 3
 
 
 class Size(NamedTuple):
@@ -128,13 +128,13 @@ class PixelCNN(nn.Module):
 
   Attributes:
     size: see `Size`; `width` is a factor on its channels.
-    colors: C, of the images.
+    colors: C, of the images; 0 for as many as they have.
     dtype: compute type; the residual stream is float32.
   """
 
   size: Size
-  width: int = 1
-  colors: int = COLORS
+  width: float = 1
+  colors: int = 0
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
 
@@ -151,10 +151,11 @@ class PixelCNN(nn.Module):
       ValueError: images of other colors.
     """
     del train
-    if x.shape[-1] != self.colors:
-      raise ValueError(f'this PixelCNN is for {self.colors} colors, images have {x.shape[-1]}.')
-    size = self.size._replace(channels=self.size.channels * self.width)
-    shared = {'colors': self.colors, 'dtype': self.dtype}
+    colors = x.shape[-1]
+    if self.colors not in (0, colors):
+      raise ValueError(f'this PixelCNN is for {self.colors} colors, images have {colors}.')
+    size = self.size._replace(channels=layers.widened(self.size.channels, self.width))
+    shared = {'colors': colors, 'dtype': self.dtype}
     stream: Any
     if size.gated:
       stream = GatedBlock(size.channels, size.first, first=True, **shared, name='layer0')((x, x))

@@ -147,7 +147,7 @@ class PixelCNNpp(nn.Module):
   """
 
   size: Size
-  width: int = 1
+  width: float = 1
   weight_norm: bool = False
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
@@ -202,7 +202,7 @@ class PixelCNNpp(nn.Module):
     """Both streams of the image, moved so that a pixel does not see itself."""
     # A channel of ones tells the border from a black pixel.
     x = jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1)
-    channels, kind = self.size.channels * self.width, self._kind
+    channels, kind = layers.widened(self.size.channels, self.width), self._kind
     above = ShiftedConv(channels, (2, 3), True, **kind, name='above')(x)
     row = ShiftedConv(channels, (1, 3), True, **kind, name='row')(x)
     left = ShiftedConv(channels, (2, 1), False, **kind, name='left')(x)
@@ -212,7 +212,7 @@ class PixelCNNpp(nn.Module):
   def _pair(
     self, pair: tuple[jax.Array, jax.Array], shortcut: Any, keys: Any, name: str
   ) -> tuple[jax.Array, jax.Array]:
-    channels = self.size.channels * self.width
+    channels = layers.widened(self.size.channels, self.width)
 
     def block(which: str, kernel: tuple[int, int], right: bool, *given: Any) -> jax.Array:
       made = Block(channels, kernel, right, **self._kind, name=f'{name}_{which}')
@@ -228,7 +228,7 @@ class PixelCNNpp(nn.Module):
   def _resized(
     self, pair: tuple[jax.Array, jax.Array], name: str, **how: Any
   ) -> tuple[jax.Array, jax.Array]:
-    channels = self.size.channels * self.width
+    channels = layers.widened(self.size.channels, self.width)
     how |= self._kind
     u = ShiftedConv(channels, (2, 3), True, **how, name=f'{name}_above')(pair[0])
     return u, ShiftedConv(channels, (2, 2), False, **how, name=f'{name}_left')(pair[1])

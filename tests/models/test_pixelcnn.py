@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from byoljax.models import image_transformer, pixelcnn, taps
+from byoljax.models import image_transformer, make_encoder, pixelcnn, pixelcnn_pp, taps
 from byoljax.models.image_transformer import ImageTransformer
 from byoljax.models.net import stack
 from byoljax.models.pixelcnn import CausalConv, PixelCNN, PixelHead, Size
+from byoljax.models.pixelcnn_pp import PixelCNNpp
 
 SIDE, COLORS, LEVELS = 7, 3, 4
 
@@ -90,6 +91,20 @@ def test_nothing_beyond_the_reach_is_seen(gated):
   rows, columns = np.nonzero(depends)
   assert rows.min() >= side - 1 - module.reach
   assert np.abs(columns - middle).max() <= module.reach
+
+
+@pytest.mark.parametrize(
+  ('module', 'channels', 'dim'),
+  [
+    (make_encoder('pixelcnn_micro'), 1, 48),
+    (PixelCNN(Size(6, 1, gated=True), width=0.5), 4, 3),
+    (PixelCNNpp(pixelcnn_pp.Size(4, 1, 1), width=0.5), 2, 2),
+  ],
+)
+def test_images_have_any_number_of_colors_and_networks_are_halved(module, channels, dim):
+  x = jax.ShapeDtypeStruct((2, 8, 8, channels), jnp.float32)
+  found = taps.taps_of(stack((('encoder', 'embedding', module),)), x)
+  assert found['embedding'] == (2, dim)
 
 
 def test_the_logits_of_all_colors_are_read_as_one_vector():
