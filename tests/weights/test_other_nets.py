@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from byoljax.encoders.encoder import Preprocessing, network
-from byoljax.weights import alexnet_names, convnext_names, exporting, importing
+from byoljax.weights import alexnet_names, convnext_names, exporting, importing, timm_words
 from tests import imported
 from tests.paths import GOLDEN
 
@@ -173,3 +173,38 @@ def test_only_networks_that_a_library_has_get_its_names(fields, library):
   net = network(FIELDS | fields, preprocessing)
   reading = importing.Encoder(net, {}, {}, preprocessing, fields=FIELDS | fields)
   assert exporting.library_of(reading) == library
+
+
+@pytest.mark.parametrize(
+  ('fields', 'name', 'arguments'),
+  [
+    (
+      {'name': 'vit_micro', 'width': 2, 'pool': 'mean', 'positions': 'learned'},
+      'vit_tiny_patch16_224',
+      {'img_size': 32, 'patch_size': 4, 'embed_dim': 128, 'num_heads': 8, 'global_pool': 'avg',
+       'fc_norm': False},
+    ),
+    ({'name': 'vit_huge'}, 'vit_huge_patch14_224', {'img_size': 64, 'patch_size': 14}),
+    (
+      {'name': 'dinov2_micro_reg', 'pool': 'mean'},
+      'vit_small_patch14_reg4_dinov2',
+      {'global_pool': 'avg', 'fc_norm': False},
+    ),
+    (
+      {'name': 'dinov3_7b', 'positions': 'rope'},
+      'vit_small_plus_patch16_dinov3_qkvb',
+      {'mlp_ratio': 2.0, 'qkv_bias': True, 'global_pool': 'token'},
+    ),
+    (
+      {'name': 'dinov3_micro', 'positions': 'rope', 'pool': 'mean'},
+      'vit_small_patch16_dinov3_qkvb',
+      {'mlp_ratio': 4.0, 'global_pool': 'avg'},
+    ),
+    ({'name': 'convnext_micro', 'width': 2}, 'convnext_tiny', {'dims': (32, 64, 128, 256)}),
+  ],
+)  # fmt: skip
+def test_timm_makes_the_network_of_these_arguments(fields, name, arguments):
+  """With them timm 1.0's features of random weights are ours, but for those of 'huge' and '7b'."""
+  model = timm_words.model_of(FIELDS | fields, 64)
+  assert model.name == name
+  assert {key: model.arguments.get(key) for key in arguments} == arguments

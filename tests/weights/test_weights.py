@@ -365,13 +365,14 @@ def test_an_encoder_is_a_pure_function_of_each_image():
 def test_a_timm_folder_names_its_architecture(tmp_path):
   path = tmp_path / 'weights.safetensors'
   save_file(drawn('resnet18'), path)
-  encoder, *_ = importing.encoder_of(str(path), FIELDS, image_size=64)
+  encoder, *_ = importing.encoder_of(str(path), FIELDS, image_size=72)
   about = {'method': 'byol', 'data': 'shapes', 'network': 'online', 'step': 3, 'results': {}}
   (tmp_path / 'folder').mkdir()
   exporting.write(encoder, tmp_path / 'folder', about)
   config = json.loads((tmp_path / 'folder' / 'config.json').read_text())
   assert config['architecture'] == 'resnet18' and config['num_features'] == 512
-  assert config['pretrained_cfg']['input_size'] == [3, 64, 64]
+  assert config['pretrained_cfg']['input_size'] == [3, 72, 72]
+  assert config['pretrained_cfg']['pool_size'] == [3, 3]  # 36, 18, 9, 5 and 3 places.
   assert config['pretrained_cfg']['interpolation'] == 'bicubic'  # as in the card
   # The header of the file says whose layout it is.
   with (tmp_path / 'folder' / 'model.safetensors').open('rb') as file:
