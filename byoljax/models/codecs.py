@@ -64,14 +64,20 @@ class CodecEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Images [b, H, W, C] -> float32 [b, width]."""
+    """Images [b, H, W, C] -> float32 [b, width].
+
+    Raises:
+      ValueError: images smaller than the stride.
+    """
     del train
+    images = x
     channels = layers.widened(self.size.width, self.width)
     halvings = round(math.log2(self.stride))
     x = x.astype(self.dtype)
     for stage in range(halvings):
       features = channels if stage or halvings == 1 else max(1, channels // 2)
       x = nn.relu(_conv(features, 4, self.dtype, f'down{stage + 1}_conv', stride=2)(x))
+    layers.require_places(x, images)
     x = _conv(channels, 3, self.dtype, 'in_conv')(x)
     for block in range(self.size.blocks):
       unit = _Residual(

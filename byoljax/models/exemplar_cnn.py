@@ -42,7 +42,12 @@ class ExemplarCNN(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-    """Images float32 [b,H,W,C] -> embedding float32 [b,fc_dim * width]."""
+    """Images float32 [b,H,W,C] -> embedding float32 [b,fc_dim * width].
+
+    Raises:
+      ValueError: images smaller than 4 pixels.
+    """
+    images = x
     for number, channels in enumerate(self.channels, start=1):
       wide = layers.widened(channels, self.width)
       unit = ConvUnit(wide, 5, norm=False, dtype=self.dtype, name=f'layer{number}')
@@ -50,6 +55,7 @@ class ExemplarCNN(nn.Module):
       self.sow('intermediates', f'conv{number}', x)
       if number < 3:
         x = nn.max_pool(x, (2, 2), (2, 2))
+    layers.require_places(x, images)
     x = pooling.adaptive_pool(x, GRID)
     x = x.reshape(x.shape[0], -1)
     fc = LinearUnit(

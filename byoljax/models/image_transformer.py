@@ -162,11 +162,18 @@ def make(
   remat: bool = False,
   dtype: Any = jnp.float32,
 ) -> ImageTransformer:
-  """The named network; `width` multiplies the tokens' width and the heads, 0 is its own value."""
+  """The named network; `width` multiplies the tokens' width and the heads, 0 is its own value.
+
+  Raises:
+    ValueError: series of more numbers than the images have pixels.
+  """
   _, kind, which = name.split('_')
   size, own_palette, own_grid = IMAGE_TRANSFORMERS[which]
   size = size._replace(dim=size.dim * width, heads=size.heads * width)
-  causal = kind == 'gpt'
-  return ImageTransformer(
-    size, palette or own_palette, grid or own_grid, causal, tuple(series), remat, dtype
-  )
+  causal, grid = kind == 'gpt', grid or own_grid
+  if series and math.prod(series) > grid**2:
+    raise ValueError(
+      f'encoder series {tuple(series)} are {math.prod(series)} numbers, but images of {grid} x '
+      f'{grid} pixels hold {grid**2}: set grid to the side of the images that hold them.'
+    )
+  return ImageTransformer(size, palette or own_palette, grid, causal, tuple(series), remat, dtype)

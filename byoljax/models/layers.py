@@ -192,6 +192,16 @@ def widened(channels: int, width: float) -> int:
   return int(product)
 
 
+def require_places(x: jax.Array, images: jax.Array) -> None:
+  """Raises ValueError where a network has left nothing of images [b,H,W,C]: x [b,0,0,...]."""
+  if not x.size:
+    height, width = images.shape[1:3]
+    raise ValueError(
+      f'images of {height} x {width} pixels are too small for this network: nothing is left of '
+      'them behind its strides and pools. Take larger ones, or another encoder.'
+    )
+
+
 def recomputed(block: nn.Module, wanted: bool) -> Callable[..., jax.Array]:
   """The block as it is, or so that its activations are computed again for the gradient.
 

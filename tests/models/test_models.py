@@ -386,8 +386,22 @@ def test_pixels_is_the_flattened_image():
     ),
     ({'name': 'small', 'width': 0}, 'encoder width 0 must be a whole number of at least 1'),
     ({'name': 'small', 'width': 1.5}, 'encoder width 1.5'),
+    (
+      {'name': 'image_gpt_micro', 'series': (50, 6)},
+      r'series \(50, 6\) are 300 numbers, but images of 16 x 16 pixels hold 256',
+    ),
   ],
 )
 def test_wrong_settings_are_named_with_what_is_allowed(settings, message):
   with pytest.raises(ValueError, match=message):
     models.make_encoder(**settings)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'side'), [({'name': 'codec', 'stride': 8}, 4), ({'name': 'exemplar_cnn_small'}, 3)]
+)
+def test_images_of_which_nothing_is_left_are_refused(settings, side):
+  """The mean of no places would be NaN."""
+  images = jnp.zeros((2, side, side, 3))
+  with pytest.raises(ValueError, match=f'images of {side} x {side} pixels are too small'):
+    encoder_net(**settings).init(jax.random.key(0), images)
