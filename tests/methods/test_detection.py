@@ -10,7 +10,7 @@ import pytest
 from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods.supervised import detection
-from byoljax.models import faster_rcnn, make_encoder
+from byoljax.models import detectors, faster_rcnn, make_encoder
 from byoljax.ops import anchors, boxes, proposals
 from byoljax.ops.proposals import DetectionOptions, ProposalOptions
 
@@ -167,3 +167,26 @@ def test_what_is_frozen_gets_no_gradient():
   other, _ = slopes(alone)
   for name in aux.metrics:
     np.testing.assert_allclose(aux.metrics[name], other.metrics[name], rtol=1e-5)
+
+
+def test_a_further_level_is_every_second_place_of_the_last_one():
+  """As Feature Pyramid Networks have it, from the first place on."""
+  x = jax.random.normal(jax.random.key(0), (1, 3, 3, 2))
+  head, alone = (detectors.ProposalHead(1, channels=0, extra=extra) for extra in (True, False))
+
+  @jax.jit
+  def both(key):
+    params = alone.init(key, [x], train=False)
+    second = alone.apply(params, [x[:, ::2, ::2]], train=False)
+    return head.apply(params, [x], train=False), second
+
+  made, further = both(jax.random.key(1))
+  assert made.shape == (1, 9 + 4, 5)
+  np.testing.assert_allclose(made[:, 9:], further, atol=1e-6)
+
+
+def test_anchors_are_those_of_the_papers():
+  c4, fpn = (faster_rcnn.Detector(kind) for kind in ('c4', 'fpn'))
+  # 32 to 512 pixels at a stride of 16, and eight strides on every level.
+  assert [16 * scale for scale in c4.scales] == [32, 64, 128, 256, 512] and fpn.scales == (8,)
+  assert (c4.grid, fpn.grid) == (14, 7)
