@@ -29,13 +29,14 @@ def test_it_is_found_from_the_run_and_missed_in_a_sentence(kind, said, tmp_path)
   assert kind.find(tmp_path) == kind.find(home.parent) == kind.find(home) == home
 
 
-@pytest.mark.parametrize('kind', [dense, detector])
+@pytest.mark.parametrize('kind', [classifier, dense, detector])
 def test_the_newest_comes_first_and_those_from_scratch_last(kind, tmp_path):
   order = ['newer', 'older', 'random']
   for name, time in zip(order, (2, 1, 3), strict=True):
     home = tmp_path / 'evals' / 'some' / name / kind.FOLDER
     home.mkdir(parents=True)
-    (home / kind.FILE).touch()
+    network = 'random' if name == 'random' else 'online'
+    (home / kind.FILE).write_text(json.dumps({'origin': {'network': network}}))
     os.utime(home / kind.FILE, (time, time))
   assert [home.parent.name for home in kind.every(tmp_path)] == order
 

@@ -174,6 +174,13 @@ def test_scores_are_those_of_all_pixels_whatever_the_batch(photos):
   np.testing.assert_array_equal(each[len(SHAPES) - 1], predicted)
 
 
+@pytest.mark.parametrize(
+  ('extent', 'starts'), [(12, [0]), (13, [0, 1]), (20, [0, 8]), (21, [0, 4, 9]), (28, [0, 8, 16])]
+)
+def test_windows_follow_by_at_most_two_thirds_of_their_side(extent, starts):
+  np.testing.assert_array_equal(dense_lib._starts(extent, 12), starts)
+
+
 def test_windows_are_averaged_and_cover_everything():
   design, params, bn = tiny()
   windows = dataclasses.replace(design, window=16)
