@@ -24,8 +24,8 @@ import flax.linen as nn
 from byoljax import own
 from byoljax.models import options as options_lib
 from byoljax.models import small
-from byoljax.models.halves import behind_input
-from byoljax.models.inputs import INPUTS
+from byoljax.models.halves import Halves, behind_input
+from byoljax.models.inputs import INPUTS, WithInput
 from byoljax.models.options import FAMILIES
 from byoljax.suggest import check_name
 
@@ -120,13 +120,22 @@ def encoder_factory(
     if isinstance(encoder, Mapping):
       return make_encoder(**encoder, mean=mean, std=std, **batch_norm)
     if isinstance(encoder, nn.Module):
-      own = {name: value for name, value in batch_norm.items() if hasattr(encoder, name)}
-      module = encoder.clone(**own) if own else encoder
+      module = _with_fields(encoder, batch_norm)
     else:
       module = encoder(**_taken(encoder, batch_norm))
     return behind_input(module, input, mean, std)
 
   return make
+
+
+def _with_fields(module: nn.Module, fields: Mapping[str, Any]) -> nn.Module:
+  """The module with these fields, as far as it has them, or what it holds behind its input."""
+  changes = {name: value for name, value in fields.items() if hasattr(module, name)}
+  if isinstance(module, WithInput):
+    changes['network'] = _with_fields(module.network, fields)
+  if isinstance(module, Halves):
+    changes |= {each: _with_fields(getattr(module, each), fields) for each in ('first', 'second')}
+  return module.clone(**changes) if changes else module
 
 
 def _taken(function: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,17 @@ class Odd(nn.Module):
     return x if self.kind == 'map' else x.mean((1, 2))
 
 
+@pytest.mark.parametrize('input', ['gray', 'lab_halves'])
+def test_statistics_are_shared_behind_an_input_that_is_there_already(input):
+  """So it is with the module of a run, which has that input."""
+  found = models.encoder_factory(Mine(), mean=(0.5,) * 3, std=(0.5,) * 3, input=input)(None)
+  module = models.encoder_factory(found)('batch', 2)
+  parts = (
+    [module.network] if input == 'gray' else [m.network for m in (module.first, module.second)]
+  )
+  assert all((part.bn_axis, part.bn_groups) == ('batch', 2) for part in parts)
+
+
 @pytest.mark.parametrize(
   ('kind', 'sentence'),
   [
