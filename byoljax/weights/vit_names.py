@@ -241,8 +241,10 @@ def _completed(state: State, prefix: str) -> State:
   """
   state = {_renamed(prefix, name): array for name, array in state.items()}
   table = state.get(f'{prefix}pos_embed')
-  count = table.shape[1] if table is not None and table.ndim == 3 else -1
-  if f'{prefix}reg_token' in state and count >= 0 and math.isqrt(count) ** 2 == count:
+  alone = (
+    table is not None and table.ndim == 3 and math.isqrt(table.shape[1]) ** 2 == table.shape[1]
+  )
+  if table is not None and alone and f'{prefix}reg_token' in state:
     state[f'{prefix}pos_embed'] = np.pad(table, ((0, 0), (1, 0), (0, 0)))
   own = [name for name in state if name.startswith(prefix)]
   kernels = [name for name in own if _QKV.fullmatch(name.removeprefix(prefix))]
