@@ -81,6 +81,12 @@ def imagenet(config: ConfigDict, epochs: int) -> None:
   scales.operators(config, 'torchvision', 'bilinear')
 
 
+def smoke(config: ConfigDict, epochs: int) -> None:
+  """Statistics of the whole batch: any number of devices can share it."""
+  del epochs
+  config.method.bn_groups = 0
+
+
 def views(config: ConfigDict, **changes) -> None:
   """v2's views: SimSiam's and InterCLR's, too."""
   color = {'brightness': 0.4, 'contrast': 0.4, 'saturation': 0.4, 'hue': 0.1, 'blur_prob': 0.5}
@@ -101,4 +107,5 @@ ADAPT = {
   'cifar10_small': cifar10_small,
   'imagenette': imagenette,
   'imagenet': imagenet,
+  'smoke': smoke,
 }
