@@ -32,7 +32,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from byoljax.models import initializers
+from byoljax.models import initializers, own_modules
 from byoljax.suggest import did_you_mean
 
 Params = dict[str, Any]
@@ -167,7 +167,8 @@ def stack(
       batch_stats[role] = variables.get('batch_stats', {})
       if i + 1 < len(parts):
         shape, inner = _shapes(module, params[role], batch_stats[role], shape, more, with_inner)
-        _check_embedding(module, name, shape)
+        if name == 'embedding':
+          own_modules.check_embedding(module, shape)
         made |= {f'{role}/{tap}': value for tap, value in inner.items()} | {name: shape}
     return params, batch_stats
 
@@ -215,16 +216,6 @@ def read_source(source: Source, made: Mapping[str, Any]) -> Any:
   if isinstance(source, tuple):
     return tuple(read_source(each, made) for each in source)
   return made[source] if source in made else made[full_name(source, list(made))]
-
-
-def _check_embedding(module: nn.Module, name: str, made: Any) -> None:
-  """Raises ValueError for an encoder whose output is no vector for each image."""
-  shape = getattr(made, 'shape', ())
-  if name == 'embedding' and len(shape) != 2:
-    raise ValueError(
-      f'the encoder {type(module).__name__} returns {list(shape)} for a batch of images, but an '
-      'embedding is [b, D]: end it with a mean over all positions, such as x.mean((1, 2)).'
-    )
 
 
 def _shapes(
@@ -294,29 +285,9 @@ def _draw_module(
 ) -> dict[str, Any]:
   zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in shapes]
   x, named = jax.tree.unflatten(structure, zeros)
-  # Inner maps, which modules around others may read.
-  with initializers.shapes_alone(), nn.intercept_methods(_refuse_dropout):
-    variables = dict(module.module.init(key, x, train=False, mutable=True, **named))
-  variables.pop('intermediates', None)
-  for name in variables.keys() - {'params', 'batch_stats'}:
-    leaves = jax.tree.leaves(variables.pop(name), is_leaf=lambda x: isinstance(x, tuple))
-    if not all(isinstance(leaf, tuple) for leaf in leaves):  # Else they are sown.
-      raise ValueError(
-        f"the module {type(module.module).__name__} has variables in '{name}', but 'params' and "
-        "'batch_stats' are all that is kept: leave them out."
-      )
+  with initializers.shapes_alone():
+    variables = own_modules.init(module.module, key, x, named)
   return initializers.draw_together(variables, key)
-
-
-def _refuse_dropout(
-  call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-) -> Any:
-  if isinstance(context.module, nn.Dropout) and context.module.rate:
-    raise ValueError(
-      f'the module {context.module.path and context.module.path[-1]} is an nn.Dropout, but '
-      'networks get no random numbers: set its rate to 0, or drop values in the method.'
-    )
-  return call(*args, **kwargs)
 
 
 def run_part(
