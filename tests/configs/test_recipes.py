@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import byoljax
+from byoljax import config as config_lib
 from byoljax.encoders import classifier
 from byoljax.main import main
 from byoljax.methods import METHODS
@@ -117,6 +118,13 @@ def test_a_student_learns_from_a_linear_evaluation(npz, tmp_path, capsys):
   assert main([*distil, f'--config.teacher={linear}']) == 0
   rows = metrics.read(student)
   assert rows[-1]['step'] == 8 and 0 <= rows[-1]['agreement'] <= 1
+
+
+def test_every_recipe_can_be_tried_on_any_number_of_devices():
+  """Groups of batch statistics have to be a multiple of it."""
+  methods = {name: config_lib.load(f'configs/{name}.py:smoke').method for name in RECIPES}
+  groups = {name: method.bn_groups for name, method in methods.items() if 'bn_groups' in method}
+  assert groups == {'interclr': 0, 'moco': 0}
 
 
 @pytest.mark.slow
