@@ -79,10 +79,10 @@ def pretrain(
       raise ConfigError(f'{name}={hook!r} is no function.')
   with session.working('pretrain: working'):
     config, path = session.configuration(recipe)
-    _use_own(config, encoder, method, session.mapping('views', views, "{'view1': function}"))
-    if optimizer is not None:
-      config.optim.name = _path('optimizer', optimizer)
+    views = session.mapping('views', views, "{'view1': function}")
+    names = _use_own(config, encoder, method, optimizer, views)
     session.set_fields(config, settings)
+    config.update_from_flattened_dict(names)
     if length:
       config.train.length = length
     kept = session.name_data(config, data, labels, test, test_labels, range_=config.data.range)
@@ -99,24 +99,32 @@ def pretrain(
 
 
 def _use_own(
-  config: Config, encoder: Any, method: Any, views: Mapping[str, Callable[..., Any]]
-) -> None:
-  """Puts an encoder, a method and views into the configuration, by name or import path."""
-  for name, function in views.items():
-    choose('view', name, tuple(config.views))
-    config.views[name].own = _path('view', function)
+  config: Config, encoder: Any, method: Any, optimizer: Any, views: Mapping[str, Any]
+) -> dict[str, str]:
+  """Makes room in the configuration for what is the user's own.
+
+  Returns:
+    The fields that name it: dotted field -> name or import path.
+  """
+  names = {}
+  for view, function in views.items():
+    choose('view', view, tuple(config.views))
+    names[f'views.{view}.own'] = _path('view', function)
+  if optimizer is not None:
+    names['optim.name'] = _path('optimizer', optimizer)
   if encoder is not None:
     from byoljax.models import options
 
-    name = _path('encoder', encoder)
+    names['encoder.name'] = _path('encoder', encoder)
     # What only the recipe's own encoder has goes with it.
-    config.encoder.update(options.lacking(name), name=name)
+    config.encoder.update(options.lacking(names['encoder.name']))
   if method is not None:
     from byoljax import methods
 
     beside = {n: v for n, v in config.method.to_dict().items() if n.startswith('auxiliary')}
-    name = _path('method', method)
+    name = names['method.name'] = _path('method', method)
     config.method = type(config)(methods.defaults_of(name) | {'name': name} | beside)
+  return names
 
 
 def _path(kind: str, thing: Any) -> str:

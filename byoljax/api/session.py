@@ -14,6 +14,16 @@ from byoljax.tasks.command import Command
 from byoljax.version import __version__
 from byoljax.workdir import activity, run_dir
 
+# The arguments of calls that set fields of these groups.
+_ARGUMENTS = {
+  'data': 'data',
+  'train': 'length',
+  'encoder': 'encoder',
+  'method': 'method',
+  'optim': 'optimizer',
+  'views': 'views',
+}
+
 
 @contextlib.contextmanager
 def working(what: str) -> Iterator[None]:
@@ -90,10 +100,10 @@ def set_fields(config: Config, settings: Mapping[str, Any] | None) -> None:
 
 
 def require_heeded(config: Config, settings: Mapping[str, Any] | None) -> None:
-  """Raises ConfigError for a setting that `length` or `data` has replaced.
+  """Raises ConfigError for a setting that an argument of the call has replaced.
 
   Args:
-    config: after both.
+    config: with all arguments in it.
     settings: see `set_fields`.
   """
   wanted = config.copy_and_resolve_references()
@@ -101,10 +111,9 @@ def require_heeded(config: Config, settings: Mapping[str, Any] | None) -> None:
   now, asked = config_lib.flatten(config), config_lib.flatten(wanted)
   for name, value in asked.items():
     if now[name] != value:
-      argument = 'length' if name == 'train.length' else 'data'
       raise ConfigError(
-        f'settings have {name}={value!r}, but {argument}=... makes it {now[name]!r}: leave one of '
-        'them out.'
+        f'settings have {name}={value!r}, but {_ARGUMENTS[name.partition(".")[0]]}=... makes it '
+        f'{now[name]!r}: leave one of them out.'
       )
 
 

@@ -239,6 +239,14 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
       {'data': IMAGES, 'settings': {'data.dir': 'photos'}},
       "settings have data.dir='photos', but data=... makes it '': leave",
     ),
+    (
+      {'encoder': Mine(), 'settings': {'encoder.name': 'resnet18'}},
+      "settings have encoder.name='resnet18', but encoder=... makes it '",
+    ),
+    (
+      {'optimizer': 'mine:lion', 'settings': {'optim': {'name': 'sgd'}}},
+      "settings have optim.name='sgd', but optimizer=... makes it 'mine:lion': leave",
+    ),
     ({'settings': {'data.dir': None}}, 'data.dir=None is not a value: leave it out'),
     ({'views': [len]}, r"is no mapping: write {'view1': function}"),
     ({'views': {'view1': 3}}, 'view=3 is neither a name nor a function'),
