@@ -80,7 +80,7 @@ def build(
     samples: of every image in a step; with 'views' there are as many as those.
     changes: fields of `data.augment.exemplars.ExemplarSpec`, for 'seeds'.
     patch_seed: decides where patches are; not the run's seed, so that runs share the task.
-    gray_prob: share of the samples that lose their color.
+    gray_prob: share of the samples that lose their color; of RGB alone.
     standardize: of every sample; one of `data.augment.tiles.STANDARDIZE`.
     hidden: widths of hidden layers under the classifier, for 'softmax'.
     projector: sizes of the layers from the embedding to the projection, for 'triplet'.
@@ -101,6 +101,11 @@ def build(
     raise ValueError(f'margin={margin} must lie in [0, 4], squared distances of unit vectors.')
   if not 0.0 <= gray_prob <= 1.0:
     raise ValueError(f'gray_prob={gray_prob} must lie in [0, 1].')
+  if gray_prob and len(setting.mean) != 3:
+    raise ValueError(
+      f'gray_prob={gray_prob} is for RGB, but the number of channels of these images is '
+      f'{len(setting.mean)}: set it to 0.0.'
+    )
   if form == 'softmax' and setting.num_examples < 2:
     raise ValueError(f'exemplar tells images apart: at least 2, got {setting.num_examples}.')
   spec = from_fields(exemplars.ExemplarSpec, 'field of exemplars', changes or {})

@@ -69,6 +69,7 @@ def test_retrieval_by_hand():
     ({'form': 'triplet', 'samples': 1}, 'triplets need at least 2'),
     ({'margin': 5.0}, 'margin=5.0'),
     ({'gray_prob': -0.1}, 'gray_prob=-0.1'),
+    ({'gray_prob': 0.5, 'setting': {'mean': (0.5,) * 4}}, 'of channels of these images is 4'),
     ({'mode': 'hard'}, 'triplet mode'),
     ({'standardize': 'image'}, 'standardization'),
     ({'setting': {'num_examples': 1}}, 'at least 2, got 1'),
