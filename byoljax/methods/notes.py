@@ -37,6 +37,24 @@ def of_queue(size: int, setting: Setting, consequence: str) -> tuple[str, ...]:
   )
 
 
+def of_unfilled(size: int, setting: Setting, consequence: str) -> tuple[str, ...]:
+  """Of a queue of one row for each image that has to be full first, and never is.
+
+  Args:
+    size: rows of the queue.
+    setting: the run.
+    consequence: what never happens.
+  """
+  batch, total = setting.length.batch_size, setting.length.total_steps
+  # Full before a step, which is not the one that fills it.
+  if size <= batch * (total - 1):
+    return ()
+  return (
+    f'queue_size={size:,} takes {-(-size // batch):,} steps of {batch:,} images to fill, and the '
+    f'run has {total:,} steps: {consequence}.',
+  )
+
+
 def of_prototypes(count: int, queue_size: int, setting: Setting) -> tuple[str, ...]:
   """Of more prototypes than there are images to share them out to."""
   images = setting.micro_batch_size + queue_size

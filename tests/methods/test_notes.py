@@ -71,6 +71,16 @@ def test_durations_that_the_run_does_not_reach(name, field, never):
     assert notes(name, queue_from='40 steps', queue_size=0) == ()
 
 
+def test_a_queue_that_never_fills():
+  """40 steps of 256 images: it is full before the last of them, or takes part in none."""
+  assert notes('swav', queue_size=39 * 256) == ()
+  (note,) = notes('swav', queue_size=39 * 256 + 1)
+  assert note.startswith('queue_size=9,985 takes 40 steps of 256 images to fill')
+  assert 'the run has 40 steps: the queue never takes part in the codes' in note
+  # One sentence is enough.
+  assert len(notes('swav', queue_size=10**4, queue_from='40 steps')) == 1
+
+
 def test_losses_of_single_images_are_silent():
   for name in ('byol', 'simsiam', 'moco', 'dino'):
     fields = {'queue_size': 64, 'bn_groups': 0} if name == 'moco' else {}

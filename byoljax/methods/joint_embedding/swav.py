@@ -242,9 +242,11 @@ def build(
   )
   late = notes.of_late('freeze', freeze, frozen, setting, 'the prototypes are never trained')
   if queue_size:
-    late += notes.of_late(
-      'queue_from', queue_from, first, setting, 'the queue never takes part in the codes'
-    )
+    never = 'the queue never takes part in the codes'
+    late += (
+      notes.of_late('queue_from', queue_from, first, setting, never)
+      or notes.of_unfilled(queue_size, setting, never)
+    )  # fmt: skip
   return method._replace(
     notes=notes.of_prototypes(prototypes, queue_size, setting)
     + notes.of_accumulation(setting)
