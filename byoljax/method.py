@@ -313,6 +313,8 @@ class Method(NamedTuple):
     classifies: the network, 'online' or 'target', whose role 'head', a `heads.LinearHead` on the
       embedding, tells the classes of the data apart; '' where none does. Runs test it and keep it
       as a classifier.
+    streams: how many parts of the data it looks for in each batch, in the shares `Setting.shares`;
+      one that looks for a single part may still be given several, but not by `data.labels`.
   """
 
   init: Callable[[jax.Array, Batch], tuple[PyTree, PyTree]]
@@ -339,6 +341,7 @@ class Method(NamedTuple):
   bits: Bits | None = None
   show: Callable[[Any], Any] | None = None
   classifies: str = ''
+  streams: int = 1
 
 
 class Setting(NamedTuple):

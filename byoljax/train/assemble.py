@@ -11,7 +11,7 @@ import jax
 
 from byoljax import config as config_lib
 from byoljax import methods
-from byoljax.config import Config, user_errors
+from byoljax.config import Config, ConfigError, user_errors
 from byoljax.data import fields
 from byoljax.data.augment import views
 from byoljax.data.augment.views import ViewSpec
@@ -183,7 +183,14 @@ def _method_builder(config: Config, channels: int) -> Callable[[Setting], Method
   def method(setting: Setting) -> Method:
     def of_encoder(make: Any) -> Method:
       with user_errors('config.method'):
-        return methods.build_method(make, setting, fields)
+        made = methods.build_method(make, setting, fields)
+      if config.data.labels and made.streams == 1:
+        raise ConfigError(
+          f"data.labels='{config.data.labels}' makes two streams of the images, with their labels "
+          f'and without, and {fields["name"]} learns from one: leave it empty, or take fixmatch, '
+          'which learns from both.'
+        )
+      return made
 
     with user_errors():
       return dropped_tokens.build(of_encoder, encoder, share, channels=channels, axis=setting.axis)

@@ -7,9 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from byoljax import config as config_lib
+from byoljax.data.sources import arrays
 from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods.supervised import fixmatch
+from byoljax.tasks import data
+from byoljax.train import assemble
 from tests.methods import test_contract as contract
 
 SETTING = Setting(Length(32, 2, 20), num_classes=3, shares=(1, 3))
@@ -91,6 +95,16 @@ def test_an_early_average_forgets_its_start():
     _, after, _ = early.post_step(moved, state, jnp.int32(step))
     for old, new in zip(jax.tree.leaves(params), jax.tree.leaves(after.target_params), strict=True):
       np.testing.assert_allclose(new, old + share, rtol=1e-5, atol=1e-6)
+
+
+def test_other_methods_have_one_stream():
+  """They would see the labelled images as a share of every batch, and again among all."""
+  config = config_lib.load('configs/byol.py:smoke')
+  config.update(data={'labels': '8'}, train={'batch_size': 32})
+  images = np.zeros((32, 32, 32, 3), np.uint8)
+  source = arrays.from_arrays(images, np.arange(32) % 4, name='few')
+  with pytest.raises(config_lib.ConfigError, match="data.labels='8' .* byol learns from one"):
+    assemble.from_config(config, data.two_streams(config, source))
 
 
 def test_what_cannot_be_is_refused():

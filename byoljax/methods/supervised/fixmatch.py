@@ -119,7 +119,9 @@ def fixmatch(
     return params, state.replace(target_params=moved, target_bn=state.bn), {'tau': now}
 
   embed = evaluation_outputs(net, 'embedding', 'logits')
-  return Method(init, loss, post_step, embed, default_groups, net=net, classifies='target')
+  return Method(
+    init, loss, post_step, embed, default_groups, net=net, classifies='target', streams=2
+  )
 
 
 def build(
