@@ -5,7 +5,8 @@ a time. Sums over clusters are matrix products, which unlike scatter-adds are de
 every process of a run finds the same clusters.
 
 Different from faiss, which DeepCluster uses: an empty cluster takes half of the largest one, where
-faiss samples a large one; all rows are used, where faiss samples 256 per centroid.
+faiss draws one, with a probability that grows with its size. All rows are used, as DeepCluster has
+it; left to itself faiss samples 256 per centroid.
 """
 
 from functools import partial

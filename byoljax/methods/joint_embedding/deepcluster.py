@@ -4,9 +4,9 @@ Every epoch all images are clustered by their embeddings, and the encoder learns
 cluster numbers, with a linear layer that starts anew after every clustering.
 
 As in the authors' code: embeddings of un-augmented images in evaluation mode; PCA with whitening,
-then unit length; k-means, 20 iterations, a cluster that runs empty takes half of the largest; a
-fresh top layer from N(0, .01^2) with zero bias. Give that layer a plain SGD without momentum
-(`optim.groups.head`), as they do: momentum would carry over to weights that are gone.
+then unit length; k-means of all of them, 20 iterations; a fresh top layer from N(0, .01^2) with
+zero bias. Give that layer a plain SGD without momentum (`optim.groups.head`), as they do: momentum
+would carry over to weights that are gone.
 
 Different from the authors' code:
 - the authors sample images so that all clusters are seen equally often. Here the order of the data
@@ -14,7 +14,8 @@ Different from the authors' code:
   N / (K' n_c) with K' the number of clusters that are not empty and n_c the size of the image's
   own: the same expected gradient. The weights' mean over the data set is 1. An image alone in its
   cluster weighs N / K', where theirs is repeated as often within the epoch;
-- no Sobel filter on gray images before the encoder: color jitter keeps color from dominating;
+- a cluster that runs empty takes half of the largest, where faiss takes half of one that it draws;
+- the encoder sees colors, where theirs sees the edges of gray images: `encoder.input='sobel'`;
 - PCA keeps at most D and at most N - 1 components where the paper's 256 are not there;
 - clusters are found on the encoder's embedding, which the top layer reads, as later
   re-implementations for ResNets do; AlexNet's and VGG's hidden layers are not part of the method.

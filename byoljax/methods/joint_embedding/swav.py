@@ -11,7 +11,8 @@ projections per large crop.
 
 Different from the authors' code: the queue is one for all devices, where theirs is a part per GPU;
 it fills from the first step and takes part from `queue_from` on, as soon as it is full, where
-theirs is made at that epoch and takes part once it has filled.
+theirs is made at that epoch and takes part once it has filled. Batch statistics are shared by all
+devices, theirs in large batches by groups of 8.
 """
 
 from collections.abc import Sequence

@@ -8,11 +8,13 @@ away; alone it is a pretext task without any.
 As in the authors' code: a head for each kind of parameter, three layers with batch normalization on
 the hidden ones; both orders of the views in one batch; the squared error of a tanh, averaged over
 the parameters of a kind; for the flip a binary cross-entropy; crop and color unless more is asked
-for. Centers of crops lie in the image as the view shows it: mirrored where the view is.
+for.
 
 Different from the authors' code: color is in units of the range that a view draws from, blur in
 units of its largest sigma, so that all differences lie in [-1, 1]; solarization is there or not,
-since its threshold is fixed here. The flip's label is 1 where the views differ.
+since its threshold is fixed here. The flip's label is 1 where the views differ. The center of a
+crop lies in the image as its view shows it, mirrored where that is; theirs are both mirrored where
+the first view is. Whether a view is gray can be asked for as well.
 """
 
 from collections.abc import Sequence

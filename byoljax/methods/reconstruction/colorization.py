@@ -9,7 +9,7 @@ How rare colors are is counted on the training images themselves, in their first
 holds how often every bin was the nearest one, as whole numbers, so that they do not depend on the
 number of devices, and they stay as they are from the second epoch on (and from 2^32 pixels on).
 Until an epoch is over the weights are those of what was counted so far. Pictures without a color,
-whose a and b are nowhere beyond 5, weigh nothing and are not counted, as in the authors' code.
+whose a and b are nowhere beyond 5, weigh nothing, as in the authors' code, and are not counted.
 
 Different from the paper: the bins are made by a rule (`ops.color_bins`); the color of a place is
 the mean of its pixels; losses are means, not sums, over pixels; the prior is of augmented views.
@@ -195,7 +195,7 @@ def build(
     temperature: T of the annealed mean, above 0; for pictures and the metric 'chroma' only.
     loss: 'classification', or 'regression' of a and b themselves.
     tap: which of the encoder's maps the decoder reads; '' for the last one.
-    stride: pixels from one predicted color to the next, a power of two.
+    stride: pixels from one predicted color to the next, a power of two; a finer map keeps its own.
     decoder_width: channels of the decoder's last stage, where the map is coarser than that.
 
   Raises:

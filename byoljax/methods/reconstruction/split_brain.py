@@ -247,7 +247,7 @@ def build(
     depth_range: (least, greatest) depth; what is beyond is in the last interval.
     temperature: of the annealed mean that pictures show.
     tap: which of the encoder's maps the decoders read; '' for the last one.
-    stride: pixels from one prediction to the next, a power of two.
+    stride: pixels from one prediction to the next, a power of two; a finer map keeps its own.
     decoder_width: channels of the decoders' last stage, where the map is coarser than that.
 
   Raises:
