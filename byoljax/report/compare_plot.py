@@ -44,7 +44,7 @@ def write(
     if len(data) > 1:
       part.suptitle(fonts.plain(name), fontsize=12, fontweight='bold', x=0.01, ha='left')
     _line(part, groups, made[name], scores)
-  with replacing(path) as file:
+  with replacing(path) as file, fonts.boxes_for_others():
     figure.savefig(file, format='png', dpi=120)
 
 

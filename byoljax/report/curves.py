@@ -183,7 +183,7 @@ def plot_run(
     name = fonts.plain(pathlib.Path(workdir).resolve().name)
     figure.suptitle(f'{name}: {rows[-1]["step"]:,} steps', fontsize=13, fontweight='bold')
     path = pathlib.Path(workdir) / FILE if path is None else pathlib.Path(path)
-    with replacing(path) as file:
+    with replacing(path) as file, fonts.boxes_for_others():
       figure.savefig(file, format='png')
   return path
 

@@ -1,10 +1,13 @@
 """Text in pictures: matplotlib's own font, which knows more letters than Pillow's, and names."""
 
+from collections.abc import Iterator
+import contextlib
 import functools
 import importlib.util
 import pathlib
 from typing import Any
 import unicodedata
+import warnings
 
 
 @functools.cache
@@ -26,6 +29,14 @@ def plain(name: str) -> str:
   'lr\\$_\\$x'
   """
   return f'{" " * name.startswith("_")}{name}'.replace('$', r'\$')
+
+
+@contextlib.contextmanager
+def boxes_for_others() -> Iterator[None]:
+  """Lets matplotlib draw letters that it does not know as boxes, without a warning for each."""
+  with warnings.catch_warnings():
+    warnings.filterwarnings('ignore', r'Glyph .* missing from', UserWarning)
+    yield
 
 
 def composed(text: str) -> str:

@@ -1,18 +1,20 @@
 """The report's pictures as files: neighbors, map, confusion matrix, first-layer filters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import pathlib
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from byoljax.report import fonts
+from byoljax.report import fonts, sheet
 from byoljax.report.page import Gallery, Map, class_name
 
 _CELL, _GAP, _TEXT = 72, 6, 16
 _GOOD, _BAD, _SOFT, _INK = (26, 127, 75), (184, 53, 44), (150, 156, 166), (40, 40, 40)
 _MOST_TICKS = 40
+_COLUMN = 24  # entries of a legend in one column
+_MOST_NAME = 220  # points, of the name of a class
 
 
 def gallery(path: pathlib.Path, shown: Gallery, names: Sequence[str]) -> pathlib.Path:
@@ -26,7 +28,8 @@ def gallery(path: pathlib.Path, shown: Gallery, names: Sequence[str]) -> pathlib
     picture = Image.fromarray(image).resize((_CELL - 6, _CELL - 6), Image.Resampling.LANCZOS)
     pen.rectangle((x, y, x + _CELL - 1, y + _CELL - 1), fill=frame)
     sheet.paste(picture, (x + 3, y + 3))
-    pen.text((x, y + _CELL), fonts.composed(text)[:12], fill=_INK, font=font)
+    text = fonts.composed(' '.join(text.split()))[:12]
+    pen.text((x, y + _CELL), text, fill=_INK, font=font)
 
   for row, (query, label, images, labels, cosines) in enumerate(zip(*shown[:5], strict=True)):
     y = _GAP + row * high
@@ -41,8 +44,10 @@ def gallery(path: pathlib.Path, shown: Gallery, names: Sequence[str]) -> pathlib
 
 def scatter(path: pathlib.Path, shown: Map, names: Sequence[str]) -> pathlib.Path:
   """One panel a layout, one color a class."""
-  figure = _figure(5.4 * len(shown.layouts), 5.2)
   classes = sorted({int(label) for label in shown.labels})
+  told = classes if 1 < len(classes) <= _MOST_TICKS else []
+  columns = -(-len(told) // _COLUMN)
+  figure = _figure(5.2 * len(shown.layouts) + columns * (0.5 + _inches(told, names, 9)), 5.2)
   colors = _hues(len(classes))
   panels = figure.subplots(1, len(shown.layouts), squeeze=False)[0]
   for panel, (name, points) in zip(panels, shown.layouts.items(), strict=True):
@@ -52,34 +57,35 @@ def scatter(path: pathlib.Path, shown: Map, names: Sequence[str]) -> pathlib.Pat
     panel.set_title(name, fontsize=11)
     panel.set_xticks([])
     panel.set_yticks([])
-  if 1 < len(classes) <= _MOST_TICKS:
+  if told:
     panels[-1].legend(
-      loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, markerscale=2
-    )
-  figure.savefig(path, dpi=110)
-  return path
+      loc='center left', bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize=9, markerscale=2,
+      ncols=columns, columnspacing=1.0, handletextpad=0.4,
+    )  # fmt: skip
+  return _drawn(figure, path)
 
 
 def confusion(path: pathlib.Path, counts: np.ndarray, names: Sequence[str]) -> pathlib.Path:
   """Rows are true classes, in per cent of each."""
   count = len(counts)
-  side = min(14.0, max(5.0, 0.42 * count + 1.6))
+  told = range(count if count <= _MOST_TICKS else 0)
+  # Names take nothing from the squares.
+  side = min(14.0, max(4.6, 0.42 * count + 1.2)) + _inches(told, names, 10)
   figure = _figure(side, side)
   panel = figure.subplots()
   shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
   panel.imshow(shares, cmap='Blues', vmin=0, vmax=100)
   panel.set_xlabel('predicted')
   panel.set_ylabel('true')
-  if count <= _MOST_TICKS:
-    panel.set_xticks(range(count), [_class(i, names) for i in range(count)], rotation=90)
-    panel.set_yticks(range(count), [_class(i, names) for i in range(count)])
+  if told:
+    panel.set_xticks(told, [_class(i, names) for i in told], rotation=90)
+    panel.set_yticks(told, [_class(i, names) for i in told])
   if count <= 20:
     for (i, j), share in np.ndenumerate(shares):
       color = 'white' if share > 55 else '#333333'
       panel.text(j, i, f'{share:.0f}', ha='center', va='center', fontsize=8, color=color)
   panel.set_title('k-NN, % of each class', fontsize=11)
-  figure.savefig(path, dpi=110)
-  return path
+  return _drawn(figure, path)
 
 
 def histogram(path: pathlib.Path, counts: np.ndarray, label: str) -> pathlib.Path:
@@ -92,8 +98,7 @@ def histogram(path: pathlib.Path, counts: np.ndarray, label: str) -> pathlib.Pat
   panel.set_xlim(-0.5, len(shares) - 0.5)
   panel.set_xlabel(label)
   panel.set_ylabel('%')
-  figure.savefig(path, dpi=110)
-  return path
+  return _drawn(figure, path)
 
 
 def first_kernel(params: Mapping[str, Any]) -> np.ndarray | None:
@@ -135,8 +140,22 @@ def _figure(width: float, height: float) -> Any:
   return figure
 
 
+def _drawn(figure: Any, path: pathlib.Path) -> pathlib.Path:
+  with fonts.boxes_for_others():
+    figure.savefig(path, dpi=110)
+  return path
+
+
 def _class(label: int, names: Sequence[str]) -> str:
-  return fonts.plain(class_name(label, names))
+  """A class's name as matplotlib shows it: in one line, and without its middle if it is long."""
+  name = ' '.join(class_name(label, names).split())
+  return fonts.plain(sheet.shortened(name, _MOST_NAME, fonts.sans(10)))
+
+
+def _inches(labels: Iterable[int], names: Sequence[str], size: int) -> float:
+  """Width of the longest name of these classes, in letters of so many points."""
+  font = fonts.sans(size)
+  return max((font.getlength(_class(label, names)) for label in labels), default=0.0) / 72
 
 
 def _hues(count: int) -> list[Any]:

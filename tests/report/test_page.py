@@ -17,7 +17,7 @@ from byoljax import cli
 from byoljax import config as config_lib
 from byoljax.data.sources import arrays
 from byoljax.evals import knn
-from byoljax.report import charts, curves, facts, page, pictures, samples
+from byoljax.report import charts, curves, facts, fonts, page, pictures, samples
 
 NAMES = ('cat', '<script>alert(1)</script>', 'a & b')
 VOID = {'meta', 'link', 'img', 'line', 'circle', 'polyline', 'br', 'input'}
@@ -232,6 +232,19 @@ def test_pictures(tmp_path):
       assert min(picture.size) > 50, path
   with Image.open(tmp_path / 'filters.png') as picture:
     assert picture.getpixel((8, 8)) == (255, 255, 255) and picture.getpixel((40, 40)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize('count', [3, 27])
+def test_names_of_any_length_and_script_fit_into_pictures(tmp_path, count):
+  """Matplotlib warns of a layout without space and of unknown letters: an error in a test."""
+  names = [f'class {i} of\na long\tname, {"W" * i} 日本' for i in range(count)]
+  labels = np.repeat(np.arange(count), 2)
+  plane = page.Map({'PCA': np.arange(4 * count).reshape(-1, 2)}, labels, images(2 * count))
+  pictures.scatter(tmp_path / 'map.png', plane, names)
+  pictures.confusion(tmp_path / 'confusion.png', np.eye(count, dtype=int), names)
+  assert pictures._class(0, names) == 'class 0 of a long name, 日本'
+  for label in range(count):
+    assert fonts.sans(10).getlength(pictures._class(label, names)) <= 220
 
 
 @pytest.fixture(scope='module')
