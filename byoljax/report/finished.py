@@ -62,8 +62,13 @@ def load(workdir: pathlib.Path) -> Run:
   """Reads a run; what was evaluated after it, of its last evaluated step, completes its results.
 
   Raises:
-    ValueError: it has no results at all.
+    ValueError: there is no run, or it has no results at all.
   """
+  if not (workdir / 'config.json').is_file():
+    there = 'is no run' if workdir.exists() else 'does not exist'
+    raise ValueError(
+      f"'{workdir}' {there}: name directories of runs, as `byoljax runs` lists them."
+    )
   try:
     about = json.loads((workdir / 'config.json').read_text())
     fields = config_lib.flatten(stored_config.completed(about['config']))

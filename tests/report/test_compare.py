@@ -273,12 +273,19 @@ def test_a_table_is_written_whole_in_utf_8_or_not_at_all(tmp_path):
   assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize('broken', ['absent', 'unfinished'])
-def test_a_run_without_results_is_a_sentence(broken, tmp_path, capsys):
+@pytest.mark.parametrize(
+  ('broken', 'said'),
+  [
+    ('absent', 'does not exist: name directories of runs'),
+    ('.', 'is no run: name directories of runs'),
+    ('unfinished', 'has no final results'),
+  ],
+)
+def test_a_run_without_results_is_a_sentence(broken, said, tmp_path, capsys):
   write_run(tmp_path / 'unfinished')
   (tmp_path / 'unfinished' / 'results.json').unlink()
   assert cli.run(['compare', str(tmp_path / broken), '--out', str(tmp_path / 'out')]) == 2
-  assert f"{broken}' has no final results" in capsys.readouterr().err
+  assert f"'{(tmp_path / broken).resolve()}' {said}" in capsys.readouterr().err
   assert not (tmp_path / 'out').exists()
   assert cli.run(['compare', 'a', '--nonsense']) == 2
   assert "unknown argument '--nonsense'" in capsys.readouterr().err
