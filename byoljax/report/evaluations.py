@@ -21,7 +21,7 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   """What a file of a run says; {} where it is not there or damaged."""
   try:
     found = json.loads(path.read_text())
-  except (OSError, ValueError):
+  except (OSError, ValueError, RecursionError):
     return {}
   return found if isinstance(found, dict) else {}
 

@@ -126,7 +126,10 @@ class _Handler(BaseHTTPRequestHandler):
     host = self.headers.get('Host', '')
     if _without_port(host) not in _OWN_NAMES:
       return self._send(403, (b'this page is for this computer alone\n', 'text/plain', _NOTHING))
-    address = urlsplit(self.path)
+    try:
+      address = urlsplit(self.path)
+    except ValueError:
+      return self._send(400, (b'no address\n', 'text/plain', _NOTHING))
     answer = _ANSWERS.get(address.path)
     query = {name: values[-1] for name, values in parse_qs(address.query).items()}
     try:

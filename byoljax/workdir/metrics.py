@@ -173,7 +173,7 @@ def parsed(line: bytes) -> dict[str, Any]:
   try:
     row = json.loads(line)
     row = {k: _NON_FINITE.get(v, v) if type(v) is str else v for k, v in row.items()}
-  except (ValueError, AttributeError):
+  except (ValueError, AttributeError, RecursionError):
     return {}
   return row if isinstance(row.get('step'), int) else {}
 

@@ -100,6 +100,8 @@ def test_files_that_are_damaged_or_being_written_are_passed_over(served, runs):
   evaluation.mkdir(parents=True)
   (evaluation / 'result.json').write_text('{"result": {}, "config": {"task": "finetune"}}')
   assert data(served, '/api/details', run='a')['tables'] == {}
+  (runs / 'a' / 'results.json').write_text('[' * 100_000)
+  assert data(served, '/api/details', run='a')['tables'] == {}
   (runs / 'a' / 'results.json').write_text('{"result": null}')
   assert data(served, '/api/curves', run='a')['known'] == []
 
@@ -197,6 +199,12 @@ def test_pictures_and_the_report(served):
 )  # fmt: skip
 def test_nothing_else_can_be_read(served, path):
   assert ask(served, path)[::2] == (404, b'not there\n')
+
+
+def test_what_is_no_address_is_refused(served, capfd):
+  for path in ('http://[/', 'http://[::1/api/runs', 'http://[x]/'):
+    assert ask(served, path)[::2] == (400, b'no address\n'), path
+  assert capfd.readouterr().err == ''
 
 
 def test_a_report_that_leads_elsewhere_is_not_there(served, runs, tmp_path):

@@ -102,6 +102,17 @@ def test_what_is_no_run_is_passed_over(tmp_path):
     listing.listed(tmp_path / 'nothing')
 
 
+def test_a_record_with_odd_rows_does_not_hide_the_others(tmp_path, capsys):
+  make(tmp_path / 'a', ROWS)
+  with (make(tmp_path / 'b', ROWS[:1]) / 'metrics.jsonl').open('a') as file:
+    file.write(f'{{"step": 3, "a": {"[" * 100_000}{"]" * 100_000}}}\n')
+    file.write(f'{{"step": 4, "loss": 1{"0" * 400}, "knn/top1": 1{"0" * 400}}}\n')
+  assert cli.run(['runs', str(tmp_path)]) == 0
+  assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:]] == ['a', 'b']
+  _, odd = listing.listed(tmp_path)
+  assert (odd.step, odd.loss, odd.best) == (4, 3.0, 0.25)
+
+
 def test_the_command_sorts_and_writes_json(tmp_path, capsys):
   make(tmp_path / 'b', ROWS, saved=[10], recipe='simclr.py')
   make(tmp_path / 'a', ROWS[:1], saved=[10])
