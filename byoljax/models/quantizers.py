@@ -34,9 +34,10 @@ class VectorQuantizer(nn.Module):
   Attributes:
     codes: K.
     dim: D.
-    decay: of the moving averages, in [0, 1); 0: the codebook is a parameter.
+    decay: of the moving averages, in [0, 1), of a whole step; 0: the codebook is a parameter.
     axis: the mapped axis whose devices share statistics in training.
     dtype: compute type of the convolution.
+    accumulate: micro-batches of a step, each of which moves the averages by its part.
   """
 
   codes: int = 512
@@ -44,6 +45,7 @@ class VectorQuantizer(nn.Module):
   decay: float = 0.99
   axis: str | None = None
   dtype: Any = jnp.float32
+  accumulate: int = 1
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -61,7 +63,7 @@ class VectorQuantizer(nn.Module):
       book = self.param('codebook', _INIT, shape)
     chosen = codebook.nearest(jax.lax.stop_gradient(z), jax.lax.stop_gradient(book))
     if train and not self.is_initializing():
-      decay = self.decay or 0.99
+      decay = (self.decay or 0.99) ** (1.0 / self.accumulate)
       used, total = codebook.use(jax.lax.stop_gradient(z), chosen, self.codes, self.axis)
       counts.value = decay * counts.value + (1.0 - decay) * used
       if sums is not None:

@@ -267,7 +267,7 @@ def build(
       'must be at least 1.'
     )
   dtype = jnp.dtype(setting.dtype)
-  quantizer = quantizers.VectorQuantizer(codes, dim, decay, setting.axis, dtype)
+  quantizer = quantizers.VectorQuantizer(codes, dim, decay, setting.axis, dtype, setting.accumulate)
   net = codec.codec_net(make_encoder, setting, quantizer, decoder, tap)
   critic = PatchDiscriminator(discriminator_width, discriminator_stages, setting.axis, dtype)
   net = stack((*net.parts, (DISCRIMINATOR, REALNESS, critic)), reads=dict(net.reads))

@@ -123,6 +123,6 @@ def build(
   """
   codec.check_codebook(codes, dim, decay, beta, restart)
   dtype = jnp.dtype(setting.dtype)
-  quantizer = quantizers.VectorQuantizer(codes, dim, decay, setting.axis, dtype)
+  quantizer = quantizers.VectorQuantizer(codes, dim, decay, setting.axis, dtype, setting.accumulate)
   net = codec.codec_net(make_encoder, setting, quantizer, decoder, tap)
   return vq_vae(net, setting, beta=beta, restart=restart)

@@ -56,6 +56,20 @@ def test_the_loss_and_who_moves_what(decay):
   assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient['encoder']['Conv_0']))
 
 
+@pytest.mark.parametrize('decay', [0.9, 0.0])
+def test_micro_batches_move_the_codebook_as_far_as_one_batch(decay):
+  method = make(NAME, axis=None, accumulate=4, decay=decay)
+  quantizer = codec.module_of(method.net, codec.QUANTIZER)
+  maps = jax.random.normal(KEY, (2, 2, 2, 8))  # 8 vectors.
+  variables = quantizer.init(KEY, maps, train=False)
+  for _ in range(4):
+    _, moved = quantizer.apply(variables, maps, train=True, mutable=['batch_stats'])
+    variables = variables | moved
+  own = decay or 0.99
+  expected = own * 12 + (1 - own) * 8
+  assert float(variables['batch_stats']['counts'].sum()) == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_decoders_gradient_reaches_the_encoder_unchanged():
   method, params, state, outputs, (_, gradient) = made()
   z, e = outputs[codec.LATENTS], outputs[codec.VECTORS]
