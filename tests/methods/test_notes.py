@@ -71,6 +71,14 @@ def test_durations_that_the_run_does_not_reach(name, field, never):
     assert notes(name, queue_from='40 steps', queue_size=0) == ()
 
 
+def test_a_first_temperature_without_a_rise():
+  fields = {'teacher_temperature_start': 0.02}
+  (note,) = notes('dino', **fields)
+  assert note.startswith('teacher_temperature_start=0.02 is not used') and 'is 0.04' in note
+  assert notes('dino', teacher_warmup='2 steps', **fields) == ()
+  assert notes('dino', teacher_temperature=0.02, **fields) == ()
+
+
 def test_a_queue_that_never_fills():
   """40 steps of 256 images: it is full before the last of them, or takes part in none."""
   assert notes('swav', queue_size=39 * 256) == ()

@@ -177,8 +177,8 @@ def build(
     projector_norm: batch normalization in the projector, for convolutional encoders.
     student_temperature: > 0.
     teacher_temperature: > 0, after its warm-up; above .07 training tends to collapse.
-    teacher_temperature_start: > 0, at step 0.
-    teacher_warmup: a duration.
+    teacher_temperature_start: > 0, at step 0 of a warm-up.
+    teacher_warmup: a duration; 0: there is none.
     base_tau: tau at step 0, in [0, 1].
     center_momentum: weight of the old center, in [0, 1]; 1 removes the centering.
     freeze_last: a duration, before which the last layer is not trained.
@@ -218,9 +218,14 @@ def build(
     axis=setting.axis,
   )
   never = 'the last layer is never trained'
-  late = notes.of_late('freeze_last', freeze_last, frozen, setting, never)
+  told = notes.of_late('freeze_last', freeze_last, frozen, setting, never)
   if teacher_temperature != teacher_temperature_start:
     never = f'the temperature does not reach teacher_temperature={teacher_temperature}'
     # A rise that ends with the run is none too long.
-    late += notes.of_late('teacher_warmup', teacher_warmup, rising - 1, setting, never)
-  return method._replace(notes=late)
+    told += notes.of_late('teacher_warmup', teacher_warmup, rising - 1, setting, never)
+    if not rising:
+      told += (
+        f'teacher_temperature_start={teacher_temperature_start} is not used: without a '
+        f'teacher_warmup the temperature is {teacher_temperature} from the first step on.',
+      )
+  return method._replace(notes=told)
