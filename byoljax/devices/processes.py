@@ -85,6 +85,7 @@ def join(launch: Launch, command: str = '') -> None:
     else:
       others = {0: roll_call.report([address], number, count, launch.wait)}
   _initialize(launch)
+  stop.hear_beside_jax()
   import jax
 
   number, count = jax.process_index(), jax.process_count()

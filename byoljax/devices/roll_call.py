@@ -72,6 +72,18 @@ class Connection:
         self._socket.settimeout(None)
     return message if isinstance(message, dict) else None
 
+  def is_open(self) -> bool:
+    """Whether the peer still holds it: a process that ends closes it."""
+    self._socket.setblocking(False)
+    try:
+      return bool(self._socket.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+      return True
+    except OSError:
+      return False
+    finally:
+      self._socket.setblocking(True)
+
   def has_more(self) -> bool:
     """Whether a complete line is already buffered."""
     return b'\n' in self._rest
@@ -121,7 +133,13 @@ def gather(server: socket.socket, count: int, wait: float) -> dict[int, Connecti
   who: dict[int, str] = {0: f'{socket.gethostname()}, process {os.getpid()}'}
   deadline = time.monotonic() + wait
   try:
-    while len(connections) < count - 1:
+    while True:
+      # One that has ended meanwhile may be started again.
+      for number in [each for each, open_ in connections.items() if not open_.is_open()]:
+        connections.pop(number).close()
+        del who[number]
+      if len(connections) == count - 1:
+        break
       left = deadline - time.monotonic()
       server.settimeout(max(left, 0.01))
       try:

@@ -15,13 +15,15 @@ The exit status is 75 (`STATUS`: "try again", EX_TEMPFAIL), for all signals but 
 command resumes. After SIGINT the process ends by that signal, 130 to a shell, so that a shell's
 loop over several runs ends as well.
 
-With several processes, JAX's preemption service receives SIGTERM on any of them and makes all agree
-on one step to stop at; a handler of our own would hide the signal from it. It hears of the other
-signals by a SIGTERM of ours.
+With several processes, JAX's preemption service makes all agree on one step to stop at. It begins
+with a SIGTERM on any of them, for which it puts its own handler in the place of ours. That would
+hide the signal from all who do not ask the service, an evaluation say: `hear_beside_jax` makes
+SIGTERM ours again, and the loop hands every signal on to the service.
 """
 
 from collections.abc import Callable
 import contextlib
+import ctypes
 import os
 import signal
 import stat
@@ -63,6 +65,28 @@ def run_program(program: Callable[[], int]) -> NoReturn:
   sys.exit(status)
 
 
+# The handler of JAX's preemption service, once `hear_beside_jax` has found it.
+_of_jax: Callable[[int], object] | None = None
+
+
+def hear_beside_jax() -> None:
+  """Takes SIGTERM back from JAX's preemption service, right after that has started.
+
+  The service's handler does nothing but note the signal. Python knows no handlers but its own, so
+  the C library is asked.
+  """
+  global _of_jax
+  ours = signal.getsignal(signal.SIGTERM)
+  if os.name != 'posix' or ours is None or not _is_main_thread():
+    return
+  replace = ctypes.CDLL(None).signal
+  replace.argtypes, replace.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+  theirs = replace(signal.SIGTERM, None)
+  signal.signal(signal.SIGTERM, ours)
+  if theirs not in (None, signal.SIG_IGN):  # There is no service where JAX is told so.
+    _of_jax = ctypes.CFUNCTYPE(None, ctypes.c_int)(theirs)
+
+
 def end_at_signals() -> None:
   """Makes signals end this process at once, from now until its very end, without a traceback."""
   for number in _heard():
@@ -88,9 +112,10 @@ class StopRequest:
 
     self._several = jax.process_count() > 1
     # Only the main thread may install handlers; in other threads no request is ever recorded.
-    if threading.current_thread() is threading.main_thread():
+    if _is_main_thread():
       for number in _heard():
-        if not (self._several and number == signal.SIGTERM):
+        # Who has joined the processes without `hear_beside_jax` leaves SIGTERM to JAX.
+        if not (self._several and number == signal.SIGTERM and _of_jax is None):
           self._previous[number] = signal.signal(number, self._receive)
     return self
 
@@ -132,7 +157,11 @@ class StopRequest:
       self.received = number
       _write(f'{_name(number)}: stopping after this step, and saving; Ctrl-C does not wait for it.')
       if self._several:
-        signal.raise_signal(signal.SIGTERM)
+        (_of_jax or signal.raise_signal)(signal.SIGTERM)
+
+
+def _is_main_thread() -> bool:
+  return threading.current_thread() is threading.main_thread()
 
 
 def _heard() -> list[int]:

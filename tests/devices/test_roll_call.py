@@ -1,6 +1,7 @@
 """Who is there and who is gone: sockets between threads, and real processes for what JAX does."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -264,16 +265,21 @@ def members(*arguments, environments=({}, {}), program=_MEMBER):
   ]
 
 
-def test_a_killed_process_ends_the_other():
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_process_ends_the_other(number):
   """No abort(), no traceback, not after minutes: one sentence and status 5."""
   address = f'localhost:{free_port()}'
   survivor, victim = members((address, '2', '0', 'x', 'work'), (address, '2', '1', 'x', 'work'))
   while 'joined' not in (line := victim.stdout.readline()):
     assert line, survivor.communicate()[0]
   time.sleep(0.5)
-  victim.kill()
-  output, _ = survivor.communicate(timeout=60)
-  victim.communicate()
+  victim.send_signal(number)
+  try:
+    output, _ = survivor.communicate(timeout=60)
+  finally:
+    survivor.kill()
+    victim.kill()
+    victim.communicate()
   assert survivor.returncode == processes.STATUS, output
   assert '[0/2] error: process 1 of 2 is gone' in output
   assert 'Traceback' not in output and 'Check failure' not in output
