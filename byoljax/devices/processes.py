@@ -75,7 +75,6 @@ def join(launch: Launch, command: str = '') -> None:
   address = check(launch)
   if launch.distributed == 'off' and address is None:
     return
-  others: dict[int, roll_call.Connection] | None = None
   if address is not None:
     number, count = launch.process_id, launch.num_processes
     assert number is not None and count is not None
@@ -84,22 +83,22 @@ def join(launch: Launch, command: str = '') -> None:
       others = roll_call.gather(roll_call.listen(address[1]), count, launch.wait)
     else:
       others = {0: roll_call.report([address], number, count, launch.wait)}
+    _joined = _Joined(number, count, roll_call.Watch(number, count, others, _stop))
   _initialize(launch)
   stop.hear_beside_jax()
   import jax
 
   number, count = jax.process_index(), jax.process_count()
-  _joined = _Joined(number, count, None)
+  if address is None:
+    _joined = _Joined(number, count, None)
   if count == 1:
     return
-  if others is not None:
-    _joined = _Joined(number, count, roll_call.Watch(number, count, others, _stop))
   _compare_devices()
   _compare(command)
-  if others is None:
-    others = _connect_afterwards(number, count)
-    if others is not None:
-      _joined = _Joined(number, count, roll_call.Watch(number, count, others, _stop))
+  if address is None:
+    connected = _connect_afterwards(number, count)
+    if connected is not None:
+      _joined = _Joined(number, count, roll_call.Watch(number, count, connected, _stop))
 
 
 def check(launch: Launch) -> tuple[str, int] | None:

@@ -84,6 +84,15 @@ def test_an_id_claimed_twice(server):
   assert len({str(error) for error in results}) == 1
 
 
+def test_one_that_died_is_started_again(server):
+  """As schedulers do before all are there: the roll is not called complete without it."""
+  with socket.create_connection(('localhost', port_of(server))) as died:
+    died.sendall(b'{"id": 1, "count": 3}\n')
+  first, *others = call(server, (2, 3), (1, 3), count=3)
+  assert sorted(first) == [1, 2] and first[1].is_open()
+  assert all(isinstance(other, roll_call.Connection) for other in others)
+
+
 def test_numbers_that_contradict(server):
   results = call(server, (2, 3), count=2)
   assert all(isinstance(error, roll_call.ClashError) for error in results)
