@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import hashlib
 
 import numpy as np
 
@@ -30,6 +31,18 @@ def dissenters(fine: bool) -> list[int]:
     return [] if fine else [0]
   found = np.asarray(multihost_utils.process_allgather(np.asarray(fine)))
   return [int(index) for index in np.flatnonzero(~found)]
+
+
+def differing(text: str) -> list[int]:
+  """The processes whose text is not the first one's. All must call it; it is a barrier."""
+  import jax
+  from jax.experimental import multihost_utils
+
+  if jax.process_count() == 1:
+    return []
+  digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
+  found = np.asarray(multihost_utils.process_allgather(digest))
+  return [index for index, row in enumerate(found) if not np.array_equal(row, found[0])]
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ JAX's service would abort() it. `byoljax.devices.roll_call` detects dead process
 
 from collections.abc import Iterator
 import contextlib
-import hashlib
 import os
 import re
 import socket
@@ -22,10 +21,14 @@ from typing import Any, NamedTuple
 
 from byoljax.devices import roll_call, stop
 from byoljax.devices.roll_call import MissingError
-from byoljax.version import __version__
+from byoljax.version import __version__, versions
 
 STATUS = 5  # Exit status if other processes are missing or dead.
 MODES = ('off', 'auto')
+# Settings of JAX, from the environment, that change numbers.
+_SWITCHES = (
+  'jax_default_matmul_precision', 'jax_default_prng_impl', 'jax_threefry_partitionable',
+)  # fmt: skip
 # (launcher, environment variable of a process's rank, of their number)
 _LAUNCHERS = (
   ('Slurm', 'SLURM_PROCID', 'SLURM_STEP_NUM_TASKS'),
@@ -291,17 +294,24 @@ def _compare_devices() -> None:
 
 
 def _compare(command: str) -> None:
-  """Raises ValueError on every process unless all run the same version and command."""
-  from jax.experimental import multihost_utils
-  import numpy as np
+  """Raises ValueError on every process unless all run the same command in equal environments."""
+  import jax
 
-  digest = hashlib.sha256(f'{__version__}\n{command}'.encode()).digest()[:16]
-  found = multihost_utils.process_allgather(np.frombuffer(digest, np.uint8))
-  other = [str(i) for i, row in enumerate(np.asarray(found)) if not np.array_equal(row, found[0])]
-  if other:
+  from byoljax.devices import hosts
+
+  if others := hosts.differing(f'{__version__}\n{command}'):
     raise ValueError(
       f'another configuration, --workdir or version of byoljax ({__version__} here) in '
-      f'process {", ".join(other)} than in process 0: start all of them with the same command.'
+      f'process {", ".join(map(str, others))} than in process 0: start all of them with the same '
+      f'command.'
+    )
+  settings: Any = jax.config  # Its attributes are unknown to type checkers.
+  here = versions() | {name: getattr(settings, name, None) for name in _SWITCHES}
+  text = ', '.join(f'{name} {value}' for name, value in here.items())
+  if others := hosts.differing(text):
+    raise ValueError(
+      f'other versions of packages or settings of JAX in process {", ".join(map(str, others))} '
+      f'than in process 0 ({text} here): their results would differ, so make them equal.'
     )
 
 

@@ -59,7 +59,7 @@ def make(
     version: of byoljax.
     run: the run's identity; '' where it has none.
   """
-  found = zip(leaves, leaves.values(), _digests(leaves.values()), strict=True)
+  found = zip(leaves, leaves.values(), digests(leaves.values()), strict=True)
   record = {
     'format': FORMAT,
     'byoljax': version,
@@ -69,6 +69,13 @@ def make(
     'leaves': {name: [str(x.dtype), list(x.shape), digest] for name, x, digest in found},
   }
   return record | {'sha256': _own_digest(record)}
+
+
+def digests(arrays: Iterable[np.ndarray]) -> list[str]:
+  """SHA-256 of every array's bytes, in hexadecimal."""
+  # Hashing releases the GIL.
+  with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+    return list(pool.map(_digest, arrays))
 
 
 def read(directory: pathlib.Path) -> dict[str, Any]:
@@ -170,7 +177,7 @@ def verify(record: Mapping[str, Any], leaves: Leaves) -> None:
     DamagedError: an array is not in the record, or has other bytes; the first three are named.
   """
   wrong = []
-  for (name, array), digest in zip(leaves.items(), _digests(leaves.values()), strict=True):
+  for (name, array), digest in zip(leaves.items(), digests(leaves.values()), strict=True):
     if record['leaves'].get(name) != [str(array.dtype), list(array.shape), digest]:
       wrong.append(name)
   if wrong:
@@ -238,12 +245,6 @@ def _is_well_formed(record: Mapping[str, Any]) -> bool:
   return all(isinstance(record.get(key), kind) for key, kind in kinds.items()) and all(
     map(is_leaf, record['leaves'].values())
   )
-
-
-def _digests(arrays: Iterable[np.ndarray]) -> list[str]:
-  # Hashing releases the GIL.
-  with concurrent.futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-    return list(pool.map(_digest, arrays))
 
 
 def _digest(array: np.ndarray) -> str:

@@ -294,14 +294,23 @@ def test_a_killed_process_ends_the_other(number):
   assert 'Traceback' not in output and 'Check failure' not in output
 
 
-def test_another_command_is_refused_by_all():
+@pytest.mark.parametrize(
+  ('command', 'environment', 'problem'),
+  [
+    ('that', {}, 'another configuration'),
+    ('this', {'JAX_THREEFRY_PARTITIONABLE': 'false'}, 'other versions of packages or settings'),
+  ],
+)
+def test_what_has_to_be_equal_is_compared(command, environment, problem):
+  """With other random numbers in one process, each would train a network of its own."""
   address = f'localhost:{free_port()}'
-  both = members((address, '2', '0', 'this', ''), (address, '2', '1', 'that', ''))
+  arguments = (address, '2', '0', 'this', ''), (address, '2', '1', command, '')
+  both = members(*arguments, environments=({}, environment))
   for number, process in enumerate(both):
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 2, output
-    assert f'[{number}/2]  another configuration' in output
-    assert 'process 1 than in process 0' in output
+    assert f'[{number}/2]  {problem}' in output
+    assert 'in process 1 than in process 0' in ' '.join(output.split())
 
 
 LAUNCHERS = {

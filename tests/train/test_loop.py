@@ -15,6 +15,7 @@ import pytest
 
 from byoljax.encoders import load
 from byoljax.main import main
+from byoljax.train import loop
 from byoljax.workdir import checkpoint, metrics
 from tests.paths import ROOT
 
@@ -171,6 +172,29 @@ def test_a_crash_after_a_checkpoint_loses_nothing_before_it(finished, tiny, tmp_
 
 
 @pytest.mark.usefixtures('no_pictures')
+def test_processes_must_begin_with_the_same_weights(tiny, tmp_path, monkeypatch, capsys):
+  """Of two, the other one has read another file, say."""
+  told = []
+  monkeypatch.setattr(loop.hosts, 'differing', lambda text: told.append(text) or [1])
+  monkeypatch.setattr(loop, '_require_one_start', in_one_of_two(loop._require_one_start))
+  for number in range(3):
+    arguments = [*tiny, f'--workdir={tmp_path / str(number)}', f'--config.seed={number // 2}']
+    assert main(arguments) == 2
+  assert 'other weights at the start in process 1 than in process 0' in capsys.readouterr().err
+  assert told[0] == told[1] != told[2]
+
+
+def in_one_of_two(function):
+  """The function as one of two processes calls it."""
+
+  def called(*arguments):
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(jax, 'process_count', lambda: 2)
+      return function(*arguments)
+
+  return called
+
+
 def test_a_damaged_record_is_one_sentence(finished, tiny, tmp_path, capsys):
   run = tmp_path / 'run'
   shutil.copytree(finished, run)
