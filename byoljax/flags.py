@@ -13,8 +13,8 @@ from byoljax.devices import processes, stop
 from byoljax.suggest import did_you_mean
 
 Overrides = list[tuple[str, str]]
-# Full, over its quota, read-only, broken, gone: nothing that a traceback would explain.
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
+# Full, over a quota or a limit, read-only, broken, gone: nothing that a traceback would explain.
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE)
 _NOBODY_READS = 128 + 13  # As shells say where SIGPIPE ended a program.
 
 

@@ -117,7 +117,7 @@ def test_a_step_that_is_only_said_to_be_there_is_noticed(tmp_path):
     checkpoints.close()
 
 
-@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO])
 def test_the_disks_errors_are_sentences_and_others_are_not_hidden(number, monkeypatch, capsys):
   def run(options, overrides):
     raise OSError(number, os.strerror(number), 'runs/x/metrics.jsonl')
