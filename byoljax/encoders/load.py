@@ -18,6 +18,7 @@ from byoljax import streams
 from byoljax.config import Config, ConfigError, choose, user_errors
 from byoljax.data.batches import pipeline
 from byoljax.data.sources import datasets
+from byoljax.devices import hosts, processes
 from byoljax.encoders import method_network
 from byoljax.encoders.encoder import (
   EMBEDDING,
@@ -32,7 +33,7 @@ from byoljax.models import METHODS_OWN, rescaled
 from byoljax.models.net import Net, stack
 from byoljax.models.taps import taps_of, truncate
 from byoljax.ops import trees
-from byoljax.workdir import checkpoint, run_dir
+from byoljax.workdir import checkpoint, integrity, run_dir
 
 PyTree = Any
 
@@ -116,6 +117,7 @@ def load_taps(
   choose('network', network_name, (*NETWORKS, *BASELINES))
   with user_errors():
     directory = checkpoint.checkpoint_directory(pretrained)
+  _require_one_checkpoint(pretrained, directory)
   config = run_dir.run_config(directory.parent.parent)
   preprocessing = preprocessing_of(config)
   fields = _fields(config, network_name, module)
@@ -144,6 +146,22 @@ def load_taps(
     weights = _stored(net, preprocessing, directory, network_name)
   encoder = Encoder(net, *weights, preprocessing, chosen[-1], pool_of(fields), fields)
   return Loaded(encoder, chosen, config, directory)
+
+
+def _require_one_checkpoint(pretrained: str, directory: pathlib.Path) -> None:
+  """Raises ConfigError where processes of one run find different ones, in a run that goes on say.
+
+  Nothing is compared among processes that a program of the user's has joined: one may load alone.
+  """
+  if not processes.is_multiprocess():
+    return
+  with user_errors():
+    record = integrity.read(directory)
+  if others := hosts.differing(record['sha256']):
+    raise ConfigError(
+      f"'{pretrained}' is another checkpoint in process {', '.join(map(str, others))} than in "
+      f'process 0: name one that all of them see ({directory} here).'
+    )
 
 
 def of_state(

@@ -1,11 +1,12 @@
 """The data that a configuration names: opened here and nowhere else in tasks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import pathlib
 from typing import TYPE_CHECKING, Any
 
 from byoljax.config import Config, ConfigError, expanded, require_local, user_errors
+from byoljax.devices import hosts
 from byoljax.workdir import activity, run_dir
 
 if TYPE_CHECKING:
@@ -39,8 +40,8 @@ def open_split(
     fields: of another split than 'pretrain', further ones.
 
   Raises:
-    ConfigError: no such data or split, output that would lie among the images; for 'pretrain', a
-      class that is not there.
+    ConfigError: no such data or split, output that would lie among the images, processes that find
+      different ones; for 'pretrain', a class that is not there.
   """
   from byoljax.data.fields import parsed
   from byoljax.data.sources import datasets
@@ -55,17 +56,22 @@ def open_split(
   for images in folders:
     if images and log_dir is not None:
       require_outside(log_dir, pathlib.Path(images))
+
+  def load() -> 'Source':
+    with user_errors():
+      return datasets.load(
+        config.data.name,
+        split,
+        data_dir=config.data.dir,
+        unreadable_log=None if log_dir is None else log_dir / 'unreadable.txt',
+        in_memory=config.data.resident != 'off',
+        fields=parsed(config.data.fields) if split == 'pretrain' else fields,
+        frame_gap=config.data.frame_gap,
+        range_=config.data.range,
+      )
+
+  source = _same_everywhere(split, load)
   with user_errors():
-    source = datasets.load(
-      config.data.name,
-      split,
-      data_dir=config.data.dir,
-      unreadable_log=None if log_dir is None else log_dir / 'unreadable.txt',
-      in_memory=config.data.resident != 'off',
-      fields=parsed(config.data.fields) if split == 'pretrain' else fields,
-      frame_gap=config.data.frame_gap,
-      range_=config.data.range,
-    )
     for note in source.notes:
       _say_once(f'Note: {note}')
     if split != 'pretrain':
@@ -82,6 +88,27 @@ def open_split(
     if resolve:
       _resolve_statistics(config, source, log_dir)
     return source
+
+
+def _same_everywhere(split: str, load: 'Callable[[], Source]') -> 'Source':
+  """What `load` gives, or raises, once all processes have got the same.
+
+  Each reads its part of every batch, and all have to evaluate, or none.
+  """
+  found, failed = None, None
+  try:
+    found = load()
+  except ConfigError as error:
+    failed = error
+  if others := hosts.differing(found.fingerprint if found else ''):
+    raise ConfigError(
+      f'other {split} images in process {", ".join(map(str, others))} than in process 0: all must '
+      f'read copies of the same ({found.name if found else failed} here).'
+    ) from failed
+  if found is None:
+    assert failed is not None
+    raise failed
+  return found
 
 
 def _resolve_series(config: Config, source: 'Source') -> None:

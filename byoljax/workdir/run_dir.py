@@ -71,14 +71,19 @@ def open_workdir(
     facts: recorded with the configuration, for `run_facts`.
 
   Raises:
-    ConfigError: the directory cannot be written, or belongs to another run.
+    ConfigError: the directory cannot be written, or belongs to another run; or processes differ.
   """
-  for turn in (True, False):  # The first process writes, then the others compare.
-    problem = ''
-    if hosts.is_first_process() == turn:
-      problem = _open(workdir, config, invocation, data, fingerprint, facts or {})
-    if not hosts.all_agree(not problem):
-      raise ConfigError(problem or f"another process could not open '{workdir}'.")
+  weights = {name: _weights(found) for name, found in (facts or {}).get('given', {}).items()}
+  if others := hosts.differing(json.dumps([config_lib.decisive(config), weights], sort_keys=True)):
+    raise ConfigError(
+      f'other settings or given networks in process {", ".join(map(str, others))} than in process '
+      f'0: all must have the same.'
+    )
+  problem = ''
+  if hosts.is_first_process():
+    problem = _open(workdir, config, invocation, data, fingerprint, facts or {})
+  if not hosts.all_agree(not problem):
+    raise ConfigError(problem or f"the first process could not open '{workdir}'.")
 
 
 def _open(
@@ -108,8 +113,6 @@ def _open(
       + '\nChoose another --workdir, or restore these fields to resume it.'
       + (_LONGER if changed[-1].startswith('train.length: ') else '')
     )
-  if not hosts.is_first_process():
-    return ''
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     write_json(

@@ -174,3 +174,15 @@ def test_an_encoder_is_pickled_with_its_tap():
 def test_a_notebook_shows_no_weights():
   shown = repr(load_small())
   assert "tap='embedding'" in shown and 'array' not in shown and len(shown) < 1000
+
+
+def test_processes_that_find_another_checkpoint_are_refused(request, monkeypatch):
+  """As where a run goes on while it is evaluated."""
+  run, told = request.getfixturevalue('untrained'), []
+  monkeypatch.setattr(load.hosts, 'differing', lambda text: told.append(text) or [1])
+  load.load(run)
+  assert told == []
+  monkeypatch.setattr(load.processes, 'is_multiprocess', lambda: True)
+  with pytest.raises(config_lib.ConfigError, match='another checkpoint in process 1 than in proc'):
+    load.load(run)
+  assert len(told) == 1

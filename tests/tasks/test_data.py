@@ -82,6 +82,19 @@ def test_a_classifier_answers_about_images_without_a_label(tmp_path):
   assert names == [str(tmp_path / name) for name in ('unlabelled/deep/4.png', '3.png')]
 
 
+def test_processes_that_find_other_images_are_refused(tmp_path, monkeypatch):
+  """Also where one has no test images: it would wait for an evaluation of the others."""
+  told, others = [], [[1], [], [1]]
+  monkeypatch.setattr(data.hosts, 'differing', lambda text: told.append(text) or others.pop(0))
+  write(tmp_path, 'train/cat/1.png', 'train/dog/2.png')
+  config = base.get_config()
+  config.data.update(name='folder', dir=str(tmp_path))
+  for split in ('train', 'test'):
+    with pytest.raises(ConfigError, match=f'other {split} images in process 1 than in process 0'):
+      data.open_labelled(config, None)
+  assert told == [told[0], told[0], ''] and told[0]
+
+
 def test_one_mean_stands_for_all_channels(npz):
   """Encoders have as many channels as there are means, gray inputs as well."""
   config = base.get_config()

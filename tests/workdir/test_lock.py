@@ -8,9 +8,10 @@ import sys
 import jax
 import pytest
 
+from byoljax import config as config_lib
 from byoljax.config import ConfigError
 from byoljax.main import main
-from byoljax.workdir import lock
+from byoljax.workdir import lock, run_dir
 from tests.paths import ROOT
 
 fcntl = pytest.importorskip('fcntl', reason='this system has no flock')
@@ -98,3 +99,17 @@ def test_a_file_system_without_locks_is_used_without(tmp_path, monkeypatch):
   monkeypatch.setattr(lock.fcntl, 'flock', flock)
   with lock.lock_workdir(tmp_path), lock.lock_workdir(tmp_path):
     pass
+
+
+def test_processes_of_other_settings_or_networks_are_refused(tmp_path, monkeypatch):
+  """Before anything is written."""
+  told = []
+  monkeypatch.setattr(run_dir.hosts, 'differing', lambda text: told.append(text) or [1])
+  config = config_lib.load('configs/byol.py:smoke')
+  for seed, given in ((0, {}), (1, {}), (0, {'encoder': 'digest'})):
+    config.seed = seed
+    with pytest.raises(ConfigError, match='given networks in process 1 than in process 0'):
+      run_dir.open_workdir(
+        tmp_path, config, run_dir.Invocation('', ''), 'photos', 'x', {'given': given}
+      )
+  assert len(set(told)) == 3 and not list(tmp_path.iterdir())
