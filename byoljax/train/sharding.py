@@ -16,7 +16,6 @@ after loading, and a run may be resumed with another placement or another number
 results are those of the replicated state up to the order of sums.
 """
 
-import collections
 from collections.abc import Callable, Iterator, Sequence
 import enum
 from typing import Any, NamedTuple
@@ -91,31 +90,32 @@ def shard(
 
 # Primitives with which numbers of a tensor become one, or change places.
 _ACROSS = ('reduce_', 'arg', 'cum', 'sort', 'dot_general', 'top_k', 'transpose', 'gather')
+# Shards are traced longer than any table of a schedule, which may be summed.
+_LONG = 1 << 24
 
 
 def _require_shardable(tx: optax.GradientTransformation, params: PyTree, axis: str) -> None:
   """Raises ValueError for an optimizer that needs whole tensors: their sums, or their shapes."""
 
-  def operations(params: PyTree) -> collections.Counter[_Operation]:
-    state = jax.eval_shape(tx.init, params)
-    made = jax.make_jaxpr(tx.update, axis_env=[(axis, 2)])(params, state, params)
-    return collections.Counter(each for each in _operations(made.jaxpr) if each[0] != 'reshape')
+  def operations(shape: Callable[[Any], tuple[int, ...]]) -> list[Any]:
+    tensors = jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape(x), x.dtype), params)
+    state = jax.eval_shape(tx.init, tensors)
+    made = jax.make_jaxpr(tx.update, axis_env=[(axis, 2)])(tensors, state, tensors)
+    return [each for each in _operations(made.jaxpr) if each.primitive.name != 'reshape']
 
-  def flat(more: int) -> PyTree:
-    shard = lambda x: jax.ShapeDtypeStruct((x.size + more,) if x.ndim else (), x.dtype)  # noqa: E731
-    return jax.tree.map(shard, params)
+  def names(found: list[Any]) -> list[str]:
+    return sorted(each.primitive.name for each in found)
 
-  whole, shards = operations(params), operations(flat(0))
-  # A schedule that sums over a table of its own has the same shapes whatever those of the tensors.
-  of_shards = {name for name, _ in shards - operations(flat(1))}
-  across = sorted(name for name in of_shards if name.startswith(_ACROSS))
-  if across and not any(name.startswith('psum') for name, _ in shards):
+  shards = operations(lambda x: (_LONG + x.size,) if x.ndim else ())
+  of_shards = [each for each in shards if any(x.aval.size >= _LONG for x in each.invars)]
+  across = sorted({name for name in names(of_shards) if name.startswith(_ACROSS)})
+  if across and not any(name.startswith('psum') for name in names(shards)):
     raise ValueError(
       f'shard_state=True gives each device a shard of every tensor, but this optimizer needs whole '
       f'ones ({", ".join(across)}): take norms with sharding.norm_over_devices, or leave the state '
       'replicated.'
     )
-  if _names(whole) != _names(shards):
+  if names(operations(lambda x: x.shape)) != names(shards):
     raise ValueError(
       'shard_state=True gives each device flat shards of the tensors, but this optimizer depends '
       'on their shapes (a mask by x.ndim, for example): select parameters by name, as '
@@ -123,22 +123,13 @@ def _require_shardable(tx: optax.GradientTransformation, params: PyTree, axis: s
     )
 
 
-# A primitive's name and the shapes that it takes.
-_Operation = tuple[str, tuple[tuple[int, ...], ...]]
-
-
-def _names(found: collections.Counter[_Operation]) -> collections.Counter[str]:
-  return collections.Counter(name for name, _ in found.elements())
-
-
-def _operations(jaxpr: Any) -> Iterator[_Operation]:
+def _operations(jaxpr: Any) -> Iterator[Any]:
   """All operations of a jaxpr, and of those inside of it."""
   for eqn in jaxpr.eqns:
     values = jax.tree.leaves(list(eqn.params.values()))
-    inner = [getattr(value, 'jaxpr', value) for value in values]
-    inner = [each for each in inner if hasattr(each, 'eqns')]
+    inner = [each for each in (getattr(x, 'jaxpr', x) for x in values) if hasattr(each, 'eqns')]
     if not inner:
-      yield eqn.primitive.name, tuple(each.aval.shape for each in eqn.invars)
+      yield eqn
     for each in inner:
       yield from _operations(each)
 
