@@ -228,6 +228,14 @@ def test_the_flags_are_parsed():
     main.parse(['--config=x', '--distributed=yes'])
 
 
+def test_the_first_may_work_on_while_the_others_are_done(monkeypatch):
+  """JAX gives it five minutes, and aborts what is drawing a report then."""
+  given = []
+  monkeypatch.setattr(processes, '_initialize_within', lambda *these: given.append(these[-1]))
+  processes._initialize(Launch('off', 'host:1', 2, 0))
+  assert given[0]['shutdown_timeout_seconds'] > 10 * 3600
+
+
 _MEMBER = """
 import sys, time
 import jax
