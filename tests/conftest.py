@@ -240,6 +240,14 @@ def _programs_end_in_time():
     gc.collect()
 
 
+@pytest.fixture
+def collect():
+  """Collects garbage of this test: going through all that is older takes seconds."""
+  gc.disable()
+  yield functools.partial(gc.collect, 0)
+  gc.enable()
+
+
 @pytest.fixture(scope='session')
 def npz(tmp_path_factory):
   """A small labelled data set as arrays: three classes that differ in color, 12 pixels."""

@@ -334,7 +334,7 @@ LAUNCHERS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize('launcher', LAUNCHERS)
+@pytest.mark.parametrize('launcher', ['slurm', pytest.param('openmpi', marks=pytest.mark.slow)])
 def test_what_a_launcher_says_is_detected(launcher):
   """The launcher's variables, as JAX reads them; the roll is called afterwards, and heard."""
   port = free_port()

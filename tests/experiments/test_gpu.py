@@ -126,6 +126,7 @@ def test_the_page_has_what_was_found_what_was_not_run_and_what_failed():
   assert any('871' in line for line in lines) and 'k-NN | way' not in lines
 
 
+@pytest.mark.slow
 def test_a_part_is_measured_and_what_does_not_fit_is_not_begun(tmp_path):
   done, results = _run(tmp_path, '--only=knn,accuracy')
   assert done.returncode == 0, done.stderr

@@ -98,7 +98,8 @@ GUARDS = {
 }
 
 
-@pytest.mark.parametrize('name', ['vicreg', pytest.param('dino', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['vicreg', 'dino'])
 def test_guards(name):
   rate, arguments, without = GUARDS[name]
   spread, right = train(name, rate=rate, **arguments)

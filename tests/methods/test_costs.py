@@ -103,8 +103,8 @@ def test_the_state_is_updated_in_place(name):
   assert compiled(name).memory_analysis().alias_size_in_bytes == size
 
 
-# By default as on a CPU.
-@pytest.mark.parametrize('unrolled', [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('unrolled', [True, False])
 def test_accumulation_saves_memory(monkeypatch, unrolled):
   """Four micro-batches take little more than half of the memory of one, in a loop or without."""
   monkeypatch.setattr(mapping, 'must_unroll', lambda: unrolled)

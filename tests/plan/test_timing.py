@@ -180,6 +180,7 @@ def test_how_a_run_was_timed_does_not_make_it_another_run():
   assert not config_lib.differences(old, new)
 
 
+@pytest.mark.slow
 def test_a_run_writes_a_trace_of_the_steps_that_it_is_asked_for(tiny, tmp_path):
   """The files that TensorBoard and Perfetto open, of a run through the command line."""
   arguments = ['--config.profile.start=3', '--config.profile.steps=2']

@@ -77,7 +77,7 @@ def test_a_checkpoint_goes_by_several_paths(tmp_path):
     files.read(tmp_path)
 
 
-@pytest.mark.parametrize('which', ['tf1', 'tf2'])
+@pytest.mark.parametrize('which', [pytest.param('tf1', marks=pytest.mark.slow), 'tf2'])
 def test_every_damage_is_found_and_said(which, tmp_path):
   """Checksums cover everything but the ends of the index, which have a form to keep."""
   names = {kind: next(GOLDEN.glob(f'{which}.{kind}*')) for kind in ('index', 'data')}

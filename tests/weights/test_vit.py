@@ -66,7 +66,13 @@ def features(reading, images):
   return run(encoder.params, images)
 
 
-@pytest.mark.parametrize('case', theirs.VITS)
+@pytest.mark.parametrize(
+  'case',
+  [
+    pytest.param(case, marks=pytest.mark.slow if case in ('dino', 'mean') else ())
+    for case in theirs.VITS
+  ],
+)
 def test_features_are_theirs(case, tmp_path):
   path = tmp_path / 'weights.safetensors'
   state = state_of(case)

@@ -194,7 +194,10 @@ class TestTorchFiles:
 class TestNames:
   @pytest.mark.parametrize(
     ('case', 'name', 'stem', 'size', 'batch'),
-    [('resnet18', 'resnet18', 'imagenet', 64, 8), ('resnet18_cifar', 'resnet18', 'cifar', 32, 8)],
+    [
+      pytest.param('resnet18', 'resnet18', 'imagenet', 64, 8, marks=pytest.mark.slow),
+      ('resnet18_cifar', 'resnet18', 'cifar', 32, 8),
+    ],
   )
   def test_features_are_torchvisions(self, case, name, stem, size, batch, tmp_path):
     golden = np.load(GOLDEN / 'resnet.npz')[f'{case}/eval']
@@ -223,7 +226,13 @@ class TestNames:
     for counter in counters:
       assert counter.replace('num_batches_tracked', 'running_var') in state
 
-  @pytest.mark.parametrize('name', sorted(set(RESNETS) - {'resnet200'}))
+  @pytest.mark.parametrize(
+    'name',
+    [
+      pytest.param(name, marks=() if name in ('resnet34', 'resnet50') else pytest.mark.slow)
+      for name in sorted(set(RESNETS) - {'resnet200'})
+    ],
+  )
   def test_names_and_shapes_are_torchvisions(self, name):
     listed = json.loads((GOLDEN / 'torchvision_names.json').read_text())[name]
     own = {key: list(shape) for key, shape in shapes_of(name).items()}
@@ -235,7 +244,7 @@ class TestNames:
   @pytest.mark.parametrize(
     'name',
     [
-      pytest.param(name, marks=() if name in ('resnet18', 'resnet50') else pytest.mark.slow)
+      pytest.param(name, marks=() if name == 'resnet18' else pytest.mark.slow)
       for name in sorted(RESNETS)
     ],
   )

@@ -1,7 +1,6 @@
 """Checkpoints that are not what was written: found, said, kept aside, and the one before used."""
 
 import asyncio
-import gc
 import json
 import os
 import pathlib
@@ -234,7 +233,7 @@ def test_a_hiccup_is_no_damage(workdir, monkeypatch):
   assert not (workdir / 'damaged-checkpoints').exists()
 
 
-def test_what_fails_beside_the_first_error_is_awaited(tmp_path, capfd):
+def test_what_fails_beside_the_first_error_is_awaited(tmp_path, capfd, collect):
   """Orbax reads all arrays at once; each of the others would print a traceback of its own."""
   rng = np.random.default_rng(0)
   many = {f'w{i}': jnp.asarray(rng.normal(size=(64, 64)), jnp.float32) for i in range(60)}
@@ -247,7 +246,7 @@ def test_what_fails_beside_the_first_error_is_awaited(tmp_path, capfd):
   for _ in range(3):
     with pytest.raises(DamagedError, match='cannot be read'):
       restore.restore_subtrees(directory, [('params',)])
-  gc.collect()
+  collect()
   assert capfd.readouterr() == ('', '')
   assert asyncio.get_event_loop_policy() is policy
 

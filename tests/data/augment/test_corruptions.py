@@ -12,6 +12,7 @@ from byoljax.data.augment import corruptions, jpeg
 from byoljax.data.augment.corruptions import CORRUPTIONS, STRENGTHS
 
 KEY = jax.random.key(3)
+ONE_OF_A_GROUP = tuple({kind.group: name for name, kind in CORRUPTIONS.items()}.values())
 
 
 def picture(side=32, channels=3):
@@ -35,7 +36,13 @@ def test_there_are_fifteen_at_five_strengths():
   assert {kind.group for kind in CORRUPTIONS.values()} == {'noise', 'blur', 'weather', 'digital'}
 
 
-@pytest.mark.parametrize('name', CORRUPTIONS)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name in ONE_OF_A_GROUP else pytest.mark.slow)
+    for name in CORRUPTIONS
+  ],
+)
 def test_the_strongest_changes_more_than_the_weakest_but_no_shape(name):
   clean = np.asarray(picture())
   weakest, strongest = (change(name, strength) for strength in (1, 5))

@@ -1,6 +1,5 @@
 """The tf.data graph: how it ends in every case, and groups that it leaves out."""
 
-import gc
 import io
 import signal
 import subprocess
@@ -88,15 +87,14 @@ def half_used():
 # --- the end ------------------------------------------------------------------------------------
 
 
-def test_garbage_ends_the_graph():
-  gc.collect()
+def test_garbage_ends_the_graph(collect):
   before = set(graph._OPEN)
   for _ in range(3):
     made = half_used()
     assert len(graph._OPEN - before) == 2
     made[0].itself = made[0]  # A cycle, which only the collector finds.
     del made
-    gc.collect()
+    collect()
     assert not graph._OPEN - before
 
 
@@ -111,21 +109,21 @@ def test_close_waits_for_the_reader():
       next(batches)
 
 
-def test_garbage_in_another_thread_is_closed_later(monkeypatch):
+def test_garbage_in_another_thread_is_closed_later(monkeypatch, collect):
   """The collector may run in a thread of the graph itself: there it only asks for the end."""
   (batches, other) = half_used()
   stream = batches._stream
   with monkeypatch.context() as patch:
     patch.setattr(graph.threading, 'get_ident', lambda: -1)
     del batches
-    gc.collect()
+    collect()
     assert stream in graph._OPEN and not stream._wanted
   half_used()
   assert stream not in graph._OPEN and other._stream in graph._OPEN
   other.close()
 
 
-def test_garbage_while_a_function_is_traced_is_closed_later():
+def test_garbage_while_a_function_is_traced_is_closed_later(collect):
   """What the collector meets must not become a part of the function."""
   (batches, other) = half_used()
   stream = batches._stream
@@ -134,7 +132,7 @@ def test_garbage_while_a_function_is_traced_is_closed_later():
   def traced():
     nonlocal batches
     batches = None
-    gc.collect()
+    collect()
     return 3
 
   assert int(traced()) == 3

@@ -166,7 +166,9 @@ def test_crops_change_with_epoch_seed_and_view():
   assert (first != other['views'][0][np.argsort(other['index'])]).any()
 
 
-@pytest.mark.parametrize('kind', ['files', 'small files', 'jpeg'])
+@pytest.mark.parametrize(
+  'kind', ['files', pytest.param('small files', marks=pytest.mark.slow), 'jpeg']
+)
 def test_files_and_arrays_give_the_same_pictures(kind):
   """Decoded and cropped on the host, against arrays augmented inside of a jitted step."""
   side = 20 if kind == 'small files' else 72
@@ -339,8 +341,14 @@ def test_evaluation_covers_every_example_once(kind, count):
   assert sorted(seen) == list(range(11))
 
 
-@pytest.mark.parametrize('processes', [1, 2, 3])
-@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize(
+  ('kind', 'processes'),
+  [
+    pytest.param(kind, count, marks=() if (place + count) % 3 == 0 else pytest.mark.slow)
+    for place, kind in enumerate(KINDS)
+    for count in (1, 2, 3)
+  ],
+)
 def test_an_odd_set_is_shared_out(kind, processes):
   """23 examples, 6 a step: each read by one process, in training at most once an epoch."""
   data = _source(kind, count=23)

@@ -274,6 +274,7 @@ def compiled():
   jax.monitoring.unregister_event_duration_listener(listen)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_without_loops(npz, tmp_path, streamed):
   """A step per call: the same program but for where the rows come from."""
   state = loop.train(assembled(npz, mode='on'), tmp_path, Cadence(save=5))

@@ -42,6 +42,7 @@ def test_a_built_in_set_is_not_kept_among_images(name, tmp_path):
   assert [path.name for path in (tmp_path / 'photos').iterdir()] == ['cats']
 
 
+@pytest.mark.slow
 def test_importing_tensorflow_is_silent():
   environment = {k: v for k, v in os.environ.items() if k != 'TF_CPP_MIN_LOG_LEVEL'}
   code = (
