@@ -202,5 +202,6 @@ def serve(directory: pathlib.Path, port: int, say: Callable[[str], object]) -> N
   shelf = Shelf(directory)
   count = len(shelf.runs())
   with Server(shelf, port) as server:
-    say(f"{count} runs of '{directory}' at {server.url}\nFor this computer alone; Ctrl-C ends it.")
+    runs = '1 run' if count == 1 else f'{count} runs'
+    say(f"{runs} of '{directory}' at {server.url}\nFor this computer alone; Ctrl-C ends it.")
     server.serve_forever()

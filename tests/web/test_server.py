@@ -271,6 +271,14 @@ def test_mistakes_are_one_sentence(served, runs, capsys):
   assert cli.parse(['web']).options.port == 8321
 
 
+def test_how_many_runs_there_are_is_said(runs, monkeypatch):
+  monkeypatch.setattr(server_lib.Server, 'serve_forever', lambda self: None)
+  said = []
+  for folder in (runs, runs / 'group'):
+    server_lib.serve(folder, 0, said.append)
+  assert [text.partition(' of ')[0] for text in said] == ['3 runs', '1 run']
+
+
 @pytest.mark.skipif(shutil.which('node') is None, reason='needs node')
 def test_the_address_may_name_any_run():
   script = (ROOT / 'byoljax' / 'web' / 'page.js').read_text()
