@@ -24,7 +24,6 @@ from byoljax.devices.roll_call import MissingError
 from byoljax.version import __version__, versions
 
 STATUS = 5  # Exit status if other processes are missing or dead.
-_LONGEST_END_SECONDS = 24 * 3600
 MODES = ('off', 'auto')
 # Settings of JAX, from the environment, that change numbers.
 _SWITCHES = (
@@ -224,13 +223,8 @@ def _exit(status: int) -> None:
 
 def _initialize(launch: Launch) -> None:
   """Starts or joins JAX's distributed service."""
-  options: dict[str, Any] = {
-    # Longer than our own timeout: JAX's ends in abort().
-    'initialization_timeout': int(launch.wait) + 60,
-    # At the end all wait for the first, which may draw pictures for a report; JAX ends it by
-    # abort() when they have waited for so long.
-    'shutdown_timeout_seconds': _LONGEST_END_SECONDS,
-  }
+  # Longer than our own timeout: JAX's ends in abort().
+  options: dict[str, Any] = {'initialization_timeout': int(launch.wait) + 60}
   if launch.coordinator_address is not None:
     options |= {
       'coordinator_address': launch.coordinator_address,

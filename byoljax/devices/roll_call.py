@@ -270,14 +270,18 @@ class Watch:
     """Announces that this process ends, with its exit status.
 
     With an error, the first process waits briefly for the others: when it ends, JAX's service ends
-    with it and abort()s every process that still needs it.
+    with it and abort()s every process that still needs it. Without one, the others wait for the
+    first, which may still draw a report; in JAX they would wait for five minutes, then abort().
     """
     with self._changed:
-      self._leaving = True
+      self._leaving = status != 0
       for connection in self._others.values():
         connection.send({'end': self._number, 'status': status})
       if status and self._number == 0:
         self._changed.wait_for(lambda: len(self._ended) >= len(self._others), GRACE_SECONDS)
+      elif not status and self._number:
+        self._changed.wait_for(lambda: 0 in self._ended and not self._lost)
+      self._leaving = True
 
   def _run(self) -> None:
     with selectors.DefaultSelector() as selector:

@@ -164,12 +164,28 @@ def test_an_end_with_an_error_leaves_the_others_time(watched, monkeypatch):
   assert told[1].wait(5) and told[0].wait(5)
 
 
-def test_a_good_end_is_no_loss(watched):
+def test_a_good_end_is_no_loss_and_waits_for_the_first(watched):
+  """Which may draw a report for longer than JAX would wait at the end."""
   watches, told, connections = watched
-  watches[1].leave(0)
+  ends = [threading.Thread(target=watches[i].leave, args=(0,), daemon=True) for i in (1, 2)]
+  for end in ends:
+    end.start()
+  ends[0].join(0.5)
+  assert all(end.is_alive() for end in ends) and watches[0].describe_loss() == ''
+  watches[0].leave(0)
+  for end in ends:
+    end.join(5)
   shut(connections[1][0])
   assert watches[0].describe_loss(wait=0.5) == ''
-  assert not any(event.is_set() for event in told)
+  assert not any(end.is_alive() for end in ends) and not any(event.is_set() for event in told)
+
+
+def test_who_waits_at_the_end_hears_that_the_first_died(watched):
+  watches, told, connections = watched
+  threading.Thread(target=watches[1].leave, args=(0,), daemon=True).start()
+  watches[0]._leaving = True
+  shut(connections[0][1])
+  assert told[1].wait(5) and 'process 0 of 3 is gone' in watches[1].describe_loss()
 
 
 def test_the_first_waits_for_the_others_before_it_ends_with_an_error(watched):
@@ -226,14 +242,6 @@ def test_the_flags_are_parsed():
   assert overrides == [('seed', '1')]
   with pytest.raises(ConfigError, match='distributed'):
     main.parse(['--config=x', '--distributed=yes'])
-
-
-def test_the_first_may_work_on_while_the_others_are_done(monkeypatch):
-  """JAX gives it five minutes, and aborts what is drawing a report then."""
-  given = []
-  monkeypatch.setattr(processes, '_initialize_within', lambda *these: given.append(these[-1]))
-  processes._initialize(Launch('off', 'host:1', 2, 0))
-  assert given[0]['shutdown_timeout_seconds'] > 10 * 3600
 
 
 _MEMBER = """
