@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import html
+import re
 import sys
 from typing import Any
 import unicodedata
@@ -11,6 +12,8 @@ import numpy as np
 from byoljax.suggest import check_name
 
 STYLES = ('unicode', 'ascii', 'markdown')
+
+_CONTROL = re.compile(r'[\x00-\x1f\x7f-\x9f]')
 
 # Most decimals of a number that has no format of its own.
 _DECIMALS = 4
@@ -118,8 +121,9 @@ def _text(value: Any, form: str, style: str) -> str:
 
 
 def _escape(text: str, style: str) -> str:
-  # A line break would end the row in every style, a bar would end the cell in Markdown.
-  text = ' '.join(text.splitlines())
+  # A line break would end the row in every style, a bar would end the cell in Markdown. What else
+  # controls a terminal may stand in the names of files, too.
+  text = _CONTROL.sub(' ', ' '.join(text.splitlines()))
   return text.replace('|', '\\|') if style == 'markdown' else text
 
 

@@ -70,6 +70,11 @@ def test_wide_characters_are_aligned():
   ]
 
 
+def test_names_do_not_control_the_terminal():
+  text = format_table([{'run': 'a\x1b[31m\x07b\tc', 'n': 1}], ['run', 'n'], style='unicode')
+  assert text.split('\n')[2] == 'a [31m b c    1'
+
+
 def test_empty_table_is_a_header():
   assert format_table([], ['k', 'top1'], style='ascii') == 'k    top1\n---  ----'
 
