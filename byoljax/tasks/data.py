@@ -196,8 +196,20 @@ def _say_once(text: str) -> None:
   run_dir.say(text)
 
 
-def require_no_image(out: str, data: Mapping[str, Any]) -> None:
-  """Raises ConfigError where a sheet would lie among the images of a configuration's data."""
+def require_place(flag: str, given: str) -> None:
+  """Raises ConfigError, before anything is computed, where no file can be written."""
+  path = expanded(given)
+  if path.is_dir():
+    raise ConfigError(f'{flag}={given} is a folder: name a file in it.')
+  if not path.parent.is_dir():
+    raise ConfigError(
+      f"{flag}={given}: there is no folder '{path.parent}'; make it, or name another."
+    )
+
+
+def require_sheet(out: str, data: Mapping[str, Any]) -> None:
+  """`require_place` for a sheet, which may not lie among the images of a configuration either."""
+  require_place('--out', out)
   if data['name'] in _FOLDERS and data['dir']:
     require_outside(pathlib.Path(out), pathlib.Path(data['dir']), '--out')
 

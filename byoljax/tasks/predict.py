@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from byoljax.config import ConfigError, expanded, path_of, user_errors
 from byoljax.tasks.command import Argument, Command
+from byoljax.tasks.data import require_place
 
 if TYPE_CHECKING:
   from byoljax.data.sources.source import Source
@@ -41,14 +42,14 @@ def run(options: argparse.Namespace) -> int:
   xla.set_defaults()
   xla.keep_programs()
   if options.sheet:
-    _require_place('--sheet', options.sheet)
+    require_place('--sheet', options.sheet)
   there = expanded(options.classifier)
   if not classifier.is_one(there) and not classifier.every(there):
     if dense_lib.is_one(there):
       return _every_pixel(options)
     if detector.every(there):
       return _boxes(options)
-  _require_place('--out', options.out or _TABLE)
+  require_place('--out', options.out or _TABLE)
   home = classifier.find(options.classifier)
   made = classifier.load(home)
   source = open_images(options.photos, made.encoder.preprocessing)
@@ -87,17 +88,6 @@ def _require_apart(photos: str, out: str, sheet: str) -> None:
     seen.add(path)
 
 
-def _require_place(flag: str, given: str) -> None:
-  """Raises ConfigError, before the images are looked at, where no file can come to lie."""
-  path = expanded(given)
-  if path.is_dir():
-    raise ConfigError(f'{flag}={given} is a folder: name a file in it.')
-  if not path.parent.is_dir():
-    raise ConfigError(
-      f"{flag}={given}: there is no folder '{path.parent}'; make it, or name another."
-    )
-
-
 def _every_pixel(options: argparse.Namespace) -> int:
   """Writes masks or depth maps."""
   from byoljax.encoders import dense as dense_lib
@@ -126,7 +116,7 @@ def _boxes(options: argparse.Namespace) -> int:
   from byoljax.protocols import found_boxes
   from byoljax.report import box_files
 
-  _require_place('--out', options.out or _TABLE)
+  require_place('--out', options.out or _TABLE)
   home = detector.find(options.classifier)
   model = detector.load(home)
   source = open_images(options.photos, model.preprocessing)

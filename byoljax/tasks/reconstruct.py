@@ -46,7 +46,7 @@ def reconstruct(
   with user_errors():
     directory = checkpoint.checkpoint_directory(run)
   painter = pictures.require_painter(directory.parent.parent)
-  data_lib.require_no_image(out, painter.config.data)
+  data_lib.require_sheet(out, painter.config.data)
   files = image_files.named(images)
   if len(files) > count:
     say(f'{count} of {len(files)} images are shown: --count={len(files)} shows all.')

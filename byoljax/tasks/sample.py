@@ -47,7 +47,7 @@ def sample(
   with user_errors():
     directory = checkpoint.checkpoint_directory(run)
   sampler = samples.require_sampler(directory.parent.parent)
-  data_lib.require_no_image(out, sampler.config.data)
+  data_lib.require_sheet(out, sampler.config.data)
   images = sampler.draw(
     int(directory.name),
     Sampling(count, temperature=temperature, top_k=top_k, top_p=top_p),

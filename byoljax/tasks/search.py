@@ -96,7 +96,7 @@ def search(folder: str, images: Sequence[str], out: str, count: int) -> None:
       f"'{folder}' is unfinished: {len(parts)} of {wanted} parts are there. The same "
       '`byoljax embed` again makes the others.'
     )
-  data_lib.require_no_image(out, about['data'])
+  data_lib.require_sheet(out, about['data'])
   queries = image_files.read(images, about['image_size'], about['data']['range'])
   embed_images = load.load(about['pretrained'], about['network'], about['tap'])
   made_of = codec.digest((embed_images.params, embed_images.bn))

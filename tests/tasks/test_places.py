@@ -64,9 +64,11 @@ def test_no_sheet_lies_among_the_images(photos, tmp_path, monkeypatch):
   """`byoljax search` writes found.png where it is called, which may be the folder of images."""
   monkeypatch.chdir(photos)
   with pytest.raises(config_lib.ConfigError, match=r"'found.png' lies .* Choose a --out outside"):
-    data_lib.require_no_image('found.png', config_of(photos).data)
-  data_lib.require_no_image('../found.png', config_of(photos).data)
-  data_lib.require_no_image('found.png', {'name': 'shapes', 'dir': ''})
+    data_lib.require_sheet('found.png', config_of(photos).data)
+  data_lib.require_sheet('../found.png', config_of(photos).data)
+  data_lib.require_sheet('found.png', {'name': 'shapes', 'dir': ''})
+  with pytest.raises(config_lib.ConfigError, match="--out=no/found.png: there is no folder 'no'"):
+    data_lib.require_sheet('no/found.png', {'name': 'shapes', 'dir': ''})
 
 
 def test_what_is_not_read_is_said_once(photos, capsys):
