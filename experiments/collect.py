@@ -1,4 +1,4 @@
-"""Gathers finished runs of one recipe into an experiment's folder: numbers, curves, a table.
+"""Gathers finished runs into an experiment's folder: numbers, curves, a table.
 
     python experiments/collect.py --out experiments/shapes_byol runs/shapes-0 runs/shapes-1
 
@@ -7,6 +7,7 @@ versions), metrics/<run>.jsonl, curves.png, and table.md, to be copied into the 
 """
 
 import argparse
+import itertools
 import json
 import pathlib
 import platform
@@ -50,12 +51,13 @@ def load(run: pathlib.Path) -> dict:
 
 
 def table(runs: list[dict]) -> str:
-  """Mean ± standard deviation over runs (seeds), in per cent, as Markdown."""
+  """Mean ± standard deviation over the runs (seeds) that have it, in per cent, as Markdown."""
   lines = ['| encoder | ' + ' | '.join(name for name, _ in COLUMNS) + ' |', '|---|---|---|']
-  for encoder in runs[0]['result']:
+  results = [run['result'] for run in runs]
+  for encoder in dict.fromkeys(itertools.chain(*results)):
     cells = []
     for _, key in COLUMNS:
-      values = [100 * run['result'][encoder][key]['top1'] for run in runs]
+      values = [100 * result[encoder][key]['top1'] for result in results if encoder in result]
       spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
       cells.append(f'{statistics.mean(values):.1f}{spread}')
     lines.append(f'| {encoder} | ' + ' | '.join(cells) + ' |')
