@@ -118,7 +118,7 @@ def _pretrain(
 ) -> None:
   from byoljax.report import contents, preview
   from byoljax.train import assemble, loop, record
-  from byoljax.workdir import checkpoint
+  from byoljax.workdir import steps
 
   source = run.source
   extended = extension.extend(config, invocation, run, workdir, facts)
@@ -131,13 +131,14 @@ def _pretrain(
   if hosts.is_first_process():
     preview.write_sheet(run, workdir / 'views.png', assemble.spec_names(config))
   periodic = functools.partial(run_scores.periodic, config, run, data) if data else None
-  done_before = checkpoint.latest_finished(workdir) == run.length.total_steps
-  if done_before:
-    say(f'This run is already complete ({run.length.total_steps:,} steps): nothing is trained.')
+  total = run.length.total_steps
+  before = steps.mark(workdir, total)
   began = time.monotonic()
   state = loop.train(run, workdir, cadence, evaluate=periodic, hooks=hooks or record.Hooks())
   _say_unreadable(source)
-  if not done_before:
+  if before is not None and steps.mark(workdir, total) == before:
+    say(f'This run is already complete ({total:,} steps): nothing is trained.')
+  else:
     say(f'Trained in {_minutes(time.monotonic() - began)}.')
   if data and config.evals.final:
     run_scores.print_final(config, run, data, state, workdir)

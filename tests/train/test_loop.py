@@ -251,6 +251,7 @@ def test_a_damaged_checkpoint_is_replaced_by_training_on_from_the_one_before(
   assert next(jumps) > 0
   out = capsys.readouterr().out
   assert 'Checkpoint 10 is damaged' in out and 'resuming from step 5' in out
+  assert 'already complete' not in out and 'Trained in' in out
   assert (run / 'damaged-checkpoints' / '10').is_dir()
   assert_same_state(finished, run, 10)
   assert [row['step'] for row in metrics.read(run)] == list(range(1, 11))
