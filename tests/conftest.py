@@ -220,6 +220,7 @@ def pytest_sessionstart(session):
 # Files of tests share compiled programs up to here. They take memory and, each, several of the
 # 65,530 mappings that a process may have; the file that comes next needs its own.
 _MAPPINGS, _BYTES = 15_000, 3 << 30
+_most = {'bytes': _BYTES}  # More where forgetting the programs freed little.
 
 
 def _resident_bytes():
@@ -235,21 +236,15 @@ def _is_full(most):
   return resident > most or pathlib.Path('/proc/self/maps').read_bytes().count(b'\n') > _MAPPINGS
 
 
-@pytest.fixture(scope='session')
-def memory():
-  """What the process may take before programs are forgotten: more where that freed little."""
-  return {'most': _BYTES}
-
-
 @pytest.fixture(scope='module', autouse=True)
-def _programs_end_in_time(memory):
+def _programs_end_in_time():
   yield
-  if _is_full(memory['most']):
+  if _is_full(_most['bytes']):
     jax.clear_caches()
     _end_contexts()
     _end_rules()
     gc.collect()
-    memory['most'] = max(_BYTES, (_resident_bytes() or 0) + (1 << 30))
+    _most['bytes'] = max(_BYTES, (_resident_bytes() or 0) + (1 << 30))
 
 
 @pytest.fixture

@@ -121,6 +121,8 @@ def test_nothing_executes_or_fetches_but_where_it_is_said():
     # The processes of a run among themselves, where a coordinator is named.
     ('devices/processes.py', 'socket'),
     ('devices/roll_call.py', 'socket'),
+    # SIGTERM is taken back from JAX's handler, which is one of C.
+    ('devices/stop.py', 'ctypes'),
     # `byoljax web` listens on 127.0.0.1; addresses of requests are parsed.
     ('web/server.py', 'http.server'),
     ('web/server.py', 'urllib.parse'),

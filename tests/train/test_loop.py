@@ -175,8 +175,14 @@ def test_a_crash_after_a_checkpoint_loses_nothing_before_it(finished, tiny, tmp_
 def test_processes_must_begin_with_the_same_weights(tiny, tmp_path, monkeypatch, capsys):
   """Of two, the other one has read another file, say."""
   told = []
-  monkeypatch.setattr(loop.hosts, 'differing', lambda text: told.append(text) or [1])
-  monkeypatch.setattr(loop, '_require_one_start', in_one_of_two(loop._require_one_start))
+  compare = in_one_of_two(loop._require_one_start)
+
+  def compared(state):
+    with monkeypatch.context() as patch:
+      patch.setattr(loop.hosts, 'differing', lambda text: told.append(text) or [1])
+      compare(state)
+
+  monkeypatch.setattr(loop, '_require_one_start', compared)
   for number in range(3):
     arguments = [*tiny, f'--workdir={tmp_path / str(number)}', f'--config.seed={number // 2}']
     assert main(arguments) == 2
