@@ -51,13 +51,14 @@ def load(run: pathlib.Path) -> dict:
 
 
 def table(runs: list[dict]) -> str:
-  """Mean ± standard deviation over the runs (seeds) that have it, in per cent, as Markdown."""
+  """Mean ± standard deviation over the seeds of the runs that have it, in per cent, as Markdown."""
   lines = ['| encoder | ' + ' | '.join(name for name, _ in COLUMNS) + ' |', '|---|---|---|']
-  results = [run['result'] for run in runs]
-  for encoder in dict.fromkeys(itertools.chain(*results)):
+  for encoder in dict.fromkeys(itertools.chain(*(run['result'] for run in runs))):
+    # Runs of several methods with one seed have the same baselines.
+    of_seed = {run['config']['seed']: run['result'] for run in runs if encoder in run['result']}
     cells = []
     for _, key in COLUMNS:
-      values = [100 * result[encoder][key]['top1'] for result in results if encoder in result]
+      values = [100 * result[encoder][key]['top1'] for result in of_seed.values()]
       spread = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
       cells.append(f'{statistics.mean(values):.1f}{spread}')
     lines.append(f'| {encoder} | ' + ' | '.join(cells) + ' |')

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from byoljax.report import fonts, sheet
+from byoljax.report import fonts
 from byoljax.report.page import Gallery, Map, class_name
+from byoljax.report.sheet import shortened
 
 _CELL, _GAP, _TEXT = 72, 6, 16
 _GOOD, _BAD, _SOFT, _INK = (26, 127, 75), (184, 53, 44), (150, 156, 166), (40, 40, 40)
@@ -149,7 +150,7 @@ def _drawn(figure: Any, path: pathlib.Path) -> pathlib.Path:
 def _class(label: int, names: Sequence[str]) -> str:
   """A class's name as matplotlib shows it: in one line, and without its middle if it is long."""
   name = ' '.join(class_name(label, names).split())
-  return fonts.plain(sheet.shortened(name, _MOST_NAME, fonts.sans(10)))
+  return fonts.plain(shortened(name, _MOST_NAME, fonts.sans(10)))
 
 
 def _inches(labels: Iterable[int], names: Sequence[str], size: int) -> float:
