@@ -44,6 +44,26 @@ def test_links_resolve(origin):
       assert anchor in anchors(WRITTEN[target]), f'{origin} links to {link}'
 
 
+def faults_of_layout(text):
+  """Lines at which Markdown shows something else than what is meant, or twice."""
+  lines = re.sub(r'^```.*?^```', '', text, flags=re.S | re.M).splitlines()
+  for before, line, after in zip(['', *lines], lines, [*lines[1:], ''], strict=False):
+    row, rule = re.fullmatch(r'\|.*\|', line), re.fullmatch(r'\|[-:| ]+\|', after)
+    if before.strip() and (re.match('#+ ', line) or (row and not before.startswith(('|', '<!--')))):
+      yield line  # A heading or a table would be the end of a paragraph.
+    if rule and not row or line.strip() and line == after or re.search(r'\S :   ', line):
+      yield line  # A table without a header, a line twice, a term and its definition in one line.
+
+
+def test_pages_are_laid_out_as_meant():
+  found = {origin: list(faults_of_layout(text)) for origin, text in WRITTEN.items()}
+  assert not {origin: lines for origin, lines in found.items() if lines}
+  right = 'text\n\n# b\n\n<!-- -->\n| a |\n|---|\n| b |\n\nc\n:   d\n\n```\n# e\n```\n'
+  assert not list(faults_of_layout(right))
+  for wrong in ('a\n# b', 'a\n| b |\n|---|', 'a:\n|---|\n| b |', 'a b\na b', 'a :   b'):
+    assert list(faults_of_layout(wrong)), wrong
+
+
 def test_tests_that_are_named_exist():
   """`test_x.py::test_y` in any folder; a part that begins with `::` continues the one before."""
   files = {path.name: path for path in (ROOT / 'tests').rglob('test_*.py')}
