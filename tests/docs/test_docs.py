@@ -197,6 +197,19 @@ def test_runs_of_a_page_are_made_there(origin, monkeypatch):
       assert not path.startswith('runs/') or path in there, f'{origin}: nothing writes {path}'
 
 
+def test_no_page_trains_two_recipes_in_one_directory():
+  """The second would be refused."""
+  trained = {}
+  for origin, line in (param.values for param in commands()):
+    words = shlex.split(line, comments=True)
+    if words[:2] == ['byoljax', 'pretrain'] and len(words) > 2:
+      _, options, _ = cli.parse(words[1:])
+      if options.workdir:
+        trained.setdefault((origin, options.workdir), set()).add(options.config)
+  assert len(trained) > 5
+  assert not {where: recipes for where, recipes in trained.items() if len(recipes) > 1}
+
+
 def test_a_page_that_reads_another_run_is_noticed():
   assert runs_of('byoljax pretrain simclr:folder_small --data.dir=photos') == (
     [], ['runs/simclr-folder_small']
