@@ -109,7 +109,7 @@ def result_directory(
     return pathlib.Path(invocation.workdir)
   own = config.get(task, {})
   asked = invocation.recipe.partition(':')[2].split(',')
-  how = [name for name in (own.get('protocol'),) if name in asked]
+  how = [name for name in own.get('protocol', '').split(', ') if name in asked]
   how += [own[field] for field, usual in _USUAL.items() if own.get(field, usual) != usual]
   words = [task, *how, config.network, checkpoint_dir.name]
   words += [data_words(config.data.name, config.data.dir), *tap_suffix(config)]

@@ -106,6 +106,8 @@ def test_buckets_are_refused_before_anything_is_written(photos, tmp_path, capsys
     ('linear.py', (), 'linear-online-100'),
     ('linear.py:smoke', (), 'linear-online-100'),
     ('linear.py:simclr,smoke', (), 'linear-simclr-online-100'),
+    ('linear.py:quick', (), 'linear-quick-online-100'),
+    ('linear.py:simclr,quick', (), 'linear-simclr-quick-online-100'),
     ('segment.py:small', (('data.name', 'sprites'),), 'segment-small-online-100-sprites'),
     ('frozen.py:logistic', (('tap', 'projection'),), 'logistic-online-100-projection'),
     ('knn.py', (('data.name', 'folder'), ('data.dir', 'a/b')), 'knn-online-100-folder-b'),
