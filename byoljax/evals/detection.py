@@ -111,7 +111,7 @@ def coco_ap(
   _check(found, truth)
   each = {name: np.full((len(THRESHOLDS), num_classes), np.nan) for name in RANGES}
   for number in range(num_classes):
-    images = [_of_class(*pair, number, most) for pair in zip(found, truth, strict=True)]
+    images = _images(found, truth, number, most)
     for name, limits in RANGES.items():
       each[name][:, number] = _coco_class(images, limits)
   means = {name: _mean(values) for name, values in each.items()}
@@ -150,7 +150,7 @@ def voc_by_class(
   _check(found, truth)
   made = {name: np.full(num_classes, np.nan) for name in ('ap50_voc', 'ap50_voc07')}
   for number in range(num_classes):
-    images = [_of_class(*pair, number, None) for pair in zip(found, truth, strict=True)]
+    images = _images(found, truth, number, None)
     total = sum(int(np.sum(image.kinds == COUNTED)) for image in images)
     if not total:
       continue
@@ -171,6 +171,17 @@ class _Image(NamedTuple):
   kinds: _Array
   areas: _Array
   overlaps: _Array  # [d, n]; of a crowd the share of the detection
+
+
+def _images(
+  found: Sequence[Detections], truth: Sequence[Objects], number: int, most: int | None
+) -> list[_Image]:
+  """The images in which the class is or was found: the others have no say in its score."""
+  return [
+    _of_class(*pair, number, most)
+    for pair in zip(found, truth, strict=True)
+    if any(np.any(np.asarray(each.classes) == number) for each in pair)
+  ]
 
 
 def _of_class(found: Detections, truth: Objects, number: int, most: int | None) -> _Image:
