@@ -60,13 +60,12 @@ def nearest(queries: np.ndarray, parts: Sequence[pathlib.Path], count: int) -> F
   )
   for path in parts:
     part = embed.read_part(path)
-    shape = (len(queries), len(part.index))
-    new = Found(
-      unit(queries) @ unit(part.features).T,
-      unit(queries - mean) @ unit(part.features - mean).T,
-      np.broadcast_to(part.index, shape),
-      np.broadcast_to(part.name, shape),
-    )
+    cosine = unit(queries) @ unit(part.features).T
+    centered = unit(queries - mean) @ unit(part.features - mean).T
+    # Those of the part alone first: names are long, and only the nearest are needed.
+    top = np.argsort(-cosine, axis=1, kind='stable')[:, :count]
+    cosine, centered = (np.take_along_axis(column, top, 1) for column in (cosine, centered))
+    new = Found(cosine, centered, part.index[top], part.name[top])
     merged = Found(*(np.concatenate(pair, 1) for pair in zip(best, new, strict=True)))
     order = np.argsort(-merged.cosine, axis=1, kind='stable')[:, :count]
     best = Found(*(np.take_along_axis(column, order, 1) for column in merged))
