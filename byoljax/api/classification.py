@@ -299,10 +299,10 @@ def _is_whole(label: Any) -> bool:
 
 
 def _numbers(labels: Sequence[Any], names: tuple[str, ...]) -> np.ndarray:
-  unknown = [name for name in labels if not _is_none(name) and _name(name) not in names]
+  place = {name: at for at, name in enumerate(names)}
+  unknown = [name for name in labels if not _is_none(name) and _name(name) not in place]
   if unknown:
     raise ConfigError(f"the test images' class '{unknown[0]}' is none of the labelled images'.")
-  place = {name: at for at, name in enumerate(names)}
   return np.array([-1 if _is_none(name) else place[_name(name)] for name in labels], np.int32)
 
 

@@ -129,9 +129,12 @@ def unreadable(made: Sequence[Answer]) -> list[Answer]:
 
 def summary(made: Sequence[Answer], classes: Sequence[str]) -> str:
   """How many images of every class, how sure; what was abstained from, what cannot be read."""
+  found: dict[str, list[float]] = {label: [] for label in classes}
+  for each in made:
+    if each.label:
+      found[each.label].append(each.confidence)
   rows: list[dict[str, Any]] = []
-  for label in classes:
-    own = [each.confidence for each in made if each.label == label]
+  for label, own in found.items():
     if own:
       counts = [sum(low <= chance < high for chance in own) for low, high in _BANDS]
       rows.append({'class': label, 'images': len(own), 'mean probability': float(np.mean(own))}

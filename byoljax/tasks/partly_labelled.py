@@ -123,9 +123,9 @@ def _files(
 ) -> 'Source':
   """Files of a folder, with the names of their classes."""
   from byoljax.data.sources import listed
+  from byoljax.data.sources.label_values import number_labels
 
-  names = tuple(sorted(set(classes or ())))
-  labels = None if classes is None else [names.index(label) for label in classes]
+  labels, names = (None, ()) if classes is None else number_labels(classes, root.name)
   paths = [root / file for file in files]
   return listed.from_files(
     paths, labels, name=root.name, class_names=names, unreadable=log, range_=range_
