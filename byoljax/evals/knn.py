@@ -230,7 +230,8 @@ def _even(rows: int, limit: int) -> int:
 
 def _blocks(rows: np.ndarray, size: int, *, fill: int) -> Iterator[np.ndarray]:
   """Consecutive blocks of exactly `size` rows; the last one is padded, to compile only once."""
-  dtype = np.float32 if np.issubdtype(rows.dtype, np.floating) else np.int32
+  # To NumPy, bfloat16 is no floating-point type.
+  dtype = np.int32 if np.issubdtype(rows.dtype, np.integer) else np.float32
   for start in range(0, len(rows), size):
     part = np.asarray(rows[start : start + size], dtype)
     missing = size - len(part)

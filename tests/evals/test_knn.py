@@ -122,6 +122,14 @@ def test_unlabelled_rows_do_not_count():
   assert (result['bank'], result['queries']) == (3, 2)
 
 
+def test_bfloat16_is_no_whole_number():
+  """To NumPy it is no floating-point type; all of these would be 0."""
+  bank = np.array([[0.75, 0.25], [0.25, 0.75]])
+  found = knn.nearest(bank.astype(jnp.bfloat16), bank[::-1].astype(jnp.bfloat16), 1)
+  np.testing.assert_array_equal(found[1], [[1], [0]])
+  np.testing.assert_allclose(found[0], 1.0, atol=1e-6)
+
+
 def test_k_above_the_bank_means_the_whole_bank():
   result = knn_accuracy(
     BANK, np.array([0, 1, 1, -1]), QUERY, np.array([1]), num_classes=2, ks=(1, 50, 100)
