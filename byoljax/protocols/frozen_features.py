@@ -19,7 +19,7 @@ Split = tuple[np.ndarray, np.ndarray]
 
 # A larger bank of neighbors is not kept as a classifier.
 MOST_BYTES = 256 * 2**20
-# Held-out images of a bank, at most: they fit a single number.
+# Held-out images of a bank, about so many at most: they fit a single number.
 _MOST_HELD = 2_000
 _HELD_SHARE = 0.2
 
@@ -103,7 +103,7 @@ def fit_knn(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> Trai
   """`knn_result` with its classifier, the headline's; without one where the bank is too large.
 
   Without a test split the bank is all labelled images. Where there is one part, a fifth of its
-  bank, at most 2,000 images, is classified by the others to find the temperature.
+  bank, about 2,000 images at most, is classified by the others to find the temperature.
   """
   folds.require_single(data.train, 'k-NN')
   parts = splits(encoder, data)
@@ -126,7 +126,8 @@ def fit_knn(encoder: Encoder, data: EvalData, fields: Mapping[str, Any]) -> Trai
 
 def _held(bank: Split, k: int, voters: Callable[[Split, int], readouts.Neighbors]) -> Split | None:
   """Scores and labels of a part of the bank by the rest of it."""
-  chosen = training.stratified(bank[1], _HELD_SHARE, seed=0)[:_MOST_HELD]
+  share = min(_HELD_SHARE, _MOST_HELD / len(bank[1]))
+  chosen = training.stratified(bank[1], share, seed=0)
   if not len(chosen):
     return None
   rest = np.setdiff1d(np.arange(len(bank[1])), chosen)

@@ -190,6 +190,15 @@ def test_neighbors_that_are_held_out_are_not_in_the_bank(monkeypatch):
   np.testing.assert_array_equal(labels, y[asked[:, 0].astype(int)])
 
 
+def test_neighbors_that_are_held_out_are_of_all_classes(monkeypatch):
+  """Folders of classes are in the order of their classes."""
+  monkeypatch.setattr(frozen_features, '_MOST_HELD', 20)
+  monkeypatch.setattr(readouts, 'logits_of', lambda bank, asked: asked)
+  y = np.repeat(np.arange(10), 30)
+  _, labels = frozen_features._held((y[:, None], y), 3, lambda *_: None)
+  np.testing.assert_array_equal(np.bincount(labels), [2] * 10)
+
+
 def test_the_error_of_a_part_is_measured_with_the_temperature_of_the_others():
   rng = np.random.default_rng(0)
   y = np.arange(40) % 2
