@@ -14,6 +14,7 @@ from collections.abc import Callable
 import functools
 import json
 import os
+import threading
 from typing import Any
 
 from byoljax.data.sources import items, source
@@ -58,11 +59,18 @@ def _from_parquet(path: str) -> Shard:
     count = opened.metadata.num_rows
     labels = [None] * count if label is None else opened.read([label]).column(0).to_pylist()
 
+  lock = threading.Lock()
+
   @functools.cache
   def files() -> list[Any]:
     return parquet.read_table(path, columns=[image]).column(0).to_pylist()
 
-  return _shard(path, labels, lambda place: files()[place], classes, held)
+  def cell(place: int) -> Any:
+    with lock:  # Threads ask at once, and each would read all of it.
+      found = files()
+    return found[place]
+
+  return _shard(path, labels, cell, classes, held)
 
 
 def _from_arrow(path: str) -> Shard:

@@ -1,16 +1,18 @@
 """Zip, tar and Parquet files as sources: splits, labels, every byte, and what cannot be read."""
 
+from concurrent import futures
 import io
 import json
 import sys
 import tarfile
+import time
 import zipfile
 
 import numpy as np
 from PIL import Image
 import pytest
 
-from byoljax.data.sources import datasets, memory
+from byoljax.data.sources import datasets, memory, table_file
 from byoljax.data.sources.source import NoSplitError
 
 
@@ -183,6 +185,25 @@ def test_parquet_as_hugging_face_writes_it(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'pyarrow', None)
   with pytest.raises(ValueError, match=r"pip install 'byoljax\[parquet\]'"):
     read(tmp_path)
+
+
+def test_threads_read_a_parquet_file_once(tmp_path, monkeypatch):
+  """It may take a quarter of the memory."""
+  write_parquet(tmp_path / 'a.parquet', [png(n) for n in range(4)], label=[0, 1, 0, 1])
+  from pyarrow import parquet
+
+  shard = table_file.from_table(str(tmp_path / 'a.parquet'))
+  reads, read_table = [], parquet.read_table
+
+  def slowly(path, columns):
+    reads.append(path)
+    time.sleep(0.05)
+    return read_table(path, columns=columns)
+
+  monkeypatch.setattr(parquet, 'read_table', slowly)
+  with futures.ThreadPoolExecutor(4) as pool:
+    assert list(pool.map(shard.read, range(4))) == [png(n) for n in range(4)]
+  assert len(reads) == 1
 
 
 def test_damaged_bytes_are_an_unreadable_image_and_not_an_end(tmp_path):
