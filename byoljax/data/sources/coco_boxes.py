@@ -28,8 +28,9 @@ def from_coco(
 ) -> source.Source:
   """A split of a folder in COCO's layout; arguments and errors as of `voc_boxes.from_voc`."""
   root = annotated.folder(path)
-  files = sorted({*glob.glob(os.path.join(root, 'annotations', '*.json')),
-                  *glob.glob(os.path.join(root, '*', '_annotations.coco.json'))})  # fmt: skip
+  home = glob.escape(root)
+  files = sorted({*glob.glob(os.path.join(home, 'annotations', '*.json')),
+                  *glob.glob(os.path.join(home, '*', '_annotations.coco.json'))})  # fmt: skip
   files = [file for file in files if 'captions' not in file and 'keypoints' not in file]
   if not files:
     raise ValueError(

@@ -6,7 +6,7 @@ on and `trainval.txt` trained on, as in 2007; else `val.txt` and `train.txt`; wi
 images are training images.
 
 VOC counts pixels from 1 and includes the last one: its box (1, 1, 500, 375) is the whole image of
-500 x 375. Classes are those of all annotations, in the order of their names.
+500 x 375. Classes are those of the training images' annotations, in the order of their names.
 """
 
 import glob
@@ -39,26 +39,27 @@ def from_voc(
   """
   root = annotated.folder(path)
   if not os.path.isdir(os.path.join(root, 'Annotations')):
-    inner = sorted(glob.glob(os.path.join(root, 'VOC*', 'Annotations')))
+    inner = sorted(glob.glob(os.path.join(glob.escape(root), 'VOC*', 'Annotations')))
     if len(inner) != 1:
       what = f'{len(inner)} years: name one of them' if inner else 'no folder Annotations'
       raise ValueError(f'{root} has {what}; VOC annotations lie in VOC2007/Annotations, say.')
     root = os.path.dirname(inner[0])
-  names = {part: _names(root, part) for part in ('train', 'test')}
-  photos = {part: [_photo(root, name) for name in own] for part, own in names.items()}
-  classes = tuple(sorted({name for photo in photos['train'] for name in photo.classes}))
-  wanted = 'test' if split == 'test' else 'train'
-  if not photos[wanted]:
-    raise source.NoSplitError(f'{root} has no test images: ImageSets/Main lists none.')
+  photos = [_photo(root, name) for name in _names(root, 'train')]
+  classes = tuple(sorted({name for photo in photos for name in photo.classes}))
+  if split == 'test':
+    photos = [_photo(root, name) for name in _names(root, 'test')]
+  if not photos:
+    kind = source.NoSplitError if split == 'test' else ValueError
+    raise kind(f'{root} has no {split} images: ImageSets/Main lists none.')
   return annotated.as_source(
-    f'{os.path.basename(root)}:{split}', photos[wanted], classes, unreadable, range_
+    f'{os.path.basename(root)}:{split}', photos, classes, unreadable, range_
   )
 
 
 def _names(root: str, split: str) -> list[str]:
   lists = os.path.join(root, 'ImageSets', 'Main')
-  every = {os.path.splitext(os.path.basename(file))[0]
-           for file in glob.glob(os.path.join(root, 'Annotations', '*.xml'))}  # fmt: skip
+  files = glob.glob(os.path.join(glob.escape(root), 'Annotations', '*.xml'))
+  every = {os.path.splitext(os.path.basename(file))[0] for file in files}
   if not every:
     raise ValueError(f'{os.path.join(root, "Annotations")} holds no .xml file.')
   own = {name: _listed(os.path.join(lists, f'{name}.txt'))

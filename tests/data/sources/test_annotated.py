@@ -160,6 +160,13 @@ def write_coco(root, content, part='train2017'):
     picture(root / part / image['file_name'])
 
 
+def test_brackets_in_the_name_of_a_folder_are_no_pattern(tmp_path):
+  write_voc(tmp_path / 'photos [1]' / 'VOC2012')
+  write_coco(tmp_path / 'photos [2]', COCO)
+  assert voc_boxes.from_voc(tmp_path / 'photos [1]', 'test').size == 1
+  assert coco_boxes.from_coco(tmp_path / 'photos [2]', 'train').size == 2
+
+
 def test_coco(tmp_path):
   write_coco(tmp_path, COCO)
   write_coco(tmp_path, COCO | {'annotations': []}, 'val2017')
