@@ -170,8 +170,9 @@ def _strips(run: pathlib.Path, config: Config, source: Source) -> dict[str, Stri
     if scorer is not None:
       data = config.data
       train = datasets.load(data.name, 'pretrain', data_dir=data.dir, range_=data.range)
-      train = train.of_classes(data.classes)
-      strips['Likelihood'] = bits.table(scorer, source, train)
+      strips['Likelihood'] = bits.table(
+        scorer, source.of_classes(data.classes), train.of_classes(data.classes)
+      )
     if stored is not None and stored.method.decode is not None:
       strips['Codes'] = codes.write(stored, source, folder / 'codes.png')
   return strips

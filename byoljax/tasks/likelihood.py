@@ -59,12 +59,13 @@ def likelihood(run: str, count: int = 0) -> dict[str, float]:
 
 
 def _opened(scorer: 'Scorer', split: str) -> 'Source':
-  """A split of the run's own data."""
+  """A split of the run's own data, of the classes that it was trained on."""
   from byoljax.data.sources import datasets
 
   data = scorer.config.data
   with user_errors():
-    return datasets.load(data.name, split, data_dir=data.dir, range_=data.range)
+    found = datasets.load(data.name, split, data_dir=data.dir, range_=data.range)
+    return found.of_classes(data.classes)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -2,16 +2,18 @@
 
 import functools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 import numpy as np
 import pytest
 
 from byoljax.config import ConfigError
 from byoljax.main import main
 from byoljax.method import transformed
-from byoljax.tasks.likelihood import likelihood
+from byoljax.tasks import likelihood
 from tests.methods.test_contract import batch_of, make
 
 KEY, STEP = jax.random.key(0), jnp.int32(0)
@@ -51,6 +53,13 @@ def test_bits_are_those_of_the_loss_one_image_at_a_time(name):
   )  # fmt: skip
 
 
+def test_images_are_of_the_classes_that_the_run_was_trained_on(npz):
+  data = {'name': 'npz', 'dir': str(npz), 'range': '', 'classes': (1,)}
+  run = types.SimpleNamespace(config=ConfigDict({'data': data}))
+  for split in ('pretrain', 'test'):
+    assert set(likelihood._opened(run, split).labels) == {1}
+
+
 @pytest.mark.slow
 def test_a_run_is_scored_on_test_and_training_images(npz, tmp_path):
   arguments = [
@@ -58,11 +67,11 @@ def test_a_run_is_scored_on_test_and_training_images(npz, tmp_path):
     f'--config.data.dir={npz}', '--config.log.tensorboard=false', '--config.evals.report=true',
   ]  # fmt: skip
   assert main(arguments) == 0
-  found = likelihood(str(tmp_path), count=7)
+  found = likelihood.likelihood(str(tmp_path), count=7)
   assert found['test_images'] == found['train_images'] == 7
   # 32 colors: little was learned in 6 steps.
   assert 3.5 < found['test_bits_per_dim'] < 5.5 and found['test_standard_error'] > 0
   assert json.loads((tmp_path / 'evals' / 'likelihood-6.json').read_text())['step'] == 6
   assert 'held-out bits per dim' in (tmp_path / 'report.html').read_text()
   with pytest.raises(ConfigError, match='count=-1'):
-    likelihood(str(tmp_path), count=-1)
+    likelihood.likelihood(str(tmp_path), count=-1)
