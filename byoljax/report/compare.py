@@ -62,7 +62,9 @@ def grouped(runs: Sequence[Run]) -> Groups:
   named: Groups = {}
   for group in members:
     name = _named(group[0], [other[0] for other in members])
-    named[name if name not in named else f'{name} [{group[0].name}]'] = group
+    marks = (group[0].name, *range(1, len(members)))
+    choices = (name, *(f'{name} [{mark}]' for mark in marks))
+    named[next(each for each in choices if each not in named)] = group
   return named
 
 

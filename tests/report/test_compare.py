@@ -79,6 +79,16 @@ def test_runs_of_a_method_are_named_by_what_differs(tmp_path):
   ]  # fmt: skip
 
 
+def test_groups_whose_names_are_cut_off_are_all_there(tmp_path):
+  """More fields differ than a name shows, and directories of sweeps have equal names."""
+  shown = {'train__batch_size': 1, 'train__length': 1, 'train__accumulate': 1}
+  runs = [write_run(tmp_path / str(n) / 'run', optim__lr=n, **shown) for n in range(4)]
+  other = write_run(tmp_path / 'other', **dict.fromkeys(shown, 2))
+  groups = compare.grouped([compare.load(pathlib.Path(run)) for run in (*runs, other)])
+  ends = [name.partition(' and 1 more)')[2] for name in groups]
+  assert sorted(ends) == ['', '', ' [1]', ' [2]', ' [run]']
+
+
 def test_other_protocols_are_said(tmp_path):
   write_run(tmp_path / 'a')
   write_run(tmp_path / 'b', method='moco', evals__knn={'k': [20]})
