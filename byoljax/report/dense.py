@@ -68,8 +68,7 @@ def range_of(depths: Sequence[np.ndarray]) -> tuple[float, float]:
 
 def write_masks(path: str | os.PathLike[str], mask: np.ndarray) -> None:
   """Writes class numbers [H, W], below 256, as a PNG with a palette."""
-  picture = Image.fromarray(mask.astype(np.uint8), mode='L').convert('P')
-  picture.putdata(mask.astype(np.uint8).ravel().tolist())
+  picture = Image.fromarray(mask.astype(np.uint8))
   picture.putpalette(palette().ravel().tolist())
   with replacing(path) as file:
     picture.save(file, format='PNG')
