@@ -133,6 +133,23 @@ def by_class(counts: np.ndarray) -> list[dict[str, Any]]:
   ]
 
 
+def mistakes(counts: np.ndarray, most: int) -> list[tuple[int, int, int]]:
+  """(true class, predicted class, how often) of at most so many mistakes, the commonest first.
+
+  Args:
+    counts: int [C, C] of `confusion`.
+    most: how many, where there are more.
+
+  Examples:
+    >>> mistakes(np.array([[5, 1], [3, 0]]), 2)
+    [(1, 0, 3), (0, 1, 1)]
+  """
+  wrong = counts - np.diag(np.diag(counts))
+  order = np.argsort(-wrong, axis=None, kind='stable')[:most]
+  pairs = zip(*np.unravel_index(order, wrong.shape), strict=True)
+  return [(int(i), int(j), int(wrong[i, j])) for i, j in pairs if wrong[i, j]]
+
+
 def mean_per_class(right: np.ndarray, labels: np.ndarray) -> float:
   """Mean of the per-class accuracies, so that every class has the same weight.
 

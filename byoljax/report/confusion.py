@@ -46,11 +46,7 @@ def by_class(counts: np.ndarray, names: Sequence[str]) -> str:
 
 def commonest(counts: np.ndarray, names: Sequence[str]) -> str:
   """'cat for dog 12 times, ...': what is most often taken for what; '' without a mistake."""
-  wrong = counts - np.diag(np.diag(counts))
-  order = np.argsort(-wrong, axis=None, kind='stable')[:_PAIRS]
-  said = [
-    f'{names[i]} for {names[j]} {wrong[i, j]:,} {"time" if wrong[i, j] == 1 else "times"}'
-    for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
-    if wrong[i, j]
-  ]
-  return ', '.join(said)
+  return ', '.join(
+    f'{names[truth]} for {names[said]} {times:,} {"time" if times == 1 else "times"}'
+    for truth, said, times in scores.mistakes(counts, _PAIRS)
+  )

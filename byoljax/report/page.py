@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from byoljax.evals import scores
 from byoljax.report.table import html_table
 
 _TILE = 64  # Least side of a picture in the gallery, in pixels.
 _SPOT = 40  # Side of a picture under the pointer, as it is stored.
-_MOST_CLASSES = 30  # A larger confusion matrix is a list of the commonest confusions.
+_MOST_CLASSES = 30  # A larger confusion matrix is a list of the commonest mistakes, so many:
+_MOST_MISTAKES = 20
 
 
 class Gallery(NamedTuple):
@@ -316,12 +318,9 @@ def _classes(page: Page) -> str:
   body = f'<h3>Accuracy by class</h3><div class="bars">{bars}</div>'
   if len(counts) <= _MOST_CLASSES:
     return f'<div class="classes"><div>{body}</div><div>{_matrix(counts, names)}</div></div>'
-  wrong = counts - np.diag(np.diag(counts))
-  order = np.argsort(-wrong, axis=None)[:20]
   rows = [
-    {'is': class_name(i, names), 'taken for': class_name(j, names), 'times': str(wrong[i, j])}
-    for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)
-    if wrong[i, j]
+    {'is': class_name(truth, names), 'taken for': class_name(said, names), 'times': str(times)}
+    for truth, said, times in scores.mistakes(counts, _MOST_MISTAKES)
   ]
   return f'<div class="classes"><div>{body}</div><div>{_table(rows)}</div></div>'
 
