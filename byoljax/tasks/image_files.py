@@ -9,9 +9,7 @@ from byoljax.config import ConfigError, user_errors
 
 
 def named(paths: Sequence[str]) -> list[str]:
-  """Files, and instead of each folder the images in it, at any depth, in the order of their paths.
-
-  Names that begin with a dot are left out.
+  """Files, and instead of each folder the images in it, see `folder.every_image`.
 
   Raises:
     ConfigError: a folder without an image.
@@ -20,17 +18,8 @@ def named(paths: Sequence[str]) -> list[str]:
 
   found = []
   for path in map(pathlib.Path, paths):
-    if not path.is_dir():
-      found.append(str(path))
-      continue
-    inside = sorted(
-      file
-      for file in path.rglob('*')
-      if file.suffix.lower() in folder.SUFFIXES
-      and not any(part.startswith('.') for part in file.relative_to(path).parts)
-    )
-    if not inside:
-      raise ConfigError(f"'{path}' holds no image ({', '.join(folder.SUFFIXES)}).")
+    with user_errors():
+      inside = [path / file for file in folder.every_image(path)] if path.is_dir() else [path]
     found += map(str, inside)
   return found
 

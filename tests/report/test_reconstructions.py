@@ -168,7 +168,7 @@ def test_the_command_draws_files_and_folders(run, photos, tmp_path, capsys):
   ('given', 'said'),
   [
     (['{run}', 'nowhere.jpg'], "'nowhere.jpg' cannot be read"),
-    (['{run}', '{run}/checkpoints'], 'holds no image'),
+    (['{run}', '{run}/checkpoints'], 'has no image in it'),
     (['{run}', '{run}/config.json'], 'is no image that can be read'),
     (['{run}', '{photos}', '--count=0'], '--count=0 must be at least 1'),
     (['{photos}', '{photos}'], 'exists but holds no checkpoint'),
