@@ -76,7 +76,9 @@ def step_time(
     host_rate: images per second that a host delivers; 0: unlimited.
   """
   chip = topology.chip
-  work = sum(n / (peak(chip, dtype) * share) for dtype, n in flops.items())
+  peaks = hardware.peaks(chip)
+  # Of another type as of float32.
+  work = sum(n / (peaks.get(dtype, peaks['float32']) * share) for dtype, n in flops.items())
   transfer = sum(transfer_seconds(topology, kind, size) for kind, size in traffic.items())
   return StepTime(
     work=work,
@@ -85,12 +87,6 @@ def step_time(
     transfer=transfer,
     latency=waits * latency_seconds(topology),
   )
-
-
-def peak(chip: hardware.Chip, dtype: str) -> float:
-  """Peak of one JAX device for operands of a dtype, FLOP/s."""
-  half = dtype in ('bfloat16', 'float16')
-  return (chip.peak_bf16 if half else chip.peak_f32) / chip.devices
 
 
 def transfer_seconds(topology: hardware.Topology, kind: str, size: float) -> float:

@@ -68,7 +68,7 @@ def _what_it_needs(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows.append(
       ('largest batch that fits', f'{found["batch_size"]} ({found["per_device"]} per device)')
     )
-  return [(f'{name}', value) for name, value in rows]
+  return rows
 
 
 def _traffic(plan: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -351,7 +351,7 @@ def test_a_reduce_scatter_and_an_all_gather_are_an_all_reduce(name):
 
 def test_chips_with_two_devices_share_peak_and_memory():
   chip = hardware.parse('v3:4x4').chip
-  assert estimate.peak(chip, 'bfloat16') == 61.5e12
+  assert hardware.peaks(chip)['bfloat16'] == 61.5e12
 
 
 def test_cost_is_per_chip_and_hour():
