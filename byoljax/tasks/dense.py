@@ -37,8 +37,6 @@ def run(kind: str, config: Config, invocation: Invocation) -> int:
   name = config.task
   encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = evaluation.result_directory(name, config, directory, invocation)
-  if config.images and not invocation.workdir:
-    home = home.with_name(f'{home.name}-{config.images}-{config.split_seed}')
   for mode in config.modes:
     choose('mode', mode, MODES)
   if not config.modes:

@@ -46,10 +46,6 @@ def run(config: Config, invocation: Invocation) -> int:
 
   encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = evaluation.result_directory('detect', config, directory, invocation)
-  if not invocation.workdir:
-    few = [f'{config.images}-{config.detect.seed}'] if config.images else []
-    parts = [home.name, *few, *(['frozen'] if config.detect.frozen else [])]
-    home = home.with_name('-'.join(parts))
   data = data_of(config, pretraining, home)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.

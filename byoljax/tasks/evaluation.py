@@ -28,7 +28,7 @@ if TYPE_CHECKING:
   from byoljax.protocols.frozen_features import Split
 
 # Fields of evaluations that their directory is named after where they are not the usual ones.
-_USUAL = {'classifier': 'logistic', 'gallery': 'queries'}
+_USUAL = {'classifier': 'logistic', 'gallery': 'queries', 'probe': 'knn'}
 # (config, number of classes, training features, test features) -> the fitted classifier.
 Compute = Callable[[Config, int, 'Split', 'Split'], 'Fitted']
 
@@ -100,7 +100,8 @@ def result_directory(
   task: str, config: Config, checkpoint_dir: pathlib.Path, invocation: Invocation
 ) -> pathlib.Path:
   """Where an evaluation's results go: beside the run, named after what was evaluated on what, and
-  after the protocol where one was asked for: 'linear-simclr-online-100' of `linear:simclr`.
+  after the protocol where one was asked for: 'linear-simclr-online-100' of `linear:simclr`. Of what
+  trains on a part of the labels or images the part is named: 'finetune-online-100-1pc-0'.
 
   Folders of one name, such as a/images and b/images, do not share it: the second to come has a
   number at the end, made from its path.
@@ -110,12 +111,30 @@ def result_directory(
   own = config.get(task, {})
   asked = invocation.recipe.partition(':')[2].split(',')
   how = [name for name in own.get('protocol', '').split(', ') if name in asked]
-  how += [own[field] for field, usual in _USUAL.items() if own.get(field, usual) != usual]
+  fields = {**config, **own}
+  how += [fields[name] for name, usual in _USUAL.items() if fields.get(name, usual) != usual]
   words = [task, *how, config.network, checkpoint_dir.name]
   words += [data_words(config.data.name, config.data.dir), *tap_suffix(config)]
   words += [f'{config.image_size}px'] if config.get('image_size') else []
+  words += _part_words(config, own)
   home = run_dir.evals_dir(checkpoint_dir) / '-'.join(filter(None, words))
   return apart(home, config.data.dir) if config.data.dir else home
+
+
+def _part_words(config: Config, own: Mapping[str, Any]) -> list[str]:
+  """Which labels or images are trained on, where a task has that field, and what stays frozen."""
+  words = []
+  if 'labels' in config:
+    words = [_slug(config.labels), str(config.split_seed)]
+  elif config.get('images'):
+    words = [str(config.images), str(config.get('split_seed', own.get('seed')))]
+  return [*words, *(['frozen'] if own.get('frozen') else [])]
+
+
+def _slug(text: str) -> str:
+  """'10 per class' -> '10-per-class', '1 %' -> '1pc'; the name of a file without its folder."""
+  name = pathlib.PurePath(text).stem if '/' in text else text
+  return name.replace(' %', '%').replace('%', 'pc').replace(' ', '-')
 
 
 def apart(home: pathlib.Path, images: str | os.PathLike[str]) -> pathlib.Path:

@@ -27,8 +27,6 @@ def run(config: Config, invocation: Invocation) -> int:
 
   encoder, pretraining, directory = load.load_encoder(config.pretrained, config.network)
   home = evaluation.result_directory('finetune', config, directory, invocation)
-  if not invocation.workdir:
-    home = home.with_name(f'{home.name}-{_slug(config.labels)}-{config.split_seed}')
   data = evaluation.data_of(config, pretraining, config.finetune.batch_size, home)
   with config.unlocked():
     config.pretrained = str(directory.resolve())  # The same however the user wrote it.
@@ -110,12 +108,6 @@ def format_results(results: Mapping[str, Mapping[str, Any]]) -> str:
   columns = ['start', 'images', *metrics, 'base_lr', 'length']
   formats = dict.fromkeys(metrics, '{:.1%}') | {'base_lr': '{:g}'}
   return table.format_table(rows, columns, formats=formats)
-
-
-def _slug(text: str) -> str:
-  """'10 per class' -> '10-per-class', '1 %' -> '1pc'; the name of a file without its folder."""
-  name = pathlib.PurePath(text).stem if '/' in text else text
-  return name.replace(' %', '%').replace('%', 'pc').replace(' ', '-')
 
 
 def with_head(

@@ -64,7 +64,7 @@ def _linear(config: Config, invocation: Invocation) -> int:
   encoder, taps, source, directory = _loaded(config)
   if not config.taps or PIXELS in config.taps:
     taps = (PIXELS, *taps)
-  home = evaluation.result_directory('layers-linear', config, directory, invocation)
+  home = evaluation.result_directory('layers', config, directory, invocation)
   data = evaluation.data_of(config, source, config.linear.batch_size, home)
   protocol, logging = linear.LinearProtocol(**config.linear.to_dict()), assemble.logging_of(config)
   linear.check(data, protocol, logging)

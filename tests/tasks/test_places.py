@@ -123,6 +123,16 @@ def test_buckets_are_refused_before_anything_is_written(photos, tmp_path, capsys
     ),
     ('frozen.py:few_labels', (('few_labels.classifier', 'svm'),), 'few_labels-svm-online-100'),
     ('frozen.py:retrieval', (('retrieval.gallery', 'train'),), 'retrieval-train-online-100'),
+    ('taps.py:layers', (), 'layers-online-100'),
+    ('taps.py:layers', (('probe', 'linear'),), 'layers-linear-online-100'),
+    ('finetune.py', (('labels', '1 %'), ('split_seed', '2')), 'finetune-online-100-1pc-2'),
+    ('finetune.py', (('labels', 'a/few.txt'),), 'finetune-online-100-few-0'),
+    ('segment.py:small', (('images', '64'),), 'segment-small-online-100-64-0'),
+    (
+      'detect.py',
+      (('images', '64'), ('detect.seed', '3'), ('detect.frozen', 'true')),
+      'detect-online-100-64-3-frozen',
+    ),
   ],
 )
 def test_evaluations_lie_beside_their_run(recipe, fields, name):
