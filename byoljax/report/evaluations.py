@@ -140,8 +140,9 @@ def evaluated_on(config: Mapping[str, Any]) -> str:
 
 def data_title(name: str, where: str) -> str:
   """What data are called in tables: 'cifar10', 'photos (folder)'."""
-  local = name in ('folder', 'frames', 'npz') and where
-  return f'{pathlib.PurePath(where).stem} ({name})' if local else name
+  from byoljax.data.sources.catalog import LOCAL
+
+  return f'{pathlib.PurePath(where).stem} ({name})' if name in LOCAL and where else name
 
 
 def _one(each: Mapping[str, Any]) -> Rows:

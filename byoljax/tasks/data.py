@@ -44,11 +44,11 @@ def open_split(
       different ones; for 'pretrain', a class that is not there.
   """
   from byoljax.data.fields import parsed
-  from byoljax.data.sources import datasets
+  from byoljax.data.sources import catalog, datasets
 
-  local = ('folder', 'frames', 'npz', 'list', 'shards', 'voc_labels', 'voc_boxes', 'coco_boxes')
-  if config.data.name in local:
-    require_local('data.dir', config.data.dir)
+  with user_errors():
+    if catalog.facts(config.data.name).kind in catalog.LOCAL:
+      require_local('data.dir', config.data.dir)
   require_local('data.unlabelled', config.data.unlabelled)
   folders = [config.data.unlabelled]
   if config.data.name in _FOLDERS:

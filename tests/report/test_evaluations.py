@@ -95,8 +95,8 @@ def test_layers_of_other_data_stand_apart(tmp_path):
   layers('early', 0.2, step=9)
   own = layers('own', 0.3)
   layers('named', 0.9, data={'name': 'cifar10', 'dir': ''})
-  for folder in ('photos', 'more'):
-    layers(folder, 0.9, step=41, data={'name': 'folder', 'dir': f'my/{folder}'})
+  for place, kind in (('photos', 'folder'), ('more', 'shards')):
+    layers(place, 0.9, step=41, data={'name': kind, 'dir': f'my/{place}'})
   layers('photos of others', 0.9, step=41, data={'name': 'folder', 'dir': 'your/photos'})
   layers('moved', 0.9, step=41, data={'name': '', 'dir': 'my/other'})
   layers('larger', 0.9, step=41, image_size=64)
@@ -105,7 +105,7 @@ def test_layers_of_other_data_stand_apart(tmp_path):
   online = 'Layer by layer, online network, step'
   assert set(by_tap.tables(tmp_path)) == {
     f'{online} 9', f'{online} 40', f'{online} 40, on cifar10', f'{online} 41, on photos (folder)',
-    f'{online} 41, on more (folder)', f'{online} 41, on other', f'{online} classifier',
+    f'{online} 41, on more (shards)', f'{online} 41, on other', f'{online} classifier',
     f'{online} 41, on the same data, 64 px', f'{online} 41, on photos (folder) (your/photos)',
   }  # fmt: skip
 

@@ -94,6 +94,7 @@ def test_buckets_are_refused_before_anything_is_written(photos, tmp_path, capsys
   for given in (
     [f'--data.dir={photos}', '--workdir=gs://bucket/run'],
     ['--data.dir=s3://bucket/photos'],
+    ['--data.name=cityscapes', '--data.dir=s3://bucket/photos'],
   ):
     assert cli.run(['pretrain', 'byol:folder,smoke', '--data.name=folder', *given]) == 2
     assert 'is not a path on this computer' in capsys.readouterr().err

@@ -7,6 +7,18 @@ from byoljax.data.sources import given, hub_data, layouts, shapes, sprites
 from byoljax.suggest import did_you_mean
 
 TFDS_PREFIX = 'tfds:'
+# Sets by kind that lie where `data_dir` says and nowhere else: what that is the path of.
+LOCAL = {
+  'folder': 'the folder of images',
+  'frames': 'the folder of images',
+  'npz': 'the .npz file',
+  'list': 'the CSV or JSON list',
+  'shards': 'a zip, tar, Parquet or Arrow file, or a folder of these',
+  'voc_labels': 'the folder with JPEGImages and ImageSets',
+  'voc_boxes': 'the folder of images',
+  'coco_boxes': 'the folder of images',
+  'layout': 'its folder',
+}
 
 
 @dataclasses.dataclass(frozen=True)

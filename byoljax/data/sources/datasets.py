@@ -40,21 +40,9 @@ from byoljax.data.sources import (
   voc_boxes,
   voc_labels,
 )
-from byoljax.data.sources.catalog import Facts, facts
+from byoljax.data.sources.catalog import LOCAL, Facts, facts
 from byoljax.suggest import check_name
 
-# What is found where `data_dir` says, and nowhere else: what that is the path of.
-_NAMED = {
-  'folder': 'the folder of images',
-  'frames': 'the folder of images',
-  'npz': 'the .npz file',
-  'list': 'the CSV or JSON list',
-  'shards': 'a zip, tar, Parquet or Arrow file, or a folder of these',
-  'voc_labels': 'the folder with JPEGImages and ImageSets',
-  'voc_boxes': 'the folder of images',
-  'coco_boxes': 'the folder of images',
-  'layout': 'its folder',
-}
 # Of these a reader needs to know nothing else.
 _READERS = {
   'list': listed.from_list,
@@ -142,8 +130,8 @@ def _open(
     if own_fields is not None and field.name not in own_fields:
       only = 'boxes, kinds and areas' if own_fields else 'images and labels'
       raise ValueError(f'{name} has no field {field.name!r}, only {only}.')
-  if known.kind in _NAMED and not directory:
-    raise ValueError(f'data set {name!r} needs config.data.dir: the path of {_NAMED[known.kind]}.')
+  if known.kind in LOCAL and not directory:
+    raise ValueError(f'data set {name!r} needs config.data.dir: the path of {LOCAL[known.kind]}.')
   if known.kind in ('folder', 'npz'):
     _require_kind(known.kind, directory)
   if known.kind in ('shapes', 'sprites'):
