@@ -35,7 +35,6 @@ def finetune_result(
   protocol: FinetuneProtocol,
   *,
   logging: Logging,
-  head: Mapping[str, Any] | None = None,
   workdir: pathlib.Path | None = None,
 ) -> dict[str, Any]:
   """Trains the whole network on `data.train` and tests it at the last step.
@@ -50,8 +49,6 @@ def finetune_result(
     data: `data.train` are the labelled images, all of them known; without a test split see `folds`.
     protocol: see `FinetuneProtocol`.
     logging: see `train.record.Logging`.
-    head: arguments of the projector's layers that stay, see `supervised.build`; its weights are
-      those of the encoder's role 'projector', if it has one.
     workdir: where the runs can be resumed; None keeps them in memory.
 
   Returns:
@@ -62,10 +59,11 @@ def finetune_result(
     Stopped: the process was asked to stop; in a directory everything is saved.
     ConfigError: a protocol that does not fit the data.
   """
-  made = []
-  for part, home in folds.homes(data, workdir):
-    made.append(_result(encoder, part, protocol, logging, head, home).result)
-  return folds.combined(made, data.train.labels)
+  made = [
+    _result(encoder, part, protocol, logging, None, home)
+    for part, home in folds.homes(data, workdir)
+  ]
+  return folds.combined([each.result for each in made], data.train.labels)
 
 
 def fit(
@@ -79,7 +77,11 @@ def fit(
 ) -> Trained:
   """`finetune_result` with its classifier: the network that was tested.
 
-  Without a test split one more is trained, on all labelled images.
+  Without a test split one more is trained, on all labelled images. Further arguments:
+
+  Args:
+    head: arguments of the projector's layers that stay, see `supervised.build`; its weights are
+      those of the encoder's role 'projector', if it has one.
   """
 
   def one(part: EvalData, home: pathlib.Path | None) -> Trained:

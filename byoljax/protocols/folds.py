@@ -85,11 +85,9 @@ def homes(
 ) -> list[tuple[EvalData, pathlib.Path | None]]:
   """The data of every part with a directory of its own, the whole one where there is one part."""
   parts = by_fold(data)
-  alone = workdir is None or len(parts) == 1
-  return [
-    (part, workdir if alone or workdir is None else workdir / f'fold{number}')
-    for number, part in enumerate(parts)
-  ]
+  if workdir is None or len(parts) == 1:
+    return [(part, workdir) for part in parts]
+  return [(part, workdir / f'fold{number}') for number, part in enumerate(parts)]
 
 
 def fit(

@@ -156,9 +156,7 @@ def _layer(
     known = [(x[y >= 0], y[y >= 0]) for x, y in (train, test)]
     lambdas = config.layers.lambdas or frozen.LAMBDAS
     found = frozen.logistic(*known, lambdas=lambdas)
-    scores['logistic_top1'] = found['top1']
-    if 'mean_per_class' in found:
-      scores['logistic_balanced'] = found['mean_per_class']
+    scores |= {'logistic_top1': found['top1'], 'logistic_balanced': found['mean_per_class']}
   return scores
 
 

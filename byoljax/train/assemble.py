@@ -225,15 +225,10 @@ def _scaled(config: Config, specs: Sequence[ViewSpec], share: float) -> tuple[Vi
   return progressive.scaled(specs, share, patch)
 
 
-def view_names(config: Config) -> list[str]:
-  """The names of the configured views, view2 before view10."""
-  return views.names_of(config.views)
-
-
 def spec_names(config: Config) -> list[str]:
-  """One name per specification; repeated views are counted: view3 1, view3 2, ..."""
+  """One name per specification, view2 before view10; repeated ones: view3 1, view3 2, ..."""
   names = []
-  for name in view_names(config):
+  for name in views.names_of(config.views):
     repeat = config.views[name].get('repeat', 1)
     names += [name] if repeat == 1 else [f'{name} {i + 1}' for i in range(repeat)]
   return names

@@ -53,17 +53,15 @@ class Watch:
 
   Args:
     stream: output stream; None for standard error, whatever that is at the time.
-    prefix: of every line.
     now: the clock, in seconds.
   """
 
   def __init__(
     self,
     stream: TextIO | None = None,
-    prefix: str = '',
     now: Callable[[], float] = time.monotonic,
   ) -> None:
-    self._stream, self._prefix, self._now = stream, prefix, now
+    self._stream, self._now = stream, now
     self._lock = threading.Lock()
     self._due, self._again = now() + FIRST, AGAIN
     self._drawn = 0  # characters of our own line on the terminal
@@ -77,7 +75,7 @@ class Watch:
       if now < self._due or not steps:
         return
       stream = self._stream or sys.stderr
-      text = self._prefix + steps[-1].text(now)
+      text = steps[-1].text(now)
       terminal = stream.isatty()
       if terminal:
         start = '\n' if self._open_line else '\r'
@@ -106,12 +104,11 @@ _watch: Watch | None = None
 
 
 @contextlib.contextmanager
-def watching(what: str, prefix: str = '', look_every: float = 0.5) -> Iterator[None]:
+def watching(what: str, look_every: float = 0.5) -> Iterator[None]:
   """Says what is being done for the duration of the block; within another such block as before.
 
   Args:
     what: the outermost step.
-    prefix: of every line.
     look_every: seconds between two looks.
   """
   global _watch
@@ -119,7 +116,7 @@ def watching(what: str, prefix: str = '', look_every: float = 0.5) -> Iterator[N
     with doing(what):
       yield
     return
-  watch = _watch = Watch(prefix=prefix)
+  watch = _watch = Watch()
   over = threading.Event()
 
   def run() -> None:

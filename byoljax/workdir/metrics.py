@@ -23,9 +23,6 @@ import numpy as np
 from byoljax.config import ConfigError
 from byoljax.devices import hosts
 from byoljax.workdir.files import replacing
-from byoljax.workdir.progress import Progress
-
-__all__ = ['CSV', 'JSONL', 'TENSORBOARD', 'Progress', 'Writer', 'parsed', 'read']
 
 JSONL = 'metrics.jsonl'
 CSV = 'metrics.csv'

@@ -65,18 +65,6 @@ class Progress:
       return
     self._draw(self._fit(self._fields(step, metrics)))
 
-  def message(self, text: str) -> None:
-    """Prints a line above the progress line."""
-    if self._quiet:
-      return
-    if not self._terminal:
-      self._write(f'{self._prefix}{text}\n')
-      return
-    line = self._drawn
-    self._draw('')
-    self._write(f'\r{self._prefix}{text}\n')
-    self._draw(line)
-
   def close(self) -> None:
     """Ends the line, leaving the last one on screen."""
     if self._drawn:

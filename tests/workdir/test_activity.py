@@ -39,7 +39,7 @@ def look_at(watch, clock, *seconds):
 
 def test_after_five_seconds_then_more_and_more_seldom(clock):
   stream = io.StringIO()
-  watch = activity.Watch(stream, prefix='[0] ', now=clock)
+  watch = activity.Watch(stream, now=clock)
   with activity.doing('working'), activity.doing('features of val', 100, 'images') as did:
     look_at(watch, clock, 1.0, 4.9)
     assert stream.getvalue() == ''
@@ -49,12 +49,12 @@ def test_after_five_seconds_then_more_and_more_seldom(clock):
     did(10)
     look_at(watch, clock, 10.0, 15.0, 30.0)
     assert stream.getvalue().splitlines() == [
-      '[0] features of val: 0 of 100 images, 0:05 so far',
-      '[0] features of val: 20 of 100 images, 1:20 left',
+      'features of val: 0 of 100 images, 0:05 so far',
+      'features of val: 20 of 100 images, 1:20 left',
     ]
   with activity.doing('t-SNE'):
     look_at(watch, clock, 34.0, 35.0)
-  assert stream.getvalue().endswith('[0] t-SNE, 0:05 so far\n')
+  assert stream.getvalue().endswith('t-SNE, 0:05 so far\n')
   look_at(watch, clock, 999.0)
   assert stream.getvalue().count('\n') == 3, 'nothing is being done'
 

@@ -16,8 +16,8 @@ from byoljax.config import ConfigError
 from byoljax.workdir import clock as clock_module
 from byoljax.workdir import metrics
 from byoljax.workdir.clock import Clock, ProfileWindow
-from byoljax.workdir.metrics import Progress, Writer, read
-from byoljax.workdir.progress import duration
+from byoljax.workdir.metrics import Writer, read
+from byoljax.workdir.progress import Progress, duration
 
 
 def steps(workdir):
@@ -237,10 +237,8 @@ def test_one_line_on_a_terminal():
   time.now += 1
   progress.update(300, {'loss': 1.0})
   assert stream.screen() == [' 300/5000  epoch 3.0/50  loss 1.0000']
-  progress.message('saved')
-  assert stream.screen() == ['saved', ' 300/5000  epoch 3.0/50  loss 1.0000']
   progress.close()
-  assert stream.screen() == ['saved', ' 300/5000  epoch 3.0/50  loss 1.0000', '']
+  assert stream.screen() == [' 300/5000  epoch 3.0/50  loss 1.0000', '']
 
 
 @pytest.mark.parametrize(
@@ -268,7 +266,6 @@ def test_quiet_shows_nothing():
   stream = Terminal()
   progress = Progress(10, stream, quiet=True)
   progress.update(1, ROW)
-  progress.message('saved')
   progress.close()
   assert stream.getvalue() == ''
 

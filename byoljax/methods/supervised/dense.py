@@ -18,7 +18,6 @@ from byoljax.method import (
   Batch,
   MakeEncoder,
   Method,
-  Pictures,
   Setting,
   default_groups,
   evaluation_outputs,
@@ -68,7 +67,6 @@ def dense_method(
   frozen: bool,
   batch_norm: str,
   start: float = 0.0,
-  pictures: Pictures | None = None,
 ) -> Method:
   """A method that learns numbers at every pixel.
 
@@ -82,7 +80,6 @@ def dense_method(
     batch_norm: of an encoder that is trained: 'batch' normalizes with the batch's statistics,
       'frozen' with the running ones, which then stay. The head's are always those of the batch.
     start: the output before training.
-    pictures: see `method.Pictures`.
 
   Raises:
     ValueError: an unknown head, tap or `batch_norm`, or an encoder without a map.
@@ -124,7 +121,7 @@ def dense_method(
   # The optimizer would move a frozen encoder, too: by decay, and by what it remembers.
   starts = {'encoder': setting.length.total_steps} if frozen else {}
   embed = evaluation_outputs(net, 'embedding')
-  return Method(init, loss, keep, embed, default_groups, net=net, starts=starts, pictures=pictures)
+  return Method(init, loss, keep, embed, default_groups, net=net, starts=starts)
 
 
 def network(
