@@ -16,7 +16,7 @@ import numpy as np
 from byoljax.evals import frozen
 
 KS = (1, 5, 10)
-_ROWS = 2**24  # similarities in memory at a time
+_SIMILARITIES = 2**24  # in memory at a time
 
 
 def retrieval(
@@ -50,7 +50,7 @@ def retrieval(
       f'cannot compare features of {queries[0].shape[1]} and {bank.shape[1]} values.'
     )
   bank, asked = _unit(bank), _unit(queries[0])
-  block = max(1, _ROWS // len(bank))
+  block = max(1, _SIMILARITIES // len(bank))
   precisions, firsts, alone = [], [], 0
   for start in range(0, len(asked), block):
     rows = slice(start, start + block)

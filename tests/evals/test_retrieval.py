@@ -47,7 +47,7 @@ def test_is_scikit_learns_average_precision(monkeypatch):
     for label, row in zip(wanted, norm[1] @ norm[0].T, strict=True)
   ]
   assert result['map'] == pytest.approx(np.mean(each), abs=1e-5)  # float32 similarities
-  monkeypatch.setattr(retrieval, '_ROWS', 7 * 70)
+  monkeypatch.setattr(retrieval, '_SIMILARITIES', 7 * 70)
   assert retrieval.retrieval((bank, classes), (asked, wanted)) == result, 'in several blocks'
 
 
