@@ -27,8 +27,9 @@ from byoljax.protocols.extraction import EvalData, eval_batches
 from byoljax.step import Metrics, TrainState
 from byoljax.suggest import from_fields
 from byoljax.train import loop
+from byoljax.train.checks import check_batch
 from byoljax.train.record import Cadence, Logging
-from byoljax.train.run import BuildMethod, DataOptions, Run, check_batch, make_run
+from byoljax.train.run import BuildMethod, DataOptions, Run, make_run
 from byoljax.workdir.clock import Clock
 
 # The held-out part need not grow with the data: BYOL's paper held out 10,009 ImageNet images.

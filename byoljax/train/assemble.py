@@ -24,8 +24,9 @@ from byoljax.methods import dropped_tokens
 from byoljax.models import METHODS_OWN, encoder_factory
 from byoljax.optim import lars, recipe
 from byoljax.train import progressive, sharding
+from byoljax.train.checks import check_batch
 from byoljax.train.record import Cadence, Logging
-from byoljax.train.run import DataOptions, MapStep, ProbeOptions, Run, check_batch, make_run
+from byoljax.train.run import DataOptions, MapStep, ProbeOptions, Run, make_run
 from byoljax.workdir import sinks
 
 

@@ -31,8 +31,9 @@ from byoljax.length import is_due, next_due
 from byoljax.step import Metrics, TrainState
 from byoljax.train.progressive import sizes
 from byoljax.train.record import Cadence, Hooks, Record
+from byoljax.train.resume import restore
 from byoljax.train.run import Run
-from byoljax.workdir import activity, checkpoint, integrity, run_dir
+from byoljax.workdir import activity, checkpoint, run_dir
 from byoljax.workdir.clock import Clock
 
 log = logging.getLogger('byoljax')
@@ -328,38 +329,3 @@ def train(
       return state
   run_dir.say(f'Stopped at step {done} and saved: the same command resumes from there.')
   raise stop.stopped()
-
-
-def restore(run: Run, checkpoints: checkpoint.Checkpoints) -> tuple[TrainState, int]:
-  """The state to resume from, placed on the devices, and its step: the newest checkpoint or 0.
-
-  Raises:
-    ConfigError: the checkpoint does not fit the run, or processes would begin with other states.
-  """
-  with user_errors('checkpoint'):
-    found = checkpoints.restore_newest(jax.eval_shape(run.create))
-  for note in checkpoints.notes:
-    run_dir.say(note)
-  if found is None:
-    state = run.create()
-    _require_one_start(state)
-    return run.layout.place(state), 0
-  state, step = found
-  (run_dir.say if checkpoints.notes else log.info)(f'resuming from step {step}')
-  return run.layout.place(state), step
-
-
-def _require_one_start(state: TrainState) -> None:
-  """Raises ConfigError on every process unless all have made the same state.
-
-  Each makes its own, and nothing would ever make them equal again.
-  """
-  if jax.process_count() == 1:
-    return
-  made = integrity.digests(jax.tree.leaves(mapping.fetch(state)))
-  if others := hosts.differing(' '.join(made)):
-    raise ConfigError(
-      f'other weights at the start in process {", ".join(map(str, others))} than in process 0: '
-      f'init_from leads to other files there, modules of your own are others, or the processor is '
-      f'of another kind.'
-    )

@@ -36,7 +36,7 @@ from byoljax.method import Batch, Method, Setting
 from byoljax.methods.checks import check_networks
 from byoljax.optim.recipe import Recipe
 from byoljax.step import Measured, Metrics, TrainState, make_init, train_step
-from byoljax.train import online_probe, sharding, stage_checks
+from byoljax.train import checks, online_probe, sharding
 from byoljax.train.online_probe import ProbeOptions
 
 PyTree = Any
@@ -195,7 +195,7 @@ def make_run(
     ValueError: arguments that do not fit the data, the devices or one another.
   """
   num_devices = jax.device_count() if num_devices is None else num_devices
-  check_batch(length.batch_size, accumulate, num_devices, source)
+  checks.check_batch(length.batch_size, accumulate, num_devices, source)
   resident.check(data.resident, source)
   if order is None:
     order = Order(source.size, length.batch_size, seed, jax.process_index(), jax.process_count())
@@ -235,12 +235,10 @@ def make_run(
   shapes = jax.eval_shape(create)
   check_networks(made, shapes.params, shapes.method_state)
   if setting.micro_batch_size == 1:
-    stage_checks.check_losses(made, shapes, jax.tree.map(lambda x: x[:1][None], example), setting)
+    checks.check_losses(made, shapes, jax.tree.map(lambda x: x[:1][None], example), setting)
   for _, smaller in earlier:
     batch = pipeline.batch_shapes(source, smaller, setting.micro_batch_size, data.fields)
-    stage_checks.check_stage(
-      made, shapes, jax.eval_shape(augment(smaller), batch), smaller, setting
-    )
+    checks.check_stage(made, shapes, jax.eval_shape(augment(smaller), batch), smaller, setting)
   layout = sharding.replicated()
   if shard_state:
     made, tx, layout = sharding.shard(made, tx, shapes)
@@ -282,46 +280,6 @@ def make_run(
     many_steps=last.many_steps,
     earlier=tuple(stage(*each) for each in earlier),
   )
-
-
-def check_batch(
-  batch_size: int, accumulate: int, devices: int, source: Source, field: str = 'train.batch_size'
-) -> None:
-  """Checks a batch against the devices, the micro-batches and the data.
-
-  Args:
-    batch_size: global.
-    accumulate: micro-batches per step.
-    devices: that share it.
-    source: the images.
-    field: the field's name, for messages.
-
-  Raises:
-    ValueError: they do not fit; the message names batch sizes that do.
-  """
-  if batch_size < 1 or accumulate < 1:
-    raise ValueError(
-      f'{field}={batch_size} and train.accumulate={accumulate} must both be at least 1.'
-    )
-  unit = devices * accumulate
-  most = source.size // unit * unit
-  if most < 1:
-    raise ValueError(
-      f'{source.name} has {source.size} images, too few for {devices} devices x {accumulate} '
-      f'micro-batches: each needs at least one.'
-    )
-  if batch_size > source.size:
-    raise ValueError(
-      f'{field}={batch_size} is more than the {source.size} images of {source.name}; '
-      f'use at most {most}.'
-    )
-  if batch_size % unit:
-    below = max(unit, batch_size // unit * unit)
-    near = f'{below} or {below + unit}' if below < most else f'{below}'
-    raise ValueError(
-      f'{field}={batch_size} is not a multiple of {devices} devices x {accumulate} '
-      f'micro-batches; use {near}.'
-    )
 
 
 def _held(specs: Sequence[ViewSpec], fields: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,7 @@
-"""Whether a method takes batches of some shapes, found out by tracing: nothing is computed."""
+"""Whether batches of some shapes fit the data, the devices and the method.
+
+What the method takes is found out by tracing: nothing is computed.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,10 +10,51 @@ import jax
 import jax.numpy as jnp
 
 from byoljax.data.augment.views import ViewSpec
+from byoljax.data.sources.source import Source
 from byoljax.devices import collectives
 from byoljax.method import COTANGENTS, Batch, Method, Setting, transformed
 from byoljax.step import TrainState
 from byoljax.train import progressive
+
+
+def check_batch(
+  batch_size: int, accumulate: int, devices: int, source: Source, field: str = 'train.batch_size'
+) -> None:
+  """Checks a batch against the devices, the micro-batches and the data.
+
+  Args:
+    batch_size: global.
+    accumulate: micro-batches per step.
+    devices: that share it.
+    source: the images.
+    field: the field's name, for messages.
+
+  Raises:
+    ValueError: they do not fit; the message names batch sizes that do.
+  """
+  if batch_size < 1 or accumulate < 1:
+    raise ValueError(
+      f'{field}={batch_size} and train.accumulate={accumulate} must both be at least 1.'
+    )
+  unit = devices * accumulate
+  most = source.size // unit * unit
+  if most < 1:
+    raise ValueError(
+      f'{source.name} has {source.size} images, too few for {devices} devices x {accumulate} '
+      f'micro-batches: each needs at least one.'
+    )
+  if batch_size > source.size:
+    raise ValueError(
+      f'{field}={batch_size} is more than the {source.size} images of {source.name}; '
+      f'use at most {most}.'
+    )
+  if batch_size % unit:
+    below = max(unit, batch_size // unit * unit)
+    near = f'{below} or {below + unit}' if below < most else f'{below}'
+    raise ValueError(
+      f'{field}={batch_size} is not a multiple of {devices} devices x {accumulate} '
+      f'micro-batches; use {near}.'
+    )
 
 
 def check_losses(method: Method, state: TrainState, batch: Batch, setting: Setting) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from byoljax.data.sources import arrays
-from byoljax.train.run import check_batch
+from byoljax.train.checks import check_batch
 
 
 @pytest.mark.parametrize(
