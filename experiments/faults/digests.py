@@ -8,20 +8,16 @@ each time is kept, since other work on the computer only adds to it.
 
 import argparse
 from collections.abc import Sequence
-import datetime
 import json
 import pathlib
-import sys
 import tempfile
 import time
 from typing import Any
 
 import jax
 import numpy as np
+from results import ROOT, facts
 
-HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
-sys.path[:0] = [str(ROOT), str(HERE.parent / 'bench')]
 SAVES = 5
 
 
@@ -73,8 +69,6 @@ def state_of_a_run() -> Any:
 
 def write(out: str, leaves: dict[str, Any], seconds: dict[str, float]) -> None:
   """Prints what was found, and writes it with what it was measured on."""
-  import machine
-
   found = {
     'arrays': len(leaves),
     'megabytes': round(sum(leaf.nbytes for leaf in leaves.values()) / 1e6),
@@ -84,11 +78,7 @@ def write(out: str, leaves: dict[str, Any], seconds: dict[str, float]) -> None:
   }
   print(json.dumps(found, indent=1))
   if out:
-    about = {
-      'command': f'python experiments/faults/digests.py --out {out}',
-      'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='minutes'),
-      'hardware': machine.facts(),
-    }
+    about = facts('digests', ['--out', out])
     pathlib.Path(out).write_text(json.dumps(about | found, indent=1) + '\n')
 
 

@@ -15,12 +15,10 @@ Runs are tiny: 12-pixel images, the small encoder, 60 steps, a checkpoint every 
 
 import argparse
 from collections.abc import Sequence
-import datetime
 import json
 import os
 import pathlib
 import random
-import shlex
 import shutil
 import signal
 import socket
@@ -31,10 +29,8 @@ import time
 from typing import Any
 
 import numpy as np
+from results import ROOT, write_kills
 
-HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
-sys.path[:0] = [str(ROOT), str(HERE.parent / 'bench')]
 STEPS = 60
 CASES = 'byol:1:14,moco:1:14,instance_discrimination:1:14,moco:2:9,swav:1:9,dino:1:9'
 MODES = ('starting', 'training', 'saving')
@@ -75,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
       method, processes, kills = case.split(':')
       cases.append(run_case(home, data, method, int(processes), int(kills), options.seed))
       if out:
-        write_tally(out, cases, sys.argv[1:] if arguments is None else arguments)
+        write_kills(out, cases, sys.argv[1:] if arguments is None else arguments)
   return 0 if all(case['equal'] for case in cases) else 1
 
 
@@ -284,44 +280,6 @@ def compare(whole: pathlib.Path, broken: pathlib.Path) -> list[str]:
   if rows[0] != rows[1]:
     different.append('rows of the metrics')
   return different
-
-
-def write_tally(path: pathlib.Path, cases: list[dict[str, Any]], given: Sequence[str]) -> None:
-  """The JSON, and its table into README.md beside it."""
-  import machine
-
-  from byoljax.version import __version__, versions
-
-  tally = {
-    'command': shlex.join(['python', 'experiments/faults/kill.py', *given]),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='minutes'),
-    'hardware': machine.facts(),
-    'versions': {'byoljax': __version__, **versions()},
-    'kills': sum(len(case['kills']) for case in cases),
-    'equal': all(case['equal'] for case in cases),
-    'cases': cases,
-  }
-  path.write_text(json.dumps(tally, indent=1) + '\n')
-  readme = path.with_name('README.md')
-  if readme.exists():
-    head = readme.read_text().partition('<!-- results -->')[0]
-    readme.write_text(f'{head}<!-- results -->\n\n{table(tally)}')
-
-
-def table(tally: dict[str, Any]) -> str:
-  """The tally as a Markdown table."""
-  lines = [
-    '| method | processes | kills | while starting | training | saving | half-written saves left '
-    '| last checkpoint and metrics |',
-    '|---|---|---|---|---|---|---|---|',
-  ]
-  for case in tally['cases']:
-    modes = [sum(kill['while'] == mode for kill in case['kills']) for mode in MODES]
-    torn = sum(bool(kill['half_written']) for kill in case['kills'])
-    cells = [case['method'], case['processes'], len(case['kills']), *modes, torn]
-    verdict = 'bit-equal' if case['equal'] else 'DIFFERENT'
-    lines.append(f'| {" | ".join(map(str, cells))} | {verdict} |')
-  return '\n'.join(lines) + '\n'
 
 
 def _to_the_end(arguments: list[str], processes: int, home: pathlib.Path) -> str:

@@ -10,12 +10,10 @@ checkpoint must be there with the right numbers, and nothing may have been found
 
 import argparse
 from collections.abc import Sequence
-import datetime
 import json
 import os
 import pathlib
 import random
-import shlex
 import shutil
 import signal
 import sys
@@ -25,9 +23,8 @@ import traceback
 from typing import Any
 
 import numpy as np
+from results import facts
 
-HERE = pathlib.Path(__file__).parent
-sys.path[:0] = [str(HERE.parent.parent), str(HERE.parent / 'bench')]
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 STEPS = 30
 
@@ -48,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       one_round(pathlib.Path(scratch) / str(tally['rounds']), rng, tally)
       print(tally, flush=True)
   if options.out:
-    write(pathlib.Path(options.out), tally, sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    found = facts('kill_saves', given) | tally
+    pathlib.Path(options.out).write_text(json.dumps(found, indent=1) + '\n')
   return int(any(tally[name] for name in ('failed', 'without_the_last', 'set_aside')))
 
 
@@ -107,22 +106,6 @@ def state_of(step: int) -> dict[str, Any]:
   rng = np.random.default_rng(step)
   shapes = {'a': (300, 50), 'b': (7,), 'c': (400,)}
   return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def write(path: pathlib.Path, tally: dict[str, int], given: Sequence[str]) -> None:
-  """The JSON."""
-  import machine
-
-  from byoljax.version import __version__, versions
-
-  facts = {
-    'command': shlex.join(['python', 'experiments/faults/kill_saves.py', *given]),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='minutes'),
-    'hardware': machine.facts(),
-    'versions': {'byoljax': __version__, **versions()},
-    **tally,
-  }
-  path.write_text(json.dumps(facts, indent=1) + '\n')
 
 
 if __name__ == '__main__':

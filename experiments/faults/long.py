@@ -10,21 +10,17 @@ writes, seconds to the first step. Ends with status 1 and says why if anything g
 
 import argparse
 from collections.abc import Sequence
-import datetime
 import json
 import os
 import pathlib
-import shlex
 import subprocess
 import sys
 import tempfile
 from typing import Any
 
 import numpy as np
+from results import ROOT, facts
 
-HERE = pathlib.Path(__file__).parent
-ROOT = HERE.parent.parent
-sys.path[:0] = [str(ROOT), str(HERE.parent / 'bench')]
 # Where the data are: `data.resident`.
 MODES = {'host': 'off', 'device': 'on'}
 LOOKS = 40
@@ -167,20 +163,9 @@ def write(
   path: pathlib.Path, found: dict[str, Any], wrong: list[str], given: Sequence[str]
 ) -> None:
   """The JSON, and the figure beside it."""
-  import machine
-
-  from byoljax.version import __version__, versions
-
-  facts = {
-    'command': shlex.join(['python', 'experiments/faults/long.py', *given]),
-    'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='minutes'),
-    'hardware': machine.facts(),
-    'versions': {'byoljax': __version__, **versions()},
-    'problems': wrong,
-    'modes': found,
-  }
+  whole = facts('long', given) | {'problems': wrong, 'modes': found}
   path.parent.mkdir(parents=True, exist_ok=True)
-  path.write_text(_compact(json.dumps(facts, indent=1)) + '\n')
+  path.write_text(_compact(json.dumps(whole, indent=1)) + '\n')
   plot(path.with_suffix('.png'), found)
 
 
