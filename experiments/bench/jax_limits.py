@@ -15,14 +15,14 @@ _REPEATS = 8
 class Contestant:
   """Answers 'prepare' and 'seconds'."""
 
-  def prepare(self, side: int, numbers: int, threads: int) -> contest.Reply:
+  def prepare(self, side: int, numbers: int, dtypes: list[str], threads: int) -> contest.Reply:
     """Makes the matrices and the array; XLA takes all cores."""
     del threads
     rng = np.random.default_rng(0)
     matrix = jnp.asarray(rng.standard_normal((side, side)), jnp.float32) / side**0.5
     self._multiply = jax.jit(lambda a, b: a @ b)
     self._sum = jax.jit(jnp.sum)
-    self._matrix = {name: matrix.astype(name) for name in ('float32', 'bfloat16')}
+    self._matrix = {name: matrix.astype(name) for name in dtypes}
     self._array = jnp.ones(numbers, jnp.float32)
     for a in self._matrix.values():
       jax.block_until_ready(self._multiply(a, a))

@@ -13,26 +13,26 @@ from typing import Any
 import contest
 import knn_bench
 import pictures
-import render
 from setting import Setting
 import step_bench
+import tables
 import training_bench
-
-DTYPES = ('float32', 'bfloat16')
 
 
 def measure(setting: Setting) -> dict[str, Any]:
   """Rates of the machine, in operations and bytes per second, and the other parts' operations."""
   rounds, side, numbers = (2, 256, 10**6) if setting.quick else (6, 2048, 10**8)
   # Operations of a product, bytes of a sum.
-  amounts = dict.fromkeys(DTYPES, 2 * side**3) | {'memory': 4 * numbers}
+  amounts = dict.fromkeys(setting.dtypes, 2 * side**3) | {'memory': 4 * numbers}
   setting.say(f'limits: products of {side} x {side}, sums of {numbers:,}')
   with contextlib.ExitStack() as stack:
     players = {'XLA': stack.enter_context(setting.ours('jax_limits.py'))}
     if setting.torch_python:
       players['PyTorch'] = stack.enter_context(setting.theirs('torch_limits.py'))
     versions = {
-      name: player.ask('prepare', side=side, numbers=numbers, threads=setting.cores)['versions']
+      name: player.ask(
+        'prepare', side=side, numbers=numbers, dtypes=setting.dtypes, threads=setting.cores
+      )['versions']
       for name, player in players.items()
     }
     turns = {
@@ -60,7 +60,7 @@ def work(setting: Setting) -> dict[str, float]:
     for network, case in step_bench.cases(method, setting.quick).items():
       with setting.ours('jax_step.py') as player:
         player.ask('prepare', case=case | {'dtype': 'float32'}, start=start)
-        name = render.step_work(network, case)
+        name = tables.step_work(network, case)
         found[name] = player.ask('work')['flops'] / case['batch_size']
   case = training_bench.case_of(setting)
   pictures.arrays(pathlib.Path(case['path']), case['images'])

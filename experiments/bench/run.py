@@ -72,6 +72,7 @@ def main(arguments: list[str]) -> int:
       pathlib.Path(scratch),
       options.torch_python,
       options.torch_variants,
+      options.dtypes,
       options.data,
       machine.cores(),
       options.quick,
@@ -172,11 +173,16 @@ def _names(text: str) -> list[str]:
   return [name for name in PARTS if name in names]
 
 
-def _variants(text: str) -> tuple[str, ...]:
-  names = tuple(text.split(','))
-  if unknown := sorted(set(names) - set(_VARIANTS)):
-    raise argparse.ArgumentTypeError(f'no variant {unknown[0]!r}: there are {", ".join(_VARIANTS)}')
-  return names
+def _some_of(what: str, known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+  """Reads names with commas between them."""
+
+  def read(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(','))
+    if unknown := sorted(set(names) - set(known)):
+      raise argparse.ArgumentTypeError(f'no {what} {unknown[0]!r}: there are {", ".join(known)}')
+    return names
+
+  return read
 
 
 def _program(text: str) -> str:
@@ -201,9 +207,15 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
   )
   parser.add_argument(
     '--torch-variants',
-    type=_variants,
+    type=_some_of('variant', _VARIANTS),
     default=_VARIANTS,
     help=f'how PyTorch runs the step, of {",".join(_VARIANTS)} (default: all)',
+  )
+  parser.add_argument(
+    '--dtypes',
+    type=_some_of('type', step_bench.DTYPES),
+    default=step_bench.DTYPES,
+    help=f'of the steps and the products, of {",".join(step_bench.DTYPES)} (default: all)',
   )
   parser.add_argument('--only', type=_names, default=list(PARTS), help=f'of {",".join(PARTS)}')
   parser.add_argument('--data', type=_folder, help='folder of JPEGs; drawn ones without it')

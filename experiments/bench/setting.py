@@ -19,6 +19,7 @@ class Setting(NamedTuple):
     scratch: directory for workdirs, pictures and logs, on a disk with about 1 GB free.
     torch_python: interpreter with PyTorch, torchvision and lightly; None leaves them out.
     torch_variants: how PyTorch runs the step: keys of VARIANTS in torch_step.py.
+    dtypes: compute types of the steps and the products, of 'float32' and 'bfloat16'.
     data: folder of JPEGs, or None for drawn ones.
     cores: threads and data workers of every contestant.
     quick: tiny settings that prove that everything works; the numbers mean nothing.
@@ -28,6 +29,7 @@ class Setting(NamedTuple):
   scratch: pathlib.Path
   torch_python: str | None
   torch_variants: tuple[str, ...]
+  dtypes: tuple[str, ...]
   data: pathlib.Path | None
   cores: int
   quick: bool

@@ -83,6 +83,7 @@ def measure(setting: Setting, method: str) -> list[dict[str, Any]]:
     _pair(setting, name, case | {'dtype': dtype})
     for name, case in cases(method, setting.quick).items()
     for dtype in dtypes(case)
+    if dtype in setting.dtypes
   ]
 
 

@@ -16,12 +16,12 @@ _REPEATS = 8
 class Contestant:
   """Answers like its namesake in jax_limits.py."""
 
-  def prepare(self, side: int, numbers: int, threads: int) -> contest.Reply:
+  def prepare(self, side: int, numbers: int, dtypes: list[str], threads: int) -> contest.Reply:
     """Makes the matrices and the array."""
     torch.set_num_threads(threads)
     rng = np.random.default_rng(0)
     matrix = torch.from_numpy(rng.standard_normal((side, side), np.float32)) / side**0.5
-    self._matrix = {'float32': matrix, 'bfloat16': matrix.bfloat16()}
+    self._matrix = {name: matrix.to(getattr(torch, name)) for name in dtypes}
     self._array = torch.ones(numbers)
     for a in self._matrix.values():
       torch.mm(a, a)
