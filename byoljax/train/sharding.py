@@ -90,6 +90,8 @@ def shard(
 
 # Primitives with which numbers of a tensor become one, or change places.
 _ACROSS = ('reduce_', 'arg', 'cum', 'sort', 'dot_general', 'top_k', 'transpose', 'gather')
+# Those that give a number by its place in the tensor: every device's shard would get the same.
+_BY_PLACE = ('random_bits', 'threefry', 'rng_', 'iota')
 # Shards are traced longer than any table of a schedule, which may be summed.
 _LONG = 1 << 24
 
@@ -106,9 +108,18 @@ def _require_shardable(tx: optax.GradientTransformation, params: PyTree, axis: s
   def names(found: list[Any]) -> list[str]:
     return sorted(each.primitive.name for each in found)
 
+  def of_long(found: list[Any], start: tuple[str, ...], which: str) -> list[str]:
+    long = [each for each in found if any(x.aval.size >= _LONG for x in getattr(each, which))]
+    return sorted({name for name in names(long) if name.startswith(start)})
+
   shards = operations(lambda x: (_LONG + x.size,) if x.ndim else ())
-  of_shards = [each for each in shards if any(x.aval.size >= _LONG for x in each.invars)]
-  across = sorted({name for name in names(of_shards) if name.startswith(_ACROSS)})
+  if by_place := of_long(shards, _BY_PLACE, 'outvars'):
+    raise ValueError(
+      f'shard_state=True gives each device a shard of every tensor, and this optimizer would give '
+      f'all shards the same numbers ({", ".join(by_place)}), as the noise of optax.add_noise: leave'
+      ' that out, or leave the state replicated.'
+    )
+  across = of_long(shards, _ACROSS, 'invars')
   if across and not any(name.startswith('psum') for name in names(shards)):
     raise ValueError(
       f'shard_state=True gives each device a shard of every tensor, but this optimizer needs whole '

@@ -315,6 +315,8 @@ def _by_shape(params):
     (optax.adamw(1e-3, mask=_by_shape), 'depends on their shapes'),
     (optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1)), r'whole ones \(reduce_sum\)'),
     (optax.lars(0.1), r'whole ones \(reduce_sum\)'),
+    # Noise for a shard is the same on every device, and another than that of the whole tensor.
+    (optax.chain(optax.add_noise(0.1, 0.5, key=0), optax.sgd(0.1)), r'same numbers \(random_bits'),
   ],
 )
 def test_optimizers_that_need_whole_tensors_are_refused(tx, sentence):
