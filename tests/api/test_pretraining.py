@@ -247,6 +247,14 @@ def test_data_by_path_and_name(monkeypatch, tmp_path, npz):
       {'optimizer': 'mine:lion', 'settings': {'optim': {'name': 'sgd'}}},
       "settings have optim.name='sgd', but optimizer=... makes it 'mine:lion': leave",
     ),
+    (
+      {'method': attract, 'settings': {'method.name': 'simclr'}},
+      "settings have method.name='simclr', but method=... makes it '",
+    ),
+    (
+      {'views': {'view1': 'mine:noisy'}, 'settings': {'views.view1.own': 'mine:gray'}},
+      "settings have views.view1.own='mine:gray', but views=... makes it 'mine:noisy': leave",
+    ),
     ({'settings': {'data.dir': None}}, 'data.dir=None is not a value: leave it out'),
     ({'views': [len]}, r"is no mapping: write {'view1': function}"),
     ({'views': {'view1': 3}}, 'view=3 is neither a name nor a function'),
