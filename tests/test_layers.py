@@ -12,7 +12,7 @@ MODULES = sorted(p.relative_to(PACKAGE).as_posix() for p in PACKAGE.rglob('*.py'
 
 # A wing is a folder of the package, or a module at its root; data/ has four. Which others each may
 # import, from the lowest to the highest.
-_LEAVES = {'version', 'streams', 'suggest', 'length', 'own', 'hub'}  # They import nothing of ours.
+_LEAVES = {'version', 'streams', 'suggest', 'length', 'own', 'hub', 'wording'}  # Nothing of ours.
 _NUMERICS = {'devices', 'losses', 'ops', 'models'}
 _DATA = {'data/fields', 'data/augment', 'data/sources', 'data/batches'}
 _TRAINING = _LEAVES | _NUMERICS | _DATA | {
@@ -29,9 +29,9 @@ LAYERS = {
   'optim': {'devices', 'length', 'ops', 'own', 'streams', 'suggest'},
   'workdir': {'config', 'devices', 'suggest', 'version'},
   'data': set(),
-  'data/fields': {'suggest'},
-  'data/augment': {'data/fields', 'devices', 'own', 'streams', 'suggest'},
-  'data/sources': {'data/fields', 'hub', 'own', 'streams', 'suggest', 'workdir/files'},
+  'data/fields': {'suggest', 'wording'},
+  'data/augment': {'data/fields', 'devices', 'own', 'streams', 'suggest', 'wording'},
+  'data/sources': {'data/fields', 'hub', 'own', 'streams', 'suggest', 'wording', 'workdir/files'},
   'data/batches': {'data/augment', 'data/fields', 'data/sources', 'devices', *_LEAVES},
   'method': {'devices', 'length', 'losses', 'ops/sampling', 'streams'},
   'methods': {
@@ -52,7 +52,7 @@ LAYERS = {
   'flags': {'config', 'devices', 'suggest'},
   'report': _TRAINING | {'train', 'protocols', 'flags'},
   'plan': _TRAINING | {'train', 'report', 'flags'},
-  'web': {'config', 'report', 'version', 'workdir'},
+  'web': {'config', 'report', 'version', 'wording', 'workdir'},
   'tasks': _TRAINING | {'train', 'protocols', 'weights', 'report', 'plan', 'web'},
   'main': {'config', 'devices', 'flags', 'tasks', 'version', 'workdir'},
   'cli': {'config', 'flags', 'main', 'suggest', 'tasks', 'version', 'workdir/activity'},
@@ -104,7 +104,8 @@ CONFIGURED = ('config.py', 'main.py', 'tasks/', 'api/', 'train/assemble.py', 'wo
               'plan/')  # fmt: skip
 # All that may lie at the root beside folders.
 ROOT_MODULES = {'__init__', '__main__', 'accumulation', 'cli', 'config', 'flags', 'hub', 'length',
-                'main', 'method', 'own', 'step', 'streams', 'suggest', 'version'}  # fmt: skip
+                'main', 'method', 'own', 'step', 'streams', 'suggest', 'version',
+                'wording'}  # fmt: skip
 
 
 def row(table, module):

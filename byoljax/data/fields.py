@@ -23,6 +23,7 @@ import dataclasses
 import numpy as np
 
 from byoljax.suggest import did_you_mean
+from byoljax.wording import counted
 
 # Kind -> how its pixels are resampled unless the field says otherwise.
 RESAMPLING = {'image': 'bicubic', 'map': 'bilinear', 'mask': 'nearest', 'boxes': '', 'label': ''}
@@ -215,5 +216,5 @@ def checked(field: Field, array: np.ndarray, size: tuple[int, int] | None = None
       raise ValueError(f'shape {shape}, but a label must be [N] or [N, C]')
     channels = array.shape[1] if array.ndim == 2 else 0
   if field.channels not in (0, channels):
-    raise ValueError(f'{channels} channels, but {field.channels} were asked for')
+    raise ValueError(f'{counted(channels, "channel")}, but {field.channels} were asked for')
   return dataclasses.replace(field, channels=channels, dtype=dtype)

@@ -13,6 +13,7 @@ from jax.core import Tracer
 import numpy as np
 
 from byoljax.data.sources import pixels
+from byoljax.wording import counted
 
 # By so much rounding may exceed the range of floats.
 _SLACK = 1e-3
@@ -89,7 +90,7 @@ def _about_shape(shape: tuple[int, ...], channels: int) -> str:
   if len(shape) == 3 and channels == 1:
     return f'{wanted}: gray images need a last axis of 1, images[..., None].'
   if len(shape) == 4:
-    return f'{wanted}: this encoder was trained on images of {channels} channels.'
+    return f'{wanted}: this encoder was trained on images of {counted(channels, "channel")}.'
   return f'{wanted}.'
 
 

@@ -9,6 +9,7 @@ from byoljax.devices import collectives
 from byoljax.method import NETWORKS, Batch, Method, Setting
 from byoljax.ops import trees
 from byoljax.suggest import check_name
+from byoljax.wording import counted
 
 BATCH_NORMS = ('batch', 'frozen')
 
@@ -58,8 +59,8 @@ def check_groups(bn_groups: int, setting: Setting) -> None:
   batch, devices = setting.micro_batch_size, setting.num_devices
   if bn_groups < 0 or bn_groups % devices or batch % bn_groups or batch // bn_groups < 2:
     raise ValueError(
-      f'bn_groups={bn_groups} must be a multiple of the {devices} devices and split a batch of '
-      f'{batch} into equal parts of at least 2; 0 shares statistics over the whole batch.'
+      f'bn_groups={bn_groups} must be a multiple of the {counted(devices, "device")} and split a '
+      f'batch of {batch} into equal parts of at least 2; 0 shares statistics over the whole batch.'
     )
 
 

@@ -1,6 +1,7 @@
 """Sentences for `Method.notes`: settings of a method that are allowed, and rarely wanted."""
 
 from byoljax.method import Setting
+from byoljax.wording import counted
 
 
 def of_late(
@@ -18,7 +19,7 @@ def of_late(
   total = setting.length.total_steps
   if step < total:
     return ()
-  return (f'{field}={text!r}, and the run has {total:,} steps: {consequence}.',)
+  return (f'{field}={text!r}, and the run has {counted(total, "step")}: {consequence}.',)
 
 
 def of_queue(size: int, setting: Setting, consequence: str) -> tuple[str, ...]:
@@ -50,8 +51,8 @@ def of_unfilled(size: int, setting: Setting, consequence: str) -> tuple[str, ...
   if size <= batch * (total - 1):
     return ()
   return (
-    f'queue_size={size:,} takes {-(-size // batch):,} steps of {batch:,} images to fill, and the '
-    f'run has {total:,} steps: {consequence}.',
+    f'queue_size={size:,} takes {counted(-(-size // batch), "step")} of {batch:,} images to fill, '
+    f'and the run has {counted(total, "step")}: {consequence}.',
   )
 
 

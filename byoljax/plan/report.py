@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from byoljax.report import table
+from byoljax.wording import counted
 
 _GIB = 2**30
 
@@ -34,9 +35,9 @@ def _headline(plan: Mapping[str, Any]) -> str:
   run, machine = plan['run'], plan['machine']
   return (
     f'{run["method"]}, {run["encoder"]} in {run["dtype"]}, {run["images"]:,} images of '
-    f'{run["data"]}, on {machine["topology"]}: {machine["devices"]} devices, '
-    f'{machine["chips"]} chips, {machine["hosts"]} host(s)\n'
-    f'{run["length"]} = {run["steps"]:,} steps of {run["batch_size"]} images, '
+    f'{run["data"]}, on {machine["topology"]}: {counted(machine["devices"], "device")}, '
+    f'{counted(machine["chips"], "chip")}, {counted(machine["hosts"], "host")}\n'
+    f'{run["length"]} = {counted(run["steps"], "step")} of {counted(run["batch_size"], "image")}, '
     f'{run["images_per_device"]} per device\n{verdict(plan)}'
   )
 

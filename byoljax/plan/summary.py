@@ -11,6 +11,7 @@ from byoljax.plan import aot, estimate, fitting, flops, hardware
 from byoljax.plan import traffic as traffic_lib
 from byoljax.train.run import Run
 from byoljax.version import __version__
+from byoljax.wording import counted
 
 
 class Options(NamedTuple):
@@ -100,7 +101,8 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
   }
   traffic, accessed, waits = work.collectives, 0.0, work.rounds
   if options.compile:
-    say(f'Compiling the step for {topology.num_devices} devices: minutes for a large encoder.')
+    devices = counted(topology.num_devices, 'device')
+    say(f'Compiling the step for {devices}: minutes for a large encoder.')
     compiled = aot.compile_step(run, mesh)
     plan['memory'] |= fitting.fits(compiled, topology)
     plan['compiler'] = {

@@ -3,6 +3,7 @@
 from typing import Any
 
 from byoljax.report import table
+from byoljax.wording import counted
 
 _PARTS = {'input': 'input only', 'step': 'step only', 'training': 'training'}
 _COLUMNS = {'img/s': 'img_per_s', 'ms/step': 'ms_per_step', 's/epoch': 's_per_epoch'}
@@ -20,8 +21,8 @@ def text(found: dict[str, Any]) -> str:
   lines = [
     f'{found["method"]}, {found["encoder"]} encoder, {found["dtype"]}, '
     f'batch {found["batch_size"]}, views of {", ".join(map(str, found["views"]))} px, {device}; '
-    f'data {where}, {found["steps_per_call"]} step(s) per call; '
-    f'medians of {found["rounds"]} rounds of {found["steps"]} steps',
+    f'data {where}, {counted(found["steps_per_call"], "step")} per call; '
+    f'medians of {counted(found["rounds"], "round")} of {counted(found["steps"], "step")}',
     '',
     table.format_table(rows, ['', *_COLUMNS]),
     '',

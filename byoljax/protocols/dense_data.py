@@ -15,6 +15,7 @@ from byoljax.encoders.dense import SEGMENTATION
 from byoljax.protocols import extraction, training
 from byoljax.protocols.dense_protocol import DenseData
 from byoljax.protocols.extraction import EvalData
+from byoljax.wording import counted
 from byoljax.workdir import activity
 from byoljax.workdir.run_dir import say
 
@@ -124,8 +125,9 @@ def numbered(sources: Sequence[Source], field: str, names: tuple[str, ...] = ())
       own = max(own, int(known.max()) if known.size else -1)
     if own < 0:
       raise ConfigError(
-        f'the masks {field!r} of {source.name} have no label in any of its {source.size:,} images: '
-        f'they must number the classes from 0; {IGNORED} is no label.'
+        f'the masks {field!r} of {source.name} have no label in any of its '
+        f'{counted(source.size, "image")}: they must number the classes from 0; {IGNORED} '
+        'is no label.'
       )
     if names and own >= len(names):
       raise ConfigError(

@@ -25,6 +25,7 @@ from byoljax.protocols.extraction import EvalData
 from byoljax.step import TrainState
 from byoljax.train.record import Logging
 from byoljax.train.run import Run
+from byoljax.wording import counted
 
 FIELD, KINDS, AREAS = detection.FIELD, detection.KINDS, 'areas'
 _READ_AT_ONCE = 512
@@ -99,7 +100,7 @@ def _largest(source: Source, classes: int) -> int:
     (values,) = _read(source, rows, (FIELD,))
     most = max(most, _check_boxes(source, rows, values, classes))
   if most < 0:
-    raise ConfigError(f'{source.name} has no box in any of its {source.size:,} images.')
+    raise ConfigError(f'{source.name} has no box in any of its {counted(source.size, "image")}.')
   return most
 
 

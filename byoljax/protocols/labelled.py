@@ -15,6 +15,7 @@ from byoljax import streams
 from byoljax.config import ConfigError, expanded
 from byoljax.data.sources.source import Source
 from byoljax.evals import frozen
+from byoljax.wording import counted
 
 
 def part(source: Source, text: str, seed: int) -> Source:
@@ -81,7 +82,8 @@ def positions(source: Source, text: str, seed: int) -> np.ndarray:
     chosen = _named(source, text)
     unknown = int((labels[chosen] < 0).sum())
     if unknown:
-      raise ConfigError(f"labels='{text}' names {unknown} images of {source.name} without a label.")
+      images = counted(unknown, 'image')
+      raise ConfigError(f"labels='{text}' names {images} of {source.name} without a label.")
   return chosen
 
 
@@ -151,8 +153,8 @@ def _named(source: Source, text: str) -> np.ndarray:
   missing = [name for name, rows in found.items() if not rows]
   if missing:
     raise ConfigError(
-      f"labels='{text}' names {len(missing)} images that are not in {source.name}, "
-      f"such as '{missing[0]}'."
+      f"labels='{text}' names {counted(len(missing), 'image')} not in {source.name}, such as "
+      f"'{missing[0]}'."
     )
   for name, rows in found.items():
     if len(rows) > 1:

@@ -30,6 +30,7 @@ from byoljax.train import loop
 from byoljax.train.checks import check_batch
 from byoljax.train.record import Cadence, Logging
 from byoljax.train.run import BuildMethod, DataOptions, Run, make_run
+from byoljax.wording import counted
 from byoljax.workdir.clock import Clock
 
 # The held-out part need not grow with the data: BYOL's paper held out 10,009 ImageNet images.
@@ -85,8 +86,8 @@ def set_up(
   devices = jax.device_count()
   if source.size < devices:
     raise ConfigError(
-      f'{source.name} has {source.size} labelled images to train on, fewer than the {devices} '
-      'devices that share a batch: show JAX fewer of them.'
+      f'{source.name} has {counted(source.size, "labelled image")} to train on, fewer than the '
+      f'{devices} devices that share a batch: show JAX fewer of them.'
     )
   if batch_size > source.size:
     batch_size = source.size // devices * devices
@@ -220,7 +221,8 @@ def hold_out(source: Source, share: float, seed: int) -> tuple[Source, Source]:
   check_share(share)
   count = min(MAX_HELD_OUT, max(1, round(share * source.size)))
   if count >= source.size:
-    raise ConfigError(f'{source.name} has only {source.size} training images: too few to split.')
+    images = counted(source.size, 'training image')
+    raise ConfigError(f'{source.name} has only {images}: too few to split.')
   order = np.random.default_rng((seed, streams.PROBE_HELD_OUT)).permutation(source.size)
   return source.subset(np.sort(order[:count])), source.subset(np.sort(order[count:]))
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from byoljax.evals import scores
 from byoljax.report import table
+from byoljax.wording import counted
 from byoljax.workdir.files import replacing
 
 # Of more classes, tables show the worst and the commonest.
@@ -41,12 +42,14 @@ def by_class(counts: np.ndarray, names: Sequence[str]) -> str:
     rows[:_MOST], columns, formats={'recall': '{:.1%}', 'precision': '{:.1%}'}
   )
   more = len(rows) - _MOST
-  return made + (f'\n... and {more} better classes' if more > 0 else '')
+  if more <= 0:
+    return made
+  return f'{made}\n... and {counted(more, "better class", "better classes")}'
 
 
 def commonest(counts: np.ndarray, names: Sequence[str]) -> str:
   """'cat for dog 12 times, ...': what is most often taken for what; '' without a mistake."""
   return ', '.join(
-    f'{names[truth]} for {names[said]} {times:,} {"time" if times == 1 else "times"}'
+    f'{names[truth]} for {names[said]} {counted(times, "time")}'
     for truth, said, times in scores.mistakes(counts, _PAIRS)
   )

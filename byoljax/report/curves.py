@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from byoljax.report import evaluations, fonts
+from byoljax.wording import counted
 from byoljax.workdir import metrics
 from byoljax.workdir.files import replacing
 
@@ -181,7 +182,7 @@ def plot_run(
     for number, panel in enumerate(panels, 1):
       _draw(figure.add_subplot(lines, columns, number), panel, rows, references(workdir))
     name = fonts.plain(pathlib.Path(workdir).resolve().name)
-    figure.suptitle(f'{name}: {rows[-1]["step"]:,} steps', fontsize=13, fontweight='bold')
+    figure.suptitle(f'{name}: {counted(rows[-1]["step"], "step")}', fontsize=13, fontweight='bold')
     path = pathlib.Path(workdir) / FILE if path is None else pathlib.Path(path)
     with replacing(path) as file, fonts.boxes_for_others():
       figure.savefig(file, format='png')

@@ -16,6 +16,7 @@ from byoljax.data.sources.source import Source
 from byoljax.encoders.pictures import Painter, Shown
 from byoljax.evals import image_quality
 from byoljax.report import sheet
+from byoljax.wording import counted
 
 IMAGE, INPUT, OUTPUT, TARGET = 'image', 'input', 'output', 'target'
 _MEASURED, _SHOWN = 64, 8  # images
@@ -136,7 +137,7 @@ def _rows(made: Mapping[int, Shown]) -> list[dict[str, str]]:
 
 def _note(source: Source, shown: int, count: int) -> str:
   return (
-    f'{shown} images of {source.name} that training did not see, as far as there are any, with the '
-    'same noise or mask at every step. Under a picture its PSNR in dB and its SSIM; the table has '
-    f'the means over {count} images.'
+    f'{counted(shown, "image")} of {source.name} that training did not see, as far as there are '
+    'any, with the same noise or mask at every step. Under a picture its PSNR in dB and its SSIM; '
+    f'the table has the means over {counted(count, "image")}.'
   )

@@ -20,6 +20,7 @@ from byoljax.tasks import data as data_lib
 from byoljax.tasks import evaluation, finetune, partly_labelled, predict
 from byoljax.tasks.command import Argument, Command
 from byoljax.tasks.partly_labelled import PartlyLabelled
+from byoljax.wording import counted
 from byoljax.workdir import run_dir
 from byoljax.workdir.lock import lock_workdir
 from byoljax.workdir.run_dir import Invocation, say
@@ -127,8 +128,9 @@ def make(
   folds.require_single(data.train)
   others = images.rest.size if images.rest else 0
   say(
-    f'{data.train.size:,} labelled images of {data.train.num_classes} classes, {others:,} others; '
-    f'encoder of {given.directory or "the program"} ({evaluation.which(config)})\n'
+    f'{data.train.size:,} labelled images of {data.train.num_classes} classes, '
+    f'{counted(others, "other")}; encoder of {given.directory or "the program"} '
+    f'({evaluation.which(config)})\n'
     f'tested on {folds.describe(data)}'
   )
   train = _training(config, given, data, invocation, home)
@@ -268,7 +270,7 @@ def _answer_rest(config: Config, made: Any, images: PartlyLabelled, home: pathli
 
   unreadable, rest = len(images.train.unreadable), images.rest
   if unreadable:
-    say(f'{unreadable:,} labelled images cannot be read: see {home / "unreadable.txt"}')
+    say(f'{counted(unreadable, "labelled image")} cannot be read: see {home / "unreadable.txt"}')
   status = predict.SOME_UNREADABLE if unreadable else 0
   if rest is None:
     return status

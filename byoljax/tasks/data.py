@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from byoljax.config import Config, ConfigError, expanded, require_local, user_errors
 from byoljax.devices import hosts
+from byoljax.wording import counted
 from byoljax.workdir import activity, run_dir
 
 if TYPE_CHECKING:
@@ -159,8 +160,8 @@ def _resolve_range(config: Config, source: 'Source') -> None:
     with config.unlocked():
       config.data.range = pixels.FILE
     _say_once(
-      f'{source.name} is read as numbers of {image.channels} channels: every bit counts, and black '
-      f'and white are those of the files (data.range={pixels.FILE})'
+      f'{source.name} is read as numbers of {counted(image.channels, "channel")}: every bit '
+      f'counts, and black and white are those of the files (data.range={pixels.FILE})'
     )
 
 
@@ -253,8 +254,8 @@ def open_labelled(config: Config, log_dir: pathlib.Path | None) -> 'tuple[Source
     )
   if train.num_classes != test.num_classes:
     raise ConfigError(
-      f'{train.num_classes} training classes in {train.name} but {test.num_classes} test classes '
-      f'in {test.name}.'
+      f'{train.num_classes} training classes in {train.name} but '
+      f'{counted(test.num_classes, "test class", "test classes")} in {test.name}.'
     )
   _require_same_names(train, test)
   return train, test

@@ -11,6 +11,7 @@ from byoljax.config import Config, ConfigError, choose, expanded, require_local,
 from byoljax.report import table
 from byoljax.tasks import data as data_lib
 from byoljax.tasks import evaluation
+from byoljax.wording import counted
 from byoljax.workdir import run_dir
 from byoljax.workdir.lock import lock_workdir
 from byoljax.workdir.run_dir import Invocation, say
@@ -56,7 +57,7 @@ def run(kind: str, config: Config, invocation: Invocation) -> int:
   with lock_workdir(home):
     evaluation.open_home(home, config, invocation, train, encoder)
     say(
-      f'{name} of {directory} ({config.network} network) with {train.size:,} images of '
+      f'{name} of {directory} ({config.network} network) with {counted(train.size, "image")} of '
       f'{train.name}, on {data.data.test.size:,} of {data.data.test.name}'
     )
     return _train(kind, config, home, starts, directory, data, protocol)

@@ -15,6 +15,7 @@ from byoljax.report import table
 from byoljax.tasks import data as data_lib
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
+from byoljax.wording import counted
 from byoljax.workdir import run_dir
 from byoljax.workdir.lock import lock_workdir
 from byoljax.workdir.run_dir import Invocation, say
@@ -159,8 +160,9 @@ def _train(
 
   how = 'frozen' if protocol.frozen else 'fine-tuned'
   say(
-    f'Detection by {directory} ({config.network} network, {how}): {len(classes)} classes, '
-    f'{data.train.size:,} training and {data.test.size:,} test images of {data.train.name}.'
+    f'Detection by {directory} ({config.network} network, {how}): '
+    f'{counted(len(classes), "class", "classes")}, {data.train.size:,} training and '
+    f'{counted(data.test.size, "test image")} of {data.train.name}.'
   )
   starts = {config.network: encoder}
   if config.scratch or config.network == 'random':

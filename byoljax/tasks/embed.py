@@ -25,6 +25,7 @@ from byoljax.report.predictions import short
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
 from byoljax.version import versions
+from byoljax.wording import counted
 from byoljax.workdir.files import replacing, write_json
 from byoljax.workdir.run_dir import Invocation, say
 
@@ -119,9 +120,9 @@ def run(config: Config, invocation: Invocation) -> int:
     part = _embed(extract, encoder, source.subset(rows), rows, size, config)
     if hosts.is_first_process():
       _write(part, path, config.format)
-    say(f'{path.name}  {len(part.features):,} of {len(rows):,} images')
+    say(f'{path.name}  {len(part.features):,} of {counted(len(rows), "image")}')
   if done:
-    say(f'{done} of {parts} parts were there already.')
+    say(f'There already: {done} of {counted(parts, "part")}.')
   say(f'embeddings  {folder}')
   return 0
 

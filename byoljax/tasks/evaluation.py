@@ -16,6 +16,7 @@ from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError, expanded, user_errors
 from byoljax.devices import hosts
 from byoljax.tasks import data as data_lib
+from byoljax.wording import counted
 from byoljax.workdir import activity, run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
@@ -284,5 +285,5 @@ def calibration_text(found: Mapping[str, Any]) -> str:
   text = f'calibration error {found["ece"]:.1%} of test images'
   if not found['images']:
     return f'{text}, not calibrated: no training image was held out for it'
-  how = f'temperature {found["temperature"]:.3g} from {found["images"]:,} images'
+  how = f'temperature {found["temperature"]:.3g} from {counted(found["images"], "image")}'
   return f'{text}, {found["ece_uncalibrated"]:.1%} uncalibrated ({how})'

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError
 from byoljax.length import Length
+from byoljax.wording import counted
 from byoljax.workdir import run_dir
 from byoljax.workdir.run_dir import Invocation
 
@@ -187,7 +188,7 @@ def _start(workdir: pathlib.Path, old: _Plan, new: _Plan) -> tuple[int, bool]:
   newest, total = max(done, default=0), new.length.total_steps
   if total <= newest:
     raise ConfigError(
-      f"train.length='{new.config.train.length}' is {total:,} steps, and the run has done "
+      f"train.length='{new.config.train.length}' is {counted(total, 'step')}, and the run has done "
       f'{newest:,} of them: a longer one is needed to extend it.'
     )
   before = old.length.steady_steps
@@ -224,15 +225,16 @@ def _check_state(workdir: pathlib.Path, run: 'Run', step: int) -> None:
 
 
 def _headline(workdir: pathlib.Path, old: _Plan, new: _Plan, step: int) -> str:
-  now, before = f'{new.length.total_steps:,}', f'{old.length.total_steps:,}'
-  return f"Extending the run in '{workdir}' from step {step:,}: {now} steps instead of {before}."
+  now, before = counted(new.length.total_steps, 'step'), f'{old.length.total_steps:,}'
+  return f"Extending the run in '{workdir}' from step {step:,}: {now} instead of {before}."
 
 
 def _images(new: _Plan, step: int, before: int, now: int) -> str:
   epoch = step / new.length.steps_per_epoch
   return (
-    f'{now:,} images instead of {before:,}: an epoch has {new.length.steps_per_epoch:,} steps now, '
-    f'and counted by these, the run goes on in epoch {epoch:.4g}.'
+    f'{counted(now, "image")} instead of {before:,}: an epoch has '
+    f'{counted(new.length.steps_per_epoch, "step")} now, and counted by that, the run goes on in '
+    f'epoch {epoch:.4g}.'
   )
 
 
@@ -277,9 +279,9 @@ def _comparison(old: _Plan, new: _Plan, step: int, changed: list[str], images: b
   if not step:
     pass
   elif images:
-    reason = f'its first {step:,} steps saw other images'
+    reason = f'up to step {step:,} it saw other images'
   elif set(fields) - set(_EXACT):
-    reason = f'its first {step:,} steps had another {sorted(set(fields) - set(_EXACT))[0]}'
+    reason = f'up to step {step:,} it had another {sorted(set(fields) - set(_EXACT))[0]}'
   elif optim.schedule != 'wsd' or moving:
     reason = "its schedule depends on the length from the first step on, as only 'wsd' does not"
   elif step > min(old.length.steady_steps, new.length.steady_steps):

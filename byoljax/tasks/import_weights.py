@@ -15,6 +15,7 @@ from byoljax import config as config_lib
 from byoljax.config import Config, ConfigError, expanded, user_errors
 from byoljax.tasks.command import Argument, Command
 from byoljax.version import versions
+from byoljax.wording import counted
 from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import Invocation, say
 
@@ -106,7 +107,7 @@ def _listed(names: Sequence[str], prefix: str) -> str:
     for name in names
   )
   shown = [*parts][:_MOST] + (['...'] if len(parts) > _MOST else [])
-  return f'{", ".join(shown)} ({len(names)} array{"s" if len(names) > 1 else ""})'
+  return f'{", ".join(shown)} ({counted(len(names), "array")})'
 
 
 def _describe(fields: Mapping[str, Any], prefix: str, found: 'Found') -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from byoljax.config import ConfigError, user_errors
 from byoljax.tasks.command import RUN, Command
+from byoljax.wording import counted
 from byoljax.workdir.run_dir import say
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def likelihood(run: str, count: int = 0) -> dict[str, float]:
     found[f'{name}_images'] = len(bits)
     say(
       f'{name:5}  {bits.mean():.4f} bits per dimension, standard error '
-      f'{found[f"{name}_standard_error"]:.4f}, {len(bits):,} images'
+      f'{found[f"{name}_standard_error"]:.4f}, {counted(len(bits), "image")}'
     )
   path = scorer.run / 'evals' / f'likelihood-{step}.json'
   with user_errors():

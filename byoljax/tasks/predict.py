@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from byoljax.config import ConfigError, expanded, path_of, user_errors
 from byoljax.tasks.command import Argument, Command
 from byoljax.tasks.data import require_place
+from byoljax.wording import counted
 
 if TYPE_CHECKING:
   from byoljax.data.sources.source import Source
@@ -106,7 +107,7 @@ def _every_pixel(options: argparse.Namespace) -> int:
   out = expanded(options.out or 'predictions')
   with user_errors(f"'{options.photos}'"):
     count = dense_files.write(model, source, out, root, options.sheet, options.batch_size)
-  print(f'predictions  {out}, {count:,} images')
+  print(f'predictions  {out}, {counted(count, "image")}')
   return _say_unreadable(source)
 
 
@@ -120,7 +121,7 @@ def _boxes(options: argparse.Namespace) -> int:
   home = detector.find(options.classifier)
   model = detector.load(home)
   source = open_images(options.photos, model.preprocessing)
-  print(f'detector  {home}, {len(model.classes)} classes', flush=True)
+  print(f'detector  {home}, {counted(len(model.classes), "class", "classes")}', flush=True)
   out = options.out or _TABLE
   root = os.path.abspath(expanded(options.photos))
   with user_errors(f"'{options.photos}'"):
@@ -128,7 +129,8 @@ def _boxes(options: argparse.Namespace) -> int:
   with user_errors(f"'{out}'"):
     least = options.abstain
     count = box_files.write(model, source, found, out, root, options.sheet, least=least)
-  print(f'predictions  {out}, {count:,} boxes in {len(found):,} images')
+  boxes = counted(count, 'box', 'boxes')
+  print(f'predictions  {out}, {boxes} in {counted(len(found), "image")}')
   return _say_unreadable(source)
 
 
@@ -150,7 +152,7 @@ def say(answers: 'list[Answer]', made: 'Classifier') -> int:
   broken = predictions.unreadable(answers)
   if not broken:
     return 0
-  print(f'{len(broken):,} of {len(answers):,} images cannot be read and have no class:')
+  print(f'{len(broken):,} of {counted(len(answers), "image")} could not be read and got no class:')
   for each in broken[:_NAMED]:
     print(f'  {predictions.short(each.name, "")}: {each.note.partition(": ")[2]}')
   if len(broken) > _NAMED:
@@ -195,7 +197,7 @@ def write(
     predictions.write_csv(out, answers, root)
   print(f'predictions  {out}')
   if sheet:
-    title = f'{pathlib.PurePath(root).name}: {len(answers):,} images'
+    title = f'{pathlib.PurePath(root).name}: {counted(len(answers), "image")}'
     write_sheet(sheet, title, answers, source, root, len(made.classes))
   return answers
 
@@ -245,8 +247,8 @@ def open_images(path: str, preprocessing: 'Preprocessing') -> 'Source':
   found = source.field('image').channels
   if found != preprocessing.channels:
     raise ConfigError(
-      f"the images of '{path}' are read with {found} channels, but this network was trained on "
-      f'{preprocessing.channels}: give images like those of its training.'
+      f"the images of '{path}' are read with {counted(found, 'channel')}, but this network was "
+      f'trained on {preprocessing.channels}: give images like those of its training.'
     )
   return source
 

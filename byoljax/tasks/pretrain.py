@@ -14,6 +14,7 @@ from byoljax.devices import hosts
 from byoljax.tasks import data as data_lib
 from byoljax.tasks import extension, run_scores
 from byoljax.tasks.command import RECIPE, Command
+from byoljax.wording import counted
 from byoljax.workdir import activity, run_dir
 from byoljax.workdir.lock import lock_workdir
 from byoljax.workdir.run_dir import Invocation, say
@@ -137,7 +138,7 @@ def _pretrain(
   state = loop.train(run, workdir, cadence, evaluate=periodic, hooks=hooks or record.Hooks())
   _say_unreadable(source)
   if before is not None and steps.mark(workdir, total) == before:
-    say(f'This run is already complete ({total:,} steps): nothing is trained.')
+    say(f'This run is already complete ({counted(total, "step")}): nothing is trained.')
   else:
     say(f'Trained in {_minutes(time.monotonic() - began)}.')
   if data and config.evals.final:
@@ -184,20 +185,21 @@ def _headline(config: Config, run: 'Run', workdir: pathlib.Path) -> str:
     stages = [(stage.until, stage.specs) for stage in run.stages]
     growing = f'\nviews of {progressive.described(stages)}'
   if length.total_steps < _LEARNS_LITTLE:
-    short = _SHORT.format(length.total_steps)
+    short = _SHORT.format(counted(length.total_steps, 'step'))
   epochs = length.total_steps / length.steps_per_epoch
   return (
-    f'{config.method.name}, {config.encoder.name} encoder, {run.source.size:,} images of '
-    f'{run.source.name}\n{length.total_steps:,} steps of {length.batch_size} images, '
-    f'{epochs:.4g} epoch{"s" * (epochs != 1)} of {length.steps_per_epoch:,} steps; '
-    f'warm-up {run.warmup_steps:,} steps; workdir {workdir}{growing}{short}'
+    f'{config.method.name}, {config.encoder.name} encoder, {counted(run.source.size, "image")} of '
+    f'{run.source.name}\n{counted(length.total_steps, "step")} of '
+    f'{counted(length.batch_size, "image")}, {epochs:.4g} epoch{"s" * (epochs != 1)} of '
+    f'{counted(length.steps_per_epoch, "step")}; warm-up {counted(run.warmup_steps, "step")}; '
+    f'workdir {workdir}{growing}{short}'
   )
 
 
 # A run of fewer steps is a trial, and whoever has few images may not expect so few steps.
 _LEARNS_LITTLE = 500
 _SHORT = (
-  '\nThis run is {} steps long: enough to see that everything works, not to learn much. A longer '
+  '\nThis run is {} long: enough to see that everything works, not to learn much. A longer '
   '--train.length helps, more images help more.'
 )
 

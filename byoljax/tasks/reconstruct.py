@@ -11,6 +11,7 @@ from byoljax.report import table
 from byoljax.tasks import data as data_lib
 from byoljax.tasks import image_files
 from byoljax.tasks.command import RUN, Argument, Command
+from byoljax.wording import counted
 from byoljax.workdir.run_dir import say
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def reconstruct(
   data_lib.require_sheet(out, painter.config.data)
   files = image_files.named(images)
   if len(files) > count:
-    say(f'{count} of {len(files)} images are shown: --count={len(files)} shows all.')
+    say(f'The first {count} of {len(files)} images: --count={len(files)} shows all.')
     files = files[:count]
   shown = _painted(painter, int(directory.name), files, size)
   names = [pathlib.PurePath(file).name for file in files]
@@ -86,7 +87,7 @@ def _quality(shown: 'Shown', names: Sequence[str]) -> str:
 
   found = reconstructions.quality(shown)
   if not found:
-    return f'{len(names)} images; nothing that is shown can be compared with them.'
+    return f'{counted(len(names), "image")}; nothing that is shown can be compared with them.'
   columns = {
     f'{kind.upper()}, {name}': values
     for name, kinds in found.items()

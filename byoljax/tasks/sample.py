@@ -7,6 +7,7 @@ from byoljax.config import ConfigError, user_errors
 from byoljax.suggest import unknown
 from byoljax.tasks import data as data_lib
 from byoljax.tasks.command import RUN, Command
+from byoljax.wording import counted
 from byoljax.workdir.run_dir import say
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def sample(
   )
   with user_errors('--out'):
     drawn.grid(out, sampler.as_pictures(images))
-  say(f'{count} images of {sampler.size} x {sampler.size} pixels')
+  say(f'{counted(count, "image")} of {sampler.size} x {sampler.size} pixels')
   say(f'sheet  {out}')
 
 

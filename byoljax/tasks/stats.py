@@ -7,6 +7,7 @@ import numpy as np
 from byoljax.config import Config, user_errors
 from byoljax.tasks import data as data_lib
 from byoljax.tasks.command import RECIPE, Command
+from byoljax.wording import counted
 from byoljax.workdir import activity
 from byoljax.workdir.run_dir import Invocation, say
 
@@ -24,19 +25,22 @@ def run(config: Config, invocation: Invocation) -> int:
   with user_errors('config.data'), activity.doing('looking at the images'):
     found = statistics.of_channels(source, side, threads=config.data.threads)
     sides = statistics.shorter_sides(source) if source.series is None else np.zeros(0, np.int32)
-  say(f'{source.size:,} images of {source.name}, {source.channels} channels{sizes(sides)}')
+  channels = counted(source.channels, 'channel')
+  say(f'{counted(source.size, "image")} of {source.name}, {channels}{sizes(sides)}')
   if len(sides) and sides[len(sides) // 2] > _LARGE * side:
     say(f'far more than {side} pixels need: copies of some {4 * side} are decoded much faster')
   if source.num_classes and not source.multi_label and source.labels is not None:
     counts = np.bincount(source.labels[source.labels >= 0], minlength=source.num_classes)
     unknown = int((source.labels < 0).sum())
     say(
-      f'{source.num_classes} classes of {counts.min():,} to {counts.max():,} images'
-      + (f'; {unknown:,} images have no label' if unknown else '')
+      f'{counted(source.num_classes, "class", "classes")} of {counts.min():,} to '
+      + counted(counts.max(), 'image')
+      + (f', and {counted(unknown, "image")} without a label' if unknown else '')
     )
   if len(source.unreadable):
     say(f'{len(source.unreadable)} of those looked at cannot be read')
-  say(f'mean and standard deviation of {found.images:,} center crops of {side} pixels:')
+  crops = counted(found.images, 'center crop')
+  say(f'mean and standard deviation of {crops} of {side} pixels:')
   say(f"  --data.mean='{_text(found.mean)}' --data.std='{_text(found.std)}'")
   return 0
 

@@ -27,6 +27,7 @@ from byoljax.train import progressive, sharding
 from byoljax.train.checks import check_batch
 from byoljax.train.record import Cadence, Logging
 from byoljax.train.run import DataOptions, MapStep, ProbeOptions, Run, make_run
+from byoljax.wording import counted
 from byoljax.workdir import sinks
 
 
@@ -126,8 +127,8 @@ def order_of(config: Config, source: Source, devices: int) -> AnyOrder:
     near = max(unit, batch_size // unit * unit)
     raise ValueError(
       f'train.batch_size={batch_size} is not a multiple of {unit}: of 1 labelled and {ratio} other '
-      f'images (data.unlabelled_per_labelled) x {devices} devices x {accumulate} micro-batches; '
-      f'use {near} or {near + unit}.'
+      f'images (data.unlabelled_per_labelled) x {counted(devices, "device")} x '
+      f'{counted(accumulate, "micro-batch", "micro-batches")}; use {near} or {near + unit}.'
     )
   rows = batch_size // (1 + ratio)
   return MixedOrder(

@@ -15,6 +15,7 @@ from byoljax.devices import collectives
 from byoljax.method import COTANGENTS, Batch, Method, Setting, transformed
 from byoljax.step import TrainState
 from byoljax.train import progressive
+from byoljax.wording import counted
 
 
 def check_batch(
@@ -37,24 +38,22 @@ def check_batch(
       f'{field}={batch_size} and train.accumulate={accumulate} must both be at least 1.'
     )
   unit = devices * accumulate
+  shared = f'{counted(devices, "device")} x {counted(accumulate, "micro-batch", "micro-batches")}'
   most = source.size // unit * unit
   if most < 1:
     raise ValueError(
-      f'{source.name} has {source.size} images, too few for {devices} devices x {accumulate} '
-      f'micro-batches: each needs at least one.'
+      f'{source.name} has {counted(source.size, "image")}, too few for {shared}: each needs at '
+      'least one.'
     )
   if batch_size > source.size:
     raise ValueError(
-      f'{field}={batch_size} is more than the {source.size} images of {source.name}; '
+      f'{field}={batch_size} is more than the {counted(source.size, "image")} of {source.name}; '
       f'use at most {most}.'
     )
   if batch_size % unit:
     below = max(unit, batch_size // unit * unit)
     near = f'{below} or {below + unit}' if below < most else f'{below}'
-    raise ValueError(
-      f'{field}={batch_size} is not a multiple of {devices} devices x {accumulate} '
-      f'micro-batches; use {near}.'
-    )
+    raise ValueError(f'{field}={batch_size} is not a multiple of {shared}; use {near}.')
 
 
 def check_losses(method: Method, state: TrainState, batch: Batch, setting: Setting) -> None:

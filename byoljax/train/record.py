@@ -9,6 +9,7 @@ import numpy as np
 from byoljax.devices import mapping, processes
 from byoljax.step import Metrics
 from byoljax.train.run import Run
+from byoljax.wording import counted
 from byoljax.workdir import metrics, progress
 from byoljax.workdir.clock import Clock, ProfileWindow
 
@@ -123,9 +124,10 @@ class Record:
     row = {name: float(value) for name, value in mapping.fetch(dict(values)).items()}
     self.clock.tick(done)  # Only now are the steps up to here really done.
     limit = self._run.max_skipped
-    if row.get('skipped_in_a_row', 0) >= limit > 0:
+    skipped = int(row.get('skipped_in_a_row', 0))
+    if skipped >= limit > 0:
       raise FloatingPointError(
-        f'{row["skipped_in_a_row"]:.0f} steps in a row up to step {done} had a loss or a gradient '
+        f'{counted(skipped, "step")} in a row up to step {done} had a loss or a gradient '
         f'that is not finite. The last checkpoint before that stays. A lower optim.base_lr may '
         f'help, or a larger train.max_skipped={limit}.'
       )

@@ -29,6 +29,7 @@ from byoljax.config import ConfigError
 from byoljax.report import curves, evaluations
 from byoljax.version import __version__
 from byoljax.web.shelf import Shelf
+from byoljax.wording import counted
 
 HOST = '127.0.0.1'
 # What a browser on this computer calls it; the port may be that of a tunnel.
@@ -202,6 +203,6 @@ def serve(directory: pathlib.Path, port: int, say: Callable[[str], object]) -> N
   shelf = Shelf(directory)
   count = len(shelf.runs())
   with Server(shelf, port) as server:
-    runs = '1 run' if count == 1 else f'{count} runs'
-    say(f"{runs} of '{directory}' at {server.url}\nFor this computer alone; Ctrl-C ends it.")
+    where = f"{counted(count, 'run')} of '{directory}' at {server.url}"
+    say(f'{where}\nFor this computer alone; Ctrl-C ends it.')
     server.serve_forever()

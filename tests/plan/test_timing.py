@@ -101,7 +101,7 @@ def test_data_on_the_device_are_timed_with_many_steps_per_call(tiny, monkeypatch
   found = timing.measure(*loaded(tiny, *_PIXELS, '--config.log.every=4 steps', *changes))
   assert found['data_on_device'] and counts['asked'] == 1
   assert found['steps_per_call'] == 4 == max(asked), 'a call ends at a logged step'
-  assert 'on the device, 4 step(s) per call' in timing_report.text(found)
+  assert 'on the device, 4 steps per call' in timing_report.text(found)
 
 
 @pytest.mark.slow

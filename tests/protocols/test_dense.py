@@ -294,7 +294,7 @@ def test_masks_of_sets_with_known_classes_are_looked_through(tmp_path):
   assert found(0, 20).channels == 21
   with pytest.raises(ConfigError, match='test number classes up to 21, but 21 have a name'):
     found(0, 21)
-  with pytest.raises(ConfigError, match='train have no label in any of its 1 images'):
+  with pytest.raises(ConfigError, match='train have no label in any of its 1 image: '):
     found(255, 20)
 
 

@@ -156,7 +156,7 @@ def test_the_command_draws_files_and_folders(run, photos, tmp_path, capsys):
   given = [str(run / 'checkpoints' / '3'), str(photos), str(photos / 'a.png'), '--out', str(out)]
   assert cli.run(['reconstruct', *given, '--count', '2']) == 0
   said = capsys.readouterr().out
-  assert '2 of 3 images are shown: --count=3 shows all' in said
+  assert 'The first 2 of 3 images: --count=3 shows all' in said
   assert 'a.png' in said and 'c.jpg' in said and 'PSNR, input' in said and 'SSIM, output' in said
   with Image.open(out) as picture:
     assert min(picture.size) > 160

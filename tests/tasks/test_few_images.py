@@ -2,12 +2,14 @@
 
 import json
 import pathlib
+import types
 
 import numpy as np
 import pytest
 
 from byoljax import cli, config
 from byoljax.data.sources import arrays
+from byoljax.length import Length
 from byoljax.main import main
 from byoljax.protocols import folds
 from byoljax.tasks import evaluation, pretrain
@@ -160,6 +162,15 @@ def test_a_run_says_how_long_it_is_and_evaluates_never(tiny, tmp_path, capsys, n
   rows = metrics.read(tmp_path)
   assert len(rows) == 10 and not [name for name in rows[-1] if name.startswith('knn')]
   assert [path.name for path in (tmp_path / 'checkpoints').iterdir()] == ['10']
+
+
+def test_one_of_anything_is_said_in_the_singular(tmp_path):
+  settings = config.load(f'{cli.recipes_directory()}/byol.py:npz')
+  one = types.SimpleNamespace(size=1, name='photo.npz')
+  run = types.SimpleNamespace(length=Length(1, 1, 1), source=one, warmup_steps=1, earlier=())
+  said = pretrain._headline(settings, run, tmp_path)
+  assert '1 image of photo.npz\n1 step of 1 image, 1 epoch of 1 step; warm-up 1 step;' in said
+  assert 'This run is 1 step long' in said
 
 
 def test_who_has_no_labels_is_told_that_few_will_do():

@@ -41,7 +41,7 @@ def test_parts_hold_every_image_and_are_made_once(untrained, npz, tmp_path, caps
   before = [path.stat().st_mtime_ns for path in paths]
   paths[1].unlink()
   assert cli.run(command) == 0
-  assert '2 of 3 parts were there already' in capsys.readouterr().out
+  assert 'There already: 2 of 3 parts.' in capsys.readouterr().out
   after = [path.stat().st_mtime_ns for path in paths]
   assert (after[0], after[2]) == (before[0], before[2])
   np.testing.assert_array_equal(embed.read_part(paths[1]).features, parts[1].features)

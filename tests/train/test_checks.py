@@ -29,5 +29,5 @@ def test_the_advice_fits(images, batch_size, accumulate, devices, advice):
 def test_there_is_no_advice_without_enough_images():
   source = arrays.from_arrays(np.zeros((5, 2, 2, 3), np.uint8))
   for batch_size in (4, 8, 16):
-    with pytest.raises(ValueError, match='5 images, too few for 8 devices x 1 micro-batches'):
+    with pytest.raises(ValueError, match='5 images, too few for 8 devices x 1 micro-batch:'):
       check_batch(batch_size, 1, 8, source)

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byoljax.data.augment import operators
+from byoljax.wording import counted
 
 _A = np.array([-1.0, 2.0, -1.0])
 GREEN_MAGENTA = (np.eye(3) - np.outer(_A, _A) / (_A @ _A)).astype(np.float32)
@@ -103,7 +104,7 @@ def defended(
   if tiles.shape[-1] != 3:
     raise ValueError(
       f'gray_prob, project_prob, drop_prob and channel_shift are for RGB, but the images have '
-      f'{tiles.shape[-1]} channels: set them to 0.'
+      f'{counted(tiles.shape[-1], "channel")}: set them to 0.'
     )
   chances, channel, grain, shift = jax.random.split(key, 4)
   u = jax.random.uniform(chances, (3,))

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from byoljax.data.augment import operators, view_checks, views
+from byoljax.wording import counted
 
 
 def photometric(images: jax.Array, u: jax.Array, spec: views.ViewSpec) -> jax.Array:
@@ -79,8 +80,8 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
   channels = images.shape[-1]
   if not {len(mean), len(std)} <= {1, channels}:
     raise ValueError(
-      f'the images have {channels} channels, but mean has {len(mean)} and std {len(std)} numbers: '
-      'give one for each channel, or a single one for all.'
+      f'the images have {counted(channels, "channel")}, but mean has {len(mean)} and std '
+      f'{len(std)} numbers: give one for each channel, or a single one for all.'
     )
   shift, scale = (np.asarray(x, np.float32).reshape(1, 1, 1, -1) for x in (mean, std))
   shift, scale = (np.broadcast_to(x, (1, 1, 1, channels)) for x in (shift, scale))

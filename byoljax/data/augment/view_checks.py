@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 from byoljax.data.augment import views
+from byoljax.wording import counted
 
 
 def check_channels(spec: views.ViewSpec, channels: int) -> None:
@@ -19,8 +20,8 @@ def check_channels(spec: views.ViewSpec, channels: int) -> None:
   wrong = [*jitter, *(['gray_prob'] if spec.gray_prob > 0 else [])]
   if wrong:
     raise ValueError(
-      f'the images have {channels} channels, but these operations need red, green and blue: set '
-      f'{" and ".join(f"{name}=0" for name in wrong)} in the view.'
+      f'the images have {counted(channels, "channel")}, but these operations need red, green and '
+      f'blue: set {" and ".join(f"{name}=0" for name in wrong)} in the view.'
     )
 
 

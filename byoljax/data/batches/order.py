@@ -20,6 +20,7 @@ import numpy as np
 
 from byoljax import streams
 from byoljax.length import steps_per_epoch
+from byoljax.wording import counted
 
 
 class AnyOrder(Protocol):
@@ -166,8 +167,9 @@ class MixedOrder:
       if rows < 1 or rows % unit:
         low = max(unit, rows - rows % unit)
         raise ValueError(
-          f'part {part} has {rows} rows of each batch, which is no multiple of {num_devices} '
-          f'devices x {accumulate} micro-batches: use {low} or {low + unit}.'
+          f'part {part} has {rows} rows of each batch, which is no multiple of '
+          f'{counted(num_devices, "device")} x '
+          f'{counted(accumulate, "micro-batch", "micro-batches")}: use {low} or {low + unit}.'
         )
     self.sizes, self.batch_sizes = tuple(sizes), tuple(batch_sizes)
     factor = math.gcd(*batch_sizes)
@@ -257,7 +259,7 @@ def check_order(
     or any(rows % (num_devices * accumulate) for rows in order.batch_sizes)
   ):
     raise ValueError(
-      f'the order was not made for {num_devices} devices and {accumulate} micro-batches: pass '
+      f'the order was not made for num_devices={num_devices}, accumulate={accumulate}: pass '
       f'num_devices={num_devices}, accumulate={accumulate} to MixedOrder.'
     )
 

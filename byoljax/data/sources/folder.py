@@ -43,6 +43,7 @@ from byoljax.data.fields import Field
 from byoljax.data.sources import field_file, pixels, source, split_folders, walk
 from byoljax.data.sources.image_file import SUFFIXES, UnreadableImageError
 from byoljax.data.sources.joined import join
+from byoljax.wording import counted
 
 _FIELD_SUFFIXES = (*SUFFIXES, field_file.NPY)
 _IMAGES = 'images'
@@ -301,6 +302,7 @@ def _fields_of(
     except UnreadableImageError as error:
       raise ValueError(f'{own[0]} cannot be read as a {field.kind}: {error}.') from error
     if field.channels not in (0, like.channels) and field.has_pixels:
-      raise ValueError(f'{root}: {like.channels} channels, but {field.channels} were asked for.')
+      channels = counted(like.channels, 'channel')
+      raise ValueError(f'{root}: {channels}, but {field.channels} were asked for.')
     found[like] = own
   return found

@@ -21,6 +21,7 @@ from byoljax.data.sources import memory, packed_files, pixels, source, table_fil
 from byoljax.data.sources.archives import Shard, from_archive
 from byoljax.data.sources.label_values import number_labels
 from byoljax.data.sources.split_folders import TEST, TRAIN
+from byoljax.wording import counted
 
 
 def from_shards(
@@ -78,7 +79,8 @@ def _note_beside(shards: Sequence[Shard]) -> tuple[str, ...]:
   beside = [name for shard in shards for name in shard.beside]
   if not beside:
     return ()
-  return (f"{len(beside):,} images beside their example's own, such as {beside[0]}, are left out.",)
+  images = counted(len(beside), 'image')
+  return (f"Left out: {images} beside the example's own, such as {beside[0]}.",)
 
 
 def _open(file: str) -> Shard:

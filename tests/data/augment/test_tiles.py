@@ -182,7 +182,7 @@ def test_what_cannot_be_is_refused(fields, message):
 def test_what_does_not_fit_is_refused():
   with pytest.raises(ValueError, match='3x3 cells of tile . gap . jitter = 85 .* views of 32'):
     cut(noise(1, 32, 32, 3), TileSpec())
-  with pytest.raises(ValueError, match='1 channels: set them to 0'):
+  with pytest.raises(ValueError, match='1 channel: set them to 0'):
     cut(noise(1, 8, 8, 1), TileSpec(grid=2, tile=4, gap=0, jitter=0, gray_prob=0.5), mean=(0.0,),
         std=(1.0,))  # fmt: skip
   gray = cut(noise(1, 8, 8, 1), TileSpec(grid=2, tile=4, gap=0, jitter=0), mean=(0.0,), std=(1.0,))

@@ -376,7 +376,7 @@ def test_a_field_that_cannot_be(make, message):
     (Field('d', 'mask'), (8, 24, 30), 'float32', 'masks must be whole numbers'),
     (Field('d', 'image'), (8, 24, 30, 3), 'float32', 'images must be uint8'),
     (Field('d', 'boxes'), (8, 3, 4), 'float32', r'boxes must be \[N, n, 5\]'),
-    (Field('d', 'map', 2), (8, 24, 30), 'float32', '1 channels, but 2 were asked for'),
+    (Field('d', 'map', 2), (8, 24, 30), 'float32', '1 channel, but 2 were asked for'),
   ],
 )
 def test_arrays_that_do_not_fit(field, shape, dtype, message):
