@@ -1,8 +1,9 @@
 """Agreement among the processes of one run. JAX is imported only when needed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 import contextlib
 import hashlib
+import os
 
 import numpy as np
 
@@ -43,6 +44,21 @@ def differing(text: str) -> list[int]:
   digest = np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8)
   found = np.asarray(multihost_utils.process_allgather(digest))
   return [index for index, row in enumerate(found) if not np.array_equal(row, found[0])]
+
+
+def count_distinct(names: Iterable[str]) -> int:
+  """How many different names there are on all processes together. All must call it."""
+  import jax
+  from jax.experimental import multihost_utils
+
+  own = {hashlib.sha256(os.fsencode(name)).digest() for name in names}
+  if jax.process_count() == 1:
+    return len(own)
+  most = np.asarray(multihost_utils.process_allgather(np.int32(len(own)))).max()
+  rows = np.zeros((most + 1, 32), np.uint8)  # At least one is no name: 0.
+  for row, digest in zip(rows, own, strict=False):
+    row[:] = np.frombuffer(digest, np.uint8)
+  return len(np.unique(multihost_utils.process_allgather(rows).reshape(-1, 32), axis=0)) - 1
 
 
 @contextlib.contextmanager

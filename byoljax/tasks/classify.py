@@ -143,10 +143,15 @@ def make(
     where = evaluation.leave(home, trained, data, config, given.directory, run=given.run)
     run_dir.write_result(home / 'result.json', trained.result, config, given.directory)
     say(f'result  {home / "result.json"}')
+    unreadable = hosts.count_distinct(images.train.unreadable.names)
     if where is None or not hosts.is_first_process():
       return 0
     _show_mistakes(trained, data, home, images.root)
-    return _answer_rest(config, classifier.load(where, module=own_module(given)), images, home)
+    if unreadable:
+      say(f'{counted(unreadable, "labelled image")} cannot be read: see {home / "unreadable.txt"}')
+    made = classifier.load(where, module=own_module(given))
+    status = _answer_rest(config, made, images, home)
+    return max(status, predict.SOME_UNREADABLE if unreadable else 0)
 
 
 def own_module(given: Given) -> Any:
@@ -268,18 +273,15 @@ def _answer_rest(config: Config, made: Any, images: PartlyLabelled, home: pathli
   """Classifies what has no label; the exit status says whether all could be read."""
   from byoljax.protocols import prediction
 
-  unreadable, rest = len(images.train.unreadable), images.rest
-  if unreadable:
-    say(f'{counted(unreadable, "labelled image")} cannot be read: see {home / "unreadable.txt"}')
-  status = predict.SOME_UNREADABLE if unreadable else 0
+  rest = images.rest
   if rest is None:
-    return status
+    return 0
   found = prediction.predict(made, rest, batch_size=config.batch_size, threads=config.data.threads)
   out, sheet = home / _PREDICTIONS, home / _SHEET
   answers = predict.write(
     str(out), str(sheet), made, rest, found, images.root, abstain=config.abstain
   )
-  return max(status, predict.say(answers, made))
+  return predict.say(answers, made)
 
 
 COMMAND = Command(

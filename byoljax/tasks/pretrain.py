@@ -219,11 +219,10 @@ def _say_files(workdir: pathlib.Path, step: int) -> None:
 
 
 def _say_unreadable(source: 'Source') -> None:
-  if len(source.unreadable):
-    say(
-      f'{len(source.unreadable)} images could not be read and were replaced by others: '
-      f'see {source.unreadable.path}.'
-    )
+  # Each process has met some of them; the file has those of all.
+  if count := hosts.count_distinct(source.unreadable.names):
+    images = counted(count, 'image')
+    say(f'{images} could not be read, and others took the place: see {source.unreadable.path}.')
 
 
 def no_evaluation(config: Config, source: 'Source', why_not: str, workdir: pathlib.Path) -> str:
