@@ -10,6 +10,7 @@ import pathlib
 from typing import Any, NamedTuple
 
 from byoljax.workdir import steps, stored_config
+from byoljax.workdir.files import opened
 
 Rows = list[dict[str, Any]]
 # What reading a result raises that is not as expected: being written, or of another version.
@@ -20,7 +21,8 @@ STARTS = {'online': 'online network', 'target': 'target network', 'random': 'fro
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """What a file of a run says; {} where it is not there or damaged."""
   try:
-    found = json.loads(path.read_text())
+    with opened(path) as file:
+      found = json.load(file)
   except (OSError, ValueError, RecursionError):
     return {}
   return found if isinstance(found, dict) else {}

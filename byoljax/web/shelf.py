@@ -16,6 +16,7 @@ import numpy as np
 
 from byoljax.report import by_tap, charts, curves, evaluations, final_table
 from byoljax.workdir import description, listing, metrics
+from byoljax.workdir.files import opened
 
 # Where pictures of a run lie, in the order of the page.
 PICTURES = ('*.png', 'samples/*.png', 'report/*.png', 'evals/*/*.png')
@@ -149,7 +150,7 @@ class Record:
   def rows(self) -> list[dict[str, Any]]:
     """All complete rows; lines that are none are passed over."""
     try:
-      with self._path.open('rb') as file:
+      with opened(self._path) as file:
         about = os.fstat(file.fileno())  # Of this file, whatever has its name by now.
         # A run that resumes puts another file in its place.
         if about.st_ino != self._file or about.st_size < self._read:
@@ -206,7 +207,7 @@ def _texts(row: Mapping[str, Any]) -> dict[str, str]:
 
 def _end_of_log(path: pathlib.Path) -> str:
   try:
-    with path.open('rb') as file:
+    with opened(path) as file:
       file.seek(max(0, path.stat().st_size - _LOG_BYTES))
       lines = file.read().decode(errors='replace').splitlines()
   except OSError:

@@ -8,11 +8,14 @@ import json
 import pathlib
 from typing import Any
 
+from byoljax.workdir.files import opened
+
 
 def read(run: pathlib.Path) -> dict[str, Any]:
   """A run's config.json: 'recipe', 'config', 'facts'; {} where none is."""
   try:
-    stored = json.loads((run / 'config.json').read_text(encoding='utf-8'))
+    with opened(run / 'config.json') as file:
+      stored = json.load(file)
     facts = stored.setdefault('facts', {})
     known = isinstance(stored['config'], dict) and isinstance(stored['recipe'], str)
     return stored if known and isinstance(facts, dict) else {}

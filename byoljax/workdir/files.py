@@ -1,7 +1,8 @@
-"""Atomic writes: files and folders that are complete or absent."""
+"""Atomic writes: files and folders that are complete or absent; reads that do not wait."""
 
 from collections.abc import Iterator, Mapping
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -105,6 +106,17 @@ def _remove_abandoned(place: pathlib.Path, name: str) -> None:
       with contextlib.suppress(OSError), _held(old) as locked:
         if locked:
           shutil.rmtree(old)
+
+
+def opened(path: str | os.PathLike[str]) -> IO[bytes]:
+  """Opens a file to read it.
+
+  Raises:
+    OSError: it cannot be read, or is none: a pipe would wait for a writer, a device may never end.
+  """
+  if not os.path.isfile(path):
+    raise FileNotFoundError(errno.ENOENT, 'there is no such file', os.fspath(path))
+  return open(path, 'rb')
 
 
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from byoljax.config import ConfigError
 from byoljax.workdir import description, lock, metrics, steps
+from byoljax.workdir.files import opened
 
 # Folders below the one that is looked through.
 DEPTH = 3
@@ -128,7 +129,8 @@ class _Glance(NamedTuple):
 def _glance(run: pathlib.Path) -> _Glance:
   """Parses no more rows than it has to: a record may have 100,000."""
   try:
-    lines = (run / metrics.JSONL).read_bytes().splitlines()
+    with opened(run / metrics.JSONL) as file:
+      lines = file.read().splitlines()
   except OSError:
     return _Glance()
   scored = [row for row in map(metrics.parsed, _with(lines, BEST)) if _is_finite(row.get(BEST))]

@@ -14,6 +14,7 @@ import time
 
 from byoljax.config import ConfigError
 from byoljax.devices import hosts, processes
+from byoljax.workdir.files import opened
 
 try:
   import fcntl
@@ -83,7 +84,7 @@ def is_locked(workdir: pathlib.Path) -> bool:
   if fcntl is None:
     return False
   try:
-    with (workdir / LOCK).open('rb') as file:
+    with opened(workdir / LOCK) as file:
       fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
   except (BlockingIOError, PermissionError):
     return True

@@ -152,7 +152,7 @@ def read(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     ConfigError: another line is damaged.
   """
   path = pathlib.Path(workdir) / JSONL
-  if not path.exists():
+  if not path.is_file():
     return []
   lines = path.read_bytes().splitlines(keepends=True)
   rows = []

@@ -106,6 +106,21 @@ def test_files_that_are_damaged_or_being_written_are_passed_over(served, runs):
   assert data(served, '/api/curves', run='a')['known'] == []
 
 
+def test_nothing_waits_for_a_pipe_in_the_place_of_a_file(served, runs):
+  run = runs / 'a'
+  (run / 'evals' / 'knn').mkdir(parents=True)
+  for name in ('metrics.jsonl', 'run.log', 'lock', 'results.json', 'evals/knn/result.json'):
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name)
+  (runs / 'empty' / 'config.json').unlink()
+  os.mkfifo(runs / 'empty' / 'config.json')
+  found = {each['name']: each for each in data(served, '/api/runs')}
+  assert list(found) == ['a', 'group/b c'] and found['a']['best'] is None
+  about = data(served, '/api/details', run='a')
+  assert (about['log'], about['tables']) == ('', {})
+  assert data(served, '/api/curves', run='a')['series'] == {}
+
+
 def test_what_is_not_as_expected_is_said_of_its_run_alone(served, runs, capfd):
   stored = json.loads((runs / 'a' / 'config.json').read_text())
   stored['facts']['steps_per_epoch'] = float('nan')
