@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from byoljax.report import evaluations, table
-from byoljax.report.curves import COLORS
+from byoljax.report.curves import look
 
 # Task -> (field of a row, heading, format), in the order of the columns.
 SHOWN: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -128,15 +128,16 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> pathlib.P
   FigureCanvasAgg(figure)
   left, right = figure.subplots(1, 2)
   for number, (tap, row) in enumerate(rows.items()):
-    color = COLORS[number % len(COLORS)]
+    color, _, dash = look(number)
+    style: dict[str, Any] = {'color': color, 'linestyle': dash, 'linewidth': 1.6}
     singular = np.array(row['spectrum'])
     if singular[0] > 0:
       shares = np.maximum(singular / singular[0], _FLOOR)
       label = f'{tap}: rank {row["centered_rank"]:.1f} of {row["dimensions"]:,}'
-      left.plot(np.arange(1, len(shares) + 1), shares, color=color, label=label, linewidth=1.6)
+      left.plot(np.arange(1, len(shares) + 1), shares, label=label, **style)
     spread = np.array(row['std_by_dimension'])
     places = (np.arange(len(spread)) + 0.5) / len(spread)
-    right.plot(places, spread, color=color, label=f'{tap}: {row["std"]:.2f}', linewidth=1.6)
+    right.plot(places, spread, label=f'{tap}: {row["std"]:.2f}', **style)
   left.set_yscale('log')
   left.set_xscale('log')
   left.set_title('singular values of the centered features, largest = 1', fontsize=11)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from byoljax.report import fonts
-from byoljax.report.curves import COLORS
+from byoljax.report.curves import look
 from byoljax.report.finished import Run
 from byoljax.workdir.files import replacing
 
 _WIDE = 30  # Characters of a label in one line.
-_BASELINES = ('--', ':', '-.', (0, (8, 2)), (0, (1, 4)))
+_GRAYS, _DASHES = ('#636363', '#b0b0b0', '#202020'), ('--', ':', '-.', (0, (8, 2)), (0, (1, 4)))
 
 
 def write(
@@ -59,7 +59,7 @@ def _line(
   scores: Sequence[tuple[str, str]],
 ) -> None:
   trained = [row for row in made if row['encoder'] in groups][::-1]
-  colors = {row['encoder']: COLORS[i % len(COLORS)] for i, row in enumerate(reversed(trained))}
+  looks = {row['encoder']: look(number) for number, row in enumerate(reversed(trained))}
   *bars, curves = part.subplots(1, len(scores) + 1, width_ratios=(*[1] * len(scores), 1.2))
   for panel, (title, key) in zip(bars, scores, strict=True):
     for place, row in enumerate(trained):
@@ -68,13 +68,15 @@ def _line(
         for run in groups[row['encoder']]
         if 'top1' in run.results[run.method].get(key, {})
       ]
-      panel.barh(place, row.get(title, 0.0), color=colors[row['encoder']], alpha=0.45, height=0.6)
-      panel.plot(values, [place] * len(values), 'o', color=colors[row['encoder']], markersize=4)
+      color, marker, _ = looks[row['encoder']]
+      panel.barh(place, row.get(title, 0.0), color=color, alpha=0.45, height=0.6)
+      panel.plot(values, [place] * len(values), marker, color=color, markersize=4)
       if not values:
         panel.text(0, place, ' not evaluated', va='center', fontsize=9, color='#636363')
     baselines = (row for row in made if row['encoder'] not in groups and title in row)
-    for row, style in zip(baselines, itertools.cycle(_BASELINES), strict=False):
-      panel.axvline(row[title], color='#636363', linestyle=style, linewidth=1,
+    styles = itertools.cycle(itertools.product(_GRAYS, _DASHES))
+    for row, (gray, dash) in zip(baselines, styles, strict=False):
+      panel.axvline(row[title], color=gray, linestyle=dash, linewidth=1,
                     label=fonts.plain(row['encoder']))  # fmt: skip
     panel.set_title(f'{title}, %', fontsize=11)
     panel.set_xlim(left=0)
@@ -91,7 +93,7 @@ def _line(
     for run in group:
       points = [(row['epoch'], 100 * row['knn/top1']) for row in run.rows if 'knn/top1' in row]
       if points:
-        curves.plot(*np.array(points).T, 'o-', markersize=3, color=colors[name])
+        curves.plot(*np.array(points).T, markersize=3, **looks[name]._asdict())
   curves.set_title('k-NN on held-out training images, %', fontsize=11)
   curves.set_xlabel('epoch')
   if not curves.lines:

@@ -21,7 +21,22 @@ FILE = 'curves.png'
 
 # Of lines and dots, in every picture.
 COLORS = ('#1f5fa8', '#d9730d', '#2e8b57', '#8e44ad', '#b03a3a', '#7f6000', '#4c4c4c', '#008b8b')
+_MARKERS, _DASHES = 'os^Dv<>p', ('-', '--', ':', '-.')
 _FEW = 40  # Up to so many points are marked one by one, more are smoothed.
+
+
+class Look(NamedTuple):
+  """How a line is drawn: matplotlib's color, marker and line style."""
+
+  color: str
+  marker: str
+  linestyle: str
+
+
+def look(number: int) -> Look:
+  """Of the line of this number, from 0: those that share a color differ in the other two."""
+  turn, color = divmod(number, len(COLORS))
+  return Look(COLORS[color], _MARKERS[turn % len(_MARKERS)], _DASHES[turn % len(_DASHES)])
 
 
 class Curve(NamedTuple):

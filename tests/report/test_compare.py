@@ -9,7 +9,7 @@ import pytest
 
 from byoljax import cli
 from byoljax import config as config_lib
-from byoljax.report import compare, evaluations, facts, finished
+from byoljax.report import compare, compare_plot, curves, evaluations, facts, finished
 from byoljax.tasks import export
 from tests.workdir.test_listing import save
 
@@ -299,3 +299,18 @@ def test_a_run_without_results_is_a_sentence(broken, said, tmp_path, capsys):
   assert not (tmp_path / 'out').exists()
   assert cli.run(['compare', 'a', '--nonsense']) == 2
   assert "unknown argument '--nonsense'" in capsys.readouterr().err
+
+
+def test_every_row_of_a_plot_looks_different(tmp_path):
+  """Of nine methods the ninth has the color of the first."""
+  from matplotlib.figure import Figure
+
+  assert len({curves.look(number) for number in range(64)}) == 64
+  assert len({curves.look(number)[::2] for number in range(32)}) == 32, 'without markers'
+  for number in range(9):
+    write_run(tmp_path / str(number), method=f'method{number}', linear=0.9 - number / 100)
+  groups = compare.grouped([compare.load(folder) for folder in sorted(tmp_path.iterdir())])
+  figure = Figure()
+  compare_plot._line(figure, groups, compare.rows(groups), compare.SCORES)
+  for panel in figure.axes:
+    assert len({(each.get_color(), each.get_marker()) for each in panel.lines[:9]}) == 9
