@@ -7,6 +7,7 @@ from typing import Any
 
 from byoljax import config as config_lib
 from byoljax import flags
+from byoljax.workdir import places
 
 _EPILOG = """\
 examples:
@@ -64,6 +65,8 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
     raise config_lib.ConfigError('--config is missing: name a recipe, such as configs/byol.py.')
   if not options.topology:
     raise config_lib.ConfigError('--topology is missing: name a machine, such as v5e:4x4.')
+  if options.out:
+    places.require_file(options.out, '--out')
   shares = _shares(options.share)
   config = config_lib.load(options.config, overrides)
   import jax

@@ -21,7 +21,7 @@ from typing import Any
 from byoljax.config import expanded
 from byoljax.report import by_tap, compare_plot, final_table, table
 from byoljax.report.finished import PIXELS, Run, load, training_seconds
-from byoljax.workdir import files
+from byoljax.workdir import files, places
 
 Groups = dict[str, list[Run]]
 SCORES = (('k-NN top-1', 'knn'), ('linear top-1', 'linear'))  # of the plot; the table has more
@@ -312,9 +312,11 @@ def run(workdirs: Sequence[str], out: str = '') -> None:
   """Prints the table and, if a folder is named, writes table.md, table.csv and scores.png there.
 
   Raises:
-    ValueError: a run without results, or '~' without a home directory.
+    ValueError: a run without results, a folder that cannot be written, or '~' without a home.
     OSError: the folder cannot be written.
   """
+  if out:
+    places.require_folder(out, '--out')
   # Globs may name a run twice.
   runs = [load(path) for path in dict.fromkeys(expanded(name).resolve() for name in workdirs)]
   data = {name: grouped(own) for name, own in by_data(runs).items()}

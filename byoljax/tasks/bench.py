@@ -9,7 +9,7 @@ from byoljax.devices import hosts
 from byoljax.tasks import data as data_lib
 from byoljax.tasks.command import RECIPE, Command
 from byoljax.version import versions
-from byoljax.workdir import activity, run_dir
+from byoljax.workdir import activity, places, run_dir
 from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import Invocation, say
 
@@ -23,7 +23,7 @@ def run(config: Config, invocation: Invocation) -> int:
     raise ConfigError(f'{invocation.recipe} trains no encoder: name a recipe that does.')
   timing.check(config)
   workdir = pathlib.Path(invocation.workdir or run_dir.default_workdir(invocation.recipe))
-  run_dir.require_writable(workdir)  # Before minutes of measuring.
+  places.require_folder(workdir)  # Before minutes of measuring.
   source = data_lib.open_split(config, 'pretrain', None)
   given = given_networks.load(config)
   with activity.doing('timing the input, the step and both'):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from byoljax.config import Config, ConfigError, expanded, require_local, user_errors
 from byoljax.devices import hosts
 from byoljax.wording import counted
-from byoljax.workdir import activity, run_dir
+from byoljax.workdir import activity, places, run_dir
 
 if TYPE_CHECKING:
   from byoljax.data.fields import Field
@@ -36,17 +36,19 @@ def open_split(
   Args:
     config: of a pretraining run.
     split: 'pretrain', 'train' or 'test'.
-    log_dir: where images that cannot be read are listed; None: nowhere.
+    log_dir: where output goes, with a list of images that cannot be read; None: nowhere.
     resolve: whether to compute what is empty.
     fields: of another split than 'pretrain', further ones.
 
   Raises:
-    ConfigError: no such data or split, output that would lie among the images, processes that find
-      different ones; for 'pretrain', a class that is not there.
+    ConfigError: no such data or split, output that would lie among the images or cannot be written,
+      processes that find different images; for 'pretrain', a class that is not there.
   """
   from byoljax.data.fields import parsed
   from byoljax.data.sources import catalog, datasets
 
+  if log_dir is not None:
+    places.require_folder(log_dir)
   with user_errors():
     if catalog.facts(config.data.name).kind in catalog.LOCAL:
       require_local('data.dir', config.data.dir)
@@ -197,20 +199,9 @@ def _say_once(text: str) -> None:
   run_dir.say(text)
 
 
-def require_place(flag: str, given: str) -> None:
-  """Raises ConfigError, before anything is computed, where no file can be written."""
-  path = expanded(given)
-  if path.is_dir():
-    raise ConfigError(f'{flag}={given} is a folder: name a file in it.')
-  if not path.parent.is_dir():
-    raise ConfigError(
-      f"{flag}={given}: there is no folder '{path.parent}'; make it, or name another."
-    )
-
-
 def require_sheet(out: str, data: Mapping[str, Any]) -> None:
-  """`require_place` for a sheet, which may not lie among the images of a configuration either."""
-  require_place('--out', out)
+  """Raises ConfigError where no sheet can be written, or it would lie among the images."""
+  places.require_file(out, '--out')
   if data['name'] in _FOLDERS and data['dir']:
     require_outside(pathlib.Path(out), pathlib.Path(data['dir']), '--out')
 

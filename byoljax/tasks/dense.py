@@ -12,7 +12,7 @@ from byoljax.report import table
 from byoljax.tasks import data as data_lib
 from byoljax.tasks import evaluation
 from byoljax.wording import counted
-from byoljax.workdir import run_dir
+from byoljax.workdir import places, run_dir
 from byoljax.workdir.lock import lock_workdir
 from byoljax.workdir.run_dir import Invocation, say
 
@@ -71,6 +71,8 @@ def open_data(
 
   name = config.data.name or pretraining.data.name
   directory = config.data.dir or ('' if config.data.name else pretraining.data.dir)
+  if home is not None:
+    places.require_folder(home)
   if directory:
     require_local('data.dir', directory)
     if home is not None and expanded(directory).is_dir():

@@ -16,6 +16,7 @@ from byoljax.config import Config, ConfigError, expanded, user_errors
 from byoljax.tasks.command import Argument, Command
 from byoljax.version import versions
 from byoljax.wording import counted
+from byoljax.workdir import places
 from byoljax.workdir.files import write_json
 from byoljax.workdir.run_dir import Invocation, say
 
@@ -33,6 +34,7 @@ def run(config: Config, invocation: Invocation) -> int:
   if not config.file:
     raise ConfigError('config.file is empty: name a file with weights, such as resnet50.pth.')
   workdir = pathlib.Path(invocation.workdir or default_workdir(config.file))
+  places.require_folder(workdir)
   if checkpoint.latest_finished(workdir) is not None or (workdir / 'config.json').exists():
     raise ConfigError(f"'{workdir}' holds a run already: choose another --workdir.")
   with user_errors('config.file'):

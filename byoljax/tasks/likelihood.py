@@ -9,6 +9,7 @@ import numpy as np
 from byoljax.config import ConfigError, user_errors
 from byoljax.tasks.command import RUN, Command
 from byoljax.wording import counted
+from byoljax.workdir import places
 from byoljax.workdir.run_dir import say
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def likelihood(run: str, count: int = 0) -> dict[str, float]:
     directory = checkpoint.checkpoint_directory(run)
   scorer = scoring.require_scorer(directory.parent.parent)
   step = int(directory.name)
+  path = scorer.run / 'evals' / f'likelihood-{step}.json'
+  places.require_folder(path.parent, 'RUN')
   test, train = (_opened(scorer, split) for split in ('test', 'pretrain'))
   test = scoring.some(test, count or test.size)
   found: dict[str, float] = {}
@@ -51,7 +54,6 @@ def likelihood(run: str, count: int = 0) -> dict[str, float]:
       f'{name:5}  {bits.mean():.4f} bits per dimension, standard error '
       f'{found[f"{name}_standard_error"]:.4f}, {counted(len(bits), "image")}'
     )
-  path = scorer.run / 'evals' / f'likelihood-{step}.json'
   with user_errors():
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path, 'w') as file:

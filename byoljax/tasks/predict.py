@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from byoljax.config import ConfigError, expanded, path_of, user_errors
 from byoljax.tasks.command import Argument, Command
-from byoljax.tasks.data import require_place
 from byoljax.wording import counted
+from byoljax.workdir import places
 
 if TYPE_CHECKING:
   from byoljax.data.sources.source import Source
@@ -43,14 +43,14 @@ def run(options: argparse.Namespace) -> int:
   xla.set_defaults()
   xla.keep_programs()
   if options.sheet:
-    require_place('--sheet', options.sheet)
+    places.require_file(options.sheet, '--sheet')
   there = expanded(options.classifier)
   if not classifier.is_one(there) and not classifier.every(there):
     if dense_lib.is_one(there):
       return _every_pixel(options)
     if detector.every(there):
       return _boxes(options)
-  require_place('--out', options.out or _TABLE)
+  places.require_file(options.out or _TABLE, '--out')
   home = classifier.find(options.classifier)
   made = classifier.load(home)
   source = open_images(options.photos, made.encoder.preprocessing)
@@ -99,12 +99,13 @@ def _every_pixel(options: argparse.Namespace) -> int:
       f'--abstain={options.abstain:g} is for classes and boxes: masks and depth have an answer at '
       'every pixel. Leave it out.'
     )
+  out = expanded(options.out or 'predictions')
+  places.require_folder(out, '--out')
   home = dense_lib.find(options.classifier)
   model = dense_lib.load(home)
   source = open_images(options.photos, model.design.preprocessing)
   print(f'model  {home}, {model.kind}', flush=True)
   root = os.path.abspath(expanded(options.photos))
-  out = expanded(options.out or 'predictions')
   with user_errors(f"'{options.photos}'"):
     count = dense_files.write(model, source, out, root, options.sheet, options.batch_size)
   print(f'predictions  {out}, {counted(count, "image")}')
@@ -117,7 +118,7 @@ def _boxes(options: argparse.Namespace) -> int:
   from byoljax.protocols import found_boxes
   from byoljax.report import box_files
 
-  require_place('--out', options.out or _TABLE)
+  places.require_file(options.out or _TABLE, '--out')
   home = detector.find(options.classifier)
   model = detector.load(home)
   source = open_images(options.photos, model.preprocessing)

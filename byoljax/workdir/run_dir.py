@@ -43,15 +43,6 @@ class Invocation(NamedTuple):
   new_images: bool = False
 
 
-def require_writable(workdir: pathlib.Path) -> None:
-  """Raises ConfigError where a directory cannot be made or written to; makes nothing."""
-  place = next(path for path in (workdir, *workdir.parents) if os.path.exists(path))
-  if not place.is_dir():
-    raise ConfigError(f"--workdir='{workdir}' cannot be written: '{place}' is not a directory.")
-  if not os.access(place, os.W_OK | os.X_OK):
-    raise ConfigError(f"--workdir='{workdir}' cannot be written: '{place}' is read-only.")
-
-
 def open_workdir(
   workdir: pathlib.Path,
   config: Config,

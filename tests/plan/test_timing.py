@@ -18,7 +18,7 @@ from byoljax.devices import mapping
 from byoljax.main import main
 from byoljax.plan import aot, flops, hardware, timing, timing_report
 from byoljax.train import loop
-from byoljax.workdir import run_dir
+from byoljax.workdir import places
 from tests.paths import ROOT
 from tests.said import one_sentence
 
@@ -164,7 +164,7 @@ def test_a_workdir_that_cannot_be_written_is_refused_before_anything_is_timed(
   assert "file' is not a directory" in error and one_sentence(error)
   monkeypatch.setattr(os, 'access', lambda path, mode: False)  # Root may write anywhere.
   with pytest.raises(config_lib.ConfigError, match=f"cannot be written: '{tmp_path}' is read-"):
-    run_dir.require_writable(tmp_path / 'new')
+    places.require_folder(tmp_path / 'new')
   assert not measure.called and [path.name for path in tmp_path.iterdir()] == ['file']
 
 

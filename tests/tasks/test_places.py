@@ -1,7 +1,9 @@
 """Where output and images lie: neither among the other's, and a message names the place."""
 
 import json
+import os
 import pathlib
+from unittest import mock
 
 import numpy as np
 from PIL import Image
@@ -10,10 +12,14 @@ import pytest
 from byoljax import cli
 from byoljax import config as config_lib
 from byoljax.config import ConfigError
-from byoljax.data.sources import arrays
+from byoljax.data.sources import arrays, datasets
 from byoljax.encoders.encoder import Preprocessing, random_encoder
+from byoljax.plan import summary
+from byoljax.report import compare
 from byoljax.tasks import data as data_lib
-from byoljax.tasks import evaluation
+from byoljax.tasks import dense, evaluation
+from byoljax.weights import importing
+from byoljax.workdir import places
 from byoljax.workdir.run_dir import Invocation
 from tests.said import one_sentence
 
@@ -69,6 +75,50 @@ def test_no_sheet_lies_among_the_images(photos, tmp_path, monkeypatch):
   data_lib.require_sheet('found.png', {'name': 'shapes', 'dir': ''})
   with pytest.raises(config_lib.ConfigError, match="--out=no/found.png: there is no folder 'no'"):
     data_lib.require_sheet('no/found.png', {'name': 'shapes', 'dir': ''})
+
+
+@pytest.mark.parametrize(
+  ('command', 'module', 'work'),
+  [
+    ('plan byol:smoke --topology=v5e:4x4 --no_compile --out={}', summary, 'make'),
+    ('compare one other --out={}', compare, 'load'),
+    ('import weights.pth --workdir={}', importing, 'encoder_of'),
+    ('stats byol:smoke --workdir={}', datasets, 'load'),
+  ],
+)
+def test_nothing_is_done_for_what_cannot_be_written(
+  command, module, work, tmp_path, capsys, monkeypatch
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / 'file').touch()
+  never = mock.Mock()
+  monkeypatch.setattr(module, work, never)
+  assert cli.run(command.format('file/new').split()) == 2
+  said = capsys.readouterr().err
+  assert "cannot be written: 'file' is not a directory; name another." in said
+  assert one_sentence(said) and not never.called
+
+
+def test_masks_are_not_looked_through_for_what_cannot_be_written(tmp_path):
+  (tmp_path / 'file').touch()
+  recipe, run = (config_lib.load(f'{cli.recipes_directory()}/{n}.py') for n in ('segment', 'byol'))
+  with pytest.raises(ConfigError, match="file' is not a directory"):
+    dense.open_data('segmentation', recipe, run, tmp_path / 'file' / 'new')
+
+
+def test_a_file_needs_a_folder_that_can_be_written(tmp_path, monkeypatch):
+  places.require_file(tmp_path / 'new.csv', '--out')
+  for given, problem in (
+    (tmp_path, 'is a folder: name a file in it'),
+    (tmp_path / 'no' / 'new.csv', 'there is no folder'),
+    ('gs://bucket/new.csv', 'not a path on this computer'),
+  ):
+    with pytest.raises(ConfigError, match=problem):
+      places.require_file(given, '--out')
+  monkeypatch.setattr(os, 'access', lambda path, mode: False)  # Root may write anywhere.
+  with pytest.raises(ConfigError, match='new.csv cannot be written: .* is read-only; make it'):
+    places.require_file(tmp_path / 'new.csv', '--out')
+  assert not list(tmp_path.iterdir())
 
 
 def test_what_is_not_read_is_said_once(photos, capsys):
