@@ -88,7 +88,8 @@ def parse(arguments: Sequence[str]) -> Parsed:
   """Parses the arguments behind `byoljax`.
 
   Raises:
-    ConfigError: no such command or recipe, an unknown flag, a field without a value.
+    ConfigError: no such command or recipe, an unknown flag, a field without a value, or one that
+      contradicts the command's own argument or flags.
   """
   name, recipe_options, rest = _split_name(arguments)
   made, fields = parser(), list[str]()
@@ -106,13 +107,26 @@ def parse(arguments: Sequence[str]) -> Parsed:
     options.config = locate(options.recipe)
   if rest:
     raise ConfigError(f"unknown argument '{rest[0]}'; see byoljax {command.name} --help.")
+  own = _own_fields(command, options)
+  for name, text in overrides:
+    if text != own.get(name, text):
+      raise ConfigError(
+        f"--{name}={text} contradicts '{own[name]}', which the command says already: leave one of "
+        'them out.'
+      )
+  own.pop('task', None)
+  return Parsed(command, options, [*command.overrides, *own.items(), *overrides])
+
+
+def _own_fields(command: Command, options: argparse.Namespace) -> dict[str, str]:
+  """The fields of the configuration that the command itself sets, with its argument and flags."""
+  own = {'task': command.task} if command.task else {}
   if command.field:
-    argument = getattr(options, command.arguments[0].metavar.lower())
-    overrides = [(command.field, argument), *overrides]
+    own[command.field] = getattr(options, command.arguments[0].metavar.lower())
   for flag, (field, text, _) in command.switches.items():
     if getattr(options, flag.removeprefix('--')):
-      overrides = [(field, text), *overrides]
-  return Parsed(command, options, [*command.overrides, *overrides])
+      own[field] = text
+  return own
 
 
 def _split_name(arguments: Sequence[str]) -> tuple[list[str], str, list[str]]:

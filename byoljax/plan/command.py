@@ -65,6 +65,11 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
     raise config_lib.ConfigError('--config is missing: name a recipe, such as configs/byol.py.')
   if not options.topology:
     raise config_lib.ConfigError('--topology is missing: name a machine, such as v5e:4x4.')
+  for flag in ('largest_batch', 'target_config'):
+    if options.no_compile and getattr(options, flag):
+      raise config_lib.ConfigError(
+        f'--{flag} needs a compiler, which --no_compile leaves out: drop one of them.'
+      )
   if options.out:
     places.require_file(options.out, '--out')
   shares = _shares(options.share)
@@ -89,7 +94,7 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
         **fields,
         target_config=options.target_config,
         compile=not options.no_compile,
-        largest_batch=options.largest_batch and not options.no_compile,
+        largest_batch=options.largest_batch,
       ),
     )
   print(report.text(plan))

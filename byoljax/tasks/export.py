@@ -38,6 +38,7 @@ def write(pretrained: str, network: str, to: str | pathlib.Path = '') -> pathlib
 
   given = expanded(pretrained)
   if pretrained and classifier.is_one(given):
+    require_usual_network(network, f"'{pretrained}' is a classifier")
     return _classifier(classifier.load(given), pathlib.Path(to or given / 'export'))
   if pretrained and not (given / 'checkpoints').is_dir():
     for kind in (dense, detector):
@@ -61,6 +62,12 @@ def write(pretrained: str, network: str, to: str | pathlib.Path = '') -> pathlib
     exporting.write(encoder, made, about)
     _add_onnx(lambda: exporting.write_onnx(encoder, made))
   return folder
+
+
+def require_usual_network(network: str, what: str) -> None:
+  """Raises ConfigError for another network of something that has one only."""
+  if network != 'online':
+    raise ConfigError(f'--network={network}, but {what} and has one network: leave it out.')
 
 
 def _classifier(made: 'Classifier', folder: pathlib.Path) -> pathlib.Path:

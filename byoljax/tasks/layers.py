@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from byoljax.config import Config, choose, user_errors
+from byoljax.config import Config, ConfigError, choose, user_errors
 from byoljax.report import by_tap
 from byoljax.tasks import evaluation
 from byoljax.tasks.command import Command
@@ -61,6 +61,10 @@ def _linear(config: Config, invocation: Invocation) -> int:
   from byoljax.protocols import folds, linear
   from byoljax.train import assemble
 
+  if config.layers.logistic:
+    raise ConfigError(
+      'layers.logistic=true goes with probe=knn, and probe=linear leaves it out: drop one of them.'
+    )
   encoder, taps, source, directory = _loaded(config)
   if not config.taps or PIXELS in config.taps:
     taps = (PIXELS, *taps)

@@ -17,6 +17,8 @@ def run(options: argparse.Namespace) -> int:
   hub.check_name(options.repository)
   api = hub.client()  # Before minutes of exporting.
   given = expanded(options.run)
+  if exported.is_one(given):
+    export.require_usual_network(options.network, f"'{options.run}' is an exported folder")
   with tempfile.TemporaryDirectory(prefix='byoljax-push-') as scratch:
     folder = given
     if not exported.is_one(given):

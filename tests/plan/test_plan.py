@@ -484,7 +484,9 @@ def test_the_number_of_devices_is_the_machines(capsys):
       ['--config=configs/byol.py:cifar10', *NO_COMPILE, '--config.data.unlabelled=more'],
       "data.unlabelled='more' changes",
     ),
-    (['--config=configs/byol.py:smoke', *NO_COMPILE, '--target_config=x'], 'is for GPUs'),
+    (['--config=configs/byol.py:smoke', '--topology=v5e:2x2', '--target_config=x'], 'is for GPUs'),
+    (['--config=configs/byol.py:smoke', *NO_COMPILE, '--target_config=x'], 'drop one of them'),
+    (['--config=configs/byol.py:smoke', *NO_COMPILE, '--largest_batch'], 'drop one of them'),
     (['--config=configs/byol.py:smoke', '--topology=h100:1x8', '--target_config=no'], 'read'),
   ],
 )

@@ -122,6 +122,8 @@ def test_the_export_of_a_classifier(untrained, npz, tmp_path, capsys):
   home = tmp_path / 'evaluation'
   assert cli.run(['knn', str(untrained), f'--workdir={home}']) == 0
   made, folder = classifier.load(home), tmp_path / 'export'
+  assert cli.run(['export', str(home), f'--workdir={folder}', '--network=target']) == 2
+  assert 'is a classifier and has one network: leave it out' in capsys.readouterr().err
   assert cli.run(['export', str(home), f'--workdir={folder}']) == 0
   names = {path.name for path in folder.iterdir()}
   assert {'encoder.stablehlo', 'classifier.stablehlo', 'model.safetensors', 'classes.json'} < names

@@ -54,6 +54,12 @@ def test_what_was_pushed_is_loaded(fake, exported, untrained, tmp_path, capsys):
   assert encoder.preprocessing == run.preprocessing and dict(encoder.fields) == dict(run.fields)
 
 
+def test_an_exported_folder_has_one_network(fake, exported, capsys):
+  assert cli.run(['push', str(exported), 'me/again', '--network=target']) == 2
+  assert 'is an exported folder and has one network: leave it out' in capsys.readouterr().err
+  assert not fake.pushed
+
+
 def test_an_exported_folder_is_pushed_and_loaded_as_it_is(fake, exported, untrained, tmp_path):
   assert cli.run(['push', str(exported), 'me/again', '--message', 'Better']) == 0
   assert fake.message == 'Better' and fake.pushed == [('me/again', False)]
