@@ -362,6 +362,7 @@ class Setting(NamedTuple):
     std: per channel; views come divided by it.
     shares: rows of each part of the data in a unit of a batch, see `data.batches.order.MixedOrder`;
       one number where there is one part.
+    views: settings of the views, `data.augment.views.ViewSpec`s; () of a stored run's method.
   """
 
   length: Length
@@ -375,6 +376,7 @@ class Setting(NamedTuple):
   mean: tuple[float, ...] = (0.0, 0.0, 0.0)
   std: tuple[float, ...] = (1.0, 1.0, 1.0)
   shares: tuple[int, ...] = (1,)
+  views: tuple[Any, ...] = ()
 
   @property
   def micro_batch_size(self) -> int:

@@ -212,6 +212,7 @@ def make_run(
     mean=tuple(data.mean),
     std=tuple(data.std),
     shares=shares_of(order),
+    views=tuple(specs),
   )
   made = method(setting)
   if not isinstance(made, Method):

@@ -14,7 +14,8 @@ Different from the authors' code: color is in units of the range that a view dra
 units of its largest sigma, so that all differences lie in [-1, 1]; solarization is there or not,
 since its threshold is fixed here. The flip's label is 1 where the views differ. The center of a
 crop lies in the image as its view shows it, mirrored where that is; theirs are both mirrored where
-the first view is. Whether a view is gray can be asked for as well.
+the first view is. Whether a view is gray can be asked for as well. What moves a view after its crop
+is not, turns by quarters among it, which theirs predict: views that have it get a note.
 """
 
 from collections.abc import Sequence
@@ -47,6 +48,8 @@ from byoljax.suggest import check_name
 PyTree = Any
 ROLE, OUTPUT = 'augmentation', 'differences'
 TARGETS = ('crop', 'color')
+# What moves a view after its crop, which no target is about.
+_UNTOLD = ('vflip_prob', 'turn_prob', 'rotate_degrees', 'shift', 'elastic', 'randaugment_ops')
 
 
 class DifferenceHeads(nn.Module):
@@ -204,7 +207,19 @@ def auxiliary(
   if weight <= 0:
     raise ValueError(f'auxiliary_weight={weight} must be above 0; auxiliary= leaves the task out.')
   made = head(setting, targets=targets, part=part_of(setting, targets, hidden))
+  method = method._replace(notes=method.notes + _notes(setting.views[:2]))
   return beside.with_head(method, made, weight=weight)
+
+
+def _notes(views: Sequence[Any]) -> tuple[str, ...]:
+  """Says which settings of the two views are not predicted, if any."""
+  untold = [name for name in _UNTOLD if any(getattr(view, name) for view in views)]
+  if not untold:
+    return ()
+  return (
+    f'augmentation prediction has no target for {", ".join(untold)} of the views, and its crop is '
+    'the one before them.',
+  )
 
 
 def two_views(net: Net) -> Method:

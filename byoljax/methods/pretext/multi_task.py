@@ -262,8 +262,9 @@ def build(
     if weight == 0:
       continue
     try:
+      seen = tuple(v for i, v in enumerate(setting.views, 1) if not views or i in views)
       # Without classes, as for a set without labels: no part may learn from any.
-      method = build_part(make, setting._replace(num_classes=0), fields)
+      method = build_part(make, setting._replace(num_classes=0, views=seen), fields)
       _check(method)
     except ValueError as error:
       raise ValueError(f"part '{name}': {error}") from error

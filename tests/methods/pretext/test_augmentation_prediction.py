@@ -9,6 +9,7 @@ import pytest
 
 from byoljax import methods
 from byoljax.data.augment import drawn
+from byoljax.data.augment.views import ViewSpec
 from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods.pretext import augmentation_prediction as task
@@ -177,6 +178,18 @@ def test_methods_hand_on_the_views_that_they_encode(name):
 def test_what_cannot_be_put_together_is_refused(fields, message):
   with pytest.raises(ValueError, match=message):
     methods.build_method(TinyEncoder, SETTING, fields)
+
+
+def test_what_is_not_predicted_is_said():
+  views = (ViewSpec(), ViewSpec(vflip_prob=0.5, turn_prob=0.5), ViewSpec(shift=0.1))
+  for fields in (FIELDS | BESIDE, {'name': 'augmentation_prediction', 'hidden': (16,)}):
+    (note,) = methods.build_method(TinyEncoder, SETTING._replace(views=views), fields).notes
+    assert 'no target for vflip_prob, turn_prob of the views' in note
+    assert not methods.build_method(TinyEncoder, SETTING._replace(views=views[:1]), fields).notes
+  parts = {'a': {'name': 'augmentation_prediction', 'hidden': (16,), 'views': (1, 3)}}
+  several = {'name': 'multi_task', 'parts': parts}
+  (note,) = methods.build_method(TinyEncoder, SETTING._replace(views=views), several).notes
+  assert note.startswith("part 'a': ") and 'no target for shift of' in note
 
 
 def test_one_view_is_refused():
