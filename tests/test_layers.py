@@ -101,6 +101,7 @@ PURE_DATA = (
 # Who sees a configuration as such: tasks read it, others store it or read one that was stored.
 CONFIGURED = ('config.py', 'main.py', 'tasks/', 'api/', 'train/assemble.py', 'workdir/run_dir.py',
               'workdir/stored_config.py', 'encoders/', 'report/contents.py', 'report/facts.py',
+              'report/own_images.py',
               'plan/')  # fmt: skip
 # All that may lie at the root beside folders.
 ROOT_MODULES = {'__init__', '__main__', 'accumulation', 'cli', 'config', 'flags', 'hub', 'length',

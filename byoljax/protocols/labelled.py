@@ -13,6 +13,8 @@ import numpy as np
 
 from byoljax import streams
 from byoljax.config import ConfigError, expanded
+from byoljax.data.sources import datasets
+from byoljax.data.sources.joined import join
 from byoljax.data.sources.source import Source
 from byoljax.evals import frozen
 from byoljax.wording import counted
@@ -34,6 +36,42 @@ def part(source: Source, text: str, seed: int) -> Source:
       several images.
   """
   return source.subset(positions(source, text, seed))
+
+
+def trained_on(
+  source: Source, classes: Sequence[int], unlabelled: str, labels: str, split_seed: int
+) -> Source:
+  """What a run learns from: of all images to pretrain on, what its fields `data` make of them.
+
+  Args:
+    source: the split 'pretrain'.
+    classes: those that are kept; () for all.
+    unlabelled: more images, see `datasets.with_unlabelled`; '' for none.
+    labels: see `two_streams`; '' for one stream.
+    split_seed: draws the images whose label is known.
+
+  Raises:
+    ValueError: the images do not have what is asked of them.
+  """
+  source = source.of_classes(classes)
+  if unlabelled:
+    source = datasets.with_unlabelled(source, unlabelled)
+  return two_streams(source, labels, split_seed) if labels else source
+
+
+def two_streams(source: Source, labels: str, split_seed: int) -> Source:
+  """The images whose label is to be known, and after them all as if none had one.
+
+  Raises:
+    ConfigError: there are no labels, or `labels` is not about them.
+  """
+  if source.num_classes < 2:
+    raise ConfigError(
+      f"data.labels='{labels}' chooses labelled images, but those of {source.name} have no label."
+    )
+  known, _ = told(source, labels, split_seed)
+  name = f'{source.name}: {known.size:,} with their label, and {source.size:,} without'
+  return join([known, source.without_labels()], name)
 
 
 def told(

@@ -20,7 +20,7 @@ def summary(
   run: pathlib.Path,
   config: Config,
   encoder: Encoder,
-  source: Source,
+  source: Source | None,
   record: list[dict[str, Any]],
   directory: pathlib.Path,
 ) -> dict[str, str]:
@@ -30,7 +30,7 @@ def summary(
     run: its directory.
     config: its configuration.
     encoder: of its checkpoint.
-    source: images for the report, which the run may have trained on among others.
+    source: images for the report, which the run may have trained on among others; None: none.
     record: its metrics, of which those up to the checkpoint are of interest.
     directory: of the checkpoint, named after its step.
   """
@@ -39,7 +39,7 @@ def summary(
   record = [row for row in record if 0 < row['step'] <= step]
   last, seconds = record[-1] if record else {}, finished.training_seconds(record)
   stored = evaluations.read_json(run / 'config.json')
-  images = f'{source.size:,} of {source.name}'
+  images = '' if source is None else f'{source.size:,} of {source.name}'
   if 'num_examples' in stored.get('facts', {}):
     title = evaluations.data_title(config.data.name, config.data.dir)
     images = f'{stored["facts"]["num_examples"]:,} of {title}'
@@ -131,8 +131,17 @@ def changes(run: pathlib.Path, config: Config) -> list[str] | None:
     return None
 
 
+# Heading of the page -> a sentence on what stands below it.
+NOTES = {
+  'Augmented views': 'An image on the left, what training makes of it beside it.',
+  'Spectrum': 'Singular values of the centered features of each tap, and the spread of their '
+  'dimensions: a curve that falls off a cliff is dimensional collapse.',
+  'First layer': 'Kernels of the first convolution, each scaled to its own range.',
+}
+
+
 def notes(bank: Sample, queries: Sample, same: bool) -> dict[str, str]:
-  """Heading of the page -> a sentence on what stands below it.
+  """As `NOTES`, of what is made of images.
 
   Args:
     bank: where neighbors are looked for.
@@ -150,8 +159,4 @@ def notes(bank: Sample, queries: Sample, same: bool) -> dict[str, str]:
     'alone.',
     'Classes': f'k-NN (k = {knn.HEADLINE_K}, T = {knn.HEADLINE_TEMPERATURE}) of '
     f'{len(queries.labels):,} {kind} against {where}.',
-    'Augmented views': 'An image on the left, what training makes of it beside it.',
-    'Spectrum': 'Singular values of the centered features of each tap, and the spread of their '
-    'dimensions: a curve that falls off a cliff is dimensional collapse.',
-    'First layer': 'Kernels of the first convolution, each scaled to its own range.',
   }

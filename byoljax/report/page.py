@@ -79,6 +79,7 @@ class Page(NamedTuple):
     confused: the names of the c classes of `confusion`; empty where they are all.
     verdict: whether the encoder has learned something, in one sentence; '' where nobody knows.
     good: whether it has.
+    warning: of images that are others than the run's, or are not there; '' where they are its own.
   """
 
   title: str
@@ -97,6 +98,7 @@ class Page(NamedTuple):
   confused: Sequence[str] = ()
   verdict: str = ''
   good: bool = True
+  warning: str = ''
 
 
 def render(page: Page) -> str:
@@ -152,8 +154,12 @@ def facts_list(facts: Mapping[str, str]) -> str:
 
 
 def _verdict(page: Page) -> str:
-  kind = 'good' if page.good else 'bad'
-  return f'<p class="verdict {kind}">{html.escape(page.verdict)}</p>' if page.verdict else ''
+  said = ('good' if page.good else 'bad', page.verdict), ('bad', page.warning)
+  return ''.join(
+    f'<p class="verdict {kind}">{html.escape(text[0].upper() + text[1:])}</p>'
+    for kind, text in said
+    if text
+  )
 
 
 def _asset(name: str) -> str:

@@ -46,6 +46,7 @@ def open_split(
   """
   from byoljax.data.fields import parsed
   from byoljax.data.sources import catalog, datasets
+  from byoljax.protocols import labelled
 
   if log_dir is not None:
     places.require_folder(log_dir)
@@ -79,13 +80,12 @@ def open_split(
       _say_once(f'Note: {note}')
     if split != 'pretrain':
       return source
-    source = source.of_classes(config.data.classes)
-    if config.data.unlabelled:
-      source = datasets.with_unlabelled(source, config.data.unlabelled)
+    data = config.data
+    source = labelled.trained_on(
+      source, data.classes, data.unlabelled, data.labels, data.split_seed
+    )
     if source.series is not None:
       _resolve_series(config, source)
-    if config.data.labels:
-      source = two_streams(config, source)
     _resolve_range(config, source)
     _repeat_statistics(config, source)
     if resolve:
@@ -132,25 +132,6 @@ def _resolve_series(config: Config, source: 'Source') -> None:
   with user_errors('config.views'):
     for spec in views.specs_of(config.views.to_dict()):
       view_checks.require_whole(spec, source.name)
-
-
-def two_streams(config: Config, source: 'Source') -> 'Source':
-  """The images whose label is to be known, and after them all as if none had one.
-
-  Raises:
-    ConfigError: there are no labels, or `config.data.labels` is not about them.
-  """
-  from byoljax.data.sources.joined import join
-  from byoljax.protocols import labelled
-
-  if source.num_classes < 2:
-    raise ConfigError(
-      f"data.labels='{config.data.labels}' chooses labelled images, but those of {source.name} "
-      'have no label.'
-    )
-  known, _ = labelled.told(source, config.data.labels, config.data.split_seed)
-  name = f'{source.name}: {known.size:,} with their label, and {source.size:,} without'
-  return join([known, source.without_labels()], name)
 
 
 def _resolve_range(config: Config, source: 'Source') -> None:

@@ -74,15 +74,23 @@ def images_of(config: Config, pretraining: Config, log_dir: pathlib.Path) -> 'Ev
 
 @contextlib.contextmanager
 def _images_named(config: Config, pretraining: Config) -> Iterator[None]:
-  """Says of imported weights that they have no images, where those of the recipe are not there."""
+  """Says what helps where images that the evaluation does not name itself are not there."""
   try:
     yield
   except ConfigError as error:
-    if pretraining.task != 'import' or config.data.name or config.data.dir:
+    if config.data.name or config.data.dir:
+      raise
+    if pretraining.task == 'import':
+      raise ConfigError(
+        'imported weights have no images of their own: name yours, as in --data.name=folder '
+        '--data.dir=photos.'
+      ) from error
+    where = pretraining.data.dir
+    if not where or expanded(where).exists():
       raise
     raise ConfigError(
-      'imported weights have no images of their own: name yours, as in --data.name=folder '
-      '--data.dir=photos.'
+      f"the images of the run are not at data.dir='{where}': name them with --data.dir, or, if "
+      'that is no whole path, call byoljax in the folder where the run was started.'
     ) from error
 
 

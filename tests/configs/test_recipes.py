@@ -199,7 +199,7 @@ def test_every_recipe_fits_every_scale(name, scale, monkeypatch):
   from byoljax import config as config_lib
   from byoljax.data import fields
   from byoljax.data.sources import arrays
-  from byoljax.tasks import data
+  from byoljax.protocols import labelled
   from byoljax.train import assemble
 
   monkeypatch.setenv('JAX_PLATFORMS', os.environ.get('JAX_PLATFORMS', 'cpu'))
@@ -221,6 +221,6 @@ def test_every_recipe_fits_every_scale(name, scale, monkeypatch):
     },
   )
   if config.data.labels:
-    source = data.two_streams(config, source)
+    source = labelled.two_streams(source, config.data.labels, config.data.split_seed)
   run = assemble.from_config(config, source)
   assert 'encoder' in run.report

@@ -12,7 +12,7 @@ from byoljax.data.sources import arrays
 from byoljax.length import Length
 from byoljax.method import Setting
 from byoljax.methods.supervised import fixmatch
-from byoljax.tasks import data
+from byoljax.protocols import labelled
 from byoljax.train import assemble
 from tests.methods import test_contract as contract
 
@@ -104,7 +104,7 @@ def test_other_methods_have_one_stream():
   images = np.zeros((32, 32, 32, 3), np.uint8)
   source = arrays.from_arrays(images, np.arange(32) % 4, name='few')
   with pytest.raises(config_lib.ConfigError, match="data.labels='8' .* byol learns from one"):
-    assemble.from_config(config, data.two_streams(config, source))
+    assemble.from_config(config, labelled.two_streams(source, '8', 0))
 
 
 def test_what_cannot_be_is_refused():

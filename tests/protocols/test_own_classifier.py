@@ -12,8 +12,6 @@ from byoljax.data.sources import arrays
 from byoljax.encoders.encoder import Preprocessing
 from byoljax.protocols import labelled, own_classifier
 from byoljax.protocols.extraction import EvalData
-from byoljax.tasks import data as data_lib
-from configs import base
 from tests.methods import test_contract as contract
 
 FIELDS = {'max_bank': 0, 'max_queries': 1000}
@@ -47,10 +45,9 @@ def test_told_images_are_the_same_among_others(classes):
   images = data.train.read(np.arange(60))[0]
   labels = np.where(np.arange(60) % 4 == 1, -1, data.train.labels)
   train = arrays.from_arrays(images, labels, name='train')
-  pretraining, config = train.of_classes(classes), base.get_config()
+  pretraining = train.of_classes(classes)
   for seed in range(4):
-    config.data.update(labels='4 per class', split_seed=seed)
-    streams = data_lib.two_streams(config, pretraining)
+    streams = labelled.two_streams(pretraining, '4 per class', seed)
     taught = streams.read(np.arange(streams.size - pretraining.size), ('image',))[0]
     _, told = labelled.told(train, '4 per class', seed, classes)
     np.testing.assert_array_equal(images[told], taught)

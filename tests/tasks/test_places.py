@@ -205,6 +205,9 @@ def test_imported_weights_have_no_images_of_their_own(tmp_path):
   collapse = config_lib.load(f'{cli.recipes_directory()}/taps.py:collapse')
   with pytest.raises(ConfigError, match='--data.dir=photos.$'):
     evaluation.images_of(collapse, imported, tmp_path)
+  trained = config_lib.load(f'{cli.recipes_directory()}/byol.py:npz', [('data.dir', 'gone.npz')])
+  with pytest.raises(ConfigError, match="not at data.dir='gone.npz': name them with"):
+    evaluation.data_of(knn, trained, 4, tmp_path)
   with knn.unlocked():
     knn.data.update(name='folder', dir=str(tmp_path / 'mine'))
   with pytest.raises(ConfigError, match='mine does not exist'):
