@@ -26,7 +26,7 @@ LAYERS = {
   'losses': {'devices', 'ops', 'streams'},
   'evals': {'devices', 'losses', 'ops', 'streams', 'suggest'},
   'models': {'devices', 'ops', 'own', 'streams', 'suggest'},
-  'optim': {'devices', 'length', 'ops', 'own', 'streams', 'suggest'},
+  'optim': {'devices', 'length', 'ops', 'own', 'streams', 'suggest', 'wording'},
   'workdir': {'config', 'devices', 'suggest', 'version'},
   'data': set(),
   'data/fields': {'suggest', 'wording'},

@@ -17,6 +17,7 @@ from byoljax import optim
 from byoljax.length import Length
 from byoljax.optim import groups, lars, schedules
 from byoljax.suggest import did_you_mean
+from byoljax.wording import counted
 
 PyTree = Any
 
@@ -145,8 +146,9 @@ def make_recipe(
   warmup = length.steps(f'{where}.warmup', fields.get('warmup', '0 steps'))
   if warmup > length.total_steps:
     raise ValueError(
-      f"{where}.warmup='{fields['warmup']}' is {warmup} steps, longer than the training of "
-      f"{length.total_steps} steps; make it longer, or warm up less: {where}.warmup='0 steps'."
+      f"{where}.warmup='{fields['warmup']}' is {counted(warmup, 'step')}, longer than the training "
+      f'of {counted(length.total_steps, "step")}; make it longer, or warm up less: '
+      f"{where}.warmup='0 steps'."
     )
   settings = {'default': own}
   for group, changes in overrides.items():
@@ -180,8 +182,8 @@ def steady_steps(fields: Mapping[str, Any], length: Length, where: str = 'optim'
   decay = length.steps(f'{where}.decay', text)
   if decay > length.total_steps:
     raise ValueError(
-      f"{where}.decay='{text}' is {decay} steps, longer than the training of {length.total_steps} "
-      f'steps; shorten one or lengthen the other.'
+      f"{where}.decay='{text}' is {counted(decay, 'step')}, longer than the training of "
+      f'{counted(length.total_steps, "step")}; shorten one or lengthen the other.'
     )
   return length.total_steps - decay
 
