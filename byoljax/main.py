@@ -75,6 +75,12 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
   if 'task' not in config:
     raise ConfigError(f"{options.config} has no field 'task' that says what to do.")
   task = config_lib.choose('task', config.task, tasks.TASKS)
+  words = {name: getattr(options, name, False) for name in ('extend', 'new_images')}
+  if any(words.values()) and config.task != 'pretrain':
+    raise ConfigError(
+      f"--extend and --new_images are for pretraining, and task='{config.task}' is none: leave them "
+      'out.'
+    )
   workdir = config_lib.path_of('workdir', options.workdir)
   set_verbosity(config.log.verbose)
   # JAX is imported only now: a mistake in the configuration is answered at once.
@@ -89,7 +95,6 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
     if hosts.is_first_process()
     else contextlib.nullcontext(),
   ):
-    words = {name: getattr(options, name, False) for name in ('extend', 'new_images')}
     return task(config, run_dir.Invocation(options.config, workdir, **words))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import byoljax
-from byoljax import cli
+from byoljax import cli, main
 from byoljax.config import ConfigError
 from byoljax.workdir import checkpoint, history
 from tests.conftest import _runs_made_once
@@ -167,7 +167,9 @@ def test_another_schedule_and_new_images_go_on_from_the_end(home, no_pictures):
   np.testing.assert_allclose(rows[-1]['lr'], expected, rtol=1e-4)
 
 
-def test_the_command_has_the_words():
+def test_the_command_has_the_words(capsys):
+  assert main.main([f'--config={cli.recipes_directory()}/knn.py', '--extend']) == 2
+  assert "and task='knn' is none: leave them out." in capsys.readouterr().err
   options = cli.parse(['pretrain', 'byol', '--extend', '--new_images']).options
   assert options.extend and options.new_images
   assert not cli.parse(['pretrain', 'byol']).options.extend
