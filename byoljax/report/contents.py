@@ -83,7 +83,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
   places.require_folder(run, 'RUN')
   images, warning = own_images.find(run, config)
   if warning:
-    say(f'Note: {warning}')
+    say(warning)
   seen = _Seen() if images is None else _look(encoder, *images, config.evals.batch_size)
   made = _pictures(run, encoder, seen)
   strips = _strips(run, config, images)

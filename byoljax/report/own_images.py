@@ -39,11 +39,11 @@ def find(run: pathlib.Path, config: Config) -> tuple[Images | None, str]:
   try:
     shown = load(config)
     if run_dir.data_fingerprint(run) not in ('', _trained_on(config).fingerprint):
-      wrong = f"data.dir='{data.dir}' has other images than those that the run was trained on"
+      wrong = f"There are other images in data.dir='{data.dir}' than the run was trained on"
       wrong += f': {fix} to see those.' if data.dir else '.'
     found = shown
   except ConfigError as error:
-    wrong = f'no images are shown: {error}'
+    wrong = f'No images are shown: {error}'
     if data.dir:
       wrong = f'{wrong.rstrip(".")}; {fix} to see them.'
   return (found if hosts.all_agree(found is not None) else None), wrong

@@ -155,11 +155,8 @@ def facts_list(facts: Mapping[str, str]) -> str:
 
 def _verdict(page: Page) -> str:
   said = ('good' if page.good else 'bad', page.verdict), ('bad', page.warning)
-  return ''.join(
-    f'<p class="verdict {kind}">{html.escape(text[0].upper() + text[1:])}</p>'
-    for kind, text in said
-    if text
-  )
+  shown = (f'<p class="verdict {kind}">{html.escape(text)}</p>' for kind, text in said if text)
+  return ''.join(shown)
 
 
 def _asset(name: str) -> str:

@@ -62,14 +62,14 @@ def test_a_runs_images_are_compared_with_those_that_it_was_trained_on(moved, mon
   assert images is not None and images.bank.size == 80 and not wrong
   monkeypatch.chdir(tmp_path)
   images, wrong = own_images.find(run, config)
-  assert images is None and wrong.startswith('no images are shown: ')
+  assert images is None and wrong.startswith('No images are shown: ')
   assert wrong.endswith('; call byoljax in the folder where the run was started to see them.')
   others = np.zeros((6, 12, 12, 3), np.uint8)
   np.savez('mine.npz', x_train=others, y_train=np.arange(6) % 2)
   images, wrong = own_images.find(run, config)
   assert images is not None and images.bank.size == 6
   assert wrong == (
-    "data.dir='mine.npz' has other images than those that the run was trained on: call byoljax in "
+    "There are other images in data.dir='mine.npz' than the run was trained on: call byoljax in "
     'the folder where the run was started to see those.'
   )
   with config.unlocked():
@@ -82,7 +82,7 @@ def test_the_report_is_written_without_images(moved, monkeypatch, tmp_path, caps
   monkeypatch.chdir(tmp_path)
   assert cli.run(['report', str(run)]) == 0
   said, text = capsys.readouterr().out, (run / 'report.html').read_text()
-  assert 'Note: no images are shown: ' in said and 'bad">No images are shown: ' in text
+  assert 'No images are shown: ' in said and 'bad">No images are shown: ' in text
   assert 'id="recipe"' in text and 'id="first-layer"' in text
   assert 'id="nearest-neighbors"' not in text and 'id="classes"' not in text
   assert [path.name for path in (run / 'report').iterdir()] == ['filters.png']
