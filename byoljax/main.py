@@ -78,8 +78,8 @@ def run(options: argparse.Namespace, overrides: flags.Overrides) -> int:
   words = {name: getattr(options, name, False) for name in ('extend', 'new_images')}
   if any(words.values()) and config.task != 'pretrain':
     raise ConfigError(
-      f"--extend and --new_images are for pretraining, and task='{config.task}' is none: leave them "
-      'out.'
+      f"--extend and --new_images are for pretraining, and task='{config.task}' is none: leave "
+      'them out.'
     )
   workdir = config_lib.path_of('workdir', options.workdir)
   set_verbosity(config.log.verbose)
