@@ -9,6 +9,7 @@ import pytest
 from byoljax import cli
 from byoljax import config as config_lib
 from byoljax.report import own_images
+from byoljax.tasks import data as data_lib
 
 
 def configured(**data):
@@ -75,6 +76,16 @@ def test_a_runs_images_are_compared_with_those_that_it_was_trained_on(moved, mon
   with config.unlocked():
     config.data.dir = str(tmp_path / 'gone.npz')
   assert own_images.find(run, config)[1].endswith('; put them back there to see them.')
+
+
+def test_what_a_run_is_trained_on_is_found_again(npz):
+  marks = set()
+  for fields in ({}, {'classes': (0, 2)}, {'labels': '4 per class'}, {'unlabelled': str(npz)}):
+    config = configured(name='npz', dir=str(npz), **fields)
+    source = data_lib.open_split(config, 'pretrain', None, resolve=False)
+    assert own_images._trained_on(config).fingerprint == source.fingerprint
+    marks.add(source.fingerprint)
+  assert len(marks) == 4
 
 
 def test_the_report_is_written_without_images(moved, monkeypatch, tmp_path, capsys):

@@ -129,6 +129,7 @@ def test_the_page_has_the_sheet_and_the_table(run, monkeypatch):
   monkeypatch.setattr(contents.samples, 'layouts', no_layouts)
   text = contents.write(run).read_text()
   assert '<h2>Reconstructions</h2>' in text and 'PSNR of the output' in text
+  assert 'There are other images in' not in text
   assert (run / 'report' / 'reconstructions.png').stat().st_size > 0
 
 
