@@ -108,15 +108,15 @@ def _remove_abandoned(place: pathlib.Path, name: str) -> None:
           shutil.rmtree(old)
 
 
-def opened(path: str | os.PathLike[str]) -> IO[bytes]:
+def opened(path: pathlib.Path) -> IO[bytes]:
   """Opens a file to read it.
 
   Raises:
     OSError: it cannot be read, or is none: a pipe would wait for a writer, a device may never end.
   """
-  if not os.path.isfile(path):
-    raise FileNotFoundError(errno.ENOENT, 'there is no such file', os.fspath(path))
-  return open(path, 'rb')
+  if not path.is_file():
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+  return path.open('rb')
 
 
 def write_json(path: str | os.PathLike[str], data: Mapping[str, Any]) -> None:

@@ -170,7 +170,7 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_next_time(tmp_path):
   new.write_text('{"step": 2}\n{"step": 3}\n')
 
   class Replaced:
-    stat = staticmethod(path.stat)
+    is_file = staticmethod(path.is_file)
 
     def open(self, mode):
       file = path.open(mode)
