@@ -118,7 +118,7 @@ def write(workdir: str | pathlib.Path) -> pathlib.Path:
     confusion=seen.confusion,
     confused=seen.confused,
     class_names=seen.class_names,
-    notes=facts.NOTES | seen.notes | {name: strip.note for name, strip in strips.items()},
+    notes={**facts.NOTES, **seen.notes, **{name: strip.note for name, strip in strips.items()}},
     verdict=verdict,
     good=good,
     warning=warning,

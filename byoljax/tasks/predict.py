@@ -153,7 +153,7 @@ def say(answers: 'list[Answer]', made: 'Classifier') -> int:
   broken = predictions.unreadable(answers)
   if not broken:
     return 0
-  print(f'{len(broken):,} of {counted(len(answers), "image")} could not be read and got no class:')
+  print(f'{len(broken):,} of {counted(len(answers), "image")} cannot be read (no class):')
   for each in broken[:_NAMED]:
     print(f'  {predictions.short(each.name, "")}: {each.note.partition(": ")[2]}')
   if len(broken) > _NAMED:
