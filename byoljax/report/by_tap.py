@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.report import evaluations, table
+from byoljax.report import evaluations, figures, table
 from byoljax.report.curves import look
 
 # Task -> (field of a row, heading, format), in the order of the columns.
@@ -121,11 +121,7 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> pathlib.P
     rows: tap -> what `evals.spectrum.measure` says.
     path: the file.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(11, 4.2), layout='constrained')
-  FigureCanvasAgg(figure)
+  figure = figures.figure(11, 4.2)
   left, right = figure.subplots(1, 2)
   for number, (tap, row) in enumerate(rows.items()):
     color, _, dash = look(number)
@@ -151,7 +147,6 @@ def plot(rows: Mapping[str, Mapping[str, Any]], path: pathlib.Path) -> pathlib.P
     panel.grid(alpha=0.3)
     if panel.get_legend_handles_labels()[0]:
       panel.legend(frameon=False, fontsize=9)
-    for side in ('top', 'right'):
-      panel.spines[side].set_visible(False)
-  figure.savefig(path, dpi=120)
+    figures.open_above(panel)
+  figures.save(figure, path, dpi=120)
   return path

@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from byoljax.report import fonts
+from byoljax.report import figures, fonts
 from byoljax.report.curves import look
 from byoljax.report.finished import Run
-from byoljax.workdir.files import replacing
 
 _WIDE = 30  # Characters of a label in one line.
 _GRAYS, _DASHES = ('#636363', '#b0b0b0', '#202020'), ('--', ':', '-.', (0, (8, 2)), (0, (1, 4)))
@@ -31,21 +30,16 @@ def write(
     scores: (heading, name in the results).
     path: the PNG.
   """
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
   heights = [1.5 + sum(0.2 + 0.2 * _label(name).count('\n') + 0.25 for name in groups)
              for groups in data.values()]  # fmt: skip
   heights = [max(2.9, height) for height in heights]
-  figure = Figure(figsize=(13, sum(heights)), layout='constrained')
-  FigureCanvasAgg(figure)
+  figure = figures.figure(13, sum(heights))
   lines = figure.subfigures(len(data), 1, squeeze=False, height_ratios=heights)[:, 0]
   for part, (name, groups) in zip(lines, data.items(), strict=True):
     if len(data) > 1:
       part.suptitle(fonts.plain(name), fontsize=12, fontweight='bold', x=0.01, ha='left')
     _line(part, groups, made[name], scores)
-  with replacing(path) as file, fonts.boxes_for_others():
-    figure.savefig(file, format='png', dpi=120)
+  figures.save(figure, path, dpi=120)
 
 
 def _label(name: str) -> str:
@@ -103,5 +97,4 @@ def _line(
     curves.set_yticks([])
   for panel in (*bars, curves):
     panel.grid(axis='both' if panel is curves else 'x', alpha=0.3)
-    for side in ('top', 'right'):
-      panel.spines[side].set_visible(False)
+    figures.open_above(panel)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from byoljax.report import fonts
+from byoljax.report import figures, fonts
 from byoljax.report.page import Gallery, Map, class_name
 from byoljax.report.sheet import shortened
+from byoljax.workdir.files import replacing
 
 _CELL, _GAP, _TEXT = 72, 6, 16
 _GOOD, _BAD, _SOFT, _INK = (26, 127, 75), (184, 53, 44), (150, 156, 166), (40, 40, 40)
@@ -48,7 +49,7 @@ def scatter(path: pathlib.Path, shown: Map, names: Sequence[str]) -> pathlib.Pat
   classes = sorted({int(label) for label in shown.labels})
   told = classes if 1 < len(classes) <= _MOST_TICKS else []
   columns = -(-len(told) // _COLUMN)
-  figure = _figure(5.2 * len(shown.layouts) + columns * (0.5 + _inches(told, names, 9)), 5.2)
+  figure = figures.figure(5.2 * len(shown.layouts) + columns * (0.5 + _inches(told, names, 9)), 5.2)
   colors = _hues(len(classes))
   panels = figure.subplots(1, len(shown.layouts), squeeze=False)[0]
   for panel, (name, points) in zip(panels, shown.layouts.items(), strict=True):
@@ -72,7 +73,7 @@ def confusion(path: pathlib.Path, counts: np.ndarray, names: Sequence[str]) -> p
   told = range(count if count <= _MOST_TICKS else 0)
   # Names take nothing from the squares.
   side = min(14.0, max(4.6, 0.42 * count + 1.2)) + _inches(told, names, 10)
-  figure = _figure(side, side)
+  figure = figures.figure(side, side)
   panel = figure.subplots()
   shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
   panel.imshow(shares, cmap='Blues', vmin=0, vmax=100)
@@ -91,7 +92,7 @@ def confusion(path: pathlib.Path, counts: np.ndarray, names: Sequence[str]) -> p
 
 def histogram(path: pathlib.Path, counts: np.ndarray, label: str) -> pathlib.Path:
   """Shares in per cent, the largest first, and the line at which all would be equal."""
-  figure = _figure(5.4, 2.6)
+  figure = figures.figure(5.4, 2.6)
   panel = figure.subplots()
   shares = 100 * np.sort(counts)[::-1] / max(1, counts.sum())
   panel.bar(range(len(shares)), shares, width=1.0, color='#2f6fb0')
@@ -132,18 +133,8 @@ def filters(path: pathlib.Path, kernel: np.ndarray) -> pathlib.Path:
   return _saved(sheet, path)
 
 
-def _figure(width: float, height: float) -> Any:
-  from matplotlib.backends.backend_agg import FigureCanvasAgg
-  from matplotlib.figure import Figure
-
-  figure = Figure(figsize=(width, height), layout='constrained')
-  FigureCanvasAgg(figure)
-  return figure
-
-
 def _drawn(figure: Any, path: pathlib.Path) -> pathlib.Path:
-  with fonts.boxes_for_others():
-    figure.savefig(path, dpi=110)
+  figures.save(figure, path, dpi=110)
   return path
 
 
@@ -166,5 +157,6 @@ def _hues(count: int) -> list[Any]:
 
 
 def _saved(sheet: Image.Image, path: pathlib.Path) -> pathlib.Path:
-  sheet.save(path, 'PNG')
+  with replacing(path) as file:
+    sheet.save(file, 'PNG')
   return path
