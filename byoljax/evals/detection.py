@@ -220,13 +220,13 @@ def _coco_class(images: Sequence[_Image], limits: tuple[float, float]) -> _Array
   if not total:
     return made
   scores = np.concatenate([image.scores for image in images])
+  areas = np.concatenate([image.found_areas for image in images])
+  outside = (areas < low) | (areas > high)
+  pairs = list(zip(images, ignored, strict=True))
   for number, threshold in enumerate(THRESHOLDS):
-    verdicts = []
-    for image, out in zip(images, ignored, strict=True):
-      verdict = _coco_verdicts(image, out, threshold)
-      outside = (image.found_areas < low) | (image.found_areas > high)
-      verdicts.append(np.where((verdict == _WRONG) & outside, _NOTHING, verdict))
-    precision, recall = _curve(scores, np.concatenate(verdicts), total)
+    verdicts = np.concatenate([_coco_verdicts(*pair, threshold) for pair in pairs])
+    verdicts[(verdicts == _WRONG) & outside] = _NOTHING
+    precision, recall = _curve(scores, verdicts, total)
     made[number] = np.mean(_at_recalls(precision, recall))
   return made
 
