@@ -234,10 +234,10 @@ class TestLabelled:
     assert named.locate(0) == 'arrays[3]'
     for text, sentence in (
       ('999\n', 'names example 999'),
-      ('dog.jpg\n3\n', "2 images that are not in arrays, such as 'dog.jpg'"),
+      ('dog.jpg\n3\n', "2 images not in arrays, such as 'dog.jpg'"),
       ('\n', 'is empty'),
-      ('150\n', '1 images of arrays without a label'),
-      ('²\n', "images that are not in arrays, such as '²'"),
+      ('150\n', '1 image of arrays without a label'),
+      ('²\n', "image not in arrays, such as '²'"),
     ):
       file.write_text(text)
       with pytest.raises(config_lib.ConfigError, match=sentence):
@@ -258,8 +258,8 @@ class TestLabelled:
     for text, sentence in (
       ('1.png', 'may be 3 images of .*: give the folder'),
       ('cat/1.png', 'may be 2 images of .*: give the folder'),
-      ('cow/1.png', "1 images that are not in arrays, such as 'cow/1.png'"),
-      ('cat/2.png', "1 images that are not in arrays, such as 'cat/2.png'"),
+      ('cow/1.png', "1 image not in arrays, such as 'cow/1.png'"),
+      ('cat/2.png', "1 image not in arrays, such as 'cat/2.png'"),
     ):
       file.write_text(text)
       with pytest.raises(config_lib.ConfigError, match=sentence):
