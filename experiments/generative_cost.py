@@ -4,10 +4,11 @@
       --out experiments/generative_cost
 
 How both sides are run: `beside_torch.py`. The other one (`generative_cost_torch.py`) is written
-from the papers, as a good PyTorch program would be. Nothing is drawn in the steps: VQ-VAE restarts
-no codes. Sampled are images of 16 px: image GPT's with and without a cache, without which every
-pixel costs a pass over the image, PixelCNN's by a pass for each color of each pixel, over the part
-of the image that the pixel depends on.
+from the papers, as a good PyTorch program would be. Codecs restart no codes; what the discrete VAE
+draws in the steps whose losses are compared is given to the other side. Sampled are images of
+16 px: image GPT's with and without a cache, without which every pixel costs a pass over the image,
+those of PixelCNN and PixelCNN++ by a pass for each color or pixel, over the part of the image that
+the pixel depends on.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import json
 import pathlib
 import statistics
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from beside_torch import (
   CHECKED,
@@ -34,28 +35,58 @@ from beside_torch import (
 import jax
 import numpy as np
 
+from byoljax import streams
+from byoljax.devices import collectives
 from byoljax.length import Length
 from byoljax.method import Method, Setting
 from byoljax.methods import METHODS
-from byoljax.models import encoder_factory
+from byoljax.models import codecs, encoder_factory
 from byoljax.models.token_transformer import generate
 from byoljax.ops.sampling import Sampling
 
 MEAN, STD = (0.5,) * 3, (0.25,) * 3
-CODES = {'codes': 128, 'dim': 16, 'decoder': 'codec_small', 'restart': 0.0}
-# Methods: encoder, side of images, arguments; as in the recipes at the scale of the shapes.
-CASES: dict[str, tuple[dict[str, Any], int, dict[str, Any]]] = {
-  'image_gpt': ({'name': 'image_gpt_micro'}, 16, {}),
-  'pixelcnn': ({'name': 'pixelcnn_micro'}, 16, {'levels': 32, 'hidden': 96}),
-  'vq_vae': ({'name': 'codec_small', 'stem': 'imagenet'}, 32, CODES),
-}
+CODEC = {'name': 'codec_small', 'stem': 'imagenet'}
+CODES = {'codes': 128, 'dim': 16, 'decoder': 'codec_small'}
+PIXELS = {'levels': 32, 'hidden': 96}
+JUDGE = {'decay': 0.99, 'discriminator_width': 16, 'discriminator_stages': 2}
+COOLED = {'tau': 0.5, 'tau_end': 0.5, 'kl_weight': 0.1, 'kl_warmup': '0 steps'}
 
 
-def method_of(name: str, batch_size: int) -> Method:
+class Case(NamedTuple):
+  """As in the recipes at the scale of the shapes; what changes over a run is as at its end.
+
+  Attributes:
+    method: its name.
+    encoder: its fields.
+    side: of images.
+    arguments: of the method.
+  """
+
+  method: str
+  encoder: dict[str, Any]
+  side: int
+  arguments: dict[str, Any]
+
+
+CASES = {
+  'image_gpt': Case('image_gpt', {'name': 'image_gpt_micro'}, 16, {}),
+  'pixelcnn': Case('pixelcnn', {'name': 'pixelcnn_micro'}, 16, PIXELS),
+  'gated_pixelcnn': Case('pixelcnn', {'name': 'gated_pixelcnn_micro'}, 16, PIXELS),
+  'pixelcnn_pp': Case(
+    'pixelcnn_pp', {'name': 'pixelcnn_pp_micro'}, 16,
+    {'levels': 32, 'mixtures': 5, 'dropout': False},
+  ),
+  'vq_vae': Case('vq_vae', CODEC, 32, CODES | {'restart': 0.0}),
+  'vq_gan': Case('vq_gan', CODEC, 32, CODES | JUDGE | {'restart': 0.0}),
+  'dvae': Case('dvae', CODEC, 32, CODES | COOLED),
+}  # fmt: skip
+
+
+def method_of(case: Case, batch_size: int) -> Method:
   """The method of a case."""
-  encoder, _, arguments = CASES[name]
   setting = Setting(Length(batch_size, 2, 2), mean=MEAN, std=STD)
-  return METHODS[name](encoder_factory(encoder, mean=MEAN, std=STD), setting, **arguments)
+  make_encoder = encoder_factory(case.encoder, mean=MEAN, std=STD)
+  return METHODS[case.method](make_encoder, setting, **case.arguments)
 
 
 def begun(state: Any) -> Any:
@@ -72,27 +103,34 @@ def begun(state: Any) -> Any:
   return state.replace(params=state.params | {'decoder': head})
 
 
-def given_to(name: str, state: Any) -> dict[str, np.ndarray]:
-  """Weights and statistics, by the names that the other side reads."""
-  bn = jax.device_get(state.method_state.bn)
-  more = {
-    'image_gpt': lambda: {'palette': bn['encoder']['palette']},
-    'pixelcnn': dict,
-    'vq_vae': lambda: {f'quantizer/{key}': value for key, value in bn['quantizer'].items()},
-  }
-  return weights_of(state.params) | {key: np.array(x) for key, x in more[name]().items()}
+def given_to(case: Case, state: Any, batch_size: int) -> dict[str, np.ndarray]:
+  """Weights, statistics and noise, by the names that the other side reads."""
+  given = weights_of(state.params) | weights_of(state.method_state.bn)
+  if case.method == 'dvae':
+    place = case.side // codecs.STRIDE
+    shape = (place, place, case.arguments['codes'])
+    given['noise'] = np.stack([noise_of(state, step, batch_size, shape) for step in range(CHECKED)])
+  return given
+
+
+def noise_of(state: Any, step: int, batch_size: int, shape: tuple[int, ...]) -> np.ndarray:
+  """What the discrete VAE draws in a step, [b, *shape], as the step and the method derive it."""
+  key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
+  for number in (streams.LOSS, 0, streams.GUMBEL):
+    key = jax.random.fold_in(key, number)
+  keys = collectives.example_keys(key, batch_size, None)
+  return np.asarray(jax.vmap(lambda own: jax.random.gumbel(own, shape, np.float32))(keys))
 
 
 def ways_to_draw(name: str, method: Any, sampling: Sampling) -> dict[str, Callable[..., Any]]:
-  """(state, key) -> samples, by the way they are drawn; VQ-VAE's take a prior."""
-  if name == 'pixelcnn':
-    return {
-      'a pass for each color': lambda state, key: method.sample(
-        state.params, state.method_state, key, None, sampling
-      )
-    }
-  if name == 'vq_vae':
+  """(state, key) -> samples, by the way they are drawn; those of codecs take a prior."""
+  if method.decode is not None:
     return {}
+  if name != 'image_gpt':
+    way = 'a pass for each pixel' if name == 'pixelcnn_pp' else 'a pass for each color'
+    return {
+      way: lambda state, key: method.sample(state.params, state.method_state, key, None, sampling)
+    }
   encoder, head = method.net.parts[0][2], method.net.parts[1][2]
 
   def tokens(state: Any, key: jax.Array, cached: bool) -> jax.Array:
@@ -117,14 +155,15 @@ def pixels_a_second(name: str, method: Method, state: Any, sampling: Sampling) -
 
 def one(name: str, options: argparse.Namespace) -> dict[str, Any]:
   """What both sides found, by their names, and the versions."""
-  side = CASES[name][1]
+  case = CASES[name]
+  side = case.side
   rng = np.random.default_rng(0)
   pixels = rng.integers(256, size=(options.batch, side, side, 3)) / np.float32(255)
   views = ((pixels - np.float32(MEAN)) / np.float32(STD)).astype(np.float32)
-  batch, method = batch_of(views), method_of(name, options.batch)
+  batch, method = batch_of(views), method_of(case, options.batch)
   state, step = step_of(method, batch)
   state = begun(state)
-  arrays = given_to(name, state) | {'images': views}
+  arrays = given_to(case, state, options.batch) | {'images': views}
   losses, seconds, state = timed(step, state, batch, options.steps)
   speeds = pixels_a_second(name, method, state, Sampling(options.count, side))
   words = (name, options.steps, options.count, RATE, CHECKED)

@@ -2,7 +2,7 @@
 
 Written from the papers, with PyTorch's fused attention and fused Adam; without gradients where none
 are needed. Weights are read by byoljax's names. Nothing of byoljax or JAX is imported. The models
-of convolutions: `generative_cost_conv_torch.py`.
+of convolutions: `generative_cost_pixels_torch.py`, `generative_cost_codecs_torch.py`.
 """
 
 try:  # An environment may need its PyTorch patched before anything else.
@@ -17,11 +17,12 @@ import sys
 import time
 from typing import Any
 
-from generative_cost_conv_torch import VQVAE, Given, PixelCNN
+from generative_cost_codecs_torch import VQGAN, VQVAE, Codec, DiscreteVAE
+from generative_cost_pixels_torch import PixelCNN, PixelCNNpp, Raster
 import torch
 from torch import nn
 from torch.nn import functional
-from torch_steps import arrays_of, channels_first, one_core, trained
+from torch_steps import Given, Phase, arrays_of, channels_first, one_core, trained
 
 HEADS = 4
 
@@ -112,13 +113,13 @@ def tokens(model: GPT, count: int, cached: bool) -> torch.Tensor:
 
 
 Draw = Callable[[int], Any]
-Made = tuple[nn.Module, Callable[[int], torch.Tensor], dict[str, Draw]]
+Made = tuple[list[Phase], dict[str, Draw]]
 
 
 def image_gpt(given: Given, images: torch.Tensor) -> Made:
-  """The model, a step's number -> loss, and how many images -> samples, by the way to draw them."""
+  """The phases of a step, and how many images -> samples, by the way to draw them."""
   given = dict(given)
-  palette, model = given.pop('palette')[None], loaded(given)
+  palette, model = given.pop('encoder/palette')[None], loaded(given)
 
   def loss(step: int) -> torch.Tensor:
     del step
@@ -126,23 +127,34 @@ def image_gpt(given: Given, images: torch.Tensor) -> Made:
     return functional.cross_entropy(model(codes).flatten(0, 1), codes.flatten())
 
   ways = {'with cache': True, 'without': False}
-  return model, loss, {way: functools.partial(tokens, model, cached=ways[way]) for way in ways}
+  drawn = {way: functools.partial(tokens, model, cached=ways[way]) for way in ways}
+  return [Phase(model.parameters(), loss)], drawn
 
 
-def pixelcnn(given: Given, images: torch.Tensor) -> Made:
+def pixels(kind: type[Raster], given: Given, images: torch.Tensor) -> Made:
   """As `image_gpt`."""
-  model, seen = PixelCNN(given), channels_first(images)
+  model, seen = kind(given), channels_first(images)
   draw = functools.partial(model.sample, size=images.shape[1])
-  return model, lambda step: model(seen), {'a pass for each color': draw}
+  way = 'a pass for each pixel' if model.passes == 1 else 'a pass for each color'
+  return [Phase(model.parameters(), lambda step: model(seen))], {way: draw}
 
 
-def vq_vae(given: Given, images: torch.Tensor) -> Made:
+def codec(kind: type[Codec], given: Given, images: torch.Tensor) -> Made:
   """As `image_gpt`; nothing is drawn, which takes a prior."""
-  model, seen = VQVAE(given), channels_first(images)
-  return model, lambda step: model(seen), {}
+  given = dict(given)
+  more = [given.pop('noise')] if 'noise' in given else []
+  return kind(given).phases(channels_first(images), *more), {}
 
 
-MODELS = {'image_gpt': image_gpt, 'pixelcnn': pixelcnn, 'vq_vae': vq_vae}
+MODELS = {
+  'image_gpt': image_gpt,
+  'pixelcnn': functools.partial(pixels, PixelCNN),
+  'gated_pixelcnn': functools.partial(pixels, PixelCNN),
+  'pixelcnn_pp': functools.partial(pixels, PixelCNNpp),
+  'vq_vae': functools.partial(codec, VQVAE),
+  'vq_gan': functools.partial(codec, VQGAN),
+  'dvae': functools.partial(codec, DiscreteVAE),
+}
 
 
 def main() -> None:
@@ -152,8 +164,8 @@ def main() -> None:
   one_core()
   given = arrays_of(path)
   images = given.pop('images')
-  model, loss_of, ways = MODELS[name](given, images)
-  found = trained(model, loss_of, steps, rate, checked)
+  phases, ways = MODELS[name](given, images)
+  found = trained(phases, steps, rate, checked)
   speeds = {}
   for way, draw in ways.items():
     began = time.process_time()

@@ -18,12 +18,11 @@ from timm.models.vision_transformer import Block
 import torch
 from torch import nn
 from torch.nn import functional
-from torch_steps import arrays_of, channels_first, one_core, trained
+from torch_steps import Given, Phase, arrays_of, channels_first, one_core, trained
 import torchvision
 
 PATCH, NOISE, SIGMA, NEIGHBORS = 4, 0.25, 5.0, 5
 MEAN, STD = 0.5, 0.25
-Given = dict[str, torch.Tensor]
 
 
 def blocks(count: int, dim: int, heads: int) -> nn.ModuleList:
@@ -345,7 +344,8 @@ def main() -> None:
   model, loss_of = LOSSES[kind](arrays_of(path), float(numbers[3]))
   if kind != 'mae':
     model = model.to(memory_format=torch.channels_last)
-  found = trained(model, loss_of, int(numbers[0]), float(numbers[1]), int(numbers[2]))
+  phase = Phase(model.parameters(), loss_of)
+  found = trained([phase], int(numbers[0]), float(numbers[1]), int(numbers[2]))
   print(json.dumps(found | {'versions': {'torch': torch.__version__}}))
 
 
