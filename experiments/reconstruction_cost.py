@@ -127,7 +127,9 @@ def main() -> None:
   parser.add_argument('--torch-python', required=True, help='an interpreter with PyTorch and timm')
   parser.add_argument('--batch', type=int, default=64)
   parser.add_argument('--steps', type=int, default=5, help='that are timed')
-  parser.add_argument('--cases', nargs='+', default=list(CASES), help=', '.join(CASES))
+  parser.add_argument(
+    '--cases', nargs='+', default=list(CASES), help=', '.join(CASES).replace('%', '%%')
+  )
   parser.add_argument('--out', type=pathlib.Path, required=True)
   options = parser.parse_args()
   one_core()
