@@ -11,7 +11,7 @@ import matplotlib
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib import ticker  # noqa: E402
-import tables  # noqa: E402
+import sections  # noqa: E402
 
 _COLORS = ('#00796b', '#d81b60')
 # panel -> curves in it
@@ -30,7 +30,7 @@ def draw(curves: dict[str, Any], path: pathlib.Path) -> None:
     for row, (key, (label, shown)) in enumerate(_AXES.items()):
       axes = grid[row][column]
       for name, color in zip(names, _COLORS, strict=False):
-        pairs = tables.growth_series(curves[name]['points'])[key]
+        pairs = sections.growth_series(curves[name]['points'])[key]
         what = name.removeprefix(panel).lstrip(', ') or panel
         axes.plot(
           *zip(*pairs, strict=True),

@@ -13,9 +13,9 @@ from typing import Any
 import contest
 import knn_bench
 import pictures
+import sections
 from setting import Setting
 import step_bench
-import tables
 import training_bench
 
 
@@ -60,7 +60,7 @@ def work(setting: Setting) -> dict[str, float]:
     for network, case in step_bench.cases(method, setting.quick).items():
       with setting.ours('jax_step.py') as player:
         player.ask('prepare', case=case | {'dtype': 'float32'}, start=start)
-        name = tables.step_work(network, case)
+        name = sections.step_work(network, case)
         found[name] = player.ask('work')['flops'] / case['batch_size']
   case = training_bench.case_of(setting)
   pictures.arrays(pathlib.Path(case['path']), case['images'])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pathlib
 from typing import Any
 
-from tables import PARTS, limits
+from sections import PARTS, limits
 
 BEGIN, END = '<!-- results -->', '<!-- end of results -->'
 # Written last, because it sets the others' figures in relation: it needs all parts.

@@ -91,11 +91,11 @@ def test_turns_alternate():
 
 
 def test_step_table_has_medians_and_ratios_of_medians():
-  import tables
+  import sections
 
   wall = {'byoljax': [0.1, 0.2, 0.9], 'PyTorch eager': [0.4, 0.3, 0.8]}
   errors = {'PyTorch eager': {'first loss': 1e-7, 'losses': 3e-4}}
-  text = tables.step([_result(wall, 1.5, errors)])
+  text = sections.step([_result(wall, 1.5, errors)])
   ours = _cells(text, 'BYOL, small, batch 64, float32: byoljax')
   assert ours[1:] == ['200 [150, 550]', '320', '1.50', '']
   assert _cells(text, 'BYOL, small, batch 64, float32: PyTorch eager')[2:] == [
@@ -108,14 +108,14 @@ def test_step_table_has_medians_and_ratios_of_medians():
 
 
 def test_a_step_is_named_and_its_work_found_by_its_method():
-  import tables
+  import sections
 
   byol, moco, simclr = (_result({'byoljax': [0.1]}, 1.5) for _ in range(3))
   moco['case']['method'], simclr['case']['method'] = 'moco', 'simclr'
-  assert _cells(tables.step([moco]), 'MoCo, small, batch 64, float32: byoljax')[2] == '640'
+  assert _cells(sections.step([moco]), 'MoCo, small, batch 64, float32: byoljax')[2] == '640'
   rates = {'XLA, float32': [4e9], 'XLA, bfloat16': [2e9]}
   limits = {'side': 256, 'rates': rates, 'work': {'step, small': 1e6, 'step, small, moco': 2e6}}
-  text = tables.limits({'step': [byol], 'moco': [moco], 'simclr': [simclr], 'limits': limits})
+  text = sections.limits({'step': [byol], 'moco': [moco], 'simclr': [simclr], 'limits': limits})
   assert _cells(text, 'step, small, float32: byoljax')[1:] == ['0.064', '100', '0.640', '16%']
   assert _cells(text, 'step, small, moco, float32: byoljax')[1:] == ['0.128', '100', '1.28', '32%']
   assert 'simclr' not in text, 'nobody has counted its work'
@@ -131,7 +131,7 @@ def test_stored_results_are_still_read():
 
 
 def test_pipeline_table_adds_host_and_device_and_compares_only_what_is_comparable():
-  import tables
+  import sections
 
   seconds = {
     'byoljax, accelerator: host': (1.0, 0.5),
@@ -144,7 +144,7 @@ def test_pipeline_table_adds_host_and_device_and_compares_only_what_is_comparabl
     name: [{'images': 100, 'cpu': cpu + 1e-9, 'wall': wall + 1e-9}] * 3
     for name, (cpu, wall) in seconds.items()
   }
-  text = tables.pipeline([{'name': 'JPEG', 'images': 'drawn', 'samples': samples}])
+  text = sections.pipeline([{'name': 'JPEG', 'images': 'drawn', 'samples': samples}])
   assert _cells(text, 'JPEG: byoljax, accelerator: both')[1:] == ['25.0', '50.0', '4.00', '5.00']
   assert _cells(text, 'JPEG: byoljax, accelerator: host')[1:] == ['100', '200', '16.00', '20.00']
   assert _cells(text, 'JPEG: byoljax, accelerator: device')[3:] == ['', '']
@@ -300,18 +300,18 @@ def test_the_first_loss_of_a_contestant_is_the_methods(method, tmp_path):
 
 def test_cases_of_all_methods_are_built():
   import run
+  import sections
   import step_bench
-  import tables
   import train_step
 
-  assert set(step_bench.PARTS) <= set(run.PARTS) == {*tables.PARTS, 'limits'}
+  assert set(step_bench.PARTS) <= set(run.PARTS) == {*sections.PARTS, 'limits'}
   assert set(run.PARTS) == set(run._MINUTES)
   counted = []
   for method in step_bench.PARTS.values():
     for quick in (False, True):
       for name, case in step_bench.cases(method, quick).items():
         train_step.method_of(case | {'dtype': 'bfloat16'})
-        counted.append(tables.step_work(name, case))
+        counted.append(sections.step_work(name, case))
         assert json.loads(json.dumps(case)) == case
     small, large = (step_bench.cases(method, False)[name] for name in ('small', 'resnet18'))
     assert small['batch_size'] == large['batch_size'] == 64
@@ -438,9 +438,9 @@ def _curves():
 
 def test_growth_table_has_slopes_and_what_was_not_run(tmp_path):
   import growth_plot
-  import tables
+  import sections
 
-  text = tables.growth({'curves': _curves()})
+  text = sections.growth({'curves': _curves()})
   row = _cells(text, 'batch, train step, by images per step')
   assert row[1:] == ['32 … 64: 200 ms … 400 ms', '1.00', '1.00', '32 … 128: 1.00 MB … 16.0 MB',
                      '2.00', '2.00']  # fmt: skip
@@ -450,7 +450,7 @@ def test_growth_table_has_slopes_and_what_was_not_run(tmp_path):
 
 
 def test_training_table_compares_rates():
-  import tables
+  import sections
 
   def turns(*seconds):
     return [{'images': 100, 'wall': s, 'cpu': 1.5 * s, 'wait': 0.02} for s in seconds]
@@ -461,7 +461,7 @@ def test_training_table_compares_rates():
     'parameters': {'byoljax': {'encoder': 11, 'heads': 3}},
     'samples': {'byoljax': turns(1.0, 2.0, 4.0), 'lightly, 2 workers': turns(4.0, 5.0, 8.0)},
   }
-  text = tables.training(result)
+  text = sections.training(result)
   own = _cells(text, 'byoljax')
   assert own[1].startswith('50.0 [') and own[2:] == ['16.7', '1.50', '']
   assert _cells(text, 'lightly, 2 workers')[4] == '2.50'
@@ -539,14 +539,14 @@ def test_a_peak_of_memory_is_what_came_after_it_was_set_back():
 
 
 def test_imagenet_estimate_says_how_it_was_made():
-  import tables
+  import sections
 
   part = {
     'rows': 1000, 'queries': 10, 'width': 8,
     'found': {'byoljax': {'500': {'wall': 1.0, 'memory': 1e9},
                           '1000': {'wall': 2.0, 'memory': 1.5e9}}},
   }  # fmt: skip
-  text = tables._imagenet(part)
+  text = sections._imagenet(part)
   factor = 1_281_167 / 1000 * 50_000 / 10
   assert 'Estimate, not a measurement' in text and f'{factor:,.1f}' in text
   cells = _cells(text, 'byoljax')
