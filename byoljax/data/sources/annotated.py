@@ -150,7 +150,10 @@ def as_source(
     Field('kinds', 'label', most, dtype='int32'),
     Field('areas', 'label', most, dtype='float32'),
   )
-  every = b''.join(about(row, 'boxes').tobytes() for row in range(len(photos)))
+  rows = range(len(photos))
+  each = source.Pieces(
+    len(photos) * about(0, 'boxes').nbytes, (about(row, 'boxes').tobytes() for row in rows)
+  )
   return source.Source(
     name=name,
     size=len(photos),
@@ -158,7 +161,7 @@ def as_source(
     class_names=classes,
     encoded=True,
     image_shape=None,
-    fingerprint=source.fingerprint(classes, '\n'.join(p.file for p in photos), every),
+    fingerprint=source.fingerprint(classes, '\n'.join(p.file for p in photos), each),
     fetch=lambda rows, names: tuple(values(rows, field) for field in names),
     fetch_labels=labels,
     locate=lambda row: photos[row].file,

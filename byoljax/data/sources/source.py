@@ -6,13 +6,13 @@ once, and nothing about the reader has to be saved. State is data: the fields sa
 the closures how to get them; there is no class hierarchy and nothing to close.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 import hashlib
 import os
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -283,12 +283,28 @@ def _checked(indices: np.ndarray, size: int, name: str) -> np.ndarray:
   return indices.astype(np.int64)
 
 
+class Pieces(NamedTuple):
+  """Bytes for `fingerprint` that need not be in memory at once.
+
+  Attributes:
+    size: of all pieces together, in bytes.
+    each: the pieces.
+  """
+
+  size: int
+  each: Iterable[bytes]
+
+
 def fingerprint(*parts: Any) -> str:
-  """Hash of the parts (bytes, or anything with an unambiguous repr) as 12 hexadecimal digits."""
+  """Hash of the parts as 12 hexadecimal digits: bytes, whole or in `Pieces`, or by their repr."""
   digest = hashlib.blake2b(digest_size=6)
   for part in parts:
-    raw = part if isinstance(part, bytes) else repr(part).encode('utf-8', 'surrogateescape')
-    digest.update(len(raw).to_bytes(8, 'little') + raw)
+    if not isinstance(part, Pieces):
+      raw = part if isinstance(part, bytes) else repr(part).encode('utf-8', 'surrogateescape')
+      part = Pieces(len(raw), (raw,))
+    digest.update(part.size.to_bytes(8, 'little'))
+    for piece in part.each:
+      digest.update(piece)
   return digest.hexdigest()
 
 

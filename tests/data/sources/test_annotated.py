@@ -1,14 +1,15 @@
 """VOC's and COCO's annotations: what is read, where it is, and one sentence for mistakes."""
 
 import json
+import tracemalloc
 
 import numpy as np
 from PIL import Image
 import pytest
 
 from byoljax.data.fields import Field
-from byoljax.data.sources import coco_boxes, datasets, image_file, voc_boxes
-from byoljax.data.sources.source import NoSplitError
+from byoljax.data.sources import annotated, coco_boxes, datasets, image_file, voc_boxes
+from byoljax.data.sources.source import NoSplitError, fingerprint
 from byoljax.evals.detection import CROWD, DIFFICULT
 from byoljax.protocols import detect, found_boxes
 
@@ -71,6 +72,31 @@ def test_voc(tmp_path):
   test = datasets.load('voc_boxes', 'test', data_dir=tmp_path, fields=(Field('boxes', 'boxes'),))
   assert test.size == 1 and detect.class_names(train, test) == ('cat', 'dog')
   assert test.fingerprint != train.fingerprint
+
+
+def test_the_fingerprint_takes_the_boxes_image_by_image():
+  """All are filled up to the most that an image has: 0.1 MB for each here, 2 MB in all."""
+  box = np.array([[0.0, 0.0, 1.0, 1.0]])
+
+  def photo(number, count):
+    boxes = np.repeat(box, count, axis=0)
+    return annotated.Photo(
+      f'{number}.jpg', boxes, ('cat',) * count, np.zeros(count, int), np.ones(count), (1, 1)
+    )
+
+  def made(photos):
+    return annotated.as_source('few', photos, ('cat',), None, '').fingerprint
+
+  whole = np.array([[[0, 0, 1, 1, 0], [0, 0, 1, 1, 0]], [[0, 0, 1, 1, 0], [0, 0, 0, 0, -1]]], 'f4')
+  due = fingerprint(('cat',), '0.jpg\n1.jpg', whole.tobytes())
+  assert made([photo(0, 2), photo(1, 1)]) == due
+  photos = [photo(number, 1) for number in range(20)] + [photo(20, 5000)]
+  tracemalloc.start()
+  try:
+    made(photos)
+    assert tracemalloc.get_traced_memory()[1] < 1e6
+  finally:
+    tracemalloc.stop()
 
 
 @pytest.mark.parametrize('orientation', [1, 5, 6, 7, 8])
