@@ -13,6 +13,7 @@ is refused with the line of Python that saves the weights.
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+import functools
 import io
 import math
 import os
@@ -148,7 +149,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       tensors = pickles.flat(found, _Tensor)
       if not tensors:
         raise pickle.UnpicklingError(_without_names(unknown))
-      return {name: _array(tensor, bytes_of) for name, tensor in tensors.items()}
+      # One storage after another: each is read once, and no two of them are in memory.
+      read_once = functools.lru_cache(maxsize=1)(bytes_of)
+      in_order = sorted(tensors, key=lambda name: tensors[name].storage.key)
+      arrays = {name: _array(tensors[name], read_once) for name in in_order}
+      return {name: arrays[name] for name in tensors}
   except OSError as error:
     raise ValueError(f"'{path}' cannot be read: {error.strerror or error}.") from error
   except pickles.WHAT_DAMAGE_RAISES as error:

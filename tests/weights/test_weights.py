@@ -81,6 +81,19 @@ class TestTorchFiles:
       np.testing.assert_array_equal(got, array)
       assert got.flags.owndata
 
+  def test_each_storage_is_read_once(self, monkeypatch):
+    read, opened = zipfile.ZipFile.read, []
+
+    def noted(archive, name, *rest):
+      opened.append(getattr(name, 'filename', name))
+      return read(archive, name, *rest)
+
+    monkeypatch.setattr(zipfile.ZipFile, 'read', noted)
+    found = torch_file.read(GOLDEN / FORMS[0])
+    # 'turned' and 'part' show the same numbers.
+    assert {'state_dict.turned', 'state_dict.part'} <= set(found)
+    assert opened and len(opened) == len(set(opened))
+
   @pytest.mark.parametrize('zipped', [True, False])
   @pytest.mark.parametrize('depth', ['state', 'list', 'class'])
   def test_nothing_in_a_file_is_executed(self, tmp_path, zipped, depth):
