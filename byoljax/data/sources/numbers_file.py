@@ -222,9 +222,11 @@ def _tiff(data: bytes) -> Header | None:
     array = _tiff_by_pillow(data, kinds) if samples == 1 else _tiff_as_it_lies(data, tags, turned)
     if array is None:
       array = _tiff_by_tifffile(data, samples, max(bits), turned)
+    white = with_range(array).white
+    if photometric == 0 and white is not None:
+      inverted = np.arange(samples) < colors
+      array = np.where(inverted, white - array, array).astype(array.dtype)
     found = with_range(array)
-    if photometric == 0 and found.white is not None:
-      found = found._replace(array=(found.white - found.array).astype(array.dtype))
     return _on_white(found._replace(array=array)) if is_alpha else found
 
   return Header(height, width, 3 if colors in (1, 3) else colors, _checked(decode))

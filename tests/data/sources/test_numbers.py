@@ -115,6 +115,10 @@ class TestEveryBit:
   def test_white_is_zero(self):
     found = numbers_file.read(_tiff(DEEP[..., :1], photometric=0))
     np.testing.assert_array_equal(found.array[..., 0], 65535 - DEEP[..., 0])
+    solid = np.full((6, 5, 1), 65535, np.uint16)
+    for alpha, due in ((solid, 65535 - DEEP[..., :1]), (0 * solid, solid)):
+      data = _tiff(np.concatenate([DEEP[..., :1], alpha], -1), photometric=0, extra=(2,))
+      np.testing.assert_array_equal(numbers_file.read(data).array, np.repeat(due, 3, 2))
 
   @pytest.mark.parametrize('kind', ['int16', 'int32', 'uint32', 'float32'])
   def test_numbers_without_a_range_need_one(self, kind):
