@@ -17,7 +17,7 @@ from byoljax.config import Config, ConfigError, expanded, user_errors
 from byoljax.devices import hosts
 from byoljax.tasks import data as data_lib
 from byoljax.wording import counted
-from byoljax.workdir import activity, run_dir
+from byoljax.workdir import activity, files, run_dir
 from byoljax.workdir.run_dir import Invocation, say
 
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ def _data_of_results(home: pathlib.Path) -> pathlib.Path | None:
   """Where the images lie that a directory has results of; None where it has none."""
   for name in ('config.json', 'result.json'):
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-      there = json.loads((home / name).read_text())['config']['data']['dir']
+      with files.opened(home / name) as file:
+        there = json.load(file)['config']['data']['dir']
       return expanded(there).resolve()
   return None
 

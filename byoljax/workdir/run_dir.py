@@ -22,7 +22,7 @@ from byoljax.config import Config, ConfigError
 from byoljax.devices import hosts, processes
 from byoljax.version import __version__, versions
 from byoljax.workdir import activity, stored_config
-from byoljax.workdir.files import write_json
+from byoljax.workdir.files import opened, write_json
 
 log = logging.getLogger('byoljax')
 
@@ -175,7 +175,8 @@ def write_result(
 def read_result(path: pathlib.Path, step: int) -> dict[str, Any] | None:
   """The numbers that `write_result` stored for this step; None if there are none."""
   try:
-    stored = json.loads(path.read_text())
+    with opened(path) as file:
+      stored = json.load(file)
   except (OSError, ValueError):
     return None
   return stored['result'] if stored.get('step') == step else None
@@ -238,7 +239,8 @@ def stored_record(workdir: pathlib.Path) -> dict[str, Any]:
   """
   path = workdir / 'config.json'
   try:
-    record = json.loads(path.read_text())
+    with opened(path) as file:
+      record = json.load(file)
     dict(record['config'])
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     raise ConfigError(

@@ -1,9 +1,12 @@
 import json
+import os
+import threading
 
 import pytest
 
 from byoljax import cli
 from byoljax import config as config_lib
+from byoljax.config import ConfigError
 from byoljax.workdir import history, run_dir, stored_config
 
 
@@ -118,3 +121,15 @@ def test_a_run_is_read(untrained, tmp_path):
   record['config'] = without(record['config'], 'data.unlabelled', 'encoder.output_stride')
   (tmp_path / 'config.json').write_text(json.dumps(record))
   assert run_dir.run_config(tmp_path) == run_dir.run_config(untrained)
+
+
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path):
+  path = tmp_path / 'config.json'
+  os.mkfifo(path)
+  writer = threading.Thread(target=path.write_text, args=('{"config": {}}',), daemon=True)
+  writer.start()
+  with pytest.raises(ConfigError, match='cannot be read'):
+    run_dir.stored_record(tmp_path)
+  reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # So that the writer can end.
+  writer.join()
+  os.close(reader)
