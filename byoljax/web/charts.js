@@ -1,4 +1,5 @@
-// Panels of curves, as SVG. With one run a color is a metric; with several it is a run, a dash a metric.
+// Panels of curves, as SVG. With one run a color is a metric; with several it is a run, and dashes tell
+// metrics, and runs of one color, apart.
 function ticks(low, high) {
   if (high - low < 1e-9 * Math.max(1, Math.abs(high))) {
     const room = 0.5 * (Math.abs(low) || 1);
@@ -25,6 +26,10 @@ function smooth(values) {
     return near.reduce((sum, value) => sum + value, 0) / near.length;
   });
 }
+function look(place, number) {
+  const dash = CURVES * Math.floor(place / COLORS) + number;
+  return { color: `c${place % COLORS}`, dash: DASHES[dash % DASHES.length] };
+}
 function lines(panel) {
   const several = state.picked.length > 1, byEpoch = $('unit').value === 'epoch';
   return state.picked.flatMap((name, place) => {
@@ -33,7 +38,7 @@ function lines(panel) {
       const points = run?.series[curve.key];
       if (!points || (byEpoch && !run.steps_per_epoch)) return [];
       return [{
-        curve, name, color: `c${(several ? place : number) % COLORS}`, dash: several ? DASHES[number % 4] : '',
+        curve, name, ...(several ? look(place, number) : look(number, 0)),
         x: byEpoch ? points[0].map(step => step / run.steps_per_epoch) : points[0],
         y: points[1].map(value => value * (curve.scale ?? 1)),
       }];
@@ -127,7 +132,10 @@ function plot() {
   const shown = state.picked.filter(name => state.curves.has(name));
   $('curves').hidden = !shown.length;
   if (!shown.length) return;
-  $('chips').replaceChildren(...state.picked.map((name, place) => key(`c${place % COLORS}`, '', name)));
+  $('chips').replaceChildren(...state.picked.map((name, place) => {
+    const { color, dash } = look(place, 0);
+    return key(color, dash, name);
+  }));
   $('chips').hidden = state.picked.length < 2;
   const split = about.panels.flatMap(panel => [false, true].map(other => ({
     ...panel, curves: panel.curves.filter(curve => curve.right === other),

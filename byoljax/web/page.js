@@ -2,7 +2,9 @@
 const about = JSON.parse(document.getElementById('about').textContent);
 const SVG = 'http://www.w3.org/2000/svg';
 const COLORS = 8, EVERY = 2000, FEW = 40;
-const DASHES = ['', '6 4', '2 3', '10 3 2 3'];
+// Three in a row are the most curves that a panel has; runs that share a color have others.
+const CURVES = 3, DASHES = ['', '6 4', '2 3', '10 3 2 3', '14 4', '10 3 2 3 2 3', '1 5', '4 2', '10 3 6 3',
+  '3 8', '6 2 1 2', '2 2 2 6'];
 const state = { runs: [], picked: null, sort: 'changed', up: false, curves: new Map(), details: new Map() };
 const $ = id => document.getElementById(id);
 

@@ -15,6 +15,7 @@ import pytest
 
 from byoljax import cli
 from byoljax.config import ConfigError
+from byoljax.report import curves
 from byoljax.web import server as server_lib
 from byoljax.web.shelf import Record, Shelf
 from tests.paths import ROOT
@@ -316,6 +317,25 @@ def test_runs_of_any_name_are_compared():
   assert json.loads(done.stdout) == [
     ['setting', 'setting', '2', '1'], [['lr', '1', '2', '1'], ['tau', '–', '1', '–']]
   ]  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which('node') is None, reason='needs node')
+def test_lines_that_share_a_color_differ_in_their_dashes():
+  home = ROOT / 'byoljax' / 'web'
+  page, charts = (home / 'page.js').read_text(), (home / 'charts.js').read_text()
+  constants = '\n'.join(re.findall(r'^const (?:COLORS|CURVES|DASHES) .*?;$', page, re.S | re.M))
+  said = """
+    const picked = [...Array(32).keys()], series = { a: [[0], [1]], b: [[0], [1]], c: [[0], [1]] };
+    const state = { picked, curves: new Map(picked.map(name => [name, { data: { series } }])) };
+    const $ = () => ({ value: 'step' }), curves = ['a', 'b', 'c'].map(key => ({ key }));
+    console.log(JSON.stringify(lines({ curves }).map(line => [line.color, line.dash])));
+  """
+  done = subprocess.run(
+    ['node', '-e', f'{constants}\n{charts}\n{said}'], capture_output=True, text=True, check=True
+  )
+  looks = [tuple(look) for look in json.loads(done.stdout)]
+  assert len(looks) == len(set(looks)) == 32 * 3
+  assert max(len(p.curves) for p in curves.PANELS) <= 3
 
 
 @pytest.mark.skipif(browser() is None, reason='no Chromium on PATH or in BYOLJAX_BROWSER')
