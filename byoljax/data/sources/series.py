@@ -106,21 +106,22 @@ def without_series(
     file: for messages.
 
   Raises:
-    ValueError: series of several lengths.
+    ValueError: series of several lengths, or what `span_of` and `as_images` refuse.
   """
   found = [key for key in keys if key in members and is_series(members[key])]
   if not found:
     return members, None
   training = [key for key in found if key != 'x_test'] or found
   span = span_of([members[key] for key in training], file)
-  made, kinds = dict(members), set()
+  steps = {key: members[key].shape[1] for key in found}
+  if len(set(steps.values())) > 1:
+    each = ', '.join(f'{key} {count}' for key, count in steps.items())
+    raise ValueError(f'{file}: series must have one length, got steps of {each}: cut them to one.')
+  made, kind = dict(members), None
   for key in found:
     if key in read:
       made[key], kind = as_images(members[key], span, f'{file}: {key}')
-      kinds.add(kind)
-  if len(kinds) > 1:
-    raise ValueError(f'{file}: series must have one length, got {sorted(kinds)}.')
-  return made, next(iter(kinds), None)
+  return made, kind
 
 
 def of_images(images: np.ndarray, series: Series) -> np.ndarray:

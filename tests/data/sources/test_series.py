@@ -72,3 +72,8 @@ def test_test_series_must_be_like_those_for_training(tmp_path):
   file = saved(tmp_path / 's.npz', x_train=np.zeros((2, 5, 2)), x_test=np.zeros((2, 5, 3)))
   with pytest.raises(ValueError, match='those for training have 2 channels'):
     arrays.from_npz(file, 'test')
+  # Of a length that the same size of images has room for.
+  file = saved(tmp_path / 't.npz', x_train=np.zeros((2, 5, 2)), x_test=np.zeros((2, 7, 2)))
+  for split in ('train', 'test'):
+    with pytest.raises(ValueError, match='one length, got steps of x_train 5, x_test 7: cut'):
+      arrays.from_npz(file, split)
