@@ -39,13 +39,15 @@ class Sampler(StoredMethod):
     Args:
       step: of the checkpoint.
       sampling: how, and how many; its size is set to that of the training images.
-      seed: the same one gives the same images.
+      seed: the same one gives the same images; in [0, 2**32).
       condition: the class of all of them; None: any.
 
     Raises:
       ConfigError: a value out of range, a class where the method knows none, or a checkpoint that
         is damaged.
     """
+    if not 0 <= seed < 2**32:
+      raise ConfigError(f'seed={seed} must be at least 0 and at most {2**32 - 1}.')
     sampling = sampling._replace(size=self.size)
     channels = self.preprocessing.channels
     blank = np.zeros((2, self.size, self.size, channels), np.uint8)

@@ -13,6 +13,8 @@ from byoljax.workdir.run_dir import say
 if TYPE_CHECKING:
   from byoljax.encoders.samples import Sampler
 
+_MOST = 10_000  # images on a sheet; all are drawn at once
+
 
 def sample(
   run: str,
@@ -30,7 +32,7 @@ def sample(
   Args:
     run: a run's directory, or one of its checkpoints/<step>.
     out: the sheet, a PNG.
-    count: how many.
+    count: how many, up to 10,000.
     seed: the same one gives the same images.
     temperature: see `ops.sampling.Sampling`, as `top_k` and `top_p`.
     top_k: 0 for all values.
@@ -45,6 +47,10 @@ def sample(
   from byoljax.report import drawn
   from byoljax.workdir import checkpoint
 
+  if count > _MOST:
+    raise ConfigError(
+      f'--count={count} must be at most {_MOST}, on one sheet: draw several with other seeds.'
+    )
   with user_errors():
     directory = checkpoint.checkpoint_directory(run)
   sampler = samples.require_sampler(directory.parent.parent)
@@ -65,7 +71,7 @@ def _class_of(sampler: 'Sampler', name: str) -> int | None:
   """The number of a class of the run's images.
 
   Raises:
-    ConfigError: there is no such class.
+    ConfigError: there is no such class, or the run was trained without it.
   """
   from byoljax.data.sources import datasets
 
@@ -75,11 +81,11 @@ def _class_of(sampler: 'Sampler', name: str) -> int | None:
   with user_errors():
     source = datasets.load(data.name, 'train', data_dir=data.dir, range_=data.range)
   names = list(source.class_names) or [str(number) for number in range(source.num_classes)]
-  if name in names:
-    return names.index(name)
-  if name.isdecimal() and int(name) < len(names):
-    return int(name)
-  raise ConfigError(unknown('class', name, names))
+  numbers = {str(i): i for i in range(len(names))} | {each: i for i, each in enumerate(names)}
+  learned = data.classes or range(len(names))
+  if numbers.get(name) not in learned:
+    raise ConfigError(unknown('class', name, [names[i] for i in learned]))
+  return numbers[name]
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,9 +11,11 @@ import pytest
 from byoljax import cli
 from byoljax import config as config_lib
 from byoljax.config import ConfigError
+from byoljax.data.sources import datasets
 from byoljax.encoders import method_network, samples
 from byoljax.ops.sampling import Sampling
 from byoljax.report import drawn, sheet
+from byoljax.tasks import sample
 from byoljax.weights import importing
 from byoljax.workdir import checkpoint
 from byoljax.workdir.files import write_json
@@ -77,12 +79,25 @@ def test_the_command(run, tmp_path, capsys):
     assert picture.size == (3 * 66 + 2, 2 * 66 + 2)
   for arguments, said in (
     (['--count=0'], 'count=0'),
+    (['--count=100000000000'], '--count=100000000000 must be at most 10000'),
+    ([f'--seed={2**64}'], f'seed={2**64} must be at least 0 and at most 4294967295'),
     (['--class=sqare'], "unknown class 'sqare'"),
     (['--class=1'], 'trained without classes'),
     ([f'--out={run}'], '--out'),
   ):
     assert cli.run(['sample', str(run), '--count=2', *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_classes_are_those_that_the_run_was_trained_on(run):
+  sampler = samples.require_sampler(run)
+  with sampler.config.unlocked():
+    sampler.config.data.classes = (0, 2)
+  names = datasets.load('npz', 'train', data_dir=sampler.config.data.dir).class_names or '012'
+  assert [sample._class_of(sampler, name) for name in ('', '2', names[0])] == [None, 2, 0]
+  for name in ('1', names[1], '-1'):
+    with pytest.raises(ConfigError, match=f"'{name}': choose one of {names[0]}, {names[2]}"):
+      sample._class_of(sampler, name)
 
 
 def test_runs_that_draw_nothing(untrained, capsys):
