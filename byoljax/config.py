@@ -47,7 +47,8 @@ _EXAMPLES = "(0.1, 0.3) or ('a', 'b')"
 _RANGES = {
   'seed': (0, 2**32 - 1),
   'batch_size': (1, math.inf),
-  'image_size': (0, math.inf),  # 0: as in pretraining
+  'evals.image_size': (1, math.inf),
+  'image_size': (0, math.inf),  # 0: as in pretraining, where it is the one above
   'max_iterations': (1, math.inf),
   'threads': (0, math.inf),  # 0: as many as there are cores
 }
@@ -226,7 +227,7 @@ def _check_range(name: str, value: Any) -> None:
   if name.startswith('method.') or not isinstance(value, int | float):
     return  # Methods check their own fields, and those of a user's own may be of any type.
   for kind, (least, most) in _RANGES.items():
-    if f'_{name.rpartition(".")[2]}'.endswith(f'_{kind}') and not least <= value <= most:
+    if f'.{name}'.endswith((f'.{kind}', f'_{kind}')) and not least <= value <= most:
       above = f' and at most {most}' if math.isfinite(most) else ''
       raise ConfigError(f'{name}={value} must be at least {least}{above}.')
 

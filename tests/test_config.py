@@ -99,7 +99,7 @@ def test_overrides_keep_the_type():
     ('seed', '-1', 'seed=-1 must be at least 0 and at most 4294967295'),
     ('data.split_seed', '4294967296', 'split_seed=4294967296 must be at least 0 and at most'),
     ('evals.batch_size', '0', 'evals.batch_size=0 must be at least 1'),
-    ('evals.image_size', '-1', 'evals.image_size=-1 must be at least 0'),
+    ('evals.image_size', '0', 'evals.image_size=0 must be at least 1'),
     ('data.threads', '-1', 'data.threads=-1 must be at least 0'),
     ('optim.nesterov', 'maybe', 'true or false'),
     ('optim.base_lr', 'nan', 'is not a number'),
