@@ -5,6 +5,7 @@ network is one thing with them.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -63,9 +64,12 @@ class OnCodes(nn.Module):
     if tokens is None:
       tokens = codes_of(self.codec.net, frozen.value, x)
     if tokens.shape[1] != self.grid**2:
+      side = math.isqrt(tokens.shape[1])
+      fits = side**2 == tokens.shape[1]
+      fix = f'set method.grid={side}' if fits else 'square images are needed'
       raise ValueError(
         f'this network has places for {self.grid} x {self.grid} codes, but an image of '
-        f'{x.shape[1]} x {x.shape[2]} pixels has {tokens.shape[1]}.'
+        f'{x.shape[1]} x {x.shape[2]} pixels has {tokens.shape[1]}: {fix}.'
       )
     return tokens
 

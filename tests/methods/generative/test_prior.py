@@ -158,3 +158,10 @@ def test_the_digest_is_of_every_number():
 def test_settings_out_of_range(changes, said):
   with pytest.raises(ValueError, match=said):
     make(NAME, axis=None, **changes)
+
+
+def test_a_grid_that_does_not_fit_names_the_one_that_does():
+  fitting = make(NAME, axis=None, **DALLE).net.parts[0][2].grid
+  method = make(NAME, axis=None, **DALLE, grid=fitting + 1)
+  with pytest.raises(ValueError, match=rf'set method\.grid={fitting}\.'):
+    jax.eval_shape(method.init, KEY, BATCH)
