@@ -184,14 +184,18 @@ def classifier(recipe: str, seed: int, override: tuple[str, ...]) -> Any:
   return finetune.fit(encoder, given, FinetuneProtocol(**fields), logging=logging)
 
 
-def share_of_class(sampler: Any, step: int, options: argparse.Namespace) -> dict[str, float]:
-  """How often what is drawn of a class is taken for it, and real test images."""
+def by_class(sampler: Any, step: int, classes: int) -> np.ndarray:
+  """`BY_CLASS` images of each class, [classes, BY_CLASS, H, W, C]."""
+  every = [sampler.draw(step, Sampling(BY_CLASS), condition=own) for own in range(classes)]
+  return np.stack(every)
+
+
+def share_of_class(images: np.ndarray, options: argparse.Namespace) -> dict[str, float]:
+  """How often what is drawn of a class is taken for it, and real test images; see `by_class`."""
   judge = classifier(f'rotation:{options.scale}', 0, tuple(options.override))
-  classes = equal_time.splits(sampler.config)[0].num_classes
   right = []
-  for number in range(classes):
-    images = sampler.draw(step, Sampling(BY_CLASS), condition=number)
-    logits = readouts.logits_of(judge.readout, np.asarray(judge.encoder(images)))
+  for number, own in enumerate(images):
+    logits = readouts.logits_of(judge.readout, np.asarray(judge.encoder(own)))
     right.append(np.argmax(logits, -1) == number)
   return {'drawn': float(np.mean(right)), 'real': judge.result['top1']}
 
@@ -234,12 +238,14 @@ def one(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
   found['test'] = on_test_images(home, stored, step, state)
   if 'levels' in stored.config.method or RUNS[name][0] == 'image_gpt':
     found['without'] = without_network(stored, state)
-  if stored.method.sample is not None:
-    images = stored.draw(step, Sampling(SHOWN))
-    if seed == options.seeds[0]:
-      drawn.grid(options.out / f'{home.name.rpartition("-")[0]}.png', images)
   if stored.config.method.get('condition') == 'class':
-    found['classes'] = share_of_class(stored, step, options)
+    images = by_class(stored, step, train.num_classes)
+    found['classes'] = share_of_class(images, options)
+    shown = np.concatenate(images[:, : len(images)])  # A row for each class.
+  elif stored.method.sample is not None:
+    shown = stored.draw(step, Sampling(SHOWN))
+  if stored.method.sample is not None and seed == options.seeds[0]:
+    drawn.grid(options.out / f'{home.name.rpartition("-")[0]}.png', shown)
   if RUNS[name][0] == 'prior':
     found['codes_per_s'] = codes_in_a_second(stored, state)
   for network in ('online', 'random'):
