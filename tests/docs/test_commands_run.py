@@ -42,6 +42,7 @@ SHORT = {
   'segment': ('--scratch=false',),
   'depth': ('--scratch=false', '--modes=("frozen",)'),
 }
+DIGITS = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 # The run at hand is of arrays, and not of the built-in images.
 AS_AT_HAND = ('--data.mean=(0.4914,0.4822,0.4465)', '--data.std=(0.247,0.2435,0.2616)')
 
@@ -127,6 +128,10 @@ def at_hand(untrained, npz, tmp_path, monkeypatch):
   shutil.copy(npz, tmp_path / 'images.npz')
   series = {f'x_{split}': rng.normal(size=(32, 12, 2)) for split in ('train', 'test')}
   np.savez(tmp_path / 'series.npz', **series, y_train=np.arange(32) % 2, y_test=np.arange(32) % 2)
+  digits = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+  drawn = {f'{name}_{split}': x for split in ('train', 'test')
+           for name, x in (('x', digits), ('y', np.arange(40) % 10))}  # fmt: skip
+  np.savez(tmp_path / 'digits.npz', **drawn, class_names=np.array(DIGITS))
   (tmp_path / 'labels.csv').write_text(''.join(f'{i}.jpg,{"ab"[i % 2]}\n' for i in range(8)))
   (tmp_path / 'configs').symlink_to(cli.recipes_directory(), target_is_directory=True)
   monkeypatch.chdir(tmp_path)
