@@ -21,6 +21,8 @@ from byoljax.encoders.stored_method import StoredMethod
 from byoljax.ops import sampling as drawing
 from byoljax.ops.sampling import Sampling
 
+_TOGETHER = 256  # images, as many as memory has to hold what a network keeps of them
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampler(StoredMethod):
@@ -34,11 +36,12 @@ class Sampler(StoredMethod):
   def draw(
     self, step: int, sampling: Sampling, *, seed: int = 0, condition: int | None = None
   ) -> np.ndarray:
-    """New images, float32 [n, S, S, C] in [0, 1], a function of the seed alone.
+    """New images, float32 [n, S, S, C] in [0, 1], a function of the seed and of `sampling`.
 
     Args:
       step: of the checkpoint.
-      sampling: how, and how many; its size is set to that of the training images.
+      sampling: how, and how many, of which 256 are drawn at a time; its size is set to that of the
+        training images.
       seed: the same one gives the same images; in [0, 2**32).
       condition: the class of all of them; None: any.
 
@@ -56,9 +59,14 @@ class Sampler(StoredMethod):
     nothing = arrays.from_arrays(blank, None, name='nothing', channels=channels)
     params, state = self.stored(step, nothing)
     key = jax.random.fold_in(jax.random.key(seed), streams.SAMPLES)
-    classes = None if condition is None else jnp.full(sampling.count, condition, jnp.int32)
+    together = sampling._replace(count=min(sampling.count, _TOGETHER))
+    classes = None if condition is None else jnp.full(together.count, condition, jnp.int32)
     with user_errors():
-      return np.asarray(self._compiled(params, state, key, classes, sampling))
+      drawn = [
+        np.asarray(self._compiled(params, state, jax.random.fold_in(key, first), classes, together))
+        for first in range(0, sampling.count, together.count)
+      ]
+    return np.concatenate(drawn)[: sampling.count]
 
   @functools.cached_property
   def _compiled(self) -> Callable[..., Any]:

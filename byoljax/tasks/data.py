@@ -181,7 +181,10 @@ def _say_once(text: str) -> None:
 
 
 def require_sheet(out: str, data: Mapping[str, Any]) -> None:
-  """Raises ConfigError where no sheet can be written, or it would lie among the images."""
+  """Raises ConfigError where no PNG can be written, or it would lie among the images."""
+  path = pathlib.PurePath(out)
+  if path.name and path.suffix.lower() != '.png':
+    raise ConfigError(f"--out={out}: the sheet is a PNG; name it '{path.with_suffix('.png')}'.")
   places.require_file(out, '--out')
   if data['name'] in _FOLDERS and data['dir']:
     require_outside(pathlib.Path(out), pathlib.Path(data['dir']), '--out')

@@ -13,7 +13,7 @@ from byoljax.workdir.run_dir import say
 if TYPE_CHECKING:
   from byoljax.encoders.samples import Sampler
 
-_MOST = 10_000  # images on a sheet; all are drawn at once
+_MOST = 10_000  # images on a sheet
 
 
 def sample(

@@ -57,6 +57,14 @@ def test_samples_of_every_checkpoint_are_a_function_of_the_seed(run):
     sampler.draw(STEPS[1], Sampling(4, top_p=2.0))
 
 
+def test_the_first_images_are_the_same_however_many_are_drawn(run, monkeypatch):
+  sampler = samples.require_sampler(run)
+  monkeypatch.setattr(samples, '_TOGETHER', 4)
+  some = sampler.draw(STEPS[1], Sampling(10))
+  assert some.shape == (10, SIDE, SIDE, 3) and len(np.unique(some, axis=0)) == 10
+  np.testing.assert_array_equal(sampler.draw(STEPS[1], Sampling(7)), some[:7])
+
+
 def test_the_sheet_of_the_report_has_a_column_for_each_checkpoint(run, tmp_path, monkeypatch):
   shown = {}
 
@@ -83,7 +91,8 @@ def test_the_command(run, tmp_path, capsys):
     ([f'--seed={2**64}'], f'seed={2**64} must be at least 0 and at most 4294967295'),
     (['--class=sqare'], "unknown class 'sqare'"),
     (['--class=1'], 'trained without classes'),
-    ([f'--out={run}'], '--out'),
+    ([f'--out={run}.png/sheet.png'], '--out'),
+    (['--out=sheet.txt'], "--out=sheet.txt: the sheet is a PNG; name it 'sheet.png'."),
   ):
     assert cli.run(['sample', str(run), '--count=2', *arguments]) == 2
     assert said in capsys.readouterr().err

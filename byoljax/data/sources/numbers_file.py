@@ -33,7 +33,8 @@ _TIFF = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _MOST_BANDS = 256
 # TIFF's tags.
 _BITS, _PHOTOMETRIC, _SAMPLES, _EXTRA, _FORMAT = 258, 262, 277, 338, 339
-_ALPHA = (1, 2)
+_MULTIPLIED = 1  # In ExtraSamples: transparency, by which the colors are multiplied.
+_ALPHA = (_MULTIPLIED, 2)
 
 
 class Numbers(NamedTuple):
@@ -151,12 +152,18 @@ def with_range(array: np.ndarray) -> Numbers:
   return Numbers(array, None, None)
 
 
-def _on_white(found: Numbers) -> Numbers:
-  """The colors of an image whose last band is its transparency, shown on white."""
+def _on_white(found: Numbers, *, multiplied: bool = False) -> Numbers:
+  """The colors of an image whose last band is its transparency, shown on white.
+
+  Args:
+    found: colors and transparency.
+    multiplied: whether the colors are stored times it, as TIFF's "associated alpha" are.
+  """
   array, _, white, _ = found
   assert white is not None, 'integers without a sign have a white'
   share = array[..., -1:].astype(np.float64) / white
-  colors = array[..., :-1] * share + white * (1 - share)
+  colors = array[..., :-1] * (1 if multiplied else share) + white * (1 - share)
+  colors = np.minimum(colors, white)  # Where a multiplied color is more than its transparency.
   colors = colors if array.dtype.kind == 'f' else np.rint(colors)
   return with_range(colors.astype(array.dtype))
 
@@ -227,7 +234,9 @@ def _tiff(data: bytes) -> Header | None:
       inverted = np.arange(samples) < colors
       array = np.where(inverted, white - array, array).astype(array.dtype)
     found = with_range(array)
-    return _on_white(found._replace(array=array)) if is_alpha else found
+    if not is_alpha:
+      return found
+    return _on_white(found._replace(array=array), multiplied=extra[0] == _MULTIPLIED)
 
   return Header(height, width, 3 if colors in (1, 3) else colors, _checked(decode))
 

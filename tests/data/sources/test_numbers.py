@@ -112,6 +112,16 @@ class TestEveryBit:
       data = write(np.concatenate([DEEP, alpha], -1))
       np.testing.assert_array_equal(numbers_file.read(data).array, due)
 
+  def test_colors_that_are_stored_times_the_transparency(self):
+    third = np.full((6, 5, 1), 21845, np.uint16)  # Of 65,535.
+    dim = (DEEP // 3).astype(np.uint16)
+    found = numbers_file.read(_tiff(np.concatenate([dim, third], -1), 2, (1,)))
+    np.testing.assert_array_equal(found.array, dim + 43690)
+    found = numbers_file.read(_tiff(np.concatenate([DEEP, third], -1), 2, (1,)))
+    np.testing.assert_array_equal(found.array, np.minimum(DEEP.astype(int) + 43690, 65535))
+    found = numbers_file.read(_tiff(np.concatenate([DEEP, third], -1), 2, (2,)))
+    np.testing.assert_allclose(found.array, DEEP / 3 + 43690, atol=0.5)
+
   def test_white_is_zero(self):
     found = numbers_file.read(_tiff(DEEP[..., :1], photometric=0))
     np.testing.assert_array_equal(found.array[..., 0], 65535 - DEEP[..., 0])
