@@ -29,6 +29,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('--classes', type=int, default=-1, metavar='N', help='classes of its labels')
   parser.add_argument('--share', default='', metavar='LOW,HIGH',
                       help='achieved fraction of peak FLOP/s (default: 0.1,0.4)')  # fmt: skip
+  parser.add_argument('--bench', default='', metavar='FILE',
+                      help='take it from a bench.json of such a device')  # fmt: skip
   parser.add_argument('--price', type=float, default=0.0, help='price per chip and hour')
   parser.add_argument('--interconnect', type=float, default=0.0, metavar='GB/S',
                       help='bandwidth per chip and direction (default: data sheet)')  # fmt: skip
@@ -72,6 +74,8 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
       )
   if options.out:
     places.require_file(options.out, '--out')
+  if options.share and options.bench:
+    raise config_lib.ConfigError('--share and --bench both say what is reached: drop one of them.')
   shares = _shares(options.share)
   config = config_lib.load(options.config, overrides)
   import jax
@@ -83,7 +87,7 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> No
 
   fields: dict[str, Any] = {
     name: getattr(options, name)
-    for name in ('topology', 'examples', 'classes', 'price', 'interconnect', 'host_rate')
+    for name in ('topology', 'examples', 'classes', 'price', 'interconnect', 'host_rate', 'bench')
   }
   if shares:
     fields['share'] = shares

@@ -1,11 +1,13 @@
 """Turns counted work and traffic into a range of step times: a model, not a measurement.
 
-    step = max(work, memory, input) + bandwidth and latency of the collectives
+    step = max(max(work, memory) + others, input) + bandwidth and latency of the collectives
 
 - work: FLOPs / (peak x achieved share of the peak). The share is a range, because a model of this
   kind cannot know it; the default is 0.1 to 0.4. BYOL's own 1000 epochs of a ResNet-50 in about 8
   hours on 512 TPU v3 cores (authors' repository) correspond to 0.09 with our count of the step.
-- memory: bytes accessed according to the compiler / bandwidth, if it reports them.
+- memory: bytes accessed according to the compiler / bandwidth, if it reports them. A GPU runs one
+  kernel after another: there memory is that of convolutions and products alone, and `others` the
+  bytes of all other kernels / bandwidth.
 - input: images per host / rate of a host, if given.
 - collectives: no overlap with computation. A ring all-reduce moves 2 (n - 1) / n of the bytes over
   all links of a torus at once; among GPUs first within a host, then between hosts. Each call has
@@ -30,6 +32,7 @@ class StepTime(NamedTuple):
   Attributes:
     work: matrix products and convolutions, at the assumed share of the peak.
     memory: bytes to and from memory at full bandwidth.
+    others: kernels without products on a GPU, at full bandwidth of its memory.
     input: time in which the hosts deliver a batch.
     transfer: bytes between devices.
     latency: of all collectives.
@@ -37,14 +40,16 @@ class StepTime(NamedTuple):
 
   work: float
   memory: float
+  others: float
   input: float
   transfer: float
   latency: float
 
   @property
   def total(self) -> float:
-    """max(work, memory, input) + transfer + latency."""
-    return max(self.work, self.memory, self.input) + self.transfer + self.latency
+    """max(max(work, memory) + others, input) + transfer + latency."""
+    computed = max(self.work, self.memory) + self.others
+    return max(computed, self.input) + self.transfer + self.latency
 
   @property
   def bound(self) -> str:
@@ -60,6 +65,7 @@ def step_time(
   *,
   share: float,
   bytes_accessed: float = 0.0,
+  bytes_of_others: float = 0.0,
   images_per_host: float = 0.0,
   host_rate: float = 0.0,
 ) -> StepTime:
@@ -71,7 +77,8 @@ def step_time(
     traffic: kind of collective -> bytes of the results, per device and step.
     waits: dependent collectives per step, each of which costs a latency.
     share: achieved share of the peak, in (0, 1].
-    bytes_accessed: per device and step; 0: unknown.
+    bytes_accessed: per device and step, on a GPU by convolutions and products; 0: unknown.
+    bytes_of_others: on a GPU by all other kernels; 0: unknown.
     images_per_host: images that a host must deliver per step.
     host_rate: images per second that a host delivers; 0: unlimited.
   """
@@ -83,6 +90,7 @@ def step_time(
   return StepTime(
     work=work,
     memory=bytes_accessed / (chip.hbm_bandwidth / chip.devices),
+    others=bytes_of_others / (chip.hbm_bandwidth / chip.devices),
     input=images_per_host / host_rate if host_rate else 0.0,
     transfer=transfer,
     latency=waits * latency_seconds(topology),

@@ -13,7 +13,9 @@ def text(plan: Mapping[str, Any], *, style: str | None = None) -> str:
   """The plan as text; see `summary.make` for its contents and `table.format_table` for styles."""
   parts = [_headline(plan), _rows(_what_it_needs(plan), style)]
   parts.append(_rows(_traffic(plan), style))
-  parts.append(_times(plan, style))
+  if 'kernels' in plan:
+    parts.append(_kernels(plan, style))
+  parts.append(f'{_times(plan, style)}\n{basis(plan)}')
   parts.append('Assumptions\n' + '\n'.join(f'- {line}' for line in plan['assumptions']))
   return '\n\n'.join(parts)
 
@@ -29,6 +31,16 @@ def verdict(plan: Mapping[str, Any]) -> str:
   if memory['fits']:
     return f'Fits, with {_size(memory["spare"])} to spare ({share:.0%} of the memory is used).'
   return f'Does not fit: {_size(-memory["spare"])} too much ({share:.0%} of the memory).'
+
+
+def basis(plan: Mapping[str, Any]) -> str:
+  """What the times rest on, in a sentence or two."""
+  if plan['estimate']['based_on']:
+    return f'The shares of the peak were {plan["estimate"]["based_on"]}.'
+  return (
+    'Optimistic: nothing was measured, and the fast column is a bound that trainings do not reach. '
+    'Give the bench.json that `byoljax bench` writes on one such device, --bench=FILE.'
+  )
 
 
 def _headline(plan: Mapping[str, Any]) -> str:
@@ -92,6 +104,16 @@ def _traffic(plan: Mapping[str, Any]) -> list[tuple[str, str]]:
   return rows
 
 
+def _kernels(plan: Mapping[str, Any], style: str | None) -> str:
+  found = plan['kernels']
+  total = {name: sum(row[name] for row in found.values()) for name in ('launches', 'bytes')}
+  cells = [
+    {'kernels': kind, 'per step': f'{row["launches"]:,}', 'read and written': _size(row['bytes'])}
+    for kind, row in (found | {'all': total}).items()
+  ]
+  return table.format_table(cells, ['kernels', 'per step', 'read and written'], style=style)
+
+
 def _rows(rows: list[tuple[str, str]], style: str | None) -> str:
   cells = [{'per device and step': name, 'value': value} for name, value in rows]
   return table.format_table(cells, ['per device and step', 'value'], style=style)
@@ -100,7 +122,7 @@ def _rows(rows: list[tuple[str, str]], style: str | None) -> str:
 def _times(plan: Mapping[str, Any], style: str | None) -> str:
   fast, slow = plan['estimate']['fast'], plan['estimate']['slow']
   rows = [
-    ('share of the peak', f'{fast["share_of_peak"]:g}', f'{slow["share_of_peak"]:g}'),
+    ('share of the peak', f'{fast["share_of_peak"]:.3g}', f'{slow["share_of_peak"]:.3g}'),
     ('step', _seconds(fast['step_seconds']), _seconds(slow['step_seconds'])),
     *(
       (f'  {part}', *(_seconds(end['parts'][part]) for end in (fast, slow)))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from byoljax.config import Config, ConfigError
-from byoljax.plan import aot, estimate, fitting, flops, hardware
+from byoljax.plan import aot, calibration, estimate, fitting, flops, hardware, kernels
 from byoljax.plan import traffic as traffic_lib
 from byoljax.train.run import Run
 from byoljax.version import __version__
@@ -21,6 +21,7 @@ class Options(NamedTuple):
   examples: int = 0
   classes: int = -1
   share: tuple[float, float] = estimate.DEFAULT_SHARE
+  bench: str = ''
   price: float = 0.0
   interconnect: float = 0.0
   host_rate: float = 0.0
@@ -65,6 +66,9 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
     ConfigError: recipe, options and machine do not fit together.
     ValueError: an option out of range.
   """
+  measured = calibration.read(options.bench) if options.bench else None
+  if measured:
+    options = options._replace(share=measured.share)
   topology = machine(options)
   if 'method' not in config or 'views' not in config:
     raise ConfigError('only pretraining can be planned: name a recipe that trains an encoder.')
@@ -99,7 +103,7 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
     },
     'input': _input(run, topology, _bytes(batch)),
   }
-  traffic, accessed, waits = work.collectives, 0.0, work.rounds
+  traffic, accessed, waits = work.collectives, (0.0, 0.0), work.rounds
   if options.compile:
     devices = counted(topology.num_devices, 'device')
     say(f'Compiling the step for {devices}: minutes for a large encoder.')
@@ -112,7 +116,13 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
       'counted_over_compiler': work.total / compiled.xla_flops if compiled.xla_flops else None,
       'bytes_accessed': compiled.bytes_accessed,
     }
-    accessed = compiled.bytes_accessed
+    accessed = (compiled.bytes_accessed, 0.0)
+    if compiled.hlo and topology.chip.platform == 'cuda':
+      launched = kernels.totals(kernels.find(compiled.hlo))
+      plan['kernels'] = {
+        kind: {'launches': count, 'bytes': size} for kind, (count, size) in launched.items()
+      }
+      accessed = kernels.accessed(launched)
     if compiled.hlo:
       found = traffic_lib.find(compiled.hlo)
       traffic = traffic_lib.totals(found)
@@ -123,10 +133,15 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
       plan['largest_batch'] = fitting.largest_batch(
         config, source, topology, mesh, compiled, unit, say
       )
+  if measured:
+    accessed = (0.0, 0.0)  # What was measured has waited for the memory, too.
   plan['estimate'] = _estimate(
     run, topology, work, traffic, waits, accessed, options, _bytes(batch)
   )
-  plan['assumptions'] = _assumptions(run, topology, options)
+  plan['estimate']['based_on'] = (
+    f'measured with {measured.measured} ({options.bench})' if measured else None
+  )
+  plan['assumptions'] = _assumptions(run, topology, options, measured)
   return plan
 
 
@@ -210,7 +225,7 @@ def _estimate(
   work: flops.Work,
   traffic: dict[str, tuple[int, int]],
   waits: int,
-  accessed: float,
+  accessed: tuple[float, float],
   options: Options,
   batch_bytes: int,
 ) -> dict[str, Any]:
@@ -224,7 +239,8 @@ def _estimate(
       {kind: size for kind, (_, size) in traffic.items()},
       waits,
       share=share,
-      bytes_accessed=accessed,
+      bytes_accessed=accessed[0],
+      bytes_of_others=accessed[1],
       images_per_host=batch / topology.num_hosts,
       host_rate=options.host_rate,
     )
@@ -243,12 +259,18 @@ def _estimate(
   return ends
 
 
-def _assumptions(run: Run, topology: hardware.Topology, options: Options) -> list[str]:
+def _assumptions(
+  run: Run,
+  topology: hardware.Topology,
+  options: Options,
+  measured: calibration.Calibration | None,
+) -> list[str]:
   chip = topology.chip
   low, high = options.share
   lines = [
-    f'a model, not a measurement: {low:g} to {high:g} of the peak is reached '
-    f'({chip.peak_bf16 / 1e12:g} TFLOP/s bfloat16, {chip.peak_f32 / 1e12:g} float32 per chip)',
+    f'a model, not a measurement: {low:.3g} to {high:.3g} of the peak is reached'
+    + (f', as {measured.measured}, where other recipes reach other shares ' if measured else ' ')
+    + f'({chip.peak_bf16 / 1e12:g} TFLOP/s bfloat16, {chip.peak_f32 / 1e12:g} float32 per chip)',
     f'links {chip.links / 1e9:g} GB/s per chip and direction'
     + (f', {chip.network / 1e9:g} GB/s between hosts' if chip.network else ''),
     'communication does not overlap with computation; each collective has a latency of '

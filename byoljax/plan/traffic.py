@@ -7,11 +7,10 @@ multiplied by its trip count if the compiler knows it. Branches of conditionals 
 in a train step only logged steps run them.
 """
 
-import collections
-from collections.abc import Iterator
-import math
 import re
 from typing import NamedTuple
+
+from byoljax.plan import program
 
 KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'collective-permute', 'all-to-all')
 
@@ -47,22 +46,15 @@ class Found(NamedTuple):
 
 
 _OPERATION = re.compile(rf' ({"|".join(KINDS)}|ragged-all-to-all)(-start|-done)?\(')
-_SHAPE = re.compile(r'\b([a-z]+\d*[a-z0-9]*)\[([0-9,<= ]*)\]')
-_CALLED = re.compile(
-  r'(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)'
-)
-_BRANCHES = re.compile(r'(?:branch_computations|called_computations)=\{([^}]*)\}')
-_TRIPS = re.compile(r'"?known_trip_count"?[:=]\s*\{\s*"?n"?[:=]\s*"?(\d+)')
 _GROUPS = re.compile(r'replica_groups=(?:\{\{([0-9,]*)\}|\[(\d+),(\d+)\]<=)')
-_HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+)\s*(?:\([^=]*\)\s*->.*)?\{\s*$')
 
 
 def find(hlo: str) -> Found:
   """The communication in the text of a compiled HLO module."""
-  computations, entry = _computations(hlo)
+  computations, entry = program.computations(hlo)
   found: list[Collective] = []
   unknown = 0
-  for name, times, conditional, uncertain in _walk(computations, entry):
+  for name, times, conditional, uncertain in program.walk(computations, entry):
     own = [each for line in computations[name] if (each := _collective(line))]
     found += [each._replace(times=times, conditional=conditional) for each in own]
     unknown += bool(own) and uncertain
@@ -98,62 +90,16 @@ def sent(kind: str, size: float, group: int) -> float:
   return factors[kind] * size
 
 
-def _computations(hlo: str) -> tuple[dict[str, list[str]], str]:
-  """Name -> instruction lines of every computation, and the entry's name."""
-  computations: dict[str, list[str]] = {}
-  entry = current = ''
-  for line in hlo.splitlines():
-    if line[:1] not in (' ', '}', ''):
-      header = _HEADER.match(line)
-      if header and not line.startswith('HloModule'):
-        current = header.group(2)
-        computations[current] = []
-        if header.group(1):
-          entry = current
-    elif current and line.startswith(' '):
-      computations[current].append(line)
-  return computations, entry
-
-
-def _walk(computations: dict[str, list[str]], entry: str) -> Iterator[tuple[str, int, bool, bool]]:
-  """(computation, times it runs, in a conditional, in a loop of unknown length), from the entry."""
-  queue = collections.deque([(entry, 1, False, False)] if entry else [])
-  while queue:
-    name, times, conditional, uncertain = queue.popleft()
-    if name not in computations:
-      continue
-    yield name, times, conditional, uncertain
-    for line in computations[name]:
-      if '=%' not in line and '={' not in line and 'calls=' not in line and 'body=' not in line:
-        continue
-      trips = _TRIPS.search(line)
-      for role, called in _CALLED.findall(line):
-        if role == 'to_apply' and ' call(' not in line:
-          continue  # The operator of a reduction.
-        count = times * int(trips.group(1)) if trips and role == 'body' else times
-        unsure = uncertain or (role == 'body' and trips is None)
-        queue.append((called, count, conditional or role.endswith('_computation'), unsure))
-      for branches in _BRANCHES.findall(line):
-        inside = conditional or ' conditional(' in line
-        queue.extend((b.strip(' %'), times, inside, uncertain) for b in branches.split(','))
-
-
 def _collective(line: str) -> Collective | None:
   _, equals, text = line.partition(' = ')
   operation = _OPERATION.search(f' {text}') if equals else None
   if operation is None or operation.group(2) == '-start':
     return None
   kind = operation.group(1).removeprefix('ragged-')
-  size = sum(_bytes(*shape) for shape in _SHAPE.findall(f' {text}'[: operation.start()]))
+  size = sum(
+    program.size(*shape) for shape in program.SHAPE.findall(f' {text}'[: operation.start()])
+  )
   return Collective(kind, size, _group(line), 1, False)
-
-
-def _bytes(dtype: str, dimensions: str) -> int:
-  if dtype in ('token', 'opaque'):
-    return 0
-  bits = 8 if dtype == 'pred' else int((re.search(r'\d+', dtype) or ['8'])[0])
-  sizes = [int(re.sub('[^0-9]', '', side)) for side in dimensions.split(',') if side.strip()]
-  return math.ceil(math.prod(sizes) * bits / 8)
 
 
 def _group(line: str) -> int:

@@ -329,6 +329,47 @@ def test_a_step_by_hand():
   assert time.total == pytest.approx(2.2 + 1.875 + 0.0008)
 
 
+def test_kernels_of_a_gpu_run_one_after_another():
+  topology = hardware.parse('h100:1x1')
+  time = estimate.step_time(
+    topology, {'bfloat16': int(98.9e12)}, {}, 0, share=0.5, bytes_accessed=3350e9 / 10,
+    bytes_of_others=3350e9, images_per_host=64, host_rate=128,
+  )  # fmt: skip
+  assert time.work == pytest.approx(0.2) and time.memory == pytest.approx(0.1)
+  assert time.others == pytest.approx(1.0) and time.total == pytest.approx(1.2)
+
+
+def test_a_measurement_replaces_the_assumed_share(tmp_path, capsys):
+  part = {'per_s': 1.0, 'share_of_peak': 0.31}
+  shares = {'step': part, 'training': part | {'share_of_peak': 0.25}}
+  result = {
+    'method': 'simclr', 'encoder': 'resnet18', 'dtype': 'bfloat16', 'batch_size': 512, 'devices': 2,
+    'device_kind': 'NVIDIA H100', 'flops': shares,
+  }  # fmt: skip
+  bench, out = tmp_path / 'bench.json', tmp_path / 'plan.json'
+  bench.write_text(json.dumps({'result': result}))
+  recipe = f'--config={ROOT}/configs/byol.py:smoke'
+  flags = [recipe, '--topology=h100:1x1', '--no_compile', f'--bench={bench}']
+  assert command.main([*flags, f'--out={out}']) == 0
+  shown = capsys.readouterr().out
+  assert 'simclr, resnet18 in bfloat16, 256 images a device, on 2 x NVIDIA H100' in shown
+  assert 'Optimistic' not in shown
+  ends = json.loads(out.read_text())['estimate']
+  assert (ends['slow']['share_of_peak'], ends['fast']['share_of_peak']) == (0.25, 0.31)
+  assert command.main([*flags, '--share=0.1,0.2']) == 2
+  assert 'drop one of them' in capsys.readouterr().err
+  for content, sentence in (
+    ('{', 'cannot be read'),
+    ('[]', 'is not what `byoljax bench` writes'),
+    (json.dumps({'result': result | {'flops': dict.fromkeys(shares, {'share_of_peak': None})}}),
+     'measured on 2 x NVIDIA H100, whose peak is not known'),
+  ):  # fmt: skip
+    bench.write_text(content)
+    assert command.main(flags) == 2
+    message = capsys.readouterr().err
+    assert sentence in message and one_sentence(message)
+
+
 def test_gpus_reduce_within_a_host_and_then_between():
   one, two = hardware.parse('h100:1x8'), hardware.parse('h100:2x8')
   assert estimate.transfer_seconds(one, 'all-reduce', 450e9) == pytest.approx(2 * 7 / 8)
@@ -433,7 +474,9 @@ def test_a_plan_without_a_compiler(tmp_path, capsys, monkeypatch):
   assert fast['step_seconds'] < slow['step_seconds']
   assert slow['run_hours'] == pytest.approx(6 * slow['step_seconds'] / 3600)
   assert slow['cost'] == pytest.approx(4 * 1.5 * slow['run_hours'])
-  for word in ('Not compiled', 'all-reduce, as written', 'Assumptions', 'not a measurement'):
+  for word in (
+    'Not compiled', 'all-reduce, as written', 'Assumptions', 'not a measurement', 'Optimistic',
+  ):  # fmt: skip
     assert word in shown
   assert plan['versions']['jax'] == jax.__version__
 
