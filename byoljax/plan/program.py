@@ -11,7 +11,7 @@ _CALLED = re.compile(
 )
 _BRANCHES = re.compile(r'(?:branch_computations|called_computations)=\{([^}]*)\}')
 _TRIPS = re.compile(r'"?known_trip_count"?[:=]\s*\{\s*"?n"?[:=]\s*"?(\d+)')
-_HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+)\s*(?:\([^=]*\)\s*->.*)?\{\s*$')
+_HEADER = re.compile(r'^(ENTRY )?%?([\w.\-]+)\s*(?:\(.*\)\s*->.*)?\{\s*$')
 
 
 def computations(hlo: str) -> tuple[dict[str, list[str]], str]:

@@ -62,7 +62,7 @@ input_output_alias={{ {{0}}: (0, {{}}, may-alias), {{1}}: (2, {{}}, must-alias) 
   ROOT %x.1 = f32[8]{{0}} parameter(0)
 }}
 
-%body (t: (s32[], f32[8])) -> (s32[], f32[8]) {{
+%body (t: (s32[], /*index=1*/f32[8])) -> (s32[], f32[8]) {{
   %t = (s32[], f32[8]{{0}}) parameter(0)
   %x.2 = f32[8]{{0}} get-tuple-element(%t), index=1
   %s = f32[8]{{0}} all-reduce(%x.2), replica_groups={{{{0,1}}}}, to_apply=%add
