@@ -14,6 +14,8 @@ what is named after the scale. A recipe's part after the colon is
     folder          your photographs: --config.data.dir=photos
     folder_small    the same at 64 px with the small encoder, without a GPU
     npz             arrays, without TensorFlow: --config.data.dir=images.npz
+
+Scales with a ResNet are for accelerators: `encoder.dtype` is 'auto' there, see `configs/base.py`.
 """
 
 from collections.abc import Callable, Mapping
@@ -113,7 +115,7 @@ def cifar10(config: ConfigDict) -> None:
   config.data.update(name='cifar10', mean=base.CIFAR10_MEAN, std=base.CIFAR10_STD)
   two_views(config, 32, blur=(0.0, 0.0), solarize=(0.0, 0.2))
   operators(config, 'torchvision')
-  config.encoder.update(name='resnet18', stem='cifar')
+  config.encoder.update(name='resnet18', stem='cifar', dtype='auto')
   config.optim.update(name='larc_clip', base_lr=0.3, weight_decay=1e-4, trust_coefficient=0.02)
   config.evals.update(image_size=32, final=True)
   config.evals.linear.update(length='100 epochs', batch_size=256)
@@ -125,7 +127,7 @@ def cifar10_small(config: ConfigDict) -> None:
   operators(config, 'byol')
   for view in config.views.values():
     view.crop_scale = (0.2, 1.0)
-  config.encoder.update(name='small')
+  config.encoder.update(name='small', dtype='float32')
   config.optim.update(
     name='adamw', base_lr=2e-3, warmup='2 epochs', weight_decay=1e-4, trust_coefficient=0.001
   )
@@ -138,7 +140,7 @@ def imagenette(config: ConfigDict) -> None:
   config.train.batch_size = 256
   config.data.name = 'imagenette'
   two_views(config, 128)
-  config.encoder.name = 'resnet18'
+  config.encoder.update(name='resnet18', dtype='auto')
   config.optim.base_lr = 2.0
   config.evals.update(image_size=128, batch_size=256, final=True)
   config.evals.linear.batch_size = 256
@@ -160,6 +162,7 @@ def imagenette_small(config: ConfigDict) -> None:
 def imagenet(config: ConfigDict) -> None:
   """ResNet-50 at 224 px, batch 4096."""
   config.train.batch_size = 4096
+  config.encoder.dtype = 'auto'
 
 
 def folder(config: ConfigDict) -> None:

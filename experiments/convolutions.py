@@ -185,7 +185,7 @@ def layer(side: int, channels: int, batch: int, repeats: int) -> dict[str, dict[
 def step_ms(batch: int, steps: int) -> float:
   """BYOL's whole step, views given; median CPU time."""
   images = np.random.default_rng(0).integers(0, 256, (batch, 32, 32, 3), np.uint8)
-  config = config_lib.load('configs/byol.py:cifar10', [])
+  config = config_lib.load('configs/byol.py:cifar10', [('encoder.dtype', 'float32')])
   setting = Setting(Length(batch, 1, 100), mean=config.data.mean, std=config.data.std)
   fields = {name: value for name, value in config.method.items() if name in OF_BYOL}
   method = byol.build(encoder_factory(dict(config.encoder)), setting, **fields)

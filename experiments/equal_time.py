@@ -84,6 +84,7 @@ def configuration(recipe: str, seed: int, override: list[str]) -> Any:
     'train.length': '500 epochs',
     'optim.schedule': 'constant',
     'probe.online': 'false',
+    'encoder.dtype': 'float32',
   }
   given = [(field, value) for field, _, value in (text.partition('=') for text in override)]
   name, colon, arguments = recipe.partition(':')

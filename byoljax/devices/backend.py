@@ -20,6 +20,29 @@ _SWITCHES: dict[str, tuple[tuple[object, ...], str]] = {
 }
 
 
+AUTO = 'auto'
+# Compute capability of Ampere, NVIDIA's first GPUs that multiply bfloat16.
+_AMPERE = 8.0
+
+
+def compute_type() -> str:
+  """The compute type that suits the devices here, which a recipe calls `AUTO`.
+
+  'bfloat16' where every device of the run multiplies it faster than float32: TPUs, and NVIDIA's
+  GPUs of compute capability 8.0 or more. 'float32' on all others, CPUs among them.
+  """
+  return 'bfloat16' if all(map(_multiplies_bfloat16, jax.devices())) else 'float32'
+
+
+def _multiplies_bfloat16(device: jax.Device) -> bool:
+  if device.platform == 'tpu':
+    return True
+  try:  # '9.0'; of AMD's GPUs 'gfx942', and others have none.
+    return device.platform == 'gpu' and float(getattr(device, 'compute_capability', 0)) >= _AMPERE
+  except ValueError:
+    return False
+
+
 def require_usual_switches() -> None:
   """Checks the switches of JAX, as the environment sets them.
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 
 from byoljax.config import Config, ConfigError
+from byoljax.devices import backend
 from byoljax.plan import aot, calibration, estimate, fitting, flops, hardware, kernels
 from byoljax.plan import traffic as traffic_lib
 from byoljax.train.run import Run
@@ -72,6 +73,10 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
   topology = machine(options)
   if 'method' not in config or 'views' not in config:
     raise ConfigError('only pretraining can be planned: name a recipe that trains an encoder.')
+  if config.encoder.dtype == backend.AUTO:
+    # As `backend.compute_type` on any chip of `hardware.CHIPS`.
+    with config.unlocked():
+      config.encoder.dtype = 'bfloat16'
   source = aot.described_source(config, options.examples, options.classes)
   if options.compile:
     mesh = aot.mesh_of(aot.devices_of(topology, options.target_config))

@@ -82,6 +82,7 @@ def measure(
   """
   check(config)
   steps, rounds = config.bench.steps, config.bench.rounds
+  assemble.resolve_dtype(config)
   config = config.copy_and_resolve_references()
   with config.unlocked():
     config.train.progressive = ''

@@ -126,9 +126,11 @@ def changes(run: pathlib.Path, config: Config) -> list[str] | None:
     folder = pathlib.Path(recipe.partition(':')[0]).resolve().parent
     if folder != config_lib.recipes_directory().resolve():
       return None
-    return config_lib.differences(config_lib.load(recipe), config)
+    changed = config_lib.differences(config_lib.load(recipe), config)
   except (ValueError, OSError):
     return None
+  # What a recipe leaves to the devices is no setting of the run.
+  return [line for line in changed if ": 'auto' -> " not in line]
 
 
 # Heading of the page -> a sentence on what stands below it.

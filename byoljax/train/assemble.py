@@ -17,7 +17,7 @@ from byoljax.data.augment import views
 from byoljax.data.augment.views import ViewSpec
 from byoljax.data.batches.order import AnyOrder, MixedOrder, Order
 from byoljax.data.sources.source import Source
-from byoljax.devices import mapping
+from byoljax.devices import backend, mapping
 from byoljax.length import Length, make_length
 from byoljax.method import Method, Setting
 from byoljax.methods import dropped_tokens
@@ -42,7 +42,8 @@ def from_config(
   """Makes the run that a configuration describes; computes nothing yet.
 
   Args:
-    config: fields `seed`, `train`, `data`, `views`, `encoder`, `method`, `optim`, `probe`, `log`.
+    config: fields `seed`, `train`, `data`, `views`, `encoder`, `method`, `optim`, `probe`, `log`;
+      see `resolve_dtype` for what is changed.
     source: the training images.
     given: networks for the method, by name.
     num_devices: that the step runs on; None: those there are.
@@ -51,6 +52,7 @@ def from_config(
   Raises:
     ConfigError: anything in the configuration that does not fit the data or the devices.
   """
+  resolve_dtype(config)
   devices = jax.device_count() if num_devices is None else num_devices
   length = length_of(config, source, devices)
   with user_errors('config.views'):
@@ -90,6 +92,13 @@ def from_config(
       num_devices=devices,
       mapped=mapped,
     )
+
+
+def resolve_dtype(config: Config) -> None:
+  """Puts the compute type of the devices here in the place of `encoder.dtype`=auto."""
+  if config.encoder.dtype == backend.AUTO:
+    with config.unlocked():
+      config.encoder.dtype = backend.compute_type()
 
 
 def length_of(config: Config, source: Source, devices: int) -> Length:

@@ -103,6 +103,7 @@ def _open(
       + '\n  '.join(changed)
       + '\nChoose another --workdir, or restore these fields to resume it.'
       + (_LONGER if changed[-1].startswith('train.length: ') else '')
+      + ''.join(_DTYPE.format(line.split("'")[1]) for line in changed if line.startswith(_OF_DTYPE))
     )
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -137,6 +138,9 @@ def _weights(recorded: Any) -> Any:
 
 
 _LONGER = ' --extend goes on to a longer train.length.'
+# The devices have chosen it, if nobody has.
+_OF_DTYPE = "encoder.dtype: '"
+_DTYPE = ' --encoder.dtype={} computes as the run began, on any device.'
 
 
 def write_result(
