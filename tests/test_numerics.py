@@ -1,8 +1,10 @@
 """Numbers that go wrong: steps that are skipped, batches that teach nothing, batches of one."""
 
+import collections
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from byoljax import config as config_lib
 from byoljax.devices import collectives, mapping
 from byoljax.methods import METHODS
+from byoljax.plan import flops
 from byoljax.step import Measured, Skipping, init_state, train_step
 from byoljax.train.record import Cadence, Record
 from byoljax.train.run import _diagnosis
@@ -173,6 +176,50 @@ def test_bfloat16_needs_no_loss_scale(name):
     assert np.all(np.isfinite(leaf.astype(np.float64)))
   moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), start, mapping.fetch(state.params))
   assert any(jax.tree.leaves(moved))
+
+
+# Sums, roots and logarithms: those of losses, of batch and layer normalization, of norms.
+NOT_IN_BFLOAT16 = {
+  'cumlogsumexp', 'cumsum', 'log', 'log1p', 'psum', 'psum_invariant', 'reduce_prod', 'reduce_sum',
+  'rsqrt', 'sqrt',
+}  # fmt: skip
+
+
+def operations_in_bfloat16(jaxpr):
+  """How often each operation has a result in bfloat16, also within loops and branches."""
+  found = collections.Counter(
+    each.primitive.name
+    for each in jaxpr.eqns
+    if any(getattr(out.aval, 'dtype', None) == jnp.bfloat16 for out in each.outvars)
+  )
+  for each in jaxpr.eqns:
+    for inner in flops._inner(each.params.values()):
+      found += operations_in_bfloat16(inner)
+  return found
+
+
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if name in ('byol', 'image_gpt', 'vq_vae') else pytest.mark.slow)
+    for name in sorted(METHODS)
+  ],
+)
+def test_nothing_is_summed_up_in_bfloat16(name):
+  """On a CPU the numbers cannot tell: XLA sums in float32 there whatever it is told."""
+  method, tx = make(name, None, dtype='bfloat16'), optax.adamw(0.1)
+  step = functools.partial(
+    train_step, method=method, tx=tx, augment=lambda batch, step: batch, axis=None
+  )
+  state = jax.eval_shape(lambda: init_state(method, tx, batch_of(name), 0))
+  traced, after = jax.make_jaxpr(step, return_shape=True)(state, batch_of(name))
+  found = operations_in_bfloat16(traced.jaxpr)
+  # Of the linear probe, all but a linear layer in float32 is given.
+  assert found['convert_element_type'] or name in ('linear_probe', 'distillation')
+  assert not found.keys() & NOT_IN_BFLOAT16
+  # Those of a softmax would be more: the gradient of each exact GELU, by erfc, has one.
+  assert found['exp'] <= found['erfc']
+  assert all(leaf.dtype != jnp.bfloat16 for leaf in jax.tree.leaves(after))
 
 
 def test_counts_in_a_row():

@@ -7,6 +7,7 @@ that are silenced; and a platform that is asked for and not there ends in a bare
 from collections.abc import Iterator
 import contextlib
 import logging
+from typing import Any
 
 import jax
 
@@ -34,7 +35,7 @@ def compute_type() -> str:
   return 'bfloat16' if all(map(_multiplies_bfloat16, jax.devices())) else 'float32'
 
 
-def _multiplies_bfloat16(device: jax.Device) -> bool:
+def _multiplies_bfloat16(device: Any) -> bool:
   if device.platform == 'tpu':
     return True
   try:  # '9.0'; of AMD's GPUs 'gfx942', and others have none.

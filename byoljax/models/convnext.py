@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from byoljax.models import layers
+from byoljax.models import biased, layers
 from byoljax.models.initializers import normal
 
 LAYER_NORM_EPSILON = 1e-6
@@ -63,7 +63,7 @@ class Block(nn.Module):
     dim = x.shape[-1]
 
     def linear(features: int, name: str) -> nn.Dense:
-      return nn.Dense(
+      return biased.Dense(
         features,
         dtype=self.dtype,
         param_dtype=jnp.float32,

@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from byoljax.models import layers
+from byoljax.models import biased, layers
 from byoljax.models.initializers import he_normal_fan_in, normal
 from byoljax.models.resnet import ResNet, residual_block
 from byoljax.models.small import SmallResNet, small_block
@@ -135,7 +135,7 @@ class BoxHead(nn.Module):
       x = x.reshape(x.shape[0], -1)
       for number in (1, 2):
         x = nn.relu(
-          nn.Dense(
+          biased.Dense(
             self.width, dtype=self.dtype, kernel_init=he_normal_fan_in, name=f'linear{number}'
           )(x)
         )

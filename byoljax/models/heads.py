@@ -25,7 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from byoljax.models import initializers, layers
+from byoljax.models import biased, initializers, layers
 from byoljax.models.net import Net, stack
 from byoljax.models.taps import pooled
 from byoljax.ops import sphere
@@ -54,7 +54,7 @@ KERNEL_INITS: dict[str, initializers.Initializer] = {
 def _linear(
   features: int, use_bias: bool, dtype: jnp.dtype, name: str, kernel_init: str = 'fan_in'
 ) -> nn.Dense:
-  return nn.Dense(
+  return biased.Dense(
     features,
     use_bias=use_bias,
     dtype=dtype,

@@ -1,10 +1,10 @@
 """The convolution and batch normalization that every network here is built from.
 
 All layers keep float32 parameters; `dtype` is only the compute type. Batch statistics are always
-reduced and stored in float32. Differences: Haiku's BatchNorm (BYOL's code) keeps zero-debiased
-running averages, so they are valid after one step, while these start at mean 0 and variance 1 and
-forget that start as 0.9^steps; PyTorch's running variance is the unbiased one, this (like Haiku's
-and TensorFlow's) is the biased one. All three normalize training batches alike.
+reduced and stored in float32; see `biased`, too. Differences: Haiku's BatchNorm (BYOL's code) keeps
+zero-debiased running averages, so they are valid after one step, while these start at mean 0 and
+variance 1 and forget that start as 0.9^steps; PyTorch's running variance is the unbiased one, this
+(like Haiku's and TensorFlow's) is the biased one. All three normalize training batches alike.
 
 Batch normalization by groups ("ghost" batch normalization, Hoffer et al., arXiv 1705.08741) counts
 its groups over the global batch, so that a method which needs separate statistics (MoCo's 8 GPUs)
@@ -23,6 +23,7 @@ from jax import lax
 import jax.numpy as jnp
 
 from byoljax.devices import collectives
+from byoljax.models import biased
 from byoljax.models.initializers import he_normal_fan_out
 
 # running = 0.9 * running + 0.1 * batch: PyTorch writes the same thing "momentum 0.1"; Flax's
@@ -164,7 +165,7 @@ def conv(
     dilation: from one entry of the kernel to the next, in pixels; 'torch' pads as for 1.
     kernel_init: initializer of the kernel [kernel,kernel,C / groups,features].
   """
-  return nn.Conv(
+  return biased.Conv(
     features,
     (kernel, kernel),
     (stride, stride),

@@ -27,7 +27,7 @@ from jax import lax
 import jax.numpy as jnp
 import numpy as np
 
-from byoljax.models import initializers, layers
+from byoljax.models import biased, initializers, layers
 
 COLORS = 3
 
@@ -109,7 +109,7 @@ class CausalConv(nn.Module):
       ((rows - 1, 0), (half, half)),
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
-    return y + bias.astype(self.dtype)[None, None, None]
+    return biased.add_bias(y, bias)
 
   def _mask(self, rows: int, inputs: int) -> np.ndarray:
     mask = np.ones((rows, self.kernel, inputs, self.features), np.float32)

@@ -22,7 +22,7 @@ import jax
 from jax import lax
 import jax.numpy as jnp
 
-from byoljax.models import initializers, layers
+from byoljax.models import biased, initializers, layers
 from byoljax.ops import sampling as drawing
 from byoljax.ops.attention import attention
 from byoljax.ops.sampling import Sampling
@@ -238,7 +238,7 @@ class TokenHead(nn.Module):
     """Features float32 [..., D] -> logits float32 [..., K]."""
     del train
     zeros = nn.initializers.zeros_init()
-    dense = nn.Dense(
+    dense = biased.Dense(
       self.vocabulary,
       dtype=self.dtype,
       kernel_init=zeros,
@@ -310,7 +310,7 @@ def generate(
 
 
 def _linear(features: int, dtype: jnp.dtype, sigma: float = 0.02) -> nn.Dense:
-  return nn.Dense(
+  return biased.Dense(
     features, dtype=dtype, kernel_init=initializers.normal(sigma), dot_general=layers.product
   )
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from byoljax.models import layers
+from byoljax.models import biased, layers
 from byoljax.models.initializers import he_normal_fan_in
 
 
@@ -58,7 +58,7 @@ class LinearUnit(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
     """[b,D] -> [b,features] in the compute dtype."""
-    x = nn.Dense(
+    x = biased.Dense(
       self.features,
       use_bias=not self.norm,
       dtype=self.dtype,

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from byoljax.models import layers
+from byoljax.models import biased, layers
 from byoljax.models.initializers import he_normal_fan_in, he_normal_transposed
 
 # Channels, number of convolutions, stride of the last one and dilation of each block.
@@ -73,7 +73,7 @@ class _Block(nn.Module):
     features, last, maps = layers.widened(channels, self.width), self.number == len(BLOCKS), []
     for place in range(1, convs + 1):
       if last and place == 1:
-        conv = nn.ConvTranspose(
+        conv = biased.ConvTranspose(
           features,
           (4, 4),
           (2, 2),

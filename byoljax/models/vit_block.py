@@ -6,14 +6,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from byoljax.models import initializers, layers
+from byoljax.models import biased, initializers, layers
 
 
 def linear(
   features: int, dtype: jnp.dtype, name: str, parts: int = 1, bias: bool = True
 ) -> nn.Dense:
   """A linear layer as ViTs have it; its kernel is `parts` matrices side by side."""
-  return nn.Dense(
+  return biased.Dense(
     features,
     use_bias=bias,
     dtype=dtype,
@@ -36,7 +36,7 @@ class Bias(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., D] -> [..., D]."""
     bias = self.param('bias', nn.initializers.zeros, x.shape[-1:], jnp.float32)
-    return x + bias.astype(x.dtype).reshape((1,) * (x.ndim - 1) + bias.shape)
+    return biased.add_bias(x, bias)
 
 
 class LayerScale(nn.Module):

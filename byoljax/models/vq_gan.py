@@ -16,7 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from byoljax.models import layers
+from byoljax.models import biased, layers
 from byoljax.models.decoders import depth_to_space
 from byoljax.models.initializers import he_normal_fan_in
 
@@ -170,15 +170,13 @@ class _Attention(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     b, height, width, channels = x.shape
     y = _norm(self.groups, self.dtype, 'norm')(x).reshape(b, height * width, channels)
-    query, key, value = (
-      nn.Dense(channels, dtype=self.dtype, param_dtype=jnp.float32, kernel_init=he_normal_fan_in,
-               name=name)(y)
-      for name in ('query', 'key', 'value')
-    )  # fmt: skip
+
+    def linear(name: str) -> nn.Dense:
+      return biased.Dense(channels, dtype=self.dtype, kernel_init=he_normal_fan_in, name=name)
+
+    query, key, value = (linear(name)(y) for name in ('query', 'key', 'value'))
     y = jax.nn.dot_product_attention(query[:, :, None], key[:, :, None], value[:, :, None])[:, :, 0]
-    y = nn.Dense(channels, dtype=self.dtype, param_dtype=jnp.float32, kernel_init=he_normal_fan_in,
-                 name='out')(y)  # fmt: skip
-    return x + y.reshape(x.shape)
+    return x + linear('out')(y).reshape(x.shape)
 
 
 def _norm(groups: int, dtype: Any, name: str) -> nn.GroupNorm:

@@ -13,7 +13,7 @@ _EPILOG = """\
 examples:
 
   python -m byoljax.plan --config=configs/byol.py:imagenet,1000 --topology=v5e:4x4 \\
-      --config.train.batch_size=1024 --config.encoder.dtype=bfloat16
+      --config.train.batch_size=1024
   byoljax plan byol:imagenet,1000 --topology h100:4x8 --no_compile --price 2.5
 
 Topologies: v2 v3 v4 v5e v5p v6e tpu7x with the sides of the torus (v5e:4x4, v4:4x4x4); a100-40

@@ -189,9 +189,10 @@ def _headline(config: Config, run: 'Run', workdir: pathlib.Path) -> str:
   epochs = length.total_steps / length.steps_per_epoch
   dtype = '' if config.encoder.dtype == 'float32' else f' in {config.encoder.dtype}'
   return (
-    f'{config.method.name}, {config.encoder.name} encoder{dtype}, {counted(run.source.size, "image")} of '
-    f'{run.source.name}\n{counted(length.total_steps, "step")} of '
-    f'{counted(length.batch_size, "image")}, {epochs:.4g} epoch{"s" * (epochs != 1)} of '
+    f'{config.method.name}, {config.encoder.name} encoder{dtype}, '
+    f'{counted(run.source.size, "image")} of {run.source.name}\n'
+    f'{counted(length.total_steps, "step")} of {counted(length.batch_size, "image")}, '
+    f'{epochs:.4g} epoch{"s" * (epochs != 1)} of '
     f'{counted(length.steps_per_epoch, "step")}; warm-up {counted(run.warmup_steps, "step")}; '
     f'workdir {workdir}{growing}{short}'
   )

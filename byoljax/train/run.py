@@ -185,7 +185,8 @@ def make_run(
       `sharding.norm_over_devices()`.
     log_every: steps between two rows of metrics; 0 logs the last step only.
     probe: of an online probe on labelled data; None: there is none.
-    dtype: compute type of the networks, 'float32' or 'bfloat16'.
+    dtype: compute type of the networks, 'float32' or 'bfloat16'; `devices.backend.compute_type()`
+      is that which suits the devices.
     given: networks for the method, by name ('encoder', 'teacher').
     num_devices: that the step runs on; None: those there are.
     mapped: makes the per-device step one of all devices, given in_axes and out_axes:

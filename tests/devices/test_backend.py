@@ -13,7 +13,10 @@ from tests.said import one_sentence
 
 
 class Device:
-  device_kind = 'NVIDIA H200'
+  device_kind, platform = 'NVIDIA H200', 'gpu'
+
+  def __init__(self, **facts):
+    self.__dict__ |= facts
 
 
 @contextlib.contextmanager
@@ -34,6 +37,26 @@ def test_devices_in_words(monkeypatch):
     assert backend.describe([]) == '4 CPU devices'
   monkeypatch.setattr(jax, 'devices', lambda: [Device()] * 8)
   assert backend.describe([]) == '8 x NVIDIA H200'
+
+
+@pytest.mark.parametrize(
+  ('devices', 'dtype'),
+  [
+    ([{'compute_capability': '9.0'}] * 2, 'bfloat16'),
+    ([{'compute_capability': '8.0'}], 'bfloat16'),
+    ([{'compute_capability': '12.0'}], 'bfloat16'),
+    ([{'compute_capability': '7.5'}], 'float32'),
+    ([{'compute_capability': '9.0'}, {'compute_capability': '7.0'}], 'float32'),
+    ([{'compute_capability': 'gfx942'}], 'float32'),
+    ([{}], 'float32'),
+    ([{'platform': 'tpu', 'device_kind': 'TPU v5 lite'}], 'bfloat16'),
+    ([{'platform': 'cpu', 'device_kind': 'cpu'}], 'float32'),
+    ([{'platform': 'METAL'}], 'float32'),
+  ],
+)
+def test_the_compute_type_is_that_of_all_devices(devices, dtype, monkeypatch):
+  monkeypatch.setattr(jax, 'devices', lambda: [Device(**facts) for facts in devices])
+  assert backend.compute_type() == dtype
 
 
 def test_a_gpu_that_is_not_used_is_mentioned_though_jax_is_silenced():

@@ -12,6 +12,7 @@ import itertools
 
 import flax.linen as nn
 import jax
+from jax import lax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -26,6 +27,7 @@ from byoljax.losses import classification
 from byoljax.method import NETWORKS, Setting
 from byoljax.methods import METHODS
 from byoljax.models import (
+  biased,
   halves,
   heads,
   image_transformer,
@@ -53,7 +55,9 @@ class TinyEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, x, *, train):
-    x = nn.Conv(8, (3, 3), strides=2, dtype=self.dtype, param_dtype=jnp.float32)(x)
+    x = biased.Conv(
+      8, (3, 3), (2, 2), dtype=self.dtype, conv_general_dilated=lax.conv_general_dilated
+    )(x)
     x = nn.relu(layers.batch_norm(train, self.bn_axis, self.dtype, 'bn', groups=self.bn_groups)(x))
     self.sow('intermediates', 'map', x)
     return x.mean((1, 2)).astype(jnp.float32)

@@ -126,6 +126,9 @@ def test_what_differs_from_the_preset_is_said_where_it_is_known(tmp_path):
   ):
     (tmp_path / 'config.json').write_text(json.dumps({'recipe': name}))
     assert facts.changes(tmp_path, config) == lines, name
+  config = config_lib.load(f'{recipe}:npz', [('encoder.dtype', 'float32')])
+  (tmp_path / 'config.json').write_text(json.dumps({'recipe': f'{recipe}:npz'}))
+  assert facts.changes(tmp_path, config) == [], 'the devices have chosen'
 
 
 def test_many_classes_become_a_list():

@@ -65,7 +65,7 @@ def build(
     own = jax.random.fold_in(key, streams.DROPOUT)
     return {'encoder': {'keys': collectives.example_keys(own, count, setting.axis)}}
 
-  head = MixtureHead(mixtures, encoder.weight_norm, dtype=jnp.dtype(setting.dtype))
+  head = MixtureHead(mixtures, encoder.weight_norm)
   parts = (('encoder', 'embedding', encoder), ('decoder', raster.HEAD, head))
   net = stack(parts, reads={'decoder': raster.FEATURES})
   noise = dropped if dropout else None
