@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'docs' / 'tools')]
 
 from published import SOURCES  # noqa: E402
-from sources import Source  # noqa: E402
+from sources import FULL, Source  # noqa: E402
 
 from byoljax import config as config_lib  # noqa: E402
 
@@ -30,7 +30,7 @@ def table(card: str) -> str:
   ]
   for recipe, source in SOURCES[card].items():
     different, same = differences(recipe, source)
-    different |= source.beyond
+    different |= FULL | source.beyond
     title = f'`{recipe}`: {source.result} ({source.origin}); {same} settings as there'
     for number, (what, (there, here)) in enumerate(different.items()):
       lines.append(f'| {title if number == 0 else ""} | {what} | {there} | {here} |')

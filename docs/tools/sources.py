@@ -99,11 +99,14 @@ def imagenet_fields(length: str, batch_size: int, **encoder: Any) -> dict[str, A
   )
 
 
+# `encoder.dtype` of all these recipes is 'auto'.
+_HERE = "the device's: bfloat16, mixed, or float32"
+FULL, AMP = ({'precision': (there, _HERE)} for there in ('float32', 'float16, mixed'))
 _SOLO_ENCODER = {'name': 'resnet18', 'stem': 'cifar', 'zero_init_residual': False}
 _SOLO = TORCH | {
   "padding of the stem's convolution": ('2: maps of 34 x 34', '1: 32 x 32'),
   'online classifier': ('in the same optimizer, rate .1', 'SGD, Nesterov, rate .2'),
-  'precision': ('float16, mixed', 'float32'),
+  **AMP,
 }
 FIRST_LR = {'warm-up': ('from 3e-5', 'from 0')}
 
@@ -151,7 +154,6 @@ def byol_source(result: str, length: str, lr: float, decay: float, tau: float) -
 
 PREDICTOR_CONSTANT = {'predictor': {'schedule': 'constant'}}
 BARLOW_VIEWS = views_fields(TORCHVISION, WEAK, blur=(1.0, 0.1), solarize=(0.0, 0.2))
-AMP = {'precision': ('float16, mixed', 'float32')}
 SWAV_CROPS = {
   'views.view3.size': 96, 'views.view3.repeat': 6, 'views.view3.crop_scale': (0.05, 0.14),
 }  # fmt: skip
