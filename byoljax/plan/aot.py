@@ -51,8 +51,8 @@ _TPU_ENVIRONMENT = {
   'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
-# Autotuning would run algorithms on a GPU. Without it, Triton's products have tiles of a fixed size,
-# which some products do not take: cuBLAS computes them all.
+# Autotuning would run algorithms on a GPU. Without it, Triton's products have tiles of one size,
+# which not all of them take: cuBLAS computes them.
 _NO_AUTOTUNING = {'xla_gpu_autotune_level': 0, 'xla_gpu_enable_triton_gemm': False}
 # The CUDA compilers that JAX has, that of the extra [cuda] first.
 CUDA_VERSIONS = (13, 12)
