@@ -34,7 +34,7 @@ Config = Any
 # Fields that may change between two starts of one run: they do not change what is computed.
 NEUTRAL = (
   'log', 'profile', 'bench', 'checkpoint', 'data.dir', 'data.threads', 'data.resident',
-  'train.max_skipped', 'train.shard_state', 'encoder.remat',
+  'train.max_skipped', 'train.shard_state', 'encoder.remat', 'encoder.attention',
 )  # fmt: skip
 
 

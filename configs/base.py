@@ -210,6 +210,7 @@ def get_config() -> ConfigDict:
         'series': (),  # of image GPTs: steps and channels; of data that are series, theirs
         'stride': 0,  # of codecs: pixels from one code to the next; 0 = 4
         'weight_norm': False,  # of PixelCNN++
+        'attention': 'xla',  # of ViTs; or 'cudnn', on NVIDIA GPUs in bfloat16
         # Of the computation; or 'bfloat16', or 'auto': that on TPUs and on NVIDIA's GPUs from
         # Ampere on, float32 elsewhere. A run stores which of the two it was.
         'dtype': 'float32',

@@ -119,6 +119,8 @@ def load_taps(
     directory = checkpoint.checkpoint_directory(pretrained)
   _require_one_checkpoint(pretrained, directory)
   config = run_dir.run_config(directory.parent.parent)
+  if config.encoder.get('attention') == 'cudnn':
+    config.encoder.attention = 'xla'  # The same function, for any device and for exports.
   preprocessing = preprocessing_of(config)
   fields = _fields(config, network_name, module)
   alone = None

@@ -147,6 +147,11 @@ class TransformerWithInput(WithInput):
     """Number of a vision transformer's blocks."""
     return self.network.depth
 
+  @property
+  def attention(self) -> str:
+    """What computes a vision transformer's attention."""
+    return self.network.attention
+
 
 def with_input(
   network: nn.Module, kind: str, mean: Sequence[float] | None, std: Sequence[float] | None

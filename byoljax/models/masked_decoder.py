@@ -33,6 +33,7 @@ class MaskedDecoder(nn.Module):
     inserts: whether masked patches come without tokens, so that the decoder has to put some there.
     remat: see `layers.recomputed`.
     dtype: compute type; the residual stream and LayerNorm are float32.
+    attention: as of the vision transformers.
   """
 
   patch: int
@@ -44,6 +45,7 @@ class MaskedDecoder(nn.Module):
   inserts: bool = True
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'xla'
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, masked: jax.Array | None = None) -> jax.Array:
@@ -80,7 +82,8 @@ class MaskedDecoder(nn.Module):
       here = sincos_positions(height, width, self.dim, self.grid, xy=True)
       x = x + jnp.pad(here, ((1, 0), (0, 0)))[None]
       for i in range(1, self.depth + 1):
-        x = layers.recomputed(Block(self.heads, self.dtype, name=f'block{i}'), self.remat)(x)
+        block = Block(self.heads, self.dtype, attention=self.attention, name=f'block{i}')
+        x = layers.recomputed(block, self.remat)(x)
       x = layer_norm('norm')(x)
     pixels = linear(self.patch**2 * self.channels, self.dtype, 'pixels')(x[:, 1:])
     return pixels.astype(jnp.float32)

@@ -23,6 +23,7 @@ from byoljax.models import (
   wide_resnet,
 )
 from byoljax.models.base_options import DTYPES, PADDINGS, STEMS, Options, SmallImageOptions
+from byoljax.ops import fused_attention
 from byoljax.suggest import check_name
 
 
@@ -124,14 +125,17 @@ class ViTOptions(Options):
       (rotary, as DINOv3 has them) or 'rope_bf16' (with the periods of its authors' checkpoints).
     grid: patches on each side that positions are made for, 0 for the network's own (14;
       'vit_micro' 8).
+    attention: what computes it, 'xla' or, on NVIDIA GPUs, 'cudnn', see `ops.fused_attention`.
   """
 
   patch_size: int = 0
   pool: str = 'cls'
   positions: str = 'sincos'
   grid: int = 0
+  attention: str = 'xla'
 
   choices: ClassVar[Mapping[str, Any]] = {
+    'attention': fused_attention.IMPLEMENTATIONS,
     'dtype': DTYPES,
     'pool': vit.POOLS,
     'positions': vit.POSITIONS,
@@ -141,7 +145,7 @@ class ViTOptions(Options):
   def build(self, name: str, bn_axis: str | None, bn_groups: int) -> nn.Module:
     """The module; batch normalization is not part of it."""
     del bn_axis, bn_groups
-    own = {'patch_size': self.patch_size, 'pool': self.pool}
+    own = {'patch_size': self.patch_size, 'pool': self.pool, 'attention': self.attention}
     return vit.make(name, positions=self.positions, grid=self.grid, **own, **self._shared())
 
 

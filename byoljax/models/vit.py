@@ -41,6 +41,7 @@ from byoljax.models import initializers, layers
 from byoljax.models.positions import resampled, rotary_angles, sincos_positions
 from byoljax.models.vit_block import Block, layer_norm, linear
 from byoljax.models.vit_sizes import VITS, Size
+from byoljax.ops import fused_attention
 
 POOLS = ('cls', 'mean')
 ROTARY = ('rope', 'rope_bf16')
@@ -60,7 +61,8 @@ class ViT(nn.Module):
   A further input `keep` names the patches of each image that are computed, as masked autoencoders
   need it; through `Net.apply(..., inputs={'encoder': {'keep': keep}})`. Another, `branches`, are
   factors of the residual branches, as stochastic depth needs them. `hidden` and `filler` put
-  something else in the place of patches, as BEiT does.
+  something else in the place of patches, as BEiT does. `attention` is computed by 'xla' or, on NVIDIA
+  GPUs, by 'cudnn', see `byoljax.ops.fused_attention`.
   """
 
   size: Size
@@ -69,6 +71,7 @@ class ViT(nn.Module):
   positions: str = 'sincos'
   remat: bool = False
   dtype: jnp.dtype = jnp.float32
+  attention: str = 'xla'
 
   @property
   def patch(self) -> int:
@@ -163,7 +166,7 @@ class ViT(nn.Module):
       first.append(jnp.broadcast_to(more[None], (batch, *shape)))
     x = jnp.concatenate([*first, x], axis=1)
     angles = self._angles(height, width, keep) if rotary else None
-    form = (size.layer_scale, size.swiglu, size.hidden, size.epsilon)
+    form = (size.layer_scale, size.swiglu, size.hidden, size.epsilon, self.attention)
     for i in range(1, size.depth + 1):
       made = Block(size.heads, self.dtype, *form, name=f'block{i}')
       block = layers.recomputed(made, self.remat)
@@ -238,11 +241,13 @@ def make(
   grid: int = 0,
   remat: bool = False,
   dtype: Any = jnp.float32,
+  attention: str = 'xla',
 ) -> ViT:
   """The named vision transformer; `width` multiplies the tokens' width and the heads.
 
   Raises:
-    ValueError: other positions than the network's own, rotary ones.
+    ValueError: other positions than the network's own, rotary ones; what attention by 'cudnn' does
+      not take.
   """
   size = VITS[name]
   if size.rotary and positions not in ROTARY:
@@ -251,4 +256,6 @@ def make(
       f'{positions!r}'
     )
   size = size._replace(dim=size.dim * width, heads=size.heads * width, grid=grid or size.grid)
-  return ViT(size, patch_size, pool, positions, remat, dtype)
+  if attention == 'cudnn':
+    fused_attention.check(dtype, size.dim // size.heads)
+  return ViT(size, patch_size, pool, positions, remat, dtype, attention)

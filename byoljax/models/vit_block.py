@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from byoljax.models import biased, initializers, layers
+from byoljax.ops import fused_attention
 
 
 def linear(
@@ -56,7 +57,8 @@ class Block(nn.Module):
   """x + attention(LayerNorm(x)), then x + MLP(LayerNorm(x)).
 
   With `layer_scale` both are scaled, see `LayerScale`. The MLP is `hidden` wide inside, 0 for 4
-  times the width; with `swiglu` it is SwiGLU (Shazeer, arXiv 2002.05202), silu(a) b.
+  times the width; with `swiglu` it is SwiGLU (Shazeer, arXiv 2002.05202), silu(a) b. `attention` is
+  one of `fused_attention.IMPLEMENTATIONS`.
   """
 
   heads: int
@@ -65,6 +67,7 @@ class Block(nn.Module):
   swiglu: bool = False
   hidden: int = 0
   epsilon: float = 1e-6
+  attention: str = 'xla'
 
   @nn.compact
   def __call__(
@@ -104,8 +107,8 @@ class Block(nn.Module):
       query = Bias(name='q')(query.reshape(batch, tokens, dim)).reshape(shape)
       value = Bias(name='v')(value.reshape(batch, tokens, dim)).reshape(shape)
       query, key = rotated(query, angles), rotated(key, angles)
-    # Its default implementation sums products and takes the softmax in float32.
-    y = jax.nn.dot_product_attention(query, key, value)
+    # Sums of products and the softmax are float32.
+    y = fused_attention.attention(query, key, value, self.attention)
     return linear(dim, self.dtype, 'proj')(y.reshape(batch, tokens, dim))
 
   def _scaled(self, y: jax.Array, name: str) -> jax.Array:

@@ -22,6 +22,7 @@ from byoljax.length import Length, make_length
 from byoljax.method import Method, Setting
 from byoljax.methods import dropped_tokens
 from byoljax.models import METHODS_OWN, encoder_factory
+from byoljax.ops import fused_attention
 from byoljax.optim import lars, recipe
 from byoljax.train import progressive, sharding
 from byoljax.train.checks import check_batch
@@ -71,7 +72,7 @@ def from_config(
   if config.probe.online:
     probe = ProbeOptions(config.probe.base_lr, config.probe.momentum)
   with user_errors('config'):
-    return make_run(
+    run = make_run(
       source,
       specs,
       _method_builder(config, source.channels),
@@ -92,6 +93,11 @@ def from_config(
       num_devices=devices,
       mapped=mapped,
     )
+  # For devices that are only described, `plan` compiles what JAX has for them on this machine.
+  if num_devices is None and config.encoder.attention == 'cudnn':
+    with user_errors():
+      fused_attention.check_devices(jax.devices())
+  return run
 
 
 def resolve_dtype(config: Config) -> None:

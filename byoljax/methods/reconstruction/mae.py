@@ -190,6 +190,7 @@ def build(
     inserts=dropped,
     remat=getattr(encoder, 'remat', False),
     dtype=jnp.dtype(setting.dtype),
+    attention=getattr(encoder, 'attention', 'xla'),
   )
   parts = (('encoder', 'embedding', encoder), ('decoder', 'pixels', decoder))
   return masked_autoencoder(
