@@ -61,8 +61,8 @@ class ViT(nn.Module):
   A further input `keep` names the patches of each image that are computed, as masked autoencoders
   need it; through `Net.apply(..., inputs={'encoder': {'keep': keep}})`. Another, `branches`, are
   factors of the residual branches, as stochastic depth needs them. `hidden` and `filler` put
-  something else in the place of patches, as BEiT does. `attention` is computed by 'xla' or, on NVIDIA
-  GPUs, by 'cudnn', see `byoljax.ops.fused_attention`.
+  something else in the place of patches, as BEiT does. `attention` is computed by 'xla' or, on
+  NVIDIA GPUs, by 'cudnn', see `byoljax.ops.fused_attention`.
   """
 
   size: Size

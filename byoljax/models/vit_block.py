@@ -107,7 +107,7 @@ class Block(nn.Module):
       query = Bias(name='q')(query.reshape(batch, tokens, dim)).reshape(shape)
       value = Bias(name='v')(value.reshape(batch, tokens, dim)).reshape(shape)
       query, key = rotated(query, angles), rotated(key, angles)
-    # Sums of products and the softmax are float32.
+    # Scores and softmax are float32.
     y = fused_attention.attention(query, key, value, self.attention)
     return linear(dim, self.dtype, 'proj')(y.reshape(batch, tokens, dim))
 

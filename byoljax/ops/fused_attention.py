@@ -2,7 +2,7 @@
 
 Which of them is chosen for each platform when a program is lowered: what asks for cuDNN computes by
 XLA on any other device, and wherever JAX finds no cuDNN. Both are softmax(q k^T / sqrt(D)) v with
-scores, softmax and sums in float32, and differ by rounding.
+scores and softmax in float32, and differ by rounding.
 
 What JAX and cuDNN ask for, and what is done about it:
 
@@ -108,8 +108,8 @@ def check(dtype: Any, width: int) -> None:
     )
   if width % _MULTIPLE or width > _WIDEST:
     raise ValueError(
-      f"attention='cudnn' needs heads whose width is a multiple of {_MULTIPLE} up to {_WIDEST}, not "
-      f"{width}: choose another number of heads, or set encoder.attention to 'xla'."
+      f"attention='cudnn' needs heads whose width is a multiple of {_MULTIPLE} up to {_WIDEST}, "
+      f"not {width}: choose another number of heads, or set encoder.attention to 'xla'."
     )
 
 
@@ -123,7 +123,7 @@ def check_devices(devices: Sequence[Any]) -> None:
     if not _has_kernel(device):
       raise ValueError(
         "encoder.attention='cudnn' needs NVIDIA GPUs of compute capability "
-        f"{'.'.join(map(str, _CAPABILITY))} or higher, such as an A100, and this run has "
+        f'{".".join(map(str, _CAPABILITY))} or higher, such as an A100, and this run has '
         f"{device.device_kind}: set it to 'xla'."
       )
   if reason := missing():

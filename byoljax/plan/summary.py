@@ -8,6 +8,7 @@ import jax
 
 from byoljax.config import Config, ConfigError
 from byoljax.devices import backend
+from byoljax.ops import fused_attention
 from byoljax.plan import aot, calibration, estimate, fitting, flops, hardware, kernels
 from byoljax.plan import traffic as traffic_lib
 from byoljax.train.run import Run
@@ -146,7 +147,7 @@ def make(config: Config, options: Options, say: Callable[[str], None] = print) -
   plan['estimate']['based_on'] = (
     f'measured with {measured.measured} ({options.bench})' if measured else None
   )
-  plan['assumptions'] = _assumptions(run, topology, options, measured)
+  plan['assumptions'] = _assumptions(config, run, topology, options, measured)
   return plan
 
 
@@ -265,6 +266,7 @@ def _estimate(
 
 
 def _assumptions(
+  config: Config,
   run: Run,
   topology: hardware.Topology,
   options: Options,
@@ -294,6 +296,11 @@ def _assumptions(
     lines.append(
       'three quarters of the memory are usable, the default of JAX '
       '(XLA_PYTHON_CLIENT_MEM_FRACTION); convolutions may need more workspace on a real GPU'
+    )
+  if config.encoder.attention == 'cudnn' and (chip.platform != 'cuda' or fused_attention.missing()):
+    lines.append(
+      "attention as XLA computes it, which takes more memory than encoder.attention='cudnn': "
+      + (fused_attention.missing() if chip.platform == 'cuda' else 'cuDNN is for NVIDIA GPUs')
     )
   if not options.compile:
     lines.append(

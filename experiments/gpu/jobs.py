@@ -39,13 +39,20 @@ def fits(job: Job, left: float) -> float:
 
 
 def step_case(
-  method: str, network: str, batch_size: int, dtype: str, quick: bool, augment: bool = False
+  method: str,
+  network: str,
+  batch_size: int,
+  dtype: str,
+  quick: bool,
+  augment: bool = False,
+  attention: str = 'xla',
 ) -> dict[str, Any]:
   """A case of `train_step.py`: ResNet-18 with the CIFAR stem at 32 pixels, the others at 224."""
   size, options = _NETWORKS[network]
+  given = {} if attention == 'xla' else {'attention': attention}
   case = step_bench.cases(method, False)['resnet18'] | {
-    'encoder': network, 'options': options, 'size': size, 'batch_size': batch_size, 'dtype': dtype,
-    'augment': augment,
+    'encoder': network, 'options': options | given, 'size': size, 'batch_size': batch_size,
+    'dtype': dtype, 'augment': augment,
   }  # fmt: skip
   if not quick:
     return case
@@ -53,7 +60,7 @@ def step_case(
   small |= {'queue_size': 64} if method == 'moco' else {}
   tiny = 'vit_micro' if network == _VIT else 'small'
   return case | {
-    'encoder': tiny, 'options': {}, 'size': 16, 'batch_size': 8,
+    'encoder': tiny, 'options': given, 'size': 16, 'batch_size': 8,
     'arguments': case['arguments'] | small,
   }  # fmt: skip
 
@@ -67,10 +74,11 @@ def jobs(quick: bool, data: str, torch_python: str) -> list[Job]:
     torch_python: interpreter with PyTorch; '' leaves it out.
   """
 
-  def step(method: str, network: str, batch: int, dtype: str, augment: bool = False) -> Job:
-    case = step_case(method, network, batch, dtype, quick, augment)
+  def step(method: str, network: str, batch: int, dtype: str, **further: Any) -> Job:
+    case = step_case(method, network, batch, dtype, quick, **further)
     name = f'{METHODS[method]}, {network}, {_NETWORKS[network][0]} px, batch {batch}, {dtype}'
-    name += ', with augmentation' if augment else ''
+    name += ', with augmentation' if case['augment'] else ''
+    name += ', attention by cuDNN' if 'attention' in case['options'] else ''
     large = network != _R18
     return Job('step', name, 40 if large else 25, 150 if large else 100, case)
 
@@ -95,6 +103,7 @@ def jobs(quick: bool, data: str, torch_python: str) -> list[Job]:
     step('byol', _R18, 512, low),
     step('byol', _R50, 256, low),
     step('byol', _VIT, 256, low),
+    step('byol', _VIT, 256, low, attention='cudnn'),
     step('barlow_twins', _VIT, 256, low, augment=True),
     Job('trace', f'BYOL, {_R18}, 32 px, batch 256, bfloat16', 20, 60,
         step_case('byol', _R18, 256, low, quick)),

@@ -48,14 +48,22 @@ def rates(seconds: list[float], images: int) -> dict[str, Any]:
 
 def step(job: dict[str, Any]) -> dict[str, Any]:
   """A train step on a batch that lies on the device."""
+  import attention_errors
   import jax
   from jax.sharding import NamedSharding, PartitionSpec
   import train_step
 
   from byoljax.devices import collectives, mapping
+  from byoljax.ops import fused_attention
   from byoljax.plan import aot, flops, hardware
 
-  case = job['case']
+  case, further = job['case'], {}
+  if 'attention' in case['options']:
+    try:
+      fused_attention.check_devices(jax.devices())
+    except ValueError as error:
+      return {'not_run': str(error)}
+    further = {'attention_errors': attention_errors.measure()}
   mapped, state, batch = train_step.make(case)
   sharding = NamedSharding(mapping.local_mesh(), PartitionSpec(collectives.AXIS))
   batch = jax.block_until_ready(jax.tree.map(lambda x: jax.device_put(x, sharding), batch))
@@ -83,7 +91,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
   seconds = [several(each) for _ in range(2 if job['quick'] else _GROUPS)]
   device, images = jax.devices()[0], case['batch_size']
   chip = hardware.chip_of(device.device_kind)
-  found = rates(seconds, images)
+  found = rates(seconds, images) | further
   return found | {
     'steps_per_group': each,
     'compile_s': compile_s,

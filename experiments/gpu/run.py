@@ -99,7 +99,8 @@ def _outcome(
         process.wait()
   took = {'took_s': time.monotonic() - began}
   if found.exists():
-    return {'found': json.loads(found.read_text(encoding='utf-8'))} | took
+    result = json.loads(found.read_text(encoding='utf-8'))
+    return ({'not_run': result['not_run']} if 'not_run' in result else {'found': result}) | took
   lines = log.read_text(encoding='utf-8', errors='replace').strip().splitlines() or ['']
   return {'failed': f'status {status}, {lines[-1][:200]}', 'log': lines[-30:]} | took
 

@@ -84,6 +84,10 @@ def test_jobs_begin_only_where_they_fit_and_the_most_important_first():
   networks = [each.case['encoder'] for each in every if each.part == 'step']
   byol = [each.case['method'] == 'byol' for each in every if each.part == 'step']
   assert byol[:4] == [True] * 4 and set(networks[:4]) == set(networks), 'BYOL with every network'
+  # By cuDNN directly after the same by XLA.
+  (fused,) = (i for i, each in enumerate(every) if 'attention by cuDNN' in each.name)
+  by_xla, by_cudnn = (each.case for each in every[fused - 1 : fused + 1])
+  assert by_cudnn == by_xla | {'options': {'attention': 'cudnn'}} and by_xla['options'] == {}
   assert json.loads(json.dumps([each._asdict() for each in every]))
   # Twice 540 s of the slowest jobs would not fit; what is first does, whatever comes after it.
   assert sum(each.need for each in every[:10]) < 9 * 60
@@ -97,6 +101,17 @@ def test_groups_and_rates_are_those_of_the_formulas():
   assert measure.per_group(0.1, True) == 1
   found = measure.rates([1.0, 2.0, 4.0], 100)
   assert found['img_per_s'] == 50 and found['samples'] == [100, 50, 25]
+
+
+def test_errors_of_attention_are_those_of_its_type():
+  import attention_errors
+
+  # On a CPU both are XLA's. Two roundings to 8 bits, of the weights and of the result.
+  found = attention_errors.measure((2, 5, 3, 8))
+  assert found['xla'] == found['cudnn'] and 1e-4 < found['xla']['output'] < 2 * 2.0**-8
+  for wrong in (0.05, float('nan')):
+    with pytest.raises(RuntimeError, match='differs from'):
+      attention_errors.checked({'xla': {'query': 0.01}, 'cudnn': {'query': wrong}})
 
 
 def _results():
@@ -171,4 +186,4 @@ def test_every_part_is_measured(tmp_path):
   assert found == set(_PARTS.split(',')) - {'torch'}
   first = results['jobs'][0]['found']
   assert first['flops_per_image'] > 0 and first['share_of_bf16_peak'] is None
-  assert pathlib.Path(tmp_path / 'table.md').read_text().count('not run') == 4
+  assert pathlib.Path(tmp_path / 'table.md').read_text().count('not run') == 5

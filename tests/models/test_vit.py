@@ -175,6 +175,15 @@ def test_images_that_the_patch_does_not_divide_are_refused(height, width, patch,
     ({'name': 'vit_micro', 'resnet_d': True}, "encoder 'vit_micro' has no resnet_d: only resnet18"),
     ({'name': 'small', 'selective_kernel': True}, "encoder 'small' has no selective_kernel"),
     ({'name': 'small', 'bn_groups': -1}, 'encoder bn_groups -1 must not be negative'),
+    ({'name': 'vit_micro', 'attention': 'cuda'}, "unknown attention 'cuda': choose one of xla, cu"),
+    (
+      {'name': 'vit_micro', 'attention': 'cudnn'},
+      "not in float32: set encoder.dtype to 'bfloat16'",
+    ),
+    (
+      {'name': 'resnet18', 'attention': 'cudnn'},
+      "encoder 'resnet18' has no attention: only vit_mi",
+    ),
   ],
 )
 def test_wrong_settings_are_named_with_what_is_allowed(settings, message):
