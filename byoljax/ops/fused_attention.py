@@ -13,8 +13,8 @@ What JAX and cuDNN ask for, and what is done about it:
   the mask, cuDNN before 9.15.1 reads beyond the end of keys that are no multiple of 128 when XLA
   replays the kernel in a CUDA graph (release notes of cudnn-frontend 1.16). The number of queries
   is that of all: XLA may not fill what is masked of them with zeros there (openxla/xla#46500).
-- Under `jax.vmap` JAX before 0.11 needs these numbers mapped as the queries are.
-- There is no forward-mode derivative, and none of a derivative. Before JAX 0.11, gradients under
+- Under `jax.vmap` JAX 0.10 needs these numbers mapped as the queries are.
+- There is no forward-mode derivative, and none of a derivative. With JAX 0.10, gradients under
   `jax.vmap` need a cotangent for each element.
 - The gradient sums in no fixed order, unless XLA_FLAGS has --xla_gpu_deterministic_ops=true.
 """
