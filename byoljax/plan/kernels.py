@@ -27,6 +27,7 @@ _FREE = frozenset(
   ('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'conditional', 'call',
    'after-all', 'partition-id', 'replica-id', 'opt-barrier')
 )  # fmt: skip
+_WORKSPACE = ('s8', 'u8')  # Of libraries' functions, which put it beside their results.
 _ROWS_OF = ('dynamic-slice', 'gather', 'dynamic-update-slice', 'scatter')
 _ALIASES = re.compile(r'\{[\d, ]*\}: \((\d+), \{')
 
@@ -117,6 +118,8 @@ def _kernel(
   target = _TARGET.search(rest)
   library = target.group(1) if target else ''
   source, layout = _SOURCE.search(rest), re.search(r'dim_labels=(\S+?),', rest)
+  if library:
+    shapes = tuple(shape for shape in shapes if shape[0] not in _WORKSPACE)
   written = sum(program.size(*shape) for shape in shapes)
   read = sum(sizes.get(name, 0) for name in operands)
   if inside:

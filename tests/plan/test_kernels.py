@@ -79,7 +79,7 @@ ENTRY %main (p: bf16[8,4,4,64], w: f32[3,3,32,64], x: bf16[8,8,8,32]) -> f32[64]
   %new = f32[8,128]{{1,0}} parameter(6)
   %square = f32[16,16]{{1,0}} parameter(7)
   %k.1 = {KERNEL} fusion(%w), kind=kInput, calls=%turned, metadata={{op_name="jit(step)/conv"}}
-  %cudnn-conv.7 = (bf16[8,8,8,64]{{3,2,1,0}}, u8[0]{{0}}) custom-call(%x, %k.1), \
+  %cudnn-conv.7 = (bf16[8,8,8,64]{{3,2,1,0}}, u8[4096]{{0}}) custom-call(%x, %k.1), \
 window={{size=3x3}}, dim_labels=b01f_o01i->b01f, custom_call_target="__cudnn$convForward"
   %y = bf16[8,8,8,64]{{3,2,1,0}} get-tuple-element(%cudnn-conv.7), index=0
   %input_reduce_fusion.2 = f32[64]{{0}} fusion(%p), kind=kInput, calls=%summed
@@ -99,7 +99,7 @@ def test_kernels_by_hand():
   by_name = {each.name: each for each in found}
   conv = by_name['cudnn-conv']
   assert (conv.kind, conv.target) == ('convolution', '__cudnn$convForward')
-  assert conv.layout == 'b01f_o01i->b01f' and conv.results[0] == ('bf16', '8,8,8,64')
+  assert conv.layout == 'b01f_o01i->b01f' and conv.results == (('bf16', '8,8,8,64'),)
   assert (conv.read, conv.written) == (2 * (8 * 8 * 8 * 32 + 64 * 9 * 32), 2 * 8 * 8 * 8 * 64)
   assert by_name['k'].source == 'jit(step)/conv'
   # Rows of the images, and those that the queue gets: not all that there are.
