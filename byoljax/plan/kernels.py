@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from byoljax.plan import program, traffic
 
-# In the order in which a fusion is told apart.
+# In the order of a report.
 KINDS = (
   'convolution', 'product', 'attention', 'reduction', 'transpose', 'copy', 'collective', 'other',
   'element-wise',
@@ -92,8 +92,11 @@ def totals(found: tuple[Kernel, ...]) -> dict[str, tuple[int, int]]:
 
 
 def accessed(found: dict[str, tuple[int, int]]) -> tuple[float, float]:
-  """Bytes that convolutions and products touch, and all other kernels, of `totals`."""
-  sizes = {kind: size for kind, (_, size) in found.items()}
+  """Bytes that convolutions and products touch, and all other kernels, of `totals`.
+
+  Without collectives, whose time is that of their transfer.
+  """
+  sizes = {kind: size for kind, (_, size) in found.items() if kind != 'collective'}
   computing = sum(sizes.get(kind, 0) for kind in ('convolution', 'product', 'attention'))
   return float(computing), float(sum(sizes.values()) - computing)
 
@@ -154,8 +157,8 @@ def _kind(operation: str, rest: str, library: str, inside: list[str]) -> str:
   for part, kind in ((' reduce(', 'reduction'), (' transpose(', 'transpose')):
     if part in text and not by_element:
       return kind
-  if operation in ('copy', 'copy-start', 'transpose'):
-    return 'transpose' if operation == 'transpose' else 'copy'
+  if operation in ('copy', 'copy-start'):
+    return 'copy'
   return 'element-wise' if inside or operation in ('convert', 'broadcast', 'add') else 'other'
 
 

@@ -294,6 +294,11 @@ def _assumptions(
     )
   if chip.platform == 'cuda':
     lines.append(
+      'others, kernels without products, run one after another at the full bandwidth of the memory'
+      if options.compile
+      else 'kernels without products are left out'
+    )
+    lines.append(
       'three quarters of the memory are usable, the default of JAX '
       '(XLA_PYTHON_CLIENT_MEM_FRACTION); convolutions may need more workspace on a real GPU'
     )

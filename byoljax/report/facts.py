@@ -129,8 +129,8 @@ def changes(run: pathlib.Path, config: Config) -> list[str] | None:
     changed = config_lib.differences(config_lib.load(recipe), config)
   except (ValueError, OSError):
     return None
-  # What a recipe leaves to the devices is no setting of the run.
-  return [line for line in changed if ": 'auto' -> " not in line]
+  # A recipe that leaves it to the devices is not changed by their choice.
+  return [line for line in changed if not line.startswith("encoder.dtype: 'auto' -> ")]
 
 
 # Heading of the page -> a sentence on what stands below it.

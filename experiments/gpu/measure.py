@@ -46,6 +46,16 @@ def rates(seconds: list[float], images: int) -> dict[str, Any]:
   return {'img_per_s': statistics.median(found), 'quartiles': quartiles(found), 'samples': found}
 
 
+def memory(hlo: str, chip: Any, images: int, rate: float) -> dict[str, float | None]:
+  """What a step's kernels read and write, and the share of the bandwidth; None if not on a GPU."""
+  from byoljax.plan import kernels as launched
+
+  if chip is None or chip.platform != 'cuda':
+    return {'bytes_per_image': None, 'share_of_bandwidth': None}
+  each = sum(launched.accessed(launched.totals(launched.find(hlo)))) / images
+  return {'bytes_per_image': each, 'share_of_bandwidth': each * rate / chip.hbm_bandwidth}
+
+
 def step(job: dict[str, Any]) -> dict[str, Any]:
   """A train step on a batch that lies on the device."""
   import attention_errors
@@ -99,6 +109,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
     'peak_bytes': (device.memory_stats() or {}).get('peak_bytes_in_use'),
     'flops_per_image': work / images,
     'share_of_bf16_peak': found['img_per_s'] * work / images / chip.peak_bf16 if chip else None,
+    **memory(program.as_text() or '', chip, images, found['img_per_s']),
     'first_loss': losses[0],
     'last_loss': losses[-1],
   }

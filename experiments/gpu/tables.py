@@ -42,7 +42,8 @@ def _share(value: float | None) -> str:
 
 def _step(found: Row) -> Iterable[Sequence[str]]:
   yield (
-    _rate(found), _share(found['share_of_bf16_peak']), _number(found['flops_per_image'] / 1e9),
+    _rate(found), _share(found['share_of_bf16_peak']), _share(found['share_of_bandwidth']),
+    _number(found['flops_per_image'] / 1e9),
     _number(found['compile_s']), _gb(found['planned_bytes']), _gb(found['peak_bytes']),
     _number(found['first_loss'], 5),
   )  # fmt: skip
@@ -88,8 +89,8 @@ def _accuracy(found: Row) -> Iterable[Sequence[str]]:
 PARTS: dict[str, tuple[str, tuple[str, ...], Callable[[Row], Iterable[Sequence[str]]]]] = {
   'step': (
     'Train step',
-    ('images/s [quartiles]', 'of the bf16 peak', 'GFLOP per image', 'compiled in s', 'planned GB',
-     'peak GB', 'first loss'),
+    ('images/s [quartiles]', 'of the bf16 peak', 'of the bandwidth', 'GFLOP per image',
+     'compiled in s', 'planned GB', 'peak GB', 'first loss'),
     _step,
   ),
   'torch': (

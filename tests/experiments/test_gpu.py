@@ -103,6 +103,21 @@ def test_groups_and_rates_are_those_of_the_formulas():
   assert found['img_per_s'] == 50 and found['samples'] == [100, 50, 25]
 
 
+def test_bytes_are_those_of_the_program_and_a_share_of_the_bandwidth():
+  import measure
+
+  from byoljax.plan import hardware
+
+  chip = hardware.CHIPS['h100']
+  # A copy of 1000 float32: 8,000 bytes for two images.
+  hlo = 'ENTRY %main (x: f32[1000]) -> f32[1000] {\n  %x = f32[1000]{0} parameter(0)\n'
+  hlo += '  ROOT %c = f32[1000]{0} copy(%x)\n}\n'
+  found = measure.memory(hlo, chip, 2, chip.hbm_bandwidth / 8000)
+  assert found == {'bytes_per_image': 4000, 'share_of_bandwidth': pytest.approx(0.5)}
+  for other in (None, hardware.CHIPS['v4']):
+    assert set(measure.memory(hlo, other, 2, 1.0).values()) == {None}
+
+
 def test_errors_of_attention_are_those_of_its_type():
   import attention_errors
 
@@ -117,6 +132,7 @@ def test_errors_of_attention_are_those_of_its_type():
 def _results():
   step = {
     'img_per_s': 12345.6, 'quartiles': [12000, 13000], 'share_of_bf16_peak': 0.256,
+    'share_of_bandwidth': 0.512,
     'flops_per_image': 7.5e9, 'compile_s': 31.2, 'planned_bytes': 4e9, 'peak_bytes': None,
     'first_loss': 3.25, 'facts': {'device': '1 x NVIDIA X', 'versions': {'jax': '0.11.2'}},
   }  # fmt: skip
@@ -135,8 +151,8 @@ def test_the_page_has_what_was_found_what_was_not_run_and_what_failed():
 
   lines = tables.page(_results()).splitlines()
   assert lines[:2] == ['`python run.py`: 12 s.', '1 x NVIDIA X. Driver 1. jax 0.11.2.']
-  assert '| A | 12,346 [12,000, 13,000] | 25.6% | 7.50 | 31.2 | 4.00 |  | 3.2500 |' in lines
-  assert '| B | not run: no time left |  |  |  |  |  |  |' in lines
+  assert '| A | 12,346 [12,000, 13,000] | 25.6% | 51.2% | 7.50 | 31.2 | 4.00 |  | 3.2500 |' in lines
+  assert '| B | not run: no time left |  |  |  |  |  |  |  |' in lines
   assert '| C | failed: status 1, a / b |  |  |' in lines
   assert any('871' in line for line in lines) and 'k-NN | way' not in lines
 
